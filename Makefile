@@ -1,0 +1,50 @@
+# Run `make` for the list. Everything is set up in .venv on first use; only Python (3.10 or later) and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-oldest lint type contracts bench check clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip
+
+$(VENV)/demo: $(BIN)/python pyproject.toml
+	$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+$(VENV)/dev: $(VENV)/demo
+	$(INSTALL) --group test --group lint
+	@touch $@
+
+demo: $(VENV)/demo  ## Three users of a $49 plan, first without limits, then with them (under a minute)
+	$(BIN)/paygent demo
+
+test: $(VENV)/dev  ## Run every test with coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+
+test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported
+	.ci/oldest
+
+lint: $(VENV)/dev  ## Check style
+	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
+
+type: $(VENV)/dev  ## Check types
+	$(BIN)/mypy
+
+contracts: $(VENV)/dev  ## Check which module may import which
+	$(BIN)/lint-imports
+
+bench: $(VENV)/dev  ## Measure what a call pays (REFERENCE=<python> also measures another paygent there)
+	$(BIN)/python -m tests.bench $(if $(REFERENCE),--reference $(REFERENCE))
+
+check: test lint type contracts  ## All of the above checks
+
+clean:  ## Remove what make has set up
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage

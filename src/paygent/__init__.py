@@ -1,0 +1,60 @@
+"""Paygent: the runtime cost-control layer for AI agents.
+
+`Paygent.init()` once and `with paygent_context(user_id=…)` around the calls: from then on every call of the
+provider SDKs is metered, gated and reported. The way of a call through this package:
+
+    call      instrument/funnel.py    the one wrapper around a provider SDK's own funnel
+    identify  context.py              whose call is it?
+    estimate  core/estimate.py        how much may it use?
+    gate      core/gate.py            may it leave?  (ledger/accounts.py holds)
+    provider  instrument/openai.py …  the thin files that know an SDK
+    usage     core/usage.py           what did it use, in one normal form?
+    price     core/pricing.py, prices what does that cost?
+    settle    meter.py                the whole flow, in one file
+    sync      sync/                   journal, delivery, callbacks
+    store     store/                  events and what is derived from them
+    report    core/report.py          who used what
+"""
+
+from paygent.client import Paygent
+from paygent.context import paygent_context, paygent_track
+from paygent.errors import (
+    InvalidValue,
+    PaygentAuthInvalid,
+    PaygentBackendUnreachable,
+    PaygentLimitExceeded,
+    PaygentWarning,
+)
+from paygent.models import (
+    BillingPeriod,
+    CurrentUsage,
+    GuardResult,
+    Limit,
+    ModelCostRate,
+    ModelLimitConfig,
+    PlanConfig,
+    UsageEvent,
+    UserState,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BillingPeriod",
+    "CurrentUsage",
+    "GuardResult",
+    "InvalidValue",
+    "Limit",
+    "ModelCostRate",
+    "ModelLimitConfig",
+    "Paygent",
+    "PaygentAuthInvalid",
+    "PaygentBackendUnreachable",
+    "PaygentLimitExceeded",
+    "PaygentWarning",
+    "PlanConfig",
+    "UsageEvent",
+    "UserState",
+    "paygent_context",
+    "paygent_track",
+]

@@ -1,0 +1,836 @@
+"""`Paygent`: the composition root, and the verbs that applications call.
+
+`init` reads settings and puts the parts together; everything that a part needs, the clock included, is handed
+to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go through it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import secrets
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from paygent import ids
+from paygent.context import Identity, current, paygent_track, read_user_id
+from paygent.core.errors import Findings
+from paygent.core.event import Event
+from paygent.core.money import read_cost_nano
+from paygent.core.period import Subscription, calendar_month, to_datetime, to_us
+from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.core.pricing import cost_nano
+from paygent.core.report import UsageRow, group
+from paygent.core.usage import Quality, Usage
+from paygent.core.value import exact_usd
+from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
+from paygent.failopen import attempt, failures
+from paygent.instrument.funnel import active, set_active
+from paygent.instrument.registry import instrumentation
+from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.local import LocalLedger
+from paygent.ledger.port import Ledger
+from paygent.meter import Meter, encode_directory
+from paygent.models import (
+    BillingPeriod,
+    CurrentUsage,
+    GuardResult,
+    UsageEvent,
+    UserState,
+    guard_result,
+    usage_event,
+)
+from paygent.prices.catalogue import Catalogue
+from paygent.settings import (
+    FIRST_TOUCH_WAIT_S,
+    MISSING_USER_ID,
+    PROBE_WAIT_S,
+    SYNC_INTERVAL_S,
+    Settings,
+    is_disabled,
+    read_settings,
+)
+from paygent.store.sqlite import SqliteStore
+from paygent.sync.callbacks import Callbacks
+from paygent.sync.journal import RECORD_BYTES_MAX, Journal
+from paygent.sync.worker import Worker
+from paygent.transport import HttpTransport, TransportError, probe
+from paygent.wire import AssignRecord, PlanRecord
+
+_C = TypeVar("_C", bound=Callable[..., Any])
+
+EXIT_WAIT_S = 2.0
+"""How long the end of the process waits for a last delivery; what is left waits in the journal."""
+
+_TEXT_CHARS_MAX = 1_000
+_TOKENS_MAX = 10**12
+_TOOL_CALLS_MAX = 1_000
+_KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
+_REPORT_WAIT_S = 30.0
+
+
+def system_clock() -> int:
+    """Return the time in microseconds since 1970 UTC."""
+    return time.time_ns() // 1_000
+
+
+class Paygent:
+    """The process's Paygent: metering, gating and reporting of its LLM calls.
+
+    Made by `init`. All methods are thread-safe.
+    """
+
+    _instance: ClassVar[Paygent | None] = None
+    _installing: ClassVar[threading.RLock] = threading.RLock()
+
+    # -- composition
+
+    @classmethod
+    def init(
+        cls,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        db_path: str | os.PathLike[str] | None = None,
+        flush_interval: float = 5.0,
+        max_batch_size: int = 100,
+        max_queue_size: int = 10_000,
+        raise_on_hard_gate: bool = True,
+        auto_instrument: bool = True,
+        registry: Any = None,
+        refresh_interval: float = 60.0,
+        strict_backend: bool = False,
+        default_plan: str = "default",
+        on_missing_user: str = "warn",
+        soft_gate: Literal["once", "every_call"] = "once",
+        tag_keys: tuple[str, ...] = (),
+    ) -> Paygent:
+        """Start Paygent in this process; a second call shuts the first one down.
+
+        Args:
+            api_key: Key of a backend's product; None (and no PAYGENT_API_KEY) is local mode.
+            base_url: Address of the backend (PAYGENT_BASE_URL, else http://127.0.0.1:8790).
+            db_path: File of the local store, or ":memory:" (PAYGENT_DB_PATH, else ~/.paygent/local.db).
+            flush_interval: Upper bound on the delay of deliveries, in seconds.
+            max_batch_size: Events per request to a backend, at most.
+            max_queue_size: Events kept in memory where no journal can be written, at most.
+            raise_on_hard_gate: False lets refused calls run, marked `blocked`.
+            auto_instrument: Patch the provider SDKs now and when they are imported later.
+            registry: Providers that the application registered itself.
+            refresh_interval: Age in seconds at which what is known of a user is read anew.
+            strict_backend: Raise when the backend cannot be used, rather than warn.
+            default_plan: Plan of users that nobody assigned.
+            on_missing_user: What a call without a user is: "warn", "block", "ignore" or a user id.
+            soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
+            tag_keys: Metadata keys that reports group by, at most five.
+
+        Returns:
+            The process's `Paygent`.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+            PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings otherwise.
+        """
+        arguments = {name: value for name, value in locals().items() if name not in ("cls", "registry")}
+        settings = read_settings(arguments, os.environ)
+        with cls._installing:
+            previous = cls._instance
+            if previous is not None:
+                previous.shutdown()
+            made = cls(settings, disabled=is_disabled(os.environ))
+            made._start()
+            cls._instance = made
+        made._probe_backend()
+        return made
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        now_us: Callable[[], int] = system_clock,
+        ledger: Ledger | None = None,
+        catalogue: Catalogue | None = None,
+        disabled: bool = False,
+    ) -> None:
+        """Put the parts together; applications call `init`.
+
+        Args:
+            settings: Read and checked settings.
+            now_us: The clock, microseconds since 1970 UTC.
+            ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
+            catalogue: Prices; None is the bundled catalogue.
+            disabled: Whether everything is switched off: no patch, no file, no thread.
+        """
+        self._settings = settings
+        self._now_us = now_us
+        self._disabled = disabled
+        self._is_shut_down = False
+        self._backend_reachable: bool | None = None
+        self._keys: dict[str, UsageEvent] = {}
+        self._keys_lock = threading.Lock()
+        self._product = settings.product if settings.api_key is None else _product_of_key(settings.api_key)
+        in_memory = disabled or settings.db_path == ":memory:"
+        if ledger is None:
+            writer = SqliteStore(":memory:" if in_memory else settings.db_path)
+            ledger = LocalLedger(self._product, writer, writer if in_memory else SqliteStore(settings.db_path))
+        self._ledger = ledger
+        self._catalogue = catalogue if catalogue is not None else Catalogue()
+        self._accounts = Accounts(
+            default_plan=settings.default_plan,
+            new_id=ids.new_id,
+            warn_every_call=settings.soft_gate == "every_call",
+            refresh_us=int(settings.refresh_interval_s * 1_000_000),
+        )
+        self._journal = Journal(
+            None if in_memory else Path(settings.db_path + ".journal") / self._product,
+            owner=_owner_name(),
+            records_in_memory_max=settings.max_queue_size,
+        )
+        self._worker = Worker(
+            ledger,
+            self._accounts,
+            self._journal,
+            now_us=now_us,
+            interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
+            enabled=not disabled,
+        )
+        self._callbacks = Callbacks()
+        self._meter = Meter(
+            settings, self._accounts, self._catalogue, self._journal, self._worker, self._callbacks, now_us
+        )
+
+    def _start(self) -> None:
+        """Become the process's Paygent: calls that begin go through this one from now on."""
+        _watch_process(self)
+        if self._disabled:
+            return
+        if not self._settings.is_local or self._settings.db_path != ":memory:":
+            attempt("data_folder", _make_folder, self._settings.db_path)
+        set_active(self._meter)
+        if self._settings.auto_instrument:
+            instrumentation.install()
+
+    def _probe_backend(self) -> None:
+        """Ask the backend whether it is there, for up to half a second; what comes later is logged."""
+        key = self._settings.api_key
+        if key is None or self._disabled:
+            return
+        found: list[Warning] = []
+        answered = threading.Event()
+
+        def ask() -> None:
+            problem = attempt("probe", self._ask_backend, key)
+            if problem is not None:
+                found.append(problem)
+                if answered.is_set():
+                    failures.say("backend", "%s", problem)
+            answered.set()
+
+        threading.Thread(target=ask, name="paygent-probe", daemon=True).start()
+        if answered.wait(PROBE_WAIT_S) and found:
+            if self._settings.strict_backend:
+                self.shutdown()
+                raise found[0]
+            _warn(found[0])
+        elif not answered.is_set():
+            answered.set()
+            if self._settings.strict_backend:
+                self.shutdown()
+                raise PaygentBackendUnreachable(f"{self._settings.base_url} did not answer in {PROBE_WAIT_S} s")
+
+    def _ask_backend(self, key: str) -> Warning | None:
+        url = self._settings.base_url
+        try:
+            knows_us = probe(HttpTransport(url, key), PROBE_WAIT_S)
+        except TransportError as error:
+            self._backend_reachable = False
+            return PaygentBackendUnreachable(f"{url} cannot be reached ({error}); calls are metered locally")
+        self._backend_reachable = True
+        if knows_us:
+            return None
+        return PaygentAuthInvalid(f"{url} does not take the API key; calls are metered locally")
+
+    @classmethod
+    def get_instance(cls) -> Paygent | None:
+        """Return the process's Paygent, or None before `init` and after `shutdown`."""
+        return cls._instance
+
+    # -- plans and users
+
+    def configure_plan(self, name: str, config: PlanConfig) -> None:
+        """Set what users of a plan may spend and what their calls cost; kept over restarts.
+
+        Args:
+            name: 1 to 255 characters.
+            config: The plan; what was spent stays.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+        """
+        findings = Findings("configure_plan")
+        _check_name(findings, "name", name)
+        if not isinstance(config, PlanConfig):
+            findings.add("config", config, "must be a PlanConfig")
+        findings.raise_if_any()
+        record = PlanRecord(name, plan_to_json(config), self._now_us())
+        if len(encode_directory(record)) > RECORD_BYTES_MAX:
+            findings.add("config", name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
+            findings.raise_if_any()
+        for cap in config.caps_out_of_range:
+            _warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
+        self._accounts.set_plan(name, config)
+        self._write(record)
+
+    def assign_plan(
+        self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
+    ) -> UserState:
+        """Put a user on a plan; kept over restarts, and what was spent stays.
+
+        Args:
+            user_id: The application's id of the user.
+            plan: Name of the plan.
+            billing_period: The current period; it renews by its own length. None is the UTC calendar month.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+        """
+        return self._assign("assign_plan", user_id, plan, None, billing_period)
+
+    def start_session(
+        self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
+    ) -> UserState:
+        """Put a user on a plan and open a session if none is open; may stand before every request.
+
+        Args:
+            user_id: The application's id of the user.
+            plan: Name of the plan.
+            plan_config: This user's own version of the plan, never another's.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+        """
+        state = self._assign("start_session", user_id, plan, plan_config, None, opens=True)
+        return state
+
+    def _assign(
+        self,
+        verb: str,
+        user_id: Any,
+        plan: str,
+        own: PlanConfig | None,
+        billing_period: BillingPeriod | None,
+        *,
+        opens: bool = False,
+    ) -> UserState:
+        findings = Findings(verb)
+        whose = _check_user(findings, user_id)
+        _check_name(findings, "plan", plan)
+        if own is not None and not isinstance(own, PlanConfig):
+            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
+        if billing_period is not None and not isinstance(billing_period, BillingPeriod):
+            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
+        findings.raise_if_any()
+        now_us = self._now_us()
+        user = self._known(whose)
+        subscription = _subscription(billing_period)
+        if opens and subscription is None:
+            subscription = user.subscription  # a session does not change how the user pays
+        if (user.assigned, user.plan_name, user.own, user.subscription) != (True, plan, own, subscription):
+            self._accounts.assign(whose, plan, own, subscription, now_us)
+            document = plan_to_json(own) if own is not None else None
+            self._write(AssignRecord(whose, plan, document, subscription, now_us))
+        if opens:
+            before = user.open_session
+            self._accounts.session(user, None, now_us)
+            for opened in self._accounts.take_opened():
+                self._write(opened)
+            opened_now = before is None or user.open_session is None
+            if opened_now or before.session_id != user.open_session.session_id:  # type: ignore[union-attr]
+                if self._callbacks.wants("session_start"):
+                    self._callbacks.fire("session_start", self._state(user))
+        return self._state(user)
+
+    def _write(self, record: Any) -> None:
+        if not self._disabled:
+            self._meter.write_directory(record)
+
+    # -- asking
+
+    def get_usage(self, user_id: Any) -> CurrentUsage:
+        """Return what a user has used in the current period and session; an unknown user has used nothing."""
+        return self._usage(self._known(_valid_user("get_usage", user_id)))
+
+    def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
+        """Say what the gate would say to a call now, without making one.
+
+        Args:
+            user_id: The application's id of the user.
+            model: Also look at the limits of this model; None looks at those of all models together only.
+        """
+        user = self._known(_valid_user("check_guard", user_id))
+        now_us = self._now_us()
+        model_key = ""
+        if model:
+            model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
+        decision = self._accounts.check(user, self._session_of(user), model_key, now_us)
+        return guard_result(decision, user.user_id)
+
+    def _known(self, user_id: str) -> User:
+        """Return a user, asked of the ledger if this process does not know them yet (a quarter second at most)."""
+        now_us = self._now_us()
+        user = self._accounts.user(user_id, now_us)
+        session_id = self._context_session(user_id)
+        if not self._disabled and not self._is_shut_down and self._accounts.asks(user, session_id, now_us):
+            try:
+                self._worker.ask(user, session_id).result(FIRST_TOUCH_WAIT_S)
+            except FutureTimeoutError:
+                failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
+            self._accounts.waited(user, session_id, now_us)
+        return self._accounts.user(user_id, now_us)
+
+    def _context_session(self, user_id: str) -> str | None:
+        identity = current.get()
+        return identity.session_id if identity is not None and identity.user_id == user_id else None
+
+    def _session_of(self, user: User) -> str:
+        """Return the session that figures are about: the context's, else the one used last, else the open one."""
+        opened = user.open_session.session_id if user.open_session is not None else ""
+        return self._context_session(user.user_id) or user.session_id or opened
+
+    def _usage(self, user: User) -> CurrentUsage:
+        session_id = self._session_of(user)
+        figures = self._accounts.figures(user, session_id, self._now_us())
+        opened = user.open_session
+        started = to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
+        return CurrentUsage(
+            period_cost=exact_usd(figures.period_cost_nano),
+            session_cost=exact_usd(figures.session_cost_nano),
+            session_id=session_id or None,
+            session_started_at=started,
+            period_tokens_total=sum(tokens for tokens, _, _ in figures.by_model.values()),
+            period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
+            period_cost_by_model={model: exact_usd(use[1]) for model, use in figures.by_model.items()},
+            reserved_cost=exact_usd(figures.held_cost_nano),
+            reserved_tokens_by_model={model: use[2] for model, use in figures.by_model.items() if use[2]},
+        )
+
+    def _state(self, user: User) -> UserState:
+        return UserState(
+            user_id=user.user_id,
+            paygent_user_id=None,
+            plan=user.plan_name,
+            sdk_enabled=user.sdk_enabled,
+            plan_config=user.plan,
+            current_usage=self._usage(user),
+            billing_period=BillingPeriod(to_datetime(user.period.start_us), to_datetime(user.period.end_us)),
+            last_refreshed=to_datetime(user.read_us) if user.read_us else None,
+        )
+
+    def report(
+        self, by: str | tuple[str, ...] = "user", *, start: datetime | None = None, end: datetime | None = None
+    ) -> tuple[UsageRow, ...]:
+        """Return usage and cost of a span of UTC days, dearest first.
+
+        Args:
+            by: "user", "model" or ("user", "model").
+            start: Its day is the first; None is the first of this month. Aware.
+            end: Days before it count; None is now. Aware.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read.
+        """
+        findings = Findings("report")
+        names = (by,) if isinstance(by, str) else tuple(by)
+        if not names or not set(names) <= {"user", "model"}:
+            findings.add("by", by, 'must be "user", "model" or both')
+        for name, moment in (("start", start), ("end", end)):
+            if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
+                findings.add(name, moment, "must be an aware datetime")
+        findings.raise_if_any()
+        now_us = self._now_us()
+        end_us = to_us(end) if end is not None else now_us + 1
+        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
+        self.flush()
+        read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
+        return group(read.result(_REPORT_WAIT_S), names)
+
+    # -- by hand
+
+    def record_event(
+        self,
+        user_id: Any = None,
+        *,
+        cost: Any = None,
+        input_tokens: int = 0,
+        output_tokens: int = 0,
+        model: str | None = None,
+        description: str | None = None,
+        idempotency_key: str | None = None,
+        session_id: str | None = None,
+        tool_calls: list[str] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> UsageEvent:
+        """Book something that costs and is no call that we see: a tool, another service. Never refused.
+
+        Args:
+            user_id: Whose; None is the context's user.
+            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes it.
+            input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
+            model: Model of the tokens.
+            description: Up to 1,000 characters.
+            idempotency_key: The same key of the same user books once, ever.
+            session_id: In which session; None is the context's, else the user's open one.
+            tool_calls: Names of tools, priced by the plan's `tool_costs`, else its `default_tool_cost`.
+            metadata: Up to 16 keys and 1 kB.
+
+        Returns:
+            The event; for a key that was booked before by this process, that earlier event.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule; nothing is booked then.
+        """
+        cost_given = _check_event(locals())
+        identity = self._identity(user_id, session_id, metadata)
+        now_us = self._now_us()
+        user = self._known(identity.user_id or MISSING_USER_ID)
+        event_id = ids.new_id(now_us)
+        if idempotency_key is not None:
+            event_id = ids.id_of_key(self._product, user.user_id, idempotency_key)
+        usage = Usage(input_tokens, output_tokens)
+        tokens_nano, tools_nano, quality, price_id = cost_given, 0, "exact", ""
+        model_key = ""
+        if model is not None:
+            resolved = self._catalogue.resolve("", model, now_us, user.plan)
+            model_key = resolved.model_key
+        if cost_given is None:
+            tokens_nano = 0
+            if model is not None:
+                tokens_nano, price_id = cost_nano(usage, resolved.rates), resolved.rates.price_id
+            if usage.total_tokens and not price_id:
+                quality = "unpriced"
+                failures.say("unpriced_event", "an event has tokens of a model that has no price")
+            default = user.plan.default_tool_cost_nano
+            tools_nano = sum(user.plan.tool_costs_nano.get(name, default) for name in tool_calls or ())
+        event = Event(
+            event_id=event_id,
+            user_id=user.user_id,
+            session_id=self._accounts.session(user, identity.session_id, now_us),
+            at_us=now_us,
+            model=model or "",
+            model_key=model_key,
+            provider="",
+            plan=user.plan_name,
+            period_start_us=user.period.start_us,
+            input_tokens=input_tokens,
+            output_tokens=output_tokens,
+            cached_input_tokens=0,
+            cache_write_tokens=0,
+            reasoning_tokens=0,
+            cost_tokens_nano=tokens_nano or 0,
+            cost_tools_nano=tools_nano,
+            quality=_quality(quality),
+            source="manual",
+            price_id=price_id,
+            cost_explicit=cost_given is not None,
+            tool_calls=tuple(tool_calls or ()),
+            description=description,
+            metadata=identity.metadata,
+        )
+        return self._book(user, event, is_keyed=idempotency_key is not None)
+
+    def _book(self, user: User, event: Event, *, is_keyed: bool) -> UsageEvent:
+        public = usage_event(event)
+        if is_keyed:
+            with self._keys_lock:
+                earlier = self._keys.get(event.event_id)
+                if earlier is not None:
+                    return earlier
+                if len(self._keys) >= _KEYS_REMEMBERED:
+                    del self._keys[next(iter(self._keys))]
+                self._keys[event.event_id] = public
+        if not self._disabled:
+            self._meter.record(user, event)
+        return public
+
+    def _identity(self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None) -> Identity:
+        """Return whose event it is; one without a user is kept on the reserved user, never refused."""
+        given = Identity(user_id, session_id, None, metadata).over(current.get())
+        if given.user_id is not None:
+            return given
+        policy = self._settings.on_missing_user
+        if policy not in ("warn", "ignore", "block"):
+            return Identity(policy).over(given)
+        if policy != "ignore":
+            failures.say("no_user", "an event has no user; it is counted on %s", MISSING_USER_ID)
+        return Identity(MISSING_USER_ID).over(given)
+
+    # -- callbacks and decorators
+
+    def on_soft_gate(self, callback: _C) -> _C:
+        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a decorator."""
+        return self._on("soft_gate", callback)
+
+    def on_hard_gate(self, callback: _C) -> _C:
+        """Have a function called with a `GuardResult` when a call is refused; also a decorator."""
+        return self._on("hard_gate", callback)
+
+    def on_usage(self, callback: _C) -> _C:
+        """Have a function called with the `UsageEvent` of every call and entry; also a decorator."""
+        return self._on("usage", callback)
+
+    def on_session_start(self, callback: _C) -> _C:
+        """Have a function called with a `UserState` when `start_session` opens a session; also a decorator."""
+        return self._on("session_start", callback)
+
+    def _on(self, kind: str, callback: _C) -> _C:
+        if not callable(callback):
+            findings = Findings(f"on_{kind}")
+            findings.add("callback", callback, "must be callable")
+            findings.raise_if_any()
+        self._callbacks.register(kind, callback)
+        return callback
+
+    track = staticmethod(paygent_track)
+
+    # -- life
+
+    def flush(self) -> int:
+        """Deliver everything to the ledger and wait for callbacks that are under way.
+
+        Returns:
+            How many events were delivered while this waited.
+        """
+        before = self._worker.flushed
+        self._callbacks.flush(EXIT_WAIT_S)
+        if self._journal.has_unread:
+            self._worker.flush(10.0)
+        return self._worker.flushed - before
+
+    def shutdown(self, timeout: float = 10.0) -> None:
+        """Deliver what there is, within a time, and stop; calls go on unmetered, which is said once.
+
+        Args:
+            timeout: Seconds; what could not be delivered waits in the journal for the next start.
+        """
+        with type(self)._installing:
+            if self._is_shut_down:
+                return
+            self._is_shut_down = True
+            if active() is self._meter:
+                set_active(None)
+            if type(self)._instance is self:
+                type(self)._instance = None
+        deadline = time.monotonic() + max(timeout, 0.0)
+        self._callbacks.flush(max(timeout, 0.0) / 2)
+        self._callbacks.stop()
+        if self._worker.stop(max(deadline - time.monotonic(), 0.0)):
+            self._journal.close()
+            self._ledger.close()
+
+    def instrument(self) -> None:
+        """Patch the provider SDKs, now and when they are imported later; idempotent."""
+        if not self._disabled:
+            instrumentation.install()
+
+    def uninstrument(self) -> None:
+        """Take the patches out again; calls pass unmetered until `instrument`."""
+        instrumentation.uninstall()
+
+    # -- properties
+
+    @property
+    def api_key(self) -> str | None:
+        """The backend's key, or None in local mode."""
+        return self._settings.api_key
+
+    @property
+    def base_url(self) -> str:
+        """Where the backend is."""
+        return self._settings.base_url
+
+    @property
+    def backend_reachable(self) -> bool | None:
+        """Whether the backend answered; None until known, and in local mode."""
+        return self._backend_reachable
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a backend answered and took the key."""
+        return self._backend_reachable is True
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether this is the process's Paygent."""
+        return type(self)._instance is self
+
+    @property
+    def is_instrumented(self) -> bool:
+        """Whether the provider SDKs are patched."""
+        return instrumentation.is_installed and not self._disabled
+
+    @property
+    def is_local_mode(self) -> bool:
+        """Whether there is no backend."""
+        return self._settings.is_local
+
+    @property
+    def pending_events(self) -> int:
+        """How many events the ledger does not have yet."""
+        return sum(len(user.pending) for user in list(self._accounts.users.values()))
+
+    @property
+    def queue_stats(self) -> dict[str, Any]:
+        """Counts of records since `init`: total_pushed, total_flushed, total_dropped, pending, is_running."""
+        return {
+            "total_pushed": self._worker.flushed + self.pending_events,
+            "total_flushed": self._worker.flushed,
+            "total_dropped": self._journal.dropped,
+            "pending": self.pending_events,
+            "is_running": self._worker.is_running,
+        }
+
+    @property
+    def session_count(self) -> int:
+        """How many users of this process have an open session."""
+        return sum(user.open_session is not None for user in list(self._accounts.users.values()))
+
+    def health(self) -> dict[str, Any]:
+        """Return how Paygent itself is: what was swallowed or said (by kind), and the state of the journal."""
+        return {
+            "mode": "off" if self._disabled else "local",
+            "backend_reachable": self._backend_reachable,
+            "journal_durable": self._journal.is_durable and self._journal.folder is not None,
+            "queue": self.queue_stats,
+            "counts": dict(failures.counts),
+            "catalogue": self._catalogue.as_of,
+        }
+
+    def _renew_after_fork(self) -> None:
+        """Start anew in a forked child: its own journal, threads and connections, no calls in flight."""
+        self._journal.renew_after_fork(_owner_name())
+        self._ledger.forget_after_fork()
+        self._accounts.forget_after_fork()
+        self._worker.renew_after_fork()
+        self._callbacks.renew_after_fork()
+        self._keys_lock = threading.Lock()
+        type(self)._installing = threading.RLock()
+
+
+# -- the process
+
+_watched: weakref.WeakSet[Paygent] = weakref.WeakSet()
+_hooks: list[bool] = []
+
+
+def _watch_process(made: Paygent) -> None:
+    """See to forks and to the end of the process, for every Paygent that this process makes."""
+    _watched.add(made)
+    if not _hooks:
+        _hooks.append(True)
+        atexit.register(_at_exit)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_after_fork)
+
+
+def _at_exit() -> None:
+    for made in list(_watched):
+        attempt("exit", made.shutdown, EXIT_WAIT_S)
+
+
+def _after_fork() -> None:
+    failures.renew_after_fork()
+    ids.renew_after_fork()
+    for made in list(_watched):
+        attempt("fork", made._renew_after_fork)
+
+
+def _owner_name() -> str:
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _make_folder(db_path: str) -> None:
+    Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _product_of_key(key: str) -> str:
+    """Return the product of a key for the local store: the key itself is never written down."""
+    return "key-" + hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _warn(problem: Warning) -> None:
+    """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
+    try:
+        warnings.warn(problem, stacklevel=4)
+    except Warning:
+        failures.say(type(problem).__name__, "%s", problem)
+
+
+# -- reading arguments
+
+
+def _check_user(findings: Findings, user_id: Any) -> str:
+    found = read_user_id(user_id)
+    if found is None:
+        findings.add("user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID")
+    return found or ""
+
+
+def _valid_user(verb: str, user_id: Any) -> str:
+    findings = Findings(verb)
+    found = _check_user(findings, user_id)
+    findings.raise_if_any()
+    return found
+
+
+def _check_name(findings: Findings, name: str, value: Any) -> None:
+    if not isinstance(value, str) or not 0 < len(value) <= 255:
+        findings.add(name, value, "must be a string of 1 to 255 characters")
+
+
+def _subscription(period: BillingPeriod | None) -> Subscription | None:
+    return None if period is None else Subscription(to_us(period.start), to_us(period.end))
+
+
+def _quality(value: str) -> Quality:
+    return "unpriced" if value == "unpriced" else "exact"
+
+
+def _check_event(given: Mapping[str, Any]) -> int | None:
+    """Check the arguments of `record_event` and return the explicit cost in nano-dollars, if any."""
+    findings = Findings("record_event")
+    if given["user_id"] is not None:
+        _check_user(findings, given["user_id"])
+    cost = None
+    if given["cost"] is not None:
+        try:
+            cost = read_cost_nano(given["cost"])
+        except ValueError as error:
+            findings.add("cost", given["cost"], str(error))
+    for name in ("input_tokens", "output_tokens"):
+        if type(given[name]) is not int or not 0 <= given[name] <= _TOKENS_MAX:
+            findings.add(name, given[name], "must be a whole number from 0 to 10¹²")
+    for name in ("model", "idempotency_key", "session_id"):
+        if given[name] is not None:
+            _check_name(findings, name, given[name])
+    text = given["description"]
+    if text is not None and (not isinstance(text, str) or len(text) > _TEXT_CHARS_MAX):
+        findings.add("description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters")
+    tools = given["tool_calls"]
+    if tools is not None:
+        if isinstance(tools, str) or not isinstance(tools, (list, tuple)) or len(tools) > _TOOL_CALLS_MAX:
+            findings.add("tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names")
+        else:
+            for tool in tools:
+                _check_name(findings, "tool_calls", tool)
+    if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
+        findings.add("metadata", given["metadata"], "must be a dict")
+    findings.raise_if_any()
+    return cost

@@ -1,0 +1,43 @@
+"""Accounts: one counter for each limit of a user in one window, and which events it counts.
+
+An account is the fold of the events that it `counts`: nothing else changes what it says was spent. Memory,
+store and audit all go by this one rule.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from paygent.core.event import Event
+from paygent.core.plan import LimitKey
+
+
+class AccountKey(NamedTuple):
+    """Identity of an account of a user.
+
+    Attributes:
+        limit: Identity of the limit; its model is a plain (lower-case) name or "".
+        session_id: Of a session limit; "" otherwise.
+        start_us, end_us: The window, half-open. A rolling window spans all time: its sum is read anew.
+    """
+
+    limit: LimitKey
+    session_id: str
+    start_us: int
+    end_us: int
+
+    def counts(self, event: Event) -> bool:
+        """Tell whether an event of this user belongs to this account."""
+        limit = self.limit
+        return (
+            self.start_us <= event.at_us < self.end_us
+            and (not self.session_id or self.session_id == event.session_id)
+            and (not limit.model or limit.model in (event.model_key, event.model))
+        )
+
+
+def amount(metric: str, *, cost_nano: int, tokens: int) -> int:
+    """Return what one call weighs in an account, in the unit of its metric."""
+    if metric == "spend":
+        return cost_nano
+    return tokens if metric == "tokens" else 1

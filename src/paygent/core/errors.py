@@ -1,0 +1,71 @@
+"""Errors about values: every finding at once, each naming field, value and rule.
+
+Used wherever something comes from outside: `init`, plans, `record_event`, files, requests. The call
+path never raises these; what runs around a provider call must not fail for a bad value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+_SHOWN_CHARS_MAX = 80  # a value in an error message is for recognising it, not for reading it whole
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule that one value breaks.
+
+    Attributes:
+        field: Dotted path of the value, as the caller wrote it (`model_limits.gpt-4o`).
+        value: The value itself.
+        rule: What would have been accepted, in words.
+    """
+
+    field: str
+    value: Any
+    rule: str
+
+    def __str__(self) -> str:
+        shown = repr(self.value)
+        if len(shown) > _SHOWN_CHARS_MAX:
+            shown = shown[: _SHOWN_CHARS_MAX - 1] + "…"
+        return f"{self.field} = {shown}: {self.rule}"
+
+
+class InvalidValue(ValueError):
+    """A value from outside breaks one or more rules.
+
+    Attributes:
+        findings: Every broken rule, in the order of the fields; never empty.
+    """
+
+    def __init__(self, what: str, findings: tuple[Finding, ...]) -> None:
+        self.what = what
+        self.findings = findings
+        lines = "; ".join(str(finding) for finding in findings)
+        super().__init__(f"{what}: {lines}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.what, self.findings))
+
+
+@dataclass
+class Findings:
+    """Collects broken rules while a value is read, so that all are reported together."""
+
+    what: str
+    found: list[Finding] = field(default_factory=list)
+
+    def add(self, name: str, value: Any, rule: str) -> None:
+        """Note that the field `name` with `value` breaks `rule`."""
+        self.found.append(Finding(name, value, rule))
+
+    def raise_if_any(self) -> None:
+        """Raise what was found.
+
+        Raises:
+            InvalidValue: if at least one rule was broken.
+        """
+        if self.found:
+            raise InvalidValue(self.what, tuple(self.found))

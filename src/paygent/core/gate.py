@@ -1,0 +1,163 @@
+"""The gate: may this call leave, given what is spent and held? Pure, in integers.
+
+A limit is read as an account: what is spent in its window, what calls in flight hold, and two lines,
+floor(cap × gate). The block line decides; the warn line is compared with what is *spent* alone, since
+holds come and go. Where only holds of calls in flight stand between a call and its cap, that is
+contention and not exhaustion, and a refusal says which it was.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+_PPM = 10**6
+FULL_PPM = _PPM
+
+Verdict = Literal["fits", "straddles", "contention", "exhausted"]
+"""What one account says: the need fits; it does not fit but the call may go as the one that crosses the
+line; holds are in the way; the cap is used up."""
+
+
+class Lines(NamedTuple):
+    """Where a cap blocks and warns, in the unit of its metric."""
+
+    cap: int
+    block: int
+    warn: int
+
+
+class Reading(NamedTuple):
+    """One account at one moment, in the unit of its metric (nano-dollars, tokens, calls).
+
+    Attributes:
+        reason: The `gate_reason` of this limit.
+        lines: Its cap and lines.
+        spent: Settled in the window.
+        held: Held by calls in flight, without the call that asks.
+        need: What the call that asks would hold; 0 when nobody asks.
+        straddled: Whether a call in flight already crosses this line.
+        metric: Unit of the figures: "spend" (nano-dollars), "tokens" or "calls".
+    """
+
+    reason: str
+    lines: Lines
+    spent: int
+    held: int
+    need: int = 0
+    straddled: bool = False
+    metric: str = "spend"
+
+
+class Decision(NamedTuple):
+    """What the gate says about a call.
+
+    Attributes:
+        status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
+        reason: The `gate_reason`, or None when ok.
+        usage_ppm: (spent + held) ÷ cap in parts per million, the highest of the deciding status.
+        spent, held, cap: Of the deciding account, in the unit of its metric.
+        retryable: Whether the refusal is contention: calls in flight may leave room when they settle.
+        limit: The reason of the deciding limit itself, also where `reason` is contention.
+        metric: Unit of the figures.
+    """
+
+    status: Literal["ok", "soft_gate", "hard_gate"]
+    reason: str | None
+    usage_ppm: int
+    spent: int
+    held: int
+    cap: int
+    retryable: bool = False
+    limit: str | None = None
+    metric: str = "spend"
+
+
+def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Lines:
+    """Return the lines of a cap: floor(cap × gate), in integers."""
+    return Lines(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
+
+
+def judge(spent: int, held: int, need: int, block: int, *, strict: bool, straddled: bool) -> Verdict:
+    """Say whether a need fits under one block line.
+
+    Args:
+        spent: Settled in the window.
+        held: Held by other calls in flight.
+        need: What this call would hold, at least 0.
+        block: The block line.
+        strict: Whether spend may never pass the line: then nothing straddles.
+        straddled: Whether another call in flight already crosses the line.
+    """
+    if spent >= block:
+        return "exhausted"
+    if spent + held + need <= block and (need or spent + held < block):
+        return "fits"
+    if strict:
+        return "contention" if spent + need <= block else "exhausted"
+    if spent + held < block and not straddled:
+        return "straddles"
+    return "contention"
+
+
+def usage_ppm(reading: Reading, *, strict: bool) -> int:
+    """Return how much of a cap is used, in parts per million; a cap of 0 is wholly used."""
+    cap = reading.lines.cap
+    if cap == 0:
+        return _PPM
+    return (reading.spent + reading.held + (reading.need if strict else 0)) * _PPM // cap
+
+
+def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
+    """Combine the accounts of a call: hard over soft over ok, then the highest share of the cap.
+
+    Args:
+        readings: Every account that limits the call; empty means no limit.
+        strict: Whether the plan is strict.
+
+    Returns:
+        The decision, with the figures of the account that made it.
+    """
+    best: Decision | None = None
+    for reading in readings:
+        verdict = judge(
+            reading.spent,
+            reading.held,
+            reading.need,
+            reading.lines.block,
+            strict=strict,
+            straddled=reading.straddled,
+        )
+        decision = _decision(reading, verdict, strict=strict)
+        if best is None or _rank(decision) > _rank(best):
+            best = decision
+    return best if best is not None else Decision("ok", None, 0, 0, 0, 0)
+
+
+def warning(reading: Reading, *, strict: bool) -> Decision:
+    """Return the decision that tells of an account past its warn line."""
+    return _decision(reading, "fits", strict=strict)
+
+
+def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
+    refused = verdict in ("exhausted", "contention")
+    warned = reading.spent >= reading.lines.warn
+    contended = verdict == "contention"
+    return Decision(
+        status="hard_gate" if refused else "soft_gate" if warned else "ok",
+        reason="contention" if contended else reading.reason if refused or warned else None,
+        usage_ppm=usage_ppm(reading, strict=strict),
+        spent=reading.spent,
+        held=reading.held,
+        cap=reading.lines.cap,
+        retryable=contended,
+        limit=reading.reason,
+        metric=reading.metric,
+    )
+
+
+_SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
+
+
+def _rank(decision: Decision) -> tuple[int, bool, int]:
+    """Order decisions: severity, then a cap that is used up over one that is only held, then the share."""
+    return _SEVERITY[decision.status], not decision.retryable, decision.usage_ppm

@@ -1,0 +1,195 @@
+"""Exact money: integers inside, floats only where a person reads them.
+
+Amounts are nano-dollars (10⁻⁹ $), prices are pico-dollars (10⁻¹² $) per list unit (a million tokens,
+an hour, a thousand requests). A price of $0.0375 per million tokens is 37.5 nano-dollars and not an
+integer of those, hence the finer unit for prices. Every event is rounded once, half to even.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal, InvalidOperation, localcontext
+from typing import Any, NewType
+
+NanoUsd = NewType("NanoUsd", int)
+"""An amount of money in 10⁻⁹ US dollars."""
+
+PicoUsd = NewType("PicoUsd", int)
+"""A price in 10⁻¹² US dollars per list unit."""
+
+NANO_PER_USD = 10**9
+PICO_PER_USD = 10**12
+
+COST_NANO_MAX = 10**6 * NANO_PER_USD
+"""A single cost above a million dollars is a mistake, not a cost."""
+
+CAP_NANO_MAX = 9 * 10**9 * NANO_PER_USD
+"""Sums are kept in 64-bit integers; a cap above this could not be told from no cap."""
+
+_DIGITS_MAX = 40  # enough for any amount in range; keeps `Decimal("1e999999")` from being expanded
+
+
+def to_usd(amount_nano: int) -> float:
+    """Return the double nearest to an exact amount, for display.
+
+    Integer true division in Python is correctly rounded, so 150_000_000 gives exactly `0.15`.
+    """
+    return amount_nano / NANO_PER_USD
+
+
+def divide_half_even(numerator: int, denominator: int) -> int:
+    """Divide two integers and round the result half to even (denominator > 0)."""
+    quotient, rest = divmod(numerator, denominator)
+    twice = rest * 2
+    if twice > denominator or (twice == denominator and quotient & 1):
+        return quotient + 1
+    return quotient
+
+
+def read_decimal(value: Any) -> Decimal | None:
+    """Read a number as it was written.
+
+    Args:
+        value: Decimal, int, float (taken as its shortest decimal) or str.
+
+    Returns:
+        The exact decimal (also infinite or NaN ones), or None when `value` is no number.
+    """
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, (int, float, str)):
+        try:
+            return Decimal(repr(float(value)) if isinstance(value, float) else value)
+        except (InvalidOperation, ValueError):
+            return None
+    return None
+
+
+def scale(value: Decimal, factor: int) -> int:
+    """Return `value × factor` as an integer, half to even.
+
+    Args:
+        value: A finite decimal.
+        factor: A positive power of ten.
+    """
+    with localcontext() as context:
+        context.prec = _DIGITS_MAX
+        return int((value * factor).to_integral_value(rounding="ROUND_HALF_EVEN"))
+
+
+def read_cost_nano(value: Any) -> int:
+    """Read one cost in dollars.
+
+    Args:
+        value: Decimal, int, float or str, 0 to 1,000,000 dollars.
+
+    Returns:
+        Nano-dollars.
+
+    Raises:
+        ValueError: naming the rule that `value` breaks.
+    """
+    number = read_decimal(value)
+    if number is None:
+        raise ValueError("must be a number of dollars (Decimal, int, float or str)")
+    if number.is_nan():
+        raise ValueError("must be a number of dollars, not NaN")
+    if number.is_infinite():
+        raise ValueError("must be finite")
+    if number < 0:
+        raise ValueError("must not be negative")
+    if number > COST_NANO_MAX // NANO_PER_USD:
+        raise ValueError("must be at most 1,000,000 dollars")
+    return scale(number, NANO_PER_USD)
+
+
+def read_cap_nano(value: Any) -> int | None:
+    """Read a cap in dollars.
+
+    Args:
+        value: Decimal, int, float or str, not negative; None or an infinite one means no limit, and so
+            does an amount above 9·10⁹ dollars, the range of 64 bits.
+
+    Returns:
+        Nano-dollars, or None for no limit.
+
+    Raises:
+        ValueError: naming the rule that `value` breaks.
+    """
+    if value is None:
+        return None
+    number = read_decimal(value)
+    if number is None:
+        raise ValueError("must be a number of dollars (Decimal, int, float or str), or None for no limit")
+    if number.is_nan():
+        raise ValueError("must be a number of dollars, not NaN")
+    if number < 0:
+        raise ValueError("must not be negative")
+    if number.is_infinite() or number > CAP_NANO_MAX // NANO_PER_USD:
+        return None
+    return scale(number, NANO_PER_USD)
+
+
+def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> int:
+    """Read a price in dollars.
+
+    Args:
+        value: Decimal, int, float or str, not negative and finite.
+        units_per_list_unit: How many of the caller's units make one list unit; 1000 when the price is
+            per thousand tokens and the list unit is a million.
+
+    Returns:
+        Pico-dollars per list unit.
+
+    Raises:
+        ValueError: naming the rule that `value` breaks.
+    """
+    number = read_decimal(value)
+    if number is None:
+        raise ValueError("must be a price in dollars (Decimal, int, float or str)")
+    if number.is_nan() or number.is_infinite():
+        raise ValueError("must be a finite price in dollars")
+    if number < 0:
+        raise ValueError("must not be negative")
+    if number > COST_NANO_MAX // NANO_PER_USD:
+        raise ValueError("must be at most 1,000,000 dollars")
+    return scale(number, PICO_PER_USD * units_per_list_unit)
+
+
+def read_parts_per_million(value: Any) -> int:
+    """Read a fraction such as 0.8 as parts per million, half to even.
+
+    Raises:
+        ValueError: if `value` is not a finite number.
+    """
+    number = read_decimal(value)
+    if number is None or number.is_nan() or number.is_infinite():
+        raise ValueError("must be a finite number")
+    if abs(number) > 10**6:
+        raise ValueError("must be a fraction, such as 0.8")
+    return scale(number, 10**6)
+
+
+def is_unlimited(value: Any) -> bool:
+    """Tell whether a cap as written means "no limit" without being None or infinite (it is too large)."""
+    number = read_decimal(value)
+    if number is None or number.is_nan() or number.is_infinite():
+        return False
+    return number > CAP_NANO_MAX // NANO_PER_USD
+
+
+def format_usd(amount_nano: int, *, decimals: int = 2) -> str:
+    """Write an amount for people: `$1,234.50`, with a minus sign in front of the dollar sign."""
+    unit = 10 ** (9 - decimals)
+    cents = divide_half_even(abs(amount_nano), unit)
+    whole, part = divmod(cents, 10**decimals)
+    sign = "−" if amount_nano < 0 and cents else ""
+    tail = f".{part:0{decimals}d}" if decimals else ""
+    return f"{sign}${whole:,}{tail}"
+
+
+def is_finite(value: float) -> bool:
+    """Tell whether a float is neither NaN nor infinite."""
+    return math.isfinite(value)

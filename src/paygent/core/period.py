@@ -1,0 +1,154 @@
+"""Windows of time over which limits count: half-open, in UTC, anchored where the rule says.
+
+Times are integers, microseconds since 1970-01-01 UTC, so that a window is the same value in memory, in
+the journal and in the store. Month arithmetic clamps to the last day and returns to the anchor's day:
+Jan 31 → Feb 28 → Mar 31.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from datetime import datetime, timedelta, timezone
+from typing import Literal, NamedTuple
+
+MICROSECONDS_PER_SECOND = 10**6
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+
+END_OF_TIME_US = 253_402_300_800 * MICROSECONDS_PER_SECOND
+"""Year 10000: the end of a window that does not end by time (a session's)."""
+
+Renewal = Literal["auto", "month", "week", "day", "none"]
+"""How a subscription's period goes on: by its own length, by a calendar unit, or not at all."""
+
+_ROLLING = re.compile(r"^rolling:(\d{1,4})(m|h|d)$")
+_ROLLING_UNIT_US = {"m": 60 * 10**6, "h": 3600 * 10**6, "d": _DAY_US}
+ROLLING_STEPS = 60
+"""A rolling window forgets in steps of a sixtieth of its length, always late, never early."""
+
+
+class Window(NamedTuple):
+    """A half-open span of time, [start_us, end_us), in microseconds since 1970 UTC."""
+
+    start_us: int
+    end_us: int
+
+    def contains(self, at_us: int) -> bool:
+        """Tell whether a moment lies in the window."""
+        return self.start_us <= at_us < self.end_us
+
+
+class Subscription(NamedTuple):
+    """The billing period of a user as it was given, and how it renews.
+
+    Attributes:
+        start_us: Start of the first period.
+        end_us: Its end; the later ones follow from `renews`.
+        renews: "auto" renews by the period's own length (by calendar month where it spans one).
+    """
+
+    start_us: int
+    end_us: int
+    renews: Renewal = "auto"
+
+
+def to_us(moment: datetime) -> int:
+    """Return an aware datetime as microseconds since 1970 UTC, exactly."""
+    span = moment.astimezone(timezone.utc) - _EPOCH
+    return (span.days * 86_400 + span.seconds) * MICROSECONDS_PER_SECOND + span.microseconds
+
+
+def to_datetime(at_us: int) -> datetime:
+    """Return microseconds since 1970 UTC as an aware datetime, exactly."""
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+def calendar_month(at_us: int) -> Window:
+    """Return the UTC calendar month that contains a moment."""
+    at = to_datetime(at_us)
+    start = datetime(at.year, at.month, 1, tzinfo=timezone.utc)
+    return Window(to_us(start), to_us(_add_months(start, 1)))
+
+
+def day(at_us: int) -> Window:
+    """Return the UTC day that contains a moment."""
+    start = at_us - at_us % _DAY_US
+    return Window(start, start + _DAY_US)
+
+
+def day_name(at_us: int) -> str:
+    """Return the UTC day of a moment, ISO 8601."""
+    return to_datetime(at_us).strftime("%Y-%m-%d")
+
+
+def rolling_length_us(rule: str) -> int | None:
+    """Return the length of a rolling window rule such as `rolling:24h`; None for any other rule."""
+    match = _ROLLING.match(rule)
+    if match is None or int(match.group(1)) == 0:
+        return None
+    return int(match.group(1)) * _ROLLING_UNIT_US[match.group(2)]
+
+
+def billing_period(subscription: Subscription | None, at_us: int) -> Window | None:
+    """Return the billing period that contains a moment.
+
+    Args:
+        subscription: The user's period; None for the UTC calendar month.
+        at_us: The moment. Before the first period it is counted to the first one.
+
+    Returns:
+        The period, or None when the subscription does not renew and has ended.
+    """
+    if subscription is None:
+        return calendar_month(at_us)
+    first = Window(subscription.start_us, subscription.end_us)
+    if at_us < first.end_us:
+        return first
+    if subscription.renews == "none":
+        return None
+    months = _months_spanned(first) if subscription.renews == "auto" else 0
+    if subscription.renews == "month":
+        months = 1
+    if months:
+        return _monthly(first, months, at_us, renews_from=first.end_us)
+    lengths = {"auto": first.end_us - first.start_us, "week": 7 * _DAY_US, "day": _DAY_US}
+    length = lengths[subscription.renews]
+    start = first.end_us + (at_us - first.end_us) // length * length
+    return Window(start, start + length)
+
+
+def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Window:
+    """Return the period of `months` calendar months that contains `at_us`, at or after `renews_from`.
+
+    Periods are counted from an anchor, so that a clamped day (Feb 28) does not become the new anchor.
+    """
+    spanned = _months_spanned(first)
+    anchor = to_datetime(first.start_us if spanned else renews_from)
+    at = to_datetime(at_us)
+    passed = (at.year - anchor.year) * 12 + at.month - anchor.month
+    index = max(passed // months - 1, 0)
+    while to_us(_add_months(anchor, (index + 1) * months)) <= at_us:
+        index += 1
+    start = to_us(_add_months(anchor, index * months))
+    end = to_us(_add_months(anchor, (index + 1) * months))
+    return Window(max(start, renews_from), end)
+
+
+def _months_spanned(window: Window) -> int:
+    """Return how many whole calendar months a window spans (1 for Jan 15 to Feb 15), or 0."""
+    start, end = to_datetime(window.start_us), to_datetime(window.end_us)
+    months = (end.year - start.year) * 12 + end.month - start.month
+    if months > 0 and _add_months(start, months) == end:
+        return months
+    return 0
+
+
+def _add_months(moment: datetime, months: int) -> datetime:
+    """Add calendar months; a day that the month does not have becomes its last."""
+    year, month = divmod(moment.month - 1 + months, 12)
+    year += moment.year
+    if year > 9998:
+        return datetime(9999, 12, 31, tzinfo=timezone.utc)
+    last = calendar.monthrange(year, month + 1)[1]
+    return moment.replace(year=year, month=month + 1, day=min(moment.day, last))

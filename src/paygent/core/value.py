@@ -1,0 +1,125 @@
+"""What every public value type has: a dump, a JSON dump and a changed copy.
+
+Applications written for the documented API call `model_dump()` and friends on plans, events and
+results. The types are frozen dataclasses; this mixin gives them those three methods and keeps each
+dollar field and its exact integer twin (`…_nano`) in step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, ClassVar, Literal, TypeVar, cast
+
+from paygent.core.money import NANO_PER_USD, read_decimal, scale, to_usd
+
+_V = TypeVar("_V", bound="Value")
+
+
+class Value:
+    """Mixin of the public frozen dataclasses.
+
+    Subclasses name their dollar fields in `_dollars`; each has a twin `<name>_nano` (not an argument of
+    the constructor) that holds the exact amount. A dollar field may be one amount or a dict of amounts.
+    """
+
+    _dollars: ClassVar[tuple[str, ...]] = ()
+
+    def model_dump(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
+        """Return the fields as a dict.
+
+        Args:
+            mode: "python" keeps datetimes and infinities; "json" gives only what JSON can carry
+                (ISO 8601 strings, None for an infinite limit).
+        """
+        return {name: _dump(getattr(self, name), mode) for name in _fields(self)}
+
+    def model_dump_json(self) -> str:
+        """Return the fields as a JSON object."""
+        return json.dumps(self.model_dump(mode="json"), ensure_ascii=False)
+
+    def model_copy(self: _V, *, update: Mapping[str, Any] | None = None) -> _V:
+        """Return a copy with some fields changed; the copy is validated like a new value.
+
+        Args:
+            update: New values by field name. A dollar field may be given by its exact twin instead.
+
+        Raises:
+            InvalidValue: if a new value breaks a rule of the type.
+            TypeError: if `update` names a field that the type does not have.
+        """
+        changes = dict(update or {})
+        known = _fields(self)
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
+        arguments = {}
+        for name, takes_argument in known.items():
+            if not takes_argument:
+                continue
+            twin = name + "_nano"
+            if name in changes:
+                arguments[name] = changes[name]
+            elif name in self._dollars and changes.get(twin, getattr(self, twin)) is not None:
+                arguments[name] = exact_usd(changes.get(twin, getattr(self, twin)))
+            else:
+                arguments[name] = getattr(self, name)
+        return type(self)(**arguments)
+
+    def _settle_dollars(self) -> None:
+        """Compute the exact twins of the dollar fields, and show each field as the nearest double.
+
+        For results that Paygent makes itself; what an application writes is validated by its own type.
+        """
+        for name in self._dollars:
+            given = getattr(self, name)
+            if isinstance(given, Mapping):
+                exact = {key: _nano(amount) for key, amount in given.items()}
+                object.__setattr__(self, name + "_nano", exact)
+                object.__setattr__(self, name, {key: to_usd(amount) for key, amount in exact.items()})
+            elif given is None or (isinstance(given, float) and math.isinf(given)):
+                object.__setattr__(self, name + "_nano", None)
+            else:
+                amount = _nano(given)
+                object.__setattr__(self, name + "_nano", amount)
+                object.__setattr__(self, name, to_usd(amount))
+
+
+def exact_usd(amount_nano: Any) -> Any:
+    """Return one amount, or a dict of amounts, as exact numbers of dollars."""
+    if isinstance(amount_nano, Mapping):
+        return {key: exact_usd(amount) for key, amount in amount_nano.items()}
+    return Decimal(amount_nano) / NANO_PER_USD
+
+
+def _fields(value: Value) -> dict[str, bool]:
+    """Return the field names of a dataclass instance, each with whether its constructor takes it."""
+    return {each.name: each.init for each in dataclasses.fields(cast(Any, value))}
+
+
+def _nano(given: Any) -> int:
+    number = read_decimal(given)
+    if number is None:
+        raise TypeError(f"{given!r} is not a number of dollars")
+    return scale(number, NANO_PER_USD)
+
+
+def _dump(value: Any, mode: Literal["python", "json"]) -> Any:
+    if isinstance(value, Value):
+        return value.model_dump(mode)
+    if isinstance(value, Mapping):
+        return {key: _dump(item, mode) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_dump(item, mode) for item in value]
+    if mode == "json":
+        if isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, Decimal):
+            return float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            return None
+    return value

@@ -1,0 +1,400 @@
+"""The call: the one wrapper around a provider SDK's own funnel, sync and async.
+
+Theory of operation
+-------------------
+Generated SDKs send everything through one method, `request`, outside their retry loop; that is where a call is
+gated and metered, so that retries are one call and no operation slips by. An operation is known by its path:
+*metered* ones are gated and metered, *free* ones pass, and the rest passes too, but is counted and said once
+per route.
+
+The provider's answer is held in a local before any code of ours runs on it, and is what the application gets;
+so is the provider's exception. Everything of ours runs inside `attempt`, which lets only
+`PaygentLimitExceeded` through. Sync and async share every step; only the two places that wait differ.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol
+
+from paygent.context import CALL_ARGUMENTS, Identity
+from paygent.core.usage import Usage, get
+from paygent.failopen import attempt, failures
+from paygent.instrument.stream import BytesReader, Ending, StreamReader, tap_bytes, tap_stream
+from paygent.meter import Call, Meter, Request, Wait
+
+CARRIER_HEADER = "x-paygent-call"
+"""Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed there."""
+
+_RAW_HEADER = "x-stainless-raw-response"
+_VARIABLE_SEGMENT = re.compile(r"^(?=.*[\d_]).{6,}$")
+
+
+class Carrier(str):
+    """A header value that carries whose call it is; empty as text, so that it tells nothing if it leaks."""
+
+    identity: Identity
+
+
+class Route(NamedTuple):
+    """A metered operation of an SDK.
+
+    Attributes:
+        name: Such as "chat.completions".
+        read: Reads the usage of an answer: `(answer, want_tools) -> Usage | None`.
+        stream_reader: Makes a reader for a stream: `(want_tools, drops_usage_chunk) -> StreamReader`.
+        generates: Whether there is output.
+        max_tokens_names: Body fields that bound the output, the first that is set counts.
+        asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage` asks for it.
+    """
+
+    name: str
+    read: Callable[[Any, bool], Usage | None]
+    stream_reader: Callable[[bool, bool], StreamReader]
+    generates: bool = True
+    max_tokens_names: tuple[str, ...] = ()
+    asks_for_usage: bool = False
+
+
+class Sdk(Protocol):
+    """What the thin file of an SDK tells the funnel."""
+
+    name: str
+
+    def route(self, method: str, path: str) -> Route | bool:
+        """Return a metered route, True for a free operation, False for one that we do not know."""
+
+    def provider(self, client: Any) -> str:
+        """Return who is called through this client."""
+
+    def tells_stream_usage(self, client: Any) -> bool:
+        """Tell whether the host behind this client is known to honour `include_usage`."""
+
+
+class Prepared(NamedTuple):
+    """A metered call, ready to begin."""
+
+    request: Request
+    route: Route
+    is_stream: bool
+    is_raw: bool
+    drops_usage_chunk: bool
+
+
+_active: Meter | None = None
+_inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
+"""The client and options of the call that is under way here: a second wrapper of ours inside it stands back."""
+
+
+def set_active(meter: Meter | None) -> None:
+    """Let calls go through a meter from now on; None lets them pass."""
+    global _active
+    _active = meter
+
+
+def active() -> Meter | None:
+    """Return the meter that calls go through, or None."""
+    return _active
+
+
+# -- the wrappers
+
+
+def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
+    """Return the sync funnel method of an SDK with gate and meter around it."""
+
+    @functools.wraps(original)
+    def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        meter = _active
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        if meter is None or _is_inside(client, options):
+            return original(client, *args, **kwargs)
+        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+        if prepared is None:
+            return original(client, *args, **kwargs)
+        call = attempt("begin", meter.begin, prepared.request)
+        while isinstance(call, Wait):
+            call.block()
+            call = attempt("begin", meter.begin, prepared.request)
+        if call is None:
+            return original(client, *args, **kwargs)
+        token = _inside.set((client, options))
+        try:
+            answer = original(client, *args, **kwargs)
+        except BaseException as error:
+            attempt("settle", end_failed, meter, call, prepared, error)
+            raise
+        finally:
+            _inside.reset(token)
+        attempt("settle", end_answered, meter, call, prepared, answer)
+        return answer
+
+    return request
+
+
+def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
+    """Return the async funnel method of an SDK with gate and meter around it."""
+
+    @functools.wraps(original)
+    async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        meter = _active
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        if meter is None or _is_inside(client, options):
+            return await original(client, *args, **kwargs)
+        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+        if prepared is None:
+            return await original(client, *args, **kwargs)
+        call = attempt("begin", meter.begin, prepared.request)
+        while isinstance(call, Wait):
+            await call
+            call = attempt("begin", meter.begin, prepared.request)
+        if call is None:
+            return await original(client, *args, **kwargs)
+        token = _inside.set((client, options))
+        try:
+            answer = await original(client, *args, **kwargs)
+        except BaseException as error:
+            attempt("settle", end_failed, meter, call, prepared, error)
+            raise
+        finally:
+            _inside.reset(token)
+        attempt("settle", end_answered, meter, call, prepared, answer)
+        return answer
+
+    return request
+
+
+def _is_inside(client: Any, options: Any) -> bool:
+    under_way = _inside.get()
+    return under_way is not None and under_way[0] is client and under_way[1] is options
+
+
+# -- before
+
+
+def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
+    """Read a request as the SDK is about to send it; None for one that is not metered.
+
+    Removes what is ours from the headers, and asks for the usage of a stream where the host is known to tell
+    it only then and the application has not decided itself.
+    """
+    identity, raw = _take_headers(options)
+    method, path = str(options.method).upper(), plain_path(options.url)
+    route = sdk.route(method, path)
+    if isinstance(route, bool):
+        if not route:
+            shown = route_name(method, path)
+            failures.say(f"unmetered:{sdk.name}:{shown}", "%s %s is neither gated nor metered", sdk.name, shown)
+        return None
+    body = options.json_data if isinstance(options.json_data, Mapping) else None
+    extra = getattr(options, "extra_json", None)
+    if body is not None and isinstance(extra, Mapping) and extra:
+        body = {**body, **extra}
+    get_field = body.get if body is not None else _nothing
+    is_stream = bool(kwargs.get("stream"))
+    drops = False
+    if is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client):
+        drops = _ask_for_usage(options)
+    model = get_field("model")
+    request = Request(
+        sdk.provider(client),
+        route.name,
+        model if isinstance(model, str) else "",
+        body,
+        generates=route.generates,
+        max_tokens=_max_tokens(route, get_field),
+        identity=identity,
+    )
+    return Prepared(request, route, is_stream, raw, drops)
+
+
+def _nothing(name: str) -> None:
+    """Stand for the fields of a body that is no JSON object."""
+
+
+def _take_headers(options: Any) -> tuple[Identity | None, bool]:
+    """Return whose call the headers say it is, and whether a raw response was asked for; remove what is ours."""
+    headers = options.headers
+    if not isinstance(headers, Mapping) or not headers:
+        return None, False
+    identity = None
+    raw = False
+    for name, value in headers.items():
+        if name.lower() == _RAW_HEADER:
+            raw = True
+        elif isinstance(value, Carrier):
+            identity = value.identity
+    if identity is not None:
+        options.headers = {name: value for name, value in headers.items() if not isinstance(value, Carrier)}
+    return identity, raw
+
+
+def _max_tokens(route: Route, get_field: Callable[[str], Any]) -> int | None:
+    for name in route.max_tokens_names:
+        value = get_field(name)
+        if type(value) is int and value > 0:
+            answers = get_field("n")
+            return value * answers if type(answers) is int and answers > 1 else value
+    return None
+
+
+def _ask_for_usage(options: Any) -> bool:
+    """Have a stream end with its usage; true when we asked and not the application, so the chunk is ours."""
+    body = options.json_data
+    stream_options = body.get("stream_options")
+    if isinstance(stream_options, Mapping) and "include_usage" in stream_options:
+        return False
+    own = dict(stream_options) if isinstance(stream_options, Mapping) else {}
+    options.json_data = {**body, "stream_options": {**own, "include_usage": True}}
+    return True
+
+
+def plain_path(url: Any) -> str:
+    """Return the path of a request below the API's root: `/chat/completions`, `/messages`."""
+    path = str(url).split("?", 1)[0]
+    if "://" in path:
+        path = "/" + path.split("://", 1)[1].partition("/")[2]
+    path = "/" + path.strip("/")
+    return path[3:] if path.startswith("/v1/") else path
+
+
+def route_name(method: str, path: str) -> str:
+    """Return a path with its ids left out, so that a route is said once and not once per id."""
+    segments = ["{id}" if _VARIABLE_SEGMENT.match(each) else each for each in path.split("/")]
+    return f"{method} {'/'.join(segments)}"
+
+
+# -- after
+
+
+def end_answered(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> None:
+    """End a call that was answered: now, or when its stream ends."""
+    route = prepared.route
+    want_tools = bool(call.plan.tool_costs_nano)
+    if not prepared.is_raw and not prepared.is_stream and not _is_http(answer):
+        meter.settle(call, attempt("usage", route.read, answer, want_tools))
+        return
+    reader = route.stream_reader(want_tools, prepared.drops_usage_chunk)
+    if prepared.is_raw or _is_http(answer):
+        _end_raw(meter, call, route, answer, reader, want_tools)
+    elif not tap_stream(answer, Ending(meter, call, reader), reader):
+        failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
+        meter.settle(call, None)
+
+
+def _is_http(answer: Any) -> bool:
+    """Tell whether an answer is the HTTP library's own response (`cast_to=Response`)."""
+    return hasattr(answer, "is_stream_consumed") and hasattr(answer, "stream")
+
+
+def _end_raw(
+    meter: Meter, call: Call, route: Route, answer: Any, reader: StreamReader, want_tools: bool
+) -> None:
+    """End a call whose answer the application reads raw: from its bytes, read or still to come."""
+
+    def read(document: Any) -> Usage | None:
+        return route.read(document, want_tools)
+
+    response = answer if _is_http(answer) else getattr(answer, "http_response", None)
+    if response is None:
+        meter.settle(call, None)
+        return
+    if getattr(response, "is_stream_consumed", False) or getattr(response, "is_closed", False):
+        document = attempt("usage", response.json)
+        meter.settle(call, attempt("usage", read, document) if document is not None else None)
+        return
+    bytes_reader = BytesReader(response.headers, reader, read)
+    if not attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader):
+        meter.settle(call, None)
+
+
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
+_CAUSES_MAX = 8
+
+
+def end_failed(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:
+    """End a call that raised: void what cannot have cost anything, settle the rest.
+
+    A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
+    cancellation settle the estimate, since the provider may have billed. An answer that the SDK could not
+    parse was paid too; where the error carries the answer, its usage counts.
+    """
+    answered = get(error, "completion")
+    if answered is not None:
+        usage = attempt("usage", prepared.route.read, answered, bool(call.plan.tool_costs_nano))
+        meter.settle(call, usage)
+        return
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        if status >= 400:
+            meter.void(call, f"status {status}")
+        else:
+            meter.settle(call, None)
+        return
+    if not isinstance(error, Exception):
+        meter.settle(call, None)
+        return
+    names = _names_of_causes(error)
+    if any(name in _NEVER_SENT for name in names):
+        meter.void(call, "never sent")
+    elif isinstance(error, ValueError) or any(_is_transport(name) for name in names):
+        meter.settle(call, None)
+    else:
+        meter.void(call, "failed before it was sent")
+
+
+def _names_of_causes(error: BaseException) -> list[str]:
+    names: list[str] = []
+    each: BaseException | None = error
+    while each is not None and len(names) < _CAUSES_MAX:
+        names.extend(base.__name__ for base in type(each).__mro__)
+        each = each.__cause__ or each.__context__
+    return names
+
+
+def _is_transport(name: str) -> bool:
+    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for a broken exchange."""
+    return name in ("APIConnectionError", "APITimeoutError", "TransportError", "TimeoutException", "TimeoutError")
+
+
+# -- the arguments of a single call
+
+
+def wrap_resource(original: Callable[..., Any], *, is_coroutine: bool) -> Callable[..., Any]:
+    """Return a resource method that takes the `paygent_*` arguments and hands them to the funnel."""
+    if is_coroutine:
+
+        @functools.wraps(original)
+        async def async_method(*args: Any, **kwargs: Any) -> Any:
+            if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+                kwargs = carry(kwargs)
+            return await original(*args, **kwargs)
+
+        return async_method
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+            kwargs = carry(kwargs)
+        return original(*args, **kwargs)
+
+    return method
+
+
+def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Move our arguments of a call into a header that the funnel takes out again.
+
+    A header, and not the context: helpers such as `.stream()` send their request later, elsewhere.
+    """
+    kwargs = dict(kwargs)
+    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
+    if _active is None:
+        return kwargs
+    carrier = Carrier("")
+    carrier.identity = Identity(user_id, session_id, None, metadata)
+    headers = kwargs.get("extra_headers")
+    kwargs["extra_headers"] = {**(headers if isinstance(headers, Mapping) else {}), CARRIER_HEADER: carrier}
+    return kwargs

@@ -1,0 +1,318 @@
+"""Taps of streams: the object that the SDK returned stays the object that the application gets.
+
+Two taps, since neither sees everything. The *iterator tap* takes the place of the iterator inside the SDK's
+stream object and sees each parsed chunk; the *byte tap* takes the place of the byte stream inside the HTTP
+response and sees `close()`, and the bytes of raw responses that nobody parses. Both end the call through one
+`Ending`, which counts once however many of them fire: at the last chunk, at close, on an error, or when the
+stream is dropped and collected.
+
+What is kept of a stream is its usage and a count of text bytes: memory does not grow with its length.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
+from paygent.core.usage import Usage, get
+from paygent.failopen import attempt
+from paygent.meter import Call, Meter
+
+_JSON_BYTES_MAX = 16 * 1024 * 1024  # a larger JSON answer is not read for its usage
+_LINE_BYTES_MAX = 1024 * 1024  # a longer line of a server-sent event is skipped
+
+
+class StreamReader(Protocol):
+    """Reads the chunks of one stream of one route; made anew for each stream."""
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Read one chunk, an SDK object or a dict; true means "ours alone, keep it from the application"."""
+
+    def usage(self, estimate: Estimate) -> Usage | None:
+        """Return what was used, as far as it was seen; None when nothing was."""
+
+
+def counted(
+    known: Usage | None, text_bytes: int, estimate: Estimate, *, input_is_known: bool = False
+) -> Usage | None:
+    """Return the usage of a stream that ended before its final usage arrived, from what was received.
+
+    Args:
+        known: What the provider said so far, or None.
+        text_bytes: UTF-8 length of the text received.
+        estimate: What the call was held for; its input is taken where the provider did not tell.
+        input_is_known: Whether `known` has the true input.
+    """
+    if known is None and not text_bytes:
+        return None
+    output_tokens = -(-text_bytes // BYTES_PER_TOKEN)
+    if known is None:
+        return Usage(estimate.input_tokens, output_tokens, quality="estimated")
+    output_tokens = max(output_tokens, known.output_tokens)
+    quality = "partial" if input_is_known else "estimated"
+    return known._replace(output_tokens=output_tokens, quality=quality)  # type: ignore[arg-type]
+
+
+class Ending:
+    """Ends one streamed call with whatever its reader has seen by then; the first end counts."""
+
+    __slots__ = ("_call", "_meter", "_reader")
+
+    def __init__(self, meter: Meter, call: Call, reader: StreamReader) -> None:
+        self._meter = meter
+        self._call = call
+        self._reader = reader
+
+    def __call__(self) -> None:
+        if not self._call.done:
+            attempt("settle", self._settle)
+
+    def _settle(self) -> None:
+        usage = attempt("usage", self._reader.usage, self._call.estimate)
+        self._meter.settle(self._call, usage)
+
+
+class IteratorTap:
+    """Takes the place of the iterator in a sync stream object."""
+
+    __slots__ = ("_ending", "_feed", "_inner", "_next")
+
+    def __init__(self, inner: Iterator[Any], reader: StreamReader, ending: Ending) -> None:
+        self._inner = inner
+        self._next = inner.__next__
+        self._feed = reader.feed
+        self._ending = ending
+
+    def __iter__(self) -> IteratorTap:
+        return self
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                chunk = self._next()
+            except BaseException:  # the end, an error, a cancellation: each ends the call, none is ours to keep
+                self._ending()
+                raise
+            if not attempt("stream", self._feed, chunk):
+                return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __del__(self) -> None:
+        self._ending()
+
+
+class AsyncIteratorTap:
+    """Takes the place of the iterator in an async stream object."""
+
+    __slots__ = ("_ending", "_feed", "_inner", "_next")
+
+    def __init__(self, inner: AsyncIterator[Any], reader: StreamReader, ending: Ending) -> None:
+        self._inner = inner
+        self._next = inner.__anext__
+        self._feed = reader.feed
+        self._ending = ending
+
+    def __aiter__(self) -> AsyncIteratorTap:
+        return self
+
+    async def __anext__(self) -> Any:
+        while True:
+            try:
+                chunk = await self._next()
+            except BaseException:  # as in the sync tap
+                self._ending()
+                raise
+            if not attempt("stream", self._feed, chunk):
+                return chunk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    def __del__(self) -> None:
+        self._ending()
+
+
+class BytesReader:
+    """Reads usage from the bytes of a response that the application consumes raw."""
+
+    __slots__ = ("_buffer", "_is_events", "_read", "_reader", "_seen", "_skipping")
+
+    def __init__(self, headers: Any, reader: StreamReader, read: Any) -> None:
+        """Look at what is coming.
+
+        Args:
+            headers: The response's headers.
+            reader: Fed with the events of an event stream.
+            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | None`.
+        """
+        content_type = str(headers.get("content-type") or "")
+        encoding = str(headers.get("content-encoding") or "identity")
+        self._is_events = "event-stream" in content_type
+        self._skipping = encoding != "identity" or not (self._is_events or "json" in content_type)
+        self._buffer = bytearray()
+        self._reader = reader
+        self._read = read
+        self._seen: Usage | None = None
+
+    def feed_bytes(self, data: bytes) -> None:
+        """Take the next bytes."""
+        if self._skipping:
+            return
+        self._buffer += data
+        if not self._is_events:
+            if len(self._buffer) > _JSON_BYTES_MAX:
+                self._skipping = True
+                self._buffer.clear()
+            return
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = bytearray(rest[:_LINE_BYTES_MAX])
+        for line in lines:
+            if line.startswith(b"data:") and b'"usage"' in line:
+                self._reader.feed(json.loads(line[5:]))
+
+    def finish(self) -> None:
+        """Read what only the whole answer tells."""
+        if self._buffer and not self._is_events:
+            self._seen = self._read(json.loads(bytes(self._buffer)))
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Chunks come as bytes here; see `feed_bytes`."""
+        return None
+
+    def usage(self, estimate: Estimate) -> Usage | None:
+        """Return what was seen; see `StreamReader.usage`."""
+        attempt("usage", self.finish)
+        return self._seen if self._seen is not None else self._reader.usage(estimate)
+
+
+class ByteTap:
+    """What the byte taps of both kinds share; made a subclass of the HTTP library's own stream class."""
+
+    _inner: Any
+    _ending: Ending
+    _bytes: BytesReader | None
+    _exhausted: bool
+
+    def watch(self, inner: Any, ending: Ending, reader: BytesReader | None) -> None:
+        """Take the place of `inner`.
+
+        Args:
+            ending: Fired by a close before the end; and by the end, if nobody parses the stream.
+            reader: Reads the bytes where nobody parses the stream; None where an iterator tap sees the chunks.
+        """
+        self._inner = inner
+        self._ending = ending
+        self._bytes = reader
+        self._exhausted = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # before `watch`, and while being copied
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def _feed(self, data: bytes) -> None:
+        if self._bytes is not None:
+            attempt("stream_bytes", self._bytes.feed_bytes, data)
+
+    def _end(self) -> None:
+        # A stream that was read to its end is ended by the iterator tap, which sees the last chunk only now.
+        if self._bytes is not None or not self._exhausted:
+            self._ending()
+
+    def __del__(self) -> None:
+        if "_ending" in self.__dict__ and self._bytes is not None:
+            self._ending()
+
+
+class _SyncByteTap(ByteTap):
+    def __iter__(self) -> Iterator[bytes]:
+        for data in self._inner:
+            self._feed(data)
+            yield data
+        self._exhausted = True
+
+    def close(self) -> None:
+        try:
+            self._inner.close()
+        finally:
+            self._end()
+
+
+class _AsyncByteTap(ByteTap):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for data in self._inner:
+            self._feed(data)
+            yield data
+        self._exhausted = True
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:
+            self._end()
+
+
+@lru_cache(maxsize=16)
+def _tap_class(stream_class: type) -> type | None:
+    """Return a tap class that the HTTP library takes for one of its own streams (it checks the type).
+
+    httpx and httpx2 have classes of the same names; neither is imported here, the one in use tells.
+    """
+    for base in stream_class.__mro__:
+        if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
+            kind = _AsyncByteTap if base.__name__ == "AsyncByteStream" else _SyncByteTap
+            return type(kind.__name__, (kind, base), {})
+    return None
+
+
+def tap_bytes(response: Any, ending: Ending, reader: BytesReader | None) -> bool:
+    """Put a byte tap into an HTTP response; false where it has no stream that can be watched."""
+    inner = getattr(response, "stream", None)
+    tap_class = _tap_class(type(inner)) if inner is not None else None
+    if tap_class is None:
+        return False
+    tap = tap_class()
+    tap.watch(inner, ending, reader)
+    response.stream = tap
+    return True
+
+
+def tap_stream(stream: Any, ending: Ending, reader: StreamReader) -> bool:
+    """Put both taps into an SDK's stream object; false where it is none."""
+    inner = getattr(stream, "_iterator", None)
+    if inner is None:
+        return False
+    if hasattr(inner, "__anext__"):
+        stream._iterator = AsyncIteratorTap(inner, reader, ending)
+    else:
+        stream._iterator = IteratorTap(inner, reader, ending)
+    response = getattr(stream, "response", None)
+    if response is not None:
+        attempt("tap_bytes", tap_bytes, response, ending, None)
+    return True
+
+
+def text_bytes(value: Any) -> int:
+    """Return the UTF-8 length of a piece of text; 0 for anything else."""
+    if not isinstance(value, str):
+        return 0
+    return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+
+
+def field(value: Any, *names: str) -> Any:
+    """Read a nested field of SDK objects or dicts; None where one is missing."""
+    for name in names:
+        value = value[0] if name == "0" and value else get(value, name) if name != "0" else None
+        if value is None:
+            return None
+    return value
+
+
+def is_mapping(value: Any) -> bool:
+    """Tell whether a value is a JSON object."""
+    return isinstance(value, Mapping)

@@ -1,0 +1,730 @@
+"""What one process knows of its users, and the holds of its calls in flight.
+
+Theory of operation
+-------------------
+Every limit of a user's plan is an account: what was spent in its window, and what calls in flight hold.
+`spent` is the ledger's figure as last read (`base`) plus this process's own events that the ledger has not
+acknowledged yet (`undelivered`); acknowledging takes an event out of the second and reads the first anew, in
+one step under the lock, so no call ever sees it twice or not at all.
+
+A call holds on all its accounts or on none. Where a need does not fit under a line, the call may go as the
+one that straddles it, holding all that is left, if no other straddler is in flight. Two accounts without a
+cap, the user's spend in the period and in the session, are always kept, because people ask for them.
+
+One lock guards everything and is held for microseconds: no I/O, no callback and no logging under it. Nothing
+here knows the journal, the ledger or a clock; times and ids are passed in.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from paygent.core.account import AccountKey, amount
+from paygent.core.event import Event
+from paygent.core.gate import Decision, Lines, Reading, decide, judge, lines_of
+from paygent.core.period import (
+    END_OF_TIME_US,
+    ROLLING_STEPS,
+    Subscription,
+    Window,
+    billing_period,
+    day,
+    rolling_length_us,
+)
+from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of, plan_from_json
+from paygent.failopen import failures
+from paygent.prices.names import plain
+from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
+
+USERS_MAX = 20_000
+"""Users kept in memory; beyond it, idle ones are forgotten and read again when they come back."""
+
+_BOOKS_MAX = 256  # accounts kept per user; beyond it, those of idle sessions are forgotten
+_ROUTES_MAX = 64  # (model, session) pairs remembered per user
+_EVICTED_AT_ONCE = 64  # oldest users looked at when one is forgotten; bounds the time under the lock
+_UNLIMITED = PlanConfig()
+_PERIOD_SPEND = LimitKey("spend", "user", "", "period")
+_SESSION_SPEND = LimitKey("spend", "session", "", "session")
+_US_PER_MINUTE = 60_000_000
+_STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
+
+
+class Account:
+    """One limit of one user in one window; see the module. All amounts in the unit of its metric."""
+
+    __slots__ = ("base", "held", "key", "lines", "metric", "reason", "stale_us", "straddlers", "undelivered", "warned")
+
+    def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
+        self.key = key
+        self.metric = key.limit.metric
+        self.reason = reason
+        self.lines = lines
+        self.base = 0
+        self.undelivered = 0
+        self.held = 0
+        self.straddlers = 0
+        self.warned = False
+        self.stale_us = END_OF_TIME_US
+
+    @property
+    def spent(self) -> int:
+        """Settled in the window: the ledger's figure and what it does not know yet."""
+        return self.base + self.undelivered
+
+
+class ModelUse:
+    """What a user used of one model in the current period."""
+
+    __slots__ = ("base_cost_nano", "base_tokens", "cost_nano", "held_cost_nano", "held_tokens", "tokens")
+
+    def __init__(self) -> None:
+        self.base_tokens = self.base_cost_nano = 0
+        self.tokens = self.cost_nano = 0
+        self.held_tokens = self.held_cost_nano = 0
+
+
+class User:
+    """What this process knows of one user. Changed only under the lock of `Accounts`."""
+
+    __slots__ = (
+        "assigned",
+        "books",
+        "epoch",
+        "known",
+        "models",
+        "open_session",
+        "own",
+        "pending",
+        "period",
+        "plan",
+        "plan_name",
+        "read_us",
+        "routes",
+        "sdk_enabled",
+        "session_id",
+        "sessions",
+        "stale_us",
+        "subscription",
+        "touched",
+        "user_id",
+        "waited",
+    )
+
+    def __init__(self, user_id: str, plan_name: str) -> None:
+        self.user_id = user_id
+        self.plan_name = plan_name
+        self.plan = _UNLIMITED
+        self.own: PlanConfig | None = None
+        self.assigned = False
+        self.sdk_enabled = True
+        self.subscription: Subscription | None = None
+        self.period = Window(0, 0)
+        self.epoch = -1
+        self.known = False
+        self.waited = False
+        self.touched = False
+        self.read_us = 0
+        self.stale_us = END_OF_TIME_US
+        self.session_id = ""
+        self.open_session: SessionState | None = None
+        self.sessions: set[str] = set()
+        self.books: dict[AccountKey, Account] = {}
+        self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
+        self.models: dict[str, ModelUse] = {}
+        self.pending: dict[str, Event] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost by forgetting this user."""
+        return not self.pending and not any(account.held for account in self.books.values())
+
+
+class Hold(NamedTuple):
+    """What a call holds, on every account that it touches.
+
+    Attributes:
+        parts: Accounts and how much is held on each.
+        straddled: Accounts whose line this call crosses.
+        period: The billing period that the call belongs to.
+        warnings: Readings of accounts newly past their warn line.
+        cost_nano, tokens: What was asked for.
+        model_key: The model that the hold counts under.
+    """
+
+    parts: tuple[tuple[Account, int], ...]
+    straddled: tuple[Account, ...]
+    period: Window
+    warnings: tuple[Reading, ...]
+    cost_nano: int
+    tokens: int
+    model_key: str
+
+
+class Figures(NamedTuple):
+    """What a user has used, in nano-dollars and tokens.
+
+    Attributes:
+        period_cost_nano, session_cost_nano: Spent.
+        held_cost_nano: Held by calls in flight.
+        by_model: (tokens, nano-dollars, held tokens) in the period, by canonical model name.
+    """
+
+    period_cost_nano: int
+    session_cost_nano: int
+    held_cost_nano: int
+    by_model: dict[str, tuple[int, int, int]]
+
+
+KEEP = Lines(-1, -1, -1)
+"""Stands for the lines that an account has already."""
+
+
+class Accounts:
+    """The users, accounts and holds of one process and product. Thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        default_plan: str,
+        new_id: Callable[[int], str],
+        warn_every_call: bool = False,
+        refresh_us: int = 60_000_000,
+    ) -> None:
+        """Start with nothing known.
+
+        Args:
+            default_plan: Plan of users that nobody assigned.
+            new_id: Makes an id from a time in microseconds (for sessions).
+            warn_every_call: Whether a warning fires on every call past the line, not once.
+            refresh_us: Age, in microseconds, at which what is known of a user is asked for again.
+        """
+        self.lock = threading.Lock()
+        self.default_plan = default_plan
+        self.plans: dict[str, PlanConfig] = {}
+        self.users: dict[str, User] = {}
+        self.epoch = 0
+        self.deliveries = 0
+        self._plan_versions: dict[str, int] = {}
+        self._changing: dict[str, int] = {}
+        self._new_id = new_id
+        self._warn_every_call = warn_every_call
+        self._refresh_us = refresh_us
+        self._opened: list[SessionRecord] = []
+
+    # -- users and plans
+
+    def user(self, user_id: str, at_us: int) -> User:
+        """Return a user, made on first sight, with plan and period as of now."""
+        user = self.users.get(user_id)
+        if user is None or user.epoch != self.epoch or at_us >= user.period.end_us:
+            with self.lock:
+                user = self.users.get(user_id)
+                if user is None:
+                    if len(self.users) >= USERS_MAX:
+                        self._forget_one()
+                    user = self.users[user_id] = User(user_id, self.default_plan)
+                if user.epoch != self.epoch or at_us >= user.period.end_us:
+                    self._refresh_plan(user, at_us)
+        return user
+
+    def _forget_one(self) -> None:
+        """Forget the oldest idle user, so that memory stays bounded."""
+        for number, (user_id, user) in enumerate(self.users.items()):
+            if user.is_idle:
+                del self.users[user_id]
+                return
+            if number >= _EVICTED_AT_ONCE:
+                return
+
+    def _refresh_plan(self, user: User, at_us: int) -> None:
+        """Bring a user's plan and period up to date; under the lock."""
+        period = billing_period(user.subscription, at_us)
+        if period is None:
+            failures.say("subscription_ended", "a subscription ended; its user is on the default plan now")
+            user.subscription = None
+            user.plan_name = self.default_plan
+            user.own = None
+            period = billing_period(None, at_us)
+        assert period is not None  # a calendar month never ends the subscription
+        if period != user.period:
+            user.period = period
+            user.models = {}
+            self._drop_ended(user, at_us)
+        plan = user.own or self.plans.get(user.plan_name)
+        if plan is None:
+            failures.say(
+                "plan_not_configured",
+                "plan %s is not configured; its users have no limits",
+                user.plan_name,
+            )
+            plan = _UNLIMITED
+        if plan is not user.plan:
+            if user.known and not set(_keys_of(plan)) <= set(_keys_of(user.plan)):
+                user.known = user.waited = False  # a new limit starts from what its window already saw
+            user.plan = plan
+        user.epoch = self.epoch
+        user.routes.clear()
+
+    def _drop_ended(self, user: User, at_us: int) -> None:
+        """Forget accounts of windows that ended, unless calls or events still refer to them."""
+        for key, account in list(user.books.items()):
+            if key.end_us <= at_us and not account.held and not account.undelivered:
+                del user.books[key]
+
+    def set_plan(self, name: str, plan: PlanConfig) -> None:
+        """Configure a plan; users of it follow at their next call."""
+        with self.lock:
+            self.plans[name] = plan
+            self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
+            self.epoch += 1
+
+    def assign(
+        self,
+        user_id: str,
+        plan_name: str,
+        own: PlanConfig | None,
+        subscription: Subscription | None,
+        at_us: int,
+    ) -> User:
+        """Assign a plan to a user; what was spent stays."""
+        user = self.user(user_id, at_us)
+        with self.lock:
+            user.plan_name, user.own, user.assigned = plan_name, own, True
+            user.subscription = subscription
+            user.period = Window(0, 0)
+            self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
+            self._refresh_plan(user, at_us)
+        return user
+
+    def recorded(self, what: str) -> None:
+        """Note that a directory record (`plan:<name>`, `user:<id>`) has reached the ledger."""
+        with self.lock:
+            left = self._changing.get(what, 0) - 1
+            if left > 0:
+                self._changing[what] = left
+            else:
+                self._changing.pop(what, None)
+
+    # -- sessions
+
+    def session(self, user: User, session_id: str | None, at_us: int) -> str:
+        """Return the session of a call: the one named, or the user's open one, opened or rotated if need be."""
+        if session_id is None:
+            opened = user.open_session
+            if opened is not None and at_us - opened.used_us <= user.plan.session_timeout_minutes * _US_PER_MINUTE:
+                if at_us > opened.used_us:
+                    user.open_session = opened._replace(used_us=at_us)
+                user.session_id = opened.session_id
+                return opened.session_id
+            with self.lock:
+                if user.open_session is opened or user.open_session is None:
+                    new = SessionState(self._new_id(at_us), at_us, at_us)
+                    user.open_session = new
+                    user.sessions.add(new.session_id)
+                    self._opened.append(SessionRecord(user.user_id, new.session_id, True, at_us, at_us))
+                session_id = user.open_session.session_id
+        user.session_id = session_id
+        return session_id
+
+    def take_opened(self) -> list[SessionRecord]:
+        """Return the sessions opened since the last call, for the journal."""
+        if not self._opened:
+            return []
+        with self.lock:
+            opened, self._opened = self._opened, []
+        return opened
+
+    # -- the gate
+
+    def hold(
+        self,
+        user: User,
+        session_id: str,
+        model_key: str,
+        *,
+        cost_nano: int,
+        tokens: int,
+        at_us: int,
+        strict: bool,
+        enforce: bool = True,
+    ) -> Hold | Decision:
+        """Hold what a call may use on all its accounts, or on none.
+
+        Args:
+            user, session_id, model_key: Whose call, in which session, of which model.
+            cost_nano, tokens: What the call may use.
+            at_us: When it begins.
+            strict: Whether it must fit whole.
+            enforce: False holds in any case (a call that runs past a hard gate).
+
+        Returns:
+            The hold, or the decision that refuses it.
+        """
+        with self.lock:
+            accounts = self._route(user, session_id, model_key, at_us)
+            parts: list[tuple[Account, int]] = []
+            straddled: list[Account] = []
+            passed: list[Account] = []
+            for account in accounts:
+                metric = account.metric
+                need = cost_nano if metric == "spend" else tokens if metric == "tokens" else 1
+                lines = account.lines
+                if lines is None:
+                    parts.append((account, need))
+                    continue
+                spent, held = account.base + account.undelivered, account.held
+                verdict = judge(
+                    spent, held, need, lines.block, strict=strict, straddled=account.straddlers > 0
+                )
+                if verdict != "fits":
+                    if verdict == "straddles":
+                        straddled.append(account)
+                        need = lines.block - spent - held
+                    elif enforce:
+                        return decide(_readings(accounts, cost_nano, tokens), strict=strict)
+                parts.append((account, need))
+                if spent >= lines.warn and (not account.warned or self._warn_every_call):
+                    passed.append(account)
+            warnings = _readings(passed, cost_nano, tokens) if passed else ()
+            for account in passed:
+                account.warned = True
+            for account, part in parts:
+                account.held += part
+            for account in straddled:
+                account.straddlers += 1
+            use = user.models.get(model_key)
+            if use is None:
+                use = user.models[model_key] = ModelUse()
+            use.held_tokens += tokens
+            use.held_cost_nano += cost_nano
+            user.touched = True
+            return Hold(
+                tuple(parts), tuple(straddled), user.period, warnings, cost_nano, tokens, model_key
+            )
+
+    def settle(self, user: User, hold: Hold | None, event: Event) -> None:
+        """Replace a hold by what was really spent, on the accounts of the windows in which the call began."""
+        with self.lock:
+            if hold is not None:
+                self._release(user, hold)
+            self._count(user, event)
+            user.pending[event.event_id] = event
+            user.touched = True
+
+    def release(self, user: User, hold: Hold) -> None:
+        """End a hold of a call that spent nothing."""
+        with self.lock:
+            self._release(user, hold)
+
+    def _release(self, user: User, hold: Hold) -> None:
+        for account, part in hold.parts:
+            account.held -= part
+        for account in hold.straddled:
+            account.straddlers -= 1
+        if hold.period == user.period:
+            use = user.models.get(hold.model_key)
+            if use is not None:
+                use.held_tokens -= hold.tokens
+                use.held_cost_nano -= hold.cost_nano
+
+    def _count(self, user: User, event: Event) -> None:
+        """Add an event to the accounts that count it; under the lock."""
+        if user.period.contains(event.at_us):  # the accounts of an older window are there if they are held
+            self._route(user, event.session_id, event.model_key, event.at_us)
+        cost_nano, tokens = event.cost_nano, event.total_tokens
+        for key, account in user.books.items():
+            if key.counts(event):
+                account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+        if event.model and event.period_start_us == user.period.start_us:
+            use = user.models.get(event.model_key)
+            if use is None:
+                use = user.models[event.model_key] = ModelUse()
+            use.tokens += tokens
+            use.cost_nano += cost_nano
+
+    def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
+        """Say what the gate would say now to a call of a model ("" for none, then no model's limit counts)."""
+        with self.lock:
+            accounts = self._route(user, session_id, model_key, at_us)
+            return decide(_readings(accounts, 0, 0), strict=user.plan.pre_call_estimate)
+
+    def figures(self, user: User, session_id: str, at_us: int) -> Figures:
+        """Return what a user has used in the current period and in a session."""
+        with self.lock:
+            period = self._open(
+                user, _account_key(_PERIOD_SPEND, user.period, session_id, at_us), _PERIOD_SPEND.reason, KEEP
+            )
+            session_spent = 0
+            if session_id:
+                key = _account_key(_SESSION_SPEND, user.period, session_id, at_us)
+                session_spent = self._open(user, key, _SESSION_SPEND.reason, KEEP).spent
+            return Figures(
+                period_cost_nano=period.spent,
+                session_cost_nano=session_spent,
+                held_cost_nano=sum(use.held_cost_nano for use in user.models.values()),
+                by_model={
+                    model: (use.base_tokens + use.tokens, use.base_cost_nano + use.cost_nano, use.held_tokens)
+                    for model, use in user.models.items()
+                    if model
+                },
+            )
+
+    def _route(self, user: User, session_id: str, model_key: str, at_us: int) -> tuple[Account, ...]:
+        """Return the accounts that a call touches, remembered until one of their windows ends; under the lock."""
+        route = user.routes.get((model_key, session_id))
+        if route is not None and at_us < route[0]:
+            return route[1]
+        found: list[Account] = []
+        seen: set[LimitKey] = set()
+        plan = user.plan
+        for limit in limits_of(plan):
+            if limit.model is not None and plain(limit.model) != model_key:
+                continue
+            if limit.scope == "session" and not session_id:
+                continue
+            found.append(self._account(user, plan, limit, session_id, at_us))
+            seen.add(limit.key)
+        for key in (_PERIOD_SPEND, _SESSION_SPEND):
+            if key not in seen and (key.scope == "user" or session_id):
+                found.append(self._open(user, _account_key(key, user.period, session_id, at_us), key.reason, None))
+        until = min(account.key.end_us for account in found)
+        if len(user.routes) >= _ROUTES_MAX:
+            user.routes.clear()
+        accounts = tuple(found)
+        user.routes[(model_key, session_id)] = (until, accounts)
+        return accounts
+
+    def _account(self, user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
+        assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
+        lines = lines_of(limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm)
+        key = _account_key(limit.key, user.period, session_id, at_us)
+        return self._open(user, key, limit.key.reason, lines)
+
+    def _open(self, user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
+        """Return an account of a user, opened with what this process has not delivered yet.
+
+        Args:
+            lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to leave them.
+        """
+        account = user.books.get(key)
+        if account is None:
+            if len(user.books) >= _BOOKS_MAX:
+                self._close_idle_sessions(user, key.session_id)
+            account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
+            for event in user.pending.values():
+                if key.counts(event):
+                    account.undelivered += amount(
+                        account.metric, cost_nano=event.cost_nano, tokens=event.total_tokens
+                    )
+            if rolling_length_us(key.limit.window) is not None:
+                account.stale_us = user.stale_us = 0
+        if lines is not KEEP and account.lines != lines:
+            account.lines = lines
+            account.warned = False
+        return account
+
+    def _close_idle_sessions(self, user: User, kept: str) -> None:
+        """Forget accounts of sessions that nothing refers to; they are read again when they come back."""
+        for key, account in list(user.books.items()):
+            if key.session_id and key.session_id != kept and not account.held and not account.undelivered:
+                del user.books[key]
+                user.sessions.discard(key.session_id)
+        user.routes.clear()
+
+    # -- the ledger's side
+
+    def question(self, user: User, session_id: str | None, at_us: int) -> Question:
+        """Return what to ask the ledger about a user: every account of the plan, here and now."""
+        with self.lock:
+            session = session_id or (user.open_session.session_id if user.open_session else "")
+            return Question(user.user_id, self._keys_now(user, session, at_us), user.period.start_us)
+
+    def _keys_now(self, user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
+        """Return every account that a call of this user could touch now, in a session; under the lock."""
+        models = {plain(limit.model) for limit in limits_of(user.plan) if limit.model is not None}
+        accounts = {
+            account.key: None
+            for model_key in ("", *models)
+            for account in self._route(user, session_id, model_key, at_us)
+        }
+        return tuple(accounts)
+
+    def asks(self, user: User, session_id: str | None, at_us: int) -> bool:
+        """Tell whether the ledger should be asked before this user's next call is decided.
+
+        That is so once per user, per session named by the application, per limit that was added, and for
+        rolling windows whose sum has aged. A call that has waited once goes on with what is known.
+        """
+        if not user.known:
+            return not user.waited
+        if session_id is not None and session_id not in user.sessions:
+            return True
+        return at_us >= user.stale_us
+
+    def waited(self, user: User, session_id: str | None, at_us: int) -> None:
+        """Note that a call has waited for the ledger, so that the next one does not."""
+        with self.lock:
+            user.waited = True
+            if session_id is not None:
+                user.sessions.add(session_id)
+            if at_us >= user.stale_us:
+                user.stale_us = at_us + _STALE_RETRY_US
+
+    def touched(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
+        """Return questions for the users that were active since the last call, and for those named."""
+        active = {user.user_id: user for user in list(self.users.values()) if user.touched}
+        for user_id in also:
+            known = self.users.get(user_id)
+            if known is not None:
+                active[user_id] = known
+        for user in active.values():
+            user.touched = False
+        return tuple(
+            self.question(self.user(user.user_id, at_us), user.session_id or None, at_us)
+            for user in active.values()
+        )
+
+    def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
+        """Take delivered events out of what is undelivered and read the ledger's figures, in one step.
+
+        Args:
+            delivered: Events that the ledger has booked now or earlier.
+            answer: The ledger's state after that.
+            at_us: When the answer came.
+        """
+        self._read_plans(answer)
+        by_user: dict[str, list[Event]] = {}
+        for event in delivered:
+            by_user.setdefault(event.user_id, []).append(event)
+        for user_id in {**by_user, **answer.users}:
+            user = self.users.get(user_id)
+            if user is None:
+                continue
+            with self.lock:
+                for event in by_user.get(user_id, ()):
+                    self._acknowledge_one(user, event, is_new=event.event_id in answer.counted)
+                state = answer.users.get(user_id)
+                if state is not None:
+                    self._read_state(user, state, at_us)
+        self.deliveries += 1
+
+    def _acknowledge_one(self, user: User, event: Event, *, is_new: bool) -> None:
+        settled = user.pending.pop(event.event_id, None)
+        if settled is None:
+            return
+        cost_nano, tokens = settled.cost_nano, settled.total_tokens
+        for key, account in user.books.items():
+            if key.counts(settled):
+                weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+                account.undelivered -= weight
+                account.base += weight if is_new else 0
+        if settled.model and settled.period_start_us == user.period.start_us:
+            use = user.models.get(settled.model_key)
+            if use is not None:
+                use.tokens -= tokens
+                use.cost_nano -= cost_nano
+                use.base_tokens += tokens if is_new else 0
+                use.base_cost_nano += cost_nano if is_new else 0
+
+    def _read_plans(self, answer: Answer) -> None:
+        for name, (version, document) in answer.plans.items():
+            if self._plan_versions.get(name) == version or "plan:" + name in self._changing:
+                continue
+            plan = plan_from_json(document)
+            with self.lock:
+                self._plan_versions[name] = version
+                if self.plans.get(name) != plan:
+                    self.plans[name] = plan
+                    self.epoch += 1
+
+    def read(self, answer: Answer, at_us: int) -> None:
+        """Take over plans and state of users that were asked for."""
+        self._read_plans(answer)
+        for user_id, state in answer.users.items():
+            user = self.users.get(user_id)
+            if user is not None:
+                with self.lock:
+                    self._read_state(user, state, at_us)
+
+    def _read_state(self, user: User, state: UserLedger, at_us: int) -> None:
+        """Take over the ledger's word on a user; under the lock. What this process is just changing stays."""
+        if "user:" + user.user_id not in self._changing:
+            plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
+            own = plan_from_json(state.own) if state.own is not None else None
+            if (plan_name, state.subscription) != (user.plan_name, user.subscription) or own != user.own:
+                user.plan_name, user.subscription, user.own = plan_name, state.subscription, own
+                user.period = Window(0, 0)
+                self._refresh_plan(user, at_us)
+            user.assigned = state.plan is not None
+            user.sdk_enabled = state.sdk_enabled
+        theirs, ours = state.open_session, user.open_session
+        if theirs is not None and (ours is None or theirs.started_us > ours.started_us):
+            user.open_session = theirs
+            user.sessions.add(theirs.session_id)
+        user.stale_us = at_us + self._refresh_us
+        for key, spent in state.spent.items():
+            account = user.books.get(key)
+            if account is None:
+                continue
+            account.base = spent
+            if key.session_id:
+                user.sessions.add(key.session_id)
+            length_us = rolling_length_us(key.limit.window)
+            if length_us is not None:
+                account.stale_us = at_us + length_us // ROLLING_STEPS
+                user.stale_us = min(user.stale_us, account.stale_us)
+        asked_right = state.period_start_us == user.period.start_us
+        if asked_right:
+            for model, (tokens, cost_nano) in state.by_model.items():
+                use = user.models.get(model)
+                if use is None:
+                    use = user.models[model] = ModelUse()
+                use.base_tokens, use.base_cost_nano = tokens, cost_nano
+        # A plan or period that was news changes what had to be asked; then the answer is not yet enough.
+        user.known = asked_right and state.spent.keys() >= set(self._keys_now(user, "", at_us))
+        user.read_us = at_us
+
+    def forget_after_fork(self) -> None:
+        """Forget what belongs to the parent process: its holds, its undelivered events, its lock."""
+        self.lock = threading.Lock()
+        self._opened = []
+        self._changing = {}
+        for user in self.users.values():
+            user.pending = {}
+            user.known = user.waited = False
+            user.books = {}
+            user.routes = {}
+            user.models = {}
+
+
+def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
+    return tuple(limit.key for limit in limits_of(plan))
+
+
+def _account_key(limit: LimitKey, period: Window, session_id: str, at_us: int) -> AccountKey:
+    """Return the account of a limit at a moment."""
+    key = limit._replace(model=plain(limit.model)) if limit.model else limit
+    if limit.window == "period":
+        return AccountKey(key, "", period.start_us, period.end_us)
+    if limit.window == "day":
+        return AccountKey(key, "", *day(at_us))
+    session = session_id if limit.scope == "session" else ""
+    return AccountKey(key, session, 0, END_OF_TIME_US)
+
+
+def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple[Reading, ...]:
+    return tuple(
+        Reading(
+            account.reason,
+            account.lines,
+            account.spent,
+            account.held,
+            amount(account.metric, cost_nano=cost_nano, tokens=tokens) if tokens or cost_nano else 0,
+            account.straddlers > 0,
+            account.metric,
+        )
+        for account in accounts
+        if account.lines is not None
+    )

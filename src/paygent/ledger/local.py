@@ -1,0 +1,69 @@
+"""The ledger over a store in this process: local mode, and the ledger of last resort with a backend.
+
+Two instances of the store, since two threads use it: `settle` writes with one, `state` and `report` read with
+the other, and neither waits for the other's connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paygent.core.report import UsageRow
+from paygent.ledger.port import LedgerUnavailable
+from paygent.store.port import Store, StoreUnavailable
+from paygent.wire import Answer, Batch, Question
+
+
+class LocalLedger:
+    """Adapter of `Ledger` over two connections to one store."""
+
+    def __init__(self, product: str, writer: Store, reader: Store) -> None:
+        """Take the stores over.
+
+        Args:
+            product: Whose rows are read and written.
+            writer: Used by the thread that settles.
+            reader: Used by the thread that asks; may be `writer` itself (for a store in memory).
+        """
+        self._product = product
+        self._writer = writer
+        self._reader = reader
+
+    def open(self) -> None:
+        """Migrate the store; see `Ledger.open`."""
+        with _as_unavailable():
+            self._writer.open()
+
+    def settle(self, batch: Batch) -> Answer:
+        """Book a batch; see `Ledger.settle`."""
+        with _as_unavailable():
+            return self._writer.ingest(self._product, batch)
+
+    def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
+        """Answer questions; see `Ledger.state`."""
+        with _as_unavailable():
+            return self._reader.read(self._product, questions, at_us)
+
+    def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+        """Return usage by user and model; see `Ledger.report`."""
+        with _as_unavailable():
+            return self._reader.usage(self._product, start_us, end_us)
+
+    def close(self) -> None:
+        """Close both stores; see `Ledger.close`."""
+        self._writer.close()
+        self._reader.close()
+
+    def forget_after_fork(self) -> None:
+        """Drop the parent's connections; see `Ledger.forget_after_fork`."""
+        self._writer.forget_after_fork()
+        self._reader.forget_after_fork()
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise LedgerUnavailable(str(error)) from error

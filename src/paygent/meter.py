@@ -1,0 +1,526 @@
+"""The flow of a call, whole: identify, estimate, gate, hold; then settle or void.
+
+Theory of operation
+-------------------
+`begin` is called before the provider and decides; it returns a `Call` that holds what the call may use, a
+`Wait` when the ledger has to be asked about a user that this process does not know yet, or None when the call
+is not ours to meter. Then exactly one of `settle` and `void` ends the call; whichever comes first wins, the
+other does nothing, so that a stream can be ended by its last chunk, its close and its garbage collection.
+
+    call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store -> report
+
+The order of the writes is what makes a count exact. Before the provider is asked, the hold is in memory and
+its begin record is in the journal; after it answered, the event is in memory and its end record is in the
+journal before the answer is returned. A process that dies in between leaves a begin without an end, which
+counts as estimated. This file decides nothing itself: `core` decides, `ledger.accounts` holds.
+
+What raises here, but for `PaygentLimitExceeded`, is swallowed by the funnel's guard: the call proceeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from paygent.context import Identity, current
+from paygent.core.estimate import Estimate, Observed, Size, bound, expected, measure, observe
+from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void
+from paygent.core.gate import Decision, warning
+from paygent.core.money import read_parts_per_million
+from paygent.core.plan import PlanConfig
+from paygent.core.pricing import cost_nano, uses_unpriced
+from paygent.core.usage import Quality, Usage
+from paygent.errors import PaygentLimitExceeded
+from paygent.failopen import failures
+from paygent.ids import new_id
+from paygent.ledger.accounts import Accounts, Hold, User
+from paygent.models import GuardResult, guard_result, usage_event
+from paygent.prices.catalogue import Catalogue, Resolved
+from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
+from paygent.sync.callbacks import Callbacks
+from paygent.sync.journal import Journal
+from paygent.sync.worker import Worker, directory_record
+from paygent.wire import AssignRecord, DirectoryRecord
+
+_NS_PER_MS = 1_000_000
+_OBSERVED_MAX = 4_096  # (model, route) pairs whose means are remembered
+
+
+class Request:
+    """What the funnel knows of a call before it leaves.
+
+    Attributes:
+        provider: "openai", "anthropic", "azure", …
+        route: Which operation, such as "chat.completions"; estimates are tuned per model and route.
+        model: As the application asked for it; "" where it did not.
+        body: The JSON body, read for its size only and never kept.
+        generates: Whether the route has output (embeddings have none).
+        max_tokens: Most output that the request allows in all its answers together, or None.
+        identity: What the call's own `paygent_*` arguments say, or None.
+    """
+
+    __slots__ = ("body", "generates", "identity", "max_tokens", "model", "provider", "route")
+
+    def __init__(
+        self,
+        provider: str,
+        route: str,
+        model: str,
+        body: Mapping[str, Any] | None,
+        *,
+        generates: bool = True,
+        max_tokens: int | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self.provider = provider
+        self.route = route
+        self.model = model
+        self.body = body
+        self.generates = generates
+        self.max_tokens = max_tokens
+        self.identity = identity
+
+
+class Call:
+    """A call between `begin` and its end. Carried by streams; never pickled, never shared with a fork."""
+
+    __slots__ = (
+        "at_us",
+        "blocked",
+        "done",
+        "estimate",
+        "event_id",
+        "hold",
+        "identity",
+        "model_key",
+        "pid",
+        "plan",
+        "price_id",
+        "request",
+        "session_id",
+        "size",
+        "started_ns",
+        "user",
+    )
+
+    at_us: int
+    blocked: bool
+    done: bool
+    estimate: Estimate
+    event_id: str
+    hold: Hold
+    identity: Identity
+    model_key: str
+    pid: int
+    plan: PlanConfig
+    price_id: str
+    request: Request
+    session_id: str
+    size: Size
+    started_ns: int
+    user: User
+
+
+class Wait:
+    """A question to the ledger that a call waits for, a quarter of a second at most.
+
+    A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with what is
+    known by then. A sync call on a thread that runs an event loop does not wait: it would stop that loop.
+    """
+
+    __slots__ = ("_answer", "_done")
+
+    def __init__(self, answer: Future[bool], done: Callable[[], None]) -> None:
+        self._answer = answer
+        self._done = done
+
+    def block(self) -> None:
+        """Wait on this thread, unless it runs an event loop."""
+        try:
+            if not _runs_loop():
+                self._answer.result(FIRST_TOUCH_WAIT_S)
+        except FutureTimeoutError:
+            failures.say("ledger_slow", "the ledger did not answer in %s s; calls go on", FIRST_TOUCH_WAIT_S)
+        finally:
+            self._done()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        try:
+            if _runs_loop():
+                # `wait` does not cancel what it waits for: other calls may wait for the same answer.
+                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=FIRST_TOUCH_WAIT_S)
+        finally:
+            self._done()
+
+
+def _runs_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+class Meter:
+    """Meters and gates the calls of one `Paygent`. Thread-safe; see the module for the flow."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Accounts,
+        catalogue: Catalogue,
+        journal: Journal,
+        worker: Worker,
+        callbacks: Callbacks,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._accounts = accounts
+        self._catalogue = catalogue
+        self._journal = journal
+        self._worker = worker
+        self._callbacks = callbacks
+        self._now_us = now_us
+        self._observed: dict[tuple[str, str], Observed] = {}
+        self._factors: dict[float, int] = {}
+        self._offline_nano = 0
+
+    # -- before the provider
+
+    def begin(self, request: Request) -> Call | Wait | None:
+        """Identify, estimate, gate and hold.
+
+        Returns:
+            The call that now holds; a `Wait` to resolve before asking again; or None for a call that passes
+            unmetered (its user is switched off).
+
+        Raises:
+            PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
+        """
+        identity = self._identify(request)
+        at_us = self._now_us()
+        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
+        if self._accounts.asks(user, identity.session_id, at_us):
+            return self._wait_for(user, identity.session_id)
+        if not user.sdk_enabled:
+            return None
+        if identity.plan is not None and user.plan_name != identity.plan:
+            self._assign_from_context(user, identity.plan, at_us)
+        plan = user.plan
+
+        call = Call()
+        call.pid = os.getpid()
+        call.done = False
+        call.started_ns = time.perf_counter_ns()
+        call.request, call.identity, call.user, call.plan, call.at_us = request, identity, user, plan, at_us
+        call.session_id = self._accounts.session(user, identity.session_id, at_us)
+
+        resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
+        call.model_key = resolved.model_key
+        call.size = measure(request.body)
+        call.estimate = self._estimate(call, resolved)
+        self._gate(call, resolved)
+        try:
+            call.event_id = new_id(at_us)
+            call.price_id = resolved.rates.price_id
+            self._write_begin(call)
+        except BaseException:
+            self._accounts.release(user, call.hold)  # a call that does not begin holds nothing
+            raise
+        return call
+
+    def _identify(self, request: Request) -> Identity:
+        """Return whose call it is: the call's own arguments, then the context, then the policy for nobody."""
+        identity = current.get()
+        if request.identity is not None:
+            identity = request.identity.over(identity)
+        if identity is not None and identity.user_id is not None:
+            return identity
+        return self.missing(identity)
+
+    def missing(self, identity: Identity | None) -> Identity:
+        """Return the identity of a call or entry without a user, as `on_missing_user` says.
+
+        Raises:
+            PaygentLimitExceeded: with `no_user`, where such calls are refused.
+        """
+        policy = self._settings.on_missing_user
+        if policy == "block":
+            message = "this call has no user; put it into a paygent_context"
+            result = GuardResult("hard_gate", "no_user", 1.0, 0.0, 0.0, message)
+            self._callbacks.fire("hard_gate", result)
+            raise PaygentLimitExceeded(result)
+        if policy == "warn":
+            failures.say("no_user", "a call has no user; it is counted on %s", MISSING_USER_ID)
+        whose = MISSING_USER_ID if policy in ("warn", "ignore") else policy
+        return Identity(whose).over(identity) if identity is not None else Identity(whose)
+
+    def _wait_for(self, user: User, session_id: str | None) -> Wait:
+        def done() -> None:
+            self._accounts.waited(user, session_id, self._now_us())
+
+        return Wait(self._worker.ask(user, session_id), done)
+
+    def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
+        """Put a user that nobody assigned on the plan that the context names."""
+        if user.assigned:
+            failures.say("context_plan", "a context names plan %s for a user who has another one", plan)
+        elif plan not in self._accounts.plans:
+            failures.say("context_plan_unknown", "a context names plan %s, which is not configured", plan)
+        else:
+            self._accounts.assign(user.user_id, plan, None, user.subscription, at_us)
+            self.write_directory(AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True))
+
+    def _estimate(self, call: Call, resolved: Resolved) -> Estimate:
+        """Return what the call may use: its worst case in a strict plan, what is expected otherwise."""
+        request, plan = call.request, call.plan
+        if plan.pre_call_estimate:
+            return bound(
+                call.size,
+                max_tokens=request.max_tokens,
+                buffer_tokens=plan.pre_call_buffer_tokens,
+                model_max_tokens=resolved.context_tokens,
+                generates=request.generates,
+            )
+        factor = plan.reservation_safety_factor
+        safety_ppm = self._factors.get(factor)
+        if safety_ppm is None:
+            safety_ppm = self._factors[factor] = read_parts_per_million(factor)
+        return expected(
+            call.size,
+            self._observed.get((call.model_key, request.route), _NOTHING_OBSERVED),
+            max_tokens=request.max_tokens,
+            buffer_tokens=plan.pre_call_buffer_tokens,
+            model_max_tokens=resolved.context_tokens,
+            safety_ppm=safety_ppm,
+            generates=request.generates,
+        )
+
+    def _gate(self, call: Call, resolved: Resolved) -> None:
+        """Hold on every account of the call, or refuse it."""
+        call.blocked = False
+        user, estimate, strict = call.user, call.estimate, call.plan.pre_call_estimate
+        estimated = Usage(estimate.input_tokens, estimate.output_tokens)
+        cost = cost_nano(estimated, resolved.rates)
+        refusal = self._refusal_before_limits(call, resolved, cost)
+        held: Hold | Decision | None = None
+        if refusal is None:
+            held = self._hold(call, cost, strict=strict, enforce=True)
+            if isinstance(held, Decision):
+                refusal = guard_result(held, user.user_id)
+        if refusal is not None:
+            user.touched = True
+            self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
+            self._callbacks.fire("hard_gate", refusal)
+            if self._settings.raise_on_hard_gate:
+                raise PaygentLimitExceeded(refusal)
+            call.blocked = True
+            held = self._hold(call, cost, strict=strict, enforce=False)
+        assert isinstance(held, Hold)  # without enforcing, a hold is never refused
+        call.hold = held
+        for reading in held.warnings:
+            self._callbacks.fire("soft_gate", guard_result(warning(reading, strict=strict), user.user_id))
+
+    def _hold(self, call: Call, cost: int, *, strict: bool, enforce: bool) -> Hold | Decision:
+        estimate = call.estimate
+        return self._accounts.hold(
+            call.user,
+            call.session_id,
+            call.model_key,
+            cost_nano=cost,
+            tokens=estimate.input_tokens + estimate.output_tokens,
+            at_us=call.at_us,
+            strict=strict,
+            enforce=enforce,
+        )
+
+    def _refusal_before_limits(self, call: Call, resolved: Resolved, cost: int) -> GuardResult | None:
+        """Return why a call is refused before any limit is looked at: its model, or an absent ledger."""
+        plan, user = call.plan, call.user
+        if plan.unknown_model == "block" and not resolved.rates.is_known:
+            name = call.request.model
+            message = f"{name} has no price, and the plan blocks unknown models"
+            return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
+        if user.known or plan.when_offline == "allow":
+            return None
+        allowance = plan.offline_allowance_nano
+        if allowance is not None and self._offline_nano + cost <= allowance:
+            self._offline_nano += cost
+            return None
+        message = "the ledger is away, and the plan does not let calls go on without it"
+        return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
+
+    def _write_begin(self, call: Call) -> None:
+        self._write_opened_sessions()
+        request, hold = call.request, call.hold
+        begin = Begin(
+            call.event_id,
+            call.user.user_id,
+            call.session_id,
+            call.at_us,
+            request.model,
+            call.model_key,
+            request.provider,
+            call.user.plan_name,
+            hold.period.start_us,
+            call.estimate.input_tokens,
+            call.estimate.output_tokens,
+            hold.cost_nano,
+            call.price_id,
+            call.identity.metadata_json,
+        )
+        self._journal.begin(call.event_id, encode_begin(begin))
+
+    # -- after the provider
+
+    def settle(self, call: Call, usage: Usage | None) -> None:
+        """Price what the call used and book it; None books what was estimated.
+
+        The first end of a call counts; a call that a forked child inherited is its parent's to end.
+        """
+        if call.done or call.pid != os.getpid():
+            return
+        call.done = True
+        quality: Quality
+        if usage is None:
+            usage = Usage(call.estimate.input_tokens, call.estimate.output_tokens)
+            quality = "estimated"
+        else:
+            quality = usage.quality
+            self._observe(call, usage)
+        event = self._price(call, usage, quality)
+        self._accounts.settle(call.user, call.hold, event)
+        self._journal.end(call.event_id, encode_end(event))
+        self._worker.nudge()
+        if self._callbacks.wants("usage"):
+            self._callbacks.fire("usage", usage_event(event))
+
+    def void(self, call: Call, why: str) -> None:
+        """End a call that spent nothing.
+
+        Args:
+            why: What happened, for the log at debug level; no text of the application's.
+        """
+        if call.done or call.pid != os.getpid():
+            return
+        call.done = True
+        self._accounts.release(call.user, call.hold)
+        self._journal.end(call.event_id, encode_void(call.event_id))
+
+    def _price(self, call: Call, usage: Usage, quality: Quality) -> Event:
+        """Return the event of a call: the answer's model at its price, where it has one."""
+        request, plan = call.request, call.plan
+        model, resolved = self._answered(call, usage)
+        rates = resolved.rates
+        if not resolved.is_free and (not rates.is_known or uses_unpriced(usage, rates)):
+            quality = "unpriced"
+            failures.say("unpriced:" + resolved.model_key, "model %s has no complete price; its tokens count, what has no price costs 0", model)
+        tools = usage.tool_calls if plan.tool_costs_nano else ()
+        charged = tuple(name for name in tools if name in plan.tool_costs_nano)
+        return Event(
+            call.event_id,
+            call.user.user_id,
+            call.session_id,
+            call.at_us,
+            model,
+            resolved.model_key,
+            request.provider,
+            call.user.plan_name,
+            call.hold.period.start_us,
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_input_tokens,
+            usage.cache_write_tokens + usage.cache_write_long_tokens,
+            usage.reasoning_tokens,
+            cost_nano(usage, rates),
+            sum(plan.tool_costs_nano[name] for name in charged),
+            quality,
+            "auto",
+            rates.price_id,
+            (time.perf_counter_ns() - call.started_ns) // _NS_PER_MS,
+            call.blocked,
+            False,
+            charged,
+            None,
+            call.identity.metadata,
+            _details(usage),
+        )
+
+    def _answered(self, call: Call, usage: Usage) -> tuple[str, Resolved]:
+        """Return the model that answered and its rates; the one asked for where the answer's has no price."""
+        request = call.request
+        asked = request.model
+        answered = usage.model or asked
+        resolved = self._catalogue.resolve(request.provider, answered, call.at_us, call.plan, usage.tier)
+        if answered != asked and not resolved.rates.is_known and asked:
+            other = self._catalogue.resolve(request.provider, asked, call.at_us, call.plan, usage.tier)
+            if other.rates.is_known:
+                return asked, other
+        return answered, resolved
+
+    def _observe(self, call: Call, usage: Usage) -> None:
+        """Remember what calls of this model and route take; threads may lose one observation, which is harmless."""
+        key = (call.model_key, call.request.route)
+        if len(self._observed) >= _OBSERVED_MAX:
+            self._observed.clear()
+        seen = self._observed.get(key, _NOTHING_OBSERVED)
+        self._observed[key] = observe(seen, call.size, usage.input_tokens, usage.output_tokens)
+
+    # -- what is no call
+
+    def record(self, user: User, event: Event) -> None:
+        """Book a manual event: the money is spent, so no limit is asked."""
+        self._write_opened_sessions()
+        self._accounts.settle(user, None, event)
+        self._journal.append(encode_end(event))
+        self._worker.nudge()
+        if self._callbacks.wants("usage"):
+            self._callbacks.fire("usage", usage_event(event))
+
+    def _write_opened_sessions(self) -> None:
+        for opened in self._accounts.take_opened():
+            self.write_directory(opened)
+
+    def write_directory(self, record: DirectoryRecord) -> None:
+        """Write a plan, an assignment or a session into the journal."""
+        self._journal.append(encode_directory(record))
+        self._worker.nudge()
+
+
+_NOTHING_OBSERVED = Observed()
+
+
+def encode_directory(record: DirectoryRecord) -> bytes:
+    """Return a directory record as a journal payload."""
+    import json  # not on the path of a call
+
+    return json.dumps(directory_record(record), separators=(",", ":")).encode()
+
+
+def _details(usage: Usage) -> dict[str, int] | None:
+    """Return the rarer counts of a usage by name, or None where there are none (most calls)."""
+    if not (usage[4] or usage[6] or usage[7] or usage[8] or usage[9] or usage[10]):
+        return None
+    found: dict[str, int] = {
+        name: getattr(usage, name)
+        for name in (
+            "cache_write_long_tokens",
+            "audio_input_tokens",
+            "audio_output_tokens",
+            "image_input_tokens",
+            "image_output_tokens",
+            "web_searches",
+        )
+        if getattr(usage, name)
+    }
+    return found or None
+
+

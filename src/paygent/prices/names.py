@@ -1,0 +1,95 @@
+"""Which model a name means: exact rules, never a bare prefix (`gpt-4o-mini` is not `gpt-4o`).
+
+A provider may be written in front (`openai/gpt-4o`), a region (`us.anthropic.claude-…`), a snapshot's date
+behind (`gpt-4o-2024-08-06`), a fine-tune around (`ft:gpt-4o-mini-2024-07-18:acme::x`). The canonical name is
+what is left without these: limits and reports count under it.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+_SNAPSHOT = re.compile(r"(?:[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest))(?:-v\d+(?::\d+)?)?$|-v\d+(?::\d+)?$")
+_REGION = re.compile(r"^(?:[a-z]{2,6}(?:-gov)?|global|regional)\.(?=[a-z0-9-]+\.)")
+_VENDOR = re.compile(r"^(?:anthropic|openai|meta|amazon|mistral|cohere|ai21|deepseek)\.")
+_AFTER_PREFIX = re.compile(
+    r"^(?:-preview)?(?:[-@.]?(?:\d{8}|\d{4}-\d{2}-\d{2}|\d{4}|\d{3}|latest))?(?:-v\d+(?::\d+)?)?$"
+)
+_NAME_CHARS_MAX = 200
+
+
+@lru_cache(maxsize=4096)
+def plain(name: str) -> str:
+    """Return a model name trimmed and in lower case."""
+    return name.strip().lower()[:_NAME_CHARS_MAX]
+
+
+@lru_cache(maxsize=4096)
+def canonical(name: str) -> str:
+    """Return the name that limits and reports count a model under.
+
+    `gpt-4o-2024-08-06`, `openai/gpt-4o`, `GPT-4o` and `ft:gpt-4o-2024-08-06:acme::x` are all `gpt-4o`;
+    `us.anthropic.claude-sonnet-4-5-20250929-v1:0` is `claude-sonnet-4-5`.
+    """
+    short = plain(name)
+    if short.startswith("ft:"):
+        short = short.split(":")[1] or short
+    if "/" in short:
+        short = short.rsplit("/", 1)[1] or short
+    short = _VENDOR.sub("", _REGION.sub("", short))
+    return _SNAPSHOT.sub("", short) or short
+
+
+def candidates(name: str) -> tuple[str, ...]:
+    """Return the names to look for in a provider's price list, most exact first."""
+    found = [plain(name)]
+    if "/" in found[0]:
+        found.append(found[0].rsplit("/", 1)[1])
+    base = found[-1]
+    if not base.startswith("ft:"):  # a fine-tune has prices of its own, never those of its base
+        without_date = re.sub(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2})$", "", base)
+        if without_date != base:
+            found.append(without_date)
+    return tuple(dict.fromkeys(each for each in found if each))
+
+
+def provider_prefix(name: str) -> str | None:
+    """Return the provider that a name is prefixed with (`anthropic/claude-…`), or None."""
+    short = plain(name)
+    return short.split("/", 1)[0] if "/" in short else None
+
+
+def is_named_by(rule: Any, name: str) -> bool:
+    """Tell whether a catalogue's matching rule names this model exactly.
+
+    The catalogue's rules include prefixes ("starts with claude-sonnet-4-5"), meant for dated snapshots; a
+    prefix counts only when nothing but a date or version follows it, or when it is a fine-tune's.
+
+    Args:
+        rule: A clause of genai-prices: `equals`, `regex`, `starts_with`, `ends_with`, `contains`, `or_`, `and_`.
+        name: A plain model name.
+    """
+    for member in getattr(rule, "or_", ()):
+        if is_named_by(member, name):
+            return True
+    every = getattr(rule, "and_", ())
+    if every:
+        return all(is_named_by(member, name) for member in every)
+    equals = getattr(rule, "equals", None)
+    if isinstance(equals, str):
+        return equals.lower() == name
+    pattern = getattr(rule, "regex", None)
+    if isinstance(pattern, str):
+        return re.search(pattern, name) is not None
+    start = getattr(rule, "starts_with", None)
+    if isinstance(start, str) and name.startswith(start.lower()):
+        rest = name[len(start) :]
+        return name.startswith("ft:") or _AFTER_PREFIX.match(rest) is not None
+    for attribute in ("contains", "ends_with"):
+        part = getattr(rule, attribute, None)
+        if isinstance(part, str) and part.lower() in name:
+            before, _, after = name.partition(part.lower())
+            return before in ("", "apac.") and _AFTER_PREFIX.match(after) is not None
+    return False

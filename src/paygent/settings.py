@@ -1,0 +1,169 @@
+"""Settings of one `Paygent`: arguments of `init`, then the environment, then defaults; all validated.
+
+Reading settings touches nothing but the environment: folders are made and files opened later, by the parts
+that use them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from paygent.core.errors import Findings
+from paygent.core.money import read_decimal
+
+DEFAULT_BASE_URL = "http://127.0.0.1:8790"
+DEFAULT_DB_PATH = os.path.join("~", ".paygent", "local.db")
+DEFAULT_PRODUCT = "default"
+
+USER_ID_CHARS_MAX = 255
+TAG_KEYS_MAX = 5
+MISSING_USER_ID = "(none)"
+"""The reserved user that calls without a user are metered on; it has no limits and a line in reports."""
+
+SYNC_INTERVAL_S = 1.0
+"""Longest time from a settlement to its delivery to the ledger, whatever `flush_interval` says above it."""
+
+FIRST_TOUCH_WAIT_S = 0.25
+"""Longest time that a call waits for the state of a user that this process does not know yet."""
+
+PROBE_WAIT_S = 0.5
+"""Longest time that `init` waits for the backend's first answer."""
+
+OnMissingUser = Literal["warn", "block", "ignore"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `init` was told, read and checked.
+
+    Attributes:
+        api_key: Key of the backend's product, or None in local mode.
+        base_url: Where the backend answers, without a trailing slash.
+        db_path: The local store: a file path with `~` expanded, or ":memory:".
+        product: Under which product local figures are kept (with an api_key: the key's hash).
+        flush_interval_s: Upper bound on the delay of deliveries.
+        max_batch_size: Events per delivery statement, at most.
+        max_queue_size: Events kept in memory when no journal can be written, at most.
+        raise_on_hard_gate: Whether a refused call raises (False: it runs, marked `blocked`).
+        auto_instrument: Whether provider SDKs are patched at `init` and when imported later.
+        refresh_interval_s: How often a known user's plan is re-read although nothing happened.
+        strict_backend: Whether `init` raises when the backend cannot be used.
+        default_plan: Plan of users that nobody assigned.
+        on_missing_user: What a call without a user is; another string is the user it counts to.
+        soft_gate: Whether the warning fires once per limit and window, or on every call past the line.
+        tag_keys: Metadata keys that reports group by.
+    """
+
+    api_key: str | None = None
+    base_url: str = DEFAULT_BASE_URL
+    db_path: str = ":memory:"
+    product: str = DEFAULT_PRODUCT
+    flush_interval_s: float = 5.0
+    max_batch_size: int = 100
+    max_queue_size: int = 10_000
+    raise_on_hard_gate: bool = True
+    auto_instrument: bool = True
+    refresh_interval_s: float = 60.0
+    strict_backend: bool = False
+    default_plan: str = "default"
+    on_missing_user: str = "warn"
+    soft_gate: Literal["once", "every_call"] = "once"
+    tag_keys: tuple[str, ...] = ()
+
+    @property
+    def is_local(self) -> bool:
+        """Whether there is no backend."""
+        return self.api_key is None
+
+
+def is_disabled(environ: Mapping[str, str]) -> bool:
+    """Tell whether `PAYGENT_DISABLED` turns everything off."""
+    return environ.get("PAYGENT_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Read and check settings.
+
+    Args:
+        arguments: What `init` was called with, by its parameter names; None means "not given".
+        environ: The environment.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings("Paygent.init")
+    given = {name: value for name, value in arguments.items() if value is not None}
+    read: dict[str, Any] = {}
+
+    for name, variable in (
+        ("api_key", "PAYGENT_API_KEY"),
+        ("base_url", "PAYGENT_BASE_URL"),
+        ("db_path", "PAYGENT_DB_PATH"),
+    ):
+        value = given.get(name, environ.get(variable) or None)
+        if value is None:
+            continue
+        if name == "db_path" and isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        if not isinstance(value, str) or not value.strip():
+            findings.add(name, "…" if name == "api_key" else value, "must be a non-empty string")
+        else:
+            read[name] = value.strip()
+    if "base_url" in read:
+        parts = urlsplit(read["base_url"])
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            findings.add("base_url", read["base_url"], "must be an http:// or https:// address")
+        read["base_url"] = read["base_url"].rstrip("/")
+    db_path = read.get("db_path", DEFAULT_DB_PATH)
+    read["db_path"] = db_path if db_path == ":memory:" else os.path.expanduser(db_path)
+    read["product"] = environ.get("PAYGENT_PRODUCT", "").strip() or DEFAULT_PRODUCT
+
+    for name, target, least, most in (
+        ("flush_interval", "flush_interval_s", 0.01, 3600.0),
+        ("refresh_interval", "refresh_interval_s", 0.01, 86_400.0),
+    ):
+        if name in given:
+            number = read_decimal(given[name]) if not isinstance(given[name], str) else None
+            if number is None or not number.is_finite() or not least <= float(number) <= most:
+                findings.add(name, given[name], f"must be a number of seconds from {least:g} to {most:g}")
+            else:
+                read[target] = float(number)
+    for name, most_count in (("max_batch_size", 1_000), ("max_queue_size", 1_000_000)):
+        if name in given:
+            value = given[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most_count:
+                findings.add(name, value, f"must be a whole number from 1 to {most_count}")
+            else:
+                read[name] = value
+    for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend"):
+        if name in given:
+            if not isinstance(given[name], bool):
+                findings.add(name, given[name], "must be True or False")
+            read[name] = given[name]
+    for name in ("default_plan", "on_missing_user"):
+        if name in given:
+            value = given[name]
+            if not isinstance(value, str) or not 0 < len(value) <= USER_ID_CHARS_MAX:
+                findings.add(name, value, f"must be a string of 1 to {USER_ID_CHARS_MAX} characters")
+            read[name] = value
+    if "soft_gate" in given:
+        if given["soft_gate"] not in ("once", "every_call"):
+            findings.add("soft_gate", given["soft_gate"], 'must be "once" or "every_call"')
+        read["soft_gate"] = given["soft_gate"]
+    if "tag_keys" in given:
+        keys = given["tag_keys"]
+        if (
+            isinstance(keys, str)
+            or not hasattr(keys, "__iter__")
+            or not all(isinstance(key, str) and key for key in keys)
+            or len(tuple(keys)) > TAG_KEYS_MAX
+        ):
+            findings.add("tag_keys", keys, f"must be at most {TAG_KEYS_MAX} non-empty strings")
+        else:
+            read["tag_keys"] = tuple(keys)
+    findings.raise_if_any()
+    return Settings(**read)

@@ -1,0 +1,75 @@
+"""The port to the store: the SQL ledger of all products.
+
+Theory of operation
+-------------------
+Events are append-only facts. Everything else that is counted, accounts and rollups, is derived from them in
+the same transaction that stores them, so that counter == fold(events) at every commit. An event's id is
+claimed first, in that same transaction: a batch that is sent twice is stored once, and a batch that fails
+has claimed nothing.
+
+Contract, for every adapter:
+
+- **Tenants.** Every method names a product and touches that product's rows only.
+- **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events of their
+  window), ids, events, accounts, rollups, answers.
+- **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed later; an
+  adapter waits for a lock at most as long as it was told.
+- **Threads.** One instance is used by one thread at a time; a lock inside makes any other use safe.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from paygent.core.event import Event
+from paygent.core.report import UsageRow
+from paygent.wire import Answer, Batch, Question
+
+
+class StoreUnavailable(Exception):
+    """The database cannot be used now (locked, full, corrupt, gone)."""
+
+
+class Store(Protocol):
+    """What ledgers and the server ask of a database; see the module's contract."""
+
+    def open(self) -> None:
+        """Connect and migrate to the newest schema; idempotent.
+
+        Raises:
+            StoreUnavailable: if that is not possible now.
+        """
+
+    def ingest(self, product: str, batch: Batch) -> Answer:
+        """Store a batch and answer its questions, in one transaction.
+
+        Raises:
+            StoreUnavailable: if nothing was stored.
+        """
+
+    def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
+        """Answer questions without changing anything.
+
+        Raises:
+            StoreUnavailable: if the database cannot be read now.
+        """
+
+    def usage(self, product: str, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+        """Return usage by user and model over whole UTC days, from the day of `start_us` to before `end_us`.
+
+        Raises:
+            StoreUnavailable: if the database cannot be read now.
+        """
+
+    def events(self, product: str, user_id: str) -> tuple[Event, ...]:
+        """Return the events of a user, oldest first.
+
+        Raises:
+            StoreUnavailable: if the database cannot be read now.
+        """
+
+    def close(self) -> None:
+        """Close connections; the store is not used afterwards."""
+
+    def forget_after_fork(self) -> None:
+        """Drop connections that belong to the parent process, without closing them."""

@@ -1,0 +1,82 @@
+-- Statements in the dialect that SQLite and PostgreSQL share. What an engine must say in its own way, bulk
+-- input above all, is in the file named after the engine.
+
+-- name: latest_plans
+-- The newest version of every plan; a product has few.
+SELECT p.name, p.version, p.document
+FROM plans AS p
+WHERE p.product_id = :product_id
+  AND p.version = (
+      SELECT MAX(q.version) FROM plans AS q WHERE q.product_id = p.product_id AND q.name = p.name
+  );
+
+-- name: add_plan!
+-- A new version, unless the newest one already says the same: applications configure at every start.
+INSERT INTO plans (product_id, name, version, document, created_us)
+SELECT :product_id, :name, COALESCE(MAX(version), 0) + 1, :document, :at_us
+FROM plans
+WHERE product_id = :product_id AND name = :name
+HAVING COALESCE((
+    SELECT document FROM plans
+    WHERE product_id = :product_id AND name = :name
+    ORDER BY version DESC LIMIT 1
+), '') <> :document;
+
+-- name: assign_plan!
+-- An assignment that only keeps (`keeps` = 1) gives way to one that is there.
+INSERT INTO users (
+    product_id, user_id, plan, own, period_start_us, period_end_us, renews, created_us, assigned_us
+)
+VALUES (
+    :product_id, :user_id, :plan, :own, :period_start_us, :period_end_us, :renews, :at_us, :at_us
+)
+ON CONFLICT (product_id, user_id) DO UPDATE SET
+    plan = excluded.plan,
+    own = excluded.own,
+    period_start_us = excluded.period_start_us,
+    period_end_us = excluded.period_end_us,
+    renews = excluded.renews,
+    assigned_us = excluded.assigned_us
+WHERE :keeps = 0 OR users.plan IS NULL;
+
+-- name: put_session!
+INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us, ended_us)
+VALUES (:product_id, :user_id, :session_id, :implicit, :started_us, :used_us, :ended_us)
+ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
+    implicit = excluded.implicit,
+    used_us = CASE WHEN excluded.used_us > sessions.used_us THEN excluded.used_us ELSE sessions.used_us END,
+    ended_us = CASE WHEN excluded.ended_us > sessions.ended_us THEN excluded.ended_us ELSE sessions.ended_us END;
+
+-- name: sum_of_window^
+-- What an account would say if it were kept: the fold of the events that it counts. Seeds answers about
+-- accounts that are not kept yet, and rolling windows, which never are.
+SELECT
+    COALESCE(SUM(cost_tokens_nano + cost_tools_nano), 0) AS cost_nano,
+    COALESCE(SUM(input_tokens + output_tokens), 0) AS tokens,
+    COUNT(*) AS calls
+FROM events
+WHERE product_id = :product_id
+  AND user_id = :user_id
+  AND at_us >= :start_us
+  AND at_us < :end_us
+  AND (:session_id = '' OR session_id = :session_id)
+  AND (:model = '' OR model_key = :model OR model = :model);
+
+-- name: usage_by_user_and_model
+SELECT
+    user_id, model, SUM(calls) AS calls, SUM(input_tokens) AS input_tokens,
+    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls
+FROM rollup_day
+WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day
+GROUP BY user_id, model
+ORDER BY user_id, model;
+
+-- name: events_of_user
+SELECT
+    event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
+    tool_calls, description, metadata, details
+FROM events
+WHERE product_id = :product_id AND user_id = :user_id
+ORDER BY at_us, event_id;

@@ -1,0 +1,181 @@
+-- Bulk statements in SQLite's dialect: many rows come in as one JSON array.
+
+-- name: claim_ids
+-- Ids that nobody claimed before; an id is claimed in the transaction that counts its event, so a batch that
+-- fails has claimed nothing.
+INSERT INTO event_ids (product_id, event_id)
+SELECT :product_id, value FROM json_each(:ids) WHERE true
+ON CONFLICT (product_id, event_id) DO NOTHING
+RETURNING event_id;
+
+-- name: insert_events!
+INSERT INTO events (
+    product_id, event_id, user_id, session_id, at_us, day, model, model_key, provider, plan, period_start_us,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
+    tool_calls, description, metadata, details
+)
+SELECT
+    :product_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
+    strftime('%Y-%m-%d', json_extract(value, '$[3]') / 1000000, 'unixepoch'),
+    json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'), json_extract(value, '$[11]'),
+    json_extract(value, '$[12]'), json_extract(value, '$[13]'), json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[16]'), json_extract(value, '$[17]'), json_extract(value, '$[18]'),
+    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]')
+FROM json_each(:rows);
+
+-- name: add_users!
+-- Users appear on first sight, on nobody's plan.
+INSERT INTO users (product_id, user_id, created_us)
+SELECT DISTINCT product_id, user_id, :at_us
+FROM events
+WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
+ON CONFLICT (product_id, user_id) DO NOTHING;
+
+-- name: use_sessions!
+INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us)
+SELECT product_id, user_id, session_id, 0, MIN(at_us), MAX(at_us)
+FROM events
+WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids)) AND session_id <> ''
+GROUP BY product_id, user_id, session_id
+ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
+    used_us = CASE WHEN excluded.used_us > sessions.used_us THEN excluded.used_us ELSE sessions.used_us END;
+
+-- name: open_accounts!
+-- Accounts that are asked for and not kept yet, seeded from the events of their window; runs before the
+-- batch's own events are stored, which `book_accounts` then adds.
+INSERT INTO accounts (
+    product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent
+)
+SELECT
+    :product_id, json_extract(k.value, '$[0]'), json_extract(k.value, '$[1]'), json_extract(k.value, '$[2]'), json_extract(k.value, '$[3]'), json_extract(k.value, '$[4]'), json_extract(k.value, '$[5]'),
+    json_extract(k.value, '$[6]'), json_extract(k.value, '$[7]'),
+    COALESCE((
+        SELECT SUM(CASE json_extract(k.value, '$[2]')
+            WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
+            WHEN 'tokens' THEN e.input_tokens + e.output_tokens
+            ELSE 1 END)
+        FROM events AS e
+        WHERE e.product_id = :product_id
+          AND e.user_id = json_extract(k.value, '$[0]')
+          AND e.at_us >= json_extract(k.value, '$[6]')
+          AND e.at_us < json_extract(k.value, '$[7]')
+          AND (json_extract(k.value, '$[1]') = '' OR e.session_id = json_extract(k.value, '$[1]'))
+          AND (json_extract(k.value, '$[4]') = '' OR e.model_key = json_extract(k.value, '$[4]') OR e.model = json_extract(k.value, '$[4]'))
+    ), 0)
+FROM json_each(:keys) AS k
+WHERE NOT EXISTS (
+    SELECT 1 FROM accounts AS a
+    WHERE a.product_id = :product_id
+      AND a.user_id = json_extract(k.value, '$[0]')
+      AND a.session_id = json_extract(k.value, '$[1]')
+      AND a.metric = json_extract(k.value, '$[2]')
+      AND a.scope = json_extract(k.value, '$[3]')
+      AND a.model = json_extract(k.value, '$[4]')
+      AND a.window_rule = json_extract(k.value, '$[5]')
+      AND a.start_us = json_extract(k.value, '$[6]')
+);
+
+-- name: book_accounts!
+-- An account is the fold of the events it counts; this adds the new ones. Settlements always book: no cap is
+-- tested here.
+UPDATE accounts AS a
+SET spent = a.spent + d.amount
+FROM (
+    SELECT
+        b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us,
+        SUM(CASE b.metric
+            WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
+            WHEN 'tokens' THEN e.input_tokens + e.output_tokens
+            ELSE 1 END) AS amount
+    FROM events AS e
+    JOIN accounts AS b
+        ON b.product_id = e.product_id
+        AND b.user_id = e.user_id
+        AND b.session_id IN ('', e.session_id)
+        AND b.start_us <= e.at_us
+        AND e.at_us < b.end_us
+        AND (b.model = '' OR b.model = e.model_key OR b.model = e.model)
+    WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
+    GROUP BY b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us
+) AS d
+WHERE a.product_id = :product_id
+  AND a.user_id = d.user_id
+  AND a.session_id = d.session_id
+  AND a.metric = d.metric
+  AND a.scope = d.scope
+  AND a.model = d.model
+  AND a.window_rule = d.window_rule
+  AND a.start_us = d.start_us;
+
+-- name: roll_up_days!
+INSERT INTO rollup_day (
+    product_id, day, user_id, model, provider, plan,
+    calls, input_tokens, output_tokens, cost_nano, doubtful_calls
+)
+SELECT
+    product_id, day, user_id, model_key, provider, plan, COUNT(*), SUM(input_tokens), SUM(output_tokens),
+    SUM(cost_tokens_nano + cost_tools_nano), SUM(CASE quality WHEN 'exact' THEN 0 ELSE 1 END)
+FROM events
+WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
+GROUP BY product_id, day, user_id, model_key, provider, plan
+ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
+    calls = rollup_day.calls + excluded.calls,
+    input_tokens = rollup_day.input_tokens + excluded.input_tokens,
+    output_tokens = rollup_day.output_tokens + excluded.output_tokens,
+    cost_nano = rollup_day.cost_nano + excluded.cost_nano,
+    doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls;
+
+-- name: roll_up_periods!
+INSERT INTO rollup_period (
+    product_id, user_id, period_start_us, model, calls, input_tokens, output_tokens, cost_nano
+)
+SELECT
+    product_id, user_id, period_start_us, model_key, COUNT(*), SUM(input_tokens), SUM(output_tokens),
+    SUM(cost_tokens_nano + cost_tools_nano)
+FROM events
+WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
+GROUP BY product_id, user_id, period_start_us, model_key
+ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
+    calls = rollup_period.calls + excluded.calls,
+    input_tokens = rollup_period.input_tokens + excluded.input_tokens,
+    output_tokens = rollup_period.output_tokens + excluded.output_tokens,
+    cost_nano = rollup_period.cost_nano + excluded.cost_nano;
+
+-- name: kept_accounts
+-- The kept ones of the accounts asked for.
+SELECT
+    a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent
+FROM json_each(:keys) AS k
+JOIN accounts AS a
+    ON a.product_id = :product_id
+    AND a.user_id = json_extract(k.value, '$[0]')
+    AND a.session_id = json_extract(k.value, '$[1]')
+    AND a.metric = json_extract(k.value, '$[2]')
+    AND a.scope = json_extract(k.value, '$[3]')
+    AND a.model = json_extract(k.value, '$[4]')
+    AND a.window_rule = json_extract(k.value, '$[5]')
+    AND a.start_us = json_extract(k.value, '$[6]');
+
+-- name: users_asked_for
+SELECT u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled
+FROM json_each(:user_ids) AS k
+JOIN users AS u ON u.product_id = :product_id AND u.user_id = k.value;
+
+-- name: open_sessions
+-- The implicit session that each user has open: of those not closed, the one that started last.
+SELECT s.user_id, s.session_id, s.started_us, s.used_us
+FROM json_each(:user_ids) AS k
+JOIN sessions AS s
+    ON s.product_id = :product_id AND s.user_id = k.value AND s.implicit = 1 AND s.ended_us = 0
+WHERE s.started_us = (
+    SELECT MAX(t.started_us) FROM sessions AS t
+    WHERE t.product_id = s.product_id AND t.user_id = s.user_id AND t.implicit = 1 AND t.ended_us = 0
+);
+
+-- name: models_of_periods
+SELECT r.user_id, r.model, r.input_tokens + r.output_tokens AS tokens, r.cost_nano
+FROM json_each(:periods) AS k
+JOIN rollup_period AS r
+    ON r.product_id = :product_id
+    AND r.user_id = json_extract(k.value, '$[0]')
+    AND r.period_start_us = json_extract(k.value, '$[1]');

@@ -1,0 +1,388 @@
+"""The embedded store: SQLite through the standard library, in WAL mode.
+
+One instance holds one connection, used under a lock. Processes share the file: writers take turns with
+`BEGIN IMMEDIATE`, and wait for each other a short time only (SQLite's own waiting is unfair: 1.3 s was seen),
+since a batch that could not be stored now is sent again a moment later. After a commit the events are safe
+from any death of the process; the journal keeps them until then.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator
+
+from paygent.core.account import AccountKey, amount
+from paygent.core.event import Event
+from paygent.core.period import Subscription, day_name, rolling_length_us
+from paygent.core.plan import LimitKey
+from paygent.core.report import UsageRow
+from paygent.store.port import StoreUnavailable
+from paygent.wire import (
+    Answer,
+    AssignRecord,
+    Batch,
+    PlanRecord,
+    Question,
+    SessionRecord,
+    SessionState,
+    UserLedger,
+)
+
+SQL_FOLDER = Path(__file__).parent / "sql"
+BUSY_WAIT_S = 0.1
+"""How long a statement waits for another process's transaction before it gives up for now."""
+
+_VERSION_MIN = (3, 35, 0)  # RETURNING
+_Row = tuple[Any, ...]
+
+
+def load_queries() -> Any:
+    """Return the named statements, those of the shared dialect and SQLite's own."""
+    import aiosql  # imported with the first store, not with the package
+
+    text = "\n".join((SQL_FOLDER / name).read_text(encoding="utf-8") for name in ("queries.sql", "sqlite.sql"))
+    return aiosql.from_str(text, "sqlite3", mandatory_parameters=False)
+
+
+class SqliteStore:
+    """A store in one SQLite file, or in memory (`:memory:`, for one process and this instance alone)."""
+
+    def __init__(self, path: str, *, busy_wait_s: float = BUSY_WAIT_S) -> None:
+        """Remember where the file is; nothing is opened before `open`.
+
+        Args:
+            path: File path, or ":memory:".
+            busy_wait_s: Longest wait for another process's transaction, in seconds.
+        """
+        self._path = path
+        self._busy_wait_s = busy_wait_s
+        self._lock = threading.RLock()
+        self._connection: sqlite3.Connection | None = None
+        self._queries: Any = None
+
+    # -- life
+
+    def open(self) -> None:
+        """Connect and migrate; see `Store.open`."""
+        with self._lock, _as_unavailable():
+            if self._connection is not None:
+                return
+            if sqlite3.sqlite_version_info < _VERSION_MIN:
+                raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed")
+            if self._queries is None:
+                self._queries = load_queries()
+            connection = sqlite3.connect(
+                self._path, timeout=self._busy_wait_s, isolation_level=None, check_same_thread=False
+            )
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=NORMAL")
+                migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+
+    def close(self) -> None:
+        """Close the connection; see `Store.close`."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def forget_after_fork(self) -> None:
+        """Drop the parent's connection without closing it; see `Store.forget_after_fork`.
+
+        Closing a connection in a forked child would release the parent's file locks.
+        """
+        if self._connection is not None:
+            _PARENTS_CONNECTIONS.append(self._connection)
+        self._connection = None
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[sqlite3.Connection]:
+        with self._lock, _as_unavailable():
+            self.open()
+            connection = self._connection
+            assert connection is not None  # `open` raises where it cannot connect
+            connection.execute(begin)
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    # -- writing
+
+    def ingest(self, product: str, batch: Batch) -> Answer:
+        """Store a batch and answer its questions; see `Store.ingest`."""
+        with self._transaction("BEGIN IMMEDIATE") as connection:
+            self._write_directory(connection, product, batch)
+            self._open_accounts(connection, product, batch.questions)
+            counted = self._write_events(connection, product, batch)
+            answer = self._answer(connection, product, batch.questions, batch.at_us)
+        return Answer(counted, answer.users, answer.plans)
+
+    def _write_directory(self, connection: sqlite3.Connection, product: str, batch: Batch) -> None:
+        for record in batch.directory:
+            if isinstance(record, PlanRecord):
+                document = json.dumps(record.document, sort_keys=True)
+                self._queries.add_plan(
+                    connection, product_id=product, name=record.name, document=document, at_us=record.at_us
+                )
+            elif isinstance(record, AssignRecord):
+                period = record.subscription
+                self._queries.assign_plan(
+                    connection,
+                    product_id=product,
+                    user_id=record.user_id,
+                    plan=record.plan,
+                    own=None if record.own is None else json.dumps(record.own, sort_keys=True),
+                    period_start_us=period.start_us if period else None,
+                    period_end_us=period.end_us if period else None,
+                    renews=period.renews if period else None,
+                    at_us=record.at_us,
+                    keeps=int(record.keeps),
+                )
+            else:
+                self._put_session(connection, product, record)
+
+    def _put_session(self, connection: sqlite3.Connection, product: str, record: SessionRecord) -> None:
+        self._queries.put_session(
+            connection,
+            product_id=product,
+            user_id=record.user_id,
+            session_id=record.session_id,
+            implicit=int(record.implicit),
+            started_us=record.started_us,
+            used_us=record.used_us,
+            ended_us=record.ended_us,
+        )
+
+    def _open_accounts(
+        self, connection: sqlite3.Connection, product: str, questions: Iterable[Question]
+    ) -> None:
+        keys = [
+            _key_row(question.user_id, key)
+            for question in questions
+            for key in question.accounts
+            if rolling_length_us(key.limit.window) is None
+        ]
+        if keys:
+            self._queries.open_accounts(connection, product_id=product, keys=json.dumps(keys))
+
+    def _write_events(self, connection: sqlite3.Connection, product: str, batch: Batch) -> frozenset[str]:
+        by_id = {event.event_id: event for event in batch.events}
+        if not by_id:
+            return frozenset()
+        claimed = self._queries.claim_ids(connection, product_id=product, ids=json.dumps(list(by_id)))
+        counted = frozenset(str(row[0]) for row in claimed)
+        if not counted:
+            return counted
+        rows = json.dumps([_event_row(event) for event in by_id.values() if event.event_id in counted])
+        ids = json.dumps(sorted(counted))
+        self._queries.insert_events(connection, product_id=product, rows=rows)
+        self._queries.add_users(connection, product_id=product, ids=ids, at_us=batch.at_us)
+        self._queries.use_sessions(connection, product_id=product, ids=ids)
+        self._queries.book_accounts(connection, product_id=product, ids=ids)
+        self._queries.roll_up_days(connection, product_id=product, ids=ids)
+        self._queries.roll_up_periods(connection, product_id=product, ids=ids)
+        return counted
+
+    # -- reading
+
+    def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
+        """Answer questions; see `Store.read`."""
+        with self._transaction("BEGIN") as connection:
+            return self._answer(connection, product, questions, at_us)
+
+    def _answer(
+        self, connection: sqlite3.Connection, product: str, questions: tuple[Question, ...], at_us: int
+    ) -> Answer:
+        plans = {
+            str(name): (int(version), json.loads(document))
+            for name, version, document in self._queries.latest_plans(connection, product_id=product)
+        }
+        if not questions:
+            return Answer(plans=plans)
+        user_ids = json.dumps([question.user_id for question in questions])
+        periods = json.dumps([[question.user_id, question.period_start_us] for question in questions])
+        directory: dict[str, _Row] = {
+            row[0]: row[1:]
+            for row in self._queries.users_asked_for(connection, product_id=product, user_ids=user_ids)
+        }
+        sessions = {
+            row[0]: SessionState(*row[1:])
+            for row in self._queries.open_sessions(connection, product_id=product, user_ids=user_ids)
+        }
+        models: dict[str, dict[str, tuple[int, int]]] = {}
+        for user_id, model, tokens, cost_nano in self._queries.models_of_periods(
+            connection, product_id=product, periods=periods
+        ):
+            models.setdefault(user_id, {})[model] = (tokens, cost_nano)
+        kept = self._kept(connection, product, questions)
+        users = {}
+        for question in questions:
+            user_id = question.user_id
+            plan, own, start_us, end_us, renews, enabled = directory.get(user_id, (None,) * 5 + (1,))
+            users[user_id] = UserLedger(
+                plan=plan,
+                own=None if own is None else json.loads(own),
+                subscription=None if start_us is None else Subscription(start_us, end_us, renews),
+                sdk_enabled=bool(enabled),
+                open_session=sessions.get(user_id),
+                spent={
+                    key: kept[user_id, key]
+                    if (user_id, key) in kept
+                    else self._fold(connection, product, user_id, key, at_us)
+                    for key in question.accounts
+                },
+                period_start_us=question.period_start_us,
+                by_model=models.get(user_id, {}),
+            )
+        return Answer(users=users, plans=plans)
+
+    def _kept(
+        self, connection: sqlite3.Connection, product: str, questions: Iterable[Question]
+    ) -> dict[tuple[str, AccountKey], int]:
+        """Return what the kept ones of the asked accounts say, by user and key."""
+        keys = [_key_row(question.user_id, key) for question in questions for key in question.accounts]
+        rows = self._queries.kept_accounts(connection, product_id=product, keys=json.dumps(keys))
+        return {
+            (user_id, AccountKey(LimitKey(metric, scope, model, rule), session_id, start_us, end_us)): spent
+            for user_id, session_id, metric, scope, model, rule, start_us, end_us, spent in rows
+        }
+
+    def _fold(
+        self, connection: sqlite3.Connection, product: str, user_id: str, key: AccountKey, at_us: int
+    ) -> int:
+        """Return the fold of the events that an account counts, where it is not kept."""
+        length_us = rolling_length_us(key.limit.window)
+        cost_nano, tokens, calls = self._queries.sum_of_window(
+            connection,
+            product_id=product,
+            user_id=user_id,
+            start_us=key.start_us if length_us is None else at_us - length_us,
+            end_us=key.end_us,
+            session_id=key.session_id,
+            model=key.limit.model,
+        )
+        if key.limit.metric == "calls":
+            return int(calls)
+        return amount(key.limit.metric, cost_nano=int(cost_nano), tokens=int(tokens))
+
+    def usage(self, product: str, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+        """Return usage by user and model; see `Store.usage`."""
+        with self._transaction("BEGIN") as connection:
+            rows = self._queries.usage_by_user_and_model(
+                connection,
+                product_id=product,
+                first_day=day_name(start_us),
+                last_day=day_name(max(end_us - 1, start_us)),
+            )
+            return tuple(UsageRow(*row) for row in rows)
+
+    def events(self, product: str, user_id: str) -> tuple[Event, ...]:
+        """Return the events of a user; see `Store.events`."""
+        with self._transaction("BEGIN") as connection:
+            rows = self._queries.events_of_user(connection, product_id=product, user_id=user_id)
+            return tuple(_event(row) for row in rows)
+
+
+_PARENTS_CONNECTIONS: list[sqlite3.Connection] = []
+"""Connections of a parent process, kept from being closed by the garbage collector in a forked child."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to the newest schema: numbered files in `sql/migrations`, each in its transaction.
+
+    Processes may start together: the version is read again under the write lock.
+
+    Raises:
+        sqlite3.Error: if the database cannot be written now.
+        StoreUnavailable: if a newer Paygent has written this file.
+    """
+    files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
+    newest = len(files)
+    if _schema_version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = _schema_version(connection)
+        if version > newest:
+            raise StoreUnavailable(f"the file has schema {version}; this Paygent knows up to {newest}")
+        for path in files[version:]:
+            for statement in _statements(path.read_text(encoding="utf-8")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {newest}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a migration into statements (`executescript` would commit the open transaction)."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+
+
+@contextmanager
+def _as_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise StoreUnavailable(f"SQLite: {error}") from error
+
+
+def _key_row(user_id: str, key: AccountKey) -> list[Any]:
+    limit = key.limit
+    return [
+        user_id,
+        key.session_id,
+        limit.metric,
+        limit.scope,
+        limit.model,
+        limit.window,
+        key.start_us,
+        key.end_us,
+    ]
+
+
+def _event_row(event: Event) -> list[Any]:
+    return [
+        *event[:22],
+        json.dumps(list(event.tool_calls)) if event.tool_calls else None,
+        event.description,
+        json.dumps(dict(event.metadata)) if event.metadata else None,
+        json.dumps(dict(event.details)) if event.details else None,
+    ]
+
+
+def _event(row: _Row) -> Event:
+    tool_calls, description, metadata, details = row[22:]
+    return Event(
+        *row[:20],
+        blocked=bool(row[20]),
+        cost_explicit=bool(row[21]),
+        tool_calls=tuple(json.loads(tool_calls)) if tool_calls else (),
+        description=description,
+        metadata=json.loads(metadata) if metadata else None,
+        details=json.loads(details) if details else None,
+    )

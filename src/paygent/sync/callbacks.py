@@ -1,0 +1,166 @@
+"""Runs the application's callbacks on a thread of ours, in order, where nothing they do can reach a call.
+
+A sync caller waits up to 50 ms for its own callbacks, so that a warning is usually out before the call goes
+on; a caller on an event loop never waits. Each callback runs in a copy of its caller's context. An async
+callback runs on the caller's loop when there is one, otherwise on a loop of its own here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from paygent.failopen import attempt_async, failures, isolate
+
+OWN_WAIT_S = 0.05
+"""How long a sync caller waits for the callbacks of its own call."""
+
+QUEUE_MAX = 1_000
+"""Callbacks waiting at most; a hanging one must not fill the memory. Beyond it they are dropped and counted."""
+
+Callback = Callable[[Any], Any]
+
+
+class Callbacks:
+    """The registered callbacks of one `Paygent`, by kind, and the thread that runs them."""
+
+    def __init__(self) -> None:
+        self._registered: dict[str, tuple[Callback, ...]] = {}
+        self._renew()
+
+    def _renew(self) -> None:
+        self._starting = threading.Lock()
+        self._queue: queue.Queue[tuple[Callable[[], Any], threading.Event] | None] = queue.Queue(QUEUE_MAX)
+        self._thread: threading.Thread | None = None
+
+    def register(self, kind: str, callback: Callback) -> None:
+        """Add a callback; those of a kind run in the order of registration."""
+        self._registered[kind] = (*self._registered.get(kind, ()), callback)
+
+    def wants(self, kind: str) -> bool:
+        """Tell whether anyone listens to a kind, so that its payload need not be made for nobody."""
+        return kind in self._registered
+
+    def fire(self, kind: str, payload: Any, *, wait: bool = True) -> None:
+        """Run the callbacks of a kind.
+
+        Args:
+            kind: What happened.
+            payload: Handed to each callback.
+            wait: Whether to wait for them, up to 50 ms; never on a thread that runs an event loop.
+        """
+        callbacks = self._registered.get(kind)
+        if not callbacks:
+            return
+        loop = _running_loop()
+        context = contextvars.copy_context()
+        done = threading.Event()
+        for callback in callbacks:
+            if loop is not None and inspect.iscoroutinefunction(callback):
+                context.run(_as_task, loop, kind, callback, payload)
+                continue
+            run = _Run(kind, callback, payload, context.copy())
+            done = threading.Event()
+            try:
+                self._queue.put_nowait((run, done))
+            except queue.Full:
+                failures.say("callbacks_dropped", "callbacks take too long; some were dropped")
+                return
+            self._start()
+        if wait and loop is None and threading.current_thread() is not self._thread:
+            done.wait(OWN_WAIT_S)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    self._thread = threading.Thread(
+                        target=_run_forever, args=(self._queue,), name="paygent-callbacks", daemon=True
+                    )
+                    self._thread.start()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until every callback fired so far has run; False when the time was not enough."""
+        if self._thread is None or threading.current_thread() is self._thread:
+            return True
+        done = threading.Event()
+        try:
+            self._queue.put((_nothing, done), timeout=timeout_s)
+        except queue.Full:
+            return False
+        return done.wait(timeout_s)
+
+    def stop(self) -> None:
+        """End the thread after what is queued; callbacks fired later are not run."""
+        self._registered = {}
+        if self._thread is not None:
+            try:
+                self._queue.put_nowait(None)
+            except queue.Full:
+                failures.say("callbacks_hung", "a callback is still running at shutdown")
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's thread and queue; registrations stay."""
+        self._renew()
+
+
+class _Run:
+    """One callback with its payload, in the context of its caller."""
+
+    __slots__ = ("_callback", "_context", "_kind", "_payload")
+
+    def __init__(self, kind: str, callback: Callback, payload: Any, context: contextvars.Context) -> None:
+        self._kind = kind
+        self._callback = callback
+        self._payload = payload
+        self._context = context
+
+    def __call__(self) -> None:
+        isolate(f"callback_{self._kind}", self._context.run, self._run)
+
+    def _run(self) -> None:
+        result = self._callback(self._payload)
+        if inspect.isawaitable(result):
+            asyncio.run(_awaited(result))
+
+
+async def _awaited(result: Any) -> None:
+    await result
+
+
+def _nothing() -> None:
+    """Stand in the queue as a mark that `flush` waits for."""
+
+
+def _as_task(loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any) -> None:
+    """Run an async callback as a task of the caller's loop; its failures are counted like any other's."""
+
+    task = loop.create_task(attempt_async(f"callback_{kind}", callback, payload))
+    _TASKS.add(task)
+    task.add_done_callback(_TASKS.discard)
+
+
+_TASKS: set[asyncio.Task[None]] = set()
+"""Tasks under way: a loop keeps weak references only."""
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _run_forever(waiting: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:
+    while True:
+        item = waiting.get()
+        if item is None:
+            return
+        run, done = item
+        run()
+        done.set()

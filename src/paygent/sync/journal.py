@@ -1,0 +1,461 @@
+"""The journal: every record of a call is in the operating system's hands before the call returns.
+
+Theory of operation
+-------------------
+A process appends to a segment of its own, one `write` per record, from many threads without a lock. The
+journal is also the queue: the delivering thread reads records back from the segments, in order, and takes a
+segment away when all it holds has been acknowledged. After a death the segments are still there, and the
+next process adopts them.
+
+A record is framed: magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to the next
+magic where a frame is torn, so that one short write costs one record that had not been acknowledged to the
+caller. A segment that suffered a short write or has grown large is left for a new one; begin records of
+calls in flight are written again at the head of the new one, so that an old segment never has to be kept for
+a call that is still running.
+
+Without locks, a thread may hold on to a segment that is being left. It announces itself in `writers` before
+it checks that the segment is still current, and the reader takes a segment away only when it is not current
+and nobody is announced; both orders are safe.
+
+Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the process
+and is not inherited by a forked child. Local filesystems only. Where no folder can be written, records are
+kept in memory, which is said loudly: they do not survive the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paygent.failopen import failures
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+MAGIC = b"PJ1\x9d"
+HEADER = struct.Struct("<4sII")
+SEGMENT_BYTES_MAX = 8 * 1024 * 1024
+RECORD_BYTES_MAX = 1024 * 1024
+"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB."""
+
+_READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
+
+Record = dict[str, Any]
+
+
+def frame(payload: bytes) -> bytes:
+    """Frame one payload."""
+    return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+
+
+def parse(data: bytes, *, at_end: bool) -> tuple[list[Record], int]:
+    """Read the records in a piece of a segment.
+
+    Args:
+        data: Bytes from a frame's start, or from anywhere after damage.
+        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is waited for.
+
+    Returns:
+        The records, and how many bytes are done with.
+    """
+    records: list[Record] = []
+    position = 0
+    while True:
+        start = data.find(MAGIC, position)
+        if start < 0:
+            return records, len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
+        if start + HEADER.size > len(data):
+            return records, len(data) if at_end else start
+        _, length, checksum = HEADER.unpack_from(data, start)
+        end = start + HEADER.size + length
+        if length > RECORD_BYTES_MAX or (end > len(data) and at_end):
+            position = start + 1
+            continue
+        if end > len(data):
+            return records, start
+        payload = data[start + HEADER.size : end]
+        record = _decode(payload) if zlib.crc32(payload) == checksum else None
+        if record is None:
+            position = start + 1
+            continue
+        records.append(record)
+        position = end
+
+
+def _decode(payload: bytes) -> Record | None:
+    try:
+        record = json.loads(payload)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+class _FileSegment:
+    """One file of this process, written by any thread and read by the delivering one."""
+
+    __slots__ = ("fd", "path", "read_to", "size", "writers")
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        self.fd = os.open(path, flags, 0o600)
+        self.path = path
+        self.writers: list[None] = []
+        self.read_to = 0
+        self.size = 0
+
+    def append(self, data: bytes) -> bool:
+        """Write one frame; False when it was torn (a short write).
+
+        Raises:
+            OSError: if nothing could be written.
+        """
+        written = os.write(self.fd, data)
+        self.size += written  # other threads may lose an addition; the size only decides when to rotate
+        return written == len(data)
+
+    def read(self, position: int) -> bytes:
+        return os.pread(self.fd, _READ_BYTES, position)
+
+    def remove(self) -> None:
+        os.close(self.fd)
+        self.path.unlink(missing_ok=True)
+
+
+class _MemorySegment:
+    """Records of a process that can write no file; bounded, the oldest are dropped and counted."""
+
+    __slots__ = ("bytes", "dropped", "frames", "path", "read_to", "records_max", "size", "writers")
+
+    def __init__(self, records_max: int) -> None:
+        self.frames: deque[bytes] = deque()
+        self.records_max = records_max
+        self.path = None
+        self.writers: list[None] = []
+        self.read_to = 0
+        self.size = 0
+        self.dropped = 0
+
+    def append(self, data: bytes) -> bool:
+        if len(self.frames) >= self.records_max:
+            self.dropped += 1
+            failures.say("journal_memory_full", "no journal can be written and memory is full: events are lost")
+            return True
+        self.frames.append(data)
+        return True
+
+    def read(self, position: int) -> bytes:
+        """Return frames from the front; what was read stays until `release`."""
+        return b"".join(list(self.frames)[position : position + 1024])
+
+    def release(self, records: int) -> None:
+        for _ in range(records):
+            self.frames.popleft()
+
+    def remove(self) -> None:
+        self.frames.clear()
+
+
+class Journal:
+    """The journal of one process and data folder. `append…` from any thread; the rest from the delivering one."""
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        owner: str,
+        records_in_memory_max: int = 20_000,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+    ) -> None:
+        """Open nothing yet: the first append makes the folder and the first segment.
+
+        Args:
+            folder: Where segments are kept (mode 0700); None keeps records in memory.
+            owner: Unique name of this process and journal, no path separators.
+            records_in_memory_max: Records kept when no file can be written.
+            segment_bytes_max: Size at which a segment is left for a new one.
+        """
+        self.folder = folder
+        self.owner = owner
+        self.pushed = 0
+        self._records_in_memory_max = records_in_memory_max
+        self._segment_bytes_max = segment_bytes_max
+        self._rotation = threading.Lock()
+        self._current: _FileSegment | _MemorySegment | None = None
+        self._segments: deque[_FileSegment | _MemorySegment] = deque()
+        self._in_flight: dict[str, bytes] = {}
+        self._number = 0
+        self._lock_fd: int | None = None
+        self._batch: list[tuple[_FileSegment | _MemorySegment, int, int]] = []
+
+    # -- writing
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether records survive this process."""
+        return not isinstance(self._current, _MemorySegment)
+
+    @property
+    def dropped(self) -> int:
+        """How many records were lost because neither file nor memory could take them."""
+        return sum(segment.dropped for segment in self._segments if isinstance(segment, _MemorySegment))
+
+    def begin(self, event_id: str, payload: bytes) -> None:
+        """Append a begin record; the call is in flight until `end`."""
+        data = frame(payload)
+        self._in_flight[event_id] = data
+        self._append(data)
+
+    def end(self, event_id: str, payload: bytes) -> None:
+        """Append the end or void record of a call."""
+        self._append(frame(payload))
+        self._in_flight.pop(event_id, None)
+        self.pushed += 1
+
+    def append(self, payload: bytes) -> None:
+        """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
+        self._append(frame(payload))
+        self.pushed += 1
+
+    def _append(self, data: bytes) -> None:
+        """Write a frame to the current segment; never raises: memory takes what no file can."""
+        while True:
+            segment = self._current
+            if segment is None:
+                segment = self._rotate(None)
+            segment.writers.append(None)
+            try:
+                if segment is not self._current:
+                    continue
+                try:
+                    whole = segment.append(data)
+                except OSError as error:
+                    failures.note("journal_write", error)
+                    self._rotate(segment, to_memory=True)
+                    continue
+            finally:
+                segment.writers.pop()
+            if not whole:
+                self._rotate(segment)
+                continue
+            if segment.size >= self._segment_bytes_max:
+                self._rotate(segment)
+            return
+
+    def _rotate(
+        self, left: _FileSegment | _MemorySegment | None, *, to_memory: bool = False
+    ) -> _FileSegment | _MemorySegment:
+        """Leave a segment for a new one, unless another thread has; return the current one."""
+        with self._rotation:
+            current = self._current
+            if current is not left and current is not None:
+                return current
+            fresh = self._new_segment(to_memory=to_memory)
+            for data in list(self._in_flight.values()):
+                fresh.append(data)
+            self._segments.append(fresh)
+            self._current = fresh
+            return fresh
+
+    def _new_segment(self, *, to_memory: bool) -> _FileSegment | _MemorySegment:
+        if self.folder is not None and not to_memory:
+            try:
+                if self._lock_fd is None:
+                    self._take_folder(self.folder)
+                self._number += 1
+                return _FileSegment(self.folder / f"{self.owner}-{self._number:06d}.seg")
+            except OSError as error:
+                failures.note("journal_folder", error)
+        if self.folder is not None:
+            failures.say("journal_in_memory", "the journal cannot be written; events are kept in memory only")
+        return _MemorySegment(self._records_in_memory_max)
+
+    def _take_folder(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock_path = folder / f"{self.owner}.lock"
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        if fcntl is not None:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock_fd = fd
+        _OWN.add(self.owner)
+
+    def try_files_again(self) -> None:
+        """Go back from memory to files when that may work again; called now and then by the delivering thread."""
+        current = self._current
+        if isinstance(current, _MemorySegment) and self.folder is not None and not current.frames:
+            self._rotate(current)
+
+    # -- reading, by the delivering thread
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there may be records that were not delivered yet."""
+        return any(
+            len(segment.frames) > 0
+            if isinstance(segment, _MemorySegment)
+            else segment.read_to < os.fstat(segment.fd).st_size
+            for segment in list(self._segments)
+        )
+
+    def take(self, records_max: int) -> list[Record]:
+        """Return the next records that were not delivered yet, in order of writing.
+
+        They are delivered when `delivered` is called; until then another `take` returns them again.
+        """
+        self._batch = []
+        taken: list[Record] = []
+        for segment in list(self._segments):
+            if len(taken) >= records_max:
+                break
+            left = segment is not self._current and not segment.writers
+            position = 0 if isinstance(segment, _MemorySegment) else segment.read_to
+            while len(taken) < records_max:
+                data = segment.read(position)
+                if not data:
+                    break
+                is_last = left and len(data) < _READ_BYTES
+                records, done = parse(data, at_end=is_last)
+                if not done:
+                    break
+                taken += records
+                position += len(records) if isinstance(segment, _MemorySegment) else done
+                if isinstance(segment, _MemorySegment):
+                    break
+            self._batch.append((segment, position, int(left)))
+        return taken
+
+    def delivered(self) -> None:
+        """Note that the ledger has all that the last `take` returned; take finished segments away."""
+        for segment, position, left in self._batch:
+            if isinstance(segment, _MemorySegment):
+                segment.release(position)
+                finished = bool(left) and not segment.frames
+            else:
+                segment.read_to = position
+                finished = bool(left) and position >= os.fstat(segment.fd).st_size
+            if finished and segment is not self._current:
+                self._segments.remove(segment)
+                segment.remove()
+        self._batch = []
+
+    def close(self) -> None:
+        """Give the folder back. What was not delivered stays for the next process."""
+        with self._rotation:
+            for segment in list(self._segments):
+                if isinstance(segment, _FileSegment):
+                    if segment.read_to >= os.fstat(segment.fd).st_size and not self._in_flight:
+                        segment.remove()
+                    else:
+                        os.close(segment.fd)
+            self._segments.clear()
+            self._current = None
+            self._release_folder()
+
+    def _release_folder(self) -> None:
+        if self._lock_fd is None or self.folder is None:
+            return
+        os.close(self._lock_fd)
+        self._lock_fd = None
+        _OWN.discard(self.owner)
+        if not any(self.folder.glob(f"{self.owner}-*.seg")):
+            (self.folder / f"{self.owner}.lock").unlink(missing_ok=True)
+
+    def renew_after_fork(self, owner: str) -> None:
+        """Start anew in a forked child: the parent's files and calls are the parent's."""
+        for segment in self._segments:
+            if isinstance(segment, _FileSegment):
+                os.close(segment.fd)  # the child's copy of the descriptor; the parent keeps its own
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+        _OWN.clear()
+        self.owner = owner
+        self._lock_fd = None
+        self._current = None
+        self._segments = deque()
+        self._in_flight = {}
+        self._rotation = threading.Lock()
+        self._batch = []
+        self._number = 0
+        self.pushed = 0
+
+
+_OWN: set[str] = set()
+"""Owners in this process: `lockf` does not conflict within a process, so they are told apart here."""
+
+
+def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
+    """Deliver and remove the segments of processes that have died.
+
+    Args:
+        folder: The data folder's journal.
+        deliver: Called with all records of one dead process, in order; must have stored them when it
+            returns. What it raises leaves the segments where they are, for the next try.
+
+    Returns:
+        How many dead processes' journals were taken over.
+    """
+    adopted = 0
+    if not folder.is_dir():
+        return 0
+    for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
+        if owner in _OWN:
+            continue
+        with _Claim(folder / f"{owner}.lock") as claimed:
+            if not claimed:
+                continue
+            paths = sorted(folder.glob(f"{owner}-*.seg"))
+            records: list[Record] = []
+            for path in paths:
+                records += parse(path.read_bytes(), at_end=True)[0]
+            if records:
+                deliver(records)
+            for path in paths:
+                path.unlink(missing_ok=True)
+            (folder / f"{owner}.lock").unlink(missing_ok=True)
+            adopted += 1
+    return adopted
+
+
+class _Claim:
+    """Holds a dead owner's lock while its segments are adopted; false where the owner lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def __enter__(self) -> bool:
+        if fcntl is None:  # pragma: no cover - not a POSIX system
+            return False
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            # Another process may have adopted this owner and removed the file while we waited.
+            return os.stat(self._path).st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
+    def __exit__(self, *error: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def unfinished(records: list[Record]) -> Iterator[Record]:
+    """Return the begin records that no end or void record answers, in order, each once."""
+    answered = {record.get("id") for record in records if record.get("k") in ("end", "void")}
+    seen: set[Any] = set()
+    for record in records:
+        event_id = record.get("id")
+        if record.get("k") == "begin" and event_id not in answered and event_id not in seen:
+            seen.add(event_id)
+            yield record

@@ -1,0 +1,374 @@
+"""The threads that talk to the ledger, so that no caller has to.
+
+Theory of operation
+-------------------
+*deliver* reads records back from the journal and settles them with the ledger in few, set-based batches,
+within a second of each settlement; only when the ledger has acknowledged a batch does the journal let it go.
+With every batch it reads the state of the users that were active, so that what other processes spent is known
+within a second too. Before its first batch it makes the ledger ready and adopts the journals of processes
+that died.
+
+*ask* answers the first call of a user or session from the ledger's state on a connection of its own, so that
+it never queues behind a delivery. The caller waits at most a quarter of a second, then goes on with what is
+known; the next delivery brings the state.
+
+Both are daemons, started by the first call that needs them and never at import. A failure of the ledger is
+waited out: records stay in the journal and are sent again.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar
+
+from paygent.core.event import Event, decode_end, presumed
+from paygent.core.period import Subscription
+from paygent.failopen import attempt, failures
+from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.sync.journal import Journal, Record, adopt, unfinished
+from paygent.wire import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord, SessionRecord
+
+_T = TypeVar("_T")
+
+RECORDS_PER_BATCH_MAX = 1_000
+"""Records per transaction: enough to be cheap for the ledger, few enough to acknowledge in a millisecond or so."""
+
+_READY_WAIT_S = 0.2  # what a question waits for adopted journals; less than its caller waits for the answer
+_RETRY_S = 0.5  # pause after the ledger was unavailable
+_ROUNDS_MAX = 3  # a plan that was news changes what must be asked: at most so often per question
+_IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
+
+
+class Worker:
+    """Moves records to the ledger and answers questions about users. Thread-safe."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        accounts: Accounts,
+        journal: Journal,
+        *,
+        now_us: Callable[[], int],
+        interval_s: float,
+        enabled: bool = True,
+    ) -> None:
+        """Start nothing yet.
+
+        Args:
+            ledger: Where records go.
+            accounts: What the process knows; acknowledged and refreshed here.
+            journal: Where records come from.
+            now_us: The process's clock.
+            interval_s: Longest time between a settlement and its delivery.
+            enabled: False never starts a thread (Paygent is switched off).
+        """
+        self._enabled = enabled
+        self._ledger = ledger
+        self._accounts = accounts
+        self._journal = journal
+        self._now_us = now_us
+        self._interval_s = interval_s
+        self.flushed = 0
+        self._renew()
+
+    def _renew(self) -> None:
+        self._starting = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._started = False
+        self._stopping = False
+        self._idle = False
+        self._wake = threading.Event()
+        self._ready = threading.Event()
+        self._round = threading.Condition()
+        self._rounds = 0
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._asked: dict[tuple[str, str | None], Future[bool]] = {}
+
+    # -- called by anyone
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the threads have been started and not stopped."""
+        return self._started and not self._stopping
+
+    def start(self) -> None:
+        """Start the threads, once per process."""
+        if self._started or not self._enabled:
+            return
+        with self._starting:
+            if self._started or self._stopping or not self._enabled:
+                return
+            self._threads = [
+                threading.Thread(target=self._deliver_forever, name="paygent-deliver", daemon=True),
+                threading.Thread(target=self._answer_forever, name="paygent-ask", daemon=True),
+            ]
+            for thread in self._threads:
+                thread.start()
+            self._started = True
+
+    def nudge(self) -> None:
+        """Note that there is something to deliver or refresh; cheap when the thread is awake anyway."""
+        if not self._started:
+            self.start()
+        if self._idle:
+            self._wake.set()
+
+    def ask(self, user: User, session_id: str | None) -> Future[bool]:
+        """Have the ledger asked about a user; questions about the same user and session share an answer.
+
+        Returns:
+            A future that is True once the state is in the accounts, False when it cannot be had now.
+        """
+        self.start()
+        key = (user.user_id, session_id)
+        future = self._asked.get(key)
+        if future is None:
+            future = self._asked[key] = Future()
+            self._jobs.put(partial(self._answer_ask, user, session_id, future))
+        return future
+
+    def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
+        """Have something read from the ledger, on the asking thread and its connection.
+
+        Returns:
+            A future with what `reading` returned, or with the `LedgerUnavailable` that it raised.
+        """
+        self.start()
+        future: Future[_T] = Future()
+        self._jobs.put(partial(self._answer_read, reading, future))
+        return future
+
+    def flush(self, timeout_s: float) -> bool:
+        """Deliver everything that was appended before this call, waiting for it.
+
+        Returns:
+            Whether the ledger has it all; False when the time was not enough.
+        """
+        self.start()
+        if not self._started or self._stopping:
+            return not self._journal.has_unread
+        with self._round:
+            # The round that is under way may have read the journal before our caller's last record.
+            wanted = self._rounds + 2
+        self._wake.set()
+        with self._round:
+            self._round.wait_for(lambda: self._rounds >= wanted or self._kick(), timeout_s)
+            return self._rounds >= wanted and not self._journal.has_unread
+
+    def _kick(self) -> bool:
+        """Wake the thread again between two rounds; always false, for use in a wait's predicate."""
+        self._wake.set()
+        return False
+
+    def stop(self, timeout_s: float) -> bool:
+        """Deliver what there is, within a time, and end the threads.
+
+        Returns:
+            Whether the threads have ended, so that what they used can be closed.
+        """
+        deadline = time.monotonic() + timeout_s
+        if self._threads and not self._stopping:
+            self.flush(timeout_s)
+        self._stopping = True
+        self._wake.set()
+        self._jobs.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(max(deadline - time.monotonic(), 0.05))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's threads; the child's first call starts its own."""
+        self._renew()
+        self.flushed = 0
+
+    # -- the delivering thread
+
+    def _deliver_forever(self) -> None:
+        pid = os.getpid()
+        while not self._stopping and pid == os.getpid():
+            if self._make_ready():
+                break
+            self._finish_round()
+            self._wake.wait(_RETRY_S)
+            self._wake.clear()
+        empty = 0
+        while not self._stopping and pid == os.getpid():
+            worked = attempt("deliver", self._deliver_round)
+            self._finish_round()
+            empty = 0 if worked else empty + 1
+            if empty < _IDLE_ROUNDS:
+                self._wake.wait(self._interval_s)
+            else:
+                self._idle = True
+                if not self._journal.has_unread:
+                    self._wake.wait()
+                self._idle = False
+                empty = 0
+            self._wake.clear()
+
+    def _finish_round(self) -> None:
+        with self._round:
+            self._rounds += 1
+            self._round.notify_all()
+
+    def _make_ready(self) -> bool:
+        """Open the ledger and adopt what dead processes left; False when the ledger is not available."""
+        try:
+            self._ledger.open()
+            if self._journal.folder is not None:
+                attempt("adopt", self._adopt)
+        except LedgerUnavailable as error:
+            failures.say("ledger_unavailable", "the ledger is not available (%s); events wait in the journal", error)
+            return False
+        self._ready.set()
+        return True
+
+    def _adopt(self) -> None:
+        folder = self._journal.folder
+        assert folder is not None  # the caller has looked
+        adopt(folder, deliver=self._deliver_dead)
+
+    def _deliver_dead(self, records: list[Record]) -> None:
+        """Settle the records of a process that died; its calls in flight as estimated."""
+        events = [*_events(records), *map(presumed, unfinished(records))]
+        directory = _directory(records)
+        self._ledger.settle(Batch(directory=tuple(directory), at_us=self._now_us()))
+        for start in range(0, len(events), RECORDS_PER_BATCH_MAX):
+            part = tuple(events[start : start + RECORDS_PER_BATCH_MAX])
+            self._ledger.settle(Batch(events=part, at_us=self._now_us()))
+
+    def _deliver_round(self) -> bool:
+        """Deliver everything there is; return whether there was anything to do."""
+        worked = False
+        self._journal.try_files_again()
+        while not self._stopping or self._journal.has_unread:
+            records = self._journal.take(RECORDS_PER_BATCH_MAX)
+            events = _events(records)
+            now_us = self._now_us()
+            questions = self._accounts.touched({event.user_id for event in events}, now_us)
+            if not records and not questions:
+                self._journal.delivered()  # a segment that was read to its end may go
+                return worked
+            directory = tuple(_directory(records))
+            try:
+                answer = self._ledger.settle(Batch(tuple(events), directory, questions, now_us))
+            except LedgerUnavailable as error:
+                failures.say(
+                    "ledger_unavailable", "the ledger is not available (%s); events wait in the journal", error
+                )
+                for question in questions:
+                    self._touch_again(question.user_id)
+                return True
+            self._journal.delivered()
+            self._accounts.acknowledge(events, answer, now_us)
+            self._note_recorded(directory)
+            self.flushed += len(events)
+            worked = True
+            if len(records) < RECORDS_PER_BATCH_MAX:
+                return worked
+        return worked
+
+    def _touch_again(self, user_id: str) -> None:
+        user = self._accounts.users.get(user_id)
+        if user is not None:
+            user.touched = True
+
+    def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
+        for record in directory:
+            if isinstance(record, PlanRecord):
+                self._accounts.recorded("plan:" + record.name)
+            elif isinstance(record, AssignRecord):
+                self._accounts.recorded("user:" + record.user_id)
+
+    # -- the asking thread
+
+    def _answer_forever(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            self._ready.wait(_READY_WAIT_S)
+            attempt("ask", job)
+
+    def _answer_ask(self, user: User, session_id: str | None, future: Future[bool]) -> None:
+        known = attempt("ask", self._answer, user, session_id)
+        self._asked.pop((user.user_id, session_id), None)
+        future.set_result(bool(known))
+
+    def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
+        try:
+            future.set_result(reading(self._ledger))
+        except LedgerUnavailable as error:
+            future.set_exception(error)
+
+    def _answer(self, user: User, session_id: str | None) -> bool:
+        for _ in range(_ROUNDS_MAX):
+            now_us = self._now_us()
+            deliveries = self._accounts.deliveries
+            question = self._accounts.question(self._accounts.user(user.user_id, now_us), session_id, now_us)
+            try:
+                answer: Answer = self._ledger.state((question,), now_us)
+            except LedgerUnavailable:
+                return False
+            if deliveries != self._accounts.deliveries:
+                continue  # a delivery was acknowledged meanwhile: these figures may be older than it
+            self._accounts.read(answer, now_us)
+            if user.known:
+                return True
+        return user.known
+
+
+def _events(records: Iterable[Record]) -> list[Event]:
+    """Return the events among records; one that cannot be read is counted and left out."""
+    ends = (attempt("event_record", decode_end, record) for record in records if record.get("k") == "end")
+    return [event for event in ends if event is not None]
+
+
+def _directory(records: Iterable[Record]) -> list[DirectoryRecord]:
+    """Return the directory records among records, in order."""
+    found = (attempt("directory_record", _read_directory, record) for record in records)
+    return [record for record in found if record is not None]
+
+
+def _read_directory(record: Record) -> DirectoryRecord | None:
+    kind = record.get("k")
+    if kind == "plan":
+        return PlanRecord(str(record["name"]), dict(record["document"]), int(record["at"]))
+    if kind == "assign":
+        period = record.get("period")
+        return AssignRecord(
+            str(record["user"]),
+            str(record["plan"]),
+            record.get("own"),
+            Subscription(*period) if period else None,
+            int(record["at"]),
+            bool(record.get("keeps", False)),
+        )
+    if kind == "session":
+        return SessionRecord(*record["session"])
+    return None
+
+
+def directory_record(record: DirectoryRecord) -> dict[str, Any]:
+    """Return a directory record as the journal keeps it; `_read_directory` reads it back."""
+    if isinstance(record, PlanRecord):
+        return {"k": "plan", "name": record.name, "document": record.document, "at": record.at_us}
+    if isinstance(record, AssignRecord):
+        return {
+            "k": "assign",
+            "user": record.user_id,
+            "plan": record.plan,
+            "own": record.own,
+            "period": list(record.subscription) if record.subscription else None,
+            "at": record.at_us,
+            "keeps": record.keeps,
+        }
+    return {"k": "session", "session": list(record)}

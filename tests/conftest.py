@@ -1,0 +1,82 @@
+"""Fixtures of all tests: Paygents that are shut down, a clock that is set, and no failure that goes unseen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paygent import Paygent
+from paygent.failopen import failures
+from paygent.instrument.funnel import set_active
+from paygent.instrument.registry import instrumentation
+from paygent.testing import FakeProvider
+
+
+class Swallowed:
+    """The internal failures of one test, by kind; a test that provokes some says which it expects."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, BaseException]] = []
+        self.expected: set[str] = set()
+
+    def expect(self, *kinds: str) -> None:
+        """Allow these kinds in this test; each must occur."""
+        self.expected |= set(kinds)
+
+    def note(self, kind: str, error: BaseException) -> None:
+        self.seen.append((kind, error))
+
+
+@pytest.fixture(autouse=True)
+def swallowed() -> Iterator[Swallowed]:
+    """Fail a test for each internal failure that production would swallow, and for each that it expected in vain."""
+    noted = Swallowed()
+    failures.listeners.append(noted.note)
+    failures.counts.clear()
+    failures._said.clear()
+    yield noted
+    failures.listeners.remove(noted.note)
+    unexpected = [f"{kind}: {error!r}" for kind, error in noted.seen if kind not in noted.expected]
+    missing = noted.expected - {kind for kind, _ in noted.seen}
+    assert not unexpected, "swallowed failures: " + "; ".join(unexpected)
+    assert not missing, f"expected failures that did not occur: {missing}"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Keep the machine's settings out and the user's home untouched; leave no Paygent and no patch behind."""
+    for name in ("API_KEY", "BASE_URL", "DB_PATH", "PRODUCT", "DISABLED", "STREAM_USAGE_HOSTS"):
+        monkeypatch.delenv(f"PAYGENT_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    yield
+    instance = Paygent.get_instance()
+    if instance is not None:
+        instance.shutdown(timeout=5.0)
+    set_active(None)
+    instrumentation.uninstall()
+
+
+@pytest.fixture
+def db_path(tmp_path: Path) -> str:
+    """A place for a store that does not exist yet."""
+    return str(tmp_path / "paygent" / "local.db")
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeProvider]:
+    """A fake provider on loopback."""
+    with FakeProvider() as provider:
+        yield provider
+
+
+@pytest.fixture
+def init(db_path: str) -> Callable[..., Paygent]:
+    """`Paygent.init` on this test's own store."""
+
+    def start(**arguments: Any) -> Paygent:
+        return Paygent.init(**{"db_path": db_path, **arguments})
+
+    return start
