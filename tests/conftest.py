@@ -1,4 +1,6 @@
-"""Fixtures of all tests: Paygents that are shut down, a clock that is set, and no failure that goes unseen."""
+"""Fixtures of all tests: Paygents that are shut down, a clock that is set, and no failure that goes
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from paygent.testing import FakeProvider
 
 
 class Swallowed:
-    """The internal failures of one test, by kind; a test that provokes some says which it expects."""
+    """The internal failures of one test, by kind; a test that provokes some says which it expects.
+    """
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, BaseException]] = []
@@ -32,7 +35,9 @@ class Swallowed:
 
 @pytest.fixture(autouse=True)
 def swallowed() -> Iterator[Swallowed]:
-    """Fail a test for each internal failure that production would swallow, and for each that it expected in vain."""
+    """Fail a test for each internal failure that production would swallow, and for each that it
+    expected in vain.
+    """
     noted = Swallowed()
     failures.listeners.append(noted.note)
     failures.counts.clear()
@@ -47,7 +52,9 @@ def swallowed() -> Iterator[Swallowed]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Keep the machine's settings out and the user's home untouched; leave no Paygent and no patch behind."""
+    """Keep the machine's settings out and the user's home untouched; leave no Paygent and no patch
+    behind.
+    """
     for name in ("API_KEY", "BASE_URL", "DB_PATH", "PRODUCT", "DISABLED", "STREAM_USAGE_HOSTS"):
         monkeypatch.delenv(f"PAYGENT_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,7 +1,7 @@
 """Paygent: the runtime cost-control layer for AI agents.
 
-`Paygent.init()` once and `with paygent_context(user_id=…)` around the calls: from then on every call of the
-provider SDKs is metered, gated and reported. The way of a call through this package:
+`Paygent.init()` once and `with paygent_context(user_id=…)` around the calls: from then on every
+call of the provider SDKs is metered, gated and reported. The way of a call through this package:
 
     call      instrument/funnel.py    the one wrapper around a provider SDK's own funnel
     identify  context.py              whose call is it?

@@ -1,19 +1,18 @@
 """`Paygent`: the composition root, and the verbs that applications call.
 
-`init` reads settings and puts the parts together; everything that a part needs, the clock included, is handed
-to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go through it.
+`init` reads settings and puts the parts together; everything that a part needs, the clock included,
+is handed to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go
+through it.
 """
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import os
 import secrets
 import threading
 import time
 import warnings
-import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime
@@ -21,23 +20,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.context import Identity, current, paygent_track, read_user_id
+from paygent.arguments import check_name, check_user, read_entry, subscription_of, valid_user
+from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
-from paygent.core.event import Event
-from paygent.core.money import read_cost_nano
-from paygent.core.period import Subscription, calendar_month, to_datetime, to_us
+from paygent.core.period import calendar_month, to_datetime, to_us
 from paygent.core.plan import PlanConfig, plan_to_json
-from paygent.core.pricing import cost_nano
 from paygent.core.report import UsageRow, group
-from paygent.core.usage import Quality, Usage
 from paygent.core.value import exact_usd
-from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
+from paygent.errors import PaygentWarning
 from paygent.failopen import attempt, failures
 from paygent.instrument.funnel import active, set_active
 from paygent.instrument.registry import instrumentation
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
+from paygent.manual import Manual
 from paygent.meter import Meter, encode_directory
 from paygent.models import (
     BillingPeriod,
@@ -46,13 +43,13 @@ from paygent.models import (
     UsageEvent,
     UserState,
     guard_result,
-    usage_event,
 )
 from paygent.prices.catalogue import Catalogue
+from paygent.probe import Probe
+from paygent.process import EXIT_WAIT_S, watch
 from paygent.settings import (
     FIRST_TOUCH_WAIT_S,
     MISSING_USER_ID,
-    PROBE_WAIT_S,
     SYNC_INTERVAL_S,
     Settings,
     is_disabled,
@@ -62,18 +59,10 @@ from paygent.store.sqlite import SqliteStore
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import RECORD_BYTES_MAX, Journal
 from paygent.sync.worker import Worker
-from paygent.transport import HttpTransport, TransportError, probe
-from paygent.wire import AssignRecord, PlanRecord
+from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
-EXIT_WAIT_S = 2.0
-"""How long the end of the process waits for a last delivery; what is left waits in the journal."""
-
-_TEXT_CHARS_MAX = 1_000
-_TOKENS_MAX = 10**12
-_TOOL_CALLS_MAX = 1_000
-_KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
 _REPORT_WAIT_S = 30.0
 
 
@@ -117,7 +106,8 @@ class Paygent:
         Args:
             api_key: Key of a backend's product; None (and no PAYGENT_API_KEY) is local mode.
             base_url: Address of the backend (PAYGENT_BASE_URL, else http://127.0.0.1:8790).
-            db_path: File of the local store, or ":memory:" (PAYGENT_DB_PATH, else ~/.paygent/local.db).
+            db_path: File of the local store, or ":memory:" (PAYGENT_DB_PATH, else
+                ~/.paygent/local.db).
             flush_interval: Upper bound on the delay of deliveries, in seconds.
             max_batch_size: Events per request to a backend, at most.
             max_queue_size: Events kept in memory where no journal can be written, at most.
@@ -136,18 +126,47 @@ class Paygent:
 
         Raises:
             InvalidValue: naming every argument that breaks a rule.
-            PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings otherwise.
+            PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings
+                otherwise.
         """
-        arguments = {name: value for name, value in locals().items() if name not in ("cls", "registry")}
+        arguments = {
+            name: value for name, value in locals().items() if name not in ("cls", "registry")
+        }
         settings = read_settings(arguments, os.environ)
+        return cls.launch(settings, disabled=is_disabled(os.environ))
+
+    @classmethod
+    def launch(
+        cls,
+        settings: Settings,
+        *,
+        now_us: Callable[[], int] = system_clock,
+        ledger: Ledger | None = None,
+        disabled: bool = False,
+    ) -> Paygent:
+        """Start Paygent with settings that are read already, reading no environment: `init` without
+        its first step, for simulations and tests that bring their own clock or ledger.
+
+        Args:
+            settings: Read and checked settings.
+            now_us: The clock, microseconds since 1970 UTC.
+            ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
+            disabled: Whether everything is switched off: no patch, no file, no thread.
+
+        Returns:
+            The process's `Paygent`; one that was there before is shut down.
+
+        Raises:
+            PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only.
+        """
         with cls._installing:
             previous = cls._instance
             if previous is not None:
                 previous.shutdown()
-            made = cls(settings, disabled=is_disabled(os.environ))
+            made = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
             made._start()
             cls._instance = made
-        made._probe_backend()
+        made._greet_backend()
         return made
 
     def __init__(
@@ -172,14 +191,16 @@ class Paygent:
         self._now_us = now_us
         self._disabled = disabled
         self._is_shut_down = False
-        self._backend_reachable: bool | None = None
-        self._keys: dict[str, UsageEvent] = {}
-        self._keys_lock = threading.Lock()
-        self._product = settings.product if settings.api_key is None else _product_of_key(settings.api_key)
+        self._probe = None if disabled or settings.is_local else Probe(settings)
+        self._product = (
+            settings.product if settings.api_key is None else _product_of_key(settings.api_key)
+        )
         in_memory = disabled or settings.db_path == ":memory:"
         if ledger is None:
             writer = SqliteStore(":memory:" if in_memory else settings.db_path)
-            ledger = LocalLedger(self._product, writer, writer if in_memory else SqliteStore(settings.db_path))
+            ledger = LocalLedger(
+                self._product, writer, writer if in_memory else SqliteStore(settings.db_path)
+            )
         self._ledger = ledger
         self._catalogue = catalogue if catalogue is not None else Catalogue()
         self._accounts = Accounts(
@@ -203,12 +224,25 @@ class Paygent:
         )
         self._callbacks = Callbacks()
         self._meter = Meter(
-            settings, self._accounts, self._catalogue, self._journal, self._worker, self._callbacks, now_us
+            settings,
+            self._accounts,
+            self._catalogue,
+            self._journal,
+            self._worker,
+            self._callbacks,
+            now_us,
+        )
+        self._manual = Manual(
+            self._product,
+            self._accounts,
+            self._catalogue,
+            None if disabled else self._meter,
+            now_us,
         )
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
-        _watch_process(self)
+        watch(self)
         if self._disabled:
             return
         if not self._settings.is_local or self._settings.db_path != ":memory:":
@@ -217,45 +251,17 @@ class Paygent:
         if self._settings.auto_instrument:
             instrumentation.install()
 
-    def _probe_backend(self) -> None:
-        """Ask the backend whether it is there, for up to half a second; what comes later is logged."""
-        key = self._settings.api_key
-        if key is None or self._disabled:
+    def _greet_backend(self) -> None:
+        """Ask the backend whether it is there; warn, or raise (`strict_backend`), if not."""
+        if self._probe is None:
             return
-        found: list[Warning] = []
-        answered = threading.Event()
-
-        def ask() -> None:
-            problem = attempt("probe", self._ask_backend, key)
-            if problem is not None:
-                found.append(problem)
-                if answered.is_set():
-                    failures.say("backend", "%s", problem)
-            answered.set()
-
-        threading.Thread(target=ask, name="paygent-probe", daemon=True).start()
-        if answered.wait(PROBE_WAIT_S) and found:
-            if self._settings.strict_backend:
-                self.shutdown()
-                raise found[0]
-            _warn(found[0])
-        elif not answered.is_set():
-            answered.set()
-            if self._settings.strict_backend:
-                self.shutdown()
-                raise PaygentBackendUnreachable(f"{self._settings.base_url} did not answer in {PROBE_WAIT_S} s")
-
-    def _ask_backend(self, key: str) -> Warning | None:
-        url = self._settings.base_url
-        try:
-            knows_us = probe(HttpTransport(url, key), PROBE_WAIT_S)
-        except TransportError as error:
-            self._backend_reachable = False
-            return PaygentBackendUnreachable(f"{url} cannot be reached ({error}); calls are metered locally")
-        self._backend_reachable = True
-        if knows_us:
-            return None
-        return PaygentAuthInvalid(f"{url} does not take the API key; calls are metered locally")
+        problem = self._probe.run(wants_answer=self._settings.strict_backend)
+        if problem is None:
+            return
+        if self._settings.strict_backend:
+            self.shutdown()
+            raise problem
+        _warn(problem)
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
@@ -275,7 +281,7 @@ class Paygent:
             InvalidValue: naming what breaks a rule.
         """
         findings = Findings("configure_plan")
-        _check_name(findings, "name", name)
+        check_name(findings, "name", name)
         if not isinstance(config, PlanConfig):
             findings.add("config", config, "must be a PlanConfig")
         findings.raise_if_any()
@@ -296,7 +302,8 @@ class Paygent:
         Args:
             user_id: The application's id of the user.
             plan: Name of the plan.
-            billing_period: The current period; it renews by its own length. None is the UTC calendar month.
+            billing_period: The current period; it renews by its own length. None is the UTC
+                calendar month.
 
         Raises:
             InvalidValue: naming what breaks a rule.
@@ -316,8 +323,7 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        state = self._assign("start_session", user_id, plan, plan_config, None, opens=True)
-        return state
+        return self._assign("start_session", user_id, plan, plan_config, None, opens=True)
 
     def _assign(
         self,
@@ -330,8 +336,8 @@ class Paygent:
         opens: bool = False,
     ) -> UserState:
         findings = Findings(verb)
-        whose = _check_user(findings, user_id)
-        _check_name(findings, "plan", plan)
+        whose = check_user(findings, user_id)
+        check_name(findings, "plan", plan)
         if own is not None and not isinstance(own, PlanConfig):
             findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
         if billing_period is not None and not isinstance(billing_period, BillingPeriod):
@@ -339,42 +345,51 @@ class Paygent:
         findings.raise_if_any()
         now_us = self._now_us()
         user = self._known(whose)
-        subscription = _subscription(billing_period)
+        subscription = subscription_of(billing_period)
         if opens and subscription is None:
             subscription = user.subscription  # a session does not change how the user pays
-        if (user.assigned, user.plan_name, user.own, user.subscription) != (True, plan, own, subscription):
+        if (user.assigned, user.plan_name, user.own, user.subscription) != (
+            True,
+            plan,
+            own,
+            subscription,
+        ):
             self._accounts.assign(whose, plan, own, subscription, now_us)
             document = plan_to_json(own) if own is not None else None
             self._write(AssignRecord(whose, plan, document, subscription, now_us))
         if opens:
-            before = user.open_session
-            self._accounts.session(user, None, now_us)
-            for opened in self._accounts.take_opened():
-                self._write(opened)
-            opened_now = before is None or user.open_session is None
-            if opened_now or before.session_id != user.open_session.session_id:  # type: ignore[union-attr]
-                if self._callbacks.wants("session_start"):
-                    self._callbacks.fire("session_start", self._state(user))
+            self._open_session(user, now_us)
         return self._state(user)
 
-    def _write(self, record: Any) -> None:
+    def _open_session(self, user: User, now_us: int) -> None:
+        self._accounts.session(user, None, now_us)
+        opened = self._accounts.take_opened()
+        for record in opened:
+            self._write(record)
+        if any(record.user_id == user.user_id for record in opened):
+            self._callbacks.fire("session_start", self._state(user))
+
+    def _write(self, record: DirectoryRecord) -> None:
         if not self._disabled:
             self._meter.write_directory(record)
 
     # -- asking
 
     def get_usage(self, user_id: Any) -> CurrentUsage:
-        """Return what a user has used in the current period and session; an unknown user has used nothing."""
-        return self._usage(self._known(_valid_user("get_usage", user_id)))
+        """Return what a user has used in the current period and session; an unknown user has used
+        nothing.
+        """
+        return self._usage(self._known(valid_user("get_usage", user_id)))
 
     def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
         """Say what the gate would say to a call now, without making one.
 
         Args:
             user_id: The application's id of the user.
-            model: Also look at the limits of this model; None looks at those of all models together only.
+            model: Also look at the limits of this model; None looks at those of all models together
+                only.
         """
-        user = self._known(_valid_user("check_guard", user_id))
+        user = self._known(valid_user("check_guard", user_id))
         now_us = self._now_us()
         model_key = ""
         if model:
@@ -383,11 +398,17 @@ class Paygent:
         return guard_result(decision, user.user_id)
 
     def _known(self, user_id: str) -> User:
-        """Return a user, asked of the ledger if this process does not know them yet (a quarter second at most)."""
+        """Return a user, asked of the ledger if this process does not know them yet (a quarter
+        second at most).
+        """
         now_us = self._now_us()
         user = self._accounts.user(user_id, now_us)
         session_id = self._context_session(user_id)
-        if not self._disabled and not self._is_shut_down and self._accounts.asks(user, session_id, now_us):
+        if (
+            not self._disabled
+            and not self._is_shut_down
+            and self._accounts.asks(user, session_id, now_us)
+        ):
             try:
                 self._worker.ask(user, session_id).result(FIRST_TOUCH_WAIT_S)
             except FutureTimeoutError:
@@ -400,7 +421,9 @@ class Paygent:
         return identity.session_id if identity is not None and identity.user_id == user_id else None
 
     def _session_of(self, user: User) -> str:
-        """Return the session that figures are about: the context's, else the one used last, else the open one."""
+        """Return the session that figures are about: the context's, else the one used last, else
+        the open one.
+        """
         opened = user.open_session.session_id if user.open_session is not None else ""
         return self._context_session(user.user_id) or user.session_id or opened
 
@@ -408,7 +431,9 @@ class Paygent:
         session_id = self._session_of(user)
         figures = self._accounts.figures(user, session_id, self._now_us())
         opened = user.open_session
-        started = to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
+        started = (
+            to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
+        )
         return CurrentUsage(
             period_cost=exact_usd(figures.period_cost_nano),
             session_cost=exact_usd(figures.session_cost_nano),
@@ -416,9 +441,13 @@ class Paygent:
             session_started_at=started,
             period_tokens_total=sum(tokens for tokens, _, _ in figures.by_model.values()),
             period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
-            period_cost_by_model={model: exact_usd(use[1]) for model, use in figures.by_model.items()},
+            period_cost_by_model={
+                model: exact_usd(use[1]) for model, use in figures.by_model.items()
+            },
             reserved_cost=exact_usd(figures.held_cost_nano),
-            reserved_tokens_by_model={model: use[2] for model, use in figures.by_model.items() if use[2]},
+            reserved_tokens_by_model={
+                model: use[2] for model, use in figures.by_model.items() if use[2]
+            },
         )
 
     def _state(self, user: User) -> UserState:
@@ -429,12 +458,18 @@ class Paygent:
             sdk_enabled=user.sdk_enabled,
             plan_config=user.plan,
             current_usage=self._usage(user),
-            billing_period=BillingPeriod(to_datetime(user.period.start_us), to_datetime(user.period.end_us)),
+            billing_period=BillingPeriod(
+                to_datetime(user.period.start_us), to_datetime(user.period.end_us)
+            ),
             last_refreshed=to_datetime(user.read_us) if user.read_us else None,
         )
 
     def report(
-        self, by: str | tuple[str, ...] = "user", *, start: datetime | None = None, end: datetime | None = None
+        self,
+        by: str | tuple[str, ...] = "user",
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
     ) -> tuple[UsageRow, ...]:
         """Return usage and cost of a span of UTC days, dearest first.
 
@@ -478,17 +513,20 @@ class Paygent:
         tool_calls: list[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> UsageEvent:
-        """Book something that costs and is no call that we see: a tool, another service. Never refused.
+        """Book something that costs and is no call that we see: a tool, another service. Never
+        refused.
 
         Args:
             user_id: Whose; None is the context's user.
-            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes it.
+            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes
+                it.
             input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
             model: Model of the tokens.
             description: Up to 1,000 characters.
             idempotency_key: The same key of the same user books once, ever.
             session_id: In which session; None is the context's, else the user's open one.
-            tool_calls: Names of tools, priced by the plan's `tool_costs`, else its `default_tool_cost`.
+            tool_calls: Names of tools, priced by the plan's `tool_costs`, else its
+                `default_tool_cost`.
             metadata: Up to 16 keys and 1 kB.
 
         Returns:
@@ -497,71 +535,15 @@ class Paygent:
         Raises:
             InvalidValue: naming every argument that breaks a rule; nothing is booked then.
         """
-        cost_given = _check_event(locals())
+        entry = read_entry(locals())
         identity = self._identity(user_id, session_id, metadata)
-        now_us = self._now_us()
         user = self._known(identity.user_id or MISSING_USER_ID)
-        event_id = ids.new_id(now_us)
-        if idempotency_key is not None:
-            event_id = ids.id_of_key(self._product, user.user_id, idempotency_key)
-        usage = Usage(input_tokens, output_tokens)
-        tokens_nano, tools_nano, quality, price_id = cost_given, 0, "exact", ""
-        model_key = ""
-        if model is not None:
-            resolved = self._catalogue.resolve("", model, now_us, user.plan)
-            model_key = resolved.model_key
-        if cost_given is None:
-            tokens_nano = 0
-            if model is not None:
-                tokens_nano, price_id = cost_nano(usage, resolved.rates), resolved.rates.price_id
-            if usage.total_tokens and not price_id:
-                quality = "unpriced"
-                failures.say("unpriced_event", "an event has tokens of a model that has no price")
-            default = user.plan.default_tool_cost_nano
-            tools_nano = sum(user.plan.tool_costs_nano.get(name, default) for name in tool_calls or ())
-        event = Event(
-            event_id=event_id,
-            user_id=user.user_id,
-            session_id=self._accounts.session(user, identity.session_id, now_us),
-            at_us=now_us,
-            model=model or "",
-            model_key=model_key,
-            provider="",
-            plan=user.plan_name,
-            period_start_us=user.period.start_us,
-            input_tokens=input_tokens,
-            output_tokens=output_tokens,
-            cached_input_tokens=0,
-            cache_write_tokens=0,
-            reasoning_tokens=0,
-            cost_tokens_nano=tokens_nano or 0,
-            cost_tools_nano=tools_nano,
-            quality=_quality(quality),
-            source="manual",
-            price_id=price_id,
-            cost_explicit=cost_given is not None,
-            tool_calls=tuple(tool_calls or ()),
-            description=description,
-            metadata=identity.metadata,
-        )
-        return self._book(user, event, is_keyed=idempotency_key is not None)
+        return self._manual.book(user, identity, entry)
 
-    def _book(self, user: User, event: Event, *, is_keyed: bool) -> UsageEvent:
-        public = usage_event(event)
-        if is_keyed:
-            with self._keys_lock:
-                earlier = self._keys.get(event.event_id)
-                if earlier is not None:
-                    return earlier
-                if len(self._keys) >= _KEYS_REMEMBERED:
-                    del self._keys[next(iter(self._keys))]
-                self._keys[event.event_id] = public
-        if not self._disabled:
-            self._meter.record(user, event)
-        return public
-
-    def _identity(self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None) -> Identity:
-        """Return whose event it is; one without a user is kept on the reserved user, never refused."""
+    def _identity(
+        self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
+    ) -> Identity:
+        """Return whose event it is; without a user it goes to the reserved one, never refused."""
         given = Identity(user_id, session_id, None, metadata).over(current.get())
         if given.user_id is not None:
             return given
@@ -575,7 +557,9 @@ class Paygent:
     # -- callbacks and decorators
 
     def on_soft_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a decorator."""
+        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a
+        decorator.
+        """
         return self._on("soft_gate", callback)
 
     def on_hard_gate(self, callback: _C) -> _C:
@@ -583,11 +567,13 @@ class Paygent:
         return self._on("hard_gate", callback)
 
     def on_usage(self, callback: _C) -> _C:
-        """Have a function called with the `UsageEvent` of every call and entry; also a decorator."""
+        """Have a function called with the `UsageEvent` of each call and entry; also a decorator."""
         return self._on("usage", callback)
 
     def on_session_start(self, callback: _C) -> _C:
-        """Have a function called with a `UserState` when `start_session` opens a session; also a decorator."""
+        """Have a function called with a `UserState` when `start_session` opens a session; also a
+        decorator.
+        """
         return self._on("session_start", callback)
 
     def _on(self, kind: str, callback: _C) -> _C:
@@ -615,7 +601,8 @@ class Paygent:
         return self._worker.flushed - before
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Deliver what there is, within a time, and stop; calls go on unmetered, which is said once.
+        """Deliver what there is, within a time, and stop; calls go on unmetered, which is said
+        once.
 
         Args:
             timeout: Seconds; what could not be delivered waits in the journal for the next start.
@@ -659,12 +646,12 @@ class Paygent:
     @property
     def backend_reachable(self) -> bool | None:
         """Whether the backend answered; None until known, and in local mode."""
-        return self._backend_reachable
+        return self._probe.is_reachable if self._probe is not None else None
 
     @property
     def is_connected(self) -> bool:
         """Whether a backend answered and took the key."""
-        return self._backend_reachable is True
+        return self._probe is not None and self._probe.is_welcome
 
     @property
     def is_initialized(self) -> bool:
@@ -688,7 +675,9 @@ class Paygent:
 
     @property
     def queue_stats(self) -> dict[str, Any]:
-        """Counts of records since `init`: total_pushed, total_flushed, total_dropped, pending, is_running."""
+        """Counts of records since `init`: total_pushed, total_flushed, total_dropped, pending,
+        is_running.
+        """
         return {
             "total_pushed": self._worker.flushed + self.pending_events,
             "total_flushed": self._worker.flushed,
@@ -703,53 +692,32 @@ class Paygent:
         return sum(user.open_session is not None for user in list(self._accounts.users.values()))
 
     def health(self) -> dict[str, Any]:
-        """Return how Paygent itself is: what was swallowed or said (by kind), and the state of the journal."""
+        """Return how Paygent itself is: what was swallowed or said (by kind), and the state of the
+        journal.
+        """
         return {
             "mode": "off" if self._disabled else "local",
-            "backend_reachable": self._backend_reachable,
+            "backend_reachable": self.backend_reachable,
             "journal_durable": self._journal.is_durable and self._journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(failures.counts),
             "catalogue": self._catalogue.as_of,
         }
 
-    def _renew_after_fork(self) -> None:
-        """Start anew in a forked child: its own journal, threads and connections, no calls in flight."""
+    def renew_after_fork(self) -> None:
+        """Start anew in a forked child: its own journal, threads and connections, no calls in
+        flight.
+        """
         self._journal.renew_after_fork(_owner_name())
         self._ledger.forget_after_fork()
         self._accounts.forget_after_fork()
         self._worker.renew_after_fork()
         self._callbacks.renew_after_fork()
-        self._keys_lock = threading.Lock()
+        self._manual.renew_after_fork()
         type(self)._installing = threading.RLock()
 
 
-# -- the process
-
-_watched: weakref.WeakSet[Paygent] = weakref.WeakSet()
-_hooks: list[bool] = []
-
-
-def _watch_process(made: Paygent) -> None:
-    """See to forks and to the end of the process, for every Paygent that this process makes."""
-    _watched.add(made)
-    if not _hooks:
-        _hooks.append(True)
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
-
-
-def _at_exit() -> None:
-    for made in list(_watched):
-        attempt("exit", made.shutdown, EXIT_WAIT_S)
-
-
-def _after_fork() -> None:
-    failures.renew_after_fork()
-    ids.renew_after_fork()
-    for made in list(_watched):
-        attempt("fork", made._renew_after_fork)
+# -- small parts
 
 
 def _owner_name() -> str:
@@ -771,66 +739,3 @@ def _warn(problem: Warning) -> None:
         warnings.warn(problem, stacklevel=4)
     except Warning:
         failures.say(type(problem).__name__, "%s", problem)
-
-
-# -- reading arguments
-
-
-def _check_user(findings: Findings, user_id: Any) -> str:
-    found = read_user_id(user_id)
-    if found is None:
-        findings.add("user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID")
-    return found or ""
-
-
-def _valid_user(verb: str, user_id: Any) -> str:
-    findings = Findings(verb)
-    found = _check_user(findings, user_id)
-    findings.raise_if_any()
-    return found
-
-
-def _check_name(findings: Findings, name: str, value: Any) -> None:
-    if not isinstance(value, str) or not 0 < len(value) <= 255:
-        findings.add(name, value, "must be a string of 1 to 255 characters")
-
-
-def _subscription(period: BillingPeriod | None) -> Subscription | None:
-    return None if period is None else Subscription(to_us(period.start), to_us(period.end))
-
-
-def _quality(value: str) -> Quality:
-    return "unpriced" if value == "unpriced" else "exact"
-
-
-def _check_event(given: Mapping[str, Any]) -> int | None:
-    """Check the arguments of `record_event` and return the explicit cost in nano-dollars, if any."""
-    findings = Findings("record_event")
-    if given["user_id"] is not None:
-        _check_user(findings, given["user_id"])
-    cost = None
-    if given["cost"] is not None:
-        try:
-            cost = read_cost_nano(given["cost"])
-        except ValueError as error:
-            findings.add("cost", given["cost"], str(error))
-    for name in ("input_tokens", "output_tokens"):
-        if type(given[name]) is not int or not 0 <= given[name] <= _TOKENS_MAX:
-            findings.add(name, given[name], "must be a whole number from 0 to 10¹²")
-    for name in ("model", "idempotency_key", "session_id"):
-        if given[name] is not None:
-            _check_name(findings, name, given[name])
-    text = given["description"]
-    if text is not None and (not isinstance(text, str) or len(text) > _TEXT_CHARS_MAX):
-        findings.add("description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters")
-    tools = given["tool_calls"]
-    if tools is not None:
-        if isinstance(tools, str) or not isinstance(tools, (list, tuple)) or len(tools) > _TOOL_CALLS_MAX:
-            findings.add("tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names")
-        else:
-            for tool in tools:
-                _check_name(findings, "tool_calls", tool)
-    if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
-        findings.add("metadata", given["metadata"], "must be a dict")
-    findings.raise_if_any()
-    return cost

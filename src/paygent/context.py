@@ -1,8 +1,8 @@
 """Identify: whose call is it? One context variable, read at the moment of the call.
 
-`paygent_context` sets it, `paygent_track` does the same around a function, and the arguments `paygent_*` of
-a single call win over both. Nothing here raises around a call: a user id that cannot be used is said once
-and treated as missing.
+`paygent_context` sets it, `paygent_track` does the same around a function, and the arguments
+`paygent_*` of a single call win over both. Nothing here raises around a call: a user id that cannot
+be used is said once and treated as missing.
 """
 
 from __future__ import annotations
@@ -65,13 +65,17 @@ class Identity:
         same_user = merged.user_id == other.user_id
         merged.session_id = self.session_id or (other.session_id if same_user else None)
         merged.plan = self.plan or (other.plan if same_user else None)
-        both = {**(other.metadata or {}), **(self.metadata or {})} if self.metadata else other.metadata
+        both = (
+            {**(other.metadata or {}), **(self.metadata or {})} if self.metadata else other.metadata
+        )
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
 
 
 def read_user_id(value: Any) -> str | None:
-    """Return a usable user id: a string as it is, `int` and `UUID` as strings, anything else None, said once."""
+    """Return a usable user id: a string as it is, `int` and `UUID` as strings, anything else None,
+    said once.
+    """
     if type(value) is str and 0 < len(value) <= USER_ID_CHARS_MAX:
         return value
     if value is None:
@@ -82,7 +86,7 @@ def read_user_id(value: Any) -> str | None:
             return text
     failures.say(
         "bad_user_id",
-        "a user_id of type %s is not usable (a string of 1 to %d characters is); treated as missing",
+        "a user_id of type %s is not usable (1 to %d characters are); treated as missing",
         type(value).__name__,
         USER_ID_CHARS_MAX,
     )
@@ -96,7 +100,9 @@ def _read_session_id(value: Any) -> str | None:
         text = str(value)
         if 0 < len(text) <= USER_ID_CHARS_MAX:
             return text
-    failures.say("bad_session_id", "a session_id of type %s is not usable; ignored", type(value).__name__)
+    failures.say(
+        "bad_session_id", "a session_id of type %s is not usable; ignored", type(value).__name__
+    )
     return None
 
 
@@ -136,12 +142,14 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
     """Say whose calls are made inside a `with` (or `async with`) block.
 
     Args:
-        user_id: The application's id of the user: a string of 1 to 255 characters, an int or a UUID.
+        user_id: The application's id of the user: a string of 1 to 255 characters, an int or a
+            UUID.
         session_id: The application's id of a session; None for the user's open one.
         plan: Plan for a user that nobody assigned; ignored with a warning for others.
         metadata: Up to 16 keys and 1 kB, carried by every event of the block.
 
-    Blocks nest: the inner user wins, and inherits session and metadata only from a block of the same user.
+    Blocks nest: the inner user wins, and inherits session and metadata only from a block of the
+        same user.
     """
 
     __slots__ = ("_identity", "_tokens")
@@ -173,8 +181,8 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         try:
             current.reset(self._tokens.pop())
         except (ValueError, IndexError):
-            # Left in another context than it was entered in (an async generator closed by another task):
-            # that context is gone, and with it the value.
+            # Left in another context than it was entered in (an async generator closed by another
+            # task): that context is gone, and with it the value.
             pass
 
     async def __aenter__(self) -> paygent_context:
@@ -200,9 +208,10 @@ def paygent_track(
     """Decorate a function so that calls made in it belong to a user.
 
     Args:
-        user_id, session_id, plan, metadata: As in `paygent_context`; without a user id, the surrounding
-            block's user stays.
-        user_id_param: Name of the function's own parameter that holds the user id; it wins over `user_id`.
+        user_id, session_id, plan, metadata: As in `paygent_context`; without a user id, the
+            surrounding block's user stays.
+        user_id_param: Name of the function's own parameter that holds the user id; it wins over
+            `user_id`.
 
     Returns:
         A decorator for sync and async functions and for sync and async generator functions.
@@ -228,7 +237,9 @@ def paygent_track(
     return decorate
 
 
-def _wrap(function: Callable[..., Any], scope: Callable[..., paygent_context]) -> Callable[..., Any]:
+def _wrap(
+    function: Callable[..., Any], scope: Callable[..., paygent_context]
+) -> Callable[..., Any]:
     """Return `function` inside the scope that its arguments give, keeping its kind."""
     if inspect.iscoroutinefunction(function):
 
@@ -247,7 +258,9 @@ def _wrap(function: Callable[..., Any], scope: Callable[..., paygent_context]) -
             whose = scope(args, kwargs)
             try:
                 while True:
-                    with whose:  # only while the generator runs: a consumer must not inherit its user
+                    with (
+                        whose
+                    ):  # only while the generator runs: a consumer must not inherit its user
                         try:
                             item = await generator.__anext__()
                         except StopAsyncIteration:
@@ -267,7 +280,9 @@ def _wrap(function: Callable[..., Any], scope: Callable[..., paygent_context]) -
             sent: Any = None
             try:
                 while True:
-                    with whose:  # only while the generator runs: a consumer must not inherit its user
+                    with (
+                        whose
+                    ):  # only while the generator runs: a consumer must not inherit its user
                         try:
                             item = generator.send(sent)
                         except StopIteration as stop:

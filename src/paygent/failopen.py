@@ -1,9 +1,9 @@
 """The only guard that swallows exceptions: Paygent may fail, the application must not notice.
 
-Only `Exception` is swallowed, never `KeyboardInterrupt`, `SystemExit` or a cancellation; the one exception
-that is meant for the application, `PaygentLimitExceeded`, passes. Each failure is counted by kind and logged
-once per kind. A guard never owns the return value of a provider: callers hold it before they enter here.
-Tests turn every swallowed failure into a failure of the test (`listeners`).
+Only `Exception` is swallowed, never `KeyboardInterrupt`, `SystemExit` or a cancellation; the one
+exception that is meant for the application, `PaygentLimitExceeded`, passes. Each failure is counted
+by kind and logged once per kind. A guard never owns the return value of a provider: callers hold it
+before they enter here. Tests turn every swallowed failure into a failure of the test (`listeners`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class Failures:
     def note(self, kind: str, error: BaseException) -> None:
         """Count a swallowed failure, and log it if it is the first of its kind."""
         if self._count(kind):
-            # The traceback names our own code only; a message may quote a user's text, so it is left out.
+            # The traceback names our own code only; a message may quote a user's text, so it is
+            # left out.
             logger.warning("paygent: %s failed (%s); the call goes on", kind, type(error).__name__)
             logger.debug("paygent: %s", kind, exc_info=error)
         for listener in tuple(self.listeners):
@@ -45,7 +46,8 @@ class Failures:
 
         Args:
             kind: What is counted; also the key of "once".
-            message: Text for the log, with `%s` places for `args`. No prompt, answer or key may be in it.
+            message: Text for the log, with `%s` places for `args`. No prompt, answer or key may be
+                in it.
         """
         if self._count(kind):
             logger.warning("paygent: " + message, *args)
@@ -89,7 +91,9 @@ def attempt(kind: str, action: Callable[..., _T], *args: Any) -> _T | None:
 
 
 async def attempt_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
-    """Await something of the application's on its own loop; what it raises is counted, not passed on."""
+    """Await something of the application's on its own loop; what it raises is counted, not passed
+    on.
+    """
     try:
         await action(*args)
     except Exception as error:
@@ -97,9 +101,11 @@ async def attempt_async(kind: str, action: Callable[..., Awaitable[Any]], *args:
 
 
 def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
-    """Run a callback of the application on a thread of ours, where nothing it raises may reach a call.
+    """Run a callback of the application on a thread of ours, where nothing it raises may reach a
+    call.
 
-    Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: the thread is ours, and a
+    Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: the thread is ours,
+        and a
     callback that raises them asks for the end of a thread that it does not own.
     """
     try:

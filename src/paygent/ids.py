@@ -1,7 +1,9 @@
-"""Ids of our own events and sessions: UUIDs of version 7, which sort by time; and those of idempotency keys.
+"""Ids of our own events and sessions: UUIDs of version 7, which sort by time; and those of
+idempotency keys.
 
-Random bits come from a generator of the process that is seeded by the system, not from the system for each id:
-a system call drops the interpreter's lock, and that costs milliseconds in an app of many busy threads.
+Random bits come from a generator of the process that is seeded by the system, not from the system
+for each id: a system call drops the interpreter's lock, and that costs milliseconds in an app of
+many busy threads.
 """
 
 from __future__ import annotations

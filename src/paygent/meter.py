@@ -2,46 +2,47 @@
 
 Theory of operation
 -------------------
-`begin` is called before the provider and decides; it returns a `Call` that holds what the call may use, a
-`Wait` when the ledger has to be asked about a user that this process does not know yet, or None when the call
-is not ours to meter. Then exactly one of `settle` and `void` ends the call; whichever comes first wins, the
-other does nothing, so that a stream can be ended by its last chunk, its close and its garbage collection.
+`begin` is called before the provider and decides; it returns a `Call` that holds what the call may
+use, a `Wait` when the ledger has to be asked about a user that this process does not know yet, or
+None when the call is not ours to meter. Then exactly one of `settle` and `void` ends the call;
+whichever comes first wins, the other does nothing, so that a stream can be ended by its last chunk,
+its close and its garbage collection.
 
-    call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store -> report
+    call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store
+    -> report
 
-The order of the writes is what makes a count exact. Before the provider is asked, the hold is in memory and
-its begin record is in the journal; after it answered, the event is in memory and its end record is in the
-journal before the answer is returned. A process that dies in between leaves a begin without an end, which
-counts as estimated. This file decides nothing itself: `core` decides, `ledger.accounts` holds.
+The order of the writes is what makes a count exact. Before the provider is asked, the hold is in
+memory and its begin record is in the journal; after it answered, the event is in memory and its end
+record is in the journal before the answer is returned. A process that dies in between leaves a
+begin without an end, which counts as estimated. This file decides nothing itself: `core` decides,
+`ledger.accounts` holds.
 
-What raises here, but for `PaygentLimitExceeded`, is swallowed by the funnel's guard: the call proceeds.
+What raises here, but for `PaygentLimitExceeded`, is swallowed by the funnel's guard: the call
+proceeds.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import time
-from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from collections.abc import Callable
 
+from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
-from paygent.core.estimate import Estimate, Observed, Size, bound, expected, measure, observe
+from paygent.core.estimate import Estimate, Observed, bound, expected, measure, observe
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void
 from paygent.core.gate import Decision, warning
 from paygent.core.money import read_parts_per_million
-from paygent.core.plan import PlanConfig
 from paygent.core.pricing import cost_nano, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import failures
+from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, Hold, User
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import Catalogue, Resolved
-from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
+from paygent.settings import MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker, directory_record
@@ -49,124 +50,6 @@ from paygent.wire import AssignRecord, DirectoryRecord
 
 _NS_PER_MS = 1_000_000
 _OBSERVED_MAX = 4_096  # (model, route) pairs whose means are remembered
-
-
-class Request:
-    """What the funnel knows of a call before it leaves.
-
-    Attributes:
-        provider: "openai", "anthropic", "azure", …
-        route: Which operation, such as "chat.completions"; estimates are tuned per model and route.
-        model: As the application asked for it; "" where it did not.
-        body: The JSON body, read for its size only and never kept.
-        generates: Whether the route has output (embeddings have none).
-        max_tokens: Most output that the request allows in all its answers together, or None.
-        identity: What the call's own `paygent_*` arguments say, or None.
-    """
-
-    __slots__ = ("body", "generates", "identity", "max_tokens", "model", "provider", "route")
-
-    def __init__(
-        self,
-        provider: str,
-        route: str,
-        model: str,
-        body: Mapping[str, Any] | None,
-        *,
-        generates: bool = True,
-        max_tokens: int | None = None,
-        identity: Identity | None = None,
-    ) -> None:
-        self.provider = provider
-        self.route = route
-        self.model = model
-        self.body = body
-        self.generates = generates
-        self.max_tokens = max_tokens
-        self.identity = identity
-
-
-class Call:
-    """A call between `begin` and its end. Carried by streams; never pickled, never shared with a fork."""
-
-    __slots__ = (
-        "at_us",
-        "blocked",
-        "done",
-        "estimate",
-        "event_id",
-        "hold",
-        "identity",
-        "model_key",
-        "pid",
-        "plan",
-        "price_id",
-        "request",
-        "session_id",
-        "size",
-        "started_ns",
-        "user",
-    )
-
-    at_us: int
-    blocked: bool
-    done: bool
-    estimate: Estimate
-    event_id: str
-    hold: Hold
-    identity: Identity
-    model_key: str
-    pid: int
-    plan: PlanConfig
-    price_id: str
-    request: Request
-    session_id: str
-    size: Size
-    started_ns: int
-    user: User
-
-
-class Wait:
-    """A question to the ledger that a call waits for, a quarter of a second at most.
-
-    A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with what is
-    known by then. A sync call on a thread that runs an event loop does not wait: it would stop that loop.
-    """
-
-    __slots__ = ("_answer", "_done")
-
-    def __init__(self, answer: Future[bool], done: Callable[[], None]) -> None:
-        self._answer = answer
-        self._done = done
-
-    def block(self) -> None:
-        """Wait on this thread, unless it runs an event loop."""
-        try:
-            if not _runs_loop():
-                self._answer.result(FIRST_TOUCH_WAIT_S)
-        except FutureTimeoutError:
-            failures.say("ledger_slow", "the ledger did not answer in %s s; calls go on", FIRST_TOUCH_WAIT_S)
-        finally:
-            self._done()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        try:
-            if _runs_loop():
-                # `wait` does not cancel what it waits for: other calls may wait for the same answer.
-                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=FIRST_TOUCH_WAIT_S)
-        finally:
-            self._done()
-
-
-def _runs_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 class Meter:
@@ -199,8 +82,8 @@ class Meter:
         """Identify, estimate, gate and hold.
 
         Returns:
-            The call that now holds; a `Wait` to resolve before asking again; or None for a call that passes
-            unmetered (its user is switched off).
+            The call that now holds; a `Wait` to resolve before asking again; or None for a call
+            that passes unmetered (its user is switched off).
 
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
@@ -220,7 +103,13 @@ class Meter:
         call.pid = os.getpid()
         call.done = False
         call.started_ns = time.perf_counter_ns()
-        call.request, call.identity, call.user, call.plan, call.at_us = request, identity, user, plan, at_us
+        call.request, call.identity, call.user, call.plan, call.at_us = (
+            request,
+            identity,
+            user,
+            plan,
+            at_us,
+        )
         call.session_id = self._accounts.session(user, identity.session_id, at_us)
 
         resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
@@ -238,7 +127,9 @@ class Meter:
         return call
 
     def _identify(self, request: Request) -> Identity:
-        """Return whose call it is: the call's own arguments, then the context, then the policy for nobody."""
+        """Return whose call it is: the call's own arguments, then the context, then the policy for
+        nobody.
+        """
         identity = current.get()
         if request.identity is not None:
             identity = request.identity.over(identity)
@@ -272,15 +163,23 @@ class Meter:
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Put a user that nobody assigned on the plan that the context names."""
         if user.assigned:
-            failures.say("context_plan", "a context names plan %s for a user who has another one", plan)
+            failures.say(
+                "context_plan", "a context names plan %s for a user who has another one", plan
+            )
         elif plan not in self._accounts.plans:
-            failures.say("context_plan_unknown", "a context names plan %s, which is not configured", plan)
+            failures.say(
+                "context_plan_unknown", "a context names plan %s, which is not configured", plan
+            )
         else:
             self._accounts.assign(user.user_id, plan, None, user.subscription, at_us)
-            self.write_directory(AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True))
+            self.write_directory(
+                AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
+            )
 
     def _estimate(self, call: Call, resolved: Resolved) -> Estimate:
-        """Return what the call may use: its worst case in a strict plan, what is expected otherwise."""
+        """Return what the call may use: its worst case in a strict plan, what is expected
+        otherwise.
+        """
         request, plan = call.request, call.plan
         if plan.pre_call_estimate:
             return bound(
@@ -327,7 +226,9 @@ class Meter:
         assert isinstance(held, Hold)  # without enforcing, a hold is never refused
         call.hold = held
         for reading in held.warnings:
-            self._callbacks.fire("soft_gate", guard_result(warning(reading, strict=strict), user.user_id))
+            self._callbacks.fire(
+                "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
+            )
 
     def _hold(self, call: Call, cost: int, *, strict: bool, enforce: bool) -> Hold | Decision:
         estimate = call.estimate
@@ -342,8 +243,12 @@ class Meter:
             enforce=enforce,
         )
 
-    def _refusal_before_limits(self, call: Call, resolved: Resolved, cost: int) -> GuardResult | None:
-        """Return why a call is refused before any limit is looked at: its model, or an absent ledger."""
+    def _refusal_before_limits(
+        self, call: Call, resolved: Resolved, cost: int
+    ) -> GuardResult | None:
+        """Return why a call is refused before any limit is looked at: its model, or an absent
+        ledger.
+        """
         plan, user = call.plan, call.user
         if plan.unknown_model == "block" and not resolved.rates.is_known:
             name = call.request.model
@@ -412,6 +317,7 @@ class Meter:
         if call.done or call.pid != os.getpid():
             return
         call.done = True
+        logger.debug("paygent: a call is void (%s)", why)
         self._accounts.release(call.user, call.hold)
         self._journal.end(call.event_id, encode_void(call.event_id))
 
@@ -422,7 +328,11 @@ class Meter:
         rates = resolved.rates
         if not resolved.is_free and (not rates.is_known or uses_unpriced(usage, rates)):
             quality = "unpriced"
-            failures.say("unpriced:" + resolved.model_key, "model %s has no complete price; its tokens count, what has no price costs 0", model)
+            failures.say(
+                "unpriced:" + resolved.model_key,
+                "model %s has no complete price; its tokens count, what has no price costs 0",
+                model,
+            )
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         return Event(
@@ -455,19 +365,27 @@ class Meter:
         )
 
     def _answered(self, call: Call, usage: Usage) -> tuple[str, Resolved]:
-        """Return the model that answered and its rates; the one asked for where the answer's has no price."""
+        """Return the model that answered and its rates; the one asked for where the answer's has no
+        price.
+        """
         request = call.request
         asked = request.model
         answered = usage.model or asked
-        resolved = self._catalogue.resolve(request.provider, answered, call.at_us, call.plan, usage.tier)
+        resolved = self._catalogue.resolve(
+            request.provider, answered, call.at_us, call.plan, usage.tier
+        )
         if answered != asked and not resolved.rates.is_known and asked:
-            other = self._catalogue.resolve(request.provider, asked, call.at_us, call.plan, usage.tier)
+            other = self._catalogue.resolve(
+                request.provider, asked, call.at_us, call.plan, usage.tier
+            )
             if other.rates.is_known:
                 return asked, other
         return answered, resolved
 
     def _observe(self, call: Call, usage: Usage) -> None:
-        """Remember what calls of this model and route take; threads may lose one observation, which is harmless."""
+        """Remember what calls of this model and route take; threads may lose one observation, which
+        is harmless.
+        """
         key = (call.model_key, call.request.route)
         if len(self._observed) >= _OBSERVED_MAX:
             self._observed.clear()
@@ -500,8 +418,6 @@ _NOTHING_OBSERVED = Observed()
 
 def encode_directory(record: DirectoryRecord) -> bytes:
     """Return a directory record as a journal payload."""
-    import json  # not on the path of a call
-
     return json.dumps(directory_record(record), separators=(",", ":")).encode()
 
 
@@ -522,5 +438,3 @@ def _details(usage: Usage) -> dict[str, int] | None:
         if getattr(usage, name)
     }
     return found or None
-
-

@@ -1,8 +1,8 @@
 """Public value types: what verbs return and callbacks receive.
 
-All are frozen dataclasses with `model_dump`, `model_dump_json` and `model_copy`. Dollar fields are floats,
-each the double nearest to the exact amount, which its twin `…_nano` holds as integer nano-dollars. Times
-are aware UTC datetimes.
+All are frozen dataclasses with `model_dump`, `model_dump_json` and `model_copy`. Dollar fields are
+floats, each the double nearest to the exact amount, which its twin `…_nano` holds as integer
+nano-dollars. Times are aware UTC datetimes.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class GuardResult(Value):
 
     Attributes:
         status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
-        gate_reason: total_spend, session_spend, model_limit:<model>, contention, unknown_model:<model>,
-            no_user, offline, or None when ok.
+        gate_reason: total_spend, session_spend, model_limit:<model>, contention,
+            unknown_model:<model>, no_user, offline, or None when ok.
         usage_pct: Spent and held as a fraction of the cap (0.8), of the limit that decides.
         current_value: What is spent, in dollars, tokens or calls as the reason says.
         limit_value: The cap before gates, in the same unit.

@@ -1,7 +1,8 @@
-"""Settings of one `Paygent`: arguments of `init`, then the environment, then defaults; all validated.
+"""Settings of one `Paygent`: arguments of `init`, then the environment, then defaults; all
+validated.
 
-Reading settings touches nothing but the environment: folders are made and files opened later, by the parts
-that use them.
+Reading settings touches nothing but the environment: folders are made and files opened later, by
+the parts that use them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ DEFAULT_PRODUCT = "default"
 USER_ID_CHARS_MAX = 255
 TAG_KEYS_MAX = 5
 MISSING_USER_ID = "(none)"
-"""The reserved user that calls without a user are metered on; it has no limits and a line in reports."""
+"""The reserved user that calls without a user are metered on; it has no limits and a line in
+reports.
+"""
 
 SYNC_INTERVAL_S = 1.0
-"""Longest time from a settlement to its delivery to the ledger, whatever `flush_interval` says above it."""
+"""Longest time from a settlement to its delivery to the ledger, whatever `flush_interval` says
+above it.
+"""
 
 FIRST_TOUCH_WAIT_S = 0.25
 """Longest time that a call waits for the state of a user that this process does not know yet."""
@@ -54,7 +59,8 @@ class Settings:
         strict_backend: Whether `init` raises when the backend cannot be used.
         default_plan: Plan of users that nobody assigned.
         on_missing_user: What a call without a user is; another string is the user it counts to.
-        soft_gate: Whether the warning fires once per limit and window, or on every call past the line.
+        soft_gate: Whether the warning fires once per limit and window, or on every call past the
+            line.
         tag_keys: Metadata keys that reports group by.
     """
 
@@ -129,13 +135,19 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         if name in given:
             number = read_decimal(given[name]) if not isinstance(given[name], str) else None
             if number is None or not number.is_finite() or not least <= float(number) <= most:
-                findings.add(name, given[name], f"must be a number of seconds from {least:g} to {most:g}")
+                findings.add(
+                    name, given[name], f"must be a number of seconds from {least:g} to {most:g}"
+                )
             else:
                 read[target] = float(number)
     for name, most_count in (("max_batch_size", 1_000), ("max_queue_size", 1_000_000)):
         if name in given:
             value = given[name]
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most_count:
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int)
+                or not 1 <= value <= most_count
+            ):
                 findings.add(name, value, f"must be a whole number from 1 to {most_count}")
             else:
                 read[name] = value
@@ -148,7 +160,9 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         if name in given:
             value = given[name]
             if not isinstance(value, str) or not 0 < len(value) <= USER_ID_CHARS_MAX:
-                findings.add(name, value, f"must be a string of 1 to {USER_ID_CHARS_MAX} characters")
+                findings.add(
+                    name, value, f"must be a string of 1 to {USER_ID_CHARS_MAX} characters"
+                )
             read[name] = value
     if "soft_gate" in given:
         if given["soft_gate"] not in ("once", "every_call"):

@@ -1,13 +1,15 @@
-"""Public fakes: a provider on loopback that real SDKs accept, for the demo, for our tests and for yours.
+"""Public fakes: a provider on loopback that real SDKs accept, for the demo, for our tests and for
+yours.
 
     with FakeProvider() as fake:
         client = openai.OpenAI(api_key="x", base_url=fake.openai_url)
         client.chat.completions.create(model="gpt-4o", messages=[…])
         assert fake.requests[-1].path == "/v1/chat/completions"
 
-Answers follow the type definitions of openai 3.54 and anthropic 2.12; they show what an SDK accepts, not what a
-provider bills. What a call answers is set, most specific first, by one scripted `Answer` per request, by the
-request header `x-fake-usage` (JSON of `Tokens` fields), and by the server's `default`.
+Answers follow the type definitions of openai 3.54 and anthropic 2.12; they show what an SDK
+accepts, not what a provider bills. What a call answers is set, most specific first, by one scripted
+`Answer` per request, by the request header `x-fake-usage` (JSON of `Tokens` fields), and by the
+server's `default`.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Tokens:
-    """What an answer says was used: inclusive totals; Anthropic's answers subtract what they exclude.
+    """What an answer says was used: inclusive totals; Anthropic's answers subtract what they
+    exclude.
 
     Attributes:
         input, output: Totals.
@@ -57,7 +60,8 @@ class Answer:
         status: HTTP status; 4xx and 5xx answer the provider's error.
         delay_s: Seconds before the first byte.
         chunk_delay_s: Seconds between events of a stream.
-        cut_after: Cut the connection after so many events (a JSON answer: in the middle of its body).
+        cut_after: Cut the connection after so many events (a JSON answer: in the middle of its
+            body).
         error_after: Send the provider's in-stream error after so many events.
         without_usage: Leave the usage out.
         text: What the model says.
@@ -159,7 +163,7 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
-class _Cut(Exception):
+class _CutError(Exception):
     """The answer ends here, in the middle."""
 
 
@@ -190,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_json(answer, _error(path, answer.status), answer.status)
             else:
                 self._answer(path, body if isinstance(body, dict) else {}, answer)
-        except _Cut:
+        except _CutError:
             self.close_connection = True
             self.wfile.flush()
             self.connection.shutdown(2)
@@ -221,7 +225,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if answer.cut_after is not None:
             self.wfile.write(data[: len(data) // 2])
-            raise _Cut
+            raise _CutError
         self.wfile.write(data)
         self.wfile.flush()
 
@@ -232,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         for number, event in enumerate(events):
             if answer.cut_after is not None and number >= answer.cut_after:
-                raise _Cut
+                raise _CutError
             if answer.error_after is not None and number >= answer.error_after:
                 self._send_event(error)
                 break
@@ -250,7 +254,9 @@ class _Handler(BaseHTTPRequestHandler):
 def _error(path: str, status: int) -> dict[str, Any]:
     if "/messages" in path:
         return {"type": "error", "error": {"type": "api_error", "message": f"fake {status}"}}
-    return {"error": {"message": f"fake {status}", "type": "server_error", "param": None, "code": None}}
+    return {
+        "error": {"message": f"fake {status}", "type": "server_error", "param": None, "code": None}
+    }
 
 
 def _event(document: Any, name: str | None = None) -> bytes:
@@ -284,10 +290,18 @@ class _Chat:
         }
 
     def document(self, model: str, body: dict[str, Any], answer: Answer) -> dict[str, Any]:
-        message: dict[str, Any] = {"role": "assistant", "content": _text(body, answer), "refusal": None}
+        message: dict[str, Any] = {
+            "role": "assistant",
+            "content": _text(body, answer),
+            "refusal": None,
+        }
         if answer.tool_call:
             name, arguments = answer.tool_call
-            call = {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
+            call = {
+                "id": "call_1",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
             message.update(content=None, tool_calls=[call])
         finish = "tool_calls" if answer.tool_call else "stop"
         document = {
@@ -296,7 +310,9 @@ class _Chat:
             "created": 1,
             "model": model,
             "service_tier": answer.tokens.service_tier or "default",
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}],
+            "choices": [
+                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+            ],
         }
         if not answer.without_usage:
             document["usage"] = self.usage(answer.tokens)
@@ -304,7 +320,12 @@ class _Chat:
 
     def stream(self, model: str, body: dict[str, Any], answer: Answer) -> Iterator[bytes]:
         asked = (body.get("stream_options") or {}).get("include_usage") and not answer.without_usage
-        base = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1, "model": model}
+        base = {
+            "id": "chatcmpl-fake",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": model,
+        }
 
         def chunk(delta: Any, finish: str | None = None) -> bytes:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
@@ -313,7 +334,12 @@ class _Chat:
         yield chunk({"role": "assistant", "content": ""})
         if answer.tool_call:
             name, arguments = answer.tool_call
-            call = {"index": 0, "id": "c1", "type": "function", "function": {"name": name, "arguments": arguments}}
+            call = {
+                "index": 0,
+                "id": "c1",
+                "type": "function",
+                "function": {"name": name, "arguments": arguments},
+            }
             yield chunk({"tool_calls": [call]})
         else:
             for word in _words(answer):
@@ -327,14 +353,22 @@ class _Chat:
 def _text(body: dict[str, Any], answer: Answer) -> str:
     """Return the text of an answer; JSON where a schema was asked for."""
     wants_json = (body.get("response_format") or {}).get("type") == "json_schema"
-    wants_json = wants_json or ((body.get("text") or {}).get("format") or {}).get("type") == "json_schema"
+    wants_json = (
+        wants_json or ((body.get("text") or {}).get("format") or {}).get("type") == "json_schema"
+    )
     return '{"answer": "yes"}' if wants_json and not answer.text.startswith("{") else answer.text
 
 
 class _Completions(_Chat):
     def document(self, model: str, body: dict[str, Any], answer: Answer) -> dict[str, Any]:
         choice = {"text": answer.text, "index": 0, "logprobs": None, "finish_reason": "stop"}
-        document = {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": model, "choices": [choice]}
+        document = {
+            "id": "cmpl-fake",
+            "object": "text_completion",
+            "created": 1,
+            "model": model,
+            "choices": [choice],
+        }
         if not answer.without_usage:
             document["usage"] = self.usage(answer.tokens)
         return document
@@ -354,13 +388,17 @@ class _Embeddings(_Chat):
         given = body.get("input")
         items = len(given) if isinstance(given, list) else 1
         vector: Any = "zczMPc3MTD4=" if body.get("encoding_format") == "base64" else [0.1, 0.2]
-        data = [{"object": "embedding", "index": number, "embedding": vector} for number in range(items)]
+        data = [
+            {"object": "embedding", "index": number, "embedding": vector} for number in range(items)
+        ]
         usage = {"prompt_tokens": answer.tokens.input, "total_tokens": answer.tokens.input}
         return {"object": "list", "model": model, "data": data, "usage": usage}
 
 
 class _Responses:
-    stream_error = _event({"type": "error", "code": "server_error", "message": "fake", "sequence_number": 9}, "error")
+    stream_error = _event(
+        {"type": "error", "code": "server_error", "message": "fake", "sequence_number": 9}, "error"
+    )
 
     def document(
         self, model: str, body: dict[str, Any], answer: Answer, *, status: str = "completed"
@@ -371,11 +409,24 @@ class _Responses:
             "type": "message",
             "role": "assistant",
             "status": "completed",
-            "content": [{"type": "output_text", "text": _text(body, answer), "annotations": [], "logprobs": []}],
+            "content": [
+                {
+                    "type": "output_text",
+                    "text": _text(body, answer),
+                    "annotations": [],
+                    "logprobs": [],
+                }
+            ],
         }
         if answer.tool_call:
             name, arguments = answer.tool_call
-            item = {"id": "fc_1", "type": "function_call", "call_id": "c1", "name": name, "arguments": arguments}
+            item = {
+                "id": "fc_1",
+                "type": "function_call",
+                "call_id": "c1",
+                "name": name,
+                "arguments": arguments,
+            }
         document: dict[str, Any] = {
             "id": "resp_fake",
             "object": "response",
@@ -400,7 +451,10 @@ class _Responses:
                 "input_tokens": tokens.input,
                 "output_tokens": tokens.output,
                 "total_tokens": tokens.input + tokens.output,
-                "input_tokens_details": {"cached_tokens": tokens.cached, "cache_write_tokens": tokens.cache_write},
+                "input_tokens_details": {
+                    "cached_tokens": tokens.cached,
+                    "cache_write_tokens": tokens.cache_write,
+                },
                 "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
             }
         if tokens.web_searches:
@@ -417,7 +471,13 @@ class _Responses:
         begun = self.document(model, body, answer, status="in_progress")
         whole = self.document(model, body, answer)
         yield event("response.created", response=begun)
-        item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        item = {
+            "id": "msg_1",
+            "type": "message",
+            "role": "assistant",
+            "status": "in_progress",
+            "content": [],
+        }
         yield event("response.output_item.added", output_index=0, item=item)
         part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
         yield event("response.content_part.added", part=part, **place)
@@ -431,7 +491,9 @@ class _Responses:
 
 
 class _Messages:
-    stream_error = _event({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error")
+    stream_error = _event(
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error"
+    )
 
     @staticmethod
     def usage(tokens: Tokens) -> dict[str, Any]:
@@ -450,15 +512,23 @@ class _Messages:
         if tokens.reasoning:
             usage["output_tokens_details"] = {"thinking_tokens": tokens.reasoning}
         if tokens.web_searches:
-            usage["server_tool_use"] = {"web_search_requests": tokens.web_searches, "web_fetch_requests": 0}
+            usage["server_tool_use"] = {
+                "web_search_requests": tokens.web_searches,
+                "web_fetch_requests": 0,
+            }
         return usage
 
     def document(self, model: str, body: dict[str, Any], answer: Answer) -> dict[str, Any]:
         block: dict[str, Any] = {"type": "text", "text": answer.text, "citations": None}
         if answer.tool_call:
             name, arguments = answer.tool_call
-            block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": json.loads(arguments)}
-        document = {
+            block = {
+                "type": "tool_use",
+                "id": "toolu_1",
+                "name": name,
+                "input": json.loads(arguments),
+            }
+        document: dict[str, Any] = {
             "id": "msg_fake",
             "type": "message",
             "role": "assistant",
@@ -477,7 +547,11 @@ class _Messages:
 
         full = self.usage(answer.tokens)
         begun = self.document(model, body, dataclasses.replace(answer, without_usage=True))
-        start = {key: value for key, value in full.items() if key not in ("output_tokens_details", "server_tool_use")}
+        start = {
+            key: value
+            for key, value in full.items()
+            if key not in ("output_tokens_details", "server_tool_use")
+        }
         begun.update(content=[], stop_reason=None, usage={**start, "output_tokens": 1})
         yield event("message_start", message=begun)
         block: dict[str, Any] = {"type": "text", "text": ""}
@@ -489,13 +563,25 @@ class _Messages:
             yield event("content_block_delta", index=0, delta=delta)
         else:
             for word in _words(answer):
-                yield event("content_block_delta", index=0, delta={"type": "text_delta", "text": word})
+                yield event(
+                    "content_block_delta", index=0, delta={"type": "text_delta", "text": word}
+                )
         yield event("content_block_stop", index=0)
-        names = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
-        names += ("server_tool_use", "output_tokens_details")
+        names = (
+            "input_tokens",
+            "output_tokens",
+            "cache_creation_input_tokens",
+            "cache_read_input_tokens",
+            "server_tool_use",
+            "output_tokens_details",
+        )
         last = {name: full[name] for name in names if name in full}
         stop = {"stop_reason": begun["stop_reason"] or "end_turn", "stop_sequence": None}
-        yield event("message_delta", delta=stop, usage={"output_tokens": 1} if answer.without_usage else last)
+        yield event(
+            "message_delta",
+            delta=stop,
+            usage={"output_tokens": 1} if answer.without_usage else last,
+        )
         yield event("message_stop")
 
 

@@ -1,8 +1,8 @@
 """The port to the backend's HTTP: one method. Used by threads of ours only, never by a caller's.
 
 Contract: `request` returns the status and body of an answer, whatever the status; it raises
-`TransportError` when there was no answer within the time. It follows no redirects and retries nothing.
-Thread-safe.
+`TransportError` when there was no answer within the time. It follows no redirects and retries
+nothing. Thread-safe.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class Answered(NamedTuple):
 class Transport(Protocol):
     """One method; see the module's contract."""
 
-    def request(self, method: str, path: str, *, body: bytes | None = None, timeout_s: float) -> Answered:
+    def request(
+        self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
+    ) -> Answered:
         """Send one request and return its answer.
 
         Args:
@@ -51,7 +53,9 @@ class HttpTransport:
         self._base_url = base_url
         self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
 
-    def request(self, method: str, path: str, *, body: bytes | None = None, timeout_s: float) -> Answered:
+    def request(
+        self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
+    ) -> Answered:
         """Send one request; see `Transport.request`."""
         import httpx2  # 90 ms; only a backend needs it
 
@@ -65,21 +69,3 @@ class HttpTransport:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise TransportError(type(error).__name__) from error
         return Answered(answer.status_code, answer.content)
-
-
-def probe(transport: Transport, timeout_s: float) -> bool:
-    """Ask a backend whether it is there and knows us.
-
-    Returns:
-        True when it answers and takes the key, False when it refuses the key.
-
-    Raises:
-        TransportError: if it does not answer, or not as a Paygent backend.
-    """
-    health = transport.request("GET", "/api/v1/health", timeout_s=timeout_s)
-    if health.status in (401, 403):
-        return False
-    if health.status != 200:
-        raise TransportError(f"status {health.status}")
-    products = transport.request("GET", "/api/v1/products", timeout_s=timeout_s)
-    return products.status not in (401, 403)

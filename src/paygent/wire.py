@@ -1,12 +1,13 @@
 """Messages between a process and its ledger: plain values, the same in memory and over HTTP.
 
-A process sends a `Batch` (events, directory records) with `Question`s about its users, and gets an `Answer`.
+A process sends a `Batch` (events, directory records) with `Question`s about its users, and gets an
+`Answer`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
@@ -39,7 +40,9 @@ class AssignRecord(NamedTuple):
 
 
 class SessionRecord(NamedTuple):
-    """A session that was opened, used or (ended_us > 0) closed; `implicit` ones are the user's open one."""
+    """A session that was opened, used or (ended_us > 0) closed; `implicit` ones are the user's open
+    one.
+    """
 
     user_id: str
     session_id: str
@@ -49,7 +52,7 @@ class SessionRecord(NamedTuple):
     ended_us: int = 0
 
 
-DirectoryRecord = Union[PlanRecord, AssignRecord, SessionRecord]
+DirectoryRecord = PlanRecord | AssignRecord | SessionRecord
 
 
 class SessionState(NamedTuple):

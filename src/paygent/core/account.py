@@ -1,7 +1,7 @@
 """Accounts: one counter for each limit of a user in one window, and which events it counts.
 
-An account is the fold of the events that it `counts`: nothing else changes what it says was spent. Memory,
-store and audit all go by this one rule.
+An account is the fold of the events that it `counts`: nothing else changes what it says was spent.
+Memory, store and audit all go by this one rule.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ class AccountKey(NamedTuple):
     Attributes:
         limit: Identity of the limit; its model is a plain (lower-case) name or "".
         session_id: Of a session limit; "" otherwise.
-        start_us, end_us: The window, half-open. A rolling window spans all time: its sum is read anew.
+        start_us, end_us: The window, half-open. A rolling window spans all time: its sum is read
+            anew.
     """
 
     limit: LimitKey

@@ -1,9 +1,9 @@
 """How much a call may use, told from its request alone.
 
-The expected input is a quarter token per UTF-8 byte (English measures 0.24); the bound is one token per
-byte, which no byte-level tokenizer exceeds. Images and files are counted as a constant, since their size in
-bytes says little about their tokens. No tokenizer is loaded: it would cost megabytes, a download at first
-use, and milliseconds per call.
+The expected input is a quarter token per UTF-8 byte (English measures 0.24); the bound is one token
+per byte, which no byte-level tokenizer exceeds. Images and files are counted as a constant, since
+their size in bytes says little about their tokens. No tokenizer is loaded: it would cost megabytes,
+a download at first use, and milliseconds per call.
 """
 
 from __future__ import annotations
@@ -13,16 +13,37 @@ from typing import Any, NamedTuple
 
 BYTES_PER_TOKEN = 4
 PART_TOKENS = 1_500
-"""Tokens of an image or file part: a full-detail image of 1024 × 1024 costs 765 to 1,600 by provider."""
+"""Tokens of an image or file part: a full-detail image of 1024 × 1024 costs 765 to 1,600 by
+provider.
+"""
 
 OBSERVATIONS_MIN = 3
 """Calls that must have settled before their mean is believed."""
 
 _DEPTH_MAX = 24  # deeper JSON than any SDK sends; keeps a cyclic body from being followed for ever
 _OPAQUE_TYPES = frozenset(
-    {"image_url", "image", "input_image", "input_audio", "audio", "input_file", "file", "document", "video_url"}
+    {
+        "image_url",
+        "image",
+        "input_image",
+        "input_audio",
+        "audio",
+        "input_file",
+        "file",
+        "document",
+        "video_url",
+    }
 )
-_TEXT_KEYS = ("messages", "input", "prompt", "system", "instructions", "tools", "response_format", "text")
+_TEXT_KEYS = (
+    "messages",
+    "input",
+    "prompt",
+    "system",
+    "instructions",
+    "tools",
+    "response_format",
+    "text",
+)
 
 
 class Size(NamedTuple):
@@ -54,7 +75,9 @@ class Observed(NamedTuple):
     output_tokens: int = 0
 
 
-_OBSERVED_CALLS_MAX = 200  # older calls fade: the sums are halved here, so the mean follows a change
+_OBSERVED_CALLS_MAX = (
+    200  # older calls fade: the sums are halved here, so the mean follows a change
+)
 
 
 def observe(seen: Observed, size: Size, input_tokens: int, output_tokens: int) -> Observed:
@@ -169,7 +192,7 @@ def bound(
     model_max_tokens: int | None,
     generates: bool,
 ) -> Estimate:
-    """Return the most that a call can use, as far as its request tells; arguments as in `expected`."""
+    """Return the most that a call can use, as its request tells; arguments as in `expected`."""
     output_tokens = max_tokens
     if output_tokens is None:
         output_tokens = model_max_tokens if model_max_tokens is not None else buffer_tokens

@@ -1,8 +1,9 @@
 """The one integer event: what a call or a manual entry cost, as an append-only fact.
 
-Journal, store and reports share this form; `models.UsageEvent` is its public face. A *begin* record says
-what a call holds before the provider is asked; an *end* record is the whole event; a *void* record says
-that nothing was spent. A begin without an end becomes an event of quality `estimated` (`presumed`).
+Journal, store and reports share this form; `models.UsageEvent` is its public face. A *begin* record
+says what a call holds before the provider is asked; an *end* record is the whole event; a *void*
+record says that nothing was spent. A begin without an end becomes an event of quality `estimated`
+(`presumed`).
 
 The encoders build JSON from templates, because `json.dumps` of a dict of this size costs several
 microseconds and this is on the path of every call; strings are escaped once and remembered.
@@ -34,14 +35,14 @@ class Event(NamedTuple):
         session_id: In which session.
         at_us: When the call began; decides the windows that the event counts to.
         model: The model as named by the provider's answer, or "" where no model was used.
-        model_key: Its canonical name (or the exact one where the plan names that); limits and reports
-            by model count under this name.
+        model_key: Its canonical name (or the exact one where the plan names that); limits and
+            reports by model count under this name.
         provider: "openai", "anthropic", "azure", …; "" where there is none.
         plan: Name of the plan that the call ran under.
         period_start_us: Start of the billing period that the call belongs to.
         input_tokens, output_tokens: Inclusive totals.
-        cached_input_tokens, cache_write_tokens, reasoning_tokens: Parts of these; written tokens of both
-            lifetimes together.
+        cached_input_tokens, cache_write_tokens, reasoning_tokens: Parts of these; written tokens of
+            both lifetimes together.
         cost_tokens_nano: Tokens and the provider's own per-request fees, rounded once.
         cost_tools_nano: The plan's prices for tools, rounded once.
         quality: How far the figures can be trusted.
@@ -98,8 +99,8 @@ class Begin(NamedTuple):
     """What a call holds, written before the provider is asked; fields as in `Event`.
 
     Attributes:
-        expected_input_tokens, expected_output_tokens, expected_cost_nano: What is booked if the call is
-            never heard of again.
+        expected_input_tokens, expected_output_tokens, expected_cost_nano: What is booked if the
+            call is never heard of again.
     """
 
     event_id: str
@@ -131,7 +132,22 @@ _END = (
 
 def encode_begin(begin: Begin) -> bytes:
     """Write a begin record."""
-    (event_id, user, session, at, model, key, provider, plan, period, inp, out, cost, price, meta) = begin
+    (
+        event_id,
+        user,
+        session,
+        at,
+        model,
+        key,
+        provider,
+        plan,
+        period,
+        inp,
+        out,
+        cost,
+        price,
+        meta,
+    ) = begin
     tail = f',"meta":{meta}' if meta else ""
     return (
         _BEGIN

@@ -1,9 +1,9 @@
 """The gate: may this call leave, given what is spent and held? Pure, in integers.
 
-A limit is read as an account: what is spent in its window, what calls in flight hold, and two lines,
-floor(cap × gate). The block line decides; the warn line is compared with what is *spent* alone, since
-holds come and go. Where only holds of calls in flight stand between a call and its cap, that is
-contention and not exhaustion, and a refusal says which it was.
+A limit is read as an account: what is spent in its window, what calls in flight hold, and two
+lines, floor(cap × gate). The block line decides; the warn line is compared with what is *spent*
+alone, since holds come and go. Where only holds of calls in flight stand between a call and its
+cap, that is contention and not exhaustion, and a refusal says which it was.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ _PPM = 10**6
 FULL_PPM = _PPM
 
 Verdict = Literal["fits", "straddles", "contention", "exhausted"]
-"""What one account says: the need fits; it does not fit but the call may go as the one that crosses the
-line; holds are in the way; the cap is used up."""
+"""What one account says: the need fits; it does not fit but the call may go as the one that crosses
+the line; holds are in the way; the cap is used up."""
 
 
 class Lines(NamedTuple):
@@ -56,7 +56,8 @@ class Decision(NamedTuple):
         reason: The `gate_reason`, or None when ok.
         usage_ppm: (spent + held) ÷ cap in parts per million, the highest of the deciding status.
         spent, held, cap: Of the deciding account, in the unit of its metric.
-        retryable: Whether the refusal is contention: calls in flight may leave room when they settle.
+        retryable: Whether the refusal is contention: calls in flight may leave room when they
+            settle.
         limit: The reason of the deciding limit itself, also where `reason` is contention.
         metric: Unit of the figures.
     """
@@ -77,7 +78,9 @@ def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Lines:
     return Lines(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
 
 
-def judge(spent: int, held: int, need: int, block: int, *, strict: bool, straddled: bool) -> Verdict:
+def judge(
+    spent: int, held: int, need: int, block: int, *, strict: bool, straddled: bool
+) -> Verdict:
     """Say whether a need fits under one block line.
 
     Args:
@@ -159,5 +162,7 @@ _SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
 
 
 def _rank(decision: Decision) -> tuple[int, bool, int]:
-    """Order decisions: severity, then a cap that is used up over one that is only held, then the share."""
+    """Order decisions: severity, then a cap that is used up over one that is only held, then the
+    share.
+    """
     return _SEVERITY[decision.status], not decision.retryable, decision.usage_ppm

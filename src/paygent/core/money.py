@@ -1,8 +1,9 @@
 """Exact money: integers inside, floats only where a person reads them.
 
-Amounts are nano-dollars (10⁻⁹ $), prices are pico-dollars (10⁻¹² $) per list unit (a million tokens,
-an hour, a thousand requests). A price of $0.0375 per million tokens is 37.5 nano-dollars and not an
-integer of those, hence the finer unit for prices. Every event is rounded once, half to even.
+Amounts are nano-dollars (10⁻⁹ $), prices are pico-dollars (10⁻¹² $) per list unit (a million
+tokens, an hour, a thousand requests). A price of $0.0375 per million tokens is 37.5 nano-dollars
+and not an integer of those, hence the finer unit for prices. Every event is rounded once, half to
+even.
 """
 
 from __future__ import annotations
@@ -109,8 +110,8 @@ def read_cap_nano(value: Any) -> int | None:
     """Read a cap in dollars.
 
     Args:
-        value: Decimal, int, float or str, not negative; None or an infinite one means no limit, and so
-            does an amount above 9·10⁹ dollars, the range of 64 bits.
+        value: Decimal, int, float or str, not negative; None or an infinite one means no limit, and
+            so does an amount above 9·10⁹ dollars, the range of 64 bits.
 
     Returns:
         Nano-dollars, or None for no limit.
@@ -122,7 +123,9 @@ def read_cap_nano(value: Any) -> int | None:
         return None
     number = read_decimal(value)
     if number is None:
-        raise ValueError("must be a number of dollars (Decimal, int, float or str), or None for no limit")
+        raise ValueError(
+            "must be a number of dollars (Decimal, int, float or str), or None for no limit"
+        )
     if number.is_nan():
         raise ValueError("must be a number of dollars, not NaN")
     if number < 0:
@@ -137,8 +140,8 @@ def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> int:
 
     Args:
         value: Decimal, int, float or str, not negative and finite.
-        units_per_list_unit: How many of the caller's units make one list unit; 1000 when the price is
-            per thousand tokens and the list unit is a million.
+        units_per_list_unit: How many of the caller's units make one list unit; 1000 when the price
+            is per thousand tokens and the list unit is a million.
 
     Returns:
         Pico-dollars per list unit.
@@ -173,7 +176,9 @@ def read_parts_per_million(value: Any) -> int:
 
 
 def is_unlimited(value: Any) -> bool:
-    """Tell whether a cap as written means "no limit" without being None or infinite (it is too large)."""
+    """Tell whether a cap as written means "no limit" without being None or infinite (it is too
+    large).
+    """
     number = read_decimal(value)
     if number is None or number.is_nan() or number.is_infinite():
         return False

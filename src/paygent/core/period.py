@@ -1,8 +1,8 @@
 """Windows of time over which limits count: half-open, in UTC, anchored where the rule says.
 
-Times are integers, microseconds since 1970-01-01 UTC, so that a window is the same value in memory, in
-the journal and in the store. Month arithmetic clamps to the last day and returns to the anchor's day:
-Jan 31 → Feb 28 → Mar 31.
+Times are integers, microseconds since 1970-01-01 UTC, so that a window is the same value in memory,
+in the journal and in the store. Month arithmetic clamps to the last day and returns to the anchor's
+day: Jan 31 → Feb 28 → Mar 31.
 """
 
 from __future__ import annotations
@@ -119,9 +119,11 @@ def billing_period(subscription: Subscription | None, at_us: int) -> Window | No
 
 
 def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Window:
-    """Return the period of `months` calendar months that contains `at_us`, at or after `renews_from`.
+    """Return the period of `months` calendar months that contains `at_us`, at or after
+    `renews_from`.
 
-    Periods are counted from an anchor, so that a clamped day (Feb 28) does not become the new anchor.
+    Periods are counted from an anchor, so that a clamped day (Feb 28) does not become the new
+    anchor.
     """
     spanned = _months_spanned(first)
     anchor = to_datetime(first.start_us if spanned else renews_from)

@@ -1,9 +1,9 @@
 """Plans: what a user may spend, what things cost, and what happens at the edges.
 
-A plan is written in the documented shorthand (`max_spend_per_period`, `model_limits`, …) or with `Limit`s;
-inside, both are the same: `limits_of` returns them in one form. A limit's identity is
-(metric, scope, model, window), never a plan version, so what was spent carries over a change of plan.
-Everything is validated when the plan is made, every broken rule at once.
+A plan is written in the documented shorthand (`max_spend_per_period`, `model_limits`, …) or with
+`Limit`s; inside, both are the same: `limits_of` returns them in one form. A limit's identity is
+(metric, scope, model, window), never a plan version, so what was spent carries over a change of
+plan. Everything is validated when the plan is made, every broken rule at once.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ _V = TypeVar("_V")
 class ModelCostRate(Value):
     """Prices of one model in dollars per 1,000 tokens.
 
-    A component that is None keeps the catalogue's ratio to the one that is named (cached input to input,
-    reasoning to output); where the catalogue does not know the model, it costs what its parent costs.
+    A component that is None keeps the catalogue's ratio to the one that is named (cached input to
+    input, reasoning to output); where the catalogue does not know the model, it costs what its
+    parent costs.
 
     Attributes:
         input: Plain input.
@@ -136,7 +137,8 @@ class ModelLimitConfig(Value):
     """What one model may be used for.
 
     Attributes:
-        max_tokens_per_period: Tokens, input and output together, per billing period; None is no limit.
+        max_tokens_per_period: Tokens, input and output together, per billing period; None is no
+            limit.
     """
 
     max_tokens_per_period: int | None = None
@@ -177,7 +179,9 @@ class Limit(Value):
             findings.add("model", self.model, "must be a model name, or None for all models")
         rule = self.window if isinstance(self.window, str) else ""
         if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
-            findings.add("window", self.window, 'must be "period", "session", "day" or like "rolling:24h"')
+            findings.add(
+                "window", self.window, 'must be "period", "session", "day" or like "rolling:24h"'
+            )
         if (self.scope == "session") != (rule == "session"):
             findings.add("window", self.window, 'must be "session" exactly when scope is "session"')
         exact: int | None = None
@@ -209,7 +213,9 @@ class LimitKey(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """The `gate_reason` that a refusal by this limit carries, as documented where it has a name."""
+        """The `gate_reason` that a refusal by this limit carries, as documented where it has a
+        name.
+        """
         if self.model and self.metric == "tokens":
             return f"model_limit:{self.model}"
         if self.metric == "spend" and not self.model:
@@ -231,17 +237,21 @@ class PlanConfig(Value):
         cost_rates: Prices by model name; they win over the catalogue.
         default_cost_rate: Price of models that `cost_rates` does not name.
         tool_costs: Dollars by tool name, charged when an answer calls that tool.
-        default_tool_cost: Dollars for a tool given to `record_event` that `tool_costs` does not name.
+        default_tool_cost: Dollars for a tool given to `record_event` that `tool_costs` does not
+            name.
         session_timeout_minutes: A session without an id ends after this long without a call.
         pre_call_estimate: True is strict: a call's own worst case is held before it leaves.
-        pre_call_buffer_tokens: Output held by a call without `max_tokens` until three were observed.
+        pre_call_buffer_tokens: Output held by a call without `max_tokens` until three were
+            observed.
         reservation_safety_factor: Multiplies the expected amount until three calls were observed.
         price: Dollars that the user pays per period, for margins; None where it is not known.
         limits: Further limits in the general form.
-        contention_wait_s: Seconds that a call may wait for holds of calls in flight; 0 refuses at once.
-        when_offline: "allow", "block", or {"allow_up_to": dollars per process} while the ledger is away.
-        unknown_model: "count" (tokens count, cost 0, said loudly), "dearest" (the dearest rate that this
-            plan names) or "block".
+        contention_wait_s: Seconds that a call may wait for holds of calls in flight; 0 refuses at
+            once.
+        when_offline: "allow", "block", or {"allow_up_to": dollars per process} while the ledger is
+            away.
+        unknown_model: "count" (tokens count, cost 0, said loudly), "dearest" (the dearest rate that
+            this plan names) or "block".
     """
 
     max_spend_per_period: float | None = None
@@ -322,7 +332,9 @@ class PlanConfig(Value):
     def _read_models(self, findings: Findings) -> None:
         limits: dict[str, ModelLimitConfig] = {}
         for name, given in _items(findings, "model_limits", self.model_limits):
-            each = _try_make(findings, f"model_limits.{name}", given, ModelLimitConfig, "max_tokens_per_period")
+            each = _try_make(
+                findings, f"model_limits.{name}", given, ModelLimitConfig, "max_tokens_per_period"
+            )
             if each is not None:
                 limits[name] = each
         self._set("model_limits", limits)
@@ -333,7 +345,9 @@ class PlanConfig(Value):
                 rates[name] = rate
         self._set("cost_rates", rates)
         if self.default_cost_rate is not None:
-            rate = _try_make(findings, "default_cost_rate", self.default_cost_rate, ModelCostRate, None)
+            rate = _try_make(
+                findings, "default_cost_rate", self.default_cost_rate, ModelCostRate, None
+            )
             self._set("default_cost_rate", rate)
 
     def _read_tools(self, findings: Findings) -> None:
@@ -394,7 +408,9 @@ class PlanConfig(Value):
             findings.add("when_offline", self.when_offline, rule)
         self._set("offline_allowance_nano", allowance)
         if self.unknown_model not in ("count", "dearest", "block"):
-            findings.add("unknown_model", self.unknown_model, 'must be "count", "dearest" or "block"')
+            findings.add(
+                "unknown_model", self.unknown_model, 'must be "count", "dearest" or "block"'
+            )
         elif self.unknown_model == "dearest" and not self.cost_rates and not self.default_cost_rate:
             rule = '"dearest" needs at least one rate in cost_rates or default_cost_rate'
             findings.add("unknown_model", self.unknown_model, rule)
@@ -409,8 +425,8 @@ class PlanConfig(Value):
 def limits_of(plan: PlanConfig) -> tuple[Limit, ...]:
     """Return every limit of a plan in the general form, the documented shorthand first.
 
-    Limits without a cap are left out. Where a shorthand and a `Limit` have one identity, the smaller cap
-    counts. The tuple is made once per plan and kept with it.
+    Limits without a cap are left out. Where a shorthand and a `Limit` have one identity, the
+    smaller cap counts. The tuple is made once per plan and kept with it.
     """
     kept: tuple[Limit, ...] | None = plan.__dict__.get("_all_limits")
     if kept is not None:
@@ -447,9 +463,13 @@ def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
     document: dict[str, Any] = {
         "soft_gate_at": plan.soft_gate_at,
         "hard_gate_at": plan.hard_gate_at,
-        "model_limits": {name: each.max_tokens_per_period for name, each in plan.model_limits.items()},
+        "model_limits": {
+            name: each.max_tokens_per_period for name, each in plan.model_limits.items()
+        },
         "cost_rates": {name: _rate_to_json(rate) for name, rate in plan.cost_rates.items()},
-        "default_cost_rate": None if plan.default_cost_rate is None else _rate_to_json(plan.default_cost_rate),
+        "default_cost_rate": None
+        if plan.default_cost_rate is None
+        else _rate_to_json(plan.default_cost_rate),
         "tool_costs": {name: _exact(amount) for name, amount in plan.tool_costs_nano.items()},
         "default_tool_cost": _exact(plan.default_tool_cost_nano),
         "session_timeout_minutes": plan.session_timeout_minutes,
@@ -494,14 +514,11 @@ def _rate_to_json(rate: ModelCostRate) -> dict[str, str]:
 
 
 def _rate_from_json(document: Mapping[str, Any]) -> ModelCostRate:
-    picos = {name: read_decimal(text) for name, text in document.items()}
-    return ModelCostRate(
-        **{
-            name: pico / _PICO_PER_THOUSAND_TOKENS  # type: ignore[misc]
-            for name, pico in picos.items()
-            if pico is not None
-        }
-    )
+    prices: dict[str, Any] = {}
+    for name, text in document.items():
+        pico = read_decimal(text)
+        prices[name] = text if pico is None else pico / _PICO_PER_THOUSAND_TOKENS
+    return ModelCostRate(**prices)
 
 
 def _limit_to_json(limit: Limit) -> dict[str, Any]:
@@ -549,8 +566,12 @@ def _try(findings: Findings, name: str, given: Any, read: Any) -> Any:
         return None
 
 
-def _try_make(findings: Findings, name: str, given: Any, kind: type[_V], shorthand: str | None) -> _V | None:
-    """Return `given` as a value of `kind`: itself, made from a dict, or from one number where allowed."""
+def _try_make(
+    findings: Findings, name: str, given: Any, kind: type[_V], shorthand: str | None
+) -> _V | None:
+    """Return `given` as a value of `kind`: itself, made from a dict, or from one number where
+    allowed.
+    """
     if isinstance(given, kind):
         return given
     arguments: Any = given
@@ -583,7 +604,9 @@ def _read_count(findings: Findings, name: str, given: Any, *, optional: bool) ->
     if isinstance(given, str) and not given.isdigit():
         number = None
     if number is None or not number.is_finite() or number != number.to_integral_value():
-        findings.add(name, given, "must be a whole number" + (", or None for no limit" if optional else ""))
+        findings.add(
+            name, given, "must be a whole number" + (", or None for no limit" if optional else "")
+        )
         return None
     if not 0 <= number <= _COUNT_CAP_MAX:
         findings.add(name, given, "must be from 0 to 9·10¹⁸")

@@ -1,8 +1,8 @@
 """What a usage costs: integer prices times integer counts, rounded once.
 
-`Rates` are complete: a component that a price list does not name was given the price of its parent when
-the rates were resolved (cached input costs what input costs, reasoning what output costs), so that
-pricing a call is a sum of products and cannot fail.
+`Rates` are complete: a component that a price list does not name was given the price of its parent
+when the rates were resolved (cached input costs what input costs, reasoning what output costs), so
+that pricing a call is a sum of products and cannot fail.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Prices(NamedTuple):
 
 
 class Tier(NamedTuple):
-    """Prices of calls whose whole input is larger than `above_input_tokens` (every token of the call)."""
+    """Prices of calls whose whole input is larger than `above_input_tokens` (every token of the
+    call).
+    """
 
     above_input_tokens: int
     prices: Prices
@@ -72,10 +74,12 @@ class Rates(NamedTuple):
     Attributes:
         prices: What a call costs below every tier.
         tiers: Dearer (or cheaper) lists for large inputs, by rising threshold.
-        price_id: Name of this price list, written into each event: `<source>:<provider>/<model>@<date>`.
+        price_id: Name of this price list, written into each event:
+            `<source>:<provider>/<model>@<date>`.
         source: "plan", "plan-default", "catalogue" or "none".
         as_of: Date of the catalogue, ISO 8601, or "" where there is none.
-        unpriced: Components that have no price of their own nor a parent's; a call that uses one is marked.
+        unpriced: Components that have no price of their own nor a parent's; a call that uses one is
+            marked.
     """
 
     prices: Prices
@@ -128,8 +132,8 @@ class Counts(NamedTuple):
 def split(usage: Usage) -> Counts:
     """Split an inclusive usage into disjoint components.
 
-    Audio and image tokens that were read from a cache are not told apart by the providers; where the
-    parts together exceed the whole, the plain component is 0 and the parts count as reported.
+    Audio and image tokens that were read from a cache are not told apart by the providers; where
+    the parts together exceed the whole, the plain component is 0 and the parts count as reported.
     """
     plain_input = (
         usage.input_tokens
@@ -161,7 +165,9 @@ def split(usage: Usage) -> Counts:
 
 
 def prices_for(rates: Rates, input_tokens: int) -> Prices:
-    """Return the price list of a call with this many input tokens: a tier applies to the whole call."""
+    """Return the price list of a call with this many input tokens: a tier applies to the whole
+    call.
+    """
     chosen = rates.prices
     for tier in rates.tiers:
         if input_tokens > tier.above_input_tokens:

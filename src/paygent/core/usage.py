@@ -2,9 +2,9 @@
 
 OpenAI and Gemini report totals that *include* cached tokens, Anthropic and Bedrock report them
 *exclusive* of cached and written ones. Here every count is inclusive: `input_tokens` is all of the
-input, and cached, written, audio and image tokens are parts of it; `output_tokens` is all of the output
-and contains reasoning. Readers accept an SDK's object or a plain dict and never raise: a count that is
-no count reads as 0 and makes the usage `partial`.
+input, and cached, written, audio and image tokens are parts of it; `output_tokens` is all of the
+output and contains reasoning. Readers accept an SDK's object or a plain dict and never raise: a
+count that is no count reads as 0 and makes the usage `partial`.
 
 Field names were read from the type definitions of openai 3.54 and anthropic 2.12 (2026-11).
 """
@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple
 Quality = Literal["exact", "partial", "estimated", "unpriced"]
 """How far a usage or a cost can be trusted, best first.
 
-`exact`: the provider's own count, priced. `partial`: the provider's count of a part, the rest counted or
-dropped here. `estimated`: our estimate, since no usage arrived. `unpriced`: tokens are known, at least one
-unit has no price.
+`exact`: the provider's own count, priced. `partial`: the provider's count of a part, the rest
+counted or
+dropped here. `estimated`: our estimate, since no usage arrived. `unpriced`: tokens are known, at
+least one unit has no price.
 """
 
 
@@ -37,7 +38,8 @@ class Usage(NamedTuple):
         image_input_tokens, image_output_tokens: Image parts of input and output.
         web_searches: Requests that the provider's own search tool made.
         model: The model that the provider says answered, or None.
-        tier: The provider's price variant: a service tier (`flex`, `priority`) or `fast`; "" is standard.
+        tier: The provider's price variant: a service tier (`flex`, `priority`) or `fast`; "" is
+            standard.
         quality: See `Quality`; a reader gives "exact" or "partial".
         tool_calls: Names of the application's tools that the answer calls, in order.
     """
@@ -109,11 +111,14 @@ class _Counter:
         return "exact" if self.clean else "partial"
 
 
-def from_openai(usage: Any, *, model: Any = None, tier: Any = None, tool_usage: Any = None) -> Usage | None:
+def from_openai(
+    usage: Any, *, model: Any = None, tier: Any = None, tool_usage: Any = None
+) -> Usage | None:
     """Read the usage object of OpenAI's chat, completions, responses and embeddings routes.
 
     Args:
-        usage: `{prompt_tokens, completion_tokens, …_details}` or `{input_tokens, output_tokens, …}`.
+        usage: `{prompt_tokens, completion_tokens, …_details}` or `{input_tokens, output_tokens,
+            …}`.
         model: The answer's `model`.
         tier: The answer's `service_tier`.
         tool_usage: The `tool_usage` of a response, for built-in tools that cost per request.
@@ -147,7 +152,9 @@ def from_openai(usage: Any, *, model: Any = None, tier: Any = None, tool_usage: 
         reasoning = count.part(outputs, "reasoning_tokens", output_tokens)
         audio_out = count.part(outputs, "audio_tokens", output_tokens)
         image_out = count.part(outputs, "image_tokens", output_tokens)
-    searches = count.read(get(tool_usage, "web_search"), "num_requests") if tool_usage is not None else 0
+    searches = (
+        count.read(get(tool_usage, "web_search"), "num_requests") if tool_usage is not None else 0
+    )
     return Usage(
         input_tokens,
         output_tokens,
@@ -167,16 +174,20 @@ def from_openai(usage: Any, *, model: Any = None, tier: Any = None, tool_usage: 
 
 
 def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
-    """Read the usage object of Anthropic's Messages routes, whose input excludes cached and written tokens.
+    """Read the usage object of Anthropic's Messages routes, whose input excludes cached and written
+    tokens.
 
     Args:
-        usage: `{input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens, …}`.
+        usage: `{input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens,
+            …}`.
         model: The answer's `model`.
 
     Returns:
         The usage in inclusive form, or None when there is none to read.
     """
-    if usage is None or (get(usage, "input_tokens") is None and get(usage, "output_tokens") is None):
+    if usage is None or (
+        get(usage, "input_tokens") is None and get(usage, "output_tokens") is None
+    ):
         return None
     count = _Counter()
     fresh = count.read(usage, "input_tokens")
@@ -208,7 +219,7 @@ def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
 
 
 def read_tier(tier: Any) -> str:
-    """Return the price variant of a service tier; "" for the standard one and for what is no tier."""
+    """Return the price variant of a service tier; "" for the standard one and for no tier."""
     if not isinstance(tier, str) or tier in _STANDARD_TIERS:
         return ""
     return tier

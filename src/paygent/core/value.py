@@ -23,8 +23,9 @@ _V = TypeVar("_V", bound="Value")
 class Value:
     """Mixin of the public frozen dataclasses.
 
-    Subclasses name their dollar fields in `_dollars`; each has a twin `<name>_nano` (not an argument of
-    the constructor) that holds the exact amount. A dollar field may be one amount or a dict of amounts.
+    Subclasses name their dollar fields in `_dollars`; each has a twin `<name>_nano` (not an
+    argument of the constructor) that holds the exact amount. A dollar field may be one amount or a
+    dict of amounts.
     """
 
     _dollars: ClassVar[tuple[str, ...]] = ()
@@ -73,14 +74,17 @@ class Value:
     def _settle_dollars(self) -> None:
         """Compute the exact twins of the dollar fields, and show each field as the nearest double.
 
-        For results that Paygent makes itself; what an application writes is validated by its own type.
+        For results that Paygent makes itself; what an application writes is validated by its own
+        type.
         """
         for name in self._dollars:
             given = getattr(self, name)
             if isinstance(given, Mapping):
                 exact = {key: _nano(amount) for key, amount in given.items()}
                 object.__setattr__(self, name + "_nano", exact)
-                object.__setattr__(self, name, {key: to_usd(amount) for key, amount in exact.items()})
+                object.__setattr__(
+                    self, name, {key: to_usd(amount) for key, amount in exact.items()}
+                )
             elif given is None or (isinstance(given, float) and math.isinf(given)):
                 object.__setattr__(self, name + "_nano", None)
             else:
@@ -97,7 +101,7 @@ def exact_usd(amount_nano: Any) -> Any:
 
 
 def _fields(value: Value) -> dict[str, bool]:
-    """Return the field names of a dataclass instance, each with whether its constructor takes it."""
+    """Return the fields of a dataclass instance, each with whether its constructor takes it."""
     return {each.name: each.init for each in dataclasses.fields(cast(Any, value))}
 
 

@@ -36,7 +36,11 @@ def read_message(answer: Any, want_tools: bool) -> Usage | None:
     usage = from_anthropic(get(answer, "usage"), model=get(answer, "model"))
     if usage is None or not want_tools:
         return usage
-    names = [get(block, "name") for block in get(answer, "content") or () if get(block, "type") == "tool_use"]
+    names = [
+        get(block, "name")
+        for block in get(answer, "content") or ()
+        if get(block, "type") == "tool_use"
+    ]
     return usage._replace(tool_calls=tuple(each for each in names if isinstance(each, str)))
 
 
@@ -54,7 +58,9 @@ _USAGE_FIELDS = (
 
 
 class MessageStream:
-    """Events of a message: input with the first, output with the last, each field overwritten, never added."""
+    """Events of a message: input with the first, output with the last, each field overwritten,
+    never added.
+    """
 
     __slots__ = ("_fields", "_is_whole", "_model", "_text_bytes", "_tools", "_want_tools")
 
@@ -80,12 +86,17 @@ class MessageStream:
             self._model = field(event, "message", "model")
             self._take(field(event, "message", "usage"))
         elif kind == "content_block_start" and self._want_tools:
-            if field(event, "content_block", "type") == "tool_use":
-                self._tools.append(str(field(event, "content_block", "name")))
+            self._feed_tool(get(event, "content_block"))
         return None
 
+    def _feed_tool(self, block: Any) -> None:
+        if get(block, "type") == "tool_use":
+            self._tools.append(str(get(block, "name")))
+
     def _take(self, usage: Any) -> None:
-        """Take over the latest word on each field; the split of cache writes stands in the first only."""
+        """Take over the latest word on each field; the split of cache writes stands in the first
+        only.
+        """
         if usage is None:
             return
         for each in _USAGE_FIELDS:
@@ -105,7 +116,9 @@ _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("ma
 
 
 def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one; see `funnel.Sdk`."""
+    """Return a metered route, True for a free operation, False for an unknown one; see
+    `funnel.Sdk`.
+    """
     if method == "POST":
         if path.endswith("/messages"):
             return _MESSAGES

@@ -2,14 +2,15 @@
 
 Theory of operation
 -------------------
-Generated SDKs send everything through one method, `request`, outside their retry loop; that is where a call is
-gated and metered, so that retries are one call and no operation slips by. An operation is known by its path:
-*metered* ones are gated and metered, *free* ones pass, and the rest passes too, but is counted and said once
-per route.
+Generated SDKs send everything through one method, `request`, outside their retry loop; that is
+where a call is gated and metered, so that retries are one call and no operation slips by. An
+operation is known by its path: *metered* ones are gated and metered, *free* ones pass, and the rest
+passes too, but is counted and said once per route.
 
-The provider's answer is held in a local before any code of ours runs on it, and is what the application gets;
-so is the provider's exception. Everything of ours runs inside `attempt`, which lets only
-`PaygentLimitExceeded` through. Sync and async share every step; only the two places that wait differ.
+The provider's answer is held in a local before any code of ours runs on it, and is what the
+application gets; so is the provider's exception. Everything of ours runs inside `attempt`, which
+lets only `PaygentLimitExceeded` through. Sync and async share every step; only the two places that
+wait differ.
 """
 
 from __future__ import annotations
@@ -20,21 +21,26 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
+from paygent.call import Call, Request, Wait
 from paygent.context import CALL_ARGUMENTS, Identity
 from paygent.core.usage import Usage, get
 from paygent.failopen import attempt, failures
 from paygent.instrument.stream import BytesReader, Ending, StreamReader, tap_bytes, tap_stream
-from paygent.meter import Call, Meter, Request, Wait
+from paygent.meter import Meter
 
 CARRIER_HEADER = "x-paygent-call"
-"""Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed there."""
+"""Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed
+there.
+"""
 
 _RAW_HEADER = "x-stainless-raw-response"
 _VARIABLE_SEGMENT = re.compile(r"^(?=.*[\d_]).{6,}$")
 
 
 class Carrier(str):
-    """A header value that carries whose call it is; empty as text, so that it tells nothing if it leaks."""
+    """A header value that carries whose call it is; empty as text, so that it tells nothing if it
+    leaks.
+    """
 
     identity: Identity
 
@@ -45,10 +51,12 @@ class Route(NamedTuple):
     Attributes:
         name: Such as "chat.completions".
         read: Reads the usage of an answer: `(answer, want_tools) -> Usage | None`.
-        stream_reader: Makes a reader for a stream: `(want_tools, drops_usage_chunk) -> StreamReader`.
+        stream_reader: Makes a reader for a stream: `(want_tools, drops_usage_chunk) ->
+            StreamReader`.
         generates: Whether there is output.
         max_tokens_names: Body fields that bound the output, the first that is set counts.
-        asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage` asks for it.
+        asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage`
+            asks for it.
     """
 
     name: str
@@ -86,7 +94,9 @@ class Prepared(NamedTuple):
 
 _active: Meter | None = None
 _inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
-"""The client and options of the call that is under way here: a second wrapper of ours inside it stands back."""
+"""The client and options of the call that is under way here: a second wrapper of ours inside it
+stands back.
+"""
 
 
 def set_active(meter: Meter | None) -> None:
@@ -178,8 +188,8 @@ def _is_inside(client: Any, options: Any) -> bool:
 def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
     """Read a request as the SDK is about to send it; None for one that is not metered.
 
-    Removes what is ours from the headers, and asks for the usage of a stream where the host is known to tell
-    it only then and the application has not decided itself.
+    Removes what is ours from the headers, and asks for the usage of a stream where the host is
+    known to tell it only then and the application has not decided itself.
     """
     identity, raw = _take_headers(options)
     method, path = str(options.method).upper(), plain_path(options.url)
@@ -187,7 +197,12 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     if isinstance(route, bool):
         if not route:
             shown = route_name(method, path)
-            failures.say(f"unmetered:{sdk.name}:{shown}", "%s %s is neither gated nor metered", sdk.name, shown)
+            failures.say(
+                f"unmetered:{sdk.name}:{shown}",
+                "%s %s is neither gated nor metered",
+                sdk.name,
+                shown,
+            )
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     extra = getattr(options, "extra_json", None)
@@ -216,7 +231,9 @@ def _nothing(name: str) -> None:
 
 
 def _take_headers(options: Any) -> tuple[Identity | None, bool]:
-    """Return whose call the headers say it is, and whether a raw response was asked for; remove what is ours."""
+    """Return whose call the headers say it is, and whether a raw response was asked for; remove
+    what is ours.
+    """
     headers = options.headers
     if not isinstance(headers, Mapping) or not headers:
         return None, False
@@ -228,7 +245,9 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
         elif isinstance(value, Carrier):
             identity = value.identity
     if identity is not None:
-        options.headers = {name: value for name, value in headers.items() if not isinstance(value, Carrier)}
+        options.headers = {
+            name: value for name, value in headers.items() if not isinstance(value, Carrier)
+        }
     return identity, raw
 
 
@@ -242,7 +261,9 @@ def _max_tokens(route: Route, get_field: Callable[[str], Any]) -> int | None:
 
 
 def _ask_for_usage(options: Any) -> bool:
-    """Have a stream end with its usage; true when we asked and not the application, so the chunk is ours."""
+    """Have a stream end with its usage; true when we asked and not the application, so the chunk is
+    ours.
+    """
     body = options.json_data
     stream_options = body.get("stream_options")
     if isinstance(stream_options, Mapping) and "include_usage" in stream_options:
@@ -307,11 +328,19 @@ def _end_raw(
         meter.settle(call, attempt("usage", read, document) if document is not None else None)
         return
     bytes_reader = BytesReader(response.headers, reader, read)
-    if not attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader):
+    if not attempt(
+        "tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader
+    ):
         meter.settle(call, None)
 
 
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError")
+_NEVER_SENT = (
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+)
 _CAUSES_MAX = 8
 
 
@@ -319,8 +348,8 @@ def end_failed(meter: Meter, call: Call, prepared: Prepared, error: BaseExceptio
     """End a call that raised: void what cannot have cost anything, settle the rest.
 
     A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
-    cancellation settle the estimate, since the provider may have billed. An answer that the SDK could not
-    parse was paid too; where the error carries the answer, its usage counts.
+    cancellation settle the estimate, since the provider may have billed. An answer that the SDK
+    could not parse was paid too; where the error carries the answer, its usage counts.
     """
     answered = get(error, "completion")
     if answered is not None:
@@ -356,15 +385,23 @@ def _names_of_causes(error: BaseException) -> list[str]:
 
 
 def _is_transport(name: str) -> bool:
-    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for a broken exchange."""
-    return name in ("APIConnectionError", "APITimeoutError", "TransportError", "TimeoutException", "TimeoutError")
+    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for a broken
+    exchange.
+    """
+    return name in (
+        "APIConnectionError",
+        "APITimeoutError",
+        "TransportError",
+        "TimeoutException",
+        "TimeoutError",
+    )
 
 
 # -- the arguments of a single call
 
 
 def wrap_resource(original: Callable[..., Any], *, is_coroutine: bool) -> Callable[..., Any]:
-    """Return a resource method that takes the `paygent_*` arguments and hands them to the funnel."""
+    """Return a resource method that hands its `paygent_*` arguments to the funnel."""
     if is_coroutine:
 
         @functools.wraps(original)
@@ -396,5 +433,8 @@ def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
     carrier = Carrier("")
     carrier.identity = Identity(user_id, session_id, None, metadata)
     headers = kwargs.get("extra_headers")
-    kwargs["extra_headers"] = {**(headers if isinstance(headers, Mapping) else {}), CARRIER_HEADER: carrier}
+    kwargs["extra_headers"] = {
+        **(headers if isinstance(headers, Mapping) else {}),
+        CARRIER_HEADER: carrier,
+    }
     return kwargs

@@ -47,12 +47,20 @@ _HOSTS = {
     "generativelanguage.googleapis.com": "google",
     "api.anthropic.com": "anthropic",
 }
-_AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com", ".azure-api.net")
+_AZURE_HOSTS = (
+    ".openai.azure.com",
+    ".cognitiveservices.azure.com",
+    ".services.ai.azure.com",
+    ".azure-api.net",
+)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - names compared, nothing is bound
 _STREAM_USAGE_PROVIDERS = ("openai", "azure", "openrouter", "groq")
 
 _FREE_POST = ("/moderations", "/files", "/uploads", "/responses/input_tokens")
-_COSTLY_GET = ("/responses/", "/batches")  # usage of background responses and batches arrives on a GET
+_COSTLY_GET = (
+    "/responses/",
+    "/batches",
+)  # usage of background responses and batches arrives on a GET
 
 
 # -- usage of answers
@@ -60,7 +68,9 @@ _COSTLY_GET = ("/responses/", "/batches")  # usage of background responses and b
 
 def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     """Read a chat completion, a legacy completion or an embedding."""
-    usage = from_openai(get(answer, "usage"), model=get(answer, "model"), tier=get(answer, "service_tier"))
+    usage = from_openai(
+        get(answer, "usage"), model=get(answer, "model"), tier=get(answer, "service_tier")
+    )
     if usage is None or not want_tools:
         return usage
     names = [
@@ -183,23 +193,34 @@ _CHAT_BOUNDS = ("max_completion_tokens", "max_tokens")
 
 _ROUTES = {
     "/chat/completions": Route(
-        "chat.completions", read_chat, ChatStream, max_tokens_names=_CHAT_BOUNDS, asks_for_usage=True
+        "chat.completions",
+        read_chat,
+        ChatStream,
+        max_tokens_names=_CHAT_BOUNDS,
+        asks_for_usage=True,
     ),
     "/completions": Route(
         "completions", read_chat, ChatStream, max_tokens_names=("max_tokens",), asks_for_usage=True
     ),
-    "/responses": Route("responses", read_response, ResponseStream, max_tokens_names=("max_output_tokens",)),
+    "/responses": Route(
+        "responses", read_response, ResponseStream, max_tokens_names=("max_output_tokens",)
+    ),
     "/embeddings": Route("embeddings", read_chat, ChatStream, generates=False),
 }
 
 
 def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one; see `funnel.Sdk`."""
+    """Return a metered route, True for a free operation, False for an unknown one; see
+    `funnel.Sdk`.
+    """
     if method == "POST":
         found = _ROUTES.get(path)
         if found is not None:
             return found
-        for known, other in _ROUTES.items():  # a base_url without /v1, or a path with a deployment in it
+        for (
+            known,
+            other,
+        ) in _ROUTES.items():  # a base_url without /v1, or a path with a deployment in it
             if known != "/completions" and path.endswith(known):
                 return other
         return path.startswith(_FREE_POST)
@@ -224,8 +245,8 @@ def provider(client: Any) -> str:
 def tells_stream_usage(client: Any) -> bool:
     """Tell whether the host is known to honour `include_usage`.
 
-    Others may refuse the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS` (host names,
-    separated by commas) names them.
+    Others may refuse the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS`
+    (host names, separated by commas) names them.
     """
     host = _host(client)
     if host in _HOSTS or host.endswith(_AZURE_HOSTS):

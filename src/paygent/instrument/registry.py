@@ -1,13 +1,13 @@
 """Which SDKs are patched, where, and the proof that the patch is in place.
 
-An SDK is patched when `init` finds it imported, otherwise in the moment after its import; Paygent itself
-imports none. The patch goes to the class in the method resolution order that owns `request`, because another
-instrumentation may have put its own there: a patch further down would never be called. A self-check runs after
-each patch and whenever a client is made.
+An SDK is patched when `init` finds it imported, otherwise in the moment after its import; Paygent
+itself imports none. The patch goes to the class in the method resolution order that owns `request`,
+because another instrumentation may have put its own there: a patch further down would never be
+called. A self-check runs after each patch and whenever a client is made.
 
 | SDK | from | patched | beside others |
 |---|---|---|---|
-| openai | 1.60 | `SyncAPIClient.request`, `AsyncAPIClient.request`, or the owner above them | any order |
+| openai | 1.60 | `request` of `SyncAPIClient` and `AsyncAPIClient`, or its owner | any order |
 | anthropic | 0.40 | the same names in its own package | any order |
 """
 
@@ -114,7 +114,9 @@ class Instrumentation:
         self._replace(base_class, "__init__", original, init)
 
     def _hook_again(self, sdk: Any, client_class: type) -> None:
-        """Put the hook on top of what has displaced it; the funnel sees to it that a call counts once."""
+        """Put the hook on top of what has displaced it; the funnel sees to it that a call counts
+        once.
+        """
         with self._lock:
             if self._finder is None:
                 return
@@ -133,7 +135,9 @@ class Instrumentation:
         return _owner(client_class).__dict__["request"] in self._wrappers
 
     def _patch_resources(self, sdk: Any) -> None:
-        """Have the resource methods take the `paygent_*` arguments; a version lacks some modules or classes."""
+        """Have the resource methods take the `paygent_*` arguments; a version lacks some modules or
+        classes.
+        """
         for module_name, class_names in sdk.resources.items():
             try:
                 module = importlib.import_module(module_name)
@@ -141,12 +145,16 @@ class Instrumentation:
                 continue
             for class_name in class_names:
                 resource = getattr(module, class_name, None)
-                for name in sdk.resource_methods:
-                    original = resource.__dict__.get(name) if resource is not None else None
-                    if callable(original) and original not in self._wrappers:
-                        is_coroutine = inspect.iscoroutinefunction(original)
-                        wrapper = wrap_resource(original, is_coroutine=is_coroutine)
-                        self._replace(resource, name, original, wrapper)
+                if isinstance(resource, type):
+                    self._patch_resource(sdk, resource)
+
+    def _patch_resource(self, sdk: Any, resource: type) -> None:
+        for name in sdk.resource_methods:
+            original = resource.__dict__.get(name)
+            if callable(original) and original not in self._wrappers:
+                is_coroutine = inspect.iscoroutinefunction(original)
+                wrapper = wrap_resource(original, is_coroutine=is_coroutine)
+                self._replace(resource, name, original, wrapper)
 
 
 def _owner(client_class: type) -> type:
@@ -169,7 +177,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return the module's own spec, with a loader that calls back; None for every other module."""
+        """Return an SDK's own spec with a loader that calls back; None for other modules."""
         sdk = self._sdks.get(name)
         if sdk is None:
             return None

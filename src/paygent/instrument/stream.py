@@ -1,25 +1,27 @@
 """Taps of streams: the object that the SDK returned stays the object that the application gets.
 
-Two taps, since neither sees everything. The *iterator tap* takes the place of the iterator inside the SDK's
-stream object and sees each parsed chunk; the *byte tap* takes the place of the byte stream inside the HTTP
-response and sees `close()`, and the bytes of raw responses that nobody parses. Both end the call through one
-`Ending`, which counts once however many of them fire: at the last chunk, at close, on an error, or when the
-stream is dropped and collected.
+Two taps, since neither sees everything. The *iterator tap* takes the place of the iterator inside
+the SDK's stream object and sees each parsed chunk; the *byte tap* takes the place of the byte
+stream inside the HTTP response and sees `close()`, and the bytes of raw responses that nobody
+parses. Both end the call through one `Ending`, which counts once however many of them fire: at the
+last chunk, at close, on an error, or when the stream is dropped and collected.
 
-What is kept of a stream is its usage and a count of text bytes: memory does not grow with its length.
+What is kept of a stream is its usage and a count of text bytes: memory does not grow with its
+length.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from paygent.call import Call
 from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
 from paygent.core.usage import Usage, get
 from paygent.failopen import attempt
-from paygent.meter import Call, Meter
+from paygent.meter import Meter
 
 _JSON_BYTES_MAX = 16 * 1024 * 1024  # a larger JSON answer is not read for its usage
 _LINE_BYTES_MAX = 1024 * 1024  # a longer line of a server-sent event is skipped
@@ -29,7 +31,9 @@ class StreamReader(Protocol):
     """Reads the chunks of one stream of one route; made anew for each stream."""
 
     def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk, an SDK object or a dict; true means "ours alone, keep it from the application"."""
+        """Read one chunk, an SDK object or a dict; true means "ours alone, keep it from the
+        application".
+        """
 
     def usage(self, estimate: Estimate) -> Usage | None:
         """Return what was used, as far as it was seen; None when nothing was."""
@@ -38,7 +42,8 @@ class StreamReader(Protocol):
 def counted(
     known: Usage | None, text_bytes: int, estimate: Estimate, *, input_is_known: bool = False
 ) -> Usage | None:
-    """Return the usage of a stream that ended before its final usage arrived, from what was received.
+    """Return the usage of a stream that ended before its final usage arrived, from what was
+    received.
 
     Args:
         known: What the provider said so far, or None.
@@ -67,6 +72,7 @@ class Ending:
         self._reader = reader
 
     def __call__(self) -> None:
+        """End the call, unless it has ended."""
         if not self._call.done:
             attempt("settle", self._settle)
 
@@ -93,7 +99,9 @@ class IteratorTap:
         while True:
             try:
                 chunk = self._next()
-            except BaseException:  # the end, an error, a cancellation: each ends the call, none is ours to keep
+            except (
+                BaseException
+            ):  # the end, an error, a cancellation: each ends the call, none is ours to keep
                 self._ending()
                 raise
             if not attempt("stream", self._feed, chunk):
@@ -191,7 +199,9 @@ class BytesReader:
 
 
 class ByteTap:
-    """What the byte taps of both kinds share; made a subclass of the HTTP library's own stream class."""
+    """What the byte taps of both kinds share; made a subclass of the HTTP library's own stream
+    class.
+    """
 
     _inner: Any
     _ending: Ending
@@ -203,7 +213,8 @@ class ByteTap:
 
         Args:
             ending: Fired by a close before the end; and by the end, if nobody parses the stream.
-            reader: Reads the bytes where nobody parses the stream; None where an iterator tap sees the chunks.
+            reader: Reads the bytes where nobody parses the stream; None where an iterator tap sees
+                the chunks.
         """
         self._inner = inner
         self._ending = ending
@@ -220,7 +231,8 @@ class ByteTap:
             attempt("stream_bytes", self._bytes.feed_bytes, data)
 
     def _end(self) -> None:
-        # A stream that was read to its end is ended by the iterator tap, which sees the last chunk only now.
+        # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
+        # only now.
         if self._bytes is not None or not self._exhausted:
             self._ending()
 
@@ -258,12 +270,13 @@ class _AsyncByteTap(ByteTap):
 
 
 @lru_cache(maxsize=16)
-def _tap_class(stream_class: type) -> type | None:
-    """Return a tap class that the HTTP library takes for one of its own streams (it checks the type).
+def _tap_class(stream_class: Hashable) -> type | None:
+    """Return a tap class that the HTTP library takes for one of its own streams (it checks the
+    type).
 
     httpx and httpx2 have classes of the same names; neither is imported here, the one in use tells.
     """
-    for base in stream_class.__mro__:
+    for base in cast(type, stream_class).__mro__:
         if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
             kind = _AsyncByteTap if base.__name__ == "AsyncByteStream" else _SyncByteTap
             return type(kind.__name__, (kind, base), {})
@@ -273,7 +286,7 @@ def _tap_class(stream_class: type) -> type | None:
 def tap_bytes(response: Any, ending: Ending, reader: BytesReader | None) -> bool:
     """Put a byte tap into an HTTP response; false where it has no stream that can be watched."""
     inner = getattr(response, "stream", None)
-    tap_class = _tap_class(type(inner)) if inner is not None else None
+    tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
     if tap_class is None:
         return False
     tap = tap_class()

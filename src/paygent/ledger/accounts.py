@@ -2,24 +2,24 @@
 
 Theory of operation
 -------------------
-Every limit of a user's plan is an account: what was spent in its window, and what calls in flight hold.
-`spent` is the ledger's figure as last read (`base`) plus this process's own events that the ledger has not
-acknowledged yet (`undelivered`); acknowledging takes an event out of the second and reads the first anew, in
-one step under the lock, so no call ever sees it twice or not at all.
+Every limit of a user's plan is an account: what was spent in its window, and what calls in flight
+hold. `spent` is the ledger's figure as last read (`base`) plus this process's own events that the
+ledger has not acknowledged yet (`undelivered`); acknowledging takes an event out of the second and
+reads the first anew, in one step under the lock, so no call ever sees it twice or not at all.
 
-A call holds on all its accounts or on none. Where a need does not fit under a line, the call may go as the
-one that straddles it, holding all that is left, if no other straddler is in flight. Two accounts without a
-cap, the user's spend in the period and in the session, are always kept, because people ask for them.
+A call holds on all its accounts or on none. Where a need does not fit under a line, the call may go
+as the one that straddles it, holding all that is left, if no other straddler is in flight. Two
+accounts without a cap, the user's spend in the period and in the session, are always kept, because
+people ask for them.
 
-One lock guards everything and is held for microseconds: no I/O, no callback and no logging under it. Nothing
-here knows the journal, the ledger or a clock; times and ids are passed in.
+One lock guards everything and is held for microseconds: no I/O, no callback and no logging under
+it. Nothing here knows the journal, the ledger or a clock; times and ids are passed in.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
@@ -35,146 +35,24 @@ from paygent.core.period import (
 )
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of, plan_from_json
 from paygent.failopen import failures
+from paygent.ledger.user import UNLIMITED, Account, Figures, Hold, ModelUse, User
 from paygent.prices.names import plain
 from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
+
+__all__ = ["Account", "Accounts", "Figures", "Hold", "ModelUse", "User"]
 
 USERS_MAX = 20_000
 """Users kept in memory; beyond it, idle ones are forgotten and read again when they come back."""
 
 _BOOKS_MAX = 256  # accounts kept per user; beyond it, those of idle sessions are forgotten
 _ROUTES_MAX = 64  # (model, session) pairs remembered per user
-_EVICTED_AT_ONCE = 64  # oldest users looked at when one is forgotten; bounds the time under the lock
-_UNLIMITED = PlanConfig()
+_EVICTED_AT_ONCE = (
+    64  # oldest users looked at when one is forgotten; bounds the time under the lock
+)
 _PERIOD_SPEND = LimitKey("spend", "user", "", "period")
 _SESSION_SPEND = LimitKey("spend", "session", "", "session")
 _US_PER_MINUTE = 60_000_000
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
-
-
-class Account:
-    """One limit of one user in one window; see the module. All amounts in the unit of its metric."""
-
-    __slots__ = ("base", "held", "key", "lines", "metric", "reason", "stale_us", "straddlers", "undelivered", "warned")
-
-    def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
-        self.key = key
-        self.metric = key.limit.metric
-        self.reason = reason
-        self.lines = lines
-        self.base = 0
-        self.undelivered = 0
-        self.held = 0
-        self.straddlers = 0
-        self.warned = False
-        self.stale_us = END_OF_TIME_US
-
-    @property
-    def spent(self) -> int:
-        """Settled in the window: the ledger's figure and what it does not know yet."""
-        return self.base + self.undelivered
-
-
-class ModelUse:
-    """What a user used of one model in the current period."""
-
-    __slots__ = ("base_cost_nano", "base_tokens", "cost_nano", "held_cost_nano", "held_tokens", "tokens")
-
-    def __init__(self) -> None:
-        self.base_tokens = self.base_cost_nano = 0
-        self.tokens = self.cost_nano = 0
-        self.held_tokens = self.held_cost_nano = 0
-
-
-class User:
-    """What this process knows of one user. Changed only under the lock of `Accounts`."""
-
-    __slots__ = (
-        "assigned",
-        "books",
-        "epoch",
-        "known",
-        "models",
-        "open_session",
-        "own",
-        "pending",
-        "period",
-        "plan",
-        "plan_name",
-        "read_us",
-        "routes",
-        "sdk_enabled",
-        "session_id",
-        "sessions",
-        "stale_us",
-        "subscription",
-        "touched",
-        "user_id",
-        "waited",
-    )
-
-    def __init__(self, user_id: str, plan_name: str) -> None:
-        self.user_id = user_id
-        self.plan_name = plan_name
-        self.plan = _UNLIMITED
-        self.own: PlanConfig | None = None
-        self.assigned = False
-        self.sdk_enabled = True
-        self.subscription: Subscription | None = None
-        self.period = Window(0, 0)
-        self.epoch = -1
-        self.known = False
-        self.waited = False
-        self.touched = False
-        self.read_us = 0
-        self.stale_us = END_OF_TIME_US
-        self.session_id = ""
-        self.open_session: SessionState | None = None
-        self.sessions: set[str] = set()
-        self.books: dict[AccountKey, Account] = {}
-        self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
-        self.models: dict[str, ModelUse] = {}
-        self.pending: dict[str, Event] = {}
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing would be lost by forgetting this user."""
-        return not self.pending and not any(account.held for account in self.books.values())
-
-
-class Hold(NamedTuple):
-    """What a call holds, on every account that it touches.
-
-    Attributes:
-        parts: Accounts and how much is held on each.
-        straddled: Accounts whose line this call crosses.
-        period: The billing period that the call belongs to.
-        warnings: Readings of accounts newly past their warn line.
-        cost_nano, tokens: What was asked for.
-        model_key: The model that the hold counts under.
-    """
-
-    parts: tuple[tuple[Account, int], ...]
-    straddled: tuple[Account, ...]
-    period: Window
-    warnings: tuple[Reading, ...]
-    cost_nano: int
-    tokens: int
-    model_key: str
-
-
-class Figures(NamedTuple):
-    """What a user has used, in nano-dollars and tokens.
-
-    Attributes:
-        period_cost_nano, session_cost_nano: Spent.
-        held_cost_nano: Held by calls in flight.
-        by_model: (tokens, nano-dollars, held tokens) in the period, by canonical model name.
-    """
-
-    period_cost_nano: int
-    session_cost_nano: int
-    held_cost_nano: int
-    by_model: dict[str, tuple[int, int, int]]
 
 
 KEEP = Lines(-1, -1, -1)
@@ -242,7 +120,9 @@ class Accounts:
         """Bring a user's plan and period up to date; under the lock."""
         period = billing_period(user.subscription, at_us)
         if period is None:
-            failures.say("subscription_ended", "a subscription ended; its user is on the default plan now")
+            failures.say(
+                "subscription_ended", "a subscription ended; its user is on the default plan now"
+            )
             user.subscription = None
             user.plan_name = self.default_plan
             user.own = None
@@ -259,10 +139,12 @@ class Accounts:
                 "plan %s is not configured; its users have no limits",
                 user.plan_name,
             )
-            plan = _UNLIMITED
+            plan = UNLIMITED
         if plan is not user.plan:
             if user.known and not set(_keys_of(plan)) <= set(_keys_of(user.plan)):
-                user.known = user.waited = False  # a new limit starts from what its window already saw
+                user.known = user.waited = (
+                    False  # a new limit starts from what its window already saw
+                )
             user.plan = plan
         user.epoch = self.epoch
         user.routes.clear()
@@ -310,10 +192,15 @@ class Accounts:
     # -- sessions
 
     def session(self, user: User, session_id: str | None, at_us: int) -> str:
-        """Return the session of a call: the one named, or the user's open one, opened or rotated if need be."""
+        """Return the session of a call: the one named, or the user's open one, opened or rotated if
+        need be.
+        """
         if session_id is None:
             opened = user.open_session
-            if opened is not None and at_us - opened.used_us <= user.plan.session_timeout_minutes * _US_PER_MINUTE:
+            if (
+                opened is not None
+                and at_us - opened.used_us <= user.plan.session_timeout_minutes * _US_PER_MINUTE
+            ):
                 if at_us > opened.used_us:
                     user.open_session = opened._replace(used_us=at_us)
                 user.session_id = opened.session_id
@@ -323,7 +210,9 @@ class Accounts:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
                     user.sessions.add(new.session_id)
-                    self._opened.append(SessionRecord(user.user_id, new.session_id, True, at_us, at_us))
+                    self._opened.append(
+                        SessionRecord(user.user_id, new.session_id, True, at_us, at_us)
+                    )
                 session_id = user.open_session.session_id
         user.session_id = session_id
         return session_id
@@ -405,7 +294,9 @@ class Accounts:
             )
 
     def settle(self, user: User, hold: Hold | None, event: Event) -> None:
-        """Replace a hold by what was really spent, on the accounts of the windows in which the call began."""
+        """Replace a hold by what was really spent, on the accounts of the windows in which the call
+        began.
+        """
         with self.lock:
             if hold is not None:
                 self._release(user, hold)
@@ -431,7 +322,9 @@ class Accounts:
 
     def _count(self, user: User, event: Event) -> None:
         """Add an event to the accounts that count it; under the lock."""
-        if user.period.contains(event.at_us):  # the accounts of an older window are there if they are held
+        if user.period.contains(
+            event.at_us
+        ):  # the accounts of an older window are there if they are held
             self._route(user, event.session_id, event.model_key, event.at_us)
         cost_nano, tokens = event.cost_nano, event.total_tokens
         for key, account in user.books.items():
@@ -445,7 +338,9 @@ class Accounts:
             use.cost_nano += cost_nano
 
     def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
-        """Say what the gate would say now to a call of a model ("" for none, then no model's limit counts)."""
+        """Say what the gate would say now to a call of a model ("" for none, then no model's limit
+        counts).
+        """
         with self.lock:
             accounts = self._route(user, session_id, model_key, at_us)
             return decide(_readings(accounts, 0, 0), strict=user.plan.pre_call_estimate)
@@ -454,7 +349,10 @@ class Accounts:
         """Return what a user has used in the current period and in a session."""
         with self.lock:
             period = self._open(
-                user, _account_key(_PERIOD_SPEND, user.period, session_id, at_us), _PERIOD_SPEND.reason, KEEP
+                user,
+                _account_key(_PERIOD_SPEND, user.period, session_id, at_us),
+                _PERIOD_SPEND.reason,
+                KEEP,
             )
             session_spent = 0
             if session_id:
@@ -465,14 +363,22 @@ class Accounts:
                 session_cost_nano=session_spent,
                 held_cost_nano=sum(use.held_cost_nano for use in user.models.values()),
                 by_model={
-                    model: (use.base_tokens + use.tokens, use.base_cost_nano + use.cost_nano, use.held_tokens)
+                    model: (
+                        use.base_tokens + use.tokens,
+                        use.base_cost_nano + use.cost_nano,
+                        use.held_tokens,
+                    )
                     for model, use in user.models.items()
                     if model
                 },
             )
 
-    def _route(self, user: User, session_id: str, model_key: str, at_us: int) -> tuple[Account, ...]:
-        """Return the accounts that a call touches, remembered until one of their windows ends; under the lock."""
+    def _route(
+        self, user: User, session_id: str, model_key: str, at_us: int
+    ) -> tuple[Account, ...]:
+        """Return the accounts that a call touches, remembered until one of their windows ends;
+        under the lock.
+        """
         route = user.routes.get((model_key, session_id))
         if route is not None and at_us < route[0]:
             return route[1]
@@ -486,9 +392,11 @@ class Accounts:
                 continue
             found.append(self._account(user, plan, limit, session_id, at_us))
             seen.add(limit.key)
-        for key in (_PERIOD_SPEND, _SESSION_SPEND):
-            if key not in seen and (key.scope == "user" or session_id):
-                found.append(self._open(user, _account_key(key, user.period, session_id, at_us), key.reason, None))
+        found += [
+            self._open(user, _account_key(key, user.period, session_id, at_us), key.reason, None)
+            for key in (_PERIOD_SPEND, _SESSION_SPEND)
+            if key not in seen and (key.scope == "user" or session_id)
+        ]
         until = min(account.key.end_us for account in found)
         if len(user.routes) >= _ROUTES_MAX:
             user.routes.clear()
@@ -496,9 +404,13 @@ class Accounts:
         user.routes[(model_key, session_id)] = (until, accounts)
         return accounts
 
-    def _account(self, user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
+    def _account(
+        self, user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int
+    ) -> Account:
         assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
-        lines = lines_of(limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm)
+        lines = lines_of(
+            limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
+        )
         key = _account_key(limit.key, user.period, session_id, at_us)
         return self._open(user, key, limit.key.reason, lines)
 
@@ -506,7 +418,8 @@ class Accounts:
         """Return an account of a user, opened with what this process has not delivered yet.
 
         Args:
-            lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to leave them.
+            lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
+                leave them.
         """
         account = user.books.get(key)
         if account is None:
@@ -526,9 +439,16 @@ class Accounts:
         return account
 
     def _close_idle_sessions(self, user: User, kept: str) -> None:
-        """Forget accounts of sessions that nothing refers to; they are read again when they come back."""
+        """Forget accounts of sessions that nothing refers to; they are read again when they come
+        back.
+        """
         for key, account in list(user.books.items()):
-            if key.session_id and key.session_id != kept and not account.held and not account.undelivered:
+            if (
+                key.session_id
+                and key.session_id != kept
+                and not account.held
+                and not account.undelivered
+            ):
                 del user.books[key]
                 user.sessions.discard(key.session_id)
         user.routes.clear()
@@ -539,10 +459,14 @@ class Accounts:
         """Return what to ask the ledger about a user: every account of the plan, here and now."""
         with self.lock:
             session = session_id or (user.open_session.session_id if user.open_session else "")
-            return Question(user.user_id, self._keys_now(user, session, at_us), user.period.start_us)
+            return Question(
+                user.user_id, self._keys_now(user, session, at_us), user.period.start_us
+            )
 
     def _keys_now(self, user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
-        """Return every account that a call of this user could touch now, in a session; under the lock."""
+        """Return every account that a call of this user could touch now, in a session; under the
+        lock.
+        """
         models = {plain(limit.model) for limit in limits_of(user.plan) if limit.model is not None}
         accounts = {
             account.key: None
@@ -554,8 +478,9 @@ class Accounts:
     def asks(self, user: User, session_id: str | None, at_us: int) -> bool:
         """Tell whether the ledger should be asked before this user's next call is decided.
 
-        That is so once per user, per session named by the application, per limit that was added, and for
-        rolling windows whose sum has aged. A call that has waited once goes on with what is known.
+        That is so once per user, per session named by the application, per limit that was added,
+        and for rolling windows whose sum has aged. A call that has waited once goes on with what is
+        known.
         """
         if not user.known:
             return not user.waited
@@ -573,7 +498,7 @@ class Accounts:
                 user.stale_us = at_us + _STALE_RETRY_US
 
     def touched(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
-        """Return questions for the users that were active since the last call, and for those named."""
+        """Return questions for the users active since the last call, and for those named."""
         active = {user.user_id: user for user in list(self.users.values()) if user.touched}
         for user_id in also:
             known = self.users.get(user_id)
@@ -587,7 +512,8 @@ class Accounts:
         )
 
     def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
-        """Take delivered events out of what is undelivered and read the ledger's figures, in one step.
+        """Take delivered events out of what is undelivered and read the ledger's figures, in one
+        step.
 
         Args:
             delivered: Events that the ledger has booked now or earlier.
@@ -649,11 +575,16 @@ class Accounts:
                     self._read_state(user, state, at_us)
 
     def _read_state(self, user: User, state: UserLedger, at_us: int) -> None:
-        """Take over the ledger's word on a user; under the lock. What this process is just changing stays."""
+        """Take over the ledger's word on a user; under the lock. What this process is just changing
+        stays.
+        """
         if "user:" + user.user_id not in self._changing:
             plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
             own = plan_from_json(state.own) if state.own is not None else None
-            if (plan_name, state.subscription) != (user.plan_name, user.subscription) or own != user.own:
+            if (plan_name, state.subscription) != (
+                user.plan_name,
+                user.subscription,
+            ) or own != user.own:
                 user.plan_name, user.subscription, user.own = plan_name, state.subscription, own
                 user.period = Window(0, 0)
                 self._refresh_plan(user, at_us)
@@ -682,12 +613,13 @@ class Accounts:
                 if use is None:
                     use = user.models[model] = ModelUse()
                 use.base_tokens, use.base_cost_nano = tokens, cost_nano
-        # A plan or period that was news changes what had to be asked; then the answer is not yet enough.
+        # A plan or period that was news changes what had to be asked; then the answer is not yet
+        # enough.
         user.known = asked_right and state.spent.keys() >= set(self._keys_now(user, "", at_us))
         user.read_us = at_us
 
     def forget_after_fork(self) -> None:
-        """Forget what belongs to the parent process: its holds, its undelivered events, its lock."""
+        """Forget what is the parent process's: its holds, its undelivered events, its lock."""
         self.lock = threading.Lock()
         self._opened = []
         self._changing = {}
@@ -721,7 +653,9 @@ def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple
             account.lines,
             account.spent,
             account.held,
-            amount(account.metric, cost_nano=cost_nano, tokens=tokens) if tokens or cost_nano else 0,
+            amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+            if tokens or cost_nano
+            else 0,
             account.straddlers > 0,
             account.metric,
         )

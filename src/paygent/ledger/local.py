@@ -1,7 +1,8 @@
-"""The ledger over a store in this process: local mode, and the ledger of last resort with a backend.
+"""The ledger over a store in this process: local mode, and the ledger of last resort with a
+backend.
 
-Two instances of the store, since two threads use it: `settle` writes with one, `state` and `report` read with
-the other, and neither waits for the other's connection.
+Two instances of the store, since two threads use it: `settle` writes with one, `state` and `report`
+read with the other, and neither waits for the other's connection.
 """
 
 from __future__ import annotations

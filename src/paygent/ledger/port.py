@@ -2,16 +2,18 @@
 
 Contract, for every adapter:
 
-- **Atomic.** `settle` books a batch wholly or not at all: events, counters, rollups and directory change in
-  one transaction. A failure raises and leaves nothing behind; the caller sends the batch again.
+- **Atomic.** `settle` books a batch wholly or not at all: events, counters, rollups and directory
+  change in one transaction. A failure raises and leaves nothing behind; the caller sends the batch
+  again.
 - **Idempotent.** An event is counted once however often it is sent, told by (product, event id).
   Directory records are last-writer-wins; sending one again changes nothing.
-- **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order; those of
-  different processes interleave freely, since an account is a sum.
+- **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order;
+  those of different processes interleave freely, since an account is a sum.
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
-- **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter waits at most
-  its own short time-out for a lock or an answer, never for ever.
-- **Threads.** `settle` is called by one thread, `state` and `report` by another; an adapter is safe for that.
+- **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter
+  waits at most its own short time-out for a lock or an answer, never for ever.
+- **Threads.** `settle` is called by one thread, `state` and `report` by another; an adapter is safe
+  for that.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Resolve a model to its rates, once per model, plan and price variant.
 
-Order: the plan's own rate (by exact name, then canonical) > the plan's default rate > the bundled catalogue
-> what the plan says of unknown models. The catalogue is genai-prices (MIT), used for its dated data only:
-its `calc_price` takes 50 to 100 µs, so prices become integers here and calls multiply them.
+Order: the plan's own rate (by exact name, then canonical) > the plan's default rate > the bundled
+catalogue > what the plan says of unknown models. The catalogue is genai-prices (MIT), used for its
+dated data only: its `calc_price` takes 50 to 100 µs, so prices become integers here and calls
+multiply them.
 
-Nothing here raises for an odd model name: what cannot be resolved has no price, and is said by the caller.
+Nothing here raises for an odd model name: what cannot be resolved has no price, and is said by the
+caller.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Resolved(NamedTuple):
     Attributes:
         rates: What a call costs.
         model_key: The name that limits and reports count the model under.
-        context_tokens: Most tokens the model takes in and gives out together, or None where not known.
+        context_tokens: Most tokens the model takes in and gives out together, or None where not
+            known.
         valid_until_us: When the catalogue's price changes next.
         is_free: Every rate is 0 because the plan says so; then nothing is said about it.
     """
@@ -71,25 +74,31 @@ class Listing(NamedTuple):
 
 
 class Catalogue:
-    """The bundled price list and what was resolved from it. Thread-safe: lookups are pure, tables are dicts."""
+    """The bundled price list and what was resolved from it. Thread-safe: lookups are pure, tables
+    are dicts.
+    """
 
     def __init__(self, snapshot: Any = None) -> None:
         """Load the bundled catalogue.
 
         Args:
-            snapshot: A genai-prices `DataSnapshot`; None loads the one that the package brings. Where that
-                fails, no model has a catalogue price, which is said once and shown by every event.
+            snapshot: A genai-prices `DataSnapshot`; None loads the one that the package brings.
+                Where that fails, no model has a catalogue price, which is said once and shown by
+                every event.
         """
         self._resolved: dict[tuple[str, str, str, int], Resolved] = {}
         self._plans: dict[int, PlanConfig] = {}
         self._snapshot = snapshot if snapshot is not None else _load()
         self.as_of = _as_of(self._snapshot)
 
-    def resolve(self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str = "") -> Resolved:
+    def resolve(
+        self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str = ""
+    ) -> Resolved:
         """Return the rates of a model under a plan.
 
         Args:
-            provider: "openai", "anthropic", "azure", "aws", …; "" or unknown ones are guessed from the name.
+            provider: "openai", "anthropic", "azure", "aws", …; "" or unknown ones are guessed from
+                the name.
             model: The name that the application or the provider uses.
             at_us: When the call began; prices have dates.
             plan: The user's plan; plans are immutable, so its identity is part of the key.
@@ -127,12 +136,18 @@ class Catalogue:
 
     def _listed(self, listing: Listing, tier: str) -> Rates:
         prices, missing = complete(listing.prices)
-        tiers = tuple(Tier(start, complete({**listing.prices, **own})[0]) for start, own in listing.tiers)
-        price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (f"#{tier}" if tier else "")
+        tiers = tuple(
+            Tier(start, complete({**listing.prices, **own})[0]) for start, own in listing.tiers
+        )
+        price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (
+            f"#{tier}" if tier else ""
+        )
         return Rates(prices, tiers, price_id, "catalogue", self.as_of, missing)
 
     def _listing(self, provider: str, model: str, at_us: int, tier: str) -> Listing | None:
-        """Find a model in the catalogue: in its provider's list, else in that of the provider it is named for."""
+        """Find a model in the catalogue: in its provider's list, else in that of the provider it is
+        named for.
+        """
         at = to_datetime(at_us)
         for candidate in self._providers(provider, model):
             for name in names.candidates(model):
@@ -142,7 +157,9 @@ class Catalogue:
         return None
 
     def _providers(self, provider: str, model: str) -> Iterator[Any]:
-        """Return the price lists to look in: the provider's own, then one that the model's name points to."""
+        """Return the price lists to look in: the provider's own, then one that the model's name
+        points to.
+        """
         if self._snapshot is None:
             return
         listed = {each.id: each for each in self._snapshot.providers}
@@ -155,7 +172,11 @@ class Catalogue:
         if own is None or prefix is not None:
             short = names.canonical(model)
             for each in self._snapshot.providers:
-                if each is not own and each.model_match is not None and each.model_match.is_match(short):
+                if (
+                    each is not own
+                    and each.model_match is not None
+                    and each.model_match.is_match(short)
+                ):
                     yield each
                     return
 
@@ -163,11 +184,13 @@ class Catalogue:
 def plan_rate(plan: PlanConfig, model: str) -> tuple[ModelCostRate | None, str]:
     """Return the plan's own rate for a model, and "plan" or "plan-default" for where it stands.
 
-    A rate is looked up by the name as written, then in lower case, then by the canonical name; a fine-tune
-    has prices of its own, so its base's rate is not taken for it.
+    A rate is looked up by the name as written, then in lower case, then by the canonical name; a
+    fine-tune has prices of its own, so its base's rate is not taken for it.
     """
     exact = names.plain(model)
-    spellings = (model, exact) if exact.startswith("ft:") else (model, exact, names.canonical(model))
+    spellings = (
+        (model, exact) if exact.startswith("ft:") else (model, exact, names.canonical(model))
+    )
     for name in spellings:
         if name in plan.cost_rates:
             return plan.cost_rates[name], "plan"
@@ -195,8 +218,9 @@ def _names(plan: PlanConfig, exact: str) -> bool:
 def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: str) -> Rates:
     """Return a plan's rate completed with the catalogue's ratios.
 
-    A component that the rate does not name costs its parent's rate times the catalogue's ratio of the two,
-    so that "gpt-4o at $3" still reads cached input at half. Per-request fees are the catalogue's own.
+    A component that the rate does not name costs its parent's rate times the catalogue's ratio of
+    the two, so that "gpt-4o at $3" still reads cached input at half. Per-request fees are the
+    catalogue's own.
     """
     listed = complete(listing.prices)[0]._asdict() if listing is not None else {}
     own = dict(rate.pico)
@@ -242,7 +266,9 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
 
 
 def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> dict[str, Any]:
-    """Return the catalogue's keys of a model, with the variant of a tier laid over the standard ones."""
+    """Return the catalogue's keys of a model, with the variant of a tier laid over the standard
+    ones.
+    """
     own = {key: value for key, value in vars(plain).items() if value is not None}
     if not tier:
         return own
@@ -252,7 +278,9 @@ def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> dict[str
         if constraint is not None and not constraint.active(at):
             continue
         if len(variant.when) == 1 and next(iter(variant.when.items())) in wanted:
-            own.update({key: value for key, value in vars(variant.prices).items() if value is not None})
+            own.update(
+                {key: value for key, value in vars(variant.prices).items() if value is not None}
+            )
     return own
 
 
@@ -265,11 +293,22 @@ def _next_change_us(info: Any, at: datetime) -> int:
     for constraint in constraints:
         start_date = getattr(constraint, "start_date", None)
         if start_date is not None:
-            moments.append(to_us(datetime(start_date.year, start_date.month, start_date.day, tzinfo=timezone.utc)))
-        for edge in (getattr(constraint, "start_time", None), getattr(constraint, "end_time", None)):
+            moments.append(
+                to_us(
+                    datetime(start_date.year, start_date.month, start_date.day, tzinfo=timezone.utc)
+                )
+            )
+        for edge in (
+            getattr(constraint, "start_time", None),
+            getattr(constraint, "end_time", None),
+        ):
             if edge is not None:
                 offset = edge.utcoffset() or timedelta()
-                today = midnight + timedelta(hours=edge.hour, minutes=edge.minute, seconds=edge.second) - offset
+                today = (
+                    midnight
+                    + timedelta(hours=edge.hour, minutes=edge.minute, seconds=edge.second)
+                    - offset
+                )
                 moments += [to_us(today + timedelta(days=days)) for days in (-1, 0, 1, 2)]
     now_us = to_us(at)
     return min(moment for moment in moments if moment > now_us)
@@ -287,7 +326,7 @@ def _load() -> Any:
 
 
 def _as_of(snapshot: Any) -> str:
-    """Return which catalogue this is: the package's version and the day of its newest price by now."""
+    """Return which catalogue this is: its version and the day of its newest price by now."""
     if snapshot is None:
         return ""
     try:
@@ -303,5 +342,7 @@ def _as_of(snapshot: Any) -> str:
         if hasattr(each.constraint, "start_date")
     ]
     today = datetime.now(timezone.utc).date()
-    newest = max((each for each in dates if each <= today), default=None)  # later ones are announced already
+    newest = max(
+        (each for each in dates if each <= today), default=None
+    )  # later ones are announced already
     return f"{release}/{newest.isoformat()}" if newest else release

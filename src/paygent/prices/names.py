@@ -1,8 +1,9 @@
 """Which model a name means: exact rules, never a bare prefix (`gpt-4o-mini` is not `gpt-4o`).
 
-A provider may be written in front (`openai/gpt-4o`), a region (`us.anthropic.claude-…`), a snapshot's date
-behind (`gpt-4o-2024-08-06`), a fine-tune around (`ft:gpt-4o-mini-2024-07-18:acme::x`). The canonical name is
-what is left without these: limits and reports count under it.
+A provider may be written in front (`openai/gpt-4o`), a region (`us.anthropic.claude-…`), a
+snapshot's date behind (`gpt-4o-2024-08-06`), a fine-tune around
+(`ft:gpt-4o-mini-2024-07-18:acme::x`). The canonical name is what is left without these: limits and
+reports count under it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import re
 from functools import lru_cache
 from typing import Any
 
-_SNAPSHOT = re.compile(r"(?:[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest))(?:-v\d+(?::\d+)?)?$|-v\d+(?::\d+)?$")
+_SNAPSHOT = re.compile(
+    r"(?:[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest))(?:-v\d+(?::\d+)?)?$|-v\d+(?::\d+)?$"
+)
 _REGION = re.compile(r"^(?:[a-z]{2,6}(?:-gov)?|global|regional)\.(?=[a-z0-9-]+\.)")
 _VENDOR = re.compile(r"^(?:anthropic|openai|meta|amazon|mistral|cohere|ai21|deepseek)\.")
 _AFTER_PREFIX = re.compile(
@@ -30,8 +33,8 @@ def plain(name: str) -> str:
 def canonical(name: str) -> str:
     """Return the name that limits and reports count a model under.
 
-    `gpt-4o-2024-08-06`, `openai/gpt-4o`, `GPT-4o` and `ft:gpt-4o-2024-08-06:acme::x` are all `gpt-4o`;
-    `us.anthropic.claude-sonnet-4-5-20250929-v1:0` is `claude-sonnet-4-5`.
+    `gpt-4o-2024-08-06`, `openai/gpt-4o`, `GPT-4o` and `ft:gpt-4o-2024-08-06:acme::x` are all
+    `gpt-4o`; `us.anthropic.claude-sonnet-4-5-20250929-v1:0` is `claude-sonnet-4-5`.
     """
     short = plain(name)
     if short.startswith("ft:"):
@@ -64,11 +67,13 @@ def provider_prefix(name: str) -> str | None:
 def is_named_by(rule: Any, name: str) -> bool:
     """Tell whether a catalogue's matching rule names this model exactly.
 
-    The catalogue's rules include prefixes ("starts with claude-sonnet-4-5"), meant for dated snapshots; a
-    prefix counts only when nothing but a date or version follows it, or when it is a fine-tune's.
+    The catalogue's rules include prefixes ("starts with claude-sonnet-4-5"), meant for dated
+    snapshots; a prefix counts only when nothing but a date or version follows it, or when it is a
+    fine-tune's.
 
     Args:
-        rule: A clause of genai-prices: `equals`, `regex`, `starts_with`, `ends_with`, `contains`, `or_`, `and_`.
+        rule: A clause of genai-prices: `equals`, `regex`, `starts_with`, `ends_with`, `contains`,
+            `or_`, `and_`.
         name: A plain model name.
     """
     for member in getattr(rule, "or_", ()):

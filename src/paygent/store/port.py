@@ -2,18 +2,18 @@
 
 Theory of operation
 -------------------
-Events are append-only facts. Everything else that is counted, accounts and rollups, is derived from them in
-the same transaction that stores them, so that counter == fold(events) at every commit. An event's id is
-claimed first, in that same transaction: a batch that is sent twice is stored once, and a batch that fails
-has claimed nothing.
+Events are append-only facts. Everything else that is counted, accounts and rollups, is derived from
+them in the same transaction that stores them, so that counter == fold(events) at every commit. An
+event's id is claimed first, in that same transaction: a batch that is sent twice is stored once,
+and a batch that fails has claimed nothing.
 
 Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
-- **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events of their
-  window), ids, events, accounts, rollups, answers.
-- **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed later; an
-  adapter waits for a lock at most as long as it was told.
+- **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
+  of their window), ids, events, accounts, rollups, answers.
+- **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed
+  later; an adapter waits for a lock at most as long as it was told.
 - **Threads.** One instance is used by one thread at a time; a lock inside makes any other use safe.
 """
 
@@ -55,7 +55,8 @@ class Store(Protocol):
         """
 
     def usage(self, product: str, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
-        """Return usage by user and model over whole UTC days, from the day of `start_us` to before `end_us`.
+        """Return usage by user and model over whole UTC days, from the day of `start_us` to before
+        `end_us`.
 
         Raises:
             StoreUnavailable: if the database cannot be read now.

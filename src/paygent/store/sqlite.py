@@ -1,9 +1,9 @@
 """The embedded store: SQLite through the standard library, in WAL mode.
 
-One instance holds one connection, used under a lock. Processes share the file: writers take turns with
-`BEGIN IMMEDIATE`, and wait for each other a short time only (SQLite's own waiting is unfair: 1.3 s was seen),
-since a batch that could not be stored now is sent again a moment later. After a commit the events are safe
-from any death of the process; the journal keeps them until then.
+One instance holds one connection, used under a lock. Processes share the file: writers take turns
+with `BEGIN IMMEDIATE`, and wait for each other a short time only (SQLite's own waiting is unfair:
+1.3 s was seen), since a batch that could not be stored now is sent again a moment later. After a
+commit the events are safe from any death of the process; the journal keeps them until then.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
@@ -45,12 +45,16 @@ def load_queries() -> Any:
     """Return the named statements, those of the shared dialect and SQLite's own."""
     import aiosql  # imported with the first store, not with the package
 
-    text = "\n".join((SQL_FOLDER / name).read_text(encoding="utf-8") for name in ("queries.sql", "sqlite.sql"))
+    text = "\n".join(
+        (SQL_FOLDER / name).read_text(encoding="utf-8") for name in ("queries.sql", "sqlite.sql")
+    )
     return aiosql.from_str(text, "sqlite3", mandatory_parameters=False)
 
 
 class SqliteStore:
-    """A store in one SQLite file, or in memory (`:memory:`, for one process and this instance alone)."""
+    """A store in one SQLite file, or in memory (`:memory:`, for one process and this instance
+    alone).
+    """
 
     def __init__(self, path: str, *, busy_wait_s: float = BUSY_WAIT_S) -> None:
         """Remember where the file is; nothing is opened before `open`.
@@ -73,7 +77,9 @@ class SqliteStore:
             if self._connection is not None:
                 return
             if sqlite3.sqlite_version_info < _VERSION_MIN:
-                raise StoreUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed")
+                raise StoreUnavailable(
+                    f"SQLite {sqlite3.sqlite_version} is too old; 3.35 is needed"
+                )
             if self._queries is None:
                 self._queries = load_queries()
             connection = sqlite3.connect(
@@ -136,7 +142,11 @@ class SqliteStore:
             if isinstance(record, PlanRecord):
                 document = json.dumps(record.document, sort_keys=True)
                 self._queries.add_plan(
-                    connection, product_id=product, name=record.name, document=document, at_us=record.at_us
+                    connection,
+                    product_id=product,
+                    name=record.name,
+                    document=document,
+                    at_us=record.at_us,
                 )
             elif isinstance(record, AssignRecord):
                 period = record.subscription
@@ -155,7 +165,9 @@ class SqliteStore:
             else:
                 self._put_session(connection, product, record)
 
-    def _put_session(self, connection: sqlite3.Connection, product: str, record: SessionRecord) -> None:
+    def _put_session(
+        self, connection: sqlite3.Connection, product: str, record: SessionRecord
+    ) -> None:
         self._queries.put_session(
             connection,
             product_id=product,
@@ -179,15 +191,21 @@ class SqliteStore:
         if keys:
             self._queries.open_accounts(connection, product_id=product, keys=json.dumps(keys))
 
-    def _write_events(self, connection: sqlite3.Connection, product: str, batch: Batch) -> frozenset[str]:
+    def _write_events(
+        self, connection: sqlite3.Connection, product: str, batch: Batch
+    ) -> frozenset[str]:
         by_id = {event.event_id: event for event in batch.events}
         if not by_id:
             return frozenset()
-        claimed = self._queries.claim_ids(connection, product_id=product, ids=json.dumps(list(by_id)))
+        claimed = self._queries.claim_ids(
+            connection, product_id=product, ids=json.dumps(list(by_id))
+        )
         counted = frozenset(str(row[0]) for row in claimed)
         if not counted:
             return counted
-        rows = json.dumps([_event_row(event) for event in by_id.values() if event.event_id in counted])
+        rows = json.dumps(
+            [_event_row(event) for event in by_id.values() if event.event_id in counted]
+        )
         ids = json.dumps(sorted(counted))
         self._queries.insert_events(connection, product_id=product, rows=rows)
         self._queries.add_users(connection, product_id=product, ids=ids, at_us=batch.at_us)
@@ -205,23 +223,35 @@ class SqliteStore:
             return self._answer(connection, product, questions, at_us)
 
     def _answer(
-        self, connection: sqlite3.Connection, product: str, questions: tuple[Question, ...], at_us: int
+        self,
+        connection: sqlite3.Connection,
+        product: str,
+        questions: tuple[Question, ...],
+        at_us: int,
     ) -> Answer:
         plans = {
             str(name): (int(version), json.loads(document))
-            for name, version, document in self._queries.latest_plans(connection, product_id=product)
+            for name, version, document in self._queries.latest_plans(
+                connection, product_id=product
+            )
         }
         if not questions:
             return Answer(plans=plans)
         user_ids = json.dumps([question.user_id for question in questions])
-        periods = json.dumps([[question.user_id, question.period_start_us] for question in questions])
+        periods = json.dumps(
+            [[question.user_id, question.period_start_us] for question in questions]
+        )
         directory: dict[str, _Row] = {
             row[0]: row[1:]
-            for row in self._queries.users_asked_for(connection, product_id=product, user_ids=user_ids)
+            for row in self._queries.users_asked_for(
+                connection, product_id=product, user_ids=user_ids
+            )
         }
         sessions = {
             row[0]: SessionState(*row[1:])
-            for row in self._queries.open_sessions(connection, product_id=product, user_ids=user_ids)
+            for row in self._queries.open_sessions(
+                connection, product_id=product, user_ids=user_ids
+            )
         }
         models: dict[str, dict[str, tuple[int, int]]] = {}
         for user_id, model, tokens, cost_nano in self._queries.models_of_periods(
@@ -232,7 +262,9 @@ class SqliteStore:
         users = {}
         for question in questions:
             user_id = question.user_id
-            plan, own, start_us, end_us, renews, enabled = directory.get(user_id, (None,) * 5 + (1,))
+            plan, own, start_us, end_us, renews, enabled = directory.get(
+                user_id, (None,) * 5 + (1,)
+            )
             users[user_id] = UserLedger(
                 plan=plan,
                 own=None if own is None else json.loads(own),
@@ -254,15 +286,25 @@ class SqliteStore:
         self, connection: sqlite3.Connection, product: str, questions: Iterable[Question]
     ) -> dict[tuple[str, AccountKey], int]:
         """Return what the kept ones of the asked accounts say, by user and key."""
-        keys = [_key_row(question.user_id, key) for question in questions for key in question.accounts]
+        keys = [
+            _key_row(question.user_id, key) for question in questions for key in question.accounts
+        ]
         rows = self._queries.kept_accounts(connection, product_id=product, keys=json.dumps(keys))
         return {
-            (user_id, AccountKey(LimitKey(metric, scope, model, rule), session_id, start_us, end_us)): spent
+            (
+                user_id,
+                AccountKey(LimitKey(metric, scope, model, rule), session_id, start_us, end_us),
+            ): spent
             for user_id, session_id, metric, scope, model, rule, start_us, end_us, spent in rows
         }
 
     def _fold(
-        self, connection: sqlite3.Connection, product: str, user_id: str, key: AccountKey, at_us: int
+        self,
+        connection: sqlite3.Connection,
+        product: str,
+        user_id: str,
+        key: AccountKey,
+        at_us: int,
     ) -> int:
         """Return the fold of the events that an account counts, where it is not kept."""
         length_us = rolling_length_us(key.limit.window)
@@ -298,11 +340,14 @@ class SqliteStore:
 
 
 _PARENTS_CONNECTIONS: list[sqlite3.Connection] = []
-"""Connections of a parent process, kept from being closed by the garbage collector in a forked child."""
+"""Connections of a parent process, kept from being closed by the garbage collector in a forked
+child.
+"""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database to the newest schema: numbered files in `sql/migrations`, each in its transaction.
+    """Bring a database to the newest schema: numbered files in `sql/migrations`, each in its
+    transaction.
 
     Processes may start together: the version is read again under the write lock.
 
@@ -318,7 +363,9 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         version = _schema_version(connection)
         if version > newest:
-            raise StoreUnavailable(f"the file has schema {version}; this Paygent knows up to {newest}")
+            raise StoreUnavailable(
+                f"the file has schema {version}; this Paygent knows up to {newest}"
+            )
         for path in files[version:]:
             for statement in _statements(path.read_text(encoding="utf-8")):
                 connection.execute(statement)
@@ -376,13 +423,13 @@ def _event_row(event: Event) -> list[Any]:
 
 
 def _event(row: _Row) -> Event:
-    tool_calls, description, metadata, details = row[22:]
-    return Event(
-        *row[:20],
-        blocked=bool(row[20]),
-        cost_explicit=bool(row[21]),
-        tool_calls=tuple(json.loads(tool_calls)) if tool_calls else (),
-        description=description,
-        metadata=json.loads(metadata) if metadata else None,
-        details=json.loads(details) if details else None,
+    blocked, explicit, tool_calls, description, metadata, details = row[20:]
+    rest = (
+        bool(blocked),
+        bool(explicit),
+        tuple(json.loads(tool_calls)) if tool_calls else (),
+        description,
+        json.loads(metadata) if metadata else None,
+        json.loads(details) if details else None,
     )
+    return Event._make((*row[:20], *rest))

@@ -1,8 +1,10 @@
-"""Runs the application's callbacks on a thread of ours, in order, where nothing they do can reach a call.
+"""Runs the application's callbacks on a thread of ours, in order, where nothing they do can reach a
+call.
 
-A sync caller waits up to 50 ms for its own callbacks, so that a warning is usually out before the call goes
-on; a caller on an event loop never waits. Each callback runs in a copy of its caller's context. An async
-callback runs on the caller's loop when there is one, otherwise on a loop of its own here.
+A sync caller waits up to 50 ms for its own callbacks, so that a warning is usually out before the
+call goes on; a caller on an event loop never waits. Each callback runs in a copy of its caller's
+context. An async callback runs on the caller's loop when there is one, otherwise on a loop of its
+own here.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ OWN_WAIT_S = 0.05
 """How long a sync caller waits for the callbacks of its own call."""
 
 QUEUE_MAX = 1_000
-"""Callbacks waiting at most; a hanging one must not fill the memory. Beyond it they are dropped and counted."""
+"""Callbacks waiting at most; a hanging one must not fill the memory. Beyond it they are dropped and
+counted.
+"""
 
 Callback = Callable[[Any], Any]
 
@@ -35,7 +39,9 @@ class Callbacks:
 
     def _renew(self) -> None:
         self._starting = threading.Lock()
-        self._queue: queue.Queue[tuple[Callable[[], Any], threading.Event] | None] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.Queue[tuple[Callable[[], Any], threading.Event] | None] = queue.Queue(
+            QUEUE_MAX
+        )
         self._thread: threading.Thread | None = None
 
     def register(self, kind: str, callback: Callback) -> None:
@@ -43,7 +49,7 @@ class Callbacks:
         self._registered[kind] = (*self._registered.get(kind, ()), callback)
 
     def wants(self, kind: str) -> bool:
-        """Tell whether anyone listens to a kind, so that its payload need not be made for nobody."""
+        """Tell whether anyone listens to a kind; if not, its payload need not be made."""
         return kind in self._registered
 
     def fire(self, kind: str, payload: Any, *, wait: bool = True) -> None:
@@ -80,7 +86,10 @@ class Callbacks:
             with self._starting:
                 if self._thread is None:
                     self._thread = threading.Thread(
-                        target=_run_forever, args=(self._queue,), name="paygent-callbacks", daemon=True
+                        target=_run_forever,
+                        args=(self._queue,),
+                        name="paygent-callbacks",
+                        daemon=True,
                     )
                     self._thread.start()
 
@@ -114,7 +123,9 @@ class _Run:
 
     __slots__ = ("_callback", "_context", "_kind", "_payload")
 
-    def __init__(self, kind: str, callback: Callback, payload: Any, context: contextvars.Context) -> None:
+    def __init__(
+        self, kind: str, callback: Callback, payload: Any, context: contextvars.Context
+    ) -> None:
         self._kind = kind
         self._callback = callback
         self._payload = payload
@@ -138,7 +149,9 @@ def _nothing() -> None:
 
 
 def _as_task(loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any) -> None:
-    """Run an async callback as a task of the caller's loop; its failures are counted like any other's."""
+    """Run an async callback as a task of the caller's loop; its failures are counted like any
+    other's.
+    """
 
     task = loop.create_task(attempt_async(f"callback_{kind}", callback, payload))
     _TASKS.add(task)

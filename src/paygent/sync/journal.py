@@ -2,24 +2,24 @@
 
 Theory of operation
 -------------------
-A process appends to a segment of its own, one `write` per record, from many threads without a lock. The
-journal is also the queue: the delivering thread reads records back from the segments, in order, and takes a
-segment away when all it holds has been acknowledged. After a death the segments are still there, and the
-next process adopts them.
+A process appends to a segment of its own, one `write` per record, from many threads without a lock.
+The journal is also the queue: the delivering thread reads records back from the segments, in order,
+and takes a segment away when all it holds has been acknowledged. After a death the segments are
+still there, and the next process adopts them.
 
-A record is framed: magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to the next
-magic where a frame is torn, so that one short write costs one record that had not been acknowledged to the
-caller. A segment that suffered a short write or has grown large is left for a new one; begin records of
-calls in flight are written again at the head of the new one, so that an old segment never has to be kept for
-a call that is still running.
+A record is framed: magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to
+the next magic where a frame is torn, so that one short write costs one record that had not been
+acknowledged to the caller. A segment that suffered a short write or has grown large is left for a
+new one; begin records of calls in flight are written again at the head of the new one, so that an
+old segment never has to be kept for a call that is still running.
 
-Without locks, a thread may hold on to a segment that is being left. It announces itself in `writers` before
-it checks that the segment is still current, and the reader takes a segment away only when it is not current
-and nobody is announced; both orders are safe.
+Without locks, a thread may hold on to a segment that is being left. It announces itself in
+`writers` before it checks that the segment is still current, and the reader takes a segment away
+only when it is not current and nobody is announced; both orders are safe.
 
-Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the process
-and is not inherited by a forked child. Local filesystems only. Where no folder can be written, records are
-kept in memory, which is said loudly: they do not survive the process.
+Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the
+process and is not inherited by a forked child. Local filesystems only. Where no folder can be
+written, records are kept in memory, which is said loudly: they do not survive the process.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from paygent.failopen import failures
 
 try:
     import fcntl
-except ImportError:  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
+except (
+    ImportError
+):  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
     fcntl = None  # type: ignore[assignment]
 
 MAGIC = b"PJ1\x9d"
 HEADER = struct.Struct("<4sII")
 SEGMENT_BYTES_MAX = 8 * 1024 * 1024
 RECORD_BYTES_MAX = 1024 * 1024
-"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB."""
+"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
+"""
 
 _READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
 
@@ -62,7 +65,8 @@ def parse(data: bytes, *, at_end: bool) -> tuple[list[Record], int]:
 
     Args:
         data: Bytes from a frame's start, or from anywhere after damage.
-        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is waited for.
+        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
+            waited for.
 
     Returns:
         The records, and how many bytes are done with.
@@ -119,7 +123,9 @@ class _FileSegment:
             OSError: if nothing could be written.
         """
         written = os.write(self.fd, data)
-        self.size += written  # other threads may lose an addition; the size only decides when to rotate
+        self.size += (
+            written  # other threads may lose an addition; the size only decides when to rotate
+        )
         return written == len(data)
 
     def read(self, position: int) -> bytes:
@@ -147,7 +153,10 @@ class _MemorySegment:
     def append(self, data: bytes) -> bool:
         if len(self.frames) >= self.records_max:
             self.dropped += 1
-            failures.say("journal_memory_full", "no journal can be written and memory is full: events are lost")
+            failures.say(
+                "journal_memory_full",
+                "no journal can be written and memory is full: events are lost",
+            )
             return True
         self.frames.append(data)
         return True
@@ -165,7 +174,9 @@ class _MemorySegment:
 
 
 class Journal:
-    """The journal of one process and data folder. `append…` from any thread; the rest from the delivering one."""
+    """The journal of one process and data folder. `append…` from any thread; the rest from the
+    delivering one.
+    """
 
     def __init__(
         self,
@@ -206,7 +217,9 @@ class Journal:
     @property
     def dropped(self) -> int:
         """How many records were lost because neither file nor memory could take them."""
-        return sum(segment.dropped for segment in self._segments if isinstance(segment, _MemorySegment))
+        return sum(
+            segment.dropped for segment in self._segments if isinstance(segment, _MemorySegment)
+        )
 
     def begin(self, event_id: str, payload: bytes) -> None:
         """Append a begin record; the call is in flight until `end`."""
@@ -275,7 +288,9 @@ class Journal:
             except OSError as error:
                 failures.note("journal_folder", error)
         if self.folder is not None:
-            failures.say("journal_in_memory", "the journal cannot be written; events are kept in memory only")
+            failures.say(
+                "journal_in_memory", "the journal cannot be written; events are kept in memory only"
+            )
         return _MemorySegment(self._records_in_memory_max)
 
     def _take_folder(self, folder: Path) -> None:
@@ -288,7 +303,9 @@ class Journal:
         _OWN.add(self.owner)
 
     def try_files_again(self) -> None:
-        """Go back from memory to files when that may work again; called now and then by the delivering thread."""
+        """Go back from memory to files when that may work again; called now and then by the
+        delivering thread.
+        """
         current = self._current
         if isinstance(current, _MemorySegment) and self.folder is not None and not current.frames:
             self._rotate(current)
@@ -333,7 +350,7 @@ class Journal:
         return taken
 
     def delivered(self) -> None:
-        """Note that the ledger has all that the last `take` returned; take finished segments away."""
+        """Note that the ledger has what the last `take` returned; remove finished segments."""
         for segment, position, left in self._batch:
             if isinstance(segment, _MemorySegment):
                 segment.release(position)
@@ -388,7 +405,8 @@ class Journal:
 
 
 _OWN: set[str] = set()
-"""Owners in this process: `lockf` does not conflict within a process, so they are told apart here."""
+"""Owners in this process: `lockf` does not conflict within a process, so they are told apart here.
+"""
 
 
 def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
@@ -396,8 +414,8 @@ def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
 
     Args:
         folder: The data folder's journal.
-        deliver: Called with all records of one dead process, in order; must have stored them when it
-            returns. What it raises leaves the segments where they are, for the next try.
+        deliver: Called with all records of one dead process, in order; must have stored them when
+            it returns. What it raises leaves the segments where they are, for the next try.
 
     Returns:
         How many dead processes' journals were taken over.

@@ -2,18 +2,18 @@
 
 Theory of operation
 -------------------
-*deliver* reads records back from the journal and settles them with the ledger in few, set-based batches,
-within a second of each settlement; only when the ledger has acknowledged a batch does the journal let it go.
-With every batch it reads the state of the users that were active, so that what other processes spent is known
-within a second too. Before its first batch it makes the ledger ready and adopts the journals of processes
-that died.
+*deliver* reads records back from the journal and settles them with the ledger in few, set-based
+batches, within a second of each settlement; only when the ledger has acknowledged a batch does the
+journal let it go. With every batch it reads the state of the users that were active, so that what
+other processes spent is known within a second too. Before its first batch it makes the ledger ready
+and adopts the journals of processes that died.
 
-*ask* answers the first call of a user or session from the ledger's state on a connection of its own, so that
-it never queues behind a delivery. The caller waits at most a quarter of a second, then goes on with what is
-known; the next delivery brings the state.
+*ask* answers the first call of a user or session from the ledger's state on a connection of its
+own, so that it never queues behind a delivery. The caller waits at most a quarter of a second, then
+goes on with what is known; the next delivery brings the state.
 
-Both are daemons, started by the first call that needs them and never at import. A failure of the ledger is
-waited out: records stay in the journal and are sent again.
+Both are daemons, started by the first call that needs them and never at import. A failure of the
+ledger is waited out: records stay in the journal and are sent again.
 """
 
 from __future__ import annotations
@@ -38,9 +38,13 @@ from paygent.wire import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecor
 _T = TypeVar("_T")
 
 RECORDS_PER_BATCH_MAX = 1_000
-"""Records per transaction: enough to be cheap for the ledger, few enough to acknowledge in a millisecond or so."""
+"""Records per transaction: enough to be cheap for the ledger, few enough to acknowledge in a
+millisecond or so.
+"""
 
-_READY_WAIT_S = 0.2  # what a question waits for adopted journals; less than its caller waits for the answer
+_READY_WAIT_S = (
+    0.2  # what a question waits for adopted journals; less than its caller waits for the answer
+)
 _RETRY_S = 0.5  # pause after the ledger was unavailable
 _ROUNDS_MAX = 3  # a plan that was news changes what must be asked: at most so often per question
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
@@ -114,17 +118,21 @@ class Worker:
             self._started = True
 
     def nudge(self) -> None:
-        """Note that there is something to deliver or refresh; cheap when the thread is awake anyway."""
+        """Note that there is something to deliver or refresh; cheap when the thread is awake
+        anyway.
+        """
         if not self._started:
             self.start()
         if self._idle:
             self._wake.set()
 
     def ask(self, user: User, session_id: str | None) -> Future[bool]:
-        """Have the ledger asked about a user; questions about the same user and session share an answer.
+        """Have the ledger asked about a user; questions about the same user and session share an
+        answer.
 
         Returns:
-            A future that is True once the state is in the accounts, False when it cannot be had now.
+            A future that is True once the state is in the accounts, False when it cannot be had
+            now.
         """
         self.start()
         key = (user.user_id, session_id)
@@ -220,13 +228,19 @@ class Worker:
             self._round.notify_all()
 
     def _make_ready(self) -> bool:
-        """Open the ledger and adopt what dead processes left; False when the ledger is not available."""
+        """Open the ledger and adopt what dead processes left; False when the ledger is not
+        available.
+        """
         try:
             self._ledger.open()
             if self._journal.folder is not None:
                 attempt("adopt", self._adopt)
         except LedgerUnavailable as error:
-            failures.say("ledger_unavailable", "the ledger is not available (%s); events wait in the journal", error)
+            failures.say(
+                "ledger_unavailable",
+                "the ledger is not available (%s); events wait in the journal",
+                error,
+            )
             return False
         self._ready.set()
         return True
@@ -262,7 +276,9 @@ class Worker:
                 answer = self._ledger.settle(Batch(tuple(events), directory, questions, now_us))
             except LedgerUnavailable as error:
                 failures.say(
-                    "ledger_unavailable", "the ledger is not available (%s); events wait in the journal", error
+                    "ledger_unavailable",
+                    "the ledger is not available (%s); events wait in the journal",
+                    error,
                 )
                 for question in questions:
                     self._touch_again(question.user_id)
@@ -313,13 +329,15 @@ class Worker:
         for _ in range(_ROUNDS_MAX):
             now_us = self._now_us()
             deliveries = self._accounts.deliveries
-            question = self._accounts.question(self._accounts.user(user.user_id, now_us), session_id, now_us)
+            question = self._accounts.question(
+                self._accounts.user(user.user_id, now_us), session_id, now_us
+            )
             try:
                 answer: Answer = self._ledger.state((question,), now_us)
             except LedgerUnavailable:
                 return False
             if deliveries != self._accounts.deliveries:
-                continue  # a delivery was acknowledged meanwhile: these figures may be older than it
+                continue  # a delivery came in between: these figures may be older than it
             self._accounts.read(answer, now_us)
             if user.known:
                 return True
@@ -328,7 +346,11 @@ class Worker:
 
 def _events(records: Iterable[Record]) -> list[Event]:
     """Return the events among records; one that cannot be read is counted and left out."""
-    ends = (attempt("event_record", decode_end, record) for record in records if record.get("k") == "end")
+    ends = (
+        attempt("event_record", decode_end, record)
+        for record in records
+        if record.get("k") == "end"
+    )
     return [event for event in ends if event is not None]
 
 

@@ -1,0 +1,104 @@
+"""Reads the arguments of configuring verbs; every broken rule is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paygent.context import read_user_id
+from paygent.core.errors import Findings
+from paygent.core.money import read_cost_nano
+from paygent.core.period import Subscription, to_us
+from paygent.manual import Entry
+from paygent.models import BillingPeriod
+
+_NAME_CHARS_MAX = 255
+_TEXT_CHARS_MAX = 1_000
+_TOKENS_MAX = 10**12
+_TOOL_CALLS_MAX = 1_000
+
+
+def check_user(findings: Findings, user_id: Any) -> str:
+    """Return a user id as text; note the rule that it breaks."""
+    found = read_user_id(user_id)
+    if found is None:
+        findings.add(
+            "user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID"
+        )
+    return found or ""
+
+
+def valid_user(verb: str, user_id: Any) -> str:
+    """Return a user id as text.
+
+    Raises:
+        InvalidValue: if it cannot be one.
+    """
+    findings = Findings(verb)
+    found = check_user(findings, user_id)
+    findings.raise_if_any()
+    return found
+
+
+def check_name(findings: Findings, name: str, value: Any) -> None:
+    """Note the rule that a name breaks."""
+    if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
+        findings.add(name, value, "must be a string of 1 to 255 characters")
+
+
+def subscription_of(period: BillingPeriod | None) -> Subscription | None:
+    """Return a billing period as the subscription that renews by its length."""
+    return None if period is None else Subscription(to_us(period.start), to_us(period.end))
+
+
+def read_entry(given: Mapping[str, Any]) -> Entry:
+    """Read the arguments of `record_event`, by name.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings("record_event")
+    if given["user_id"] is not None:
+        check_user(findings, given["user_id"])
+    cost = None
+    if given["cost"] is not None:
+        try:
+            cost = read_cost_nano(given["cost"])
+        except ValueError as error:
+            findings.add("cost", given["cost"], str(error))
+    for name in ("input_tokens", "output_tokens"):
+        if type(given[name]) is not int or not 0 <= given[name] <= _TOKENS_MAX:
+            findings.add(name, given[name], "must be a whole number from 0 to 10¹²")
+    for name in ("model", "idempotency_key", "session_id"):
+        if given[name] is not None:
+            check_name(findings, name, given[name])
+    text = given["description"]
+    if text is not None and (not isinstance(text, str) or len(text) > _TEXT_CHARS_MAX):
+        findings.add(
+            "description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters"
+        )
+    tools = given["tool_calls"]
+    if tools is not None:
+        if (
+            isinstance(tools, str)
+            or not isinstance(tools, (list, tuple))
+            or len(tools) > _TOOL_CALLS_MAX
+        ):
+            findings.add(
+                "tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
+            )
+        else:
+            for tool in tools:
+                check_name(findings, "tool_calls", tool)
+    if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
+        findings.add("metadata", given["metadata"], "must be a dict")
+    findings.raise_if_any()
+    return Entry(
+        cost,
+        given["input_tokens"],
+        given["output_tokens"],
+        given["model"],
+        text,
+        given["idempotency_key"],
+        tuple(tools or ()),
+    )

@@ -1,0 +1,140 @@
+"""The values of the flow: a request, the call that holds for it, and what a call may wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from paygent.context import Identity
+from paygent.core.estimate import Estimate, Size
+from paygent.core.plan import PlanConfig
+from paygent.failopen import failures
+from paygent.ledger.accounts import Hold, User
+from paygent.settings import FIRST_TOUCH_WAIT_S
+
+
+class Request:
+    """What the funnel knows of a call before it leaves.
+
+    Attributes:
+        provider: "openai", "anthropic", "azure", …
+        route: Which operation, such as "chat.completions"; estimates are tuned per model and route.
+        model: As the application asked for it; "" where it did not.
+        body: The JSON body, read for its size only and never kept.
+        generates: Whether the route has output (embeddings have none).
+        max_tokens: Most output that the request allows in all its answers together, or None.
+        identity: What the call's own `paygent_*` arguments say, or None.
+    """
+
+    __slots__ = ("body", "generates", "identity", "max_tokens", "model", "provider", "route")
+
+    def __init__(
+        self,
+        provider: str,
+        route: str,
+        model: str,
+        body: Mapping[str, Any] | None,
+        *,
+        generates: bool = True,
+        max_tokens: int | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        self.provider = provider
+        self.route = route
+        self.model = model
+        self.body = body
+        self.generates = generates
+        self.max_tokens = max_tokens
+        self.identity = identity
+
+
+class Call:
+    """A call between `begin` and its end. Carried by streams; never pickled, never shared with a
+    fork.
+    """
+
+    __slots__ = (
+        "at_us",
+        "blocked",
+        "done",
+        "estimate",
+        "event_id",
+        "hold",
+        "identity",
+        "model_key",
+        "pid",
+        "plan",
+        "price_id",
+        "request",
+        "session_id",
+        "size",
+        "started_ns",
+        "user",
+    )
+
+    at_us: int
+    blocked: bool
+    done: bool
+    estimate: Estimate
+    event_id: str
+    hold: Hold
+    identity: Identity
+    model_key: str
+    pid: int
+    plan: PlanConfig
+    price_id: str
+    request: Request
+    session_id: str
+    size: Size
+    started_ns: int
+    user: User
+
+
+class Wait:
+    """A question to the ledger that a call waits for, a quarter of a second at most.
+
+    A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with
+    what is known by then. A sync call on a thread that runs an event loop does not wait: it would
+    stop that loop.
+    """
+
+    __slots__ = ("_answer", "_done")
+
+    def __init__(self, answer: Future[bool], done: Callable[[], None]) -> None:
+        self._answer = answer
+        self._done = done
+
+    def block(self) -> None:
+        """Wait on this thread, unless it runs an event loop."""
+        try:
+            if not _runs_loop():
+                self._answer.result(FIRST_TOUCH_WAIT_S)
+        except FutureTimeoutError:
+            failures.say(
+                "ledger_slow", "the ledger did not answer in %s s; calls go on", FIRST_TOUCH_WAIT_S
+            )
+        finally:
+            self._done()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> None:
+        try:
+            if _runs_loop():
+                # `wait` does not cancel what it waits for: other calls may wait for the same
+                # answer.
+                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=FIRST_TOUCH_WAIT_S)
+        finally:
+            self._done()
+
+
+def _runs_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

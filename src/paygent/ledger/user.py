@@ -1,0 +1,162 @@
+"""What a process knows of one user: plan, windows, accounts, what is on its way to the ledger.
+
+Plain state without rules; `accounts.py` changes it, under its lock.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from paygent.core.account import AccountKey
+from paygent.core.event import Event
+from paygent.core.gate import Lines, Reading
+from paygent.core.period import END_OF_TIME_US, Subscription, Window
+from paygent.core.plan import PlanConfig
+from paygent.wire import SessionState
+
+UNLIMITED = PlanConfig()
+"""The plan of users whose plan nobody configured."""
+
+
+class Account:
+    """One limit of one user in one window. All amounts are in the unit of its metric."""
+
+    __slots__ = (
+        "base",
+        "held",
+        "key",
+        "lines",
+        "metric",
+        "reason",
+        "stale_us",
+        "straddlers",
+        "undelivered",
+        "warned",
+    )
+
+    def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
+        self.key = key
+        self.metric = key.limit.metric
+        self.reason = reason
+        self.lines = lines
+        self.base = 0
+        self.undelivered = 0
+        self.held = 0
+        self.straddlers = 0
+        self.warned = False
+        self.stale_us = END_OF_TIME_US
+
+    @property
+    def spent(self) -> int:
+        """Settled in the window: the ledger's figure and what it does not know yet."""
+        return self.base + self.undelivered
+
+
+class ModelUse:
+    """What a user used of one model in the current period."""
+
+    __slots__ = (
+        "base_cost_nano",
+        "base_tokens",
+        "cost_nano",
+        "held_cost_nano",
+        "held_tokens",
+        "tokens",
+    )
+
+    def __init__(self) -> None:
+        self.base_tokens = self.base_cost_nano = 0
+        self.tokens = self.cost_nano = 0
+        self.held_tokens = self.held_cost_nano = 0
+
+
+class User:
+    """What this process knows of one user. Changed only under the lock of `Accounts`."""
+
+    __slots__ = (
+        "assigned",
+        "books",
+        "epoch",
+        "known",
+        "models",
+        "open_session",
+        "own",
+        "pending",
+        "period",
+        "plan",
+        "plan_name",
+        "read_us",
+        "routes",
+        "sdk_enabled",
+        "session_id",
+        "sessions",
+        "stale_us",
+        "subscription",
+        "touched",
+        "user_id",
+        "waited",
+    )
+
+    def __init__(self, user_id: str, plan_name: str) -> None:
+        self.user_id = user_id
+        self.plan_name = plan_name
+        self.plan = UNLIMITED
+        self.own: PlanConfig | None = None
+        self.assigned = False
+        self.sdk_enabled = True
+        self.subscription: Subscription | None = None
+        self.period = Window(0, 0)
+        self.epoch = -1
+        self.known = False
+        self.waited = False
+        self.touched = False
+        self.read_us = 0
+        self.stale_us = END_OF_TIME_US
+        self.session_id = ""
+        self.open_session: SessionState | None = None
+        self.sessions: set[str] = set()
+        self.books: dict[AccountKey, Account] = {}
+        self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
+        self.models: dict[str, ModelUse] = {}
+        self.pending: dict[str, Event] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost by forgetting this user."""
+        return not self.pending and not any(account.held for account in self.books.values())
+
+
+class Hold(NamedTuple):
+    """What a call holds, on every account that it touches.
+
+    Attributes:
+        parts: Accounts and how much is held on each.
+        straddled: Accounts whose line this call crosses.
+        period: The billing period that the call belongs to.
+        warnings: Readings of accounts newly past their warn line.
+        cost_nano, tokens: What was asked for.
+        model_key: The model that the hold counts under.
+    """
+
+    parts: tuple[tuple[Account, int], ...]
+    straddled: tuple[Account, ...]
+    period: Window
+    warnings: tuple[Reading, ...]
+    cost_nano: int
+    tokens: int
+    model_key: str
+
+
+class Figures(NamedTuple):
+    """What a user has used, in nano-dollars and tokens.
+
+    Attributes:
+        period_cost_nano, session_cost_nano: Spent.
+        held_cost_nano: Held by calls in flight.
+        by_model: (tokens, nano-dollars, held tokens) in the period, by canonical model name.
+    """
+
+    period_cost_nano: int
+    session_cost_nano: int
+    held_cost_nano: int
+    by_model: dict[str, tuple[int, int, int]]

@@ -1,0 +1,159 @@
+"""Events by hand: what costs and is no call that the funnel sees. Never refused, since the money is
+spent.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from paygent import ids
+from paygent.context import Identity
+from paygent.core.event import Event
+from paygent.core.plan import PlanConfig
+from paygent.core.pricing import cost_nano
+from paygent.core.usage import Quality, Usage
+from paygent.failopen import failures
+from paygent.ledger.accounts import Accounts, User
+from paygent.meter import Meter
+from paygent.models import UsageEvent, usage_event
+from paygent.prices.catalogue import Catalogue
+
+_KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
+
+
+class Entry(NamedTuple):
+    """What `record_event` was told, checked.
+
+    Attributes:
+        cost_nano: The cost as given, or None to compute it.
+        input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
+        model: Model of the tokens, or None.
+        description: Free text, or None.
+        idempotency_key: The same key of the same user books once, or None.
+        tool_calls: Names of tools.
+    """
+
+    cost_nano: int | None
+    input_tokens: int
+    output_tokens: int
+    model: str | None
+    description: str | None
+    idempotency_key: str | None
+    tool_calls: tuple[str, ...]
+
+
+class _Priced(NamedTuple):
+    tokens_nano: int
+    tools_nano: int
+    quality: Quality
+    price_id: str
+    model_key: str
+
+
+class Manual:
+    """Books entries of one `Paygent`. Thread-safe."""
+
+    def __init__(
+        self,
+        product: str,
+        accounts: Accounts,
+        catalogue: Catalogue,
+        meter: Meter | None,
+        now_us: Callable[[], int],
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            product: Under which idempotency keys are kept apart.
+            accounts: Where sessions are opened.
+            catalogue: Prices of tokens.
+            meter: Books the events; None books nothing (Paygent is switched off).
+            now_us: The clock.
+        """
+        self._product = product
+        self._accounts = accounts
+        self._catalogue = catalogue
+        self._meter = meter
+        self._now_us = now_us
+        self._booked: dict[str, UsageEvent] = {}
+        self._lock = threading.Lock()
+
+    def book(self, user: User, identity: Identity, entry: Entry) -> UsageEvent:
+        """Price and book an entry, or return the event that its idempotency key booked before."""
+        at_us = self._now_us()
+        key = entry.idempotency_key
+        event_id = (
+            ids.new_id(at_us) if key is None else ids.id_of_key(self._product, user.user_id, key)
+        )
+        priced = self._price(entry, user.plan, at_us)
+        event = Event(
+            event_id=event_id,
+            user_id=user.user_id,
+            session_id=self._accounts.session(user, identity.session_id, at_us),
+            at_us=at_us,
+            model=entry.model or "",
+            model_key=priced.model_key,
+            provider="",
+            plan=user.plan_name,
+            period_start_us=user.period.start_us,
+            input_tokens=entry.input_tokens,
+            output_tokens=entry.output_tokens,
+            cached_input_tokens=0,
+            cache_write_tokens=0,
+            reasoning_tokens=0,
+            cost_tokens_nano=priced.tokens_nano,
+            cost_tools_nano=priced.tools_nano,
+            quality=priced.quality,
+            source="manual",
+            price_id=priced.price_id,
+            cost_explicit=entry.cost_nano is not None,
+            tool_calls=entry.tool_calls,
+            description=entry.description,
+            metadata=identity.metadata,
+        )
+        public = usage_event(event)
+        if key is not None:
+            earlier = self._remember(event_id, public)
+            if earlier is not None:
+                return earlier
+        if self._meter is not None:
+            self._meter.record(user, event)
+        return public
+
+    def _price(self, entry: Entry, plan: PlanConfig, at_us: int) -> _Priced:
+        """Return what an entry costs: as given, else its tokens and tools at their prices."""
+        resolved = None
+        if entry.model is not None:
+            resolved = self._catalogue.resolve("", entry.model, at_us, plan)
+        model_key = resolved.model_key if resolved is not None else ""
+        if entry.cost_nano is not None:
+            return _Priced(entry.cost_nano, 0, "exact", "", model_key)
+        usage = Usage(entry.input_tokens, entry.output_tokens)
+        quality: Quality = "exact"
+        if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
+            quality = "unpriced"
+            failures.say("unpriced_event", "an event has tokens of a model that has no price")
+        default = plan.default_tool_cost_nano
+        return _Priced(
+            cost_nano(usage, resolved.rates) if resolved is not None else 0,
+            sum(plan.tool_costs_nano.get(name, default) for name in entry.tool_calls),
+            quality,
+            resolved.rates.price_id if resolved is not None else "",
+            model_key,
+        )
+
+    def _remember(self, event_id: str, public: UsageEvent) -> UsageEvent | None:
+        """Remember the event of a key; return the one that was booked under it before, if any."""
+        with self._lock:
+            earlier = self._booked.get(event_id)
+            if earlier is None:
+                if len(self._booked) >= _KEYS_REMEMBERED:
+                    del self._booked[next(iter(self._booked))]
+                self._booked[event_id] = public
+            return earlier
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock, which another thread of the parent may have held."""
+        self._lock = threading.Lock()
