@@ -14,28 +14,34 @@ call of the provider SDKs is metered, gated and reported. The way of a call thro
     sync      sync/                   journal, delivery, callbacks
     store     store/                  events and what is derived from them
     report    core/report.py          who used what
+
+Names are loaded when they are first used, so that importing the package costs an application
+nothing before it asks for something.
 """
 
-from paygent.client import Paygent
-from paygent.context import paygent_context, paygent_track
-from paygent.errors import (
-    InvalidValue,
-    PaygentAuthInvalid,
-    PaygentBackendUnreachable,
-    PaygentLimitExceeded,
-    PaygentWarning,
-)
-from paygent.models import (
-    BillingPeriod,
-    CurrentUsage,
-    GuardResult,
-    Limit,
-    ModelCostRate,
-    ModelLimitConfig,
-    PlanConfig,
-    UsageEvent,
-    UserState,
-)
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paygent.client import Paygent
+    from paygent.context import paygent_context, paygent_track
+    from paygent.errors import (
+        InvalidValue,
+        PaygentAuthInvalid,
+        PaygentBackendUnreachable,
+        PaygentLimitExceeded,
+        PaygentWarning,
+    )
+    from paygent.models import (
+        BillingPeriod,
+        CurrentUsage,
+        GuardResult,
+        Limit,
+        ModelCostRate,
+        ModelLimitConfig,
+        PlanConfig,
+        UsageEvent,
+        UserState,
+    )
 
 __version__ = "0.1.0"
 
@@ -58,3 +64,44 @@ __all__ = [
     "paygent_context",
     "paygent_track",
 ]
+
+_HOMES = {
+    "client": ("Paygent",),
+    "context": ("paygent_context", "paygent_track"),
+    "errors": (
+        "InvalidValue",
+        "PaygentAuthInvalid",
+        "PaygentBackendUnreachable",
+        "PaygentLimitExceeded",
+        "PaygentWarning",
+    ),
+    "models": (
+        "BillingPeriod",
+        "CurrentUsage",
+        "GuardResult",
+        "Limit",
+        "ModelCostRate",
+        "ModelLimitConfig",
+        "PlanConfig",
+        "UsageEvent",
+        "UserState",
+    ),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its home, once."""
+    for module, names in _HOMES.items():
+        if name in names:
+            from importlib import import_module
+
+            home = import_module(f"paygent.{module}")
+            for each in names:
+                globals()[each] = getattr(home, each)
+            return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

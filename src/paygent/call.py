@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
 from collections.abc import Callable, Generator, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paygent.context import Identity
 from paygent.core.estimate import Estimate, Size
@@ -14,6 +12,9 @@ from paygent.core.plan import PlanConfig
 from paygent.failopen import failures
 from paygent.ledger.accounts import Hold, User
 from paygent.settings import FIRST_TOUCH_WAIT_S
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class Request:
@@ -110,12 +111,12 @@ class Wait:
     def block(self) -> None:
         """Wait on this thread, unless it runs an event loop."""
         try:
-            if not _runs_loop():
-                self._answer.result(FIRST_TOUCH_WAIT_S)
-        except FutureTimeoutError:
-            failures.say(
-                "ledger_slow", "the ledger did not answer in %s s; calls go on", FIRST_TOUCH_WAIT_S
-            )
+            if not runs_loop() and not wait_for(self._answer, FIRST_TOUCH_WAIT_S):
+                failures.say(
+                    "ledger_slow",
+                    "the ledger did not answer in %s s; calls go on",
+                    FIRST_TOUCH_WAIT_S,
+                )
         finally:
             self._done()
 
@@ -124,7 +125,9 @@ class Wait:
 
     async def _wait(self) -> None:
         try:
-            if _runs_loop():
+            if runs_loop():
+                import asyncio  # imported already, since a loop of it runs
+
                 # `wait` does not cancel what it waits for: other calls may wait for the same
                 # answer.
                 await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=FIRST_TOUCH_WAIT_S)
@@ -132,9 +135,20 @@ class Wait:
             self._done()
 
 
-def _runs_loop() -> bool:
+def runs_loop() -> bool:
+    """Tell whether this thread runs a loop of asyncio, which only the app imports."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None:
+        return False
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return False
     return True
+
+
+def wait_for(answer: Future[Any], timeout_s: float) -> bool:
+    """Wait on this thread for an answer; false when it did not come in time."""
+    from concurrent.futures import wait  # 8 ms; the first answer comes after `init`
+
+    return bool(wait((answer,), timeout_s).done)

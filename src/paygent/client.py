@@ -7,20 +7,18 @@ through it.
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
 from paygent.arguments import check_name, check_user, read_entry, subscription_of, valid_user
+from paygent.call import wait_for
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
 from paygent.core.period import calendar_month, to_datetime, to_us
@@ -55,7 +53,6 @@ from paygent.settings import (
     is_disabled,
     read_settings,
 )
-from paygent.store.sqlite import SqliteStore
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import RECORD_BYTES_MAX, Journal
 from paygent.sync.worker import Worker
@@ -197,6 +194,8 @@ class Paygent:
         )
         in_memory = disabled or settings.db_path == ":memory:"
         if ledger is None:
+            from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
+
             writer = SqliteStore(":memory:" if in_memory else settings.db_path)
             ledger = LocalLedger(
                 self._product, writer, writer if in_memory else SqliteStore(settings.db_path)
@@ -409,9 +408,7 @@ class Paygent:
             and not self._is_shut_down
             and self._accounts.asks(user, session_id, now_us)
         ):
-            try:
-                self._worker.ask(user, session_id).result(FIRST_TOUCH_WAIT_S)
-            except FutureTimeoutError:
+            if not wait_for(self._worker.ask(user, session_id), FIRST_TOUCH_WAIT_S):
                 failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
             self._accounts.waited(user, session_id, now_us)
         return self._accounts.user(user_id, now_us)
@@ -721,7 +718,7 @@ class Paygent:
 
 
 def _owner_name() -> str:
-    return f"{os.getpid()}-{secrets.token_hex(4)}"
+    return f"{os.getpid()}-{os.urandom(4).hex()}"
 
 
 def _make_folder(db_path: str) -> None:
@@ -730,6 +727,8 @@ def _make_folder(db_path: str) -> None:
 
 def _product_of_key(key: str) -> str:
     """Return the product of a key for the local store: the key itself is never written down."""
+    import hashlib  # 5 ms, and only with a backend
+
     return "key-" + hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

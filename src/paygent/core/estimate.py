@@ -120,10 +120,10 @@ def _walk(value: Any, depth: int) -> tuple[int, int]:
     """Return (bytes of text, opaque parts) of a nested JSON value."""
     if isinstance(value, str):
         return _utf8_bytes(value), 0
-    if depth > _DEPTH_MAX or isinstance(value, (int, float)) or value is None:
+    if depth > _DEPTH_MAX:
         return 0, 0
     total = parts = 0
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         if value.get("type") in _OPAQUE_TYPES:
             return 0, 1
         items: Any = value.values()

@@ -177,9 +177,20 @@ def prices_for(rates: Rates, input_tokens: int) -> Prices:
 
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
-    prices = prices_for(rates, usage.input_tokens) if rates.tiers else rates.prices
+    prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
     if usage[2:11] == _PLAIN:
         numerator = usage[0] * prices[0] + usage[1] * prices[4]
+    elif usage[6:11] == _PLAIN_MEDIA:
+        cached, written, written_long, reasoning = usage[2:6]
+        rest_input = usage[0] - cached - written - written_long
+        numerator = (
+            (rest_input if rest_input > 0 else 0) * prices[0]
+            + cached * prices[1]
+            + written * prices[2]
+            + written_long * prices[3]
+            + (usage[1] - reasoning if usage[1] > reasoning else 0) * prices[4]
+            + reasoning * prices[5]
+        )
     else:
         counts = split(usage)
         numerator = sum(map(int.__mul__, counts[:10], prices[:10]))
@@ -187,7 +198,11 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
     return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
 
 
-_PLAIN = (0,) * 9  # no cached, written, reasoning, audio, image tokens and no searches: most calls
+# Most calls have no cached, written or reasoning tokens, and nearly all no audio, images or
+# searches; these are told by comparing slices, which is what makes pricing a microsecond and not
+# three.
+_PLAIN = (0,) * 9
+_PLAIN_MEDIA = (0,) * 5
 
 
 def uses_unpriced(usage: Usage, rates: Rates) -> bool:

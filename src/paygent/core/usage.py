@@ -11,7 +11,6 @@ Field names were read from the type definitions of openai 3.54 and anthropic 2.1
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 Quality = Literal["exact", "partial", "estimated", "unpriced"]
@@ -72,7 +71,7 @@ _STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "standard_only"}
 
 def get(value: Any, name: str) -> Any:
     """Read a field of an SDK's object or of a dict; None where there is none."""
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return value.get(name)
     return getattr(value, name, None)
 

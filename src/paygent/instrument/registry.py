@@ -15,18 +15,19 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.abc
-import importlib.machinery
 import inspect
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from paygent.failopen import attempt, failures
 from paygent.instrument import anthropic, openai
 from paygent.instrument.funnel import wrap_async, wrap_resource, wrap_sync
+
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
 
 SDKS: tuple[Any, ...] = (openai, anthropic)
 
@@ -167,7 +168,7 @@ def _is_imported(module: ModuleType) -> bool:
     return not getattr(getattr(module, "__spec__", None), "_initializing", False)
 
 
-class _AfterImport(importlib.abc.MetaPathFinder):
+class _AfterImport:
     """Finds the SDKs' modules as everyone else would, and calls back after their import."""
 
     def __init__(self, sdks: dict[str, Any], then: Callable[[Any], None]) -> None:
@@ -176,7 +177,7 @@ class _AfterImport(importlib.abc.MetaPathFinder):
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
+    ) -> ModuleSpec | None:
         """Return an SDK's own spec with a loader that calls back; None for other modules."""
         sdk = self._sdks.get(name)
         if sdk is None:
@@ -188,19 +189,21 @@ class _AfterImport(importlib.abc.MetaPathFinder):
             if spec is not None:
                 loader = spec.loader
                 if loader is not None and hasattr(loader, "exec_module"):
-                    spec.loader = _CallingBack(loader, functools.partial(self._then, sdk))
+                    spec.loader = cast(
+                        Any, _CallingBack(loader, functools.partial(self._then, sdk))
+                    )
                 return spec
         return None
 
 
-class _CallingBack(importlib.abc.Loader):
+class _CallingBack:
     """A loader that does what the real one does and then calls back."""
 
     def __init__(self, loader: Any, then: Callable[[], None]) -> None:
         self._loader = loader
         self._then = then
 
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Leave the making of the module to the real loader."""
         made: ModuleType | None = self._loader.create_module(spec)
         return made

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 from paygent.core.errors import InvalidValue
@@ -327,6 +326,8 @@ def _load() -> Any:
 
 def _as_of(snapshot: Any) -> str:
     """Return which catalogue this is: its version and the day of its newest price by now."""
+    from importlib.metadata import PackageNotFoundError, version  # 12 ms, at `init`
+
     if snapshot is None:
         return ""
     try:

@@ -9,15 +9,18 @@ own here.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import inspect
 import queue
+import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paygent.failopen import attempt_async, failures, isolate
+
+if TYPE_CHECKING:
+    import asyncio
 
 OWN_WAIT_S = 0.05
 """How long a sync caller waits for the callbacks of its own call."""
@@ -137,6 +140,8 @@ class _Run:
     def _run(self) -> None:
         result = self._callback(self._payload)
         if inspect.isawaitable(result):
+            import asyncio  # 27 ms, and most callbacks are not async
+
             asyncio.run(_awaited(result))
 
 
@@ -163,10 +168,14 @@ _TASKS: set[asyncio.Task[None]] = set()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
+    imported = sys.modules.get("asyncio")
+    if imported is None:
+        return None
     try:
-        return asyncio.get_running_loop()
+        loop: asyncio.AbstractEventLoop = imported.get_running_loop()
     except RuntimeError:
         return None
+    return loop
 
 
 def _run_forever(waiting: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:

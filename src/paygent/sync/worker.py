@@ -23,9 +23,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paygent.core.event import Event, decode_end, presumed
 from paygent.core.period import Subscription
@@ -34,6 +33,9 @@ from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.sync.journal import Journal, Record, adopt, unfinished
 from paygent.wire import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord, SessionRecord
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _T = TypeVar("_T")
 
@@ -134,6 +136,8 @@ class Worker:
             A future that is True once the state is in the accounts, False when it cannot be had
             now.
         """
+        from concurrent.futures import Future  # 8 ms, at the first question and not at import
+
         self.start()
         key = (user.user_id, session_id)
         future = self._asked.get(key)
@@ -148,6 +152,8 @@ class Worker:
         Returns:
             A future with what `reading` returned, or with the `LedgerUnavailable` that it raised.
         """
+        from concurrent.futures import Future
+
         self.start()
         future: Future[_T] = Future()
         self._jobs.put(partial(self._answer_read, reading, future))

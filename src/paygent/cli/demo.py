@@ -1,0 +1,251 @@
+"""`paygent demo`: tells the story of `paygent.demo` in the terminal.
+
+On a terminal a progress bar shows the calls, and what the gate says is printed above it; in a pipe
+or in CI there are plain lines without control characters. Every amount is formatted from the exact
+integers of the report; this module computes nothing but differences of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import IO
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from paygent import GuardResult, PlanConfig
+from paygent.core.money import format_usd
+from paygent.core.period import Window, to_datetime
+
+try:
+    from paygent.demo import story
+    from paygent.demo.provider import ProviderProcess
+except ModuleNotFoundError as missing:  # an installation with the command line, without the SDKs
+    typer.echo(f'{missing.name} is missing: pip install ".[demo]"', err=True)
+    raise SystemExit(2) from None
+
+_PLAIN_WIDTH = 100
+_PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
+
+
+def main() -> None:
+    """Run the story twice, without and with limits, and compare."""
+    console = make_console(sys.stdout, os.environ)
+    month = story.last_full_month(time.time_ns() // 1_000)
+    _introduce(console, month)
+    _say(console, "\n[bold]1. Without limits[/]")
+    before = _run(console, story.WITHOUT_LIMITS, month)
+    _say(
+        console,
+        f"\n[bold]2. The same month, {story.CAPPED_MODEL} limited to "
+        f"{story.CAP_TOKENS:,} tokens per user[/]",
+    )
+    after = _run(console, story.WITH_LIMITS, month)
+    _compare(console, before, after)
+
+
+def is_for_people(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Tell whether output goes to a terminal that someone looks at: no pipe, no CI, no dumb one."""
+    return stream.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
+
+
+def make_console(stream: IO[str], environ: Mapping[str, str]) -> Console:
+    """Return a console that writes colours and bars for people, and plain text for anything else.
+
+    The choice is ours alone: variables that force colours do not put control characters in a pipe.
+    """
+    if is_for_people(stream, environ):
+        return Console(file=stream, highlight=False)
+    return Console(
+        file=stream,
+        force_terminal=False,
+        force_interactive=False,
+        color_system=None,
+        highlight=False,
+        width=_PLAIN_WIDTH,
+    )
+
+
+class ShowWatch:
+    """Shows a run as it happens; see `story.Watch`."""
+
+    def __init__(self, console: Console, users: Sequence[story.DemoUser]) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._calls_all = sum(user.calls for user in users)
+        self._calls = 0
+        self._warned: set[str | None] = set()
+        self._refused: set[str | None] = set()
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            self._progress = Progress(
+                TextColumn("  {task.description:<8}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("calls"),
+                TimeElapsedColumn(),
+                console=console,
+                transient=True,
+            )
+            self._tasks = {
+                user.user_id: self._progress.add_task(user.user_id, total=user.calls)
+                for user in users
+            }
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Show the bars, where there are any, until the run is over."""
+        if self._progress is None:
+            yield
+        else:
+            with self._progress:
+                yield
+
+    def called(self, user_id: str) -> None:
+        """Move the user's bar, or write a line at each quarter of all calls."""
+        if self._progress is not None:
+            self._progress.advance(self._tasks[user_id])
+            return
+        with self._lock:
+            parts_before = self._calls * _PARTS_SHOWN // self._calls_all
+            self._calls += 1
+            if self._calls * _PARTS_SHOWN // self._calls_all > parts_before:
+                _say(self._console, f"  {self._calls:,} of {self._calls_all:,} calls")
+
+    def warned(self, at: datetime, result: GuardResult) -> None:
+        """Write the first warning of each limit."""
+        if result.gate_reason not in self._warned:
+            self._warned.add(result.gate_reason)
+            share = f"{result.usage_pct:.0%}"
+            _say(
+                self._console,
+                f"  [yellow]warning[/]  {at:%d %b %H:%M}  {result.message} ({share})",
+            )
+
+    def refused(self, at: datetime, result: GuardResult) -> None:
+        """Write the first refusal of each limit; thousands like it follow."""
+        if result.gate_reason not in self._refused:
+            self._refused.add(result.gate_reason)
+            _say(
+                self._console,
+                f"  [red]blocked[/]  {at:%d %b %H:%M}  {result.message}; "
+                "the application takes a smaller model",
+            )
+
+
+def _introduce(console: Console, month: Window) -> None:
+    price = _usd(console, story.WITHOUT_LIMITS.price_nano or 0)
+    _say(
+        console,
+        f"[bold]Paygent demo[/]: {len(story.USERS)} users who pay {price} a month each, "
+        f"in {to_datetime(month.start_us):%B %Y}.",
+    )
+    _say(
+        console,
+        "The openai and anthropic SDKs are real; the provider is a fake on this machine, "
+        "and nothing is billed.",
+    )
+
+
+def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
+    """Run the story on a plan and show what came of it."""
+    watch = ShowWatch(console, story.USERS)
+    with ProviderProcess() as provider:
+        with watch.shown():
+            outcome = story.run(plan, story.USERS, provider, month, watch)
+        requests = provider.requests()
+    console.print(outcome_table(console, outcome))
+    _say(
+        console,
+        f"  The provider saw {sum(requests.values()):,} requests, "
+        f"{requests.get(story.CAPPED_MODEL, 0):,} of them for {story.CAPPED_MODEL}; "
+        f"Paygent metered {outcome.calls:,} calls.",
+    )
+    if outcome.refused:
+        _say(
+            console,
+            f"  {outcome.refused:,} calls of {story.CAPPED_MODEL} were refused: "
+            "none of them reached the provider or cost anything.",
+        )
+    return outcome
+
+
+def outcome_table(console: Console, outcome: story.Outcome) -> Table:
+    """Return users, calls, cost by model, price, cost and margin of a run."""
+    table = _table(("user", "calls", "cost by model", "", "", "price", "cost", "margin"))
+    for margin in outcome.margins:
+        table.add_row(
+            margin.user_id,
+            f"{margin.calls:,}",
+            "\n".join(row.model for row in margin.by_model),
+            "\n".join(f"{row.calls:,}" for row in margin.by_model),
+            "\n".join(_usd(console, row.cost_nano) for row in margin.by_model),
+            _usd(console, margin.price_nano),
+            _usd(console, margin.cost_nano),
+            _signed(console, margin.margin_nano),
+        )
+    return table
+
+
+def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> None:
+    """Show both runs side by side, and say what the limit has changed."""
+    _say(console, "\n[bold]Side by side[/]")
+    table = _table(("user", "cost", "margin", "cost, limited", "margin, limited"))
+    for first, second in zip(before.margins, after.margins, strict=True):
+        table.add_row(
+            first.user_id,
+            _usd(console, first.cost_nano),
+            _signed(console, first.margin_nano),
+            _usd(console, second.cost_nano),
+            _signed(console, second.margin_nano),
+        )
+    table.add_section()
+    table.add_row(
+        "total",
+        _usd(console, before.cost_nano),
+        _signed(console, before.margin_nano),
+        _usd(console, after.cost_nano),
+        _signed(console, after.margin_nano),
+    )
+    console.print(table)
+    _say(
+        console,
+        f"  One limit saves {_usd(console, before.cost_nano - after.cost_nano)} a month: the "
+        f"margin goes from {_usd(console, before.margin_nano)} "
+        f"to {_usd(console, after.margin_nano)}, and every user was answered every time.",
+    )
+
+
+def _table(headers: Sequence[str]) -> Table:
+    """Return a table whose figures stand right and whose names stand left."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for header in headers:
+        named = header in ("user", "cost by model")
+        table.add_column(header, justify="left" if named else "right", no_wrap=True)
+    return table
+
+
+def _usd(console: Console, amount_nano: int) -> str:
+    """Write an amount, with a plain hyphen where the output's encoding has no minus sign."""
+    text = format_usd(amount_nano)
+    return text if console.encoding.startswith("utf") else text.replace("−", "-")
+
+
+def _signed(console: Console, amount_nano: int) -> str:
+    """Write a margin, a loss in red."""
+    text = _usd(console, amount_nano)
+    return f"[red]{text}[/]" if amount_nano < 0 else text
+
+
+def _say(console: Console, text: str) -> None:
+    """Write a line of our own; it is not cut at the width of the terminal."""
+    console.print(text, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""Benchmarks: printed ratios and percentiles, never asserted against a clock."""

@@ -1,0 +1,178 @@
+"""`make bench`: what a call pays for Paygent.
+
+Three figures per run: the hot loop (a stubbed provider, nothing but our path), the same by step, and the
+path inside real SDK calls, each metered call beside a bare one so that drift hits both alike. With
+`--reference PYTHON` the last is also measured there, for another `paygent` installed in that environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.bench.calls import SCRIPT as IN_SITU_SCRIPT
+
+
+def percentile(values: list[int], share: float) -> float:
+    """Return a percentile of nanosecond readings, in microseconds."""
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] / 1000
+
+
+def show(name: str, values: list[int], budget: str = "") -> None:
+    """Print p50 and p99 of nanosecond readings."""
+    p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
+    print(f"  {name:<44} p50 {p50:8.1f} µs   p99 {p99:8.1f} µs   {budget}")
+
+
+def measure(action: Callable[[], object], rounds: int) -> list[int]:
+    """Time an action, after a tenth of the rounds unmeasured."""
+    clock = time.perf_counter_ns
+    for _ in range(rounds // 10):
+        action()
+    readings = []
+    for _ in range(rounds):
+        start = clock()
+        action()
+        readings.append(clock() - start)
+    return readings
+
+
+def hot_loop(rounds: int) -> None:
+    """Measure begin and settle around nothing, whole and by step."""
+    from paygent import Paygent, PlanConfig, paygent_context
+    from paygent.call import Call, Request
+    from paygent.core.estimate import measure as measure_body
+    from paygent.core.event import encode_end
+    from paygent.core.pricing import cost_nano
+    from paygent.core.usage import Usage, from_openai
+
+    with tempfile.TemporaryDirectory() as folder:
+        pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
+        plan = PlanConfig(max_spend_per_period=10**6, model_limits={"gpt-4o": 10**12})
+        pg.configure_plan("bench", plan)
+        pg.assign_plan("user", "bench")
+        body = {
+            "model": "gpt-4o",
+            "messages": [
+                {"role": "system", "content": "s" * 400},
+                {"role": "user", "content": "u" * 200},
+            ],
+            "max_tokens": 100,
+        }
+        request = Request("openai", "chat.completions", "gpt-4o", body, max_tokens=100)
+        raw = {
+            "prompt_tokens": 150,
+            "completion_tokens": 40,
+            "prompt_tokens_details": {"cached_tokens": 64},
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
+        usage = Usage(150, 40, 64, model="gpt-4o")
+        meter = pg._meter
+
+        with paygent_context(user_id="user"):
+
+            def once() -> None:
+                call = meter.begin(request)
+                assert isinstance(call, Call)
+                meter.settle(call, usage)
+
+            first = meter.begin(request)
+            if not isinstance(first, Call) and first is not None:
+                first.block()
+                first = meter.begin(request)
+            assert isinstance(first, Call)
+            print(f"hot loop, {rounds} calls, stubbed provider (budget: p50 ≤ 25 µs, p99 ≤ 100 µs)")
+            show("whole added path", measure(once, rounds))
+            print("  by step:")
+            resolved = pg._catalogue.resolve("openai", "gpt-4o", first.at_us, first.plan)
+            user, now = first.user, first.at_us
+            show("identify", measure(lambda: meter._identify(request), rounds))
+            show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
+            show("estimate: tokens", measure(lambda: meter._estimate(first, resolved), rounds))
+            show(
+                "price list",
+                measure(lambda: pg._catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds),
+            )
+
+            def hold() -> None:
+                held = pg._accounts.hold(
+                    user, first.session_id, "gpt-4o", cost_nano=1, tokens=1, at_us=now, strict=False
+                )
+                pg._accounts.release(user, held)  # type: ignore[arg-type]
+
+            show("gate: hold and release", measure(hold, rounds))
+            show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))
+            show("usage: read", measure(lambda: from_openai(raw, model="gpt-4o"), rounds))
+            show("price", measure(lambda: cost_nano(usage, resolved.rates), rounds))
+            event = meter._price(first, usage, "exact")
+            show("settle: the event", measure(lambda: meter._price(first, usage, "exact"), rounds))
+            show("settle: encode", measure(lambda: encode_end(event), rounds))
+            show("journal: an append", measure(lambda: pg._journal.append(b"x" * 400), rounds))
+        pg.shutdown(timeout=30)
+
+
+def in_situ(python: str, rounds: int, label: str) -> dict[str, float]:
+    """Measure real SDK calls, metered and bare in turn, in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd()) if python == sys.executable else ""}
+    done = subprocess.run(
+        [python, "-c", IN_SITU_SCRIPT, str(rounds)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=300,
+    )
+    if done.returncode:
+        print(f"  {label}: failed: {done.stderr.strip().splitlines()[-1:]}")
+        return {}
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(
+        f"  {label:<24} bare p50 {figures['bare_p50']:7.0f} µs  added p50 {figures['added_p50']:6.1f} µs"
+        f"  added p99 {figures['added_p99']:7.1f} µs"
+    )
+    return figures
+
+
+def import_time() -> None:
+    """Measure `import paygent`, best of five processes."""
+    code = "import time; s=time.perf_counter(); import paygent; print((time.perf_counter()-s)*1000)"
+    readings = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
+        for _ in range(5)
+    ]
+    print(
+        f"import paygent: {min(readings):.0f} ms best, {sorted(readings)[2]:.0f} ms median of 5 (budget 60 ms)"
+    )
+
+
+def main() -> None:
+    """Run every benchmark and print it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reference", help="python of an environment with another paygent")
+    parser.add_argument("--rounds", type=int, default=20_000)
+    options = parser.parse_args()
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    import_time()
+    hot_loop(options.rounds)
+    print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
+    ours = in_situ(sys.executable, 1_500, "paygent")
+    if options.reference:
+        theirs = in_situ(options.reference, 1_500, "reference")
+        if ours and theirs:
+            ratio = theirs["added_p50"] / ours["added_p50"]
+            print(f"  reference ÷ paygent, added p50: {ratio:.1f}× (wanted: ≥ 2.5×)")
+
+
+if __name__ == "__main__":
+    main()
