@@ -20,8 +20,14 @@ def new_id(at_us: int) -> str:
     bits = _random.getrandbits(74)
     number = (at_us // 1000 & 0xFFFFFFFFFFFF) << 80 | 0x7000 << 64 | (bits >> 62) << 64
     number |= 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
-    digits = f"{number:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    # `%` is twice as fast as an f-string with five parts, and this runs in every call.
+    return "%08x-%04x-%04x-%04x-%012x" % (  # noqa: UP031
+        number >> 96,
+        number >> 80 & 0xFFFF,
+        number >> 64 & 0xFFFF,
+        number >> 48 & 0xFFFF,
+        number & 0xFFFFFFFFFFFF,
+    )
 
 
 def id_of_key(product: str, user_id: str, key: str) -> str:

@@ -166,9 +166,9 @@ def main() -> None:
     import_time()
     hot_loop(options.rounds)
     print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
-    ours = in_situ(sys.executable, 1_500, "paygent")
+    ours = in_situ(sys.executable, 4_000, "paygent")
     if options.reference:
-        theirs = in_situ(options.reference, 1_500, "reference")
+        theirs = in_situ(options.reference, 4_000, "reference")
         if ours and theirs:
             ratio = theirs["added_p50"] / ours["added_p50"]
             print(f"  reference ÷ paygent, added p50: {ratio:.1f}× (wanted: ≥ 2.5×)")

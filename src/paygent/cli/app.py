@@ -32,6 +32,9 @@ def demo(
 ) -> None:
     """Three users of a $49 plan over a simulated month, first without limits, then with them."""
     del local  # accepted for scripts that name the mode; there is no other yet
-    from paygent.cli import demo as command
-
+    try:
+        from paygent.cli import demo as command
+    except ModuleNotFoundError as error:  # installed with the command line, without the SDKs
+        typer.echo(f'{error.name} is missing: pip install ".[demo]"', err=True)
+        raise typer.Exit(2) from None
     command.main()

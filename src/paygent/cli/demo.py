@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import IO
 
-import typer
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,13 +24,9 @@ from rich.table import Table
 from paygent import GuardResult, PlanConfig
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
+from paygent.demo import story
+from paygent.demo.provider import ProviderProcess
 
-try:
-    from paygent.demo import story
-    from paygent.demo.provider import ProviderProcess
-except ModuleNotFoundError as missing:  # an installation with the command line, without the SDKs
-    typer.echo(f'{missing.name} is missing: pip install ".[demo]"', err=True)
-    raise SystemExit(2) from None
 
 _PLAIN_WIDTH = 100
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
@@ -166,7 +161,7 @@ def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
     console.print(outcome_table(console, outcome))
     _say(
         console,
-        f"  The provider saw {sum(requests.values()):,} requests, "
+        f"\n  The provider saw {sum(requests.values()):,} requests, "
         f"{requests.get(story.CAPPED_MODEL, 0):,} of them for {story.CAPPED_MODEL}; "
         f"Paygent metered {outcome.calls:,} calls.",
     )
@@ -174,7 +169,9 @@ def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
         _say(
             console,
             f"  {outcome.refused:,} calls of {story.CAPPED_MODEL} were refused: "
-            "none of them reached the provider or cost anything.",
+            "none of them reached the provider or cost anything.\n"
+            f"  The call that crosses the line may finish, so {story.CAPPED_MODEL} stopped at "
+            f"{outcome.capped_tokens:,} tokens.",
         )
     return outcome
 
@@ -219,7 +216,7 @@ def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> N
     console.print(table)
     _say(
         console,
-        f"  One limit saves {_usd(console, before.cost_nano - after.cost_nano)} a month: the "
+        f"\n  One limit saves {_usd(console, before.cost_nano - after.cost_nano)} a month: the "
         f"margin goes from {_usd(console, before.margin_nano)} "
         f"to {_usd(console, after.margin_nano)}, and every user was answered every time.",
     )
@@ -227,7 +224,7 @@ def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> N
 
 def _table(headers: Sequence[str]) -> Table:
     """Return a table whose figures stand right and whose names stand left."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for header in headers:
         named = header in ("user", "cost by model")
         table.add_column(header, justify="left" if named else "right", no_wrap=True)

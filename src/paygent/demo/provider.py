@@ -28,7 +28,7 @@ class ProviderProcess:
     """
 
     def __init__(self) -> None:
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+        self._process = subprocess.Popen(
             [sys.executable, "-m", "paygent.demo.provider"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

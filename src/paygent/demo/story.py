@@ -160,6 +160,15 @@ class Outcome:
         return sum(margin.calls for margin in self.margins)
 
     @property
+    def capped_tokens(self) -> int:
+        """Most tokens that any user has used of the model that the second plan limits."""
+        rows = [row for margin in self.margins for row in margin.by_model]
+        return max(
+            (row.input_tokens + row.output_tokens for row in rows if row.model == CAPPED_MODEL),
+            default=0,
+        )
+
+    @property
     def cost_nano(self) -> int:
         """What all users cost together, in nano-dollars."""
         return sum(margin.cost_nano for margin in self.margins)
@@ -218,13 +227,15 @@ def run(
     """
     clock = Clock(month.start_us)
     with TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True) as folder:
-        # `launch` and not `init`: an application's own PAYGENT_* variables do not apply to the demo.
-        settings = Settings(db_path=os.path.join(folder, "local.db"), refresh_interval_s=_REFRESH_S)
+        # `launch` and not `init`: the PAYGENT_* variables of the machine are not for the demo.
+        settings = Settings(
+            db_path=os.path.join(folder, "local.db"),
+            refresh_interval_s=_REFRESH_S,
+            default_plan=PLAN_NAME,
+        )
         pg = Paygent.launch(settings, now_us=clock)
         try:
             pg.configure_plan(PLAN_NAME, plan)
-            for user in users:
-                pg.assign_plan(user.user_id, PLAN_NAME)
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
             refused = _live_all(users, provider, month, clock, watch)

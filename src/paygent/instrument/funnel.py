@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import re
+import weakref
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
@@ -215,7 +216,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         drops = _ask_for_usage(options)
     model = get_field("model")
     request = Request(
-        sdk.provider(client),
+        _provider_of(sdk, client),
         route.name,
         model if isinstance(model, str) else "",
         body,
@@ -224,6 +225,20 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         identity=identity,
     )
     return Prepared(request, route, is_stream, raw, drops)
+
+
+_providers: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+"""Who is called through each client, by its base_url: reading a host out of a URL takes
+microseconds.
+"""
+
+
+def _provider_of(sdk: Sdk, client: Any) -> str:
+    base_url = client.base_url
+    known = _providers.get(client)
+    if known is None or known[0] is not base_url:
+        known = _providers[client] = (base_url, sdk.provider(client))
+    return known[1]
 
 
 def _nothing(name: str) -> None:
@@ -299,9 +314,13 @@ def end_answered(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> N
         meter.settle(call, attempt("usage", route.read, answer, want_tools))
         return
     reader = route.stream_reader(want_tools, prepared.drops_usage_chunk)
+
+    def read(document: Any) -> Usage | None:
+        return route.read(document, want_tools)
+
     if prepared.is_raw or _is_http(answer):
-        _end_raw(meter, call, route, answer, reader, want_tools)
-    elif not tap_stream(answer, Ending(meter, call, reader), reader):
+        _end_raw(meter, call, answer, reader, read)
+    elif not tap_stream(answer, meter, call, reader, read):
         failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
         meter.settle(call, None)
 
@@ -312,13 +331,13 @@ def _is_http(answer: Any) -> bool:
 
 
 def _end_raw(
-    meter: Meter, call: Call, route: Route, answer: Any, reader: StreamReader, want_tools: bool
+    meter: Meter,
+    call: Call,
+    answer: Any,
+    reader: StreamReader,
+    read: Callable[[Any], Usage | None],
 ) -> None:
     """End a call whose answer the application reads raw: from its bytes, read or still to come."""
-
-    def read(document: Any) -> Usage | None:
-        return route.read(document, want_tools)
-
     response = answer if _is_http(answer) else getattr(answer, "http_response", None)
     if response is None:
         meter.settle(call, None)

@@ -53,7 +53,7 @@ _AZURE_HOSTS = (
     ".services.ai.azure.com",
     ".azure-api.net",
 )
-_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
 _STREAM_USAGE_PROVIDERS = ("openai", "azure", "openrouter", "groq")
 
 _FREE_POST = ("/moderations", "/files", "/uploads", "/responses/input_tokens")

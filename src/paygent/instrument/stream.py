@@ -84,18 +84,23 @@ class Ending:
 class IteratorTap:
     """Takes the place of the iterator in a sync stream object."""
 
-    __slots__ = ("_ending", "_feed", "_inner", "_next")
+    __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
 
-    def __init__(self, inner: Iterator[Any], reader: StreamReader, ending: Ending) -> None:
+    def __init__(
+        self, inner: Iterator[Any], reader: StreamReader, ending: Ending, tap: ByteTap | None
+    ) -> None:
         self._inner = inner
         self._next = inner.__next__
         self._feed = reader.feed
         self._ending = ending
+        self._bytes = tap
 
     def __iter__(self) -> IteratorTap:
         return self
 
     def __next__(self) -> Any:
+        if self._bytes is not None:
+            self._bytes.is_parsed = True
         while True:
             try:
                 chunk = self._next()
@@ -111,24 +116,29 @@ class IteratorTap:
         return getattr(self._inner, name)
 
     def __del__(self) -> None:
-        self._ending()
+        _dropped(self._bytes, self._ending)
 
 
 class AsyncIteratorTap:
     """Takes the place of the iterator in an async stream object."""
 
-    __slots__ = ("_ending", "_feed", "_inner", "_next")
+    __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
 
-    def __init__(self, inner: AsyncIterator[Any], reader: StreamReader, ending: Ending) -> None:
+    def __init__(
+        self, inner: AsyncIterator[Any], reader: StreamReader, ending: Ending, tap: ByteTap | None
+    ) -> None:
         self._inner = inner
         self._next = inner.__anext__
         self._feed = reader.feed
         self._ending = ending
+        self._bytes = tap
 
     def __aiter__(self) -> AsyncIteratorTap:
         return self
 
     async def __anext__(self) -> Any:
+        if self._bytes is not None:
+            self._bytes.is_parsed = True
         while True:
             try:
                 chunk = await self._next()
@@ -142,7 +152,17 @@ class AsyncIteratorTap:
         return getattr(self._inner, name)
 
     def __del__(self) -> None:
-        self._ending()
+        _dropped(self._bytes, self._ending)
+
+
+def _dropped(tap: ByteTap | None, ending: Ending) -> None:
+    """End a stream whose iterator is collected, or leave it to its bytes.
+
+    Some helpers of older SDKs read the response with a stream object of their own and drop the
+    first one.
+    """
+    if tap is None or tap.is_parsed:
+        ending()
 
 
 class BytesReader:
@@ -205,21 +225,24 @@ class ByteTap:
 
     _inner: Any
     _ending: Ending
-    _bytes: BytesReader | None
+    _bytes: BytesReader
     _exhausted: bool
+    is_parsed: bool
 
-    def watch(self, inner: Any, ending: Ending, reader: BytesReader | None) -> None:
+    def watch(self, inner: Any, ending: Ending, reader: BytesReader) -> None:
         """Take the place of `inner`.
 
         Args:
+            inner: The HTTP library's own stream.
             ending: Fired by a close before the end; and by the end, if nobody parses the stream.
-            reader: Reads the bytes where nobody parses the stream; None where an iterator tap sees
-                the chunks.
+            reader: Reads the bytes as long as `is_parsed` is false. An iterator tap sets that when
+                it is asked for its first chunk, since it then sees the chunks itself.
         """
         self._inner = inner
         self._ending = ending
         self._bytes = reader
         self._exhausted = False
+        self.is_parsed = False
 
     def __getattr__(self, name: str) -> Any:
         if name == "_inner":  # before `watch`, and while being copied
@@ -227,17 +250,17 @@ class ByteTap:
         return getattr(self._inner, name)
 
     def _feed(self, data: bytes) -> None:
-        if self._bytes is not None:
+        if not self.is_parsed:
             attempt("stream_bytes", self._bytes.feed_bytes, data)
 
     def _end(self) -> None:
         # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
         # only now.
-        if self._bytes is not None or not self._exhausted:
+        if not self.is_parsed or not self._exhausted:
             self._ending()
 
     def __del__(self) -> None:
-        if "_ending" in self.__dict__ and self._bytes is not None:
+        if "is_parsed" in self.__dict__ and not self.is_parsed:
             self._ending()
 
 
@@ -283,30 +306,38 @@ def _tap_class(stream_class: Hashable) -> type | None:
     return None
 
 
-def tap_bytes(response: Any, ending: Ending, reader: BytesReader | None) -> bool:
-    """Put a byte tap into an HTTP response; false where it has no stream that can be watched."""
+def tap_bytes(response: Any, ending: Ending, reader: BytesReader) -> ByteTap | None:
+    """Put a byte tap into an HTTP response; None where it has no stream that can be watched."""
     inner = getattr(response, "stream", None)
     tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
     if tap_class is None:
-        return False
-    tap = tap_class()
+        return None
+    tap: ByteTap = tap_class()
     tap.watch(inner, ending, reader)
     response.stream = tap
-    return True
+    return tap
 
 
-def tap_stream(stream: Any, ending: Ending, reader: StreamReader) -> bool:
-    """Put both taps into an SDK's stream object; false where it is none."""
+def tap_stream(stream: Any, meter: Meter, call: Call, reader: StreamReader, read: Any) -> bool:
+    """Put both taps into an SDK's stream object; false where it is none.
+
+    Args:
+        stream: What the SDK returned.
+        meter, call: Ended by the taps.
+        reader: Reads the chunks.
+        read: Reads the usage of a whole JSON answer, for a response that is none of events.
+    """
     inner = getattr(stream, "_iterator", None)
     if inner is None:
         return False
-    if hasattr(inner, "__anext__"):
-        stream._iterator = AsyncIteratorTap(inner, reader, ending)
-    else:
-        stream._iterator = IteratorTap(inner, reader, ending)
     response = getattr(stream, "response", None)
-    if response is not None:
-        attempt("tap_bytes", tap_bytes, response, ending, None)
+    bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
+    tap = attempt(
+        "tap_bytes", _tap_close, response, Ending(meter, call, bytes_reader), bytes_reader
+    )
+    ending = Ending(meter, call, reader)
+    kind = AsyncIteratorTap if hasattr(inner, "__anext__") else IteratorTap
+    stream._iterator = kind(inner, reader, ending, tap)
     return True
 
 

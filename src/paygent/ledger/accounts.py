@@ -146,6 +146,7 @@ class Accounts:
                     False  # a new limit starts from what its window already saw
                 )
             user.plan = plan
+            user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = self.epoch
         user.routes.clear()
 
@@ -197,22 +198,22 @@ class Accounts:
         """
         if session_id is None:
             opened = user.open_session
-            if (
-                opened is not None
-                and at_us - opened.used_us <= user.plan.session_timeout_minutes * _US_PER_MINUTE
-            ):
-                if at_us > opened.used_us:
-                    user.open_session = opened._replace(used_us=at_us)
+            idle_us = at_us - user.session_used_us
+            if opened is not None and idle_us <= user.session_timeout_us:
+                if idle_us > 0:
+                    user.session_used_us = at_us
                 user.session_id = opened.session_id
                 return opened.session_id
             with self.lock:
-                if user.open_session is opened or user.open_session is None:
+                if user.open_session is opened:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
+                    user.session_used_us = at_us
                     user.sessions.add(new.session_id)
                     self._opened.append(
                         SessionRecord(user.user_id, new.session_id, True, at_us, at_us)
                     )
+                assert user.open_session is not None  # opened just now, here or by another thread
                 session_id = user.open_session.session_id
         user.session_id = session_id
         return session_id
@@ -593,6 +594,7 @@ class Accounts:
         theirs, ours = state.open_session, user.open_session
         if theirs is not None and (ours is None or theirs.started_us > ours.started_us):
             user.open_session = theirs
+            user.session_used_us = theirs.used_us
             user.sessions.add(theirs.session_id)
         user.stale_us = at_us + self._refresh_us
         for key, spent in state.spent.items():

@@ -89,6 +89,8 @@ class User:
         "routes",
         "sdk_enabled",
         "session_id",
+        "session_timeout_us",
+        "session_used_us",
         "sessions",
         "stale_us",
         "subscription",
@@ -114,6 +116,8 @@ class User:
         self.stale_us = END_OF_TIME_US
         self.session_id = ""
         self.open_session: SessionState | None = None
+        self.session_used_us = 0
+        self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
         self.sessions: set[str] = set()
         self.books: dict[AccountKey, Account] = {}
         self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}

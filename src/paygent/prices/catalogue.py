@@ -165,6 +165,9 @@ class Catalogue:
         own = listed.get(provider)
         if own is not None:
             yield own
+            for other in getattr(own, "fallback_model_providers", None) or ():
+                if other in listed:  # Azure sells OpenAI's models at OpenAI's prices
+                    yield listed[other]
         prefix = names.provider_prefix(model)
         if prefix in listed and prefix != provider:
             yield listed[prefix]
