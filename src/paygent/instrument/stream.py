@@ -333,7 +333,7 @@ def tap_stream(stream: Any, meter: Meter, call: Call, reader: StreamReader, read
     response = getattr(stream, "response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
     tap = attempt(
-        "tap_bytes", _tap_close, response, Ending(meter, call, bytes_reader), bytes_reader
+        "tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader
     )
     ending = Ending(meter, call, reader)
     kind = AsyncIteratorTap if hasattr(inner, "__anext__") else IteratorTap
