@@ -61,6 +61,7 @@ class Call:
         "at_us",
         "blocked",
         "done",
+        "drops_usage_chunk",
         "estimate",
         "event_id",
         "hold",
@@ -79,6 +80,7 @@ class Call:
     at_us: int
     blocked: bool
     done: bool
+    drops_usage_chunk: bool
     estimate: Estimate
     event_id: str
     hold: Hold

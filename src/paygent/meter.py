@@ -41,7 +41,7 @@ from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, Hold, User
 from paygent.models import GuardResult, guard_result, usage_event
-from paygent.prices.catalogue import Catalogue, Resolved
+from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
@@ -101,7 +101,7 @@ class Meter:
 
         call = Call()
         call.pid = os.getpid()
-        call.done = False
+        call.done = call.drops_usage_chunk = False
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
             request,
@@ -333,6 +333,8 @@ class Meter:
                 "model %s has no complete price; its tokens count, what has no price costs 0",
                 model,
             )
+        elif rates.source == DEAREST and quality == "exact":
+            quality = "estimated"
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         return Event(

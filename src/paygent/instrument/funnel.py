@@ -90,7 +90,7 @@ class Prepared(NamedTuple):
     route: Route
     is_stream: bool
     is_raw: bool
-    drops_usage_chunk: bool
+    asks_for_usage: bool
 
 
 _active: Meter | None = None
@@ -132,6 +132,8 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return original(client, *args, **kwargs)
+        if prepared.asks_for_usage:
+            call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
         token = _inside.set((client, options))
         try:
             answer = original(client, *args, **kwargs)
@@ -164,6 +166,8 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return await original(client, *args, **kwargs)
+        if prepared.asks_for_usage:
+            call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
         token = _inside.set((client, options))
         try:
             answer = await original(client, *args, **kwargs)
@@ -189,8 +193,7 @@ def _is_inside(client: Any, options: Any) -> bool:
 def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
     """Read a request as the SDK is about to send it; None for one that is not metered.
 
-    Removes what is ours from the headers, and asks for the usage of a stream where the host is
-    known to tell it only then and the application has not decided itself.
+    Removes what is ours from the headers.
     """
     identity, raw = _take_headers(options)
     method, path = str(options.method).upper(), plain_path(options.url)
@@ -211,9 +214,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         body = {**body, **extra}
     get_field = body.get if body is not None else _nothing
     is_stream = bool(kwargs.get("stream"))
-    drops = False
-    if is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client):
-        drops = _ask_for_usage(options)
+    asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
     model = get_field("model")
     request = Request(
         _provider_of(sdk, client),
@@ -224,7 +225,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         max_tokens=_max_tokens(route, get_field),
         identity=identity,
     )
-    return Prepared(request, route, is_stream, raw, drops)
+    return Prepared(request, route, is_stream, raw, asks)
 
 
 _providers: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
@@ -276,8 +277,11 @@ def _max_tokens(route: Route, get_field: Callable[[str], Any]) -> int | None:
 
 
 def _ask_for_usage(options: Any) -> bool:
-    """Have a stream end with its usage; true when we asked and not the application, so the chunk is
-    ours.
+    """Have a stream end with its usage; true when we asked and not the application.
+
+    Then the chunk is ours to take out again, so this is done for calls only that have begun: the
+        stream of
+    any other has no tap.
     """
     body = options.json_data
     stream_options = body.get("stream_options")
@@ -313,7 +317,7 @@ def end_answered(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> N
     if not prepared.is_raw and not prepared.is_stream and not _is_http(answer):
         meter.settle(call, attempt("usage", route.read, answer, want_tools))
         return
-    reader = route.stream_reader(want_tools, prepared.drops_usage_chunk)
+    reader = route.stream_reader(want_tools, call.drops_usage_chunk)
 
     def read(document: Any) -> Usage | None:
         return route.read(document, want_tools)

@@ -332,9 +332,7 @@ def tap_stream(stream: Any, meter: Meter, call: Call, reader: StreamReader, read
         return False
     response = getattr(stream, "response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
-    tap = attempt(
-        "tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader
-    )
+    tap = attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader)
     ending = Ending(meter, call, reader)
     kind = AsyncIteratorTap if hasattr(inner, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)

@@ -38,6 +38,9 @@ _COMPONENT_KEYS = {
 }
 """Our components and the catalogue's keys for them, the first that is set counts."""
 
+DEAREST = "plan-dearest"
+"""Source of the rates of an unknown model in a plan that books its dearest rate."""
+
 _RESOLVED_MAX = 4_096  # models × plans × variants remembered; beyond it the table starts anew
 _FOREVER_US = 2**62
 
@@ -129,7 +132,7 @@ class Catalogue:
             return Resolved(self._listed(listing, tier), key, context_tokens, until, False)
         if plan.unknown_model == "dearest":
             rate = max(_rates_of(plan), key=lambda each: each.pico["input"] + each.pico["output"])
-            rates = _planned(rate, None, "plan-dearest", exact)
+            rates = _planned(rate, None, DEAREST, exact)
             return Resolved(rates, key, None, _FOREVER_US, False)
         return Resolved(Rates(Prices()), key, None, _FOREVER_US, False)
 

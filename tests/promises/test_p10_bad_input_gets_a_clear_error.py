@@ -1,0 +1,138 @@
+"""P10: bad input gets one error with every finding, each naming field, value and rule; nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+
+from paygent import BillingPeriod, InvalidValue, Paygent, PlanConfig
+
+Init = Callable[..., Paygent]
+
+
+def fields(error: InvalidValue) -> set[str]:
+    """The fields that an error names."""
+    return {finding.field for finding in error.findings}
+
+
+def test_p10__init__names_every_bad_argument_at_once(db_path: str) -> None:
+    """Nothing is started when an argument is wrong, and all of them are named."""
+    with pytest.raises(InvalidValue) as caught:
+        Paygent.init(
+            base_url="ftp://x",
+            db_path=db_path,
+            flush_interval=-1,
+            max_batch_size=0,
+            max_queue_size="many",  # type: ignore[arg-type]
+            raise_on_hard_gate="yes",  # type: ignore[arg-type]
+            soft_gate="sometimes",  # type: ignore[arg-type]
+            tag_keys=("a", "b", "c", "d", "e", "f"),
+            default_plan="",
+        )
+    assert fields(caught.value) == {
+        "base_url",
+        "flush_interval",
+        "max_batch_size",
+        "max_queue_size",
+        "raise_on_hard_gate",
+        "soft_gate",
+        "tag_keys",
+        "default_plan",
+    }
+    assert "-1" in str(caught.value)
+    assert Paygent.get_instance() is None
+
+
+def test_p10__plans__name_every_broken_rule_at_once() -> None:
+    """The unit slip, the wrong type and the impossible gate are found together."""
+    with pytest.raises(InvalidValue) as caught:
+        PlanConfig(
+            max_spend_per_period=-1,
+            soft_gate_at=1.5,
+            model_limits={"gpt-4o": "lots"},  # type: ignore[dict-item]
+            tool_costs={"search": float("nan")},
+        )
+    assert fields(caught.value) == {
+        "max_spend_per_period",
+        "soft_gate_at",
+        "model_limits.gpt-4o",
+        "tool_costs.search",
+    }
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "field"),
+    [
+        ("configure_plan", ("", PlanConfig()), "name"),
+        ("configure_plan", ("p", {"max_spend_per_period": 1}), "config"),
+        ("assign_plan", (None, "p"), "user_id"),
+        ("assign_plan", ("u1", ""), "plan"),
+        ("assign_plan", ("u1", "p", "this month"), "billing_period"),
+        ("start_session", ("u1", "p", {"x": 1}), "plan_config"),
+        ("get_usage", (3.5,), "user_id"),
+        ("check_guard", ("",), "user_id"),
+        ("report", ("colour",), "by"),
+        ("on_usage", ("not callable",), "callback"),
+    ],
+)
+def test_p10__a_verb__names_the_bad_argument(
+    verb: str, arguments: tuple[Any, ...], field: str, init: Init
+) -> None:
+    """Each verb names field, value and rule."""
+    pg = init()
+    with pytest.raises(InvalidValue) as caught:
+        getattr(pg, verb)(*arguments)
+    assert field in fields(caught.value)
+
+
+def test_p10__record_event__names_every_bad_argument_and_books_nothing(init: Init) -> None:
+    """A bad event is refused as a whole."""
+    pg = init()
+    with pytest.raises(InvalidValue) as caught:
+        pg.record_event(
+            "u1",
+            cost=-1,
+            input_tokens=-5,
+            output_tokens="x",  # type: ignore[arg-type]
+            model="",
+            description="x" * 1001,
+            tool_calls="search",  # type: ignore[arg-type]
+            metadata=[1],  # type: ignore[arg-type]
+        )
+    assert fields(caught.value) == {
+        "cost",
+        "input_tokens",
+        "output_tokens",
+        "model",
+        "description",
+        "tool_calls",
+        "metadata",
+    }
+    assert pg.get_usage("u1").period_cost_nano == 0
+
+
+def test_p10__a_billing_period__must_have_a_length() -> None:
+    """An end before the start is refused."""
+    start = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    with pytest.raises(InvalidValue, match="must be after start"):
+        BillingPeriod(start, start)
+
+
+def test_p10__a_cap_out_of_range__is_no_limit_and_said(init: Init) -> None:
+    """Above 9·10⁹ dollars a cap could not be told from none."""
+    pg = init()
+    with pytest.warns(UserWarning, match="counts as no limit"):
+        pg.configure_plan("huge", PlanConfig(max_spend_per_period=10**10))
+
+
+def test_p10__metadata_beyond_its_bounds__is_dropped_and_said(
+    init: Init, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most 16 keys and 1 kB; the event itself is booked."""
+    pg = init()
+    event = pg.record_event("u1", cost=1, metadata={f"k{number}": number for number in range(20)})
+    assert len(event.metadata) == 16
+    assert "the rest is dropped" in caplog.text

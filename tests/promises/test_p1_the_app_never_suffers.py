@@ -1,0 +1,324 @@
+"""P1: whatever fails inside Paygent, the application gets the provider's own answer or exception."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from paygent import Paygent, paygent_context
+from paygent.ledger.accounts import Accounts
+from paygent.ledger.port import LedgerUnavailable
+from paygent.meter import Meter
+from paygent.prices.catalogue import Catalogue
+from paygent.sync.journal import Journal
+from paygent.testing import Answer, FakeProvider
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES, drain
+from tests.promises.scripts import run
+
+Init = Callable[..., Paygent]
+
+
+def call(client: openai.OpenAI, **more: Any) -> Any:
+    """Make one call."""
+    return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, **more)
+
+
+@pytest.fixture
+def client(init: Init, fake: FakeProvider) -> Any:
+    """A started Paygent and a client of the fake provider."""
+    init()
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
+        yield made
+
+
+class Broken(Exception):
+    """What the seams raise here."""
+
+
+def broken(*args: Any, **kwargs: Any) -> Any:
+    """Fail like a bug of ours."""
+    raise Broken("a bug of ours")
+
+
+SEAMS: dict[str, tuple[Any, str, str]] = {
+    "identify": (Meter, "_identify", "begin"),
+    "user state": (Accounts, "user", "begin"),
+    "price lookup": (Catalogue, "resolve", "begin"),
+    "estimate": (Meter, "_estimate", "begin"),
+    "hold": (Accounts, "hold", "begin"),
+    "journal begin": (Journal, "begin", "begin"),
+    "pricing the answer": (Meter, "_price", "settle"),
+    "settling": (Accounts, "settle", "settle"),
+    "journal end": (Journal, "end", "settle"),
+}
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_p1__a_seam_that_fails__leaves_the_answer_alone(
+    seam: str, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """The provider's answer arrives, and the failure is counted and not silent."""
+    owner, name, kind = SEAMS[seam]
+    monkeypatch.setattr(owner, name, broken)
+    swallowed.expect(kind)
+    with paygent_context(user_id="u1"):
+        answer = call(client)
+    assert answer.choices[0].message.content == "Hello from the fake provider."
+    pg = Paygent.get_instance()
+    assert pg is not None
+    assert pg.health()["counts"][kind] == 1
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_p1__a_seam_that_fails__leaves_streams_and_errors_alone(
+    seam: str,
+    client: openai.OpenAI,
+    fake: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    swallowed: Swallowed,
+) -> None:
+    """Every chunk of a stream arrives, and so does the provider's own exception."""
+    owner, name, kind = SEAMS[seam]
+    monkeypatch.setattr(owner, name, broken)
+    swallowed.expect(kind)
+    with paygent_context(user_id="u1"):
+        text = "".join(
+            chunk.choices[0].delta.content or "" for chunk in drain(call(client, stream=True))
+        )
+        fake.script(Answer(status=429))
+        with pytest.raises(openai.RateLimitError):
+            call(client)
+    assert text == "Hello from the fake provider. "
+
+
+def test_p1__usage_that_cannot_be_read__settles_the_estimate(
+    client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """An answer whose usage our reader chokes on counts as estimated."""
+    from paygent.instrument import openai as names
+
+    route = names._ROUTES["/chat/completions"]
+    monkeypatch.setitem(names._ROUTES, "/chat/completions", route._replace(read=broken))
+    swallowed.expect("usage")
+    with paygent_context(user_id="u1"):
+        call(client, max_tokens=10)
+    pg = Paygent.get_instance()
+    assert pg is not None
+    assert pg.get_usage("u1").period_tokens_by_model["gpt-4o"] >= 10
+
+
+def test_p1__callbacks_that_fail_hang_or_exit__never_reach_a_call(
+    init: Init, fake: FakeProvider, swallowed: Swallowed
+) -> None:
+    """Exceptions, SystemExit and slowness of callbacks stay on our thread."""
+    import threading
+
+    pg = init()
+    release = threading.Event()
+    pg.on_usage(broken)
+
+    @pg.on_usage
+    def leave(event: object) -> None:
+        raise SystemExit(3)
+
+    @pg.on_usage
+    def hang(event: object) -> None:
+        release.wait(10)
+
+    swallowed.expect("callback_usage")
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        for _ in range(3):
+            assert call(client).id == "chatcmpl-fake"
+    release.set()
+    pg.flush()
+
+
+def test_p1__a_ledger_that_is_away__changes_nothing_for_the_app(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls go on while the ledger raises, and count once it is back."""
+    from paygent.ledger.local import LocalLedger
+
+    def away(*args: Any) -> Any:
+        raise LedgerUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalLedger, "open", away)
+        patch.setattr(LocalLedger, "settle", away)
+        patch.setattr(LocalLedger, "state", away)
+        pg = init()
+        with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+            with paygent_context(user_id="u1"):
+                for _ in range(5):
+                    call(client)
+        assert pg.get_usage("u1").period_cost_nano == 5 * 450_000
+        assert pg.pending_events == 5
+    pg._worker._wake.set()
+    while pg.pending_events:
+        pg.flush()
+    assert pg.report()[0].cost_nano == 5 * 450_000
+
+
+def test_p1__a_data_folder_that_cannot_be__keeps_events_in_memory_loudly(
+    tmp_path: Path, fake: FakeProvider, caplog: pytest.LogCaptureFixture, swallowed: Swallowed
+) -> None:
+    """A file where the folder should be: calls go on, and what is lost with the process is said."""
+    (tmp_path / "file").write_text("in the way")
+    swallowed.expect("data_folder", "journal_folder")
+    pg = Paygent.init(db_path=str(tmp_path / "file" / "local.db"))
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        with paygent_context(user_id="u1"):
+            assert call(client).id == "chatcmpl-fake"
+    assert pg.get_usage("u1").period_cost_nano == 450_000
+    assert not pg.health()["journal_durable"]
+    assert "kept in memory" in caplog.text
+
+
+def test_p1__a_full_disk__falls_to_memory_and_delivers_from_there(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """ENOSPC on the journal loses no event while the process lives."""
+    pg = init()
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
+        paygent_context(user_id="u1"),
+    ):
+        call(client)
+
+        def full(fd: int, data: bytes) -> int:
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            swallowed.expect("journal_write")
+            call(client)
+        call(client)
+    pg.flush()
+    assert [row.calls for row in pg.report()] == [3]
+
+
+def test_p1__a_corrupt_store__does_not_stop_calls(
+    db_path: str, init: Init, fake: FakeProvider
+) -> None:
+    """Garbage in place of the database: calls go on, what is known is in memory and journal."""
+    Path(db_path).parent.mkdir(parents=True)
+    Path(db_path).write_bytes(b"this is no database" * 1000)
+    pg = init()
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
+        paygent_context(user_id="u1"),
+    ):
+        assert call(client).id == "chatcmpl-fake"
+    assert pg.get_usage("u1").period_cost_nano == 450_000
+    assert pg.health()["counts"]["ledger_unavailable"] >= 1
+    pg.shutdown(timeout=1)
+
+
+async def test_p1__on_an_event_loop__nothing_of_ours_does_io_but_the_append(
+    init: Init, fake: FakeProvider
+) -> None:
+    """No connection, no file opened, no SQLite on the loop's thread once the first call is made."""
+    import sys
+    import threading
+
+    init()
+    loop_thread = threading.get_ident()
+    seen: list[str] = []
+    watching = False
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if watching and threading.get_ident() == loop_thread:
+            if event.startswith("sqlite3") or (event == "open" and "journal" in str(args[0])):
+                seen.append(event)
+
+    sys.addaudithook(audit)
+    async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as client:
+        async with paygent_context(user_id="u1"):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            watching = True
+            for _ in range(3):
+                await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        async with paygent_context(user_id="u2"):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            await asyncio.sleep(0)
+        watching = False
+    assert seen == []
+
+
+def test_p1__a_sync_call_on_a_loops_thread__does_not_wait_for_the_ledger(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would stop the very loop: it goes on with what is known."""
+    import threading
+
+    from paygent.sync.worker import Worker
+
+    answered = threading.Event()
+    original = Worker._answer
+
+    def late(self: Worker, *args: Any) -> bool:
+        answered.wait(5)
+        return original(self, *args)
+
+    monkeypatch.setattr(Worker, "_answer", late)
+    init()
+
+    async def handler() -> str:
+        with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+            with paygent_context(user_id="u1"):
+                return str(call(client).id)
+
+    assert asyncio.run(handler()) == "chatcmpl-fake"
+    assert not answered.is_set()
+    answered.set()
+
+
+def test_p1__warnings_as_errors__break_nothing(fake: FakeProvider, db_path: str) -> None:
+    """`-W error`, a backend that is not there, a user id of a wrong type: the answer comes."""
+    code = """
+import sys
+import paygent
+pg = paygent.Paygent.init(api_key="pg_live_x", base_url="http://127.0.0.1:9", db_path=sys.argv[2])
+import openai
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+with paygent.paygent_context(user_id=object()):
+    print(client.chat.completions.create(model="nobody-knows", messages=[{"role": "user", "content": "x"}]).id)
+pg.shutdown()
+client.close()
+"""
+    out, err = run(code, fake.openai_url, db_path, flags=("-W", "error"))
+    assert out.strip() == "chatcmpl-fake"
+    assert "not usable" in err
+
+
+def test_p1__a_fork__leaves_parent_and_child_metering(fake: FakeProvider, db_path: str) -> None:
+    """A forked child meters into a journal of its own; no call hangs, none counts twice."""
+    code = """
+import os, sys
+import openai, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+def call():
+    with paygent.paygent_context(user_id="u1"):
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+call()
+pid = os.fork()
+if pid == 0:
+    client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+    call(); call()
+    pg.flush()
+    pg.shutdown()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+call()
+print([(row.calls, row.cost_nano) for row in pg.report()])
+"""
+    out, _ = run(code, fake.openai_url, db_path)
+    assert out.strip() == "[(4, 1800000)]"

@@ -1,0 +1,231 @@
+"""P5: each paid call that returned counts exactly once, through death, outage and repetition."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import openai
+
+from paygent import Paygent, PlanConfig, paygent_context
+from paygent.testing import FakeProvider
+from tests.instrument.shapes import MESSAGES
+from tests.promises.scripts import kill, read_line, run, start
+
+Init = Callable[..., Paygent]
+
+CALLS = """
+import sys, time
+import openai, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+with paygent.paygent_context(user_id="u1"):
+    for _ in range(int(sys.argv[3])):
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+print("called", flush=True)
+time.sleep(60)
+"""
+
+REPLAY = """
+import sys, time
+import paygent
+from paygent.sync.worker import Worker
+deliver = Worker._deliver_dead
+def slow(self, records):
+    print("replaying", flush=True)
+    deliver(self, records)
+    print("replayed", flush=True)
+    time.sleep(60)
+Worker._deliver_dead = slow
+pg = paygent.Paygent.init(db_path=sys.argv[1])
+pg.get_usage("u1")
+time.sleep(60)
+"""
+
+
+def counted(db_path: str) -> tuple[int, int]:
+    """Start once more and return what is counted for the user: calls and nano-dollars."""
+    code = """
+import sys
+import paygent
+pg = paygent.Paygent.init(db_path=sys.argv[1])
+print([(row.calls, row.cost_nano) for row in pg.report()], pg.get_usage("u1").period_cost_nano)
+"""
+    out, _ = run(code, db_path)
+    rows, _, cost = out.strip().rpartition(" ")
+    found: list[tuple[int, int]] = eval(rows)
+    assert len(found) == 1
+    assert found[0][1] == int(cost)
+    return found[0]
+
+
+def test_p5__kill_9_right_after_20_calls__the_next_start_has_all_20_once(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """What returned is in the operating system's hands."""
+    process = start(CALLS, fake.openai_url, db_path, "20")
+    assert read_line(process) == "called"
+    kill(process)
+    assert counted(db_path) == (20, 20 * 450_000)
+    assert counted(db_path) == (20, 20 * 450_000)
+
+
+def test_p5__kill_9_with_the_database_locked__and_again_in_the_replay__counts_20_once(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """Locked from before the first call until the kill; then killed in the middle of the replay."""
+    run(
+        "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]); pg.record_event('other', cost=0); pg.flush()",
+        db_path,
+    )
+    locker = sqlite3.connect(db_path, isolation_level=None)
+    locker.execute("BEGIN EXCLUSIVE")
+    process = start(CALLS, fake.openai_url, db_path, "20")
+    assert read_line(process) == "called"
+    kill(process)
+    locker.execute("ROLLBACK")
+    locker.close()
+    assert any(Path(db_path + ".journal").rglob("*.seg"))
+
+    replaying = start(REPLAY, db_path)
+    assert read_line(replaying) == "replaying"
+    kill(replaying)
+    replayed = start(REPLAY, db_path)
+    assert read_line(replayed) == "replaying"
+    assert read_line(replayed) == "replayed"  # stored, but the segments are still there
+    kill(replayed)
+    assert any(Path(db_path + ".journal").rglob("*.seg"))
+    code = "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]); print([(r.user_id, r.calls, r.cost_nano) for r in pg.report()])"
+    out, _ = run(code, db_path)
+    assert "('u1', 20, 9000000)" in out
+    assert not any(Path(db_path + ".journal").rglob("*.seg"))
+
+
+def test_p5__kill_9_with_a_call_in_flight__counts_it_as_estimated(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """A begin without an end: the provider may have billed, so the estimate counts."""
+    from paygent.testing import Answer
+
+    fake.script(Answer(), Answer(delay_s=30))
+    process = start(CALLS, fake.openai_url, db_path, "2")
+    while len(fake.requests) < 2:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    kill(process)
+    calls, cost = counted(db_path)
+    assert calls == 2
+    assert cost > 450_000
+
+
+def test_p5__the_end_of_the_process__delivers_what_is_left(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """A script that just ends has its events in the store, and no segment is left."""
+    run(CALLS.replace("time.sleep(60)", ""), fake.openai_url, db_path, "5")
+    events = sqlite3.connect(db_path).execute("SELECT COUNT(*) FROM events").fetchone()[0]
+    assert events == 5
+    assert not any(Path(db_path + ".journal").rglob("*.seg"))
+
+
+def test_p5__sigterm__loses_nothing(fake: FakeProvider, db_path: str) -> None:
+    """No handler of ours: the journal has it all."""
+    process = start(CALLS, fake.openai_url, db_path, "7")
+    assert read_line(process) == "called"
+    process.terminate()
+    process.communicate(timeout=30)
+    assert counted(db_path) == (7, 7 * 450_000)
+
+
+def test_p5__an_idempotency_key__books_once_ever(init: Init) -> None:
+    """The same key of the same user: in this process, and after a restart."""
+    pg = init()
+    first = pg.record_event("u1", cost=0.1, idempotency_key="order-1")
+    again = pg.record_event("u1", cost=0.1, idempotency_key="order-1")
+    other = pg.record_event("u2", cost=0.1, idempotency_key="order-1")
+    assert first.id == again.id != other.id
+    pg.shutdown()
+    pg = init()
+    pg.record_event("u1", cost=0.1, idempotency_key="order-1")
+    pg.flush()
+    assert {row.user_id: row.cost_nano for row in pg.report()} == {"u1": 10**8, "u2": 10**8}
+    assert pg.get_usage("u1").period_cost == 0.1
+
+
+def test_p5__a_restart__forgets_no_cap_no_plan_and_no_spend(init: Init, fake: FakeProvider) -> None:
+    """Plans, assignments and spend survive; the next process refuses what the last one would have."""
+    import pytest
+
+    from paygent import PaygentLimitExceeded
+
+    pg = init()
+    pg.configure_plan("pro", PlanConfig(max_spend_per_period=0.001))
+    pg.assign_plan("u1", "pro")
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
+        paygent_context(user_id="u1"),
+    ):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
+        pg.shutdown()
+        pg = init()
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
+        with pytest.raises(PaygentLimitExceeded):
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
+    state = pg.start_session("u1", plan="pro")
+    assert (state.plan, state.plan_config.max_spend_per_period) == ("pro", 0.001)
+    assert state.current_usage.period_cost_nano == 3 * 450_000
+
+
+def test_p5__two_processes__see_what_the_other_spent(fake: FakeProvider, db_path: str) -> None:
+    """At each delivery a process reads what others have spent of its users."""
+    code = """
+import sys
+import openai, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+def call():
+    with paygent.paygent_context(user_id="u1"):
+        client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+    pg.flush()
+for line in sys.stdin:
+    call()
+    print(pg.get_usage("u1").period_cost_nano, flush=True)
+"""
+    one, two = (start(code, fake.openai_url, db_path) for _ in range(2))
+    seen = []
+    for process in (one, two, one, two):
+        assert process.stdin is not None
+        process.stdin.write("call\n")
+        process.stdin.flush()
+        seen.append(int(read_line(process)))
+    assert seen == [450_000, 900_000, 1_350_000, 1_800_000]
+    for process in (one, two):
+        process.communicate(timeout=30)
+
+
+def test_p5__a_journal__is_private_and_holds_no_text_of_anyone(
+    db_path: str, fake: FakeProvider, init: Init, caplog: object
+) -> None:
+    """No prompt, answer or key in journal, database or log; folder 0700, files 0600."""
+    pg = init()
+    secret = "prompt-4711-secret"
+    with openai.OpenAI(api_key="sk-key-4711", base_url=fake.openai_url) as client:
+        with paygent_context(user_id="u1", metadata={"feature": "chat"}):
+            client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": secret}]
+            )
+    folder = Path(db_path + ".journal")
+    found = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert b"chat" in found
+    pg.flush()
+    found += Path(db_path).read_bytes() + Path(db_path + "-wal").read_bytes()
+    log = getattr(caplog, "text", "")
+    for text in (secret, "sk-key-4711", "Hello from the fake"):
+        assert text.encode() not in found
+        assert text not in log
+    assert os.stat(folder / "default").st_mode & 0o777 == 0o700
+    assert {os.stat(path).st_mode & 0o777 for path in folder.rglob("*.seg")} <= {0o600}
