@@ -1,0 +1,294 @@
+"""`paygent demo`, as it is run: the whole command in a process, and its story scaled down."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+
+import openai
+import pytest
+
+from paygent import GuardResult, Paygent, PlanConfig
+from paygent.core.money import NANO_PER_USD, format_usd
+from paygent.core.period import Window, to_datetime, to_us
+from paygent.demo import story
+from paygent.demo.provider import ProviderProcess
+from paygent.testing import Answer, FakeProvider
+
+_MONTH = Window(
+    to_us(datetime(2026, 10, 1, tzinfo=timezone.utc)),
+    to_us(datetime(2026, 11, 1, tzinfo=timezone.utc)),
+)
+_FEW = tuple(dataclasses.replace(user, rounds=2) for user in story.USERS)
+_LEFT_WAIT_S = 10.0
+_DEMO_WAIT_S = 300.0
+
+
+class Notes:
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.warnings: list[tuple[datetime, GuardResult]] = []
+        self.refusals: list[tuple[datetime, GuardResult]] = []
+
+    def called(self, user_id: str) -> None:
+        self.calls.append(user_id)
+
+    def warned(self, at: datetime, result: GuardResult) -> None:
+        self.warnings.append((at, result))
+
+    def refused(self, at: datetime, result: GuardResult) -> None:
+        self.refusals.append((at, result))
+
+
+class Machine:
+    """Where the command is run: an empty home and temporary folder, settings that must not count,
+    and a mark by which its processes are found.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.home, self.temporary = root / "home", root / "temporary"
+        self.home.mkdir()
+        self.temporary.mkdir()
+        self._mark = uuid.uuid4().hex
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("OPENAI_", "ANTHROPIC_", "PAYGENT_"))
+        }
+        self.environ = {
+            **kept,
+            "HOME": str(self.home),
+            "TMPDIR": str(self.temporary),
+            "PAYGENT_DISABLED": "1",
+            "PAYGENT_API_KEY": "pg_live_not_for_the_demo",
+            "PAYGENT_DB_PATH": str(self.home / "mine.db"),
+            "HTTP_PROXY": "http://127.0.0.1:9",
+            "ALL_PROXY": "http://127.0.0.1:9",
+            "FORCE_COLOR": "1",
+            "DEMO_MARK": self._mark,
+        }
+
+    def start(self) -> subprocess.Popen[str]:
+        """Start the command."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "paygent", "demo"],
+            env=self.environ,
+            cwd=self.home,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def processes(self) -> list[str]:
+        """Return the ids of processes of the command that are still there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environ = (folder / "environ").read_bytes()
+            except OSError:
+                continue  # it has ended meanwhile
+            if self._mark.encode() in environ:
+                found.append(folder.name)
+        return found
+
+    def files(self) -> list[Path]:
+        """Return what was left behind."""
+        return [*self.home.rglob("*"), *self.temporary.rglob("*")]
+
+    def assert_clean(self) -> None:
+        """Check that no process and no file of the command is left."""
+        deadline = time.monotonic() + _LEFT_WAIT_S
+        while self.processes() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert self.processes() == []
+        assert self.files() == []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine for the command."""
+    return Machine(tmp_path)
+
+
+def test_demo__run_as_a_command__tells_the_whole_story(machine: Machine) -> None:
+    """The command ends by itself with status 0 and the exact figures, in plain lines, and leaves
+    nothing behind.
+    """
+    demo = machine.start()
+    out, err = demo.communicate(timeout=_DEMO_WAIT_S)
+    assert (demo.returncode, err) == (0, "")
+    first, _, rest = out.partition("\n2. ")
+    second, _, both = rest.partition("Side by side")
+    assert _row(first, "light") == ["50", "$8.00", "$49.00", "$8.00", "$41.00"]
+    assert _row(first, "typical") == ["400", "$23.00", "$49.00", "$23.00", "$26.00"]
+    assert _row(first, "power") == ["4,000", "$139.48", "$49.00", "$140.00", "−$91.00"]
+    assert _row(second, "power") == ["4,000", "$8.88", "$49.00", "$9.08", "$39.92"]
+    assert "4,450 requests, 3,500 of them for gpt-4o; Paygent metered 4,450 calls" in first
+    assert "4,450 requests, 5 of them for gpt-4o; Paygent metered 4,450 calls" in second
+    assert "3,495 calls of gpt-4o were refused" in second
+    assert "warning" not in first and "blocked" not in first
+    assert -1 < second.index("warning") < second.index("blocked") < second.index("cost by model")
+    assert re.search(r"warning .*power has used 41,360 of 50,000 tokens on gpt-4o", second)
+    assert re.search(r"blocked .*power has used 51,700 of 50,000 tokens on gpt-4o", second)
+    assert _amounts(both, "power") == ["$140.00", "−$91.00", "$9.08", "$39.92"]
+    assert _amounts(both, "total") == ["$171.00", "−$24.00", "$40.08", "$106.92"]
+    assert not any(ord(each) < 32 for each in out.replace("\n", ""))
+    machine.assert_clean()
+
+
+def _line(text: str, user_id: str) -> str:
+    return next(line for line in text.splitlines() if re.match(rf"\s*{user_id}\s.*\$", line))
+
+
+def _amounts(text: str, user_id: str) -> list[str]:
+    return re.findall(r"−?\$[\d,.]+", _line(text, user_id))
+
+
+def _row(text: str, user_id: str) -> list[str]:
+    """Return calls, cost of the dearest model, price, cost and margin from a user's row."""
+    table = text[text.index("cost by model") :]
+    return [_line(table, user_id).split()[1], *_amounts(table, user_id)]
+
+
+def test_demo__interrupted__leaves_nothing_behind(machine: Machine) -> None:
+    """Ctrl-C in the middle ends the command, its provider and its folder."""
+    demo = machine.start()
+    assert demo.stdout is not None
+    while "calls" not in demo.stdout.readline():
+        pass
+    assert len(machine.processes()) == 2
+    demo.send_signal(signal.SIGINT)
+    demo.communicate(timeout=_DEMO_WAIT_S)
+    assert demo.returncode not in (0, 2)
+    machine.assert_clean()
+
+
+@pytest.fixture
+def run(fake: FakeProvider) -> Callable[[PlanConfig, Notes], story.Outcome]:
+    """The story, two rounds of calls for each user."""
+
+    def go(plan: PlanConfig, notes: Notes) -> story.Outcome:
+        return story.run(plan, _FEW, fake, _MONTH, notes)
+
+    return go
+
+
+def _requests(fake: FakeProvider) -> dict[str, int]:
+    return Counter(request.body["model"] for request in fake.requests)
+
+
+def test_story__without_limits__every_call_is_made_and_costs_what_it_costs(
+    fake: FakeProvider, run: Callable[[PlanConfig, Notes], story.Outcome]
+) -> None:
+    """Without limits each call reaches the provider once and is in the report at its exact cost."""
+    notes = Notes()
+    outcome = run(story.WITHOUT_LIMITS, notes)
+    assert _requests(fake) == {"claude-sonnet-5": 2, "gpt-5": 2, "gpt-4o": 14, "gpt-4o-mini": 2}
+    assert [margin.user_id for margin in outcome.margins] == ["light", "typical", "power"]
+    costs = [format_usd(margin.cost_nano, decimals=5) for margin in outcome.margins]
+    assert costs == ["$0.32000", "$0.11500", "$0.56000"]
+    assert (outcome.calls, outcome.refused, len(notes.calls)) == (20, 0, 20)
+    assert outcome.margin_nano == 3 * 49 * NANO_PER_USD - outcome.cost_nano
+    assert (notes.warnings, notes.refusals) == ([], [])
+    assert all(row.doubtful_calls == 0 for margin in outcome.margins for row in margin.by_model)
+
+
+def test_story__with_limits__refused_calls_never_reach_the_provider(
+    fake: FakeProvider, run: Callable[[PlanConfig, Notes], story.Outcome]
+) -> None:
+    """Past the cap the application goes on with the smaller model, and the refused calls are none
+    of the provider's.
+    """
+    notes = Notes()
+    outcome = run(story.WITH_LIMITS, notes)
+    assert _requests(fake) == {"claude-sonnet-5": 2, "gpt-5": 2, "gpt-4o": 5, "gpt-4o-mini": 11}
+    assert (outcome.calls, outcome.refused, outcome.capped_tokens) == (20, 9, 51_700)
+    power = {row.model: row.calls for row in outcome.margins[2].by_model}
+    assert power == {"gpt-4o": 5, "gpt-4o-mini": 11}
+    ((_, warning),) = notes.warnings
+    assert (warning.gate_reason, warning.current_value) == ("model_limit:gpt-4o", 41_360)
+    assert len(notes.refusals) == 9
+    assert [result.current_value for _, result in notes.refusals] == [51_700] * 9
+
+
+def test_story__told_to_its_watch__happens_in_the_simulated_month(
+    run: Callable[[PlanConfig, Notes], story.Outcome],
+) -> None:
+    """The moments that the watch is told are those of the calls: the fifth and sixth of 16."""
+    notes = Notes()
+    run(story.WITH_LIMITS, notes)
+    length_us = _MONTH.end_us - _MONTH.start_us
+    assert notes.warnings[0][0] == to_datetime(_MONTH.start_us + 9 * length_us // 32)
+    assert notes.refusals[0][0] == to_datetime(_MONTH.start_us + 11 * length_us // 32)
+
+
+def test_story__a_call_fails__raises_it_and_cleans_up(
+    fake: FakeProvider,
+    run: Callable[[PlanConfig, Notes], story.Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """An error of a provider is the run's error; no Paygent and no folder stays behind."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    fake.default = Answer(status=500)
+    with pytest.raises((openai.APIStatusError, Exception), match="fake 500"):
+        run(story.WITHOUT_LIMITS, Notes())
+    assert Paygent.get_instance() is None
+    assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
+def test_last_full_month__in_january__is_december() -> None:
+    """The month told is the one before this one, over a year's end too."""
+    now_us = to_us(datetime(2027, 1, 15, 12, tzinfo=timezone.utc))
+    month = story.last_full_month(now_us)
+    assert to_datetime(month.start_us) == datetime(2026, 12, 1, tzinfo=timezone.utc)
+    assert to_datetime(month.end_us) == datetime(2027, 1, 1, tzinfo=timezone.utc)
+
+
+def test_clock__asked_by_nobody_in_particular__is_at_the_latest_moment() -> None:
+    """A user who is behind does not turn back the time of others."""
+    clock = story.Clock(0)
+    assert clock() == 0
+    clock.move(7)
+    clock.move(5)
+    assert clock() == 5
+    ahead = story.Clock(0)
+    contexts: list[int] = []
+    import contextvars
+
+    contextvars.Context().run(ahead.move, 9)
+    contexts.append(contextvars.Context().run(ahead))
+    assert contexts == [9]
+
+
+def test_provider_process__used_and_stopped__counts_and_ends() -> None:
+    """The process counts by model what has reached it, and is gone when it is stopped."""
+    with ProviderProcess() as provider:
+        client = openai.OpenAI(api_key="x", base_url=provider.openai_url, max_retries=0)
+        with client:
+            for _ in range(2):
+                client.chat.completions.create(model="gpt-4o", messages=[])
+        assert provider.requests() == {"gpt-4o": 2}
+    provider.stop()
+    assert provider._process.returncode == 0
+
+
+def test_provider_process__died__says_so() -> None:
+    """A provider that is gone is an error, never a count of nothing."""
+    with ProviderProcess() as provider:
+        provider._process.kill()
+        provider._process.wait()
+        with pytest.raises(RuntimeError, match="has ended"):
+            provider.requests()

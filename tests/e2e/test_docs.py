@@ -1,0 +1,86 @@
+"""What the documents say is run and looked up: examples print what they claim, paths exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.promises.scripts import run
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    "README.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/guide").glob("*.md")),
+]
+_BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.M | re.S)
+
+BUILT_LATER: tuple[str, ...] = ()
+"""Paths of the flow table that a later part of the product brings."""
+
+
+def blocks(page: str) -> tuple[str, str]:
+    """Return a page's Python blocks as one program, and what it says they print."""
+    found = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    code = "\n".join(text for kind, text in found if kind == "python")
+    return code, "".join(text for kind, text in found if kind == "text")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)[0]])
+def test_docs__the_examples_of_a_page__run_and_print_what_it_says(
+    page: str, tmp_path: Path
+) -> None:
+    """Every Python block of a page runs, in order, in one process with an empty home."""
+    code, expected = blocks(page)
+    out, _ = run(code, HOME=str(tmp_path))
+    assert out == expected
+
+
+def test_docs__the_readme__shows_an_example_by_line_25_and_never_sends_to_the_index() -> None:
+    """The first screen runs; the package of this name on the index is another product."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first = text.splitlines().index("```python") + 1
+    assert first <= 25
+    assert "pip install paygent" not in text
+
+
+def test_docs__the_flow_table__names_paths_that_exist() -> None:
+    """Each of the eleven words of the flow has its one home."""
+    lines = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines()
+    header = next(number for number, line in enumerate(lines) if line.startswith("| call |"))
+    words = [cell.strip() for cell in lines[header].strip("|").split("|")]
+    homes = [re.findall(r"`([^`]+)`", cell) for cell in lines[header + 2].strip("|").split("|")]
+    assert words == [
+        "call", "identify", "estimate", "gate", "provider", "usage", "price", "settle", "sync", "store", "report",
+    ]  # fmt: skip
+    assert all(homes)
+    missing = [
+        home
+        for cell in homes
+        for home in cell
+        if home not in BUILT_LATER and not (ROOT / "src/paygent" / home).exists()
+    ]
+    assert missing == []
+
+
+def test_docs__links_between_pages__lead_somewhere() -> None:
+    """No page links to a file that is not there."""
+    broken = []
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.name}: {target}")
+    assert broken == []
+
+
+def test_docs__the_layers_of_the_architecture__are_those_that_are_checked() -> None:
+    """The page and the contract name the same layers in the same order."""
+    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = re.search(r"^layers = \[(.*?)^\]", contract, re.M | re.S)
+    assert listed is not None
+    checked = re.findall(r"\w+", re.sub(r"\(\w+\)|__main__", "", listed.group(1)))
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    shown = re.search(r"    cli > .*?core\n", text, re.S)
+    assert shown is not None
+    assert re.findall(r"\w+", shown.group(0)) == checked
