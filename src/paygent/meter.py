@@ -209,7 +209,9 @@ class Meter:
         user, estimate, strict = call.user, call.estimate, call.plan.pre_call_estimate
         estimated = Usage(estimate.input_tokens, estimate.output_tokens)
         cost = cost_nano(estimated, resolved.rates)
-        refusal = self._refusal_before_limits(call, resolved, cost)
+        refusal = None
+        if not (user.known and resolved.rates.is_known):
+            refusal = self._refusal_before_limits(call, resolved, cost)
         held: Hold | Decision | None = None
         if refusal is None:
             held = self._hold(call, cost, strict=strict, enforce=True)

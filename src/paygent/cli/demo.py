@@ -27,7 +27,6 @@ from paygent.core.period import Window, to_datetime
 from paygent.demo import story
 from paygent.demo.provider import ProviderProcess
 
-
 _PLAIN_WIDTH = 100
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 

@@ -21,6 +21,7 @@ OBSERVATIONS_MIN = 3
 """Calls that must have settled before their mean is believed."""
 
 _DEPTH_MAX = 24  # deeper JSON than any SDK sends; keeps a cyclic body from being followed for ever
+_NOTHING: dict[str, Any] = {}
 _OPAQUE_TYPES = frozenset(
     {
         "image_url",
@@ -116,28 +117,27 @@ def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _walk(value: Any, depth: int) -> tuple[int, int]:
+def _walk(value: Any, depth: int, path: tuple[int, ...] = ()) -> tuple[int, int]:
     """Return (bytes of text, opaque parts) of a nested JSON value."""
-    if isinstance(value, str):
-        return _utf8_bytes(value), 0
-    if depth > _DEPTH_MAX:
+    if depth > _DEPTH_MAX or id(value) in path:
         return 0, 0
     total = parts = 0
     if isinstance(value, dict):
-        if value.get("type") in _OPAQUE_TYPES:
+        kind = value.get("type")
+        if isinstance(kind, str) and kind in _OPAQUE_TYPES:  # a JSON Schema may have a list here
             return 0, 1
         items: Any = value.values()
     elif isinstance(value, (list, tuple)):
         if value and type(value[0]) is int:  # an embedding input that is tokens already
             return len(value) * BYTES_PER_TOKEN, 0
         items = value
-    else:
-        return 0, 0
+    else:  # an SDK's object, such as an answer that was appended to the messages
+        items = getattr(value, "__dict__", _NOTHING).values()
     for item in items:
         if isinstance(item, str):
             total += len(item) if item.isascii() else len(item.encode("utf-8", "surrogatepass"))
         else:
-            inner_total, inner_parts = _walk(item, depth + 1)
+            inner_total, inner_parts = _walk(item, depth + 1, (*path, id(value)))
             total += inner_total
             parts += inner_parts
     return total, parts

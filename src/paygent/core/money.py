@@ -8,8 +8,8 @@ even.
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal, InvalidOperation, localcontext
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any, NewType
 
 NanoUsd = NewType("NanoUsd", int)
@@ -27,7 +27,8 @@ COST_NANO_MAX = 10**6 * NANO_PER_USD
 CAP_NANO_MAX = 9 * 10**9 * NANO_PER_USD
 """Sums are kept in 64-bit integers; a cap above this could not be told from no cap."""
 
-_DIGITS_MAX = 40  # enough for any amount in range; keeps `Decimal("1e999999")` from being expanded
+
+_DIGITS_MAX = 40  # what is smaller is 0 in any unit; keeps "1e-999999" from being expanded
 
 
 def to_usd(amount_nano: int) -> float:
@@ -75,9 +76,24 @@ def scale(value: Decimal, factor: int) -> int:
         value: A finite decimal.
         factor: A positive power of ten.
     """
-    with localcontext() as context:
-        context.prec = _DIGITS_MAX
-        return int((value * factor).to_integral_value(rounding="ROUND_HALF_EVEN"))
+    # By fractions, since decimals compute with the precision and traps of the application.
+    if not value or value.adjusted() < -_DIGITS_MAX:
+        return 0
+    return round(Fraction(value) * factor)
+
+
+def from_units(amount: int, places: int) -> Decimal:
+    """Return `amount × 10^-places`, exactly, whatever precision the application computes with."""
+    sign = 1 if amount < 0 else 0
+    return Decimal((sign, tuple(map(int, str(abs(amount)))), -places))
+
+
+def shifted(number: Decimal, places: int) -> Decimal:
+    """Return a number times a power of ten, exactly, in any range and precision."""
+    sign, digits, exponent = number.as_tuple()
+    if not isinstance(exponent, int):  # infinite or NaN
+        return number
+    return Decimal((sign, digits, exponent + places))
 
 
 def read_cost_nano(value: Any) -> int:
@@ -170,7 +186,7 @@ def read_parts_per_million(value: Any) -> int:
     number = read_decimal(value)
     if number is None or number.is_nan() or number.is_infinite():
         raise ValueError("must be a finite number")
-    if abs(number) > 10**6:
+    if not -(10**6) <= number <= 10**6:
         raise ValueError("must be a fraction, such as 0.8")
     return scale(number, 10**6)
 
@@ -193,8 +209,3 @@ def format_usd(amount_nano: int, *, decimals: int = 2) -> str:
     sign = "−" if amount_nano < 0 and cents else ""
     tail = f".{part:0{decimals}d}" if decimals else ""
     return f"{sign}${whole:,}{tail}"
-
-
-def is_finite(value: float) -> bool:
-    """Tell whether a float is neither NaN nor infinite."""
-    return math.isfinite(value)

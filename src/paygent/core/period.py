@@ -22,7 +22,7 @@ END_OF_TIME_US = 253_402_300_800 * MICROSECONDS_PER_SECOND
 Renewal = Literal["auto", "month", "week", "day", "none"]
 """How a subscription's period goes on: by its own length, by a calendar unit, or not at all."""
 
-_ROLLING = re.compile(r"^rolling:(\d{1,4})(m|h|d)$")
+_ROLLING = re.compile(r"rolling:([0-9]{1,4})(m|h|d)")
 _ROLLING_UNIT_US = {"m": 60 * 10**6, "h": 3600 * 10**6, "d": _DAY_US}
 ROLLING_STEPS = 60
 """A rolling window forgets in steps of a sixtieth of its length, always late, never early."""
@@ -84,7 +84,7 @@ def day_name(at_us: int) -> str:
 
 def rolling_length_us(rule: str) -> int | None:
     """Return the length of a rolling window rule such as `rolling:24h`; None for any other rule."""
-    match = _ROLLING.match(rule)
+    match = _ROLLING.fullmatch(rule)
     if match is None or int(match.group(1)) == 0:
         return None
     return int(match.group(1)) * _ROLLING_UNIT_US[match.group(2)]
@@ -134,7 +134,7 @@ def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Win
         index += 1
     start = to_us(_add_months(anchor, index * months))
     end = to_us(_add_months(anchor, (index + 1) * months))
-    return Window(max(start, renews_from), end)
+    return Window(start, end)
 
 
 def _months_spanned(window: Window) -> int:
@@ -150,7 +150,7 @@ def _add_months(moment: datetime, months: int) -> datetime:
     """Add calendar months; a day that the month does not have becomes its last."""
     year, month = divmod(moment.month - 1 + months, 12)
     year += moment.year
-    if year > 9998:
+    if year > 9998:  # the last whole year that a datetime holds
         return datetime(9999, 12, 31, tzinfo=timezone.utc)
     last = calendar.monthrange(year, month + 1)[1]
     return moment.replace(year=year, month=month + 1, day=min(moment.day, last))

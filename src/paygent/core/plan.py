@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from paygent.core.errors import Findings, InvalidValue
 from paygent.core.money import (
     NANO_PER_USD,
+    from_units,
     is_unlimited,
     read_cap_nano,
     read_cost_nano,
     read_decimal,
     read_parts_per_million,
     read_price_pico,
+    shifted,
     to_usd,
 )
 from paygent.core.period import rolling_length_us
@@ -86,6 +88,9 @@ class ModelCostRate(Value):
         findings.raise_if_any()
         object.__setattr__(self, "pico", exact)
 
+    def _exact_argument(self, name: str) -> Any:
+        return from_units(self.pico[name], 15) if name in self.pico else getattr(self, name)
+
     @classmethod
     def per_million(cls, input: Any, output: Any, **others: Any) -> ModelCostRate:
         """Make a rate from prices in dollars per million tokens, as providers list them.
@@ -102,13 +107,11 @@ class ModelCostRate(Value):
         findings = Findings("ModelCostRate.per_million")
         thousandths: dict[str, Any] = {}
         for name, given in {"input": input, "output": output, **others}.items():
-            number = read_decimal(given)
             if given is None and name in others:
                 continue
-            if number is None or not number.is_finite():
-                findings.add(name, given, "must be a finite price in dollars")
-            else:
-                thousandths[name] = number / _THOUSANDS_PER_MILLION
+            pico = _try(findings, name, given, read_price_pico)
+            if pico is not None:
+                thousandths[name] = from_units(pico, 15)
         findings.raise_if_any()
         return cls(**thousandths)
 
@@ -145,8 +148,11 @@ class ModelLimitConfig(Value):
 
     def __post_init__(self) -> None:
         findings = Findings("ModelLimitConfig")
-        _read_count(findings, "max_tokens_per_period", self.max_tokens_per_period, optional=True)
+        exact = _read_count(
+            findings, "max_tokens_per_period", self.max_tokens_per_period, optional=True
+        )
         findings.raise_if_any()
+        object.__setattr__(self, "max_tokens_per_period", exact)
 
 
 @dataclass(frozen=True)
@@ -190,12 +196,19 @@ class Limit(Value):
                 exact = read_cap_nano(self.cap)
             except ValueError as error:
                 findings.add("cap", self.cap, str(error))
-        elif not (isinstance(self.cap, float) and math.isinf(self.cap) and self.cap > 0):
+        elif read_decimal(self.cap) != math.inf:
             exact = _read_count(findings, "cap", self.cap, optional=False)
         findings.raise_if_any()
         object.__setattr__(self, "cap_exact", exact)
-        if self.metric == "spend" and exact is not None:
-            object.__setattr__(self, "cap", to_usd(exact))
+        if exact is not None:
+            object.__setattr__(self, "cap", to_usd(exact) if self.metric == "spend" else exact)
+        elif self.cap is not None:
+            object.__setattr__(self, "cap", float(read_decimal(self.cap) or 0))
+
+    def _exact_argument(self, name: str) -> Any:
+        if name == "cap" and self.metric == "spend" and self.cap_exact is not None:
+            return _dollars(self.cap_exact)
+        return getattr(self, name)
 
     @property
     def key(self) -> LimitKey:
@@ -218,7 +231,7 @@ class LimitKey(NamedTuple):
         """
         if self.model and self.metric == "tokens":
             return f"model_limit:{self.model}"
-        if self.metric == "spend" and not self.model:
+        if self.metric == "spend" and not self.model and self.window in ("period", "session"):
             return "session_spend" if self.scope == "session" else "total_spend"
         parts = [self.metric, self.window]
         return ":".join([*parts, self.model] if self.model else parts)
@@ -309,8 +322,8 @@ class PlanConfig(Value):
             given = getattr(self, name)
             exact = _try(findings, name, given, read_cap_nano)
             self._set(name + "_nano", exact)
-            if exact is not None:
-                self._set(name, to_usd(exact))
+            if given is not None and not (exact is None and findings.found):
+                self._set(name, float(read_decimal(given) or 0) if exact is None else to_usd(exact))
         price = None if self.price is None else _try(findings, "price", self.price, read_cost_nano)
         self._set("price_nano", price)
         if price is not None:
@@ -370,7 +383,9 @@ class PlanConfig(Value):
             findings.add("session_timeout_minutes", self.session_timeout_minutes, rule)
         if not isinstance(self.pre_call_estimate, bool):
             findings.add("pre_call_estimate", self.pre_call_estimate, "must be True or False")
-        _read_count(findings, "pre_call_buffer_tokens", self.pre_call_buffer_tokens, optional=False)
+        buffer_tokens = _read_count(
+            findings, "pre_call_buffer_tokens", self.pre_call_buffer_tokens, optional=False
+        )
         factor = _read_number(findings, "reservation_safety_factor", self.reservation_safety_factor)
         if factor is not None and not 1 <= factor <= 100:
             rule = "must be from 1 to 100"
@@ -378,6 +393,13 @@ class PlanConfig(Value):
         wait = _read_number(findings, "contention_wait_s", self.contention_wait_s)
         if wait is not None and wait < 0:
             findings.add("contention_wait_s", self.contention_wait_s, "must not be negative")
+        if not findings.found:
+            for name in ("soft_gate_at", "hard_gate_at"):
+                self._set(name, float(getattr(self, name)))
+            self._set("session_timeout_minutes", minutes)
+            self._set("reservation_safety_factor", factor)
+            self._set("contention_wait_s", wait)
+            self._set("pre_call_buffer_tokens", buffer_tokens)
 
     def _read_limits(self, findings: Findings) -> None:
         read: list[Limit] = []
@@ -403,6 +425,8 @@ class PlanConfig(Value):
             else:
                 amount = self.when_offline["allow_up_to"]
                 allowance = _try(findings, "when_offline.allow_up_to", amount, read_cost_nano)
+                if allowance is not None:
+                    self._set("when_offline", {"allow_up_to": to_usd(allowance)})
         elif self.when_offline not in ("allow", "block"):
             rule = 'must be "allow", "block" or {"allow_up_to": dollars}'
             findings.add("when_offline", self.when_offline, rule)
@@ -484,8 +508,8 @@ def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
         "limits": [_limit_to_json(limit) for limit in plan.limits],
     }
     for name in ("max_spend_per_period", "max_spend_per_session", "price"):
-        exact = getattr(plan, name + "_nano")
-        document[name] = None if exact is None else _exact(exact)
+        exact, shown = getattr(plan, name + "_nano"), getattr(plan, name)
+        document[name] = _exact(exact) if exact is not None else shown and repr(shown)
     return document
 
 
@@ -496,33 +520,36 @@ def plan_from_json(document: Mapping[str, Any]) -> PlanConfig:
         InvalidValue: naming every field that is unknown or breaks a rule.
     """
     findings = Findings("plan")
-    names = set(PlanConfig.__dataclass_fields__)
+    names = {each.name for each in fields(PlanConfig) if each.init}
     for name in sorted(set(document) - names):
         findings.add(name, document[name], "is not a field of a plan")
     findings.raise_if_any()
     arguments = dict(document)
-    arguments["cost_rates"] = {
-        name: _rate_from_json(rate) for name, rate in (document.get("cost_rates") or {}).items()
-    }
+    rates = document.get("cost_rates")
+    if isinstance(rates, Mapping):
+        arguments["cost_rates"] = {name: _rate_from_json(rate) for name, rate in rates.items()}
     if document.get("default_cost_rate") is not None:
         arguments["default_cost_rate"] = _rate_from_json(document["default_cost_rate"])
     return PlanConfig(**arguments)
 
 
 def _rate_to_json(rate: ModelCostRate) -> dict[str, str]:
-    return {name: str(read_decimal(pico)) for name, pico in rate.pico.items()}
+    return {name: str(pico) for name, pico in rate.pico.items()}
 
 
-def _rate_from_json(document: Mapping[str, Any]) -> ModelCostRate:
+def _rate_from_json(document: Any) -> Any:
+    """Return a rate's components in dollars per thousand tokens; leave what is none to the plan."""
+    if not isinstance(document, Mapping):
+        return document
     prices: dict[str, Any] = {}
     for name, text in document.items():
         pico = read_decimal(text)
-        prices[name] = text if pico is None else pico / _PICO_PER_THOUSAND_TOKENS
-    return ModelCostRate(**prices)
+        prices[name] = text if pico is None else shifted(pico, -15)
+    return prices
 
 
 def _limit_to_json(limit: Limit) -> dict[str, Any]:
-    cap: Any = None
+    cap: Any = None if limit.cap is None else repr(limit.cap)
     if limit.cap_exact is not None:
         cap = _exact(limit.cap_exact) if limit.metric == "spend" else limit.cap_exact
     return {
@@ -530,7 +557,7 @@ def _limit_to_json(limit: Limit) -> dict[str, Any]:
         "scope": limit.scope,
         "model": limit.model,
         "window": limit.window,
-        "cap": "Infinity" if cap is None else cap,
+        "cap": cap,
     }
 
 
@@ -617,7 +644,7 @@ def _read_count(findings: Findings, name: str, given: Any, *, optional: bool) ->
 def _read_number(findings: Findings, name: str, given: Any) -> float | None:
     """Read a finite number, noting the rule it breaks."""
     number = read_decimal(given) if not isinstance(given, str) else None
-    if number is None or not number.is_finite():
+    if number is None or not math.isfinite(float(number)):
         findings.add(name, given, "must be a finite number")
         return None
     return float(number)

@@ -15,7 +15,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, Literal, TypeVar, cast
 
-from paygent.core.money import NANO_PER_USD, read_decimal, scale, to_usd
+from paygent.core.money import NANO_PER_USD, from_units, read_decimal, scale, to_usd
 
 _V = TypeVar("_V", bound="Value")
 
@@ -55,7 +55,9 @@ class Value:
         """
         changes = dict(update or {})
         known = _fields(self)
-        unknown = sorted(set(changes) - set(known))
+        twins = {name + "_nano" for name in self._dollars}
+        settable = {name for name, takes_argument in known.items() if takes_argument} | twins
+        unknown = sorted(set(changes) - settable)
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
         arguments = {}
@@ -65,11 +67,17 @@ class Value:
             twin = name + "_nano"
             if name in changes:
                 arguments[name] = changes[name]
-            elif name in self._dollars and changes.get(twin, getattr(self, twin)) is not None:
-                arguments[name] = exact_usd(changes.get(twin, getattr(self, twin)))
+            elif name in self._dollars and twin in changes:
+                exact = changes[twin]
+                arguments[name] = None if exact is None else exact_usd(exact)
             else:
-                arguments[name] = getattr(self, name)
+                arguments[name] = self._exact_argument(name)
         return type(self)(**arguments)
+
+    def _exact_argument(self, name: str) -> Any:
+        """Return what the constructor is given for a field that a copy keeps."""
+        exact = getattr(self, name + "_nano") if name in self._dollars else None
+        return getattr(self, name) if exact is None else exact_usd(exact)
 
     def _settle_dollars(self) -> None:
         """Compute the exact twins of the dollar fields, and show each field as the nearest double.
@@ -97,7 +105,7 @@ def exact_usd(amount_nano: Any) -> Any:
     """Return one amount, or a dict of amounts, as exact numbers of dollars."""
     if isinstance(amount_nano, Mapping):
         return {key: exact_usd(amount) for key, amount in amount_nano.items()}
-    return Decimal(amount_nano) / NANO_PER_USD
+    return from_units(amount_nano, 9)
 
 
 def _fields(value: Value) -> dict[str, bool]:

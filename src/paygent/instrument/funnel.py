@@ -18,9 +18,9 @@ from __future__ import annotations
 import functools
 import re
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from paygent.call import Call, Request, Wait
 from paygent.context import CALL_ARGUMENTS, Identity
@@ -196,17 +196,12 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     Removes what is ours from the headers.
     """
     identity, raw = _take_headers(options)
-    method, path = str(options.method).upper(), plain_path(options.url)
-    route = sdk.route(method, path)
+    route = _route_of(cast(Hashable, sdk), options.method, str(options.url))
     if isinstance(route, bool):
         if not route:
-            shown = route_name(method, path)
-            failures.say(
-                f"unmetered:{sdk.name}:{shown}",
-                "%s %s is neither gated nor metered",
-                sdk.name,
-                shown,
-            )
+            shown = route_name(str(options.method).upper(), plain_path(options.url))
+            kind = f"unmetered:{sdk.name}:{shown}"
+            failures.say(kind, "%s %s is neither gated nor metered", sdk.name, shown)
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     extra = getattr(options, "extra_json", None)
@@ -240,6 +235,12 @@ def _provider_of(sdk: Sdk, client: Any) -> str:
     if known is None or known[0] is not base_url:
         known = _providers[client] = (base_url, sdk.provider(client))
     return known[1]
+
+
+@functools.lru_cache(maxsize=1024)
+def _route_of(sdk: Hashable, method: str, url: str) -> Route | bool:
+    """Return the route of a request; the same few come again and again."""
+    return cast(Sdk, sdk).route(method.upper(), plain_path(url))
 
 
 def _nothing(name: str) -> None:

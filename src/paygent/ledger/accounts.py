@@ -155,6 +155,7 @@ class Accounts:
         for key, account in list(user.books.items()):
             if key.end_us <= at_us and not account.held and not account.undelivered:
                 del user.books[key]
+        user.counting.clear()
 
     def set_plan(self, name: str, plan: PlanConfig) -> None:
         """Configure a plan; users of it follow at their next call."""
@@ -323,20 +324,34 @@ class Accounts:
 
     def _count(self, user: User, event: Event) -> None:
         """Add an event to the accounts that count it; under the lock."""
-        if user.period.contains(
-            event.at_us
-        ):  # the accounts of an older window are there if they are held
-            self._route(user, event.session_id, event.model_key, event.at_us)
         cost_nano, tokens = event.cost_nano, event.total_tokens
-        for key, account in user.books.items():
-            if key.counts(event):
-                account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+        for account in self._counting(user, event):
+            account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
         if event.model and event.period_start_us == user.period.start_us:
             use = user.models.get(event.model_key)
             if use is None:
                 use = user.models[event.model_key] = ModelUse()
             use.tokens += tokens
             use.cost_nano += cost_nano
+
+    def _counting(self, user: User, event: Event) -> tuple[Account, ...]:
+        """Return the accounts that count an event, remembered while the user's accounts stay."""
+        key = (event.model_key, event.model, event.session_id)
+        kept = user.counting.get(key)
+        at_us = event.at_us
+        if kept is not None and kept[0] <= at_us < kept[1]:
+            return kept[2]
+        if user.period.contains(at_us):  # the accounts of an older window are there if held
+            self._route(user, event.session_id, event.model_key, at_us)
+        found = tuple(account for each, account in user.books.items() if each.counts(event))
+        if len(user.counting) >= _ROUTES_MAX:
+            user.counting.clear()
+        user.counting[key] = (
+            max((account.key.start_us for account in found), default=at_us),
+            min((account.key.end_us for account in found), default=at_us),
+            found,
+        )
+        return found
 
     def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
@@ -427,6 +442,7 @@ class Accounts:
             if len(user.books) >= _BOOKS_MAX:
                 self._close_idle_sessions(user, key.session_id)
             account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
+            user.counting.clear()
             for event in user.pending.values():
                 if key.counts(event):
                     account.undelivered += amount(
@@ -453,6 +469,7 @@ class Accounts:
                 del user.books[key]
                 user.sessions.discard(key.session_id)
         user.routes.clear()
+        user.counting.clear()
 
     # -- the ledger's side
 
@@ -542,11 +559,10 @@ class Accounts:
         if settled is None:
             return
         cost_nano, tokens = settled.cost_nano, settled.total_tokens
-        for key, account in user.books.items():
-            if key.counts(settled):
-                weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
-                account.undelivered -= weight
-                account.base += weight if is_new else 0
+        for account in self._counting(user, settled):
+            weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+            account.undelivered -= weight
+            account.base += weight if is_new else 0
         if settled.model and settled.period_start_us == user.period.start_us:
             use = user.models.get(settled.model_key)
             if use is not None:
@@ -630,6 +646,7 @@ class Accounts:
             user.known = user.waited = False
             user.books = {}
             user.routes = {}
+            user.counting = {}
             user.models = {}
 
 

@@ -76,6 +76,7 @@ class User:
     __slots__ = (
         "assigned",
         "books",
+        "counting",
         "epoch",
         "known",
         "models",
@@ -121,6 +122,7 @@ class User:
         self.sessions: set[str] = set()
         self.books: dict[AccountKey, Account] = {}
         self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
+        self.counting: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
         self.models: dict[str, ModelUse] = {}
         self.pending: dict[str, Event] = {}
 

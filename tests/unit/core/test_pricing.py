@@ -1,0 +1,202 @@
+"""Pricing: disjoint parts, complete price lists, tiers, and one rounding half to even."""
+
+from __future__ import annotations
+
+import pytest
+
+from paygent.core.pricing import (
+    Counts,
+    Prices,
+    Rates,
+    Tier,
+    complete,
+    cost_nano,
+    prices_for,
+    split,
+    uses_unpriced,
+)
+from paygent.core.usage import Usage
+
+USD = 10**12  # pico-dollars
+
+EACH_PART = Usage(
+    input_tokens=21,
+    output_tokens=34,
+    cached_input_tokens=2,
+    cache_write_tokens=3,
+    cache_write_long_tokens=4,
+    reasoning_tokens=8,
+    audio_input_tokens=5,
+    audio_output_tokens=9,
+    image_input_tokens=6,
+    image_output_tokens=10,
+    web_searches=1,
+)
+ONE_TO_ELEVEN = Prices(*(number * USD for number in range(1, 12)))
+
+
+def flat(**dollars_per_million: int) -> Rates:
+    """Return a plan's rates without tiers, completed from some prices in pico-dollars."""
+    prices, unpriced = complete(dollars_per_million)
+    return Rates(prices, source="plan", unpriced=unpriced)
+
+
+def test_split__every_part__stands_once() -> None:
+    """Each token is in exactly one component."""
+    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1)
+
+
+def test_split__parts_exceed_their_whole__the_plain_part_is_zero() -> None:
+    """Parts count as reported; the plain rest is never negative."""
+    usage = Usage(10, 5, cached_input_tokens=8, audio_input_tokens=8, reasoning_tokens=4)
+    usage = usage._replace(image_output_tokens=3)
+    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0)
+
+
+def test_complete__input_and_output_only__the_others_take_their_parents_price() -> None:
+    """Cached, written, audio and image input cost what input costs, reasoning what output costs."""
+    prices, unpriced = complete({"input": 3, "output": 7})
+    assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, 0)
+    assert unpriced == {"web_search"}
+
+
+def test_complete__a_written_price__is_the_long_ones_parent() -> None:
+    """A long cache write costs what a short one costs where only that is named."""
+    prices, unpriced = complete({"input": 3, "output": 7, "cache_write": 5, "web_search": 9})
+    assert prices == Prices(3, 3, 5, 5, 7, 7, 3, 7, 3, 7, 9)
+    assert unpriced == frozenset()
+
+
+def test_complete__named_prices__are_kept() -> None:
+    """What the list names is never replaced, a price of 0 included."""
+    named = dict(zip(Prices._fields, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10], strict=True))
+    prices, unpriced = complete(named)
+    assert prices == Prices(1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    assert unpriced == frozenset()
+
+
+def test_complete__nothing__has_no_price_at_all() -> None:
+    """An empty list has no price for anything and says so."""
+    prices, unpriced = complete({})
+    assert prices == Prices()
+    assert unpriced == set(Prices._fields)
+
+
+def test_complete__no_input_price__its_children_are_unpriced() -> None:
+    """A list of output alone leaves every kind of input unpriced."""
+    _, unpriced = complete({"output": 7})
+    assert unpriced == {
+        "input",
+        "cached_input",
+        "cache_write",
+        "cache_write_long",
+        "audio_input",
+        "image_input",
+        "web_search",
+    }
+
+
+@pytest.mark.parametrize(
+    ("input_tokens", "input_price"),
+    [(0, 1), (200_000, 1), (200_001, 2), (500_000, 2), (500_001, 3)],
+)
+def test_prices_for__tiers__begin_above_their_threshold(
+    input_tokens: int, input_price: int
+) -> None:
+    """A tier holds above its threshold, not at it, and the highest one passed counts."""
+    tiers = (Tier(200_000, Prices(input=2)), Tier(500_000, Prices(input=3)))
+    assert prices_for(Rates(Prices(input=1), tiers), input_tokens).input == input_price
+
+
+def test_cost_nano__a_plain_call__is_prices_times_tokens() -> None:
+    """1,000 tokens at $2.50 and 500 at $10 a million are $0.0075."""
+    rates = flat(input=2_500_000_000_000, output=10 * USD)
+    assert cost_nano(Usage(1000, 500), rates) == 7_500_000
+
+
+def test_cost_nano__a_cached_part__costs_its_own_price() -> None:
+    """600 fresh at $2.50, 400 cached at $1.25 and 500 out at $10 a million are $0.007."""
+    rates = flat(input=2_500_000_000_000, cached_input=1_250_000_000_000, output=10 * USD)
+    assert cost_nano(Usage(1000, 500, cached_input_tokens=400), rates) == 7_000_000
+
+
+def test_cost_nano__every_part__costs_its_own_price() -> None:
+    """Ten token prices of $1 to $10 and a search of $11 a thousand: $0.000374 + $0.011."""
+    assert cost_nano(EACH_PART, Rates(ONE_TO_ELEVEN)) == 11_374_000
+
+
+@pytest.mark.parametrize(
+    ("usage", "nano"),
+    [
+        (Usage(1, 0, cached_input_tokens=1), 2_000),
+        (Usage(1, 0, cache_write_tokens=1), 3_000),
+        (Usage(1, 0, cache_write_long_tokens=1), 4_000),
+        (Usage(0, 1, reasoning_tokens=1), 6_000),
+        (Usage(1, 0, audio_input_tokens=1), 7_000),
+        (Usage(0, 1, audio_output_tokens=1), 8_000),
+        (Usage(1, 0, image_input_tokens=1), 9_000),
+        (Usage(0, 1, image_output_tokens=1), 10_000),
+        (Usage(0, 0, web_searches=1), 11_000_000),
+    ],
+)
+def test_cost_nano__one_part_alone__is_priced_as_that_part(usage: Usage, nano: int) -> None:
+    """One token of a part costs that part's price and nothing else: none is mixed up."""
+    assert cost_nano(usage, Rates(ONE_TO_ELEVEN)) == nano
+
+
+def test_cost_nano__a_tier__applies_to_the_whole_call() -> None:
+    """Above the threshold every token of the call costs the tier's price, the first too."""
+    rates = Rates(
+        Prices(input=USD, output=USD), (Tier(200_000, Prices(input=2 * USD, output=3 * USD)),)
+    )
+    assert cost_nano(Usage(200_000, 1000), rates) == 201_000_000
+    assert cost_nano(Usage(200_001, 1000), rates) == 403_002_000
+
+
+@pytest.mark.parametrize(("tokens", "nano"), [(1, 0), (2, 1), (3, 2), (5, 2), (7, 4)])
+def test_cost_nano__half_a_nano_dollar__rounds_to_even(tokens: int, nano: int) -> None:
+    """At half a nano-dollar per token, 0.5 is 0, 1.5 is 2, 2.5 is 2 and 3.5 is 4."""
+    assert cost_nano(Usage(tokens, 0), Rates(Prices(input=500_000_000))) == nano
+
+
+def test_cost_nano__two_halves__are_rounded_once() -> None:
+    """Half a nano-dollar of input and half of output are one: the sum is rounded, not the parts."""
+    rates = Rates(Prices(input=500_000_000, output=500_000_000))
+    assert cost_nano(Usage(1, 1), rates) == 1
+
+
+@pytest.mark.parametrize(("tokens", "nano"), [(1, 38), (2, 75), (3, 112)])
+def test_cost_nano__a_price_finer_than_a_nano_dollar__is_kept(tokens: int, nano: int) -> None:
+    """$0.0375 a million is 37.5 nano-dollars a token; two tokens are exactly 75."""
+    assert cost_nano(Usage(tokens, 0), Rates(Prices(input=37_500_000_000))) == nano
+
+
+def test_cost_nano__nothing_used__is_nothing() -> None:
+    """No tokens cost nothing."""
+    assert cost_nano(Usage(), Rates(ONE_TO_ELEVEN)) == 0
+
+
+@pytest.mark.parametrize(
+    ("usage", "unpriced", "used"),
+    [
+        (Usage(5, 5), frozenset(), False),
+        (Usage(5, 5), frozenset({"web_search"}), False),
+        (Usage(5, 5, web_searches=1), frozenset({"web_search"}), True),
+        (Usage(5, 5), frozenset({"input"}), True),
+        (Usage(5, 0, cached_input_tokens=5), frozenset({"input"}), False),
+    ],
+)
+def test_uses_unpriced__a_usage__tells_whether_an_unpriced_part_was_used(
+    usage: Usage, unpriced: frozenset[str], used: bool
+) -> None:
+    """A call is marked where it used something without a price, not where it merely could."""
+    assert uses_unpriced(usage, Rates(Prices(), unpriced=unpriced)) is used
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [("plan", True), ("plan-default", True), ("catalogue", True), ("none", False)],
+)
+def test_rates__is_known__unless_there_is_no_source(source: str, known: bool) -> None:
+    """Rates are known where any price list names the model."""
+    assert Rates(Prices(), source=source).is_known is known
