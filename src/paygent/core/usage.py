@@ -11,6 +11,7 @@ Field names were read from the type definitions of openai 3.54 and anthropic 2.1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 Quality = Literal["exact", "partial", "estimated", "unpriced"]
@@ -69,11 +70,30 @@ _COUNT_MAX = 10**12  # a larger "count of tokens" is a broken answer, not a use
 _STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "standard_only"})
 
 
+Fields = Mapping[str, Any]
+
+
+def fields_of(value: Any) -> Fields:
+    """Return the fields of an SDK's object or of a dict, for reading.
+
+    A pydantic object answers a field that it does not have through two slow look-ups; its own dict
+    does not.
+    """
+    if isinstance(value, dict):
+        return value
+    fields: Fields | None = getattr(value, "__dict__", None)
+    if fields is None:
+        return _NO_FIELDS
+    extra = getattr(value, "__pydantic_extra__", None)
+    return {**fields, **extra} if extra else fields
+
+
+_NO_FIELDS: Fields = {}
+
+
 def get(value: Any, name: str) -> Any:
     """Read a field of an SDK's object or of a dict; None where there is none."""
-    if isinstance(value, dict):
-        return value.get(name)
-    return getattr(value, name, None)
+    return fields_of(value).get(name)
 
 
 class _Counter:
@@ -84,9 +104,9 @@ class _Counter:
     def __init__(self) -> None:
         self.clean = True
 
-    def read(self, source: Any, name: str) -> int:
-        """Return the count `name` of `source`: absent is 0, odd is 0 and noted."""
-        value = get(source, name)
+    def read(self, fields: Fields, name: str) -> int:
+        """Return the count `name`: absent is 0, odd is 0 and noted."""
+        value = fields.get(name)
         if value is None:
             return 0
         if type(value) is int and 0 <= value <= _COUNT_MAX:
@@ -96,9 +116,9 @@ class _Counter:
         self.clean = False
         return 0
 
-    def part(self, source: Any, name: str, whole: int) -> int:
+    def part(self, fields: Fields, name: str, whole: int) -> int:
         """Return the count `name`, which is a part of `whole` and so cannot exceed it."""
-        value = self.read(source, name) if source is not None else 0
+        value = self.read(fields, name)
         if value > whole:
             self.clean = False
             return whole
@@ -127,33 +147,36 @@ def from_openai(
     """
     if usage is None:
         return None
-    prompt = get(usage, "prompt_tokens")
-    chat = prompt is not None or get(usage, "completion_tokens") is not None
-    names = ("prompt_tokens", "completion_tokens") if chat else ("input_tokens", "output_tokens")
-    if get(usage, names[0]) is None and get(usage, names[1]) is None:
-        return None
+    fields = fields_of(usage)
+    prompt, completion = "prompt_tokens", "completion_tokens"
+    if fields.get(prompt) is None and fields.get(completion) is None:
+        prompt, completion = "input_tokens", "output_tokens"
+        if fields.get(prompt) is None and fields.get(completion) is None:
+            return None
     count = _Counter()
-    input_tokens = count.read(usage, names[0])
-    output_tokens = count.read(usage, names[1])
-    inputs = get(usage, names[0] + "_details")
-    outputs = get(usage, names[1] + "_details")
+    input_tokens = count.read(fields, prompt)
+    output_tokens = count.read(fields, completion)
     cached = written = written_long = audio_in = image_in = 0
-    if inputs is not None:
+    details = fields.get(prompt + "_details")
+    if details is not None:
+        inputs = fields_of(details)
         cached = count.part(inputs, "cached_tokens", input_tokens)
         written = count.part(inputs, "cache_write_tokens", input_tokens - cached)
-        lifetimes = get(inputs, "cache_write_tokens_details")
+        lifetimes = inputs.get("cache_write_tokens_details")
         if lifetimes is not None:
-            written_long = count.part(lifetimes, "ttl_12h_tokens", written)
+            written_long = count.part(fields_of(lifetimes), "ttl_12h_tokens", written)
         audio_in = count.part(inputs, "audio_tokens", input_tokens)
         image_in = count.part(inputs, "image_tokens", input_tokens)
     reasoning = audio_out = image_out = 0
-    if outputs is not None:
+    details = fields.get(completion + "_details")
+    if details is not None:
+        outputs = fields_of(details)
         reasoning = count.part(outputs, "reasoning_tokens", output_tokens)
         audio_out = count.part(outputs, "audio_tokens", output_tokens)
         image_out = count.part(outputs, "image_tokens", output_tokens)
-    searches = (
-        count.read(get(tool_usage, "web_search"), "num_requests") if tool_usage is not None else 0
-    )
+    searches = 0
+    if tool_usage is not None:
+        searches = count.read(fields_of(get(tool_usage, "web_search")), "num_requests")
     return Usage(
         input_tokens,
         output_tokens,
@@ -184,25 +207,28 @@ def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
     Returns:
         The usage in inclusive form, or None when there is none to read.
     """
-    if usage is None or (
-        get(usage, "input_tokens") is None and get(usage, "output_tokens") is None
-    ):
+    if usage is None:
+        return None
+    fields = fields_of(usage)
+    if fields.get("input_tokens") is None and fields.get("output_tokens") is None:
         return None
     count = _Counter()
-    fresh = count.read(usage, "input_tokens")
-    cached = count.read(usage, "cache_read_input_tokens")
-    written = count.read(usage, "cache_creation_input_tokens")
-    lifetimes = get(usage, "cache_creation")
+    fresh = count.read(fields, "input_tokens")
+    cached = count.read(fields, "cache_read_input_tokens")
+    written = count.read(fields, "cache_creation_input_tokens")
     written_long = 0
+    lifetimes = fields.get("cache_creation")
     if lifetimes is not None:
-        written_long = count.read(lifetimes, "ephemeral_1h_input_tokens")
-        written = max(written, written_long + count.read(lifetimes, "ephemeral_5m_input_tokens"))
-    output_tokens = count.read(usage, "output_tokens")
-    details = get(usage, "output_tokens_details")
-    reasoning = count.part(details, "thinking_tokens", output_tokens) if details is not None else 0
-    tools = get(usage, "server_tool_use")
-    searches = count.read(tools, "web_search_requests") if tools is not None else 0
-    tier = "fast" if get(usage, "speed") == "fast" else read_tier(get(usage, "service_tier"))
+        written_long = count.read(fields_of(lifetimes), "ephemeral_1h_input_tokens")
+        short = count.read(fields_of(lifetimes), "ephemeral_5m_input_tokens")
+        written = max(written, written_long + short)
+    output_tokens = count.read(fields, "output_tokens")
+    details = fields.get("output_tokens_details")
+    reasoning = 0
+    if details is not None:
+        reasoning = count.part(fields_of(details), "thinking_tokens", output_tokens)
+    tools = fields.get("server_tool_use")
+    searches = count.read(fields_of(tools), "web_search_requests") if tools is not None else 0
     return Usage(
         input_tokens=fresh + cached + written,
         output_tokens=output_tokens,
@@ -212,7 +238,7 @@ def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
         reasoning_tokens=reasoning,
         web_searches=searches,
         model=model if isinstance(model, str) else None,
-        tier=tier,
+        tier="fast" if fields.get("speed") == "fast" else read_tier(fields.get("service_tier")),
         quality=count.quality,
     )
 

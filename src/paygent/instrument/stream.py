@@ -13,7 +13,7 @@ length.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping
+from collections.abc import AsyncIterator, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
@@ -349,12 +349,7 @@ def text_bytes(value: Any) -> int:
 def field(value: Any, *names: str) -> Any:
     """Read a nested field of SDK objects or dicts; None where one is missing."""
     for name in names:
-        value = value[0] if name == "0" and value else get(value, name) if name != "0" else None
+        value = get(value, name)
         if value is None:
             return None
     return value
-
-
-def is_mapping(value: Any) -> bool:
-    """Tell whether a value is a JSON object."""
-    return isinstance(value, Mapping)
