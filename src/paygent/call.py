@@ -11,6 +11,7 @@ from paygent.core.estimate import Estimate, Size
 from paygent.core.plan import PlanConfig
 from paygent.failopen import failures
 from paygent.ledger.accounts import Hold, User
+from paygent.prices.catalogue import Resolved
 from paygent.settings import FIRST_TOUCH_WAIT_S
 
 if TYPE_CHECKING:
@@ -64,13 +65,14 @@ class Call:
         "drops_usage_chunk",
         "estimate",
         "event_id",
+        "head",
         "hold",
         "identity",
         "model_key",
         "pid",
         "plan",
-        "price_id",
         "request",
+        "resolved",
         "session_id",
         "size",
         "started_ns",
@@ -82,14 +84,15 @@ class Call:
     done: bool
     drops_usage_chunk: bool
     estimate: Estimate
+    head: str
     event_id: str
     hold: Hold
     identity: Identity
     model_key: str
     pid: int
     plan: PlanConfig
-    price_id: str
     request: Request
+    resolved: Resolved
     session_id: str
     size: Size
     started_ns: int

@@ -31,10 +31,10 @@ from collections.abc import Callable
 from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
 from paygent.core.estimate import Estimate, Observed, bound, expected, measure, observe
-from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void
+from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
 from paygent.core.gate import Decision, warning
 from paygent.core.money import read_parts_per_million
-from paygent.core.pricing import cost_nano, uses_unpriced
+from paygent.core.pricing import cost_nano, tokens_cost_nano, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
@@ -113,13 +113,13 @@ class Meter:
         call.session_id = self._accounts.session(user, identity.session_id, at_us)
 
         resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
+        call.resolved = resolved
         call.model_key = resolved.model_key
         call.size = measure(request.body)
         call.estimate = self._estimate(call, resolved)
         self._gate(call, resolved)
         try:
             call.event_id = new_id(at_us)
-            call.price_id = resolved.rates.price_id
             self._write_begin(call)
         except BaseException:
             self._accounts.release(user, call.hold)  # a call that does not begin holds nothing
@@ -207,8 +207,7 @@ class Meter:
         """Hold on every account of the call, or refuse it."""
         call.blocked = False
         user, estimate, strict = call.user, call.estimate, call.plan.pre_call_estimate
-        estimated = Usage(estimate.input_tokens, estimate.output_tokens)
-        cost = cost_nano(estimated, resolved.rates)
+        cost = tokens_cost_nano(estimate.input_tokens, estimate.output_tokens, resolved.rates)
         refusal = None
         if not (user.known and resolved.rates.is_known):
             refusal = self._refusal_before_limits(call, resolved, cost)
@@ -281,10 +280,11 @@ class Meter:
             call.estimate.input_tokens,
             call.estimate.output_tokens,
             hold.cost_nano,
-            call.price_id,
+            call.resolved.rates.price_id,
             call.identity.metadata_json,
         )
-        self._journal.begin(call.event_id, encode_begin(begin))
+        call.head = encode_head(begin)
+        self._journal.begin(call.event_id, encode_begin(begin, call.head))
 
     # -- after the provider
 
@@ -305,7 +305,8 @@ class Meter:
             self._observe(call, usage)
         event = self._price(call, usage, quality)
         self._accounts.settle(call.user, call.hold, event)
-        self._journal.end(call.event_id, encode_end(event))
+        same = event.model == call.request.model and event.model_key == call.model_key
+        self._journal.end(call.event_id, encode_end(event, call.head if same else ""))
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
@@ -375,6 +376,8 @@ class Meter:
         request = call.request
         asked = request.model
         answered = usage.model or asked
+        if answered == asked and not usage.tier:
+            return asked, call.resolved
         resolved = self._catalogue.resolve(
             request.provider, answered, call.at_us, call.plan, usage.tier
         )

@@ -105,6 +105,17 @@ def measure(body: Any) -> Size:
             continue
         if isinstance(value, str):
             total += _utf8_bytes(value)
+        elif key == "messages" and isinstance(value, list):
+            for item in value:
+                # A message of role and text, which most are, is not worth a walk.
+                if type(item) is dict and len(item) == 2:
+                    role, text = item.get("role"), item.get("content")
+                    if type(role) is str and type(text) is str:
+                        total += _utf8_bytes(role) + _utf8_bytes(text)
+                        continue
+                inner = _walk((item,), 0)
+                total += inner[0]
+                parts += inner[1]
         else:
             inner = _walk(value, 0)
             total += inner[0]

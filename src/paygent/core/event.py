@@ -119,72 +119,66 @@ class Begin(NamedTuple):
     metadata_json: str
 
 
-_BEGIN = (
-    '{"k":"begin","id":"%s","user":%s,"session":%s,"at":%d,"model":%s,"key":%s,"provider":%s,'
-    '"plan":%s,"period":%d,"in":%d,"out":%d,"cost":%d,"price":%s%s}'
-)
+_BEGIN = '{"k":"begin","id":"%s",%s,"at":%d,"in":%d,"out":%d,"cost":%d,"price":%s%s}'
 _END = (
-    '{"k":"end","id":%s,"user":%s,"session":%s,"at":%d,"model":%s,"key":%s,"provider":%s,"plan":%s,'
-    '"period":%d,"in":%d,"out":%d,"cached":%d,"written":%d,"reasoning":%d,"cost":%d,"tools":%d,'
-    '"quality":"%s","source":"%s","price":%s,"ms":%d%s}'
+    '{"k":"end","id":%s,%s,"at":%d,"in":%d,"out":%d,"cached":%d,"written":%d,"reasoning":%d,'
+    '"cost":%d,"tools":%d,"quality":"%s","source":"%s","price":%s,"ms":%d%s}'
 )
+_HEAD = '"user":%s,"session":%s,"model":%s,"key":%s,"provider":%s,"plan":%s,"period":%d'
 
 
-def encode_begin(begin: Begin) -> bytes:
-    """Write a begin record."""
-    (
-        event_id,
-        user,
-        session,
-        at,
-        model,
-        key,
-        provider,
-        plan,
-        period,
-        inp,
-        out,
-        cost,
-        price,
-        meta,
-    ) = begin
-    tail = f',"meta":{meta}' if meta else ""
+def encode_head(begin: Begin) -> str:
+    """Write what the begin and the end record of a call have in common, once for both."""
+    return _HEAD % (
+        escape(begin.user_id),
+        escape(begin.session_id),
+        escape(begin.model),
+        escape(begin.model_key),
+        escape(begin.provider),
+        escape(begin.plan),
+        begin.period_start_us,
+    )
+
+
+def encode_begin(begin: Begin, head: str = "") -> bytes:
+    """Write a begin record.
+
+    Args:
+        head: What `encode_head` wrote of it; "" writes it here.
+    """
+    tail = f',"meta":{begin[13]}' if begin[13] else ""
     return (
         _BEGIN
         % (
-            event_id,
-            escape(user),
-            escape(session),
-            at,
-            escape(model),
-            escape(key),
-            escape(provider),
-            escape(plan),
-            period,
-            inp,
-            out,
-            cost,
-            escape(price),
+            begin[0],
+            head or encode_head(begin),
+            begin[3],
+            begin[9],
+            begin[10],
+            begin[11],
+            escape(begin[12]),
             tail,
         )
     ).encode()
 
 
-def encode_end(event: Event) -> bytes:
-    """Write an end record."""
+def encode_end(event: Event, head: str = "") -> bytes:
+    """Write an end record.
+
+    Args:
+        head: What `encode_head` wrote of the call's begin record, if the event says the same; ""
+            writes it here.
+    """
+    if not head:
+        head = _HEAD % (*map(escape, (*event[1:3], *event[4:8])), event[8])
     tail = "" if event[20:] == _NO_TAIL else _tail(event)
     return (
         _END
         % (
-            escape(event[0]) if event.source == "manual" else f'"{event[0]}"',
-            escape(event[1]),
-            escape(event[2]),
+            f'"{event[0]}"' if event[17] == "auto" else escape(event[0]),
+            head,
             event[3],
-            escape(event[4]),
-            escape(event[5]),
-            escape(event[6]),
-            escape(event[7]),
-            *event[8:18],
+            *event[9:18],
             escape(event[18]),
             event[19],
             tail,

@@ -175,12 +175,19 @@ def prices_for(rates: Rates, input_tokens: int) -> Prices:
     return chosen
 
 
+def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> int:
+    """Return what plain input and output cost, in nano-dollars, rounded once, half to even."""
+    prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
+    numerator = input_tokens * prices[0] + output_tokens * prices[4]
+    return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
+
+
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
-    prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
     if usage[2:11] == _PLAIN:
-        numerator = usage[0] * prices[0] + usage[1] * prices[4]
-    elif usage[6:11] == _PLAIN_MEDIA:
+        return tokens_cost_nano(usage[0], usage[1], rates)
+    prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
+    if usage[6:11] == _PLAIN_MEDIA:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long
         numerator = (
