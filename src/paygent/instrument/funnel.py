@@ -35,7 +35,7 @@ there.
 """
 
 _RAW_HEADER = "x-stainless-raw-response"
-_VARIABLE_SEGMENT = re.compile(r"^(?=.*[\d_]).{6,}$")
+_VARIABLE_SEGMENT = re.compile(r"^(?=.*\d).{6,}$")  # an id; operations have no digits
 
 
 class Carrier(str):
@@ -280,9 +280,8 @@ def _max_tokens(route: Route, get_field: Callable[[str], Any]) -> int | None:
 def _ask_for_usage(options: Any) -> bool:
     """Have a stream end with its usage; true when we asked and not the application.
 
-    Then the chunk is ours to take out again, so this is done for calls only that have begun: the
-        stream of
-    any other has no tap.
+    Then the chunk is ours to take out again, so this is done only for calls that have begun: the
+    stream of any other has no tap.
     """
     body = options.json_data
     stream_options = body.get("stream_options")
@@ -400,11 +399,16 @@ def end_failed(meter: Meter, call: Call, prepared: Prepared, error: BaseExceptio
 
 
 def _names_of_causes(error: BaseException) -> list[str]:
+    """Return the class names of an error and of what the SDK says caused it.
+
+    Not of its context: a call that is made while the application handles another error has that one
+    there.
+    """
     names: list[str] = []
     each: BaseException | None = error
     while each is not None and len(names) < _CAUSES_MAX:
         names.extend(base.__name__ for base in type(each).__mro__)
-        each = each.__cause__ or each.__context__
+        each = each.__cause__
     return names
 
 

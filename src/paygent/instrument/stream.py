@@ -168,7 +168,15 @@ def _dropped(tap: ByteTap | None, ending: Ending) -> None:
 class BytesReader:
     """Reads usage from the bytes of a response that the application consumes raw."""
 
-    __slots__ = ("_buffer", "_is_events", "_read", "_reader", "_seen", "_skipping")
+    __slots__ = (
+        "_buffer",
+        "_in_long_line",
+        "_is_events",
+        "_read",
+        "_reader",
+        "_seen",
+        "_skipping",
+    )
 
     def __init__(self, headers: Any, reader: StreamReader, read: Any) -> None:
         """Look at what is coming.
@@ -183,12 +191,17 @@ class BytesReader:
         self._is_events = "event-stream" in content_type
         self._skipping = encoding != "identity" or not (self._is_events or "json" in content_type)
         self._buffer = bytearray()
+        self._in_long_line = False
         self._reader = reader
         self._read = read
         self._seen: Usage | None = None
 
     def feed_bytes(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes.
+
+        Raises:
+            ValueError: if an event among them was no JSON; the others were read.
+        """
         if self._skipping:
             return
         self._buffer += data
@@ -198,10 +211,22 @@ class BytesReader:
                 self._buffer.clear()
             return
         *lines, rest = self._buffer.split(b"\n")
-        self._buffer = bytearray(rest[:_LINE_BYTES_MAX])
+        self._buffer = rest
+        if lines and self._in_long_line:
+            del lines[0]  # the end of a line that was given up
+            self._in_long_line = False
+        if len(rest) > _LINE_BYTES_MAX:
+            self._buffer.clear()
+            self._in_long_line = True
+        odd: ValueError | None = None
         for line in lines:
             if line.startswith(b"data:") and b'"usage"' in line:
-                self._reader.feed(json.loads(line[5:]))
+                try:
+                    self._reader.feed(json.loads(line[5:]))
+                except ValueError as error:
+                    odd = error
+        if odd is not None:
+            raise odd
 
     def finish(self) -> None:
         """Read what only the whole answer tells."""

@@ -20,7 +20,7 @@ from paygent.core.money import read_price_pico
 from paygent.core.period import to_datetime, to_us
 from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.pricing import PARENTS, Prices, Rates, Tier, complete
-from paygent.failopen import failures
+from paygent.failopen import attempt, failures
 from paygent.prices import names
 
 _COMPONENT_KEYS = {
@@ -42,7 +42,7 @@ DEAREST = "plan-dearest"
 """Source of the rates of an unknown model in a plan that books its dearest rate."""
 
 _RESOLVED_MAX = 4_096  # models × plans × variants remembered; beyond it the table starts anew
-_FOREVER_US = 2**62
+_ALWAYS_US = (-(2**62), 2**62)
 
 
 class Resolved(NamedTuple):
@@ -53,13 +53,14 @@ class Resolved(NamedTuple):
         model_key: The name that limits and reports count the model under.
         context_tokens: Most tokens the model takes in and gives out together, or None where not
             known.
-        valid_until_us: When the catalogue's price changes next.
+        valid_from_us, valid_until_us: Between which changes of the catalogue's price this holds.
         is_free: Every rate is 0 because the plan says so; then nothing is said about it.
     """
 
     rates: Rates
     model_key: str
     context_tokens: int | None
+    valid_from_us: int
     valid_until_us: int
     is_free: bool
 
@@ -72,6 +73,7 @@ class Listing(NamedTuple):
     model: str
     provider: str
     context_tokens: int | None
+    valid_from_us: int
     valid_until_us: int
 
 
@@ -90,7 +92,7 @@ class Catalogue:
         """
         self._resolved: dict[tuple[str, str, str, int], Resolved] = {}
         self._plans: dict[int, PlanConfig] = {}
-        self._snapshot = snapshot if snapshot is not None else _load()
+        self._snapshot = snapshot if snapshot is not None else attempt("catalogue", _load)
         self.as_of = _as_of(self._snapshot)
 
     def resolve(
@@ -108,7 +110,7 @@ class Catalogue:
         """
         key = (provider, model, tier, id(plan))
         found = self._resolved.get(key)
-        if found is not None and at_us < found.valid_until_us:
+        if found is not None and found.valid_from_us <= at_us < found.valid_until_us:
             return found
         found = self._find(provider, model, at_us, plan, tier)
         if len(self._resolved) >= _RESOLVED_MAX:
@@ -122,29 +124,31 @@ class Catalogue:
         exact, short = names.plain(model), names.canonical(model)
         listing = self._listing(provider, model, at_us, tier)
         context_tokens = listing.context_tokens if listing else None
-        until = listing.valid_until_us if listing else _FOREVER_US
+        valid = (listing.valid_from_us, listing.valid_until_us) if listing else _ALWAYS_US
         key = exact if _names(plan, exact) else short
         rate, source = plan_rate(plan, model)
         if rate is not None:
             rates = _planned(rate, listing, source, exact)
-            return Resolved(rates, key, context_tokens, until, rate.is_free)
+            return Resolved(rates, key, context_tokens, *valid, rate.is_free)
         if listing is not None:
-            return Resolved(self._listed(listing, tier), key, context_tokens, until, False)
+            return Resolved(self._listed(listing, tier), key, context_tokens, *valid, False)
         if plan.unknown_model == "dearest":
             rate = max(_rates_of(plan), key=lambda each: each.pico["input"] + each.pico["output"])
             rates = _planned(rate, None, DEAREST, exact)
-            return Resolved(rates, key, None, _FOREVER_US, False)
-        return Resolved(Rates(Prices()), key, None, _FOREVER_US, False)
+            return Resolved(rates, key, None, *_ALWAYS_US, False)
+        return Resolved(Rates(Prices()), key, None, *_ALWAYS_US, False)
 
     def _listed(self, listing: Listing, tier: str) -> Rates:
         prices, missing = complete(listing.prices)
-        tiers = tuple(
-            Tier(start, complete({**listing.prices, **own})[0]) for start, own in listing.tiers
-        )
+        reached = dict(listing.prices)
+        tiers: list[Tier] = []
+        for start, own in listing.tiers:  # a component keeps its last step where another takes one
+            reached.update(own)
+            tiers.append(Tier(start, complete(reached)[0]))
         price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (
             f"#{tier}" if tier else ""
         )
-        return Rates(prices, tiers, price_id, "catalogue", self.as_of, missing)
+        return Rates(prices, tuple(tiers), price_id, "catalogue", self.as_of, missing)
 
     def _listing(self, provider: str, model: str, at_us: int, tier: str) -> Listing | None:
         """Find a model in the catalogue: in its provider's list, else in that of the provider it is
@@ -266,7 +270,7 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
         str(info.id),
         provider,
         info.context_window if isinstance(info.context_window, int) else None,
-        _next_change_us(info, at),
+        *_valid_us(info, at),
     )
 
 
@@ -289,11 +293,13 @@ def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> dict[str
     return own
 
 
-def _next_change_us(info: Any, at: datetime) -> int:
-    """Return the next moment at which one of the model's dated or timed prices begins or ends."""
+def _valid_us(info: Any, at: datetime) -> tuple[int, int]:
+    """Return the last and the next moment at which one of the model's dated or timed prices begins
+    or ends.
+    """
     constraints = [each.constraint for each in info.prices] if isinstance(info.prices, list) else []
     constraints += [variant.constraint for variant in getattr(info, "price_variants", None) or ()]
-    moments = [_FOREVER_US]
+    moments = [*_ALWAYS_US]
     midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     for constraint in constraints:
         start_date = getattr(constraint, "start_date", None)
@@ -316,18 +322,17 @@ def _next_change_us(info: Any, at: datetime) -> int:
                 )
                 moments += [to_us(today + timedelta(days=days)) for days in (-1, 0, 1, 2)]
     now_us = to_us(at)
-    return min(moment for moment in moments if moment > now_us)
+    return (
+        max(moment for moment in moments if moment <= now_us),
+        min(moment for moment in moments if moment > now_us),
+    )
 
 
 def _load() -> Any:
-    """Load the bundled catalogue; None, said once, where that fails."""
-    try:
-        from genai_prices.data_snapshot import get_snapshot
+    """Load the bundled catalogue."""
+    from genai_prices.data_snapshot import get_snapshot
 
-        return get_snapshot()
-    except (ImportError, AttributeError) as error:
-        failures.note("catalogue", error)
-        return None
+    return get_snapshot()
 
 
 def _as_of(snapshot: Any) -> str:

@@ -1,4 +1,4 @@
-"""Anthropic's SDK against the fake provider: messages are metered once and priced, none is changed."""
+"""Anthropic's SDK against the fake provider: messages are metered once, priced, and not changed."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import anthropic
 import pytest
+from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.testing import Answer, FakeProvider, Tokens
-from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 Init = Callable[..., Paygent]
 
-# claude-sonnet-5, per million tokens: input 2.00, cache read 0.20, 5-minute write 2.50, 1-hour write 4.00,
-# output 10.00 (Anthropic's public price list, 2026-11).
+# claude-sonnet-5, per million tokens: input 2.00, cache read 0.20, 5-minute write 2.50, 1-hour
+# write 4.00, output 10.00 (Anthropic's public price list, 2026-11).
 CACHED = Tokens(input=1000, output=100, cached=300, cache_write=200, cache_write_long=100)
 CACHED_COST_NANO = 400 * 2_000 + 300 * 200 + 200 * 2_500 + 100 * 4_000 + 100 * 10_000
 
@@ -59,7 +59,7 @@ def test_anthropic__a_message__is_metered_once_with_cache_reads_and_writes(
 def test_anthropic__a_stream__counts_as_the_same_message_does(
     pg: Paygent, client: anthropic.Anthropic, fake: FakeProvider
 ) -> None:
-    """Usage fields of a stream are overwritten, never added; the split of writes is kept from the start."""
+    """Usage fields of a stream are overwritten, never added; the split of writes comes first."""
     fake.default = Answer(tokens=CACHED)
     metered = Metered(pg)
     stream = client.messages.create(

@@ -1,4 +1,4 @@
-"""OpenAI's SDK against the fake provider: every route is metered once and priced, none is changed."""
+"""OpenAI's SDK against the fake provider: every route is metered once, priced, and not changed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import openai
 import pytest
+from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.failopen import failures
 from paygent.testing import Answer, FakeProvider, Tokens
-from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 Init = Callable[..., Paygent]
 
@@ -39,9 +39,9 @@ async def async_client(pg: Paygent, fake: FakeProvider) -> AsyncIterator[openai.
 
 
 CALLS: dict[str, tuple[Callable[[Any], Any], str, int, int, int]] = {
-    # name: call, model, input, output, cost in nano-dollars. Prices per million tokens, public price lists
-    # of 2026-11: gpt-4o 2.50/10.00, gpt-4o-mini 0.15/0.60, text-embedding-3-small 0.02, gpt-3.5-turbo-instruct
-    # 1.50/2.00. The fake answers 100 input and 20 output tokens.
+    # name: call, model, input, output, cost in nano-dollars. Prices per million tokens, public
+    # price lists of 2026-11: gpt-4o 2.50/10.00, gpt-4o-mini 0.15/0.60, text-embedding-3-small 0.02,
+    # gpt-3.5-turbo-instruct 1.50/2.00. The fake answers 100 input and 20 output tokens.
     "chat": (
         lambda c: c.chat.completions.create(model="gpt-4o", messages=MESSAGES),
         "gpt-4o", 100, 20, 450_000,
@@ -117,7 +117,7 @@ async def test_openai__an_async_call__is_metered_once_at_its_price(
 def test_openai__a_chat_stream__shows_no_chunk_that_the_app_did_not_ask_for(
     pg: Paygent, client: openai.OpenAI
 ) -> None:
-    """Usage is asked for on the app's behalf, and its chunk, which has no choices, is kept from it."""
+    """Usage is asked for on the app's behalf; its chunk, which has no choices, is kept from it."""
     stream = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
     chunks = drain(stream)
     assert len(chunks) == 7
@@ -162,7 +162,7 @@ def test_openai__an_unknown_host__is_not_asked_for_stream_usage(
 def test_openai__cached_and_reasoning_tokens__are_priced_as_such(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
-    """gpt-4o: 600 fresh at 2.50, 400 cached at 1.25, 100 output (70 of it reasoning) at 10.00 per million."""
+    """gpt-4o: 600 fresh at 2.50, 400 cached at 1.25, 100 output (70 reasoning) at 10.00."""
     fake.script(Answer(tokens=Tokens(input=1000, output=100, cached=400, reasoning=70)))
     metered = Metered(pg)
     client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
@@ -177,13 +177,13 @@ def test_openai__break_and_close__settle_what_was_received(
     """A stream left early and closed counts once, estimated from its text; nothing stays held."""
     fake.default = Answer(text="word " * 99 + "end", chunk_delay_s=0.001)
     metered = Metered(pg)
-    with paygent_context(user_id="u1"):
-        with client.chat.completions.create(
-            model="gpt-4o", messages=MESSAGES, stream=True
-        ) as stream:
-            for number, _ in enumerate(stream):
-                if number == 8:
-                    break
+    with (
+        paygent_context(user_id="u1"),
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True) as stream,
+    ):
+        for number, _ in enumerate(stream):
+            if number == 8:
+                break
     event = metered.only
     assert event.quality == "estimated"
     assert event.output_tokens == 10  # 8 words of 5 bytes

@@ -1,0 +1,465 @@
+"""The patches: put in once, taken out exactly, and in place whatever is imported when."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import openai
+import pytest
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES, Metered
+from tests.promises.scripts import run
+
+from paygent import Paygent, paygent_context
+from paygent.failopen import failures
+from paygent.instrument import openai as openai_names
+from paygent.instrument import registry
+from paygent.instrument.registry import Instrumentation, instrumentation
+from paygent.testing import FakeProvider
+
+Init = Callable[..., Paygent]
+
+
+def patched_names() -> dict[str, Any]:
+    """Everything that is patched, as it stands in its class now."""
+    found: dict[str, Any] = {}
+    for sdk in registry.SDKS:
+        base = importlib.import_module(sdk.base_module)
+        for name in sdk.base_clients:
+            for method in ("request", "__init__"):
+                found[f"{sdk.name}.{name}.{method}"] = vars(getattr(base, name))[method]
+        for module_name, class_names in sdk.resources.items():
+            try:
+                module = importlib.import_module(module_name)
+            except ImportError:  # this version of the SDK has it elsewhere
+                continue
+            for name in class_names:
+                for method in sdk.resource_methods:
+                    resource = getattr(module, name, None)
+                    if resource is not None and method in vars(resource):
+                        found[f"{module_name}.{name}.{method}"] = vars(resource)[method]
+    return found
+
+
+# -- in and out
+
+
+def test_install__twice__patches_once_and_uninstall_restores_exactly() -> None:
+    """Every method is the very object again that it was."""
+    before, finders = patched_names(), list(sys.meta_path)
+    own = Instrumentation()
+    assert own.is_installed is False
+    own.install()
+    once = patched_names()
+    own.install()
+    assert patched_names() == once
+    assert own.is_installed is True
+    assert all(once[name] is not before[name] for name in before)
+    own.uninstall()
+    own.uninstall()
+    assert patched_names() == before
+    assert (own.is_installed, sys.meta_path) == (False, finders)
+
+
+def test_install__the_wrappers__look_like_what_they_wrap() -> None:
+    """Name, signature and kind stay for tools that inspect them."""
+    import inspect
+
+    before = patched_names()
+    own = Instrumentation()
+    own.install()
+    after = patched_names()
+    own.uninstall()
+    for name, method in before.items():
+        assert after[name].__wrapped__ is method
+        assert inspect.signature(after[name]) == inspect.signature(method)
+        assert inspect.iscoroutinefunction(after[name]) == inspect.iscoroutinefunction(method)
+
+
+def test_uninstall__where_somebody_patched_over__leaves_theirs() -> None:
+    """A peer's patch that came later is not thrown away."""
+    from openai._base_client import SyncAPIClient
+
+    own = Instrumentation()
+    original = vars(SyncAPIClient)["request"]
+    own.install()
+    ours = vars(SyncAPIClient)["request"]
+
+    def peer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(self, *args, **kwargs)
+
+    SyncAPIClient.request = peer  # type: ignore[method-assign]
+    try:
+        own.uninstall()
+        assert vars(SyncAPIClient)["request"] is peer
+    finally:
+        SyncAPIClient.request = original  # type: ignore[method-assign]
+
+
+def test_install__an_sdk_that_is_still_being_imported__is_left_for_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Another thread may be in the middle of the import."""
+    monkeypatch.setattr(openai.__spec__, "_initializing", True, raising=False)
+    own = Instrumentation()
+    before = vars(openai.OpenAI.__mro__[1])["request"]
+    own.install()
+    assert vars(openai.OpenAI.__mro__[1])["request"] is before
+    own.uninstall()
+
+
+def test_install__without_the_sdk__patches_nothing_and_imports_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An app without a provider SDK gets none."""
+    for name in ("openai", "anthropic"):
+        monkeypatch.delitem(sys.modules, name)
+    own = Instrumentation()
+    own.install()
+    assert not {"openai", "anthropic"} & set(sys.modules)
+    own.uninstall()
+
+
+# -- the proof
+
+
+def test_client__of_a_subclass__is_metered(init: Init, fake: FakeProvider) -> None:
+    """An app's own client class goes through the funnel as its base does."""
+
+    class OwnClient(openai.OpenAI):
+        """A client of the application's."""
+
+    metered = Metered(init())
+    with OwnClient(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert metered.only.quality == "exact"
+    assert "hook_displaced:openai" not in failures.counts
+
+
+def test_client__of_a_subclass_with_its_own_request__is_noticed_and_counts_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """A class that owns `request` is hooked when its first client is made, and said."""
+
+    class OwnRequest(openai.OpenAI):
+        """A client that overrides the funnel."""
+
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            return super().request(*args, **kwargs)
+
+    original = vars(OwnRequest)["request"]
+    metered = Metered(init())
+    for _ in range(2):
+        with OwnRequest(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert [event.quality for event in metered.events] == ["exact"] * 2
+    assert failures.counts["hook_displaced:openai"] == 1
+    instrumentation.uninstall()
+    assert vars(OwnRequest)["request"] is original
+
+
+async def test_client__async_with_its_own_request__is_noticed_and_counts_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The same for async clients."""
+
+    class OwnRequest(openai.AsyncOpenAI):
+        """A client that overrides the funnel."""
+
+        async def request(self, *args: Any, **kwargs: Any) -> Any:
+            return await super().request(*args, **kwargs)
+
+    metered = Metered(init())
+    url = fake.openai_url
+    async with (
+        OwnRequest(api_key="k", base_url=url, max_retries=0) as client,
+        paygent_context("u1"),
+    ):
+        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert metered.only.quality == "exact"
+
+
+def test_client__made_after_uninstrument__is_not_hooked(init: Init) -> None:
+    """A class that was watched is let go."""
+    pg = init()
+    watched = openai.OpenAI.__init__
+    pg.uninstrument()
+    assert openai.OpenAI.__init__ is watched  # the client's own; its base class is what we watch
+
+    class OwnRequest(openai.OpenAI):
+        """A client that overrides the funnel."""
+
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            return super().request(*args, **kwargs)
+
+    original = vars(OwnRequest)["request"]
+    OwnRequest(api_key="k", base_url="http://127.0.0.1:9").close()
+    assert vars(OwnRequest)["request"] is original
+
+
+def test_hook_again__after_uninstall__does_nothing() -> None:
+    """A client made by a thread while another uninstalls is left alone."""
+    own = Instrumentation()
+    before = vars(openai.OpenAI.__mro__[1])["request"]
+    own._hook_again(openai_names, openai.OpenAI)
+    own._patch(openai_names)
+    assert vars(openai.OpenAI.__mro__[1])["request"] is before
+
+
+# -- SDKs of other shapes
+
+
+class FakeClient:
+    """A client of a made-up SDK."""
+
+    def __init__(self) -> None:
+        self.base_url = "http://x"
+
+    def request(self, cast_to: Any, options: Any) -> str:
+        """Answer."""
+        return "answer"
+
+
+@pytest.fixture
+def sdk(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """A made-up SDK that lacks most of what ours knows."""
+    client = type("Client", (FakeClient,), {})
+    base = ModuleType("made_up._base_client")
+    base.Base = FakeClient  # type: ignore[attr-defined]
+    package = ModuleType("made_up")
+    package.Client = client  # type: ignore[attr-defined]
+    resources = ModuleType("made_up.resources")
+    resources.NotAClass = object()  # type: ignore[attr-defined]
+    resources.Chat = type("Chat", (), {"create": lambda self: 1, "parse": 5})  # type: ignore[attr-defined]
+    for each in (package, base, resources):
+        monkeypatch.setitem(sys.modules, each.__name__, each)
+    made = SimpleNamespace(
+        name="made_up",
+        module="made_up",
+        base_module="made_up._base_client",
+        clients=("Client",),
+        base_clients=("Base",),
+        resources={
+            "made_up.resources": ("Chat", "Missing", "NotAClass"),
+            "made_up.gone": ("Chat",),
+        },
+        resource_methods=("create", "parse", "stream"),
+        package=package,
+        chat=resources.Chat,
+    )
+    monkeypatch.setattr(registry, "SDKS", (made,))
+    yield made
+
+
+def test_install__modules_and_classes_that_a_version_lacks__are_passed_over(
+    sdk: SimpleNamespace,
+) -> None:
+    """What is there is patched; what is not is no failure."""
+    bare = vars(FakeClient)["request"]
+    own = Instrumentation()
+    own.install()
+    assert vars(FakeClient)["request"] is not bare
+    assert vars(sdk.chat)["parse"] == 5
+    assert sdk.chat().create() == 1
+    own.uninstall()
+    assert vars(FakeClient)["request"] is bare
+
+
+def test_install__an_sdk_of_an_unknown_shape__is_counted_and_left_alone(
+    sdk: SimpleNamespace, swallowed: Swallowed
+) -> None:
+    """A version that moved everything does not break the app."""
+    swallowed.expect("patch:made_up")
+    del sdk.package.Client
+    own = Instrumentation()
+    own.install()
+    assert failures.counts["patch:made_up"] == 1
+    own.uninstall()
+
+
+def test_install__a_class_that_refuses_the_hook__is_said_loudly(
+    sdk: SimpleNamespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No silent bypass: a class that drops what is set on it fails the self-check."""
+
+    class Stubborn(type):
+        def __setattr__(cls, name: str, value: Any) -> None:
+            """Drop what is set."""
+
+    sdk.package.Client = Stubborn("Client", (FakeClient,), {"request": FakeClient.request})
+    own = Instrumentation()
+    own.install()
+    assert "the hook in made_up is not in place" in caplog.text
+    assert failures.counts["unhooked:made_up"] == 1
+    sdk.package.Client()
+    assert failures.counts["unhooked:made_up"] == 2
+    own.uninstall()
+
+
+# -- the import hook
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    """Finds one made-up module."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return the spec of the module, or None for others."""
+        if name != "made_up_later":
+            return None
+        return importlib.machinery.ModuleSpec(name, self.loader)
+
+
+class Loader(importlib.abc.Loader):
+    """Runs nothing."""
+
+    note = "the real one"
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        """Leave it to Python."""
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module something."""
+        module.ran = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """An import hook for one module, whose call-backs are listed."""
+    called: list[Any] = []
+    sdks = {"made_up_later": "sdk"}
+    finder = registry._AfterImport(sdks, called.append)
+    monkeypatch.setattr(sys, "meta_path", [finder, object(), Finder(Loader()), *sys.meta_path])
+    yield called
+    sys.modules.pop("made_up_later", None)
+
+
+def test_import_hook__after_the_import__calls_back_and_leaves_the_real_loader(
+    later: list[Any],
+) -> None:
+    """The module is as if nobody had looked."""
+    module: Any = importlib.import_module("made_up_later")
+    assert (module.ran, later) == (True, ["sdk"])
+    assert type(module.__spec__.loader) is Loader
+    assert type(module.__loader__) is Loader
+
+
+def test_import_hook__a_reload__is_safe(later: list[Any]) -> None:
+    """A reloaded module is called back for again, and has its real loader again."""
+    module = importlib.import_module("made_up_later")
+    importlib.reload(module)
+    assert later == ["sdk", "sdk"]
+    assert type(module.__spec__.loader) is Loader  # type: ignore[union-attr]
+
+
+def test_import_hook__what_tools_ask_of_the_loader__is_answered(later: list[Any]) -> None:
+    """Until the import is over the loader in the spec answers for the real one."""
+    spec = sys.meta_path[0].find_spec("made_up_later", None)
+    assert spec is not None
+    assert spec.loader is not None
+    assert spec.loader.note == "the real one"  # type: ignore[attr-defined]
+    assert sys.meta_path[0].find_spec("something_else", None) is None
+
+
+def test_import_hook__a_module_without_a_spec__is_run_all_the_same(later: list[Any]) -> None:
+    """Odd importers make modules without one."""
+    spec = sys.meta_path[0].find_spec("made_up_later", None)
+    assert spec is not None
+    assert spec.loader is not None
+    bare = ModuleType("made_up_later")
+    spec.loader.exec_module(bare)
+    assert (later, type(bare.__loader__)) == (["sdk"], Loader)
+
+
+@pytest.mark.parametrize("loader", [None, SimpleNamespace()])
+def test_import_hook__a_loader_of_another_kind__is_left_alone(
+    loader: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A namespace package has no code that we could wait for."""
+    hook = registry._AfterImport({"made_up_later": "sdk"}, lambda sdk: None)
+    monkeypatch.setattr(sys, "meta_path", [hook, Finder(loader)])
+    spec = hook.find_spec("made_up_later", None)
+    assert spec is not None
+    assert spec.loader is loader
+
+
+def test_import_hook__a_module_that_is_not_there__is_not_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An app without the SDK gets Python's own ImportError."""
+    hook = registry._AfterImport({"made_up_nowhere": "sdk"}, lambda sdk: None)
+    monkeypatch.setattr(sys, "meta_path", [hook, *sys.meta_path])
+    with pytest.raises(ModuleNotFoundError, match="made_up_nowhere"):
+        importlib.import_module("made_up_nowhere")
+
+
+LATER = """
+    import importlib, sys, warnings
+    import paygent
+    pg = paygent.Paygent.init(db_path=sys.argv[1])
+    assert "{name}" not in sys.modules
+    import {name}
+    spec = {name}.__spec__
+    print(type(spec.loader).__module__, {name}.__loader__ is spec.loader, pg.is_instrumented)
+    importlib.reload({name})
+    print(type({name}.__spec__.loader).__module__)
+    client = {name}.{client}(api_key="k", base_url=sys.argv[2], max_retries=0)
+    {call}
+    client.close()
+    print([row.calls for row in pg.report()], sorted(pg.health()["counts"]))
+    pg.shutdown()
+"""
+CALLS = {
+    "openai": (
+        "OpenAI",
+        'client.chat.completions.create(model="gpt-4o", messages=[], paygent_user_id="u")',
+    ),
+    "anthropic": (
+        "Anthropic",
+        'client.messages.create(model="claude-x", max_tokens=5, messages=[], paygent_user_id="u")',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_import__of_an_sdk_after_init__is_patched_and_has_its_real_loader(
+    name: str, fake: FakeProvider, tmp_path: Path
+) -> None:
+    """In a fresh process: `init` imports no SDK, and the import that follows is hooked."""
+    client, call = CALLS[name]
+    code = textwrap.dedent(LATER).format(name=name, client=client, call=call)
+    url = fake.openai_url if name == "openai" else fake.url
+    out, _ = run(code, str(tmp_path / "x" / "local.db"), url)
+    lines = out.splitlines()
+    assert lines[0].endswith("_external True True")
+    assert lines[1].endswith("_external")
+    assert lines[2].startswith("[1] ")
+    assert "unhooked" not in lines[2]
+
+
+def test_install__by_many_threads_at_once__patches_once() -> None:
+    """Two `init`s at a time leave one patch."""
+    before = patched_names()
+    own = Instrumentation()
+    threads = [threading.Thread(target=own.install) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(each.__wrapped__ in before.values() for each in patched_names().values())
+    own.uninstall()
+    assert patched_names() == before
