@@ -18,8 +18,7 @@ from paygent.testing import FakeProvider
 
 
 class Swallowed:
-    """The internal failures of one test, by kind; a test that provokes some says which it expects.
-    """
+    """The internal failures of a test, by kind; one that provokes some says which it expects."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, BaseException]] = []
@@ -41,7 +40,6 @@ def swallowed() -> Iterator[Swallowed]:
     noted = Swallowed()
     failures.listeners.append(noted.note)
     failures.counts.clear()
-    failures._said.clear()
     yield noted
     failures.listeners.remove(noted.note)
     unexpected = [f"{kind}: {error!r}" for kind, error in noted.seen if kind not in noted.expected]

@@ -76,6 +76,7 @@ class Call:
         "session_id",
         "size",
         "started_ns",
+        "unseen_nano",
         "user",
     )
 
@@ -96,6 +97,7 @@ class Call:
     session_id: str
     size: Size
     started_ns: int
+    unseen_nano: int | None
     user: User
 
 

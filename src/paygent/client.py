@@ -8,6 +8,7 @@ through it.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import warnings
@@ -18,13 +19,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
 from paygent.arguments import check_name, check_user, read_entry, subscription_of, valid_user
-from paygent.call import wait_for
+from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
-from paygent.core.period import calendar_month, to_datetime, to_us
 from paygent.core.plan import PlanConfig, plan_to_json
-from paygent.core.report import UsageRow, group
-from paygent.core.value import exact_usd
+from paygent.core.report import UsageRow
 from paygent.errors import PaygentWarning
 from paygent.failopen import attempt, failures
 from paygent.instrument.funnel import active, set_active
@@ -40,13 +39,11 @@ from paygent.models import (
     GuardResult,
     UsageEvent,
     UserState,
-    guard_result,
 )
 from paygent.prices.catalogue import Catalogue
 from paygent.probe import Probe
 from paygent.process import EXIT_WAIT_S, watch
 from paygent.settings import (
-    FIRST_TOUCH_WAIT_S,
     MISSING_USER_ID,
     SYNC_INTERVAL_S,
     Settings,
@@ -59,8 +56,6 @@ from paygent.sync.worker import Worker
 from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
 
 _C = TypeVar("_C", bound=Callable[..., Any])
-
-_REPORT_WAIT_S = 30.0
 
 
 def system_clock() -> int:
@@ -159,7 +154,7 @@ class Paygent:
         with cls._installing:
             previous = cls._instance
             if previous is not None:
-                previous.shutdown()
+                previous.shutdown(EXIT_WAIT_S)
             made = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
             made._start()
             cls._instance = made
@@ -230,6 +225,9 @@ class Paygent:
             self._worker,
             self._callbacks,
             now_us,
+        )
+        self._asking = Asking(
+            self._accounts, self._catalogue, self._worker, now_us, enabled=not disabled
         )
         self._manual = Manual(
             self._product,
@@ -343,7 +341,7 @@ class Paygent:
             findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
         findings.raise_if_any()
         now_us = self._now_us()
-        user = self._known(whose)
+        user = self._asking.known(whose)
         subscription = subscription_of(billing_period)
         if opens and subscription is None:
             subscription = user.subscription  # a session does not change how the user pays
@@ -358,7 +356,7 @@ class Paygent:
             self._write(AssignRecord(whose, plan, document, subscription, now_us))
         if opens:
             self._open_session(user, now_us)
-        return self._state(user)
+        return self._asking.state(user)
 
     def _open_session(self, user: User, now_us: int) -> None:
         self._accounts.session(user, None, now_us)
@@ -366,7 +364,7 @@ class Paygent:
         for record in opened:
             self._write(record)
         if any(record.user_id == user.user_id for record in opened):
-            self._callbacks.fire("session_start", self._state(user))
+            self._callbacks.fire("session_start", self._asking.state(user))
 
     def _write(self, record: DirectoryRecord) -> None:
         if not self._disabled:
@@ -378,7 +376,7 @@ class Paygent:
         """Return what a user has used in the current period and session; an unknown user has used
         nothing.
         """
-        return self._usage(self._known(valid_user("get_usage", user_id)))
+        return self._asking.usage(self._asking.known(valid_user("get_usage", user_id)))
 
     def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
         """Say what the gate would say to a call now, without making one.
@@ -388,78 +386,7 @@ class Paygent:
             model: Also look at the limits of this model; None looks at those of all models together
                 only.
         """
-        user = self._known(valid_user("check_guard", user_id))
-        now_us = self._now_us()
-        model_key = ""
-        if model:
-            model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
-        decision = self._accounts.check(user, self._session_of(user), model_key, now_us)
-        return guard_result(decision, user.user_id)
-
-    def _known(self, user_id: str) -> User:
-        """Return a user, asked of the ledger if this process does not know them yet (a quarter
-        second at most).
-        """
-        now_us = self._now_us()
-        user = self._accounts.user(user_id, now_us)
-        session_id = self._context_session(user_id)
-        if (
-            not self._disabled
-            and not self._is_shut_down
-            and self._accounts.asks(user, session_id, now_us)
-        ):
-            if not wait_for(self._worker.ask(user, session_id), FIRST_TOUCH_WAIT_S):
-                failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
-            self._accounts.waited(user, session_id, now_us)
-        return self._accounts.user(user_id, now_us)
-
-    def _context_session(self, user_id: str) -> str | None:
-        identity = current.get()
-        return identity.session_id if identity is not None and identity.user_id == user_id else None
-
-    def _session_of(self, user: User) -> str:
-        """Return the session that figures are about: the context's, else the one used last, else
-        the open one.
-        """
-        opened = user.open_session.session_id if user.open_session is not None else ""
-        return self._context_session(user.user_id) or user.session_id or opened
-
-    def _usage(self, user: User) -> CurrentUsage:
-        session_id = self._session_of(user)
-        figures = self._accounts.figures(user, session_id, self._now_us())
-        opened = user.open_session
-        started = (
-            to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
-        )
-        return CurrentUsage(
-            period_cost=exact_usd(figures.period_cost_nano),
-            session_cost=exact_usd(figures.session_cost_nano),
-            session_id=session_id or None,
-            session_started_at=started,
-            period_tokens_total=sum(tokens for tokens, _, _ in figures.by_model.values()),
-            period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
-            period_cost_by_model={
-                model: exact_usd(use[1]) for model, use in figures.by_model.items()
-            },
-            reserved_cost=exact_usd(figures.held_cost_nano),
-            reserved_tokens_by_model={
-                model: use[2] for model, use in figures.by_model.items() if use[2]
-            },
-        )
-
-    def _state(self, user: User) -> UserState:
-        return UserState(
-            user_id=user.user_id,
-            paygent_user_id=None,
-            plan=user.plan_name,
-            sdk_enabled=user.sdk_enabled,
-            plan_config=user.plan,
-            current_usage=self._usage(user),
-            billing_period=BillingPeriod(
-                to_datetime(user.period.start_us), to_datetime(user.period.end_us)
-            ),
-            last_refreshed=to_datetime(user.read_us) if user.read_us else None,
-        )
+        return self._asking.guard(self._asking.known(valid_user("check_guard", user_id)), model)
 
     def report(
         self,
@@ -479,20 +406,7 @@ class Paygent:
             InvalidValue: naming what breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        findings = Findings("report")
-        names = (by,) if isinstance(by, str) else tuple(by)
-        if not names or not set(names) <= {"user", "model"}:
-            findings.add("by", by, 'must be "user", "model" or both')
-        for name, moment in (("start", start), ("end", end)):
-            if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-                findings.add(name, moment, "must be an aware datetime")
-        findings.raise_if_any()
-        now_us = self._now_us()
-        end_us = to_us(end) if end is not None else now_us + 1
-        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
-        self.flush()
-        read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
-        return group(read.result(_REPORT_WAIT_S), names)
+        return self._asking.report(by, start, end, deliver=self.flush)
 
     # -- by hand
 
@@ -534,7 +448,7 @@ class Paygent:
         """
         entry = read_entry(locals())
         identity = self._identity(user_id, session_id, metadata)
-        user = self._known(identity.user_id or MISSING_USER_ID)
+        user = self._asking.known(identity.user_id or MISSING_USER_ID)
         return self._manual.book(user, identity, entry)
 
     def _identity(
@@ -709,6 +623,7 @@ class Paygent:
         self._ledger.forget_after_fork()
         self._accounts.forget_after_fork()
         self._worker.renew_after_fork()
+        self._meter.renew_after_fork()
         self._callbacks.renew_after_fork()
         self._manual.renew_after_fork()
         type(self)._installing = threading.RLock()
@@ -734,7 +649,11 @@ def _product_of_key(key: str) -> str:
 
 def _warn(problem: Warning) -> None:
     """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
+    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame, level = frame.f_back, level + 1
     try:
-        warnings.warn(problem, stacklevel=4)
+        warnings.warn(problem, stacklevel=level)
     except Warning:
         failures.say(type(problem).__name__, "%s", problem)

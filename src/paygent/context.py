@@ -223,10 +223,8 @@ def paygent_track(
         def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> paygent_context:
             whose = user_id
             if signature is not None:
-                bound = attempt("user_id_param", signature.bind_partial, *args, **kwargs)
-                if bound is not None:
-                    bound.apply_defaults()
-                    whose = bound.arguments.get(cast(str, user_id_param), user_id)
+                named = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
+                whose = user_id if named is None else named
             outer = current.get()
             if whose is None and outer is not None:
                 whose = outer.user_id
@@ -235,6 +233,15 @@ def paygent_track(
         return cast(_F, _wrap(function, scope))
 
     return decorate
+
+
+def _argument(
+    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Return the argument of a call by its name, given or by default; None where there is none."""
+    bound = signature.bind_partial(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments.get(name)
 
 
 def _wrap(
@@ -256,18 +263,23 @@ def _wrap(
         async def in_async_generator(*args: Any, **kwargs: Any) -> Any:
             generator = function(*args, **kwargs)
             whose = scope(args, kwargs)
+            go_on = generator.__anext__
             try:
                 while True:
-                    with (
-                        whose
-                    ):  # only while the generator runs: a consumer must not inherit its user
+                    with whose:  # only while the generator runs: its consumer has another user
                         try:
-                            item = await generator.__anext__()
+                            item = await go_on()
                         except StopAsyncIteration:
                             return
-                    yield item
+                    try:
+                        go_on = functools.partial(generator.asend, (yield item))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
+                        go_on = functools.partial(generator.athrow, thrown)
             finally:
-                await generator.aclose()
+                with whose:
+                    await generator.aclose()
 
         return in_async_generator
 
@@ -277,19 +289,23 @@ def _wrap(
         def in_generator(*args: Any, **kwargs: Any) -> Any:
             generator = function(*args, **kwargs)
             whose = scope(args, kwargs)
-            sent: Any = None
+            go_on = generator.__next__
             try:
                 while True:
-                    with (
-                        whose
-                    ):  # only while the generator runs: a consumer must not inherit its user
+                    with whose:  # only while the generator runs: its consumer has another user
                         try:
-                            item = generator.send(sent)
+                            item = go_on()
                         except StopIteration as stop:
                             return stop.value
-                    sent = yield item
+                    try:
+                        go_on = functools.partial(generator.send, (yield item))
+                    except GeneratorExit:
+                        raise
+                    except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
+                        go_on = functools.partial(generator.throw, thrown)
             finally:
-                generator.close()
+                with whose:
+                    generator.close()
 
         return in_generator
 

@@ -19,7 +19,9 @@ logger = logging.getLogger("paygent")
 
 _T = TypeVar("_T")
 
-_KINDS_MAX = 200  # distinct kinds kept; a kind is a literal in our code, so this is never reached
+_KINDS_MAX = 199  # distinct kinds kept; some are made from model names and paths, without end
+OTHER = "other"
+"""What kinds beyond the bound are counted as."""
 
 
 class Failures:
@@ -28,7 +30,6 @@ class Failures:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.counts: dict[str, int] = {}
-        self._said: set[str] = set()
         self.listeners: list[Callable[[str, BaseException], None]] = []
 
     def note(self, kind: str, error: BaseException) -> None:
@@ -36,7 +37,7 @@ class Failures:
         if self._count(kind):
             # The traceback names our own code only; a message may quote a user's text, so it is
             # left out.
-            logger.warning("paygent: %s failed (%s); the call goes on", kind, type(error).__name__)
+            self._log("%s failed (%s); the call goes on", kind, type(error).__name__)
             logger.debug("paygent: %s", kind, exc_info=error)
         for listener in tuple(self.listeners):
             listener(kind, error)
@@ -50,14 +51,22 @@ class Failures:
                 in it.
         """
         if self._count(kind):
+            self._log(message, *args)
+
+    def _log(self, message: str, *args: Any) -> None:
+        """Write a warning; a filter or handler of the application that raises is only counted."""
+        try:
             logger.warning("paygent: " + message, *args)
+        except Exception:
+            self._count("log")
 
     def _count(self, kind: str) -> bool:
+        """Count a kind; return whether it is the first of its kind."""
         with self._lock:
+            if kind not in self.counts and len(self.counts) >= _KINDS_MAX:
+                kind = OTHER  # its first is logged; the rest is in the count alone
             self.counts[kind] = self.counts.get(kind, 0) + 1
-            first = kind not in self._said and len(self._said) < _KINDS_MAX
-            self._said.add(kind)
-            return first
+            return self.counts[kind] == 1
 
     def renew_after_fork(self) -> None:
         """Replace the lock, which another thread of the parent may have held."""
@@ -90,13 +99,18 @@ def attempt(kind: str, action: Callable[..., _T], *args: Any) -> _T | None:
         return None
 
 
-async def attempt_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
-    """Await something of the application's on its own loop; what it raises is counted, not passed
-    on.
+async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    """Await a callback of the application on its own loop; nothing it raises may end that loop.
+
+    A cancellation passes: it is the loop's own.
     """
+    from asyncio import CancelledError  # imported already, since a loop of it runs
+
     try:
         await action(*args)
-    except Exception as error:
+    except (CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
         failures.note(kind, error)
 
 
@@ -105,8 +119,7 @@ def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
     call.
 
     Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: the thread is ours,
-        and a
-    callback that raises them asks for the end of a thread that it does not own.
+    and a callback that raises them asks for the end of a thread that it does not own.
     """
     try:
         action(*args)

@@ -18,7 +18,7 @@ from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.meter import Meter
 from paygent.models import UsageEvent, usage_event
-from paygent.prices.catalogue import Catalogue
+from paygent.prices.catalogue import DEAREST, Catalogue
 
 _KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
 
@@ -135,6 +135,8 @@ class Manual:
         if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
             quality = "unpriced"
             failures.say("unpriced_event", "an event has tokens of a model that has no price")
+        elif resolved is not None and resolved.rates.source == DEAREST:
+            quality = "estimated"
         default = plan.default_tool_cost_nano
         return _Priced(
             cost_nano(usage, resolved.rates) if resolved is not None else 0,

@@ -40,6 +40,7 @@ from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, Hold, User
+from paygent.ledger.allowance import Allowance
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import MISSING_USER_ID, Settings
@@ -74,7 +75,7 @@ class Meter:
         self._now_us = now_us
         self._observed: dict[tuple[str, str], Observed] = {}
         self._factors: dict[float, int] = {}
-        self._offline_nano = 0
+        self._allowance = Allowance()
 
     # -- before the provider
 
@@ -102,6 +103,7 @@ class Meter:
         call = Call()
         call.pid = os.getpid()
         call.done = call.drops_usage_chunk = False
+        call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
             request,
@@ -117,12 +119,16 @@ class Meter:
         call.model_key = resolved.model_key
         call.size = measure(request.body)
         call.estimate = self._estimate(call, resolved)
-        self._gate(call, resolved)
+        try:
+            self._gate(call, resolved)
+        except BaseException:
+            self._give_back(call, 0)
+            raise
         try:
             call.event_id = new_id(at_us)
             self._write_begin(call)
         except BaseException:
-            self._accounts.release(user, call.hold)  # a call that does not begin holds nothing
+            self._release(call)  # a call that does not begin holds nothing
             raise
         return call
 
@@ -258,8 +264,10 @@ class Meter:
         if user.known or plan.when_offline == "allow":
             return None
         allowance = plan.offline_allowance_nano
-        if allowance is not None and self._offline_nano + cost <= allowance:
-            self._offline_nano += cost
+        if allowance is not None and self._allowance.take(
+            cost, allowance, answers=self._accounts.deliveries
+        ):
+            call.unseen_nano = cost
             return None
         message = "the ledger is away, and the plan does not let calls go on without it"
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
@@ -305,6 +313,7 @@ class Meter:
             self._observe(call, usage)
         event = self._price(call, usage, quality)
         self._accounts.settle(call.user, call.hold, event)
+        self._give_back(call, event.cost_nano)
         same = event.model == call.request.model and event.model_key == call.model_key
         self._journal.end(call.event_id, encode_end(event, call.head if same else ""))
         self._worker.nudge()
@@ -321,8 +330,23 @@ class Meter:
             return
         call.done = True
         logger.debug("paygent: a call is void (%s)", why)
-        self._accounts.release(call.user, call.hold)
+        self._release(call)
         self._journal.end(call.event_id, encode_void(call.event_id))
+
+    def _release(self, call: Call) -> None:
+        """End the holds of a call that spent nothing."""
+        self._accounts.release(call.user, call.hold)
+        self._give_back(call, 0)
+
+    def _give_back(self, call: Call, spent_nano: int) -> None:
+        """Replace what a call held of the allowance without a ledger, if any, by what it spent."""
+        if call.unseen_nano is not None:
+            self._allowance.give_back(call.unseen_nano, spent_nano)
+            call.unseen_nano = None
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's calls in flight."""
+        self._allowance.renew_after_fork()
 
     def _price(self, call: Call, usage: Usage, quality: Quality) -> Event:
         """Return the event of a call: the answer's model at its price, where it has one."""

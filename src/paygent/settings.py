@@ -91,6 +91,14 @@ def is_disabled(environ: Mapping[str, str]) -> bool:
     return environ.get("PAYGENT_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
 
 
+def _is_http_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # a bracket without its other half
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc)
+
+
 def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """Read and check settings.
 
@@ -120,8 +128,7 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         else:
             read[name] = value.strip()
     if "base_url" in read:
-        parts = urlsplit(read["base_url"])
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if not _is_http_address(read["base_url"]):
             findings.add("base_url", read["base_url"], "must be an http:// or https:// address")
         read["base_url"] = read["base_url"].rstrip("/")
     db_path = read.get("db_path", DEFAULT_DB_PATH)
@@ -170,14 +177,14 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         read["soft_gate"] = given["soft_gate"]
     if "tag_keys" in given:
         keys = given["tag_keys"]
+        named = () if isinstance(keys, str) or not hasattr(keys, "__iter__") else tuple(keys)
         if (
-            isinstance(keys, str)
-            or not hasattr(keys, "__iter__")
-            or not all(isinstance(key, str) and key for key in keys)
-            or len(tuple(keys)) > TAG_KEYS_MAX
+            (not named and keys != () and keys != [])
+            or not all(isinstance(key, str) and key for key in named)
+            or len(named) > TAG_KEYS_MAX
         ):
             findings.add("tag_keys", keys, f"must be at most {TAG_KEYS_MAX} non-empty strings")
         else:
-            read["tag_keys"] = tuple(keys)
+            read["tag_keys"] = named
     findings.raise_if_any()
     return Settings(**read)

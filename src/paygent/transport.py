@@ -66,6 +66,7 @@ class HttpTransport:
             answer = httpx2.request(
                 method, self._base_url + path, content=body, headers=headers, timeout=timeout_s
             )
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
+            # ValueError: an address or a key that no request can carry.
             raise TransportError(type(error).__name__) from error
         return Answered(answer.status_code, answer.content)

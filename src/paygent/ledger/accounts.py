@@ -21,22 +21,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 
-from paygent.core.account import AccountKey, amount
+from paygent.core.account import amount
 from paygent.core.event import Event
-from paygent.core.gate import Decision, Lines, Reading, decide, judge, lines_of
+from paygent.core.gate import Decision, Reading, decide, judge
 from paygent.core.period import (
-    END_OF_TIME_US,
     ROLLING_STEPS,
     Subscription,
-    Window,
     billing_period,
-    day,
     rolling_length_us,
 )
-from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of, plan_from_json
-from paygent.failopen import failures
+from paygent.core.plan import LimitKey, PlanConfig, limits_of, plan_from_json
+from paygent.failopen import attempt, failures
+from paygent.ledger import books
 from paygent.ledger.user import UNLIMITED, Account, Figures, Hold, ModelUse, User
-from paygent.prices.names import plain
 from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
 
 __all__ = ["Account", "Accounts", "Figures", "Hold", "ModelUse", "User"]
@@ -44,19 +41,11 @@ __all__ = ["Account", "Accounts", "Figures", "Hold", "ModelUse", "User"]
 USERS_MAX = 20_000
 """Users kept in memory; beyond it, idle ones are forgotten and read again when they come back."""
 
-_BOOKS_MAX = 256  # accounts kept per user; beyond it, those of idle sessions are forgotten
-_ROUTES_MAX = 64  # (model, session) pairs remembered per user
 _EVICTED_AT_ONCE = (
     64  # oldest users looked at when one is forgotten; bounds the time under the lock
 )
-_PERIOD_SPEND = LimitKey("spend", "user", "", "period")
-_SESSION_SPEND = LimitKey("spend", "session", "", "session")
 _US_PER_MINUTE = 60_000_000
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
-
-
-KEEP = Lines(-1, -1, -1)
-"""Stands for the lines that an account has already."""
 
 
 class Accounts:
@@ -90,6 +79,7 @@ class Accounts:
         self._warn_every_call = warn_every_call
         self._refresh_us = refresh_us
         self._opened: list[SessionRecord] = []
+        self._unsaid: list[tuple[str, str]] = []
 
     # -- users and plans
 
@@ -105,7 +95,17 @@ class Accounts:
                     user = self.users[user_id] = User(user_id, self.default_plan)
                 if user.epoch != self.epoch or at_us >= user.period.end_us:
                     self._refresh_plan(user, at_us)
+            self._say()
         return user
+
+    def _say(self) -> None:
+        """Say what was noted under the lock; a handler of the application's log may be slow."""
+        while self._unsaid:
+            try:
+                kind, message = self._unsaid.pop(0)
+            except IndexError:  # another thread says it
+                return
+            failures.say(kind, "%s", message)
 
     def _forget_one(self) -> None:
         """Forget the oldest idle user, so that memory stays bounded."""
@@ -120,9 +120,10 @@ class Accounts:
         """Bring a user's plan and period up to date; under the lock."""
         period = billing_period(user.subscription, at_us)
         if period is None:
-            failures.say(
-                "subscription_ended", "a subscription ended; its user is on the default plan now"
+            self._unsaid.append(
+                ("subscription_ended", "a subscription ended; its user is on the default plan now")
             )
+            user.ended = user.subscription
             user.subscription = None
             user.plan_name = self.default_plan
             user.own = None
@@ -131,14 +132,11 @@ class Accounts:
         if period != user.period:
             user.period = period
             user.models = {}
-            self._drop_ended(user, at_us)
+            books.drop_ended(user, at_us)
         plan = user.own or self.plans.get(user.plan_name)
         if plan is None:
-            failures.say(
-                "plan_not_configured",
-                "plan %s is not configured; its users have no limits",
-                user.plan_name,
-            )
+            message = f"plan {user.plan_name} is not configured; its users have no limits"
+            self._unsaid.append(("plan_not_configured", message))
             plan = UNLIMITED
         if plan is not user.plan:
             if user.known and not set(_keys_of(plan)) <= set(_keys_of(user.plan)):
@@ -149,13 +147,6 @@ class Accounts:
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = self.epoch
         user.routes.clear()
-
-    def _drop_ended(self, user: User, at_us: int) -> None:
-        """Forget accounts of windows that ended, unless calls or events still refer to them."""
-        for key, account in list(user.books.items()):
-            if key.end_us <= at_us and not account.held and not account.undelivered:
-                del user.books[key]
-        user.counting.clear()
 
     def set_plan(self, name: str, plan: PlanConfig) -> None:
         """Configure a plan; users of it follow at their next call."""
@@ -176,10 +167,10 @@ class Accounts:
         user = self.user(user_id, at_us)
         with self.lock:
             user.plan_name, user.own, user.assigned = plan_name, own, True
-            user.subscription = subscription
-            user.period = Window(0, 0)
+            user.subscription, user.ended = subscription, None
             self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
             self._refresh_plan(user, at_us)
+        self._say()
         return user
 
     def recorded(self, what: str) -> None:
@@ -254,7 +245,7 @@ class Accounts:
             The hold, or the decision that refuses it.
         """
         with self.lock:
-            accounts = self._route(user, session_id, model_key, at_us)
+            accounts = books.route(user, session_id, model_key, at_us)
             parts: list[tuple[Account, int]] = []
             straddled: list[Account] = []
             passed: list[Account] = []
@@ -325,7 +316,7 @@ class Accounts:
     def _count(self, user: User, event: Event) -> None:
         """Add an event to the accounts that count it; under the lock."""
         cost_nano, tokens = event.cost_nano, event.total_tokens
-        for account in self._counting(user, event):
+        for account in books.counting(user, event):
             account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
         if event.model and event.period_start_us == user.period.start_us:
             use = user.models.get(event.model_key)
@@ -334,46 +325,29 @@ class Accounts:
             use.tokens += tokens
             use.cost_nano += cost_nano
 
-    def _counting(self, user: User, event: Event) -> tuple[Account, ...]:
-        """Return the accounts that count an event, remembered while the user's accounts stay."""
-        key = (event.model_key, event.model, event.session_id)
-        kept = user.counting.get(key)
-        at_us = event.at_us
-        if kept is not None and kept[0] <= at_us < kept[1]:
-            return kept[2]
-        if user.period.contains(at_us):  # the accounts of an older window are there if held
-            self._route(user, event.session_id, event.model_key, at_us)
-        found = tuple(account for each, account in user.books.items() if each.counts(event))
-        if len(user.counting) >= _ROUTES_MAX:
-            user.counting.clear()
-        user.counting[key] = (
-            max((account.key.start_us for account in found), default=at_us),
-            min((account.key.end_us for account in found), default=at_us),
-            found,
-        )
-        return found
-
     def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
         counts).
         """
         with self.lock:
-            accounts = self._route(user, session_id, model_key, at_us)
+            accounts = books.route(user, session_id, model_key, at_us)
             return decide(_readings(accounts, 0, 0), strict=user.plan.pre_call_estimate)
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
         with self.lock:
-            period = self._open(
+            period = books.open_account(
                 user,
-                _account_key(_PERIOD_SPEND, user.period, session_id, at_us),
-                _PERIOD_SPEND.reason,
-                KEEP,
+                books.account_key(books.PERIOD_SPEND, user.period, session_id, at_us),
+                books.PERIOD_SPEND.reason,
+                books.KEEP,
             )
             session_spent = 0
             if session_id:
-                key = _account_key(_SESSION_SPEND, user.period, session_id, at_us)
-                session_spent = self._open(user, key, _SESSION_SPEND.reason, KEEP).spent
+                key = books.account_key(books.SESSION_SPEND, user.period, session_id, at_us)
+                session_spent = books.open_account(
+                    user, key, books.SESSION_SPEND.reason, books.KEEP
+                ).spent
             return Figures(
                 period_cost_nano=period.spent,
                 session_cost_nano=session_spent,
@@ -389,88 +363,6 @@ class Accounts:
                 },
             )
 
-    def _route(
-        self, user: User, session_id: str, model_key: str, at_us: int
-    ) -> tuple[Account, ...]:
-        """Return the accounts that a call touches, remembered until one of their windows ends;
-        under the lock.
-        """
-        route = user.routes.get((model_key, session_id))
-        if route is not None and at_us < route[0]:
-            return route[1]
-        found: list[Account] = []
-        seen: set[LimitKey] = set()
-        plan = user.plan
-        for limit in limits_of(plan):
-            if limit.model is not None and plain(limit.model) != model_key:
-                continue
-            if limit.scope == "session" and not session_id:
-                continue
-            found.append(self._account(user, plan, limit, session_id, at_us))
-            seen.add(limit.key)
-        found += [
-            self._open(user, _account_key(key, user.period, session_id, at_us), key.reason, None)
-            for key in (_PERIOD_SPEND, _SESSION_SPEND)
-            if key not in seen and (key.scope == "user" or session_id)
-        ]
-        until = min(account.key.end_us for account in found)
-        if len(user.routes) >= _ROUTES_MAX:
-            user.routes.clear()
-        accounts = tuple(found)
-        user.routes[(model_key, session_id)] = (until, accounts)
-        return accounts
-
-    def _account(
-        self, user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int
-    ) -> Account:
-        assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
-        lines = lines_of(
-            limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
-        )
-        key = _account_key(limit.key, user.period, session_id, at_us)
-        return self._open(user, key, limit.key.reason, lines)
-
-    def _open(self, user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
-        """Return an account of a user, opened with what this process has not delivered yet.
-
-        Args:
-            lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
-                leave them.
-        """
-        account = user.books.get(key)
-        if account is None:
-            if len(user.books) >= _BOOKS_MAX:
-                self._close_idle_sessions(user, key.session_id)
-            account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
-            user.counting.clear()
-            for event in user.pending.values():
-                if key.counts(event):
-                    account.undelivered += amount(
-                        account.metric, cost_nano=event.cost_nano, tokens=event.total_tokens
-                    )
-            if rolling_length_us(key.limit.window) is not None:
-                account.stale_us = user.stale_us = 0
-        if lines is not KEEP and account.lines != lines:
-            account.lines = lines
-            account.warned = False
-        return account
-
-    def _close_idle_sessions(self, user: User, kept: str) -> None:
-        """Forget accounts of sessions that nothing refers to; they are read again when they come
-        back.
-        """
-        for key, account in list(user.books.items()):
-            if (
-                key.session_id
-                and key.session_id != kept
-                and not account.held
-                and not account.undelivered
-            ):
-                del user.books[key]
-                user.sessions.discard(key.session_id)
-        user.routes.clear()
-        user.counting.clear()
-
     # -- the ledger's side
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
@@ -478,20 +370,8 @@ class Accounts:
         with self.lock:
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
-                user.user_id, self._keys_now(user, session, at_us), user.period.start_us
+                user.user_id, books.keys_now(user, session, at_us), user.period.start_us
             )
-
-    def _keys_now(self, user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
-        """Return every account that a call of this user could touch now, in a session; under the
-        lock.
-        """
-        models = {plain(limit.model) for limit in limits_of(user.plan) if limit.model is not None}
-        accounts = {
-            account.key: None
-            for model_key in ("", *models)
-            for account in self._route(user, session_id, model_key, at_us)
-        }
-        return tuple(accounts)
 
     def asks(self, user: User, session_id: str | None, at_us: int) -> bool:
         """Tell whether the ledger should be asked before this user's next call is decided.
@@ -539,6 +419,8 @@ class Accounts:
             at_us: When the answer came.
         """
         self._read_plans(answer)
+        with self.lock:
+            self.deliveries += 1
         by_user: dict[str, list[Event]] = {}
         for event in delivered:
             by_user.setdefault(event.user_id, []).append(event)
@@ -552,14 +434,14 @@ class Accounts:
                 state = answer.users.get(user_id)
                 if state is not None:
                     self._read_state(user, state, at_us)
-        self.deliveries += 1
+        self._say()
 
     def _acknowledge_one(self, user: User, event: Event, *, is_new: bool) -> None:
         settled = user.pending.pop(event.event_id, None)
         if settled is None:
             return
         cost_nano, tokens = settled.cost_nano, settled.total_tokens
-        for account in self._counting(user, settled):
+        for account in books.counting(user, settled):
             weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
             account.undelivered -= weight
             account.base += weight if is_new else 0
@@ -575,21 +457,36 @@ class Accounts:
         for name, (version, document) in answer.plans.items():
             if self._plan_versions.get(name) == version or "plan:" + name in self._changing:
                 continue
-            plan = plan_from_json(document)
+            plan = attempt("plan_document", plan_from_json, document)
             with self.lock:
                 self._plan_versions[name] = version
-                if self.plans.get(name) != plan:
+                if plan is not None and self.plans.get(name) != plan:
                     self.plans[name] = plan
                     self.epoch += 1
 
-    def read(self, answer: Answer, at_us: int) -> None:
-        """Take over plans and state of users that were asked for."""
+    def read(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
+        """Take over plans and state of users that were asked for.
+
+        Args:
+            answer: The ledger's word.
+            at_us: When it came.
+            as_of: What `deliveries` was when the question was asked; None takes the answer as it
+                is.
+
+        Returns:
+            False if a delivery was acknowledged since: the figures may be older than it, and are
+            not taken over.
+        """
         self._read_plans(answer)
         for user_id, state in answer.users.items():
             user = self.users.get(user_id)
             if user is not None:
                 with self.lock:
+                    if as_of is not None and as_of != self.deliveries:
+                        return False
                     self._read_state(user, state, at_us)
+        self._say()
+        return True
 
     def _read_state(self, user: User, state: UserLedger, at_us: int) -> None:
         """Take over the ledger's word on a user; under the lock. What this process is just changing
@@ -597,18 +494,20 @@ class Accounts:
         """
         if "user:" + user.user_id not in self._changing:
             plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
-            own = plan_from_json(state.own) if state.own is not None else None
-            if (plan_name, state.subscription) != (
-                user.plan_name,
-                user.subscription,
-            ) or own != user.own:
-                user.plan_name, user.subscription, user.own = plan_name, state.subscription, own
-                user.period = Window(0, 0)
+            own = attempt("plan_document", plan_from_json, state.own) if state.own else None
+            told = (plan_name, state.subscription, own)
+            if user.ended is not None and state.subscription == user.ended:
+                told = (user.plan_name, user.subscription, user.own)  # what ended stays ended
+            if told != (user.plan_name, user.subscription, user.own):
+                user.plan_name, user.subscription, user.own = told
+                user.ended = None
                 self._refresh_plan(user, at_us)
             user.assigned = state.plan is not None
             user.sdk_enabled = state.sdk_enabled
         theirs, ours = state.open_session, user.open_session
-        if theirs is not None and (ours is None or theirs.started_us > ours.started_us):
+        if theirs is not None and ours is not None and theirs.session_id == ours.session_id:
+            user.session_used_us = max(user.session_used_us, theirs.used_us)
+        elif theirs is not None and (ours is None or theirs.started_us > ours.started_us):
             user.open_session = theirs
             user.session_used_us = theirs.used_us
             user.sessions.add(theirs.session_id)
@@ -633,7 +532,7 @@ class Accounts:
                 use.base_tokens, use.base_cost_nano = tokens, cost_nano
         # A plan or period that was news changes what had to be asked; then the answer is not yet
         # enough.
-        user.known = asked_right and state.spent.keys() >= set(self._keys_now(user, "", at_us))
+        user.known = asked_right and state.spent.keys() >= set(books.keys_now(user, "", at_us))
         user.read_us = at_us
 
     def forget_after_fork(self) -> None:
@@ -652,17 +551,6 @@ class Accounts:
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
     return tuple(limit.key for limit in limits_of(plan))
-
-
-def _account_key(limit: LimitKey, period: Window, session_id: str, at_us: int) -> AccountKey:
-    """Return the account of a limit at a moment."""
-    key = limit._replace(model=plain(limit.model)) if limit.model else limit
-    if limit.window == "period":
-        return AccountKey(key, "", period.start_us, period.end_us)
-    if limit.window == "day":
-        return AccountKey(key, "", *day(at_us))
-    session = session_id if limit.scope == "session" else ""
-    return AccountKey(key, session, 0, END_OF_TIME_US)
 
 
 def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple[Reading, ...]:

@@ -77,6 +77,7 @@ class User:
         "assigned",
         "books",
         "counting",
+        "ended",
         "epoch",
         "known",
         "models",
@@ -108,6 +109,7 @@ class User:
         self.assigned = False
         self.sdk_enabled = True
         self.subscription: Subscription | None = None
+        self.ended: Subscription | None = None
         self.period = Window(0, 0)
         self.epoch = -1
         self.known = False

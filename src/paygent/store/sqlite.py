@@ -153,7 +153,7 @@ class SqliteStore:
                 self._queries.assign_plan(
                     connection,
                     product_id=product,
-                    user_id=record.user_id,
+                    user_id=_text(record.user_id),
                     plan=record.plan,
                     own=None if record.own is None else json.dumps(record.own, sort_keys=True),
                     period_start_us=period.start_us if period else None,
@@ -171,8 +171,8 @@ class SqliteStore:
         self._queries.put_session(
             connection,
             product_id=product,
-            user_id=record.user_id,
-            session_id=record.session_id,
+            user_id=_text(record.user_id),
+            session_id=_text(record.session_id),
             implicit=int(record.implicit),
             started_us=record.started_us,
             used_us=record.used_us,
@@ -189,31 +189,30 @@ class SqliteStore:
             if rolling_length_us(key.limit.window) is None
         ]
         if keys:
-            self._queries.open_accounts(connection, product_id=product, keys=json.dumps(keys))
+            unique = list(dict.fromkeys(map(tuple, keys)))  # two questions may ask for one account
+            self._queries.open_accounts(connection, product_id=product, keys=json.dumps(unique))
 
     def _write_events(
         self, connection: sqlite3.Connection, product: str, batch: Batch
     ) -> frozenset[str]:
-        by_id = {event.event_id: event for event in batch.events}
+        by_id = {_text(event.event_id): event for event in batch.events}
         if not by_id:
             return frozenset()
         claimed = self._queries.claim_ids(
             connection, product_id=product, ids=json.dumps(list(by_id))
         )
-        counted = frozenset(str(row[0]) for row in claimed)
-        if not counted:
-            return counted
-        rows = json.dumps(
-            [_event_row(event) for event in by_id.values() if event.event_id in counted]
-        )
-        ids = json.dumps(sorted(counted))
+        new = sorted(str(row[0]) for row in claimed)
+        if not new:
+            return frozenset()
+        rows = json.dumps([_event_row(by_id[event_id]) for event_id in new])
+        ids = json.dumps(new)
         self._queries.insert_events(connection, product_id=product, rows=rows)
         self._queries.add_users(connection, product_id=product, ids=ids, at_us=batch.at_us)
         self._queries.use_sessions(connection, product_id=product, ids=ids)
         self._queries.book_accounts(connection, product_id=product, ids=ids)
         self._queries.roll_up_days(connection, product_id=product, ids=ids)
         self._queries.roll_up_periods(connection, product_id=product, ids=ids)
-        return counted
+        return frozenset(by_id[event_id].event_id for event_id in new)
 
     # -- reading
 
@@ -237,9 +236,9 @@ class SqliteStore:
         }
         if not questions:
             return Answer(plans=plans)
-        user_ids = json.dumps([question.user_id for question in questions])
+        user_ids = json.dumps([_text(question.user_id) for question in questions])
         periods = json.dumps(
-            [[question.user_id, question.period_start_us] for question in questions]
+            [[_text(question.user_id), question.period_start_us] for question in questions]
         )
         directory: dict[str, _Row] = {
             row[0]: row[1:]
@@ -261,20 +260,20 @@ class SqliteStore:
         kept = self._kept(connection, product, questions)
         users = {}
         for question in questions:
-            user_id = question.user_id
+            user_id = _text(question.user_id)
             plan, own, start_us, end_us, renews, enabled = directory.get(
                 user_id, (None,) * 5 + (1,)
             )
-            users[user_id] = UserLedger(
+            users[question.user_id] = UserLedger(
                 plan=plan,
                 own=None if own is None else json.loads(own),
                 subscription=None if start_us is None else Subscription(start_us, end_us, renews),
                 sdk_enabled=bool(enabled),
                 open_session=sessions.get(user_id),
                 spent={
-                    key: kept[user_id, key]
-                    if (user_id, key) in kept
-                    else self._fold(connection, product, user_id, key, at_us)
+                    key: kept[user_id, _plain(key)]
+                    if (user_id, _plain(key)) in kept
+                    else self._fold(connection, product, user_id, _plain(key), at_us)
                     for key in question.accounts
                 },
                 period_start_us=question.period_start_us,
@@ -335,7 +334,9 @@ class SqliteStore:
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:
         """Return the events of a user; see `Store.events`."""
         with self._transaction("BEGIN") as connection:
-            rows = self._queries.events_of_user(connection, product_id=product, user_id=user_id)
+            rows = self._queries.events_of_user(
+                connection, product_id=product, user_id=_text(user_id)
+            )
             return tuple(_event(row) for row in rows)
 
 
@@ -398,11 +399,26 @@ def _as_unavailable() -> Iterator[None]:
         raise StoreUnavailable(f"SQLite: {error}") from error
 
 
+def _text(value: str) -> str:
+    """Return a text that a database can hold: NUL and halves of surrogate pairs are replaced.
+
+    One odd id must not keep everybody's events from being stored.
+    """
+    if value.isascii() and "\0" not in value:
+        return value
+    whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\ufffd")
+
+
+def _plain(key: AccountKey) -> AccountKey:
+    return key._replace(session_id=_text(key.session_id)) if key.session_id else key
+
+
 def _key_row(user_id: str, key: AccountKey) -> list[Any]:
     limit = key.limit
     return [
-        user_id,
-        key.session_id,
+        _text(user_id),
+        _text(key.session_id),
         limit.metric,
         limit.scope,
         limit.model,
@@ -414,9 +430,9 @@ def _key_row(user_id: str, key: AccountKey) -> list[Any]:
 
 def _event_row(event: Event) -> list[Any]:
     return [
-        *event[:22],
+        *(_text(value) if isinstance(value, str) else value for value in event[:22]),
         json.dumps(list(event.tool_calls)) if event.tool_calls else None,
-        event.description,
+        None if event.description is None else _text(event.description),
         json.dumps(dict(event.metadata)) if event.metadata else None,
         json.dumps(dict(event.details)) if event.details else None,
     ]

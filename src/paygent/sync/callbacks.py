@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from paygent.failopen import attempt_async, failures, isolate
+from paygent.failopen import failures, isolate, isolate_async
 
 if TYPE_CHECKING:
     import asyncio
@@ -158,7 +158,7 @@ def _as_task(loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, pay
     other's.
     """
 
-    task = loop.create_task(attempt_async(f"callback_{kind}", callback, payload))
+    task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
     _TASKS.add(task)
     task.add_done_callback(_TASKS.discard)
 

@@ -28,12 +28,14 @@ import json
 import os
 import struct
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from paygent.core.event import encode_void
 from paygent.failopen import failures
 
 try:
@@ -50,6 +52,8 @@ RECORD_BYTES_MAX = 1024 * 1024
 """A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
 """
 
+_WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
+_FILE_TRIES = 2  # a short write may be an accident; twice in a row the disk is full
 _READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
 
 Record = dict[str, Any]
@@ -60,20 +64,21 @@ def frame(payload: bytes) -> bytes:
     return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 
-def parse(data: bytes, *, at_end: bool) -> tuple[list[Record], int]:
+def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple[list[Record], int]:
     """Read the records in a piece of a segment.
 
     Args:
         data: Bytes from a frame's start, or from anywhere after damage.
         at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
             waited for.
+        records_max: How many records to read at most; None is all.
 
     Returns:
         The records, and how many bytes are done with.
     """
     records: list[Record] = []
     position = 0
-    while True:
+    while records_max is None or len(records) < records_max:
         start = data.find(MAGIC, position)
         if start < 0:
             return records, len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
@@ -93,6 +98,7 @@ def parse(data: bytes, *, at_end: bool) -> tuple[list[Record], int]:
             continue
         records.append(record)
         position = end
+    return records, position
 
 
 def _decode(payload: bytes) -> Record | None:
@@ -128,8 +134,27 @@ class _FileSegment:
         )
         return written == len(data)
 
-    def read(self, position: int) -> bytes:
-        return os.pread(self.fd, _READ_BYTES, position)
+    @property
+    def has_unread(self) -> bool:
+        try:
+            return self.read_to < os.fstat(self.fd).st_size
+        except OSError:  # removed by the delivering thread just now: it was read
+            return False
+
+    def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:
+        """Return the next records, and the position after them."""
+        taken: list[Record] = []
+        position = self.read_to
+        while len(taken) < records_max:
+            data = os.pread(self.fd, _READ_BYTES, position)
+            at_end = is_left and len(data) < _READ_BYTES
+            wanted = records_max - len(taken)
+            records, done = parse(data, at_end=at_end, records_max=wanted) if data else ([], 0)
+            if not done:
+                break
+            taken += records
+            position += done
+        return taken, position
 
     def remove(self) -> None:
         os.close(self.fd)
@@ -161,9 +186,19 @@ class _MemorySegment:
         self.frames.append(data)
         return True
 
-    def read(self, position: int) -> bytes:
-        """Return frames from the front; what was read stays until `release`."""
-        return b"".join(list(self.frames)[position : position + 1024])
+    @property
+    def has_unread(self) -> bool:
+        return len(self.frames) > 0
+
+    def take(
+        self,
+        records_max: int,
+        *,
+        is_left: bool,  # noqa: ARG002 - as for files
+    ) -> tuple[list[Record], int]:
+        """Return the next records, and from how many frames; those stay until `release`."""
+        frames = list(self.frames)[:records_max]
+        return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)
 
     def release(self, records: int) -> None:
         for _ in range(records):
@@ -197,6 +232,7 @@ class Journal:
         self.folder = folder
         self.owner = owner
         self.pushed = 0
+        self._dropped = 0
         self._records_in_memory_max = records_in_memory_max
         self._segment_bytes_max = segment_bytes_max
         self._rotation = threading.Lock()
@@ -205,7 +241,7 @@ class Journal:
         self._in_flight: dict[str, bytes] = {}
         self._number = 0
         self._lock_fd: int | None = None
-        self._batch: list[tuple[_FileSegment | _MemorySegment, int, int]] = []
+        self._batch: list[tuple[_FileSegment | _MemorySegment, int, bool]] = []
 
     # -- writing
 
@@ -217,9 +253,8 @@ class Journal:
     @property
     def dropped(self) -> int:
         """How many records were lost because neither file nor memory could take them."""
-        return sum(
-            segment.dropped for segment in self._segments if isinstance(segment, _MemorySegment)
-        )
+        kept = [segment for segment in list(self._segments) if isinstance(segment, _MemorySegment)]
+        return self._dropped + sum(segment.dropped for segment in kept)
 
     def begin(self, event_id: str, payload: bytes) -> None:
         """Append a begin record; the call is in flight until `end`."""
@@ -229,17 +264,33 @@ class Journal:
 
     def end(self, event_id: str, payload: bytes) -> None:
         """Append the end or void record of a call."""
-        self._append(frame(payload))
+        # In flight until the record is written: whenever the process dies, one of the two is there.
+        written_to = self._append(frame(payload))
         self._in_flight.pop(event_id, None)
+        if written_to is not self._current:
+            self._answer_copy(event_id)
         self.pushed += 1
+
+    def _answer_copy(self, event_id: str) -> None:
+        """Answer a begin record that may have been written again while its call ended.
+
+        Its true end is in the segment before, which may go first. One answer too many is harmless.
+        """
+        self._append(frame(encode_void(event_id)))
 
     def append(self, payload: bytes) -> None:
         """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
+        if len(payload) > RECORD_BYTES_MAX:
+            self._dropped += 1
+            failures.say("record_too_large", "a record of %s bytes was not kept", len(payload))
+            return
         self._append(frame(payload))
         self.pushed += 1
 
-    def _append(self, data: bytes) -> None:
-        """Write a frame to the current segment; never raises: memory takes what no file can."""
+    def _append(self, data: bytes) -> _FileSegment | _MemorySegment:
+        """Write a frame to the current segment and return it; never raises: memory takes what no
+        file can.
+        """
         while True:
             segment = self._current
             if segment is None:
@@ -261,7 +312,7 @@ class Journal:
                 continue
             if segment.size >= self._segment_bytes_max:
                 self._rotate(segment)
-            return
+            return segment
 
     def _rotate(
         self, left: _FileSegment | _MemorySegment | None, *, to_memory: bool = False
@@ -271,12 +322,32 @@ class Journal:
             current = self._current
             if current is not left and current is not None:
                 return current
-            fresh = self._new_segment(to_memory=to_memory)
-            for data in list(self._in_flight.values()):
-                fresh.append(data)
+            copied = dict(self._in_flight)
+            fresh = self._fresh_segment(copied, to_memory=to_memory)
             self._segments.append(fresh)
             self._current = fresh
-            return fresh
+        # Whoever ended a copied call before this line is seen here; whoever ends one later sees the
+        # new segment (`end`). So no copy stays without an answer.
+        for event_id in copied.keys() - self._in_flight.keys():
+            self._answer_copy(event_id)
+        return fresh
+
+    def _fresh_segment(
+        self, in_flight: dict[str, bytes], *, to_memory: bool
+    ) -> _FileSegment | _MemorySegment:
+        """Return a new segment that begins with the begin records of the calls in flight."""
+        for _ in range(0 if to_memory else _FILE_TRIES):
+            fresh = self._new_segment(to_memory=False)
+            try:
+                if all(fresh.append(data) for data in in_flight.values()):
+                    return fresh
+            except OSError as error:
+                failures.note("journal_write", error)
+            fresh.remove()
+        fresh = self._new_segment(to_memory=True)
+        for data in in_flight.values():
+            fresh.append(data)
+        return fresh
 
     def _new_segment(self, *, to_memory: bool) -> _FileSegment | _MemorySegment:
         if self.folder is not None and not to_memory:
@@ -315,12 +386,7 @@ class Journal:
     @property
     def has_unread(self) -> bool:
         """Whether there may be records that were not delivered yet."""
-        return any(
-            len(segment.frames) > 0
-            if isinstance(segment, _MemorySegment)
-            else segment.read_to < os.fstat(segment.fd).st_size
-            for segment in list(self._segments)
-        )
+        return any(segment.has_unread for segment in list(self._segments))
 
     def take(self, records_max: int) -> list[Record]:
         """Return the next records that were not delivered yet, in order of writing.
@@ -332,21 +398,10 @@ class Journal:
         for segment in list(self._segments):
             if len(taken) >= records_max:
                 break
-            left = segment is not self._current and not segment.writers
-            position = 0 if isinstance(segment, _MemorySegment) else segment.read_to
-            while len(taken) < records_max:
-                data = segment.read(position)
-                if not data:
-                    break
-                is_last = left and len(data) < _READ_BYTES
-                records, done = parse(data, at_end=is_last)
-                if not done:
-                    break
-                taken += records
-                position += len(records) if isinstance(segment, _MemorySegment) else done
-                if isinstance(segment, _MemorySegment):
-                    break
-            self._batch.append((segment, position, int(left)))
+            is_left = segment is not self._current and not segment.writers
+            records, position = segment.take(records_max - len(taken), is_left=is_left)
+            taken += records
+            self._batch.append((segment, position, is_left))
         return taken
 
     def delivered(self) -> None:
@@ -354,27 +409,49 @@ class Journal:
         for segment, position, left in self._batch:
             if isinstance(segment, _MemorySegment):
                 segment.release(position)
-                finished = bool(left) and not segment.frames
+                finished = left and not segment.frames
             else:
                 segment.read_to = position
-                finished = bool(left) and position >= os.fstat(segment.fd).st_size
-            if finished and segment is not self._current:
-                self._segments.remove(segment)
-                segment.remove()
+                finished = left and not segment.has_unread
+            if finished:
+                self._remove(segment)
         self._batch = []
+
+    def _remove(self, segment: _FileSegment | _MemorySegment) -> None:
+        """Take a finished segment away, unless it is current or was closed meanwhile."""
+        with self._rotation:
+            if segment is self._current or segment not in self._segments:
+                return
+            self._segments.remove(segment)
+            self._dropped += segment.dropped if isinstance(segment, _MemorySegment) else 0
+            segment.remove()
 
     def close(self) -> None:
         """Give the folder back. What was not delivered stays for the next process."""
         with self._rotation:
+            self._current = None  # who comes now takes a new segment, for the next process
             for segment in list(self._segments):
-                if isinstance(segment, _FileSegment):
-                    if segment.read_to >= os.fstat(segment.fd).st_size and not self._in_flight:
-                        segment.remove()
-                    else:
+                if isinstance(segment, _FileSegment) and self._writers_are_done(segment):
+                    if segment.has_unread or self._in_flight:
                         os.close(segment.fd)
+                    else:
+                        segment.remove()
             self._segments.clear()
-            self._current = None
             self._release_folder()
+
+    @staticmethod
+    def _writers_are_done(segment: _FileSegment) -> bool:
+        """Wait for threads in the middle of an append; false if one hangs.
+
+        A descriptor that is closed may be the application's next one, and must not be written to
+        any more; so that of a hanging thread stays open.
+        """
+        deadline = time.monotonic() + _WRITERS_WAIT_S
+        while segment.writers:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)  # an append takes microseconds
+        return True
 
     def _release_folder(self) -> None:
         if self._lock_fd is None or self.folder is None:
@@ -430,6 +507,9 @@ def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
             if not claimed:
                 continue
             paths = sorted(folder.glob(f"{owner}-*.seg"))
+            if not paths:  # another process took them over between our look and our claim
+                (folder / f"{owner}.lock").unlink(missing_ok=True)
+                continue
             records: list[Record] = []
             for path in paths:
                 records += parse(path.read_bytes(), at_end=True)[0]

@@ -48,6 +48,8 @@ _READY_WAIT_S = (
     0.2  # what a question waits for adopted journals; less than its caller waits for the answer
 )
 _RETRY_S = 0.5  # pause after the ledger was unavailable
+_FLUSH_RETRY_S = 0.05  # the same while somebody waits for it
+_BOOKING_WAIT_S = 0.2  # what a question waits for the delivery of the same user's events
 _ROUNDS_MAX = 3  # a plan that was news changes what must be asked: at most so often per question
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
 
@@ -94,6 +96,7 @@ class Worker:
         self._ready = threading.Event()
         self._round = threading.Condition()
         self._rounds = 0
+        self._booking: frozenset[str] = frozenset()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._asked: dict[tuple[str, str | None], Future[bool]] = {}
 
@@ -103,6 +106,11 @@ class Worker:
     def is_running(self) -> bool:
         """Whether the threads have been started and not stopped."""
         return self._started and not self._stopping
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether `stop` was called: nothing is delivered or answered any more."""
+        return self._stopping
 
     def start(self) -> None:
         """Start the threads, once per process."""
@@ -168,18 +176,25 @@ class Worker:
         self.start()
         if not self._started or self._stopping:
             return not self._journal.has_unread
+        deadline = time.monotonic() + timeout_s
         with self._round:
             # The round that is under way may have read the journal before our caller's last record.
             wanted = self._rounds + 2
-        self._wake.set()
-        with self._round:
-            self._round.wait_for(lambda: self._rounds >= wanted or self._kick(), timeout_s)
-            return self._rounds >= wanted and not self._journal.has_unread
 
-    def _kick(self) -> bool:
-        """Wake the thread again between two rounds; always false, for use in a wait's predicate."""
-        self._wake.set()
-        return False
+        def is_delivered() -> bool:
+            if self._rounds < wanted:
+                self._wake.set()  # do not wait between these two
+                return False
+            return not self._journal.has_unread
+
+        while True:
+            self._wake.set()
+            left_s = max(deadline - time.monotonic(), 0.0)
+            with self._round:
+                if self._round.wait_for(is_delivered, min(left_s, _FLUSH_RETRY_S)):
+                    return True
+            if left_s <= 0:
+                return False
 
     def stop(self, timeout_s: float) -> bool:
         """Deliver what there is, within a time, and end the threads.
@@ -239,8 +254,7 @@ class Worker:
         """
         try:
             self._ledger.open()
-            if self._journal.folder is not None:
-                attempt("adopt", self._adopt)
+            self._adopt()
         except LedgerUnavailable as error:
             failures.say(
                 "ledger_unavailable",
@@ -252,13 +266,31 @@ class Worker:
         return True
 
     def _adopt(self) -> None:
+        """Take over what dead processes left.
+
+        Raises:
+            LedgerUnavailable: if the ledger could not book it now; any other failure is counted and
+                leaves the rest to the next start.
+        """
         folder = self._journal.folder
-        assert folder is not None  # the caller has looked
-        adopt(folder, deliver=self._deliver_dead)
+        if folder is None:
+            return
+        unavailable: list[LedgerUnavailable] = []
+
+        def adopt_all() -> None:
+            try:
+                adopt(folder, deliver=self._deliver_dead)
+            except LedgerUnavailable as error:
+                unavailable.append(error)
+
+        attempt("adopt", adopt_all)
+        if unavailable:
+            raise unavailable[0]
 
     def _deliver_dead(self, records: list[Record]) -> None:
         """Settle the records of a process that died; its calls in flight as estimated."""
-        events = [*_events(records), *map(presumed, unfinished(records))]
+        begun = (attempt("event_record", presumed, record) for record in unfinished(records))
+        events = [*_events(records), *(event for event in begun if event is not None)]
         directory = _directory(records)
         self._ledger.settle(Batch(directory=tuple(directory), at_us=self._now_us()))
         for start in range(0, len(events), RECORDS_PER_BATCH_MAX):
@@ -278,25 +310,38 @@ class Worker:
                 self._journal.delivered()  # a segment that was read to its end may go
                 return worked
             directory = tuple(_directory(records))
-            try:
-                answer = self._ledger.settle(Batch(tuple(events), directory, questions, now_us))
-            except LedgerUnavailable as error:
-                failures.say(
-                    "ledger_unavailable",
-                    "the ledger is not available (%s); events wait in the journal",
-                    error,
-                )
-                for question in questions:
-                    self._touch_again(question.user_id)
+            if not self._book(Batch(tuple(events), directory, questions, now_us)):
                 return True
-            self._journal.delivered()
-            self._accounts.acknowledge(events, answer, now_us)
             self._note_recorded(directory)
             self.flushed += len(events)
             worked = True
             if len(records) < RECORDS_PER_BATCH_MAX:
                 return worked
         return worked
+
+    def _book(self, batch: Batch) -> bool:
+        """Settle what was just taken from the journal, and acknowledge it; false if the ledger is
+        not available.
+        """
+        self._booking = frozenset(event.user_id for event in batch.events)
+        try:
+            answer = self._ledger.settle(batch)
+            self._journal.delivered()
+            self._accounts.acknowledge(batch.events, answer, batch.at_us)
+        except LedgerUnavailable as error:
+            failures.say(
+                "ledger_unavailable",
+                "the ledger is not available (%s); events wait in the journal",
+                error,
+            )
+            for question in batch.questions:
+                self._touch_again(question.user_id)
+            return False
+        finally:
+            with self._round:
+                self._booking = frozenset()
+                self._round.notify_all()
+        return True
 
     def _touch_again(self, user_id: str) -> None:
         user = self._accounts.users.get(user_id)
@@ -328,11 +373,15 @@ class Worker:
     def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
         try:
             future.set_result(reading(self._ledger))
-        except LedgerUnavailable as error:
+        except Exception as error:  # whatever it is, it belongs to the caller, who waits for it
             future.set_exception(error)
 
     def _answer(self, user: User, session_id: str | None) -> bool:
         for _ in range(_ROUNDS_MAX):
+            with self._round:
+                # Between the ledger's commit and our acknowledgement a user's events are in both
+                # places; figures read then would count them twice.
+                self._round.wait_for(lambda: user.user_id not in self._booking, _BOOKING_WAIT_S)
             now_us = self._now_us()
             deliveries = self._accounts.deliveries
             question = self._accounts.question(
@@ -342,10 +391,9 @@ class Worker:
                 answer: Answer = self._ledger.state((question,), now_us)
             except LedgerUnavailable:
                 return False
-            if deliveries != self._accounts.deliveries:
-                continue  # a delivery came in between: these figures may be older than it
-            self._accounts.read(answer, now_us)
-            if user.known:
+            if user.user_id in self._booking:
+                continue
+            if self._accounts.read(answer, now_us, as_of=deliveries) and user.known:
                 return True
         return user.known
 

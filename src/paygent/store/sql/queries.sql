@@ -11,7 +11,8 @@ WHERE p.product_id = :product_id
   );
 
 -- name: add_plan!
--- A new version, unless the newest one already says the same: applications configure at every start.
+-- A new version, unless the newest one already says the same (applications configure at every start) or is
+-- younger (a dead process's journal arrives late).
 INSERT INTO plans (product_id, name, version, document, created_us)
 SELECT :product_id, :name, COALESCE(MAX(version), 0) + 1, :document, :at_us
 FROM plans
@@ -20,10 +21,11 @@ HAVING COALESCE((
     SELECT document FROM plans
     WHERE product_id = :product_id AND name = :name
     ORDER BY version DESC LIMIT 1
-), '') <> :document;
+), '') <> :document
+AND COALESCE(MAX(created_us), 0) <= :at_us;
 
 -- name: assign_plan!
--- An assignment that only keeps (`keeps` = 1) gives way to one that is there.
+-- An assignment that only keeps (`keeps` = 1) gives way to one that is there, and each to a younger one.
 INSERT INTO users (
     product_id, user_id, plan, own, period_start_us, period_end_us, renews, created_us, assigned_us
 )
@@ -37,7 +39,8 @@ ON CONFLICT (product_id, user_id) DO UPDATE SET
     period_end_us = excluded.period_end_us,
     renews = excluded.renews,
     assigned_us = excluded.assigned_us
-WHERE :keeps = 0 OR users.plan IS NULL;
+WHERE users.plan IS NULL
+   OR (:keeps = 0 AND COALESCE(users.assigned_us, 0) <= excluded.assigned_us);
 
 -- name: put_session!
 INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us, ended_us)

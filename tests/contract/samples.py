@@ -1,0 +1,93 @@
+"""Values that the contract and unit tests of store, ledger and sync share: events, keys, plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from paygent.core.account import AccountKey, amount
+from paygent.core.event import Event
+from paygent.core.period import END_OF_TIME_US, billing_period, calendar_month, day
+from paygent.core.plan import LimitKey
+from paygent.wire import Batch, Question
+
+DAY_US = 86_400_000_000
+HOUR_US = 3_600_000_000
+MINUTE_US = 60_000_000
+
+NOON_US = 20_000 * DAY_US + 12 * HOUR_US
+"""Noon of 2024-10-04 UTC."""
+
+TODAY_US = NOON_US - 12 * HOUR_US
+MONTH = calendar_month(NOON_US)
+PRODUCT = "acme"
+
+PERIOD_SPEND = LimitKey("spend", "user", "", "period")
+SESSION_SPEND = LimitKey("spend", "session", "", "session")
+
+
+def make_event(event_id: str, **fields: Any) -> Event:
+    """Return an event of user `ann` at noon that costs 1,000 nano-dollars and 30 tokens."""
+    given: dict[str, Any] = {
+        "event_id": event_id,
+        "user_id": "ann",
+        "session_id": "s1",
+        "at_us": NOON_US,
+        "model": "gpt-4o-2024-08-06",
+        "model_key": "gpt-4o",
+        "provider": "openai",
+        "plan": "pro",
+        "period_start_us": MONTH.start_us,
+        "input_tokens": 20,
+        "output_tokens": 10,
+        "cached_input_tokens": 0,
+        "cache_write_tokens": 0,
+        "reasoning_tokens": 0,
+        "cost_tokens_nano": 1_000,
+        "cost_tools_nano": 0,
+        **fields,
+    }
+    return Event(**given)
+
+
+def period_key(metric: str = "spend", model: str = "", at_us: int = NOON_US) -> AccountKey:
+    """Return the account of a limit per calendar month."""
+    window = billing_period(None, at_us)
+    assert window is not None  # a calendar month always contains the moment
+    return AccountKey(LimitKey(metric, "user", model, "period"), "", *window)
+
+
+def day_key(metric: str = "spend", model: str = "", at_us: int = NOON_US) -> AccountKey:
+    """Return the account of a limit per day."""
+    return AccountKey(LimitKey(metric, "user", model, "day"), "", *day(at_us))
+
+
+def session_key(session_id: str, metric: str = "spend", model: str = "") -> AccountKey:
+    """Return the account of a limit per session."""
+    return AccountKey(LimitKey(metric, "session", model, "session"), session_id, 0, END_OF_TIME_US)
+
+
+def rolling_key(rule: str = "rolling:24h", metric: str = "spend", model: str = "") -> AccountKey:
+    """Return the account of a limit over a rolling window."""
+    return AccountKey(LimitKey(metric, "user", model, rule), "", 0, END_OF_TIME_US)
+
+
+def fold(events: Iterable[Event], user_id: str, key: AccountKey) -> int:
+    """Return what an account must say, by the one rule: the sum of the events that it counts."""
+    return sum(
+        amount(key.limit.metric, cost_nano=event.cost_nano, tokens=event.total_tokens)
+        for event in events
+        if event.user_id == user_id and key.counts(event)
+    )
+
+
+def batch_of(*events: Event, **others: Any) -> Batch:
+    """Return a batch of events at noon."""
+    return Batch(events=events, at_us=NOON_US, **others)
+
+
+def ask(
+    user_id: str, *accounts: AccountKey, period_start_us: int = MONTH.start_us
+) -> tuple[Question, ...]:
+    """Return one question about one user."""
+    return (Question(user_id, accounts, period_start_us),)

@@ -1,0 +1,237 @@
+"""The contract of the Ledger port; every adapter passes it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from tests.contract.samples import (
+    DAY_US,
+    NOON_US,
+    PRODUCT,
+    TODAY_US,
+    ask,
+    batch_of,
+    make_event,
+    period_key,
+    rolling_key,
+    session_key,
+)
+
+from paygent.core.period import Subscription
+from paygent.core.report import UsageRow
+from paygent.ledger.local import LocalLedger
+from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.store.sqlite import SqliteStore
+from paygent.wire import Answer, AssignRecord, Batch, PlanRecord, SessionRecord, SessionState
+
+
+def _over_file(folder: Path) -> Ledger:
+    path = str(folder / "ledger.db")
+    return LocalLedger(PRODUCT, SqliteStore(path), SqliteStore(path))
+
+
+def _over_memory(folder: Path) -> Ledger:
+    store = SqliteStore(":memory:")
+    return LocalLedger(PRODUCT, store, store)
+
+
+_ADAPTERS: dict[str, Callable[[Path], Ledger]] = {
+    "local_sqlite_file": _over_file,
+    "local_sqlite_memory": _over_memory,
+}
+
+
+@pytest.fixture(params=sorted(_ADAPTERS))
+def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """An empty ledger that is open."""
+    made = _ADAPTERS[request.param](tmp_path)
+    made.open()
+    yield made
+    made.close()
+
+
+def test_settle__events_and_questions__books_and_answers_at_once(ledger: Ledger) -> None:
+    """The answer reflects the very batch that asked."""
+    answer = ledger.settle(
+        batch_of(
+            make_event("a"),
+            directory=(
+                PlanRecord("pro", {"price": 1}, NOON_US),
+                AssignRecord("ann", "pro", None, None, NOON_US),
+                SessionRecord("ann", "open", True, NOON_US, NOON_US),
+            ),
+            questions=ask("ann", period_key(), session_key("s1"), rolling_key()),
+        )
+    )
+    state = answer.users["ann"]
+    assert answer.counted == {"a"}
+    assert answer.plans == {"pro": (1, {"price": 1})}
+    assert (state.plan, state.open_session) == ("pro", SessionState("open", NOON_US, NOON_US))
+    assert set(state.spent.values()) == {1_000}
+    assert state.by_model == {"gpt-4o": (30, 1_000)}
+
+
+def test_settle__a_batch_again__changes_nothing(ledger: Ledger) -> None:
+    """A process that never heard the answer sends the batch again."""
+    period = Subscription(TODAY_US, TODAY_US + 30 * DAY_US)
+    batch = batch_of(
+        make_event("a"),
+        directory=(
+            PlanRecord("pro", {"price": 1}, NOON_US),
+            AssignRecord("ann", "pro", {"price": 2}, period, NOON_US),
+            SessionRecord("ann", "open", True, NOON_US, NOON_US),
+        ),
+        questions=ask("ann", period_key()),
+    )
+    first = ledger.settle(batch)
+    again = ledger.settle(batch)
+    assert first.counted == {"a"}
+    assert again.counted == frozenset()
+    assert (first.users, first.plans) == (again.users, again.plans)
+
+
+def test_settle__a_batch_of_long_ago__does_not_undo_what_was_written_since(
+    ledger: Ledger,
+) -> None:
+    """The last writer wins by its clock, however late the other one's batch is sent again."""
+    old = Batch(
+        directory=(
+            PlanRecord("pro", {"price": 1}, NOON_US),
+            AssignRecord("ann", "free", None, None, NOON_US),
+        ),
+        at_us=NOON_US,
+    )
+    ledger.settle(old)
+    ledger.settle(
+        Batch(
+            directory=(
+                PlanRecord("pro", {"price": 2}, NOON_US + 1),
+                AssignRecord("ann", "pro", None, None, NOON_US + 1),
+            ),
+            at_us=NOON_US + 1,
+        )
+    )
+    ledger.settle(old)
+    answer = ledger.state(ask("ann"), NOON_US + 2)
+    assert answer.users["ann"].plan == "pro"
+    assert answer.plans["pro"][1] == {"price": 2}
+
+
+def test_settle__records_of_a_batch__apply_in_their_order(ledger: Ledger) -> None:
+    """Of two assignments in a batch the later one holds."""
+    ledger.settle(
+        Batch(
+            directory=(
+                AssignRecord("ann", "free", None, None, NOON_US),
+                AssignRecord("ann", "pro", None, None, NOON_US),
+            )
+        )
+    )
+    assert ledger.state(ask("ann"), NOON_US).users["ann"].plan == "pro"
+
+
+def test_settle__a_batch_that_fails__leaves_nothing_and_can_be_sent_again(ledger: Ledger) -> None:
+    """A batch is booked wholly or not at all."""
+    with pytest.raises(LedgerUnavailable):
+        ledger.settle(
+            batch_of(
+                make_event("a"),
+                make_event("bad", input_tokens=None),
+                directory=(AssignRecord("ann", "pro", None, None, NOON_US),),
+            )
+        )
+    state = ledger.state(ask("ann", period_key()), NOON_US).users["ann"]
+    assert (state.plan, state.spent) == (None, {period_key(): 0})
+    assert ledger.settle(batch_of(make_event("a"))).counted == {"a"}
+
+
+def test_state__after_a_settlement__is_fresh(ledger: Ledger) -> None:
+    """What is asked on the other connection reflects every batch settled before."""
+    for number in range(3):
+        ledger.settle(batch_of(make_event(f"e{number}")))
+        state = ledger.state(ask("ann", period_key(), session_key("s1")), NOON_US).users["ann"]
+        assert set(state.spent.values()) == {(number + 1) * 1_000}
+
+
+def test_state__nothing_asked__tells_of_the_plans(ledger: Ledger) -> None:
+    """A process may ask for the plans alone."""
+    ledger.settle(Batch(directory=(PlanRecord("pro", {}, NOON_US),)))
+    assert ledger.state((), NOON_US) == Answer(plans={"pro": (1, {})})
+
+
+def test_report__days__returns_usage_by_user_and_model(ledger: Ledger) -> None:
+    """A report is of whole days, from the first to before the last."""
+    ledger.settle(batch_of(make_event("a"), make_event("b", at_us=NOON_US + DAY_US)))
+    assert ledger.report(TODAY_US, TODAY_US + DAY_US) == (
+        UsageRow("ann", "gpt-4o", 1, 20, 10, 1_000, 0),
+    )
+
+
+def test_ledger__settled_and_asked_by_two_threads__is_safe(ledger: Ledger) -> None:
+    """One thread settles while another asks; what is read only ever grows, by whole batches."""
+    failed: list[LedgerUnavailable] = []
+    seen: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                users = ledger.state(ask("ann", period_key()), NOON_US).users
+                seen.append(users["ann"].spent[period_key()])
+        except LedgerUnavailable as error:
+            failed.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(30):
+        ledger.settle(batch_of(make_event(f"{number}a"), make_event(f"{number}b")))
+    done.set()
+    reader.join(10)
+    assert failed == []
+    assert seen == sorted(seen)
+    assert [value for value in seen if value % 2_000] == []
+
+
+def test_open__again__is_idempotent(ledger: Ledger) -> None:
+    """The worker opens until it succeeds."""
+    ledger.open()
+    assert ledger.settle(batch_of(make_event("a"))).counted == {"a"}
+
+
+def test_close__closed_already__is_fine(ledger: Ledger) -> None:
+    """Shutdown may come twice."""
+    ledger.close()
+    ledger.close()
+
+
+# -- an absent ledger
+
+
+def test_ledger__that_cannot_be_opened__is_unavailable_in_every_verb(tmp_path: Path) -> None:
+    """ "Not now" is one exception, whatever the store's reason."""
+    (tmp_path / "file").write_text("in the way")
+    ledger = _over_file(tmp_path / "file")
+    with pytest.raises(LedgerUnavailable, match="unable to open"):
+        ledger.open()
+    with pytest.raises(LedgerUnavailable):
+        ledger.settle(Batch())
+    with pytest.raises(LedgerUnavailable):
+        ledger.state((), NOON_US)
+    with pytest.raises(LedgerUnavailable):
+        ledger.report(TODAY_US, NOON_US)
+
+
+def test_forget_after_fork__both_connections__are_made_anew(tmp_path: Path) -> None:
+    """A child works on connections of its own."""
+    ledger = _over_file(tmp_path)
+    ledger.settle(batch_of(make_event("a")))
+    ledger.state((), NOON_US)
+    ledger.forget_after_fork()
+    assert ledger.settle(batch_of(make_event("b"))).counted == {"b"}
+    assert ledger.state(ask("ann", period_key()), NOON_US).users["ann"].spent == {
+        period_key(): 2_000
+    }
+    ledger.close()

@@ -1,0 +1,97 @@
+"""How the demo writes: for people on a terminal, in plain lines everywhere else."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from paygent import GuardResult
+from paygent.cli.demo import ShowWatch, is_for_people, make_console, outcome_table
+from paygent.core.period import to_datetime
+from paygent.core.report import Margin, UsageRow
+from paygent.demo.story import USERS, DemoUser, Outcome
+
+_DOLLAR = 10**9
+_LOSS = Outcome(
+    (Margin("power", 2, 140 * _DOLLAR, 49 * _DOLLAR, (UsageRow("power", "m", 2, 1, 1, 140),)),), 0
+)
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class AsciiPipe(io.StringIO):
+    """A pipe that can carry ASCII only."""
+
+    encoding = "ascii"
+
+
+@pytest.mark.parametrize(
+    ("stream", "environ", "expected"),
+    [
+        (Terminal(), {"TERM": "xterm"}, True),
+        (Terminal(), {"TERM": "dumb"}, False),
+        (Terminal(), {"TERM": "xterm", "CI": "true"}, False),
+        (io.StringIO(), {"TERM": "xterm"}, False),
+    ],
+)
+def test_is_for_people__terminals_and_others__told_apart(
+    stream: io.StringIO, environ: dict[str, str], expected: bool
+) -> None:
+    """Only a real terminal outside CI gets bars and colours."""
+    assert expected is is_for_people(stream, environ)
+
+
+def test_watch__in_a_pipe__writes_plain_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets a line per quarter and one per limit, without control characters, even where
+    colours are forced.
+    """
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    out = io.StringIO()
+    watch = ShowWatch(make_console(out, {}), (DemoUser("u", USERS[0].steps, 8),))
+    result = GuardResult("soft_gate", "model_limit:m", 0.83, 41.0, 50.0, "u has used 41 of 50")
+    with watch.shown():
+        for _ in range(2):
+            watch.warned(to_datetime(0), result)
+            watch.refused(to_datetime(0), result)
+        for _ in range(8):
+            watch.called("u")
+    lines = out.getvalue().splitlines()
+    assert [line.split()[0] for line in lines] == ["warning", "blocked", "2", "4", "6", "8"]
+    assert "u has used 41 of 50 (83%)" in lines[0]
+    assert not any(ord(each) < 32 for line in lines for each in line)
+
+
+def test_watch__on_a_terminal__draws_bars_and_writes_above_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A terminal gets a bar per user, and the warning as a line of its own."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    out = Terminal()
+    watch = ShowWatch(make_console(out, {"TERM": "xterm"}), (DemoUser("u", USERS[0].steps, 2),))
+    with watch.shown():
+        watch.called("u")
+        watch.warned(to_datetime(0), GuardResult("soft_gate", "r", 0.8, 4.0, 5.0, "u has used 4"))
+        watch.called("u")
+    assert "\x1b[" in out.getvalue()
+    assert "u has used 4" in out.getvalue()
+    assert "2/2" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stream", "margin"), [(io.StringIO(), "−$91.00"), (AsciiPipe(), "-$91.00")]
+)
+def test_outcome_table__a_loss__keeps_its_sign_in_any_encoding(
+    stream: io.StringIO, margin: str
+) -> None:
+    """A loss is a loss also where the output has no minus sign."""
+    console = make_console(stream, {})
+    console.print(outcome_table(console, _LOSS))
+    assert margin in stream.getvalue()
+    assert "$140.00" in stream.getvalue()

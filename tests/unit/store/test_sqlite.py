@@ -1,0 +1,401 @@
+"""What SQLite alone does: locks, damage, schema versions, and its named statements."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.contract.samples import NOON_US, PRODUCT, ask, batch_of, make_event, period_key
+
+import paygent.store.sqlite as sqlite_module
+from paygent.store.port import StoreUnavailable
+from paygent.store.sqlite import SQL_FOLDER, SqliteStore, load_queries
+from paygent.wire import Batch
+
+_ROOT = Path(__file__).parents[3]
+
+_TABLES = {
+    "accounts",
+    "event_ids",
+    "events",
+    "plans",
+    "rollup_day",
+    "rollup_period",
+    "sessions",
+    "users",
+}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where a store's file may be made."""
+    return str(tmp_path / "store.db")
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process of our own that runs some lines."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=_ROOT,
+    )
+
+
+def make_file(path: str) -> None:
+    """Make an empty store."""
+    store = SqliteStore(path)
+    store.open()
+    store.close()
+
+
+# -- other processes
+
+
+def test_store__locked_by_another_writer__is_unavailable_soon_and_works_later(path: str) -> None:
+    """A busy database is given up for now within a short time; the same batch succeeds later."""
+    store = SqliteStore(path, busy_wait_s=0.02)
+    store.open()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.ingest(PRODUCT, batch_of(make_event("a")))
+    assert time.monotonic() - started < 1.0  # a bound far above the wait of 0.02 s
+    assert store.read(PRODUCT, ask("ann", period_key()), NOON_US).users["ann"].by_model == {}
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
+    store.close()
+
+
+def test_store__locked_while_it_migrates__is_unavailable_and_opens_later(path: str) -> None:
+    """A store that cannot be opened now can be opened when the lock is gone."""
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("PRAGMA journal_mode=WAL")
+    other.execute("BEGIN IMMEDIATE")
+    store = SqliteStore(path, busy_wait_s=0.02)
+    with pytest.raises(StoreUnavailable):
+        store.open()
+    other.execute("ROLLBACK")
+    other.close()
+    store.open()
+    assert store.events(PRODUCT, "ann") == ()
+    store.close()
+
+
+def test_migrate__two_processes_at_once__migrate_once(path: str) -> None:
+    """Processes that start together find one whole schema, whoever made it."""
+    code = (
+        "import sys\n"
+        "from paygent.store.port import StoreUnavailable\n"
+        "from paygent.store.sqlite import SqliteStore\n"
+        "sys.stdin.readline()\n"
+        "for _ in range(50):\n"
+        "    try:\n"
+        "        store = SqliteStore(sys.argv[1])\n"
+        "        store.open()\n"
+        "        break\n"
+        "    except StoreUnavailable:\n"
+        "        pass\n"
+        "print(len(store.events('acme', 'ann')))\n"
+        "store.close()\n"
+    )
+    processes = [run_python(code, path) for _ in range(2)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    outcomes = [process.communicate(timeout=20) for process in processes]
+    assert outcomes == [("0\n", ""), ("0\n", "")]
+    with sqlite3.connect(path) as connection:
+        assert _tables(connection) == _TABLES
+    connection.close()
+
+
+def test_migrate__another_process_was_first__finds_its_schema_under_the_lock(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The version is read again under the write lock, so that a migration never runs twice."""
+    make_file(path)
+    read_version = sqlite_module._schema_version
+    versions = [0]  # as it was before the other process committed
+    monkeypatch.setattr(
+        sqlite_module,
+        "_schema_version",
+        lambda connection: versions.pop() if versions else read_version(connection),
+    )
+    store = SqliteStore(path)
+    store.open()
+    assert store.events(PRODUCT, "ann") == ()
+    store.close()
+
+
+# -- files that are no store
+
+
+def test_open__a_corrupt_file__is_unavailable(path: str) -> None:
+    """What is no database is not overwritten and is said to be unavailable."""
+    Path(path).write_bytes(b"this is no database" * 500)
+    with pytest.raises(StoreUnavailable, match="not a database"):
+        SqliteStore(path).open()
+    assert Path(path).read_bytes() == b"this is no database" * 500
+
+
+def test_store__damaged_while_it_is_open__is_unavailable(path: str) -> None:
+    """Damage that shows later is a failure of that request, not of the process."""
+    store = SqliteStore(path)
+    store.open()
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    store.close()
+    content = bytearray(Path(path).read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    Path(path).write_bytes(content)
+    damaged = SqliteStore(path)
+    with pytest.raises(StoreUnavailable):
+        damaged.ingest(PRODUCT, batch_of(make_event("b")))
+    damaged.close()
+
+
+def test_open__a_path_that_is_a_folder__is_unavailable(tmp_path: Path) -> None:
+    """A place that cannot be a file is said to be unavailable."""
+    with pytest.raises(StoreUnavailable, match="unable to open"):
+        SqliteStore(str(tmp_path)).open()
+
+
+def test_open__a_file_in_place_of_the_folder__is_unavailable(tmp_path: Path) -> None:
+    """A folder that cannot be one is said to be unavailable."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreUnavailable, match="unable to open"):
+        SqliteStore(str(tmp_path / "file" / "store.db")).open()
+
+
+def test_store__never_opened__opens_at_its_first_use(path: str) -> None:
+    """A reader that nobody opened connects by itself."""
+    store = SqliteStore(path)
+    assert store.read(PRODUCT, (), NOON_US).plans == {}
+    store.close()
+
+
+def test_open__an_old_sqlite__is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RETURNING needs 3.35; without it nothing is made."""
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(StoreUnavailable, match="too old"):
+        SqliteStore(path).open()
+    assert not Path(path).exists()
+
+
+# -- a full disk
+
+
+def test_ingest__a_disk_that_is_full__leaves_nothing_and_succeeds_when_there_is_room(
+    path: str,
+) -> None:
+    """A batch that does not fit is not stored in part, claims no id, and fits later."""
+    store = SqliteStore(path)
+    store.open()
+    store.ingest(PRODUCT, batch_of(make_event("a"), questions=ask("ann", period_key())))
+    pages = _pragma(store, "page_count")
+    _pragma(store, f"max_page_count = {pages + 2}")
+    batch = batch_of(
+        *(make_event(f"e{number}", description="x" * 900) for number in range(100)),
+        questions=ask("ann", period_key()),
+    )
+    with pytest.raises(StoreUnavailable, match="full"):
+        store.ingest(PRODUCT, batch)
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
+    answer = store.read(PRODUCT, ask("ann", period_key()), NOON_US)
+    assert answer.users["ann"].spent == {period_key(): 1_000}
+    _pragma(store, "max_page_count = 1000000")
+    answer = store.ingest(PRODUCT, batch)
+    assert len(answer.counted) == 100
+    assert answer.users["ann"].spent == {period_key(): 101_000}
+    store.close()
+
+
+def test_ingest__a_commit_that_fails__can_be_sent_again(path: str) -> None:
+    """A disk that fills up at the commit itself leaves no transaction open behind it."""
+    code = (
+        "import os, resource, signal, sys\n"
+        "from paygent.store.port import StoreUnavailable\n"
+        "from paygent.store.sqlite import SqliteStore\n"
+        "from tests.contract.samples import batch_of, make_event\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "store = SqliteStore(sys.argv[1])\n"
+        "store.ingest('acme', batch_of(make_event('a')))\n"
+        "soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
+        "size = os.path.getsize(sys.argv[1] + '-wal')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (size + 5000, hard))\n"
+        "batch = batch_of(*(make_event(f'e{number}') for number in range(50)))\n"
+        "try:\n"
+        "    store.ingest('acme', batch)\n"
+        "except StoreUnavailable:\n"
+        "    print('unavailable')\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))\n"
+        "print(len(store.ingest('acme', batch).counted))\n"
+    )
+    out, err = run_python(code, path).communicate(timeout=20)
+    assert (out, err) == ("unavailable\n50\n", "")
+
+
+def test_ingest__a_failure_that_ends_the_transaction__is_unavailable_and_nothing_else(
+    path: str,
+) -> None:
+    """SQLite may end a transaction by itself; there is nothing to roll back then."""
+    store = SqliteStore(path)
+    store.open()
+    connection = store._connection
+    assert connection is not None  # it was just opened
+    connection.execute(
+        "CREATE TRIGGER refuse BEFORE INSERT ON rollup_period "
+        "BEGIN SELECT RAISE(ROLLBACK, 'disk on fire'); END"
+    )
+    with pytest.raises(StoreUnavailable, match="disk on fire"):
+        store.ingest(PRODUCT, batch_of(make_event("a")))
+    connection.execute("DROP TRIGGER refuse")
+    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
+    store.close()
+
+
+# -- schema
+
+
+def test_migrate__an_empty_file__has_the_whole_schema_and_its_version(path: str) -> None:
+    """From nothing, every migration runs, and the file says which was the last."""
+    make_file(path)
+    with sqlite3.connect(path) as connection:
+        assert _tables(connection) == _TABLES
+        newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
+        assert connection.execute("PRAGMA user_version").fetchone() == (newest,)
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_migrate__every_table__leads_its_key_with_the_product(path: str) -> None:
+    """Tenants cannot meet by construction."""
+    make_file(path)
+    with sqlite3.connect(path) as connection:
+        first = {
+            table: [name for _, name, *_, rank in _columns(connection, table) if rank == 1]
+            for table in _tables(connection)
+        }
+    connection.close()
+    assert first == {table: ["product_id"] for table in _TABLES}
+
+
+def test_migrate__a_newer_schema__is_refused_and_left_alone(path: str) -> None:
+    """A file of a newer Paygent is not touched by an older one."""
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 999")
+    connection.close()
+    with pytest.raises(StoreUnavailable, match="schema 999"):
+        SqliteStore(path).open()
+    with sqlite3.connect(path) as connection:
+        assert _tables(connection) == set()
+        assert connection.execute("PRAGMA user_version").fetchone() == (999,)
+    connection.close()
+
+
+def test_migrate__a_migration_that_fails__leaves_the_file_as_it_was(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Migrations are one transaction: a later start finds the old schema and tries again."""
+    folder = tmp_path / "sql"
+    (folder / "migrations").mkdir(parents=True)
+    for name in ("queries.sql", "sqlite.sql"):
+        (folder / name).write_text((SQL_FOLDER / name).read_text())
+    (folder / "migrations" / "0001_a.sql").write_text("CREATE TABLE a (b TEXT);\nCREATE TABLE a;\n")
+    monkeypatch.setattr(sqlite_module, "SQL_FOLDER", folder)
+    with pytest.raises(StoreUnavailable):
+        SqliteStore(path).open()
+    with sqlite3.connect(path) as connection:
+        assert _tables(connection) == set()
+        assert connection.execute("PRAGMA user_version").fetchone() == (0,)
+    connection.close()
+
+
+# -- fork
+
+
+def test_forget_after_fork__the_connection__is_dropped_and_not_closed(path: str) -> None:
+    """A child that closed the parent's connection would release the parent's locks."""
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    parents = store._connection
+    assert parents is not None
+    store.forget_after_fork()
+    assert parents.execute("SELECT count(*) FROM events").fetchone() == (1,)
+    assert store.ingest(PRODUCT, batch_of(make_event("b"))).counted == {"b"}
+    store.close()
+    sqlite_module._PARENTS_CONNECTIONS.remove(parents)
+    parents.close()
+
+
+def test_forget_after_fork__nothing_open__changes_nothing(path: str) -> None:
+    """A store that was never used has nothing of the parent's."""
+    store = SqliteStore(path)
+    before = list(sqlite_module._PARENTS_CONNECTIONS)
+    store.forget_after_fork()
+    assert before == sqlite_module._PARENTS_CONNECTIONS
+
+
+# -- named statements
+
+
+def _names() -> list[str]:
+    return [
+        name
+        for file in sorted(SQL_FOLDER.glob("*.sql"))
+        for name in re.findall(r"^--\s*name:\s*(\w+)", file.read_text(encoding="utf-8"), re.M)
+    ]
+
+
+def test_queries__every_name__is_given_once() -> None:
+    """Of two statements of one name, one would silently override the other."""
+    assert [name for name, times in Counter(_names()).items() if times > 1] == []
+
+
+def test_queries__every_name__is_used_by_the_adapter() -> None:
+    """No statement is dead, and none that the adapter calls is missing."""
+    source = Path(sqlite_module.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r"_queries\.(\w+)\(", source)) == set(_names())
+
+
+def test_queries__loaded__are_all_there() -> None:
+    """Every named statement can be called."""
+    queries = load_queries()
+    assert [name for name in _names() if not callable(getattr(queries, name, None))] == []
+
+
+def test_transaction__an_empty_batch__commits(path: str) -> None:
+    """A batch with nothing in it opens no transaction that stays."""
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, Batch())
+    other = SqliteStore(path, busy_wait_s=0.02)
+    assert other.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
+    store.close()
+    other.close()
+
+
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return {str(name) for (name,) in rows}
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
+    return connection.execute(f"PRAGMA table_info({table})").fetchall()
+
+
+def _pragma(store: SqliteStore, pragma: str) -> int:
+    connection = store._connection
+    assert connection is not None  # the caller has opened it
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])

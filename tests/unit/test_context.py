@@ -1,0 +1,480 @@
+"""Whose call it is: blocks, decorators, and what they make of ids and metadata."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import inspect
+import json
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from typing import Any
+from uuid import UUID
+
+import openai
+import pytest
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES
+
+from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context, paygent_track
+from paygent.context import Identity, current, read_metadata, read_user_id
+from paygent.failopen import failures
+from paygent.testing import FakeProvider
+
+Init = Callable[..., Paygent]
+
+
+def who() -> str | None:
+    """The user whose calls are made here."""
+    identity = current.get()
+    return identity.user_id if identity is not None else None
+
+
+def here() -> tuple[Any, Any, Any, Any]:
+    """User, session, plan and metadata of this place."""
+    identity = current.get()
+    if identity is None:
+        return (None, None, None, None)
+    return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
+
+
+# -- blocks
+
+
+def test_context__nested_blocks__the_inner_user_wins_and_the_outer_comes_back() -> None:
+    """Blocks nest like functions do."""
+    seen = [who()]
+    with paygent_context("a"):
+        seen.append(who())
+        with paygent_context("b"):
+            seen.append(who())
+        seen.append(who())
+    assert [*seen, who()] == [None, "a", "b", "a", None]
+
+
+def test_context__an_inner_block_of_the_same_user__inherits_what_it_does_not_name() -> None:
+    """Session, plan and metadata of the same user go on; what is named anew wins."""
+    with paygent_context("a", "s1", "pro", {"x": 1, "y": 1}):
+        with paygent_context("a"):
+            assert here() == ("a", "s1", "pro", {"x": 1, "y": 1})
+        with paygent_context("a", "s2", metadata={"y": 2, "z": 3}):
+            assert here() == ("a", "s2", "pro", {"x": 1, "y": 2, "z": 3})
+
+
+def test_context__an_inner_block_of_another_user__inherits_nothing() -> None:
+    """Nobody's session or metadata lands on somebody else."""
+    with paygent_context("a", "s1", "pro", {"x": 1}), paygent_context("b"):
+        assert here() == ("b", None, None, None)
+
+
+def test_context__a_missing_user_inside__is_missing_and_not_the_outer_one() -> None:
+    """A user id that got lost must not be billed to whoever is around."""
+    with paygent_context("a"), paygent_context(None):
+        assert who() is None
+
+
+def test_context__one_object_entered_twice__leaves_in_order() -> None:
+    """A block object can be kept and entered again, even inside itself."""
+    block = paygent_context("a")
+    with block:
+        with block:
+            assert who() == "a"
+        assert who() == "a"
+    assert who() is None
+
+
+def test_context__an_exception__passes_and_the_block_ends() -> None:
+    """A block swallows nothing."""
+    with pytest.raises(KeyError), paygent_context("a"):
+        raise KeyError("x")
+    assert who() is None
+
+
+async def test_context__async_blocks__are_each_tasks_own() -> None:
+    """Tasks at the same time have their own users."""
+
+    async def one(user: str) -> str | None:
+        async with paygent_context(user_id=user):
+            await asyncio.sleep(0)
+            return who()
+
+    seen = await asyncio.gather(one("a"), one("b"))
+    assert list(seen) == ["a", "b"]
+    assert who() is None
+
+
+def test_context__left_in_another_context__is_swallowed() -> None:
+    """A block entered here and left elsewhere (a generator closed by another task) is no error."""
+    block = paygent_context("a")
+    contextvars.copy_context().run(block.__enter__)
+    block.__exit__(None, None, None)
+    block.__exit__(None, None, None)
+    assert who() is None
+
+
+# -- ids
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a", "a"),
+        ("x" * 255, "x" * 255),
+        (42, "42"),
+        (0, "0"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (None, None),
+        ("", None),
+        ("x" * 256, None),
+        (True, None),
+        (1.5, None),
+        (b"a", None),
+        (10**300, None),
+    ],
+)
+def test_read_user_id__each_type__is_text_or_missing(given: Any, expected: str | None) -> None:
+    """Text, int and UUID are ids; all else is treated as missing."""
+    assert read_user_id(given) == expected
+
+
+def test_read_user_id__a_subclass_of_str__is_its_text() -> None:
+    """An enum member or a marked string is read as the text that it is."""
+
+    class Marked(str):
+        """A string of the application's own."""
+
+    found = read_user_id(Marked("a"))
+    assert (found, type(found)) == ("a", str)
+
+
+def test_read_user_id__unusable_ids__are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The type is named, never the value; None says nothing, since it is a policy's matter."""
+    for bad in (1.5, object(), None, "y" * 300):
+        read_user_id(bad)
+    assert [record.getMessage() for record in caplog.records] == [
+        "paygent: a user_id of type float is not usable (1 to 255 characters are); "
+        "treated as missing"
+    ]
+    assert failures.counts["bad_user_id"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("s", "s"), (7, "7"), (UUID(int=1), str(UUID(int=1))), (None, None), ("", None), (2.5, None)],
+)
+def test_identity__session_ids__are_read_like_user_ids(given: Any, expected: str | None) -> None:
+    """A session id that cannot be used is ignored, and said."""
+    assert Identity("u", given).session_id == expected
+    assert ("bad_session_id" in failures.counts) is (given not in (None, "s", 7, UUID(int=1)))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [("pro", "pro"), ("", None), (5, None), (None, None)]
+)
+def test_identity__a_plan_that_is_no_name__is_ignored(given: Any, expected: str | None) -> None:
+    """A plan is a non-empty string."""
+    assert Identity("u", plan=given).plan == expected
+
+
+# -- metadata
+
+
+def test_read_metadata__within_bounds__is_kept_with_its_json() -> None:
+    """Plain values stay as they are, others become text."""
+    kept, text = read_metadata({"a": 1, "b": None, "c": UUID(int=1), 4: True})
+    assert kept == {"a": 1, "b": None, "c": str(UUID(int=1)), "4": True}
+    assert json.loads(text) == kept
+
+
+@pytest.mark.parametrize("empty", [None, {}, ""])
+def test_read_metadata__nothing__is_none(empty: Any) -> None:
+    """No metadata costs nothing."""
+    assert read_metadata(empty) == (None, "")
+
+
+def test_read_metadata__too_many_keys__keeps_the_first_16(caplog: pytest.LogCaptureFixture) -> None:
+    """The excess is dropped and said."""
+    kept, _ = read_metadata({f"k{number}": number for number in range(17)})
+    assert kept == {f"k{number}": number for number in range(16)}
+    assert "up to 16 keys and 1000 bytes" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["x", "é", "\U0001f600", '"', "\\", "\n"])
+def test_read_metadata__too_large__stays_within_1000_bytes(text: str) -> None:
+    """The bound is on the JSON as it is stored, whatever the alphabet."""
+    kept, stored = read_metadata({"first": 1, "big": text * 1000, "small": 2})
+    assert kept == {"first": 1}
+    fitting, stored = read_metadata({f"k{number}": text * 40 for number in range(16)})
+    assert fitting
+    assert len(stored.encode()) <= 1000
+
+
+@pytest.mark.parametrize("bad", [[1], 5, "text"])
+def test_read_metadata__that_is_no_dict__is_dropped_and_counted(
+    bad: Any, swallowed: Swallowed
+) -> None:
+    """Metadata never breaks a call."""
+    swallowed.expect("metadata")
+    assert read_metadata(bad) == (None, "")
+
+
+# -- decorators
+
+
+def test_track__a_function__runs_as_its_user() -> None:
+    """The decorator is a block around the function, which keeps its name and result."""
+
+    @paygent_track("a", "s1", metadata={"x": 1})
+    def work(number: int) -> tuple[int, Any]:
+        """Do some work."""
+        return number, here()
+
+    assert work(3) == (3, ("a", "s1", None, {"x": 1}))
+    assert (work.__name__, work.__doc__, who()) == ("work", "Do some work.", None)
+
+
+def test_track__as_a_method_of_paygent__is_the_same() -> None:
+    """`pg.track` needs no instance state."""
+
+    @Paygent.track("a")
+    def work() -> str | None:
+        return who()
+
+    assert work() == "a"
+
+
+async def test_track__a_coroutine_function__stays_one_and_runs_as_its_user() -> None:
+    """Frameworks that look for coroutine functions still find one."""
+
+    @paygent_track("a")
+    async def work() -> str | None:
+        await asyncio.sleep(0)
+        return who()
+
+    assert inspect.iscoroutinefunction(work)
+    assert await work() == "a"
+    assert who() is None
+
+
+def test_track__without_a_user__keeps_the_surrounding_one() -> None:
+    """A decorator may add a session or metadata only."""
+
+    @paygent_track(session_id="s9")
+    def work() -> Any:
+        return here()[:2]
+
+    with paygent_context("outer"):
+        assert work() == ("outer", "s9")
+    assert work() == (None, "s9")
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "expected"),
+    [(("b",), {}, "b"), ((), {"whose": 7}, "7"), ((), {}, "fallback")],
+)
+def test_track__with_user_id_param__takes_the_functions_own_argument(
+    args: tuple[Any, ...], kwargs: dict[str, Any], expected: str
+) -> None:
+    """Positional, by name, or the parameter's default: the function's user wins."""
+
+    @paygent_track("a", user_id_param="whose")
+    def work(whose: Any = "fallback") -> str | None:
+        return who()
+
+    assert work(*args, **kwargs) == expected
+
+
+def test_track__a_parameter_that_is_not_there__takes_the_named_user() -> None:
+    """Where the function has no such parameter, `user_id` counts."""
+
+    @paygent_track("a", user_id_param="nobody")
+    def work() -> str | None:
+        return who()
+
+    assert work() == "a"
+
+
+def test_track__a_call_with_wrong_arguments__raises_the_functions_own_error(
+    swallowed: Swallowed,
+) -> None:
+    """Our look at the arguments never replaces Python's."""
+    swallowed.expect("user_id_param")
+
+    @paygent_track("a", user_id_param="whose")
+    def work(whose: str) -> None:
+        """Need one argument."""
+
+    with pytest.raises(TypeError, match="takes 1 positional argument"):
+        work("x", "y")  # type: ignore[call-arg]
+
+
+def test_track__a_generator__has_its_user_inside_and_not_outside() -> None:
+    """The consumer of a generator keeps its own user between the steps."""
+
+    @paygent_track("a")
+    def steps() -> Generator[Any, Any, str]:
+        got = yield who()
+        yield (got, who())
+        return "done"
+
+    assert inspect.isgeneratorfunction(steps)
+    generator = steps()
+    with paygent_context("consumer"):
+        seen = [next(generator), who(), generator.send("sent"), who()]
+        with pytest.raises(StopIteration) as stop:
+            next(generator)
+    assert seen == ["a", "consumer", ("sent", "a"), "consumer"]
+    assert stop.value.value == "done"
+
+
+def test_track__a_generator_closed_early__closes_the_function() -> None:
+    """Clean-up code of the function runs when its consumer leaves."""
+    closed: list[bool] = []
+
+    @paygent_track("a")
+    def steps() -> Iterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            closed.append(True)
+
+    generator = steps()
+    next(generator)
+    generator.close()  # type: ignore[attr-defined]
+    assert closed == [True]
+
+
+def test_track__an_exception_thrown_into_a_generator__reaches_the_function() -> None:
+    """`throw` arrives where the function waits, as it would without the decorator."""
+
+    @contextlib.contextmanager
+    @paygent_track("a")
+    def guarded() -> Iterator[str]:
+        try:
+            yield "in"
+        except KeyError:
+            seen.append("handled")
+
+    seen: list[str] = []
+    with guarded() as inside:
+        seen.append(inside)
+        raise KeyError("x")
+    assert seen == ["in", "handled"]
+
+
+async def test_track__an_async_generator__has_its_user_inside_and_not_outside() -> None:
+    """The consumer of an async generator keeps its own user between the steps."""
+    closed: list[bool] = []
+
+    @paygent_track(user_id_param="whose")
+    async def steps(whose: str) -> AsyncIterator[str | None]:
+        try:
+            yield who()
+            await asyncio.sleep(0)
+            yield who()
+        finally:
+            closed.append(True)
+
+    assert inspect.isasyncgenfunction(steps)
+    seen: list[str | None] = []
+    async for inside in steps("a"):
+        seen += [inside, who()]
+    assert seen == ["a", None, "a", None]
+    early: Any = steps("b")
+    assert await anext(early) == "b"
+    await early.aclose()
+    assert closed == [True, True]
+
+
+async def test_track__values_sent_into_an_async_generator__reach_the_function() -> None:
+    """`asend` gives the function its value, as it would without the decorator."""
+
+    @paygent_track("a")
+    async def steps() -> Any:
+        got = yield "first"
+        yield got
+
+    generator = steps()
+    assert await anext(generator) == "first"
+    received = await generator.asend("sent")
+    await generator.aclose()
+    assert received == "sent"
+
+
+async def test_track__an_exception_thrown_into_an_async_generator__reaches_the_function() -> None:
+    """`athrow` arrives where the function waits, as it would without the decorator."""
+    seen: list[str] = []
+
+    @contextlib.asynccontextmanager
+    @paygent_track("a")
+    async def guarded() -> AsyncIterator[None]:
+        try:
+            yield
+        except KeyError:
+            seen.append("handled")
+
+    async with guarded():
+        raise KeyError("x")
+    assert seen == ["handled"]
+
+
+# -- a plan that a context names
+
+
+@pytest.fixture
+def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
+    """A client of the fake provider, without retries."""
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
+        yield made
+
+
+def call(client: openai.OpenAI) -> Any:
+    """Make one call of $0.00045."""
+    return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=20)
+
+
+def test_context__a_plan_for_an_unassigned_user__counts_and_is_kept(
+    init: Init, client: openai.OpenAI
+) -> None:
+    """Nobody assigned the user, so the context's plan is theirs from now on."""
+    pg = init()
+    pg.configure_plan("tiny", PlanConfig(max_spend_per_period=0.0004))
+    with paygent_context("u1", plan="tiny"):
+        call(client)
+    with paygent_context("u1"), pytest.raises(PaygentLimitExceeded):
+        call(client)
+    pg.shutdown()
+    again = init()
+    with paygent_context("u1"), pytest.raises(PaygentLimitExceeded):
+        call(client)
+    assert again.get_usage("u1").period_cost_nano == 450_000
+
+
+def test_context__a_plan_for_an_assigned_user__is_ignored_and_said_once(
+    init: Init, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An assignment is the operator's word; a context does not overrule it."""
+    pg = init()
+    pg.configure_plan("tiny", PlanConfig(max_spend_per_period=0))
+    pg.configure_plan("pro", PlanConfig())
+    pg.assign_plan("u1", "pro")
+    with paygent_context("u1", plan="tiny"):
+        call(client)
+        call(client)
+    with paygent_context("u1", plan="pro"):
+        call(client)
+    assert caplog.text.count("names plan tiny for a user who has another one") == 1
+    assert failures.counts["context_plan"] == 2
+
+
+def test_context__an_unknown_plan__is_ignored_and_said(
+    init: Init, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A plan that nobody configured puts nobody on it."""
+    pg = init()
+    with paygent_context("u1", plan="nope"):
+        call(client)
+    assert "names plan nope, which is not configured" in caplog.text
+    assert pg.start_session("u2").plan == "default"
+    assert [row.user_id for row in pg.report()] == ["u1"]

@@ -1,0 +1,131 @@
+"""The only guard that swallows: what passes, what is counted, and what is said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from tests.conftest import Swallowed
+
+from paygent import GuardResult, PaygentLimitExceeded
+from paygent.failopen import Failures, attempt, failures, isolate, isolate_async
+
+
+def fail(error: BaseException) -> Any:
+    """Raise what is given."""
+    raise error
+
+
+def test_attempt__an_action_that_works__returns_its_result() -> None:
+    """A guard adds nothing to what goes well."""
+    assert attempt("kind", max, 2, 3) == 3
+    assert failures.counts == {}
+
+
+def test_attempt__an_action_that_fails__is_none_counted_and_said_once(
+    swallowed: Swallowed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names the kind and the type, never the message, which may quote a user's text."""
+    swallowed.expect("kind")
+    results = [attempt("kind", fail, ValueError("secret text")) for _ in range(3)]
+    assert results == [None] * 3
+    assert failures.counts == {"kind": 3}
+    assert [each.getMessage() for each in caplog.records] == [
+        "paygent: kind failed (ValueError); the call goes on"
+    ]
+    assert caplog.records[0].name == "paygent"
+    assert "secret" not in caplog.text
+
+
+def test_attempt__at_debug_level__shows_the_traceback(
+    swallowed: Swallowed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever asks for it sees where it failed."""
+    swallowed.expect("kind")
+    with caplog.at_level(logging.DEBUG, logger="paygent"):
+        attempt("kind", fail, ValueError("x"))
+    assert caplog.records[-1].exc_info is not None
+
+
+def test_attempt__a_refusal__passes() -> None:
+    """`PaygentLimitExceeded` is the one exception that is meant for the application."""
+    refusal = PaygentLimitExceeded(GuardResult("hard_gate", "total_spend", message="no"))
+    with pytest.raises(PaygentLimitExceeded) as caught:
+        attempt("kind", fail, refusal)
+    assert caught.value is refusal
+    assert failures.counts == {}
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), SystemExit(2), GeneratorExit(), asyncio.CancelledError()]
+)
+def test_attempt__what_is_no_exception__passes(error: BaseException) -> None:
+    """Ctrl-C, an exit and a cancellation are the application's."""
+    with pytest.raises(type(error)):
+        attempt("kind", fail, error)
+    assert failures.counts == {}
+
+
+async def test_isolate_async__a_failure__is_counted_and_a_cancellation_passes(
+    swallowed: Swallowed,
+) -> None:
+    """What an async callback raises stays with us, a cancellation does not."""
+
+    async def raises(error: BaseException) -> None:
+        raise error
+
+    swallowed.expect("kind")
+    await isolate_async("kind", raises, ValueError("x"))
+    assert failures.counts == {"kind": 1}
+    with pytest.raises(asyncio.CancelledError):
+        await isolate_async("kind", raises, asyncio.CancelledError())
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(1), KeyboardInterrupt()])
+def test_isolate__whatever_is_raised__stays_on_our_thread(
+    error: BaseException, swallowed: Swallowed
+) -> None:
+    """A callback cannot end a thread that it does not own."""
+    swallowed.expect("kind")
+    isolate("kind", fail, error)
+    assert failures.counts == {"kind": 1}
+
+
+def test_say__an_observation__is_counted_each_time_and_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Once per kind, with its figures."""
+    for number in (1, 2):
+        failures.say("kind", "%s of %d", "one", number)
+    assert caplog.messages == ["paygent: one of 1"]
+    assert failures.counts == {"kind": 2}
+
+
+def test_failures__kinds_without_end__stay_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Kinds are made from model names too: neither memory nor the log may grow with them."""
+    own = Failures()
+    for number in range(2_000):
+        own.say(f"unpriced:model-{number}", "model %s has no price", number)
+    assert len(caplog.records) <= 200
+    assert len(own.counts) <= 201
+
+
+def test_failures__a_listener__hears_of_failures_and_not_of_observations() -> None:
+    """Tests turn what production swallows into failures by listening."""
+    own = Failures()
+    heard: list[str] = []
+    own.listeners.append(lambda kind, error: heard.append(f"{kind} {error}"))
+    own.say("said", "text")
+    own.note("failed", ValueError("x"))
+    assert heard == ["failed x"]
+
+
+def test_renew_after_fork__a_lock_that_was_held__does_not_stop_the_child() -> None:
+    """The child counts on, whatever a thread of the parent held."""
+    own = Failures()
+    own._lock.acquire()
+    own.renew_after_fork()
+    own.say("kind", "text")
+    assert own.counts == {"kind": 1}

@@ -1,0 +1,74 @@
+"""Ids of events and sessions: UUIDs that sort by time and never repeat, and those of keys."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from paygent import ids
+from paygent.ids import id_of_key, new_id
+
+AT_US = 1_795_000_000_123_456
+
+
+def test_new_id__of_a_time__is_a_uuid_of_version_7_with_its_milliseconds() -> None:
+    """Version, variant and the 48 bits of time are where RFC 9562 puts them."""
+    text = new_id(AT_US)
+    made = uuid.UUID(text)
+    assert (str(made), made.version, made.variant) == (text, 7, uuid.RFC_4122)
+    assert made.int >> 80 == AT_US // 1000
+
+
+@pytest.mark.parametrize("at_us", [0, 999, AT_US, 2**58])
+def test_new_id__of_any_time__keeps_its_layout(at_us: int) -> None:
+    """The first and the last moments have ids of the same shape."""
+    made = uuid.UUID(new_id(at_us))
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
+    assert made.int >> 80 == (at_us // 1000) % 2**48
+
+
+def test_new_id__of_later_times__sorts_after() -> None:
+    """Text order is time order, to the millisecond."""
+    made = [new_id(AT_US + step * 1000) for step in range(200)]
+    assert made == sorted(made)
+
+
+def test_new_id__many_of_one_moment__are_all_different() -> None:
+    """74 random bits keep the calls of one millisecond apart."""
+    assert len({new_id(AT_US) for _ in range(20_000)}) == 20_000
+
+
+def test_new_id__the_random_bits__all_vary() -> None:
+    """No random bit is stuck at 0 or 1."""
+    made = [uuid.UUID(new_id(AT_US)).int for _ in range(500)]
+    free = (1 << 76) - (1 << 64) | (1 << 62) - 1  # rand_a and rand_b
+    ever = never = 0
+    for each in made:
+        ever |= each
+        never |= ~each
+    assert ever & never & free == free
+
+
+def test_id_of_key__the_same_key__is_the_same_id_for_ever() -> None:
+    """A literal: the ids of keys are in people's ledgers and must never change."""
+    expected = uuid.uuid5(uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10"), "p\x1fu\x1fk")
+    assert id_of_key("p", "u", "k") == str(expected)
+
+
+def test_id_of_key__product_user_and_key__are_kept_apart() -> None:
+    """No product meets another's, no user another's."""
+    made = {id_of_key(*each) for each in [("p", "u", "k"), ("q", "u", "k"), ("p", "v", "k")]}
+    made |= {id_of_key("p", "u", "l"), id_of_key("pu", "", "k"), id_of_key("p", "", "uk")}
+    assert len(made) == 6
+
+
+def test_renew_after_fork__two_processes_of_one_state__make_different_ids() -> None:
+    """A forked child seeds anew, so it does not make its parent's ids."""
+    state = ids._random.getstate()
+    ours = new_id(AT_US)
+    ids._random.setstate(state)
+    assert new_id(AT_US) == ours
+    ids._random.setstate(state)
+    ids.renew_after_fork()
+    assert new_id(AT_US) != ours
