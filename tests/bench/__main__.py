@@ -1,8 +1,9 @@
 """`make bench`: what a call pays for Paygent.
 
-Three figures per run: the hot loop (a stubbed provider, nothing but our path), the same by step, and the
-path inside real SDK calls, each metered call beside a bare one so that drift hits both alike. With
-`--reference PYTHON` the last is also measured there, for another `paygent` installed in that environment.
+Three figures per run: the hot loop (a stubbed provider, nothing but our path), the same by step,
+and the path inside real SDK calls, each metered call beside a bare one so that drift hits both
+alike. With `--reference PYTHON` the last is also measured there, for another `paygent` installed in
+that environment.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def measure(action: Callable[[], object], rounds: int) -> list[int]:
 
 def hot_loop(rounds: int) -> None:
     """Measure begin and settle around nothing, whole and by step."""
-    from paygent import Paygent, PlanConfig, paygent_context
+    from paygent import ModelLimitConfig, Paygent, PlanConfig, paygent_context
     from paygent.call import Call, Request
     from paygent.core.estimate import measure as measure_body
     from paygent.core.event import encode_end
@@ -57,7 +58,8 @@ def hot_loop(rounds: int) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
-        plan = PlanConfig(max_spend_per_period=10**6, model_limits={"gpt-4o": 10**12})
+        limits = {"gpt-4o": ModelLimitConfig(10**12)}
+        plan = PlanConfig(max_spend_per_period=10**6, model_limits=limits)
         pg.configure_plan("bench", plan)
         pg.assign_plan("user", "bench")
         body = {
@@ -136,7 +138,8 @@ def in_situ(python: str, rounds: int, label: str) -> dict[str, float]:
         return {}
     figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     print(
-        f"  {label:<24} bare p50 {figures['bare_p50']:7.0f} µs  added p50 {figures['added_p50']:6.1f} µs"
+        f"  {label:<24} bare p50 {figures['bare_p50']:7.0f} µs"
+        f"  added p50 {figures['added_p50']:6.1f} µs"
         f"  added p99 {figures['added_p99']:7.1f} µs"
     )
     return figures
@@ -150,7 +153,8 @@ def import_time() -> None:
         for _ in range(5)
     ]
     print(
-        f"import paygent: {min(readings):.0f} ms best, {sorted(readings)[2]:.0f} ms median of 5 (budget 60 ms)"
+        f"import paygent: {min(readings):.0f} ms best, {sorted(readings)[2]:.0f} ms median of 5 "
+        "(budget 60 ms)"
     )
 
 

@@ -6,7 +6,7 @@ Paygent patched them; metered and bare calls alternate, so that whatever else th
 both alike.
 """
 
-SCRIPT = r'''
+SCRIPT = r"""
 import json, os, sys, tempfile, time, warnings
 warnings.simplefilter("ignore")
 import httpx2
@@ -70,4 +70,4 @@ def at(values, share):
 print(json.dumps({"bare_p50": at(bare, .5),
                   "added_p50": at(metered, .5) - at(bare, .5),
                   "added_p99": at(metered, .99) - at(bare, .99)}))
-'''
+"""

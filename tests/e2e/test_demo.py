@@ -166,8 +166,8 @@ def test_demo__interrupted__leaves_nothing_behind(machine: Machine) -> None:
     """Ctrl-C in the middle ends the command, its provider and its folder."""
     demo = machine.start()
     assert demo.stdout is not None
-    while "calls" not in demo.stdout.readline():
-        pass
+    while "calls" not in (line := demo.stdout.readline()):
+        assert line, "the command ended before its first calls"
     assert len(machine.processes()) == 2
     demo.send_signal(signal.SIGINT)
     demo.communicate(timeout=_DEMO_WAIT_S)

@@ -1,4 +1,4 @@
-"""P10: bad input gets one error with every finding, each naming field, value and rule; nothing is lost."""
+"""P10: bad input gets one error with every finding, naming field, value, rule; nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""P1: whatever fails inside Paygent, the application gets the provider's own answer or exception."""
+"""P1: whatever fails inside Paygent, the app gets the provider's own answer or exception."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import openai
 import pytest
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES, drain
+from tests.promises.scripts import run
 
 from paygent import Paygent, paygent_context
 from paygent.ledger.accounts import Accounts
@@ -18,9 +21,6 @@ from paygent.meter import Meter
 from paygent.prices.catalogue import Catalogue
 from paygent.sync.journal import Journal
 from paygent.testing import Answer, FakeProvider
-from tests.conftest import Swallowed
-from tests.instrument.shapes import MESSAGES, drain
-from tests.promises.scripts import run
 
 Init = Callable[..., Paygent]
 
@@ -102,10 +102,10 @@ def test_p1__usage_that_cannot_be_read__settles_the_estimate(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
 ) -> None:
     """An answer whose usage our reader chokes on counts as estimated."""
-    from paygent.instrument import openai as names
+    from paygent.instrument import funnel
 
-    route = names._ROUTES["/chat/completions"]
-    monkeypatch.setitem(names._ROUTES, "/chat/completions", route._replace(read=broken))
+    found = funnel._route_of
+    monkeypatch.setattr(funnel, "_route_of", lambda *args: found(*args)._replace(read=broken))  # type: ignore[union-attr]
     swallowed.expect("usage")
     with paygent_context(user_id="u1"):
         call(client, max_tokens=10)
@@ -234,9 +234,10 @@ async def test_p1__on_an_event_loop__nothing_of_ours_does_io_but_the_append(
     watching = False
 
     def audit(event: str, args: tuple[Any, ...]) -> None:
-        if watching and threading.get_ident() == loop_thread:
-            if event.startswith("sqlite3") or (event == "open" and "journal" in str(args[0])):
-                seen.append(event)
+        if not watching or threading.get_ident() != loop_thread:
+            return
+        if event.startswith("sqlite3") or (event == "open" and "journal" in str(args[0])):
+            seen.append(event)
 
     sys.addaudithook(audit)
     async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as client:
@@ -289,7 +290,8 @@ pg = paygent.Paygent.init(api_key="pg_live_x", base_url="http://127.0.0.1:9", db
 import openai
 client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
 with paygent.paygent_context(user_id=object()):
-    print(client.chat.completions.create(model="nobody-knows", messages=[{"role": "user", "content": "x"}]).id)
+    messages = [{"role": "user", "content": "x"}]
+    print(client.chat.completions.create(model="nobody-knows", messages=messages).id)
 pg.shutdown()
 client.close()
 """

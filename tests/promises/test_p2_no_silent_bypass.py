@@ -7,12 +7,12 @@ from typing import Any
 
 import openai
 import pytest
+from tests.instrument.shapes import MESSAGES, Metered
+from tests.promises.scripts import run
 
 from paygent import Paygent, paygent_context
 from paygent.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
-from tests.instrument.shapes import MESSAGES, Metered
-from tests.promises.scripts import run
 
 Init = Callable[..., Paygent]
 
@@ -22,7 +22,8 @@ import sys
 {second}
 client = openai.OpenAI(max_retries=0)
 with paygent.paygent_context(user_id="u1"):
-    print(client.chat.completions.create(model="gpt-4o", messages=[{{"role": "user", "content": "x"}}]).id)
+    messages = [{{"role": "user", "content": "x"}}]
+    print(client.chat.completions.create(model="gpt-4o", messages=messages).id)
 usage = pg.get_usage("u1")
 print(usage.period_cost, sorted(pg.health()["counts"]))
 pg.shutdown()
@@ -39,7 +40,7 @@ INIT = "import paygent; pg = paygent.Paygent.init(api_key='pg_live_x', db_path=s
 def test_p2__either_order_of_init_and_import__meters_an_unchanged_app(
     first: str, second: str, fake: FakeProvider, db_path: str
 ) -> None:
-    """OPENAI_BASE_URL at a local server, an api_key, no backend: the answer comes, metered, one warning."""
+    """OPENAI_BASE_URL at a local server, an api_key, no backend: answered, metered, one warning."""
     out, err = run(
         APP.format(first=first, second=second),
         db_path,
@@ -56,7 +57,7 @@ def test_p2__either_order_of_init_and_import__meters_an_unchanged_app(
 def test_p2__a_peer_that_wraps_the_client_class__is_noticed_and_the_call_counts_once(
     init: Init, fake: FakeProvider
 ) -> None:
-    """Another instrumentation that owned `request` first, or took it later: gated, and counted once."""
+    """Another instrumentation that owned `request` first, or took it later: gated, counted once."""
     pg = init()
     metered = Metered(pg)
     original = openai.OpenAI.request
@@ -81,7 +82,7 @@ def test_p2__a_peer_that_wraps_the_client_class__is_noticed_and_the_call_counts_
 def test_p2__a_peer_that_skips_our_hook__cannot_bypass_the_gate(
     init: Init, fake: FakeProvider
 ) -> None:
-    """A peer that kept the SDK's own method from before `init` and calls that: the hook is put on top."""
+    """A peer that calls the SDK's own method, kept from before `init`: the hook is put on top."""
     bare = openai.OpenAI.request
 
     def peer(self: Any, *args: Any, **kwargs: Any) -> Any:

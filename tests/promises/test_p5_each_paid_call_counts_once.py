@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import openai
+from tests.instrument.shapes import MESSAGES
+from tests.promises.scripts import kill, read_line, run, start
 
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.testing import FakeProvider
-from tests.instrument.shapes import MESSAGES
-from tests.promises.scripts import kill, read_line, run, start
 
 Init = Callable[..., Paygent]
 
@@ -78,7 +78,8 @@ def test_p5__kill_9_with_the_database_locked__and_again_in_the_replay__counts_20
 ) -> None:
     """Locked from before the first call until the kill; then killed in the middle of the replay."""
     run(
-        "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]); pg.record_event('other', cost=0); pg.flush()",
+        "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]);"
+        "pg.record_event('other', cost=0); pg.flush()",
         db_path,
     )
     locker = sqlite3.connect(db_path, isolation_level=None)
@@ -98,8 +99,11 @@ def test_p5__kill_9_with_the_database_locked__and_again_in_the_replay__counts_20
     assert read_line(replayed) == "replayed"  # stored, but the segments are still there
     kill(replayed)
     assert any(Path(db_path + ".journal").rglob("*.seg"))
-    code = "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]); print([(r.user_id, r.calls, r.cost_nano) for r in pg.report()])"
-    out, _ = run(code, db_path)
+    out, _ = run(
+        "import sys, paygent; pg = paygent.Paygent.init(db_path=sys.argv[1]);"
+        "print([(r.user_id, r.calls, r.cost_nano) for r in pg.report()])",
+        db_path,
+    )
     assert "('u1', 20, 9000000)" in out
     assert not any(Path(db_path + ".journal").rglob("*.seg"))
 
@@ -156,7 +160,7 @@ def test_p5__an_idempotency_key__books_once_ever(init: Init) -> None:
 
 
 def test_p5__a_restart__forgets_no_cap_no_plan_and_no_spend(init: Init, fake: FakeProvider) -> None:
-    """Plans, assignments and spend survive; the next process refuses what the last one would have."""
+    """Plans, assignments and spend survive; the next process refuses what the last would have."""
     import pytest
 
     from paygent import PaygentLimitExceeded

@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.instrument.shapes import MESSAGES
 
 from paygent import InvalidValue, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.core.period import to_us
@@ -15,7 +16,6 @@ from paygent.core.pricing import cost_nano
 from paygent.core.usage import Usage
 from paygent.prices.catalogue import Catalogue
 from paygent.testing import FakeProvider
-from tests.instrument.shapes import MESSAGES
 
 Init = Callable[..., Paygent]
 
@@ -65,8 +65,8 @@ def test_p6__a_cost_that_is_none__is_refused_by_name_and_nothing_is_booked(
     assert pg.get_usage("u1").period_cost_nano == 0
 
 
-# What the public price lists of OpenAI and Anthropic said in 2026-11, in dollars per million tokens; the
-# amounts were worked out by hand from these, in nano-dollars.
+# What the public price lists of OpenAI and Anthropic said in 2026-11, in dollars per million
+# tokens; the amounts were worked out by hand from these, in nano-dollars.
 PUBLIC = [
     # gpt-4o: 2.50 in, 1.25 cached, 10.00 out: 1,000 in (400 cached) and 500 out
     ("openai", "gpt-4o", Usage(1000, 500, 400), 1_500_000 + 500_000 + 5_000_000),

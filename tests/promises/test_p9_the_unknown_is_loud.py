@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import openai
 import pytest
+from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.testing import Answer, FakeProvider
-from tests.instrument.shapes import MESSAGES, Metered
 
 Init = Callable[..., Paygent]
 
@@ -23,7 +23,7 @@ def client(fake: FakeProvider) -> openai.OpenAI:
 def test_p9__an_unknown_model__counts_its_tokens_and_is_marked_unpriced(
     init: Init, fake: FakeProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Default `unknown_model="count"`: tokens count, cost 0, quality unpriced, a warning, a column."""
+    """Default `unknown_model="count"`: tokens count, cost 0, marked unpriced, warned, a column."""
     pg = init()
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:

@@ -314,7 +314,9 @@ class _Clients:
             base_url=provider.url,
             max_retries=0,
             timeout=_REQUEST_WAIT_S,
-            http_client=anthropic.DefaultHttpxClient(trust_env=False),
+            # This client of Anthropic's reads the proxy variables whatever `trust_env` says; a
+            # mount of our own goes before theirs.
+            http_client=anthropic.DefaultHttpxClient(trust_env=False, mounts={"http://": None}),
         )
 
     def __enter__(self) -> _Clients:
