@@ -38,7 +38,8 @@ class Failures:
             # The traceback names our own code only; a message may quote a user's text, so it is
             # left out.
             self._log("%s failed (%s); the call goes on", kind, type(error).__name__)
-            logger.debug("paygent: %s", kind, exc_info=error)
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log("%s", kind, level=logging.DEBUG, exc_info=error)
         for listener in tuple(self.listeners):
             listener(kind, error)
 
@@ -53,10 +54,10 @@ class Failures:
         if self._count(kind):
             self._log(message, *args)
 
-    def _log(self, message: str, *args: Any) -> None:
-        """Write a warning; a filter or handler of the application that raises is only counted."""
+    def _log(self, message: str, *args: Any, level: int = logging.WARNING, **more: Any) -> None:
+        """Log a line; a filter or handler of the application that raises is only counted."""
         try:
-            logger.warning("paygent: " + message, *args)
+            logger.log(level, "paygent: " + message, *args, **more)
         except Exception:
             self._count("log")
 

@@ -41,6 +41,7 @@ from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, Hold, User
 from paygent.ledger.allowance import Allowance
+from paygent.ledger.user import UNLIMITED
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import MISSING_USER_ID, Settings
@@ -99,6 +100,8 @@ class Meter:
         if identity.plan is not None and user.plan_name != identity.plan:
             self._assign_from_context(user, identity.plan, at_us)
         plan = user.plan
+        if plan is UNLIMITED:
+            self._accounts.say_unlimited(user)
 
         call = Call()
         call.pid = os.getpid()
@@ -329,9 +332,9 @@ class Meter:
         if call.done or call.pid != os.getpid():
             return
         call.done = True
-        logger.debug("paygent: a call is void (%s)", why)
         self._release(call)
         self._journal.end(call.event_id, encode_void(call.event_id))
+        logger.debug("paygent: a call is void (%s)", why)
 
     def _release(self, call: Call) -> None:
         """End the holds of a call that spent nothing."""

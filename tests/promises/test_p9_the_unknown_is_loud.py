@@ -119,4 +119,19 @@ def test_p9__a_plan_that_nobody_configured__is_said_once(
             with paygent_context(user_id=user):
                 client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert caplog.text.count("is not configured") == 1
-    assert pg.health()["counts"]["plan_not_configured"] >= 1
+    assert pg.health()["counts"]["plan_not_configured"] == 1
+
+
+def test_p9__users_who_are_all_on_a_plan__are_told_of_no_other(
+    init: Init, fake: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Configuring and assigning says nothing of the default plan that nobody needs."""
+    pg = init()
+    pg.configure_plan("pro", PlanConfig(max_spend_per_period=1))
+    pg.assign_plan("u1", "pro")
+    pg.start_session("u2", "pro")
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        for user in ("u1", "u2"):
+            with paygent_context(user_id=user):
+                client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (caplog.text, pg.health()["counts"]) == ("", {})

@@ -460,6 +460,17 @@ def test_report__with_the_ledger_away__says_so(db_path: str) -> None:
     pg.shutdown(timeout=0.3)
 
 
+def test_report__a_ledger_that_does_not_answer__is_given_up(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report waits for a bounded time."""
+    monkeypatch.setattr(asking, "REPORT_WAIT_S", 0.05)
+    pg = init(auto_instrument=False)
+    monkeypatch.setattr(pg._worker, "read", lambda reading: Future())
+    with pytest.raises(LedgerUnavailable, match=r"did not answer in 0\.05 s"):
+        pg.report()
+
+
 def test_report__after_shutdown__says_that_the_ledger_is_gone(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:

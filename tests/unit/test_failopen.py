@@ -129,3 +129,20 @@ def test_renew_after_fork__a_lock_that_was_held__does_not_stop_the_child() -> No
     own.renew_after_fork()
     own.say("kind", "text")
     assert own.counts == {"kind": 1}
+
+
+def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> None:
+    """Whatever the application does with our log, the call goes on."""
+    own = Failures()
+
+    def refuse(record: logging.LogRecord) -> bool:
+        raise ValueError("a filter's own defect")
+
+    logger = logging.getLogger("paygent")
+    logger.addFilter(refuse)
+    try:
+        own.say("kind", "text")
+        own.note("failed", ValueError("x"))
+    finally:
+        logger.removeFilter(refuse)
+    assert own.counts == {"kind": 1, "log": 2, "failed": 1}

@@ -479,6 +479,22 @@ def limits_of(plan: PlanConfig) -> tuple[Limit, ...]:
     return every
 
 
+def without_limits(plan: PlanConfig) -> PlanConfig:
+    """Return a plan with everything but its limits; made once per plan and kept with it."""
+    kept: PlanConfig | None = plan.__dict__.get("_without_limits")
+    if kept is None:
+        kept = plan.model_copy(
+            update={
+                "max_spend_per_period": None,
+                "max_spend_per_session": None,
+                "model_limits": {},
+                "limits": (),
+            }
+        )
+        object.__setattr__(plan, "_without_limits", kept)
+    return kept
+
+
 def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
     """Return a plan as a JSON object that `plan_from_json` reads back without loss.
 

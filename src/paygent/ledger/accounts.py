@@ -30,10 +30,17 @@ from paygent.core.period import (
     billing_period,
     rolling_length_us,
 )
-from paygent.core.plan import LimitKey, PlanConfig, limits_of, plan_from_json
+from paygent.core.plan import (
+    LimitKey,
+    PlanConfig,
+    limits_of,
+    plan_from_json,
+    without_limits,
+)
 from paygent.failopen import attempt, failures
 from paygent.ledger import books
 from paygent.ledger.user import UNLIMITED, Account, Figures, Hold, ModelUse, User
+from paygent.settings import MISSING_USER_ID
 from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
 
 __all__ = ["Account", "Accounts", "Figures", "Hold", "ModelUse", "User"]
@@ -80,6 +87,7 @@ class Accounts:
         self._refresh_us = refresh_us
         self._opened: list[SessionRecord] = []
         self._unsaid: list[tuple[str, str]] = []
+        self._unlimited: set[str] = set()
 
     # -- users and plans
 
@@ -100,11 +108,11 @@ class Accounts:
 
     def _say(self) -> None:
         """Say what was noted under the lock; a handler of the application's log may be slow."""
-        while self._unsaid:
-            try:
-                kind, message = self._unsaid.pop(0)
-            except IndexError:  # another thread says it
-                return
+        if not self._unsaid:
+            return
+        with self.lock:
+            unsaid, self._unsaid = self._unsaid, []
+        for kind, message in unsaid:
             failures.say(kind, "%s", message)
 
     def _forget_one(self) -> None:
@@ -133,11 +141,9 @@ class Accounts:
             user.period = period
             user.models = {}
             books.drop_ended(user, at_us)
-        plan = user.own or self.plans.get(user.plan_name)
-        if plan is None:
-            message = f"plan {user.plan_name} is not configured; its users have no limits"
-            self._unsaid.append(("plan_not_configured", message))
-            plan = UNLIMITED
+        plan = user.own or self.plans.get(user.plan_name) or UNLIMITED
+        if user.user_id == MISSING_USER_ID and not user.assigned:
+            plan = without_limits(plan)  # many people's calls together are nobody's to limit
         if plan is not user.plan:
             if user.known and not set(_keys_of(plan)) <= set(_keys_of(user.plan)):
                 user.known = user.waited = (
@@ -148,10 +154,21 @@ class Accounts:
         user.epoch = self.epoch
         user.routes.clear()
 
+    def say_unlimited(self, user: User) -> None:
+        """Say, once per plan, that a call is made under a plan that nobody configured."""
+        if user.plan_name not in self._unlimited:
+            self._unlimited.add(user.plan_name)
+            failures.say(
+                "plan_not_configured",
+                "plan %s is not configured; its users have no limits",
+                user.plan_name,
+            )
+
     def set_plan(self, name: str, plan: PlanConfig) -> None:
         """Configure a plan; users of it follow at their next call."""
         with self.lock:
             self.plans[name] = plan
+            self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
 

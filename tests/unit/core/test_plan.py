@@ -920,3 +920,11 @@ def test_plan_from_json__a_broken_rule__is_an_invalid_value(document: dict[str, 
     """Whatever is wrong with a document, the error is the one that names findings."""
     with pytest.raises(InvalidValue):
         plan_from_json(document)
+
+
+def test_model_copy__of_a_rate__keeps_prices_that_no_double_holds() -> None:
+    """A copy of a copy costs the same to the pico-dollar."""
+    rate = ModelCostRate.per_million(input="0.0375", output="0.123456789012")
+    copy = rate.model_copy(update={"cached_input": 0})
+    assert copy.pico == {**rate.pico, "cached_input": 0}
+    assert rate.pico == {"input": 37_500_000_000, "output": 123_456_789_012}

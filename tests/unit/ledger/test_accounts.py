@@ -29,10 +29,18 @@ from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.period import Subscription
-from paygent.core.plan import Limit, ModelLimitConfig, PlanConfig, plan_to_json
+from paygent.core.plan import (
+    Limit,
+    ModelCostRate,
+    ModelLimitConfig,
+    PlanConfig,
+    limits_of,
+    plan_to_json,
+)
 from paygent.failopen import failures
 from paygent.ledger import books
 from paygent.ledger.accounts import Accounts, Hold, User
+from paygent.settings import MISSING_USER_ID
 from paygent.wire import Answer, SessionRecord, SessionState, UserLedger
 
 
@@ -293,11 +301,33 @@ def test_hold__a_limit_of_another_model__is_not_asked() -> None:
     assert isinstance(try_hold(accounts, 1, tokens=1, model="o3"), Hold)
 
 
-def test_hold__an_unconfigured_plan__has_no_limits_and_says_so() -> None:
-    """A plan that nobody configured limits nothing, which is said."""
+def test_hold__an_unconfigured_plan__has_no_limits() -> None:
+    """A plan that nobody configured limits nothing."""
+    assert isinstance(try_hold(make_accounts(), 10**18), Hold)
+
+
+def test_say_unlimited__a_plan_again__is_said_once_until_it_is_configured() -> None:
+    """Once per plan, and anew if it could be forgotten again."""
     accounts = make_accounts()
-    assert isinstance(try_hold(accounts, 10**18), Hold)
-    assert failures.counts["plan_not_configured"] >= 1
+    for user_id in ("ann", "bob"):
+        accounts.say_unlimited(accounts.user(user_id, NOON_US))
+    assert failures.counts == {"plan_not_configured": 1}
+    accounts.set_plan("pro", PlanConfig())
+    accounts.say_unlimited(accounts.user("ann", NOON_US))
+    assert failures.counts == {"plan_not_configured": 2}
+
+
+def test_user__nobody__has_the_default_plan_without_its_limits() -> None:
+    """Calls without a user are many people's; the plan's prices hold for them, its caps do not."""
+    prices = {"gpt-4o": ModelCostRate.per_million(3, 12)}
+    limits = (Limit(metric="calls", window="day", cap=0),)
+    plan = capped(0, model_limits={"gpt-4o": 0}, limits=limits, cost_rates=prices)
+    accounts = make_accounts(plan)
+    nobody = accounts.user(MISSING_USER_ID, NOON_US)
+    assert (limits_of(nobody.plan), nobody.plan.cost_rates) == ((), prices)
+    assert accounts.user("ann", NOON_US).plan is plan
+    accounts.assign(MISSING_USER_ID, "pro", None, None, NOON_US)
+    assert accounts.user(MISSING_USER_ID, NOON_US).plan is plan
 
 
 def test_settle__without_a_hold__counts_a_manual_event() -> None:
