@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.bench.calls import SCRIPT as IN_SITU_SCRIPT
 
@@ -122,11 +123,11 @@ def hot_loop(rounds: int) -> None:
         pg.shutdown(timeout=30)
 
 
-def in_situ(python: str, rounds: int, label: str) -> dict[str, float]:
+def in_situ(python: str, rounds: int, label: str, *options: str) -> dict[str, Any]:
     """Measure real SDK calls, metered and bare in turn, in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()) if python == sys.executable else ""}
     done = subprocess.run(
-        [python, "-c", IN_SITU_SCRIPT, str(rounds)],
+        [python, "-c", IN_SITU_SCRIPT, str(rounds), *options],
         capture_output=True,
         text=True,
         check=False,
@@ -136,12 +137,14 @@ def in_situ(python: str, rounds: int, label: str) -> dict[str, float]:
     if done.returncode:
         print(f"  {label}: failed: {done.stderr.strip().splitlines()[-1:]}")
         return {}
-    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     print(
         f"  {label:<24} bare p50 {figures['bare_p50']:7.0f} µs"
         f"  added p50 {figures['added_p50']:6.1f} µs"
         f"  added p99 {figures['added_p99']:7.1f} µs"
     )
+    for step, (p50, p99) in figures["steps"].items():
+        print(f"    {step:<42} p50 {p50:8.1f} µs   p99 {p99:8.1f} µs")
     return figures
 
 
@@ -170,7 +173,7 @@ def main() -> None:
     import_time()
     hot_loop(options.rounds)
     print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
-    ours = in_situ(sys.executable, 4_000, "paygent")
+    ours = in_situ(sys.executable, 4_000, "paygent", "--steps")
     if options.reference:
         theirs = in_situ(options.reference, 4_000, "reference")
         if ours and theirs:

@@ -3,7 +3,8 @@
 The HTTP answer is made inside the process (a transport that answers at once), so that what is
 measured is the SDK's own work and ours. Bare calls use the SDK's methods as they were before
 Paygent patched them; metered and bare calls alternate, so that whatever else the machine does hits
-both alike.
+both alike. With `--steps` further calls are made with watches around the steps, which cost some
+time themselves.
 """
 
 SCRIPT = r"""
@@ -42,7 +43,7 @@ plan = paygent.PlanConfig(
     max_spend_per_period=10**6,
     cost_rates={"gpt-4o": paygent.ModelCostRate(input=0.0025, output=0.01)})
 pg.configure_plan("bench", plan)
-pg.start_session("user", plan="bench")
+pg.start_session("user", plan="bench", plan_config=plan)
 metered_client = make_client()
 messages = [{"role": "system", "content": "s" * 400}, {"role": "user", "content": "u" * 200}]
 rounds = int(sys.argv[1])
@@ -60,6 +61,32 @@ with paygent_context(user_id="user"):
     for number in range(rounds):
         bare.append(timed(bare_create, bare_client))
         metered.append(timed(Completions.create, metered_client))
+
+steps = {}
+
+def watched(owner, name, label):
+    inner = getattr(owner, name)
+    readings = steps.setdefault(label, [])
+    def watch(*args):
+        start = time.perf_counter_ns()
+        try:
+            return inner(*args)
+        finally:
+            readings.append(time.perf_counter_ns() - start)
+    setattr(owner, name, watch)
+
+if "--steps" in sys.argv:
+    from paygent.instrument import funnel
+    from paygent.meter import Meter
+    from paygent.sync.journal import Journal
+    watched(funnel, "prepare", "call: read the request")
+    watched(Meter, "begin", "begin, whole")
+    watched(Journal, "begin", "begin: the journal's write")
+    watched(funnel, "end_answered", "end, whole")
+    watched(Journal, "end", "end: the journal's write")
+    with paygent_context(user_id="user"):
+        for number in range(rounds):
+            timed(bare_create, bare_client), timed(Completions.create, metered_client)
 assert pg.get_usage("user").period_tokens_total >= rounds * 190
 pg.shutdown()
 bare.sort(), metered.sort()
@@ -69,5 +96,7 @@ def at(values, share):
 
 print(json.dumps({"bare_p50": at(bare, .5),
                   "added_p50": at(metered, .5) - at(bare, .5),
-                  "added_p99": at(metered, .99) - at(bare, .99)}))
+                  "added_p99": at(metered, .99) - at(bare, .99),
+                  "steps": {label: [at(sorted(values), .5), at(sorted(values), .99)]
+                            for label, values in steps.items()}}))
 """

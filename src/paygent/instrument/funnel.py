@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import functools
 import re
-import weakref
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol, cast
@@ -223,17 +222,22 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     return Prepared(request, route, is_stream, raw, asks)
 
 
-_providers: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
-"""Who is called through each client, by its base_url: reading a host out of a URL takes
-microseconds.
+_providers: dict[tuple[type, int], tuple[Any, str]] = {}
+"""Who is called through a class of clients and a URL object: reading a host out of a URL takes
+microseconds. The URL is kept beside its identity, so that this stays its own.
 """
+
+_PROVIDERS_MAX = 1_024
 
 
 def _provider_of(sdk: Sdk, client: Any) -> str:
     base_url = client.base_url
-    known = _providers.get(client)
-    if known is None or known[0] is not base_url:
-        known = _providers[client] = (base_url, sdk.provider(client))
+    key = (type(client), id(base_url))
+    known = _providers.get(key)
+    if known is None:
+        if len(_providers) >= _PROVIDERS_MAX:
+            _providers.clear()
+        known = _providers[key] = (base_url, sdk.provider(client))
     return known[1]
 
 

@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage, from_openai, get
+from paygent.core.usage import Usage, fields_of, from_openai, get
 from paygent.instrument.funnel import Route
 from paygent.instrument.stream import counted, field, text_bytes
 
@@ -68,14 +68,15 @@ _COSTLY_GET = (
 
 def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     """Read a chat completion, a legacy completion or an embedding."""
+    fields = fields_of(answer)
     usage = from_openai(
-        get(answer, "usage"), model=get(answer, "model"), tier=get(answer, "service_tier")
+        fields.get("usage"), model=fields.get("model"), tier=fields.get("service_tier")
     )
     if usage is None or not want_tools:
         return usage
     names = [
         field(tool, "function", "name")
-        for choice in get(answer, "choices") or ()
+        for choice in fields.get("choices") or ()
         for tool in field(choice, "message", "tool_calls") or ()
     ]
     return usage._replace(tool_calls=_strings(names))
@@ -83,15 +84,16 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
 
 def read_response(answer: Any, want_tools: bool) -> Usage | None:
     """Read a response of the Responses API."""
+    fields = fields_of(answer)
     usage = from_openai(
-        get(answer, "usage"),
-        model=get(answer, "model"),
-        tier=get(answer, "service_tier"),
-        tool_usage=get(answer, "tool_usage"),
+        fields.get("usage"),
+        model=fields.get("model"),
+        tier=fields.get("service_tier"),
+        tool_usage=fields.get("tool_usage"),
     )
     if usage is None or not want_tools:
         return usage
-    calls = [item for item in get(answer, "output") or () if get(item, "type") == "function_call"]
+    calls = [item for item in fields.get("output") or () if get(item, "type") == "function_call"]
     return usage._replace(tool_calls=_strings([get(item, "name") for item in calls]))
 
 
