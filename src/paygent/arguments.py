@@ -44,6 +44,8 @@ def check_name(findings: Findings, name: str, value: Any) -> None:
     """Note the rule that a name breaks."""
     if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
         findings.add(name, value, "must be a string of 1 to 255 characters")
+    elif "\0" in value or any("\ud800" <= each <= "\udfff" for each in value):
+        findings.add(name, value, "must be text without NUL and half surrogate pairs")
 
 
 def subscription_of(period: BillingPeriod | None) -> Subscription | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from paygent.call import wait_for
+from paygent.call import runs_loop, wait_for
 from paygent.context import current
 from paygent.core.errors import Findings
 from paygent.core.period import calendar_month, to_datetime, to_us
@@ -40,6 +40,7 @@ class Asking:
         now_us: Callable[[], int],
         *,
         enabled: bool,
+        end_late: Callable[[], None],
     ) -> None:
         """Take the parts.
 
@@ -49,7 +50,9 @@ class Asking:
             worker: Asks the ledger.
             now_us: The clock.
             enabled: False asks no ledger (Paygent is switched off): nobody has used anything.
+            end_late: Ends what is to be ended before figures are read.
         """
+        self._end_late = end_late
         self._accounts = accounts
         self._catalogue = catalogue
         self._worker = worker
@@ -58,13 +61,15 @@ class Asking:
 
     def known(self, user_id: str) -> User:
         """Return a user, asked of the ledger if this process does not know them yet (a quarter
-        second at most).
+        second at most; on a thread that runs an event loop nobody waits).
         """
+        self._end_late()
         now_us = self._now_us()
         user = self._accounts.user(user_id, now_us)
         session_id = _context_session(user_id)
         if self._can_ask and self._accounts.asks(user, session_id, now_us):
-            if not wait_for(self._worker.ask(user, session_id), FIRST_TOUCH_WAIT_S):
+            answer = self._worker.ask(user, session_id)
+            if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
                 failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
             self._accounts.waited(user, session_id, now_us)
         return self._accounts.user(user_id, now_us)
@@ -77,6 +82,8 @@ class Asking:
         """Return what the gate would say to a call of a model now; None looks at the limits of all
         models together only.
         """
+        if not self._enabled:
+            return GuardResult()
         now_us = self._now_us()
         model_key = ""
         if model:
@@ -130,14 +137,11 @@ class Asking:
             last_refreshed=to_datetime(user.read_us) if user.read_us else None,
         )
 
-    def report(
-        self, by: Any, start: Any, end: Any, *, deliver: Callable[[], Any]
-    ) -> tuple[UsageRow, ...]:
+    def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
         """Return usage and cost of a span of days; see `Paygent.report`.
 
         Args:
             by, start, end: As the application gave them.
-            deliver: Called before the ledger is read, so that the report has everything.
 
         Raises:
             InvalidValue: naming what breaks a rule.
@@ -148,21 +152,36 @@ class Asking:
         if not names or any(name not in ("user", "model") for name in names):
             findings.add("by", by, 'must be "user", "model" or both')
         for name, moment in (("start", start), ("end", end)):
-            if moment is not None and (not isinstance(moment, datetime) or moment.tzinfo is None):
-                findings.add(name, moment, "must be an aware datetime")
+            if moment is not None and not _is_moment(moment):
+                findings.add(name, moment, "must be an aware datetime of the years 1 to 9999")
         findings.raise_if_any()
         if not self._enabled:
             return ()
         now_us = self._now_us()
         end_us = to_us(end) if end is not None else now_us + 1
         start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
-        deliver()
         if not self._can_ask:
             raise LedgerUnavailable("this Paygent has been shut down")
+        self._end_late()
+        if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
+            failures.say(
+                "report_incomplete", "a report lacks events that the ledger does not have yet"
+            )
         read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
         if not wait_for(read, REPORT_WAIT_S):
             raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
         return group(read.result(), names)
+
+
+def _is_moment(value: Any) -> bool:
+    """Tell whether a value is an aware datetime that exists in UTC too."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return False
+    try:
+        to_us(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def _context_session(user_id: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,8 +62,8 @@ class Call:
     __slots__ = (
         "at_us",
         "blocked",
-        "done",
         "drops_usage_chunk",
+        "ends",
         "estimate",
         "event_id",
         "head",
@@ -82,12 +83,12 @@ class Call:
 
     at_us: int
     blocked: bool
-    done: bool
     drops_usage_chunk: bool
+    ends: list[None]
     estimate: Estimate
     head: str
     event_id: str
-    hold: Hold
+    hold: Hold | None
     identity: Identity
     model_key: str
     pid: int
@@ -99,6 +100,25 @@ class Call:
     started_ns: int
     unseen_nano: int | None
     user: User
+
+    @property
+    def done(self) -> bool:
+        """Whether the call has ended."""
+        return not self.ends
+
+    def claim_end(self) -> bool:
+        """Take the right to end this call; true for the first who asks.
+
+        Several threads may end a stream in the same moment, and `list.pop` is one step. A call that
+        a forked child inherited is its parent's to end.
+        """
+        if self.pid != os.getpid():
+            return False
+        try:
+            self.ends.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class Wait:

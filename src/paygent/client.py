@@ -22,6 +22,7 @@ from paygent.arguments import check_name, check_user, read_entry, subscription_o
 from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
+from paygent.core.money import read_decimal
 from paygent.core.plan import PlanConfig, plan_to_json
 from paygent.core.report import UsageRow
 from paygent.errors import PaygentWarning
@@ -54,6 +55,9 @@ from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import RECORD_BYTES_MAX, Journal
 from paygent.sync.worker import Worker
 from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
+
+_TIMEOUT_S_MAX = 86_400
+_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
@@ -153,11 +157,11 @@ class Paygent:
         """
         with cls._installing:
             previous = cls._instance
+            made = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+            made._start()  # first, so that no call passes between the two
+            cls._instance = made
             if previous is not None:
                 previous.shutdown(EXIT_WAIT_S)
-            made = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
-            made._start()
-            cls._instance = made
         made._greet_backend()
         return made
 
@@ -227,8 +231,14 @@ class Paygent:
             now_us,
         )
         self._asking = Asking(
-            self._accounts, self._catalogue, self._worker, now_us, enabled=not disabled
+            self._accounts,
+            self._catalogue,
+            self._worker,
+            now_us,
+            enabled=not disabled,
+            end_late=self._meter.end_late,
         )
+        self._worker.before_round = self._meter.end_late
         self._manual = Manual(
             self._product,
             self._accounts,
@@ -241,6 +251,8 @@ class Paygent:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
         if self._disabled:
+            # An application may name the user of a single call; the SDKs refuse such arguments.
+            attempt("patch", instrumentation.install, True)
             return
         if not self._settings.is_local or self._settings.db_path != ":memory:":
             attempt("data_folder", _make_folder, self._settings.db_path)
@@ -284,7 +296,7 @@ class Paygent:
         findings.raise_if_any()
         record = PlanRecord(name, plan_to_json(config), self._now_us())
         if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            findings.add("config", name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
+            findings.add("config", name, _TOO_LARGE)
             findings.raise_if_any()
         for cap in config.caps_out_of_range:
             _warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
@@ -351,9 +363,15 @@ class Paygent:
             own,
             subscription,
         ):
-            self._accounts.assign(whose, plan, own, subscription, now_us)
             document = plan_to_json(own) if own is not None else None
-            self._write(AssignRecord(whose, plan, document, subscription, now_us))
+            record = AssignRecord(whose, plan, document, subscription, now_us)
+            if len(encode_directory(record)) > RECORD_BYTES_MAX:
+                findings.add("plan_config", plan, _TOO_LARGE)
+                findings.raise_if_any()
+            self._accounts.assign(whose, plan, own, subscription, now_us)
+            self._write(record)
+        if own is None and plan not in (*self._accounts.plans, self._settings.default_plan):
+            _warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens:
             self._open_session(user, now_us)
         return self._asking.state(user)
@@ -406,7 +424,7 @@ class Paygent:
             InvalidValue: naming what breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        return self._asking.report(by, start, end, deliver=self.flush)
+        return self._asking.report(by, start, end)
 
     # -- by hand
 
@@ -447,6 +465,8 @@ class Paygent:
             InvalidValue: naming every argument that breaks a rule; nothing is booked then.
         """
         entry = read_entry(locals())
+        if self._is_shut_down:
+            failures.say("shut_down", "Paygent is shut down; events wait in the journal")
         identity = self._identity(user_id, session_id, metadata)
         user = self._asking.known(identity.user_id or MISSING_USER_ID)
         return self._manual.book(user, identity, entry)
@@ -506,6 +526,7 @@ class Paygent:
             How many events were delivered while this waited.
         """
         before = self._worker.flushed
+        self._meter.end_late()
         self._callbacks.flush(EXIT_WAIT_S)
         if self._journal.has_unread:
             self._worker.flush(10.0)
@@ -516,8 +537,18 @@ class Paygent:
         once.
 
         Args:
-            timeout: Seconds; what could not be delivered waits in the journal for the next start.
+            timeout: Seconds; what could not be delivered waits in the journal for the
+                next start.
+
+        Raises:
+            InvalidValue: if `timeout` is no such number.
         """
+        seconds = read_decimal(timeout) if not isinstance(timeout, str) else None
+        if seconds is None or not seconds.is_finite() or seconds > _TIMEOUT_S_MAX:
+            findings = Findings("shutdown")
+            findings.add("timeout", timeout, f"must be a number of seconds up to {_TIMEOUT_S_MAX}")
+            findings.raise_if_any()
+        timeout = max(timeout, 0.0)
         with type(self)._installing:
             if self._is_shut_down:
                 return
@@ -526,8 +557,9 @@ class Paygent:
                 set_active(None)
             if type(self)._instance is self:
                 type(self)._instance = None
-        deadline = time.monotonic() + max(timeout, 0.0)
-        self._callbacks.flush(max(timeout, 0.0) / 2)
+        deadline = time.monotonic() + timeout
+        self._meter.end_late()
+        self._callbacks.flush(timeout / 2)
         self._callbacks.stop()
         if self._worker.stop(max(deadline - time.monotonic(), 0.0)):
             self._journal.close()

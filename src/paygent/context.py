@@ -80,10 +80,9 @@ def read_user_id(value: Any) -> str | None:
         return value
     if value is None:
         return None
-    if isinstance(value, (str, int, UUID)) and not isinstance(value, bool):
-        text = str(value)
-        if 0 < len(text) <= USER_ID_CHARS_MAX:
-            return text
+    text = _as_text(value)
+    if text is not None:
+        return text
     failures.say(
         "bad_user_id",
         "a user_id of type %s is not usable (1 to %d characters are); treated as missing",
@@ -93,13 +92,23 @@ def read_user_id(value: Any) -> str | None:
     return None
 
 
+def _as_text(value: Any) -> str | None:
+    """Return an id as text of 1 to 255 characters, or None."""
+    if not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
+        return None
+    try:
+        text = str(value)
+    except ValueError:  # an int of thousands of digits
+        return None
+    return text if 0 < len(text) <= USER_ID_CHARS_MAX else None
+
+
 def _read_session_id(value: Any) -> str | None:
     if value is None:
         return None
-    if isinstance(value, (str, int, UUID)) and not isinstance(value, bool):
-        text = str(value)
-        if 0 < len(text) <= USER_ID_CHARS_MAX:
-            return text
+    text = _as_text(value)
+    if text is not None:
+        return text
     failures.say(
         "bad_session_id", "a session_id of type %s is not usable; ignored", type(value).__name__
     )
@@ -108,7 +117,7 @@ def _read_session_id(value: Any) -> str | None:
 
 def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:
     """Return metadata within its bounds, and as JSON; the excess is dropped and said once."""
-    if not value:
+    if value is None or (isinstance(value, (dict, str)) and not value):
         return None, ""
     kept = attempt("metadata", _bounded, value)
     if not kept:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -35,11 +36,11 @@ class Failures:
     def note(self, kind: str, error: BaseException) -> None:
         """Count a swallowed failure, and log it if it is the first of its kind."""
         if self._count(kind):
-            # The traceback names our own code only; a message may quote a user's text, so it is
-            # left out.
+            # A message may quote a user's text, so it is left out, also of the traceback.
             self._log("%s failed (%s); the call goes on", kind, type(error).__name__)
             if logger.isEnabledFor(logging.DEBUG):
-                self._log("%s", kind, level=logging.DEBUG, exc_info=error)
+                lines = "".join(traceback.format_tb(error.__traceback__))
+                self._log("%s failed in\n%s", kind, lines, level=logging.DEBUG)
         for listener in tuple(self.listeners):
             listener(kind, error)
 
@@ -54,10 +55,10 @@ class Failures:
         if self._count(kind):
             self._log(message, *args)
 
-    def _log(self, message: str, *args: Any, level: int = logging.WARNING, **more: Any) -> None:
+    def _log(self, message: str, *args: Any, level: int = logging.WARNING) -> None:
         """Log a line; a filter or handler of the application that raises is only counted."""
         try:
-            logger.log(level, "paygent: " + message, *args, **more)
+            logger.log(level, "paygent: " + message, *args)
         except Exception:
             self._count("log")
 

@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 from paygent import ids
 from paygent.context import Identity
+from paygent.core.errors import Findings
 from paygent.core.event import Event
+from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import cost_nano
 from paygent.core.usage import Quality, Usage
@@ -123,7 +125,11 @@ class Manual:
         return public
 
     def _price(self, entry: Entry, plan: PlanConfig, at_us: int) -> _Priced:
-        """Return what an entry costs: as given, else its tokens and tools at their prices."""
+        """Return what an entry costs: as given, else its tokens and tools at their prices.
+
+        Raises:
+            InvalidValue: if that is above what a single event may cost.
+        """
         resolved = None
         if entry.model is not None:
             resolved = self._catalogue.resolve("", entry.model, at_us, plan)
@@ -138,9 +144,16 @@ class Manual:
         elif resolved is not None and resolved.rates.source == DEAREST:
             quality = "estimated"
         default = plan.default_tool_cost_nano
+        tokens_nano = cost_nano(usage, resolved.rates) if resolved is not None else 0
+        tools_nano = sum(plan.tool_costs_nano.get(name, default) for name in entry.tool_calls)
+        if tokens_nano + tools_nano > COST_NANO_MAX:
+            findings = Findings("record_event")
+            what = "tool_calls" if tools_nano > tokens_nano else "input_tokens"
+            findings.add(what, format_usd(tokens_nano + tools_nano), "must cost at most $1,000,000")
+            findings.raise_if_any()
         return _Priced(
-            cost_nano(usage, resolved.rates) if resolved is not None else 0,
-            sum(plan.tool_costs_nano.get(name, default) for name in entry.tool_calls),
+            tokens_nano,
+            tools_nano,
             quality,
             resolved.rates.price_id if resolved is not None else "",
             model_key,

@@ -26,6 +26,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 
 from paygent.call import Call, Request, Wait
@@ -39,7 +40,7 @@ from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
 from paygent.ids import new_id
-from paygent.ledger.accounts import Accounts, Hold, User
+from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
 from paygent.ledger.user import UNLIMITED
 from paygent.models import GuardResult, guard_result, usage_event
@@ -77,6 +78,7 @@ class Meter:
         self._observed: dict[tuple[str, str], Observed] = {}
         self._factors: dict[float, int] = {}
         self._allowance = Allowance()
+        self._late: deque[Callable[[], None]] = deque()
 
     # -- before the provider
 
@@ -90,6 +92,8 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
         """
+        if self._late:
+            self.end_late()
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
@@ -105,8 +109,10 @@ class Meter:
 
         call = Call()
         call.pid = os.getpid()
-        call.done = call.drops_usage_chunk = False
-        call.unseen_nano = None
+        call.drops_usage_chunk = False
+        call.ends = [None]
+        call.event_id = ""
+        call.hold = call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
             request,
@@ -124,14 +130,10 @@ class Meter:
         call.estimate = self._estimate(call, resolved)
         try:
             self._gate(call, resolved)
-        except BaseException:
-            self._give_back(call, 0)
-            raise
-        try:
             call.event_id = new_id(at_us)
             self._write_begin(call)
-        except BaseException:
-            self._release(call)  # a call that does not begin holds nothing
+        except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
+            self.void(call, "did not begin")
             raise
         return call
 
@@ -220,11 +222,10 @@ class Meter:
         refusal = None
         if not (user.known and resolved.rates.is_known):
             refusal = self._refusal_before_limits(call, resolved, cost)
-        held: Hold | Decision | None = None
         if refusal is None:
-            held = self._hold(call, cost, strict=strict, enforce=True)
-            if isinstance(held, Decision):
-                refusal = guard_result(held, user.user_id)
+            decision = self._hold(call, cost, strict=strict, enforce=True)
+            if decision is not None:
+                refusal = guard_result(decision, user.user_id)
         if refusal is not None:
             user.touched = True
             self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
@@ -232,17 +233,17 @@ class Meter:
             if self._settings.raise_on_hard_gate:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
-            held = self._hold(call, cost, strict=strict, enforce=False)
-        assert isinstance(held, Hold)  # without enforcing, a hold is never refused
-        call.hold = held
-        for reading in held.warnings:
+            self._hold(call, cost, strict=strict, enforce=False)
+        assert call.hold is not None  # without enforcing, a hold is never refused
+        for reading in call.hold.warnings:
             self._callbacks.fire(
                 "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
             )
 
-    def _hold(self, call: Call, cost: int, *, strict: bool, enforce: bool) -> Hold | Decision:
+    def _hold(self, call: Call, cost: int, *, strict: bool, enforce: bool) -> Decision | None:
+        """Hold for a call; return the decision that refuses it, if one does."""
         estimate = call.estimate
-        return self._accounts.hold(
+        held = self._accounts.hold(
             call.user,
             call.session_id,
             call.model_key,
@@ -252,6 +253,10 @@ class Meter:
             strict=strict,
             enforce=enforce,
         )
+        if isinstance(held, Decision):
+            return held
+        call.hold = held
+        return None
 
     def _refusal_before_limits(
         self, call: Call, resolved: Resolved, cost: int
@@ -278,6 +283,7 @@ class Meter:
     def _write_begin(self, call: Call) -> None:
         self._write_opened_sessions()
         request, hold = call.request, call.hold
+        assert hold is not None  # the gate has held
         begin = Begin(
             call.event_id,
             call.user.user_id,
@@ -304,9 +310,9 @@ class Meter:
 
         The first end of a call counts; a call that a forked child inherited is its parent's to end.
         """
-        if call.done or call.pid != os.getpid():
+        if not call.claim_end():
             return
-        call.done = True
+        assert call.hold is not None  # a call that has begun holds
         quality: Quality
         if usage is None:
             usage = Usage(call.estimate.input_tokens, call.estimate.output_tokens)
@@ -329,23 +335,37 @@ class Meter:
         Args:
             why: What happened, for the log at debug level; no text of the application's.
         """
-        if call.done or call.pid != os.getpid():
+        if not call.claim_end():
             return
-        call.done = True
-        self._release(call)
-        self._journal.end(call.event_id, encode_void(call.event_id))
-        logger.debug("paygent: a call is void (%s)", why)
-
-    def _release(self, call: Call) -> None:
-        """End the holds of a call that spent nothing."""
-        self._accounts.release(call.user, call.hold)
+        if call.hold is not None:
+            self._accounts.release(call.user, call.hold)
         self._give_back(call, 0)
+        if self._journal.is_in_flight(call.event_id):
+            self._journal.end(call.event_id, encode_void(call.event_id))
+        logger.debug("paygent: a call is void (%s)", why)
 
     def _give_back(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held of the allowance without a ledger, if any, by what it spent."""
         if call.unseen_nano is not None:
             self._allowance.give_back(call.unseen_nano, spent_nano)
             call.unseen_nano = None
+
+    def end_later(self, ending: Callable[[], None]) -> None:
+        """Remember an ending that must not run where it was asked for: in a finalizer, which the
+        garbage collector runs at any allocation, also while this thread holds a lock of ours.
+        """
+        self._late.append(ending)
+
+    def end_late(self) -> None:
+        """Run the endings that were put off; called outside of our locks, before figures are read
+        and by the delivering thread.
+        """
+        while self._late:
+            try:
+                ending = self._late.popleft()
+            except IndexError:  # another thread runs it
+                return
+            ending()
 
     def renew_after_fork(self) -> None:
         """Forget the parent's calls in flight."""
@@ -376,7 +396,7 @@ class Meter:
             resolved.model_key,
             request.provider,
             call.user.plan_name,
-            call.hold.period.start_us,
+            call.hold.period.start_us if call.hold is not None else call.user.period.start_us,
             usage.input_tokens,
             usage.output_tokens,
             usage.cached_input_tokens,

@@ -55,7 +55,10 @@ class BillingPeriod(Value):
             elif value.tzinfo is None:
                 object.__setattr__(self, name, value.replace(tzinfo=timezone.utc))
             else:
-                object.__setattr__(self, name, value.astimezone(timezone.utc))
+                try:
+                    object.__setattr__(self, name, value.astimezone(timezone.utc))
+                except OverflowError:
+                    findings.add(name, value, "must be within the years 1 to 9999, in UTC")
         if not findings.found and self.end <= self.start:
             findings.add("end", self.end, "must be after start")
         findings.raise_if_any()
@@ -126,8 +129,13 @@ def _sentence(decision: Decision, user_id: str) -> str | None:
     return text
 
 
+_NANO_PER_CENT = 10**7
+
+
 def _amount(value: int, metric: str) -> str:
-    return format_usd(value) if metric == "spend" else f"{value:,} {metric}"
+    if metric != "spend":
+        return f"{value:,} {metric}"
+    return format_usd(value, decimals=2 if value % _NANO_PER_CENT == 0 or value >= 10**9 else 6)
 
 
 @dataclass(frozen=True)

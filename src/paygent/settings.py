@@ -8,6 +8,7 @@ the parts that use them.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,6 +38,8 @@ FIRST_TOUCH_WAIT_S = 0.25
 
 PROBE_WAIT_S = 0.5
 """Longest time that `init` waits for the backend's first answer."""
+
+_PRODUCT = re.compile(r"\w[\w.-]{0,254}")  # it names a folder too
 
 OnMissingUser = Literal["warn", "block", "ignore"]
 
@@ -133,7 +136,12 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         read["base_url"] = read["base_url"].rstrip("/")
     db_path = read.get("db_path", DEFAULT_DB_PATH)
     read["db_path"] = db_path if db_path == ":memory:" else os.path.expanduser(db_path)
+    if "\0" in db_path:
+        findings.add("db_path", db_path, "must not contain a NUL character")
     read["product"] = environ.get("PAYGENT_PRODUCT", "").strip() or DEFAULT_PRODUCT
+    if _PRODUCT.fullmatch(read["product"]) is None:
+        rule = "must be 1 to 255 letters, digits, '.', '_' or '-', and begin with a letter or digit"
+        findings.add("PAYGENT_PRODUCT", read["product"], rule)
 
     for name, target, least, most in (
         ("flush_interval", "flush_interval_s", 0.01, 3600.0),

@@ -131,10 +131,10 @@ def test_demo__run_as_a_command__tells_the_whole_story(machine: Machine) -> None
     assert (demo.returncode, err) == (0, "")
     first, _, rest = out.partition("\n2. ")
     second, _, both = rest.partition("Side by side")
-    assert _row(first, "light") == ["50", "$8.00", "$49.00", "$8.00", "$41.00"]
-    assert _row(first, "typical") == ["400", "$23.00", "$49.00", "$23.00", "$26.00"]
-    assert _row(first, "power") == ["4,000", "$139.48", "$49.00", "$140.00", "−$91.00"]
-    assert _row(second, "power") == ["4,000", "$8.88", "$49.00", "$9.08", "$39.92"]
+    assert _row(first, "light") == ["50", "$8.00", "$8.00", "$41.00"]
+    assert _row(first, "typical") == ["400", "$23.00", "$23.00", "$26.00"]
+    assert _row(first, "power") == ["4,000", "$139.48", "$140.00", "−$91.00"]
+    assert _row(second, "power") == ["4,000", "$8.88", "$9.08", "$39.92"]
     assert "4,450 requests, 3,500 of them for gpt-4o; Paygent metered 4,450 calls" in first
     assert "4,450 requests, 5 of them for gpt-4o; Paygent metered 4,450 calls" in second
     assert "3,495 calls of gpt-4o were refused" in second
@@ -157,7 +157,7 @@ def _amounts(text: str, user_id: str) -> list[str]:
 
 
 def _row(text: str, user_id: str) -> list[str]:
-    """Return calls, cost of the dearest model, price, cost and margin from a user's row."""
+    """Return calls, cost of the dearest model, cost and margin from a user's row."""
     table = text[text.index("cost by model") :]
     return [_line(table, user_id).split()[1], *_amounts(table, user_id)]
 

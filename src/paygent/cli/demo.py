@@ -176,8 +176,8 @@ def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
 
 
 def outcome_table(console: Console, outcome: story.Outcome) -> Table:
-    """Return users, calls, cost by model, price, cost and margin of a run."""
-    table = _table(("user", "calls", "cost by model", "", "", "price", "cost", "margin"))
+    """Return users, calls, cost by model, cost and margin of a run."""
+    table = _table(("user", "calls", "cost by model", "", "", "cost", "margin"))
     for margin in outcome.margins:
         table.add_row(
             margin.user_id,
@@ -185,7 +185,6 @@ def outcome_table(console: Console, outcome: story.Outcome) -> Table:
             "\n".join(row.model for row in margin.by_model),
             "\n".join(f"{row.calls:,}" for row in margin.by_model),
             "\n".join(_usd(console, row.cost_nano) for row in margin.by_model),
-            _usd(console, margin.price_nano),
             _usd(console, margin.cost_nano),
             _signed(console, margin.margin_nano),
         )

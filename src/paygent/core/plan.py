@@ -34,6 +34,7 @@ Scope = Literal["user", "session"]
 UnknownModel = Literal["count", "dearest", "block"]
 
 _COUNT_CAP_MAX = 9 * 10**18  # 64-bit counters
+_MINUTES_MAX = 10**8  # two centuries
 _GATE_MAX = 10  # a gate may stand above the cap (1.2), but not so far that it gates nothing
 _THOUSANDS_PER_MILLION = 1_000
 _PICO_PER_THOUSAND_TOKENS = 10**15  # dollars per thousand tokens, as pico-dollars per million
@@ -378,8 +379,8 @@ class PlanConfig(Value):
 
     def _read_numbers(self, findings: Findings) -> None:
         minutes = _read_number(findings, "session_timeout_minutes", self.session_timeout_minutes)
-        if minutes is not None and minutes <= 0:
-            rule = "must be above 0 minutes"
+        if minutes is not None and not 0 < minutes <= _MINUTES_MAX:
+            rule = "must be above 0 minutes" if minutes <= 0 else "must be at most 10⁸ minutes"
             findings.add("session_timeout_minutes", self.session_timeout_minutes, rule)
         if not isinstance(self.pre_call_estimate, bool):
             findings.add("pre_call_estimate", self.pre_call_estimate, "must be True or False")
@@ -460,9 +461,10 @@ def limits_of(plan: PlanConfig) -> tuple[Limit, ...]:
     def add(limit: Limit) -> None:
         if limit.cap_exact is None:
             return
-        other = found.get(limit.key)
+        key = limit.key._replace(model=limit.key.model.strip().lower())  # one model, two spellings
+        other = found.get(key)
         if other is None or other.cap_exact is None or limit.cap_exact < other.cap_exact:
-            found[limit.key] = limit
+            found[key] = limit
 
     if plan.max_spend_per_period_nano is not None:
         add(Limit(cap=_dollars(plan.max_spend_per_period_nano)))

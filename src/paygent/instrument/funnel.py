@@ -18,7 +18,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Hashable, Mapping
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol, cast
 
 from paygent.call import Call, Request, Wait
@@ -93,6 +93,7 @@ class Prepared(NamedTuple):
 
 
 _active: Meter | None = None
+_was_active = False
 _inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
 """The client and options of the call that is under way here: a second wrapper of ours inside it
 stands back.
@@ -101,7 +102,8 @@ stands back.
 
 def set_active(meter: Meter | None) -> None:
     """Let calls go through a meter from now on; None lets them pass."""
-    global _active
+    global _active, _was_active
+    _was_active = _was_active or meter is not None
     _active = meter
 
 
@@ -121,6 +123,8 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         meter = _active
         options = args[1] if len(args) > 1 else kwargs.get("options")
         if meter is None or _is_inside(client, options):
+            if meter is None:
+                _say_shut_down()
             return original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
@@ -131,16 +135,18 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return original(client, *args, **kwargs)
-        if prepared.asks_for_usage:
-            call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
-        token = _inside.set((client, options))
+        token = None
         try:
+            if prepared.asks_for_usage:
+                call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
+            token = _inside.set((client, options))
             answer = original(client, *args, **kwargs)
         except BaseException as error:
-            attempt("settle", end_failed, meter, call, prepared, error)
+            was_sent = token is not None
+            attempt("settle", end_failed, meter, call, prepared, error, was_sent)
             raise
         finally:
-            _inside.reset(token)
+            _leave(token)
         attempt("settle", end_answered, meter, call, prepared, answer)
         return answer
 
@@ -155,6 +161,8 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         meter = _active
         options = args[1] if len(args) > 1 else kwargs.get("options")
         if meter is None or _is_inside(client, options):
+            if meter is None:
+                _say_shut_down()
             return await original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
@@ -165,16 +173,18 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return await original(client, *args, **kwargs)
-        if prepared.asks_for_usage:
-            call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
-        token = _inside.set((client, options))
+        token = None
         try:
+            if prepared.asks_for_usage:
+                call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
+            token = _inside.set((client, options))
             answer = await original(client, *args, **kwargs)
         except BaseException as error:
-            attempt("settle", end_failed, meter, call, prepared, error)
+            was_sent = token is not None
+            attempt("settle", end_failed, meter, call, prepared, error, was_sent)
             raise
         finally:
-            _inside.reset(token)
+            _leave(token)
         attempt("settle", end_answered, meter, call, prepared, answer)
         return answer
 
@@ -182,8 +192,29 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
 
 
 def _is_inside(client: Any, options: Any) -> bool:
+    """Tell whether this request is the one under way, or a copy of it that other code has made."""
     under_way = _inside.get()
-    return under_way is not None and under_way[0] is client and under_way[1] is options
+    if under_way is None or under_way[0] is not client:
+        return False
+    if under_way[1] is options:
+        return True
+    body = getattr(options, "json_data", None)
+    return body is not None and body is getattr(under_way[1], "json_data", None)
+
+
+def _leave(token: Token[tuple[Any, Any] | None] | None) -> None:
+    """Note that a call is no longer under way here."""
+    if token is not None:
+        try:
+            _inside.reset(token)
+        except ValueError:
+            pass  # left in another context than it was entered in; that one is gone
+
+
+def _say_shut_down() -> None:
+    """Say once that calls pass unmetered, where they were metered before."""
+    if _was_active:
+        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
 
 
 # -- before
@@ -371,13 +402,18 @@ _NEVER_SENT = (
 _CAUSES_MAX = 8
 
 
-def end_failed(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:
+def end_failed(
+    meter: Meter, call: Call, prepared: Prepared, error: BaseException, was_sent: bool = True
+) -> None:
     """End a call that raised: void what cannot have cost anything, settle the rest.
 
     A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
     cancellation settle the estimate, since the provider may have billed. An answer that the SDK
     could not parse was paid too; where the error carries the answer, its usage counts.
     """
+    if not was_sent:
+        meter.void(call, "interrupted before it was sent")
+        return
     answered = get(error, "completion")
     if answered is not None:
         usage = attempt("usage", prepared.route.read, answered, bool(call.plan.tool_costs_nano))
@@ -396,7 +432,7 @@ def end_failed(meter: Meter, call: Call, prepared: Prepared, error: BaseExceptio
     names = _names_of_causes(error)
     if any(name in _NEVER_SENT for name in names):
         meter.void(call, "never sent")
-    elif isinstance(error, ValueError) or any(_is_transport(name) for name in names):
+    elif isinstance(error, ValueError) or any(_is_paid(name) for name in names):
         meter.settle(call, None)
     else:
         meter.void(call, "failed before it was sent")
@@ -416,11 +452,13 @@ def _names_of_causes(error: BaseException) -> list[str]:
     return names
 
 
-def _is_transport(name: str) -> bool:
-    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for a broken
-    exchange.
+def _is_paid(name: str) -> bool:
+    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for an exchange that
+    broke, or for an answer that the SDK would not parse.
     """
     return name in (
+        "ContentFilterFinishReasonError",
+        "LengthFinishReasonError",
         "APIConnectionError",
         "APITimeoutError",
         "TransportError",

@@ -40,16 +40,27 @@ class Instrumentation:
         self._wrappers: set[Callable[..., Any]] = set()
         self._undo: list[tuple[type, str, Any, Any]] = []
         self._patched: set[str] = set()
+        self._arguments_only = False
         self._finder: _AfterImport | None = None
 
     @property
     def is_installed(self) -> bool:
         """Whether SDKs are patched, or will be when they are imported."""
-        return self._finder is not None
+        return self._finder is not None and not self._arguments_only
 
-    def install(self) -> None:
-        """Patch what is imported and see to what is imported later; idempotent."""
+    def install(self, arguments_only: bool = False) -> None:
+        """Patch what is imported and see to what is imported later; idempotent.
+
+        Args:
+            arguments_only: Gate and meter nothing, but take the `paygent_*` arguments out of calls,
+                which the SDKs would refuse (Paygent is switched off).
+        """
         with self._lock:
+            if arguments_only and self.is_installed:
+                return
+            if not arguments_only and self._arguments_only:
+                self._patched.clear()
+            self._arguments_only = arguments_only
             if self._finder is None:
                 self._finder = _AfterImport({sdk.module: sdk for sdk in SDKS}, self._patch)
                 sys.meta_path.insert(0, self._finder)
@@ -63,6 +74,7 @@ class Instrumentation:
             if self._finder is not None and self._finder in sys.meta_path:
                 sys.meta_path.remove(self._finder)
             self._finder = None
+            self._arguments_only = False
             for owner, name, original, wrapper in reversed(self._undo):
                 if owner.__dict__.get(name) is wrapper:
                     setattr(owner, name, original)
@@ -78,6 +90,9 @@ class Instrumentation:
             if sdk.name in self._patched or self._finder is None:
                 return
             self._patched.add(sdk.name)
+            if self._arguments_only:
+                self._patch_resources(sdk)
+                return
             package = sys.modules[sdk.module]
             for class_name in sdk.clients:
                 self._patch_owner(sdk, getattr(package, class_name))
@@ -105,6 +120,8 @@ class Instrumentation:
     def _watch_clients(self, sdk: Any, base_class: type) -> None:
         """Have every new client checked: its class may own a `request` that we have not seen."""
         original = base_class.__dict__["__init__"]
+        if original in self._wrappers:
+            return
 
         @functools.wraps(original)
         def init(client: Any, *args: Any, **kwargs: Any) -> None:

@@ -13,7 +13,9 @@ length.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Hashable, Iterator
+import sys
+import zlib
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
@@ -76,9 +78,44 @@ class Ending:
         if not self._call.done:
             attempt("settle", self._settle)
 
+    def from_anywhere(self) -> None:
+        """End the call from where a finalizer may run: not now, if this thread is inside our own
+        code, where it may hold a lock that the end needs too.
+
+        A dropped stream is a cycle (it and its generator know each other), so the garbage collector
+        ends it, at an allocation of any code; the SDK's generator closes the response then.
+        """
+        if self._call.done:
+            return
+        if _is_inside_ours():
+            self._meter.end_later(self)
+        else:
+            self()
+
     def _settle(self) -> None:
         usage = attempt("usage", self._reader.usage, self._call.estimate)
         self._meter.settle(self._call, usage)
+
+
+_PASSED_THROUGH = (
+    "paygent.instrument.",
+    "paygent.context",
+    "paygent.demo.",
+    "paygent.testing",
+    "paygent.cli.",
+)
+"""Our modules below which an SDK or the application runs, and which hold no lock meanwhile."""
+
+
+def _is_inside_ours() -> bool:
+    """Tell whether this thread is inside code of ours that may hold a lock."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("paygent.") and not name.startswith(_PASSED_THROUGH):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False
 
 
 class IteratorTap:
@@ -162,7 +199,16 @@ def _dropped(tap: ByteTap | None, ending: Ending) -> None:
     first one.
     """
     if tap is None or tap.is_parsed:
-        ending()
+        ending.from_anywhere()
+
+
+def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
+    """Return what unpacks a body piece by piece; None for what the standard library cannot."""
+    if encoding == "identity":
+        return bytes
+    if encoding in ("gzip", "deflate"):
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # 32: told by the header
+    return None
 
 
 class BytesReader:
@@ -170,6 +216,7 @@ class BytesReader:
 
     __slots__ = (
         "_buffer",
+        "_decode",
         "_in_long_line",
         "_is_events",
         "_read",
@@ -189,7 +236,8 @@ class BytesReader:
         content_type = str(headers.get("content-type") or "")
         encoding = str(headers.get("content-encoding") or "identity")
         self._is_events = "event-stream" in content_type
-        self._skipping = encoding != "identity" or not (self._is_events or "json" in content_type)
+        self._decode = _decoder(encoding)
+        self._skipping = self._decode is None or not (self._is_events or "json" in content_type)
         self._buffer = bytearray()
         self._in_long_line = False
         self._reader = reader
@@ -202,9 +250,13 @@ class BytesReader:
         Raises:
             ValueError: if an event among them was no JSON; the others were read.
         """
-        if self._skipping:
+        if self._skipping or self._decode is None:
             return
-        self._buffer += data
+        try:
+            self._buffer += self._decode(data)
+        except zlib.error:  # not what its header says
+            self._skipping = True
+            return
         if not self._is_events:
             if len(self._buffer) > _JSON_BYTES_MAX:
                 self._skipping = True
@@ -282,11 +334,11 @@ class ByteTap:
         # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
         # only now.
         if not self.is_parsed or not self._exhausted:
-            self._ending()
+            self._ending.from_anywhere()
 
     def __del__(self) -> None:
         if "is_parsed" in self.__dict__ and not self.is_parsed:
-            self._ending()
+            self._ending.from_anywhere()
 
 
 class _SyncByteTap(ByteTap):

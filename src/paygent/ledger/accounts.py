@@ -159,7 +159,7 @@ class Accounts:
         if user.plan_name not in self._unlimited:
             self._unlimited.add(user.plan_name)
             failures.say(
-                "plan_not_configured",
+                f"plan_not_configured:{user.plan_name}",
                 "plan %s is not configured; its users have no limits",
                 user.plan_name,
             )

@@ -9,6 +9,7 @@ commit the events are safe from any death of the process; the journal keeps them
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
@@ -82,6 +83,8 @@ class SqliteStore:
                 )
             if self._queries is None:
                 self._queries = load_queries()
+            if self._path != ":memory:":
+                _keep_private(self._path)
             connection = sqlite3.connect(
                 self._path, timeout=self._busy_wait_s, isolation_level=None, check_same_thread=False
             )
@@ -144,7 +147,7 @@ class SqliteStore:
                 self._queries.add_plan(
                     connection,
                     product_id=product,
-                    name=record.name,
+                    name=_text(record.name),
                     document=document,
                     at_us=record.at_us,
                 )
@@ -154,7 +157,7 @@ class SqliteStore:
                     connection,
                     product_id=product,
                     user_id=_text(record.user_id),
-                    plan=record.plan,
+                    plan=_text(record.plan),
                     own=None if record.own is None else json.dumps(record.own, sort_keys=True),
                     period_start_us=period.start_us if period else None,
                     period_end_us=period.end_us if period else None,
@@ -397,6 +400,14 @@ def _as_unavailable() -> Iterator[None]:
         yield
     except (sqlite3.Error, OSError) as error:
         raise StoreUnavailable(f"SQLite: {error}") from error
+
+
+def _keep_private(path: str) -> None:
+    """Make a database file that is not there yet, for this account of the machine alone."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+    except OSError as error:
+        raise StoreUnavailable(f"unable to open the file ({type(error).__name__})") from error
 
 
 def _text(value: str) -> str:

@@ -135,11 +135,16 @@ class _FileSegment:
         return written == len(data)
 
     @property
-    def has_unread(self) -> bool:
+    def end(self) -> int:
+        """Where the next record goes; 0 for a file that the delivering thread has just removed."""
         try:
-            return self.read_to < os.fstat(self.fd).st_size
-        except OSError:  # removed by the delivering thread just now: it was read
-            return False
+            return os.fstat(self.fd).st_size
+        except OSError:
+            return 0
+
+    @property
+    def has_unread(self) -> bool:
+        return self.read_to < self.end
 
     def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:
         """Return the next records, and the position after them."""
@@ -187,6 +192,10 @@ class _MemorySegment:
         return True
 
     @property
+    def end(self) -> int:
+        return self.read_to + len(self.frames)
+
+    @property
     def has_unread(self) -> bool:
         return len(self.frames) > 0
 
@@ -203,9 +212,14 @@ class _MemorySegment:
     def release(self, records: int) -> None:
         for _ in range(records):
             self.frames.popleft()
+            self.read_to += 1
 
     def remove(self) -> None:
         self.frames.clear()
+
+
+Mark = tuple[tuple[_FileSegment | _MemorySegment, int], ...]
+"""A moment in a journal: each segment and where it ended."""
 
 
 class Journal:
@@ -233,6 +247,8 @@ class Journal:
         self.owner = owner
         self.pushed = 0
         self._dropped = 0
+        self._closed = False
+        self._failed: list[tuple[str, OSError]] = []
         self._records_in_memory_max = records_in_memory_max
         self._segment_bytes_max = segment_bytes_max
         self._rotation = threading.Lock()
@@ -255,6 +271,24 @@ class Journal:
         """How many records were lost because neither file nor memory could take them."""
         kept = [segment for segment in list(self._segments) if isinstance(segment, _MemorySegment)]
         return self._dropped + sum(segment.dropped for segment in kept)
+
+    def is_in_flight(self, event_id: str) -> bool:
+        """Tell whether a call has begun and not ended."""
+        return event_id in self._in_flight
+
+    @property
+    def has_calls_in_flight(self) -> bool:
+        """Whether any call has begun and not ended."""
+        return bool(self._in_flight)
+
+    def mark(self) -> Mark:
+        """Return how far records have been appended by now; see `has_reached`."""
+        return tuple((segment, segment.end) for segment in list(self._segments))
+
+    def has_reached(self, mark: Mark) -> bool:
+        """Tell whether everything up to a mark has been delivered."""
+        left = list(self._segments)
+        return all(segment not in left or segment.read_to >= end for segment, end in mark)
 
     def begin(self, event_id: str, payload: bytes) -> None:
         """Append a begin record; the call is in flight until `end`."""
@@ -312,6 +346,8 @@ class Journal:
                 continue
             if segment.size >= self._segment_bytes_max:
                 self._rotate(segment)
+            if self._closed:
+                self._close_again(segment)
             return segment
 
     def _rotate(
@@ -326,11 +362,24 @@ class Journal:
             fresh = self._fresh_segment(copied, to_memory=to_memory)
             self._segments.append(fresh)
             self._current = fresh
+            failed, self._failed = self._failed, []
+        self._say(fresh, failed)
         # Whoever ended a copied call before this line is seen here; whoever ends one later sees the
         # new segment (`end`). So no copy stays without an answer.
         for event_id in copied.keys() - self._in_flight.keys():
             self._answer_copy(event_id)
         return fresh
+
+    def _say(self, fresh: _FileSegment | _MemorySegment, failed: list[tuple[str, OSError]]) -> None:
+        """Say what went wrong in a rotation, outside of its lock: a handler of the application's
+        log may come back here.
+        """
+        for kind, error in failed:
+            failures.note(kind, error)
+        if isinstance(fresh, _MemorySegment) and self.folder is not None:
+            failures.say(
+                "journal_in_memory", "the journal cannot be written; events are kept in memory only"
+            )
 
     def _fresh_segment(
         self, in_flight: dict[str, bytes], *, to_memory: bool
@@ -342,7 +391,7 @@ class Journal:
                 if all(fresh.append(data) for data in in_flight.values()):
                     return fresh
             except OSError as error:
-                failures.note("journal_write", error)
+                self._failed.append(("journal_write", error))
             fresh.remove()
         fresh = self._new_segment(to_memory=True)
         for data in in_flight.values():
@@ -357,19 +406,20 @@ class Journal:
                 self._number += 1
                 return _FileSegment(self.folder / f"{self.owner}-{self._number:06d}.seg")
             except OSError as error:
-                failures.note("journal_folder", error)
-        if self.folder is not None:
-            failures.say(
-                "journal_in_memory", "the journal cannot be written; events are kept in memory only"
-            )
+                self._failed.append(("journal_folder", error))
         return _MemorySegment(self._records_in_memory_max)
 
     def _take_folder(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         lock_path = folder / f"{self.owner}.lock"
         fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        if fcntl is not None:
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            if fcntl is not None:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # a filesystem without locks: this is asked again and again
+            os.close(fd)
+            raise
         self._lock_fd = fd
         _OWN.add(self.owner)
 
@@ -417,6 +467,21 @@ class Journal:
                 self._remove(segment)
         self._batch = []
 
+    def set_aside(self, record: Record) -> None:
+        """Keep a record that no ledger can take, beside the journal, for a person to look at.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        if self.folder is None:
+            return
+        path = self.folder / "refused.jsonl"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, json.dumps(record).encode() + b"\n")
+        finally:
+            os.close(fd)
+
     def _remove(self, segment: _FileSegment | _MemorySegment) -> None:
         """Take a finished segment away, unless it is current or was closed meanwhile."""
         with self._rotation:
@@ -438,6 +503,17 @@ class Journal:
                         segment.remove()
             self._segments.clear()
             self._release_folder()
+            self._closed = True
+
+    def _close_again(self, segment: _FileSegment | _MemorySegment) -> None:
+        """Leave what a call wrote that ended after `close` for whoever adopts it."""
+        with self._rotation:
+            if segment is self._current and isinstance(segment, _FileSegment):
+                self._current = None
+                if segment in self._segments and self._writers_are_done(segment):
+                    self._segments.remove(segment)
+                    os.close(segment.fd)
+                self._release_folder()
 
     @staticmethod
     def _writers_are_done(segment: _FileSegment) -> bool:
@@ -476,6 +552,7 @@ class Journal:
         self._segments = deque()
         self._in_flight = {}
         self._rotation = threading.Lock()
+        self._failed = []
         self._batch = []
         self._number = 0
         self.pushed = 0

@@ -49,6 +49,8 @@ _READY_WAIT_S = (
 )
 _RETRY_S = 0.5  # pause after the ledger was unavailable
 _FLUSH_RETRY_S = 0.05  # the same while somebody waits for it
+_REFUSED_MAX = 4  # so often a ledger fails oddly before the record that it chokes on is looked for
+_LOOK_S = 5.0  # between two looks for journals of processes that died
 _BOOKING_WAIT_S = 0.2  # what a question waits for the delivery of the same user's events
 _ROUNDS_MAX = 3  # a plan that was news changes what must be asked: at most so often per question
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
@@ -83,6 +85,7 @@ class Worker:
         self._journal = journal
         self._now_us = now_us
         self._interval_s = interval_s
+        self.before_round: Callable[[], None] = _nothing
         self.flushed = 0
         self._renew()
 
@@ -97,6 +100,10 @@ class Worker:
         self._round = threading.Condition()
         self._rounds = 0
         self._booking: frozenset[str] = frozenset()
+        self._refused = 0
+        self._is_away = False
+        self._look_for_dead = False
+        self._looked_s = time.monotonic()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._asked: dict[tuple[str, str | None], Future[bool]] = {}
 
@@ -119,12 +126,19 @@ class Worker:
         with self._starting:
             if self._started or self._stopping or not self._enabled:
                 return
-            self._threads = [
-                threading.Thread(target=self._deliver_forever, name="paygent-deliver", daemon=True),
-                threading.Thread(target=self._answer_forever, name="paygent-ask", daemon=True),
-            ]
-            for thread in self._threads:
-                thread.start()
+            for name, run in (
+                ("paygent-deliver", self._deliver_forever),
+                ("paygent-ask", self._answer_forever),
+            ):
+                if any(thread.name == name for thread in self._threads):
+                    continue  # started by a call for which the other thread was one too many
+                thread = threading.Thread(target=run, name=name, daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the process may have no more; the next call tries again
+                    failures.say("no_thread", "no thread can be started; events wait")
+                    return
+                self._threads.append(thread)
             self._started = True
 
     def nudge(self) -> None:
@@ -167,8 +181,12 @@ class Worker:
         self._jobs.put(partial(self._answer_read, reading, future))
         return future
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float, *, gives_up: bool = False) -> bool:
         """Deliver everything that was appended before this call, waiting for it.
+
+        Args:
+            timeout_s: Longest wait.
+            gives_up: Whether a ledger that is not available now ends the wait.
 
         Returns:
             Whether the ledger has it all; False when the time was not enough.
@@ -180,12 +198,14 @@ class Worker:
         with self._round:
             # The round that is under way may have read the journal before our caller's last record.
             wanted = self._rounds + 2
+        self._look_for_dead = True
+        mark = self._journal.mark()
 
         def is_delivered() -> bool:
             if self._rounds < wanted:
                 self._wake.set()  # do not wait between these two
                 return False
-            return not self._journal.has_unread
+            return self._journal.has_reached(mark)
 
         while True:
             self._wake.set()
@@ -193,7 +213,7 @@ class Worker:
             with self._round:
                 if self._round.wait_for(is_delivered, min(left_s, _FLUSH_RETRY_S)):
                     return True
-            if left_s <= 0:
+            if left_s <= 0 or (gives_up and self._is_away and self._rounds >= wanted):
                 return False
 
     def stop(self, timeout_s: float) -> bool:
@@ -223,7 +243,7 @@ class Worker:
     def _deliver_forever(self) -> None:
         pid = os.getpid()
         while not self._stopping and pid == os.getpid():
-            if self._make_ready():
+            if attempt("open_ledger", self._make_ready):
                 break
             self._finish_round()
             self._wake.wait(_RETRY_S)
@@ -237,7 +257,9 @@ class Worker:
                 self._wake.wait(self._interval_s)
             else:
                 self._idle = True
-                if not self._journal.has_unread:
+                if self._journal.has_calls_in_flight:
+                    self._wake.wait(self._interval_s)  # a dropped stream wakes nobody
+                elif not self._journal.has_unread:
                     self._wake.wait()
                 self._idle = False
                 empty = 0
@@ -261,6 +283,7 @@ class Worker:
                 "the ledger is not available (%s); events wait in the journal",
                 error,
             )
+            self._is_away = True
             return False
         self._ready.set()
         return True
@@ -287,19 +310,61 @@ class Worker:
         if unavailable:
             raise unavailable[0]
 
+    def _adopt_now_and_then(self) -> None:
+        """Look for journals of processes that died meanwhile, every few seconds and when somebody
+        waits for a delivery.
+        """
+        now_s = time.monotonic()
+        if self._look_for_dead or now_s - self._looked_s >= _LOOK_S:
+            self._look_for_dead, self._looked_s = False, now_s
+            try:
+                self._adopt()
+            except LedgerUnavailable:
+                pass  # the round's own batch says so
+
     def _deliver_dead(self, records: list[Record]) -> None:
         """Settle the records of a process that died; its calls in flight as estimated."""
         begun = (attempt("event_record", presumed, record) for record in unfinished(records))
         events = [*_events(records), *(event for event in begun if event is not None)]
-        directory = _directory(records)
-        self._ledger.settle(Batch(directory=tuple(directory), at_us=self._now_us()))
+        self._settle(Batch(directory=tuple(_directory(records)), at_us=self._now_us()))
         for start in range(0, len(events), RECORDS_PER_BATCH_MAX):
             part = tuple(events[start : start + RECORDS_PER_BATCH_MAX])
-            self._ledger.settle(Batch(events=part, at_us=self._now_us()))
+            self._settle(Batch(events=part, at_us=self._now_us()))
+
+    def _settle(self, batch: Batch) -> Answer:
+        """Settle a batch with the ledger; what it cannot take at all is set aside, loudly.
+
+        Raises:
+            LedgerUnavailable: if it could not be booked now.
+        """
+        try:
+            return self._ledger.settle(batch)
+        except LedgerUnavailable:
+            raise
+        except Exception as error:
+            self._refused += 1
+            if self._refused < _REFUSED_MAX:  # it may have been an accident
+                raise
+            failures.note("ledger_refused", error)
+        # One record of many; it must not keep the others from being booked.
+        events, directory = batch.events, batch.directory
+        if len(events) + len(directory) <= 1:
+            for record in (*events, *directory):
+                attempt("set_aside", self._journal.set_aside, {"refused": str(record)})
+            return self._ledger.settle(Batch((), (), batch.questions, batch.at_us))
+        counted: frozenset[str] = frozenset()
+        for half in (slice(None, (len(events) + 1) // 2), slice((len(events) + 1) // 2, None)):
+            counted |= self._settle(Batch(events[half], (), (), batch.at_us)).counted
+        for record in directory:
+            self._settle(Batch((), (record,), (), batch.at_us))
+        answer = self._ledger.settle(Batch((), (), batch.questions, batch.at_us))
+        return Answer(counted, answer.users, answer.plans)
 
     def _deliver_round(self) -> bool:
         """Deliver everything there is; return whether there was anything to do."""
         worked = False
+        self.before_round()
+        self._adopt_now_and_then()
         self._journal.try_files_again()
         while not self._stopping or self._journal.has_unread:
             records = self._journal.take(RECORDS_PER_BATCH_MAX)
@@ -325,7 +390,9 @@ class Worker:
         """
         self._booking = frozenset(event.user_id for event in batch.events)
         try:
-            answer = self._ledger.settle(batch)
+            answer = self._settle(batch)
+            self._refused = 0
+            self._is_away = False
             self._journal.delivered()
             self._accounts.acknowledge(batch.events, answer, batch.at_us)
         except LedgerUnavailable as error:
@@ -336,6 +403,7 @@ class Worker:
             )
             for question in batch.questions:
                 self._touch_again(question.user_id)
+            self._is_away = True
             return False
         finally:
             with self._round:
@@ -396,6 +464,10 @@ class Worker:
             if self._accounts.read(answer, now_us, as_of=deliveries) and user.known:
                 return True
         return user.known
+
+
+def _nothing() -> None:
+    """Stand for what is done before a round, where nobody asked for anything."""
 
 
 def _events(records: Iterable[Record]) -> list[Event]:

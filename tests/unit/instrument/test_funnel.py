@@ -330,7 +330,7 @@ def call_of(plan: PlanConfig | None = None) -> Call:
     """A call under way."""
     call = Call()
     call.plan = plan or PlanConfig()
-    call.done = call.drops_usage_chunk = False
+    call.ends, call.drops_usage_chunk = [None], False
     call.estimate = Estimate(5, 7)
     return call
 

@@ -60,14 +60,14 @@ class Meter2:
 
     def settle(self, call: Call, usage: Usage | None) -> None:
         """Note a settlement."""
-        call.done = True
+        call.ends = []
         self.settled.append(usage)
 
 
 def call_of() -> Call:
     """A call under way."""
     call = Call()
-    call.done = call.drops_usage_chunk = False
+    call.ends, call.drops_usage_chunk = [None], False
     call.estimate = ESTIMATE
     return call
 

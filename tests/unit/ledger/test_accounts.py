@@ -311,10 +311,10 @@ def test_say_unlimited__a_plan_again__is_said_once_until_it_is_configured() -> N
     accounts = make_accounts()
     for user_id in ("ann", "bob"):
         accounts.say_unlimited(accounts.user(user_id, NOON_US))
-    assert failures.counts == {"plan_not_configured": 1}
+    assert failures.counts == {"plan_not_configured:pro": 1}
     accounts.set_plan("pro", PlanConfig())
     accounts.say_unlimited(accounts.user("ann", NOON_US))
-    assert failures.counts == {"plan_not_configured": 2}
+    assert failures.counts == {"plan_not_configured:pro": 2}
 
 
 def test_user__nobody__has_the_default_plan_without_its_limits() -> None:
