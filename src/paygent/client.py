@@ -251,14 +251,13 @@ class Paygent:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
         if self._disabled:
-            # An application may name the user of a single call; the SDKs refuse such arguments.
             attempt("patch", instrumentation.install, True)
             return
         if not self._settings.is_local or self._settings.db_path != ":memory:":
             attempt("data_folder", _make_folder, self._settings.db_path)
         set_active(self._meter)
-        if self._settings.auto_instrument:
-            instrumentation.install()
+        # An application may name the user of a single call, which the SDKs would refuse.
+        attempt("patch", instrumentation.install, not self._settings.auto_instrument)
 
     def _greet_backend(self) -> None:
         """Ask the backend whether it is there; warn, or raise (`strict_backend`), if not."""
@@ -571,8 +570,12 @@ class Paygent:
             instrumentation.install()
 
     def uninstrument(self) -> None:
-        """Take the patches out again; calls pass unmetered until `instrument`."""
+        """Take the patches out again; calls pass unmetered until `instrument`.
+
+        The `paygent_*` arguments of single calls are still taken out, since the SDKs refuse them.
+        """
         instrumentation.uninstall()
+        instrumentation.install(arguments_only=True)
 
     # -- properties
 

@@ -36,6 +36,7 @@ from paygent.call import Call, Request, Wait, runs_loop
 from paygent.core.period import to_us
 from paygent.core.report import UsageRow
 from paygent.core.usage import Usage
+from paygent.errors import PaygentWarning
 from paygent.failopen import failures
 from paygent.instrument.registry import instrumentation
 from paygent.ledger.port import LedgerUnavailable
@@ -959,3 +960,108 @@ def test_instrumentation__of_the_process__outlives_a_paygent(init: Init) -> None
     pg.shutdown()
     assert instrumentation.is_installed is True
     assert init().is_instrumented is True
+
+
+@pytest.mark.parametrize("how", ["disabled", "uninstrumented", "not instrumented"])
+def test_call__with_its_user_named_while_switched_off__reaches_the_provider(
+    init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """The switch that is thrown in need must not make the SDK refuse the calls."""
+    if how == "disabled":
+        monkeypatch.setenv("PAYGENT_DISABLED", "1")
+    pg = init(auto_instrument=how != "not instrumented")
+    if how == "uninstrumented":
+        pg.uninstrument()
+    create: Any = client.chat.completions.create
+    answer = create(model="gpt-4o", messages=MESSAGES, paygent_user_id="u1", paygent_metadata={})
+    assert (answer.id, pg.is_instrumented) == ("chatcmpl-fake", False)
+    assert pg.get_usage("u1").period_cost == 0.0
+    pg.instrument()
+    create(model="gpt-4o", messages=MESSAGES, paygent_user_id="u1")
+    assert pg.get_usage("u1").period_cost_nano == (0 if how == "disabled" else CALL_NANO)
+
+
+def test_init__again__never_lets_a_call_pass_between_the_two(
+    init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the first is being shut down, calls are gated by the second."""
+    first = init(on_missing_user="block")
+    shutdown = first.shutdown
+    refused: list[bool] = []
+
+    def call_meanwhile(timeout: float = 10.0) -> None:
+        with pytest.raises(PaygentLimitExceeded):
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        refused.append(True)
+        shutdown(timeout)
+
+    monkeypatch.setattr(first, "shutdown", call_meanwhile)
+    init(on_missing_user="block")
+    assert refused == [True]
+
+
+def test_shutdown__afterwards__calls_and_entries_are_told_once(
+    init: Init, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No silent bypass: what passes unmetered is said and counted."""
+    pg = init()
+    pg.shutdown()
+    for _ in range(2):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    pg.record_event("u1", cost=1)
+    assert caplog.text.count("is shut down") == 1
+    assert pg.health()["counts"]["shut_down"] == 3
+
+
+@pytest.mark.parametrize("timeout", [None, "1", float("nan"), float("inf")])
+def test_shutdown__with_no_number_of_seconds__is_refused_and_can_be_done_again(
+    init: Init, timeout: Any
+) -> None:
+    """The argument is looked at before anything is stopped."""
+    pg = init(auto_instrument=False)
+    with pytest.raises(InvalidValue, match="timeout"):
+        pg.shutdown(timeout)
+    assert pg.is_initialized is True
+    pg.shutdown(1)
+
+
+def test_assign_plan__a_name_that_is_not_configured__warns(init: Init) -> None:
+    """A slip of the pen lifts every limit; that is said where it is made."""
+    pg = init(auto_instrument=False)
+    pg.configure_plan("pro", PlanConfig(max_spend_per_period=1))
+    with pytest.warns(PaygentWarning, match="plan Pro is not configured"):
+        pg.assign_plan("u1", "Pro")
+
+
+def test_start_session__a_plan_of_its_own_that_is_too_large__is_refused_by_name(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be kept is not taken."""
+    monkeypatch.setattr(client_module, "RECORD_BYTES_MAX", 1_000)
+    pg = init(auto_instrument=False)
+    limits: Any = {f"model-{number:06}": 1 for number in range(100)}
+    with pytest.raises(InvalidValue, match="plan_config"):
+        pg.start_session("u1", "default", PlanConfig(model_limits=limits))
+
+
+async def test_verbs__on_a_loops_thread_with_the_ledger_away__do_not_wait(db_path: str) -> None:
+    """An event loop waits for nobody, also not a quarter of a second."""
+    pg = Paygent.launch(Settings(db_path=db_path, auto_instrument=False), ledger=AbsentLedger())
+    started = time.monotonic()
+    for number in range(20):
+        pg.get_usage(f"u{number}")
+    assert time.monotonic() - started < 2.5  # waiting would take five seconds
+    pg.shutdown(timeout=0.3)
+
+
+def test_files__of_a_store_and_its_journal__are_their_owners_alone(
+    init: Init, db_path: str
+) -> None:
+    """User ids and descriptions are nobody else's business on the machine."""
+    pg = init(auto_instrument=False)
+    pg.record_event("u1", cost=1)
+    pg.flush()
+    pg.record_event("u1", cost=1)
+    found = [Path(db_path), *Path(db_path + ".journal").rglob("*"), Path(db_path + ".journal")]
+    assert len(found) >= 5
+    assert {each.stat().st_mode & 0o077 for each in found} == {0}

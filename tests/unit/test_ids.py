@@ -72,3 +72,10 @@ def test_renew_after_fork__two_processes_of_one_state__make_different_ids() -> N
     ids._random.setstate(state)
     ids.renew_after_fork()
     assert new_id(AT_US) != ours
+
+
+def test_id_of_key__parts_that_join_to_the_same_text__are_different_ids() -> None:
+    """One user's key is never another's, whatever characters they are made of."""
+    assert id_of_key("p", "a\x1fb", "c") != id_of_key("p", "a", "b\x1fc")
+    assert id_of_key("p", "a", "1:b") != id_of_key("p", "a1:", "b")
+    assert len(id_of_key("p", "u", "\ud800")) == 36

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paygent import ModelCostRate, Paygent, PlanConfig, paygent_context
+from paygent import InvalidValue, ModelCostRate, Paygent, PlanConfig, paygent_context
 from paygent import manual as manual_module
 from paygent.failopen import failures
 
@@ -160,3 +160,12 @@ def test_record_event__tells_who_listens(pg: Paygent) -> None:
     event = pg.record_event("u1", cost=1)
     pg.flush()
     assert heard == [event]
+
+
+def test_record_event__a_computed_cost_above_a_million__is_refused_by_name(pg: Paygent) -> None:
+    """What no single event may cost given, it may not cost computed; nothing is booked."""
+    pg.configure_plan("dear", PlanConfig(default_tool_cost=1_000_000))
+    pg.assign_plan("u1", "dear")
+    with pytest.raises(InvalidValue, match=r"tool_calls.*at most \$1,000,000"):
+        pg.record_event("u1", tool_calls=["t"] * 2)
+    assert pg.get_usage("u1").period_cost == 0.0

@@ -183,3 +183,16 @@ def test_is_disabled__of_the_variable__is_a_plain_yes_or_no(value: str, expected
 def test_is_disabled__without_the_variable__is_false() -> None:
     """Nothing is switched off by default."""
     assert is_disabled({}) is False
+
+
+@pytest.mark.parametrize("product", ["../../escaped", "a/b", ".", "-x", "a" * 256, "a b"])
+def test_read_settings__a_product_that_is_no_name__is_refused(product: str) -> None:
+    """It names a folder; none may lie outside of ours."""
+    with pytest.raises(InvalidValue, match="PAYGENT_PRODUCT"):
+        read_settings({}, {"PAYGENT_PRODUCT": product})
+
+
+def test_read_settings__a_path_with_nul__is_refused_by_name() -> None:
+    """No file can be named so; found at `init` and not on a thread of ours."""
+    with pytest.raises(InvalidValue, match="db_path"):
+        read_settings({"db_path": "a\0b"}, {})

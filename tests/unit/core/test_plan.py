@@ -928,3 +928,16 @@ def test_model_copy__of_a_rate__keeps_prices_that_no_double_holds() -> None:
     copy = rate.model_copy(update={"cached_input": 0})
     assert copy.pico == {**rate.pico, "cached_input": 0}
     assert rate.pico == {"input": 37_500_000_000, "output": 123_456_789_012}
+
+
+def test_limits_of__one_model_in_two_spellings__is_one_limit_with_the_smaller_cap() -> None:
+    """Whoever writes a model twice has not lifted its limit."""
+    for limits in ({"GPT-4o": 10, "gpt-4o": 10**9}, {"gpt-4o": 10**9, "GPT-4o": 10}):
+        plan = PlanConfig(model_limits=limits)  # type: ignore[arg-type]
+        assert [limit.cap_exact for limit in limits_of(plan)] == [10]
+
+
+def test_plan_config__a_session_of_centuries__is_refused_by_name() -> None:
+    """A time that no clock holds would fail later, in a call."""
+    with pytest.raises(InvalidValue, match="session_timeout_minutes"):
+        PlanConfig(session_timeout_minutes=1e302)

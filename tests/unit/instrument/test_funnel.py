@@ -562,3 +562,35 @@ def test_wrappers__usage_that_is_asked_for__keeps_the_apps_own_options(init: Ini
         {"other": 1, "include_usage": True},
         {"include_usage": False},
     ]
+
+
+def test_end_failed__before_it_was_sent__is_void() -> None:
+    """An interruption between the gate and the provider has cost nothing."""
+    ends = Ends()
+    end_failed(cast(Meter, ends), call_of(), prepared({}), KeyboardInterrupt(), False)
+    assert [how for how, _ in ends.ended] == ["void"]
+
+
+def test_end_failed__an_answer_refused_for_its_content__was_paid() -> None:
+    """Older SDKs raise it without the completion; then it counts as estimated."""
+    ends = Ends()
+    error = error_of("ContentFilterFinishReasonError")
+    end_failed(cast(Meter, ends), call_of(), prepared({}), error)
+    assert ends.ended == [("settle", None)]
+
+
+def test_openai__a_subclass_that_copies_the_options__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Other instrumentation may hand a copy of the request down; it is the same call."""
+
+    class Copying(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            return super().request(cast_to, options.model_copy(), **kwargs)
+
+    metered = Metered(init())
+    with Copying(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
+            pass
+    assert (len(fake.requests), len(metered.events)) == (2, 2)

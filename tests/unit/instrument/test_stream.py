@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import gzip
 import json
 import tracemalloc
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -716,3 +718,16 @@ def test_read_message__with_tools__names_them() -> None:
     assert found is not None
     assert found.tool_calls == ("a",)
     assert read_message({}, True) is None
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_bytes_reader__a_packed_stream__is_unpacked_piece_by_piece(
+    encoding: str, size: int
+) -> None:
+    """HTTP libraries ask for packed answers by default; their usage counts too."""
+    packed = gzip.compress(STREAM) if encoding == "gzip" else zlib.compress(STREAM)
+    reader = bytes_reader({**EVENTS, "content-encoding": encoding})
+    for start in range(0, len(packed), size):
+        reader.feed_bytes(packed[start : start + size])
+    assert tokens(reader.usage(ESTIMATE)) == (3, 4)

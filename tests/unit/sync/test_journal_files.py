@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import json
+import logging
 import os
 import stat
 import subprocess
@@ -1088,3 +1089,59 @@ def test_has_unread__while_the_delivering_thread_removes_segments__never_fails(
     for thread in threads:
         thread.join(10)
     assert failed == []
+
+
+def test_take_folder__a_filesystem_without_locks__leaks_no_descriptor(
+    new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, swallowed: Any
+) -> None:
+    """The folder is tried again and again; each try gives its descriptor back."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    swallowed.expect("journal_folder")
+    journal = new_journal()
+    journal.append(payload(n=1))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        drain(journal)
+        journal.try_files_again()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_rotate__a_log_handler_that_comes_back__finds_the_journal_free(
+    new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, swallowed: Any
+) -> None:
+    """An application may meter what its log handler does; nothing is said under the lock."""
+    swallowed.expect("journal_folder")
+    journal = new_journal()
+    monkeypatch.setattr(journal, "_take_folder", lambda folder: (_ for _ in ()).throw(OSError()))
+    free: list[bool] = []
+
+    class Coming(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            free.append(not journal._rotation.locked())
+
+    handler = Coming()
+    logging.getLogger("paygent").addHandler(handler)
+    try:
+        journal.append(payload(n=1))
+    finally:
+        logging.getLogger("paygent").removeHandler(handler)
+    assert free == [True, True]
+
+
+def test_end__after_close__leaves_nothing_open(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A stream that outlives its Paygent is written, for whoever adopts it, and given up."""
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.close()
+    before = len(os.listdir("/proc/self/fd"))
+    journal.end("a", payload(k="end", id="a"))
+    assert len(os.listdir("/proc/self/fd")) == before
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 1
+    assert {"k": "end", "id": "a"} in found

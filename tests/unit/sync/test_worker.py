@@ -797,3 +797,88 @@ def test_renew_after_fork__a_running_worker__starts_its_own_threads_when_needed(
     bench.spend("b")
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"a", "b"}
+
+
+def test_deliver__a_record_that_the_ledger_always_chokes_on__is_set_aside(
+    bench: Bench, tmp_path: Path, swallowed: Any
+) -> None:
+    """One record must not keep everybody's from being booked; it is kept for people to see."""
+    swallowed.expect("deliver", "ledger_refused")
+    settle = bench.ledger.settle
+
+    def choke(batch: Batch) -> Any:
+        if any(event.event_id == "poison" for event in batch.events):
+            raise OverflowError("too large for this ledger")
+        return settle(batch)
+
+    bench.ledger.settle = choke  # type: ignore[method-assign]
+    for event_id in ("a", "poison", "b"):
+        bench.spend(event_id)
+    assert eventually(lambda: {"a", "b"} <= set(bench.ledger.events))
+    assert eventually(lambda: not bench.journal.has_unread)
+    assert "poison" not in bench.ledger.events
+    assert "poison" in next(tmp_path.rglob("refused.jsonl")).read_text()
+
+
+def test_flush__that_gives_up__does_not_wait_for_a_ledger_that_is_away(bench: Bench) -> None:
+    """Who can do without the rest is told at once."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    started = time.monotonic()
+    assert bench.worker.flush(60.0, gives_up=True) is False
+    assert time.monotonic() - started < 30
+    bench.ledger.settling.clear()
+
+
+def test_flush__while_others_go_on_appending__waits_for_what_was_there(bench: Bench) -> None:
+    """A busy process is never without an undelivered record; nobody waits for that moment."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.is_set():
+            bench.spend(f"busy-{number}")
+            number += 1
+
+    bench.spend("mine")
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert bench.worker.flush(WAIT_S) is True
+        assert "mine" in bench.ledger.events
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_flush__a_process_that_died_meanwhile__has_its_events_booked(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A child's last calls are known to its parent, and not only to the next start."""
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    bury(tmp_path / "journal", encode_end(make_event("child")))
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"own", "child"}
+
+
+def test_start__without_room_for_a_second_thread__starts_none_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads each call tries again what is missing, and only that."""
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "paygent-ask" and len(started) < 3:
+            started.append("none")
+            raise RuntimeError("can't start new thread")
+        if thread.name.startswith("paygent-"):
+            started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for number in range(5):
+        bench.spend(f"e{number}")
+    assert started == ["paygent-deliver", "none", "none", "paygent-ask"]
+    assert failures.counts["no_thread"] == 2
