@@ -267,56 +267,9 @@ def _wrap(
         return in_coroutine
 
     if inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        async def in_async_generator(*args: Any, **kwargs: Any) -> Any:
-            generator = function(*args, **kwargs)
-            whose = scope(args, kwargs)
-            go_on = generator.__anext__
-            try:
-                while True:
-                    with whose:  # only while the generator runs: its consumer has another user
-                        try:
-                            item = await go_on()
-                        except StopAsyncIteration:
-                            return
-                    try:
-                        go_on = functools.partial(generator.asend, (yield item))
-                    except GeneratorExit:
-                        raise
-                    except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
-                        go_on = functools.partial(generator.athrow, thrown)
-            finally:
-                with whose:
-                    await generator.aclose()
-
-        return in_async_generator
-
+        return _wrap_async_generator(function, scope)
     if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def in_generator(*args: Any, **kwargs: Any) -> Any:
-            generator = function(*args, **kwargs)
-            whose = scope(args, kwargs)
-            go_on = generator.__next__
-            try:
-                while True:
-                    with whose:  # only while the generator runs: its consumer has another user
-                        try:
-                            item = go_on()
-                        except StopIteration as stop:
-                            return stop.value
-                    try:
-                        go_on = functools.partial(generator.send, (yield item))
-                    except GeneratorExit:
-                        raise
-                    except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
-                        go_on = functools.partial(generator.throw, thrown)
-            finally:
-                with whose:
-                    generator.close()
-
-        return in_generator
+        return _wrap_generator(function, scope)
 
     @functools.wraps(function)
     def in_function(*args: Any, **kwargs: Any) -> Any:
@@ -324,3 +277,63 @@ def _wrap(
             return function(*args, **kwargs)
 
     return in_function
+
+
+def _wrap_async_generator(
+    function: Callable[..., Any], scope: Callable[..., paygent_context]
+) -> Callable[..., Any]:
+    """Return an async generator function whose every step runs inside the scope."""
+
+    @functools.wraps(function)
+    async def in_async_generator(*args: Any, **kwargs: Any) -> Any:
+        generator = function(*args, **kwargs)
+        whose = scope(args, kwargs)
+        go_on = generator.__anext__
+        try:
+            while True:
+                with whose:  # only while the generator runs: its consumer has another user
+                    try:
+                        item = await go_on()
+                    except StopAsyncIteration:
+                        return
+                try:
+                    go_on = functools.partial(generator.asend, (yield item))
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
+                    go_on = functools.partial(generator.athrow, thrown)
+        finally:
+            with whose:
+                await generator.aclose()
+
+    return in_async_generator
+
+
+def _wrap_generator(
+    function: Callable[..., Any], scope: Callable[..., paygent_context]
+) -> Callable[..., Any]:
+    """Return a generator function whose every step runs inside the scope."""
+
+    @functools.wraps(function)
+    def in_generator(*args: Any, **kwargs: Any) -> Any:
+        generator = function(*args, **kwargs)
+        whose = scope(args, kwargs)
+        go_on = generator.__next__
+        try:
+            while True:
+                with whose:  # only while the generator runs: its consumer has another user
+                    try:
+                        item = go_on()
+                    except StopIteration as stop:
+                        return stop.value
+                try:
+                    go_on = functools.partial(generator.send, (yield item))
+                except GeneratorExit:
+                    raise
+                except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
+                    go_on = functools.partial(generator.throw, thrown)
+        finally:
+            with whose:
+                generator.close()
+
+    return in_generator

@@ -115,7 +115,17 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
     findings = Findings("Paygent.init")
     given = {name: value for name, value in arguments.items() if value is not None}
     read: dict[str, Any] = {}
+    _read_places(findings, given, environ, read)
+    _read_numbers(findings, given, read)
+    _read_choices(findings, given, read)
+    findings.raise_if_any()
+    return Settings(**read)
 
+
+def _read_places(
+    findings: Findings, given: Mapping[str, Any], environ: Mapping[str, str], read: dict[str, Any]
+) -> None:
+    """Read where the backend, the store and the product are."""
     for name, variable in (
         ("api_key", "PAYGENT_API_KEY"),
         ("base_url", "PAYGENT_BASE_URL"),
@@ -143,6 +153,9 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
         rule = "must be 1 to 255 letters, digits, '.', '_' or '-', and begin with a letter or digit"
         findings.add("PAYGENT_PRODUCT", read["product"], rule)
 
+
+def _read_numbers(findings: Findings, given: Mapping[str, Any], read: dict[str, Any]) -> None:
+    """Read seconds and counts."""
     for name, target, least, most in (
         ("flush_interval", "flush_interval_s", 0.01, 3600.0),
         ("refresh_interval", "refresh_interval_s", 0.01, 86_400.0),
@@ -166,6 +179,10 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
                 findings.add(name, value, f"must be a whole number from 1 to {most_count}")
             else:
                 read[name] = value
+
+
+def _read_choices(findings: Findings, given: Mapping[str, Any], read: dict[str, Any]) -> None:
+    """Read switches, names and lists."""
     for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend"):
         if name in given:
             if not isinstance(given[name], bool):
@@ -194,5 +211,3 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
             findings.add("tag_keys", keys, f"must be at most {TAG_KEYS_MAX} non-empty strings")
         else:
             read["tag_keys"] = named
-    findings.raise_if_any()
-    return Settings(**read)
