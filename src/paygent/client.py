@@ -193,12 +193,7 @@ class Paygent:
         )
         in_memory = disabled or settings.db_path == ":memory:"
         if ledger is None:
-            from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
-
-            writer = SqliteStore(":memory:" if in_memory else settings.db_path)
-            ledger = LocalLedger(
-                self._product, writer, writer if in_memory else SqliteStore(settings.db_path)
-            )
+            ledger = _local_ledger(self._product, ":memory:" if in_memory else settings.db_path)
         self._ledger = ledger
         self._catalogue = catalogue if catalogue is not None else Catalogue()
         self._accounts = Accounts(
@@ -665,6 +660,14 @@ class Paygent:
 
 
 # -- small parts
+
+
+def _local_ledger(product: str, path: str) -> Ledger:
+    """Return a ledger over a store in this process, a connection for each thread that uses it."""
+    from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
+
+    writer = SqliteStore(path)
+    return LocalLedger(product, writer, writer if path == ":memory:" else SqliteStore(path))
 
 
 def _owner_name() -> str:
