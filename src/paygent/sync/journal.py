@@ -492,7 +492,11 @@ class Journal:
             segment.remove()
 
     def close(self) -> None:
-        """Give the folder back. What was not delivered stays for the next process."""
+        """Give the folder back. What was not delivered stays for the next process.
+
+        While calls are in flight the folder stays taken: their begin records are not to be taken
+        for those of a dead process.
+        """
         with self._rotation:
             self._current = None  # who comes now takes a new segment, for the next process
             for segment in list(self._segments):
@@ -502,18 +506,20 @@ class Journal:
                     else:
                         segment.remove()
             self._segments.clear()
-            self._release_folder()
             self._closed = True
+            if not self._in_flight:
+                self._release_folder()
 
     def _close_again(self, segment: _FileSegment | _MemorySegment) -> None:
-        """Leave what a call wrote that ended after `close` for whoever adopts it."""
+        """Leave what a call wrote that ended after `close`; the last one gives the folder back."""
         with self._rotation:
             if segment is self._current and isinstance(segment, _FileSegment):
                 self._current = None
                 if segment in self._segments and self._writers_are_done(segment):
                     self._segments.remove(segment)
                     os.close(segment.fd)
-                self._release_folder()
+                if not self._in_flight:
+                    self._release_folder()
 
     @staticmethod
     def _writers_are_done(segment: _FileSegment) -> bool:

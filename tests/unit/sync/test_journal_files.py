@@ -501,6 +501,14 @@ def test_close__all_delivered__leaves_an_empty_folder(
     assert list(folder.iterdir()) == []
 
 
+def let_die(journal: Journal) -> None:
+    """Give up what dies with a process: the lock on its folder."""
+    assert journal._lock_fd is not None
+    os.close(journal._lock_fd)
+    journal._lock_fd = None
+    journal_module._OWN.discard(journal.owner)
+
+
 def test_close__something_waits__leaves_it_for_the_next_process(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
@@ -509,6 +517,7 @@ def test_close__something_waits__leaves_it_for_the_next_process(
     journal.append(payload(n=1))
     journal.begin("a", payload(k="begin", id="a"))
     journal.close()
+    let_die(journal)
     assert segments_in(folder) == ["me-000001.seg"]
     found: list[Record] = []
     assert adopt(folder, deliver=found.extend) == 1
@@ -524,6 +533,7 @@ def test_close__a_call_in_flight__keeps_its_begin(
     journal.begin("a", payload(k="begin", id="a"))
     drain(journal)
     journal.close()
+    let_die(journal)
     found: list[Record] = []
     assert adopt(folder, deliver=found.extend) == 1
     assert once(found) == [{"k": "begin", "id": "a"}]
@@ -1136,12 +1146,16 @@ def test_end__after_close__leaves_nothing_open(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """A stream that outlives its Paygent is written, for whoever adopts it, and given up."""
+    before = len(os.listdir("/proc/self/fd"))
     journal = new_journal()
     journal.begin("a", payload(k="begin", id="a"))
+    journal.begin("b", payload(k="begin", id="b"))
     journal.close()
-    before = len(os.listdir("/proc/self/fd"))
     journal.end("a", payload(k="end", id="a"))
+    assert adopt(folder, deliver=lambda records: pytest.fail("a call is in flight")) == 0
+    journal.end("b", payload(k="void", id="b"))
     assert len(os.listdir("/proc/self/fd")) == before
     found: list[Record] = []
     assert adopt(folder, deliver=found.extend) == 1
     assert {"k": "end", "id": "a"} in found
+    assert list(unfinished(found)) == []
