@@ -26,7 +26,8 @@ demo: $(VENV)/demo  ## Three users of a $49 plan, first without limits, then wit
 	$(BIN)/paygent demo
 
 test: $(VENV)/dev  ## Run every test with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+	$(BIN)/coverage report --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total
 
 test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported
 	.ci/oldest

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
-from paygent import BillingPeriod, InvalidValue, Paygent, PlanConfig
+from paygent import BillingPeriod, InvalidValue, Paygent, PlanConfig, paygent_context
 
 Init = Callable[..., Paygent]
 
@@ -136,3 +136,33 @@ def test_p10__metadata_beyond_its_bounds__is_dropped_and_said(
     event = pg.record_event("u1", cost=1, metadata={f"k{number}": number for number in range(20)})
     assert len(event.metadata) == 16
     assert "the rest is dropped" in caplog.text
+
+
+BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
+"""Aware, and not to be told in UTC."""
+
+
+@pytest.mark.parametrize(
+    ("verb", "field"),
+    [
+        (lambda pg: pg.configure_plan("caf\udce9", PlanConfig()), "name"),
+        (lambda pg: pg.assign_plan("u1", "a\0b"), "plan"),
+        (lambda pg: BillingPeriod(BEFORE_TIME, datetime(2026, 1, 1)), "start"),
+        (lambda pg: pg.report(start=BEFORE_TIME), "start"),
+        (lambda pg: pg.record_event("u1", model="\ud800"), "model"),
+    ],
+)
+def test_p10__what_no_ledger_and_no_calendar_can_hold__is_refused_by_name(
+    init: Init, verb: Callable[[Paygent], object], field: str
+) -> None:
+    """Found where it is given, and not later on a thread of ours."""
+    with pytest.raises(InvalidValue) as caught:
+        verb(init(auto_instrument=False))
+    assert [each.field for each in caught.value.findings] == [field]
+
+
+def test_p10__an_id_of_thousands_of_digits__is_missing_and_raises_nothing(init: Init) -> None:
+    """Around a call nothing is raised, whatever the id is."""
+    pg = init(auto_instrument=False)
+    with paygent_context(10**5_000, session_id=10**5_000):
+        assert pg.record_event(cost=1).user_id == "(none)"
