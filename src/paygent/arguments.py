@@ -7,7 +7,7 @@ from typing import Any
 
 from paygent.context import read_user_id
 from paygent.core.errors import Findings
-from paygent.core.money import read_cost_nano
+from paygent.core.money import read_cost_nano, read_decimal
 from paygent.core.period import Subscription, to_us
 from paygent.manual import Entry
 from paygent.models import BillingPeriod
@@ -16,6 +16,7 @@ _NAME_CHARS_MAX = 255
 _TEXT_CHARS_MAX = 1_000
 _TOKENS_MAX = 10**12
 _TOOL_CALLS_MAX = 1_000
+_SECONDS_MAX = 86_400
 
 
 def check_user(findings: Findings, user_id: Any) -> str:
@@ -38,6 +39,20 @@ def valid_user(verb: str, user_id: Any) -> str:
     found = check_user(findings, user_id)
     findings.raise_if_any()
     return found
+
+
+def valid_seconds(verb: str, name: str, value: Any) -> float:
+    """Return a number of seconds, 0 for a negative one.
+
+    Raises:
+        InvalidValue: if it is no finite number, or more than a day.
+    """
+    number = read_decimal(value) if not isinstance(value, str) else None
+    if number is None or not number.is_finite() or number > _SECONDS_MAX:
+        findings = Findings(verb)
+        findings.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
+        findings.raise_if_any()
+    return max(float(value), 0.0)
 
 
 def check_name(findings: Findings, name: str, value: Any) -> None:

@@ -88,7 +88,7 @@ class Call:
     estimate: Estimate
     head: str
     event_id: str
-    hold: Hold | None
+    hold: Hold
     identity: Identity
     model_key: str
     pid: int

@@ -18,11 +18,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.arguments import check_name, check_user, read_entry, subscription_of, valid_user
+from paygent.arguments import (
+    check_name,
+    check_user,
+    read_entry,
+    subscription_of,
+    valid_seconds,
+    valid_user,
+)
 from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
-from paygent.core.money import read_decimal
 from paygent.core.plan import PlanConfig, plan_to_json
 from paygent.core.report import UsageRow
 from paygent.errors import PaygentWarning
@@ -56,7 +62,6 @@ from paygent.sync.journal import RECORD_BYTES_MAX, Journal
 from paygent.sync.worker import Worker
 from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
 
-_TIMEOUT_S_MAX = 86_400
 _TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -188,9 +193,7 @@ class Paygent:
         self._disabled = disabled
         self._is_shut_down = False
         self._probe = None if disabled or settings.is_local else Probe(settings)
-        self._product = (
-            settings.product if settings.api_key is None else _product_of_key(settings.api_key)
-        )
+        self._product = _product_of(settings)
         in_memory = disabled or settings.db_path == ":memory:"
         if ledger is None:
             ledger = _local_ledger(self._product, ":memory:" if in_memory else settings.db_path)
@@ -514,7 +517,8 @@ class Paygent:
     # -- life
 
     def flush(self) -> int:
-        """Deliver everything to the ledger and wait for callbacks that are under way.
+        """Deliver everything to the ledger, ten seconds at most, and wait for callbacks that are
+        under way. Takes in what processes that died have left.
 
         Returns:
             How many events were delivered while this waited.
@@ -522,7 +526,7 @@ class Paygent:
         before = self._worker.flushed
         self._meter.end_late()
         self._callbacks.flush(EXIT_WAIT_S)
-        if self._journal.has_unread:
+        if self._journal.has_unread or self._worker.is_running:
             self._worker.flush(10.0)
         return self._worker.flushed - before
 
@@ -537,12 +541,7 @@ class Paygent:
         Raises:
             InvalidValue: if `timeout` is no such number.
         """
-        seconds = read_decimal(timeout) if not isinstance(timeout, str) else None
-        if seconds is None or not seconds.is_finite() or seconds > _TIMEOUT_S_MAX:
-            findings = Findings("shutdown")
-            findings.add("timeout", timeout, f"must be a number of seconds up to {_TIMEOUT_S_MAX}")
-            findings.raise_if_any()
-        timeout = max(timeout, 0.0)
+        timeout = valid_seconds("shutdown", "timeout", timeout)
         with type(self)._installing:
             if self._is_shut_down:
                 return
@@ -678,11 +677,13 @@ def _make_folder(db_path: str) -> None:
     Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _product_of_key(key: str) -> str:
-    """Return the product of a key for the local store: the key itself is never written down."""
+def _product_of(settings: Settings) -> str:
+    """Return under which product the local store keeps figures; a key is never written down."""
+    if settings.api_key is None:
+        return settings.product
     import hashlib  # 5 ms, and only with a backend
 
-    return "key-" + hashlib.sha256(key.encode()).hexdigest()[:16]
+    return "key-" + hashlib.sha256(settings.api_key.encode()).hexdigest()[:16]
 
 
 def _warn(problem: Warning) -> None:

@@ -6,7 +6,8 @@ Theory of operation
 use, a `Wait` when the ledger has to be asked about a user that this process does not know yet, or
 None when the call is not ours to meter. Then exactly one of `settle` and `void` ends the call;
 whichever comes first wins, the other does nothing, so that a stream can be ended by its last chunk,
-its close and its garbage collection.
+its close and its garbage collection. An end that a finalizer asks for inside our own code waits in
+`end_later` for the next place where no lock is held.
 
     call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store
     -> report
@@ -42,7 +43,7 @@ from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
-from paygent.ledger.user import UNLIMITED
+from paygent.ledger.user import NOTHING_HELD, UNLIMITED
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import MISSING_USER_ID, Settings
@@ -112,7 +113,8 @@ class Meter:
         call.drops_usage_chunk = False
         call.ends = [None]
         call.event_id = ""
-        call.hold = call.unseen_nano = None
+        call.hold = NOTHING_HELD
+        call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
             request,
@@ -234,7 +236,6 @@ class Meter:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
             self._hold(call, cost, strict=strict, enforce=False)
-        assert call.hold is not None  # without enforcing, a hold is never refused
         for reading in call.hold.warnings:
             self._callbacks.fire(
                 "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
@@ -283,7 +284,6 @@ class Meter:
     def _write_begin(self, call: Call) -> None:
         self._write_opened_sessions()
         request, hold = call.request, call.hold
-        assert hold is not None  # the gate has held
         begin = Begin(
             call.event_id,
             call.user.user_id,
@@ -312,7 +312,6 @@ class Meter:
         """
         if not call.claim_end():
             return
-        assert call.hold is not None  # a call that has begun holds
         quality: Quality
         if usage is None:
             usage = Usage(call.estimate.input_tokens, call.estimate.output_tokens)
@@ -337,8 +336,7 @@ class Meter:
         """
         if not call.claim_end():
             return
-        if call.hold is not None:
-            self._accounts.release(call.user, call.hold)
+        self._accounts.release(call.user, call.hold)
         self._give_back(call, 0)
         if self._journal.is_in_flight(call.event_id):
             self._journal.end(call.event_id, encode_void(call.event_id))
@@ -396,7 +394,7 @@ class Meter:
             resolved.model_key,
             request.provider,
             call.user.plan_name,
-            call.hold.period.start_us if call.hold is not None else call.user.period.start_us,
+            call.hold.period.start_us,
             usage.input_tokens,
             usage.output_tokens,
             usage.cached_input_tokens,

@@ -120,11 +120,9 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-        meter = _active
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        if meter is None or _is_inside(client, options):
-            if meter is None:
-                _say_shut_down()
+        meter = _meter_for(client, options)
+        if meter is None:
             return original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
@@ -142,8 +140,7 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             token = _inside.set((client, options))
             answer = original(client, *args, **kwargs)
         except BaseException as error:
-            was_sent = token is not None
-            attempt("settle", end_failed, meter, call, prepared, error, was_sent)
+            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
         finally:
             _leave(token)
@@ -158,11 +155,9 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
 
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-        meter = _active
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        if meter is None or _is_inside(client, options):
-            if meter is None:
-                _say_shut_down()
+        meter = _meter_for(client, options)
+        if meter is None:
             return await original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
@@ -180,8 +175,7 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
             token = _inside.set((client, options))
             answer = await original(client, *args, **kwargs)
         except BaseException as error:
-            was_sent = token is not None
-            attempt("settle", end_failed, meter, call, prepared, error, was_sent)
+            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
         finally:
             _leave(token)
@@ -189,6 +183,18 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         return answer
 
     return request
+
+
+def _meter_for(client: Any, options: Any) -> Meter | None:
+    """Return the meter that a request goes through; None where it passes: there is none any more,
+    which is said once, or the request is part of one that is under way.
+    """
+    meter = _active
+    if meter is None:
+        if _was_active:
+            failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+        return None
+    return None if _is_inside(client, options) else meter
 
 
 def _is_inside(client: Any, options: Any) -> bool:
@@ -209,12 +215,6 @@ def _leave(token: Token[tuple[Any, Any] | None] | None) -> None:
             _inside.reset(token)
         except ValueError:
             pass  # left in another context than it was entered in; that one is gone
-
-
-def _say_shut_down() -> None:
-    """Say once that calls pass unmetered, where they were metered before."""
-    if _was_active:
-        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
 
 
 # -- before
@@ -410,6 +410,9 @@ def end_failed(
     A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
     cancellation settle the estimate, since the provider may have billed. An answer that the SDK
     could not parse was paid too; where the error carries the answer, its usage counts.
+
+    Args:
+        was_sent: False for an interruption between the gate and the provider.
     """
     if not was_sent:
         meter.void(call, "interrupted before it was sent")

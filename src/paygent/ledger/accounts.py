@@ -445,12 +445,13 @@ class Accounts:
             user = self.users.get(user_id)
             if user is None:
                 continue
+            state = answer.users.get(user_id)
+            own = _own_plan(state)
             with self.lock:
                 for event in by_user.get(user_id, ()):
                     self._acknowledge_one(user, event, is_new=event.event_id in answer.counted)
-                state = answer.users.get(user_id)
                 if state is not None:
-                    self._read_state(user, state, at_us)
+                    self._read_state(user, state, own, at_us)
         self._say()
 
     def _acknowledge_one(self, user: User, event: Event, *, is_new: bool) -> None:
@@ -498,20 +499,22 @@ class Accounts:
         for user_id, state in answer.users.items():
             user = self.users.get(user_id)
             if user is not None:
+                own = _own_plan(state)
                 with self.lock:
                     if as_of is not None and as_of != self.deliveries:
                         return False
-                    self._read_state(user, state, at_us)
+                    self._read_state(user, state, own, at_us)
         self._say()
         return True
 
-    def _read_state(self, user: User, state: UserLedger, at_us: int) -> None:
+    def _read_state(
+        self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
+    ) -> None:
         """Take over the ledger's word on a user; under the lock. What this process is just changing
         stays.
         """
         if "user:" + user.user_id not in self._changing:
             plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
-            own = attempt("plan_document", plan_from_json, state.own) if state.own else None
             told = (plan_name, state.subscription, own)
             if user.ended is not None and state.subscription == user.ended:
                 told = (user.plan_name, user.subscription, user.own)  # what ended stays ended
@@ -568,6 +571,13 @@ class Accounts:
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
     return tuple(limit.key for limit in limits_of(plan))
+
+
+def _own_plan(state: UserLedger | None) -> PlanConfig | None:
+    """Return a user's own version of a plan; takes a while and may log, so never under the lock."""
+    if state is None or state.own is None:
+        return None
+    return attempt("plan_document", plan_from_json, state.own)
 
 
 def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple[Reading, ...]:

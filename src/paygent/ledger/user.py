@@ -155,6 +155,10 @@ class Hold(NamedTuple):
     model_key: str
 
 
+NOTHING_HELD = Hold((), (), Window(0, 0), (), 0, 0, "")
+"""The hold of a call that has not passed the gate; ending it changes nothing."""
+
+
 class Figures(NamedTuple):
     """What a user has used, in nano-dollars and tokens.
 

@@ -5,8 +5,9 @@ Theory of operation
 *deliver* reads records back from the journal and settles them with the ledger in few, set-based
 batches, within a second of each settlement; only when the ledger has acknowledged a batch does the
 journal let it go. With every batch it reads the state of the users that were active, so that what
-other processes spent is known within a second too. Before its first batch it makes the ledger ready
-and adopts the journals of processes that died.
+other processes spent is known within a second too. Before its first batch it makes the ledger
+ready; then, every few seconds, it adopts the journals of processes that have died. A record that no
+ledger takes is set aside after some tries, so that it does not keep the others waiting.
 
 *ask* answers the first call of a user or session from the ledger's state on a connection of its
 own, so that it never queues behind a delivery. The caller waits at most a quarter of a second, then
