@@ -62,6 +62,7 @@ from paygent.sync.journal import RECORD_BYTES_MAX, Journal
 from paygent.sync.worker import Worker
 from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
 
+_MEMORY = ":memory:"
 _TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -194,10 +195,8 @@ class Paygent:
         self._is_shut_down = False
         self._probe = None if disabled or settings.is_local else Probe(settings)
         self._product = _product_of(settings)
-        in_memory = disabled or settings.db_path == ":memory:"
-        if ledger is None:
-            ledger = _local_ledger(self._product, ":memory:" if in_memory else settings.db_path)
-        self._ledger = ledger
+        path = _MEMORY if disabled else settings.db_path
+        self._ledger = ledger if ledger is not None else _local_ledger(self._product, path)
         self._catalogue = catalogue if catalogue is not None else Catalogue()
         self._accounts = Accounts(
             default_plan=settings.default_plan,
@@ -206,12 +205,12 @@ class Paygent:
             refresh_us=int(settings.refresh_interval_s * 1_000_000),
         )
         self._journal = Journal(
-            None if in_memory else Path(settings.db_path + ".journal") / self._product,
+            None if path == _MEMORY else Path(path + ".journal") / self._product,
             owner=_owner_name(),
             records_in_memory_max=settings.max_queue_size,
         )
         self._worker = Worker(
-            ledger,
+            self._ledger,
             self._accounts,
             self._journal,
             now_us=now_us,
@@ -228,6 +227,7 @@ class Paygent:
             self._callbacks,
             now_us,
         )
+        self._worker.before_round = self._meter.end_late
         self._asking = Asking(
             self._accounts,
             self._catalogue,
@@ -236,14 +236,8 @@ class Paygent:
             enabled=not disabled,
             end_late=self._meter.end_late,
         )
-        self._worker.before_round = self._meter.end_late
-        self._manual = Manual(
-            self._product,
-            self._accounts,
-            self._catalogue,
-            None if disabled else self._meter,
-            now_us,
-        )
+        meter = None if disabled else self._meter
+        self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
@@ -251,7 +245,7 @@ class Paygent:
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return
-        if not self._settings.is_local or self._settings.db_path != ":memory:":
+        if self._settings.db_path != _MEMORY:
             attempt("data_folder", _make_folder, self._settings.db_path)
         set_active(self._meter)
         # An application may name the user of a single call, which the SDKs would refuse.
@@ -666,7 +660,7 @@ def _local_ledger(product: str, path: str) -> Ledger:
     from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
 
     writer = SqliteStore(path)
-    return LocalLedger(product, writer, writer if path == ":memory:" else SqliteStore(path))
+    return LocalLedger(product, writer, writer if path == _MEMORY else SqliteStore(path))
 
 
 def _owner_name() -> str:
