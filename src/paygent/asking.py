@@ -111,15 +111,13 @@ class Asking:
             session_cost=exact_usd(figures.session_cost_nano),
             session_id=session_id or None,
             session_started_at=started,
-            period_tokens_total=sum(tokens for tokens, _, _ in figures.by_model.values()),
+            period_tokens_total=sum(tokens for tokens, _ in figures.by_model.values()),
             period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
             period_cost_by_model={
                 model: exact_usd(use[1]) for model, use in figures.by_model.items()
             },
             reserved_cost=exact_usd(figures.held_cost_nano),
-            reserved_tokens_by_model={
-                model: use[2] for model, use in figures.by_model.items() if use[2]
-            },
+            reserved_tokens_by_model=figures.held_tokens,
         )
 
     def state(self, user: User) -> UserState:

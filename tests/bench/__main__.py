@@ -56,6 +56,7 @@ def hot_loop(rounds: int) -> None:
     from paygent.core.event import encode_end
     from paygent.core.pricing import cost_nano
     from paygent.core.usage import Usage, from_openai
+    from paygent.ledger.flights import Hold
 
     with tempfile.TemporaryDirectory() as folder:
         pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
@@ -100,17 +101,16 @@ def hot_loop(rounds: int) -> None:
             user, now = first.user, first.at_us
             show("identify", measure(lambda: meter._identify(request), rounds))
             show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
-            show("estimate: tokens", measure(lambda: meter._estimate(first, resolved), rounds))
+            show("estimate: tokens", measure(lambda: meter._estimate(first), rounds))
             show(
                 "price list",
                 measure(lambda: pg._catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds),
             )
 
             def hold() -> None:
-                held = pg._accounts.hold(
-                    user, first.session_id, "gpt-4o", cost_nano=1, tokens=1, at_us=now, strict=False
-                )
-                pg._accounts.release(user, held)  # type: ignore[arg-type]
+                held = Hold(meter._estimate(first), "gpt-4o", first.session_id, now)
+                pg._accounts.hold(user, held, strict=False)
+                pg._accounts.release(held)
 
             show("gate: hold and release", measure(hold, rounds))
             show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))

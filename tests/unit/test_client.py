@@ -918,25 +918,27 @@ def test_wait__awaited_without_a_loop_of_asyncio__goes_on_at_once(
 ) -> None:
     """Another async framework is not blocked: its call goes on with what is known."""
     done: list[bool] = []
-    wait = Wait(Future(), lambda: done.append(True))
+    wait = Wait(Future(), 5.0, done.append)
     monkeypatch.delitem(sys.modules, "asyncio")
     assert runs_loop() is False
     assert list(wait.__await__()) == []
-    assert done == [True]
+    assert done == [False]  # it does not give up
 
 
 def test_call__models_without_end__are_remembered_within_bounds(
     init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned of models for estimates has a bound."""
-    from paygent import meter
+    from paygent.ledger import accounts
 
-    monkeypatch.setattr(meter, "_OBSERVED_MAX", 2)
+    monkeypatch.setattr(accounts, "_SEEN_MAX", 3)
+    monkeypatch.setattr(accounts, "_SEEN_PER_USER_MAX", 2)
     pg = init()
     for number in range(5):
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
-    assert len(pg._meter._observed) <= 2
+    user = pg._accounts.users["u1"]
+    assert (len(pg._accounts._seen), len(user.seen), len(user.flights)) == (2, 1, 1)
 
 
 def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(

@@ -162,6 +162,7 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return await original(client, *args, **kwargs)
+        prepared.request.is_async = True
         call = attempt("begin", meter.begin, prepared.request)
         while isinstance(call, Wait):
             await call

@@ -7,13 +7,17 @@ hold. `spent` is the ledger's figure as last read (`base`) plus this process's o
 ledger has not acknowledged yet (`undelivered`); acknowledging takes an event out of the second and
 reads the first anew, in one step under the lock, so no call ever sees it twice or not at all.
 
-A call holds on all its accounts or on none. Where a need does not fit under a line, the call may go
-as the one that straddles it, holding all that is left, if no other straddler is in flight. Two
-accounts without a cap, the user's spend in the period and in the session, are always kept, because
-people ask for them.
+A call holds on all its accounts or on none. What the calls in flight hold together follows from
+what such calls really take (`flights.py`), so every settlement corrects the holds of the others.
+Where a need does not fit under a line, the call may go as the one that straddles it, if there is
+any room; it then fills the line, so that the next one waits for it. Where holds are in the way a
+call waits its turn (`waiting.py`); whatever makes room passes the turn on. Two accounts without a
+cap, the user's spend in the period and in the session, are always kept, because people ask for
+them.
 
 One lock guards everything and is held for microseconds: no I/O, no callback and no logging under
-it. Nothing here knows the journal, the ledger or a clock; times and ids are passed in.
+it, and whoever waits is woken after it. Nothing here knows the journal, the ledger or a clock;
+times and ids are passed in.
 """
 
 from __future__ import annotations
@@ -22,8 +26,10 @@ import threading
 from collections.abc import Callable, Iterable
 
 from paygent.core.account import amount
+from paygent.core.estimate import Caution, Taken
 from paygent.core.event import Event
-from paygent.core.gate import Decision, Reading, decide, judge
+from paygent.core.gate import Decision, Reading, decide
+from paygent.core.money import read_parts_per_million
 from paygent.core.period import (
     ROLLING_STEPS,
     Subscription,
@@ -38,8 +44,11 @@ from paygent.core.plan import (
     without_limits,
 )
 from paygent.failopen import attempt, failures
-from paygent.ledger import books
-from paygent.ledger.user import UNLIMITED, Account, Figures, Hold, ModelUse, User
+from paygent.ledger import books, gating
+from paygent.ledger.flights import Flight, Hold, Seen
+from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
+from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
+from paygent.prices.catalogue import Resolved
 from paygent.settings import MISSING_USER_ID
 from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
 
@@ -51,6 +60,9 @@ USERS_MAX = 20_000
 _EVICTED_AT_ONCE = (
     64  # oldest users looked at when one is forgotten; bounds the time under the lock
 )
+_SEEN_MAX = 4_096  # (model, route) pairs whose calls are remembered, over all users
+_SEEN_PER_USER_MAX = 64  # the same of one user; beyond it they are learned anew
+_LEARNED_OF_EACH = 8  # calls of each user that tell what everyone's take; then every eighth
 _US_PER_MINUTE = 60_000_000
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
 
@@ -88,6 +100,7 @@ class Accounts:
         self._opened: list[SessionRecord] = []
         self._unsaid: list[tuple[str, str]] = []
         self._unlimited: set[str] = set()
+        self._seen: dict[tuple[str, str], Seen] = {}
 
     # -- users and plans
 
@@ -171,6 +184,8 @@ class Accounts:
             self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
+            woken = all_waiting(self.users.values())
+        wake(woken)
 
     def assign(
         self,
@@ -187,7 +202,9 @@ class Accounts:
             user.subscription, user.ended = subscription, None
             self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
             self._refresh_plan(user, at_us)
+            woken = all_waiting((user,))
         self._say()
+        wake(woken)
         return user
 
     def recorded(self, what: str) -> None:
@@ -235,100 +252,161 @@ class Accounts:
             opened, self._opened = self._opened, []
         return opened
 
+    def close_session(self, user: User, at_us: int) -> SessionRecord | None:
+        """Close the user's open session; the next call without a session id opens another.
+
+        Returns:
+            The record to write, or None where no session is open.
+        """
+        with self.lock:
+            opened, user.open_session = user.open_session, None
+            if opened is None:
+                return None
+            user.closed_us = max(at_us, opened.started_us)
+            if user.session_id == opened.session_id:
+                user.session_id = ""
+            used_us = max(user.session_used_us, opened.used_us)
+            return SessionRecord(
+                user.user_id, opened.session_id, True, opened.started_us, used_us, user.closed_us
+            )
+
     # -- the gate
+
+    def flight(
+        self, user: User, route: str, resolved: Resolved, *, generates: bool = True
+    ) -> Flight:
+        """Return the calls of a user that are expected alike: of one model, route and price list.
+
+        Args:
+            user: Whose calls.
+            route: Which operation, such as "chat.completions".
+            resolved: The model's rates under the user's plan.
+            generates: Whether the route has output.
+        """
+        kept = user.flights.get((route, id(resolved)))
+        if kept is not None and kept[0] is resolved:
+            return kept[1]
+        key = (resolved.model_key, route)
+        plan = user.plan
+        caution = Caution(
+            plan.pre_call_buffer_tokens,
+            resolved.context_tokens,
+            read_parts_per_million(plan.reservation_safety_factor),
+            generates,
+        )
+        is_free = resolved.is_free and not plan.tool_costs_nano
+        with self.lock:
+            own = _kept(user.seen, key, _SEEN_PER_USER_MAX)
+            everyone = _kept(self._seen, key, _SEEN_MAX)
+            made = Flight(own, everyone, resolved.rates, caution, is_free=is_free)
+            if len(user.flights) >= _SEEN_PER_USER_MAX:
+                user.flights.clear()
+            user.flights[(route, id(resolved))] = (resolved, made)
+        return made
 
     def hold(
         self,
         user: User,
-        session_id: str,
-        model_key: str,
+        hold: Hold,
         *,
-        cost_nano: int,
-        tokens: int,
-        at_us: int,
         strict: bool,
         enforce: bool = True,
-    ) -> Hold | Decision:
+        waiter: Waiter | None = None,
+    ) -> Decision | Waiter | None:
         """Hold what a call may use on all its accounts, or on none.
 
         Args:
-            user, session_id, model_key: Whose call, in which session, of which model.
-            cost_nano, tokens: What the call may use.
-            at_us: When it begins.
-            strict: Whether it must fit whole.
+            user: Whose call it is.
+            hold: What it may use; it is on the accounts when this returns None.
+            strict: Whether spend may never pass a line.
             enforce: False holds in any case (a call that runs past a hard gate).
+            waiter: Stands in line where only holds of others are in the way.
 
         Returns:
-            The hold, or the decision that refuses it.
+            None when it holds; the decision that refuses it; or the waiter, when it stands in line.
         """
+        woken: list[Waiter] = []
         with self.lock:
-            accounts = books.route(user, session_id, model_key, at_us)
-            parts: list[tuple[Account, int]] = []
-            straddled: list[Account] = []
-            passed: list[Account] = []
-            for account in accounts:
-                metric = account.metric
-                need = cost_nano if metric == "spend" else tokens if metric == "tokens" else 1
-                lines = account.lines
-                if lines is None:
-                    parts.append((account, need))
-                    continue
-                spent, held = account.base + account.undelivered, account.held
-                verdict = judge(
-                    spent, held, need, lines.block, strict=strict, straddled=account.straddlers > 0
-                )
-                if verdict != "fits":
-                    if verdict == "straddles":
-                        straddled.append(account)
-                        need = lines.block - spent - held
-                    elif enforce:
-                        return decide(_readings(accounts, cost_nano, tokens), strict=strict)
-                parts.append((account, need))
-                if spent >= lines.warn and (not account.warned or self._warn_every_call):
-                    passed.append(account)
-            warnings = _readings(passed, cost_nano, tokens) if passed else ()
-            for account in passed:
-                account.warned = True
-            for account, part in parts:
-                account.held += part
-            for account in straddled:
-                account.straddlers += 1
-            use = user.models.get(model_key)
-            if use is None:
-                use = user.models[model_key] = ModelUse()
-            use.held_tokens += tokens
-            use.held_cost_nano += cost_nano
-            user.touched = True
-            return Hold(
-                tuple(parts), tuple(straddled), user.period, warnings, cost_nano, tokens, model_key
-            )
+            accounts = books.route(user, hold.session_id, hold.model_key, hold.at_us)
+            hold.period = user.period
+            waited_at = waiter.account if waiter is not None else None
+            decision: Decision | None = None
+            found = gating.in_the_way(accounts, hold, strict=strict) if enforce else None
+            if found is not None:
+                decision, account = found
+                if decision.retryable:
+                    if waiter is not None and gating.others_hold(account, hold):
+                        waiter.stand_at(account)
+                        return waiter
+                else:
+                    hold.warnings = self._passed(accounts, hold)
+            else:
+                hold.warnings = self._passed(accounts, hold)
+                for account in accounts:
+                    account.add(hold, weighs=account.lines is not None)
+                user.touched = True
+            for account in accounts if waited_at is None else (waited_at, *accounts):
+                pass_turn(account, woken)
+        wake(woken)
+        return decision
 
-    def settle(self, user: User, hold: Hold | None, event: Event) -> None:
+    def _passed(self, accounts: tuple[Account, ...], hold: Hold) -> tuple[Reading, ...]:
+        """Note and return the accounts newly past their warn line."""
+        passed = gating.past_warn_line(accounts, again=self._warn_every_call)
+        for account in passed:
+            account.warned = True
+        return tuple(gating.reading(account, hold.use) for account in passed)
+
+    def settle(
+        self, user: User, hold: Hold | None, event: Event, taken: Taken | None = None
+    ) -> None:
         """Replace a hold by what was really spent, on the accounts of the windows in which the call
         began.
+
+        Args:
+            user: Whose call it was.
+            hold: What it held; None for an entry that is no call.
+            event: What it cost.
+            taken: What it took, to expect the next ones by; None where that is not known.
         """
+        woken: list[Waiter] = []
         with self.lock:
-            if hold is not None:
-                self._release(user, hold)
             self._count(user, event)
             user.pending[event.event_id] = event
             user.touched = True
+            if hold is not None:
+                flight = hold.use.flight
+                if taken is not None and flight is not None:
+                    flight.own.add(taken, flight.rates)
+                    calls = flight.own.observed[0]
+                    if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
+                        flight.everyone.add(taken, flight.rates)
+                _release(hold, woken)
+        wake(woken)
 
-    def release(self, user: User, hold: Hold) -> None:
+    def release(self, hold: Hold) -> None:
         """End a hold of a call that spent nothing."""
+        woken: list[Waiter] = []
         with self.lock:
-            self._release(user, hold)
+            _release(hold, woken)
+        wake(woken)
 
-    def _release(self, user: User, hold: Hold) -> None:
-        for account, part in hold.parts:
-            account.held -= part
-        for account in hold.straddled:
-            account.straddlers -= 1
-        if hold.period == user.period:
-            use = user.models.get(hold.model_key)
-            if use is not None:
-                use.held_tokens -= hold.tokens
-                use.held_cost_nano -= hold.cost_nano
+    def leave(self, waiter: Waiter, *, gives_up: bool) -> None:
+        """Take a call out of the line.
+
+        Args:
+            waiter: Of the call.
+            gives_up: Whether it will not try again; a turn that it was given goes to the next.
+        """
+        woken: list[Waiter] = []
+        with self.lock:
+            account = waiter.account
+            assert account is not None  # it stood in line
+            if waiter in account.waiting:
+                account.waiting.remove(waiter)
+            elif gives_up:
+                pass_turn(account, woken)
+        wake(woken)
 
     def _count(self, user: User, event: Event) -> None:
         """Add an event to the accounts that count it; under the lock."""
@@ -348,7 +426,8 @@ class Accounts:
         """
         with self.lock:
             accounts = books.route(user, session_id, model_key, at_us)
-            return decide(_readings(accounts, 0, 0), strict=user.plan.pre_call_estimate)
+            limited = tuple(gating.reading(each) for each in accounts if each.lines is not None)
+            return decide(limited, strict=user.plan.pre_call_estimate)
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
@@ -365,19 +444,20 @@ class Accounts:
                 session_spent = books.open_account(
                     user, key, books.SESSION_SPEND.reason, books.KEEP
                 ).spent
+            held_tokens: dict[str, int] = {}
+            for hold in period.calls:
+                tokens = held_tokens.get(hold.model_key, 0) + hold.use.tokens
+                held_tokens[hold.model_key] = tokens
             return Figures(
                 period_cost_nano=period.spent,
                 session_cost_nano=session_spent,
-                held_cost_nano=sum(use.held_cost_nano for use in user.models.values()),
+                held_cost_nano=sum(hold.use.cost_nano for hold in period.calls),
                 by_model={
-                    model: (
-                        use.base_tokens + use.tokens,
-                        use.base_cost_nano + use.cost_nano,
-                        use.held_tokens,
-                    )
+                    model: (use.base_tokens + use.tokens, use.base_cost_nano + use.cost_nano)
                     for model, use in user.models.items()
                     if model
                 },
+                held_tokens=held_tokens,
             )
 
     # -- the ledger's side
@@ -525,6 +605,8 @@ class Accounts:
             user.assigned = state.plan is not None
             user.sdk_enabled = state.sdk_enabled
         theirs, ours = state.open_session, user.open_session
+        if theirs is not None and theirs.started_us <= user.closed_us:
+            theirs = None  # closed here; the ledger does not know yet
         if theirs is not None and ours is not None and theirs.session_id == ours.session_id:
             user.session_used_us = max(user.session_used_us, theirs.used_us)
         elif theirs is not None and (ours is None or theirs.started_us > ours.started_us):
@@ -567,6 +649,9 @@ class Accounts:
             user.routes = {}
             user.counting = {}
             user.models = {}
+            user.flights = {}
+            user.seen = {}
+        self._seen = {}
 
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
@@ -580,19 +665,18 @@ def _own_plan(state: UserLedger | None) -> PlanConfig | None:
     return attempt("plan_document", plan_from_json, state.own)
 
 
-def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple[Reading, ...]:
-    return tuple(
-        Reading(
-            account.reason,
-            account.lines,
-            account.spent,
-            account.held,
-            amount(account.metric, cost_nano=cost_nano, tokens=tokens)
-            if tokens or cost_nano
-            else 0,
-            account.straddlers > 0,
-            account.metric,
-        )
-        for account in accounts
-        if account.lines is not None
-    )
+def _kept(seen: dict[tuple[str, str], Seen], key: tuple[str, str], most: int) -> Seen:
+    """Return what is known of a model and route, from a table of bounded size."""
+    found = seen.get(key)
+    if found is None:
+        if len(seen) >= most:
+            seen.clear()
+        found = seen[key] = Seen()
+    return found
+
+
+def _release(hold: Hold, woken: list[Waiter]) -> None:
+    """Take a hold off its accounts, and pass the turn on where it leaves room; under the lock."""
+    for account in hold.accounts:
+        account.remove(hold)
+        pass_turn(account, woken)

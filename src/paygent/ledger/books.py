@@ -12,6 +12,7 @@ from paygent.core.event import Event
 from paygent.core.gate import Lines, lines_of
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
+from paygent.ledger.flights import Hold
 from paygent.ledger.user import Account, User
 from paygent.prices.names import plain
 
@@ -86,10 +87,23 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) 
                 )
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
+        for call in in_flight(user):
+            if key.counts(call):
+                account.add(call, weighs=False)
     if lines is not KEEP and account.lines != lines:
         account.lines = lines
         account.warned = False
     return account
+
+
+def in_flight(user: User) -> tuple[Hold, ...]:
+    """Return the holds of all calls of a user in flight: each is on one account of period spend."""
+    return tuple(
+        call
+        for account in user.books.values()
+        if account.key.limit == PERIOD_SPEND
+        for call in account.calls
+    )
 
 
 def _close_idle_sessions(user: User, kept: str) -> None:
@@ -97,12 +111,7 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     back.
     """
     for key, account in list(user.books.items()):
-        if (
-            key.session_id
-            and key.session_id != kept
-            and not account.held
-            and not account.undelivered
-        ):
+        if key.session_id and key.session_id != kept and not account.is_in_use:
             del user.books[key]
             user.sessions.discard(key.session_id)
     user.routes.clear()
@@ -146,7 +155,7 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
 def drop_ended(user: User, at_us: int) -> None:
     """Forget accounts of windows that ended, unless calls or events still refer to them."""
     for key, account in list(user.books.items()):
-        if key.end_us <= at_us and not account.held and not account.undelivered:
+        if key.end_us <= at_us and not account.is_in_use:
             del user.books[key]
     user.counting.clear()
 

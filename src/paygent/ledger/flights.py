@@ -1,0 +1,323 @@
+"""Calls in flight: what each may use, and what a set of them holds on an account.
+
+What a call holds is not fixed when it begins: it is what calls like it are expected to use *now*,
+so that each settlement corrects the holds of those still under way. Calls that are alike (a
+`Flight`: one user, model, route and price list) are therefore kept as counts and re-estimated
+together, which costs the same for one call and for a thousand. A strict plan's calls, and those
+that nothing is expected of, hold a fixed amount each.
+
+Plain state, changed under the lock of `Accounts`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from paygent.core.account import amount
+from paygent.core.estimate import (
+    OBSERVATIONS_MIN,
+    Caution,
+    Estimate,
+    Expectation,
+    Group,
+    Load,
+    Observed,
+    Size,
+    Taken,
+    cost_of,
+    expect,
+    held_by,
+    load_of,
+    observe,
+    tokens_of,
+    weight_of,
+)
+from paygent.core.gate import Reading
+from paygent.core.period import Window
+from paygent.core.pricing import Rates
+
+if TYPE_CHECKING:
+    from paygent.ledger.user import Account
+
+_EVERY_CALL_UP_TO = 32  # observations after which a mean moves little with one more
+_RENEWED_EVERY = 8  # from then on holds are re-estimated at every so many settlements
+
+
+class Seen:
+    """What calls of one model and route took, of one user or of everyone.
+
+    Attributes:
+        observed: The sums.
+        version: Grows when holds that rest on it are to be re-estimated.
+    """
+
+    __slots__ = ("observed", "version")
+
+    def __init__(self) -> None:
+        self.observed = Observed()
+        self.version = 0
+
+    def add(self, taken: Taken, rates: Rates) -> None:
+        """Add a settled call."""
+        self.observed = observe(self.observed, taken, rates)
+        calls = self.observed[0]
+        if calls <= _EVERY_CALL_UP_TO or calls % _RENEWED_EVERY == 0:
+            self.version += 1
+
+
+class Flight:
+    """Calls of one user that are expected alike.
+
+    Attributes:
+        own, everyone: What is known of them.
+        rates: What their tokens cost.
+        caution: What holds while too little is known.
+        is_free: Every rate is 0 because the plan says so: spend limits are not theirs.
+    """
+
+    __slots__ = ("_expectation", "_stamp", "caution", "everyone", "is_free", "own", "rates")
+
+    def __init__(
+        self, own: Seen, everyone: Seen, rates: Rates, caution: Caution, *, is_free: bool
+    ) -> None:
+        self.own = own
+        self.everyone = everyone
+        self.rates = rates
+        self.caution = caution
+        self.is_free = is_free
+        self._stamp: int | None = None
+        self._expectation = expect(own.observed, everyone.observed, caution)
+
+    @property
+    def expectation(self) -> Expectation:
+        """What the next call is expected to use, as of the last settlement."""
+        own = self.own
+        if own.observed[0] >= OBSERVATIONS_MIN:
+            stamp = ~own.version  # never the same number as below
+        else:
+            stamp = own.version + self.everyone.version
+        if stamp != self._stamp:
+            self._expectation = expect(own.observed, self.everyone.observed, self.caution)
+            self._stamp = stamp
+        return self._expectation
+
+    def use(self, size: Size, max_tokens: int | None) -> Use:
+        """Return what a call of this size is expected to use now."""
+        expectation = self.expectation
+        weight = weight_of(size)
+        if max_tokens is not None and self.caution.model_max_tokens is not None:
+            max_tokens = min(max_tokens, self.caution.model_max_tokens)
+        estimate = tokens_of(expectation, weight, max_tokens)
+        cost_nano = cost_of(expectation, estimate, self.rates)
+        return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free)
+
+
+class Use(NamedTuple):
+    """What one call may use.
+
+    Attributes:
+        estimate: Its tokens.
+        cost_nano: Their cost.
+        flight: The calls that it is like, with which it is re-estimated; None holds just this.
+        weight: Size of its request in bytes.
+        max_tokens: The request's own bound on output, or None.
+        is_free: Spend limits are not this call's.
+    """
+
+    estimate: Estimate
+    cost_nano: int
+    flight: Flight | None = None
+    weight: int = 0
+    max_tokens: int | None = None
+    is_free: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Input and output together."""
+        return self.estimate[0] + self.estimate[1]
+
+
+class Hold:
+    """What a call holds, on every account that it touches.
+
+    Attributes:
+        use: What the call may use.
+        model_key, session_id, at_us: Which accounts count it.
+        owner: The thread or task that began it.
+        period: The billing period that it belongs to.
+        warnings: Readings of accounts newly past their warn line.
+        accounts: The accounts that it is on, by the time each took it.
+    """
+
+    __slots__ = (
+        "accounts",
+        "at_us",
+        "model_key",
+        "owner",
+        "period",
+        "session_id",
+        "use",
+        "warnings",
+    )
+
+    def __init__(
+        self, use: Use, model_key: str, session_id: str = "", at_us: int = 0, owner: object = None
+    ) -> None:
+        self.use = use
+        self.model_key = model_key
+        self.session_id = session_id
+        self.at_us = at_us
+        self.owner = owner
+        self.period = Window(0, 0)
+        self.warnings: tuple[Reading, ...] = ()
+        self.accounts: list[Account] = []
+
+    @property
+    def model(self) -> str:
+        """The model that counts, as for an event; see `AccountKey.counts`."""
+        return self.model_key
+
+
+NOTHING_USED = Use(Estimate(0, 0), 0)
+
+
+class Tally:
+    """Calls in flight on one account that are alike, as counts, and what they weigh."""
+
+    __slots__ = ("count", "expectation", "flight", "load", "max_tokens", "weight")
+
+    def __init__(self, flight: Flight, max_tokens: int | None) -> None:
+        self.flight = flight
+        self.max_tokens = max_tokens
+        self.count = 0
+        self.weight = 0
+        self.load = NOTHING
+        self.expectation = flight.expectation
+
+
+NOTHING = Load(0)
+
+_TALLIES_MAX = 64  # with more, bounds on output are rounded up to powers of two: a score at most
+
+
+class InFlight:
+    """The calls in flight on one account, and what they hold together.
+
+    `calls` is the truth. Tallies and sums follow from it, and are made anew from it where a change
+    was interrupted or where nobody needed them so far (an account without a cap).
+    """
+
+    __slots__ = ("_drift", "_is_sound", "_mean", "_tallies", "_variance", "calls", "metric")
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.calls: dict[Hold, Tally | None] = {}
+        self._is_sound = True
+        self._clear()
+
+    def _clear(self) -> None:
+        self._tallies: dict[tuple[Flight, int | None], Tally] = {}
+        self._mean = self._variance = self._drift = 0
+
+    @property
+    def held(self) -> int:
+        """What the calls hold now, in the unit of the metric."""
+        if not self._is_sound:
+            self._clear()
+            for hold in self.calls:
+                self._add(hold)
+            self._is_sound = True
+        for tally in self._tallies.values():
+            expectation = tally.flight.expectation
+            if tally.expectation is not expectation:
+                self._is_sound = False
+                tally.expectation = expectation
+                self._weigh(tally, self._load(tally.flight, tally.count, tally.weight, tally))
+                self._is_sound = True
+        return held_by(self._mean, self._variance, self._drift)
+
+    def held_with(self, use: Use) -> int:
+        """Return what the calls would hold with one more; asked after `held`."""
+        flight = use.flight
+        if flight is None:
+            own = amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
+            return held_by(self._mean + own, self._variance, self._drift)
+        tally = self._tallies.get(self._key(use))
+        if tally is None:
+            old, new = NOTHING, self._load(flight, 1, use.weight, use)
+        else:
+            old = tally.load
+            new = self._load(flight, tally.count + 1, tally.weight + use.weight, tally)
+        return held_by(
+            self._mean + new[0] - old[0],
+            self._variance + new[1] - old[1],
+            self._drift + new[2] - old[2],
+        )
+
+    def add(self, hold: Hold, *, weighs: bool = True) -> None:
+        """Take a call in.
+
+        Args:
+            hold: Of the call.
+            weighs: False puts off the sums (an account without a cap).
+        """
+        if hold in self.calls:
+            return
+        sound, self._is_sound = self._is_sound, False
+        hold.accounts.append(cast("Account", self))
+        self.calls[hold] = None
+        if weighs and sound:
+            self._add(hold)
+            self._is_sound = True
+
+    def remove(self, hold: Hold) -> None:
+        """Let a call go, if it is here."""
+        if hold not in self.calls:
+            return
+        sound, self._is_sound = self._is_sound, False
+        tally = self.calls.pop(hold)
+        if not sound:
+            return
+        use = hold.use
+        if tally is None:
+            self._mean -= amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
+        else:
+            tally.count -= 1
+            tally.weight -= use.weight
+            self._weigh(tally, self._load(tally.flight, tally.count, tally.weight, tally))
+            if not tally.count:
+                del self._tallies[(tally.flight, tally.max_tokens)]
+        self._is_sound = True
+
+    def _add(self, hold: Hold) -> None:
+        use = hold.use
+        flight = use.flight
+        if flight is None:
+            self.calls[hold] = None
+            self._mean += amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
+            return
+        key = self._key(use)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally(*key)
+        self.calls[hold] = tally
+        tally.count += 1
+        tally.weight += use.weight
+        self._weigh(tally, self._load(flight, tally.count, tally.weight, tally))
+
+    def _key(self, use: Use) -> tuple[Flight, int | None]:
+        assert use.flight is not None  # only calls that are re-estimated are tallied
+        max_tokens = use.max_tokens
+        if max_tokens is not None and len(self._tallies) >= _TALLIES_MAX:
+            max_tokens = 1 << max(max_tokens - 1, 0).bit_length()
+        return use.flight, max_tokens
+
+    def _load(self, flight: Flight, count: int, weight: int, like: Tally | Use) -> Load:
+        group = Group(count, weight, like.max_tokens)
+        return load_of(flight.expectation, group, self.metric, flight.rates)
+
+    def _weigh(self, tally: Tally, load: Load) -> None:
+        old, tally.load = tally.load, load
+        self._mean += load[0] - old[0]
+        self._variance += load[1] - old[1]
+        self._drift += load[2] - old[2]
