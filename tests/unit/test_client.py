@@ -929,16 +929,16 @@ def test_call__models_without_end__are_remembered_within_bounds(
     init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned of models for estimates has a bound."""
-    from paygent.ledger import accounts
+    from paygent.ledger import flights
 
-    monkeypatch.setattr(accounts, "_SEEN_MAX", 3)
-    monkeypatch.setattr(accounts, "_SEEN_PER_USER_MAX", 2)
+    monkeypatch.setattr(flights, "_SEEN_MAX", 3)
+    monkeypatch.setattr(flights, "_SEEN_PER_USER_MAX", 2)
     pg = init()
     for number in range(5):
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
     user = pg._accounts.users["u1"]
-    assert (len(pg._accounts._seen), len(user.seen), len(user.flights)) == (2, 1, 1)
+    assert (len(pg._accounts._experience.seen), len(user.seen), len(user.flights)) == (2, 1, 1)
 
 
 def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(

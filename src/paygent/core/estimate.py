@@ -448,7 +448,7 @@ def bound(
     max_tokens: int | None,
     buffer_tokens: int,
     model_max_tokens: int | None,
-    generates: bool,
+    generates: bool = True,
 ) -> Estimate:
     """Return the most that a call can use, as its request tells.
 
@@ -463,3 +463,31 @@ def bound(
     if output_tokens is None:
         output_tokens = model_max_tokens if model_max_tokens is not None else buffer_tokens
     return Estimate(size.text_bytes + size.parts * PART_TOKENS, output_tokens if generates else 0)
+
+
+def output_that_fits(metric: str, left: int, input_tokens: int, most: int, *, rates: Rates) -> int:
+    """Return how much output fits into what is left of a limit, with its input.
+
+    Args:
+        metric: Of the limit.
+        left: What is left of it, in that unit.
+        input_tokens: What the call sends.
+        most: Upper bound on the answer.
+        rates: What its tokens cost.
+    """
+    if metric == "calls":
+        return most if left else 0
+    if metric == "tokens":
+        return min(max(left - input_tokens, 0), most)
+    if not left:
+        return 0
+    low, high = 0, most  # the largest output whose rounded cost fits; costs grow with output
+    if tokens_cost_nano(input_tokens, low, rates) > left:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if tokens_cost_nano(input_tokens, middle, rates) <= left:
+            low = middle
+        else:
+            high = middle - 1
+    return low

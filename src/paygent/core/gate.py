@@ -100,6 +100,11 @@ def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verd
     return "straddles" if spent + held < block else "contention"
 
 
+def room(reading: Reading) -> int:
+    """Return what a further call could use before its line blocks, in the unit of the metric."""
+    return max(reading.lines.block - reading.spent - reading.held, 0)
+
+
 def usage_ppm(reading: Reading, *, strict: bool) -> int:
     """Return how much of a cap is used, in parts per million; a cap of 0 is wholly used."""
     cap = reading.lines.cap

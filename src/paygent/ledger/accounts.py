@@ -26,10 +26,9 @@ import threading
 from collections.abc import Callable, Iterable
 
 from paygent.core.account import amount
-from paygent.core.estimate import Caution, Taken
+from paygent.core.estimate import Taken
 from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, decide
-from paygent.core.money import read_parts_per_million
 from paygent.core.period import (
     ROLLING_STEPS,
     Subscription,
@@ -45,7 +44,7 @@ from paygent.core.plan import (
 )
 from paygent.failopen import attempt, failures
 from paygent.ledger import books, gating
-from paygent.ledger.flights import Flight, Hold, Seen
+from paygent.ledger.flights import Experience, Flight, Hold
 from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
 from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
 from paygent.prices.catalogue import Resolved
@@ -60,9 +59,6 @@ USERS_MAX = 20_000
 _EVICTED_AT_ONCE = (
     64  # oldest users looked at when one is forgotten; bounds the time under the lock
 )
-_SEEN_MAX = 4_096  # (model, route) pairs whose calls are remembered, over all users
-_SEEN_PER_USER_MAX = 64  # the same of one user; beyond it they are learned anew
-_LEARNED_OF_EACH = 8  # calls of each user that tell what everyone's take; then every eighth
 _US_PER_MINUTE = 60_000_000
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
 
@@ -100,7 +96,7 @@ class Accounts:
         self._opened: list[SessionRecord] = []
         self._unsaid: list[tuple[str, str]] = []
         self._unlimited: set[str] = set()
-        self._seen: dict[tuple[str, str], Seen] = {}
+        self._experience = Experience()
 
     # -- users and plans
 
@@ -283,26 +279,11 @@ class Accounts:
             resolved: The model's rates under the user's plan.
             generates: Whether the route has output.
         """
-        kept = user.flights.get((route, id(resolved)))
-        if kept is not None and kept[0] is resolved:
-            return kept[1]
-        key = (resolved.model_key, route)
-        plan = user.plan
-        caution = Caution(
-            plan.pre_call_buffer_tokens,
-            resolved.context_tokens,
-            read_parts_per_million(plan.reservation_safety_factor),
-            generates,
-        )
-        is_free = resolved.is_free and not plan.tool_costs_nano
+        found = user.flights.get((route, id(resolved)))
+        if found is not None:
+            return found
         with self.lock:
-            own = _kept(user.seen, key, _SEEN_PER_USER_MAX)
-            everyone = _kept(self._seen, key, _SEEN_MAX)
-            made = Flight(own, everyone, resolved.rates, caution, is_free=is_free)
-            if len(user.flights) >= _SEEN_PER_USER_MAX:
-                user.flights.clear()
-            user.flights[(route, id(resolved))] = (resolved, made)
-        return made
+            return self._experience.flight(user, route, resolved, generates=generates)
 
     def hold(
         self,
@@ -345,7 +326,9 @@ class Accounts:
                 for account in accounts:
                     account.add(hold, weighs=account.lines is not None)
                 user.touched = True
-            for account in accounts if waited_at is None else (waited_at, *accounts):
+            if waited_at is not None and waited_at not in accounts:
+                pass_turn(waited_at, woken)
+            for account in accounts:
                 pass_turn(account, woken)
         wake(woken)
         return decision
@@ -377,10 +360,7 @@ class Accounts:
             if hold is not None:
                 flight = hold.use.flight
                 if taken is not None and flight is not None:
-                    flight.own.add(taken, flight.rates)
-                    calls = flight.own.observed[0]
-                    if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
-                        flight.everyone.add(taken, flight.rates)
+                    flight.learn(taken)
                 _release(hold, woken)
         wake(woken)
 
@@ -429,6 +409,28 @@ class Accounts:
             limited = tuple(gating.reading(each) for each in accounts if each.lines is not None)
             return decide(limited, strict=user.plan.pre_call_estimate)
 
+    def limits(
+        self, user: User, session_id: str, model_key: str | None, at_us: int
+    ) -> tuple[tuple[LimitKey, Reading], ...]:
+        """Return every limit of a user here and now, as read.
+
+        Args:
+            user, session_id: Whose, in which session; "" leaves session limits out.
+            model_key: Leaves out what limits another model; None leaves out nothing.
+            at_us: Now.
+        """
+        with self.lock:
+            if model_key is not None:
+                accounts = books.route(user, session_id, model_key, at_us)
+            else:
+                keys = books.keys_now(user, session_id, at_us)
+                accounts = tuple(user.books[key] for key in keys)
+            return tuple(
+                (each.key.limit, gating.reading(each))
+                for each in accounts
+                if each.lines is not None
+            )
+
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
         with self.lock:
@@ -459,6 +461,16 @@ class Accounts:
                 },
                 held_tokens=held_tokens,
             )
+
+    def forget(self, user: User) -> None:
+        """Forget what was read of a user, so that it is read anew; what is spent or held stays."""
+        with self.lock:
+            user.known = user.waited = False
+            user.sessions.clear()
+            user.session_id = ""
+            user.open_session = None
+            user.flights = {}
+            user.seen = {}
 
     # -- the ledger's side
 
@@ -651,7 +663,7 @@ class Accounts:
             user.models = {}
             user.flights = {}
             user.seen = {}
-        self._seen = {}
+        self._experience = Experience()
 
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
@@ -663,16 +675,6 @@ def _own_plan(state: UserLedger | None) -> PlanConfig | None:
     if state is None or state.own is None:
         return None
     return attempt("plan_document", plan_from_json, state.own)
-
-
-def _kept(seen: dict[tuple[str, str], Seen], key: tuple[str, str], most: int) -> Seen:
-    """Return what is known of a model and route, from a table of bounded size."""
-    found = seen.get(key)
-    if found is None:
-        if len(seen) >= most:
-            seen.clear()
-        found = seen[key] = Seen()
-    return found
 
 
 def _release(hold: Hold, woken: list[Waiter]) -> None:

@@ -33,12 +33,17 @@ from paygent.core.estimate import (
     weight_of,
 )
 from paygent.core.gate import Reading
+from paygent.core.money import read_parts_per_million
 from paygent.core.period import Window
 from paygent.core.pricing import Rates
+from paygent.prices.catalogue import Resolved
 
 if TYPE_CHECKING:
-    from paygent.ledger.user import Account
+    from paygent.ledger.user import Account, User
 
+_SEEN_MAX = 4_096  # (model, route) pairs whose calls are remembered, over all users
+_SEEN_PER_USER_MAX = 64  # the same of one user; beyond it they are learned anew
+_LEARNED_OF_EACH = 8  # calls of each user that tell what everyone's take; then every eighth
 _EVERY_CALL_UP_TO = 32  # observations after which a mean moves little with one more
 _RENEWED_EVERY = 8  # from then on holds are re-estimated at every so many settlements
 
@@ -69,20 +74,31 @@ class Flight:
     """Calls of one user that are expected alike.
 
     Attributes:
+        resolved: Their model under the user's plan; kept, so that its identity stays its own.
         own, everyone: What is known of them.
         rates: What their tokens cost.
         caution: What holds while too little is known.
         is_free: Every rate is 0 because the plan says so: spend limits are not theirs.
     """
 
-    __slots__ = ("_expectation", "_stamp", "caution", "everyone", "is_free", "own", "rates")
+    __slots__ = (
+        "_expectation",
+        "_stamp",
+        "caution",
+        "everyone",
+        "is_free",
+        "own",
+        "rates",
+        "resolved",
+    )
 
     def __init__(
-        self, own: Seen, everyone: Seen, rates: Rates, caution: Caution, *, is_free: bool
+        self, resolved: Resolved, own: Seen, everyone: Seen, caution: Caution, *, is_free: bool
     ) -> None:
+        self.resolved = resolved
         self.own = own
         self.everyone = everyone
-        self.rates = rates
+        self.rates = resolved.rates
         self.caution = caution
         self.is_free = is_free
         self._stamp: int | None = None
@@ -101,6 +117,13 @@ class Flight:
             self._stamp = stamp
         return self._expectation
 
+    def learn(self, taken: Taken) -> None:
+        """Take in what a settled call took."""
+        self.own.add(taken, self.rates)
+        calls = self.own.observed[0]
+        if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
+            self.everyone.add(taken, self.rates)
+
     def use(self, size: Size, max_tokens: int | None) -> Use:
         """Return what a call of this size is expected to use now."""
         expectation = self.expectation
@@ -110,6 +133,45 @@ class Flight:
         estimate = tokens_of(expectation, weight, max_tokens)
         cost_nano = cost_of(expectation, estimate, self.rates)
         return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free)
+
+
+class Experience:
+    """What all calls of this process took, by model and route, in tables of bounded size."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[str, str], Seen] = {}
+
+    def flight(self, user: User, route: str, resolved: Resolved, *, generates: bool) -> Flight:
+        """Return a user's flight, made at its first call; see `Accounts.flight`."""
+        key = (resolved.model_key, route)
+        plan = user.plan
+        caution = Caution(
+            plan.pre_call_buffer_tokens,
+            resolved.context_tokens,
+            read_parts_per_million(plan.reservation_safety_factor),
+            generates,
+        )
+        made = Flight(
+            resolved,
+            _kept(user.seen, key, _SEEN_PER_USER_MAX),
+            _kept(self.seen, key, _SEEN_MAX),
+            caution,
+            is_free=resolved.is_free and not plan.tool_costs_nano,
+        )
+        if len(user.flights) >= _SEEN_PER_USER_MAX:
+            user.flights.clear()
+        user.flights[(route, id(resolved))] = made
+        return made
+
+
+def _kept(seen: dict[tuple[str, str], Seen], key: tuple[str, str], most: int) -> Seen:
+    """Return what is known of a model and route, from a table of bounded size."""
+    found = seen.get(key)
+    if found is None:
+        if len(seen) >= most:
+            seen.clear()
+        found = seen[key] = Seen()
+    return found
 
 
 class Use(NamedTuple):

@@ -14,7 +14,6 @@ from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
 from paygent.ledger.flights import Flight, InFlight, Seen
 from paygent.ledger.waiting import Waiter
-from paygent.prices.catalogue import Resolved
 from paygent.wire import SessionState
 
 UNLIMITED = PlanConfig()
@@ -130,7 +129,7 @@ class User:
         self.counting: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
         self.models: dict[str, ModelUse] = {}
         self.pending: dict[str, Event] = {}
-        self.flights: dict[tuple[str, int], tuple[Resolved, Flight]] = {}
+        self.flights: dict[tuple[str, int], Flight] = {}
         self.seen: dict[tuple[str, str], Seen] = {}
 
     @property
