@@ -1,4 +1,4 @@
-"""Calls in flight: what a set of them holds, re-estimated at each settlement, whatever interrupts."""
+"""Calls in flight: what a set of them holds, and how settlements of their likes correct it."""
 
 from __future__ import annotations
 
