@@ -8,38 +8,29 @@ through it.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.arguments import (
-    check_name,
-    check_user,
-    read_entry,
-    subscription_of,
-    valid_seconds,
-    valid_user,
-)
+from paygent.arguments import read_entry, valid_seconds, valid_user
 from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
-from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
-from paygent.errors import PaygentWarning
-from paygent.failopen import attempt, failures
+from paygent.directory import Directory
+from paygent.failopen import attempt, failures, warn
 from paygent.instrument.funnel import active, set_active
 from paygent.instrument.registry import instrumentation
-from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.accounts import Accounts
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
 from paygent.manual import Manual
-from paygent.meter import Meter, encode_directory
+from paygent.meter import Meter
 from paygent.models import (
     BillingPeriod,
     CurrentUsage,
@@ -58,12 +49,10 @@ from paygent.settings import (
     read_settings,
 )
 from paygent.sync.callbacks import Callbacks
-from paygent.sync.journal import RECORD_BYTES_MAX, Journal
+from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker
-from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
 
 _MEMORY = ":memory:"
-_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 _C = TypeVar("_C", bound=Callable[..., Any])
 
@@ -237,6 +226,9 @@ class Paygent:
             end_late=self._meter.end_late,
         )
         meter = None if disabled else self._meter
+        self._directory = Directory(
+            settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
+        )
         self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
@@ -261,7 +253,7 @@ class Paygent:
         if self._settings.strict_backend:
             self.shutdown()
             raise problem
-        _warn(problem)
+        warn(problem)
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
@@ -280,19 +272,7 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = Findings("configure_plan")
-        check_name(findings, "name", name)
-        if not isinstance(config, PlanConfig):
-            findings.add("config", config, "must be a PlanConfig")
-        findings.raise_if_any()
-        record = PlanRecord(name, plan_to_json(config), self._now_us())
-        if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            findings.add("config", name, _TOO_LARGE)
-            findings.raise_if_any()
-        for cap in config.caps_out_of_range:
-            _warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
-        self._accounts.set_plan(name, config)
-        self._write(record)
+        self._directory.configure(name, config)
 
     def assign_plan(
         self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
@@ -308,7 +288,7 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._assign("assign_plan", user_id, plan, None, billing_period)
+        return self._directory.assign("assign_plan", user_id, plan, None, billing_period)
 
     def start_session(
         self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
@@ -323,61 +303,9 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._assign("start_session", user_id, plan, plan_config, None, opens=True)
-
-    def _assign(
-        self,
-        verb: str,
-        user_id: Any,
-        plan: str,
-        own: PlanConfig | None,
-        billing_period: BillingPeriod | None,
-        *,
-        opens: bool = False,
-    ) -> UserState:
-        findings = Findings(verb)
-        whose = check_user(findings, user_id)
-        check_name(findings, "plan", plan)
-        if own is not None and not isinstance(own, PlanConfig):
-            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
-        if billing_period is not None and not isinstance(billing_period, BillingPeriod):
-            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
-        findings.raise_if_any()
-        now_us = self._now_us()
-        user = self._asking.known(whose)
-        subscription = subscription_of(billing_period)
-        if opens and subscription is None:
-            subscription = user.subscription  # a session does not change how the user pays
-        if (user.assigned, user.plan_name, user.own, user.subscription) != (
-            True,
-            plan,
-            own,
-            subscription,
-        ):
-            document = plan_to_json(own) if own is not None else None
-            record = AssignRecord(whose, plan, document, subscription, now_us)
-            if len(encode_directory(record)) > RECORD_BYTES_MAX:
-                findings.add("plan_config", plan, _TOO_LARGE)
-                findings.raise_if_any()
-            self._accounts.assign(whose, plan, own, subscription, now_us)
-            self._write(record)
-        if own is None and plan not in (*self._accounts.plans, self._settings.default_plan):
-            _warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
-        if opens:
-            self._open_session(user, now_us)
-        return self._asking.state(user)
-
-    def _open_session(self, user: User, now_us: int) -> None:
-        self._accounts.session(user, None, now_us)
-        opened = self._accounts.take_opened()
-        for record in opened:
-            self._write(record)
-        if any(record.user_id == user.user_id for record in opened):
-            self._callbacks.fire("session_start", self._asking.state(user))
-
-    def _write(self, record: DirectoryRecord) -> None:
-        if not self._disabled:
-            self._meter.write_directory(record)
+        return self._directory.assign(
+            "start_session", user_id, plan, plan_config, None, opens_session=True
+        )
 
     # -- asking
 
@@ -678,15 +606,3 @@ def _product_of(settings: Settings) -> str:
     import hashlib  # 5 ms, and only with a backend
 
     return "key-" + hashlib.sha256(settings.api_key.encode()).hexdigest()[:16]
-
-
-def _warn(problem: Warning) -> None:
-    """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
-    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    try:
-        warnings.warn(problem, stacklevel=level)
-    except Warning:
-        failures.say(type(problem).__name__, "%s", problem)
