@@ -41,6 +41,7 @@ from paygent.models import (
 from paygent.prices.catalogue import Catalogue
 from paygent.probe import Probe
 from paygent.process import EXIT_WAIT_S, watch
+from paygent.providers import ProviderRegistry
 from paygent.settings import (
     MISSING_USER_ID,
     SYNC_INTERVAL_S,
@@ -84,7 +85,7 @@ class Paygent:
         max_queue_size: int = 10_000,
         raise_on_hard_gate: bool = True,
         auto_instrument: bool = True,
-        registry: Any = None,
+        registry: ProviderRegistry | None = None,
         refresh_interval: float = 60.0,
         strict_backend: bool = False,
         default_plan: str = "default",
@@ -104,7 +105,7 @@ class Paygent:
             max_queue_size: Events kept in memory where no journal can be written, at most.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.
             auto_instrument: Patch the provider SDKs now and when they are imported later.
-            registry: Providers that the application registered itself.
+            registry: Providers of the application's own, metered beside those that are known.
             refresh_interval: Age in seconds at which what is known of a user is read anew.
             strict_backend: Raise when the backend cannot be used, rather than warn.
             default_plan: Plan of users that nobody assigned.
@@ -120,9 +121,7 @@ class Paygent:
             PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings
                 otherwise.
         """
-        arguments = {
-            name: value for name, value in locals().items() if name not in ("cls", "registry")
-        }
+        arguments = {name: value for name, value in locals().items() if name != "cls"}
         settings = read_settings(arguments, os.environ)
         return cls.launch(settings, disabled=is_disabled(os.environ))
 
