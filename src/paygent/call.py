@@ -30,9 +30,21 @@ class Request:
         generates: Whether the route has output (embeddings have none).
         max_tokens: Most output that the request allows in all its answers together, or None.
         identity: What the call's own `paygent_*` arguments say, or None.
+        size: Size of a request whose body nobody sees; None measures `body`.
+        input_tokens: The application's own estimate of its input, or None.
     """
 
-    __slots__ = ("body", "generates", "identity", "max_tokens", "model", "provider", "route")
+    __slots__ = (
+        "body",
+        "generates",
+        "identity",
+        "input_tokens",
+        "max_tokens",
+        "model",
+        "provider",
+        "route",
+        "size",
+    )
 
     def __init__(
         self,
@@ -44,6 +56,8 @@ class Request:
         generates: bool = True,
         max_tokens: int | None = None,
         identity: Identity | None = None,
+        size: Size | None = None,
+        input_tokens: int | None = None,
     ) -> None:
         self.provider = provider
         self.route = route
@@ -52,6 +66,8 @@ class Request:
         self.generates = generates
         self.max_tokens = max_tokens
         self.identity = identity
+        self.size = size
+        self.input_tokens = input_tokens
 
 
 class Call:

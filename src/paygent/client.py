@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -52,9 +52,11 @@ from paygent.settings import (
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker
+from paygent.wrapping import Wrapping
 
 _MEMORY = ":memory:"
 
+_T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 
 
@@ -228,6 +230,7 @@ class Paygent:
         self._directory = Directory(
             settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
         )
+        self._wrapping = Wrapping(meter, settings.registry)
         self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
@@ -343,6 +346,60 @@ class Paygent:
             LedgerUnavailable: if the ledger cannot be read.
         """
         return self._asking.report(by, start, end)
+
+    # -- any other code
+
+    def wrap(
+        self,
+        fn: Callable[[], _T],
+        user_id: Any,
+        model: str | None = None,
+        session_id: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        provider: str | None = None,
+        estimated_input_tokens: int | None = None,
+        estimated_max_tokens: int | None = None,
+    ) -> _T:
+        """Call a function of any code as one gated and metered call. Calls of a metered SDK that it
+        makes count themselves, and this one does not then.
+
+        Args:
+            fn: Called without arguments. Its answer's usage counts, where it can be read.
+            user_id: Whose call it is, and whose calls are made inside.
+            model: The model that is called; the answer's own name wins. None tells no price.
+            session_id: In which session; None is the user's open one.
+            metadata: Up to 16 keys and 1 kB.
+            provider: Who is called: "openai", "anthropic", a registered name, …
+            estimated_input_tokens: What it is held for until it ends; booked if nothing can be
+                read.
+            estimated_max_tokens: The same of its output, the most that it can be.
+
+        Returns:
+            What `fn` returned, the very object.
+
+        Raises:
+            PaygentLimitExceeded: if a limit refuses the call; `fn` is not called then.
+            InvalidValue: if `fn` is not callable. Whatever `fn` raises arrives unchanged.
+        """
+        answer: _T = self._wrapping.run(locals())
+        return answer
+
+    async def awrap(
+        self,
+        fn: Callable[[], Awaitable[_T]] | Awaitable[_T],
+        user_id: Any,
+        model: str | None = None,
+        session_id: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        provider: str | None = None,
+        estimated_input_tokens: int | None = None,
+        estimated_max_tokens: int | None = None,
+    ) -> _T:
+        """Await what a function returns, or an awaitable, as one call; otherwise as `wrap`. A
+        coroutine that is refused is closed.
+        """
+        answer: _T = await self._wrapping.run_async(locals())
+        return answer
 
     # -- by hand
 
@@ -467,6 +524,7 @@ class Paygent:
             if self._is_shut_down:
                 return
             self._is_shut_down = True
+            self._wrapping.stop()
             if active() is self._meter:
                 set_active(None)
             if type(self)._instance is self:

@@ -30,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from paygent import enclosing
 from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
 from paygent.core.estimate import Estimate, Observed, bound, expected, measure, observe
@@ -95,6 +96,7 @@ class Meter:
         """
         if self._late:
             self.end_late()
+        enclosing.give_up()
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
@@ -128,8 +130,10 @@ class Meter:
         resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
         call.resolved = resolved
         call.model_key = resolved.model_key
-        call.size = measure(request.body)
+        call.size = measure(request.body) if request.size is None else request.size
         call.estimate = self._estimate(call, resolved)
+        if request.input_tokens is not None:
+            call.estimate = call.estimate._replace(input_tokens=request.input_tokens)
         try:
             self._gate(call, resolved)
             call.event_id = new_id(at_us)
@@ -358,6 +362,7 @@ class Meter:
         """Run the endings that were put off; called outside of our locks, before figures are read
         and by the delivering thread.
         """
+        enclosing.look()
         while self._late:
             try:
                 ending = self._late.popleft()
@@ -379,7 +384,7 @@ class Meter:
             failures.say(
                 "unpriced:" + resolved.model_key,
                 "model %s has no complete price; its tokens count, what has no price costs 0",
-                model,
+                model or "(none)",
             )
         elif rates.source == DEAREST and quality == "exact":
             quality = "estimated"
