@@ -236,6 +236,7 @@ class Paygent:
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
+        attempt("patch", instrumentation.provide, self._settings.registry)
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return

@@ -14,6 +14,9 @@ from paygent import (
     Paygent,
     PaygentLimitExceeded,
     PlanConfig,
+    ProviderConfig,
+    ProviderRegistry,
+    paygent_context,
 )
 from paygent.testing import Answer, FakeProvider
 
@@ -249,3 +252,43 @@ def test_wrap__a_response_of_the_http_library__is_read(init: Init, fake: FakePro
     answer = pg.wrap(lambda: httpx2.post(url, json=body), "u1")
     assert answer.json()["model"] == "gpt-4o"
     assert metered.only.cost_total_nano == CALL_NANO
+
+
+# -- a registered class above the funnel
+
+
+@pytest.fixture
+def registry() -> ProviderRegistry:
+    """A registry that names OpenAI's own resource, as an application of another tool may."""
+    made = ProviderRegistry()
+    module = "openai.resources.chat.completions"
+    config = ProviderConfig("own", module, "Completions", "create", "AsyncCompletions")
+    made.register(config)
+    return made
+
+
+async def test_registry__a_class_above_the_funnel__counts_each_call_once(
+    init: Init,
+    registry: ProviderRegistry,
+    client: openai.OpenAI,
+    async_client: openai.AsyncOpenAI,
+    fake: FakeProvider,
+) -> None:
+    """The SDK's own call counts, the registered one gives up; `paygent_*` arguments work."""
+    bare = vars(type(client.chat.completions))["create"]
+    pg = init(registry=registry)
+    room_for(pg, 3, pre_call_estimate=True)
+    metered = Metered(pg)
+    with paygent_context("u1"):
+        chat(client)
+        drain(chat(client, stream=True))
+    await chat(async_client, paygent_user_id="u1", paygent_metadata={"a": 1})
+    events = metered.events
+    assert [event.provider for event in events] == ["openai"] * 3
+    assert [event.cost_total_nano for event in events] == [CALL_NANO] * 3
+    assert (events[2].user_id, events[2].metadata) == ("u1", {"a": 1})
+    assert "paygent" not in str(fake.requests[-1].body) + str(fake.requests[-1].headers)
+    from paygent.instrument.registry import instrumentation
+
+    instrumentation.uninstall()
+    assert vars(type(client.chat.completions))["create"] is bare
