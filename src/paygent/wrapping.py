@@ -68,8 +68,15 @@ class Wrapping:
 
     async def _await(self, given: Mapping[str, Any], awaitable: Any) -> Any:
         """Await an awaitable that exists already; a coroutine that is not run is closed."""
+        work = self._work(given)
+
+        def action() -> Any:
+            if hasattr(awaitable, "get_coro"):
+                work.runs_in(awaitable)
+            return awaitable
+
         try:
-            return await run_async(self._work(given), lambda: awaitable)
+            return await run_async(work, action)
         except BaseException:
             if inspect.iscoroutine(awaitable):
                 awaitable.close()  # refused or cancelled before it began; otherwise it has ended

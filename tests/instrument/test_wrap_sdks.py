@@ -242,7 +242,7 @@ def test_wrap__messages_of_an_sdk_that_is_not_patched__are_read(
 
 
 def test_wrap__a_response_of_the_http_library__is_read(init: Init, fake: FakeProvider) -> None:
-    """An application that posts by hand is metered too."""
+    """An application that posts by hand is metered too; what the provider refused is void."""
     import httpx2
 
     pg = init()
@@ -252,6 +252,10 @@ def test_wrap__a_response_of_the_http_library__is_read(init: Init, fake: FakePro
     answer = pg.wrap(lambda: httpx2.post(url, json=body), "u1")
     assert answer.json()["model"] == "gpt-4o"
     assert metered.only.cost_total_nano == CALL_NANO
+    fake.script(Answer(status=429))
+    assert pg.wrap(lambda: httpx2.post(url, json=body), "u1").status_code == 429
+    assert len(metered.events) == 1
+    assert pg.get_usage("u1").reserved_cost_nano == 0
 
 
 # -- a registered class above the funnel

@@ -23,6 +23,7 @@ from paygent import (
     PlanConfig,
     ProviderConfig,
     ProviderRegistry,
+    enclosing,
     paygent_context,
 )
 from paygent.context import current
@@ -661,6 +662,23 @@ async def test_awrap__inner_calls_of_several_tasks__count_and_the_outer_does_not
 
     assert await pg.awrap(both, "u1", "gpt-4o") == [ANSWER, ANSWER]
     assert [event.quality for event in metered.events] == ["exact"] * 2
+
+
+async def test_awrap__inner_calls_of_a_task_that_it_is_given__count_and_it_does_not(
+    init: Init,
+) -> None:
+    """A task runs in a context of its own; the stack tells. One without calls counts itself."""
+    pg = init()
+    metered = Metered(pg)
+
+    async def one() -> Any:
+        return await pg.awrap(asyncio.sleep(0, ANSWER), "u1", "gpt-4o")
+
+    assert await pg.awrap(asyncio.create_task(one()), "u1", "gpt-4o") is ANSWER
+    assert len(metered.events) == 1
+    await pg.awrap(asyncio.create_task(asyncio.sleep(0, ANSWER)), "u1", "gpt-4o")
+    assert [event.quality for event in metered.events] == ["exact"] * 2
+    assert (held(pg), enclosing.lazies) == (0, {})
 
 
 def test_wrap__calls_in_the_body_of_its_generator__count_and_it_does_not(init: Init) -> None:

@@ -89,30 +89,27 @@ def reader_for(
             asked first, and alone.
         extractors: The application's providers.
     """
-    configs = [config for config in extractors if config.extract_tokens is not None]
-    named = [config for config in configs if config.name == provider]
+    known = {each.name: each.extract_tokens for each in extractors if each.extract_tokens}
+    named = known.get(provider)
 
     def read(answer: Any, want_tools: bool) -> Usage | None:
-        if named:
-            return _extract(named[0], answer)
+        if named is not None:
+            return _extract(provider, named, answer)
         usage = read_known(answer, want_tools, provider)
         if usage is None:
             parsed = _opened(answer)
             if parsed is not None:
                 usage = read_known(parsed, want_tools, provider)
-        for config in configs if usage is None else ():
-            usage = usage or _extract(config, answer)
+        for name, extract in known.items() if usage is None else ():
+            usage = usage or _extract(name, extract, answer)
         return usage
 
     return read
 
 
-def _extract(config: ProviderConfig, answer: Any) -> Usage | None:
+def _extract(name: str, extract: Callable[[Any], Any], answer: Any) -> Usage | None:
     """Return what the application's extractor finds; one that fails is said once."""
-    if config.extract_tokens is None:
-        return None
-    kind = f"extract_tokens:{config.name}"
-    return attempt(kind, lambda extract: usage_of(extract(answer)), config.extract_tokens)
+    return attempt(f"extract_tokens:{name}", lambda: usage_of(extract(answer)))
 
 
 def _opened(answer: Any) -> Any:
@@ -128,7 +125,13 @@ def _opened(answer: Any) -> Any:
         for each in inspect.signature(parse).parameters.values()
         if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
-    return parse() if not needed else None
+    if needed:
+        return None
+    parsed = parse()
+    if inspect.iscoroutine(parsed):  # of a method that does not look it
+        parsed.close()
+        return None
+    return parsed
 
 
 class AnyStream:

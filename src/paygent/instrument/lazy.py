@@ -76,8 +76,6 @@ class Watched:
     def start(self) -> None:
         """Be looked at from now on."""
         enclosing.lazies[self._key] = self
-        if self._reference() is None:  # collected in between
-            enclosing.lazies.pop(self._key, None)
 
     def _collected(self, reference: Any) -> None:
         enclosing.lazies.pop(self._key, None)
@@ -107,6 +105,22 @@ class Watched:
         elif self._frame_name is not None and self._frame() is None:
             enclosing.lazies.pop(self._key, None)
             self._ending()
+
+
+class Running(Watched):
+    """The coroutine of a task that runs in a context of its own: what it calls counts instead, and
+    its result ends the call.
+    """
+
+    __slots__ = ()
+
+    def _collected(self, reference: Any) -> None:
+        enclosing.lazies.pop(self._key, None)
+
+    def look(self) -> None:
+        """Be looked at no more when the call has ended."""
+        if self._call.done:
+            enclosing.lazies.pop(self._key, None)
 
 
 def watch(answer: Any, meter: Meter, call: Call) -> bool:

@@ -35,7 +35,7 @@ from paygent.instrument.funnel import (
     is_paid,
     names_of_causes,
 )
-from paygent.instrument.lazy import is_lazy, say_unread, watch
+from paygent.instrument.lazy import Running, is_lazy, say_unread, watch
 from paygent.instrument.stream import tap_stream
 from paygent.meter import Meter
 
@@ -86,6 +86,11 @@ class Work:
             self._call = found
             self._token = enclosing.enter(self._give_up)
         return None
+
+    def runs_in(self, task: Any) -> None:
+        """Note that the work is done by a task, where the context of this run does not reach."""
+        if self._meter is not None and self._call is not None:
+            attempt("prepare", Running(task.get_coro(), self._meter, self._call).start)
 
     def _give_up(self) -> None:
         if self._meter is not None and self._call is not None:
@@ -161,14 +166,22 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> N
     want_tools = bool(call.plan.tool_costs_nano)
     read = prepared.route.read
     if get(answer, "http_response") is not None or get(answer, "is_stream_consumed") is not None:
-        # An SDK's raw response, or the HTTP library's own.
-        end_answered(meter, call, prepared._replace(is_raw=True), answer)
+        # An SDK's raw response, or the HTTP library's own, which raises for no status.
+        status = get(get(answer, "http_response") or answer, "status_code")
+        if isinstance(status, int) and status >= 400:
+            meter.void(call, f"status {status}")
+        else:
+            end_answered(meter, call, prepared._replace(is_raw=True), answer)
     elif not is_lazy(answer):
         meter.settle(call, attempt("usage", read, answer, want_tools))
-    elif _is_stream_object(answer):
-        reader = AnyStream(want_tools, False)
-        if not tap_stream(answer, meter, call, reader, lambda document: read(document, want_tools)):
-            meter.settle(call, None)
+    elif _is_stream_object(answer) and tap_stream(
+        answer,
+        meter,
+        call,
+        AnyStream(want_tools, False),
+        lambda document: read(document, want_tools),
+    ):
+        pass  # the taps end it
     elif (usage := attempt("usage", read_known, answer, want_tools)) is not None:
         meter.settle(call, usage)  # an answer that can be iterated too, such as a mock
     elif not watch(answer, meter, call):
