@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import json
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
+from tests.conftest import Swallowed
 from tests.instrument.shapes import Metered
 
 from paygent import (
@@ -325,6 +327,16 @@ def test_wrap__a_named_provider__has_its_own_reader(
     assert metered.only.input_tokens == input_tokens
 
 
+def test_wrap__anthropics_thinking__is_told_by_its_name(init: Init) -> None:
+    """A plain dict without its type is read as whose it is said to be."""
+    pg = init()
+    metered = Metered(pg)
+    details = {"thinking_tokens": 5}
+    usage = {"input_tokens": 40, "output_tokens": 20, "output_tokens_details": details}
+    pg.wrap(lambda: {"model": "m", "usage": usage}, "u1", provider="anthropic")
+    assert metered.only.reasoning_tokens == 5
+
+
 def test_wrap__the_model_of_the_answer__wins(init: Init) -> None:
     """The price is of the model that answered; the event names it."""
     pg = init()
@@ -627,6 +639,40 @@ async def test_wrap__an_async_function_by_mistake__still_counts_once(init: Init)
     assert held(pg) > 0
     assert await made is ANSWER
     assert (len(metered.events), held(pg)) == (1, 0)
+
+
+def test_wrap__an_answer_that_breaks_our_reading__is_returned_and_nothing_stays_held(
+    init: Init, swallowed: Swallowed
+) -> None:
+    """A field that cannot be asked for, or an iterator that cannot be replaced, is not the app's
+    problem.
+    """
+
+    class Odd:
+        response, _iterator = object(), property(lambda self: iter([1]))
+
+        def __next__(self) -> int:
+            return 1
+
+    def raises(self: Any) -> Any:
+        raise KeyError("x")
+
+    dictless = type("Dictless", (), {"__dict__": property(raises)})
+
+    class Worse:
+        @property
+        def usage(self) -> Any:
+            """Fail."""
+            raise KeyError("x")
+
+    swallowed.expect("settle", "usage")
+    pg = init()
+    metered = Metered(pg)
+    kinds: Any = (Odd, dictless, Worse)
+    for made in [kind() for kind in kinds]:
+        assert pg.wrap(functools.partial(getattr, SimpleNamespace(it=made), "it"), "u1") is made
+    assert [event.quality for event in metered.events] == ["estimated"] * 3
+    assert held(pg) == 0
 
 
 # -- a call around calls

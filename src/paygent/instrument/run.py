@@ -111,8 +111,11 @@ class Work:
 
     def end(self, answer: Any) -> None:
         """End the call with its answer: now, or when the stream that it is has ended."""
-        if self._meter is not None and self._call is not None and not self._call.done:
-            attempt("settle", end_returned, self._meter, self._call, self._prepared, answer)
+        meter, call = self._meter, self._call
+        if meter is None or call is None or call.done:
+            return
+        if not attempt("settle", end_returned, meter, call, self._prepared, answer):
+            attempt("settle", meter.settle, call, None)  # a hold must always end
 
 
 def run(work: Work, action: Callable[[], Any]) -> Any:
@@ -161,8 +164,10 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | None]) -> Prep
     return Prepared(request, route, is_stream=False, is_raw=False, asks_for_usage=False)
 
 
-def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> None:
-    """End a call whose callable returned."""
+def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> bool:
+    """End a call whose callable returned, now or when what it returned has ended; true when that is
+    seen to.
+    """
     want_tools = bool(call.plan.tool_costs_nano)
     read = prepared.route.read
     if get(answer, "http_response") is not None or get(answer, "is_stream_consumed") is not None:
@@ -187,13 +192,17 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> N
     elif not watch(answer, meter, call):
         failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
         meter.settle(call, None)
+    return True
 
 
 def _is_stream_object(answer: Any) -> bool:
-    """Tell whether an answer is a stream object of an SDK, which keeps its iterator in a field or
-    makes it when it is first asked for.
+    """Tell whether an answer is a stream object of an SDK: it knows its HTTP response, and keeps
+    its iterator in a field or makes it when it is first asked for.
     """
-    return hasattr(type(answer), "_iterator") or get(answer, "_iterator") is not None
+    kind = type(answer)
+    return all(
+        hasattr(kind, name) or get(answer, name) is not None for name in ("_iterator", "response")
+    )
 
 
 _BROKE_OFF = frozenset(
