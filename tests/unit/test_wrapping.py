@@ -670,7 +670,8 @@ def test_wrap__an_answer_that_breaks_our_reading__is_returned_and_nothing_stays_
     metered = Metered(pg)
     kinds: Any = (Odd, dictless, Worse)
     for made in [kind() for kind in kinds]:
-        assert pg.wrap(functools.partial(getattr, SimpleNamespace(it=made), "it"), "u1") is made
+        give = functools.partial(getattr, SimpleNamespace(it=made), "it")
+        assert pg.wrap(give, "u1", "gpt-4o") is made
     assert [event.quality for event in metered.events] == ["estimated"] * 3
     assert held(pg) == 0
 
