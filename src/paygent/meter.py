@@ -96,7 +96,7 @@ class Meter:
         """
         if self._late:
             self.end_late()
-        enclosing.give_up()
+        enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
@@ -271,7 +271,7 @@ class Meter:
         """
         plan, user = call.plan, call.user
         if plan.unknown_model == "block" and not resolved.rates.is_known:
-            name = call.request.model
+            name = call.request.model or "(none)"
             message = f"{name} has no price, and the plan blocks unknown models"
             return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
         if user.known or plan.when_offline == "allow":
@@ -362,7 +362,7 @@ class Meter:
         """Run the endings that were put off; called outside of our locks, before figures are read
         and by the delivering thread.
         """
-        enclosing.look()
+        enclosing.look()  # generators that have ended, which nobody tells
         while self._late:
             try:
                 ending = self._late.popleft()

@@ -6,12 +6,14 @@ import asyncio
 import contextvars
 import functools
 import gc
+import inspect
 import json
 import threading
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
@@ -28,8 +30,11 @@ from paygent import (
     enclosing,
     paygent_context,
 )
+from paygent.call import Request, Wait
 from paygent.context import current
 from paygent.failopen import failures
+from paygent.meter import Meter
+from paygent.wrapping import Wrapping
 
 Init = Callable[..., Paygent]
 
@@ -179,6 +184,41 @@ async def test_awrap__a_refused_coroutine__is_closed(init: Init) -> None:
         del given
         gc.collect()
     assert ran == []
+
+
+async def test_awrap__cancelled_while_it_waits_for_the_gate__closes_its_coroutine() -> None:
+    """The coroutine has not begun, and nobody else can await it."""
+
+    class Waiting:
+        def begin(self, request: Request) -> Wait:
+            """Have the call wait for an answer that never comes."""
+            asyncio.get_running_loop().call_soon(task.cancel)
+            return Wait(Future(), lambda: None)
+
+    async def call() -> None:
+        raise AssertionError("ran")
+
+    given: Any = call()
+    names = "model session_id metadata provider estimated_input_tokens estimated_max_tokens"
+    arguments = {"fn": given, "user_id": "u1", **dict.fromkeys(names.split())}
+    wrapping = Wrapping(cast(Meter, Waiting()), None)
+    task = asyncio.ensure_future(wrapping.run_async(arguments))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert inspect.getcoroutinestate(given) == inspect.CORO_CLOSED
+
+
+def test_wrap__a_model_that_nobody_names__is_unknown_to_a_plan_that_blocks_such(
+    init: Init,
+) -> None:
+    """Before the call its model is not known, whatever the answer would say."""
+    pg = init()
+    pg.configure_plan("known", PlanConfig(unknown_model="block"))
+    pg.assign_plan("u1", "known")
+    with pytest.raises(PaygentLimitExceeded, match=r"\(none\) has no price") as caught:
+        pg.wrap(lambda: ANSWER, "u1")
+    assert caught.value.guard_result.gate_reason == "unknown_model:(none)"
+    assert pg.wrap(lambda: ANSWER, "u1", "gpt-4o") is ANSWER
 
 
 def test_wrap__without_raise_on_hard_gate__runs_and_is_marked(init: Init) -> None:
