@@ -820,3 +820,53 @@ def test_wrap__a_limit_that_refuses_inside__reaches_the_app_and_counts_nothing(i
         pg.wrap(inner, "u2", "gpt-4o")
     assert metered.events == []
     assert pg.get_usage("u2").reserved_cost_nano == 0
+
+
+# -- whatever fails of ours
+
+
+@pytest.mark.parametrize("method", ["begin", "settle"])
+async def test_wrap__a_meter_that_breaks__is_counted_and_the_answer_arrives(
+    init: Init, method: str, swallowed: Swallowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application never suffers: the very result, the very exception."""
+    swallowed.expect(method)
+    pg = init()
+
+    def broken(*args: Any) -> Any:
+        raise RuntimeError("of ours")
+
+    monkeypatch.setattr(pg._meter, method, broken)
+    error = TimeoutError()
+
+    async def answer() -> Any:
+        return ANSWER
+
+    def fail() -> Any:
+        raise error
+
+    assert pg.wrap(lambda: ANSWER, "u1") is ANSWER
+    assert await pg.awrap(answer(), "u1") is ANSWER
+    with pytest.raises(TimeoutError) as caught:
+        pg.wrap(fail, "u1")
+    assert caught.value is error
+    assert list(pg.wrap(words, "u1")) == ["a", "b"]
+
+
+def test_wrap__many_threads_at_once__each_count_once_for_their_user(init: Init) -> None:
+    """Nothing is shared between runs."""
+    pg = init()
+    metered = Metered(pg)
+
+    def loop(user: str) -> None:
+        for _ in range(50):
+            pg.wrap(lambda: pg.wrap(lambda: ANSWER, user, "gpt-4o"), "outer", "gpt-4o")
+
+    threads = [threading.Thread(target=loop, args=(f"u{number}",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    users = [event.user_id for event in metered.events]
+    assert {user: users.count(user) for user in set(users)} == {f"u{n}": 50 for n in range(8)}
+    assert pg.get_usage("outer").reserved_cost_nano == 0
