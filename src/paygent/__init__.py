@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         UsageEvent,
         UserState,
     )
+    from paygent.providers import ProviderConfig, ProviderRegistry, TokenInfo
 
 __version__ = "0.1.0"
 
@@ -59,6 +60,9 @@ __all__ = [
     "PaygentLimitExceeded",
     "PaygentWarning",
     "PlanConfig",
+    "ProviderConfig",
+    "ProviderRegistry",
+    "TokenInfo",
     "UsageEvent",
     "UserState",
     "paygent_context",
@@ -86,6 +90,7 @@ _HOMES = {
         "UsageEvent",
         "UserState",
     ),
+    "providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
 }
 
 

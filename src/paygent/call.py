@@ -31,6 +31,8 @@ class Request:
         generates: Whether the route has output (embeddings have none).
         max_tokens: Most output that the request allows in all its answers together, or None.
         identity: What the call's own `paygent_*` arguments say, or None.
+        size: Size of a request whose body nobody sees; None measures `body`.
+        input_tokens: The application's own estimate of its input, or None.
         is_async: Whether whoever makes the call can await.
         waiter: Its place in line, once it had to wait for other calls.
     """
@@ -39,11 +41,13 @@ class Request:
         "body",
         "generates",
         "identity",
+        "input_tokens",
         "is_async",
         "max_tokens",
         "model",
         "provider",
         "route",
+        "size",
         "waiter",
     )
 
@@ -57,6 +61,8 @@ class Request:
         generates: bool = True,
         max_tokens: int | None = None,
         identity: Identity | None = None,
+        size: Size | None = None,
+        input_tokens: int | None = None,
     ) -> None:
         self.provider = provider
         self.route = route
@@ -67,6 +73,8 @@ class Request:
         self.identity = identity
         self.is_async = False
         self.waiter: Waiter | None = None
+        self.size = size
+        self.input_tokens = input_tokens
 
 
 class Call:

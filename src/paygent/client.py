@@ -8,38 +8,29 @@ through it.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.arguments import (
-    check_name,
-    check_user,
-    read_entry,
-    subscription_of,
-    valid_seconds,
-    valid_user,
-)
+from paygent.arguments import read_entry, valid_seconds, valid_user
 from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
-from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
-from paygent.errors import PaygentWarning
-from paygent.failopen import attempt, failures
+from paygent.directory import Directory
+from paygent.failopen import attempt, failures, warn
 from paygent.instrument.funnel import active, set_active
 from paygent.instrument.registry import instrumentation
-from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.accounts import Accounts
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
 from paygent.manual import Manual
-from paygent.meter import Meter, encode_directory
+from paygent.meter import Meter
 from paygent.models import (
     BillingPeriod,
     CurrentUsage,
@@ -50,6 +41,7 @@ from paygent.models import (
 from paygent.prices.catalogue import Catalogue
 from paygent.probe import Probe
 from paygent.process import EXIT_WAIT_S, watch
+from paygent.providers import ProviderRegistry
 from paygent.settings import (
     MISSING_USER_ID,
     SYNC_INTERVAL_S,
@@ -58,13 +50,13 @@ from paygent.settings import (
     read_settings,
 )
 from paygent.sync.callbacks import Callbacks
-from paygent.sync.journal import RECORD_BYTES_MAX, Journal
+from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker
-from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
+from paygent.wrapping import Wrapping
 
 _MEMORY = ":memory:"
-_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
+_T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 
 
@@ -95,7 +87,7 @@ class Paygent:
         max_queue_size: int = 10_000,
         raise_on_hard_gate: bool = True,
         auto_instrument: bool = True,
-        registry: Any = None,
+        registry: ProviderRegistry | None = None,
         refresh_interval: float = 60.0,
         strict_backend: bool = False,
         default_plan: str = "default",
@@ -115,7 +107,7 @@ class Paygent:
             max_queue_size: Events kept in memory where no journal can be written, at most.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.
             auto_instrument: Patch the provider SDKs now and when they are imported later.
-            registry: Providers that the application registered itself.
+            registry: Providers of the application's own, metered beside those that are known.
             refresh_interval: Age in seconds at which what is known of a user is read anew.
             strict_backend: Raise when the backend cannot be used, rather than warn.
             default_plan: Plan of users that nobody assigned.
@@ -131,9 +123,7 @@ class Paygent:
             PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings
                 otherwise.
         """
-        arguments = {
-            name: value for name, value in locals().items() if name not in ("cls", "registry")
-        }
+        arguments = {name: value for name, value in locals().items() if name != "cls"}
         settings = read_settings(arguments, os.environ)
         return cls.launch(settings, disabled=is_disabled(os.environ))
 
@@ -237,11 +227,16 @@ class Paygent:
             end_late=self._meter.end_late,
         )
         meter = None if disabled else self._meter
+        self._directory = Directory(
+            settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
+        )
+        self._wrapping = Wrapping(meter, settings.registry)
         self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
+        attempt("patch", instrumentation.provide, self._settings.registry)
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return
@@ -261,7 +256,7 @@ class Paygent:
         if self._settings.strict_backend:
             self.shutdown()
             raise problem
-        _warn(problem)
+        warn(problem)
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
@@ -280,19 +275,7 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = Findings("configure_plan")
-        check_name(findings, "name", name)
-        if not isinstance(config, PlanConfig):
-            findings.add("config", config, "must be a PlanConfig")
-        findings.raise_if_any()
-        record = PlanRecord(name, plan_to_json(config), self._now_us())
-        if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            findings.add("config", name, _TOO_LARGE)
-            findings.raise_if_any()
-        for cap in config.caps_out_of_range:
-            _warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
-        self._accounts.set_plan(name, config)
-        self._write(record)
+        self._directory.configure(name, config)
 
     def assign_plan(
         self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
@@ -308,7 +291,7 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._assign("assign_plan", user_id, plan, None, billing_period)
+        return self._directory.assign("assign_plan", user_id, plan, None, billing_period)
 
     def start_session(
         self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
@@ -323,61 +306,9 @@ class Paygent:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._assign("start_session", user_id, plan, plan_config, None, opens=True)
-
-    def _assign(
-        self,
-        verb: str,
-        user_id: Any,
-        plan: str,
-        own: PlanConfig | None,
-        billing_period: BillingPeriod | None,
-        *,
-        opens: bool = False,
-    ) -> UserState:
-        findings = Findings(verb)
-        whose = check_user(findings, user_id)
-        check_name(findings, "plan", plan)
-        if own is not None and not isinstance(own, PlanConfig):
-            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
-        if billing_period is not None and not isinstance(billing_period, BillingPeriod):
-            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
-        findings.raise_if_any()
-        now_us = self._now_us()
-        user = self._asking.known(whose)
-        subscription = subscription_of(billing_period)
-        if opens and subscription is None:
-            subscription = user.subscription  # a session does not change how the user pays
-        if (user.assigned, user.plan_name, user.own, user.subscription) != (
-            True,
-            plan,
-            own,
-            subscription,
-        ):
-            document = plan_to_json(own) if own is not None else None
-            record = AssignRecord(whose, plan, document, subscription, now_us)
-            if len(encode_directory(record)) > RECORD_BYTES_MAX:
-                findings.add("plan_config", plan, _TOO_LARGE)
-                findings.raise_if_any()
-            self._accounts.assign(whose, plan, own, subscription, now_us)
-            self._write(record)
-        if own is None and plan not in (*self._accounts.plans, self._settings.default_plan):
-            _warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
-        if opens:
-            self._open_session(user, now_us)
-        return self._asking.state(user)
-
-    def _open_session(self, user: User, now_us: int) -> None:
-        self._accounts.session(user, None, now_us)
-        opened = self._accounts.take_opened()
-        for record in opened:
-            self._write(record)
-        if any(record.user_id == user.user_id for record in opened):
-            self._callbacks.fire("session_start", self._asking.state(user))
-
-    def _write(self, record: DirectoryRecord) -> None:
-        if not self._disabled:
-            self._meter.write_directory(record)
+        return self._directory.assign(
+            "start_session", user_id, plan, plan_config, None, opens_session=True
+        )
 
     # -- asking
 
@@ -416,6 +347,60 @@ class Paygent:
             LedgerUnavailable: if the ledger cannot be read.
         """
         return self._asking.report(by, start, end)
+
+    # -- any other code
+
+    def wrap(
+        self,
+        fn: Callable[[], _T],
+        user_id: Any,
+        model: str | None = None,
+        session_id: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        provider: str | None = None,
+        estimated_input_tokens: int | None = None,
+        estimated_max_tokens: int | None = None,
+    ) -> _T:
+        """Call a function of any code as one gated and metered call. Calls of a metered SDK that it
+        makes count themselves, and this one does not then.
+
+        Args:
+            fn: Called without arguments. Its answer's usage counts, where it can be read.
+            user_id: Whose call it is, and whose calls are made inside.
+            model: The model that is called; the answer's own name wins. None tells no price.
+            session_id: In which session; None is the user's open one.
+            metadata: Up to 16 keys and 1 kB.
+            provider: Who is called: "openai", "anthropic", a registered name, …
+            estimated_input_tokens: What it is held for until it ends; booked if nothing can be
+                read.
+            estimated_max_tokens: The same of its output, the most that it can be.
+
+        Returns:
+            What `fn` returned, the very object.
+
+        Raises:
+            PaygentLimitExceeded: if a limit refuses the call; `fn` is not called then.
+            InvalidValue: if `fn` is not callable. Whatever `fn` raises arrives unchanged.
+        """
+        answer: _T = self._wrapping.run(locals())
+        return answer
+
+    async def awrap(
+        self,
+        fn: Callable[[], Awaitable[_T]] | Awaitable[_T],
+        user_id: Any,
+        model: str | None = None,
+        session_id: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+        provider: str | None = None,
+        estimated_input_tokens: int | None = None,
+        estimated_max_tokens: int | None = None,
+    ) -> _T:
+        """Await what a function returns, or an awaitable, as one call; otherwise as `wrap`. A
+        coroutine that is refused is closed.
+        """
+        answer: _T = await self._wrapping.run_async(locals())
+        return answer
 
     # -- by hand
 
@@ -540,6 +525,7 @@ class Paygent:
             if self._is_shut_down:
                 return
             self._is_shut_down = True
+            self._wrapping.stop()
             if active() is self._meter:
                 set_active(None)
             if type(self)._instance is self:
@@ -678,15 +664,3 @@ def _product_of(settings: Settings) -> str:
     import hashlib  # 5 ms, and only with a backend
 
     return "key-" + hashlib.sha256(settings.api_key.encode()).hexdigest()[:16]
-
-
-def _warn(problem: Warning) -> None:
-    """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
-    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    try:
-        warnings.warn(problem, stacklevel=level)
-    except Warning:
-        failures.say(type(problem).__name__, "%s", problem)

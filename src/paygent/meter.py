@@ -31,6 +31,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from paygent import enclosing
 from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
 from paygent.context import Identity, current
 from paygent.core.estimate import Taken, bound, measure, weight_of
@@ -95,6 +96,7 @@ class Meter:
         """
         if self._late:
             self.end_late()
+        enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
@@ -127,7 +129,7 @@ class Meter:
         resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
         call.resolved = resolved
         call.model_key = resolved.model_key
-        call.size = measure(request.body)
+        call.size = measure(request.body) if request.size is None else request.size
         call.flight = self._accounts.flight(
             user, request.route, resolved, generates=request.generates
         )
@@ -238,8 +240,8 @@ class Meter:
             generates=request.generates,
         )
         # What a request only refers to has no bound; what was seen of it is added.
-        extra = flight.expectation.input_extra
-        most = most._replace(input_tokens=most.input_tokens + extra)
+        told = most.input_tokens if request.input_tokens is None else request.input_tokens
+        most = most._replace(input_tokens=told + flight.expectation.input_extra)
         writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
         cost_nano = bound_nano(*most, flight.rates, writes_cache=writes_cache)
         return Use(most, cost_nano, is_free=flight.is_free)
@@ -296,7 +298,7 @@ class Meter:
         """
         plan, user = call.plan, call.user
         if plan.unknown_model == "block" and not call.resolved.rates.is_known:
-            name = call.request.model
+            name = call.request.model or "(none)"
             message = f"{name} has no price, and the plan blocks unknown models"
             return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
         if user.known or plan.when_offline == "allow":
@@ -343,7 +345,8 @@ class Meter:
             return
         quality: Quality
         if usage is None:
-            usage = Usage(call.estimate.input_tokens, call.estimate.output_tokens)
+            told, estimate = call.request.input_tokens, call.estimate
+            usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
             quality = "estimated"
         else:
             quality = usage.quality
@@ -386,6 +389,7 @@ class Meter:
         """Run the endings that were put off; called outside of our locks, before figures are read
         and by the delivering thread.
         """
+        enclosing.look()  # generators that have ended, which nobody tells
         while self._late:
             try:
                 ending = self._late.popleft()
@@ -407,7 +411,7 @@ class Meter:
             failures.say(
                 "unpriced:" + resolved.model_key,
                 "model %s has no complete price; its tokens count, what has no price costs 0",
-                model,
+                model or "(none)",
             )
         elif rates.source == DEAREST and quality == "exact":
             quality = "estimated"

@@ -31,7 +31,7 @@ from paygent import (
     asking,
     paygent_context,
 )
-from paygent import client as client_module
+from paygent import directory as directory_module
 from paygent.call import Call, Request, Wait, runs_loop
 from paygent.core.period import to_us
 from paygent.core.report import UsageRow
@@ -264,7 +264,7 @@ def test_configure_plan__too_large_for_the_journal__is_refused_by_name(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that could not be kept is not taken."""
-    monkeypatch.setattr(client_module, "RECORD_BYTES_MAX", 10_000)
+    monkeypatch.setattr(directory_module, "RECORD_BYTES_MAX", 10_000)
     pg = init()
     limits: Any = {f"model-{number:06}": 1 for number in range(1_000)}
     with pytest.raises(InvalidValue, match="bytes as JSON") as caught:
@@ -1039,7 +1039,7 @@ def test_start_session__a_plan_of_its_own_that_is_too_large__is_refused_by_name(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be kept is not taken."""
-    monkeypatch.setattr(client_module, "RECORD_BYTES_MAX", 1_000)
+    monkeypatch.setattr(directory_module, "RECORD_BYTES_MAX", 1_000)
     pg = init(auto_instrument=False)
     limits: Any = {f"model-{number:06}": 1 for number in range(100)}
     with pytest.raises(InvalidValue, match="plan_config"):
