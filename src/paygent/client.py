@@ -1,8 +1,8 @@
-"""`Paygent`: the composition root, and the verbs that applications call.
+"""`Paygent`: the composition root, its life, and what can be read off it.
 
 `init` reads settings and puts the parts together; everything that a part needs, the clock included,
 is handed to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go
-through it.
+through it. What applications ask of it is in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,13 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.arguments import read_entry, valid_seconds, valid_user
+from paygent.arguments import valid_seconds
 from paygent.asking import Asking
-from paygent.context import Identity, current, paygent_track
-from paygent.core.errors import Findings
-from paygent.core.plan import PlanConfig
-from paygent.core.report import UsageRow
 from paygent.directory import Directory
 from paygent.failopen import attempt, failures, warn
 from paygent.instrument.funnel import active, set_active
@@ -31,19 +26,11 @@ from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
 from paygent.manual import Manual
 from paygent.meter import Meter
-from paygent.models import (
-    BillingPeriod,
-    CurrentUsage,
-    GuardResult,
-    UsageEvent,
-    UserState,
-)
 from paygent.prices.catalogue import Catalogue
 from paygent.probe import Probe
 from paygent.process import EXIT_WAIT_S, watch
 from paygent.providers import ProviderRegistry
 from paygent.settings import (
-    MISSING_USER_ID,
     SYNC_INTERVAL_S,
     Settings,
     is_disabled,
@@ -52,6 +39,7 @@ from paygent.settings import (
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker
+from paygent.verbs import Verbs
 from paygent.wrapping import Wrapping
 
 _MEMORY = ":memory:"
@@ -65,7 +53,7 @@ def system_clock() -> int:
     return time.time_ns() // 1_000
 
 
-class Paygent:
+class Paygent(Verbs):
     """The process's Paygent: metering, gating and reporting of its LLM calls.
 
     Made by `init`. All methods are thread-safe.
@@ -230,6 +218,7 @@ class Paygent:
         self._directory = Directory(
             settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
         )
+        self._meter.session_opened = self._directory.say_opened
         self._wrapping = Wrapping(meter, settings.registry)
         self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
@@ -263,236 +252,6 @@ class Paygent:
         """Return the process's Paygent, or None before `init` and after `shutdown`."""
         return cls._instance
 
-    # -- plans and users
-
-    def configure_plan(self, name: str, config: PlanConfig) -> None:
-        """Set what users of a plan may spend and what their calls cost; kept over restarts.
-
-        Args:
-            name: 1 to 255 characters.
-            config: The plan; what was spent stays.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        self._directory.configure(name, config)
-
-    def assign_plan(
-        self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
-    ) -> UserState:
-        """Put a user on a plan; kept over restarts, and what was spent stays.
-
-        Args:
-            user_id: The application's id of the user.
-            plan: Name of the plan.
-            billing_period: The current period; it renews by its own length. None is the UTC
-                calendar month.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        return self._directory.assign("assign_plan", user_id, plan, None, billing_period)
-
-    def start_session(
-        self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
-    ) -> UserState:
-        """Put a user on a plan and open a session if none is open; may stand before every request.
-
-        Args:
-            user_id: The application's id of the user.
-            plan: Name of the plan.
-            plan_config: This user's own version of the plan, never another's.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        return self._directory.assign(
-            "start_session", user_id, plan, plan_config, None, opens_session=True
-        )
-
-    # -- asking
-
-    def get_usage(self, user_id: Any) -> CurrentUsage:
-        """Return what a user has used in the current period and session; an unknown user has used
-        nothing.
-        """
-        return self._asking.usage(self._asking.known(valid_user("get_usage", user_id)))
-
-    def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
-        """Say what the gate would say to a call now, without making one.
-
-        Args:
-            user_id: The application's id of the user.
-            model: Also look at the limits of this model; None looks at those of all models together
-                only.
-        """
-        return self._asking.guard(self._asking.known(valid_user("check_guard", user_id)), model)
-
-    def report(
-        self,
-        by: str | tuple[str, ...] = "user",
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> tuple[UsageRow, ...]:
-        """Return usage and cost of a span of UTC days, dearest first.
-
-        Args:
-            by: "user", "model" or ("user", "model").
-            start: Its day is the first; None is the first of this month. Aware.
-            end: Days before it count; None is now. Aware.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-            LedgerUnavailable: if the ledger cannot be read.
-        """
-        return self._asking.report(by, start, end)
-
-    # -- any other code
-
-    def wrap(
-        self,
-        fn: Callable[[], _T],
-        user_id: Any,
-        model: str | None = None,
-        session_id: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        provider: str | None = None,
-        estimated_input_tokens: int | None = None,
-        estimated_max_tokens: int | None = None,
-    ) -> _T:
-        """Call a function of any code as one gated and metered call. Calls of a metered SDK that it
-        makes count themselves, and this one does not then.
-
-        Args:
-            fn: Called without arguments. Its answer's usage counts, where it can be read.
-            user_id: Whose call it is, and whose calls are made inside.
-            model: The model that is called; the answer's own name wins. None tells no price.
-            session_id: In which session; None is the user's open one.
-            metadata: Up to 16 keys and 1 kB.
-            provider: Who is called: "openai", "anthropic", a registered name, …
-            estimated_input_tokens: What it is held for until it ends; booked if nothing can be
-                read.
-            estimated_max_tokens: The same of its output, the most that it can be.
-
-        Returns:
-            What `fn` returned, the very object.
-
-        Raises:
-            PaygentLimitExceeded: if a limit refuses the call; `fn` is not called then.
-            InvalidValue: if `fn` is not callable. Whatever `fn` raises arrives unchanged.
-        """
-        answer: _T = self._wrapping.run(locals())
-        return answer
-
-    async def awrap(
-        self,
-        fn: Callable[[], Awaitable[_T]] | Awaitable[_T],
-        user_id: Any,
-        model: str | None = None,
-        session_id: Any = None,
-        metadata: Mapping[str, Any] | None = None,
-        provider: str | None = None,
-        estimated_input_tokens: int | None = None,
-        estimated_max_tokens: int | None = None,
-    ) -> _T:
-        """Await what a function returns, or an awaitable, as one call; otherwise as `wrap`. A
-        coroutine that is refused is closed.
-        """
-        answer: _T = await self._wrapping.run_async(locals())
-        return answer
-
-    # -- by hand
-
-    def record_event(
-        self,
-        user_id: Any = None,
-        *,
-        cost: Any = None,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        model: str | None = None,
-        description: str | None = None,
-        idempotency_key: str | None = None,
-        session_id: str | None = None,
-        tool_calls: list[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> UsageEvent:
-        """Book something that costs and is no call that we see: a tool, another service. Never
-        refused.
-
-        Args:
-            user_id: Whose; None is the context's user.
-            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes
-                it.
-            input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
-            model: Model of the tokens.
-            description: Up to 1,000 characters.
-            idempotency_key: The same key of the same user books once, ever.
-            session_id: In which session; None is the context's, else the user's open one.
-            tool_calls: Names of tools, priced by the plan's `tool_costs`, else its
-                `default_tool_cost`.
-            metadata: Up to 16 keys and 1 kB.
-
-        Returns:
-            The event; for a key that was booked before by this process, that earlier event.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule; nothing is booked then.
-        """
-        entry = read_entry(locals())
-        if self._is_shut_down:
-            failures.say("shut_down", "Paygent is shut down; events wait in the journal")
-        identity = self._identity(user_id, session_id, metadata)
-        user = self._asking.known(identity.user_id or MISSING_USER_ID)
-        return self._manual.book(user, identity, entry)
-
-    def _identity(
-        self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
-    ) -> Identity:
-        """Return whose event it is; without a user it goes to the reserved one, never refused."""
-        given = Identity(user_id, session_id, None, metadata).over(current.get())
-        if given.user_id is not None:
-            return given
-        policy = self._settings.on_missing_user
-        if policy not in ("warn", "ignore", "block"):
-            return Identity(policy).over(given)
-        if policy != "ignore":
-            failures.say("no_user", "an event has no user; it is counted on %s", MISSING_USER_ID)
-        return Identity(MISSING_USER_ID).over(given)
-
-    # -- callbacks and decorators
-
-    def on_soft_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a
-        decorator.
-        """
-        return self._on("soft_gate", callback)
-
-    def on_hard_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a call is refused; also a decorator."""
-        return self._on("hard_gate", callback)
-
-    def on_usage(self, callback: _C) -> _C:
-        """Have a function called with the `UsageEvent` of each call and entry; also a decorator."""
-        return self._on("usage", callback)
-
-    def on_session_start(self, callback: _C) -> _C:
-        """Have a function called with a `UserState` when `start_session` opens a session; also a
-        decorator.
-        """
-        return self._on("session_start", callback)
-
-    def _on(self, kind: str, callback: _C) -> _C:
-        if not callable(callback):
-            findings = Findings(f"on_{kind}")
-            findings.add("callback", callback, "must be callable")
-            findings.raise_if_any()
-        self._callbacks.register(kind, callback)
-        return callback
-
-    track = staticmethod(paygent_track)
-
     # -- life
 
     def flush(self) -> int:
@@ -508,6 +267,14 @@ class Paygent:
         if self._journal.has_unread or self._worker.is_running:
             self._worker.flush(10.0)
         return self._worker.flushed - before
+
+    def sync_pending(self) -> int:
+        """Deliver what waits in the journal to the ledger now; the same as `flush`.
+
+        Returns:
+            How many events were delivered while this waited.
+        """
+        return self.flush()
 
     def shutdown(self, timeout: float = 10.0) -> None:
         """Deliver what there is, within a time, and stop; calls go on unmetered, which is said
@@ -612,12 +379,18 @@ class Paygent:
         return sum(user.open_session is not None for user in list(self._accounts.users.values()))
 
     def health(self) -> dict[str, Any]:
-        """Return how Paygent itself is: what was swallowed or said (by kind), and the state of the
-        journal.
+        """Return how Paygent itself is.
+
+        Returns:
+            `mode` ("local", "off"), `backend_reachable`, `calls_in_flight`, `calls_waiting` (for
+            holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (what was
+            swallowed or said, by kind), `catalogue` (the price list's release and date).
         """
         return {
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,
+            "calls_in_flight": self._journal.calls_in_flight,
+            "calls_waiting": self._accounts.waiting_count(),
             "journal_durable": self._journal.is_durable and self._journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(failures.counts),

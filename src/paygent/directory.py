@@ -129,10 +129,20 @@ class Directory:
 
     def _open_session(self, user: User, now_us: int) -> None:
         self._accounts.session(user, None, now_us)
-        opened = self._accounts.take_opened()
-        for record in opened:
-            self._write(record)
-        if any(record.user_id == user.user_id for record in opened):
+        if self._meter is not None:
+            self._meter.write_opened_sessions()
+
+    def close_session(self, user_id: str) -> None:
+        """Close the user's open session, if there is one."""
+        user = self._asking.known(user_id)
+        closed = self._accounts.close_session(user, self._now_us())
+        if closed is not None:
+            self._write(closed)
+
+    def say_opened(self, user_id: str) -> None:
+        """Tell the application that a session of a user was opened."""
+        if self._callbacks.wants("session_start"):
+            user = self._accounts.user(user_id, self._now_us())
             self._callbacks.fire("session_start", self._asking.state(user))
 
     def _write(self, record: DirectoryRecord) -> None:

@@ -80,6 +80,7 @@ class Meter:
         self._callbacks = callbacks
         self._now_us = now_us
         self._allowance = Allowance()
+        self.session_opened: Callable[[str], None] = _nothing
         self._late: deque[Callable[[], None]] = deque()
 
     # -- before the provider
@@ -313,7 +314,7 @@ class Meter:
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
 
     def _write_begin(self, call: Call) -> None:
-        self._write_opened_sessions()
+        self.write_opened_sessions()
         request, hold = call.request, call.hold
         begin = Begin(
             call.event_id,
@@ -470,16 +471,18 @@ class Meter:
 
     def record(self, user: User, event: Event) -> None:
         """Book a manual event: the money is spent, so no limit is asked."""
-        self._write_opened_sessions()
+        self.write_opened_sessions()
         self._accounts.settle(user, None, event)
         self._journal.append(encode_end(event))
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 
-    def _write_opened_sessions(self) -> None:
+    def write_opened_sessions(self) -> None:
+        """Write the sessions that were opened meanwhile, and say so."""
         for opened in self._accounts.take_opened():
             self.write_directory(opened)
+            self.session_opened(opened.user_id)
 
     def write_directory(self, record: DirectoryRecord) -> None:
         """Write a plan, an assignment or a session into the journal."""
@@ -501,6 +504,10 @@ def _taken(call: Call, event: Event) -> Taken | None:
         event.cost_nano,
         use.max_tokens,
     )
+
+
+def _nothing(user_id: str) -> None:
+    """Stand for what is told of opened sessions, where nobody asked for anything."""
 
 
 def encode_directory(record: DirectoryRecord) -> bytes:

@@ -371,6 +371,15 @@ class Accounts:
             _release(hold, woken)
         wake(woken)
 
+    def waiting_count(self) -> int:
+        """Return how many calls wait for holds of others."""
+        with self.lock:
+            return sum(
+                len(account.waiting)
+                for user in self.users.values()
+                for account in user.books.values()
+            )
+
     def leave(self, waiter: Waiter, *, gives_up: bool) -> None:
         """Take a call out of the line.
 

@@ -277,9 +277,9 @@ class Journal:
         return event_id in self._in_flight
 
     @property
-    def has_calls_in_flight(self) -> bool:
-        """Whether any call has begun and not ended."""
-        return bool(self._in_flight)
+    def calls_in_flight(self) -> int:
+        """How many calls have begun and not ended."""
+        return len(self._in_flight)
 
     def mark(self) -> Mark:
         """Return how far records have been appended by now; see `has_reached`."""

@@ -258,7 +258,7 @@ class Worker:
                 self._wake.wait(self._interval_s)
             else:
                 self._idle = True
-                if self._journal.has_calls_in_flight:
+                if self._journal.calls_in_flight:
                     self._wake.wait(self._interval_s)  # a dropped stream wakes nobody
                 elif not self._journal.has_unread:
                     self._wake.wait()
