@@ -424,7 +424,7 @@ class Accounts:
         """Return every limit of a user here and now, as read.
 
         Args:
-            user, session_id: Whose, in which session; "" leaves session limits out.
+            user, session_id: Whose, in which session; "" is one that the next call would open.
             model_key: Leaves out what limits another model; None leaves out nothing.
             at_us: Now.
         """
@@ -434,11 +434,8 @@ class Accounts:
             else:
                 keys = books.keys_now(user, session_id, at_us)
                 accounts = tuple(user.books[key] for key in keys)
-            return tuple(
-                (each.key.limit, gating.reading(each))
-                for each in accounts
-                if each.lines is not None
-            )
+            read = [(each.key.limit, gating.reading(each)) for each in accounts if each.lines]
+        return (*read, *books.of_a_new_session(user.plan)) if not session_id else tuple(read)
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""

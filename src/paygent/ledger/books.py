@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.gate import Lines, lines_of
+from paygent.core.gate import Lines, Reading, lines_of
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
 from paygent.ledger.flights import Hold
@@ -61,12 +61,24 @@ def route(user: User, session_id: str, model_key: str, at_us: int) -> tuple[Acco
 
 
 def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
+    key = account_key(limit.key, user.period, session_id, at_us)
+    return open_account(user, key, limit.key.reason, _lines(plan, limit))
+
+
+def _lines(plan: PlanConfig, limit: Limit) -> Lines:
     assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
-    lines = lines_of(
+    return lines_of(
         limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
     )
-    key = account_key(limit.key, user.period, session_id, at_us)
-    return open_account(user, key, limit.key.reason, lines)
+
+
+def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
+    """Return the session limits of a plan as a session that is not open yet meets them."""
+    return [
+        (limit.key, Reading(limit.key.reason, _lines(plan, limit), 0, 0, metric=limit.metric))
+        for limit in limits_of(plan)
+        if limit.scope == "session"
+    ]
 
 
 def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
