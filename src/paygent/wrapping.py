@@ -22,6 +22,7 @@ from paygent.meter import Meter
 from paygent.providers import ProviderRegistry
 
 _ROUTE = "wrap"
+_SIZED_ROUTE = "wrap.sized"  # what such calls take is learned apart from the others
 _NAME_CHARS_MAX = 255
 _TOKENS_MAX = 10**9  # of an estimate; no model takes or gives as much
 
@@ -55,32 +56,25 @@ class Wrapping:
 
     async def run_async(self, given: Mapping[str, Any]) -> Any:
         """Await the callable or awaitable of `awrap`, which was given these arguments, by name."""
-        given_fn = given["fn"]
-        if inspect.isawaitable(given_fn):
-            return await self._await(given, given_fn)
-        if not callable(given_fn):
-            _refuse("awrap", given_fn, "must be callable or awaitable")
-
-        async def action() -> Any:
-            answer = given_fn()
-            return await answer if inspect.isawaitable(answer) else answer
-
-        return await run_async(self._work(given), action)
-
-    async def _await(self, given: Mapping[str, Any], awaitable: Any) -> Any:
-        """Await an awaitable that exists already; a coroutine that is not run is closed."""
+        fn = given["fn"]
+        is_given = inspect.isawaitable(fn)
+        if not is_given and not callable(fn):
+            _refuse("awrap", fn, "must be callable or awaitable")
         work = self._work(given)
 
-        def action() -> Any:
-            if hasattr(awaitable, "get_coro"):
-                work.runs_in(awaitable)
-            return awaitable
+        async def action() -> Any:
+            answer = fn if is_given else fn()
+            if not inspect.isawaitable(answer):
+                return answer
+            if hasattr(answer, "get_coro"):
+                work.runs_in(answer)
+            return await answer
 
         try:
             return await run_async(work, action)
         except BaseException:
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()  # refused or cancelled before it began; otherwise it has ended
+            if inspect.iscoroutine(fn):
+                fn.close()  # refused or cancelled before it began; otherwise it has ended
             raise
 
     def _work(self, given: Mapping[str, Any]) -> Work:
@@ -106,7 +100,7 @@ class Wrapping:
         input_tokens = _read_tokens(given, "estimated_input_tokens")
         request = Request(
             provider,
-            _ROUTE,
+            _ROUTE if input_tokens is None else _SIZED_ROUTE,
             _read_name(given, "model"),
             None,
             max_tokens=_read_tokens(given, "estimated_max_tokens"),

@@ -9,6 +9,7 @@ import gc
 import inspect
 import json
 import threading
+import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -273,6 +274,66 @@ def test_wrap__without_estimates__holds_what_such_calls_really_took(init: Init) 
     assert held[3] == 120
 
 
+SMALL = {"model": "gpt-4o", "usage": {"prompt_tokens": 10, "completion_tokens": 2}}
+ROOMY: Any = {"estimated_input_tokens": 100, "estimated_max_tokens": 20}
+
+
+async def test_awrap__while_others_hold_the_room__waits_for_its_turn(init: Init) -> None:
+    """Room for one hold at a time, and for what three calls really take: none is refused."""
+    pg = init()
+    limited(pg, 150, pre_call_estimate=True)
+    inside: list[int] = []
+
+    async def call() -> Any:
+        inside.append(1)
+        await asyncio.sleep(0.01)
+        assert len(inside) == 1
+        inside.pop()
+        return SMALL
+
+    calls = [pg.awrap(call, "u1", "gpt-4o", **ROOMY) for _ in range(3)]
+    assert await asyncio.gather(*calls) == [SMALL] * 3
+
+
+def test_wrap__while_others_hold_the_room__waits_for_its_turn(init: Init) -> None:
+    """The same of threads."""
+    pg = init()
+    limited(pg, 150, pre_call_estimate=True)
+    inside, answers = threading.Semaphore(1), []
+
+    def call() -> Any:
+        assert inside.acquire(blocking=False)
+        time.sleep(0.01)
+        inside.release()
+        return SMALL
+
+    def one() -> None:
+        answers.append(pg.wrap(call, "u1", "gpt-4o", **ROOMY))
+
+    threads = [threading.Thread(target=one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [SMALL] * 3
+
+
+def test_wrap__with_and_without_an_estimate__is_learned_apart(init: Init) -> None:
+    """A caller's estimates say nothing of a call whose caller made none."""
+    pg = init()
+    limited(pg, 1_000_000)
+    held: list[Any] = []
+
+    def call() -> Any:
+        held.append(pg.get_usage("u1").reserved_tokens_by_model["gpt-4o"])
+        return ANSWER
+
+    for _ in range(4):
+        pg.wrap(call, "u1", "gpt-4o", estimated_input_tokens=50)
+        pg.wrap(call, "u1", "gpt-4o")
+    assert held[-2:] == [120, 120]
+
+
 # -- usage of the result
 
 MESSAGE = {
@@ -408,7 +469,7 @@ def test_wrap__an_answer_that_cannot_be_read__is_booked_as_estimated_and_said_on
     for event in metered.events:
         assert (event.input_tokens, event.output_tokens, event.quality) == (7, 3, "estimated")
     assert len(metered.events) == 2
-    kind = f"unread:wrap:{type(answer).__name__}"
+    kind = f"unread:wrap.sized:{type(answer).__name__}"
     assert failures.counts[kind] == 2
     assert sum("cannot be read" in each.getMessage() for each in caplog.records) == 1
 
@@ -765,6 +826,8 @@ async def test_awrap__inner_calls_of_a_task_that_it_is_given__count_and_it_does_
     assert len(metered.events) == 1
     await pg.awrap(asyncio.create_task(asyncio.sleep(0, ANSWER)), "u1", "gpt-4o")
     assert [event.quality for event in metered.events] == ["exact"] * 2
+    assert await pg.awrap(lambda: asyncio.create_task(one()), "u1", "gpt-4o") is ANSWER
+    assert [event.quality for event in metered.events] == ["exact"] * 3
     assert (held(pg), enclosing.lazies) == (0, {})
 
 

@@ -18,7 +18,7 @@ from paygent import enclosing
 from paygent.call import Call
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Usage
-from paygent.failopen import failures
+from paygent.failopen import attempt, failures
 from paygent.instrument.stream import Ending
 from paygent.meter import Meter
 
@@ -96,7 +96,7 @@ class Watched:
     def give_up(self) -> None:
         """Void the call: what its body calls is metered itself."""
         enclosing.lazies.pop(self._key, None)
-        self._meter.void(self._call, "its calls are metered themselves")
+        attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
 
     def look(self) -> None:
         """End the call if the body has come to its end."""

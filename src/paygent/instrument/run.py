@@ -96,7 +96,7 @@ class Work:
 
     def _give_up(self) -> None:
         if self._meter is not None and self._call is not None:
-            self._meter.void(self._call, "its calls are metered themselves")
+            attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
 
     def __exit__(
         self,
