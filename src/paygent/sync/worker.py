@@ -32,7 +32,8 @@ from paygent.core.period import Subscription
 from paygent.failopen import attempt, failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import Ledger, LedgerUnavailable
-from paygent.sync.journal import Journal, Record, adopt, unfinished
+from paygent.sync.journal import Journal, adopt, unfinished
+from paygent.sync.segments import Record
 from paygent.wire import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord, SessionRecord
 
 if TYPE_CHECKING:
@@ -365,9 +366,9 @@ class Worker:
         """Deliver everything there is; return whether there was anything to do."""
         worked = False
         self.before_round()
-        self._adopt_now_and_then()
-        self._journal.try_files_again()
         while not self._stopping or self._journal.has_unread:
+            self._adopt_now_and_then()
+            self._journal.tend()
             records = self._journal.take(RECORDS_PER_BATCH_MAX)
             events = _events(records)
             now_us = self._now_us()
@@ -383,6 +384,8 @@ class Worker:
             worked = True
             if len(records) < RECORDS_PER_BATCH_MAX:
                 return worked
+            # A busy process may never be without a backlog; who waits, waits for two batches of it.
+            self._finish_round()
         return worked
 
     def _book(self, batch: Batch) -> bool:
