@@ -23,7 +23,7 @@ from paygent import (
     paygent_context,
 )
 from paygent.core.value import exact_usd
-from paygent.models import ModelCostRate
+from paygent.models import ModelCostRate, ModelLimitConfig
 from paygent.settings import Settings
 
 Init = Callable[..., Paygent]
@@ -247,10 +247,11 @@ def test_get_max_tokens__what_it_says__fits_to_the_token(init: Init) -> None:
 def test_get_max_tokens__messages__are_estimated_as_the_gate_does(init: Init) -> None:
     """A quarter token a byte times the factor, or one a byte in a strict plan."""
     messages = [{"role": "user", "content": "x" * 396}]  # 400 bytes
-    pg = configured(init, model_limits={"m": 1_000})
+    thousand = {"m": ModelLimitConfig(1_000)}
+    pg = configured(init, model_limits=thousand)
     assert pg.get_max_tokens("u1", "m", messages=messages).max_tokens == 880
     pg.configure_plan(
-        "default", PlanConfig(model_limits={"m": 1_000}, cost_rates=RATES, pre_call_estimate=True)
+        "default", PlanConfig(model_limits=thousand, cost_rates=RATES, pre_call_estimate=True)
     )
     assert pg.get_max_tokens("u1", "m", messages=messages).max_tokens == 600
     given = pg.get_max_tokens("u1", "m", messages=messages, estimated_input_tokens=10)
