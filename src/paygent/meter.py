@@ -139,7 +139,7 @@ class Meter:
             waiter = self._gate(call)
             if waiter is not None:
                 self._give_back(call, 0)
-                return self._wait_in_line(waiter)
+                return self._wait_in_line(user, waiter)
             call.event_id = new_id(at_us)
             self._write_begin(call)
         except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
@@ -191,11 +191,11 @@ class Meter:
 
         return Wait(answer, FIRST_TOUCH_WAIT_S, done)
 
-    def _wait_in_line(self, waiter: Waiter) -> Wait:
+    def _wait_in_line(self, user: User, waiter: Waiter) -> Wait:
         """Return the wait for a turn at a limit whose room other calls hold."""
 
         def done(gives_up: bool) -> None:
-            self._accounts.leave(waiter, gives_up=gives_up)
+            self._accounts.leave(user, waiter, gives_up=gives_up)
 
         return Wait(waiter.turn, min(waiter.left_s, LOOK_S), done)
 
@@ -206,9 +206,13 @@ class Meter:
             return None
         if not (runs_asyncio() if request.is_async else not runs_loop()):
             return None  # a sync call would stop the very calls that it waits for
-        if request.waiter is None:
-            request.waiter = Waiter(wait_s)
-        return request.waiter if request.waiter.left_s else None
+        waiter = request.waiter
+        if waiter is None:
+            waiter = request.waiter = Waiter(wait_s)
+        if not waiter.left_s:
+            return None
+        waiter.get_ready()
+        return waiter
 
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Put a user that nobody assigned on the plan that the context names."""
@@ -368,7 +372,7 @@ class Meter:
         """
         if not call.claim_end():
             return
-        self._accounts.release(call.hold)
+        self._accounts.release(call.user, call.hold)
         self._give_back(call, 0)
         if self._journal.is_in_flight(call.event_id):
             self._journal.end(call.event_id, encode_void(call.event_id))

@@ -85,7 +85,7 @@ def hot_loop(rounds: int) -> None:
             def hold() -> None:
                 held = Hold(meter._estimate(first), "gpt-4o", first.session_id, now)
                 pg._accounts.hold(user, held, strict=False)
-                pg._accounts.release(held)
+                pg._accounts.release(user, held)
 
             show("gate: hold and release", measure(hold, rounds))
             show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))

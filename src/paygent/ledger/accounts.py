@@ -15,17 +15,17 @@ call waits its turn (`waiting.py`); whatever makes room passes the turn on. Two 
 cap, the user's spend in the period and in the session, are always kept, because people ask for
 them.
 
-One lock guards everything and is held for microseconds: no I/O, no callback and no logging under
-it, and whoever waits is woken after it. Nothing here knows the journal, the ledger or a clock;
-times and ids are passed in.
+A lock of each user guards what is theirs, so that users never wait for each other; one more guards
+who there is and on which plans. Each is held for microseconds: no I/O, no callback and no logging
+under it, and whoever waits in line is woken after it. Nothing here knows the journal, the ledger or
+a clock; times and ids are passed in.
 """
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 
-from paygent.core.account import amount
 from paygent.core.estimate import Taken
 from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, decide
@@ -45,6 +45,7 @@ from paygent.core.plan import (
 from paygent.failopen import attempt, failures
 from paygent.ledger import books, gating
 from paygent.ledger.flights import Experience, Flight, Hold
+from paygent.ledger.lock import BriefLock
 from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
 from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
 from paygent.prices.catalogue import Resolved
@@ -82,7 +83,7 @@ class Accounts:
             warn_every_call: Whether a warning fires on every call past the line, not once.
             refresh_us: Age, in microseconds, at which what is known of a user is asked for again.
         """
-        self.lock = threading.Lock()
+        self.lock = BriefLock()
         self.default_plan = default_plan
         self.plans: dict[str, PlanConfig] = {}
         self.users: dict[str, User] = {}
@@ -93,8 +94,8 @@ class Accounts:
         self._new_id = new_id
         self._warn_every_call = warn_every_call
         self._refresh_us = refresh_us
-        self._opened: list[SessionRecord] = []
-        self._unsaid: list[tuple[str, str]] = []
+        self._opened: deque[SessionRecord] = deque()
+        self._unsaid: deque[tuple[str, str]] = deque()
         self._unlimited: set[str] = set()
         self._experience = Experience()
 
@@ -104,23 +105,30 @@ class Accounts:
         """Return a user, made on first sight, with plan and period as of now."""
         user = self.users.get(user_id)
         if user is None or user.epoch != self.epoch or at_us >= user.period.end_us:
-            with self.lock:
-                user = self.users.get(user_id)
-                if user is None:
-                    if len(self.users) >= USERS_MAX:
-                        self._forget_one()
-                    user = self.users[user_id] = User(user_id, self.default_plan)
+            if user is None:
+                user = self._new_user(user_id)
+            with user.lock:
                 if user.epoch != self.epoch or at_us >= user.period.end_us:
                     self._refresh_plan(user, at_us)
             self._say()
         return user
 
+    def _new_user(self, user_id: str) -> User:
+        """Make a user, unless another thread has."""
+        with self.lock:
+            user = self.users.get(user_id)
+            if user is None:
+                if len(self.users) >= USERS_MAX:
+                    self._forget_one()
+                user = self.users[user_id] = User(user_id, self.default_plan)
+            return user
+
     def _say(self) -> None:
-        """Say what was noted under the lock; a handler of the application's log may be slow."""
+        """Say what was noted under a lock; a handler of the application's log may be slow."""
         if not self._unsaid:
             return
-        with self.lock:
-            unsaid, self._unsaid = self._unsaid, []
+        with self.lock:  # so that each is said once
+            unsaid = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
         for kind, message in unsaid:
             failures.say(kind, "%s", message)
 
@@ -134,7 +142,8 @@ class Accounts:
                 return
 
     def _refresh_plan(self, user: User, at_us: int) -> None:
-        """Bring a user's plan and period up to date; under the lock."""
+        """Bring a user's plan and period up to date; under the user's lock."""
+        epoch = self.epoch  # first: a plan that changes meanwhile is read at the next call
         period = billing_period(user.subscription, at_us)
         if period is None:
             self._unsaid.append(
@@ -160,7 +169,7 @@ class Accounts:
                 )
             user.plan = plan
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
-        user.epoch = self.epoch
+        user.epoch = epoch
         user.routes.clear()
 
     def say_unlimited(self, user: User) -> None:
@@ -180,8 +189,11 @@ class Accounts:
             self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
-            woken = all_waiting(self.users.values())
-        wake(woken)
+            users = list(self.users.values())
+        for user in users:
+            with user.lock:
+                woken = all_waiting(user)
+            wake(woken)
 
     def assign(
         self,
@@ -194,11 +206,12 @@ class Accounts:
         """Assign a plan to a user; what was spent stays."""
         user = self.user(user_id, at_us)
         with self.lock:
+            self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
+        with user.lock:
             user.plan_name, user.own, user.assigned = plan_name, own, True
             user.subscription, user.ended = subscription, None
-            self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
             self._refresh_plan(user, at_us)
-            woken = all_waiting((user,))
+            woken = all_waiting(user)
         self._say()
         wake(woken)
         return user
@@ -226,7 +239,7 @@ class Accounts:
                     user.session_used_us = at_us
                 user.session_id = opened.session_id
                 return opened.session_id
-            with self.lock:
+            with user.lock:
                 if user.open_session is opened:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
@@ -244,9 +257,8 @@ class Accounts:
         """Return the sessions opened since the last call, for the journal."""
         if not self._opened:
             return []
-        with self.lock:
-            opened, self._opened = self._opened, []
-        return opened
+        with self.lock:  # so that each is taken once
+            return [self._opened.popleft() for _ in range(len(self._opened))]
 
     def close_session(self, user: User, at_us: int) -> SessionRecord | None:
         """Close the user's open session; the next call without a session id opens another.
@@ -254,7 +266,7 @@ class Accounts:
         Returns:
             The record to write, or None where no session is open.
         """
-        with self.lock:
+        with user.lock:
             opened, user.open_session = user.open_session, None
             if opened is None:
                 return None
@@ -282,7 +294,7 @@ class Accounts:
         found = user.flights.get((route, id(resolved)))
         if found is not None:
             return found
-        with self.lock:
+        with user.lock:
             return self._experience.flight(user, route, resolved, generates=generates)
 
     def hold(
@@ -307,7 +319,7 @@ class Accounts:
             None when it holds; the decision that refuses it; or the waiter, when it stands in line.
         """
         woken: list[Waiter] = []
-        with self.lock:
+        with user.lock:
             accounts = books.route(user, hold.session_id, hold.model_key, hold.at_us)
             hold.period = user.period
             waited_at = waiter.account if waiter is not None else None
@@ -353,8 +365,8 @@ class Accounts:
             taken: What it took, to expect the next ones by; None where that is not known.
         """
         woken: list[Waiter] = []
-        with self.lock:
-            self._count(user, event)
+        with user.lock:
+            books.count(user, event)
             user.pending[event.event_id] = event
             user.touched = True
             if hold is not None:
@@ -364,31 +376,31 @@ class Accounts:
                 _release(hold, woken)
         wake(woken)
 
-    def release(self, hold: Hold) -> None:
-        """End a hold of a call that spent nothing."""
+    def release(self, user: User, hold: Hold) -> None:
+        """End a hold of a user's call that spent nothing."""
         woken: list[Waiter] = []
-        with self.lock:
+        with user.lock:
             _release(hold, woken)
         wake(woken)
 
     def waiting_count(self) -> int:
         """Return how many calls wait for holds of others."""
-        with self.lock:
-            return sum(
-                len(account.waiting)
-                for user in self.users.values()
-                for account in user.books.values()
-            )
+        count = 0
+        for user in list(self.users.values()):
+            with user.lock:
+                count += sum(len(account.waiting) for account in user.books.values())
+        return count
 
-    def leave(self, waiter: Waiter, *, gives_up: bool) -> None:
+    def leave(self, user: User, waiter: Waiter, *, gives_up: bool) -> None:
         """Take a call out of the line.
 
         Args:
+            user: Whose call it is.
             waiter: Of the call.
             gives_up: Whether it will not try again; a turn that it was given goes to the next.
         """
         woken: list[Waiter] = []
-        with self.lock:
+        with user.lock:
             account = waiter.account
             assert account is not None  # it stood in line
             if waiter in account.waiting:
@@ -397,23 +409,11 @@ class Accounts:
                 pass_turn(account, woken)
         wake(woken)
 
-    def _count(self, user: User, event: Event) -> None:
-        """Add an event to the accounts that count it; under the lock."""
-        cost_nano, tokens = event.cost_nano, event.total_tokens
-        for account in books.counting(user, event):
-            account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
-        if event.model and event.period_start_us == user.period.start_us:
-            use = user.models.get(event.model_key)
-            if use is None:
-                use = user.models[event.model_key] = ModelUse()
-            use.tokens += tokens
-            use.cost_nano += cost_nano
-
     def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
         counts).
         """
-        with self.lock:
+        with user.lock:
             accounts = books.route(user, session_id, model_key, at_us)
             limited = tuple(gating.reading(each) for each in accounts if each.lines is not None)
             return decide(limited, strict=user.plan.pre_call_estimate)
@@ -428,7 +428,7 @@ class Accounts:
             model_key: Leaves out what limits another model; None leaves out nothing.
             at_us: Now.
         """
-        with self.lock:
+        with user.lock:
             if model_key is not None:
                 accounts = books.route(user, session_id, model_key, at_us)
             else:
@@ -439,7 +439,7 @@ class Accounts:
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
-        with self.lock:
+        with user.lock:
             period = books.open_account(
                 user,
                 books.account_key(books.PERIOD_SPEND, user.period, session_id, at_us),
@@ -470,11 +470,10 @@ class Accounts:
 
     def forget(self, user: User) -> None:
         """Forget what was read of a user, so that it is read anew; what is spent or held stays."""
-        with self.lock:
+        with user.lock:
             user.known = user.waited = False
             user.sessions.clear()
             user.session_id = ""
-            user.open_session = None
             user.flights = {}
             user.seen = {}
 
@@ -482,7 +481,7 @@ class Accounts:
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
         """Return what to ask the ledger about a user: every account of the plan, here and now."""
-        with self.lock:
+        with user.lock:
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
                 user.user_id, books.keys_now(user, session, at_us), user.period.start_us
@@ -503,7 +502,7 @@ class Accounts:
 
     def waited(self, user: User, session_id: str | None, at_us: int) -> None:
         """Note that a call has waited for the ledger, so that the next one does not."""
-        with self.lock:
+        with user.lock:
             user.waited = True
             if session_id is not None:
                 user.sessions.add(session_id)
@@ -545,29 +544,12 @@ class Accounts:
                 continue
             state = answer.users.get(user_id)
             own = _own_plan(state)
-            with self.lock:
+            with user.lock:
                 for event in by_user.get(user_id, ()):
-                    self._acknowledge_one(user, event, is_new=event.event_id in answer.counted)
+                    books.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
                     self._read_state(user, state, own, at_us)
         self._say()
-
-    def _acknowledge_one(self, user: User, event: Event, *, is_new: bool) -> None:
-        settled = user.pending.pop(event.event_id, None)
-        if settled is None:
-            return
-        cost_nano, tokens = settled.cost_nano, settled.total_tokens
-        for account in books.counting(user, settled):
-            weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
-            account.undelivered -= weight
-            account.base += weight if is_new else 0
-        if settled.model and settled.period_start_us == user.period.start_us:
-            use = user.models.get(settled.model_key)
-            if use is not None:
-                use.tokens -= tokens
-                use.cost_nano -= cost_nano
-                use.base_tokens += tokens if is_new else 0
-                use.base_cost_nano += cost_nano if is_new else 0
 
     def _read_plans(self, answer: Answer) -> None:
         for name, (version, document) in answer.plans.items():
@@ -598,7 +580,7 @@ class Accounts:
             user = self.users.get(user_id)
             if user is not None:
                 own = _own_plan(state)
-                with self.lock:
+                with user.lock:
                     if as_of is not None and as_of != self.deliveries:
                         return False
                     self._read_state(user, state, own, at_us)
@@ -608,8 +590,8 @@ class Accounts:
     def _read_state(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
     ) -> None:
-        """Take over the ledger's word on a user; under the lock. What this process is just changing
-        stays.
+        """Take over the ledger's word on a user; under the user's lock. What this process is just
+        changing stays.
         """
         if "user:" + user.user_id not in self._changing:
             plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
@@ -656,11 +638,12 @@ class Accounts:
         user.read_us = at_us
 
     def forget_after_fork(self) -> None:
-        """Forget what is the parent process's: its holds, its undelivered events, its lock."""
-        self.lock = threading.Lock()
-        self._opened = []
+        """Forget what is the parent process's: its holds, its undelivered events, its locks."""
+        self.lock = BriefLock()
+        self._opened.clear()
         self._changing = {}
         for user in self.users.values():
+            user.lock = BriefLock()
             user.pending = {}
             user.known = user.waited = False
             user.books = {}

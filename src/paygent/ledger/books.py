@@ -2,7 +2,7 @@
 
 A user's plan, period and sessions say which accounts there are; they are opened when they are first
 touched and forgotten when nothing refers to them any more. Everything here changes a `User` and is
-called under the lock of `Accounts`.
+called under the user's lock.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from paygent.core.gate import Lines, Reading, lines_of
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
 from paygent.ledger.flights import Hold
-from paygent.ledger.user import Account, User
+from paygent.ledger.user import Account, ModelUse, User
 from paygent.prices.names import plain
 
 BOOKS_MAX = 256
@@ -151,6 +151,38 @@ def counting(user: User, event: Event) -> tuple[Account, ...]:
         found,
     )
     return found
+
+
+def count(user: User, event: Event) -> None:
+    """Add an event to the accounts that count it; under the user's lock."""
+    cost_nano, tokens = event.cost_nano, event.total_tokens
+    for account in counting(user, event):
+        account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+    if event.model and event.period_start_us == user.period.start_us:
+        use = user.models.get(event.model_key)
+        if use is None:
+            use = user.models[event.model_key] = ModelUse()
+        use.tokens += tokens
+        use.cost_nano += cost_nano
+
+
+def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
+    """Move an event from what is undelivered to what the ledger says, if it is news to it."""
+    settled = user.pending.pop(event.event_id, None)
+    if settled is None:
+        return
+    cost_nano, tokens = settled.cost_nano, settled.total_tokens
+    for account in counting(user, settled):
+        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+        account.undelivered -= weight
+        account.base += weight if is_new else 0
+    if settled.model and settled.period_start_us == user.period.start_us:
+        use = user.models.get(settled.model_key)
+        if use is not None:
+            use.tokens -= tokens
+            use.cost_nano -= cost_nano
+            use.base_tokens += tokens if is_new else 0
+            use.base_cost_nano += cost_nano if is_new else 0
 
 
 def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:

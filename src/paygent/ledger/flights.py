@@ -6,7 +6,7 @@ so that each settlement corrects the holds of those still under way. Calls that 
 together, which costs the same for one call and for a thousand. A strict plan's calls, and those
 that nothing is expected of, hold a fixed amount each.
 
-Plain state, changed under the lock of `Accounts`.
+Plain state, changed under the user's lock.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `core.gate` decides about figures; here they are read off the accounts, and what a figure cannot
 say is added: that a free model has no limit in dollars, that calls of which nothing is known go two
-at a time, and that nobody waits for themselves. Called under the lock of `Accounts`; changes
+at a time, and that nobody waits for themselves. Called under the user's lock; changes
 nothing.
 """
 

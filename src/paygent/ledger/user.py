@@ -13,6 +13,7 @@ from paygent.core.gate import Lines
 from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
 from paygent.ledger.flights import Flight, InFlight, Seen
+from paygent.ledger.lock import BriefLock
 from paygent.ledger.waiting import Waiter
 from paygent.wire import SessionState
 
@@ -69,7 +70,7 @@ class ModelUse:
 
 
 class User:
-    """What this process knows of one user. Changed only under the lock of `Accounts`."""
+    """What this process knows of one user. Changed by `Accounts` only, under `lock`."""
 
     __slots__ = (
         "assigned",
@@ -80,6 +81,7 @@ class User:
         "epoch",
         "flights",
         "known",
+        "lock",
         "models",
         "open_session",
         "own",
@@ -103,6 +105,7 @@ class User:
     )
 
     def __init__(self, user_id: str, plan_name: str) -> None:
+        self.lock = BriefLock()
         self.user_id = user_id
         self.plan_name = plan_name
         self.plan = UNLIMITED

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,12 +52,15 @@ class Waiter:
         """How long the call may still wait; 0 when it has waited enough."""
         return max(self._deadline_s - time.monotonic(), 0.0)
 
-    def stand_at(self, account: Account) -> None:
-        """Wait at an account; under the lock of `Accounts`."""
+    def get_ready(self) -> None:
+        """Make ready to stand in line; before the lock is taken."""
         from concurrent.futures import Future  # 8 ms, and most calls never wait
 
-        self.account = account
         self.turn = Future()
+
+    def stand_at(self, account: Account) -> None:
+        """Wait at an account; under the user's lock."""
+        self.account = account
         waiting = account.waiting
         place = len(waiting)
         while place and waiting[place - 1].number > self.number:
@@ -78,14 +80,13 @@ def pass_turn(account: Account, woken: list[Waiter]) -> None:
         woken.append(account.waiting.pop(0))
 
 
-def all_waiting(users: Iterable[User]) -> list[Waiter]:
-    """Take everyone out of line who waits at these users' accounts: their limits have changed."""
+def all_waiting(user: User) -> list[Waiter]:
+    """Take everyone out of line who waits at a user's accounts: their limits have changed."""
     woken: list[Waiter] = []
-    for user in users:
-        for account in user.books.values():
-            if account.waiting:
-                woken += account.waiting
-                account.waiting.clear()
+    for account in user.books.values():
+        if account.waiting:
+            woken += account.waiting
+            account.waiting.clear()
     return woken
 
 

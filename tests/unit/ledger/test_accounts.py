@@ -172,7 +172,7 @@ def test_hold__that_fits_everywhere__is_on_every_account_of_the_call() -> None:
     }
     assert accounts.figures(user, "s1", NOON_US).held_cost_nano == 70
     assert accounts.figures(user, "s1", NOON_US).held_tokens == {"gpt-4o": 30}
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
 
 
@@ -212,11 +212,11 @@ def test_hold__the_straddler__holds_all_that_is_left_and_is_the_only_one() -> No
     user = accounts.users["ann"]
     assert refused(accounts, 1)[:6] == ("hard_gate", "contention", 1_000_000, 0, 1_000, 1_000)
     assert refused(accounts, 1).retryable is True
-    accounts.release(straddler)
+    accounts.release(accounts.users["ann"], straddler)
     again = held(accounts, 401)
     assert refused(accounts, 1).retryable is True
-    accounts.release(again)
-    accounts.release(first)
+    accounts.release(accounts.users["ann"], again)
+    accounts.release(accounts.users["ann"], first)
     assert set(all_held(user)) == {0}
 
 
@@ -235,7 +235,7 @@ def test_hold__that_straddles_one_account_and_is_refused_by_another__straddles_n
     accounts = make_accounts(capped(limits=(Limit("calls", window="day", cap=1),)))
     first = held(accounts, 600)
     assert refused(accounts, 600).limit == "calls:day"
-    accounts.release(first)
+    accounts.release(accounts.users["ann"], first)
     assert set(all_held(accounts.users["ann"])) == {0}
     assert isinstance(try_hold(accounts, 5_000), Hold)
 
@@ -286,7 +286,7 @@ def test_hold__not_enforced__holds_whole_whatever_the_limit_says() -> None:
     hold = held(accounts, 500, enforce=False)
     user = accounts.users["ann"]
     assert user.books[period_key()].held == 500
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
 
 
@@ -475,12 +475,12 @@ def test_session__opened_by_another_thread_meanwhile__is_taken_over() -> None:
     accounts = make_accounts(PlanConfig())
     user = accounts.user("ann", NOON_US)
     got: list[str] = []
-    accounts.lock.acquire()
+    user.lock.__enter__()
     thread = threading.Thread(target=lambda: got.append(accounts.session(user, None, NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     user.open_session = SessionState("theirs", NOON_US, NOON_US)
-    accounts.lock.release()
+    user.lock.__exit__(None, None, None)
     thread.join(10)
     assert (got, accounts.take_opened()) == (["theirs"], [])
 
@@ -522,7 +522,7 @@ def test_settle__after_midnight__goes_to_the_day_in_which_the_call_began() -> No
     next_day = day_key(at_us=late + 1)
     assert (spent(user, day_key()), spent(user, next_day)) == (100, 0)
     assert (user.books[day_key()].held, user.books[next_day].held) == (0, 1_000)
-    accounts.release(tomorrow)
+    accounts.release(accounts.users["ann"], tomorrow)
     assert set(all_held(user)) == {0}
 
 
@@ -535,9 +535,9 @@ def test_user__at_the_end_of_a_period__starts_a_new_one_with_calls_in_flight() -
     user = accounts.users["ann"]
     old, new = period_key(at_us=last), period_key(at_us=MONTH.end_us)
     assert user.books[old].held == 700
-    accounts.release(voided)
+    accounts.release(accounts.users["ann"], voided)
     event = settle(accounts, "a", settled, at_us=last)
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert (spent(user, old), spent(user, new)) == (100, 0)
     assert accounts.figures(user, "s1", MONTH.end_us).by_model == {}
     assert set(all_held(user)) == {0}
@@ -552,11 +552,11 @@ def test_user__a_period_later__forgets_accounts_that_nothing_refers_to() -> None
     hold = held(accounts, 1, at_us=NOON_US)
     idle = held(accounts, 1, at_us=NOON_US + DAY_US)
     user = accounts.users["ann"]
-    accounts.release(idle)
+    accounts.release(accounts.users["ann"], idle)
     accounts.user("ann", MONTH.end_us)
     kept = {key for key in user.books if key.end_us <= MONTH.end_us}
     assert kept == {period_key(), day_key(), day_key(at_us=NOON_US - DAY_US)}
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
 
 
 def test_user__a_subscription__renews_by_its_own_length() -> None:
@@ -626,7 +626,7 @@ def test_set_plan__in_the_middle_of_a_period__keeps_what_was_spent() -> None:
     accounts.set_plan("pro", capped(1_000))
     user = accounts.users["ann"]
     assert isinstance(try_hold(accounts, 450), Hold)
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     assert spent(user, period_key()) == 500
 
 
@@ -666,7 +666,7 @@ def test_assign__in_the_middle_of_a_period__keeps_spend_holds_and_figures() -> N
     before = accounts.figures(user, "s1", NOON_US)
     accounts.assign("ann", "gold", None, None, NOON_US)
     assert accounts.figures(user, "s1", NOON_US) == before
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     after = accounts.figures(user, "s1", NOON_US)
     assert (after.held_cost_nano, after.by_model) == (0, {"gpt-4o": (30, 100)})
 
@@ -678,9 +678,9 @@ def test_assign__with_calls_in_flight__leaves_no_hold_behind_and_none_negative()
     accounts.assign("ann", "pro", None, None, NOON_US)
     second = held(accounts, 20, tokens=3)
     user = accounts.users["ann"]
-    accounts.release(first)
+    accounts.release(accounts.users["ann"], first)
     assert accounts.figures(user, "s1", NOON_US).held_cost_nano == 20
-    accounts.release(second)
+    accounts.release(accounts.users["ann"], second)
     assert set(all_held(user)) == {0}
 
 
@@ -788,7 +788,7 @@ def test_read__a_subscription_that_ended__keeps_figures_at_every_reading() -> No
     for _ in range(2):
         accounts.read(answer_for(accounts, plan="pro", subscription=period), NOON_US)
     assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     accounts.acknowledge([event], answer_for(accounts, [event], counted=[event]), NOON_US)
     assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
 
@@ -955,13 +955,13 @@ def test_user__made_by_another_thread_meanwhile__is_that_one() -> None:
     """Two first calls of a user at once make one user."""
     accounts = make_accounts(capped())
     got: list[User] = []
-    accounts.lock.acquire()
+    accounts.lock.__enter__()
     thread = threading.Thread(target=lambda: got.append(accounts.user("ann", NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     made = accounts.users["ann"] = User("ann", "pro")
     accounts._refresh_plan(made, NOON_US)
-    accounts.lock.release()
+    accounts.lock.__exit__(None, None, None)
     thread.join(10)
     assert got[0] is made
 
@@ -972,7 +972,7 @@ def test_release__a_call_that_the_figures_do_not_know_any_more__changes_no_figur
     hold = held(accounts, 50, tokens=7)
     user = accounts.users["ann"]
     user.models.clear()
-    accounts.release(hold)
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
     assert accounts.figures(user, "", NOON_US).by_model == {}
 
@@ -1097,11 +1097,11 @@ def test_hold__many_sessions__keeps_few_of_them_in_memory(monkeypatch: pytest.Mo
     pending = settle(accounts, "a", session_id="pending")
     for number in range(100):
         accounts.waited(user, f"s{number}", NOON_US)
-        accounts.release(held(accounts, 1, session_id=f"s{number}"))
+        accounts.release(accounts.users["ann"], held(accounts, 1, session_id=f"s{number}"))
     assert len(user.books) <= 9
     assert len(user.sessions) <= 9
     assert spent(user, session_key("pending")) == 100
-    accounts.release(busy)
+    accounts.release(accounts.users["ann"], busy)
     accounts.acknowledge([pending], Answer(frozenset({"a"})), NOON_US)
     assert set(all_held(user)) == {0}
 
@@ -1119,7 +1119,7 @@ def test_hold__pruned_in_the_middle_of_a_call__still_counts_its_session(
     )
     user = accounts.user("ann", NOON_US)
     for session_id in ("old1", "old2"):
-        accounts.release(held(accounts, 1, session_id=session_id))
+        accounts.release(accounts.users["ann"], held(accounts, 1, session_id=session_id))
     tomorrow = NOON_US + DAY_US  # the call opens its session's account, then the new day's
     hold = held(accounts, 1_000, session_id="mine", at_us=tomorrow)
     settle(accounts, "a", hold, session_id="mine", at_us=tomorrow, cost_tokens_nano=1_000)
@@ -1132,7 +1132,7 @@ def test_route__many_models_and_sessions__are_remembered_up_to_a_bound() -> None
     accounts = make_accounts(capped(10**9))
     user = accounts.user("ann", NOON_US)
     for number in range(200):
-        accounts.release(held(accounts, 1, model=f"model-{number}"))
+        accounts.release(accounts.users["ann"], held(accounts, 1, model=f"model-{number}"))
     assert len(user.routes) <= 64
     assert set(all_held(user)) == {0}
 
@@ -1160,7 +1160,7 @@ def test_accounts__fifty_threads_hammering__end_with_exact_sums_and_nothing_held
             if isinstance(answer, Decision):
                 refusals.append(answer)
             elif chance.random() < 0.3:
-                accounts.release(answer)
+                accounts.release(accounts.users["ann"], answer)
             else:
                 event = settle(
                     accounts,
@@ -1198,7 +1198,7 @@ def test_forget_after_fork__what_is_the_parents__is_gone() -> None:
     settle(accounts, "a")
     user = accounts.users["ann"]
     accounts.session(user, None, NOON_US)
-    accounts.lock.acquire()  # as another thread of the parent may have had it
+    accounts.lock.__enter__()  # as another thread of the parent may have had it
     accounts.forget_after_fork()
     assert (user.pending, user.books, accounts.take_opened()) == ({}, {}, [])
     assert accounts.asks(user, None, NOON_US) is True

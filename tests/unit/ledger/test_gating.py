@@ -128,5 +128,5 @@ def test_set_plan__a_limit_added_with_calls_in_flight__counts_them_from_the_star
     (account,) = [each for key, each in user.books.items() if key.limit.model == "o3"]
     assert account.held == 500
     for hold in (early, other, late):
-        accounts.release(hold)
+        accounts.release(accounts.users["ann"], hold)
     assert account.held == 0

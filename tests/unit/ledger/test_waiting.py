@@ -26,6 +26,8 @@ def try_with(
     """Try to hold as a call that may wait does."""
     user = accounts.user("ann", NOON_US)
     hold = Hold(Use(Estimate(0, 0), cost_nano), model, "s1", NOON_US, owner)
+    if waiter.account is None:  # a later try would be noted as not woken
+        waiter.get_ready()
     answer = accounts.hold(user, hold, strict=strict, waiter=waiter)
     return hold if answer is None else answer
 
@@ -92,7 +94,7 @@ def test_release__of_a_call_that_spent_nothing__lets_the_first_try() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert woken(waiters) == [0]
 
 
@@ -101,7 +103,7 @@ def test_stand_at__again_after_a_try_in_vain__keeps_its_place() -> None:
     accounts = make_accounts(capped(pre_call_estimate=True))
     full, _ = held(accounts, 400, strict=True), held(accounts, 600, strict=True)
     waiters = in_line(accounts, 2, cost_nano=900, strict=True)
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert woken(waiters) == [0]
     assert try_with(accounts, waiters[0], 900, strict=True) is waiters[0]  # still too large
     account = waiters[0].account
@@ -114,9 +116,9 @@ def test_leave__before_its_turn__is_out_of_the_line() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 3)
-    accounts.leave(waiters[0], gives_up=True)
+    accounts.leave(accounts.users["ann"], waiters[0], gives_up=True)
     assert woken(waiters) == []
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert woken(waiters) == [1]
 
 
@@ -128,8 +130,8 @@ def test_leave__at_its_turn__hands_it_on_if_it_gives_up(
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.release(full)
-    accounts.leave(waiters[0], gives_up=gives_up)
+    accounts.release(accounts.users["ann"], full)
+    accounts.leave(accounts.users["ann"], waiters[0], gives_up=gives_up)
     assert woken(waiters) == next_ones
 
 
@@ -165,7 +167,7 @@ def test_hold__waits_for_one_model__leaves_others_alone() -> None:
     busy = held(accounts, 1, model="o3")
     (waiter,) = in_line(accounts, 1, model="o3")
     assert isinstance(try_with(accounts, Waiter(30.0), model="gpt-4o"), Hold)
-    accounts.release(busy)
+    accounts.release(accounts.users["ann"], busy)
     assert waiter.turn.done()
 
 
@@ -192,7 +194,7 @@ def test_release__on_an_account_that_lost_its_cap__wakes_everyone() -> None:
     account = waiters[0].account
     assert account is not None
     account.lines = None
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert woken(waiters) == [0, 1]
 
 
@@ -202,7 +204,7 @@ def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     full = held(accounts, 1_000)
     (waiter,) = in_line(accounts, 1)
     accounts.user("ann", MONTH.end_us)
-    accounts.release(full)
+    accounts.release(accounts.users["ann"], full)
     assert waiter.turn.done()
     assert set(all_held(accounts.users["ann"])) == {0}
 
