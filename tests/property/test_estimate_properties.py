@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from paygent.core.estimate import (
     Caution,
-    Group,
     Observed,
     Size,
     Taken,
@@ -118,10 +117,9 @@ def test_expect__any_request__is_never_above_what_it_asks_for(
         assert estimate.output_tokens == 0
     cost = cost_of(expectation, estimate, rates)
     assert cost >= 0
-    for calls in (1, 3):
-        load = load_of(expectation, Group(calls, calls * weight, max_tokens), "spend", rates)
-        assert load.mean == calls * cost
-        assert held_by(*load) >= load.mean
+    load = load_of(expectation, "spend", weight, max_tokens, rates)
+    assert load.mean == cost
+    assert held_by(*load) >= load.mean
 
 
 @settings(max_examples=200, deadline=None)
@@ -156,9 +154,9 @@ def test_observe__calls_that_are_all_alike__have_their_own_figures_and_no_spread
     assert sums.calls <= 200
     expectation = expect(sums, sums, Caution(4096, None, 1_200_000))
     assert tokens_of(expectation, weight, None) == (input_tokens, output_tokens)
-    assert load_of(expectation, Group(9, 9 * weight, None), "spend", rates) == (9 * cost, 0, 0)
-    assert load_of(expectation, Group(9, 9 * weight, None), "tokens", rates) == (
-        9 * (input_tokens + output_tokens),
+    assert load_of(expectation, "spend", weight, None, rates) == (cost, 0, 0)
+    assert load_of(expectation, "tokens", weight, None, rates) == (
+        input_tokens + output_tokens,
         0,
         0,
     )

@@ -322,17 +322,20 @@ def cost_of(expectation: Expectation, estimate: Estimate, rates: Rates) -> int:
 
 
 class Load(NamedTuple):
-    """What a set of calls in flight weighs on an account, in the unit of its metric.
+    """What calls in flight weigh on an account, in the unit of its metric; sums over calls add.
 
     Attributes:
-        mean: Sum of what is expected of them.
-        variance: Sum of the variances of single calls, whose errors cancel.
-        drift: Sum of the deviations of the means that they rest on, whose errors do not.
+        mean: What is expected of them.
+        variance: Of single calls, whose errors cancel.
+        drift: Deviation of the mean that they rest on, whose error they share.
     """
 
     mean: int
     variance: int = 0
     drift: int = 0
+
+
+_ONE_CALL = Load(1)
 
 
 def held_by(mean: int, variance: int, drift: int) -> int:
@@ -344,32 +347,27 @@ def held_by(mean: int, variance: int, drift: int) -> int:
     return mean + 2 * isqrt(variance + drift * drift)
 
 
-class Group(NamedTuple):
-    """Calls in flight that are alike.
+def load_of(
+    expectation: Expectation, metric: str, weight: int, max_tokens: int | None, rates: Rates
+) -> Load:
+    """Return what a call weighs on an account, as one of a set of calls like it.
 
-    Attributes:
-        calls: How many.
-        weight: Sum of the sizes of their requests.
-        max_tokens: What each of them allows, or None.
+    Args:
+        expectation: Of its model and route.
+        metric: Of the account.
+        weight: Size of its request, as `weight_of` tells it.
+        max_tokens: The request's own bound on output, or None.
+        rates: What its tokens cost.
     """
-
-    calls: int
-    weight: int
-    max_tokens: int | None
-
-
-def load_of(expectation: Expectation, group: Group, metric: str, rates: Rates) -> Load:
-    """Return what a group of calls weighs on an account of a metric."""
-    count, weight, max_tokens = group
-    if not count or metric == "calls":
-        return Load(count)
-    estimate = tokens_of(expectation, -(-weight // count), max_tokens)
+    if metric == "calls":
+        return _ONE_CALL
+    estimate = tokens_of(expectation, weight, max_tokens)
     is_spend = metric == "spend"
     mean = cost_of(expectation, estimate, rates) if is_spend else estimate[0] + estimate[1]
     if max_tokens is not None and max_tokens <= expectation[3]:
-        return Load(mean * count)  # such a call stops where it is expected to
+        return Load(mean)  # such a call stops where it is expected to
     variance, drift = expectation[9::2] if is_spend else expectation[8::2]
-    return Load(mean * count, variance * count, drift * count)
+    return Load(mean, variance, drift)
 
 
 def measure(body: Any) -> Size:

@@ -19,7 +19,6 @@ from paygent.core.estimate import (
     Caution,
     Estimate,
     Expectation,
-    Group,
     Load,
     Observed,
     Size,
@@ -244,16 +243,16 @@ NOTHING_USED = Use(Estimate(0, 0), 0)
 
 
 class Tally:
-    """Calls in flight on one account that are alike, as counts, and what they weigh."""
+    """Calls in flight on one account that are alike, as counts, and what one of them weighs."""
 
-    __slots__ = ("count", "expectation", "flight", "load", "max_tokens", "weight")
+    __slots__ = ("count", "each", "expectation", "flight", "max_tokens", "weight")
 
     def __init__(self, flight: Flight, max_tokens: int | None) -> None:
         self.flight = flight
         self.max_tokens = max_tokens
         self.count = 0
         self.weight = 0
-        self.load = NOTHING
+        self.each = NOTHING
         self.expectation = flight.expectation
 
 
@@ -290,11 +289,9 @@ class InFlight:
                 self._add(hold)
             self._is_sound = True
         for tally in self._tallies.values():
-            expectation = tally.flight.expectation
-            if tally.expectation is not expectation:
+            if tally.expectation is not tally.flight.expectation:
                 self._is_sound = False
-                tally.expectation = expectation
-                self._weigh(tally, self._load(tally.flight, tally.count, tally.weight, tally))
+                self._change(tally, tally.count, tally.weight)
                 self._is_sound = True
         return held_by(self._mean, self._variance, self._drift)
 
@@ -305,16 +302,18 @@ class InFlight:
             own = amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
             return held_by(self._mean + own, self._variance, self._drift)
         tally = self._tallies.get(self._key(use))
-        if tally is None:
-            old, new = NOTHING, self._load(flight, 1, use.weight, use)
+        count = 0 if tally is None else tally.count
+        if tally is not None and tally.weight == count * use.weight:
+            mean, variance, drift = tally.each
         else:
-            old = tally.load
-            new = self._load(flight, tally.count + 1, tally.weight + use.weight, tally)
-        return held_by(
-            self._mean + new[0] - old[0],
-            self._variance + new[1] - old[1],
-            self._drift + new[2] - old[2],
-        )
+            old = NOTHING if tally is None else tally.each
+            weight = use.weight if tally is None else tally.weight + use.weight
+            max_tokens = use.max_tokens if tally is None else tally.max_tokens
+            new = self._each(flight, count + 1, weight, max_tokens)
+            mean, variance, drift = (
+                one * (count + 1) - other * count for one, other in zip(new, old, strict=True)
+            )
+        return held_by(self._mean + mean, self._variance + variance, self._drift + drift)
 
     def add(self, hold: Hold, *, weighs: bool = True) -> None:
         """Take a call in.
@@ -344,17 +343,14 @@ class InFlight:
         if tally is None:
             self._mean -= amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
         else:
-            tally.count -= 1
-            tally.weight -= use.weight
-            self._weigh(tally, self._load(tally.flight, tally.count, tally.weight, tally))
+            self._change(tally, tally.count - 1, tally.weight - use.weight)
             if not tally.count:
                 del self._tallies[(tally.flight, tally.max_tokens)]
         self._is_sound = True
 
     def _add(self, hold: Hold) -> None:
         use = hold.use
-        flight = use.flight
-        if flight is None:
+        if use.flight is None:
             self.calls[hold] = None
             self._mean += amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
             return
@@ -363,9 +359,7 @@ class InFlight:
         if tally is None:
             tally = self._tallies[key] = Tally(*key)
         self.calls[hold] = tally
-        tally.count += 1
-        tally.weight += use.weight
-        self._weigh(tally, self._load(flight, tally.count, tally.weight, tally))
+        self._change(tally, tally.count + 1, tally.weight + use.weight)
 
     def _key(self, use: Use) -> tuple[Flight, int | None]:
         assert use.flight is not None  # only calls that are re-estimated are tallied
@@ -374,12 +368,29 @@ class InFlight:
             max_tokens = 1 << max(max_tokens - 1, 0).bit_length()
         return use.flight, max_tokens
 
-    def _load(self, flight: Flight, count: int, weight: int, like: Tally | Use) -> Load:
-        group = Group(count, weight, like.max_tokens)
-        return load_of(flight.expectation, group, self.metric, flight.rates)
+    def _change(self, tally: Tally, count: int, weight: int) -> None:
+        """Let a tally stand for so many calls of so much weight, as they are expected now."""
+        before, (mean, variance, drift) = tally.count, tally.each
+        expectation = tally.flight.expectation
+        if (
+            expectation is tally.expectation
+            and before
+            and (weight * before == tally.weight * count or not count)
+        ):
+            more = count - before  # calls of the same size weigh the same
+            self._mean += mean * more
+            self._variance += variance * more
+            self._drift += drift * more
+        else:
+            tally.expectation = expectation
+            tally.each = each = self._each(tally.flight, count, weight, tally.max_tokens)
+            self._mean += each[0] * count - mean * before
+            self._variance += each[1] * count - variance * before
+            self._drift += each[2] * count - drift * before
+        tally.count, tally.weight = count, weight
 
-    def _weigh(self, tally: Tally, load: Load) -> None:
-        old, tally.load = tally.load, load
-        self._mean += load[0] - old[0]
-        self._variance += load[1] - old[1]
-        self._drift += load[2] - old[2]
+    def _each(self, flight: Flight, count: int, weight: int, max_tokens: int | None) -> Load:
+        """Return what each of so many calls weighs."""
+        return load_of(
+            flight.expectation, self.metric, -(-weight // count), max_tokens, flight.rates
+        )

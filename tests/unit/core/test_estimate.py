@@ -10,7 +10,6 @@ import pytest
 from paygent.core.estimate import (
     Caution,
     Estimate,
-    Group,
     Load,
     Observed,
     Size,
@@ -292,27 +291,26 @@ def test_expect__a_user_who_pays_more__is_held_at_the_dearer_ratio() -> None:
     assert cost_of(expectation, Estimate(70, 34), RATES) == 412_000
 
 
-def test_load_of__calls_alike__weigh_exactly_so_many_times_one() -> None:
-    """Equal calls have no spread, so that a set of them holds its exact sum."""
+def test_load_of__calls_alike__have_no_spread() -> None:
+    """Equal calls weigh exactly what they take, so that a set of them holds its exact sum."""
     own = seen(*[ALIKE] * 5)
     expectation = expect(own, own, CAUTION)
-    assert load_of(expectation, Group(7, 2_100, None), "spend", RATES) == Load(7 * 206_000)
-    assert load_of(expectation, Group(7, 2_100, None), "tokens", RATES) == Load(7 * 104)
-    assert load_of(expectation, Group(7, 2_100, None), "calls", RATES) == Load(7)
-    assert load_of(expectation, Group(0, 0, None), "spend", RATES) == Load(0)
+    assert load_of(expectation, "spend", 300, None, RATES) == Load(206_000)
+    assert load_of(expectation, "tokens", 300, None, RATES) == Load(104)
+    assert load_of(expectation, "calls", 300, None, RATES) == Load(1)
 
 
 def test_load_of__calls_that_differ__weigh_their_spread_unless_they_stop_before() -> None:
     """A call whose own bound is below what is expected takes just that, and has no spread."""
     own = seen(*(Taken(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
     expectation = expect(own, own, CAUTION)
-    free = load_of(expectation, Group(4, 160, None), "tokens", RATES)
-    assert free.mean == 4 * 110
-    assert free.variance == 4 * expectation.variance_tokens > 0
-    assert free.drift == 4 * expectation.drift_tokens > 0
-    spend = load_of(expectation, Group(4, 160, None), "spend", RATES)
-    assert spend.variance == 4 * expectation.variance_nano > 0
-    assert load_of(expectation, Group(4, 160, 20), "tokens", RATES) == Load(4 * 30)
+    free = load_of(expectation, "tokens", 40, None, RATES)
+    assert free == Load(110, expectation.variance_tokens, expectation.drift_tokens)
+    assert min(free) > 0
+    spend = load_of(expectation, "spend", 40, None, RATES)
+    assert spend[1:] == (expectation.variance_nano, expectation.drift_nano)
+    assert min(spend) > 0
+    assert load_of(expectation, "tokens", 40, 20, RATES) == Load(30)
 
 
 def test_held_by__a_set_of_calls__is_its_mean_and_two_deviations() -> None:

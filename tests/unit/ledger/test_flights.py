@@ -132,7 +132,7 @@ def test_add__twice_and_remove_twice__count_once() -> None:
     assert account.held == 0
 
 
-@pytest.mark.parametrize("method", ["_weigh", "_load"])
+@pytest.mark.parametrize("method", ["_change"])
 @pytest.mark.parametrize("step", ["add", "remove", "held"])
 def test_held__after_an_interruption_in_the_middle__is_right_again(
     monkeypatch: pytest.MonkeyPatch, step: str, method: str
