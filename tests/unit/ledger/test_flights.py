@@ -132,6 +132,17 @@ def test_add__twice_and_remove_twice__count_once() -> None:
     assert account.held == 0
 
 
+def test_remove__the_last_call_after_its_likes_have_settled__leaves_nothing() -> None:
+    """Nobody asks for the hold between the settlement and the end."""
+    flight = make_flight(taken())
+    account, holds = in_flight(*[flight.use(SIZE, None)] * 2)
+    flight.learn(taken(90))
+    account.remove(holds[0])
+    flight.learn(taken(10))
+    account.remove(holds[1])
+    assert account.held == 0
+
+
 @pytest.mark.parametrize("method", ["_change"])
 @pytest.mark.parametrize("step", ["add", "remove", "held"])
 def test_held__after_an_interruption_in_the_middle__is_right_again(
