@@ -4,7 +4,8 @@ Python's own lock hands itself to a sleeping thread before that thread has the i
 busy threads it gets that milliseconds later, and until then nobody else can take the lock: one
 holder that lost the interpreter in the middle makes a queue that no longer drains. Here whoever
 finds the lock taken lets others run and looks again, so that it is free as soon as its holder has
-left it.
+left it; but not for ever: an application's signal handler may call a provider while it has
+interrupted us in here.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from types import TracebackType
 
 _LOOKS = 64  # that give way only; a holder needs one turn of the interpreter
 _PAUSE_S = 0.0005  # between later looks, so that waiting costs no processor
+_WAIT_S = 5.0  # by then its holder is this very thread, interrupted by a signal handler, or gone
+
+
+class LockUnavailable(Exception):
+    """A lock could not be had for seconds; what needed it fails, and the call goes on."""
 
 
 class BriefLock:
@@ -36,7 +42,10 @@ class BriefLock:
             time.sleep(0)
             if self._take(False):
                 return
+        deadline_s = time.monotonic() + _WAIT_S
         while not self._take(False):
+            if time.monotonic() > deadline_s:
+                raise LockUnavailable
             time.sleep(_PAUSE_S)
 
     def __exit__(

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from paygent.ledger import lock
-from paygent.ledger.lock import BriefLock
+from paygent.ledger.lock import BriefLock, LockUnavailable
 
 
 def test_brief_lock__many_threads__exclude_each_other() -> None:
@@ -52,6 +52,16 @@ def test_brief_lock__taken__is_waited_for_however_long(
         assert got == []
     thread.join(10)
     assert got == [True]
+
+
+def test_brief_lock__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that comes in between must not hang the application."""
+    monkeypatch.setattr(lock, "_WAIT_S", 0.01)
+    brief = BriefLock()
+    with brief, pytest.raises(LockUnavailable), brief:
+        raise AssertionError("got in twice")
+    with brief:
+        pass
 
 
 def test_brief_lock__an_exception_inside__leaves_it_free() -> None:
