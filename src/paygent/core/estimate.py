@@ -122,19 +122,23 @@ class Taken(NamedTuple):
     max_tokens: int | None = None
 
 
-def observe(seen: Observed, taken: Taken, rates: Rates) -> Observed:
+def observe(
+    seen: Observed, taken: Taken, rates: Rates, before: Expectation | None = None
+) -> Observed:
     """Add one settled call to what was observed.
 
     Args:
         seen: The calls before.
         taken: The call.
         rates: What its tokens cost.
+        before: What the calls before had one expect, if that was worked out already.
     """
     weight, input_tokens, output_tokens, cost, max_tokens = taken
     plain = tokens_cost_nano(input_tokens, output_tokens, rates)
     off_tokens = off_nano = 0
     if seen[0]:
-        before = _means(seen)
+        if before is None:
+            before = _means(seen)
         estimate = tokens_of(before, weight, max_tokens)
         tokens = input_tokens + output_tokens - estimate[0] - estimate[1]
         nano = cost - cost_of(before, estimate, rates)

@@ -336,13 +336,15 @@ class Accounts:
             else:
                 hold.warnings = self._passed(accounts, hold)
                 for account in accounts:
-                    account.add(hold, weighs=account.lines is not None)
+                    account.add(hold, account.lines is not None)
                 user.touched = True
             if waited_at is not None and waited_at not in accounts:
                 pass_turn(waited_at, woken)
             for account in accounts:
-                pass_turn(account, woken)
-        wake(woken)
+                if account.waiting:
+                    pass_turn(account, woken)
+        if woken:
+            wake(woken)
         return decision
 
     def _passed(self, accounts: tuple[Account, ...], hold: Hold) -> tuple[Reading, ...]:
@@ -374,7 +376,8 @@ class Accounts:
                 if taken is not None and flight is not None:
                     flight.learn(taken)
                 _release(hold, woken)
-        wake(woken)
+        if woken:
+            wake(woken)
 
     def release(self, user: User, hold: Hold) -> None:
         """End a hold of a user's call that spent nothing."""
@@ -670,4 +673,5 @@ def _release(hold: Hold, woken: list[Waiter]) -> None:
     """Take a hold off its accounts, and pass the turn on where it leaves room; under the lock."""
     for account in hold.accounts:
         account.remove(hold)
-        pass_turn(account, woken)
+        if account.waiting:
+            pass_turn(account, woken)

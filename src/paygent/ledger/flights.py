@@ -61,9 +61,9 @@ class Seen:
         self.observed = Observed()
         self.version = 0
 
-    def add(self, taken: Taken, rates: Rates) -> None:
-        """Add a settled call."""
-        self.observed = observe(self.observed, taken, rates)
+    def add(self, taken: Taken, rates: Rates, before: Expectation | None = None) -> None:
+        """Add a settled call; `before` is what was expected of it, where that is known."""
+        self.observed = observe(self.observed, taken, rates, before)
         calls = self.observed[0]
         if calls <= _EVERY_CALL_UP_TO or calls % _RENEWED_EVERY == 0:
             self.version += 1
@@ -118,7 +118,8 @@ class Flight:
 
     def learn(self, taken: Taken) -> None:
         """Take in what a settled call took."""
-        self.own.add(taken, self.rates)
+        is_warm = self.own.observed[0] >= OBSERVATIONS_MIN
+        self.own.add(taken, self.rates, self.expectation if is_warm else None)
         calls = self.own.observed[0]
         if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
             self.everyone.add(taken, self.rates)
@@ -315,7 +316,7 @@ class InFlight:
             )
         return held_by(self._mean + mean, self._variance + variance, self._drift + drift)
 
-    def add(self, hold: Hold, *, weighs: bool = True) -> None:
+    def add(self, hold: Hold, weighs: bool = True) -> None:
         """Take a call in.
 
         Args:

@@ -70,13 +70,11 @@ class Waiter:
 
 def pass_turn(account: Account, woken: list[Waiter]) -> None:
     """Let the first who waits try, where there is room; everyone, where there never will be."""
-    if not account.waiting:
-        return
     lines, spent = account.lines, account.spent
     if lines is None or spent >= lines.block:
         woken += account.waiting
         account.waiting.clear()
-    elif spent + account.held < lines.block:
+    elif account.waiting and spent + account.held < lines.block:
         woken.append(account.waiting.pop(0))
 
 
