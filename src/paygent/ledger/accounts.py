@@ -324,17 +324,19 @@ class Accounts:
             hold.period = user.period
             waited_at = waiter.account if waiter is not None else None
             decision: Decision | None = None
-            found = gating.in_the_way(accounts, hold, strict=strict) if enforce else None
+            passed: list[Account] = []
+            found = gating.in_the_way(accounts, hold, passed, strict=strict) if enforce else None
             if found is not None:
                 decision, account = found
                 if decision.retryable:
                     if waiter is not None and gating.others_hold(account, hold):
                         waiter.stand_at(account)
                         return waiter
-                else:
-                    hold.warnings = self._passed(accounts, hold)
+                elif passed:
+                    hold.warnings = self._warnings(passed, hold)
             else:
-                hold.warnings = self._passed(accounts, hold)
+                if passed:
+                    hold.warnings = self._warnings(passed, hold)
                 for account in accounts:
                     account.add(hold, account.lines is not None)
                 user.touched = True
@@ -347,12 +349,12 @@ class Accounts:
             wake(woken)
         return decision
 
-    def _passed(self, accounts: tuple[Account, ...], hold: Hold) -> tuple[Reading, ...]:
-        """Note and return the accounts newly past their warn line."""
-        passed = gating.past_warn_line(accounts, again=self._warn_every_call)
-        for account in passed:
+    def _warnings(self, passed: list[Account], hold: Hold) -> tuple[Reading, ...]:
+        """Note and return which of the accounts past their warn line are to speak."""
+        due = [each for each in passed if self._warn_every_call or not each.warned]
+        for account in due:
             account.warned = True
-        return tuple(gating.reading(account, hold.use) for account in passed)
+        return tuple(gating.reading(account, hold.use) for account in due)
 
     def settle(
         self, user: User, hold: Hold | None, event: Event, taken: Taken | None = None

@@ -296,12 +296,13 @@ class InFlight:
                 self._is_sound = True
         return held_by(self._mean, self._variance, self._drift)
 
-    def held_with(self, use: Use) -> int:
-        """Return what the calls would hold with one more; asked after `held`."""
+    def weigh(self, use: Use) -> tuple[int, int]:
+        """Return what the calls hold now, and what they would hold with one more."""
+        held = self.held if self.calls or not self._is_sound else 0
         flight = use.flight
         if flight is None:
             own = amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
-            return held_by(self._mean + own, self._variance, self._drift)
+            return held, held_by(self._mean + own, self._variance, self._drift)
         tally = self._tallies.get(self._key(use))
         count = 0 if tally is None else tally.count
         if tally is not None and tally.weight == count * use.weight:
@@ -314,7 +315,7 @@ class InFlight:
             mean, variance, drift = (
                 one * (count + 1) - other * count for one, other in zip(new, old, strict=True)
             )
-        return held_by(self._mean + mean, self._variance + variance, self._drift + drift)
+        return held, held_by(self._mean + mean, self._variance + variance, self._drift + drift)
 
     def add(self, hold: Hold, weighs: bool = True) -> None:
         """Take a call in.

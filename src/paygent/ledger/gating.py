@@ -16,9 +16,17 @@ _COLD_MAX = 2  # calls in flight of a model of which nothing is known, where the
 
 
 def in_the_way(
-    accounts: tuple[Account, ...], hold: Hold, *, strict: bool
+    accounts: tuple[Account, ...], hold: Hold, past_warn: list[Account], *, strict: bool
 ) -> tuple[Decision, Account] | None:
-    """Return what refuses a call, and the account where it would wait; None where it may go."""
+    """Return what refuses a call, and the account where it would wait; None where it may go.
+
+    Args:
+        accounts: That the call touches.
+        hold: What it may use.
+        past_warn: Takes up the accounts that are past their warn line and not used up: one that
+            refuses says so itself.
+        strict: Whether spend may never pass a line.
+    """
     use = hold.use
     cold = use.flight is not None and not use.flight.own.observed[0]
     found: Account | None = None
@@ -26,9 +34,13 @@ def in_the_way(
         lines = account.lines
         if lines is None or _is_exempt(account, use):
             continue
-        spent, held = account.base + account.undelivered, account.held
-        need = account.held_with(use) - held
-        verdict = judge(spent, held, need, lines.block, strict=strict)
+        spent = account.base + account.undelivered
+        if lines.warn <= spent < lines.block:
+            past_warn.append(account)
+        held, then_held = account.weigh(use)
+        if then_held > held and spent + then_held <= lines.block:
+            continue  # fits, as `judge` would say; most calls are far from their lines
+        verdict = judge(spent, held, then_held - held, lines.block, strict=strict)
         if verdict == "fits" or (
             verdict == "straddles" and not (cold and _has_many(account, hold.model_key))
         ):
@@ -46,22 +58,6 @@ def in_the_way(
     if decision.status != "hard_gate":  # it might straddle, were it not cold
         decision = contention(reading(found, use), strict=strict)
     return decision, found
-
-
-def past_warn_line(accounts: tuple[Account, ...], *, again: bool) -> list[Account]:
-    """Return the accounts past their warn line and not refusing; that one says so itself.
-
-    Args:
-        accounts: That a call touches.
-        again: Also those that have warned already.
-    """
-    return [
-        account
-        for account in accounts
-        if account.lines is not None
-        and account.lines.warn <= account.base + account.undelivered < account.lines.block
-        and (again or not account.warned)
-    ]
 
 
 def _is_exempt(account: Account, use: Use) -> bool:
@@ -92,6 +88,6 @@ def reading(account: Account, use: Use | None = None) -> Reading:
     """Read an account with a cap; the call that straddles its line holds all that is left."""
     assert account.lines is not None  # the caller looked
     spent, held = account.spent, account.held
-    need = account.held_with(use) - held if use is not None else 0
+    need = account.weigh(use)[1] - held if use is not None else 0
     left = max(account.lines.block - spent, 0)
     return Reading(account.reason, account.lines, spent, min(held, left), need, account.metric)

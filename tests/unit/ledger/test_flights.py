@@ -78,14 +78,14 @@ def test_held__a_fixed_hold__is_that_amount_in_each_metric(metric: str, amount: 
     """What nothing is expected of holds just what it was given."""
     account, holds = in_flight(Use(Estimate(20, 10), 7), Use(Estimate(20, 10), 7), metric=metric)
     assert account.held == 2 * amount
-    assert account.held_with(Use(Estimate(20, 10), 7)) == 3 * amount
+    assert account.weigh(Use(Estimate(20, 10), 7))[1] == 3 * amount
     account.remove(holds[0])
     assert account.held == amount
 
 
 @pytest.mark.parametrize("max_tokens", [None, 50, 10])
 @pytest.mark.parametrize("metric", ["spend", "tokens", "calls"])
-def test_held_with__one_more__is_what_is_held_once_it_is_added(
+def test_weigh__one_more__is_what_is_held_once_it_is_added(
     metric: str, max_tokens: int | None
 ) -> None:
     """The gate asks about exactly the hold that is then taken."""
@@ -93,7 +93,7 @@ def test_held_with__one_more__is_what_is_held_once_it_is_added(
     account, _ = in_flight(*[flight.use(SIZE, 20)] * 2, metric=metric)
     use = flight.use(SIZE, max_tokens)
     assert account.held > 0
-    promised = account.held_with(use)
+    promised = account.weigh(use)[1]
     account.add(Hold(use, "m"))
     assert account.held == promised
 
@@ -171,6 +171,23 @@ def test_held__after_an_interruption_in_the_middle__is_right_again(
     for hold in (*holds, extra):
         account.remove(hold)
     assert account.held == 0
+
+
+def test_weigh__after_the_last_call_was_removed_but_for_its_sums__is_the_next_one_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What an interruption left behind is not held against anybody."""
+    flight = make_flight(taken(), taken(), taken())
+    use = flight.use(SIZE, None)
+    account, holds = in_flight(use)
+
+    def interrupted(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(InFlight, "_change", interrupted)
+        account.remove(holds[0])
+    assert account.weigh(use) == (0, use.cost_nano)
 
 
 def test_add__an_account_without_a_cap__weighs_when_somebody_asks() -> None:
