@@ -37,14 +37,14 @@ from paygent.context import Identity, current
 from paygent.core.estimate import Taken, bound, measure, weight_of
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
 from paygent.core.gate import CONTENTION, Decision, warning
-from paygent.core.pricing import bound_nano, cost_nano, uses_unpriced
+from paygent.core.pricing import bound_nano, cost_nano, is_plain, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
-from paygent.ledger.flights import Hold, Use
+from paygent.ledger.flights import Flight, Hold, Use
 from paygent.ledger.user import UNLIMITED
 from paygent.ledger.waiting import LOOK_S, Waiter
 from paygent.models import GuardResult, guard_result, usage_event
@@ -356,7 +356,7 @@ class Meter:
         else:
             quality = usage.quality
         event = self._price(call, usage, quality)
-        self._accounts.settle(call.user, call.hold, event, _taken(call, event))
+        self._accounts.settle(call.user, call.hold, event, _learned(call, event, usage))
         self._give_back(call, event.cost_nano)
         same = event.model == call.request.model and event.model_key == call.model_key
         self._journal.end(call.event_id, encode_end(event, call.head if same else ""))
@@ -494,20 +494,21 @@ class Meter:
         self._worker.nudge()
 
 
-def _taken(call: Call, event: Event) -> Taken | None:
+def _learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | None:
     """Return what the next calls like this one are expected by; None where the provider did not
     count all of it.
     """
     if event.quality not in ("exact", "unpriced"):
         return None
-    use = call.hold.use
-    return Taken(
+    taken = Taken(
         weight_of(call.size),
         event.input_tokens,
         event.output_tokens,
         event.cost_nano,
-        use.max_tokens,
+        call.hold.use.max_tokens,
+        event.cost_tokens_nano if is_plain(usage) else None,
     )
+    return call.flight, taken
 
 
 def _nothing(user_id: str) -> None:

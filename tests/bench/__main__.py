@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import SCRIPT as IN_SITU_SCRIPT
+from tests.bench.cap import cap
 from tests.bench.figures import measure, show
 from tests.bench.load import busy_threads, journals, tasks_on_one_loop
 
@@ -150,6 +151,7 @@ def main() -> None:
     busy_threads(300)
     tasks_on_one_loop(10)
     journals(300)
+    cap(3)
     print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
     ours = in_situ(sys.executable, 4_000, "paygent", "--steps")
     if options.reference:

@@ -239,10 +239,10 @@ def test_p3__calls_that_differ_by_30_percent__pass_the_cap_by_no_more_than_the_b
     costs: dict[Hold, int] = {}
     settle = pg._accounts.settle
 
-    def noted(user: User, hold: Hold | None, event: Any, taken: Any = None) -> None:
+    def noted(user: User, hold: Hold | None, event: Any, learned: Any = None) -> None:
         if hold is not None:
             costs[hold] = event.cost_nano
-        settle(user, hold, event, taken)
+        settle(user, hold, event, learned)
 
     monkeypatch.setattr(pg._accounts, "settle", noted)
     watched = Watched(pg._accounts, monkeypatch)
@@ -283,6 +283,23 @@ def test_p3__a_strict_plan__is_never_passed(
     assert FIT * CALL_NANO - worst_nano < outcome.spent_nano <= FIT * CALL_NANO
     assert outcome.held == 0
     assert {each.gate_reason for each in outcome.refusals} == {"total_spend"}
+
+
+@pytest.mark.parametrize("carrier", ["threads", "tasks"])
+def test_p3__a_strict_plan_with_hidden_prompts__is_never_passed_once_one_has_settled(
+    init: Init, fake: FakeProvider, carrier: str
+) -> None:
+    """Tokens that no text of the request can be are added to its bound."""
+    pg = started(init, plan(pre_call_estimate=True))
+    client = openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0)
+    fake.default = Answer(tokens=Tokens(INPUT, OUTPUT))
+    with paygent_context("u1"):
+        client.chat.completions.create(model="m", messages=HELLO, max_tokens=OUTPUT)
+    crowd = Crowd(pg, estimated_input_tokens=1, max_tokens=OUTPUT)
+    crowd.one()
+    outcome = crowd.come(carrier)
+    assert FIT * CALL_NANO - 2 * CALL_NANO < outcome.spent_nano <= FIT * CALL_NANO
+    assert outcome.held == 0
 
 
 @pytest.mark.parametrize("carrier", ["threads", "tasks"])

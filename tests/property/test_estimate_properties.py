@@ -75,6 +75,7 @@ TAKEN = st.builds(
     TOKENS,
     st.integers(0, 10**12),
     MAYBE_TOKENS,
+    st.none(),
 )
 PRICES = st.integers(0, 10**14)
 RATES = st.builds(

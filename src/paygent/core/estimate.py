@@ -113,6 +113,7 @@ class Taken(NamedTuple):
         input_tokens, output_tokens: As the provider counted them.
         cost_nano: The whole of its cost.
         max_tokens: The request's own bound on output, or None.
+        plain_nano: What its tokens cost at the plain prices, if that is known already.
     """
 
     weight: int
@@ -120,10 +121,11 @@ class Taken(NamedTuple):
     output_tokens: int
     cost_nano: int = 0
     max_tokens: int | None = None
+    plain_nano: int | None = None
 
 
 def observe(
-    seen: Observed, taken: Taken, rates: Rates, before: Expectation | None = None
+    seen: Observed, taken: Taken, rates: Rates, expected: tuple[int, int] | None = None
 ) -> Observed:
     """Add one settled call to what was observed.
 
@@ -131,18 +133,21 @@ def observe(
         seen: The calls before.
         taken: The call.
         rates: What its tokens cost.
-        before: What the calls before had one expect, if that was worked out already.
+        expected: Tokens and nano-dollars that the calls before had one expect of it, if that was
+            worked out already.
     """
-    weight, input_tokens, output_tokens, cost, max_tokens = taken
-    plain = tokens_cost_nano(input_tokens, output_tokens, rates)
+    weight, input_tokens, output_tokens, cost, max_tokens, plain = taken
+    if plain is None:
+        plain = tokens_cost_nano(input_tokens, output_tokens, rates)
     off_tokens = off_nano = 0
-    if seen[0]:
-        if before is None:
-            before = _means(seen)
-        estimate = tokens_of(before, weight, max_tokens)
-        tokens = input_tokens + output_tokens - estimate[0] - estimate[1]
-        nano = cost - cost_of(before, estimate, rates)
-        calls = seen[0]
+    calls = seen[0]
+    if calls:
+        if expected is None:
+            means = _means(seen)
+            estimate = tokens_of(means, weight, max_tokens)
+            expected = estimate[0] + estimate[1], cost_of(means, estimate, rates)
+        tokens = input_tokens + output_tokens - expected[0]
+        nano = cost - expected[1]
         # The mean of n calls is off itself; this weight makes the sum that of a running variance.
         off_tokens = tokens * tokens * calls // (calls + 1)
         off_nano = nano * nano * calls // (calls + 1)

@@ -198,7 +198,7 @@ def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_ca
 
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
-    if usage[2:11] == _PLAIN:
+    if is_plain(usage):
         return tokens_cost_nano(usage[0], usage[1], rates)
     prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
     if usage[6:11] == _PLAIN_MEDIA:
@@ -217,6 +217,11 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
         numerator = sum(map(int.__mul__, counts[:10], prices[:10]))
         numerator += counts[10] * prices[10] * (_TOKENS_PER_LIST_UNIT // _SEARCHES_PER_LIST_UNIT)
     return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
+
+
+def is_plain(usage: Usage) -> bool:
+    """Tell whether a usage is of plain input and output alone, as most are."""
+    return usage[2:11] == _PLAIN
 
 
 # Most calls have no cached, written or reasoning tokens, and nearly all no audio, images or

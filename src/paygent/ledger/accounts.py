@@ -357,7 +357,11 @@ class Accounts:
         return tuple(gating.reading(account, hold.use) for account in due)
 
     def settle(
-        self, user: User, hold: Hold | None, event: Event, taken: Taken | None = None
+        self,
+        user: User,
+        hold: Hold | None,
+        event: Event,
+        learned: tuple[Flight, Taken] | None = None,
     ) -> None:
         """Replace a hold by what was really spent, on the accounts of the windows in which the call
         began.
@@ -366,7 +370,8 @@ class Accounts:
             user: Whose call it was.
             hold: What it held; None for an entry that is no call.
             event: What it cost.
-            taken: What it took, to expect the next ones by; None where that is not known.
+            learned: What it took, and of which calls the next ones are to be expected by it; None
+                where that is not known.
         """
         woken: list[Waiter] = []
         with user.lock:
@@ -374,9 +379,9 @@ class Accounts:
             user.pending[event.event_id] = event
             user.touched = True
             if hold is not None:
-                flight = hold.use.flight
-                if taken is not None and flight is not None:
-                    flight.learn(taken)
+                if learned is not None:
+                    flight, taken = learned
+                    flight.learn(taken, hold.use)
                 _release(hold, woken)
         if woken:
             wake(woken)

@@ -61,9 +61,9 @@ class Seen:
         self.observed = Observed()
         self.version = 0
 
-    def add(self, taken: Taken, rates: Rates, before: Expectation | None = None) -> None:
-        """Add a settled call; `before` is what was expected of it, where that is known."""
-        self.observed = observe(self.observed, taken, rates, before)
+    def add(self, taken: Taken, rates: Rates, expected: tuple[int, int] | None = None) -> None:
+        """Add a settled call; see `observe`."""
+        self.observed = observe(self.observed, taken, rates, expected)
         calls = self.observed[0]
         if calls <= _EVERY_CALL_UP_TO or calls % _RENEWED_EVERY == 0:
             self.version += 1
@@ -108,7 +108,7 @@ class Flight:
         """What the next call is expected to use, as of the last settlement."""
         own = self.own
         if own.observed[0] >= OBSERVATIONS_MIN:
-            stamp = ~own.version  # never the same number as below
+            stamp = ~own.version  # negative, so never the same number as below
         else:
             stamp = own.version + self.everyone.version
         if stamp != self._stamp:
@@ -116,10 +116,17 @@ class Flight:
             self._stamp = stamp
         return self._expectation
 
-    def learn(self, taken: Taken) -> None:
-        """Take in what a settled call took."""
-        is_warm = self.own.observed[0] >= OBSERVATIONS_MIN
-        self.own.add(taken, self.rates, self.expectation if is_warm else None)
+    @property
+    def _rests_on_own(self) -> bool:
+        """Whether what was last expected rests on the user's own calls alone."""
+        return self._stamp is not None and self._stamp < 0
+
+    def learn(self, taken: Taken, use: Use | None = None) -> None:
+        """Take in what a settled call took; `use` is what it was held for."""
+        expected = None
+        if use is not None and use.expectation is self._expectation and self._rests_on_own:
+            expected = use.tokens, use.cost_nano  # nothing has changed since it was worked out
+        self.own.add(taken, self.rates, expected)
         calls = self.own.observed[0]
         if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
             self.everyone.add(taken, self.rates)
@@ -132,7 +139,7 @@ class Flight:
             max_tokens = min(max_tokens, self.caution.model_max_tokens)
         estimate = tokens_of(expectation, weight, max_tokens)
         cost_nano = cost_of(expectation, estimate, self.rates)
-        return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free)
+        return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free, expectation)
 
 
 class Experience:
@@ -184,6 +191,7 @@ class Use(NamedTuple):
         weight: Size of its request in bytes.
         max_tokens: The request's own bound on output, or None.
         is_free: Spend limits are not this call's.
+        expectation: What the estimate was made of.
     """
 
     estimate: Estimate
@@ -192,6 +200,7 @@ class Use(NamedTuple):
     weight: int = 0
     max_tokens: int | None = None
     is_free: bool = False
+    expectation: Expectation | None = None
 
     @property
     def tokens(self) -> int:

@@ -35,7 +35,9 @@ def end(accounts: Accounts, event_id: str, hold: Hold, output_tokens: int = 100)
     cost = output_tokens * 4_000
     taken = Taken(0, 0, output_tokens, cost)
     event = make_event(event_id, model="m", model_key="m", cost_tokens_nano=cost)
-    accounts.settle(accounts.user("ann", NOON_US), hold, event, taken)
+    user = accounts.user("ann", NOON_US)
+    assert hold.use.flight is not None
+    accounts.settle(user, hold, event, (hold.use.flight, taken))
 
 
 def test_hold__of_unknown_size_that_fits__goes_however_many() -> None:
