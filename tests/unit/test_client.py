@@ -23,6 +23,7 @@ from paygent import (
     BillingPeriod,
     GuardResult,
     InvalidValue,
+    Limit,
     Paygent,
     PaygentLimitExceeded,
     PlanConfig,
@@ -806,6 +807,42 @@ def offline_allowance(db_path: str, dollars: float) -> Paygent:
     pg.configure_plan("p", PlanConfig(when_offline={"allow_up_to": dollars}))
     pg.assign_plan("u1", "p")
     return pg
+
+
+def test_call__that_waits_for_others_with_the_ledger_away__takes_its_allowance_once(
+    db_path: str,
+) -> None:
+    """Each look at the gate takes it anew, and gives it back before the next."""
+    pg = offline_allowance(db_path, 100.0)
+    pg.configure_plan(
+        "p", PlanConfig(when_offline={"allow_up_to": 100}, limits=(Limit("calls", cap=1),))
+    )
+    go, begun = threading.Event(), threading.Event()
+
+    def provider() -> None:
+        begun.set()
+        go.wait(10)
+
+    first = threading.Thread(target=lambda: pg.wrap(provider, "u1", "gpt-4o"))
+    first.start()
+    assert begun.wait(10)
+    refused: list[str | None] = []
+
+    def another() -> None:
+        with pytest.raises(PaygentLimitExceeded) as raised:
+            pg.wrap(lambda: None, "u1", "gpt-4o")
+        refused.append(raised.value.guard_result.gate_reason)
+
+    second = threading.Thread(target=another)
+    second.start()
+    while pg.health()["calls_waiting"] == 0:
+        time.sleep(0.001)
+    go.set()
+    for thread in (first, second):
+        thread.join(10)
+    assert refused == ["calls:period"]
+    assert pg._meter._allowance._held_nano == 0
+    pg.shutdown(timeout=0.3)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from paygent.core.pricing import (
     Prices,
     Rates,
     Tier,
+    bound_nano,
     complete,
     cost_nano,
     prices_for,
@@ -200,3 +201,30 @@ def test_uses_unpriced__a_usage__tells_whether_an_unpriced_part_was_used(
 def test_rates__is_known__unless_there_is_no_source(source: str, known: bool) -> None:
     """Rates are known where any price list names the model."""
     assert Rates(Prices(), source=source).is_known is known
+
+
+@pytest.mark.parametrize(
+    ("tokens", "writes_cache", "nano"),
+    [
+        ((1_000, 0), False, 3_000_000),  # input at $3
+        ((1_000, 0), True, 6_000_000),  # or written to the long cache at $6
+        ((0, 1_000), False, 20_000_000),  # reasoning at $20 is dearer than output at $15
+        ((1, 0), False, 3_000),
+        ((200_001, 0), False, 1_200_006_000),  # the tier that so much input may reach
+    ],
+)
+def test_bound_nano__tokens__cost_at_most_the_dearest_they_may_be(
+    tokens: tuple[int, int], writes_cache: bool, nano: int
+) -> None:
+    """What a strict plan holds is never less than what the call can be billed."""
+    plain = Prices(
+        input=3 * 10**12,
+        cached_input=3 * 10**11,
+        cache_write=4 * 10**12,
+        cache_write_long=6 * 10**12,
+        output=15 * 10**12,
+        reasoning=20 * 10**12,
+    )
+    above = Tier(200_000, plain._replace(input=6 * 10**12))
+    rates = Rates(plain, (above,), source="catalogue")
+    assert bound_nano(*tokens, rates, writes_cache=writes_cache) == nano

@@ -240,6 +240,29 @@ def test_expectation__rests_on_many_calls__is_renewed_every_eighth() -> None:
     assert flight.expectation.output_tokens > expectation.output_tokens
 
 
+def test_expectation__read_seldom__is_never_taken_for_the_one_of_before() -> None:
+    """However many calls settle between two looks, the look after them sees them."""
+    for unread in range(1, 12):
+        everyone = Seen()
+        make_flight(*[taken(10)] * 3, everyone=everyone)
+        flight = make_flight(taken(10), taken(10), everyone=everyone)
+        assert flight.expectation.output_tokens == 12
+        for _ in range(unread):
+            flight.learn(taken(900))
+        assert flight.expectation.output_tokens > 12
+
+
+def test_learn__calls_alike_of_a_user_who_differs_from_everyone__have_no_spread() -> None:
+    """What others take says nothing about how much this user's calls differ."""
+    everyone = Seen()
+    make_flight(*[taken(10)] * 5, everyone=everyone)
+    flight = make_flight(everyone=everyone)
+    for _ in range(5):
+        flight.learn(taken(900), flight.use(SIZE, None))
+    assert flight.own.observed.spread_tokens == 0
+    assert flight.expectation.variance_nano == 0
+
+
 def test_expectation__from_everyones_to_the_users_own__is_always_renewed() -> None:
     """The two are told apart, also where they have seen equally many calls."""
     everyone = Seen()

@@ -198,6 +198,18 @@ def test_release__on_an_account_that_lost_its_cap__wakes_everyone() -> None:
     assert woken(waiters) == [0, 1]
 
 
+def test_hold__at_its_turn_in_another_period__hands_the_old_one_on() -> None:
+    """Who goes on in the new period leaves the turn at the old limit to the next."""
+    accounts = make_accounts(capped())
+    full = held(accounts, 1_000)
+    waiters = in_line(accounts, 2)
+    accounts.release(accounts.users["ann"], full)
+    user = accounts.user("ann", MONTH.end_us)
+    later = Hold(Use(Estimate(0, 0), 1), "gpt-4o", "s1", MONTH.end_us, "me")
+    assert accounts.hold(user, later, strict=False, waiter=waiters[0]) is None
+    assert woken(waiters) == [0, 1]
+
+
 def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     """An account is not forgotten under those who stand at it."""
     accounts = make_accounts(capped())
