@@ -332,9 +332,11 @@ class Accounts:
 
     def _count(self, user: User, event: Event) -> None:
         """Add an event to the accounts that count it; under the lock."""
-        cost_nano, tokens = event.cost_nano, event.total_tokens
+        cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
         for account in books.counting(user, event):
-            account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+            account.undelivered += amount(
+                account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+            )
         if event.model and event.period_start_us == user.period.start_us:
             use = user.models.get(event.model_key)
             if use is None:
@@ -458,9 +460,9 @@ class Accounts:
         settled = user.pending.pop(event.event_id, None)
         if settled is None:
             return
-        cost_nano, tokens = settled.cost_nano, settled.total_tokens
+        cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
         for account in books.counting(user, settled):
-            weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+            weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
             account.undelivered -= weight
             account.base += weight if is_new else 0
         if settled.model and settled.period_start_us == user.period.start_us:

@@ -82,7 +82,10 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) 
         for event in user.pending.values():
             if key.counts(event):
                 account.undelivered += amount(
-                    account.metric, cost_nano=event.cost_nano, tokens=event.total_tokens
+                    account.metric,
+                    cost_nano=event.cost_nano,
+                    tokens=event.total_tokens,
+                    calls=event.calls,
                 )
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
