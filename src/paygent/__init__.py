@@ -33,32 +33,42 @@ if TYPE_CHECKING:
     )
     from paygent.models import (
         BillingPeriod,
+        BudgetRemaining,
         CurrentUsage,
         GuardResult,
         Limit,
+        MaxTokensAdvice,
         ModelCostRate,
         ModelLimitConfig,
+        ModelUsage,
         PlanConfig,
         UsageEvent,
         UserState,
     )
+    from paygent.providers import ProviderConfig, ProviderRegistry, TokenInfo
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BillingPeriod",
+    "BudgetRemaining",
     "CurrentUsage",
     "GuardResult",
     "InvalidValue",
     "Limit",
+    "MaxTokensAdvice",
     "ModelCostRate",
     "ModelLimitConfig",
+    "ModelUsage",
     "Paygent",
     "PaygentAuthInvalid",
     "PaygentBackendUnreachable",
     "PaygentLimitExceeded",
     "PaygentWarning",
     "PlanConfig",
+    "ProviderConfig",
+    "ProviderRegistry",
+    "TokenInfo",
     "UsageEvent",
     "UserState",
     "paygent_context",
@@ -77,15 +87,19 @@ _HOMES = {
     ),
     "models": (
         "BillingPeriod",
+        "BudgetRemaining",
         "CurrentUsage",
         "GuardResult",
         "Limit",
+        "MaxTokensAdvice",
         "ModelCostRate",
         "ModelLimitConfig",
+        "ModelUsage",
         "PlanConfig",
         "UsageEvent",
         "UserState",
     ),
+    "providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
 }
 
 

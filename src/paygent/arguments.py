@@ -68,6 +68,25 @@ def subscription_of(period: BillingPeriod | None) -> Subscription | None:
     return None if period is None else Subscription(to_us(period.start), to_us(period.end))
 
 
+def read_advice(given: Mapping[str, Any]) -> str:
+    """Check the arguments of `get_max_tokens`, by name, and return the user id as text.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings("get_max_tokens")
+    whose = check_user(findings, given["user_id"])
+    check_name(findings, "model", given["model"])
+    for name, least in (("estimated_input_tokens", 0), ("hard_cap", 1)):
+        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
+            findings.add(name, given[name], f"must be a whole number from {least} to 10¹²")
+    messages = given["messages"]
+    if messages is not None and not isinstance(messages, (list, tuple)):
+        findings.add("messages", messages, "must be a list of messages, or None")
+    findings.raise_if_any()
+    return whose
+
+
 def read_entry(given: Mapping[str, Any]) -> Entry:
     """Read the arguments of `record_event`, by name.
 

@@ -7,20 +7,33 @@ held.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 from paygent.call import runs_loop, wait_for
 from paygent.context import current
 from paygent.core.errors import Findings
+from paygent.core.estimate import bound, measure, output_that_fits
+from paygent.core.gate import Reading, room, usage_ppm
 from paygent.core.period import calendar_month, to_datetime, to_us
+from paygent.core.plan import LimitKey
 from paygent.core.report import UsageRow, group
 from paygent.core.value import exact_usd
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import LedgerUnavailable
-from paygent.models import BillingPeriod, CurrentUsage, GuardResult, UserState, guard_result
+from paygent.models import (
+    BillingPeriod,
+    BudgetRemaining,
+    CurrentUsage,
+    GuardResult,
+    MaxTokensAdvice,
+    ModelUsage,
+    UserState,
+    guard_result,
+)
 from paygent.prices.catalogue import Catalogue
 from paygent.settings import FIRST_TOUCH_WAIT_S
 from paygent.sync.worker import Worker
@@ -68,11 +81,14 @@ class Asking:
         user = self._accounts.user(user_id, now_us)
         session_id = _context_session(user_id)
         if self._can_ask and self._accounts.asks(user, session_id, now_us):
-            answer = self._worker.ask(user, session_id)
-            if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
-                failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
+            self._ask(user, session_id)
             self._accounts.waited(user, session_id, now_us)
         return self._accounts.user(user_id, now_us)
+
+    def _ask(self, user: User, session_id: str | None) -> None:
+        answer = self._worker.ask(user, session_id)
+        if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
+            failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
 
     @property
     def _can_ask(self) -> bool:
@@ -111,15 +127,13 @@ class Asking:
             session_cost=exact_usd(figures.session_cost_nano),
             session_id=session_id or None,
             session_started_at=started,
-            period_tokens_total=sum(tokens for tokens, _, _ in figures.by_model.values()),
+            period_tokens_total=sum(tokens for tokens, _ in figures.by_model.values()),
             period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
             period_cost_by_model={
                 model: exact_usd(use[1]) for model, use in figures.by_model.items()
             },
             reserved_cost=exact_usd(figures.held_cost_nano),
-            reserved_tokens_by_model={
-                model: use[2] for model, use in figures.by_model.items() if use[2]
-            },
+            reserved_tokens_by_model=figures.held_tokens,
         )
 
     def state(self, user: User) -> UserState:
@@ -136,6 +150,89 @@ class Asking:
             ),
             last_refreshed=to_datetime(user.read_us) if user.read_us else None,
         )
+
+    def model_usage(self, user: User) -> list[ModelUsage]:
+        """Return what a user has used of each model, and of each that the plan limits."""
+        now_us = self._now_us()
+        used = self._accounts.figures(user, "", now_us).by_model
+        caps = {
+            key.model: reading.lines.cap
+            for key, reading in self._accounts.limits(user, "", None, now_us)
+            if _is_model_limit(key)
+        }
+        names = [*used, *(name for name in caps if name not in used)]
+        return [
+            ModelUsage(
+                model=name,
+                tokens_used=used.get(name, _UNUSED)[0],
+                tokens_limit=caps.get(name),
+                cost=exact_usd(used.get(name, _UNUSED)[1]),
+            )
+            for name in sorted(names, key=lambda name: (-used.get(name, _UNUSED)[1], name))
+        ]
+
+    def remaining(self, user: User) -> BudgetRemaining:
+        """Return what a further call of a user could still use."""
+        limits = self._accounts.limits(user, self.session_of(user), None, self._now_us())
+        left = _Left(limits)
+        nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
+        return BudgetRemaining(
+            period_spend_remaining=left.dollars("period"),
+            session_spend_remaining=left.dollars("session"),
+            model_tokens_remaining=left.model_tokens,
+            most_constrained=_word(nearest[0]) if nearest is not None else "unbounded",
+        )
+
+    def max_tokens(self, user: User, model: str, input_tokens: int, most: int) -> MaxTokensAdvice:
+        """Return how much output a call may ask for.
+
+        Args:
+            user: Whose call.
+            model: Of which model.
+            input_tokens: What it sends.
+            most: Upper bound on the answer.
+        """
+        now_us = self._now_us()
+        resolved = self._catalogue.resolve("", model, now_us, user.plan)
+        session_id, model_key = self.session_of(user), resolved.model_key
+        limits = self._accounts.limits(user, session_id, model_key, now_us)
+        if resolved.context_tokens is not None:
+            most = min(most, resolved.context_tokens)
+        binding = "unbounded"
+        for key, reading in limits:
+            if key.metric == "spend" and resolved.is_free and reading.lines.cap:
+                continue
+            fits = output_that_fits(
+                key.metric, room(reading), input_tokens, most, rates=resolved.rates
+            )
+            if fits < most:
+                most, binding = fits, _word(key)
+        left = _Left(limits)
+        return MaxTokensAdvice(
+            max_tokens=most,
+            binding_limit=binding if most else "blocked",
+            period_spend_remaining=left.dollars("period"),
+            session_spend_remaining=left.dollars("session"),
+            model_tokens_remaining=min(left.model_tokens.values(), default=None),
+        )
+
+    def input_tokens(self, user: User, model: str, body: Mapping[str, Any]) -> int:
+        """Return how many tokens a request is expected to send; its most, in a strict plan."""
+        size = measure(body)
+        if user.plan.pre_call_estimate:
+            return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
+        resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
+        flight = self._accounts.flight(user, "chat.completions", resolved)
+        return flight.use(size, 0).estimate.input_tokens
+
+    def refresh(self, user_id: str) -> User:
+        """Return a user as the ledger knows them now, or as they were known if it does not answer
+        in a quarter second; on a thread that runs an event loop nobody waits for it.
+        """
+        user = self._accounts.user(user_id, self._now_us())
+        if self._can_ask:
+            self._ask(user, _context_session(user_id))
+        return self._accounts.user(user_id, self._now_us())
 
     def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
         """Return usage and cost of a span of days; see `Paygent.report`.
@@ -171,6 +268,37 @@ class Asking:
         if not wait_for(read, REPORT_WAIT_S):
             raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
         return group(read.result(), names)
+
+
+_UNUSED = (0, 0)
+_WORDS = {"total_spend": "period_spend", "session_spend": "session_spend"}
+
+
+def _is_model_limit(key: LimitKey) -> bool:
+    return key.metric == "tokens" and bool(key.model) and key.window == "period"
+
+
+def _word(key: LimitKey) -> str:
+    """Return the documented word for a limit, else its reason."""
+    return "model_tokens" if _is_model_limit(key) else _WORDS.get(key.reason, key.reason)
+
+
+class _Left:
+    """What is left of a user's limits."""
+
+    def __init__(self, limits: Iterable[tuple[LimitKey, Reading]]) -> None:
+        self._room = {key: room(reading) for key, reading in limits}
+
+    def dollars(self, window: str) -> Any:
+        """Return the dollars left in the period or session, exactly; infinite without a limit."""
+        scope = "session" if window == "session" else "user"
+        left_nano = self._room.get(LimitKey("spend", scope, "", window))
+        return math.inf if left_nano is None else exact_usd(left_nano)
+
+    @property
+    def model_tokens(self) -> dict[str, int]:
+        """The tokens left of each model that has a limit."""
+        return {key.model: left for key, left in self._room.items() if _is_model_limit(key)}
 
 
 def _is_moment(value: Any) -> bool:

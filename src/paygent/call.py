@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Generator, Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from paygent.context import Identity
 from paygent.core.estimate import Estimate, Size
 from paygent.core.plan import PlanConfig
-from paygent.failopen import failures
-from paygent.ledger.accounts import Hold, User
+from paygent.ledger.accounts import User
+from paygent.ledger.flights import Flight, Hold
+from paygent.ledger.waiting import Waiter
 from paygent.prices.catalogue import Resolved
-from paygent.settings import FIRST_TOUCH_WAIT_S
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -30,9 +31,25 @@ class Request:
         generates: Whether the route has output (embeddings have none).
         max_tokens: Most output that the request allows in all its answers together, or None.
         identity: What the call's own `paygent_*` arguments say, or None.
+        size: Size of a request whose body nobody sees; None measures `body`.
+        input_tokens: The application's own estimate of its input, or None.
+        is_async: Whether whoever makes the call can await.
+        waiter: Its place in line, once it had to wait for other calls.
     """
 
-    __slots__ = ("body", "generates", "identity", "max_tokens", "model", "provider", "route")
+    __slots__ = (
+        "body",
+        "generates",
+        "identity",
+        "input_tokens",
+        "is_async",
+        "max_tokens",
+        "model",
+        "provider",
+        "route",
+        "size",
+        "waiter",
+    )
 
     def __init__(
         self,
@@ -44,6 +61,8 @@ class Request:
         generates: bool = True,
         max_tokens: int | None = None,
         identity: Identity | None = None,
+        size: Size | None = None,
+        input_tokens: int | None = None,
     ) -> None:
         self.provider = provider
         self.route = route
@@ -52,6 +71,10 @@ class Request:
         self.generates = generates
         self.max_tokens = max_tokens
         self.identity = identity
+        self.is_async = False
+        self.waiter: Waiter | None = None
+        self.size = size
+        self.input_tokens = input_tokens
 
 
 class Call:
@@ -64,8 +87,8 @@ class Call:
         "blocked",
         "drops_usage_chunk",
         "ends",
-        "estimate",
         "event_id",
+        "flight",
         "head",
         "hold",
         "identity",
@@ -85,9 +108,9 @@ class Call:
     blocked: bool
     drops_usage_chunk: bool
     ends: list[None]
-    estimate: Estimate
-    head: str
     event_id: str
+    flight: Flight
+    head: str
     hold: Hold
     identity: Identity
     model_key: str
@@ -106,6 +129,11 @@ class Call:
         """Whether the call has ended."""
         return not self.ends
 
+    @property
+    def estimate(self) -> Estimate:
+        """What it was held for."""
+        return self.hold.use.estimate
+
     def claim_end(self) -> bool:
         """Take the right to end this call; true for the first who asks.
 
@@ -122,56 +150,79 @@ class Call:
 
 
 class Wait:
-    """A question to the ledger that a call waits for, a quarter of a second at most.
+    """What a call waits for: the ledger's word on its user, or its turn at a limit.
 
     A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with
     what is known by then. A sync call on a thread that runs an event loop does not wait: it would
     stop that loop.
     """
 
-    __slots__ = ("_answer", "_done")
+    __slots__ = ("_answer", "_done", "_timeout_s")
 
-    def __init__(self, answer: Future[bool], done: Callable[[], None]) -> None:
+    def __init__(
+        self, answer: Future[bool], timeout_s: float, done: Callable[[bool], None]
+    ) -> None:
+        """Wait for nothing yet.
+
+        Args:
+            answer: What is waited for.
+            timeout_s: How long at most.
+            done: Called once the waiting has ended, with whether the caller gives up (it was
+                interrupted or cancelled, and will not try again).
+        """
         self._answer = answer
+        self._timeout_s = timeout_s
         self._done = done
 
     def block(self) -> None:
         """Wait on this thread, unless it runs an event loop."""
+        gives_up = True
         try:
-            if not runs_loop() and not wait_for(self._answer, FIRST_TOUCH_WAIT_S):
-                failures.say(
-                    "ledger_slow",
-                    "the ledger did not answer in %s s; calls go on",
-                    FIRST_TOUCH_WAIT_S,
-                )
+            if not runs_loop():
+                wait_for(self._answer, self._timeout_s)
+            gives_up = False
         finally:
-            self._done()
+            self._done(gives_up)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._wait().__await__()
 
     async def _wait(self) -> None:
+        gives_up = True
         try:
-            if runs_loop():
+            if runs_asyncio():
                 import asyncio  # imported already, since a loop of it runs
 
                 # `wait` does not cancel what it waits for: other calls may wait for the same
                 # answer.
-                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=FIRST_TOUCH_WAIT_S)
+                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=self._timeout_s)
+            gives_up = False
         finally:
-            self._done()
+            self._done(gives_up)
+
+
+def caller() -> object:
+    """Return who makes a call: the task that runs here, else the thread."""
+    asyncio = sys.modules.get("asyncio")
+    # The function behind `get_running_loop`, which raises on every thread without a loop.
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        return asyncio.current_task() or get_ident()
+    return get_ident()
+
+
+def runs_asyncio() -> bool:
+    """Tell whether this thread runs a loop of asyncio, which only the app imports."""
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
 
 
 def runs_loop() -> bool:
-    """Tell whether this thread runs a loop of asyncio, which only the app imports."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None:
-        return False
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    """Tell whether this thread runs a loop of asyncio or trio, so that it must not be blocked."""
+    if runs_asyncio():
+        return True
+    trio = sys.modules.get("trio")
+    in_run = getattr(getattr(trio, "lowlevel", None), "in_trio_run", None)
+    return bool(in_run()) if in_run is not None else False
 
 
 def wait_for(answer: Future[Any], timeout_s: float) -> bool:

@@ -1,70 +1,50 @@
-"""`Paygent`: the composition root, and the verbs that applications call.
+"""`Paygent`: the composition root, its life, and what can be read off it.
 
 `init` reads settings and puts the parts together; everything that a part needs, the clock included,
 is handed to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go
-through it.
+through it. What applications ask of it is in `verbs.py`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent import ids
-from paygent.arguments import (
-    check_name,
-    check_user,
-    read_entry,
-    subscription_of,
-    valid_seconds,
-    valid_user,
-)
+from paygent.arguments import valid_seconds
 from paygent.asking import Asking
-from paygent.context import Identity, current, paygent_track
-from paygent.core.errors import Findings
-from paygent.core.plan import PlanConfig, plan_to_json
-from paygent.core.report import UsageRow
-from paygent.errors import PaygentWarning
-from paygent.failopen import attempt, failures
+from paygent.directory import Directory
+from paygent.failopen import attempt, failures, warn
 from paygent.instrument.funnel import active, set_active
 from paygent.instrument.registry import instrumentation
-from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.accounts import Accounts
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
 from paygent.manual import Manual
-from paygent.meter import Meter, encode_directory
-from paygent.models import (
-    BillingPeriod,
-    CurrentUsage,
-    GuardResult,
-    UsageEvent,
-    UserState,
-)
+from paygent.meter import Meter
 from paygent.prices.catalogue import Catalogue
 from paygent.probe import Probe
 from paygent.process import EXIT_WAIT_S, watch
+from paygent.providers import ProviderRegistry
 from paygent.settings import (
-    MISSING_USER_ID,
     SYNC_INTERVAL_S,
     Settings,
     is_disabled,
     read_settings,
 )
 from paygent.sync.callbacks import Callbacks
-from paygent.sync.journal import RECORD_BYTES_MAX, Journal
+from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker
-from paygent.wire import AssignRecord, DirectoryRecord, PlanRecord
+from paygent.verbs import Verbs
+from paygent.wrapping import Wrapping
 
 _MEMORY = ":memory:"
-_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
+_T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
 
 
@@ -73,7 +53,7 @@ def system_clock() -> int:
     return time.time_ns() // 1_000
 
 
-class Paygent:
+class Paygent(Verbs):
     """The process's Paygent: metering, gating and reporting of its LLM calls.
 
     Made by `init`. All methods are thread-safe.
@@ -95,7 +75,7 @@ class Paygent:
         max_queue_size: int = 10_000,
         raise_on_hard_gate: bool = True,
         auto_instrument: bool = True,
-        registry: Any = None,
+        registry: ProviderRegistry | None = None,
         refresh_interval: float = 60.0,
         strict_backend: bool = False,
         default_plan: str = "default",
@@ -115,7 +95,7 @@ class Paygent:
             max_queue_size: Events kept in memory where no journal can be written, at most.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.
             auto_instrument: Patch the provider SDKs now and when they are imported later.
-            registry: Providers that the application registered itself.
+            registry: Providers of the application's own, metered beside those that are known.
             refresh_interval: Age in seconds at which what is known of a user is read anew.
             strict_backend: Raise when the backend cannot be used, rather than warn.
             default_plan: Plan of users that nobody assigned.
@@ -131,9 +111,7 @@ class Paygent:
             PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only; warnings
                 otherwise.
         """
-        arguments = {
-            name: value for name, value in locals().items() if name not in ("cls", "registry")
-        }
+        arguments = {name: value for name, value in locals().items() if name != "cls"}
         settings = read_settings(arguments, os.environ)
         return cls.launch(settings, disabled=is_disabled(os.environ))
 
@@ -237,11 +215,17 @@ class Paygent:
             end_late=self._meter.end_late,
         )
         meter = None if disabled else self._meter
+        self._directory = Directory(
+            settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
+        )
+        self._meter.session_opened = self._directory.say_opened
+        self._wrapping = Wrapping(meter, settings.registry)
         self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
+        attempt("patch", instrumentation.provide, self._settings.registry)
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return
@@ -261,252 +245,12 @@ class Paygent:
         if self._settings.strict_backend:
             self.shutdown()
             raise problem
-        _warn(problem)
+        warn(problem)
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
         """Return the process's Paygent, or None before `init` and after `shutdown`."""
         return cls._instance
-
-    # -- plans and users
-
-    def configure_plan(self, name: str, config: PlanConfig) -> None:
-        """Set what users of a plan may spend and what their calls cost; kept over restarts.
-
-        Args:
-            name: 1 to 255 characters.
-            config: The plan; what was spent stays.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        findings = Findings("configure_plan")
-        check_name(findings, "name", name)
-        if not isinstance(config, PlanConfig):
-            findings.add("config", config, "must be a PlanConfig")
-        findings.raise_if_any()
-        record = PlanRecord(name, plan_to_json(config), self._now_us())
-        if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            findings.add("config", name, _TOO_LARGE)
-            findings.raise_if_any()
-        for cap in config.caps_out_of_range:
-            _warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
-        self._accounts.set_plan(name, config)
-        self._write(record)
-
-    def assign_plan(
-        self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
-    ) -> UserState:
-        """Put a user on a plan; kept over restarts, and what was spent stays.
-
-        Args:
-            user_id: The application's id of the user.
-            plan: Name of the plan.
-            billing_period: The current period; it renews by its own length. None is the UTC
-                calendar month.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        return self._assign("assign_plan", user_id, plan, None, billing_period)
-
-    def start_session(
-        self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
-    ) -> UserState:
-        """Put a user on a plan and open a session if none is open; may stand before every request.
-
-        Args:
-            user_id: The application's id of the user.
-            plan: Name of the plan.
-            plan_config: This user's own version of the plan, never another's.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-        """
-        return self._assign("start_session", user_id, plan, plan_config, None, opens=True)
-
-    def _assign(
-        self,
-        verb: str,
-        user_id: Any,
-        plan: str,
-        own: PlanConfig | None,
-        billing_period: BillingPeriod | None,
-        *,
-        opens: bool = False,
-    ) -> UserState:
-        findings = Findings(verb)
-        whose = check_user(findings, user_id)
-        check_name(findings, "plan", plan)
-        if own is not None and not isinstance(own, PlanConfig):
-            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
-        if billing_period is not None and not isinstance(billing_period, BillingPeriod):
-            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
-        findings.raise_if_any()
-        now_us = self._now_us()
-        user = self._asking.known(whose)
-        subscription = subscription_of(billing_period)
-        if opens and subscription is None:
-            subscription = user.subscription  # a session does not change how the user pays
-        if (user.assigned, user.plan_name, user.own, user.subscription) != (
-            True,
-            plan,
-            own,
-            subscription,
-        ):
-            document = plan_to_json(own) if own is not None else None
-            record = AssignRecord(whose, plan, document, subscription, now_us)
-            if len(encode_directory(record)) > RECORD_BYTES_MAX:
-                findings.add("plan_config", plan, _TOO_LARGE)
-                findings.raise_if_any()
-            self._accounts.assign(whose, plan, own, subscription, now_us)
-            self._write(record)
-        if own is None and plan not in (*self._accounts.plans, self._settings.default_plan):
-            _warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
-        if opens:
-            self._open_session(user, now_us)
-        return self._asking.state(user)
-
-    def _open_session(self, user: User, now_us: int) -> None:
-        self._accounts.session(user, None, now_us)
-        opened = self._accounts.take_opened()
-        for record in opened:
-            self._write(record)
-        if any(record.user_id == user.user_id for record in opened):
-            self._callbacks.fire("session_start", self._asking.state(user))
-
-    def _write(self, record: DirectoryRecord) -> None:
-        if not self._disabled:
-            self._meter.write_directory(record)
-
-    # -- asking
-
-    def get_usage(self, user_id: Any) -> CurrentUsage:
-        """Return what a user has used in the current period and session; an unknown user has used
-        nothing.
-        """
-        return self._asking.usage(self._asking.known(valid_user("get_usage", user_id)))
-
-    def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
-        """Say what the gate would say to a call now, without making one.
-
-        Args:
-            user_id: The application's id of the user.
-            model: Also look at the limits of this model; None looks at those of all models together
-                only.
-        """
-        return self._asking.guard(self._asking.known(valid_user("check_guard", user_id)), model)
-
-    def report(
-        self,
-        by: str | tuple[str, ...] = "user",
-        *,
-        start: datetime | None = None,
-        end: datetime | None = None,
-    ) -> tuple[UsageRow, ...]:
-        """Return usage and cost of a span of UTC days, dearest first.
-
-        Args:
-            by: "user", "model" or ("user", "model").
-            start: Its day is the first; None is the first of this month. Aware.
-            end: Days before it count; None is now. Aware.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-            LedgerUnavailable: if the ledger cannot be read.
-        """
-        return self._asking.report(by, start, end)
-
-    # -- by hand
-
-    def record_event(
-        self,
-        user_id: Any = None,
-        *,
-        cost: Any = None,
-        input_tokens: int = 0,
-        output_tokens: int = 0,
-        model: str | None = None,
-        description: str | None = None,
-        idempotency_key: str | None = None,
-        session_id: str | None = None,
-        tool_calls: list[str] | None = None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> UsageEvent:
-        """Book something that costs and is no call that we see: a tool, another service. Never
-        refused.
-
-        Args:
-            user_id: Whose; None is the context's user.
-            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes
-                it.
-            input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
-            model: Model of the tokens.
-            description: Up to 1,000 characters.
-            idempotency_key: The same key of the same user books once, ever.
-            session_id: In which session; None is the context's, else the user's open one.
-            tool_calls: Names of tools, priced by the plan's `tool_costs`, else its
-                `default_tool_cost`.
-            metadata: Up to 16 keys and 1 kB.
-
-        Returns:
-            The event; for a key that was booked before by this process, that earlier event.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule; nothing is booked then.
-        """
-        entry = read_entry(locals())
-        if self._is_shut_down:
-            failures.say("shut_down", "Paygent is shut down; events wait in the journal")
-        identity = self._identity(user_id, session_id, metadata)
-        user = self._asking.known(identity.user_id or MISSING_USER_ID)
-        return self._manual.book(user, identity, entry)
-
-    def _identity(
-        self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
-    ) -> Identity:
-        """Return whose event it is; without a user it goes to the reserved one, never refused."""
-        given = Identity(user_id, session_id, None, metadata).over(current.get())
-        if given.user_id is not None:
-            return given
-        policy = self._settings.on_missing_user
-        if policy not in ("warn", "ignore", "block"):
-            return Identity(policy).over(given)
-        if policy != "ignore":
-            failures.say("no_user", "an event has no user; it is counted on %s", MISSING_USER_ID)
-        return Identity(MISSING_USER_ID).over(given)
-
-    # -- callbacks and decorators
-
-    def on_soft_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a
-        decorator.
-        """
-        return self._on("soft_gate", callback)
-
-    def on_hard_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a call is refused; also a decorator."""
-        return self._on("hard_gate", callback)
-
-    def on_usage(self, callback: _C) -> _C:
-        """Have a function called with the `UsageEvent` of each call and entry; also a decorator."""
-        return self._on("usage", callback)
-
-    def on_session_start(self, callback: _C) -> _C:
-        """Have a function called with a `UserState` when `start_session` opens a session; also a
-        decorator.
-        """
-        return self._on("session_start", callback)
-
-    def _on(self, kind: str, callback: _C) -> _C:
-        if not callable(callback):
-            findings = Findings(f"on_{kind}")
-            findings.add("callback", callback, "must be callable")
-            findings.raise_if_any()
-        self._callbacks.register(kind, callback)
-        return callback
-
-    track = staticmethod(paygent_track)
 
     # -- life
 
@@ -524,6 +268,14 @@ class Paygent:
             self._worker.flush(10.0)
         return self._worker.flushed - before
 
+    def sync_pending(self) -> int:
+        """Deliver what waits in the journal to the ledger now; the same as `flush`.
+
+        Returns:
+            How many events were delivered while this waited.
+        """
+        return self.flush()
+
     def shutdown(self, timeout: float = 10.0) -> None:
         """Deliver what there is, within a time, and stop; calls go on unmetered, which is said
         once.
@@ -540,6 +292,7 @@ class Paygent:
             if self._is_shut_down:
                 return
             self._is_shut_down = True
+            self._wrapping.stop()
             if active() is self._meter:
                 set_active(None)
             if type(self)._instance is self:
@@ -626,12 +379,18 @@ class Paygent:
         return sum(user.open_session is not None for user in list(self._accounts.users.values()))
 
     def health(self) -> dict[str, Any]:
-        """Return how Paygent itself is: what was swallowed or said (by kind), and the state of the
-        journal.
+        """Return how Paygent itself is.
+
+        Returns:
+            `mode` ("local", "off"), `backend_reachable`, `calls_in_flight`, `calls_waiting` (for
+            holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (what was
+            swallowed or said, by kind), `catalogue` (the price list's release and date).
         """
         return {
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,
+            "calls_in_flight": self._journal.calls_in_flight,
+            "calls_waiting": self._accounts.waiting_count(),
             "journal_durable": self._journal.is_durable and self._journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(failures.counts),
@@ -678,15 +437,3 @@ def _product_of(settings: Settings) -> str:
     import hashlib  # 5 ms, and only with a backend
 
     return "key-" + hashlib.sha256(settings.api_key.encode()).hexdigest()[:16]
-
-
-def _warn(problem: Warning) -> None:
-    """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
-    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    try:
-        warnings.warn(problem, stacklevel=level)
-    except Warning:
-        failures.say(type(problem).__name__, "%s", problem)

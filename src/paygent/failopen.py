@@ -9,8 +9,11 @@ before they enter here. Tests turn every swallowed failure into a failure of the
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -127,3 +130,18 @@ def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
         action(*args)
     except BaseException as error:
         failures.note(kind, error)
+
+
+_PACKAGE = os.path.dirname(__file__) + os.sep
+
+
+def warn(problem: Warning) -> None:
+    """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
+    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    try:
+        warnings.warn(problem, stacklevel=level)
+    except Warning:
+        failures.say(type(problem).__name__, "%s", problem)

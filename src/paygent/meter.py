@@ -3,11 +3,12 @@
 Theory of operation
 -------------------
 `begin` is called before the provider and decides; it returns a `Call` that holds what the call may
-use, a `Wait` when the ledger has to be asked about a user that this process does not know yet, or
-None when the call is not ours to meter. Then exactly one of `settle` and `void` ends the call;
-whichever comes first wins, the other does nothing, so that a stream can be ended by its last chunk,
-its close and its garbage collection. An end that a finalizer asks for inside our own code waits in
-`end_later` for the next place where no lock is held.
+use, a `Wait` when the ledger has to be asked about a user that this process does not know yet or
+when calls in flight hold what this one needs, or None when the call is not ours to meter. Then
+exactly one of `settle` and `void` ends the call; whichever comes first wins, the other does
+nothing, so that a stream can be ended by its last chunk, its close and its garbage collection. An
+end that a finalizer asks for inside our own code waits in `end_later` for the next place where no
+lock is held.
 
     call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store
     -> report
@@ -30,30 +31,32 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from paygent.call import Call, Request, Wait
+from paygent import enclosing
+from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
 from paygent.context import Identity, current
-from paygent.core.estimate import Estimate, Observed, bound, expected, measure, observe
+from paygent.core.estimate import Taken, bound, measure, weight_of
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
-from paygent.core.gate import Decision, warning
-from paygent.core.money import read_parts_per_million
-from paygent.core.pricing import cost_nano, tokens_cost_nano, uses_unpriced
+from paygent.core.gate import CONTENTION, Decision, warning
+from paygent.core.pricing import bound_nano, cost_nano, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
-from paygent.ledger.user import NOTHING_HELD, UNLIMITED
+from paygent.ledger.flights import Hold, Use
+from paygent.ledger.user import UNLIMITED
+from paygent.ledger.waiting import LOOK_S, Waiter
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
-from paygent.settings import MISSING_USER_ID, Settings
+from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker, directory_record
 from paygent.wire import AssignRecord, DirectoryRecord
 
 _NS_PER_MS = 1_000_000
-_OBSERVED_MAX = 4_096  # (model, route) pairs whose means are remembered
+_CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
 
 
 class Meter:
@@ -76,9 +79,8 @@ class Meter:
         self._worker = worker
         self._callbacks = callbacks
         self._now_us = now_us
-        self._observed: dict[tuple[str, str], Observed] = {}
-        self._factors: dict[float, int] = {}
         self._allowance = Allowance()
+        self.session_opened: Callable[[str], None] = _nothing
         self._late: deque[Callable[[], None]] = deque()
 
     # -- before the provider
@@ -95,6 +97,7 @@ class Meter:
         """
         if self._late:
             self.end_late()
+        enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
@@ -113,7 +116,6 @@ class Meter:
         call.drops_usage_chunk = False
         call.ends = [None]
         call.event_id = ""
-        call.hold = NOTHING_HELD
         call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
@@ -128,10 +130,16 @@ class Meter:
         resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
         call.resolved = resolved
         call.model_key = resolved.model_key
-        call.size = measure(request.body)
-        call.estimate = self._estimate(call, resolved)
+        call.size = measure(request.body) if request.size is None else request.size
+        call.flight = self._accounts.flight(
+            user, request.route, resolved, generates=request.generates
+        )
+        call.hold = Hold(self._estimate(call), call.model_key, call.session_id, at_us, caller())
         try:
-            self._gate(call, resolved)
+            waiter = self._gate(call)
+            if waiter is not None:
+                self._give_back(call, 0)
+                return self._wait_in_line(user, waiter)
             call.event_id = new_id(at_us)
             self._write_begin(call)
         except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
@@ -168,10 +176,43 @@ class Meter:
         return Identity(whose).over(identity) if identity is not None else Identity(whose)
 
     def _wait_for(self, user: User, session_id: str | None) -> Wait:
-        def done() -> None:
+        """Return the wait for the ledger's word on a user."""
+
+        answer = self._worker.ask(user, session_id)
+
+        def done(gives_up: bool) -> None:
+            if not (answer.done() or gives_up or runs_loop()):
+                failures.say(
+                    "ledger_slow",
+                    "the ledger did not answer in %s s; calls go on",
+                    FIRST_TOUCH_WAIT_S,
+                )
             self._accounts.waited(user, session_id, self._now_us())
 
-        return Wait(self._worker.ask(user, session_id), done)
+        return Wait(answer, FIRST_TOUCH_WAIT_S, done)
+
+    def _wait_in_line(self, user: User, waiter: Waiter) -> Wait:
+        """Return the wait for a turn at a limit whose room other calls hold."""
+
+        def done(gives_up: bool) -> None:
+            self._accounts.leave(user, waiter, gives_up=gives_up)
+
+        return Wait(waiter.turn, min(waiter.left_s, LOOK_S), done)
+
+    def _waiter(self, call: Call) -> Waiter | None:
+        """Return a call's place in line; None for one that must not wait, or has waited enough."""
+        request, wait_s = call.request, call.plan.contention_wait_s
+        if not self._settings.raise_on_hard_gate or not wait_s:
+            return None
+        if not (runs_asyncio() if request.is_async else not runs_loop()):
+            return None  # a sync call would stop the very calls that it waits for
+        waiter = request.waiter
+        if waiter is None:
+            waiter = request.waiter = Waiter(wait_s)
+        if not waiter.left_s:
+            return None
+        waiter.get_ready()
+        return waiter
 
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Put a user that nobody assigned on the plan that the context names."""
@@ -189,90 +230,85 @@ class Meter:
                 AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
             )
 
-    def _estimate(self, call: Call, resolved: Resolved) -> Estimate:
+    def _estimate(self, call: Call) -> Use:
         """Return what the call may use: its worst case in a strict plan, what is expected
         otherwise.
         """
-        request, plan = call.request, call.plan
-        if plan.pre_call_estimate:
-            return bound(
-                call.size,
-                max_tokens=request.max_tokens,
-                buffer_tokens=plan.pre_call_buffer_tokens,
-                model_max_tokens=resolved.context_tokens,
-                generates=request.generates,
-            )
-        factor = plan.reservation_safety_factor
-        safety_ppm = self._factors.get(factor)
-        if safety_ppm is None:
-            safety_ppm = self._factors[factor] = read_parts_per_million(factor)
-        return expected(
+        request, plan, flight = call.request, call.plan, call.flight
+        if not plan.pre_call_estimate:
+            return flight.use(call.size, request.max_tokens)
+        most = bound(
             call.size,
-            self._observed.get((call.model_key, request.route), _NOTHING_OBSERVED),
             max_tokens=request.max_tokens,
             buffer_tokens=plan.pre_call_buffer_tokens,
-            model_max_tokens=resolved.context_tokens,
-            safety_ppm=safety_ppm,
+            model_max_tokens=flight.caution.model_max_tokens,
             generates=request.generates,
         )
+        # What a request only refers to has no bound; what was seen of it is added.
+        told = most.input_tokens if request.input_tokens is None else request.input_tokens
+        most = most._replace(input_tokens=told + flight.expectation.input_extra)
+        writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
+        cost_nano = bound_nano(*most, flight.rates, writes_cache=writes_cache)
+        return Use(most, cost_nano, is_free=flight.is_free)
 
-    def _gate(self, call: Call, resolved: Resolved) -> None:
-        """Hold on every account of the call, or refuse it."""
+    def _gate(self, call: Call) -> Waiter | None:
+        """Hold on every account of the call, or refuse it.
+
+        Returns:
+            None when it holds; its place in line when it has to wait.
+        """
         call.blocked = False
-        user, estimate, strict = call.user, call.estimate, call.plan.pre_call_estimate
-        cost = tokens_cost_nano(estimate.input_tokens, estimate.output_tokens, resolved.rates)
+        user, plan = call.user, call.plan
+        strict = plan.pre_call_estimate
         refusal = None
-        if not (user.known and resolved.rates.is_known):
-            refusal = self._refusal_before_limits(call, resolved, cost)
+        if not (user.known and call.resolved.rates.is_known):
+            refusal = self._refusal_before_limits(call)
         if refusal is None:
-            decision = self._hold(call, cost, strict=strict, enforce=True)
-            if decision is not None:
+            decision = self._accounts.hold(user, call.hold, strict=strict)
+            if isinstance(decision, Decision) and decision.retryable:
+                waiter = self._waiter(call)
+                if waiter is not None:
+                    decision = self._accounts.hold(user, call.hold, strict=strict, waiter=waiter)
+                    if isinstance(decision, Waiter):
+                        return decision
+            if isinstance(decision, Decision):
                 refusal = guard_result(decision, user.user_id)
-        if refusal is not None:
-            user.touched = True
-            self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
-            self._callbacks.fire("hard_gate", refusal)
-            if self._settings.raise_on_hard_gate:
-                raise PaygentLimitExceeded(refusal)
-            call.blocked = True
-            self._hold(call, cost, strict=strict, enforce=False)
         for reading in call.hold.warnings:
             self._callbacks.fire(
                 "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
             )
-
-    def _hold(self, call: Call, cost: int, *, strict: bool, enforce: bool) -> Decision | None:
-        """Hold for a call; return the decision that refuses it, if one does."""
-        estimate = call.estimate
-        held = self._accounts.hold(
-            call.user,
-            call.session_id,
-            call.model_key,
-            cost_nano=cost,
-            tokens=estimate.input_tokens + estimate.output_tokens,
-            at_us=call.at_us,
-            strict=strict,
-            enforce=enforce,
-        )
-        if isinstance(held, Decision):
-            return held
-        call.hold = held
+        if refusal is not None:
+            self._refuse(call, refusal)
         return None
 
-    def _refusal_before_limits(
-        self, call: Call, resolved: Resolved, cost: int
-    ) -> GuardResult | None:
+    def _refuse(self, call: Call, refusal: GuardResult) -> None:
+        """Say that a call is refused, and raise; or let it run, where the product chose so.
+
+        Where calls are not refused, one that merely finds others in its way is not called blocked:
+        it would have waited for them.
+        """
+        raises = self._settings.raise_on_hard_gate
+        if raises or refusal.gate_reason != CONTENTION:
+            call.user.touched = True
+            self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
+            self._callbacks.fire("hard_gate", refusal)
+            if raises:
+                raise PaygentLimitExceeded(refusal)
+            call.blocked = True
+        self._accounts.hold(call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False)
+
+    def _refusal_before_limits(self, call: Call) -> GuardResult | None:
         """Return why a call is refused before any limit is looked at: its model, or an absent
         ledger.
         """
         plan, user = call.plan, call.user
-        if plan.unknown_model == "block" and not resolved.rates.is_known:
-            name = call.request.model
+        if plan.unknown_model == "block" and not call.resolved.rates.is_known:
+            name = call.request.model or "(none)"
             message = f"{name} has no price, and the plan blocks unknown models"
             return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
         if user.known or plan.when_offline == "allow":
             return None
-        allowance = plan.offline_allowance_nano
+        allowance, cost = plan.offline_allowance_nano, call.hold.use.cost_nano
         if allowance is not None and self._allowance.take(
             cost, allowance, answers=self._accounts.deliveries
         ):
@@ -282,7 +318,7 @@ class Meter:
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
 
     def _write_begin(self, call: Call) -> None:
-        self._write_opened_sessions()
+        self.write_opened_sessions()
         request, hold = call.request, call.hold
         begin = Begin(
             call.event_id,
@@ -294,9 +330,9 @@ class Meter:
             request.provider,
             call.user.plan_name,
             hold.period.start_us,
-            call.estimate.input_tokens,
-            call.estimate.output_tokens,
-            hold.cost_nano,
+            hold.use.estimate.input_tokens,
+            hold.use.estimate.output_tokens,
+            hold.use.cost_nano,
             call.resolved.rates.price_id,
             call.identity.metadata_json,
         )
@@ -314,13 +350,13 @@ class Meter:
             return
         quality: Quality
         if usage is None:
-            usage = Usage(call.estimate.input_tokens, call.estimate.output_tokens)
+            told, estimate = call.request.input_tokens, call.estimate
+            usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
             quality = "estimated"
         else:
             quality = usage.quality
-            self._observe(call, usage)
         event = self._price(call, usage, quality)
-        self._accounts.settle(call.user, call.hold, event)
+        self._accounts.settle(call.user, call.hold, event, _taken(call, event))
         self._give_back(call, event.cost_nano)
         same = event.model == call.request.model and event.model_key == call.model_key
         self._journal.end(call.event_id, encode_end(event, call.head if same else ""))
@@ -358,6 +394,7 @@ class Meter:
         """Run the endings that were put off; called outside of our locks, before figures are read
         and by the delivering thread.
         """
+        enclosing.look()  # generators that have ended, which nobody tells
         while self._late:
             try:
                 ending = self._late.popleft()
@@ -379,7 +416,7 @@ class Meter:
             failures.say(
                 "unpriced:" + resolved.model_key,
                 "model %s has no complete price; its tokens count, what has no price costs 0",
-                model,
+                model or "(none)",
             )
         elif rates.source == DEAREST and quality == "exact":
             quality = "estimated"
@@ -434,30 +471,22 @@ class Meter:
                 return asked, other
         return answered, resolved
 
-    def _observe(self, call: Call, usage: Usage) -> None:
-        """Remember what calls of this model and route take; threads may lose one observation, which
-        is harmless.
-        """
-        key = (call.model_key, call.request.route)
-        if len(self._observed) >= _OBSERVED_MAX:
-            self._observed.clear()
-        seen = self._observed.get(key, _NOTHING_OBSERVED)
-        self._observed[key] = observe(seen, call.size, usage.input_tokens, usage.output_tokens)
-
     # -- what is no call
 
     def record(self, user: User, event: Event) -> None:
         """Book a manual event: the money is spent, so no limit is asked."""
-        self._write_opened_sessions()
+        self.write_opened_sessions()
         self._accounts.settle(user, None, event)
         self._journal.append(encode_end(event))
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 
-    def _write_opened_sessions(self) -> None:
+    def write_opened_sessions(self) -> None:
+        """Write the sessions that were opened meanwhile, and say so."""
         for opened in self._accounts.take_opened():
             self.write_directory(opened)
+            self.session_opened(opened.user_id)
 
     def write_directory(self, record: DirectoryRecord) -> None:
         """Write a plan, an assignment or a session into the journal."""
@@ -465,7 +494,24 @@ class Meter:
         self._worker.nudge()
 
 
-_NOTHING_OBSERVED = Observed()
+def _taken(call: Call, event: Event) -> Taken | None:
+    """Return what the next calls like this one are expected by; None where the provider did not
+    count all of it.
+    """
+    if event.quality not in ("exact", "unpriced"):
+        return None
+    use = call.hold.use
+    return Taken(
+        weight_of(call.size),
+        event.input_tokens,
+        event.output_tokens,
+        event.cost_nano,
+        use.max_tokens,
+    )
+
+
+def _nothing(user_id: str) -> None:
+    """Stand for what is told of opened sessions, where nobody asked for anything."""
 
 
 def encode_directory(record: DirectoryRecord) -> bytes:

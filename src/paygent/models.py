@@ -7,6 +7,7 @@ nano-dollars. Times are aware UTC datetimes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,11 +24,14 @@ from paygent.core.value import Value, exact_usd
 
 __all__ = [
     "BillingPeriod",
+    "BudgetRemaining",
     "CurrentUsage",
     "GuardResult",
     "Limit",
+    "MaxTokensAdvice",
     "ModelCostRate",
     "ModelLimitConfig",
+    "ModelUsage",
     "PlanConfig",
     "UsageEvent",
     "UserState",
@@ -269,6 +273,83 @@ class CurrentUsage(Value):
         "period_cost_by_model",
         "reserved_cost",
     )
+
+    def __post_init__(self) -> None:
+        self._settle_dollars()
+
+
+@dataclass(frozen=True)
+class ModelUsage(Value):
+    """What a user has used of one model in the current billing period.
+
+    Attributes:
+        model: Its canonical name, or the name under which the plan limits it.
+        tokens_used: Input and output together.
+        tokens_limit: Tokens per billing period, before gates; None where there is no such limit.
+        cost: Dollars.
+    """
+
+    model: str
+    tokens_used: int = 0
+    tokens_limit: int | None = None
+    cost: float = 0.0
+    cost_nano: int = field(init=False)
+
+    _dollars: ClassVar[tuple[str, ...]] = ("cost",)
+
+    def __post_init__(self) -> None:
+        self._settle_dollars()
+
+
+@dataclass(frozen=True)
+class BudgetRemaining(Value):
+    """What a further call of a user could still use: up to the line where calls are refused, less
+    what is spent and what calls in flight hold; never below 0.
+
+    Attributes:
+        period_spend_remaining: Dollars in the billing period; infinite where there is no limit.
+        session_spend_remaining: Dollars in the session; infinite where there is no limit.
+        model_tokens_remaining: Tokens in the billing period, by each model that the plan limits.
+        most_constrained: The limit of which most is used: "period_spend", "session_spend",
+            "model_tokens", "unbounded" where there is none, or the reason of another limit.
+    """
+
+    period_spend_remaining: float = math.inf
+    session_spend_remaining: float = math.inf
+    model_tokens_remaining: Mapping[str, int | None] = field(default_factory=dict)
+    most_constrained: str = "unbounded"
+    period_spend_remaining_nano: int | None = field(init=False)
+    session_spend_remaining_nano: int | None = field(init=False)
+
+    _dollars: ClassVar[tuple[str, ...]] = ("period_spend_remaining", "session_spend_remaining")
+
+    def __post_init__(self) -> None:
+        self._settle_dollars()
+
+
+@dataclass(frozen=True)
+class MaxTokensAdvice(Value):
+    """How much output a call may ask for without passing a limit.
+
+    Attributes:
+        max_tokens: The largest `max_tokens` that fits; 0 says that a call would be refused, or that
+            its input alone does not fit.
+        binding_limit: What decided: "period_spend", "session_spend", "model_tokens", the reason of
+            another limit, "blocked" where `max_tokens` is 0, or "unbounded" where no limit of the
+            plan did.
+        period_spend_remaining, session_spend_remaining: As in `BudgetRemaining`.
+        model_tokens_remaining: Tokens left of the model; None where the plan does not limit it.
+    """
+
+    max_tokens: int = 0
+    binding_limit: str = "unbounded"
+    period_spend_remaining: float = math.inf
+    session_spend_remaining: float = math.inf
+    model_tokens_remaining: int | None = None
+    period_spend_remaining_nano: int | None = field(init=False)
+    session_spend_remaining_nano: int | None = field(init=False)
+
+    _dollars: ClassVar[tuple[str, ...]] = ("period_spend_remaining", "session_spend_remaining")
 
     def __post_init__(self) -> None:
         self._settle_dollars()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from paygent.core.errors import Findings
 from paygent.core.money import read_decimal
+from paygent.providers import ProviderRegistry
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8790"
 DEFAULT_DB_PATH = os.path.join("~", ".paygent", "local.db")
@@ -65,6 +66,7 @@ class Settings:
         soft_gate: Whether the warning fires once per limit and window, or on every call past the
             line.
         tag_keys: Metadata keys that reports group by.
+        registry: Providers that the application registered itself, or None.
     """
 
     api_key: str | None = None
@@ -82,6 +84,7 @@ class Settings:
     on_missing_user: str = "warn"
     soft_gate: Literal["once", "every_call"] = "once"
     tag_keys: tuple[str, ...] = ()
+    registry: ProviderRegistry | None = None
 
     @property
     def is_local(self) -> bool:
@@ -182,7 +185,11 @@ def _read_numbers(findings: Findings, given: Mapping[str, Any], read: dict[str, 
 
 
 def _read_choices(findings: Findings, given: Mapping[str, Any], read: dict[str, Any]) -> None:
-    """Read switches, names and lists."""
+    """Read switches, names, lists and the registry."""
+    if "registry" in given:
+        if not isinstance(given["registry"], ProviderRegistry):
+            findings.add("registry", given["registry"], "must be a ProviderRegistry, or None")
+        read["registry"] = given["registry"]
     for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend"):
         if name in given:
             if not isinstance(given[name], bool):

@@ -1,9 +1,9 @@
 """`make bench`: what a call pays for Paygent.
 
-Three figures per run: the hot loop (a stubbed provider, nothing but our path), the same by step,
-and the path inside real SDK calls, each metered call beside a bare one so that drift hits both
-alike. With `--reference PYTHON` the last is also measured there, for another `paygent` installed in
-that environment.
+The hot loop (a stubbed provider, nothing but our path), whole and by step; the path where many
+threads or tasks are under way; the journal's kinds of segments; and the path inside real SDK calls.
+Each metered call is beside a bare one, so that drift hits both alike. With `--reference PYTHON` the
+last is also measured there, for another `paygent` installed in that environment.
 """
 
 from __future__ import annotations
@@ -15,37 +15,12 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tests.bench.calls import SCRIPT as IN_SITU_SCRIPT
-
-
-def percentile(values: list[int], share: float) -> float:
-    """Return a percentile of nanosecond readings, in microseconds."""
-    ordered = sorted(values)
-    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] / 1000
-
-
-def show(name: str, values: list[int], budget: str = "") -> None:
-    """Print p50 and p99 of nanosecond readings."""
-    p50, p99 = percentile(values, 0.5), percentile(values, 0.99)
-    print(f"  {name:<44} p50 {p50:8.1f} µs   p99 {p99:8.1f} µs   {budget}")
-
-
-def measure(action: Callable[[], object], rounds: int) -> list[int]:
-    """Time an action, after a tenth of the rounds unmeasured."""
-    clock = time.perf_counter_ns
-    for _ in range(rounds // 10):
-        action()
-    readings = []
-    for _ in range(rounds):
-        start = clock()
-        action()
-        readings.append(clock() - start)
-    return readings
+from tests.bench.figures import measure, show
+from tests.bench.load import busy_threads, journals, tasks_on_one_loop
 
 
 def hot_loop(rounds: int) -> None:
@@ -56,6 +31,7 @@ def hot_loop(rounds: int) -> None:
     from paygent.core.event import encode_end
     from paygent.core.pricing import cost_nano
     from paygent.core.usage import Usage, from_openai
+    from paygent.ledger.flights import Hold
 
     with tempfile.TemporaryDirectory() as folder:
         pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
@@ -100,17 +76,16 @@ def hot_loop(rounds: int) -> None:
             user, now = first.user, first.at_us
             show("identify", measure(lambda: meter._identify(request), rounds))
             show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
-            show("estimate: tokens", measure(lambda: meter._estimate(first, resolved), rounds))
+            show("estimate: tokens", measure(lambda: meter._estimate(first), rounds))
             show(
                 "price list",
                 measure(lambda: pg._catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds),
             )
 
             def hold() -> None:
-                held = pg._accounts.hold(
-                    user, first.session_id, "gpt-4o", cost_nano=1, tokens=1, at_us=now, strict=False
-                )
-                pg._accounts.release(user, held)  # type: ignore[arg-type]
+                held = Hold(meter._estimate(first), "gpt-4o", first.session_id, now)
+                pg._accounts.hold(user, held, strict=False)
+                pg._accounts.release(user, held)
 
             show("gate: hold and release", measure(hold, rounds))
             show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))
@@ -172,6 +147,9 @@ def main() -> None:
     )
     import_time()
     hot_loop(options.rounds)
+    busy_threads(300)
+    tasks_on_one_loop(10)
+    journals(300)
     print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
     ours = in_situ(sys.executable, 4_000, "paygent", "--steps")
     if options.reference:

@@ -1,4 +1,4 @@
-"""The contract of the journal, in files and in memory: in order, once, gone when delivered."""
+"""The contract of the journal, for each kind of segment: in order, once, gone when delivered."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from typing import Any
 
 import pytest
 
+import paygent.sync.journal as journal_module
 from paygent.failopen import failures
 from paygent.sync.journal import RECORD_BYTES_MAX, Journal, adopt
+from paygent.sync.segments import MappedSegment, MemorySegment, WrittenSegment
 
-_KINDS = ("files", "memory")
+_KINDS = {"mapped": MappedSegment, "written": WrittenSegment, "memory": MemorySegment}
 
 
-@pytest.fixture(params=_KINDS)
-def new_journal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Journal]]:
-    """Make journals of one kind."""
+@pytest.fixture(params=list(_KINDS))
+def new_journal(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Journal]]:
+    """Make journals of one kind, whatever the file system of the tests is."""
+    monkeypatch.setattr(journal_module, "can_map", lambda folder: request.param == "mapped")
     made: list[Journal] = []
 
     def make(**arguments: Any) -> Journal:
-        folder = tmp_path / "journal" if request.param == "files" else None
+        folder = tmp_path / "journal" if request.param != "memory" else None
         journal = Journal(folder, owner=f"owner{len(made)}", **arguments)
         made.append(journal)
         return journal
@@ -63,6 +68,14 @@ def drain(journal: Journal, records_max: int = 1_000) -> list[dict[str, Any]]:
         if not taken and not journal.has_unread:
             break
     return drained
+
+
+def test_journal__of_a_kind__keeps_its_records_there(
+    journal: Journal, request: pytest.FixtureRequest
+) -> None:
+    """Each test of this file runs on the kind of segment that it names."""
+    journal.append(payload(n=1))
+    assert type(journal._current) is _KINDS[request.node.callspec.params["new_journal"]]
 
 
 def test_take__records__come_in_the_order_of_writing(journal: Journal) -> None:
@@ -208,6 +221,7 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
         thread.start()
     taken: list[dict[str, Any]] = []
     while any(thread.is_alive() for thread in threads):
+        journal.tend()
         taken += journal.take(500)
         journal.delivered()
     taken += drain(journal)
@@ -236,6 +250,7 @@ def test_journal__calls_of_many_threads__all_end_once(new_journal: Callable[...,
         thread.start()
     taken: list[dict[str, Any]] = []
     while any(thread.is_alive() for thread in threads):
+        journal.tend()
         taken += journal.take(500)
         journal.delivered()
     taken += drain(journal)
@@ -243,6 +258,55 @@ def test_journal__calls_of_many_threads__all_end_once(new_journal: Callable[...,
     assert sorted(ends) == sorted(
         f"{thread}-{number}" for thread in range(8) for number in range(100)
     )
+
+
+@pytest.mark.parametrize("segment_bytes_max", [100, 1_000_000])
+def test_journal__a_record_larger_than_a_segment__is_kept(
+    new_journal: Callable[..., Journal], segment_bytes_max: int
+) -> None:
+    """A segment's size bounds what is read at once, not what may be written."""
+    journal = new_journal(segment_bytes_max=segment_bytes_max)
+    texts = ["a", "b" * 900_000, "c" * (RECORD_BYTES_MAX - 20), "d"]
+    for text in texts:
+        journal.append(payload(t=text))
+    assert [record["t"] for record in drain(journal)] == texts
+
+
+def test_journal__more_calls_in_flight_than_fit_a_segment__does_not_rotate_at_each_record(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """Their begin records at the head of a segment leave room for others behind them."""
+    journal = new_journal(segment_bytes_max=5_000)
+    for number in range(300):
+        journal.begin(str(number), payload(k="begin", id=str(number), text="x" * 100))
+    before = len(journal._segments)
+    for number in range(100):
+        journal.append(payload(n=number))
+    assert len(journal._segments) - before <= 1
+    for number in range(300):
+        journal.end(str(number), end_of(str(number)))
+    taken = drain(journal)
+    assert [record["n"] for record in taken if "n" in record] == list(range(100))
+    ends = [record["id"] for record in taken if record.get("k") == "end"]
+    assert ends == [str(number) for number in range(300)]
+
+
+def test_tend__segments_that_were_left__are_read_as_before(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """What is given back while the ledger is away is still delivered, once and in order."""
+    journal = new_journal(segment_bytes_max=500)
+    for number in range(200):
+        journal.append(payload(n=number))
+        if number % 30 == 0:
+            journal.tend()
+    mark = journal.mark()
+    journal.tend()
+    first = journal.take(7)
+    assert journal.take(7) == first
+    assert (journal.has_unread, journal.has_reached(mark)) == (True, False)
+    assert [record["n"] for record in drain(journal, 7)] == list(range(200))
+    assert (journal.has_unread, journal.has_reached(mark)) == (False, True)
 
 
 def test_close__used_again__keeps_what_comes_after(journal: Journal) -> None:

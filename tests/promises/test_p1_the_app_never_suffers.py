@@ -19,6 +19,7 @@ from paygent.ledger.accounts import Accounts
 from paygent.ledger.port import LedgerUnavailable
 from paygent.meter import Meter
 from paygent.prices.catalogue import Catalogue
+from paygent.sync import journal
 from paygent.sync.journal import Journal
 from paygent.testing import Answer, FakeProvider
 
@@ -181,27 +182,34 @@ def test_p1__a_data_folder_that_cannot_be__keeps_events_in_memory_loudly(
     assert "kept in memory" in caplog.text
 
 
+@pytest.mark.parametrize("maps", [True, False])
 def test_p1__a_full_disk__falls_to_memory_and_delivers_from_there(
-    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+    init: Init,
+    fake: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    swallowed: Swallowed,
+    maps: bool,
 ) -> None:
-    """ENOSPC on the journal loses no event while the process lives."""
+    """ENOSPC on the journal loses no event while the process lives, mapped or written."""
+    monkeypatch.setattr(journal, "can_map", lambda folder: maps)
     pg = init()
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
     with (
         openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
         paygent_context(user_id="u1"),
     ):
-        call(client)
-
-        def full(fd: int, data: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "write", full)
-            swallowed.expect("journal_write")
+        for _ in range(2):  # before the first segment is made, and with one that has room
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "write", full)
+                patch.setattr(os, "posix_fallocate", full)
+                swallowed.expect("journal_write")
+                call(client)
             call(client)
-        call(client)
-    pg.flush()
-    assert [row.calls for row in pg.report()] == [3]
+            pg.flush()
+    assert [row.calls for row in pg.report()] == [4]
 
 
 def test_p1__a_corrupt_store__does_not_stop_calls(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import openai
+import pytest
 from tests.instrument.shapes import MESSAGES
 from tests.promises.scripts import kill, read_line, run, start
 
@@ -26,6 +28,26 @@ with paygent.paygent_context(user_id="u1"):
     for _ in range(int(sys.argv[3])):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
 print("called", flush=True)
+time.sleep(60)
+"""
+
+LOAD = """
+import os, sys, threading, time
+import openai, paygent
+from paygent.sync import journal
+journal.can_map = lambda folder: sys.argv[4] == "mapped"
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+done = os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def work():
+    client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+    with paygent.paygent_context(user_id="u1"):
+        while True:
+            client.chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "x"}])
+            os.write(done, b".")
+for _ in range(8):
+    threading.Thread(target=work, daemon=True).start()
+print("calling", flush=True)
 time.sleep(60)
 """
 
@@ -71,6 +93,25 @@ def test_p5__kill_9_right_after_20_calls__the_next_start_has_all_20_once(
     kill(process)
     assert counted(db_path) == (20, 20 * 450_000)
     assert counted(db_path) == (20, 20 * 450_000)
+
+
+@pytest.mark.parametrize("kind", ["mapped", "written"])
+def test_p5__kill_9_under_load__counts_every_call_that_returned_once(
+    fake: FakeProvider, db_path: str, tmp_path: Path, kind: str
+) -> None:
+    """Eight threads, three kills in a row: what returned counts, and nothing that was not asked."""
+    done = tmp_path / "done"
+    for _ in range(3):
+        process = start(LOAD, fake.openai_url, db_path, str(done), kind)
+        assert read_line(process) == "calling"
+        returned = done.stat().st_size if done.exists() else 0
+        while not done.exists() or done.stat().st_size < returned + 40:
+            time.sleep(0.01)
+        time.sleep(random.random() * 0.3)
+        kill(process)
+    calls, _ = counted(db_path)
+    assert done.stat().st_size <= calls <= len(fake.requests) + 3 * 8
+    assert counted(db_path)[0] == calls
 
 
 def test_p5__kill_9_with_the_database_locked__and_again_in_the_replay__counts_20_once(
@@ -161,8 +202,6 @@ def test_p5__an_idempotency_key__books_once_ever(init: Init) -> None:
 
 def test_p5__a_restart__forgets_no_cap_no_plan_and_no_spend(init: Init, fake: FakeProvider) -> None:
     """Plans, assignments and spend survive; the next process refuses what the last would have."""
-    import pytest
-
     from paygent import PaygentLimitExceeded
 
     pg = init()

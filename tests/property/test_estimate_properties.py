@@ -7,7 +7,22 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.estimate import Observed, Size, bound, expected, measure, observe
+from paygent.core.estimate import (
+    Caution,
+    Observed,
+    Size,
+    Taken,
+    bound,
+    cost_of,
+    expect,
+    held_by,
+    load_of,
+    measure,
+    observe,
+    tokens_of,
+    weight_of,
+)
+from paygent.core.pricing import Prices, Rates, tokens_cost_nano
 
 KEYS = st.sampled_from(
     ["messages", "input", "prompt", "system", "tools", "type", "content", "text", "image_url"]
@@ -53,45 +68,58 @@ def test_measure__messages__count_each_utf8_byte_once(texts: list[str]) -> None:
     assert measure(body) == Size(sum(4 + len(text.encode()) for text in texts), 0)
 
 
+TAKEN = st.builds(
+    Taken,
+    st.integers(0, 10**6),
+    TOKENS,
+    TOKENS,
+    st.integers(0, 10**12),
+    MAYBE_TOKENS,
+)
+PRICES = st.integers(0, 10**14)
+RATES = st.builds(
+    lambda one, other: Rates(Prices(input=one, output=other), source="plan"), PRICES, PRICES
+)
+
+
+def observed(calls: list[Taken], rates: Rates) -> Observed:
+    """Return what these calls, in order, leave to be expected."""
+    sums = Observed()
+    for call in calls:
+        sums = observe(sums, call, rates)
+    return sums
+
+
 @settings(max_examples=150, deadline=None)
 @given(
-    SIZES,
-    st.lists(st.tuples(SIZES, TOKENS, TOKENS), max_size=6),
+    st.integers(0, 10**6),
+    st.lists(TAKEN, max_size=6),
+    st.lists(TAKEN, max_size=6),
     MAYBE_TOKENS,
-    TOKENS,
-    MAYBE_TOKENS,
-    FACTORS_PPM,
-    st.booleans(),
+    st.builds(Caution, TOKENS, MAYBE_TOKENS, FACTORS_PPM, st.booleans()),
+    RATES,
 )
-def test_expected__any_request__is_never_above_what_it_asks_for(
-    size: Size,
-    calls: list[tuple[Size, int, int]],
+def test_expect__any_request__is_never_above_what_it_asks_for(
+    weight: int,
+    own: list[Taken],
+    others: list[Taken],
     max_tokens: int | None,
-    buffer_tokens: int,
-    model_max_tokens: int | None,
-    safety_ppm: int,
-    generates: bool,
+    caution: Caution,
+    rates: Rates,
 ) -> None:
-    """An estimate is never negative, never above max_tokens, and 0 where nothing is generated."""
-    seen = Observed()
-    for call in calls:
-        seen = observe(seen, *call)
-    estimate = expected(
-        size,
-        seen,
-        max_tokens=max_tokens,
-        buffer_tokens=buffer_tokens,
-        model_max_tokens=model_max_tokens,
-        safety_ppm=safety_ppm,
-        generates=generates,
-    )
+    """An estimate is never negative nor above max_tokens, and what is held covers its mean."""
+    expectation = expect(observed(own, rates), observed(own + others, rates), caution)
+    estimate = tokens_of(expectation, weight, max_tokens)
     assert min(estimate) >= 0
     if max_tokens is not None:
         assert estimate.output_tokens <= max_tokens
-    if model_max_tokens is not None and len(calls) < 3:
-        assert estimate.output_tokens <= model_max_tokens
-    if not generates:
+    if not caution.generates and not own and not others:
         assert estimate.output_tokens == 0
+    cost = cost_of(expectation, estimate, rates)
+    assert cost >= 0
+    load = load_of(expectation, "spend", weight, max_tokens, rates)
+    assert load.mean == cost
+    assert held_by(*load) >= load.mean
 
 
 @settings(max_examples=200, deadline=None)
@@ -100,15 +128,8 @@ def test_bound__any_request_that_says_its_most__is_never_below_expected(
     size: Size, max_tokens: int, model_max_tokens: int | None, safety_ppm: int, generates: bool
 ) -> None:
     """Before anything was observed, and up to a factor of four, nothing above the bound is held."""
-    estimate = expected(
-        size,
-        Observed(),
-        max_tokens=max_tokens,
-        buffer_tokens=4096,
-        model_max_tokens=model_max_tokens,
-        safety_ppm=safety_ppm,
-        generates=generates,
-    )
+    caution = Caution(4096, model_max_tokens, safety_ppm, generates)
+    estimate = tokens_of(expect(Observed(), Observed(), caution), weight_of(size), max_tokens)
     most = bound(
         size,
         max_tokens=max_tokens,
@@ -123,24 +144,19 @@ def test_bound__any_request_that_says_its_most__is_never_below_expected(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(1, 1000), st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 700))
-def test_observe__calls_that_are_all_alike__have_their_own_figures_as_mean(
-    text_bytes: int, input_tokens: int, output_tokens: int, calls: int
+@given(st.integers(0, 1000), st.integers(0, 3000), st.integers(0, 1000), st.integers(3, 700), RATES)
+def test_observe__calls_that_are_all_alike__have_their_own_figures_and_no_spread(
+    weight: int, input_tokens: int, output_tokens: int, calls: int, rates: Rates
 ) -> None:
-    """However many like calls were observed, halved or not, the next is expected like them."""
-    seen = Observed()
-    size = Size(text_bytes, 0)
-    for _ in range(calls):
-        seen = observe(seen, size, input_tokens, output_tokens)
-    assert seen.calls <= 200
-    if calls >= 3:
-        estimate = expected(
-            size,
-            seen,
-            max_tokens=None,
-            buffer_tokens=4096,
-            model_max_tokens=None,
-            safety_ppm=1_200_000,
-            generates=True,
-        )
-        assert estimate == (input_tokens, output_tokens)
+    """However many like calls were observed, halved or not, a set of them holds their exact sum."""
+    cost = tokens_cost_nano(input_tokens, output_tokens, rates)
+    sums = observed([Taken(weight, input_tokens, output_tokens, cost)] * calls, rates)
+    assert sums.calls <= 200
+    expectation = expect(sums, sums, Caution(4096, None, 1_200_000))
+    assert tokens_of(expectation, weight, None) == (input_tokens, output_tokens)
+    assert load_of(expectation, "spend", weight, None, rates) == (cost, 0, 0)
+    assert load_of(expectation, "tokens", weight, None, rates) == (
+        input_tokens + output_tokens,
+        0,
+        0,
+    )

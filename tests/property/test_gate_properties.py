@@ -49,7 +49,7 @@ def test_decide__around_the_lines__blocks_and_warns_exactly_there(
 
 
 @settings(max_examples=200, deadline=None)
-@given(SMALL, SMALL, SMALL, SMALL, MORE, MORE, MORE, st.booleans(), st.booleans(), st.booleans())
+@given(SMALL, SMALL, SMALL, SMALL, MORE, MORE, MORE, st.booleans())
 def test_judge__more_spent_held_or_needed__never_turns_a_refusal_into_an_allowance(
     spent: int,
     held: int,
@@ -59,52 +59,49 @@ def test_judge__more_spent_held_or_needed__never_turns_a_refusal_into_an_allowan
     more_held: int,
     more_need: int,
     strict: bool,
-    straddled: bool,
-    then_straddled: bool,
 ) -> None:
-    """A call that is refused would be refused with more spent, held, needed or straddled too."""
-    before = judge(spent, held, need, block, strict=strict, straddled=straddled)
+    """A call that is refused would be refused with more spent, held or needed too."""
+    before = judge(spent, held, need, block, strict=strict)
     after = judge(
         spent + more_spent,
         held + more_held,
         need + more_need,
         block,
         strict=strict,
-        straddled=straddled or then_straddled,
     )
     assert before in ALLOWED or after not in ALLOWED
 
 
 @settings(max_examples=150, deadline=None)
-@given(SMALL, SMALL, SMALL, SMALL, MORE, st.booleans(), st.booleans())
+@given(SMALL, SMALL, SMALL, SMALL, MORE, st.booleans())
 def test_judge__a_higher_line__never_turns_an_allowance_into_a_refusal(
-    spent: int, held: int, need: int, block: int, more: int, strict: bool, straddled: bool
+    spent: int, held: int, need: int, block: int, more: int, strict: bool
 ) -> None:
     """Raising a cap never refuses a call that was allowed."""
-    before = judge(spent, held, need, block, strict=strict, straddled=straddled)
-    after = judge(spent, held, need, block + more, strict=strict, straddled=straddled)
+    before = judge(spent, held, need, block, strict=strict)
+    after = judge(spent, held, need, block + more, strict=strict)
     assert before not in ALLOWED or after in ALLOWED
 
 
 @settings(max_examples=200, deadline=None)
-@given(SMALL, SMALL, SMALL, SMALL, st.booleans())
+@given(SMALL, SMALL, SMALL, SMALL)
 def test_judge__strict__never_lets_held_and_spent_pass_the_line(
-    spent: int, held: int, need: int, block: int, straddled: bool
+    spent: int, held: int, need: int, block: int
 ) -> None:
     """A strict plan allows a call only where all that is spent and held stays within the line."""
-    verdict = judge(spent, held, need, block, strict=True, straddled=straddled)
+    verdict = judge(spent, held, need, block, strict=True)
     assert verdict != "straddles"
     assert verdict != "fits" or (spent + held + need <= block and spent < block)
 
 
 @settings(max_examples=200, deadline=None)
-@given(SMALL, SMALL, SMALL, SMALL, st.booleans(), st.booleans())
+@given(SMALL, SMALL, SMALL, SMALL, st.booleans())
 def test_judge__any_refusal__says_truly_what_stands_in_the_way(
-    spent: int, held: int, need: int, block: int, strict: bool, straddled: bool
+    spent: int, held: int, need: int, block: int, strict: bool
 ) -> None:
     """Contention would be an allowance without the others in flight; exhaustion would not."""
-    verdict = judge(spent, held, need, block, strict=strict, straddled=straddled)
-    alone = judge(spent, 0, need, block, strict=strict, straddled=False)
+    verdict = judge(spent, held, need, block, strict=strict)
+    alone = judge(spent, 0, need, block, strict=strict)
     if verdict == "contention":
         assert alone in ALLOWED
     if verdict == "exhausted":
@@ -117,11 +114,9 @@ def test_judge__default__nobody_alone_is_refused_below_the_line(
     spent: int, need: int, block: int, held: int
 ) -> None:
     """Without other calls in flight a default plan refuses exactly where the line is reached."""
-    alone = judge(spent, 0, need, block, strict=False, straddled=False)
+    alone = judge(spent, 0, need, block, strict=False)
     assert (alone in ALLOWED) is (spent < block)
-    assert (judge(spent, held, need, block, strict=False, straddled=False) == "exhausted") is (
-        spent >= block
-    )
+    assert (judge(spent, held, need, block, strict=False) == "exhausted") is (spent >= block)
 
 
 READINGS = st.builds(
@@ -131,7 +126,6 @@ READINGS = st.builds(
     SMALL,
     SMALL,
     SMALL,
-    st.booleans(),
 )
 
 

@@ -31,7 +31,7 @@ from paygent import (
     asking,
     paygent_context,
 )
-from paygent import client as client_module
+from paygent import directory as directory_module
 from paygent.call import Call, Request, Wait, runs_loop
 from paygent.core.period import to_us
 from paygent.core.report import UsageRow
@@ -264,7 +264,7 @@ def test_configure_plan__too_large_for_the_journal__is_refused_by_name(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that could not be kept is not taken."""
-    monkeypatch.setattr(client_module, "RECORD_BYTES_MAX", 10_000)
+    monkeypatch.setattr(directory_module, "RECORD_BYTES_MAX", 10_000)
     pg = init()
     limits: Any = {f"model-{number:06}": 1 for number in range(1_000)}
     with pytest.raises(InvalidValue, match="bytes as JSON") as caught:
@@ -918,25 +918,27 @@ def test_wait__awaited_without_a_loop_of_asyncio__goes_on_at_once(
 ) -> None:
     """Another async framework is not blocked: its call goes on with what is known."""
     done: list[bool] = []
-    wait = Wait(Future(), lambda: done.append(True))
+    wait = Wait(Future(), 5.0, done.append)
     monkeypatch.delitem(sys.modules, "asyncio")
     assert runs_loop() is False
     assert list(wait.__await__()) == []
-    assert done == [True]
+    assert done == [False]  # it does not give up
 
 
 def test_call__models_without_end__are_remembered_within_bounds(
     init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned of models for estimates has a bound."""
-    from paygent import meter
+    from paygent.ledger import flights
 
-    monkeypatch.setattr(meter, "_OBSERVED_MAX", 2)
+    monkeypatch.setattr(flights, "_SEEN_MAX", 3)
+    monkeypatch.setattr(flights, "_SEEN_PER_USER_MAX", 2)
     pg = init()
     for number in range(5):
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
-    assert len(pg._meter._observed) <= 2
+    user = pg._accounts.users["u1"]
+    assert (len(pg._accounts._experience.seen), len(user.seen), len(user.flights)) == (2, 1, 1)
 
 
 def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(
@@ -1037,7 +1039,7 @@ def test_start_session__a_plan_of_its_own_that_is_too_large__is_refused_by_name(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What cannot be kept is not taken."""
-    monkeypatch.setattr(client_module, "RECORD_BYTES_MAX", 1_000)
+    monkeypatch.setattr(directory_module, "RECORD_BYTES_MAX", 1_000)
     pg = init(auto_instrument=False)
     limits: Any = {f"model-{number:06}": 1 for number in range(100)}
     with pytest.raises(InvalidValue, match="plan_config"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from typing import Any
 
 import pytest
 from tests.conftest import Swallowed
 
-from paygent import GuardResult, PaygentLimitExceeded
+from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig
+from paygent.errors import PaygentWarning
 from paygent.failopen import Failures, attempt, failures, isolate, isolate_async
 
 
@@ -147,3 +149,25 @@ def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> 
     finally:
         logger.removeFilter(refuse)
     assert own.counts == {"kind": 1, "log": 2, "failed": 1}
+
+
+def test_warn__of_a_configuring_verb__points_at_the_line_that_called_it() -> None:
+    """A warning names the application's file, however deep in ours it was found."""
+    pg = Paygent.init(db_path=":memory:", auto_instrument=False)
+    with pytest.warns(PaygentWarning) as caught:
+        pg.assign_plan("u1", "nobody configured this")
+    assert [each.filename for each in caught] == [__file__]
+    with pytest.warns(PaygentWarning) as caught:
+        pg.configure_plan("p", PlanConfig(max_spend_per_period=10**10))
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_warn__where_warnings_are_errors__is_logged_and_passes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """`-W error` must not break an application over a plan's name."""
+    pg = Paygent.init(db_path=":memory:", auto_instrument=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert pg.assign_plan("u1", "nobody configured this").plan == "nobody configured this"
+    assert "is not configured" in caplog.text

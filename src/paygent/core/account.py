@@ -6,10 +6,29 @@ Memory, store and audit all go by this one rule.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from paygent.core.event import Event
 from paygent.core.plan import LimitKey
+
+
+class Counted(Protocol):
+    """What an account may count: an event, or a call that will be one."""
+
+    @property
+    def at_us(self) -> int:
+        """When the call began."""
+
+    @property
+    def session_id(self) -> str:
+        """In which session."""
+
+    @property
+    def model_key(self) -> str:
+        """The model's canonical name."""
+
+    @property
+    def model(self) -> str:
+        """The model as it was named."""
 
 
 class AccountKey(NamedTuple):
@@ -27,8 +46,8 @@ class AccountKey(NamedTuple):
     start_us: int
     end_us: int
 
-    def counts(self, event: Event) -> bool:
-        """Tell whether an event of this user belongs to this account."""
+    def counts(self, event: Counted) -> bool:
+        """Tell whether an event or call of this user belongs to this account."""
         limit = self.limit
         return (
             self.start_us <= event.at_us < self.end_us

@@ -2,8 +2,10 @@
 
 A limit is read as an account: what is spent in its window, what calls in flight hold, and two
 lines, floor(cap × gate). The block line decides; the warn line is compared with what is *spent*
-alone, since holds come and go. Where only holds of calls in flight stand between a call and its
-cap, that is contention and not exhaustion, and a refusal says which it was.
+alone, since holds come and go. A call that finds room but not enough of it may go as the one that
+straddles the line; then no room is left for another until it has settled. Where only holds of calls
+in flight stand between a call and its cap, that is contention and not exhaustion, and a refusal
+says which it was.
 """
 
 from __future__ import annotations
@@ -12,6 +14,9 @@ from typing import Literal, NamedTuple
 
 _PPM = 10**6
 FULL_PPM = _PPM
+
+CONTENTION = "contention"
+"""The `gate_reason` of a call that only finds other calls in its way."""
 
 Verdict = Literal["fits", "straddles", "contention", "exhausted"]
 """What one account says: the need fits; it does not fit but the call may go as the one that crosses
@@ -34,8 +39,7 @@ class Reading(NamedTuple):
         lines: Its cap and lines.
         spent: Settled in the window.
         held: Held by calls in flight, without the call that asks.
-        need: What the call that asks would hold; 0 when nobody asks.
-        straddled: Whether a call in flight already crosses this line.
+        need: What the call that asks would add to it; 0 when nobody asks.
         metric: Unit of the figures: "spend" (nano-dollars), "tokens" or "calls".
     """
 
@@ -44,7 +48,6 @@ class Reading(NamedTuple):
     spent: int
     held: int
     need: int = 0
-    straddled: bool = False
     metric: str = "spend"
 
 
@@ -78,18 +81,15 @@ def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Lines:
     return Lines(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
 
 
-def judge(
-    spent: int, held: int, need: int, block: int, *, strict: bool, straddled: bool
-) -> Verdict:
+def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verdict:
     """Say whether a need fits under one block line.
 
     Args:
         spent: Settled in the window.
-        held: Held by other calls in flight.
-        need: What this call would hold, at least 0.
+        held: Held by other calls in flight; past the line while one of them straddles it.
+        need: What this call would add to it, at least 0.
         block: The block line.
         strict: Whether spend may never pass the line: then nothing straddles.
-        straddled: Whether another call in flight already crosses the line.
     """
     if spent >= block:
         return "exhausted"
@@ -97,9 +97,12 @@ def judge(
         return "fits"
     if strict:
         return "contention" if spent + need <= block else "exhausted"
-    if spent + held < block and not straddled:
-        return "straddles"
-    return "contention"
+    return "straddles" if spent + held < block else "contention"
+
+
+def room(reading: Reading) -> int:
+    """Return what a further call could use before its line blocks, in the unit of the metric."""
+    return max(reading.lines.block - reading.spent - reading.held, 0)
 
 
 def usage_ppm(reading: Reading, *, strict: bool) -> int:
@@ -128,12 +131,16 @@ def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
             reading.need,
             reading.lines.block,
             strict=strict,
-            straddled=reading.straddled,
         )
         decision = _decision(reading, verdict, strict=strict)
         if best is None or _rank(decision) > _rank(best):
             best = decision
     return best if best is not None else Decision("ok", None, 0, 0, 0, 0)
+
+
+def contention(reading: Reading, *, strict: bool) -> Decision:
+    """Return the decision that has a call wait for others that hold on an account."""
+    return _decision(reading, "contention", strict=strict)
 
 
 def warning(reading: Reading, *, strict: bool) -> Decision:
@@ -147,7 +154,7 @@ def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
     contended = verdict == "contention"
     return Decision(
         status="hard_gate" if refused else "soft_gate" if warned else "ok",
-        reason="contention" if contended else reading.reason if refused or warned else None,
+        reason=CONTENTION if contended else reading.reason if refused or warned else None,
         usage_ppm=usage_ppm(reading, strict=strict),
         spent=reading.spent,
         held=reading.held,

@@ -182,6 +182,20 @@ def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> int
     return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
 
 
+def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_cache: bool) -> int:
+    """Return the most that so many tokens of text can cost, in nano-dollars, rounded up.
+
+    Args:
+        input_tokens, output_tokens: Counted at most.
+        rates: What they cost; a tier that the input may reach applies.
+        writes_cache: Whether the input may be written to a cache, which can be dearer.
+    """
+    prices = prices_for(rates, input_tokens)
+    dearest = max(prices[:4]) if writes_cache else max(prices[:2])
+    numerator = input_tokens * dearest + output_tokens * max(prices[4:6])
+    return -(-numerator // (_TOKENS_PER_LIST_UNIT * _PICO_PER_NANO))
+
+
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
     if usage[2:11] == _PLAIN:

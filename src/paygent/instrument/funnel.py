@@ -162,6 +162,7 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return await original(client, *args, **kwargs)
+        prepared.request.is_async = True
         call = attempt("begin", meter.begin, prepared.request)
         while isinstance(call, Wait):
             await call
@@ -247,7 +248,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         model if isinstance(model, str) else "",
         body,
         generates=route.generates,
-        max_tokens=_max_tokens(route, get_field),
+        max_tokens=max_tokens_of(route, get_field),
         identity=identity,
     )
     return Prepared(request, route, is_stream, raw, asks)
@@ -303,7 +304,8 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
     return identity, raw
 
 
-def _max_tokens(route: Route, get_field: Callable[[str], Any]) -> int | None:
+def max_tokens_of(route: Route, get_field: Callable[[str], Any]) -> int | None:
+    """Return how much output a request allows in all its answers together, or None."""
     for name in route.max_tokens_names:
         value = get_field(name)
         if type(value) is int and value > 0:
@@ -432,16 +434,16 @@ def end_failed(
     if not isinstance(error, Exception):
         meter.settle(call, None)
         return
-    names = _names_of_causes(error)
+    names = names_of_causes(error)
     if any(name in _NEVER_SENT for name in names):
         meter.void(call, "never sent")
-    elif isinstance(error, ValueError) or any(_is_paid(name) for name in names):
+    elif isinstance(error, ValueError) or any(is_paid(name) for name in names):
         meter.settle(call, None)
     else:
         meter.void(call, "failed before it was sent")
 
 
-def _names_of_causes(error: BaseException) -> list[str]:
+def names_of_causes(error: BaseException) -> list[str]:
     """Return the class names of an error and of what the SDK says caused it.
 
     Not of its context: a call that is made while the application handles another error has that one
@@ -455,7 +457,7 @@ def _names_of_causes(error: BaseException) -> list[str]:
     return names
 
 
-def _is_paid(name: str) -> bool:
+def is_paid(name: str) -> bool:
     """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for an exchange that
     broke, or for an answer that the SDK would not parse.
     """

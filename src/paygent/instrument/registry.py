@@ -3,7 +3,8 @@
 An SDK is patched when `init` finds it imported, otherwise in the moment after its import; Paygent
 itself imports none. The patch goes to the class in the method resolution order that owns `request`,
 because another instrumentation may have put its own there: a patch further down would never be
-called. A self-check runs after each patch and whenever a client is made.
+called. A self-check runs after each patch and whenever a client is made. Providers that the
+application registered are patched in the same way, at the methods that it names (`custom.py`).
 
 | SDK | from | patched | beside others |
 |---|---|---|---|
@@ -24,12 +25,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from paygent.failopen import attempt, failures
 from paygent.instrument import anthropic, openai
+from paygent.instrument.custom import Target, find, say_missing, targets_of, wrap_method
 from paygent.instrument.funnel import wrap_async, wrap_resource, wrap_sync
 
 if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
 
+    from paygent.providers import ProviderRegistry
+
 SDKS: tuple[Any, ...] = (openai, anthropic)
+
+_INHERITED = object()  # stands for a method that the patched class took from a base
 
 
 class Instrumentation:
@@ -42,6 +48,10 @@ class Instrumentation:
         self._patched: set[str] = set()
         self._arguments_only = False
         self._finder: _AfterImport | None = None
+        self._hooks: dict[str, list[Any]] = {}
+        self._registry: ProviderRegistry | None = None
+        self._provided: dict[Target, tuple[type, str, Any, Any]] = {}
+        self._bare: dict[Any, Any] = {}  # wrappers of registered providers, and what is in them
 
     @property
     def is_installed(self) -> bool:
@@ -61,12 +71,33 @@ class Instrumentation:
             if not arguments_only and self._arguments_only:
                 self._patched.clear()
             self._arguments_only = arguments_only
+            hooks = self._hooks_now()
+            self._hooks.update(hooks)
+            for module in self._hooks.keys() - hooks.keys():
+                del self._hooks[module]
             if self._finder is None:
-                self._finder = _AfterImport({sdk.module: sdk for sdk in SDKS}, self._patch)
+                self._finder = _AfterImport(self._hooks, self._patch_all)
                 sys.meta_path.insert(0, self._finder)
-            for sdk in SDKS:
-                if sdk.module in sys.modules and _is_imported(sys.modules[sdk.module]):
-                    self._patch(sdk)
+            for module, patched in hooks.items():
+                if module in sys.modules and _is_imported(sys.modules[module]):
+                    self._patch_all(patched)
+
+    def _hooks_now(self) -> dict[str, list[Any]]:
+        """Return what is patched in which module: our own SDKs and what is registered by now."""
+        hooks: dict[str, list[Any]] = {sdk.module: [sdk] for sdk in SDKS}
+        for target in targets_of(self._registry.all()) if self._registry is not None else ():
+            hooks.setdefault(target.module, []).append(target)
+        return hooks
+
+    def provide(self, registry: ProviderRegistry | None) -> None:
+        """Have the application's providers patched by `install`, in place of those of before."""
+        with self._lock:
+            for undo in reversed(self._provided.values()):
+                self._undo.remove(undo)
+                _restore(*undo)
+            self._provided.clear()
+            self._bare.clear()
+            self._registry = registry
 
     def uninstall(self) -> None:
         """Restore what was patched, where nobody has patched over it since."""
@@ -75,12 +106,42 @@ class Instrumentation:
                 sys.meta_path.remove(self._finder)
             self._finder = None
             self._arguments_only = False
-            for owner, name, original, wrapper in reversed(self._undo):
-                if owner.__dict__.get(name) is wrapper:
-                    setattr(owner, name, original)
+            for undo in reversed(self._undo):
+                _restore(*undo)
             self._undo.clear()
+            self._provided.clear()
+            self._bare.clear()
             self._wrappers.clear()
             self._patched.clear()
+
+    def _patch_all(self, patched: list[Any]) -> None:
+        for each in list(patched):
+            if isinstance(each, Target):
+                attempt(f"patch:{each.config.name}", self._patch_target, each)
+            else:
+                self._patch(each)
+
+    def _patch_target(self, target: Target) -> None:
+        """Put gate and meter around a method of a registered provider."""
+        with self._lock:
+            found = find(target, sys.modules[target.module])
+            if self._finder is None:
+                return
+            if found is None:
+                say_missing(target)
+                return
+            owner, method = found
+            if target in self._provided and self._provided[target][0] is owner:
+                return  # a reload of the module would have made another class
+            original = owner.__dict__.get(target.method, _INHERITED)
+            if original is _INHERITED:  # from a base that may be registered too, as another
+                method = self._bare.get(method, method)
+            wrapper = wrap_method(target, method, lambda: self.is_installed)
+            self._replace(owner, target.method, original, wrapper)
+            self._provided[target] = self._undo[-1]
+            self._bare[wrapper] = method
+            if owner.__dict__.get(target.method) is not wrapper:
+                say_missing(target)
 
     def _patch(self, sdk: Any) -> None:
         attempt(f"patch:{sdk.name}", self._patch_sdk, sdk)
@@ -173,6 +234,16 @@ class Instrumentation:
                 is_coroutine = inspect.iscoroutinefunction(original)
                 wrapper = wrap_resource(original, is_coroutine=is_coroutine)
                 self._replace(resource, name, original, wrapper)
+
+
+def _restore(owner: type, name: str, original: Any, wrapper: Any) -> None:
+    """Take a patch out, unless somebody has patched over it since."""
+    if owner.__dict__.get(name) is not wrapper:
+        return
+    if original is _INHERITED:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, original)
 
 
 def _owner(client_class: type) -> type:

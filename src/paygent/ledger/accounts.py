@@ -7,23 +7,28 @@ hold. `spent` is the ledger's figure as last read (`base`) plus this process's o
 ledger has not acknowledged yet (`undelivered`); acknowledging takes an event out of the second and
 reads the first anew, in one step under the lock, so no call ever sees it twice or not at all.
 
-A call holds on all its accounts or on none. Where a need does not fit under a line, the call may go
-as the one that straddles it, holding all that is left, if no other straddler is in flight. Two
-accounts without a cap, the user's spend in the period and in the session, are always kept, because
-people ask for them.
+A call holds on all its accounts or on none. What the calls in flight hold together follows from
+what such calls really take (`flights.py`), so every settlement corrects the holds of the others.
+Where a need does not fit under a line, the call may go as the one that straddles it, if there is
+any room; it then fills the line, so that the next one waits for it. Where holds are in the way a
+call waits its turn (`waiting.py`); whatever makes room passes the turn on. Two accounts without a
+cap, the user's spend in the period and in the session, are always kept, because people ask for
+them.
 
-One lock guards everything and is held for microseconds: no I/O, no callback and no logging under
-it. Nothing here knows the journal, the ledger or a clock; times and ids are passed in.
+A lock of each user guards what is theirs, so that users never wait for each other; one more guards
+who there is and on which plans. Each is held for microseconds: no I/O, no callback and no logging
+under it, and whoever waits in line is woken after it. Nothing here knows the journal, the ledger or
+a clock; times and ids are passed in.
 """
 
 from __future__ import annotations
 
-import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 
-from paygent.core.account import amount
+from paygent.core.estimate import Taken
 from paygent.core.event import Event
-from paygent.core.gate import Decision, Reading, decide, judge
+from paygent.core.gate import Decision, Reading, decide
 from paygent.core.period import (
     ROLLING_STEPS,
     Subscription,
@@ -38,8 +43,12 @@ from paygent.core.plan import (
     without_limits,
 )
 from paygent.failopen import attempt, failures
-from paygent.ledger import books
-from paygent.ledger.user import UNLIMITED, Account, Figures, Hold, ModelUse, User
+from paygent.ledger import books, gating
+from paygent.ledger.flights import Experience, Flight, Hold
+from paygent.ledger.lock import BriefLock
+from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
+from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
+from paygent.prices.catalogue import Resolved
 from paygent.settings import MISSING_USER_ID
 from paygent.wire import Answer, Question, SessionRecord, SessionState, UserLedger
 
@@ -74,7 +83,7 @@ class Accounts:
             warn_every_call: Whether a warning fires on every call past the line, not once.
             refresh_us: Age, in microseconds, at which what is known of a user is asked for again.
         """
-        self.lock = threading.Lock()
+        self.lock = BriefLock()
         self.default_plan = default_plan
         self.plans: dict[str, PlanConfig] = {}
         self.users: dict[str, User] = {}
@@ -85,9 +94,10 @@ class Accounts:
         self._new_id = new_id
         self._warn_every_call = warn_every_call
         self._refresh_us = refresh_us
-        self._opened: list[SessionRecord] = []
-        self._unsaid: list[tuple[str, str]] = []
+        self._opened: deque[SessionRecord] = deque()
+        self._unsaid: deque[tuple[str, str]] = deque()
         self._unlimited: set[str] = set()
+        self._experience = Experience()
 
     # -- users and plans
 
@@ -95,23 +105,30 @@ class Accounts:
         """Return a user, made on first sight, with plan and period as of now."""
         user = self.users.get(user_id)
         if user is None or user.epoch != self.epoch or at_us >= user.period.end_us:
-            with self.lock:
-                user = self.users.get(user_id)
-                if user is None:
-                    if len(self.users) >= USERS_MAX:
-                        self._forget_one()
-                    user = self.users[user_id] = User(user_id, self.default_plan)
+            if user is None:
+                user = self._new_user(user_id)
+            with user.lock:
                 if user.epoch != self.epoch or at_us >= user.period.end_us:
                     self._refresh_plan(user, at_us)
             self._say()
         return user
 
+    def _new_user(self, user_id: str) -> User:
+        """Make a user, unless another thread has."""
+        with self.lock:
+            user = self.users.get(user_id)
+            if user is None:
+                if len(self.users) >= USERS_MAX:
+                    self._forget_one()
+                user = self.users[user_id] = User(user_id, self.default_plan)
+            return user
+
     def _say(self) -> None:
-        """Say what was noted under the lock; a handler of the application's log may be slow."""
+        """Say what was noted under a lock; a handler of the application's log may be slow."""
         if not self._unsaid:
             return
-        with self.lock:
-            unsaid, self._unsaid = self._unsaid, []
+        with self.lock:  # so that each is said once
+            unsaid = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
         for kind, message in unsaid:
             failures.say(kind, "%s", message)
 
@@ -125,7 +142,8 @@ class Accounts:
                 return
 
     def _refresh_plan(self, user: User, at_us: int) -> None:
-        """Bring a user's plan and period up to date; under the lock."""
+        """Bring a user's plan and period up to date; under the user's lock."""
+        epoch = self.epoch  # first: a plan that changes meanwhile is read at the next call
         period = billing_period(user.subscription, at_us)
         if period is None:
             self._unsaid.append(
@@ -151,7 +169,7 @@ class Accounts:
                 )
             user.plan = plan
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
-        user.epoch = self.epoch
+        user.epoch = epoch
         user.routes.clear()
 
     def say_unlimited(self, user: User) -> None:
@@ -171,6 +189,11 @@ class Accounts:
             self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
+            users = list(self.users.values())
+        for user in users:
+            with user.lock:
+                woken = all_waiting(user)
+            wake(woken)
 
     def assign(
         self,
@@ -183,11 +206,14 @@ class Accounts:
         """Assign a plan to a user; what was spent stays."""
         user = self.user(user_id, at_us)
         with self.lock:
+            self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
+        with user.lock:
             user.plan_name, user.own, user.assigned = plan_name, own, True
             user.subscription, user.ended = subscription, None
-            self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
             self._refresh_plan(user, at_us)
+            woken = all_waiting(user)
         self._say()
+        wake(woken)
         return user
 
     def recorded(self, what: str) -> None:
@@ -213,7 +239,7 @@ class Accounts:
                     user.session_used_us = at_us
                 user.session_id = opened.session_id
                 return opened.session_id
-            with self.lock:
+            with user.lock:
                 if user.open_session is opened:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
@@ -231,130 +257,189 @@ class Accounts:
         """Return the sessions opened since the last call, for the journal."""
         if not self._opened:
             return []
-        with self.lock:
-            opened, self._opened = self._opened, []
-        return opened
+        with self.lock:  # so that each is taken once
+            return [self._opened.popleft() for _ in range(len(self._opened))]
+
+    def close_session(self, user: User, at_us: int) -> SessionRecord | None:
+        """Close the user's open session; the next call without a session id opens another.
+
+        Returns:
+            The record to write, or None where no session is open.
+        """
+        with user.lock:
+            opened, user.open_session = user.open_session, None
+            if opened is None:
+                return None
+            user.closed_us = max(at_us, opened.started_us)
+            if user.session_id == opened.session_id:
+                user.session_id = ""
+            used_us = max(user.session_used_us, opened.used_us)
+            return SessionRecord(
+                user.user_id, opened.session_id, True, opened.started_us, used_us, user.closed_us
+            )
 
     # -- the gate
+
+    def flight(
+        self, user: User, route: str, resolved: Resolved, *, generates: bool = True
+    ) -> Flight:
+        """Return the calls of a user that are expected alike: of one model, route and price list.
+
+        Args:
+            user: Whose calls.
+            route: Which operation, such as "chat.completions".
+            resolved: The model's rates under the user's plan.
+            generates: Whether the route has output.
+        """
+        found = user.flights.get((route, id(resolved)))
+        if found is not None:
+            return found
+        with user.lock:
+            return self._experience.flight(user, route, resolved, generates=generates)
 
     def hold(
         self,
         user: User,
-        session_id: str,
-        model_key: str,
+        hold: Hold,
         *,
-        cost_nano: int,
-        tokens: int,
-        at_us: int,
         strict: bool,
         enforce: bool = True,
-    ) -> Hold | Decision:
+        waiter: Waiter | None = None,
+    ) -> Decision | Waiter | None:
         """Hold what a call may use on all its accounts, or on none.
 
         Args:
-            user, session_id, model_key: Whose call, in which session, of which model.
-            cost_nano, tokens: What the call may use.
-            at_us: When it begins.
-            strict: Whether it must fit whole.
+            user: Whose call it is.
+            hold: What it may use; it is on the accounts when this returns None.
+            strict: Whether spend may never pass a line.
             enforce: False holds in any case (a call that runs past a hard gate).
+            waiter: Stands in line where only holds of others are in the way.
 
         Returns:
-            The hold, or the decision that refuses it.
+            None when it holds; the decision that refuses it; or the waiter, when it stands in line.
         """
-        with self.lock:
-            accounts = books.route(user, session_id, model_key, at_us)
-            parts: list[tuple[Account, int]] = []
-            straddled: list[Account] = []
-            passed: list[Account] = []
+        woken: list[Waiter] = []
+        with user.lock:
+            accounts = books.route(user, hold.session_id, hold.model_key, hold.at_us)
+            hold.period = user.period
+            waited_at = waiter.account if waiter is not None else None
+            decision: Decision | None = None
+            found = gating.in_the_way(accounts, hold, strict=strict) if enforce else None
+            if found is not None:
+                decision, account = found
+                if decision.retryable:
+                    if waiter is not None and gating.others_hold(account, hold):
+                        waiter.stand_at(account)
+                        return waiter
+                else:
+                    hold.warnings = self._passed(accounts, hold)
+            else:
+                hold.warnings = self._passed(accounts, hold)
+                for account in accounts:
+                    account.add(hold, weighs=account.lines is not None)
+                user.touched = True
+            if waited_at is not None and waited_at not in accounts:
+                pass_turn(waited_at, woken)
             for account in accounts:
-                metric = account.metric
-                need = cost_nano if metric == "spend" else tokens if metric == "tokens" else 1
-                lines = account.lines
-                if lines is None:
-                    parts.append((account, need))
-                    continue
-                spent, held = account.base + account.undelivered, account.held
-                verdict = judge(
-                    spent, held, need, lines.block, strict=strict, straddled=account.straddlers > 0
-                )
-                if verdict != "fits":
-                    if verdict == "straddles":
-                        straddled.append(account)
-                        need = lines.block - spent - held
-                    elif enforce:
-                        return decide(_readings(accounts, cost_nano, tokens), strict=strict)
-                parts.append((account, need))
-                if spent >= lines.warn and (not account.warned or self._warn_every_call):
-                    passed.append(account)
-            warnings = _readings(passed, cost_nano, tokens) if passed else ()
-            for account in passed:
-                account.warned = True
-            for account, part in parts:
-                account.held += part
-            for account in straddled:
-                account.straddlers += 1
-            use = user.models.get(model_key)
-            if use is None:
-                use = user.models[model_key] = ModelUse()
-            use.held_tokens += tokens
-            use.held_cost_nano += cost_nano
-            user.touched = True
-            return Hold(
-                tuple(parts), tuple(straddled), user.period, warnings, cost_nano, tokens, model_key
-            )
+                pass_turn(account, woken)
+        wake(woken)
+        return decision
 
-    def settle(self, user: User, hold: Hold | None, event: Event) -> None:
+    def _passed(self, accounts: tuple[Account, ...], hold: Hold) -> tuple[Reading, ...]:
+        """Note and return the accounts newly past their warn line."""
+        passed = gating.past_warn_line(accounts, again=self._warn_every_call)
+        for account in passed:
+            account.warned = True
+        return tuple(gating.reading(account, hold.use) for account in passed)
+
+    def settle(
+        self, user: User, hold: Hold | None, event: Event, taken: Taken | None = None
+    ) -> None:
         """Replace a hold by what was really spent, on the accounts of the windows in which the call
         began.
+
+        Args:
+            user: Whose call it was.
+            hold: What it held; None for an entry that is no call.
+            event: What it cost.
+            taken: What it took, to expect the next ones by; None where that is not known.
         """
-        with self.lock:
-            if hold is not None:
-                self._release(user, hold)
-            self._count(user, event)
+        woken: list[Waiter] = []
+        with user.lock:
+            books.count(user, event)
             user.pending[event.event_id] = event
             user.touched = True
+            if hold is not None:
+                flight = hold.use.flight
+                if taken is not None and flight is not None:
+                    flight.learn(taken)
+                _release(hold, woken)
+        wake(woken)
 
     def release(self, user: User, hold: Hold) -> None:
-        """End a hold of a call that spent nothing."""
-        with self.lock:
-            self._release(user, hold)
+        """End a hold of a user's call that spent nothing."""
+        woken: list[Waiter] = []
+        with user.lock:
+            _release(hold, woken)
+        wake(woken)
 
-    def _release(self, user: User, hold: Hold) -> None:
-        for account, part in hold.parts:
-            account.held -= part
-        for account in hold.straddled:
-            account.straddlers -= 1
-        if hold.period == user.period:
-            use = user.models.get(hold.model_key)
-            if use is not None:
-                use.held_tokens -= hold.tokens
-                use.held_cost_nano -= hold.cost_nano
+    def waiting_count(self) -> int:
+        """Return how many calls wait for holds of others."""
+        count = 0
+        for user in list(self.users.values()):
+            with user.lock:
+                count += sum(len(account.waiting) for account in user.books.values())
+        return count
 
-    def _count(self, user: User, event: Event) -> None:
-        """Add an event to the accounts that count it; under the lock."""
-        cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
-        for account in books.counting(user, event):
-            account.undelivered += amount(
-                account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
-            )
-        if event.model and event.period_start_us == user.period.start_us:
-            use = user.models.get(event.model_key)
-            if use is None:
-                use = user.models[event.model_key] = ModelUse()
-            use.tokens += tokens
-            use.cost_nano += cost_nano
+    def leave(self, user: User, waiter: Waiter, *, gives_up: bool) -> None:
+        """Take a call out of the line.
+
+        Args:
+            user: Whose call it is.
+            waiter: Of the call.
+            gives_up: Whether it will not try again; a turn that it was given goes to the next.
+        """
+        woken: list[Waiter] = []
+        with user.lock:
+            account = waiter.account
+            assert account is not None  # it stood in line
+            if waiter in account.waiting:
+                account.waiting.remove(waiter)
+            elif gives_up:
+                pass_turn(account, woken)
+        wake(woken)
 
     def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
         counts).
         """
-        with self.lock:
+        with user.lock:
             accounts = books.route(user, session_id, model_key, at_us)
-            return decide(_readings(accounts, 0, 0), strict=user.plan.pre_call_estimate)
+            limited = tuple(gating.reading(each) for each in accounts if each.lines is not None)
+            return decide(limited, strict=user.plan.pre_call_estimate)
+
+    def limits(
+        self, user: User, session_id: str, model_key: str | None, at_us: int
+    ) -> tuple[tuple[LimitKey, Reading], ...]:
+        """Return every limit of a user here and now, as read.
+
+        Args:
+            user, session_id: Whose, in which session; "" is one that the next call would open.
+            model_key: Leaves out what limits another model; None leaves out nothing.
+            at_us: Now.
+        """
+        with user.lock:
+            if model_key is not None:
+                accounts = books.route(user, session_id, model_key, at_us)
+            else:
+                keys = books.keys_now(user, session_id, at_us)
+                accounts = tuple(user.books[key] for key in keys)
+            read = [(each.key.limit, gating.reading(each)) for each in accounts if each.lines]
+        return (*read, *books.of_a_new_session(user.plan)) if not session_id else tuple(read)
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
-        with self.lock:
+        with user.lock:
             period = books.open_account(
                 user,
                 books.account_key(books.PERIOD_SPEND, user.period, session_id, at_us),
@@ -367,26 +452,36 @@ class Accounts:
                 session_spent = books.open_account(
                     user, key, books.SESSION_SPEND.reason, books.KEEP
                 ).spent
+            held_tokens: dict[str, int] = {}
+            for hold in period.calls:
+                tokens = held_tokens.get(hold.model_key, 0) + hold.use.tokens
+                held_tokens[hold.model_key] = tokens
             return Figures(
                 period_cost_nano=period.spent,
                 session_cost_nano=session_spent,
-                held_cost_nano=sum(use.held_cost_nano for use in user.models.values()),
+                held_cost_nano=sum(hold.use.cost_nano for hold in period.calls),
                 by_model={
-                    model: (
-                        use.base_tokens + use.tokens,
-                        use.base_cost_nano + use.cost_nano,
-                        use.held_tokens,
-                    )
+                    model: (use.base_tokens + use.tokens, use.base_cost_nano + use.cost_nano)
                     for model, use in user.models.items()
                     if model
                 },
+                held_tokens=held_tokens,
             )
+
+    def forget(self, user: User) -> None:
+        """Forget what was read of a user, so that it is read anew; what is spent or held stays."""
+        with user.lock:
+            user.known = user.waited = False
+            user.sessions.clear()
+            user.session_id = ""
+            user.flights = {}
+            user.seen = {}
 
     # -- the ledger's side
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
         """Return what to ask the ledger about a user: every account of the plan, here and now."""
-        with self.lock:
+        with user.lock:
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
                 user.user_id, books.keys_now(user, session, at_us), user.period.start_us
@@ -407,7 +502,7 @@ class Accounts:
 
     def waited(self, user: User, session_id: str | None, at_us: int) -> None:
         """Note that a call has waited for the ledger, so that the next one does not."""
-        with self.lock:
+        with user.lock:
             user.waited = True
             if session_id is not None:
                 user.sessions.add(session_id)
@@ -449,29 +544,12 @@ class Accounts:
                 continue
             state = answer.users.get(user_id)
             own = _own_plan(state)
-            with self.lock:
+            with user.lock:
                 for event in by_user.get(user_id, ()):
-                    self._acknowledge_one(user, event, is_new=event.event_id in answer.counted)
+                    books.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
                     self._read_state(user, state, own, at_us)
         self._say()
-
-    def _acknowledge_one(self, user: User, event: Event, *, is_new: bool) -> None:
-        settled = user.pending.pop(event.event_id, None)
-        if settled is None:
-            return
-        cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
-        for account in books.counting(user, settled):
-            weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
-            account.undelivered -= weight
-            account.base += weight if is_new else 0
-        if settled.model and settled.period_start_us == user.period.start_us:
-            use = user.models.get(settled.model_key)
-            if use is not None:
-                use.tokens -= tokens
-                use.cost_nano -= cost_nano
-                use.base_tokens += tokens if is_new else 0
-                use.base_cost_nano += cost_nano if is_new else 0
 
     def _read_plans(self, answer: Answer) -> None:
         for name, (version, document) in answer.plans.items():
@@ -502,7 +580,7 @@ class Accounts:
             user = self.users.get(user_id)
             if user is not None:
                 own = _own_plan(state)
-                with self.lock:
+                with user.lock:
                     if as_of is not None and as_of != self.deliveries:
                         return False
                     self._read_state(user, state, own, at_us)
@@ -512,8 +590,8 @@ class Accounts:
     def _read_state(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
     ) -> None:
-        """Take over the ledger's word on a user; under the lock. What this process is just changing
-        stays.
+        """Take over the ledger's word on a user; under the user's lock. What this process is just
+        changing stays.
         """
         if "user:" + user.user_id not in self._changing:
             plan_name = state.plan or (user.plan_name if not user.assigned else self.default_plan)
@@ -527,6 +605,8 @@ class Accounts:
             user.assigned = state.plan is not None
             user.sdk_enabled = state.sdk_enabled
         theirs, ours = state.open_session, user.open_session
+        if theirs is not None and theirs.started_us <= user.closed_us:
+            theirs = None  # closed here; the ledger does not know yet
         if theirs is not None and ours is not None and theirs.session_id == ours.session_id:
             user.session_used_us = max(user.session_used_us, theirs.used_us)
         elif theirs is not None and (ours is None or theirs.started_us > ours.started_us):
@@ -558,17 +638,21 @@ class Accounts:
         user.read_us = at_us
 
     def forget_after_fork(self) -> None:
-        """Forget what is the parent process's: its holds, its undelivered events, its lock."""
-        self.lock = threading.Lock()
-        self._opened = []
+        """Forget what is the parent process's: its holds, its undelivered events, its locks."""
+        self.lock = BriefLock()
+        self._opened.clear()
         self._changing = {}
         for user in self.users.values():
+            user.lock = BriefLock()
             user.pending = {}
             user.known = user.waited = False
             user.books = {}
             user.routes = {}
             user.counting = {}
             user.models = {}
+            user.flights = {}
+            user.seen = {}
+        self._experience = Experience()
 
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:
@@ -582,19 +666,8 @@ def _own_plan(state: UserLedger | None) -> PlanConfig | None:
     return attempt("plan_document", plan_from_json, state.own)
 
 
-def _readings(accounts: Iterable[Account], cost_nano: int, tokens: int) -> tuple[Reading, ...]:
-    return tuple(
-        Reading(
-            account.reason,
-            account.lines,
-            account.spent,
-            account.held,
-            amount(account.metric, cost_nano=cost_nano, tokens=tokens)
-            if tokens or cost_nano
-            else 0,
-            account.straddlers > 0,
-            account.metric,
-        )
-        for account in accounts
-        if account.lines is not None
-    )
+def _release(hold: Hold, woken: list[Waiter]) -> None:
+    """Take a hold off its accounts, and pass the turn on where it leaves room; under the lock."""
+    for account in hold.accounts:
+        account.remove(hold)
+        pass_turn(account, woken)

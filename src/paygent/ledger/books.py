@@ -2,17 +2,18 @@
 
 A user's plan, period and sessions say which accounts there are; they are opened when they are first
 touched and forgotten when nothing refers to them any more. Everything here changes a `User` and is
-called under the lock of `Accounts`.
+called under the user's lock.
 """
 
 from __future__ import annotations
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.gate import Lines, lines_of
+from paygent.core.gate import Lines, Reading, lines_of
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
-from paygent.ledger.user import Account, User
+from paygent.ledger.flights import Hold
+from paygent.ledger.user import Account, ModelUse, User
 from paygent.prices.names import plain
 
 BOOKS_MAX = 256
@@ -60,12 +61,24 @@ def route(user: User, session_id: str, model_key: str, at_us: int) -> tuple[Acco
 
 
 def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
+    key = account_key(limit.key, user.period, session_id, at_us)
+    return open_account(user, key, limit.key.reason, _lines(plan, limit))
+
+
+def _lines(plan: PlanConfig, limit: Limit) -> Lines:
     assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
-    lines = lines_of(
+    return lines_of(
         limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
     )
-    key = account_key(limit.key, user.period, session_id, at_us)
-    return open_account(user, key, limit.key.reason, lines)
+
+
+def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
+    """Return the session limits of a plan as a session that is not open yet meets them."""
+    return [
+        (limit.key, Reading(limit.key.reason, _lines(plan, limit), 0, 0, metric=limit.metric))
+        for limit in limits_of(plan)
+        if limit.scope == "session"
+    ]
 
 
 def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
@@ -89,10 +102,23 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) 
                 )
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
+        for call in in_flight(user):
+            if key.counts(call):
+                account.add(call, weighs=False)
     if lines is not KEEP and account.lines != lines:
         account.lines = lines
         account.warned = False
     return account
+
+
+def in_flight(user: User) -> tuple[Hold, ...]:
+    """Return the holds of all calls of a user in flight: each is on one account of period spend."""
+    return tuple(
+        call
+        for account in user.books.values()
+        if account.key.limit == PERIOD_SPEND
+        for call in account.calls
+    )
 
 
 def _close_idle_sessions(user: User, kept: str) -> None:
@@ -100,12 +126,7 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     back.
     """
     for key, account in list(user.books.items()):
-        if (
-            key.session_id
-            and key.session_id != kept
-            and not account.held
-            and not account.undelivered
-        ):
+        if key.session_id and key.session_id != kept and not account.is_in_use:
             del user.books[key]
             user.sessions.discard(key.session_id)
     user.routes.clear()
@@ -135,6 +156,40 @@ def counting(user: User, event: Event) -> tuple[Account, ...]:
     return found
 
 
+def count(user: User, event: Event) -> None:
+    """Add an event to the accounts that count it; under the user's lock."""
+    cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
+    for account in counting(user, event):
+        account.undelivered += amount(
+            account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+        )
+    if event.model and event.period_start_us == user.period.start_us:
+        use = user.models.get(event.model_key)
+        if use is None:
+            use = user.models[event.model_key] = ModelUse()
+        use.tokens += tokens
+        use.cost_nano += cost_nano
+
+
+def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
+    """Move an event from what is undelivered to what the ledger says, if it is news to it."""
+    settled = user.pending.pop(event.event_id, None)
+    if settled is None:
+        return
+    cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
+    for account in counting(user, settled):
+        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
+        account.undelivered -= weight
+        account.base += weight if is_new else 0
+    if settled.model and settled.period_start_us == user.period.start_us:
+        use = user.models.get(settled.model_key)
+        if use is not None:
+            use.tokens -= tokens
+            use.cost_nano -= cost_nano
+            use.base_tokens += tokens if is_new else 0
+            use.base_cost_nano += cost_nano if is_new else 0
+
+
 def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
     """Return every account that a call of this user could touch now, in a session."""
     models = {plain(limit.model) for limit in limits_of(user.plan) if limit.model is not None}
@@ -149,7 +204,7 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
 def drop_ended(user: User, at_us: int) -> None:
     """Forget accounts of windows that ended, unless calls or events still refer to them."""
     for key, account in list(user.books.items()):
-        if key.end_us <= at_us and not account.held and not account.undelivered:
+        if key.end_us <= at_us and not account.is_in_use:
             del user.books[key]
     user.counting.clear()
 

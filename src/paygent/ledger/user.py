@@ -9,77 +9,79 @@ from typing import NamedTuple
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
-from paygent.core.gate import Lines, Reading
+from paygent.core.gate import Lines
 from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
+from paygent.ledger.flights import Flight, InFlight, Seen
+from paygent.ledger.lock import BriefLock
+from paygent.ledger.waiting import Waiter
 from paygent.wire import SessionState
 
 UNLIMITED = PlanConfig()
 """The plan of users whose plan nobody configured."""
 
 
-class Account:
-    """One limit of one user in one window. All amounts are in the unit of its metric."""
+class Account(InFlight):
+    """One limit of one user in one window, and the calls in flight that it counts. All amounts are
+    in the unit of its metric.
+    """
 
     __slots__ = (
         "base",
-        "held",
         "key",
         "lines",
-        "metric",
         "reason",
         "stale_us",
-        "straddlers",
         "undelivered",
+        "waiting",
         "warned",
     )
 
     def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
+        super().__init__(key.limit.metric)
         self.key = key
-        self.metric = key.limit.metric
         self.reason = reason
         self.lines = lines
         self.base = 0
         self.undelivered = 0
-        self.held = 0
-        self.straddlers = 0
         self.warned = False
         self.stale_us = END_OF_TIME_US
+        self.waiting: list[Waiter] = []
 
     @property
     def spent(self) -> int:
         """Settled in the window: the ledger's figure and what it does not know yet."""
         return self.base + self.undelivered
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether something would be lost by forgetting this account."""
+        return bool(self.calls or self.undelivered or self.waiting)
+
 
 class ModelUse:
     """What a user used of one model in the current period."""
 
-    __slots__ = (
-        "base_cost_nano",
-        "base_tokens",
-        "cost_nano",
-        "held_cost_nano",
-        "held_tokens",
-        "tokens",
-    )
+    __slots__ = ("base_cost_nano", "base_tokens", "cost_nano", "tokens")
 
     def __init__(self) -> None:
         self.base_tokens = self.base_cost_nano = 0
         self.tokens = self.cost_nano = 0
-        self.held_tokens = self.held_cost_nano = 0
 
 
 class User:
-    """What this process knows of one user. Changed only under the lock of `Accounts`."""
+    """What this process knows of one user. Changed by `Accounts` only, under `lock`."""
 
     __slots__ = (
         "assigned",
         "books",
+        "closed_us",
         "counting",
         "ended",
         "epoch",
+        "flights",
         "known",
+        "lock",
         "models",
         "open_session",
         "own",
@@ -90,6 +92,7 @@ class User:
         "read_us",
         "routes",
         "sdk_enabled",
+        "seen",
         "session_id",
         "session_timeout_us",
         "session_used_us",
@@ -102,6 +105,7 @@ class User:
     )
 
     def __init__(self, user_id: str, plan_name: str) -> None:
+        self.lock = BriefLock()
         self.user_id = user_id
         self.plan_name = plan_name
         self.plan = UNLIMITED
@@ -120,6 +124,7 @@ class User:
         self.session_id = ""
         self.open_session: SessionState | None = None
         self.session_used_us = 0
+        self.closed_us = 0
         self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
         self.sessions: set[str] = set()
         self.books: dict[AccountKey, Account] = {}
@@ -127,36 +132,13 @@ class User:
         self.counting: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
         self.models: dict[str, ModelUse] = {}
         self.pending: dict[str, Event] = {}
+        self.flights: dict[tuple[str, int], Flight] = {}
+        self.seen: dict[tuple[str, str], Seen] = {}
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing would be lost by forgetting this user."""
-        return not self.pending and not any(account.held for account in self.books.values())
-
-
-class Hold(NamedTuple):
-    """What a call holds, on every account that it touches.
-
-    Attributes:
-        parts: Accounts and how much is held on each.
-        straddled: Accounts whose line this call crosses.
-        period: The billing period that the call belongs to.
-        warnings: Readings of accounts newly past their warn line.
-        cost_nano, tokens: What was asked for.
-        model_key: The model that the hold counts under.
-    """
-
-    parts: tuple[tuple[Account, int], ...]
-    straddled: tuple[Account, ...]
-    period: Window
-    warnings: tuple[Reading, ...]
-    cost_nano: int
-    tokens: int
-    model_key: str
-
-
-NOTHING_HELD = Hold((), (), Window(0, 0), (), 0, 0, "")
-"""The hold of a call that has not passed the gate; ending it changes nothing."""
+        return not self.pending and not any(each.is_in_use for each in self.books.values())
 
 
 class Figures(NamedTuple):
@@ -165,10 +147,12 @@ class Figures(NamedTuple):
     Attributes:
         period_cost_nano, session_cost_nano: Spent.
         held_cost_nano: Held by calls in flight.
-        by_model: (tokens, nano-dollars, held tokens) in the period, by canonical model name.
+        by_model: (tokens, nano-dollars) in the period, by canonical model name.
+        held_tokens: Held by calls in flight, by the same.
     """
 
     period_cost_nano: int
     session_cost_nano: int
     held_cost_nano: int
-    by_model: dict[str, tuple[int, int, int]]
+    by_model: dict[str, tuple[int, int]]
+    held_tokens: dict[str, int]

@@ -14,6 +14,7 @@ import inspect
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,8 @@ class Callbacks:
             QUEUE_MAX
         )
         self._thread: threading.Thread | None = None
+        self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
+        self._task_ended = threading.Condition()
 
     def register(self, kind: str, callback: Callback) -> None:
         """Add a callback; those of a kind run in the order of registration."""
@@ -71,7 +74,7 @@ class Callbacks:
         done = threading.Event()
         for callback in callbacks:
             if loop is not None and inspect.iscoroutinefunction(callback):
-                context.run(_as_task, loop, kind, callback, payload)
+                context.run(self._as_task, loop, kind, callback, payload)
                 continue
             run = _Run(kind, callback, payload, context.copy())
             done = threading.Event()
@@ -96,16 +99,45 @@ class Callbacks:
                     )
                     self._thread.start()
 
+    def _as_task(
+        self, loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any
+    ) -> None:
+        """Run an async callback as a task of the caller's loop; its failures are counted like any
+        other's.
+        """
+        task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
+        self._tasks[task] = loop  # a loop keeps weak references only
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        with self._task_ended:
+            self._tasks.pop(task, None)
+            self._task_ended.notify_all()
+
     def flush(self, timeout_s: float) -> bool:
-        """Wait until every callback fired so far has run; False when the time was not enough."""
-        if self._thread is None or threading.current_thread() is self._thread:
+        """Wait until every callback fired so far has run; False when the time was not enough.
+
+        A callback never waits for itself, and a thread that runs an event loop not for the tasks of
+        that loop, which it would stop.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            done = threading.Event()
+            try:
+                self._queue.put((_nothing, done), timeout=timeout_s)
+            except queue.Full:
+                return False
+            if not done.wait(max(deadline_s - time.monotonic(), 0.0)):
+                return False
+        if not self._tasks:
             return True
-        done = threading.Event()
-        try:
-            self._queue.put((_nothing, done), timeout=timeout_s)
-        except queue.Full:
-            return False
-        return done.wait(timeout_s)
+        own = _running_loop()
+
+        def has_ended() -> bool:
+            return all(loop is own or loop.is_closed() for loop in tuple(self._tasks.values()))
+
+        with self._task_ended:
+            return self._task_ended.wait_for(has_ended, max(deadline_s - time.monotonic(), 0.0))
 
     def stop(self) -> None:
         """End the thread after what is queued; callbacks fired later are not run."""
@@ -151,20 +183,6 @@ async def _awaited(result: Any) -> None:
 
 def _nothing() -> None:
     """Stand in the queue as a mark that `flush` waits for."""
-
-
-def _as_task(loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any) -> None:
-    """Run an async callback as a task of the caller's loop; its failures are counted like any
-    other's.
-    """
-
-    task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
-    _TASKS.add(task)
-    task.add_done_callback(_TASKS.discard)
-
-
-_TASKS: set[asyncio.Task[None]] = set()
-"""Tasks under way: a loop keeps weak references only."""
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -2,20 +2,21 @@
 
 Theory of operation
 -------------------
-A process appends to a segment of its own, one `write` per record, from many threads without a lock.
-The journal is also the queue: the delivering thread reads records back from the segments, in order,
-and takes a segment away when all it holds has been acknowledged. After a death the segments are
-still there, and the next process adopts them.
+A process appends to a segment of its own from many threads without a lock: it copies a record into
+a mapped file where that is safe, and writes it with one `write` elsewhere (`segments`). The journal
+is also the queue: the delivering thread reads records back from the segments, in order, and takes
+a segment away when all it holds has been acknowledged. After a death the segments are still there,
+and the next process adopts them.
 
-A record is framed: magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to
-the next magic where a frame is torn, so that one short write costs one record that had not been
-acknowledged to the caller. A segment that suffered a short write or has grown large is left for a
-new one; begin records of calls in flight are written again at the head of the new one, so that an
-old segment never has to be kept for a call that is still running.
+A segment that is full, has no room for a record or suffered a short write is left for a new one;
+begin records of calls in flight are written again at the head of the new one, so that an old
+segment never has to be kept for a call that is still running. The delivering thread makes the next
+mapped segment ahead, so that a caller leaves one without a system call, and gives back what left
+ones hold open, so that an outage of the ledger costs disk and nothing else.
 
 Without locks, a thread may hold on to a segment that is being left. It announces itself in
-`writers` before it checks that the segment is still current, and the reader takes a segment away
-only when it is not current and nobody is announced; both orders are safe.
+`writers` before it checks that the segment is still current, and the reader seals a segment or
+takes it away only when it is not current and nobody is announced; both orders are safe.
 
 Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the
 process and is not inherited by a forked child. Local filesystems only. Where no folder can be
@@ -24,12 +25,11 @@ written, records are kept in memory, which is said loudly: they do not survive t
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import struct
 import threading
 import time
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +37,19 @@ from typing import Any
 
 from paygent.core.event import encode_void
 from paygent.failopen import failures
+from paygent.sync.segments import (
+    RECORD_BYTES_MAX as RECORD_BYTES_MAX,  # those who append must keep to it
+)
+from paygent.sync.segments import (
+    MappedSegment,
+    MemorySegment,
+    Record,
+    Segment,
+    WrittenSegment,
+    can_map,
+    frame,
+    parse,
+)
 
 try:
     import fcntl
@@ -45,180 +58,15 @@ except (
 ):  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
     fcntl = None  # type: ignore[assignment]
 
-MAGIC = b"PJ1\x9d"
-HEADER = struct.Struct("<4sII")
-SEGMENT_BYTES_MAX = 8 * 1024 * 1024
-RECORD_BYTES_MAX = 1024 * 1024
-"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
+SEGMENT_BYTES_MAX = 2 * 1024 * 1024
+"""Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills
+less than one in the second until the next is made.
 """
 
 _WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
 _FILE_TRIES = 2  # a short write may be an accident; twice in a row the disk is full
-_READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
 
-Record = dict[str, Any]
-
-
-def frame(payload: bytes) -> bytes:
-    """Frame one payload."""
-    return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
-
-
-def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple[list[Record], int]:
-    """Read the records in a piece of a segment.
-
-    Args:
-        data: Bytes from a frame's start, or from anywhere after damage.
-        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
-            waited for.
-        records_max: How many records to read at most; None is all.
-
-    Returns:
-        The records, and how many bytes are done with.
-    """
-    records: list[Record] = []
-    position = 0
-    while records_max is None or len(records) < records_max:
-        start = data.find(MAGIC, position)
-        if start < 0:
-            return records, len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
-        if start + HEADER.size > len(data):
-            return records, len(data) if at_end else start
-        _, length, checksum = HEADER.unpack_from(data, start)
-        end = start + HEADER.size + length
-        if length > RECORD_BYTES_MAX or (end > len(data) and at_end):
-            position = start + 1
-            continue
-        if end > len(data):
-            return records, start
-        payload = data[start + HEADER.size : end]
-        record = _decode(payload) if zlib.crc32(payload) == checksum else None
-        if record is None:
-            position = start + 1
-            continue
-        records.append(record)
-        position = end
-    return records, position
-
-
-def _decode(payload: bytes) -> Record | None:
-    try:
-        record = json.loads(payload)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
-
-
-class _FileSegment:
-    """One file of this process, written by any thread and read by the delivering one."""
-
-    __slots__ = ("fd", "path", "read_to", "size", "writers")
-
-    def __init__(self, path: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
-        self.fd = os.open(path, flags, 0o600)
-        self.path = path
-        self.writers: list[None] = []
-        self.read_to = 0
-        self.size = 0
-
-    def append(self, data: bytes) -> bool:
-        """Write one frame; False when it was torn (a short write).
-
-        Raises:
-            OSError: if nothing could be written.
-        """
-        written = os.write(self.fd, data)
-        self.size += (
-            written  # other threads may lose an addition; the size only decides when to rotate
-        )
-        return written == len(data)
-
-    @property
-    def end(self) -> int:
-        """Where the next record goes; 0 for a file that the delivering thread has just removed."""
-        try:
-            return os.fstat(self.fd).st_size
-        except OSError:
-            return 0
-
-    @property
-    def has_unread(self) -> bool:
-        return self.read_to < self.end
-
-    def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:
-        """Return the next records, and the position after them."""
-        taken: list[Record] = []
-        position = self.read_to
-        while len(taken) < records_max:
-            data = os.pread(self.fd, _READ_BYTES, position)
-            at_end = is_left and len(data) < _READ_BYTES
-            wanted = records_max - len(taken)
-            records, done = parse(data, at_end=at_end, records_max=wanted) if data else ([], 0)
-            if not done:
-                break
-            taken += records
-            position += done
-        return taken, position
-
-    def remove(self) -> None:
-        os.close(self.fd)
-        self.path.unlink(missing_ok=True)
-
-
-class _MemorySegment:
-    """Records of a process that can write no file; bounded, the oldest are dropped and counted."""
-
-    __slots__ = ("bytes", "dropped", "frames", "path", "read_to", "records_max", "size", "writers")
-
-    def __init__(self, records_max: int) -> None:
-        self.frames: deque[bytes] = deque()
-        self.records_max = records_max
-        self.path = None
-        self.writers: list[None] = []
-        self.read_to = 0
-        self.size = 0
-        self.dropped = 0
-
-    def append(self, data: bytes) -> bool:
-        if len(self.frames) >= self.records_max:
-            self.dropped += 1
-            failures.say(
-                "journal_memory_full",
-                "no journal can be written and memory is full: events are lost",
-            )
-            return True
-        self.frames.append(data)
-        return True
-
-    @property
-    def end(self) -> int:
-        return self.read_to + len(self.frames)
-
-    @property
-    def has_unread(self) -> bool:
-        return len(self.frames) > 0
-
-    def take(
-        self,
-        records_max: int,
-        *,
-        is_left: bool,  # noqa: ARG002 - as for files
-    ) -> tuple[list[Record], int]:
-        """Return the next records, and from how many frames; those stay until `release`."""
-        frames = list(self.frames)[:records_max]
-        return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)
-
-    def release(self, records: int) -> None:
-        for _ in range(records):
-            self.frames.popleft()
-            self.read_to += 1
-
-    def remove(self) -> None:
-        self.frames.clear()
-
-
-Mark = tuple[tuple[_FileSegment | _MemorySegment, int], ...]
+Mark = tuple[tuple[Segment, int], ...]
 """A moment in a journal: each segment and where it ended."""
 
 
@@ -241,7 +89,7 @@ class Journal:
             folder: Where segments are kept (mode 0700); None keeps records in memory.
             owner: Unique name of this process and journal, no path separators.
             records_in_memory_max: Records kept when no file can be written.
-            segment_bytes_max: Size at which a segment is left for a new one.
+            segment_bytes_max: Bytes appended to a segment before it is left for a new one.
         """
         self.folder = folder
         self.owner = owner
@@ -252,24 +100,26 @@ class Journal:
         self._records_in_memory_max = records_in_memory_max
         self._segment_bytes_max = segment_bytes_max
         self._rotation = threading.Lock()
-        self._current: _FileSegment | _MemorySegment | None = None
-        self._segments: deque[_FileSegment | _MemorySegment] = deque()
+        self._current: Segment | None = None
+        self._segments: deque[Segment] = deque()
         self._in_flight: dict[str, bytes] = {}
-        self._number = 0
+        self._numbers = itertools.count(1)
+        self._maps = False
+        self._spare: MappedSegment | None = None
         self._lock_fd: int | None = None
-        self._batch: list[tuple[_FileSegment | _MemorySegment, int, bool]] = []
+        self._batch: list[tuple[Segment, int, bool]] = []
 
     # -- writing
 
     @property
     def is_durable(self) -> bool:
         """Whether records survive this process."""
-        return not isinstance(self._current, _MemorySegment)
+        return not isinstance(self._current, MemorySegment)
 
     @property
     def dropped(self) -> int:
         """How many records were lost because neither file nor memory could take them."""
-        kept = [segment for segment in list(self._segments) if isinstance(segment, _MemorySegment)]
+        kept = [segment for segment in list(self._segments) if isinstance(segment, MemorySegment)]
         return self._dropped + sum(segment.dropped for segment in kept)
 
     def is_in_flight(self, event_id: str) -> bool:
@@ -277,9 +127,9 @@ class Journal:
         return event_id in self._in_flight
 
     @property
-    def has_calls_in_flight(self) -> bool:
-        """Whether any call has begun and not ended."""
-        return bool(self._in_flight)
+    def calls_in_flight(self) -> int:
+        """How many calls have begun and not ended."""
+        return len(self._in_flight)
 
     def mark(self) -> Mark:
         """Return how far records have been appended by now; see `has_reached`."""
@@ -321,16 +171,17 @@ class Journal:
         self._append(frame(payload))
         self.pushed += 1
 
-    def _append(self, data: bytes) -> _FileSegment | _MemorySegment:
+    def _append(self, data: bytes) -> Segment:
         """Write a frame to the current segment and return it; never raises: memory takes what no
         file can.
         """
         while True:
             segment = self._current
             if segment is None:
-                segment = self._rotate(None)
-            segment.writers.append(None)
+                segment = self._rotate(None, room=len(data))
             try:
+                # Inside, since an interrupt may come as soon as it is done.
+                segment.writers.append(None)
                 if segment is not self._current:
                     continue
                 try:
@@ -342,24 +193,28 @@ class Journal:
             finally:
                 segment.writers.pop()
             if not whole:
-                self._rotate(segment)
+                self._rotate(segment, room=len(data))
                 continue
-            if segment.size >= self._segment_bytes_max:
+            if segment.size >= segment.full_at:
                 self._rotate(segment)
             if self._closed:
                 self._close_again(segment)
             return segment
 
-    def _rotate(
-        self, left: _FileSegment | _MemorySegment | None, *, to_memory: bool = False
-    ) -> _FileSegment | _MemorySegment:
-        """Leave a segment for a new one, unless another thread has; return the current one."""
+    def _rotate(self, left: Segment | None, *, room: int = 0, to_memory: bool = False) -> Segment:
+        """Leave a segment for a new one, unless another thread has; return the current one.
+
+        Args:
+            left: The segment that was seen as the current one.
+            room: Bytes for which the new one must have room.
+            to_memory: Whether no file can be written now.
+        """
         with self._rotation:
             current = self._current
             if current is not left and current is not None:
                 return current
             copied = dict(self._in_flight)
-            fresh = self._fresh_segment(copied, to_memory=to_memory)
+            fresh = self._fresh_segment(copied, room=room, to_memory=to_memory)
             self._segments.append(fresh)
             self._current = fresh
             failed, self._failed = self._failed, []
@@ -370,44 +225,76 @@ class Journal:
             self._answer_copy(event_id)
         return fresh
 
-    def _say(self, fresh: _FileSegment | _MemorySegment, failed: list[tuple[str, OSError]]) -> None:
+    def _say(self, fresh: Segment, failed: list[tuple[str, OSError]]) -> None:
         """Say what went wrong in a rotation, outside of its lock: a handler of the application's
         log may come back here.
         """
         for kind, error in failed:
             failures.note(kind, error)
-        if isinstance(fresh, _MemorySegment) and self.folder is not None:
+        if isinstance(fresh, MemorySegment) and self.folder is not None:
             failures.say(
                 "journal_in_memory", "the journal cannot be written; events are kept in memory only"
             )
 
-    def _fresh_segment(
-        self, in_flight: dict[str, bytes], *, to_memory: bool
-    ) -> _FileSegment | _MemorySegment:
+    def _fresh_segment(self, in_flight: dict[str, bytes], *, room: int, to_memory: bool) -> Segment:
         """Return a new segment that begins with the begin records of the calls in flight."""
+        head = sum(map(len, in_flight.values()))
         for _ in range(0 if to_memory else _FILE_TRIES):
-            fresh = self._new_segment(to_memory=False)
+            fresh = self._spare_with(head + room) or self._new_file(head, room)
+            if fresh is None:
+                break
             try:
                 if all(fresh.append(data) for data in in_flight.values()):
+                    fresh.full_at = head + self._segment_bytes_max
                     return fresh
             except OSError as error:
                 self._failed.append(("journal_write", error))
             fresh.remove()
-        fresh = self._new_segment(to_memory=True)
+        memory = MemorySegment(self._records_in_memory_max)
         for data in in_flight.values():
-            fresh.append(data)
-        return fresh
+            memory.append(data)
+        return memory
 
-    def _new_segment(self, *, to_memory: bool) -> _FileSegment | _MemorySegment:
-        if self.folder is not None and not to_memory:
-            try:
-                if self._lock_fd is None:
-                    self._take_folder(self.folder)
-                self._number += 1
-                return _FileSegment(self.folder / f"{self.owner}-{self._number:06d}.seg")
-            except OSError as error:
-                self._failed.append(("journal_folder", error))
-        return _MemorySegment(self._records_in_memory_max)
+    def _spare_with(self, bytes_min: int) -> MappedSegment | None:
+        """Return the segment that was made ahead if that much fits and half of it stays free.
+
+        One that is too small is given up: the file made in its place has a later number.
+        """
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.capacity < bytes_min + self._segment_bytes_max // 2:
+            spare.remove()
+            return None
+        return spare
+
+    def _new_file(self, head: int, room: int) -> WrittenSegment | MappedSegment | None:
+        """Return a new file with room for a head, a record and what makes it full; None where the
+        folder cannot be written.
+        """
+        if self.folder is None:
+            return None
+        try:
+            if self._lock_fd is None:
+                self._take_folder(self.folder)
+            # What ends after `close` is a record or two; that takes no allocated file.
+            mapped = None if self._closed else self._new_mapped(head, room)
+            return mapped or WrittenSegment(self._next_path(self.folder))
+        except OSError as error:
+            self._failed.append(("journal_folder", error))
+            return None
+
+    def _new_mapped(self, head: int, room: int = 0) -> MappedSegment | None:
+        """Return a new mapped segment; None where none can be had."""
+        if self.folder is None or not self._maps:
+            return None
+        try:
+            return MappedSegment(
+                self._next_path(self.folder), head + max(room, self._segment_bytes_max)
+            )
+        except OSError:  # a disk too full to allocate ahead may have room for records
+            return None
+
+    def _next_path(self, folder: Path) -> Path:
+        return folder / f"{self.owner}-{next(self._numbers):06d}.seg"
 
     def _take_folder(self, folder: Path) -> None:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -421,15 +308,42 @@ class Journal:
             os.close(fd)
             raise
         self._lock_fd = fd
+        self._maps = can_map(folder)
         _OWN.add(self.owner)
 
+    # -- looking after the segments, by the delivering thread
+
+    def tend(self) -> None:
+        """Do now and then what no caller should have to."""
+        self.try_files_again()
+        for segment in list(self._segments):
+            if segment is not self._current and not segment.writers:
+                segment.seal()
+        self._make_ahead()
+
     def try_files_again(self) -> None:
-        """Go back from memory to files when that may work again; called now and then by the
-        delivering thread.
-        """
+        """Go back from memory to files when that may work again."""
         current = self._current
-        if isinstance(current, _MemorySegment) and self.folder is not None and not current.frames:
+        if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
             self._rotate(current)
+
+    def _make_ahead(self) -> None:
+        """Make the next mapped segment once the current one is half full."""
+        current, half = self._current, self._segment_bytes_max // 2
+        if not isinstance(current, MappedSegment) or self._spare is not None:
+            return
+        if current.full_at - current.size > half:
+            return
+        spare = self._new_mapped(sum(map(len, list(self._in_flight.values()))))
+        if spare is None:
+            return
+        spare.touch()
+        with self._rotation:
+            # Left meanwhile, the segment in its place has a later number than this one.
+            if self._current is current and not self._closed:
+                self._spare = spare
+                return
+        spare.remove()
 
     # -- reading, by the delivering thread
 
@@ -457,7 +371,7 @@ class Journal:
     def delivered(self) -> None:
         """Note that the ledger has what the last `take` returned; remove finished segments."""
         for segment, position, left in self._batch:
-            if isinstance(segment, _MemorySegment):
+            if isinstance(segment, MemorySegment):
                 segment.release(position)
                 finished = left and not segment.frames
             else:
@@ -482,13 +396,13 @@ class Journal:
         finally:
             os.close(fd)
 
-    def _remove(self, segment: _FileSegment | _MemorySegment) -> None:
+    def _remove(self, segment: Segment) -> None:
         """Take a finished segment away, unless it is current or was closed meanwhile."""
         with self._rotation:
             if segment is self._current or segment not in self._segments:
                 return
             self._segments.remove(segment)
-            self._dropped += segment.dropped if isinstance(segment, _MemorySegment) else 0
+            self._dropped += segment.dropped if isinstance(segment, MemorySegment) else 0
             segment.remove()
 
     def close(self) -> None:
@@ -499,10 +413,13 @@ class Journal:
         """
         with self._rotation:
             self._current = None  # who comes now takes a new segment, for the next process
+            if self._spare is not None:
+                self._spare.remove()
+                self._spare = None
             for segment in list(self._segments):
-                if isinstance(segment, _FileSegment) and self._writers_are_done(segment):
+                if self._writers_are_done(segment):
                     if segment.has_unread or self._in_flight:
-                        os.close(segment.fd)
+                        segment.seal()
                     else:
                         segment.remove()
             self._segments.clear()
@@ -510,19 +427,19 @@ class Journal:
             if not self._in_flight:
                 self._release_folder()
 
-    def _close_again(self, segment: _FileSegment | _MemorySegment) -> None:
+    def _close_again(self, segment: Segment) -> None:
         """Leave what a call wrote that ended after `close`; the last one gives the folder back."""
         with self._rotation:
-            if segment is self._current and isinstance(segment, _FileSegment):
+            if segment is self._current and not isinstance(segment, MemorySegment):
                 self._current = None
                 if segment in self._segments and self._writers_are_done(segment):
                     self._segments.remove(segment)
-                    os.close(segment.fd)
+                    segment.seal()
                 if not self._in_flight:
                     self._release_folder()
 
     @staticmethod
-    def _writers_are_done(segment: _FileSegment) -> bool:
+    def _writers_are_done(segment: Segment) -> bool:
         """Wait for threads in the middle of an append; false if one hangs.
 
         A descriptor that is closed may be the application's next one, and must not be written to
@@ -546,21 +463,21 @@ class Journal:
 
     def renew_after_fork(self, owner: str) -> None:
         """Start anew in a forked child: the parent's files and calls are the parent's."""
-        for segment in self._segments:
-            if isinstance(segment, _FileSegment):
-                os.close(segment.fd)  # the child's copy of the descriptor; the parent keeps its own
+        for segment in (*self._segments, *([self._spare] if self._spare else ())):
+            segment.abandon()  # the child's copy of descriptor and mapping; the parent has its own
         if self._lock_fd is not None:
             os.close(self._lock_fd)
         _OWN.clear()
         self.owner = owner
         self._lock_fd = None
         self._current = None
+        self._spare = None
         self._segments = deque()
         self._in_flight = {}
         self._rotation = threading.Lock()
         self._failed = []
         self._batch = []
-        self._number = 0
+        self._numbers = itertools.count(1)
         self.pushed = 0
 
 

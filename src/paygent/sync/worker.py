@@ -32,7 +32,8 @@ from paygent.core.period import Subscription
 from paygent.failopen import attempt, failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import Ledger, LedgerUnavailable
-from paygent.sync.journal import Journal, Record, adopt, unfinished
+from paygent.sync.journal import Journal, adopt, unfinished
+from paygent.sync.segments import Record
 from paygent.wire import (
     Answer,
     AssignRecord,
@@ -266,7 +267,7 @@ class Worker:
                 self._wake.wait(self._interval_s)
             else:
                 self._idle = True
-                if self._journal.has_calls_in_flight:
+                if self._journal.calls_in_flight:
                     self._wake.wait(self._interval_s)  # a dropped stream wakes nobody
                 elif not self._journal.has_unread:
                     self._wake.wait()
@@ -373,9 +374,9 @@ class Worker:
         """Deliver everything there is; return whether there was anything to do."""
         worked = False
         self.before_round()
-        self._adopt_now_and_then()
-        self._journal.try_files_again()
         while not self._stopping or self._journal.has_unread:
+            self._adopt_now_and_then()
+            self._journal.tend()
             records = self._journal.take(RECORDS_PER_BATCH_MAX)
             events = _events(records)
             now_us = self._now_us()
@@ -391,6 +392,8 @@ class Worker:
             worked = True
             if len(records) < RECORDS_PER_BATCH_MAX:
                 return worked
+            # A busy process may never be without a backlog; who waits, waits for two batches of it.
+            self._finish_round()
         return worked
 
     def _book(self, batch: Batch) -> bool:

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import statistics
 from typing import Any
 
 import pytest
 
-from paygent.core.estimate import Estimate, Observed, Size, bound, expected, measure, observe
+from paygent.core.estimate import (
+    Caution,
+    Estimate,
+    Load,
+    Observed,
+    Size,
+    Taken,
+    bound,
+    cost_of,
+    expect,
+    held_by,
+    load_of,
+    measure,
+    observe,
+    tokens_of,
+    weight_of,
+)
+from paygent.core.pricing import Prices, Rates
 
 
 @pytest.mark.parametrize(
@@ -76,6 +94,21 @@ def test_measure__a_schema_with_any_type__is_text(schema: Any, text_bytes: int) 
     assert measure({"tools": [{"parameters": schema}]}) == Size(text_bytes, 0)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"cache_control": {"type": "ephemeral"}, "messages": []},
+        {"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]},
+        {"messages": [{"role": "user", "content": [{"type": "image", "cache_control": {}}]}]},
+        {"messages": [{"role": "u", "content": "x", "cache_control": {"type": "ephemeral"}}]},
+    ],
+)
+def test_measure__a_request_that_writes_a_cache__says_so(body: Any) -> None:
+    """Wherever the provider may be asked for it."""
+    assert measure(body).caches
+    assert not measure({"messages": [{"role": "user", "content": "cache_control"}]}).caches
+
+
 @pytest.mark.parametrize(("depth", "text_bytes"), [(25, 1), (26, 0), (5000, 0)])
 def test_measure__deep_nesting__is_followed_to_a_bound(depth: int, text_bytes: int) -> None:
     """Nesting is followed 25 deep, and the rest is not counted rather than recursed into."""
@@ -104,85 +137,187 @@ def test_measure__a_body_that_contains_itself__ends(times: int) -> None:
     assert measure(body).text_bytes >= 2
 
 
+RATES = Rates(Prices(input=10**12, output=4 * 10**12), source="plan")  # $1 and $4 per million
+CAUTION = Caution(buffer_tokens=4096, model_max_tokens=None, safety_ppm=1_200_000)
+
+
+def seen(*calls: Taken) -> Observed:
+    """Return what these calls, in order, leave to be expected."""
+    observed = Observed()
+    for call in calls:
+        observed = observe(observed, call, RATES)
+    return observed
+
+
 def test_observe__a_settled_call__is_added() -> None:
-    """A part weighs as many bytes as its tokens would have as text."""
-    assert observe(Observed(2, 100, 30, 9), Size(10, 1), 7, 3) == Observed(3, 6110, 37, 12)
+    """Sums grow by what the call took, and by what its tokens cost at the plain prices."""
+    assert observe(Observed(), Taken(100, 7, 3, 25_000), RATES) == Observed(
+        1, 100, 7, 3, 25_000, 7_000 + 12_000, 0, 0
+    )
 
 
-@pytest.mark.parametrize(
-    ("calls", "seen"),
-    [(199, Observed(200, 410, 107, 54)), (200, Observed(101, 210, 57, 28))],
-)
-def test_observe__two_hundred_calls__are_halved(calls: int, seen: Observed) -> None:
+def test_observe__calls_that_differ__have_a_running_variance() -> None:
+    """What the calls took beside their running mean sums up to the variance of all of them."""
+    outputs = [100, 140, 90, 130, 120, 80, 150, 110]
+    observed = seen(*(Taken(40, 10, each, 10_000 + 4_000 * each) for each in outputs))
+    variance = statistics.variance(outputs)
+    assert observed.spread_tokens / (len(outputs) - 1) == pytest.approx(variance, rel=0.02)
+    assert observed.spread_nano / (len(outputs) - 1) == pytest.approx(variance * 4_000**2, rel=0.02)
+
+
+def test_observe__two_hundred_calls__are_halved() -> None:
     """At 200 calls the sums are halved, so that the mean follows a change."""
-    assert observe(Observed(calls, 400, 100, 51), Size(10, 0), 7, 3) == seen
+    before = Observed(200, 400, 100, 50, 300_000, 300_000, 1_000, 2_000)
+    after = observe(before, Taken(2, 1, 1, 5_000), RATES)
+    assert after[:4] == (101, 202, 51, 26)
+    assert after.spread_tokens < 600
 
 
-NEW = Observed()
-KNOWN = Observed(calls=3, input_bytes=3000, input_tokens=700, output_tokens=100)
+def test_weight_of__a_size__counts_a_part_as_the_text_of_its_tokens() -> None:
+    """A part weighs as many bytes as its tokens would have as text."""
+    assert weight_of(Size(10, 2)) == 10 + 2 * 6_000
+
+
+ALIKE = Taken(300, 70, 34, 206_000)
 
 
 @pytest.mark.parametrize(
-    ("size", "seen", "max_tokens", "model_max_tokens", "estimate"),
+    ("weight", "calls", "max_tokens", "model_max_tokens", "estimate"),
     [
         # Not yet observed: a quarter token a byte and the buffer, both times 1.2, rounded up.
-        (Size(400, 0), NEW, None, None, Estimate(120, 4916)),
-        (Size(1, 0), NEW, None, None, Estimate(1, 4916)),
-        (Size(0, 0), NEW, None, None, Estimate(0, 4916)),
-        (Size(0, 1), NEW, None, None, Estimate(1800, 4916)),
+        (400, 0, None, None, Estimate(120, 4916)),
+        (1, 0, None, None, Estimate(1, 4916)),
+        (0, 0, None, None, Estimate(0, 4916)),
         # The request's bound is no estimate and is not multiplied.
-        (Size(400, 0), NEW, 100, None, Estimate(120, 100)),
-        (Size(400, 0), NEW, 0, None, Estimate(120, 0)),
-        # The model's maximum bounds both, after the factor too.
-        (Size(400, 0), NEW, None, 1000, Estimate(120, 1000)),
-        (Size(400, 0), NEW, None, 4500, Estimate(120, 4500)),
-        (Size(400, 0), NEW, 5000, 1000, Estimate(120, 1000)),
-        (Size(400, 0), NEW, 100, 1000, Estimate(120, 100)),
-        # Two calls are not believed yet.
-        (Size(400, 0), KNOWN._replace(calls=2), 100, None, Estimate(120, 100)),
+        (400, 0, 100, None, Estimate(120, 100)),
+        (400, 0, 0, None, Estimate(120, 0)),
+        # The model's maximum bounds the buffer, after the factor too.
+        (400, 0, None, 1000, Estimate(120, 1000)),
+        (400, 0, None, 4500, Estimate(120, 4500)),
+        # From the first on the input is known, times 1.2; the output is not believed yet.
+        (300, 1, None, None, Estimate(84, 4916)),
+        (300, 2, 100, None, Estimate(84, 100)),
         # Three are: the mean of each, rounded up, never above the request's bound.
-        (Size(300, 0), KNOWN, None, None, Estimate(70, 34)),
-        (Size(301, 0), KNOWN, 500, None, Estimate(71, 34)),
-        (Size(300, 0), KNOWN, 20, None, Estimate(70, 20)),
-        (Size(300, 0), KNOWN._replace(input_bytes=0), None, None, Estimate(75, 34)),
+        (300, 3, None, None, Estimate(70, 34)),
+        (301, 3, 500, None, Estimate(71, 34)),
+        (300, 3, 20, None, Estimate(70, 20)),
     ],
 )
-def test_expected__a_request__is_the_mean_or_the_buffer(
-    size: Size,
-    seen: Observed,
+def test_expect__a_request__is_the_mean_or_the_buffer(
+    weight: int,
+    calls: int,
     max_tokens: int | None,
     model_max_tokens: int | None,
     estimate: Estimate,
 ) -> None:
     """Until three calls were observed the buffer and the factor hold, then the mean does."""
-    assert (
-        expected(
-            size,
-            seen,
-            max_tokens=max_tokens,
-            buffer_tokens=4096,
-            model_max_tokens=model_max_tokens,
-            safety_ppm=1_200_000,
-            generates=True,
-        )
-        == estimate
-    )
+    own = seen(*[ALIKE] * calls)
+    caution = CAUTION._replace(model_max_tokens=model_max_tokens)
+    assert tokens_of(expect(own, own, caution), weight, max_tokens) == estimate
 
 
-@pytest.mark.parametrize(("seen", "input_tokens"), [(NEW, 90), (KNOWN, 70)])
-def test_expected__a_route_without_output__holds_input_only(
-    seen: Observed, input_tokens: int
-) -> None:
+def test_expect__a_route_without_output__holds_input_only() -> None:
     """An embedding holds no output, observed or not."""
-    assert expected(
-        Size(300, 0),
-        seen,
-        max_tokens=None,
-        buffer_tokens=4096,
-        model_max_tokens=None,
-        safety_ppm=1_200_000,
-        generates=False,
-    ) == Estimate(input_tokens, 0)
+    caution = CAUTION._replace(generates=False)
+    embedded = Taken(300, 70, 0, 70_000)
+    for own in (Observed(), seen(embedded), seen(*[embedded] * 3)):
+        assert tokens_of(expect(own, own, caution), 300, None).output_tokens == 0
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 50])
+def test_expect__five_characters_billed_as_a_thousand_tokens__are_held_as_such(calls: int) -> None:
+    """Tokens that no text of the request can be are expected of every call, not of every byte."""
+    own = seen(*[Taken(5, 1000, 50, 1_200_000)] * calls)
+    expectation = expect(own, own, CAUTION)
+    assert tokens_of(expectation, 5, 50).input_tokens >= 1000
+    assert tokens_of(expectation, 5_000, 50).input_tokens <= 2 * (1_000 + 5_000)
+
+
+def test_expect__a_request_without_text__is_expected_as_those_before() -> None:
+    """Calls of which nothing can be measured have the mean of what they took."""
+    own = seen(*[Taken(0, 1000, 50, 1_200_000)] * 3)
+    assert tokens_of(expect(own, own, CAUTION), 0, None) == Estimate(1000, 50)
+
+
+def test_expect__few_calls_of_the_user__takes_the_larger_of_theirs_and_everyones() -> None:
+    """A heavy user is not held like the light ones, from the first call on, nor the other way."""
+    everyone = seen(*[Taken(400, 100, 100, 500_000)] * 5)
+    heavy = tokens_of(expect(seen(Taken(400, 500, 900, 4_100_000)), everyone, CAUTION), 400, None)
+    light = tokens_of(expect(seen(Taken(400, 50, 10, 90_000)), everyone, CAUTION), 400, None)
+    nobody = tokens_of(expect(Observed(), everyone, CAUTION), 400, None)
+    assert heavy == Estimate(600, 1080)  # all of it times 1.2
+    assert light == nobody == Estimate(100, 100)
+
+
+def test_expect__three_calls_of_the_user__count_alone() -> None:
+    """Once a user's own calls are known, everyone's are not asked."""
+    everyone = seen(*[Taken(400, 100, 100, 500_000)] * 50)
+    own = seen(*[Taken(400, 200, 20, 280_000)] * 3)
+    assert tokens_of(expect(own, everyone, CAUTION), 400, None) == Estimate(200, 20)
+
+
+@pytest.mark.parametrize(
+    ("cost_nano", "expected_nano"),
+    [
+        (206_000, 206_000),  # as listed
+        (103_000, 103_000),  # half of it, since most of the input was cached
+        (20_206_000, 20_206_000),  # tools on top of it
+    ],
+)
+def test_cost_of__calls_that_cost_other_than_their_tokens__is_what_they_cost(
+    cost_nano: int, expected_nano: int
+) -> None:
+    """Caches, fees and tools are in what is held, since they were in what was paid."""
+    own = seen(*[ALIKE._replace(cost_nano=cost_nano)] * 3)
+    expectation = expect(own, own, CAUTION)
+    assert cost_of(expectation, tokens_of(expectation, 300, None), RATES) == expected_nano
+
+
+def test_cost_of__a_free_model_with_tools__is_what_the_tools_cost() -> None:
+    """Where tokens cost nothing, what calls cost beside them is expected of each."""
+    free = Rates(Prices(), source="plan")
+    own = Observed()
+    for _ in range(3):
+        own = observe(own, Taken(300, 70, 34, 40_000), free)
+    expectation = expect(own, own, CAUTION)
+    assert cost_of(expectation, Estimate(70, 34), free) == 40_000
+
+
+def test_expect__a_user_who_pays_more__is_held_at_the_dearer_ratio() -> None:
+    """With one call of the user's own, the larger ratio of cost to tokens counts."""
+    everyone = seen(*[ALIKE] * 5)
+    own = seen(ALIKE._replace(cost_nano=412_000))
+    expectation = expect(own, everyone, CAUTION)
+    assert cost_of(expectation, Estimate(70, 34), RATES) == 412_000
+
+
+def test_load_of__calls_alike__have_no_spread() -> None:
+    """Equal calls weigh exactly what they take, so that a set of them holds its exact sum."""
+    own = seen(*[ALIKE] * 5)
+    expectation = expect(own, own, CAUTION)
+    assert load_of(expectation, "spend", 300, None, RATES) == Load(206_000)
+    assert load_of(expectation, "tokens", 300, None, RATES) == Load(104)
+    assert load_of(expectation, "calls", 300, None, RATES) == Load(1)
+
+
+def test_load_of__calls_that_differ__weigh_their_spread_unless_they_stop_before() -> None:
+    """A call whose own bound is below what is expected takes just that, and has no spread."""
+    own = seen(*(Taken(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
+    expectation = expect(own, own, CAUTION)
+    free = load_of(expectation, "tokens", 40, None, RATES)
+    assert free == Load(110, expectation.variance_tokens, expectation.drift_tokens)
+    assert min(free) > 0
+    spend = load_of(expectation, "spend", 40, None, RATES)
+    assert spend[1:] == (expectation.variance_nano, expectation.drift_nano)
+    assert min(spend) > 0
+    assert load_of(expectation, "tokens", 40, 20, RATES) == Load(30)
+
+
+def test_held_by__a_set_of_calls__is_its_mean_and_two_deviations() -> None:
+    """Errors of single calls cancel, the error of the mean that they share does not."""
+    assert held_by(1_000, 0, 0) == 1_000
+    assert held_by(1_000, 900, 0) == 1_060
+    assert held_by(1_000, 900, 40) == 1_100
 
 
 @pytest.mark.parametrize(

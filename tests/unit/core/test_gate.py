@@ -9,6 +9,7 @@ from paygent.core.gate import (
     Lines,
     Reading,
     Verdict,
+    contention,
     decide,
     judge,
     lines_of,
@@ -74,45 +75,46 @@ def test_decide__the_lines_to_the_nano_dollar__warn_and_block_exactly_there(
 
 
 @pytest.mark.parametrize(
-    ("spent", "held", "need", "strict", "straddled", "verdict"),
+    ("spent", "held", "need", "strict", "verdict"),
     [
         # Room for all of it, up to exactly the line.
-        (0, 0, 0, False, False, "fits"),
-        (0, 0, 100, False, False, "fits"),
-        (60, 30, 10, False, False, "fits"),
-        (60, 30, 10, True, False, "fits"),
-        (99, 0, 0, True, False, "fits"),
+        (0, 0, 0, False, "fits"),
+        (0, 0, 100, False, "fits"),
+        (60, 30, 10, False, "fits"),
+        (60, 30, 10, True, "fits"),
+        (99, 0, 0, True, "fits"),
         # The one call that crosses the line.
-        (60, 30, 11, False, False, "straddles"),
-        (0, 0, 101, False, False, "straddles"),
-        (60, 30, 11, False, True, "contention"),
+        (60, 30, 11, False, "straddles"),
+        (0, 0, 101, False, "straddles"),
+        # The one that crosses it fills the line for the others.
+        (60, 41, 1, False, "contention"),
         # Only holds are in the way.
-        (60, 40, 10, False, False, "contention"),
-        (60, 40, 0, False, False, "contention"),
-        (60, 30, 11, True, False, "contention"),
-        (60, 40, 0, True, False, "contention"),
-        (60, 40, 40, True, False, "contention"),
+        (60, 40, 10, False, "contention"),
+        (60, 40, 0, False, "contention"),
+        (60, 30, 11, True, "contention"),
+        (60, 40, 0, True, "contention"),
+        (60, 40, 40, True, "contention"),
         # The cap is used up, or a strict call could never fit.
-        (100, 0, 0, False, False, "exhausted"),
-        (100, 0, 10, False, False, "exhausted"),
-        (101, 0, 0, True, False, "exhausted"),
-        (100, 50, 10, False, True, "exhausted"),
-        (60, 0, 41, True, False, "exhausted"),
-        (60, 40, 41, True, False, "exhausted"),
+        (100, 0, 0, False, "exhausted"),
+        (100, 0, 10, False, "exhausted"),
+        (101, 0, 0, True, "exhausted"),
+        (100, 50, 10, False, "exhausted"),
+        (60, 0, 41, True, "exhausted"),
+        (60, 40, 41, True, "exhausted"),
     ],
 )
 def test_judge__a_line_of_100__says_what_stands_in_the_way(
-    spent: int, held: int, need: int, strict: bool, straddled: bool, verdict: Verdict
+    spent: int, held: int, need: int, strict: bool, verdict: Verdict
 ) -> None:
     """A refusal says whether holds are in the way or the cap is used up; strict never straddles."""
-    assert judge(spent, held, need, 100, strict=strict, straddled=straddled) == verdict
+    assert judge(spent, held, need, 100, strict=strict) == verdict
 
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("need", [0, 1])
 def test_judge__a_line_of_zero__is_always_exhausted(need: int, strict: bool) -> None:
     """A cap of 0 refuses the first call, a free one too."""
-    assert judge(0, 0, need, 0, strict=strict, straddled=False) == "exhausted"
+    assert judge(0, 0, need, 0, strict=strict) == "exhausted"
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -184,10 +186,22 @@ def test_decide__contention__is_retryable_and_keeps_the_limit() -> None:
 
 
 def test_decide__another_call_straddles__is_contention() -> None:
-    """While one call crosses the line, the next waits for it."""
+    """While one call crosses the line, which it fills, the next waits for it."""
     reading = dollar(900_000_000, 50_000_000, 100_000_000)
     assert decide((reading,), strict=False).status == "soft_gate"
-    assert decide((reading._replace(straddled=True),), strict=False).reason == "contention"
+    filled = reading._replace(held=150_000_000)
+    assert decide((filled,), strict=False).reason == "contention"
+
+
+def test_contention__of_an_account__has_the_call_wait_for_it() -> None:
+    """A call that might straddle can be told to wait all the same."""
+    decision = contention(dollar(100_000_000, 50_000_000, USD), strict=False)
+    assert (decision.status, decision.reason, decision.retryable, decision.limit) == (
+        "hard_gate",
+        "contention",
+        True,
+        "total_spend",
+    )
 
 
 def test_decide__strict__refuses_what_could_pass_the_cap() -> None:

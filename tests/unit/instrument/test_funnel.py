@@ -36,6 +36,7 @@ from paygent.instrument.funnel import (
     wrap_resource,
     wrap_sync,
 )
+from paygent.ledger.flights import Hold, Use
 from paygent.meter import Meter
 from paygent.testing import Answer, FakeProvider
 
@@ -331,7 +332,7 @@ def call_of(plan: PlanConfig | None = None) -> Call:
     call = Call()
     call.plan = plan or PlanConfig()
     call.ends, call.drops_usage_chunk = [None], False
-    call.estimate = Estimate(5, 7)
+    call.hold = Hold(Use(Estimate(5, 7), 0), "gpt-4o")
     return call
 
 

@@ -36,6 +36,7 @@ from paygent.instrument.stream import (
     tap_stream,
     text_bytes,
 )
+from paygent.ledger.flights import Hold, Use
 from paygent.meter import Meter
 from paygent.testing import Answer, FakeProvider
 
@@ -70,7 +71,7 @@ def call_of() -> Call:
     """A call under way."""
     call = Call()
     call.ends, call.drops_usage_chunk = [None], False
-    call.estimate = ESTIMATE
+    call.hold = Hold(Use(ESTIMATE, 0), "gpt-4o")
     return call
 
 

@@ -26,6 +26,7 @@ from tests.contract.samples import (
 
 import paygent.ledger.accounts as accounts_module
 from paygent.core.account import AccountKey
+from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.period import Subscription
@@ -39,7 +40,9 @@ from paygent.core.plan import (
 )
 from paygent.failopen import failures
 from paygent.ledger import books
-from paygent.ledger.accounts import Accounts, Hold, User
+from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.flights import Hold, Use
+from paygent.ledger.waiting import Waiter
 from paygent.settings import MISSING_USER_ID
 from paygent.wire import Answer, SessionRecord, SessionState, UserLedger
 
@@ -74,19 +77,15 @@ def try_hold(
     model: str = "gpt-4o",
     at_us: int = NOON_US,
     user_id: str = "ann",
-    **flags: bool,
+    strict: bool = False,
+    enforce: bool = True,
 ) -> Hold | Decision:
     """Ask for a hold as the meter does."""
     user = accounts.user(user_id, at_us)
-    return accounts.hold(
-        user,
-        session_id,
-        model,
-        cost_nano=cost_nano,
-        tokens=tokens,
-        at_us=at_us,
-        **{"strict": False, **flags},
-    )
+    hold = Hold(Use(Estimate(tokens, 0), cost_nano), model, session_id, at_us, owner=object())
+    decision = accounts.hold(user, hold, strict=strict, enforce=enforce)
+    assert not isinstance(decision, Waiter)
+    return hold if decision is None else decision
 
 
 def held(accounts: Accounts, cost_nano: int, **arguments: Any) -> Hold:
@@ -111,12 +110,11 @@ def settle(accounts: Accounts, event_id: str, hold: Hold | None = None, **fields
 
 
 def all_held(user: User) -> list[int]:
-    """Return what is held and straddled anywhere; zeros when nothing is in flight."""
+    """Return what is held, in flight and waiting anywhere; zeros when nothing is in flight."""
     return [
         *(account.held for account in user.books.values()),
-        *(account.straddlers for account in user.books.values()),
-        *(use.held_cost_nano for use in user.models.values()),
-        *(use.held_tokens for use in user.models.values()),
+        *(len(account.calls) for account in user.books.values()),
+        *(len(account.waiting) for account in user.books.values()),
     ]
 
 
@@ -166,15 +164,15 @@ def test_hold__that_fits_everywhere__is_on_every_account_of_the_call() -> None:
     )
     hold = held(accounts, 70, tokens=30)
     user = accounts.users["ann"]
-    assert {account.key: part for account, part in hold.parts} == {
+    assert {account.key: account.held for account in hold.accounts} == {
         period_key(): 70,
         session_key("s1"): 70,
         period_key("tokens", "gpt-4o"): 30,
         day_key("calls"): 1,
     }
     assert accounts.figures(user, "s1", NOON_US).held_cost_nano == 70
-    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (0, 0, 30)}
-    accounts.release(user, hold)
+    assert accounts.figures(user, "s1", NOON_US).held_tokens == {"gpt-4o": 30}
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
 
 
@@ -182,7 +180,7 @@ def test_hold__without_a_session__leaves_session_limits_out() -> None:
     """A call that belongs to no session is not counted in one."""
     accounts = make_accounts(capped(max_spend_per_session=usd(1)))
     hold = held(accounts, 70, session_id="")
-    assert [account.key for account, _ in hold.parts] == [period_key()]
+    assert [account.key for account in hold.accounts] == [period_key()]
 
 
 def test_hold__refused_by_one_account__holds_on_none() -> None:
@@ -212,14 +210,13 @@ def test_hold__the_straddler__holds_all_that_is_left_and_is_the_only_one() -> No
     first = held(accounts, 600)
     straddler = held(accounts, 600)
     user = accounts.users["ann"]
-    assert {account.key: part for account, part in straddler.parts}[period_key()] == 400
-    assert [account.key for account in straddler.straddled] == [period_key()]
+    assert refused(accounts, 1)[:6] == ("hard_gate", "contention", 1_000_000, 0, 1_000, 1_000)
     assert refused(accounts, 1).retryable is True
-    accounts.release(user, straddler)
+    accounts.release(accounts.users["ann"], straddler)
     again = held(accounts, 401)
-    assert len(again.straddled) == 1
-    accounts.release(user, again)
-    accounts.release(user, first)
+    assert refused(accounts, 1).retryable is True
+    accounts.release(accounts.users["ann"], again)
+    accounts.release(accounts.users["ann"], first)
     assert set(all_held(user)) == {0}
 
 
@@ -267,11 +264,11 @@ def test_hold__holds_in_the_way__is_contention_and_spend_is_exhaustion() -> None
 def test_hold__strict__never_passes_the_line() -> None:
     """A strict call fits whole or waits or is refused; it never straddles."""
     accounts = make_accounts(capped())
-    hold = held(accounts, 600, strict=True)
+    held(accounts, 600, strict=True)
     assert refused(accounts, 401, strict=True).retryable is True
     assert refused(accounts, 1_001, strict=True).retryable is False
     assert isinstance(try_hold(accounts, 400, strict=True), Hold)
-    assert hold.straddled == ()
+    assert accounts.users["ann"].books[period_key()].held == 1_000
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -289,7 +286,7 @@ def test_hold__not_enforced__holds_whole_whatever_the_limit_says() -> None:
     hold = held(accounts, 500, enforce=False)
     user = accounts.users["ann"]
     assert user.books[period_key()].held == 500
-    accounts.release(user, hold)
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
 
 
@@ -336,7 +333,7 @@ def test_settle__without_a_hold__counts_a_manual_event() -> None:
     settle(accounts, "a", session_id="s9", cost_tools_nano=5)
     user = accounts.users["ann"]
     assert (spent(user, period_key()), spent(user, session_key("s9"))) == (105, 105)
-    assert accounts.figures(user, "s9", NOON_US).by_model == {"gpt-4o": (30, 105, 0)}
+    assert accounts.figures(user, "s9", NOON_US).by_model == {"gpt-4o": (30, 105)}
 
 
 def test_settle__an_event_without_a_model__is_in_no_model_figure() -> None:
@@ -353,7 +350,7 @@ def test_settle__answered_by_another_model__releases_the_one_and_counts_the_othe
     hold = held(accounts, 50, tokens=9, model="gpt-4o")
     settle(accounts, "a", hold, model="o3", model_key="o3")
     figures = accounts.figures(accounts.users["ann"], "s1", NOON_US)
-    assert figures.by_model == {"gpt-4o": (0, 0, 0), "o3": (30, 100, 0)}
+    assert figures.by_model == {"o3": (30, 100)}
 
 
 # -- warnings
@@ -379,16 +376,19 @@ def test_hold__every_call_warns__where_the_product_chose_so() -> None:
     assert [len(held(accounts, 10).warnings) for _ in range(3)] == [1, 1, 1]
 
 
-def test_hold__refused__does_not_use_up_a_warning() -> None:
-    """A warning that nobody saw is still due."""
+def test_hold__refused_by_another_limit__warns_of_those_past_their_line() -> None:
+    """A limit that is newly past its line warns, also with a call that another one refuses."""
     accounts = make_accounts(
         capped(10_000, soft_gate_at=0.5, limits=(Limit("calls", window="day", cap=1),))
     )
     settle(accounts, "a", cost_tokens_nano=5_000)
-    refused(accounts, 1)
-    tomorrow = NOON_US + DAY_US
-    reasons = [reading.reason for reading in held(accounts, 1, at_us=tomorrow).warnings]
-    assert "total_spend" in reasons
+    user = accounts.user("ann", NOON_US)
+    reasons = []
+    for _ in range(2):
+        hold = Hold(Use(Estimate(1, 0), 1), "gpt-4o", "s1", NOON_US)
+        assert isinstance(accounts.hold(user, hold, strict=False), Decision)
+        reasons.append([reading.reason for reading in hold.warnings])
+    assert reasons == [["total_spend"], []]
 
 
 def test_hold__several_limits_past_their_lines__each_warns() -> None:
@@ -475,12 +475,12 @@ def test_session__opened_by_another_thread_meanwhile__is_taken_over() -> None:
     accounts = make_accounts(PlanConfig())
     user = accounts.user("ann", NOON_US)
     got: list[str] = []
-    accounts.lock.acquire()
+    user.lock.__enter__()
     thread = threading.Thread(target=lambda: got.append(accounts.session(user, None, NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     user.open_session = SessionState("theirs", NOON_US, NOON_US)
-    accounts.lock.release()
+    user.lock.__exit__(None, None, None)
     thread.join(10)
     assert (got, accounts.take_opened()) == (["theirs"], [])
 
@@ -522,7 +522,7 @@ def test_settle__after_midnight__goes_to_the_day_in_which_the_call_began() -> No
     next_day = day_key(at_us=late + 1)
     assert (spent(user, day_key()), spent(user, next_day)) == (100, 0)
     assert (user.books[day_key()].held, user.books[next_day].held) == (0, 1_000)
-    accounts.release(user, tomorrow)
+    accounts.release(accounts.users["ann"], tomorrow)
     assert set(all_held(user)) == {0}
 
 
@@ -535,11 +535,11 @@ def test_user__at_the_end_of_a_period__starts_a_new_one_with_calls_in_flight() -
     user = accounts.users["ann"]
     old, new = period_key(at_us=last), period_key(at_us=MONTH.end_us)
     assert user.books[old].held == 700
-    accounts.release(user, voided)
+    accounts.release(accounts.users["ann"], voided)
     event = settle(accounts, "a", settled, at_us=last)
-    accounts.release(user, full)
+    accounts.release(accounts.users["ann"], full)
     assert (spent(user, old), spent(user, new)) == (100, 0)
-    assert accounts.figures(user, "s1", MONTH.end_us).by_model == {"gpt-4o": (0, 0, 0)}
+    assert accounts.figures(user, "s1", MONTH.end_us).by_model == {}
     assert set(all_held(user)) == {0}
     accounts.acknowledge([event], Answer(frozenset({"a"})), MONTH.end_us)
     assert (user.books[old].undelivered, user.pending) == (0, {})
@@ -552,11 +552,11 @@ def test_user__a_period_later__forgets_accounts_that_nothing_refers_to() -> None
     hold = held(accounts, 1, at_us=NOON_US)
     idle = held(accounts, 1, at_us=NOON_US + DAY_US)
     user = accounts.users["ann"]
-    accounts.release(user, idle)
+    accounts.release(accounts.users["ann"], idle)
     accounts.user("ann", MONTH.end_us)
     kept = {key for key in user.books if key.end_us <= MONTH.end_us}
     assert kept == {period_key(), day_key(), day_key(at_us=NOON_US - DAY_US)}
-    accounts.release(user, hold)
+    accounts.release(accounts.users["ann"], hold)
 
 
 def test_user__a_subscription__renews_by_its_own_length() -> None:
@@ -626,7 +626,7 @@ def test_set_plan__in_the_middle_of_a_period__keeps_what_was_spent() -> None:
     accounts.set_plan("pro", capped(1_000))
     user = accounts.users["ann"]
     assert isinstance(try_hold(accounts, 450), Hold)
-    accounts.release(user, hold)
+    accounts.release(accounts.users["ann"], hold)
     assert spent(user, period_key()) == 500
 
 
@@ -666,9 +666,9 @@ def test_assign__in_the_middle_of_a_period__keeps_spend_holds_and_figures() -> N
     before = accounts.figures(user, "s1", NOON_US)
     accounts.assign("ann", "gold", None, None, NOON_US)
     assert accounts.figures(user, "s1", NOON_US) == before
-    accounts.release(user, hold)
+    accounts.release(accounts.users["ann"], hold)
     after = accounts.figures(user, "s1", NOON_US)
-    assert (after.held_cost_nano, after.by_model) == (0, {"gpt-4o": (30, 100, 0)})
+    assert (after.held_cost_nano, after.by_model) == (0, {"gpt-4o": (30, 100)})
 
 
 def test_assign__with_calls_in_flight__leaves_no_hold_behind_and_none_negative() -> None:
@@ -678,9 +678,9 @@ def test_assign__with_calls_in_flight__leaves_no_hold_behind_and_none_negative()
     accounts.assign("ann", "pro", None, None, NOON_US)
     second = held(accounts, 20, tokens=3)
     user = accounts.users["ann"]
-    accounts.release(user, first)
+    accounts.release(accounts.users["ann"], first)
     assert accounts.figures(user, "s1", NOON_US).held_cost_nano == 20
-    accounts.release(user, second)
+    accounts.release(accounts.users["ann"], second)
     assert set(all_held(user)) == {0}
 
 
@@ -693,7 +693,7 @@ def test_assign__with_events_on_their_way__figures_stay_exact_after_their_delive
     user = accounts.users["ann"]
     booked = [first, second]
     accounts.acknowledge(booked, answer_for(accounts, booked, counted=booked), NOON_US)
-    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (60, 200, 0)}
+    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (60, 200)}
 
 
 def test_assign__the_users_own_version__wins_over_the_plan() -> None:
@@ -787,10 +787,10 @@ def test_read__a_subscription_that_ended__keeps_figures_at_every_reading() -> No
     hold = held(accounts, 50, tokens=7)
     for _ in range(2):
         accounts.read(answer_for(accounts, plan="pro", subscription=period), NOON_US)
-    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100, 7)}
-    accounts.release(user, hold)
+    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
+    accounts.release(accounts.users["ann"], hold)
     accounts.acknowledge([event], answer_for(accounts, [event], counted=[event]), NOON_US)
-    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100, 0)}
+    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
 
 
 # -- the ledger's figures
@@ -807,7 +807,7 @@ def test_acknowledge__delivered_events__move_from_undelivered_to_base() -> None:
     account = user.books[period_key()]
     assert (account.base, account.undelivered, account.spent) == (1_000, 0, 1_000)
     assert (user.pending, accounts.deliveries) == ({}, 1)
-    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (60, 1_000, 0)}
+    assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (60, 1_000)}
 
 
 def test_acknowledge__while_more_is_settled__keeps_what_is_not_delivered_yet() -> None:
@@ -859,7 +859,7 @@ def test_acknowledge__late__after_the_period_ended__leaves_the_new_period_alone(
     user = accounts.users["ann"]
     old, new = period_key(at_us=MONTH.end_us - 1), period_key(at_us=MONTH.end_us)
     assert (spent(user, old), user.books[old].undelivered, spent(user, new)) == (100, 0, 100)
-    assert accounts.figures(user, "", MONTH.end_us).by_model == {"gpt-4o": (30, 100, 0)}
+    assert accounts.figures(user, "", MONTH.end_us).by_model == {"gpt-4o": (30, 100)}
 
 
 def test_acknowledge__users_that_are_not_known_here__are_passed_over() -> None:
@@ -948,20 +948,20 @@ def test_read__a_model_that_this_process_never_used__is_in_the_figures() -> None
     theirs = make_event("theirs", model="o3", model_key="o3")
     accounts.read(answer_for(accounts, [theirs]), NOON_US)
     accounts.read(answer_for(accounts, [theirs]), NOON_US)
-    assert accounts.figures(user, "", NOON_US).by_model == {"o3": (30, 1_000, 0)}
+    assert accounts.figures(user, "", NOON_US).by_model == {"o3": (30, 1_000)}
 
 
 def test_user__made_by_another_thread_meanwhile__is_that_one() -> None:
     """Two first calls of a user at once make one user."""
     accounts = make_accounts(capped())
     got: list[User] = []
-    accounts.lock.acquire()
+    accounts.lock.__enter__()
     thread = threading.Thread(target=lambda: got.append(accounts.user("ann", NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     made = accounts.users["ann"] = User("ann", "pro")
     accounts._refresh_plan(made, NOON_US)
-    accounts.lock.release()
+    accounts.lock.__exit__(None, None, None)
     thread.join(10)
     assert got[0] is made
 
@@ -972,7 +972,7 @@ def test_release__a_call_that_the_figures_do_not_know_any_more__changes_no_figur
     hold = held(accounts, 50, tokens=7)
     user = accounts.users["ann"]
     user.models.clear()
-    accounts.release(user, hold)
+    accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
     assert accounts.figures(user, "", NOON_US).by_model == {}
 
@@ -1097,11 +1097,11 @@ def test_hold__many_sessions__keeps_few_of_them_in_memory(monkeypatch: pytest.Mo
     pending = settle(accounts, "a", session_id="pending")
     for number in range(100):
         accounts.waited(user, f"s{number}", NOON_US)
-        accounts.release(user, held(accounts, 1, session_id=f"s{number}"))
+        accounts.release(accounts.users["ann"], held(accounts, 1, session_id=f"s{number}"))
     assert len(user.books) <= 9
     assert len(user.sessions) <= 9
     assert spent(user, session_key("pending")) == 100
-    accounts.release(user, busy)
+    accounts.release(accounts.users["ann"], busy)
     accounts.acknowledge([pending], Answer(frozenset({"a"})), NOON_US)
     assert set(all_held(user)) == {0}
 
@@ -1119,7 +1119,7 @@ def test_hold__pruned_in_the_middle_of_a_call__still_counts_its_session(
     )
     user = accounts.user("ann", NOON_US)
     for session_id in ("old1", "old2"):
-        accounts.release(user, held(accounts, 1, session_id=session_id))
+        accounts.release(accounts.users["ann"], held(accounts, 1, session_id=session_id))
     tomorrow = NOON_US + DAY_US  # the call opens its session's account, then the new day's
     hold = held(accounts, 1_000, session_id="mine", at_us=tomorrow)
     settle(accounts, "a", hold, session_id="mine", at_us=tomorrow, cost_tokens_nano=1_000)
@@ -1132,7 +1132,7 @@ def test_route__many_models_and_sessions__are_remembered_up_to_a_bound() -> None
     accounts = make_accounts(capped(10**9))
     user = accounts.user("ann", NOON_US)
     for number in range(200):
-        accounts.release(user, held(accounts, 1, model=f"model-{number}"))
+        accounts.release(accounts.users["ann"], held(accounts, 1, model=f"model-{number}"))
     assert len(user.routes) <= 64
     assert set(all_held(user)) == {0}
 
@@ -1186,7 +1186,7 @@ def test_accounts__fifty_threads_hammering__end_with_exact_sums_and_nothing_held
     assert spent(user, period_key()) == total
     assert spent(user, period_key("tokens", "gpt-4o")) == total
     assert sum(spent(user, session_key(f"s{number}")) for number in range(3)) == total
-    assert accounts.figures(user, "s0", NOON_US).by_model == {"gpt-4o": (total, total, 0)}
+    assert accounts.figures(user, "s0", NOON_US).by_model == {"gpt-4o": (total, total)}
     assert total < cap + 500
     assert refusals != []  # the cap was reached, so that its line was really contended for
 
@@ -1198,7 +1198,7 @@ def test_forget_after_fork__what_is_the_parents__is_gone() -> None:
     settle(accounts, "a")
     user = accounts.users["ann"]
     accounts.session(user, None, NOON_US)
-    accounts.lock.acquire()  # as another thread of the parent may have had it
+    accounts.lock.__enter__()  # as another thread of the parent may have had it
     accounts.forget_after_fork()
     assert (user.pending, user.books, accounts.take_opened()) == ({}, {}, [])
     assert accounts.asks(user, None, NOON_US) is True

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -14,7 +15,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,17 +25,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paygent.sync.journal as journal_module
+import paygent.sync.segments as segments_module
 from paygent.failopen import failures
-from paygent.sync.journal import (
+from paygent.sync.journal import Journal, adopt, unfinished
+from paygent.sync.segments import (
     HEADER,
     MAGIC,
     RECORD_BYTES_MAX,
-    Journal,
+    MappedSegment,
     Record,
-    adopt,
+    WrittenSegment,
     frame,
     parse,
-    unfinished,
 )
 
 _ROOT = Path(__file__).parents[3]
@@ -197,8 +201,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "store.db.journal"
 
 
+@pytest.fixture(params=["mapped", "written"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What segments are made, whatever the file system of the tests is."""
+    monkeypatch.setattr(journal_module, "can_map", lambda folder: request.param == "mapped")
+    return str(request.param)
+
+
+written = pytest.mark.parametrize("kind", ["written"], indirect=True)
+"""For tests of what `write` may do."""
+
+
 @pytest.fixture
-def new_journal(folder: Path) -> Iterator[Callable[..., Journal]]:
+def new_journal(folder: Path, kind: str) -> Iterator[Callable[..., Journal]]:
     """Make journals in one folder."""
     made: list[Journal] = []
 
@@ -210,6 +225,26 @@ def new_journal(folder: Path) -> Iterator[Callable[..., Journal]]:
     yield make
     for journal in made:
         journal.close()
+
+
+Append = Callable[[bytes], bool]
+Around = Callable[[Append, bytes], bool]
+
+
+@pytest.fixture
+def around_append(monkeypatch: pytest.MonkeyPatch) -> Callable[[Around], None]:
+    """Have something done around each append to a file, in the thread that appends."""
+
+    def hook(around: Around) -> None:
+        for each in (MappedSegment, WrittenSegment):
+            inner = each.append
+            monkeypatch.setattr(
+                each,
+                "append",
+                lambda segment, data, inner=inner: around(partial(inner, segment), data),
+            )
+
+    return hook
 
 
 def once(records: list[Record]) -> list[Record]:
@@ -321,50 +356,50 @@ def test_rotate__by_the_end_of_a_call__does_not_begin_that_call_again(
 
 
 def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
-    new_journal: Callable[..., Journal], folder: Path, monkeypatch: pytest.MonkeyPatch
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    around_append: Callable[[Around], None],
 ) -> None:
     """Another thread may leave the segment just after a void was written to it."""
     journal = new_journal()
     journal.begin("a", payload(k="begin", id="a"))
     first = journal._current
-    write = os.write
 
-    def write_and_rotate(fd: int, data: bytes) -> int:
-        written = write(fd, data)
+    def append_and_rotate(append: Append, data: bytes) -> bool:
+        whole = append(data)
         if b'"void"' in data and journal._current is first:
             rotating = threading.Thread(target=journal._rotate, args=(first,))
             rotating.start()
             rotating.join(5)
-        return written
+        return whole
 
-    monkeypatch.setattr(os, "write", write_and_rotate)
+    around_append(append_and_rotate)
     journal.end("a", payload(k="void", id="a"))
-    monkeypatch.undo()
     drain(journal)
     assert list(unfinished(left_on_disk(folder))) == []
 
 
 def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
-    new_journal: Callable[..., Journal], folder: Path, monkeypatch: pytest.MonkeyPatch
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    around_append: Callable[[Around], None],
 ) -> None:
     """A void may be written to the old segment while the new one is being made."""
     journal = new_journal()
     journal.append(payload(n=1))
     journal.begin("a", payload(k="begin", id="a"))
-    write = os.write
     endings = iter([True])
 
-    def end_during_copy(fd: int, data: bytes) -> int:
+    def end_during_copy(append: Append, data: bytes) -> bool:
         if b'"begin"' in data and next(endings, False):
             ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
             ending.start()
             ending.join(0.3)  # it may also wait for the rotation
-        return write(fd, data)
+        return append(data)
 
-    monkeypatch.setattr(os, "write", end_during_copy)
+    around_append(end_during_copy)
     journal._rotate(journal._current)
     assert wait_until(lambda: journal.pushed == 2)
-    monkeypatch.undo()
     drain(journal)
     assert list(unfinished(left_on_disk(folder))) == []
 
@@ -483,7 +518,7 @@ def test_take__a_segment_larger_than_one_read__is_read_whole(
     new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Frames that span two reads are not lost."""
-    monkeypatch.setattr(journal_module, "_READ_BYTES", 64)
+    monkeypatch.setattr(segments_module, "_READ_BYTES", 64)
     journal = new_journal()
     for number in range(50):
         journal.append(payload(n=number))
@@ -499,6 +534,128 @@ def test_close__all_delivered__leaves_an_empty_folder(
     drain(journal)
     journal.close()
     assert list(folder.iterdir()) == []
+
+
+def test_close__something_waits__is_cut_to_what_is_used(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What is left for the next process takes the room of its records and nothing else."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    journal.close()
+    assert (folder / "me-000001.seg").read_bytes() == framed(1)
+
+
+def test_tend__segments_that_wait_for_the_ledger__hold_no_descriptor(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """The application's limit of open files is not used up by an outage, however long."""
+    journal = new_journal(segment_bytes_max=200)
+    journal.append(payload(n=0))
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 500):
+        journal.append(payload(n=number))
+    assert len(segments_in(folder)) > 20
+    journal.tend()
+    after = len(os.listdir("/proc/self/fd"))
+    assert after <= before + 1  # the segment that was made ahead
+    assert numbers_of(drain(journal)) == list(range(500))
+
+
+def test_tend__a_segment_with_a_writer_in_it__is_not_sealed(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """A thread that holds on to a segment that is being left still appends to it."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers.append(None)
+    journal._rotate(old)
+    journal.tend()
+    assert old.append(frame(payload(n=2)))
+    old.writers.pop()
+    journal.tend()
+    assert numbers_of(drain(journal)) == [1, 2]
+
+
+def test_take__a_sealed_file_that_somebody_deleted__does_not_keep_the_others_waiting(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What is lost is said; what follows is delivered, and nothing is asked for again."""
+    journal = new_journal(segment_bytes_max=60)
+    for number in range(10):
+        journal.append(payload(n=number))
+    journal.tend()
+    lost = parse((folder / "me-000001.seg").read_bytes(), at_end=True)[0]
+    (folder / "me-000001.seg").unlink()
+    assert numbers_of(drain(journal)) == list(range(len(lost), 10))
+    assert (failures.counts, journal.has_unread) == ({"journal_lost": 1}, False)
+
+
+class _Interrupted(BaseException):
+    """Stands for a KeyboardInterrupt; not one, so that a failing test ends by itself."""
+
+
+class _InterruptedWriters(list[None]):
+    """Announced writers of a segment; a signal handler raises just when one has been announced."""
+
+    def append(self, item: None) -> None:
+        super().append(item)
+        raise _Interrupted
+
+
+def test_append__interrupted_once_it_is_announced__is_announced_no_more(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A thread that will never append must not keep a segment from being taken away."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers = _InterruptedWriters()
+    with pytest.raises(_Interrupted):
+        journal.append(payload(n=2))
+    journal._rotate(old)
+    assert numbers_of(drain(journal)) == [1]
+    assert segments_in(folder) == ["me-000002.seg"]
+
+
+def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_returned(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """A signal handler that raises in the middle of an append costs at most that append."""
+    journal = new_journal(segment_bytes_max=3_000)
+    ours = {journal_module.__file__, segments_module.__file__}
+    interrupts = 0
+
+    def interrupt(signum: int, at: FrameType | None) -> None:
+        nonlocal interrupts
+        if at is not None and at.f_code.co_filename in ours and not journal._rotation.locked():
+            interrupts += 1
+            raise _Interrupted
+
+    returned: list[int] = []
+    taken: list[Record] = []
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        deadline = time.monotonic() + 5.0
+        while len(returned) < 1_000 or (interrupts < 50 and time.monotonic() < deadline):
+            try:
+                journal.append(payload(n=len(returned)))
+            except _Interrupted:
+                continue
+            returned.append(len(returned))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts
+    assert all(segment.writers == [] for segment in journal._segments)
+    while journal.has_unread:  # more than `drain` would take
+        taken += journal.take(1_000)
+        journal.delivered()
+    assert sorted(set(numbers_of(taken)) - {len(returned)}) == returned
 
 
 def let_die(journal: Journal) -> None:
@@ -543,7 +700,7 @@ def test_close__while_another_thread_appends__never_writes_into_a_file_of_the_ap
     new_journal: Callable[..., Journal],
     folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    around_append: Callable[[Around], None],
     swallowed: Any,
 ) -> None:
     """A descriptor that was closed may be the application's next one: nobody may still write to it.
@@ -552,22 +709,20 @@ def test_close__while_another_thread_appends__never_writes_into_a_file_of_the_ap
     """
     journal = new_journal()
     journal.append(payload(n=1))
-    write = os.write
     application = [tmp_path / f"application{number}.txt" for number in range(3)]
     opened: list[int] = []
 
-    def close_before_write(fd: int, data: bytes) -> int:
+    def close_before_append(append: Append, data: bytes) -> bool:
         if not opened:
             closing = threading.Thread(target=journal.close)
             closing.start()
             closing.join(0.3)  # it may also wait for the writer
             # As many as the journal may have closed, so that one gets the segment's number.
             opened.extend(os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in application)
-        return write(fd, data)
+        return append(data)
 
-    monkeypatch.setattr(os, "write", close_before_write)
+    around_append(close_before_append)
     journal.append(payload(n=2))
-    monkeypatch.undo()
     for fd in opened:
         os.close(fd)
     assert [path.read_bytes() for path in application] == [b"", b"", b""]
@@ -594,7 +749,7 @@ class BrokenDisk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> BrokenDisk:
+def disk(monkeypatch: pytest.MonkeyPatch, kind: str) -> BrokenDisk:
     """A disk that fails as told."""
     broken = BrokenDisk()
     monkeypatch.setattr(os, "write", broken)
@@ -606,6 +761,7 @@ def full() -> OSError:
     return OSError(errno.ENOSPC, "No space left on device")
 
 
+@written
 def test_append__a_short_write__is_written_again_in_a_new_segment(
     new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk
 ) -> None:
@@ -620,6 +776,7 @@ def test_append__a_short_write__is_written_again_in_a_new_segment(
     assert segments_in(folder) == ["me-000002.seg"]
 
 
+@written
 def test_append__a_disk_that_fails__falls_to_memory_and_loses_nothing(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
@@ -637,6 +794,7 @@ def test_append__a_disk_that_fails__falls_to_memory_and_loses_nothing(
     assert list(unfinished(taken)) == []
 
 
+@written
 def test_append__a_disk_that_fails_at_once__falls_to_memory(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
@@ -648,6 +806,7 @@ def test_append__a_disk_that_fails_at_once__falls_to_memory(
     assert numbers_of(drain(journal)) == [1]
 
 
+@written
 def test_begin__a_first_call_on_a_full_disk__never_raises(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
@@ -661,6 +820,7 @@ def test_begin__a_first_call_on_a_full_disk__never_raises(
 
 
 @pytest.mark.parametrize("written", [0, 5])
+@written
 def test_append__short_writes_and_then_failures__never_raise_and_lose_nothing(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any, written: int
 ) -> None:
@@ -674,6 +834,7 @@ def test_append__short_writes_and_then_failures__never_raise_and_lose_nothing(
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
+@written
 def test_append__a_full_segment_and_a_failing_disk__never_raises(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
@@ -690,6 +851,7 @@ def test_append__a_full_segment_and_a_failing_disk__never_raises(
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
+@written
 def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
     new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk
 ) -> None:
@@ -702,6 +864,7 @@ def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
     assert list(unfinished(left_on_disk(folder))) == [{"k": "begin", "id": "a"}]
 
 
+@written
 def test_try_files_again__the_disk_works_again__goes_back_to_files(
     new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, swallowed: Any
 ) -> None:
@@ -779,6 +942,7 @@ def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
     journal.close()
 
 
+@written
 def test_dropped__after_files_work_again__is_still_counted(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:

@@ -23,7 +23,8 @@ from paygent.core.plan import Limit, PlanConfig, plan_to_json
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import LedgerUnavailable
-from paygent.sync.journal import Journal, frame
+from paygent.sync.journal import Journal
+from paygent.sync.segments import frame
 from paygent.sync.worker import (
     RECORDS_PER_BATCH_MAX,
     Worker,

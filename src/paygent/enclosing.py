@@ -1,0 +1,78 @@
+"""Which calls stand around the code that runs here, so that a call inside them counts instead.
+
+A wrapped callable may make calls that are metered themselves. Then the call around them must not
+count, and must give up what it holds *before* they are gated: otherwise they would wait for their
+own wrapper. Two kinds of code run inside a wrapped call: what the callable does before it returns,
+which its context tells, and the body of a generator or coroutine that it returned, which runs later
+and elsewhere, and which only the stack tells.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import Protocol
+
+GiveUp = Callable[[], None]
+"""Voids a call, if it has not ended."""
+
+_around: ContextVar[GiveUp | None] = ContextVar("paygent_around", default=None)
+
+
+class Lazy(Protocol):
+    """A generator or coroutine of the application's that a wrapped call returned."""
+
+    def give_up(self) -> None:
+        """Void the call that returned it."""
+
+    def runs_in(self, frames: set[int]) -> bool:
+        """Tell whether its body is among these frames, named by identity."""
+
+    def look(self) -> None:
+        """End the call if the body has come to its end."""
+
+
+lazies: dict[int, Lazy] = {}
+"""Those whose calls have not ended; by a key of their own."""
+
+
+def enter(give_up: GiveUp) -> Token[GiveUp | None]:
+    """Note that what runs from here on runs inside a call."""
+    return _around.set(give_up)
+
+
+def leave(token: Token[GiveUp | None]) -> None:
+    """Note that the call's code has run."""
+    try:
+        _around.reset(token)
+    except ValueError:
+        pass  # left in another context than it was entered in; that one is gone
+
+
+def give_up() -> None:
+    """Have the calls around this place give up: a call that is metered itself begins here."""
+    outer = _around.get()
+    if outer is not None:
+        outer()
+    if lazies:
+        frames = _frames_here()
+        for lazy in list(lazies.values()):
+            if lazy.runs_in(frames):
+                lazy.give_up()
+
+
+def look() -> None:
+    """End the calls whose generator has come to its end without anybody telling."""
+    for lazy in list(lazies.values()):
+        lazy.look()
+
+
+def _frames_here() -> set[int]:
+    """Return the frames of this thread's stack, by identity."""
+    frames = set()
+    frame = sys._getframe(1)
+    while frame is not None:
+        frames.add(id(frame))
+        frame = frame.f_back  # type: ignore[assignment]
+    return frames

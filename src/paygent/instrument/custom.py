@@ -1,0 +1,146 @@
+"""Providers that the application registered: gate and meter around the methods it named.
+
+A registered class may stand above an SDK that is metered itself; then the SDK's own call counts,
+and the one around it gives up (`enclosing`). The `paygent_*` arguments of a call never reach the
+provider's method, also where nothing is metered.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from paygent.call import Request
+from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
+from paygent.failopen import attempt, failures
+from paygent.instrument.answers import AnyStream, read_known, reader_for
+from paygent.instrument.funnel import Route, active, max_tokens_of
+from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async
+from paygent.meter import Meter
+from paygent.providers import ProviderConfig
+
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_REQUEST_KEYS = ("messages", "input", "prompt", "system", "instructions")
+
+
+class Target(NamedTuple):
+    """One method of a registered provider.
+
+    Attributes:
+        config: The provider.
+        module, class_name, method: Where it is.
+    """
+
+    config: ProviderConfig
+    module: str
+    class_name: str
+    method: str
+
+
+def targets_of(configs: list[ProviderConfig]) -> list[Target]:
+    """Return the methods of some providers."""
+    return [Target(config, *target) for config in configs for target in config.targets]
+
+
+def find(target: Target, module: Any) -> tuple[type, Any] | None:
+    """Return the class of a target and its method as it stands in the class or a base of it; None
+    where there is none.
+    """
+    found = module
+    for name in target.class_name.split("."):
+        found = getattr(found, name, None)
+    if not isinstance(found, type):
+        return None
+    method = inspect.getattr_static(found, target.method, None)
+    plain = getattr(method, "__func__", method)
+    return (found, method) if inspect.isroutine(plain) else None
+
+
+def say_missing(target: Target) -> None:
+    """Say that a target is not where its config says: no silent bypass."""
+    config, module, class_name, method = target
+    failures.say(
+        f"unhooked:{config.name}",
+        "provider %s: %s has no class %s with a method %s; its calls are neither gated nor metered",
+        config.name,
+        module,
+        class_name,
+        method,
+    )
+
+
+def wrap_method(target: Target, method: Any, gates: Callable[[], bool]) -> Any:
+    """Return a method with gate and meter around it, of the kind that it is.
+
+    Args:
+        target: What it is.
+        method: As it stands in the class: a function, or a static or class method of one.
+        gates: Tells at each call whether it is gated; if not, our arguments are taken off, and that
+            is all.
+    """
+    if isinstance(method, (staticmethod, classmethod)):
+        inner = wrap_method(target, method.__func__, gates)
+        return type(method)(inner)
+    config = target.config
+    read = reader_for(config.name, [config])
+    if config.extract_tokens is None:
+        read = read_known
+
+    def work_of(kwargs: dict[str, Any]) -> Work:
+        meter = _meter() if gates() else None
+        scope = attempt("prepare", _take_arguments, kwargs)
+        request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
+        if request is None:
+            meter, request = None, Request(config.name, target.method, "", None)
+        return Work(meter, prepare(request, read), scope)
+
+    if inspect.iscoroutinefunction(inspect.unwrap(method)):
+
+        @functools.wraps(method)
+        async def in_coroutine(*args: Any, **kwargs: Any) -> Any:
+            work = work_of(kwargs)
+            return await run_async(work, functools.partial(method, *args, **kwargs))
+
+        return in_coroutine
+
+    @functools.wraps(method)
+    def in_function(*args: Any, **kwargs: Any) -> Any:
+        work = work_of(kwargs)
+        return run(work, functools.partial(method, *args, **kwargs))
+
+    return in_function
+
+
+def _meter() -> Meter | None:
+    meter = active()
+    if meter is None:
+        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+    return meter
+
+
+def _take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
+    """Take our arguments off a call; return whose it is by them, or None where it has none."""
+    if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+        return None
+    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
+    own = Identity(user_id, session_id, None, metadata).over(current.get())
+    return paygent_context(own.user_id, own.session_id, own.plan, own.metadata)
+
+
+def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:
+    """Read a call as its keyword arguments tell; a request that they do not tell has a size of
+    its own.
+    """
+    model = kwargs.get("model")
+    is_seen = any(kwargs.get(name) is not None for name in _REQUEST_KEYS)
+    route = Route(target.method, read_known, AnyStream, max_tokens_names=_BOUNDS)
+    return Request(
+        target.config.name,
+        target.method,
+        model if isinstance(model, str) else "",
+        kwargs,
+        max_tokens=max_tokens_of(route, kwargs.get),
+        size=None if is_seen else UNSEEN,
+    )

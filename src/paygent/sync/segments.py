@@ -1,0 +1,401 @@
+"""Segments: where a journal keeps its records, and how a record is framed.
+
+There are three kinds, with one contract. A *mapped* segment is a file whose pages are in this
+process's memory; a record is copied there. A *written* one takes a record with one `write`. A
+*memory* one is for processes that can write no file. Any thread appends; the delivering thread
+reads, seals and removes. A segment is sealed or removed only when nobody appends to it any more
+(`writers`, see `journal`).
+
+A frame is magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to the next
+magic where a frame is torn.
+
+A mapped segment needs no lock and cannot be seen half written: `mmap.write` copies and moves its
+position in one step under the interpreter's lock, so whatever lies before the position is whole,
+and nothing else is appended meanwhile. A process killed in the middle of the copy leaves one torn
+frame, the last one; no signal handler can come in between. Its pages are allocated when it is made:
+an access to a page for which the disk has no room would end the process (SIGBUS). So segments are
+mapped only on file systems where allocated room stays ours (`can_map`), and the files are nobody
+else's to shorten.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import sys
+import zlib
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from paygent.failopen import failures
+
+MAGIC = b"PJ1\x9d"
+HEADER = struct.Struct("<4sII")
+RECORD_BYTES_MAX = 1024 * 1024
+"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
+"""
+
+MAPPABLE = frozenset({"ext2", "ext3", "ext4", "tmpfs", "xfs"})
+"""File systems that write in place what was allocated. Those that copy on write need new room for
+it, those of a network or of another program promise nothing, and behind an overlay may be any.
+"""
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
+_CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
+
+Record = dict[str, Any]
+
+
+# -- frames
+
+
+def frame(payload: bytes) -> bytes:
+    """Frame one payload."""
+    return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+
+
+def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple[list[Record], int]:
+    """Read the records in a piece of a segment.
+
+    Args:
+        data: Bytes from a frame's start, or from anywhere after damage.
+        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
+            waited for.
+        records_max: How many records to read at most; None is all.
+
+    Returns:
+        The records, and how many bytes are done with.
+    """
+    records: list[Record] = []
+    position = 0
+    while records_max is None or len(records) < records_max:
+        start = data.find(MAGIC, position)
+        if start < 0:
+            return records, len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
+        if start + HEADER.size > len(data):
+            return records, len(data) if at_end else start
+        _, length, checksum = HEADER.unpack_from(data, start)
+        end = start + HEADER.size + length
+        if length > RECORD_BYTES_MAX or (end > len(data) and at_end):
+            position = start + 1
+            continue
+        if end > len(data):
+            return records, start
+        payload = data[start + HEADER.size : end]
+        record = _decode(payload) if zlib.crc32(payload) == checksum else None
+        if record is None:
+            position = start + 1
+            continue
+        records.append(record)
+        position = end
+    return records, position
+
+
+def _decode(payload: bytes) -> Record | None:
+    try:
+        record = json.loads(payload)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
+# -- segments
+
+
+class _FileSegment:
+    """What the two kinds of files have in common: they are read alike.
+
+    Attributes:
+        path: The file.
+        writers: An entry for each thread that is about to append.
+        read_to: Up to where the ledger has the records, in bytes.
+        full_at: Size at which the segment is to be left for a new one.
+    """
+
+    __slots__ = ("_sealed_at", "full_at", "path", "read_to", "writers")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.writers: list[None] = []
+        self.read_to = 0
+        self.full_at = 0
+        self._sealed_at: int | None = None
+
+    @property
+    def end(self) -> int:
+        """Where the next record goes."""
+        raise NotImplementedError
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are bytes that were not delivered."""
+        return self.read_to < self.end
+
+    def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:
+        """Return the next records, and the position after them.
+
+        Args:
+            records_max: How many at most.
+            is_left: Whether nothing will follow.
+        """
+        taken: list[Record] = []
+        position, end = self.read_to, self.end
+        while position < end and len(taken) < records_max:
+            data = self._read(position, min(end - position, _READ_BYTES))
+            if not data:  # somebody took the file away; the records behind it must not wait for it
+                failures.say("journal_lost", "a part of the journal has disappeared")
+                return taken, end
+            at_end = is_left and position + len(data) == end
+            wanted = records_max - len(taken)
+            records, done = parse(data, at_end=at_end, records_max=wanted)
+            if not done:
+                break
+            taken += records
+            position += done
+        return taken, position
+
+    def _read(self, position: int, size: int) -> bytes:
+        """Read a sealed segment, which holds nothing open; nothing if the file has gone."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(position)
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+
+class WrittenSegment(_FileSegment):
+    """A file that takes a record with one `write`, on any file system."""
+
+    __slots__ = ("_fd", "size")
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | _CLOSE_ON_EXEC, 0o600)
+        self.size = 0
+
+    def append(self, data: bytes) -> bool:
+        """Write one frame; False when it was torn (a short write).
+
+        Raises:
+            OSError: if nothing could be written.
+        """
+        written = os.write(self._fd, data)
+        # Other threads may lose an addition; the size only decides when to rotate.
+        self.size += written
+        return written == len(data)
+
+    @property
+    def end(self) -> int:
+        """Where the next record goes; 0 for a file that the delivering thread has just removed."""
+        if self._sealed_at is not None:
+            return self._sealed_at
+        try:
+            size = os.fstat(self._fd).st_size
+        except OSError:
+            size = 0
+        # Sealed in between, the descriptor may have been the application's already.
+        return size if self._sealed_at is None else self._sealed_at
+
+    def _read(self, position: int, size: int) -> bytes:
+        if self._sealed_at is not None:
+            return super()._read(position, size)
+        return os.pread(self._fd, size, position)
+
+    def seal(self) -> None:
+        """Give the descriptor back; from now on the segment is only read and removed."""
+        if self._sealed_at is None:
+            self._sealed_at = os.fstat(self._fd).st_size
+            self.abandon()
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._sealed_at = 0
+        self.abandon()
+        self.path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Close this process's descriptor and leave the file alone."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class MappedSegment(_FileSegment):
+    """A file of a fixed size in this process's memory: a record costs no system call.
+
+    Attributes:
+        capacity: How many bytes fit.
+    """
+
+    __slots__ = ("_map", "capacity")
+
+    def __init__(self, path: Path, bytes_min: int) -> None:
+        """Allocate the file.
+
+        Args:
+            path: Where; there is no such file yet.
+            bytes_min: What must fit.
+
+        Raises:
+            OSError: if there is no room for it, or it cannot be mapped; no file is left then.
+        """
+        super().__init__(path)
+        self.capacity = -(-bytes_min // mmap.PAGESIZE) * mmap.PAGESIZE
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _CLOSE_ON_EXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, self.capacity)
+            self._map = mmap.mmap(fd, self.capacity)
+            # Or the first append would read the whole file ahead, which takes half a millisecond.
+            self._map.madvise(mmap.MADV_RANDOM)
+        except OSError:
+            path.unlink()
+            raise
+        finally:
+            os.close(fd)  # the mapping has one of its own
+
+    def append(self, data: bytes) -> bool:
+        """Copy one frame; False when there is no room for it."""
+        try:
+            self._map.write(data)
+        except ValueError:  # no room, or sealed
+            return False
+        return True
+
+    @property
+    def size(self) -> int:
+        """How many bytes are used."""
+        try:
+            return self._map.tell()
+        except ValueError:  # sealed or removed
+            return self._sealed_at or 0
+
+    end = size
+
+    def touch(self) -> None:
+        """Bring all pages into memory, before anybody appends, so that no caller pays for it."""
+        for position in range(0, self.capacity, mmap.PAGESIZE):
+            self._map[position] = 0
+
+    def _read(self, position: int, size: int) -> bytes:
+        if self._sealed_at is not None:
+            return super()._read(position, size)
+        return self._map[position : position + size]
+
+    def seal(self) -> None:
+        """Unmap the file and cut it to what is used; from now on it is only read and removed."""
+        if self._sealed_at is None:
+            self._sealed_at = self._map.tell()
+            self._map.close()
+            try:
+                os.truncate(self.path, self._sealed_at)
+            except OSError as error:  # it stays as long as it is; readers know where it ends
+                failures.note("journal_cut", error)
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._sealed_at = 0
+        self._map.close()
+        self.path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Take the pages out of this process's memory and leave the file alone."""
+        self._map.close()
+
+
+class MemorySegment:
+    """Records of a process that can write no file; bounded, what comes then is dropped and counted.
+
+    Attributes:
+        writers, read_to, full_at: As for files.
+        frames: What was appended and not delivered.
+        dropped: How many records did not fit.
+    """
+
+    __slots__ = ("dropped", "frames", "full_at", "read_to", "records_max", "size", "writers")
+
+    def __init__(self, records_max: int) -> None:
+        self.frames: deque[bytes] = deque()
+        self.records_max = records_max
+        self.writers: list[None] = []
+        self.read_to = 0
+        self.full_at = 1
+        self.size = 0  # never full: there is no other kind to leave it for
+        self.dropped = 0
+
+    def append(self, data: bytes) -> bool:
+        """Keep one frame, or count it as dropped."""
+        if len(self.frames) >= self.records_max:
+            self.dropped += 1
+            failures.say(
+                "journal_memory_full",
+                "no journal can be written and memory is full: events are lost",
+            )
+            return True
+        self.frames.append(data)
+        return True
+
+    @property
+    def end(self) -> int:
+        """How many records have come by now."""
+        return self.read_to + len(self.frames)
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there are records that were not delivered."""
+        return len(self.frames) > 0
+
+    def take(
+        self,
+        records_max: int,
+        *,
+        is_left: bool,  # noqa: ARG002 - as for files
+    ) -> tuple[list[Record], int]:
+        """Return the next records, and from how many frames; those stay until `release`."""
+        frames = list(self.frames)[:records_max]
+        return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)
+
+    def release(self, records: int) -> None:
+        """Let go of the oldest records."""
+        for _ in range(records):
+            self.frames.popleft()
+            self.read_to += 1
+
+    def seal(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+    def remove(self) -> None:
+        """Forget what is kept."""
+        self.frames.clear()
+
+    def abandon(self) -> None:
+        """Do nothing: a forked child has its own copy."""
+
+
+Segment = WrittenSegment | MappedSegment | MemorySegment
+
+
+def can_map(folder: Path) -> bool:
+    """Tell whether segments in a folder may be mapped; False wherever that is not known."""
+    if not hasattr(os, "posix_fallocate") or sys.implementation.name != "cpython":
+        return False
+    if not getattr(sys, "_is_gil_enabled", lambda: True)():
+        return False  # then `mmap.write` is not one step
+    try:
+        device = os.stat(folder).st_dev
+        mounts = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    # "36 35 98:0 /root /mnt rw,noatime shared:1 - ext4 /dev/root rw": the third is the device, the
+    # first after the dash the file system.
+    kinds = {
+        line.partition(" - ")[2].partition(" ")[0]
+        for line in mounts
+        if line.split(" ", 3)[2:3] == [number]
+    }
+    return bool(kinds) and kinds <= MAPPABLE
