@@ -167,6 +167,8 @@ class UsageEvent(Value):
         price_id: The price list used.
         latency_ms: From the call's begin to its settlement.
         blocked: Ran past a hard gate with `raise_on_hard_gate=False`.
+        corrects: Id of the event that this one corrects; its counts and costs are differences then,
+            also negative ones.
     """
 
     id: str
@@ -194,6 +196,7 @@ class UsageEvent(Value):
     price_id: str | None = None
     latency_ms: int = 0
     blocked: bool = False
+    corrects: str | None = None
     cost_tokens_nano: int = field(init=False)
     cost_tools_nano: int = field(init=False)
     cost_total_nano: int = field(init=False)
@@ -231,6 +234,7 @@ def usage_event(event: Event) -> UsageEvent:
         price_id=event.price_id or None,
         latency_ms=event.latency_ms,
         blocked=event.blocked,
+        corrects=event.corrects,
     )
 
 

@@ -52,7 +52,15 @@ class SessionRecord(NamedTuple):
     ended_us: int = 0
 
 
-DirectoryRecord = PlanRecord | AssignRecord | SessionRecord
+class PriceRecord(NamedTuple):
+    """A price list that events are booked with: its id and its JSON document, for ever."""
+
+    price_id: str
+    document: dict[str, Any]
+    at_us: int
+
+
+DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord
 
 
 class SessionState(NamedTuple):
@@ -89,6 +97,22 @@ class UserLedger:
 
 
 @dataclass(frozen=True)
+class BookedEvent:
+    """An event as the ledger has it, with what belongs to it.
+
+    Attributes:
+        event: The event.
+        corrections: What corrects it, by id.
+        prices: Document of the price list that it was booked with; None where that is not kept (it
+            cost nothing, its cost was given, or it was booked before lists were kept).
+    """
+
+    event: Event
+    corrections: tuple[Event, ...] = ()
+    prices: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class Question:
     """What a process wants to know of one user.
 
@@ -109,7 +133,7 @@ class Batch:
 
     Attributes:
         events: Usage events, at most the process's batch size.
-        directory: Plans, assignments and sessions, in order.
+        directory: Plans, assignments, sessions and price lists, in order.
         questions: Users to read after the booking, with the accounts to keep for them from now on.
         at_us: The process's clock.
     """

@@ -50,6 +50,19 @@ def make_event(event_id: str, **fields: Any) -> Event:
     return Event(**given)
 
 
+def make_correction(event_id: str, original: Event, **fields: Any) -> Event:
+    """Return a correction that takes 100 nano-dollars and 3 tokens off an event."""
+    given: dict[str, Any] = {
+        "input_tokens": -2,
+        "output_tokens": -1,
+        "cost_tokens_nano": -100,
+        "cost_tools_nano": 0,
+        "quality": "exact",
+        **fields,
+    }
+    return original._replace(event_id=event_id, corrects=original.event_id, **given)
+
+
 def period_key(metric: str = "spend", model: str = "", at_us: int = NOON_US) -> AccountKey:
     """Return the account of a limit per calendar month."""
     window = billing_period(None, at_us)
@@ -75,7 +88,12 @@ def rolling_key(rule: str = "rolling:24h", metric: str = "spend", model: str = "
 def fold(events: Iterable[Event], user_id: str, key: AccountKey) -> int:
     """Return what an account must say, by the one rule: the sum of the events that it counts."""
     return sum(
-        amount(key.limit.metric, cost_nano=event.cost_nano, tokens=event.total_tokens)
+        amount(
+            key.limit.metric,
+            cost_nano=event.cost_nano,
+            tokens=event.total_tokens,
+            calls=event.calls,
+        )
         for event in events
         if event.user_id == user_id and key.counts(event)
     )

@@ -14,6 +14,7 @@ from tests.contract.samples import (
     TODAY_US,
     ask,
     batch_of,
+    make_correction,
     make_event,
     period_key,
     rolling_key,
@@ -25,7 +26,16 @@ from paygent.core.report import UsageRow
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.store.sqlite import SqliteStore
-from paygent.wire import Answer, AssignRecord, Batch, PlanRecord, SessionRecord, SessionState
+from paygent.wire import (
+    Answer,
+    AssignRecord,
+    Batch,
+    BookedEvent,
+    PlanRecord,
+    PriceRecord,
+    SessionRecord,
+    SessionState,
+)
 
 
 def _over_file(folder: Path) -> Ledger:
@@ -170,6 +180,26 @@ def test_report__days__returns_usage_by_user_and_model(ledger: Ledger) -> None:
     )
 
 
+def test_event__booked__is_found_with_what_belongs_to_it(ledger: Ledger) -> None:
+    """An event is read back with its corrections and the price list that it names."""
+    original = make_event("a", price_id="list-1")
+    correction = make_correction("c", original)
+    ledger.settle(batch_of(original, directory=(PriceRecord("list-1", {"v": 1}, NOON_US),)))
+    assert ledger.event("a") == BookedEvent(original, (), {"v": 1})
+    ledger.settle(batch_of(correction))
+    assert ledger.event("a") == BookedEvent(original, (correction,), {"v": 1})
+    assert ledger.event("b") is None
+
+
+def test_settle__corrections_again__change_nothing(ledger: Ledger) -> None:
+    """A correction is an event: sent twice, it corrects once."""
+    batch = batch_of(
+        make_event("a"), make_correction("c", make_event("a")), questions=ask("ann", period_key())
+    )
+    assert ledger.settle(batch).users["ann"].spent == {period_key(): 900}
+    assert ledger.settle(batch).users["ann"].spent == {period_key(): 900}
+
+
 def test_ledger__settled_and_asked_by_two_threads__is_safe(ledger: Ledger) -> None:
     """One thread settles while another asks; what is read only ever grows, by whole batches."""
     failed: list[LedgerUnavailable] = []
@@ -222,6 +252,8 @@ def test_ledger__that_cannot_be_opened__is_unavailable_in_every_verb(tmp_path: P
         ledger.state((), NOON_US)
     with pytest.raises(LedgerUnavailable):
         ledger.report(TODAY_US, NOON_US)
+    with pytest.raises(LedgerUnavailable):
+        ledger.event("a")
 
 
 def test_forget_after_fork__both_connections__are_made_anew(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from tests.contract.samples import (
     batch_of,
     day_key,
     fold,
+    make_correction,
     make_event,
     period_key,
     rolling_key,
@@ -32,13 +33,16 @@ from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.period import Subscription, day_name
 from paygent.core.report import UsageRow
+from paygent.core.usage import Quality
 from paygent.store.port import Store
 from paygent.store.sqlite import SqliteStore
 from paygent.wire import (
     AssignRecord,
     Batch,
+    BookedEvent,
     DirectoryRecord,
     PlanRecord,
+    PriceRecord,
     Question,
     SessionRecord,
     SessionState,
@@ -416,6 +420,43 @@ _KEYS = (
 )
 
 
+_PLACE = (
+    "user_id",
+    "session_id",
+    "at_us",
+    "model",
+    "model_key",
+    "provider",
+    "plan",
+    "period_start_us",
+)
+"""What a correction has of its original."""
+
+
+class _Correction(NamedTuple):
+    """A correction of one of the events, or of one that nobody has."""
+
+    original: int
+    elsewhere: Event | None
+    cost: int
+    tokens: int
+    quality: Quality
+
+    def of(self, number: int, pool: list[Event]) -> Event:
+        """Make it; its own fields are the original's, or those of `elsewhere`."""
+        original = pool[self.original % len(pool)]
+        made = make_correction(
+            f"c{number}",
+            original,
+            cost_tokens_nano=self.cost,
+            input_tokens=self.tokens,
+            quality=self.quality,
+        )
+        if self.elsewhere is None:
+            return made
+        return made._replace(**{name: getattr(self.elsewhere, name) for name in _PLACE})
+
+
 class _Step(NamedTuple):
     """One batch: which of the events it holds, and what it asks."""
 
@@ -423,41 +464,50 @@ class _Step(NamedTuple):
     asked: list[tuple[str, AccountKey]]
 
 
-_events = st.lists(
-    st.builds(
-        lambda user, session, model, at_us, cost, tools, inp, out, quality, provider: make_event(
-            "?",
-            user_id=user,
-            session_id=session,
-            model=model[0],
-            model_key=model[1],
-            at_us=at_us,
-            period_start_us=period_key(at_us=at_us).start_us,
-            cost_tokens_nano=cost,
-            cost_tools_nano=tools,
-            input_tokens=inp,
-            output_tokens=out,
-            quality=quality,
-            provider=provider,
-        ),
-        st.sampled_from(_USERS),
-        st.sampled_from(_SESSIONS),
-        st.sampled_from(_MODELS),
-        st.sampled_from(_TIMES),
-        st.integers(0, 10**12),
-        st.integers(0, 10**6),
-        st.integers(0, 10**6),
-        st.integers(0, 10**6),
-        st.sampled_from(("exact", "partial", "estimated", "unpriced")),
-        st.sampled_from(("openai", "azure")),
+_QUALITIES: tuple[Quality, ...] = ("exact", "partial", "estimated", "unpriced")
+_any_event = st.builds(
+    lambda user, session, model, at_us, cost, tools, inp, out, quality, provider: make_event(
+        "?",
+        user_id=user,
+        session_id=session,
+        model=model[0],
+        model_key=model[1],
+        at_us=at_us,
+        period_start_us=period_key(at_us=at_us).start_us,
+        cost_tokens_nano=cost,
+        cost_tools_nano=tools,
+        input_tokens=inp,
+        output_tokens=out,
+        quality=quality,
+        provider=provider,
     ),
-    min_size=1,
-    max_size=12,
+    st.sampled_from(_USERS),
+    st.sampled_from(_SESSIONS),
+    st.sampled_from(_MODELS),
+    st.sampled_from(_TIMES),
+    st.integers(0, 10**12),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.integers(0, 10**6),
+    st.sampled_from(_QUALITIES),
+    st.sampled_from(("openai", "azure")),
+)
+_events = st.lists(_any_event, min_size=1, max_size=12)
+_corrections = st.lists(
+    st.builds(
+        _Correction,
+        st.integers(0, 11),
+        st.one_of(st.none(), _any_event),
+        st.integers(-(10**12), 10**12),
+        st.integers(-(10**6), 10**6),
+        st.sampled_from(_QUALITIES),
+    ),
+    max_size=6,
 )
 _steps = st.lists(
     st.builds(
         _Step,
-        st.lists(st.integers(0, 11), max_size=8),
+        st.lists(st.integers(0, 17), max_size=8),
         st.lists(
             st.tuples(st.sampled_from(_USERS), st.sampled_from(_KEYS)), max_size=4, unique=True
         ),
@@ -472,13 +522,19 @@ _steps = st.lists(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(pool=_events, steps=_steps)
+@given(pool=_events, corrections=_corrections, steps=_steps)
 def test_store__any_interleaving__equals_the_fold_of_its_events(
-    new_store: Callable[[], Store], pool: list[Event], steps: list[_Step]
+    new_store: Callable[[], Store],
+    pool: list[Event],
+    corrections: list[_Correction],
+    steps: list[_Step],
 ) -> None:
-    """Whatever is sent, again and in any order, and asked at any time: counters are folds."""
+    """Whatever is sent, again and in any order, and asked at any time: counters are folds, and so
+    they are where events are corrected before, after or together with their arrival.
+    """
     store = new_store()
     pool = [event._replace(event_id=f"e{number}") for number, event in enumerate(pool)]
+    pool += [each.of(number, pool) for number, each in enumerate(corrections)]
     booked: dict[str, Event] = {}
     for step in steps:
         sent = [pool[number % len(pool)] for number in step.events]
@@ -488,7 +544,7 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
         )
         answer = store.ingest(PRODUCT, batch_of(*sent, questions=questions))
         assert answer.counted == {event.event_id for event in sent} - booked.keys()
-        booked |= {event.event_id: event for event in sent}
+        _book(booked, sent)
         for question in questions:
             assert answer.users[question.user_id].spent == {
                 key: fold(booked.values(), question.user_id, key) for key in question.accounts
@@ -504,10 +560,10 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
             assert state.spent == {key: fold(own, user, key) for key in _KEYS}
             assert state.by_model == _by_model(own, start_us)
     rows = store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us)
-    assert list(rows) == _rows(booked.values())
+    assert list(rows) == _rows(booked.values(), booked)
     today = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert list(today) == _rows(
-        event for event in booked.values() if day_name(event.at_us) == day_name(NOON_US)
+        (event for event in booked.values() if day_name(event.at_us) == day_name(NOON_US)), booked
     )
     store.close()
 
@@ -521,19 +577,158 @@ def _by_model(events: list[Event], period_start_us: int) -> dict[str, tuple[int,
     return found
 
 
-def _rows(events: object) -> list[UsageRow]:
+def _book(booked: dict[str, Event], sent: list[Event]) -> None:
+    """Add what is new, each correction on the place of its original where that is known."""
+    new = {event.event_id: event for event in sent if event.event_id not in booked}
+    booked |= new
+    for event in new.values():
+        original = booked.get(event.corrects or "")
+        if original is not None:
+            place = {name: getattr(original, name) for name in _PLACE}
+            booked[event.event_id] = event._replace(**place)
+
+
+def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
+    settled = {each.corrects for each in booked.values() if each.quality == "exact"}
     found: dict[tuple[str, str], Counter[str]] = {}
-    for event in events:  # type: ignore[attr-defined]
+    for event in events:
         row = found.setdefault((event.user_id, event.model_key), Counter())
-        row["calls"] += 1
+        row["calls"] += event.corrects is None
         row["input"] += event.input_tokens
         row["output"] += event.output_tokens
         row["cost"] += event.cost_nano
-        row["doubtful"] += event.quality != "exact"
+        is_open = event.corrects is None and event.event_id not in settled
+        row["doubtful"] += is_open and event.quality != "exact"
     return [
         UsageRow(*key, row["calls"], row["input"], row["output"], row["cost"], row["doubtful"])
         for key, row in sorted(found.items())
     ]
+
+
+# -- corrections
+
+
+@pytest.mark.parametrize("kept_from_the_start", [True, False])
+def test_corrections__of_an_event__are_added_to_its_accounts_and_are_no_call(
+    store: Store, kept_from_the_start: bool
+) -> None:
+    """Signed tokens and costs go where the original went; nobody has called once more."""
+    keys = (period_key(), period_key("tokens", "gpt-4o"), day_key("calls"), session_key("s1"))
+    if kept_from_the_start:
+        store.ingest(PRODUCT, batch_of(questions=ask("ann", *keys)))
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    store.ingest(PRODUCT, batch_of(make_correction("c", make_event("a"))))
+    answer = store.ingest(
+        PRODUCT, batch_of(questions=ask("ann", *keys, rolling_key(metric="calls")))
+    )
+    state = answer.users["ann"]
+    assert [state.spent[key] for key in keys] == [900, 27, 1, 900]
+    assert state.spent[rolling_key(metric="calls")] == 1
+    assert state.by_model == {"gpt-4o": (27, 900)}
+    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
+        UsageRow("ann", "gpt-4o", 1, 18, 9, 900, 0),
+    )
+
+
+def test_corrections__below_zero__are_booked_all_the_same(store: Store) -> None:
+    """No counter refuses a negative sum: the fold is what it is."""
+    correction = make_correction("c", make_event("a"), cost_tokens_nano=-5_000)
+    answer = store.ingest(PRODUCT, batch_of(correction, questions=ask("ann", period_key())))
+    assert answer.users["ann"].spent == {period_key(): -5_000}
+
+
+def test_corrections__that_say_another_place__are_booked_where_the_original_is(
+    store: Store,
+) -> None:
+    """The original decides, also over a sender that is wrong, and nobody appears for it."""
+    elsewhere = make_event(
+        "?", user_id="bob", session_id="s9", at_us=NOON_US - 90 * DAY_US, model="o3", plan="free"
+    )
+    wrong = make_correction("c", elsewhere)._replace(corrects="a")
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    answer = store.ingest(PRODUCT, batch_of(wrong, questions=ask("ann", period_key(), day_key())))
+    assert answer.users["ann"].spent == {period_key(): 900, day_key(): 900}
+    assert store.events(PRODUCT, "bob") == ()
+    assert store.events(PRODUCT, "ann") == (make_event("a"), make_correction("c", make_event("a")))
+
+
+def test_corrections__before_their_original__count_by_their_own_fields(store: Store) -> None:
+    """Order does not matter: what was copied from the original is where it goes."""
+    store.ingest(PRODUCT, batch_of(make_correction("c", make_event("a"))))
+    answer = store.ingest(PRODUCT, batch_of(make_event("a"), questions=ask("ann", day_key())))
+    assert answer.users["ann"].spent == {day_key(): 900}
+
+
+def test_corrections__of_another_product__find_no_original(store: Store) -> None:
+    """Tenants cannot meet through an id that both have."""
+    store.ingest("globex", batch_of(make_event("a", user_id="bob")))
+    store.ingest(PRODUCT, batch_of(make_correction("c", make_event("a"))))
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["c"]
+    assert store.event(PRODUCT, "a") is None
+    assert store.event("globex", "a") == BookedEvent(make_event("a", user_id="bob"))
+
+
+@pytest.mark.parametrize(
+    ("qualities", "doubtful"),
+    [
+        (("estimated",), 1),
+        (("estimated", "exact"), 0),
+        (("estimated", "partial"), 1),
+        (("estimated", "exact", "exact"), 0),
+        (("estimated", "partial", "exact"), 0),
+        (("exact", "estimated"), 0),
+        (("exact", "exact"), 0),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_corrections__that_are_exact__take_the_doubt_from_a_call_once(
+    store: Store, qualities: tuple[str, ...], doubtful: int, together: bool, backwards: bool
+) -> None:
+    """A call whose estimate was corrected exactly is not doubtful, in whatever order that came."""
+    original = make_event("a", quality=qualities[0])
+    events = [original] + [
+        make_correction(f"c{number}", original, quality=quality)
+        for number, quality in enumerate(qualities[1:])
+    ]
+    if backwards:
+        events.reverse()
+    for batch in [events] if together else [[event] for event in events]:
+        store.ingest(PRODUCT, batch_of(*batch))
+    assert [row.doubtful_calls for row in store.usage(PRODUCT, TODAY_US, NOON_US)] == [doubtful]
+
+
+def test_event__with_its_corrections_and_prices__is_found_by_its_id(store: Store) -> None:
+    """An event comes with all that says what it costs; a correction is an event of its own."""
+    original = make_event("b", price_id="list-1")
+    corrections = (make_correction("a", original), make_correction("c", original))
+    write(store, PriceRecord("list-1", {"prices": {"input": "1"}}, NOON_US))
+    store.ingest(PRODUCT, batch_of(corrections[1], original, corrections[0], make_event("d")))
+    assert store.event(PRODUCT, "b") == BookedEvent(
+        original, corrections, {"prices": {"input": "1"}}
+    )
+    assert store.event(PRODUCT, "d") == BookedEvent(make_event("d"))
+    assert store.event(PRODUCT, "a") == BookedEvent(corrections[0], (), {"prices": {"input": "1"}})
+
+
+def test_event__that_is_not_there__is_none_also_if_it_was_corrected(store: Store) -> None:
+    """A correction that came first is not taken for its original."""
+    store.ingest(PRODUCT, batch_of(make_correction("c", make_event("a"))))
+    assert store.event(PRODUCT, "a") is None
+    assert store.event(PRODUCT, "nobody's") is None
+
+
+def test_price_lists__written_again__stay_as_they_were_first(store: Store) -> None:
+    """A price id names one list for ever, in each product its own."""
+    write(store, PriceRecord("list-1", {"v": 1}, NOON_US))
+    write(store, PriceRecord("list-1", {"v": 2}, NOON_US + 1))
+    other = batch_of(
+        make_event("e", price_id="list-1"), directory=(PriceRecord("list-1", {"v": 3}, NOON_US),)
+    )
+    store.ingest(PRODUCT, batch_of(make_event("e", price_id="list-1")))
+    store.ingest("globex", other)
+    kept = [store.event(product, "e") for product in (PRODUCT, "globex")]
+    assert [each and each.prices for each in kept] == [{"v": 1}, {"v": 3}]
 
 
 # -- plans, assignments, sessions
@@ -730,6 +925,7 @@ def test_events__every_field__comes_back_as_it_went_in(store: Store) -> None:
         description="line one\nline two",
         metadata={"a": 1, "b": None, "c": "d", "e": [1.5], "é": True},
         details={"web_searches": 2},
+        corrects="an event that nobody has",
     )
     plain = make_event("plain")
     store.ingest(PRODUCT, batch_of(full, plain))

@@ -56,8 +56,14 @@ class AccountKey(NamedTuple):
         )
 
 
-def amount(metric: str, *, cost_nano: int, tokens: int) -> int:
-    """Return what one call weighs in an account, in the unit of its metric."""
+def amount(metric: str, *, cost_nano: int, tokens: int, calls: int = 1) -> int:
+    """Return what one call or event weighs in an account, in the unit of its metric.
+
+    Args:
+        metric: The account's.
+        cost_nano, tokens: Of the call; negative where a correction lowers them.
+        calls: 0 for a correction, which is no call.
+    """
     if metric == "spend":
         return cost_nano
-    return tokens if metric == "tokens" else 1
+    return tokens if metric == "tokens" else calls

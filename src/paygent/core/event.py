@@ -55,6 +55,9 @@ class Event(NamedTuple):
         description: Free text of a manual event.
         metadata: What the context carried, at most 16 keys and 1 kB.
         details: Counts of the rarer components by name (long cache writes, audio, image, searches).
+        corrects: Id of the event that this one corrects: then counts and costs are signed
+            differences (the one place where negatives are legal), user, session, time, model, plan
+            and period are the original's, and it is no call. None for every other event.
     """
 
     event_id: str
@@ -83,6 +86,12 @@ class Event(NamedTuple):
     description: str | None = None
     metadata: Mapping[str, Any] | None = None
     details: Mapping[str, int] | None = None
+    corrects: str | None = None
+
+    @property
+    def calls(self) -> int:
+        """How many calls this is: a correction is none."""
+        return 1 if self.corrects is None else 0
 
     @property
     def cost_nano(self) -> int:
@@ -186,7 +195,7 @@ def encode_end(event: Event, head: str = "") -> bytes:
     ).encode()
 
 
-_NO_TAIL = (False, False, (), None, None, None)
+_NO_TAIL = (False, False, (), None, None, None, None)
 
 
 def _tail(event: Event) -> str:
@@ -204,6 +213,8 @@ def _tail(event: Event) -> str:
         rare["meta"] = dict(event.metadata)
     if event.details:
         rare["details"] = dict(event.details)
+    if event.corrects is not None:
+        rare["corrects"] = event.corrects
     return "," + json.dumps(rare, separators=(",", ":"))[1:-1] if rare else ""
 
 
@@ -245,6 +256,7 @@ def decode_end(record: Mapping[str, Any]) -> Event:
         description=record.get("description"),
         metadata=record.get("meta"),
         details=record.get("details"),
+        corrects=record.get("corrects"),
     )
 
 

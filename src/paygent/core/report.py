@@ -14,10 +14,10 @@ class UsageRow(NamedTuple):
 
     Attributes:
         user_id, model: Whose, and under which canonical name.
-        calls: Number of events.
-        input_tokens, output_tokens: Inclusive totals.
-        cost_nano: In nano-dollars.
-        doubtful_calls: Events whose quality is not `exact`.
+        calls: Number of events; a correction is none.
+        input_tokens, output_tokens: Inclusive totals, corrected.
+        cost_nano: In nano-dollars, corrected.
+        doubtful_calls: Calls whose quality is not `exact` and that no exact correction has settled.
     """
 
     user_id: str

@@ -95,7 +95,10 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) 
         for event in user.pending.values():
             if key.counts(event):
                 account.undelivered += amount(
-                    account.metric, cost_nano=event.cost_nano, tokens=event.total_tokens
+                    account.metric,
+                    cost_nano=event.cost_nano,
+                    tokens=event.total_tokens,
+                    calls=event.calls,
                 )
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
@@ -155,9 +158,11 @@ def counting(user: User, event: Event) -> tuple[Account, ...]:
 
 def count(user: User, event: Event) -> None:
     """Add an event to the accounts that count it; under the user's lock."""
-    cost_nano, tokens = event.cost_nano, event.total_tokens
+    cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
     for account in counting(user, event):
-        account.undelivered += amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+        account.undelivered += amount(
+            account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+        )
     if event.model and event.period_start_us == user.period.start_us:
         use = user.models.get(event.model_key)
         if use is None:
@@ -171,9 +176,9 @@ def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
     settled = user.pending.pop(event.event_id, None)
     if settled is None:
         return
-    cost_nano, tokens = settled.cost_nano, settled.total_tokens
+    cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
     for account in counting(user, settled):
-        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens)
+        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
         account.undelivered -= weight
         account.base += weight if is_new else 0
     if settled.model and settled.period_start_us == user.period.start_us:

@@ -1,8 +1,8 @@
 """The ledger over a store in this process: local mode, and the ledger of last resort with a
 backend.
 
-Two instances of the store, since two threads use it: `settle` writes with one, `state` and `report`
-read with the other, and neither waits for the other's connection.
+Two instances of the store, since two threads use it: `settle` writes with one, `state`, `report`
+and `event` read with the other, and neither waits for the other's connection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from paygent.core.report import UsageRow
 from paygent.ledger.port import LedgerUnavailable
 from paygent.store.port import Store, StoreUnavailable
-from paygent.wire import Answer, Batch, Question
+from paygent.wire import Answer, Batch, BookedEvent, Question
 
 
 class LocalLedger:
@@ -50,6 +50,11 @@ class LocalLedger:
         """Return usage by user and model; see `Ledger.report`."""
         with _as_unavailable():
             return self._reader.usage(self._product, start_us, end_us)
+
+    def event(self, event_id: str) -> BookedEvent | None:
+        """Return an event and what belongs to it; see `Ledger.event`."""
+        with _as_unavailable():
+            return self._reader.event(self._product, event_id)
 
     def close(self) -> None:
         """Close both stores; see `Ledger.close`."""

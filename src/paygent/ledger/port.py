@@ -12,7 +12,7 @@ Contract, for every adapter:
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
 - **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter
   waits at most its own short time-out for a lock or an answer, never for ever.
-- **Threads.** `settle` is called by one thread, `state` and `report` by another; an adapter is safe
+- **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an adapter is safe
   for that.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from paygent.core.report import UsageRow
-from paygent.wire import Answer, Batch, Question
+from paygent.wire import Answer, Batch, BookedEvent, Question
 
 
 class LedgerUnavailable(Exception):
@@ -54,6 +54,13 @@ class Ledger(Protocol):
 
     def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
         """Return usage by user and model, of whole days from `start_us` up to before `end_us`.
+
+        Raises:
+            LedgerUnavailable: if the ledger cannot be read now.
+        """
+
+    def event(self, event_id: str) -> BookedEvent | None:
+        """Return an event with its corrections and its price list; None where it is not booked.
 
         Raises:
             LedgerUnavailable: if the ledger cannot be read now.

@@ -10,6 +10,10 @@ and a batch that fails has claimed nothing.
 Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
+- **Corrections.** One whose original is stored is booked on the original's user, session, time, model,
+  plan and period, whatever it says itself; one whose original is not is booked by its own fields.
+  It weighs 0 in calls, and its signed tokens and costs are added like any other's.
+- **Price lists.** The first document of a price id stays for ever.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.
 - **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed
@@ -23,7 +27,7 @@ from typing import Protocol
 
 from paygent.core.event import Event
 from paygent.core.report import UsageRow
-from paygent.wire import Answer, Batch, Question
+from paygent.wire import Answer, Batch, BookedEvent, Question
 
 
 class StoreUnavailable(Exception):
@@ -64,6 +68,13 @@ class Store(Protocol):
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:
         """Return the events of a user, oldest first.
+
+        Raises:
+            StoreUnavailable: if the database cannot be read now.
+        """
+
+    def event(self, product: str, event_id: str) -> BookedEvent | None:
+        """Return an event with its corrections and its price list; None where it is not stored.
 
         Raises:
             StoreUnavailable: if the database cannot be read now.

@@ -27,7 +27,9 @@ from paygent.wire import (
     Answer,
     AssignRecord,
     Batch,
+    BookedEvent,
     PlanRecord,
+    PriceRecord,
     Question,
     SessionRecord,
     SessionState,
@@ -165,6 +167,14 @@ class SqliteStore:
                     at_us=record.at_us,
                     keeps=int(record.keeps),
                 )
+            elif isinstance(record, PriceRecord):
+                self._queries.add_price_list(
+                    connection,
+                    product_id=product,
+                    price_id=_text(record.price_id),
+                    document=json.dumps(record.document, sort_keys=True),
+                    at_us=record.at_us,
+                )
             else:
                 self._put_session(connection, product, record)
 
@@ -210,6 +220,9 @@ class SqliteStore:
         rows = json.dumps([_event_row(by_id[event_id]) for event_id in new])
         ids = json.dumps(new)
         self._queries.insert_events(connection, product_id=product, rows=rows)
+        for event_id in new:
+            if by_id[event_id].corrects is not None:  # few, so each may have its own statement
+                self._queries.adopt_originals(connection, product_id=product, event_id=event_id)
         self._queries.add_users(connection, product_id=product, ids=ids, at_us=batch.at_us)
         self._queries.use_sessions(connection, product_id=product, ids=ids)
         self._queries.book_accounts(connection, product_id=product, ids=ids)
@@ -342,6 +355,22 @@ class SqliteStore:
             )
             return tuple(_event(row) for row in rows)
 
+    def event(self, product: str, event_id: str) -> BookedEvent | None:
+        """Return an event and what belongs to it; see `Store.event`."""
+        event_id = _text(event_id)
+        with self._transaction("BEGIN") as connection:
+            rows = self._queries.event_and_corrections(
+                connection, product_id=product, event_id=event_id
+            )
+            found = [_event(row) for row in rows]
+            if not found or found[0].event_id != event_id:
+                return None
+            prices = self._queries.price_list(
+                connection, product_id=product, price_id=found[0].price_id
+            )
+            document = None if prices is None else json.loads(prices[0])
+            return BookedEvent(found[0], tuple(found[1:]), document)
+
 
 _PARENTS_CONNECTIONS: list[sqlite3.Connection] = []
 """Connections of a parent process, kept from being closed by the garbage collector in a forked
@@ -446,11 +475,12 @@ def _event_row(event: Event) -> list[Any]:
         None if event.description is None else _text(event.description),
         json.dumps(dict(event.metadata)) if event.metadata else None,
         json.dumps(dict(event.details)) if event.details else None,
+        None if event.corrects is None else _text(event.corrects),
     ]
 
 
 def _event(row: _Row) -> Event:
-    blocked, explicit, tool_calls, description, metadata, details = row[20:]
+    blocked, explicit, tool_calls, description, metadata, details, corrects = row[20:]
     rest = (
         bool(blocked),
         bool(explicit),
@@ -458,5 +488,6 @@ def _event(row: _Row) -> Event:
         description,
         json.loads(metadata) if metadata else None,
         json.loads(details) if details else None,
+        corrects,
     )
     return Event._make((*row[:20], *rest))

@@ -34,7 +34,15 @@ from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.sync.journal import Journal, adopt, unfinished
 from paygent.sync.segments import Record
-from paygent.wire import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord, SessionRecord
+from paygent.wire import (
+    Answer,
+    AssignRecord,
+    Batch,
+    DirectoryRecord,
+    PlanRecord,
+    PriceRecord,
+    SessionRecord,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -506,6 +514,8 @@ def _read_directory(record: Record) -> DirectoryRecord | None:
         )
     if kind == "session":
         return SessionRecord(*record["session"])
+    if kind == "prices":
+        return PriceRecord(str(record["id"]), dict(record["document"]), int(record["at"]))
     return None
 
 
@@ -522,5 +532,12 @@ def directory_record(record: DirectoryRecord) -> dict[str, Any]:
             "period": list(record.subscription) if record.subscription else None,
             "at": record.at_us,
             "keeps": record.keeps,
+        }
+    if isinstance(record, PriceRecord):
+        return {
+            "k": "prices",
+            "id": record.price_id,
+            "document": record.document,
+            "at": record.at_us,
         }
     return {"k": "session", "session": list(record)}

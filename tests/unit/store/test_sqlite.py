@@ -26,6 +26,7 @@ _TABLES = {
     "event_ids",
     "events",
     "plans",
+    "price_lists",
     "rollup_day",
     "rollup_period",
     "sessions",

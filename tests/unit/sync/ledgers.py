@@ -16,6 +16,7 @@ from paygent.wire import (
     Answer,
     AssignRecord,
     Batch,
+    BookedEvent,
     DirectoryRecord,
     PlanRecord,
     Question,
@@ -90,6 +91,15 @@ class FakeLedger:
                 UsageRow(each.user_id, each.model_key, 1, 0, 0, each.cost_nano)
                 for each in self.events.values()
             )
+
+    def event(self, event_id: str) -> BookedEvent | None:
+        """Return an event with its corrections; price lists are not kept here."""
+        _follow(self.reading)
+        with self.lock:
+            if event_id not in self.events:
+                return None
+            corrections = (each for each in self.events.values() if each.corrects == event_id)
+            return BookedEvent(self.events[event_id], tuple(corrections))
 
     def close(self) -> None:
         """Note that it was closed."""

@@ -56,7 +56,7 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
 SELECT
     COALESCE(SUM(cost_tokens_nano + cost_tools_nano), 0) AS cost_nano,
     COALESCE(SUM(input_tokens + output_tokens), 0) AS tokens,
-    COUNT(*) AS calls
+    COUNT(*) - COUNT(corrects) AS calls
 FROM events
 WHERE product_id = :product_id
   AND user_id = :user_id
@@ -79,7 +79,39 @@ SELECT
     event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
     input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
     cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details
+    tool_calls, description, metadata, details, corrects
 FROM events
 WHERE product_id = :product_id AND user_id = :user_id
 ORDER BY at_us, event_id;
+
+-- name: event_and_corrections
+-- The event itself first, if it is there, then its corrections.
+SELECT
+    event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
+    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
+    tool_calls, description, metadata, details, corrects
+FROM events
+WHERE product_id = :product_id AND (event_id = :event_id OR corrects = :event_id)
+ORDER BY CASE event_id WHEN :event_id THEN 0 ELSE 1 END, event_id;
+
+-- name: adopt_originals!
+-- A correction belongs where its original is booked, whatever its sender says; runs before anything counts
+-- it. One whose original is not stored stays where its own fields put it.
+UPDATE events AS c
+SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, model = o.model,
+    model_key = o.model_key, provider = o.provider, plan = o.plan, period_start_us = o.period_start_us
+FROM events AS o
+WHERE c.product_id = :product_id
+  AND c.event_id = :event_id
+  AND o.product_id = c.product_id
+  AND o.event_id = c.corrects;
+
+-- name: price_list^
+SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :price_id;
+
+-- name: add_price_list!
+-- The first one stays: a price id names one list for ever.
+INSERT INTO price_lists (product_id, price_id, document, first_us)
+VALUES (:product_id, :price_id, :document, :at_us)
+ON CONFLICT (product_id, price_id) DO NOTHING;

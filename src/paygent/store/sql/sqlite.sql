@@ -13,14 +13,14 @@ INSERT INTO events (
     product_id, event_id, user_id, session_id, at_us, day, model, model_key, provider, plan, period_start_us,
     input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
     cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details
+    tool_calls, description, metadata, details, corrects
 )
 SELECT
     :product_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
     strftime('%Y-%m-%d', json_extract(value, '$[3]') / 1000000, 'unixepoch'),
     json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'), json_extract(value, '$[11]'),
     json_extract(value, '$[12]'), json_extract(value, '$[13]'), json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[16]'), json_extract(value, '$[17]'), json_extract(value, '$[18]'),
-    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]')
+    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]'), json_extract(value, '$[26]')
 FROM json_each(:rows);
 
 -- name: add_users!
@@ -53,7 +53,7 @@ SELECT
         SELECT SUM(CASE json_extract(k.value, '$[2]')
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
-            ELSE 1 END)
+            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END)
         FROM events AS e
         WHERE e.product_id = :product_id
           AND e.user_id = json_extract(k.value, '$[0]')
@@ -86,7 +86,7 @@ FROM (
         SUM(CASE b.metric
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
-            ELSE 1 END) AS amount
+            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END) AS amount
     FROM events AS e
     JOIN accounts AS b
         ON b.product_id = e.product_id
@@ -108,16 +108,36 @@ WHERE a.product_id = :product_id
   AND a.start_us = d.start_us;
 
 -- name: roll_up_days!
+-- A call is doubtful while neither its own figures nor those of a correction are exact. So a call that comes
+-- after its exact correction never was, and the first exact correction of a call that is stored already takes
+-- one away; of several in a batch that is the one with the smallest id.
 INSERT INTO rollup_day (
     product_id, day, user_id, model, provider, plan,
     calls, input_tokens, output_tokens, cost_nano, doubtful_calls
 )
 SELECT
-    product_id, day, user_id, model_key, provider, plan, COUNT(*), SUM(input_tokens), SUM(output_tokens),
-    SUM(cost_tokens_nano + cost_tools_nano), SUM(CASE quality WHEN 'exact' THEN 0 ELSE 1 END)
-FROM events
-WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
-GROUP BY product_id, day, user_id, model_key, provider, plan
+    e.product_id, e.day, e.user_id, e.model_key, e.provider, e.plan, COUNT(*) - COUNT(e.corrects),
+    SUM(e.input_tokens), SUM(e.output_tokens), SUM(e.cost_tokens_nano + e.cost_tools_nano),
+    SUM(CASE
+        WHEN e.quality = 'exact' AND e.corrects IS NULL THEN 0
+        WHEN e.corrects IS NULL THEN CASE WHEN EXISTS (
+            SELECT 1 FROM events AS c
+            WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
+        ) THEN 0 ELSE 1 END
+        WHEN e.quality = 'exact' AND EXISTS (
+            SELECT 1 FROM events AS o
+            WHERE o.product_id = e.product_id AND o.event_id = e.corrects AND o.corrects IS NULL
+              AND o.quality <> 'exact' AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
+        ) AND NOT EXISTS (
+            SELECT 1 FROM events AS c
+            WHERE c.product_id = e.product_id AND c.corrects = e.corrects AND c.quality = 'exact'
+              AND c.event_id <> e.event_id
+              AND (c.event_id < e.event_id OR c.event_id NOT IN (SELECT value FROM json_each(:ids)))
+        ) THEN -1
+        ELSE 0 END)
+FROM events AS e
+WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
+GROUP BY e.product_id, e.day, e.user_id, e.model_key, e.provider, e.plan
 ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     calls = rollup_day.calls + excluded.calls,
     input_tokens = rollup_day.input_tokens + excluded.input_tokens,
@@ -130,7 +150,7 @@ INSERT INTO rollup_period (
     product_id, user_id, period_start_us, model, calls, input_tokens, output_tokens, cost_nano
 )
 SELECT
-    product_id, user_id, period_start_us, model_key, COUNT(*), SUM(input_tokens), SUM(output_tokens),
+    product_id, user_id, period_start_us, model_key, COUNT(*) - COUNT(corrects), SUM(input_tokens), SUM(output_tokens),
     SUM(cost_tokens_nano + cost_tools_nano)
 FROM events
 WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
