@@ -36,8 +36,9 @@ from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
 from paygent.context import Identity, current
 from paygent.core.estimate import Taken, bound, measure, weight_of
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
+from paygent.core.explain import rates_to_json
 from paygent.core.gate import CONTENTION, Decision, warning
-from paygent.core.pricing import bound_nano, cost_nano, is_plain, uses_unpriced
+from paygent.core.pricing import Rates, bound_nano, cost_nano, is_plain, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures, logger
@@ -53,7 +54,7 @@ from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
 from paygent.sync.worker import Worker, directory_record
-from paygent.wire import AssignRecord, DirectoryRecord
+from paygent.wire import AssignRecord, DirectoryRecord, PriceRecord
 
 _NS_PER_MS = 1_000_000
 _CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
@@ -80,6 +81,7 @@ class Meter:
         self._callbacks = callbacks
         self._now_us = now_us
         self._allowance = Allowance()
+        self._listed: set[str] = set()
         self.session_opened: Callable[[str], None] = _nothing
         self._late: deque[Callable[[], None]] = deque()
 
@@ -404,6 +406,7 @@ class Meter:
 
     def renew_after_fork(self) -> None:
         """Forget the parent's calls in flight."""
+        self._listed = set()  # the parent's records are the parent's to deliver
         self._allowance.renew_after_fork()
 
     def _price(self, call: Call, usage: Usage, quality: Quality) -> Event:
@@ -420,6 +423,8 @@ class Meter:
             )
         elif rates.source == DEAREST and quality == "exact":
             quality = "estimated"
+        if rates.price_id not in self._listed:
+            self.list_prices(rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         return Event(
@@ -481,6 +486,14 @@ class Meter:
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
+
+    def list_prices(self, rates: Rates, at_us: int) -> None:
+        """Have a price list kept, once, so that what was booked with it can be explained."""
+        if rates.price_id in self._listed:
+            return
+        self._listed.add(rates.price_id)
+        if rates.price_id:
+            self.write_directory(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
 
     def write_opened_sessions(self) -> None:
         """Write the sessions that were opened meanwhile, and say so."""

@@ -12,8 +12,8 @@ Contract, for every adapter:
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
 - **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter
   waits at most its own short time-out for a lock or an answer, never for ever.
-- **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an adapter is safe
-  for that.
+- **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
+  adapter is safe for that.
 """
 
 from __future__ import annotations

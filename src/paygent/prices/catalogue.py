@@ -11,6 +11,7 @@ caller.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
@@ -148,6 +149,8 @@ class Catalogue:
         price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (
             f"#{tier}" if tier else ""
         )
+        if (listing.valid_from_us, listing.valid_until_us) != _ALWAYS_US:
+            price_id += "~" + _digest(prices, *(each for step in tiers for each in step))
         return Rates(prices, tuple(tiers), price_id, "catalogue", self.as_of, missing)
 
     def _listing(self, provider: str, model: str, at_us: int, tier: str) -> Listing | None:
@@ -241,7 +244,15 @@ def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: st
     if listing is not None and "web_search" in listing.prices:
         own["web_search"] = listing.prices["web_search"]
     prices, missing = complete(own)
-    return Rates(prices, (), f"{source}:{name}", source, "", missing)
+    return Rates(prices, (), f"{source}:{name}@{_digest(prices)}", source, "", missing)
+
+
+def _digest(*prices: object) -> str:
+    """Return what tells two lists of one name apart: a plan's rates change, and so do those of a
+    model that has dated prices or cheaper hours.
+    """
+    plain = [tuple(each) if isinstance(each, tuple) else each for each in prices]
+    return f"{zlib.crc32(repr(plain).encode()):08x}"
 
 
 def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:

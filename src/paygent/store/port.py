@@ -10,9 +10,9 @@ and a batch that fails has claimed nothing.
 Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
-- **Corrections.** One whose original is stored is booked on the original's user, session, time, model,
-  plan and period, whatever it says itself; one whose original is not is booked by its own fields.
-  It weighs 0 in calls, and its signed tokens and costs are added like any other's.
+- **Corrections.** One whose original is stored is booked on the original's user, session, time,
+  model, plan and period, whatever it says itself; one whose original is not is booked by its own
+  fields. It weighs 0 in calls, and its signed tokens and costs are added like any other's.
 - **Price lists.** The first document of a price id stays for ever.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.

@@ -205,7 +205,7 @@ def test_custom__max_tokens_and_messages__are_what_is_held(init: Init, acme: Any
         def taken(self) -> int:
             """Look at what is held, then tell."""
             held.append(pg.get_usage("u1").reserved_tokens_by_model["gpt-4o"])
-            return 100
+            return 40  # not more than it sends
 
     client = acme.Client()
     client.answer = Looking()
