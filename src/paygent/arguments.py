@@ -96,16 +96,17 @@ def read_entry(given: Mapping[str, Any]) -> Entry:
     findings = Findings("record_event")
     if given["user_id"] is not None:
         check_user(findings, given["user_id"])
-    cost = None
-    if given["cost"] is not None:
-        try:
-            cost = read_cost_nano(given["cost"])
-        except ValueError as error:
-            findings.add("cost", given["cost"], str(error))
+    is_correction = given["corrects"] is not None
+    cost = _read_cost(findings, given["cost"], signed=is_correction)
+    least = -_TOKENS_MAX if is_correction else 0
     for name in ("input_tokens", "output_tokens"):
-        if type(given[name]) is not int or not 0 <= given[name] <= _TOKENS_MAX:
-            findings.add(name, given[name], "must be a whole number from 0 to 10¹²")
-    for name in ("model", "idempotency_key", "session_id"):
+        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
+            rule = f"must be a whole number from {'-10¹²' if is_correction else '0'} to 10¹²"
+            findings.add(name, given[name], rule)
+    for name in ("model", "session_id", "tool_calls") if is_correction else ():
+        if given[name] is not None:
+            findings.add(name, given[name], "must not be given: it is that of the corrected event")
+    for name in ("model", "idempotency_key", "session_id", "corrects"):
         if given[name] is not None:
             check_name(findings, name, given[name])
     text = given["description"]
@@ -137,4 +138,19 @@ def read_entry(given: Mapping[str, Any]) -> Entry:
         text,
         given["idempotency_key"],
         tuple(tools or ()),
+        given["corrects"],
     )
+
+
+def _read_cost(findings: Findings, given: Any, *, signed: bool) -> int | None:
+    """Return a cost in nano-dollars, also a negative one if `signed`; note what rule it breaks."""
+    if given is None:
+        return None
+    number = read_decimal(given) if signed else None
+    is_less = number is not None and not number.is_nan() and number < 0
+    try:
+        cost = read_cost_nano(-number if is_less and number is not None else given)
+    except ValueError as error:
+        findings.add("cost", given, str(error))
+        return None
+    return -cost if is_less else cost

@@ -37,6 +37,7 @@ from paygent.models import (
 from paygent.prices.catalogue import Catalogue
 from paygent.settings import FIRST_TOUCH_WAIT_S
 from paygent.sync.worker import Worker
+from paygent.wire import BookedEvent
 
 REPORT_WAIT_S = 30.0
 """Longest wait for a report; one over a year of a large store takes a second."""
@@ -233,6 +234,27 @@ class Asking:
         if self._can_ask:
             self._ask(user, _context_session(user_id))
         return self._accounts.user(user_id, self._now_us())
+
+    def event(self, user: User, event_id: str) -> BookedEvent | None:
+        """Return an event of a user with its corrections, or None where nobody knows it.
+
+        What this process has not delivered yet is in its memory; the rest is asked of the ledger,
+        for a quarter second at most, and not on a thread that runs an event loop.
+        """
+        pending = list(user.pending.values())
+        ours = next((each for each in pending if each.event_id == event_id), None)
+        booked = None
+        if self._can_ask and not runs_loop():
+            read = self._worker.read(lambda ledger: ledger.event(event_id))
+            if wait_for(read, FIRST_TOUCH_WAIT_S) and read.exception() is None:
+                booked = read.result()
+        if ours is None and booked is None:
+            return None
+        corrections = {each.event_id: each for each in booked.corrections} if booked else {}
+        corrections.update({e.event_id: e for e in pending if e.corrects == event_id})
+        found = ours if ours is not None else booked.event if booked is not None else None
+        assert found is not None  # one of the two knows it
+        return BookedEvent(found, tuple(corrections.values()))
 
     def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
         """Return usage and cost of a span of days; see `Paygent.report`.

@@ -14,13 +14,14 @@ from paygent.core.errors import Findings
 from paygent.core.event import Event
 from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
-from paygent.core.pricing import cost_nano
+from paygent.core.pricing import Rates, cost_nano, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.meter import Meter
 from paygent.models import UsageEvent, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue
+from paygent.wire import BookedEvent
 
 _KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
 
@@ -35,6 +36,8 @@ class Entry(NamedTuple):
         description: Free text, or None.
         idempotency_key: The same key of the same user books once, or None.
         tool_calls: Names of tools.
+        corrects: Id of the event that this one corrects, or None; then cost and tokens are what is
+            to be added to it.
     """
 
     cost_nano: int | None
@@ -44,6 +47,7 @@ class Entry(NamedTuple):
     description: str | None
     idempotency_key: str | None
     tool_calls: tuple[str, ...]
+    corrects: str | None = None
 
 
 class _Priced(NamedTuple):
@@ -52,6 +56,7 @@ class _Priced(NamedTuple):
     quality: Quality
     price_id: str
     model_key: str
+    rates: Rates | None = None
 
 
 class Manual:
@@ -90,6 +95,8 @@ class Manual:
             ids.new_id(at_us) if key is None else ids.id_of_key(self._product, user.user_id, key)
         )
         priced = self._price(entry, user.plan, at_us)
+        if self._meter is not None and priced.rates is not None:
+            self._meter.list_prices(priced.rates, at_us)
         event = Event(
             event_id=event_id,
             user_id=user.user_id,
@@ -115,14 +122,82 @@ class Manual:
             description=entry.description,
             metadata=identity.metadata,
         )
+        return self._book(user, event, is_keyed=key is not None)
+
+    def _book(self, user: User, event: Event, *, is_keyed: bool) -> UsageEvent:
         public = usage_event(event)
-        if key is not None:
-            earlier = self._remember(event_id, public)
+        if is_keyed:
+            earlier = self._remember(event.event_id, public)
             if earlier is not None:
                 return earlier
         if self._meter is not None:
             self._meter.record(user, event)
         return public
+
+    def correct(
+        self, user: User, booked: BookedEvent | None, identity: Identity, entry: Entry
+    ) -> UsageEvent:
+        """Book a correction where its original is booked.
+
+        Args:
+            user: Whose.
+            booked: The original with the corrections that are known; None where nobody knows it.
+            identity: Says what metadata is kept with it.
+            entry: What is to be added.
+
+        Raises:
+            InvalidValue: if there is no such original, or more is taken off than it has.
+        """
+        findings = Findings("record_event")
+        if booked is None or booked.event.user_id != user.user_id:
+            rule = "must be the id of an earlier event of this user (an event loop asks no ledger)"
+            findings.add("corrects", entry.corrects, rule)
+        elif booked.event.corrects is not None:
+            findings.add("corrects", entry.corrects, "must not be a correction itself")
+        findings.raise_if_any()
+        assert booked is not None  # said above
+        original = booked.event
+        cost_nano = entry.cost_nano
+        if cost_nano is None:
+            cost_nano = self._difference(entry, original, user.plan)
+        sums = (original, *booked.corrections)
+        for name, given, whole in (
+            ("cost", cost_nano, sum(each.cost_nano for each in sums)),
+            ("input_tokens", entry.input_tokens, sum(each.input_tokens for each in sums)),
+            ("output_tokens", entry.output_tokens, sum(each.output_tokens for each in sums)),
+        ):
+            if whole + given < 0:
+                shown = format_usd(given, decimals=9) if name == "cost" else given
+                findings.add(name, shown, "must not take off more than the event has")
+        findings.raise_if_any()
+        key = entry.idempotency_key
+        now_us = self._now_us()
+        correction = Event(
+            ids.new_id(now_us) if key is None else ids.id_of_key(self._product, user.user_id, key),
+            user.user_id,
+            *original[2:9],
+            entry.input_tokens,
+            entry.output_tokens,
+            0,
+            0,
+            0,
+            cost_nano,
+            0,
+            source="manual",
+            price_id="" if entry.cost_nano is not None else original.price_id,
+            cost_explicit=entry.cost_nano is not None,
+            description=entry.description,
+            metadata=identity.metadata,
+            corrects=original.event_id,
+        )
+        return self._book(user, correction, is_keyed=key is not None)
+
+    def _difference(self, entry: Entry, original: Event, plan: PlanConfig) -> int:
+        """Return what tokens that are added and taken off cost, at the original's prices."""
+        resolved = self._catalogue.resolve(original.provider, original.model, original.at_us, plan)
+        sent, given = entry.input_tokens, entry.output_tokens
+        more = tokens_cost_nano(max(sent, 0), max(given, 0), resolved.rates)
+        return more - tokens_cost_nano(max(-sent, 0), max(-given, 0), resolved.rates)
 
     def _price(self, entry: Entry, plan: PlanConfig, at_us: int) -> _Priced:
         """Return what an entry costs: as given, else its tokens and tools at their prices.
@@ -157,6 +232,7 @@ class Manual:
             quality,
             resolved.rates.price_id if resolved is not None else "",
             model_key,
+            resolved.rates if resolved is not None else None,
         )
 
     def _remember(self, event_id: str, public: UsageEvent) -> UsageEvent | None:

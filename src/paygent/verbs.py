@@ -288,6 +288,7 @@ class Verbs:
         session_id: str | None = None,
         tool_calls: list[str] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        corrects: str | None = None,
     ) -> UsageEvent:
         """Book something that costs and is no call that we see: a tool, another service. Never
         refused.
@@ -304,6 +305,9 @@ class Verbs:
             tool_calls: Names of tools, priced by the plan's `tool_costs`, else its
                 `default_tool_cost`.
             metadata: Up to 16 keys and 1 kB.
+            corrects: Id of an earlier event of this user. Then `cost` and tokens are what is to be
+                added to it, also negative, and they count where it counts: in its model, session
+                and period.
 
         Returns:
             The event; for a key that was booked before by this process, that earlier event.
@@ -316,7 +320,10 @@ class Verbs:
             failures.say("shut_down", "Paygent is shut down; events wait in the journal")
         identity = self._identity(user_id, session_id, metadata)
         user = self._asking.known(identity.user_id or MISSING_USER_ID)
-        return self._manual.book(user, identity, entry)
+        if entry.corrects is None:
+            return self._manual.book(user, identity, entry)
+        original = self._asking.event(user, entry.corrects)
+        return self._manual.correct(user, original, identity, entry)
 
     def _identity(
         self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None

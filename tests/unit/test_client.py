@@ -45,7 +45,7 @@ from paygent.process import _after_fork, _at_exit
 from paygent.settings import Settings
 from paygent.testing import Answer, FakeProvider, Tokens
 from paygent.wire import Answer as LedgerAnswer
-from paygent.wire import Batch, Question
+from paygent.wire import Batch, BookedEvent, Question
 
 Init = Callable[..., Paygent]
 
@@ -86,6 +86,10 @@ class AbsentLedger:
 
     def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
         found: tuple[UsageRow, ...] = self._fail()
+        return found
+
+    def event(self, event_id: str) -> BookedEvent | None:
+        found: BookedEvent | None = self._fail()
         return found
 
     def close(self) -> None:

@@ -119,7 +119,9 @@ def test_resolve__an_azure_model__comes_from_azures_list_first(bundled: Catalogu
 def test_resolve__a_catalogue_price__names_its_list_and_day(bundled: Catalogue) -> None:
     """An event can be traced to the price list that it was booked with."""
     rates = bundled.resolve("openai", "gpt-5", NOW_US, PLAN, "flex").rates
-    assert rates.price_id == f"genai-prices:openai/gpt-5@{bundled.as_of}#flex"
+    name, _, digest = rates.price_id.partition("~")
+    assert name == f"genai-prices:openai/gpt-5@{bundled.as_of}#flex"
+    assert len(digest) == 8  # its prices have dates
     assert rates.as_of == bundled.as_of
 
 
