@@ -38,3 +38,19 @@ def demo(
         typer.echo(f'{error.name} is missing: pip install ".[demo]"', err=True)
         raise typer.Exit(2) from None
     command.main()
+
+
+@app.command()
+def explain(
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="Id of the event.")],
+    db: Annotated[
+        str | None, typer.Option("--db", help="File of the store (PAYGENT_DB_PATH).")
+    ] = None,
+    product: Annotated[
+        str | None, typer.Option("--product", help="Whose event (PAYGENT_PRODUCT).")
+    ] = None,
+) -> None:
+    """How the cost of one event came about: counts, rates, their source, and the limits."""
+    from paygent.cli import explain as command
+
+    raise typer.Exit(command.run(event_id, db, product))

@@ -11,10 +11,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import IO
 
 from rich import box
 from rich.console import Console
@@ -22,12 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from paygent import GuardResult, PlanConfig
+from paygent.cli.console import make_console
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
 from paygent.demo import story
 from paygent.demo.provider import ProviderProcess
 
-_PLAIN_WIDTH = 100
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 
 
@@ -45,28 +44,6 @@ def main() -> None:
     )
     after = _run(console, story.WITH_LIMITS, month)
     _compare(console, before, after)
-
-
-def is_for_people(stream: IO[str], environ: Mapping[str, str]) -> bool:
-    """Tell whether output goes to a terminal that someone looks at: no pipe, no CI, no dumb one."""
-    return stream.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
-
-
-def make_console(stream: IO[str], environ: Mapping[str, str]) -> Console:
-    """Return a console that writes colours and bars for people, and plain text for anything else.
-
-    The choice is ours alone: variables that force colours do not put control characters in a pipe.
-    """
-    if is_for_people(stream, environ):
-        return Console(file=stream, highlight=False)
-    return Console(
-        file=stream,
-        force_terminal=False,
-        force_interactive=False,
-        color_system=None,
-        highlight=False,
-        width=_PLAIN_WIDTH,
-    )
 
 
 class ShowWatch:

@@ -59,14 +59,19 @@ class SqliteStore:
     alone).
     """
 
-    def __init__(self, path: str, *, busy_wait_s: float = BUSY_WAIT_S) -> None:
+    def __init__(
+        self, path: str, *, busy_wait_s: float = BUSY_WAIT_S, read_only: bool = False
+    ) -> None:
         """Remember where the file is; nothing is opened before `open`.
 
         Args:
             path: File path, or ":memory:".
             busy_wait_s: Longest wait for another process's transaction, in seconds.
+            read_only: Whether nothing may be made, migrated or written: for looking at the store of
+                an application that may be running.
         """
         self._path = path
+        self._read_only = read_only
         self._busy_wait_s = busy_wait_s
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
@@ -85,6 +90,9 @@ class SqliteStore:
                 )
             if self._queries is None:
                 self._queries = load_queries()
+            if self._read_only:
+                self._connection = _open_read_only(self._path, self._busy_wait_s)
+                return
             if self._path != ":memory:":
                 _keep_private(self._path)
             connection = sqlite3.connect(
@@ -407,6 +415,38 @@ def migrate(connection: sqlite3.Connection) -> None:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
+    """Connect to a store that is there, without making any file beside it.
+
+    Raises:
+        StoreUnavailable: if it is not there, or of another schema.
+        sqlite3.Error: if it cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise StoreUnavailable(f"there is no store at {path}")
+    # Without a log beside it nobody has it open, and SQLite would make one to read it safely.
+    how = "mode=ro" if os.path.exists(path + "-wal") else "immutable=1"
+    connection = sqlite3.connect(
+        f"{Path(path).absolute().as_uri()}?{how}",
+        uri=True,
+        timeout=busy_wait_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        version = _schema_version(connection)
+        newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
+        if version != newest:
+            raise StoreUnavailable(
+                f"the file has schema {version}; this Paygent reads {newest}"
+                + (" (an application that starts on it brings it there)" * (version < newest))
+            )
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _schema_version(connection: sqlite3.Connection) -> int:

@@ -7,7 +7,8 @@ import io
 import pytest
 
 from paygent import GuardResult
-from paygent.cli.demo import ShowWatch, is_for_people, make_console, outcome_table
+from paygent.cli.console import is_for_people, make_console
+from paygent.cli.demo import ShowWatch, outcome_table
 from paygent.core.period import to_datetime
 from paygent.core.report import Margin, UsageRow
 from paygent.demo.story import USERS, DemoUser, Outcome

@@ -1,0 +1,222 @@
+"""`paygent explain`: how the cost of one event came about, and which limits it counts to.
+
+Reads the store without changing anything: no file is made and no schema is migrated, so it may be
+run beside the application whose store it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from paygent.cli.console import make_console
+from paygent.core.event import Event
+from paygent.core.explain import Explanation, explain, rates_from_json
+from paygent.core.money import format_usd, from_units
+from paygent.core.period import billing_period, to_datetime
+from paygent.core.plan import PlanConfig, limits_of, plan_from_json
+from paygent.ledger.books import account_key
+from paygent.prices.names import plain
+from paygent.settings import read_settings
+from paygent.store.port import StoreUnavailable
+from paygent.store.sqlite import SqliteStore
+from paygent.wire import BookedEvent, Question
+
+_DOLLAR_PLACES = 18  # of an unrounded amount
+_PRICE_PLACES = 12  # prices are pico-dollars
+
+
+class NotFound(Exception):
+    """There is nothing to explain; says what was looked for, and where."""
+
+
+class LimitRow(NamedTuple):
+    """One limit that counts an event.
+
+    Attributes:
+        name: Its reason.
+        window: When it counts, for people.
+        spent, cap: In words, with their unit.
+        share: Spent as a share of the cap.
+    """
+
+    name: str
+    window: str
+    spent: str
+    cap: str
+    share: str
+
+
+def run(
+    event_id: str, db: str | None, product: str | None, environ: Mapping[str, str] = os.environ
+) -> int:
+    """Print the explanation of an event; return the exit status."""
+    settings = read_settings({"db_path": db}, environ)
+    whose = product or settings.product
+    store = SqliteStore(settings.db_path, read_only=True)
+    try:
+        booked = store.event(whose, event_id)
+        if booked is None:
+            raise NotFound(
+                f"EVENT_ID = {event_id!r}: must be an event of product {whose!r} in"
+                f" {settings.db_path} (a running application delivers within a second)"
+            )
+        limits = list(_limits(store, whose, booked.event))
+    except (NotFound, StoreUnavailable) as error:
+        print(f"paygent explain: {error}", file=sys.stderr)
+        return 1
+    finally:
+        store.close()
+    console = make_console(sys.stdout, environ)
+    is_right, lines = _arithmetic(booked)
+    for line in (*_head(booked.event), *lines, *_corrected(booked)):
+        console.print(line, markup=False, soft_wrap=isinstance(line, str))
+    if limits:
+        console.print(_limit_table(limits))
+    return 0 if is_right else 1
+
+
+def _head(event: Event) -> Iterator[str]:
+    """Say whose event it is, and what it was."""
+    yield f"event      {event.event_id}"
+    yield f"user       {event.user_id}"
+    yield f"session    {event.session_id or '-'}"
+    yield f"at         {to_datetime(event.at_us).isoformat(timespec='milliseconds')}"
+    model = event.model or "-"
+    named = f" (counts as {event.model_key})" if event.model_key != event.model else ""
+    yield f"model      {model}{named}{f', {event.provider}' if event.provider else ''}"
+    yield f"plan       {event.plan}"
+    yield f"quality    {event.quality}, {event.source}" + (", blocked" if event.blocked else "")
+    if event.description:
+        yield f"for        {event.description}"
+    if event.corrects is not None:
+        yield f"corrects   {event.corrects}"
+
+
+def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
+    """Return whether the event's cost follows from its price list, and what to print of it."""
+    event = booked.event
+    if event.cost_explicit:
+        cost = format_usd(event.cost_nano, decimals=9)
+        return True, [f"cost       {cost}, as it was given to record_event"]
+    lines: list[Any] = []
+    is_right = True
+    if booked.prices is not None:
+        rates = rates_from_json(event.price_id, booked.prices)
+        found = explain(event, rates)
+        lines += [_source(event.price_id, rates.as_of, found), _cost_table(found)]
+        is_right = found.cost_nano == event.cost_tokens_nano or event.corrects is not None
+        if not is_right:
+            told = format_usd(event.cost_tokens_nano, decimals=9)
+            lines.append(f"MISMATCH   booked {told}, but these prices make another amount")
+    elif event.price_id:
+        lines.append(f"prices     {event.price_id}: this list was not kept")
+    elif event.quality == "unpriced":
+        lines.append("prices     nobody has a price for this model: its tokens count, it costs 0")
+    if event.quality == "estimated":
+        lines.append("estimate   no usage arrived; the tokens are what was held for the call")
+    if event.tool_calls:
+        tools = format_usd(event.cost_tools_nano, decimals=9)
+        lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} by the plan")
+    lines.append(f"booked     {format_usd(event.cost_nano, decimals=9)}")
+    return is_right, lines
+
+
+def _source(price_id: str, as_of: str, found: Explanation) -> str:
+    text = f"prices     {price_id}" + (f", as of {as_of}" if as_of else "")
+    if found.tier_above is not None:
+        text += f", tier above {found.tier_above:,} input tokens"
+    return text
+
+
+def _cost_table(found: Explanation) -> Table:
+    table = Table(box=None, pad_edge=False, show_footer=True)
+    table.add_column("component", footer="rounded once, half to even")
+    table.add_column("count", justify="right")
+    table.add_column("rate", justify="right")
+    table.add_column("amount", justify="right", footer=format_usd(found.cost_nano, decimals=9))
+    for line in found.lines:
+        unit = "1,000" if line.component == "web_search" else "million"
+        rate = _short(from_units(line.price_pico, _PRICE_PLACES))
+        table.add_row(
+            line.component,
+            f"{line.quantity:,}",
+            f"${rate} per {unit}",
+            "$" + _short(from_units(line.amount, _DOLLAR_PLACES)),
+        )
+    table.add_row("sum", "", "", "$" + _short(from_units(found.amount, _DOLLAR_PLACES)))
+    return table
+
+
+def _short(number: Any) -> str:
+    """Write an exact number without the zeros at its end."""
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _corrected(booked: BookedEvent) -> Iterator[str]:
+    """Say what was added to the event later, and what it comes to."""
+    for each in booked.corrections:
+        tokens = f"{each.input_tokens:+,} input, {each.output_tokens:+,} output"
+        cost = format_usd(each.cost_nano, decimals=9)
+        why = f": {each.description}" if each.description else ""
+        yield f"corrected  {cost}, {tokens} by {each.event_id}{why}"
+    if booked.corrections:
+        total = booked.event.cost_nano + sum(each.cost_nano for each in booked.corrections)
+        yield f"in all     {format_usd(total, decimals=9)}"
+
+
+def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow]:
+    """Return the limits of the user's present plan that count an event."""
+    now_us = time.time_ns() // 1_000
+    question = Question(event.user_id, (), event.period_start_us)
+    answer = store.read(product, (question,), now_us)
+    user = answer.users[event.user_id]
+    document = user.own
+    if document is None:
+        named = answer.plans.get(user.plan or event.plan)
+        document = named[1] if named is not None else None
+    plan = plan_from_json(document) if document is not None else PlanConfig()
+    period = billing_period(user.subscription, event.at_us)
+    if period is None:
+        return
+    keys = {}
+    for limit in limits_of(plan):
+        if limit.model is None or plain(limit.model) in (event.model_key, event.model):
+            key = account_key(limit.key, period, event.session_id, event.at_us)
+            if key.counts(event) and (limit.scope != "session" or event.session_id):
+                keys[key] = limit
+    question = Question(event.user_id, tuple(keys), event.period_start_us)
+    spent = store.read(product, (question,), now_us).users[event.user_id].spent
+    for key, limit in keys.items():
+        used, cap = spent[key], limit.cap_exact or 0
+        share = f"{used * 100 / cap:.1f} %" if cap else "-"
+        yield LimitRow(
+            limit.key.reason,
+            limit.window if limit.window != "period" else _days(key.start_us, key.end_us),
+            _amount(used, limit.metric),
+            _amount(cap, limit.metric),
+            share,
+        )
+
+
+def _days(start_us: int, end_us: int) -> str:
+    return f"{to_datetime(start_us):%Y-%m-%d} to {to_datetime(end_us):%Y-%m-%d}"
+
+
+def _amount(value: int, metric: str) -> str:
+    return format_usd(value, decimals=6) if metric == "spend" else f"{value:,} {metric}"
+
+
+def _limit_table(limits: list[LimitRow]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("counts to", "window", "spent there", "cap today", "share"):
+        table.add_column(name, justify="left" if name in ("counts to", "window") else "right")
+    for row in limits:
+        table.add_row(*row)
+    return table

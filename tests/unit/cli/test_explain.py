@@ -1,0 +1,206 @@
+"""`paygent explain`: what it shows of events of every kind, and that it leaves the store alone."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig
+from paygent.cli.app import app
+from paygent.models import ModelCostRate
+
+Init = Callable[..., Paygent]
+
+CHAT: Any = {
+    "model": "gpt-4o-2024-08-06",
+    "usage": {
+        "prompt_tokens": 1_200,
+        "completion_tokens": 300,
+        "prompt_tokens_details": {"cached_tokens": 1_000},
+    },
+}
+
+
+def explain(db_path: str, event_id: str, *more: str) -> tuple[int, str]:
+    """Run the command; return its exit status and what it printed, in one text."""
+    result = CliRunner().invoke(app, ["explain", event_id, "--db", db_path, *more])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def pg(init: Init) -> Paygent:
+    """A Paygent whose user is on a plan with limits of every kind."""
+    made = init()
+    made.configure_plan(
+        "default",
+        PlanConfig(
+            max_spend_per_period=25,
+            max_spend_per_session=2,
+            model_limits={"gpt-4o": ModelLimitConfig(50_000), "o3": ModelLimitConfig(9)},
+            limits=(Limit("calls", window="day", cap=500), Limit("spend", model="x", cap=0)),
+            tool_costs={"search": 0.01},
+            cost_rates={"house": ModelCostRate.per_million(3, 15)},
+        ),
+    )
+    return made
+
+
+def event_of(pg: Paygent, answer: Any = CHAT, model: str = "gpt-4o", **more: Any) -> str:
+    """Make one call and deliver it; return its event's id."""
+    events: list[Any] = []
+    pg._callbacks.register("usage", events.append)
+    pg.wrap(lambda: answer, "ann [x]", model, provider="openai", **more)
+    pg.flush()
+    return str(events[0].id)
+
+
+def test_explain__a_call__shows_each_component_its_rate_and_the_sum(
+    pg: Paygent, db_path: str
+) -> None:
+    """Count times rate, where the rate is from, the sum, and the limits that count it."""
+    status, text = explain(db_path, event_of(pg))
+    assert status == 0
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "user ann [x]" in lines
+    assert "model gpt-4o-2024-08-06 (counts as gpt-4o), openai" in lines
+    assert "input 200 $2.5 per million $0.0005" in lines
+    assert "cached_input 1,000 $1.25 per million $0.00125" in lines
+    assert "output 300 $10 per million $0.003" in lines
+    assert "sum $0.00475" in lines
+    assert "booked $0.004750000" in lines
+    assert any(line.startswith("prices genai-prices:openai/gpt-4o@") for line in lines)
+    limits = [line for line in lines if line.endswith(" %")]
+    assert [line.split()[0] for line in limits] == [
+        "total_spend",
+        "session_spend",
+        "model_limit:gpt-4o",
+        "calls:day",
+    ]
+    assert "1,500 tokens 50,000 tokens 3.0 %" in limits[2]
+
+
+def test_explain__a_plans_rate_and_tools__are_told_apart(pg: Paygent, db_path: str) -> None:
+    """The plan's own list is named, and what its tools cost beside the tokens."""
+    call = {"function": {"name": "search"}}
+    answer = {
+        "model": "house",
+        "usage": {"prompt_tokens": 10, "completion_tokens": 0},
+        "choices": [{"message": {"tool_calls": [call]}}],
+    }
+    status, text = explain(db_path, event_of(pg, answer, "house"))
+    assert status == 0
+    assert "prices     plan:house@" in text
+    assert "tools      search: $0.010000000 by the plan" in text
+    assert "booked     $0.010030000" in text
+
+
+def test_explain__an_explicit_cost_and_its_correction__are_said_as_such(
+    pg: Paygent, db_path: str
+) -> None:
+    """A person sees what was given, what was added later, and what it comes to."""
+    event = pg.record_event("ann", cost="0.5", description="a search")
+    correction = pg.record_event("ann", corrects=event.id, cost="-0.1", description="too much")
+    pg.flush()
+    status, text = explain(db_path, event.id)
+    assert status == 0
+    assert "cost       $0.500000000, as it was given to record_event" in text
+    assert f"by {correction.id}: too much" in text
+    assert "in all     $0.400000000" in text
+    status, text = explain(db_path, correction.id)
+    assert status == 0
+    assert f"corrects   {event.id}" in text
+
+
+def test_explain__an_estimate_and_an_unpriced_model__say_why(pg: Paygent, db_path: str) -> None:
+    """Nothing is passed off as exact."""
+    _, text = explain(db_path, event_of(pg, None, estimated_input_tokens=7, estimated_max_tokens=3))
+    assert "quality    estimated" in text
+    assert "no usage arrived" in text
+    answer = {"model": "nobody", "usage": {"prompt_tokens": 10, "completion_tokens": 0}}
+    _, text = explain(db_path, event_of(pg, answer, "nobody"))
+    assert "nobody has a price for this model" in text
+
+
+def test_explain__booked_other_than_its_prices_make__is_a_finding(
+    pg: Paygent, db_path: str
+) -> None:
+    """A figure that does not follow from its list is said, with status 1."""
+    event_id = event_of(pg)
+    pg.shutdown()
+    with sqlite3.connect(db_path) as connection:
+        connection.execute("UPDATE events SET cost_tokens_nano = cost_tokens_nano + 1")
+    connection.close()
+    status, text = explain(db_path, event_id)
+    assert status == 1
+    assert "MISMATCH   booked $0.004750001" in text
+
+
+def test_explain__a_list_that_was_not_kept__is_said(pg: Paygent, db_path: str) -> None:
+    """Events of before lists were kept have their name only."""
+    event_id = event_of(pg)
+    pg.shutdown()
+    with sqlite3.connect(db_path) as connection:
+        connection.execute("DELETE FROM price_lists")
+    connection.close()
+    status, text = explain(db_path, event_id)
+    assert status == 0
+    assert "this list was not kept" in text
+
+
+def test_explain__an_unknown_event_or_product__is_a_finding(pg: Paygent, db_path: str) -> None:
+    """Field, value and rule, in one line."""
+    event_id = event_of(pg)
+    for arguments in (("nobody",), (event_id, "--product", "other")):
+        status, text = explain(db_path, *arguments)
+        assert status == 1
+        assert "EVENT_ID = " in text
+        assert "must be an event of product" in text
+
+
+def test_explain__no_store__is_a_finding_and_makes_none(tmp_path: Path) -> None:
+    """Looking at something must not bring it about."""
+    status, text = explain(str(tmp_path / "none.db"), "x")
+    assert (status, list(tmp_path.iterdir())) == (1, [])
+    assert "there is no store at" in text
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_explain__a_store__is_left_as_it_is(pg: Paygent, db_path: str, running: bool) -> None:
+    """No file appears and none changes, beside a running application or after it."""
+    event_id = event_of(pg)
+    if not running:
+        pg.shutdown()
+    folder = Path(db_path).parent
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    os.chmod(db_path, 0o400)
+    assert explain(db_path, event_id)[0] == 0
+    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    assert set(after) == set(before)
+    assert after["local.db"] == before["local.db"]
+
+
+@pytest.mark.parametrize(("version", "says"), [(1, "brings it there"), (99, "reads 2")])
+def test_explain__a_store_of_another_schema__is_a_finding(
+    pg: Paygent, db_path: str, version: int, says: str
+) -> None:
+    """It is not migrated by somebody who only looks."""
+    event_id = event_of(pg)
+    pg.shutdown()
+    with sqlite3.connect(db_path) as connection:
+        connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+    status, text = explain(db_path, event_id)
+    assert status == 1
+    assert f"schema {version}" in text
+    assert says in text
+
+
+def test_explain__no_event_named__is_a_usage_error() -> None:
+    """Status 2, as for any command."""
+    assert CliRunner().invoke(app, ["explain"]).exit_code == 2
