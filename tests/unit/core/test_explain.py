@@ -10,7 +10,7 @@ from paygent.core.explain import Line, explain, rates_from_json, rates_to_json
 from paygent.core.pricing import Prices, Rates, Tier, cost_nano
 from paygent.core.usage import Usage
 
-PRICES = Prices(*(each * 10**12 for each in (3, 1, 4, 6, 15, 20, 30, 40, 5, 8)), 10 * 10**12)
+PRICES = Prices(*(each * 10**12 for each in (3, 1, 4, 6, 15, 20, 30, 40, 5, 8, 10)))
 TIER = Tier(1_000, Prices(*(2 * each for each in PRICES)))
 RATES = Rates(PRICES, (TIER,), "list@1", "catalogue", "2026-11", frozenset({"audio_input"}))
 

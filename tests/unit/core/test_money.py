@@ -18,6 +18,7 @@ from paygent.core.money import (
     read_parts_per_million,
     read_price_pico,
     scale,
+    shifted,
     to_usd,
 )
 
@@ -322,3 +323,9 @@ def test_is_unlimited__a_cap__only_one_too_large_to_count(value: Any, unlimited:
 def test_format_usd__an_amount__reads_as_money(amount_nano: int, decimals: int, text: str) -> None:
     """Amounts have thousands separators, the sign in front, and never a minus zero."""
     assert format_usd(amount_nano, decimals=decimals) == text
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_shifted__what_is_no_finite_number__stays_what_it_is(text: str) -> None:
+    """The plan then says which field it stands in."""
+    assert str(shifted(Decimal(text), -15)) == text
