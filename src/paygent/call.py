@@ -85,6 +85,7 @@ class Call:
     __slots__ = (
         "at_us",
         "blocked",
+        "dropped",
         "drops_usage_chunk",
         "ends",
         "event_id",
@@ -106,6 +107,7 @@ class Call:
 
     at_us: int
     blocked: bool
+    dropped: Callable[[Call], None]
     drops_usage_chunk: bool
     ends: list[None]
     event_id: str
@@ -123,6 +125,12 @@ class Call:
     started_ns: int
     unseen_nano: int | None
     user: User
+
+    def __del__(self) -> None:
+        # Nobody is left to end it: an interruption came between the steps of who should have, or
+        # already while it was being made.
+        if getattr(self, "ends", None) and hasattr(self, "dropped"):
+            self.dropped(self)
 
     @property
     def done(self) -> bool:

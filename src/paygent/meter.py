@@ -30,6 +30,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from paygent import enclosing
 from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
@@ -82,6 +83,7 @@ class Meter:
         self._now_us = now_us
         self._allowance = Allowance()
         self._listed: set[str] = set()
+        self._dropped = self._drop  # bound once
         self.session_opened: Callable[[str], None] = _nothing
         self._late: deque[Callable[[], None]] = deque()
 
@@ -114,9 +116,10 @@ class Meter:
             self._accounts.say_unlimited(user)
 
         call = Call()
+        call.ends = []  # none to claim before it holds
+        call.dropped = self._dropped
         call.pid = os.getpid()
         call.drops_usage_chunk = False
-        call.ends = [None]
         call.event_id = ""
         call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
@@ -138,16 +141,18 @@ class Meter:
         )
         call.hold = Hold(self._estimate(call), call.model_key, call.session_id, at_us, caller())
         try:
+            call.ends.append(None)
             waiter = self._gate(call)
             if waiter is not None:
+                call.claim_end()
                 self._give_back(call, 0)
                 return self._wait_in_line(user, waiter)
             call.event_id = new_id(at_us)
             self._write_begin(call)
+            return call
         except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
             self.void(call, "did not begin")
             raise
-        return call
 
     def _identify(self, request: Request) -> Identity:
         """Return whose call it is: the call's own arguments, then the context, then the policy for
@@ -348,8 +353,14 @@ class Meter:
 
         The first end of a call counts; a call that a forked child inherited is its parent's to end.
         """
-        if not call.claim_end():
-            return
+        try:
+            if call.claim_end():
+                self._settle(call, usage)
+        except BaseException:  # a failure of ours, an interruption: a hold ends all the same
+            self._accounts.release(call.user, call.hold)
+            raise
+
+    def _settle(self, call: Call, usage: Usage | None) -> None:
         quality: Quality
         if usage is None:
             told, estimate = call.request.input_tokens, call.estimate
@@ -372,19 +383,27 @@ class Meter:
         Args:
             why: What happened, for the log at debug level; no text of the application's.
         """
-        if not call.claim_end():
-            return
-        self._accounts.release(call.user, call.hold)
-        self._give_back(call, 0)
-        if self._journal.is_in_flight(call.event_id):
-            self._journal.end(call.event_id, encode_void(call.event_id))
-        logger.debug("paygent: a call is void (%s)", why)
+        try:
+            if not call.claim_end():
+                return
+            self._accounts.release(call.user, call.hold)
+            self._give_back(call, 0)
+            if self._journal.is_in_flight(call.event_id):
+                self._journal.end(call.event_id, encode_void(call.event_id))
+            logger.debug("paygent: a call is void (%s)", why)
+        except BaseException:  # as above
+            self._accounts.release(call.user, call.hold)
+            raise
 
     def _give_back(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held of the allowance without a ledger, if any, by what it spent."""
         if call.unseen_nano is not None:
             self._allowance.give_back(call.unseen_nano, spent_nano)
             call.unseen_nano = None
+
+    def _drop(self, call: Call) -> None:
+        """End a call that nobody can end any more as estimated: it may have been sent."""
+        self.end_later(partial(self.settle, call, None))
 
     def end_later(self, ending: Callable[[], None]) -> None:
         """Remember an ending that must not run where it was asked for: in a finalizer, which the

@@ -14,11 +14,15 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, drain
 from tests.promises.scripts import run
 
-from paygent import Paygent, paygent_context
+from paygent import Paygent, PlanConfig, meter, paygent_context
+from paygent.ledger import accounts as accounts_module
+from paygent.ledger import gating
 from paygent.ledger.accounts import Accounts
+from paygent.ledger.flights import Flight
 from paygent.ledger.port import LedgerUnavailable
 from paygent.meter import Meter
 from paygent.prices.catalogue import Catalogue
+from paygent.settings import Settings
 from paygent.sync import journal
 from paygent.sync.journal import Journal
 from paygent.testing import Answer, FakeProvider
@@ -53,10 +57,17 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "user state": (Accounts, "user", "begin"),
     "price lookup": (Catalogue, "resolve", "begin"),
     "estimate": (Meter, "_estimate", "begin"),
+    "likes of the call": (Accounts, "flight", "begin"),
+    "expectation": (Flight, "use", "begin"),
     "hold": (Accounts, "hold", "begin"),
+    "gate": (gating, "in_the_way", "begin"),
+    "size": (meter, "measure", "begin"),
+    "lock": (accounts_module, "brief", "begin"),
     "journal begin": (Journal, "begin", "begin"),
     "pricing the answer": (Meter, "_price", "settle"),
     "settling": (Accounts, "settle", "settle"),
+    "learning": (Flight, "learn", "settle"),
+    "price list": (Meter, "list_prices", "settle"),
     "journal end": (Journal, "end", "settle"),
 }
 
@@ -75,6 +86,75 @@ def test_p1__a_seam_that_fails__leaves_the_answer_alone(
     pg = Paygent.get_instance()
     assert pg is not None
     assert pg.health()["counts"][kind] == 1
+    monkeypatch.undo()
+    users = list(pg._accounts.users.values())
+    assert not any(account.calls for user in users for account in user.books.values())
+
+
+@pytest.mark.parametrize("seam", SEAMS)
+def test_p1__a_seam_that_fails__leaves_async_calls_alone(
+    seam: str,
+    init: Init,
+    fake: FakeProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    swallowed: Swallowed,
+) -> None:
+    """The same on an event loop."""
+    init()
+    owner, name, kind = SEAMS[seam]
+    monkeypatch.setattr(owner, name, broken)
+    swallowed.expect(kind)
+
+    async def main() -> Any:
+        async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as made:
+            with paygent_context(user_id="u1"):
+                return await made.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    assert asyncio.run(main()).choices[0].message.content == "Hello from the fake provider."
+
+
+@pytest.mark.parametrize("jump_s", [-3_600, -40 * 86_400, 86_400, 40 * 86_400, 10**9])
+def test_p1__a_clock_that_jumps__changes_no_answer_and_leaves_no_hold(
+    db_path: str, fake: FakeProvider, jump_s: int
+) -> None:
+    """Backwards or into another period, between calls and in the middle of one."""
+    now = [1_800_000_000 * 10**6]
+    pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
+    pg.configure_plan("default", PlanConfig(max_spend_per_period=100, max_spend_per_session=100))
+
+    def jumping() -> Any:
+        now[0] += jump_s * 10**6
+        return {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
+
+    for _ in range(3):
+        assert pg.wrap(jumping, "u1", "gpt-4o")["model"] == "gpt-4o"
+        now[0] -= jump_s * 10**6
+    books = pg._accounts.users["u1"].books.values()
+    assert not any(account.calls or account.held for account in books)
+    assert sum(row.calls for row in pg.report()) == 3 or jump_s > 0
+    pg.flush()
+    assert pg.pending_events == 0
+
+
+def test_p1__a_clock_that_fails__lets_the_call_pass(
+    db_path: str, fake: FakeProvider, swallowed: Swallowed
+) -> None:
+    """Without a time nothing can be gated; the answer arrives."""
+    fails = [False]
+
+    def clock() -> int:
+        if fails[0]:
+            raise OSError("no clock")
+        return 1_800_000_000 * 10**6
+
+    pg = Paygent.launch(Settings(db_path=db_path), now_us=clock)
+    pg.get_usage("u1")
+    fails[0] = True
+    swallowed.expected |= {"begin", "deliver", "prepare"}
+    assert pg.wrap(lambda: 7, "u1", "gpt-4o") == 7
+    fails[0] = False
+    assert pg.health()["counts"]["begin"] == 1
+    swallowed.expected &= {kind for kind, _ in swallowed.seen}
 
 
 @pytest.mark.parametrize("seam", SEAMS)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import linecache
+import os
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +17,7 @@ import openai
 import pytest
 from tests.instrument.shapes import MESSAGES
 
-from paygent import Paygent, PlanConfig, paygent_context
+from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, paygent_context
 from paygent.call import Call, Request, Wait
 from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider
@@ -141,3 +146,214 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert (fake.requests, held(pg), pg._journal.calls_in_flight) == ([], {0}, 0)
     assert pg.get_usage("u1").period_cost_nano == 500_000_000
+
+
+# -- whatever ends a call that waits or is under way
+
+LIMITED = PlanConfig(limits=(Limit("calls", cap=1),))
+PARTS_OF_OURS = ("paygent/meter.py", "paygent/ledger/")
+
+
+def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
+    """Start a Paygent whose users may have one call under way, so that the next one waits."""
+    pg = init()
+    pg.configure_plan("default", plan)
+    return pg
+
+
+def nothing_left(pg: Paygent, user_id: str = "u1") -> bool:
+    """Tell whether no call holds, waits or is written as under way."""
+    books = pg._accounts.users[user_id].books.values()
+    return not any(account.held or account.calls or account.waiting for account in books)
+
+
+class Busy:
+    """A call of another thread that holds all there is, until it is told to fail."""
+
+    def __init__(self, pg: Paygent) -> None:
+        self._go = threading.Event()
+        begun = threading.Event()
+
+        def provider() -> None:
+            begun.set()
+            self._go.wait(WAIT_S)
+            raise ValueError("it did not work")  # void: it leaves the room to others
+
+        def run() -> None:
+            with pytest.raises(ValueError, match="did not work"):
+                pg.wrap(provider, "u1", "gpt-4o")
+
+        self._thread = threading.Thread(target=run)
+        self._thread.start()
+        assert begun.wait(WAIT_S)
+
+    def end(self) -> None:
+        """Let it fail, and wait for that."""
+        self._go.set()
+        self._thread.join(WAIT_S)
+
+
+async def answered() -> Any:
+    """Answer at once."""
+    return {"model": "gpt-4o", "usage": {"prompt_tokens": 1, "completion_tokens": 1}}
+
+
+async def waiting_task(pg: Paygent, provider: Any = answered) -> asyncio.Task[Any]:
+    """Return a task whose call stands in line."""
+    before = pg.health()["calls_waiting"]
+    task = asyncio.ensure_future(pg.awrap(provider, "u1", "gpt-4o"))
+    while pg.health()["calls_waiting"] == before:
+        await asyncio.sleep(0.001)
+    return task
+
+
+async def test_p4__tasks_cancelled_in_line__leave_it_and_the_others_get_their_turn(
+    init: Init,
+) -> None:
+    """Before their turn and in the moment of it; who stays is served."""
+    pg = limited(init)
+    busy = Busy(pg)
+    tasks = [await waiting_task(pg) for _ in range(4)]
+    tasks[0].cancel()
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    busy.end()
+    tasks[1].cancel()  # its turn has come, and it has not run since
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(result).__name__ for result in results] == [
+        "CancelledError",
+        "CancelledError",
+        "CancelledError",
+        "dict",
+    ]
+    assert nothing_left(pg)
+
+
+@pytest.mark.parametrize("when", ["in line", "at the provider"])
+async def test_p4__a_call_that_times_out__leaves_no_hold(init: Init, when: str) -> None:
+    """`wait_for` cancels it wherever it is."""
+    pg = limited(init)
+
+    async def slow() -> None:
+        await asyncio.sleep(WAIT_S)
+
+    busy = Busy(pg) if when == "in line" else None
+    with pytest.raises(asyncio.TimeoutError):
+        await asyncio.wait_for(pg.awrap(slow, "u1", "gpt-4o"), 0.1)
+    if busy is not None:
+        await asyncio.to_thread(busy.end)
+    assert nothing_left(pg)
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_p4__a_loop_closed_with_calls_in_line__keeps_nobody_from_theirs(init: Init) -> None:
+    """A waiter that never comes back loses its turn to the next within a second or so."""
+    pg = limited(init)
+    busy = Busy(pg)
+    loop = asyncio.new_event_loop()
+    lost = loop.run_until_complete(waiting_task(pg))
+    loop.close()
+    lost._log_destroy_pending = False  # type: ignore[attr-defined] # as meant
+    busy.end()
+    assert pg.wrap(lambda: {"model": "gpt-4o", "usage": {"prompt_tokens": 1}}, "u1", "gpt-4o")
+    lost.get_coro().close()
+
+
+def test_p4__ctrl_c_in_line__leaves_it(init: Init) -> None:
+    """The waiting main thread is interrupted; nothing of it stays."""
+    pg = limited(init)
+    busy = Busy(pg)
+    threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        pg.wrap(lambda: None, "u1", "gpt-4o")
+    assert pg.health()["calls_waiting"] == 0
+    busy.end()
+    assert nothing_left(pg)
+
+
+def test_p4__shutdown_with_calls_in_line_and_under_way__ends_them_all(init: Init) -> None:
+    """Who waits is not left waiting, and what was under way is in the journal."""
+    pg = limited(init)
+    busy = Busy(pg)
+    done: list[Any] = []
+    thread = threading.Thread(target=lambda: done.append(pg.wrap(lambda: 7, "u1", "gpt-4o")))
+    thread.start()
+    while pg.health()["calls_waiting"] == 0:
+        thread.join(0.001)
+    pg.shutdown(timeout=1)
+    busy.end()
+    thread.join(WAIT_S)
+    assert done == [7]
+    assert nothing_left(pg)
+
+
+def interrupted_at(line: int, action: Callable[[], Any]) -> str:
+    """Run something and raise KeyboardInterrupt at the n-th line of ours; return which it was, ""
+    when there are no more.
+    """
+    passed = [0]
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        if not any(part in frame.f_code.co_filename for part in PARTS_OF_OURS):
+            return None
+        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        # A block's end is traced at its `with`; no signal is handled there, only in the block.
+        if event == "line" and not source.startswith("with "):
+            passed[0] += 1
+            if passed[0] == line:
+                sys.settrace(None)
+                raise KeyboardInterrupt(f"{frame.f_code.co_name}: {source}")
+        return trace
+
+    sys.settrace(trace)
+    try:
+        action()
+    except KeyboardInterrupt as interruption:
+        return str(interruption)
+    finally:
+        sys.settrace(None)
+    return ""
+
+
+def test_p4__a_call_that_nobody_can_end_any_more__is_counted_as_estimated(init: Init) -> None:
+    """An interruption between two steps may drop it; the provider may have been asked."""
+    pg = limited(init, PlanConfig(max_spend_per_period=10**6))
+    with paygent_context("u1"):
+        call = begun(pg)
+    assert not nothing_left(pg)
+    del call
+    gc.collect()
+    assert pg.get_usage("u1").period_cost_nano > 0
+    assert nothing_left(pg)
+    assert pg.health()["calls_in_flight"] == 0
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
+    init: Init, strict: bool
+) -> None:
+    """Ctrl-C wherever it comes: no hold stays, no lock, and the next call goes on as ever."""
+    plan = PlanConfig(
+        max_spend_per_period=10**6,
+        model_limits={"gpt-4o": ModelLimitConfig(10**12)},
+        pre_call_estimate=strict,
+    )
+    pg = limited(init, plan)
+
+    def once() -> None:
+        with paygent_context("u1"):
+            pg._meter.settle(begun(pg), Usage(10, 5, model="gpt-4o"))
+
+    for _ in range(40):
+        once()
+    line = 0
+    where = "first"
+    while where:
+        line += 1
+        where = interrupted_at(line, once)
+        assert not pg._accounts.users["u1"].lock.locked(), where
+        pg.get_usage("u1")  # as any next step does, it ends what nobody else can
+        assert nothing_left(pg), where
+    assert line > 150
+    once()
+    assert nothing_left(pg)

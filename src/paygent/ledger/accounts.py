@@ -23,6 +23,7 @@ a clock; times and ids are passed in.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -45,7 +46,7 @@ from paygent.core.plan import (
 from paygent.failopen import attempt, failures
 from paygent.ledger import books, gating
 from paygent.ledger.flights import Experience, Flight, Hold
-from paygent.ledger.lock import BriefLock
+from paygent.ledger.lock import brief
 from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
 from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
 from paygent.prices.catalogue import Resolved
@@ -83,7 +84,7 @@ class Accounts:
             warn_every_call: Whether a warning fires on every call past the line, not once.
             refresh_us: Age, in microseconds, at which what is known of a user is asked for again.
         """
-        self.lock = BriefLock()
+        self.lock = threading.Lock()
         self.default_plan = default_plan
         self.plans: dict[str, PlanConfig] = {}
         self.users: dict[str, User] = {}
@@ -107,7 +108,7 @@ class Accounts:
         if user is None or user.epoch != self.epoch or at_us >= user.period.end_us:
             if user is None:
                 user = self._new_user(user_id)
-            with user.lock:
+            with brief(user.lock):
                 if user.epoch != self.epoch or at_us >= user.period.end_us:
                     self._refresh_plan(user, at_us)
             self._say()
@@ -115,7 +116,7 @@ class Accounts:
 
     def _new_user(self, user_id: str) -> User:
         """Make a user, unless another thread has."""
-        with self.lock:
+        with brief(self.lock):
             user = self.users.get(user_id)
             if user is None:
                 if len(self.users) >= USERS_MAX:
@@ -127,7 +128,7 @@ class Accounts:
         """Say what was noted under a lock; a handler of the application's log may be slow."""
         if not self._unsaid:
             return
-        with self.lock:  # so that each is said once
+        with brief(self.lock):  # so that each is said once
             unsaid = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
         for kind, message in unsaid:
             failures.say(kind, "%s", message)
@@ -184,14 +185,14 @@ class Accounts:
 
     def set_plan(self, name: str, plan: PlanConfig) -> None:
         """Configure a plan; users of it follow at their next call."""
-        with self.lock:
+        with brief(self.lock):
             self.plans[name] = plan
             self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
             users = list(self.users.values())
         for user in users:
-            with user.lock:
+            with brief(user.lock):
                 woken = all_waiting(user)
             wake(woken)
 
@@ -205,9 +206,9 @@ class Accounts:
     ) -> User:
         """Assign a plan to a user; what was spent stays."""
         user = self.user(user_id, at_us)
-        with self.lock:
+        with brief(self.lock):
             self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
-        with user.lock:
+        with brief(user.lock):
             user.plan_name, user.own, user.assigned = plan_name, own, True
             user.subscription, user.ended = subscription, None
             self._refresh_plan(user, at_us)
@@ -218,7 +219,7 @@ class Accounts:
 
     def recorded(self, what: str) -> None:
         """Note that a directory record (`plan:<name>`, `user:<id>`) has reached the ledger."""
-        with self.lock:
+        with brief(self.lock):
             left = self._changing.get(what, 0) - 1
             if left > 0:
                 self._changing[what] = left
@@ -239,7 +240,7 @@ class Accounts:
                     user.session_used_us = at_us
                 user.session_id = opened.session_id
                 return opened.session_id
-            with user.lock:
+            with brief(user.lock):
                 if user.open_session is opened:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
@@ -257,7 +258,7 @@ class Accounts:
         """Return the sessions opened since the last call, for the journal."""
         if not self._opened:
             return []
-        with self.lock:  # so that each is taken once
+        with brief(self.lock):  # so that each is taken once
             return [self._opened.popleft() for _ in range(len(self._opened))]
 
     def close_session(self, user: User, at_us: int) -> SessionRecord | None:
@@ -266,7 +267,7 @@ class Accounts:
         Returns:
             The record to write, or None where no session is open.
         """
-        with user.lock:
+        with brief(user.lock):
             opened, user.open_session = user.open_session, None
             if opened is None:
                 return None
@@ -294,7 +295,7 @@ class Accounts:
         found = user.flights.get((route, id(resolved)))
         if found is not None:
             return found
-        with user.lock:
+        with brief(user.lock):
             return self._experience.flight(user, route, resolved, generates=generates)
 
     def hold(
@@ -319,7 +320,7 @@ class Accounts:
             None when it holds; the decision that refuses it; or the waiter, when it stands in line.
         """
         woken: list[Waiter] = []
-        with user.lock:
+        with brief(user.lock):
             accounts = books.route(user, hold.session_id, hold.model_key, hold.at_us)
             hold.period = user.period
             waited_at = waiter.account if waiter is not None else None
@@ -374,7 +375,7 @@ class Accounts:
                 where that is not known.
         """
         woken: list[Waiter] = []
-        with user.lock:
+        with brief(user.lock):
             books.count(user, event)
             user.pending[event.event_id] = event
             user.touched = True
@@ -389,7 +390,7 @@ class Accounts:
     def release(self, user: User, hold: Hold) -> None:
         """End a hold of a user's call that spent nothing."""
         woken: list[Waiter] = []
-        with user.lock:
+        with brief(user.lock):
             _release(hold, woken)
         wake(woken)
 
@@ -397,7 +398,7 @@ class Accounts:
         """Return how many calls wait for holds of others."""
         count = 0
         for user in list(self.users.values()):
-            with user.lock:
+            with brief(user.lock):
                 count += sum(len(account.waiting) for account in user.books.values())
         return count
 
@@ -410,7 +411,7 @@ class Accounts:
             gives_up: Whether it will not try again; a turn that it was given goes to the next.
         """
         woken: list[Waiter] = []
-        with user.lock:
+        with brief(user.lock):
             account = waiter.account
             assert account is not None  # it stood in line
             if waiter in account.waiting:
@@ -423,7 +424,7 @@ class Accounts:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
         counts).
         """
-        with user.lock:
+        with brief(user.lock):
             accounts = books.route(user, session_id, model_key, at_us)
             limited = tuple(gating.reading(each) for each in accounts if each.lines is not None)
             return decide(limited, strict=user.plan.pre_call_estimate)
@@ -438,7 +439,7 @@ class Accounts:
             model_key: Leaves out what limits another model; None leaves out nothing.
             at_us: Now.
         """
-        with user.lock:
+        with brief(user.lock):
             if model_key is not None:
                 accounts = books.route(user, session_id, model_key, at_us)
             else:
@@ -449,7 +450,7 @@ class Accounts:
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
-        with user.lock:
+        with brief(user.lock):
             period = books.open_account(
                 user,
                 books.account_key(books.PERIOD_SPEND, user.period, session_id, at_us),
@@ -480,7 +481,7 @@ class Accounts:
 
     def forget(self, user: User) -> None:
         """Forget what was read of a user, so that it is read anew; what is spent or held stays."""
-        with user.lock:
+        with brief(user.lock):
             user.known = user.waited = False
             user.sessions.clear()
             user.session_id = ""
@@ -491,7 +492,7 @@ class Accounts:
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
         """Return what to ask the ledger about a user: every account of the plan, here and now."""
-        with user.lock:
+        with brief(user.lock):
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
                 user.user_id, books.keys_now(user, session, at_us), user.period.start_us
@@ -512,7 +513,7 @@ class Accounts:
 
     def waited(self, user: User, session_id: str | None, at_us: int) -> None:
         """Note that a call has waited for the ledger, so that the next one does not."""
-        with user.lock:
+        with brief(user.lock):
             user.waited = True
             if session_id is not None:
                 user.sessions.add(session_id)
@@ -543,7 +544,7 @@ class Accounts:
             at_us: When the answer came.
         """
         self._read_plans(answer)
-        with self.lock:
+        with brief(self.lock):
             self.deliveries += 1
         by_user: dict[str, list[Event]] = {}
         for event in delivered:
@@ -554,7 +555,7 @@ class Accounts:
                 continue
             state = answer.users.get(user_id)
             own = _own_plan(state)
-            with user.lock:
+            with brief(user.lock):
                 for event in by_user.get(user_id, ()):
                     books.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
@@ -566,7 +567,7 @@ class Accounts:
             if self._plan_versions.get(name) == version or "plan:" + name in self._changing:
                 continue
             plan = attempt("plan_document", plan_from_json, document)
-            with self.lock:
+            with brief(self.lock):
                 self._plan_versions[name] = version
                 if plan is not None and self.plans.get(name) != plan:
                     self.plans[name] = plan
@@ -590,7 +591,7 @@ class Accounts:
             user = self.users.get(user_id)
             if user is not None:
                 own = _own_plan(state)
-                with user.lock:
+                with brief(user.lock):
                     if as_of is not None and as_of != self.deliveries:
                         return False
                     self._read_state(user, state, own, at_us)
@@ -649,11 +650,11 @@ class Accounts:
 
     def forget_after_fork(self) -> None:
         """Forget what is the parent process's: its holds, its undelivered events, its locks."""
-        self.lock = BriefLock()
+        self.lock = threading.Lock()
         self._opened.clear()
         self._changing = {}
         for user in self.users.values():
-            user.lock = BriefLock()
+            user.lock = threading.Lock()
             user.pending = {}
             user.known = user.waited = False
             user.books = {}

@@ -1,18 +1,18 @@
-"""A lock that is held for microseconds, never across a system call, and never slept in.
+"""Locks that are held for microseconds, never across a system call, and never slept in.
 
 Python's own lock hands itself to a sleeping thread before that thread has the interpreter. Behind
 busy threads it gets that milliseconds later, and until then nobody else can take the lock: one
-holder that lost the interpreter in the middle makes a queue that no longer drains. Here whoever
-finds the lock taken lets others run and looks again, so that it is free as soon as its holder has
-left it; but not for ever: an application's signal handler may call a provider while it has
-interrupted us in here.
+holder that lost the interpreter in the middle makes a queue that no longer drains. So whoever finds
+a lock taken lets others run and looks again (`with brief(lock):`), until it is free; but not for
+ever: an application's signal handler may call a provider while it has interrupted us in here.
+
+The lock itself stays Python's, because only that is given back whatever interrupts the block.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
 
 _LOOKS = 64  # that give way only; a holder needs one turn of the interpreter
 _PAUSE_S = 0.0005  # between later looks, so that waiting costs no processor
@@ -23,35 +23,27 @@ class LockUnavailable(Exception):
     """A lock could not be had for seconds; what needed it fails, and the call goes on."""
 
 
-class BriefLock:
-    """A context manager that excludes other threads; not reentrant."""
+def brief(lock: threading.Lock) -> threading.Lock:
+    """Return a lock once it is free.
 
-    __slots__ = ("_leave", "_lock", "_take")
+    Between this and its taking another thread may take it; then it is slept in, which does no harm
+    where it is rare.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._take = self._lock.acquire
-        self._leave = self._lock.release
+    Raises:
+        LockUnavailable: if it is not free within seconds.
+    """
+    if lock.locked():
+        _give_way(lock)
+    return lock
 
-    def __enter__(self) -> None:
-        if not self._take(False):
-            self._look_again()
 
-    def _look_again(self) -> None:
-        for _ in range(_LOOKS):
-            time.sleep(0)
-            if self._take(False):
-                return
-        deadline_s = time.monotonic() + _WAIT_S
-        while not self._take(False):
-            if time.monotonic() > deadline_s:
-                raise LockUnavailable
-            time.sleep(_PAUSE_S)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._leave()
+def _give_way(lock: threading.Lock) -> None:
+    for _ in range(_LOOKS):
+        time.sleep(0)
+        if not lock.locked():
+            return
+    deadline_s = time.monotonic() + _WAIT_S
+    while lock.locked():
+        if time.monotonic() > deadline_s:
+            raise LockUnavailable
+        time.sleep(_PAUSE_S)

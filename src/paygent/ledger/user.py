@@ -5,6 +5,7 @@ Plain state without rules; `accounts.py` changes it, under its lock.
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 from paygent.core.account import AccountKey
@@ -13,7 +14,6 @@ from paygent.core.gate import Lines
 from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
 from paygent.ledger.flights import Flight, InFlight, Seen
-from paygent.ledger.lock import BriefLock
 from paygent.ledger.waiting import Waiter
 from paygent.wire import SessionState
 
@@ -105,7 +105,7 @@ class User:
     )
 
     def __init__(self, user_id: str, plan_name: str) -> None:
-        self.lock = BriefLock()
+        self.lock = threading.Lock()
         self.user_id = user_id
         self.plan_name = plan_name
         self.plan = UNLIMITED

@@ -475,12 +475,12 @@ def test_session__opened_by_another_thread_meanwhile__is_taken_over() -> None:
     accounts = make_accounts(PlanConfig())
     user = accounts.user("ann", NOON_US)
     got: list[str] = []
-    user.lock.__enter__()
+    user.lock.acquire()
     thread = threading.Thread(target=lambda: got.append(accounts.session(user, None, NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     user.open_session = SessionState("theirs", NOON_US, NOON_US)
-    user.lock.__exit__(None, None, None)
+    user.lock.release()
     thread.join(10)
     assert (got, accounts.take_opened()) == (["theirs"], [])
 
@@ -955,13 +955,13 @@ def test_user__made_by_another_thread_meanwhile__is_that_one() -> None:
     """Two first calls of a user at once make one user."""
     accounts = make_accounts(capped())
     got: list[User] = []
-    accounts.lock.__enter__()
+    accounts.lock.acquire()
     thread = threading.Thread(target=lambda: got.append(accounts.user("ann", NOON_US)))
     thread.start()
     thread.join(0.05)  # it is waiting for the lock now
     made = accounts.users["ann"] = User("ann", "pro")
     accounts._refresh_plan(made, NOON_US)
-    accounts.lock.__exit__(None, None, None)
+    accounts.lock.release()
     thread.join(10)
     assert got[0] is made
 
@@ -1198,7 +1198,7 @@ def test_forget_after_fork__what_is_the_parents__is_gone() -> None:
     settle(accounts, "a")
     user = accounts.users["ann"]
     accounts.session(user, None, NOON_US)
-    accounts.lock.__enter__()  # as another thread of the parent may have had it
+    accounts.lock.acquire()  # as another thread of the parent may have had it
     accounts.forget_after_fork()
     assert (user.pending, user.books, accounts.take_opened()) == ({}, {}, [])
     assert accounts.asks(user, None, NOON_US) is True

@@ -8,18 +8,18 @@ import time
 import pytest
 
 from paygent.ledger import lock
-from paygent.ledger.lock import BriefLock, LockUnavailable
+from paygent.ledger.lock import LockUnavailable, brief
 
 
-def test_brief_lock__many_threads__exclude_each_other() -> None:
+def test_brief__many_threads__exclude_each_other() -> None:
     """No step in the middle is seen by another thread."""
-    brief = BriefLock()
+    mine = threading.Lock()
     seen: list[int] = []
     inside = [0]
 
     def work() -> None:
         for _ in range(300):
-            with brief:
+            with brief(mine):
                 inside[0] += 1
                 seen.append(inside[0])
                 inside[0] -= 1
@@ -33,19 +33,19 @@ def test_brief_lock__many_threads__exclude_each_other() -> None:
 
 
 @pytest.mark.parametrize("looks", [0, 10**6])
-def test_brief_lock__taken__is_waited_for_however_long(
+def test_brief__taken__is_waited_for_however_long(
     monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
     """By giving way, later by short pauses."""
     monkeypatch.setattr(lock, "_LOOKS", looks)
-    brief = BriefLock()
+    mine = threading.Lock()
     got: list[bool] = []
 
     def other() -> None:
-        with brief:
+        with brief(mine):
             got.append(True)
 
-    with brief:
+    with brief(mine):
         thread = threading.Thread(target=other)
         thread.start()
         time.sleep(0.01)
@@ -54,20 +54,20 @@ def test_brief_lock__taken__is_waited_for_however_long(
     assert got == [True]
 
 
-def test_brief_lock__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_brief__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal handler that comes in between must not hang the application."""
     monkeypatch.setattr(lock, "_WAIT_S", 0.01)
-    brief = BriefLock()
-    with brief, pytest.raises(LockUnavailable), brief:
+    mine = threading.Lock()
+    with brief(mine), pytest.raises(LockUnavailable), brief(mine):
         raise AssertionError("got in twice")
-    with brief:
+    with brief(mine):
         pass
 
 
-def test_brief_lock__an_exception_inside__leaves_it_free() -> None:
+def test_brief__an_exception_inside__leaves_it_free() -> None:
     """Whatever is raised in the middle, the next one gets in."""
-    brief = BriefLock()
-    with pytest.raises(KeyboardInterrupt), brief:
+    mine = threading.Lock()
+    with pytest.raises(KeyboardInterrupt), brief(mine):
         raise KeyboardInterrupt
-    with brief:
+    with brief(mine):
         pass
