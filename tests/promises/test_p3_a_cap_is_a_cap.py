@@ -12,15 +12,18 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 import openai
 import pytest
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.core.period import Subscription, to_us
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.flights import Hold
 from paygent.models import ModelCostRate
+from paygent.settings import Settings
 from paygent.testing import Answer, FakeProvider, Tokens
 
 CALLERS = 200
@@ -391,3 +394,144 @@ def test_p3__check_guard_while_calls_are_in_flight__names_contention(init: Init)
     )
     release.set()
     thread.join(10)
+
+
+# -- what changes while calls are under way
+
+
+def at_once(crowd: Crowd, callers: int) -> list[threading.Thread]:
+    """Start callers, and return when each is under way or waits."""
+    threads = [threading.Thread(target=crowd.one) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    health = crowd.pg.health
+    while health()["calls_in_flight"] + health()["calls_waiting"] < callers:
+        time.sleep(0.001)
+    return threads
+
+
+def test_p3__a_cap_lowered_below_what_is_spent__refuses_those_who_wait(init: Init) -> None:
+    """Calls under way end as ever and are booked; nobody else is let go."""
+    pg = started(init, plan(fit=4))
+    crowd = Crowd(pg, latency_s=0.3, max_tokens=OUTPUT)
+    for _ in range(3):
+        Crowd(pg, latency_s=0).one()
+    threads = at_once(crowd, 5)
+    pg.configure_plan("default", plan(fit=1))
+    for thread in threads:
+        thread.join(20)
+    outcome = crowd.outcome()
+    assert (outcome.served, outcome.spent_nano, outcome.held) == (1, 4 * CALL_NANO, 0)
+    assert {each.gate_reason for each in outcome.refusals} == {"total_spend"}
+    assert {each.limit_value for each in outcome.refusals} == {CALL_NANO / 10**9}
+
+
+@pytest.mark.parametrize("how", ["cap raised", "other plan", "limit taken away"])
+def test_p3__a_change_that_leaves_room__lets_those_who_wait_go_at_once(
+    init: Init, how: str
+) -> None:
+    """They do not wait for the calls under way any longer than they must."""
+    pg = started(init, plan(fit=1))
+    pg.configure_plan("gold", plan(fit=100))
+    slow = Crowd(pg, latency_s=2.0, max_tokens=OUTPUT)
+    under_way = at_once(slow, 1)
+    quick = Crowd(pg, latency_s=0.0, max_tokens=OUTPUT)
+    waiting = at_once(quick, 3)[0:3]
+    began_s = time.monotonic()
+    if how == "cap raised":
+        pg.configure_plan("default", plan(fit=100))
+    elif how == "other plan":
+        pg.assign_plan("u1", "gold")
+    else:
+        pg.configure_plan("default", PlanConfig(cost_rates=RATES))
+    for thread in waiting:
+        thread.join(20)
+    assert time.monotonic() - began_s < 1.5
+    assert len(quick.served) == 3
+    for thread in under_way:
+        thread.join(20)
+    assert slow.outcome().spent_nano == 4 * CALL_NANO
+
+
+def test_p3__a_period_that_ends_with_calls_under_way_and_waiting__keeps_both_caps(
+    db_path: str,
+) -> None:
+    """What began before counts before; who still waited goes on under the new period's cap."""
+    now = [to_us(datetime(2026, 11, 30, 23, 59, 59, tzinfo=timezone.utc))]
+    pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
+    pg.configure_plan("default", plan(fit=2))
+    Crowd(pg, latency_s=0).one()
+    before = Crowd(pg, latency_s=2.5, max_tokens=OUTPUT)
+    under_way = at_once(before, 1)
+    later = Crowd(pg, latency_s=0, max_tokens=OUTPUT)
+    waiting = at_once(later, 4)[0:4]
+    now[0] += 2 * 10**6
+    for thread in (*waiting, *under_way):
+        thread.join(20)
+    assert (len(later.served), len(before.served)) == (2, 1)
+    pg.flush()
+    assert pg.get_usage("u1").period_cost_nano == 2 * CALL_NANO
+    first, last = (datetime(2026, month, 1, tzinfo=timezone.utc) for month in (11, 12))
+    rows = pg.report(start=first, end=last)
+    assert [row.cost_nano for row in rows] == [2 * CALL_NANO]
+    assert later.outcome().held == 0
+
+
+def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_they_began(
+    db_path: str,
+) -> None:
+    """Its user falls to the default plan, loudly; nothing is lost and nothing counted twice."""
+    start = datetime(2026, 11, 1, tzinfo=timezone.utc)
+    end = datetime(2026, 11, 15, tzinfo=timezone.utc)
+    now = [to_us(end) - 10**6]
+    pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
+    pg.configure_plan("default", plan(fit=1))
+    pg.configure_plan("gold", plan(fit=100))
+    user = pg._accounts.user("u1", now[0])
+    subscription = Subscription(to_us(start), to_us(end), "none")
+    pg._accounts.assign("u1", "gold", None, subscription, now[0])
+    crowd = Crowd(pg, latency_s=0.2)
+    threads = at_once(crowd, 3)
+    now[0] += 2 * 10**6
+    assert pg.get_user_state("u1").plan == "default"
+    for thread in threads:
+        thread.join(20)
+    assert len(crowd.served) == 3
+    assert pg.health()["counts"]["subscription_ended"] == 1
+    spent = {key.start_us: each.spent for key, each in user.books.items() if each.lines}
+    assert spent[to_us(start)] == 3 * CALL_NANO
+
+
+def test_p3__twenty_users_at_once__each_have_their_own_cap(init: Init) -> None:
+    """Nobody uses up, or waits for, what is another's."""
+    pg = started(init, plan(fit=5))
+    crowds = [Crowd(pg, user_id=f"u{number}") for number in range(20)]
+    threads = [threading.Thread(target=crowd.one) for crowd in crowds for _ in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for crowd in crowds:
+        outcome = crowd.outcome()
+        assert (outcome.served, outcome.spent_nano, outcome.held) == (5, 5 * CALL_NANO, 0)
+
+
+def test_p3__tasks_cancelled_at_random__leave_the_cap_to_the_others(init: Init) -> None:
+    """What a cancelled call may have cost is booked; all of the rest is still used."""
+    pg = started(init, plan(fit=40))
+    chance = random.Random(5)
+    crowd = Crowd(pg, latency_s=0.05)
+    Crowd(pg, latency_s=0).one()
+
+    async def main() -> int:
+        tasks = [asyncio.ensure_future(crowd.one_async()) for _ in range(300)]
+        for _ in range(50):
+            await asyncio.sleep(0.002)
+            chance.choice(tasks).cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        return sum(isinstance(each, asyncio.CancelledError) for each in results)
+
+    assert asyncio.run(main()) > 0
+    outcome = crowd.outcome()
+    assert outcome.held == 0
+    assert 40 * CALL_NANO <= outcome.spent_nano <= 41 * CALL_NANO + 4_916 * 4_000 * 2
