@@ -305,13 +305,14 @@ def interrupted_at(line: int, action: Callable[[], Any]) -> str:
                 raise KeyboardInterrupt(f"{frame.f_code.co_name}: {source}")
         return trace
 
+    others = sys.gettrace()  # of coverage
     sys.settrace(trace)
     try:
         action()
     except KeyboardInterrupt as interruption:
         return str(interruption)
     finally:
-        sys.settrace(None)
+        sys.settrace(others)
     return ""
 
 
