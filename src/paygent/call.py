@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from paygent.context import Identity
 from paygent.core.estimate import Estimate, Size
 from paygent.core.plan import PlanConfig
+from paygent.failopen import attempt
 from paygent.ledger.accounts import User
 from paygent.ledger.flights import Flight, Hold
 from paygent.ledger.waiting import Waiter
@@ -190,7 +191,7 @@ class Wait:
                 wait_for(self._answer, self._timeout_s)
             gives_up = False
         finally:
-            self._done(gives_up)
+            attempt("wait", self._done, gives_up)
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._wait().__await__()
@@ -206,7 +207,7 @@ class Wait:
                 await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=self._timeout_s)
             gives_up = False
         finally:
-            self._done(gives_up)
+            attempt("wait", self._done, gives_up)
 
 
 def caller() -> object:

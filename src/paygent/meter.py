@@ -48,7 +48,7 @@ from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
 from paygent.ledger.flights import Flight, Hold, Use
 from paygent.ledger.user import UNLIMITED
-from paygent.ledger.waiting import LOOK_S, Waiter
+from paygent.ledger.waiting import Waiter
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
@@ -204,7 +204,7 @@ class Meter:
         def done(gives_up: bool) -> None:
             self._accounts.leave(user, waiter, gives_up=gives_up)
 
-        return Wait(waiter.turn, min(waiter.left_s, LOOK_S), done)
+        return Wait(waiter.turn, waiter.look_s, done)
 
     def _waiter(self, call: Call) -> Waiter | None:
         """Return a call's place in line; None for one that must not wait, or has waited enough."""

@@ -966,6 +966,29 @@ def test_wait__awaited_without_a_loop_of_asyncio__goes_on_at_once(
     assert done == [False]  # it does not give up
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_wait__whose_end_fails__does_not_reach_the_app(
+    is_async: bool, swallowed: Swallowed
+) -> None:
+    """What is done after waiting is ours, and so is its failure."""
+
+    def broken(gives_up: bool) -> None:
+        raise RuntimeError("a bug of ours")
+
+    swallowed.expect("wait")
+    answer: Future[bool] = Future()
+    answer.set_result(True)
+    wait = Wait(answer, 5.0, broken)
+
+    async def main() -> None:
+        await wait
+
+    if is_async:
+        asyncio.run(main())
+    else:
+        wait.block()
+
+
 def test_call__models_without_end__are_remembered_within_bounds(
     init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:

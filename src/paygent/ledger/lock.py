@@ -1,10 +1,12 @@
-"""Locks that are held for microseconds, never across a system call, and never slept in.
+"""Locks that are held for microseconds, never across a system call, and rarely slept in.
 
 Python's own lock hands itself to a sleeping thread before that thread has the interpreter. Behind
 busy threads it gets that milliseconds later, and until then nobody else can take the lock: one
 holder that lost the interpreter in the middle makes a queue that no longer drains. So whoever finds
-a lock taken lets others run and looks again (`with brief(lock):`), until it is free; but not for
-ever: an application's signal handler may call a provider while it has interrupted us in here.
+a lock taken lets others run and looks again (`with brief(lock):`), a few dozen times; where so many
+want it that this is not enough, it takes its turn among the sleepers, which is fair. It does not
+wait for ever: an application's signal handler may call a provider while it has interrupted us in
+here.
 
 The lock itself stays Python's, because only that is given back whatever interrupts the block.
 """
@@ -15,7 +17,6 @@ import threading
 import time
 
 _LOOKS = 64  # that give way only; a holder needs one turn of the interpreter
-_PAUSE_S = 0.0005  # between later looks, so that waiting costs no processor
 _WAIT_S = 5.0  # by then its holder is this very thread, interrupted by a signal handler, or gone
 
 
@@ -42,8 +43,6 @@ def _give_way(lock: threading.Lock) -> None:
         time.sleep(0)
         if not lock.locked():
             return
-    deadline_s = time.monotonic() + _WAIT_S
-    while lock.locked():
-        if time.monotonic() > deadline_s:
-            raise LockUnavailable
-        time.sleep(_PAUSE_S)
+    if not lock.acquire(timeout=_WAIT_S):
+        raise LockUnavailable
+    lock.release()  # its turn has come; the block that follows takes it in a way that is given back

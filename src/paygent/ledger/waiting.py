@@ -3,7 +3,7 @@
 Waiters stand in the order in which they first came. Whoever makes room wakes the first of them;
 that one tries again, and when it holds and room is left, it wakes the next. So each settlement
 costs one look, however many wait. A turn that is lost (its thread was killed, its loop is gone) is
-made good by every waiter looking for itself once a second.
+made good by every waiter looking for itself every second or two.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from paygent.ledger.user import Account, User
 
 LOOK_S = 1.0
-"""How long a waiter waits for its turn before it looks for itself."""
+"""How long a waiter waits for its turn, at least, before it looks for itself."""
+
+_SPREAD = 32  # moments, over as long again, at which waiters look, so that they do not all at once
 
 _numbers = itertools.count()
 
@@ -51,6 +53,11 @@ class Waiter:
     def left_s(self) -> float:
         """How long the call may still wait; 0 when it has waited enough."""
         return max(self._deadline_s - time.monotonic(), 0.0)
+
+    @property
+    def look_s(self) -> float:
+        """How long to wait for the turn before looking, or giving up."""
+        return min(self.left_s, LOOK_S + LOOK_S * (self.number % _SPREAD) / _SPREAD)
 
     def get_ready(self) -> None:
         """Make ready to stand in line; before the lock is taken."""

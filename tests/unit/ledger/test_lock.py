@@ -36,7 +36,7 @@ def test_brief__many_threads__exclude_each_other() -> None:
 def test_brief__taken__is_waited_for_however_long(
     monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
-    """By giving way, later by short pauses."""
+    """By giving way, later in turn with others."""
     monkeypatch.setattr(lock, "_LOOKS", looks)
     mine = threading.Lock()
     got: list[bool] = []

@@ -221,6 +221,14 @@ def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     assert set(all_held(accounts.users["ann"])) == {0}
 
 
+def test_look_s__waiters_of_one_moment__look_at_many() -> None:
+    """A crowd that came together does not wake together, and nobody looks beyond their time."""
+    waits = {Waiter(30.0).look_s for _ in range(64)}
+    assert len(waits) == 32
+    assert (min(waits), max(waits)) == (1.0, 1.96875)
+    assert Waiter(0.5).look_s <= 0.5
+
+
 def test_left_s__a_waiter_that_waited_enough__is_0() -> None:
     """The time counts from the first try, not from the last."""
     assert Waiter(0.0).left_s == 0.0
