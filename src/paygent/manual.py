@@ -14,7 +14,7 @@ from paygent.core.errors import Findings
 from paygent.core.event import Event
 from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
-from paygent.core.pricing import Rates, cost_nano, tokens_cost_nano
+from paygent.core.pricing import Rates, cost_nano, prices_for, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
@@ -24,6 +24,10 @@ from paygent.prices.catalogue import DEAREST, Catalogue
 from paygent.wire import BookedEvent
 
 _KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
+
+
+_EXACT: Quality = "exact"
+_UNPRICED: Quality = "unpriced"
 
 
 class Entry(NamedTuple):
@@ -148,7 +152,20 @@ class Manual:
         Raises:
             InvalidValue: if there is no such original, or more is taken off than it has.
         """
+        if self._meter is None:  # switched off: nothing is known and nothing is booked
+            return self.book(user, identity, entry)
+        key, now_us = entry.idempotency_key, self._now_us()
+        event_id = (
+            ids.new_id(now_us) if key is None else ids.id_of_key(self._product, user.user_id, key)
+        )
+        again = self._booked.get(event_id)
+        for each in booked.corrections if booked is not None else ():
+            again = again or (usage_event(each) if each.event_id == event_id else None)
+        if again is not None and again.corrects == entry.corrects:
+            return again  # before anything is checked: it was right when it was booked
         findings = Findings("record_event")
+        if again is not None or event_id == entry.corrects:
+            findings.add("idempotency_key", key, "must not be that of another entry")
         if booked is None or booked.event.user_id != user.user_id:
             rule = "must be the id of an earlier event of this user (an event loop asks no ledger)"
             findings.add("corrects", entry.corrects, rule)
@@ -157,9 +174,9 @@ class Manual:
         findings.raise_if_any()
         assert booked is not None  # said above
         original = booked.event
-        cost_nano = entry.cost_nano
+        cost_nano, quality = entry.cost_nano, _EXACT
         if cost_nano is None:
-            cost_nano = self._difference(entry, original, user.plan)
+            cost_nano, quality = self._difference(entry, original, user.plan)
         sums = (original, *booked.corrections)
         for name, given, whole in (
             ("cost", cost_nano, sum(each.cost_nano for each in sums)),
@@ -170,10 +187,8 @@ class Manual:
                 shown = format_usd(given, decimals=9) if name == "cost" else given
                 findings.add(name, shown, "must not take off more than the event has")
         findings.raise_if_any()
-        key = entry.idempotency_key
-        now_us = self._now_us()
         correction = Event(
-            ids.new_id(now_us) if key is None else ids.id_of_key(self._product, user.user_id, key),
+            event_id,
             user.user_id,
             *original[2:9],
             entry.input_tokens,
@@ -183,6 +198,7 @@ class Manual:
             0,
             cost_nano,
             0,
+            quality,
             source="manual",
             price_id="" if entry.cost_nano is not None else original.price_id,
             cost_explicit=entry.cost_nano is not None,
@@ -192,12 +208,18 @@ class Manual:
         )
         return self._book(user, correction, is_keyed=key is not None)
 
-    def _difference(self, entry: Entry, original: Event, plan: PlanConfig) -> int:
-        """Return what tokens that are added and taken off cost, at the original's prices."""
+    def _difference(self, entry: Entry, original: Event, plan: PlanConfig) -> tuple[int, Quality]:
+        """Return what tokens that are added and taken off cost, in the tier of the original, and
+        how far that can be trusted.
+        """
         resolved = self._catalogue.resolve(original.provider, original.model, original.at_us, plan)
+        rates = resolved.rates
+        rates = rates._replace(prices=prices_for(rates, original.input_tokens), tiers=())
         sent, given = entry.input_tokens, entry.output_tokens
-        more = tokens_cost_nano(max(sent, 0), max(given, 0), resolved.rates)
-        return more - tokens_cost_nano(max(-sent, 0), max(-given, 0), resolved.rates)
+        more = tokens_cost_nano(max(sent, 0), max(given, 0), rates)
+        less = tokens_cost_nano(max(-sent, 0), max(-given, 0), rates)
+        quality = _EXACT if rates.is_known or not (sent or given) else _UNPRICED
+        return more - less, quality
 
     def _price(self, entry: Entry, plan: PlanConfig, at_us: int) -> _Priced:
         """Return what an entry costs: as given, else its tokens and tools at their prices.

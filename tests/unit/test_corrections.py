@@ -191,3 +191,57 @@ def test_correct__on_an_event_loop__asks_no_ledger(init: Init, db_path: str) -> 
     pg.flush()
     with pytest.raises(InvalidValue, match="event loop"):
         asyncio.run(correct(event_id))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_correct__the_whole_cost_twice_under_one_key__is_the_first_again(
+    init: Init, db_path: str, restarted: bool
+) -> None:
+    """A retry of what was right when it was booked is no error, also after a restart."""
+    pg = started(init)
+    event = pg.record_event("u1", cost=1)
+    first = pg.record_event("u1", corrects=event.id, cost=-1, idempotency_key="k")
+    if restarted:
+        pg.shutdown()
+        pg = started(init)
+    assert pg.record_event("u1", corrects=event.id, cost=-1, idempotency_key="k").id == first.id
+    assert pg.get_usage("u1").period_cost_nano == 0
+
+
+def test_correct__under_the_key_of_another_entry__is_refused(init: Init) -> None:
+    """It would be taken for that entry, and nothing would be booked."""
+    pg = started(init)
+    event = pg.record_event("u1", cost=1, idempotency_key="k")
+    with pytest.raises(InvalidValue) as raised:
+        pg.record_event("u1", corrects=event.id, cost=-1, idempotency_key="k")
+    assert [finding.field for finding in raised.value.findings] == ["idempotency_key"]
+
+
+def test_correct__tokens_of_a_model_without_a_price__stay_unpriced(init: Init) -> None:
+    """The unknown stays loud."""
+    pg = started(init)
+    answer = {"model": "nobody", "usage": {"prompt_tokens": 100}}
+    events: list[Any] = []
+    pg.on_usage(events.append)
+    pg.wrap(lambda: answer, "u1", "nobody")
+    pg._callbacks.flush(5)
+    event = pg.record_event("u1", corrects=events[0].id, input_tokens=-50)
+    assert (event.quality, event.cost_total_nano) == ("unpriced", 0)
+
+
+def test_correct__tokens_of_a_call_in_a_dearer_tier__cost_what_they_cost(init: Init) -> None:
+    """A tier applies to the whole call, so also to what is taken off it."""
+    pg = init()
+    answer = {"model": "gpt-5.4", "usage": {"prompt_tokens": 300_000, "completion_tokens": 0}}
+    events: list[Any] = []
+    pg.on_usage(events.append)
+    pg.wrap(lambda: answer, "u1", "gpt-5.4", provider="openai")
+    pg._callbacks.flush(5)
+    event = pg.record_event("u1", corrects=events[0].id, input_tokens=-100_000)
+    assert event.cost_total_nano * 3 == -events[0].cost_total_nano != 0
+
+
+def test_correct__switched_off__passes(init: Init, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`PAYGENT_DISABLED=1`: nothing is known, nothing is refused."""
+    monkeypatch.setenv("PAYGENT_DISABLED", "1")
+    assert init().record_event("u1", corrects="anything", cost=-1).user_id == "u1"
