@@ -6,6 +6,7 @@ run beside the application whose store it is.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from paygent.cli.console import make_console
+from paygent.core.errors import InvalidValue
 from paygent.core.event import Event
 from paygent.core.explain import Explanation, explain, rates_from_json
 from paygent.core.money import format_usd, from_units
@@ -56,7 +58,11 @@ def run(
     event_id: str, db: str | None, product: str | None, environ: Mapping[str, str] = os.environ
 ) -> int:
     """Print the explanation of an event; return the exit status."""
-    settings = read_settings({"db_path": db}, environ)
+    try:
+        settings = read_settings({"db_path": db}, environ)
+    except InvalidValue as error:
+        print(f"paygent explain: {error}", file=sys.stderr)
+        return 2
     whose = product or settings.product
     store = SqliteStore(settings.db_path, read_only=True)
     try:
@@ -72,13 +78,21 @@ def run(
         return 1
     finally:
         store.close()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a pipe that takes ASCII only
     console = make_console(sys.stdout, environ)
     is_right, lines = _arithmetic(booked)
     for line in (*_head(booked.event), *lines, *_corrected(booked)):
-        console.print(line, markup=False, soft_wrap=isinstance(line, str))
+        shown = _printable(line) if isinstance(line, str) else line
+        console.print(shown, markup=False, soft_wrap=isinstance(line, str))
     if limits:
         console.print(_limit_table(limits))
     return 0 if is_right else 1
+
+
+def _printable(line: str) -> str:
+    """Return a line without control characters: ids and descriptions come from applications."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
 
 
 def _head(event: Event) -> Iterator[str]:
@@ -106,14 +120,17 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
         return True, [f"cost       {cost}, as it was given to record_event"]
     lines: list[Any] = []
     is_right = True
-    if booked.prices is not None:
+    if booked.prices is not None and event.corrects is None:
         rates = rates_from_json(event.price_id, booked.prices)
         found = explain(event, rates)
         lines += [_source(event.price_id, rates.as_of, found), _cost_table(found)]
-        is_right = found.cost_nano == event.cost_tokens_nano or event.corrects is not None
+        is_right = found.cost_nano == event.cost_tokens_nano
         if not is_right:
             told = format_usd(event.cost_tokens_nano, decimals=9)
             lines.append(f"MISMATCH   booked {told}, but these prices make another amount")
+    elif event.corrects is not None:
+        tokens = f"{event.input_tokens:+,} input, {event.output_tokens:+,} output"
+        lines.append(f"difference {tokens}, at the original's prices")
     elif event.price_id:
         lines.append(f"prices     {event.price_id}: this list was not kept")
     elif event.quality == "unpriced":

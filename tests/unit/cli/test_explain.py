@@ -204,3 +204,33 @@ def test_explain__a_store_of_another_schema__is_a_finding(
 def test_explain__no_event_named__is_a_usage_error() -> None:
     """Status 2, as for any command."""
     assert CliRunner().invoke(app, ["explain"]).exit_code == 2
+
+
+def test_explain__a_correction_of_tokens__says_the_difference(pg: Paygent, db_path: str) -> None:
+    """It has no components of its own: what was taken off is said as such."""
+    event_id = event_of(pg)
+    event = pg.record_event("ann [x]", corrects=event_id, input_tokens=-100)
+    pg.flush()
+    status, text = explain(db_path, event.id)
+    assert status == 0
+    assert "difference -100 input, +0 output, at the original's prices" in text
+    assert "sum" not in text
+
+
+def test_explain__control_characters_of_an_application__do_not_reach_the_terminal(
+    pg: Paygent, db_path: str
+) -> None:
+    """An id is text, not a command to somebody's terminal."""
+    event = pg.record_event("ann\x1b[31m", cost=1, description="a\nb")
+    pg.flush()
+    _, text = explain(db_path, event.id)
+    assert "\x1b" not in text
+    assert "ann\\x1b[31m" in text
+    assert "for        a\\nb" in text
+
+
+def test_explain__an_empty_path__is_a_usage_error() -> None:
+    """Said by name, with status 2."""
+    status, text = explain("", "x")
+    assert status == 2
+    assert "db_path" in text
