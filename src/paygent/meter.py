@@ -35,7 +35,7 @@ from functools import partial
 from paygent import enclosing
 from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
 from paygent.context import Identity, current
-from paygent.core.estimate import Taken, bound, measure, weight_of
+from paygent.core.estimate import Taken, bound, cost_of, measure, weight_of
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import CONTENTION, Decision, warning
@@ -255,7 +255,10 @@ class Meter:
         told = most.input_tokens if request.input_tokens is None else request.input_tokens
         most = most._replace(input_tokens=told + flight.expectation.input_extra)
         writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
-        cost_nano = bound_nano(*most, flight.rates, writes_cache=writes_cache)
+        cost_nano = max(
+            bound_nano(*most, flight.rates, writes_cache=writes_cache),
+            cost_of(flight.expectation, most, flight.rates),  # of tools, or of another model
+        )
         return Use(most, cost_nano, is_free=flight.is_free)
 
     def _gate(self, call: Call) -> Waiter | None:
@@ -538,7 +541,10 @@ def _learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | N
         event.output_tokens,
         event.cost_nano,
         call.hold.use.max_tokens,
-        event.cost_tokens_nano if is_plain(usage) else None,
+        # Only of the list that the next ones are expected by: another model may have answered.
+        event.cost_tokens_nano
+        if event.price_id == call.flight.rates.price_id and is_plain(usage)
+        else None,
     )
     return call.flight, taken
 

@@ -305,6 +305,22 @@ def test_p3__a_strict_plan_with_hidden_prompts__is_never_passed_once_one_has_set
     assert outcome.held == 0
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("asked", ["my-deployment", "cheap", None])
+def test_p3__another_model_answers_than_was_asked_for__is_held_at_its_price(
+    init: Init, asked: str | None, strict: bool
+) -> None:
+    """A name without a price, a cheap alias, or none: what such calls cost is what they hold."""
+    rates = {**RATES, "cheap": ModelCostRate.per_million(0.01, 0.04)}
+    pg = started(init, plan(fit=70, cost_rates=rates, pre_call_estimate=strict))
+    crowd = Crowd(pg, max_tokens=OUTPUT)
+    crowd.arguments["model"] = asked
+    for _ in range(10):
+        crowd.one()
+    outcome = crowd.come("threads")
+    assert (outcome.served, outcome.spent_nano, outcome.held) == (70, 70 * CALL_NANO, 0)
+
+
 @pytest.mark.parametrize("carrier", ["threads", "tasks"])
 def test_p3__told_not_to_wait__refuses_at_once_and_says_why(init: Init, carrier: str) -> None:
     """`contention_wait_s=0`: calls in flight are in the way, so trying again can help."""
