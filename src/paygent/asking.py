@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from paygent.call import runs_loop, wait_for
+from paygent.call import wait_for
 from paygent.context import current
 from paygent.core.errors import Findings
 from paygent.core.estimate import bound, measure, output_that_fits
@@ -24,6 +24,7 @@ from paygent.core.value import exact_usd
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.port import LedgerUnavailable
+from paygent.loops import runs_loop
 from paygent.models import (
     BillingPeriod,
     BudgetRemaining,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Generator, Mapping
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from paygent.context import Identity
@@ -15,6 +13,7 @@ from paygent.failopen import attempt
 from paygent.ledger.accounts import User
 from paygent.ledger.flights import Flight, Hold
 from paygent.ledger.waiting import Waiter
+from paygent.loops import running_loop, runs_loop
 from paygent.prices.catalogue import Resolved
 
 if TYPE_CHECKING:
@@ -199,7 +198,7 @@ class Wait:
     async def _wait(self) -> None:
         gives_up = True
         try:
-            if runs_asyncio():
+            if running_loop() is not None:
                 import asyncio  # imported already, since a loop of it runs
 
                 # `wait` does not cancel what it waits for: other calls may wait for the same
@@ -208,30 +207,6 @@ class Wait:
             gives_up = False
         finally:
             attempt("wait", self._done, gives_up)
-
-
-def caller() -> object:
-    """Return who makes a call: the task that runs here, else the thread."""
-    asyncio = sys.modules.get("asyncio")
-    # The function behind `get_running_loop`, which raises on every thread without a loop.
-    if asyncio is not None and asyncio._get_running_loop() is not None:
-        return asyncio.current_task() or get_ident()
-    return get_ident()
-
-
-def runs_asyncio() -> bool:
-    """Tell whether this thread runs a loop of asyncio, which only the app imports."""
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
-
-
-def runs_loop() -> bool:
-    """Tell whether this thread runs a loop of asyncio or trio, so that it must not be blocked."""
-    if runs_asyncio():
-        return True
-    trio = sys.modules.get("trio")
-    in_run = getattr(getattr(trio, "lowlevel", None), "in_trio_run", None)
-    return bool(in_run()) if in_run is not None else False
 
 
 def wait_for(answer: Future[Any], timeout_s: float) -> bool:

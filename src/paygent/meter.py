@@ -33,7 +33,7 @@ from collections.abc import Callable
 from functools import partial
 
 from paygent import enclosing
-from paygent.call import Call, Request, Wait, caller, runs_asyncio, runs_loop
+from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
 from paygent.core.estimate import Taken, bound, cost_of, measure, weight_of
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
@@ -49,6 +49,7 @@ from paygent.ledger.allowance import Allowance
 from paygent.ledger.flights import Flight, Hold, Use
 from paygent.ledger.user import UNLIMITED
 from paygent.ledger.waiting import Waiter
+from paygent.loops import caller, running_loop, runs_loop
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
@@ -211,7 +212,7 @@ class Meter:
         request, wait_s = call.request, call.plan.contention_wait_s
         if not self._settings.raise_on_hard_gate or not wait_s:
             return None
-        if not (runs_asyncio() if request.is_async else not runs_loop()):
+        if not (running_loop() if request.is_async else not runs_loop()):
             return None  # a sync call would stop the very calls that it waits for
         waiter = request.waiter
         if waiter is None:

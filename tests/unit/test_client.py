@@ -33,7 +33,7 @@ from paygent import (
     paygent_context,
 )
 from paygent import directory as directory_module
-from paygent.call import Call, Request, Wait, runs_loop
+from paygent.call import Call, Request, Wait
 from paygent.core.period import to_us
 from paygent.core.report import UsageRow
 from paygent.core.usage import Usage
@@ -41,6 +41,7 @@ from paygent.errors import PaygentWarning
 from paygent.failopen import failures
 from paygent.instrument.registry import instrumentation
 from paygent.ledger.port import LedgerUnavailable
+from paygent.loops import runs_loop
 from paygent.process import _after_fork, _at_exit
 from paygent.settings import Settings
 from paygent.testing import Answer, FakeProvider, Tokens

@@ -12,13 +12,13 @@ from __future__ import annotations
 import contextvars
 import inspect
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from paygent.failopen import failures, isolate, isolate_async
+from paygent.failopen import attempt, failures, isolate, isolate_async
+from paygent.loops import running_loop, runs_loop
 
 if TYPE_CHECKING:
     import asyncio
@@ -65,39 +65,52 @@ class Callbacks:
             kind: What happened.
             payload: Handed to each callback.
             wait: Whether to wait for them, up to 50 ms; never on a thread that runs an event loop.
+
+        Never raises: a refusal that is told of must still be raised.
         """
         callbacks = self._registered.get(kind)
-        if not callbacks:
-            return
-        loop = _running_loop()
+        if callbacks:
+            attempt("callbacks", self._fire, kind, callbacks, payload, wait)
+
+    def _fire(self, kind: str, callbacks: tuple[Callback, ...], payload: Any, wait: bool) -> None:
+        loop = running_loop()
         context = contextvars.copy_context()
-        done = threading.Event()
+        last: threading.Event | None = None
         for callback in callbacks:
             if loop is not None and inspect.iscoroutinefunction(callback):
                 context.run(self._as_task, loop, kind, callback, payload)
                 continue
-            run = _Run(kind, callback, payload, context.copy())
-            done = threading.Event()
+            run, last = _Run(kind, callback, payload, context.copy()), threading.Event()
             try:
-                self._queue.put_nowait((run, done))
+                self._queue.put_nowait((run, last))
             except queue.Full:
                 failures.say("callbacks_dropped", "callbacks take too long; some were dropped")
-                return
+                last = None
+                break
+        if not self._queue.empty():
             self._start()
-        if wait and loop is None and threading.current_thread() is not self._thread:
-            done.wait(OWN_WAIT_S)
+        may_wait = not runs_loop() and threading.current_thread() is not self._thread
+        if last is not None and wait and may_wait:
+            last.wait(OWN_WAIT_S)
 
     def _start(self) -> None:
+        """Start the thread, once.
+
+        Raises:
+            RuntimeError: if the process may have no more threads; what is queued waits for the next
+                time.
+        """
         if self._thread is None:
             with self._starting:
                 if self._thread is None:
-                    self._thread = threading.Thread(
+                    thread = threading.Thread(
                         target=_run_forever,
                         args=(self._queue,),
                         name="paygent-callbacks",
                         daemon=True,
                     )
-                    self._thread.start()
+                    thread.start()
+                    self._thread = thread
 
     def _as_task(
         self, loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any
@@ -131,7 +144,7 @@ class Callbacks:
                 return False
         if not self._tasks:
             return True
-        own = _running_loop()
+        own = running_loop()
 
         def has_ended() -> bool:
             return all(loop is own or loop.is_closed() for loop in tuple(self._tasks.values()))
@@ -183,17 +196,6 @@ async def _awaited(result: Any) -> None:
 
 def _nothing() -> None:
     """Stand in the queue as a mark that `flush` waits for."""
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    imported = sys.modules.get("asyncio")
-    if imported is None:
-        return None
-    try:
-        loop: asyncio.AbstractEventLoop = imported.get_running_loop()
-    except RuntimeError:
-        return None
-    return loop
 
 
 def _run_forever(waiting: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:

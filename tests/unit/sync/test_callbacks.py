@@ -7,9 +7,11 @@ import contextvars
 import sys
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.conftest import Swallowed
 
 import paygent.sync.callbacks as callbacks_module
 from paygent.failopen import failures
@@ -377,6 +379,67 @@ def test_start__another_caller_was_first__does_nothing(callbacks: Callbacks) -> 
     caller.join(10)
     assert callbacks._thread is other
     callbacks._thread = None
+
+
+def test_fire__no_thread_can_be_started__raises_nothing_and_runs_them_later(
+    callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """A process at its limit of threads: nobody waits, and nothing that was told is lost."""
+    seen: list[int] = []
+    callbacks.register("usage", seen.append)
+    swallowed.expect("callbacks")
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        callbacks.fire("usage", 1)
+    assert (seen, callbacks._thread) == ([], None)
+    callbacks.fire("usage", 2)
+    assert callbacks.flush(WAIT_S) is True
+    assert seen == [1, 2]
+
+
+def test_fire__a_full_queue_and_no_thread__starts_one_as_soon_as_it_can(
+    monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """What fills the queue must not keep its thread from being started."""
+    monkeypatch.setattr(callbacks_module, "QUEUE_MAX", 1)
+    callbacks = Callbacks()
+    seen: list[int] = []
+    callbacks.register("usage", seen.append)
+    swallowed.expect("callbacks")
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        callbacks.fire("usage", 1)
+    callbacks.fire("usage", 2)
+    assert callbacks.flush(WAIT_S) is True
+    assert seen == [1]
+    callbacks.stop()
+
+
+def test_fire__on_a_loop_of_trio__does_not_wait(
+    callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No loop is stopped for a callback, whose ever it is."""
+    trio = SimpleNamespace(lowlevel=SimpleNamespace(in_trio_run=lambda: True))
+    monkeypatch.setitem(sys.modules, "trio", trio)
+    gate = threading.Event()
+    callbacks.register("usage", Recorder(gate))
+
+    def waited(event: threading.Event, timeout_s: float | None = None) -> bool:
+        raise AssertionError("a loop was stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Event, "wait", waited)
+        monkeypatch.setattr(callbacks, "_start", lambda: None)
+        callbacks.fire("usage", 1)
+    gate.set()
 
 
 def test_renew_after_fork__registered_callbacks__stay_and_get_a_thread_of_the_child(

@@ -1,0 +1,39 @@
+"""Which event loop runs on this thread, and who makes a call there.
+
+Paygent imports no event loop: only one that the application has imported can be running.
+"""
+
+from __future__ import annotations
+
+import sys
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of asyncio that runs on this thread, or None."""
+    imported = sys.modules.get("asyncio")
+    # The function behind `get_running_loop`, which raises on every thread without a loop; it is not
+    # there yet while another thread is in the middle of the import.
+    running = getattr(imported, "_get_running_loop", None)
+    loop: asyncio.AbstractEventLoop | None = running() if running is not None else None
+    return loop
+
+
+def runs_loop() -> bool:
+    """Tell whether this thread runs a loop of asyncio or trio, so that it must not be blocked."""
+    if running_loop() is not None:
+        return True
+    trio = sys.modules.get("trio")
+    in_run = getattr(getattr(trio, "lowlevel", None), "in_trio_run", None)
+    return bool(in_run()) if in_run is not None else False
+
+
+def caller() -> object:
+    """Return who makes a call: the task that runs here, else the thread."""
+    if running_loop() is None:
+        return get_ident()
+    return sys.modules["asyncio"].current_task() or get_ident()
