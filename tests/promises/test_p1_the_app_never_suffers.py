@@ -309,36 +309,61 @@ def test_p1__a_corrupt_store__does_not_stop_calls(
     pg.shutdown(timeout=1)
 
 
-async def test_p1__on_an_event_loop__nothing_of_ours_does_io_but_the_append(
-    init: Init, fake: FakeProvider
+def test_p1__on_an_event_loop__nothing_of_ours_does_io_but_the_append(
+    fake: FakeProvider, db_path: str
 ) -> None:
-    """No connection, no file opened, no SQLite on the loop's thread once the first call is made."""
-    import sys
-    import threading
+    """No connection, no file opened, no SQLite on the loop's thread once the first call is made.
 
-    init()
-    loop_thread = threading.get_ident()
-    seen: list[str] = []
-    watching = False
+    In a process of its own: an audit hook cannot be taken out again, and one that is written in
+    Python lets threads in while the tracer of a new one is being set, which CPython refuses.
+    """
+    code = """
+import asyncio, sqlite3, sys, threading
+import openai, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+loop_thread, watching = threading.get_ident(), False
+seen = {True: [], False: []}
 
-    def audit(event: str, args: tuple[Any, ...]) -> None:
-        if not watching or threading.get_ident() != loop_thread:
-            return
-        if event.startswith("sqlite3") or (event == "open" and "journal" in str(args[0])):
-            seen.append(event)
+def note(what):
+    if watching:
+        seen[threading.get_ident() == loop_thread].append(what)
 
-    sys.addaudithook(audit)
-    async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as client:
-        async with paygent_context(user_id="u1"):
-            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-            watching = True
-            for _ in range(3):
-                await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-        async with paygent_context(user_id="u2"):
-            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-            await asyncio.sleep(0)
+class Watched(sqlite3.Connection):
+    def cursor(self, *args):
+        note("cursor")
+        return super().cursor(*args)
+    def execute(self, *args):
+        note("execute")
+        return super().execute(*args)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **more: connect(*args, factory=Watched, **more)
+
+def audit(event, args):
+    if event == "sqlite3.connect" or event == "open" and sys.argv[2] in str(args[0]):
+        note(event)
+
+async def handler(client, user_id):
+    async with paygent.paygent_context(user_id=user_id):
+        messages = [{"role": "user", "content": "x"}]
+        await client.chat.completions.create(model="gpt-4o", messages=messages)
+
+async def main():
+    global watching
+    async with openai.AsyncOpenAI(api_key="k", base_url=sys.argv[1], max_retries=0) as client:
+        await handler(client, "u1")
+        watching = True
+        for user_id in ("u1", "u1", "u1", "u2"):
+            await handler(client, user_id)
+        await asyncio.to_thread(pg.flush)
         watching = False
-    assert seen == []
+
+sys.addaudithook(audit)
+asyncio.run(main())
+print(seen[True], bool(seen[False]), pg.get_usage("u1").period_cost_nano)
+"""
+    out, _ = run(code, fake.openai_url, db_path)
+    assert out.strip() == "[] True 1800000"
 
 
 def test_p1__a_sync_call_on_a_loops_thread__does_not_wait_for_the_ledger(
