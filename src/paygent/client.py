@@ -172,9 +172,9 @@ class Paygent(Verbs):
         self._disabled = disabled
         self._is_shut_down = False
         self._probe = None if disabled or settings.is_local else Probe(settings)
-        self._product = _product_of(settings)
+        product = settings.ledger_product
         path = _MEMORY if disabled else settings.db_path
-        self._ledger = ledger if ledger is not None else _local_ledger(self._product, path)
+        self._ledger = ledger if ledger is not None else _local_ledger(product, path)
         self._catalogue = catalogue if catalogue is not None else Catalogue()
         self._accounts = Accounts(
             default_plan=settings.default_plan,
@@ -183,7 +183,7 @@ class Paygent(Verbs):
             refresh_us=int(settings.refresh_interval_s * 1_000_000),
         )
         self._journal = Journal(
-            None if path == _MEMORY else Path(path + ".journal") / self._product,
+            None if path == _MEMORY else Path(path + ".journal") / product,
             owner=_owner_name(),
             records_in_memory_max=settings.max_queue_size,
         )
@@ -220,7 +220,7 @@ class Paygent(Verbs):
         )
         self._meter.session_opened = self._directory.say_opened
         self._wrapping = Wrapping(meter, settings.registry)
-        self._manual = Manual(self._product, self._accounts, self._catalogue, meter, now_us)
+        self._manual = Manual(product, self._accounts, self._catalogue, meter, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
@@ -264,7 +264,7 @@ class Paygent(Verbs):
         before = self._worker.flushed
         self._meter.end_late()
         self._callbacks.flush(EXIT_WAIT_S)
-        if self._journal.has_unread or self._worker.is_running:
+        if self._worker.is_running or self._journal.has_any:
             self._worker.flush(10.0)
         return self._worker.flushed - before
 
@@ -428,12 +428,3 @@ def _owner_name() -> str:
 
 def _make_folder(db_path: str) -> None:
     Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def _product_of(settings: Settings) -> str:
-    """Return under which product the local store keeps figures; a key is never written down."""
-    if settings.api_key is None:
-        return settings.product
-    import hashlib  # 5 ms, and only with a backend
-
-    return "key-" + hashlib.sha256(settings.api_key.encode()).hexdigest()[:16]

@@ -36,13 +36,21 @@ from paygent import enclosing
 from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
 from paygent.core.estimate import Taken, bound, cost_of, measure, weight_of
-from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_head, encode_void
+from paygent.core.event import (
+    Begin,
+    Event,
+    encode_begin,
+    encode_end,
+    encode_head,
+    encode_void,
+    presumed,
+)
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import CONTENTION, Decision, warning
 from paygent.core.pricing import Rates, bound_nano, cost_nano, is_plain, uses_unpriced
 from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import failures, logger
+from paygent.failopen import attempt, failures, logger
 from paygent.ids import new_id
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
@@ -330,6 +338,7 @@ class Meter:
 
     def _write_begin(self, call: Call) -> None:
         self.write_opened_sessions()
+        self.list_prices(call.resolved.rates, call.at_us)
         request, hold = call.request, call.hold
         begin = Begin(
             call.event_id,
@@ -360,8 +369,8 @@ class Meter:
         try:
             if call.claim_end():
                 self._settle(call, usage)
-        except BaseException:  # a failure of ours, an interruption: a hold ends all the same
-            self._accounts.release(call.user, call.hold)
+        except BaseException:  # a failure of ours, an interruption
+            self._end_anyhow(call, None)
             raise
 
     def _settle(self, call: Call, usage: Usage | None) -> None:
@@ -392,12 +401,32 @@ class Meter:
                 return
             self._accounts.release(call.user, call.hold)
             self._give_back(call, 0)
-            if self._journal.is_in_flight(call.event_id):
+            if self._journal.begun(call.event_id) is not None:
                 self._journal.end(call.event_id, encode_void(call.event_id))
             logger.debug("paygent: a call is void (%s)", why)
         except BaseException:  # as above
-            self._accounts.release(call.user, call.hold)
+            self._end_anyhow(call, encode_void(call.event_id))
             raise
+
+    def _end_anyhow(self, call: Call, void: bytes | None) -> None:
+        """End a call whose end failed or was interrupted: no hold stays, and what was spent counts.
+
+        Args:
+            call: Which.
+            void: Its void record; None books it, as estimated where it was not priced yet.
+        """
+        begun = self._journal.begun(call.event_id)
+        event = None
+        try:
+            self._accounts.release(call.user, call.hold)
+            if begun is not None and void is None:
+                event = call.user.pending.get(call.event_id) or presumed(begun)
+                self._accounts.settle(call.user, None, event)
+            self._give_back(call, event.cost_nano if event is not None else 0)
+        finally:
+            if begun is not None:
+                end = encode_end(event or presumed(begun)) if void is None else void
+                self._journal.end(call.event_id, end)
 
     def _give_back(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held of the allowance without a ledger, if any, by what it spent."""
@@ -446,8 +475,7 @@ class Meter:
             )
         elif rates.source == DEAREST and quality == "exact":
             quality = "estimated"
-        if rates.price_id not in self._listed:
-            self.list_prices(rates, call.at_us)
+        self.list_prices(rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         return Event(
@@ -504,19 +532,26 @@ class Meter:
     def record(self, user: User, event: Event) -> None:
         """Book a manual event: the money is spent, so no limit is asked."""
         self.write_opened_sessions()
-        self._accounts.settle(user, None, event)
-        self._journal.append(encode_end(event))
+        payload = encode_end(event)
+        try:
+            self._accounts.settle(user, None, event)
+            self._journal.append(payload)
+        except BaseException:  # the money is spent; a record twice counts once
+            self._journal.append(payload)
+            raise
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 
     def list_prices(self, rates: Rates, at_us: int) -> None:
         """Have a price list kept, once, so that what was booked with it can be explained."""
-        if rates.price_id in self._listed:
-            return
-        self._listed.add(rates.price_id)
-        if rates.price_id:
-            self.write_directory(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
+        if rates.price_id not in self._listed:
+            self._listed.add(rates.price_id)
+            if rates.price_id:
+                attempt("price_list", self._keep_prices, rates, at_us)
+
+    def _keep_prices(self, rates: Rates, at_us: int) -> None:
+        self.write_directory(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
 
     def write_opened_sessions(self) -> None:
         """Write the sessions that were opened meanwhile, and say so."""

@@ -67,7 +67,7 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "pricing the answer": (Meter, "_price", "settle"),
     "settling": (Accounts, "settle", "settle"),
     "learning": (Flight, "learn", "settle"),
-    "price list": (Meter, "list_prices", "settle"),
+    "price list": (meter, "rates_to_json", "price_list"),
     "journal end": (Journal, "end", "settle"),
 }
 

@@ -17,6 +17,7 @@ import openai
 import pytest
 from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, Metered, drain
+from tests.promises.scripts import start
 
 import paygent
 from paygent import (
@@ -491,6 +492,25 @@ def test_report__after_shutdown__says_that_the_ledger_is_gone(
 
 
 # -- delivery and the end
+
+
+def test_flush__right_after_a_start__takes_in_what_a_dead_process_left(
+    init: Init, db_path: str
+) -> None:
+    """Also where this process has nothing of its own to deliver."""
+    process = start(
+        "import os, sys, paygent\n"
+        "paygent.Paygent.init(db_path=sys.argv[1]).record_event('u1', cost=1)\n"
+        "os.kill(os.getpid(), 9)\n",
+        db_path,
+    )
+    assert process.wait(30) == -9
+    process.communicate()
+    pg = init()
+    pg.flush()
+    with sqlite3.connect(db_path) as connection:
+        assert connection.execute("SELECT sum(cost_tokens_nano) FROM events").fetchone() == (10**9,)
+    connection.close()
 
 
 def test_flush__delivers_and_counts_what_it_delivered(init: Init) -> None:

@@ -63,7 +63,7 @@ def run(
     except InvalidValue as error:
         print(f"paygent explain: {error}", file=sys.stderr)
         return 2
-    whose = product or settings.product
+    whose = product or settings.ledger_product
     store = SqliteStore(settings.db_path, read_only=True)
     try:
         booked = store.event(whose, event_id)

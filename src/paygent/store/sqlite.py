@@ -418,7 +418,8 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def _open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
-    """Connect to a store that is there, without making any file beside it.
+    """Connect to a store that is there, without changing a file of it. Only a log that stands there
+    without its index, as in a copy, gets one.
 
     Raises:
         StoreUnavailable: if it is not there, or of another schema.
@@ -426,8 +427,11 @@ def _open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
     """
     if not os.path.isfile(path):
         raise StoreUnavailable(f"there is no store at {path}")
-    # Without a log beside it nobody has it open, and SQLite would make one to read it safely.
+    # Without a log beside it nobody has it open, and SQLite would make one to read it safely. The
+    # log's index is read as it is, or made in memory where whoever wrote it died.
     how = "mode=ro" if os.path.exists(path + "-wal") else "immutable=1"
+    if os.path.exists(path + "-shm"):
+        how += "&readonly_shm=1"
     connection = sqlite3.connect(
         f"{Path(path).absolute().as_uri()}?{how}",
         uri=True,

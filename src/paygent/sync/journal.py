@@ -122,9 +122,10 @@ class Journal:
         kept = [segment for segment in list(self._segments) if isinstance(segment, MemorySegment)]
         return self._dropped + sum(segment.dropped for segment in kept)
 
-    def is_in_flight(self, event_id: str) -> bool:
-        """Tell whether a call has begun and not ended."""
-        return event_id in self._in_flight
+    def begun(self, event_id: str) -> Record | None:
+        """Return the begin record of a call in flight; None before it began and once it ended."""
+        data = self._in_flight.get(event_id)
+        return parse(data, at_end=True)[0][0] if data is not None else None
 
     @property
     def calls_in_flight(self) -> int:
@@ -351,6 +352,12 @@ class Journal:
     def has_unread(self) -> bool:
         """Whether there may be records that were not delivered yet."""
         return any(segment.has_unread for segment in list(self._segments))
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything may be left to deliver, also by processes that have died."""
+        left = self.folder.glob("*.seg") if self.folder is not None else ()
+        return self.has_unread or any(left)
 
     def take(self, records_max: int) -> list[Record]:
         """Return the next records that were not delivered yet, in order of writing.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.promises.scripts import kill, read_line, start
 from typer.testing import CliRunner
 
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig
@@ -141,6 +143,32 @@ def test_explain__booked_other_than_its_prices_make__is_a_finding(
     assert "MISMATCH   booked $0.004750001" in text
 
 
+def test_explain__a_call_that_died_with_its_process__shows_the_prices_of_its_estimate(
+    init: Init, db_path: str
+) -> None:
+    """The list is kept before the provider is asked, so also where no call was ever settled."""
+    code = """
+import sys, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[1])
+def ask():
+    print("asked", flush=True)
+    sys.stdin.read()
+pg.wrap(ask, "u1", "gpt-4o", estimated_input_tokens=1_000)
+"""
+    process = start(code, db_path)
+    assert read_line(process) == "asked"
+    kill(process)
+    init().flush()
+    with sqlite3.connect(db_path) as connection:
+        (event_id,) = connection.execute("SELECT event_id FROM events").fetchone()
+    connection.close()
+    status, text = explain(db_path, event_id)
+    assert status == 0
+    assert "was not kept" not in text
+    assert re.search(r"input +1,200 +\$2.5 per million +\$0.003", text)
+    assert "estimate   no usage arrived" in text
+
+
 def test_explain__a_list_that_was_not_kept__is_said(pg: Paygent, db_path: str) -> None:
     """Events of before lists were kept have their name only."""
     event_id = event_of(pg)
@@ -170,19 +198,62 @@ def test_explain__no_store__is_a_finding_and_makes_none(tmp_path: Path) -> None:
     assert "there is no store at" in text
 
 
+def files_beside(db_path: str) -> dict[str, bytes]:
+    """Return the files of a store's folder with what is in them."""
+    folder = Path(db_path).parent
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_explain__a_store__is_left_as_it_is(pg: Paygent, db_path: str, running: bool) -> None:
     """No file appears and none changes, beside a running application or after it."""
     event_id = event_of(pg)
     if not running:
         pg.shutdown()
-    folder = Path(db_path).parent
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    pg.flush()
+    before = files_beside(db_path)
+    assert ("local.db-wal" in before) == running
     os.chmod(db_path, 0o400)
     assert explain(db_path, event_id)[0] == 0
-    after = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
-    assert set(after) == set(before)
-    assert after["local.db"] == before["local.db"]
+    after = files_beside(db_path)
+    if running:  # the log's index is memory that this one process, which reads and writes, shares
+        assert after.pop("local.db-shm") and before.pop("local.db-shm")
+    assert after == before
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_explain__a_store_whose_process_died__is_read_with_its_log(
+    pg: Paygent, db_path: str, tmp_path: Path, has_index: bool
+) -> None:
+    """What stands in the log alone counts; a copy may lack the log's index, which is then made."""
+    event_id = event_of(pg)
+    (tmp_path / "copy").mkdir()
+    copied = str(tmp_path / "copy" / "local.db")
+    for name, content in files_beside(db_path).items():
+        if has_index or not name.endswith("-shm"):
+            Path(copied).with_name(name).write_bytes(content)
+    before = files_beside(copied)
+    assert "local.db-wal" in before
+    assert explain(copied, event_id)[0] == 0
+    after = files_beside(copied)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == (set() if has_index else {"local.db-shm"})
+
+
+def test_explain__an_event_of_a_backends_product__is_found_by_the_applications_settings(
+    db_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `PAYGENT_API_KEY` the local store keeps figures under the key's hash."""
+    monkeypatch.setenv("PAYGENT_API_KEY", "pg_live_secret")
+    with pytest.warns(UserWarning, match="cannot be reached"):
+        pg = Paygent.init(db_path=db_path, base_url="http://127.0.0.1:9")
+    event = pg.record_event("u1", cost=1)
+    pg.flush()
+    status, text = explain(db_path, event.id)
+    assert (status, "$1.000000000" in text) == (0, True)
+    monkeypatch.delenv("PAYGENT_API_KEY")
+    status, text = explain(db_path, event.id)
+    assert (status, "pg_live_secret" in text) == (1, False)
 
 
 @pytest.mark.parametrize(("version", "says"), [(1, "brings it there"), (99, "reads 2")])

@@ -12,12 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.contract.samples import NOON_US, PRODUCT, ask, batch_of, make_event, period_key
+from tests.contract.samples import (
+    NOON_US,
+    PRODUCT,
+    ask,
+    batch_of,
+    make_correction,
+    make_event,
+    period_key,
+)
 
 import paygent.store.sqlite as sqlite_module
 from paygent.store.port import StoreUnavailable
 from paygent.store.sqlite import SQL_FOLDER, SqliteStore, load_queries
-from paygent.wire import Batch
+from paygent.wire import AssignRecord, Batch, PlanRecord
 
 _ROOT = Path(__file__).parents[3]
 
@@ -279,6 +287,46 @@ def test_migrate__an_empty_file__has_the_whole_schema_and_its_version(path: str)
         assert connection.execute("PRAGMA user_version").fetchone() == (newest,)
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
+
+
+def test_migrate__a_file_of_the_first_schema__keeps_all_it_has(path: str, tmp_path: Path) -> None:
+    """What was booked before corrections came is there after, and can be corrected."""
+    newer = SqliteStore(str(tmp_path / "newer.db"))
+    events = [make_event("a"), make_event("b", cost_tokens_nano=7, model="o3", model_key="o3")]
+    plan = PlanRecord("pro", {"max_spend_per_period": "5"}, NOON_US)
+    user = AssignRecord("ann", "pro", None, None, NOON_US)
+    newer.ingest(PRODUCT, Batch(tuple(events), (plan, user), ask("ann", period_key()), NOON_US))
+    newer.close()
+    old = sqlite3.connect(path)
+    old.executescript((SQL_FOLDER / "migrations" / "0001_ledger.sql").read_text())
+    old.execute("PRAGMA user_version = 1")
+    old.execute("ATTACH ? AS newer", (str(tmp_path / "newer.db"),))
+    names = {t: ", ".join(name for _, name, *_ in _columns(old, t)) for t in _tables(old)}
+    for table, columns in names.items():
+        old.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}")
+    old.commit()
+    before = {t: old.execute(f"SELECT {names[t]} FROM {t}").fetchall() for t in names}
+    assert {table for table, rows in before.items() if rows} >= {"events", "plans", "users"}
+    old.close()
+
+    store = SqliteStore(path)
+    answer = store.read(PRODUCT, ask("ann", period_key()), NOON_US)
+    assert (answer.users["ann"].plan, answer.users["ann"].spent) == ("pro", {period_key(): 1_007})
+    booked = store.event(PRODUCT, "b")
+    assert booked is not None
+    assert (booked.event, booked.corrections, booked.prices) == (events[1], (), None)
+    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == frozenset()
+    with sqlite3.connect(path) as after:
+        for table, columns in names.items():
+            rows = after.execute(f"SELECT {columns} FROM {table}").fetchall()
+            assert rows == before[table], table
+    after.close()
+    correction = make_correction("c", events[1])
+    assert store.ingest(PRODUCT, batch_of(correction)).counted == {"c"}
+    booked = store.event(PRODUCT, "b")
+    assert booked is not None
+    assert booked.corrections == (correction,)
+    store.close()
 
 
 def test_migrate__every_table__leads_its_key_with_the_product(path: str) -> None:
