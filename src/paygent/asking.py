@@ -255,7 +255,8 @@ class Asking:
         corrections.update({e.event_id: e for e in pending if e.corrects == event_id})
         found = ours if ours is not None else booked.event if booked is not None else None
         assert found is not None  # one of the two knows it
-        return BookedEvent(found, tuple(corrections.values()))
+        prices = booked.prices if booked is not None else None
+        return BookedEvent(found, tuple(corrections.values()), prices)
 
     def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
         """Return usage and cost of a span of days; see `Paygent.report`.

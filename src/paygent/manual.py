@@ -12,6 +12,7 @@ from paygent import ids
 from paygent.context import Identity
 from paygent.core.errors import Findings
 from paygent.core.event import Event
+from paygent.core.explain import rates_from_json
 from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, cost_nano, prices_for, tokens_cost_nano
@@ -24,7 +25,7 @@ from paygent.prices.catalogue import DEAREST, Catalogue
 from paygent.wire import BookedEvent
 
 _KEYS_REMEMBERED = 10_000  # idempotency keys of this process; the ledger remembers all of them
-
+_CORRECTED_REMEMBERED = 10_000  # events whose corrections the ledger may not have yet
 
 _EXACT: Quality = "exact"
 _UNPRICED: Quality = "unpriced"
@@ -89,20 +90,17 @@ class Manual:
         self._meter = meter
         self._now_us = now_us
         self._booked: dict[str, UsageEvent] = {}
+        self._corrections: dict[str, dict[str, Event]] = {}
         self._lock = threading.Lock()
 
     def book(self, user: User, identity: Identity, entry: Entry) -> UsageEvent:
         """Price and book an entry, or return the event that its idempotency key booked before."""
         at_us = self._now_us()
-        key = entry.idempotency_key
-        event_id = (
-            ids.new_id(at_us) if key is None else ids.id_of_key(self._product, user.user_id, key)
-        )
         priced = self._price(entry, user.plan, at_us)
         if self._meter is not None and priced.rates is not None:
             self._meter.list_prices(priced.rates, at_us)
         event = Event(
-            event_id=event_id,
+            event_id=self._id_of(user, entry, at_us),
             user_id=user.user_id,
             session_id=self._accounts.session(user, identity.session_id, at_us),
             at_us=at_us,
@@ -126,17 +124,26 @@ class Manual:
             description=entry.description,
             metadata=identity.metadata,
         )
-        return self._book(user, event, is_keyed=key is not None)
+        return self._book(user, event, is_keyed=entry.idempotency_key is not None)
+
+    def _id_of(self, user: User, entry: Entry, at_us: int) -> str:
+        key = entry.idempotency_key
+        if key is None:
+            return ids.new_id(at_us)
+        return ids.id_of_key(self._product, user.user_id, key)
 
     def _book(self, user: User, event: Event, *, is_keyed: bool) -> UsageEvent:
+        """Book an event, unless its key has booked one. Remembered only once it is booked, so that
+        whoever retries an entry that failed or was interrupted is not told of an event that is not
+        there; two at once may book, since an id counts once.
+        """
         public = usage_event(event)
-        if is_keyed:
-            earlier = self._remember(event.event_id, public)
-            if earlier is not None:
-                return earlier
+        earlier = self._booked.get(event.event_id) if is_keyed else None
+        if earlier is not None:
+            return earlier
         if self._meter is not None:
             self._meter.record(user, event)
-        return public
+        return self._remember(event.event_id, public) if is_keyed else public
 
     def correct(
         self, user: User, booked: BookedEvent | None, identity: Identity, entry: Entry
@@ -154,18 +161,13 @@ class Manual:
         """
         if self._meter is None:  # switched off: nothing is known and nothing is booked
             return self.book(user, identity, entry)
-        key, now_us = entry.idempotency_key, self._now_us()
-        event_id = (
-            ids.new_id(now_us) if key is None else ids.id_of_key(self._product, user.user_id, key)
-        )
-        again = self._booked.get(event_id)
-        for each in booked.corrections if booked is not None else ():
-            again = again or (usage_event(each) if each.event_id == event_id else None)
-        if again is not None and again.corrects == entry.corrects:
-            return again  # before anything is checked: it was right when it was booked
+        event_id = self._id_of(user, entry, self._now_us())
+        earlier = self._earlier(event_id, booked)
+        if earlier is not None and earlier.corrects == entry.corrects:
+            return earlier  # before anything is checked: it was right when it was booked
         findings = Findings("record_event")
-        if again is not None or event_id == entry.corrects:
-            findings.add("idempotency_key", key, "must not be that of another entry")
+        if earlier is not None or event_id == entry.corrects:
+            findings.add("idempotency_key", entry.idempotency_key, "must not be another entry's")
         if booked is None or booked.event.user_id != user.user_id:
             rule = "must be the id of an earlier event of this user (an event loop asks no ledger)"
             findings.add("corrects", entry.corrects, rule)
@@ -176,17 +178,7 @@ class Manual:
         original = booked.event
         cost_nano, quality = entry.cost_nano, _EXACT
         if cost_nano is None:
-            cost_nano, quality = self._difference(entry, original, user.plan)
-        sums = (original, *booked.corrections)
-        for name, given, whole in (
-            ("cost", cost_nano, sum(each.cost_nano for each in sums)),
-            ("input_tokens", entry.input_tokens, sum(each.input_tokens for each in sums)),
-            ("output_tokens", entry.output_tokens, sum(each.output_tokens for each in sums)),
-        ):
-            if whole + given < 0:
-                shown = format_usd(given, decimals=9) if name == "cost" else given
-                findings.add(name, shown, "must not take off more than the event has")
-        findings.raise_if_any()
+            cost_nano, quality = self._difference(entry, booked, user.plan)
         correction = Event(
             event_id,
             user.user_id,
@@ -206,14 +198,63 @@ class Manual:
             metadata=identity.metadata,
             corrects=original.event_id,
         )
-        return self._book(user, correction, is_keyed=key is not None)
+        self._claim(booked, correction)
+        try:
+            return self._book(user, correction, is_keyed=entry.idempotency_key is not None)
+        except BaseException:  # where it was booked all the same, it is found where events are kept
+            self._corrections.get(original.event_id, {}).pop(event_id, None)
+            raise
 
-    def _difference(self, entry: Entry, original: Event, plan: PlanConfig) -> tuple[int, Quality]:
+    def _earlier(self, event_id: str, booked: BookedEvent | None) -> UsageEvent | None:
+        """Return what was booked under an id, as far as it is known here."""
+        earlier = self._booked.get(event_id)
+        for each in booked.corrections if booked is not None else ():
+            if earlier is None and each.event_id == event_id:
+                earlier = usage_event(each)
+        return earlier
+
+    def _claim(self, booked: BookedEvent, correction: Event) -> None:
+        """Remember a correction, from now on to be counted with the others of its original.
+
+        Threads may correct one event at once, before the ledger has any of it.
+
+        Raises:
+            InvalidValue: if they would take more off it than it has.
+        """
+        findings = Findings("record_event")
+        original, own_id = booked.event, correction.event_id
+        with self._lock:
+            ours = self._corrections.setdefault(original.event_id, {})
+            all_of_it = {each.event_id: each for each in booked.corrections}
+            all_of_it.update(ours)
+            all_of_it[own_id] = correction  # also where its key brings it once more
+            events = (original, *all_of_it.values())
+            for name, given, left in (
+                ("cost", correction.cost_nano, sum(each.cost_nano for each in events)),
+                ("input_tokens", correction.input_tokens, sum(e.input_tokens for e in events)),
+                ("output_tokens", correction.output_tokens, sum(e.output_tokens for e in events)),
+            ):
+                if left < 0:
+                    shown = format_usd(given, decimals=9) if name == "cost" else given
+                    findings.add(name, shown, "must not take off more than the event has")
+            findings.raise_if_any()
+            ours[own_id] = correction
+            if len(self._corrections) > _CORRECTED_REMEMBERED:
+                del self._corrections[next(iter(self._corrections))]
+
+    def _difference(
+        self, entry: Entry, booked: BookedEvent, plan: PlanConfig
+    ) -> tuple[int, Quality]:
         """Return what tokens that are added and taken off cost, in the tier of the original, and
         how far that can be trusted.
         """
-        resolved = self._catalogue.resolve(original.provider, original.model, original.at_us, plan)
-        rates = resolved.rates
+        original = booked.event
+        if booked.prices is not None:
+            rates = rates_from_json(original.price_id, booked.prices)
+        else:
+            rates = self._catalogue.resolve(
+                original.provider, original.model, original.at_us, plan
+            ).rates
         rates = rates._replace(prices=prices_for(rates, original.input_tokens), tiers=())
         sent, given = entry.input_tokens, entry.output_tokens
         more = tokens_cost_nano(max(sent, 0), max(given, 0), rates)
@@ -257,14 +298,12 @@ class Manual:
             resolved.rates if resolved is not None else None,
         )
 
-    def _remember(self, event_id: str, public: UsageEvent) -> UsageEvent | None:
-        """Remember the event of a key; return the one that was booked under it before, if any."""
+    def _remember(self, event_id: str, public: UsageEvent) -> UsageEvent:
+        """Remember the event of a key; return the one that was booked under it first."""
         with self._lock:
-            earlier = self._booked.get(event_id)
-            if earlier is None:
-                if len(self._booked) >= _KEYS_REMEMBERED:
-                    del self._booked[next(iter(self._booked))]
-                self._booked[event_id] = public
+            earlier = self._booked.setdefault(event_id, public)
+            if len(self._booked) > _KEYS_REMEMBERED:
+                del self._booked[next(iter(self._booked))]
             return earlier
 
     def renew_after_fork(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import linecache
 import os
 import signal
@@ -19,6 +20,7 @@ from tests.instrument.shapes import MESSAGES
 
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, paygent_context
 from paygent.call import Call, Request, Wait
+from paygent.core.account import amount
 from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider
 
@@ -151,7 +153,7 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
 # -- whatever ends a call that waits or is under way
 
 LIMITED = PlanConfig(limits=(Limit("calls", cap=1),))
-PARTS_OF_OURS = ("paygent/meter.py", "paygent/ledger/")
+PARTS_OF_OURS = ("paygent/meter.py", "paygent/manual.py", "paygent/ledger/")
 
 
 def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
@@ -287,6 +289,26 @@ def test_p4__shutdown_with_calls_in_line_and_under_way__ends_them_all(init: Init
     assert nothing_left(pg)
 
 
+def is_undelivered_right(pg: Paygent) -> bool:
+    """Tell whether each account counts what the ledger does not have yet, and nothing else."""
+    user = pg._accounts.users["u1"]
+    with user.lock:
+        return all(
+            account.undelivered
+            == sum(
+                amount(
+                    account.metric,
+                    cost_nano=event.cost_nano,
+                    tokens=event.total_tokens,
+                    calls=event.calls,
+                )
+                for event in user.pending.values()
+                if key.counts(event)
+            )
+            for key, account in user.books.items()
+        )
+
+
 def interrupted_at(line: int, action: Callable[[], Any]) -> str:
     """Run something and raise KeyboardInterrupt at the n-th line of ours; return which it was, ""
     when there are no more.
@@ -333,7 +355,9 @@ def test_p4__a_call_that_nobody_can_end_any_more__is_counted_as_estimated(init: 
 def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
     init: Init, strict: bool
 ) -> None:
-    """Ctrl-C wherever it comes: no hold stays, no lock, and the next call goes on as ever."""
+    """Ctrl-C wherever it comes: no hold stays, no lock, and the next call goes on as ever. What had
+    been spent is booked, and the figures here are those of the ledger.
+    """
     plan = PlanConfig(
         max_spend_per_period=10**6,
         model_limits={"gpt-4o": ModelLimitConfig(10**12)},
@@ -355,6 +379,64 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
         assert not pg._accounts.users["u1"].lock.locked(), where
         pg.get_usage("u1")  # as any next step does, it ends what nobody else can
         assert nothing_left(pg), where
+        assert is_undelivered_right(pg), where
+        if "_settle" in where:
+            assert pg.health()["calls_in_flight"] == 0, where
     assert line > 150
     once()
     assert nothing_left(pg)
+    assert pg.health()["calls_in_flight"] == 0
+    pg.flush()
+    assert pg.pending_events == 0
+    (row,) = pg.report()
+    assert pg.get_usage("u1").period_cost_nano == row.cost_nano
+    assert pg.get_usage("u1").period_tokens_total == row.input_tokens + row.output_tokens
+
+
+def test_p4__an_interruption_at_any_line_of_a_calls_void__books_nothing(init: Init) -> None:
+    """Ctrl-C while a call that spent nothing is ended: it stays a call that spent nothing."""
+    pg = limited(init)
+    line, where = 0, "first"
+    while where:
+        line += 1
+        with paygent_context("u1"):
+            call = begun(pg)
+        where = interrupted_at(line, lambda call=call: pg._meter.void(call, "a test"))  # type: ignore[misc]
+        if where.startswith("void: try") or not call.done:
+            pg._meter.void(call, "a test")  # interrupted before anything was done
+        assert nothing_left(pg), where
+        assert pg.health()["calls_in_flight"] == 0, where
+    assert line > 10
+    pg.flush()
+    assert pg.report() == ()
+
+
+@pytest.mark.parametrize("corrects", [False, True])
+def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_retry(
+    init: Init, corrects: bool
+) -> None:
+    """Ctrl-C in `record_event`, then the same key again: one event, and all figures say so."""
+    pg = init()
+    pg.get_usage("u1")
+    keys = itertools.count(1)
+    of: Any = {}
+
+    def once() -> None:
+        pg.record_event("u1", cost=1, idempotency_key=f"k{key}", **of)
+
+    line, where = 0, "first"
+    while where:
+        line, key = line + 1, next(keys)
+        if corrects:
+            of["corrects"] = pg.record_event("u1", cost=0).id
+        where = interrupted_at(line, once)
+        assert not pg._accounts.users["u1"].lock.locked(), where
+        assert not pg._manual._lock.locked(), where
+        once()
+        assert pg.get_usage("u1").period_cost_nano == key * 10**9, where
+        assert is_undelivered_right(pg), where
+    assert line > 50
+    pg.flush()
+    assert pg.pending_events == 0
+    assert pg.report()[0].cost_nano == key * 10**9
+    assert pg.get_usage("u1").period_cost_nano == pg.report()[0].cost_nano

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.unit.test_client import AbsentLedger
 
+import paygent.manual as manual_module
 from paygent import InvalidValue, Limit, Paygent, PaygentLimitExceeded, PlanConfig
 from paygent.models import ModelCostRate
 from paygent.settings import Settings
@@ -120,6 +122,92 @@ def test_correct__several_times__never_below_nothing(init: Init) -> None:
         "input_tokens",
         "output_tokens",
     ]
+    assert pg.get_usage("u1").period_cost_nano == 0
+
+
+@pytest.mark.parametrize("delivered", [False, True])
+def test_correct__by_several_threads_at_once__never_below_nothing(
+    init: Init, monkeypatch: pytest.MonkeyPatch, delivered: bool
+) -> None:
+    """Each has looked at what there is before any of them has booked."""
+    pg = started(init)
+    event_id = called(pg)
+    if delivered:
+        pg.flush()
+    threads_count = 4
+    have_looked = threading.Barrier(threads_count)
+    look = pg._asking.event
+
+    def event(*arguments: Any) -> Any:
+        found = look(*arguments)
+        have_looked.wait(5)
+        return found
+
+    monkeypatch.setattr(pg._asking, "event", event)
+    answers: list[str] = []
+
+    def correct() -> None:
+        try:
+            answers.append(pg.record_event("u1", corrects=event_id, cost="-0.002").quality)
+        except InvalidValue as error:
+            answers.append(error.findings[0].field)
+
+    threads = [threading.Thread(target=correct) for _ in range(threads_count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == ["cost"] * (threads_count - 1) + ["exact"]
+    assert pg.get_usage("u1").period_cost_nano == 1_000_000
+
+
+def test_correct__a_booking_that_failed__leaves_what_it_would_have_taken(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was booked, so the next one may take it off; once booked, it stays booked."""
+    pg = started(init)
+    event_id = called(pg)
+
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("no")
+
+    for owner, name in ((pg._meter, "write_opened_sessions"), (pg._journal, "append")):
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(owner, name, fail)
+            pg.record_event("u1", corrects=event_id, cost="-0.002")
+    assert pg.get_usage("u1").period_cost_nano == 1_000_000
+    with pytest.raises(InvalidValue):
+        pg.record_event("u1", corrects=event_id, cost="-0.002")
+
+
+def test_correct__events_without_end__are_remembered_within_bounds(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no longer remembered here, the ledger or the journal knows."""
+    monkeypatch.setattr(manual_module, "_CORRECTED_REMEMBERED", 2)
+    pg = started(init)
+    events = [pg.record_event("u1", cost=1) for _ in range(4)]
+    for event in events:
+        pg.record_event("u1", corrects=event.id, cost=-1)
+    assert len(pg._manual._corrections) == 2
+    for delivered in (False, True):
+        if delivered:
+            pg.flush()
+        for event in events:
+            with pytest.raises(InvalidValue):
+                pg.record_event("u1", corrects=event.id, cost=-1)
+
+
+def test_correct__tokens_after_the_plans_prices_changed__cost_what_they_cost_then(
+    init: Init,
+) -> None:
+    """What is taken off is taken off by the price list of the event, which is kept."""
+    pg = started(init)
+    event_id = called(pg)
+    pg.flush()
+    pg.configure_plan("default", PlanConfig(cost_rates={"m": ModelCostRate.per_million(50, 200)}))
+    event = pg.record_event("u1", corrects=event_id, input_tokens=-1_000, output_tokens=-500)
+    assert event.cost_total_nano == -3_000_000
     assert pg.get_usage("u1").period_cost_nano == 0
 
 

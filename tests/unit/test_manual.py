@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -130,6 +131,60 @@ def test_record_event__an_idempotency_key_again__is_the_earlier_event(pg: Paygen
     assert pg.record_event("u1", cost=2, idempotency_key="k") is first
     assert pg.record_event("u2", cost=2, idempotency_key="k").id != first.id
     assert pg.get_usage("u1").period_cost == 1.0
+
+
+@pytest.mark.parametrize("part", ["write_opened_sessions", "settle", "append", "nudge"])
+def test_record_event__interrupted__is_booked_once_by_its_retry(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
+    pg.get_usage("u1")
+    owner = {"settle": pg._accounts, "append": pg._journal, "nudge": pg._worker}.get(
+        part, pg._meter
+    )
+    original, interruptions = getattr(owner, part), [KeyboardInterrupt()]
+
+    def interrupted(*arguments: Any) -> Any:
+        if interruptions:
+            raise interruptions.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(owner, part, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pg.record_event("u1", cost=1, session_id="s", idempotency_key="k")
+    assert pg.record_event("u1", cost=1, session_id="s", idempotency_key="k").cost_total == 1.0
+    assert pg.get_usage("u1").period_cost == 1.0
+    pg.flush()
+    assert pg.pending_events == 0
+    assert (pg.get_usage("u1").period_cost, pg.report()[0].cost_nano) == (1.0, 10**9)
+
+
+def test_record_event__one_key_on_two_threads_at_once__is_one_event(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both book before either is remembered; both are told of the same event."""
+    both = threading.Barrier(2)
+    record = pg._meter.record
+
+    def together(*arguments: Any) -> None:
+        both.wait(5)
+        record(*arguments)
+
+    monkeypatch.setattr(pg._meter, "record", together)
+    told: list[Any] = []
+
+    def book(cost: int) -> None:
+        told.append(pg.record_event("u1", cost=cost, idempotency_key="k"))
+
+    threads = [threading.Thread(target=book, args=(cost,)) for cost in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told[0] is told[1]
+    pg.flush()
+    assert pg.get_usage("u1").period_cost_nano == pg.report()[0].cost_nano
+    assert pg.report()[0].cost_nano in (10**9, 2 * 10**9)
 
 
 def test_record_event__keys_without_end__are_remembered_within_bounds(

@@ -136,7 +136,7 @@ class Accounts:
     def _forget_one(self) -> None:
         """Forget the oldest idle user, so that memory stays bounded."""
         for number, (user_id, user) in enumerate(self.users.items()):
-            if user.is_idle:
+            if user.is_idle and "user:" + user_id not in self._changing:
                 del self.users[user_id]
                 return
             if number >= _EVICTED_AT_ONCE:
@@ -320,6 +320,7 @@ class Accounts:
             None when it holds; the decision that refuses it; or the waiter, when it stands in line.
         """
         woken: list[Waiter] = []
+        stands_at: Account | None = None
         with brief(user.lock):
             accounts = books.route(user, hold.session_id, hold.model_key, hold.at_us)
             hold.period = user.period
@@ -329,26 +330,26 @@ class Accounts:
             found = gating.in_the_way(accounts, hold, passed, strict=strict) if enforce else None
             if found is not None:
                 decision, account = found
-                if decision.retryable:
-                    if waiter is not None and gating.others_hold(account, hold):
-                        waiter.stand_at(account)
-                        return waiter
-                elif passed:
+                if not decision.retryable:
                     hold.warnings = self._warnings(passed, hold)
+                elif waiter is not None and gating.others_hold(account, hold):
+                    stands_at = account
+                    waiter.stand_at(account)
             else:
                 if passed:
                     hold.warnings = self._warnings(passed, hold)
                 for account in accounts:
                     account.add(hold, account.lines is not None)
                 user.touched = True
-            if waited_at is not None and waited_at not in accounts:
-                pass_turn(waited_at, woken)
-            for account in accounts:
+            passing = accounts if stands_at is None else ()
+            if waited_at is not None and waited_at is not stands_at and waited_at not in passing:
+                pass_turn(waited_at, woken)  # whoever goes elsewhere leaves that turn to the next
+            for account in passing:
                 if account.waiting:
                     pass_turn(account, woken)
         if woken:
             wake(woken)
-        return decision
+        return waiter if stands_at is not None else decision
 
     def _warnings(self, passed: list[Account], hold: Hold) -> tuple[Reading, ...]:
         """Note and return which of the accounts past their warn line are to speak."""
@@ -376,8 +377,8 @@ class Accounts:
         """
         woken: list[Waiter] = []
         with brief(user.lock):
-            books.count(user, event)
-            user.pending[event.event_id] = event
+            if event.event_id not in user.pending:  # brought again after an interruption
+                books.count(user, event)
             user.touched = True
             if hold is not None:
                 if learned is not None:

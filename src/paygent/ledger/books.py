@@ -92,14 +92,7 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) 
     if account is None:
         account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
         user.counting.clear()
-        for event in user.pending.values():
-            if key.counts(event):
-                account.undelivered += amount(
-                    account.metric,
-                    cost_nano=event.cost_nano,
-                    tokens=event.total_tokens,
-                    calls=event.calls,
-                )
+        account.undelivered = _undelivered(user, key)
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
         for call in in_flight(user):
@@ -125,8 +118,9 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     """Forget accounts of sessions that nothing refers to; they are read again when they come
     back.
     """
+    opened = user.open_session.session_id if user.open_session is not None else ""
     for key, account in list(user.books.items()):
-        if key.session_id and key.session_id != kept and not account.is_in_use:
+        if key.session_id not in ("", kept, opened) and not account.is_in_use:
             del user.books[key]
             user.sessions.discard(key.session_id)
     user.routes.clear()
@@ -157,18 +151,56 @@ def counting(user: User, event: Event) -> tuple[Account, ...]:
 
 
 def count(user: User, event: Event) -> None:
-    """Add an event to the accounts that count it; under the user's lock."""
+    """Add an event to what is undelivered, on the accounts that count it."""
     cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
-    for account in counting(user, event):
-        account.undelivered += amount(
-            account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+    accounts = counting(user, event)  # first: what it opens counts all that is pending by now
+    try:
+        user.pending[event.event_id] = event
+        for account in accounts:
+            account.undelivered += amount(
+                account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+            )
+        if event.model and event.period_start_us == user.period.start_us:
+            use = _model_use(user, event.model_key)
+            use.tokens += tokens
+            use.cost_nano += cost_nano
+    except BaseException:  # an interruption between two sums
+        _count_anew(user)
+        raise
+
+
+def _count_anew(user: User) -> None:
+    """Work out what is undelivered from the events themselves."""
+    for key, account in user.books.items():
+        account.undelivered = _undelivered(user, key)
+    for use in user.models.values():
+        use.tokens = use.cost_nano = 0
+    for event in user.pending.values():
+        if event.model and event.period_start_us == user.period.start_us:
+            use = _model_use(user, event.model_key)
+            use.tokens += event.total_tokens
+            use.cost_nano += event.cost_nano
+
+
+def _undelivered(user: User, key: AccountKey) -> int:
+    """Return what an account counts of the events that the ledger does not have yet."""
+    return sum(
+        amount(
+            key.limit.metric,
+            cost_nano=event.cost_nano,
+            tokens=event.total_tokens,
+            calls=event.calls,
         )
-    if event.model and event.period_start_us == user.period.start_us:
-        use = user.models.get(event.model_key)
-        if use is None:
-            use = user.models[event.model_key] = ModelUse()
-        use.tokens += tokens
-        use.cost_nano += cost_nano
+        for event in user.pending.values()
+        if key.counts(event)
+    )
+
+
+def _model_use(user: User, model_key: str) -> ModelUse:
+    use = user.models.get(model_key)
+    if use is None:
+        use = user.models[model_key] = ModelUse()
+    return use
 
 
 def acknowledge(user: User, event: Event, *, is_new: bool) -> None:

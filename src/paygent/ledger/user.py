@@ -137,8 +137,14 @@ class User:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing would be lost by forgetting this user."""
-        return not self.pending and not any(each.is_in_use for each in self.books.values())
+        """Whether the ledger knows all of this user, so that nothing is lost by forgetting them."""
+        opened = self.open_session
+        changed_us = max(self.closed_us, opened.started_us if opened is not None else 0)
+        return (
+            changed_us <= self.read_us
+            and not self.pending
+            and not any(each.is_in_use for each in list(self.books.values()))
+        )
 
 
 class Figures(NamedTuple):

@@ -25,7 +25,7 @@ from tests.contract.samples import (
 )
 
 import paygent.ledger.accounts as accounts_module
-from paygent.core.account import AccountKey
+from paygent.core.account import AccountKey, amount
 from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.gate import Decision
@@ -40,7 +40,7 @@ from paygent.core.plan import (
 )
 from paygent.failopen import failures
 from paygent.ledger import books
-from paygent.ledger.accounts import Accounts, User
+from paygent.ledger.accounts import Account, Accounts, User
 from paygent.ledger.flights import Hold, Use
 from paygent.ledger.waiting import Waiter
 from paygent.settings import MISSING_USER_ID
@@ -1075,6 +1075,46 @@ def test_user__more_than_fit__idle_ones_are_forgotten_first(
     assert list(accounts.users) == ["busy", "waiting", "newer"]
 
 
+def test_user__what_the_ledger_does_not_have_yet__is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An assignment, a session that was opened, one that was closed: all still on their way."""
+    monkeypatch.setattr(accounts_module, "USERS_MAX", 4)
+    accounts = make_accounts(capped())
+    accounts.set_plan("free", capped(0))
+    accounts.assign("assigned", "free", None, None, NOON_US)
+    opened = accounts.user("opened", NOON_US)
+    accounts.session(opened, None, NOON_US)
+    closed = accounts.user("closed", NOON_US)
+    accounts.session(closed, None, NOON_US - MINUTE_US)
+    accounts.close_session(closed, NOON_US)
+    accounts.user("idle", NOON_US)
+    accounts.user("new", NOON_US)
+    assert list(accounts.users) == ["assigned", "opened", "closed", "new"]
+    accounts.recorded("user:assigned")
+    states = {name: UserLedger() for name in ("opened", "closed")}
+    accounts.read(Answer(users=states), NOON_US + 1)
+    for number in range(3):
+        accounts.user(f"newer-{number}", NOON_US)
+    assert list(accounts.users) == ["new", "newer-0", "newer-1", "newer-2"]
+
+
+def test_user__one_whose_accounts_are_being_opened__is_looked_at_all_the_same() -> None:
+    """Whether a user is idle is asked under another lock than theirs."""
+    accounts = make_accounts(capped())
+    user = accounts.user("ann", NOON_US)
+    accounts.release(user, held(accounts, 1))
+
+    class Meanwhile(Account):
+        @property
+        def is_in_use(self) -> bool:
+            books.open_account(user, day_key(), "spend:day", None)
+            return False
+
+    user.books[period_key()] = Meanwhile(period_key(), "total_spend", None)
+    assert user.is_idle
+
+
 def test_user__nobody_is_idle__looks_at_a_few_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The search under the lock is bounded; a call is never refused for want of memory."""
     monkeypatch.setattr(accounts_module, "USERS_MAX", 3)
@@ -1106,6 +1146,22 @@ def test_hold__many_sessions__keeps_few_of_them_in_memory(monkeypatch: pytest.Mo
     assert set(all_held(user)) == {0}
 
 
+def test_hold__many_named_sessions__never_forget_the_open_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its spend would be 0 until it is read again, and nobody asks about the open session."""
+    monkeypatch.setattr(books, "BOOKS_MAX", 8)
+    accounts = make_accounts(PlanConfig(max_spend_per_session=usd(100)))
+    user = accounts.user("ann", NOON_US)
+    opened = accounts.session(user, None, NOON_US)
+    event = settle(accounts, "a", session_id=opened)
+    accounts.acknowledge([event], Answer(frozenset({"a"})), NOON_US)
+    for number in range(20):
+        accounts.release(user, held(accounts, 1, session_id=f"s{number}"))
+    assert spent(user, session_key(opened)) == 100
+    assert refused(accounts, 1, session_id=opened).reason == "session_spend"
+
+
 def test_hold__pruned_in_the_middle_of_a_call__still_counts_its_session(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -1135,6 +1191,45 @@ def test_route__many_models_and_sessions__are_remembered_up_to_a_bound() -> None
         accounts.release(accounts.users["ann"], held(accounts, 1, model=f"model-{number}"))
     assert len(user.routes) <= 64
     assert set(all_held(user)) == {0}
+
+
+def test_settle__the_same_event_again__counts_once() -> None:
+    """An end that was interrupted may be brought again."""
+    accounts = make_accounts(capped())
+    user = accounts.user("ann", NOON_US)
+    for _ in range(2):
+        settle(accounts, "a", held(accounts, 7))
+    assert (spent(user, period_key()), user.models["gpt-4o"].cost_nano) == (100, 100)
+    assert set(all_held(user)) == {0}
+
+
+@pytest.mark.parametrize("reached", range(4))
+def test_settle__interrupted_between_two_sums__counts_all_or_nothing(
+    monkeypatch: pytest.MonkeyPatch, reached: int
+) -> None:
+    """What is undelivered is worked out anew from the events themselves."""
+    accounts = make_accounts(capped(model_limits={"gpt-4o": ModelLimitConfig(10**6)}))
+    user = accounts.user("ann", NOON_US)
+    settle(accounts, "before")
+    sums = count()
+
+    def interrupted(*arguments: Any, **named: Any) -> int:
+        if next(sums) == reached:
+            raise KeyboardInterrupt
+        return amount(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(books, "amount", interrupted)
+        try:
+            settle(accounts, "a")
+        except KeyboardInterrupt:
+            pass
+    settle(accounts, "a")
+    for key, metric in ((period_key(), 200), (period_key("tokens", "gpt-4o"), 60)):
+        assert spent(user, key) == metric
+    assert spent(user, session_key("s1")) == 200
+    use = user.models["gpt-4o"]
+    assert (use.tokens, use.cost_nano) == (60, 200)
 
 
 # -- threads and processes

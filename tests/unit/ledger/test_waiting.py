@@ -210,6 +210,29 @@ def test_hold__at_its_turn_in_another_period__hands_the_old_one_on() -> None:
     assert woken(waiters) == [0, 1]
 
 
+def test_hold__that_stands_elsewhere_at_its_turn__hands_the_old_one_on() -> None:
+    """The turn was for one limit; where another is in the way, it is the next one's."""
+    accounts = make_accounts(
+        PlanConfig(
+            pre_call_estimate=True,
+            max_spend_per_period=1_000 / 10**9,
+            limits=(Limit("calls", model="o3", window="day", cap=1),),
+        )
+    )
+    full = held(accounts, 999, strict=True)
+    held(accounts, 1, model="o3", strict=True)
+    waiters = in_line(accounts, 2, model="o3", strict=True) + in_line(accounts, 1, strict=True)
+    accounts.release(accounts.users["ann"], full)
+    assert woken(waiters) == [0]
+    for place in (0, 1):
+        assert try_with(accounts, waiters[place], model="o3", strict=True) is waiters[place]
+        account = waiters[place].account
+        assert account is not None
+        assert account.metric == "calls"
+        assert woken(waiters) == [*range(place + 2)]
+    assert isinstance(try_with(accounts, waiters[2], strict=True), Hold)
+
+
 def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     """An account is not forgotten under those who stand at it."""
     accounts = make_accounts(capped())
