@@ -155,7 +155,6 @@ class Paygent(Verbs):
         *,
         now_us: Callable[[], int] = system_clock,
         ledger: Ledger | None = None,
-        catalogue: Catalogue | None = None,
         disabled: bool = False,
     ) -> None:
         """Put the parts together; applications call `init`.
@@ -164,7 +163,6 @@ class Paygent(Verbs):
             settings: Read and checked settings.
             now_us: The clock, microseconds since 1970 UTC.
             ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
-            catalogue: Prices; None is the bundled catalogue.
             disabled: Whether everything is switched off: no patch, no file, no thread.
         """
         self._settings = settings
@@ -175,7 +173,7 @@ class Paygent(Verbs):
         product = settings.ledger_product
         path = _MEMORY if disabled else settings.db_path
         self._ledger = ledger if ledger is not None else _local_ledger(product, path)
-        self._catalogue = catalogue if catalogue is not None else Catalogue()
+        self._catalogue = Catalogue()
         self._accounts = Accounts(
             default_plan=settings.default_plan,
             new_id=ids.new_id,

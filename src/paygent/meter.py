@@ -504,7 +504,7 @@ class Meter:
             charged,
             None,
             call.identity.metadata,
-            _details(usage),
+            usage.rare_counts,
         )
 
     def _answered(self, call: Call, usage: Usage) -> tuple[str, Resolved]:
@@ -592,22 +592,3 @@ def _nothing(user_id: str) -> None:
 def encode_directory(record: DirectoryRecord) -> bytes:
     """Return a directory record as a journal payload."""
     return json.dumps(directory_record(record), separators=(",", ":")).encode()
-
-
-def _details(usage: Usage) -> dict[str, int] | None:
-    """Return the rarer counts of a usage by name, or None where there are none (most calls)."""
-    if not (usage[4] or usage[6] or usage[7] or usage[8] or usage[9] or usage[10]):
-        return None
-    found: dict[str, int] = {
-        name: getattr(usage, name)
-        for name in (
-            "cache_write_long_tokens",
-            "audio_input_tokens",
-            "audio_output_tokens",
-            "image_input_tokens",
-            "image_output_tokens",
-            "web_searches",
-        )
-        if getattr(usage, name)
-    }
-    return found or None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from paygent.core.event import Event
 from paygent.core.money import divide_half_even
 from paygent.core.pricing import Prices, Rates, Tier, prices_for, split
-from paygent.core.usage import Usage
+from paygent.core.usage import RARE_COUNTS, Usage
 
 _UNITS_PER_NANO = 10**9
 """An amount here is in 10⁻¹⁸ dollars: tokens times pico-dollars per million of them."""
@@ -75,20 +75,14 @@ def explain(event: Event, rates: Rates) -> Explanation:
 
 def _usage_of(event: Event) -> Usage:
     """Return the counts of an event as they were priced."""
-    details = event.details or {}
-    written_long = details.get("cache_write_long_tokens", 0)
+    rare: dict[str, Any] = {name: (event.details or {}).get(name, 0) for name in RARE_COUNTS}
     return Usage(
         event.input_tokens,
         event.output_tokens,
         event.cached_input_tokens,
-        event.cache_write_tokens - written_long,
-        written_long,
-        event.reasoning_tokens,
-        details.get("audio_input_tokens", 0),
-        details.get("audio_output_tokens", 0),
-        details.get("image_input_tokens", 0),
-        details.get("image_output_tokens", 0),
-        details.get("web_searches", 0),
+        event.cache_write_tokens - rare["cache_write_long_tokens"],
+        reasoning_tokens=event.reasoning_tokens,
+        **rare,
     )
 
 

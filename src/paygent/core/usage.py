@@ -18,10 +18,19 @@ Quality = Literal["exact", "partial", "estimated", "unpriced"]
 """How far a usage or a cost can be trusted, best first.
 
 `exact`: the provider's own count, priced. `partial`: the provider's count of a part, the rest
-counted or
-dropped here. `estimated`: our estimate, since no usage arrived. `unpriced`: tokens are known, at
-least one unit has no price.
+counted or dropped here. `estimated`: our estimate, since no usage arrived. `unpriced`: tokens are
+known, at least one unit has no price.
 """
+
+RARE_COUNTS = (
+    "cache_write_long_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+    "web_searches",
+)
+"""Counts that an event keeps by name (`Event.details`), since most calls have none of them."""
 
 
 class Usage(NamedTuple):
@@ -64,6 +73,13 @@ class Usage(NamedTuple):
     def total_tokens(self) -> int:
         """Input and output together, the figure that token limits count."""
         return self.input_tokens + self.output_tokens
+
+    @property
+    def rare_counts(self) -> dict[str, int] | None:
+        """The counts of `RARE_COUNTS` that are not 0, or None where all are."""
+        if not (self[4] or self[6] or self[7] or self[8] or self[9] or self[10]):
+            return None  # most calls, without a look at the names
+        return {name: getattr(self, name) for name in RARE_COUNTS if getattr(self, name)}
 
 
 _COUNT_MAX = 10**12  # a larger "count of tokens" is a broken answer, not a use

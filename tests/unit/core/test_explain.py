@@ -66,17 +66,7 @@ def test_explain__any_usage__comes_to_what_pricing_says(
         cached_input_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens + usage.cache_write_long_tokens,
         reasoning_tokens=usage.reasoning_tokens,
-        details={
-            name: getattr(usage, name)
-            for name in (
-                "cache_write_long_tokens",
-                "audio_input_tokens",
-                "audio_output_tokens",
-                "image_input_tokens",
-                "image_output_tokens",
-                "web_searches",
-            )
-        },
+        details=usage.rare_counts,
     )
     assert explain(event, rates).cost_nano == cost_nano(usage, rates)
 

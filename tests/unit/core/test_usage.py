@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from paygent.core.usage import Usage, from_anthropic, from_openai, get, read_tier
+from paygent.core.event import Event
+from paygent.core.usage import (
+    RARE_COUNTS,
+    Usage,
+    from_anthropic,
+    from_openai,
+    get,
+    read_tier,
+)
 
 
 def test_usage__total_tokens__is_input_and_output() -> None:
@@ -298,3 +306,19 @@ def test_from_anthropic__odd_counts__are_partial() -> None:
 def test_read_tier__any__standard_ones_are_empty(given: Any, tier: str) -> None:
     """Standard tiers, and what is no tier, have no name of their own."""
     assert read_tier(given) == tier
+
+
+@pytest.mark.parametrize("name", Usage._fields[:11])
+def test_rare_counts__of_one_count__is_it_by_name_if_events_have_no_column_for_it(
+    name: str,
+) -> None:
+    """Whatever is priced and is no field of an event must be kept by name, or it is lost."""
+    usage = Usage(**{name: 7})  # type: ignore[arg-type] # a count
+    kept = name in Event._fields
+    assert usage.rare_counts == (None if kept else {name: 7})
+    assert (name in RARE_COUNTS) != kept
+
+
+def test_rare_counts__of_most_calls__are_none() -> None:
+    """No dict is made where there is nothing to keep."""
+    assert Usage(100, 50, 20, 10, reasoning_tokens=5).rare_counts is None
