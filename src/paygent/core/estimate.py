@@ -373,6 +373,14 @@ def load_of(
     estimate = tokens_of(expectation, weight, max_tokens)
     is_spend = metric == "spend"
     mean = cost_of(expectation, estimate, rates) if is_spend else estimate[0] + estimate[1]
+    return load_around(mean, expectation, metric, max_tokens)
+
+
+def load_around(mean: int, expectation: Expectation, metric: str, max_tokens: int | None) -> Load:
+    """Return what a call weighs of which the mean is worked out already; otherwise as `load_of`."""
+    is_spend = metric == "spend"
+    if metric == "calls":
+        return _ONE_CALL
     if max_tokens is not None and max_tokens <= expectation[3]:
         return Load(mean)  # such a call stops where it is expected to
     variance, drift = expectation[9::2] if is_spend else expectation[8::2]

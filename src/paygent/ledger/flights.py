@@ -26,6 +26,7 @@ from paygent.core.estimate import (
     cost_of,
     expect,
     held_by,
+    load_around,
     load_of,
     observe,
     tokens_of,
@@ -191,7 +192,7 @@ class Use(NamedTuple):
         weight: Size of its request in bytes.
         max_tokens: The request's own bound on output, or None.
         is_free: Spend limits are not this call's.
-        expectation: What the estimate was made of.
+        expectation: What the estimate was made of, where there is a flight.
     """
 
     estimate: Estimate
@@ -257,16 +258,16 @@ class Tally:
 
     __slots__ = ("count", "each", "expectation", "flight", "max_tokens", "weight")
 
-    def __init__(self, flight: Flight, max_tokens: int | None) -> None:
-        self.flight = flight
+    def __init__(self, use: Use, max_tokens: int | None, each: Load) -> None:
+        """Stand for one call."""
+        assert use.flight is not None  # only calls that are re-estimated are tallied
+        self.flight: Flight = use.flight
         self.max_tokens = max_tokens
-        self.count = 0
-        self.weight = 0
-        self.each = NOTHING
-        self.expectation = flight.expectation
+        self.count = 1
+        self.weight = use.weight
+        self.each = each
+        self.expectation = use.expectation
 
-
-NOTHING = Load(0)
 
 _TALLIES_MAX = 64  # with more, bounds on output are rounded up to powers of two: a score at most
 
@@ -313,14 +314,13 @@ class InFlight:
             own = amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
             return held, held_by(self._mean + own, self._variance, self._drift)
         tally = self._tallies.get(self._key(use))
-        count = 0 if tally is None else tally.count
-        if tally is not None and tally.weight == count * use.weight:
+        if tally is None:
+            mean, variance, drift = self._of_one(use, use.max_tokens)
+        elif tally.weight == tally.count * use.weight:
             mean, variance, drift = tally.each
         else:
-            old = NOTHING if tally is None else tally.each
-            weight = use.weight if tally is None else tally.weight + use.weight
-            max_tokens = use.max_tokens if tally is None else tally.max_tokens
-            new = self._each(flight, count + 1, weight, max_tokens)
+            count, old = tally.count, tally.each
+            new = self._each(flight, count + 1, tally.weight + use.weight, tally.max_tokens)
             mean, variance, drift = (
                 one * (count + 1) - other * count for one, other in zip(new, old, strict=True)
             )
@@ -367,10 +367,16 @@ class InFlight:
             return
         key = self._key(use)
         tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = Tally(*key)
-        self.calls[hold] = tally
-        self._change(tally, tally.count + 1, tally.weight + use.weight)
+        if tally is not None:
+            self.calls[hold] = tally
+            self._change(tally, tally.count + 1, tally.weight + use.weight)
+            return
+        # Where another call has settled since this one was estimated, `held` sees it.
+        each = self._of_one(use, key[1])
+        self.calls[hold] = self._tallies[key] = Tally(use, key[1], each)
+        self._mean += each[0]
+        self._variance += each[1]
+        self._drift += each[2]
 
     def _key(self, use: Use) -> tuple[Flight, int | None]:
         assert use.flight is not None  # only calls that are re-estimated are tallied
@@ -383,8 +389,9 @@ class InFlight:
         """Let a tally stand for so many calls of so much weight, as they are expected now."""
         before, (mean, variance, drift) = tally.count, tally.each
         expectation = tally.flight.expectation
-        is_same = expectation is tally.expectation and weight * before == tally.weight * count
-        if not count or (before and is_same):
+        if not count or (
+            expectation is tally.expectation and weight * before == tally.weight * count
+        ):
             more = count - before  # calls of the same size weigh the same
             self._mean += mean * more
             self._variance += variance * more
@@ -396,6 +403,14 @@ class InFlight:
             self._variance += each[1] * count - variance * before
             self._drift += each[2] * count - drift * before
         tally.count, tally.weight = count, weight
+
+    def _of_one(self, use: Use, max_tokens: int | None) -> Load:
+        """Return what a call weighs that is the only one of its kind, as it was estimated."""
+        assert use.flight is not None and use.expectation is not None  # only such are tallied
+        if use.max_tokens != max_tokens:
+            return self._each(use.flight, 1, use.weight, max_tokens)
+        mean = use.cost_nano if self.metric == "spend" else use.estimate[0] + use.estimate[1]
+        return load_around(mean, use.expectation, self.metric, max_tokens)
 
     def _each(self, flight: Flight, count: int, weight: int, max_tokens: int | None) -> Load:
         """Return what each of so many calls weighs."""
