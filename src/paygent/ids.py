@@ -18,16 +18,14 @@ _KEYS_NAMESPACE = uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10")
 
 def new_id(at_us: int) -> str:
     """Return a UUIDv7 of a time in microseconds since 1970 UTC."""
-    bits = _random.getrandbits(74)
-    number = (at_us // 1000 & 0xFFFFFFFFFFFF) << 80 | 0x7000 << 64 | (bits >> 62) << 64
-    number |= 0x8000000000000000 | bits & 0x3FFFFFFFFFFFFFFF
+    at_ms, bits = at_us // 1000, _random.getrandbits(74)
     # `%` is twice as fast as an f-string with five parts, and this runs in every call.
-    return "%08x-%04x-%04x-%04x-%012x" % (  # noqa: UP031
-        number >> 96,
-        number >> 80 & 0xFFFF,
-        number >> 64 & 0xFFFF,
-        number >> 48 & 0xFFFF,
-        number & 0xFFFFFFFFFFFF,
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031
+        at_ms >> 16 & 0xFFFFFFFF,
+        at_ms & 0xFFFF,
+        bits >> 62,
+        0x8000 | bits >> 48 & 0x3FFF,
+        bits & 0xFFFFFFFFFFFF,
     )
 
 

@@ -389,9 +389,8 @@ class InFlight:
         """Let a tally stand for so many calls of so much weight, as they are expected now."""
         before, (mean, variance, drift) = tally.count, tally.each
         expectation = tally.flight.expectation
-        if not count or (
-            expectation is tally.expectation and weight * before == tally.weight * count
-        ):
+        is_same = expectation is tally.expectation and weight * before == tally.weight * count
+        if is_same or not count:
             more = count - before  # calls of the same size weigh the same
             self._mean += mean * more
             self._variance += variance * more
