@@ -46,7 +46,7 @@ from paygent.core.plan import (
 from paygent.failopen import attempt, failures
 from paygent.ledger import books, gating
 from paygent.ledger.flights import Experience, Flight, Hold
-from paygent.ledger.lock import brief
+from paygent.ledger.lock import brief, patient
 from paygent.ledger.user import UNLIMITED, Account, Figures, ModelUse, User
 from paygent.ledger.waiting import Waiter, all_waiting, pass_turn, wake
 from paygent.prices.catalogue import Resolved
@@ -537,7 +537,7 @@ class Accounts:
 
     def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
         """Take delivered events out of what is undelivered and read the ledger's figures, in one
-        step.
+        step; by the delivering thread alone.
 
         Args:
             delivered: Events that the ledger has booked now or earlier.
@@ -545,7 +545,7 @@ class Accounts:
             at_us: When the answer came.
         """
         self._read_plans(answer)
-        with brief(self.lock):
+        with patient(self.lock):
             self.deliveries += 1
         by_user: dict[str, list[Event]] = {}
         for event in delivered:
@@ -556,7 +556,7 @@ class Accounts:
                 continue
             state = answer.users.get(user_id)
             own = _own_plan(state)
-            with brief(user.lock):
+            with patient(user.lock):
                 for event in by_user.get(user_id, ()):
                     books.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
@@ -568,7 +568,7 @@ class Accounts:
             if self._plan_versions.get(name) == version or "plan:" + name in self._changing:
                 continue
             plan = attempt("plan_document", plan_from_json, document)
-            with brief(self.lock):
+            with patient(self.lock):
                 self._plan_versions[name] = version
                 if plan is not None and self.plans.get(name) != plan:
                     self.plans[name] = plan

@@ -34,15 +34,26 @@ def brief(lock: threading.Lock) -> threading.Lock:
         LockUnavailable: if it is not free within seconds.
     """
     if lock.locked():
-        _give_way(lock)
+        _give_way(lock, _WAIT_S)
     return lock
 
 
-def _give_way(lock: threading.Lock) -> None:
+def patient(lock: threading.Lock) -> threading.Lock:
+    """Return a lock once it is free, however long that takes.
+
+    For threads of ours, which no signal handler interrupts, and only there: what they were told by
+    the ledger is told once.
+    """
+    if lock.locked():
+        _give_way(lock, -1)
+    return lock
+
+
+def _give_way(lock: threading.Lock, wait_s: float) -> None:
     for _ in range(_LOOKS):
         time.sleep(0)
         if not lock.locked():
             return
-    if not lock.acquire(timeout=_WAIT_S):
+    if not lock.acquire(timeout=wait_s):
         raise LockUnavailable
     lock.release()  # its turn has come; the block that follows takes it in a way that is given back

@@ -47,6 +47,7 @@ class Callbacks:
             QUEUE_MAX
         )
         self._thread: threading.Thread | None = None
+        self._is_stopped = False
         self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
         self._task_ended = threading.Condition()
 
@@ -134,7 +135,11 @@ class Callbacks:
         that loop, which it would stop.
         """
         deadline_s = time.monotonic() + timeout_s
-        if self._thread is not None and threading.current_thread() is not self._thread:
+        if self._thread in (None, threading.current_thread()):
+            pass  # nothing was fired, or a callback asks, which would wait for itself
+        elif self._is_stopped:
+            self._thread.join(timeout_s)  # it ends after what is queued
+        else:
             done = threading.Event()
             try:
                 self._queue.put((_nothing, done), timeout=timeout_s)
@@ -155,6 +160,7 @@ class Callbacks:
     def stop(self) -> None:
         """End the thread after what is queued; callbacks fired later are not run."""
         self._registered = {}
+        self._is_stopped = True
         if self._thread is not None:
             try:
                 self._queue.put_nowait(None)

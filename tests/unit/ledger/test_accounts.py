@@ -25,6 +25,7 @@ from tests.contract.samples import (
 )
 
 import paygent.ledger.accounts as accounts_module
+import paygent.ledger.lock as lock_module
 from paygent.core.account import AccountKey, amount
 from paygent.core.estimate import Estimate
 from paygent.core.event import Event
@@ -826,6 +827,26 @@ def test_acknowledge__while_more_is_settled__keeps_what_is_not_delivered_yet() -
         NOON_US,
     )
     assert (spent(user, period_key()), spent(user, session_key("s1"))) == (300, 300)
+
+
+def test_acknowledge__while_a_user_is_locked_for_long__waits_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler may have interrupted whoever holds the lock; an event that is never taken
+    out of what is undelivered would count twice for ever.
+    """
+    monkeypatch.setattr(lock_module, "_WAIT_S", 0.001)
+    accounts = make_accounts(capped())
+    event = settle(accounts, "a")
+    user = accounts.users["ann"]
+    told = Answer(frozenset({"a"}))
+    thread = threading.Thread(target=accounts.acknowledge, args=([event], told, NOON_US))
+    with user.lock:
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+    thread.join(5)
+    assert (user.pending, spent(user, period_key())) == ({}, 100)
 
 
 def test_acknowledge__twice__changes_nothing_the_second_time() -> None:

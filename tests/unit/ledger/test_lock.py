@@ -8,7 +8,7 @@ import time
 import pytest
 
 from paygent.ledger import lock
-from paygent.ledger.lock import LockUnavailable, brief
+from paygent.ledger.lock import LockUnavailable, brief, patient
 
 
 def test_brief__many_threads__exclude_each_other() -> None:
@@ -62,6 +62,28 @@ def test_brief__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyP
         raise AssertionError("got in twice")
     with brief(mine):
         pass
+
+
+def test_patient__taken_for_long__is_waited_for_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the ledger said is said once: the thread that was told does not give up."""
+    monkeypatch.setattr(lock, "_LOOKS", 1)
+    monkeypatch.setattr(lock, "_WAIT_S", 0.001)
+    mine = threading.Lock()
+    got: list[bool] = []
+
+    def other() -> None:
+        with patient(mine):
+            got.append(True)
+
+    with brief(mine):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.05)
+        assert (thread.is_alive(), got) == (True, [])
+    thread.join(10)
+    assert got == [True]
 
 
 def test_brief__an_exception_inside__leaves_it_free() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -440,6 +441,22 @@ def test_fire__on_a_loop_of_trio__does_not_wait(
         monkeypatch.setattr(callbacks, "_start", lambda: None)
         callbacks.fire("usage", 1)
     gate.set()
+
+
+def test_flush__after_the_end__waits_for_what_is_queued_and_no_longer() -> None:
+    """The thread that would answer has gone; a callback that ends everything does not wait."""
+    callbacks = Callbacks()
+    gate = threading.Event()
+    recorder = Recorder(gate)
+    callbacks.register("usage", recorder)
+    callbacks.register("usage", lambda payload: callbacks.stop())
+    callbacks.fire("usage", 1, wait=False)
+    threading.Timer(0.02, gate.set).start()
+    assert callbacks.flush(WAIT_S) is True
+    assert recorder.payloads == [1]
+    started_s = time.monotonic()
+    assert callbacks.flush(WAIT_S) is True
+    assert time.monotonic() - started_s < WAIT_S / 2
 
 
 def test_renew_after_fork__registered_callbacks__stay_and_get_a_thread_of_the_child(
