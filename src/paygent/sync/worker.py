@@ -401,27 +401,28 @@ class Worker:
         not available.
         """
         self._booking = frozenset(event.user_id for event in batch.events)
+        is_known = False
         try:
             answer = self._settle(batch)
             self._refused = 0
             self._is_away = False
             self._journal.delivered()
             self._accounts.acknowledge(batch.events, answer, batch.at_us)
+            is_known = True
         except LedgerUnavailable as error:
             failures.say(
                 "ledger_unavailable",
                 "the ledger is not available (%s); events wait in the journal",
                 error,
             )
-            for question in batch.questions:
-                self._touch_again(question.user_id)
             self._is_away = True
-            return False
         finally:
+            for question in () if is_known else batch.questions:
+                self._touch_again(question.user_id)
             with self._round:
                 self._booking = frozenset()
                 self._round.notify_all()
-        return True
+        return is_known
 
     def _touch_again(self, user_id: str) -> None:
         user = self._accounts.users.get(user_id)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import Swallowed
 from tests.contract.samples import MONTH, NOON_US, day_key, make_event, period_key, session_key
 from tests.unit.sync.ledgers import FakeLedger
 
@@ -311,9 +312,14 @@ def test_deliver__a_user_who_was_only_refused__is_read_anew(bench: Bench) -> Non
     assert eventually(lambda: bench.spent() == 500)
 
 
-def test_deliver__the_ledger_away__asks_again_about_users_that_were_active(bench: Bench) -> None:
+@pytest.mark.parametrize("kind", [LedgerUnavailable, ValueError])
+def test_deliver__the_ledger_away_or_failing__asks_again_about_users_that_were_active(
+    bench: Bench, swallowed: Swallowed, kind: type[Exception]
+) -> None:
     """A question that could not be answered is not forgotten."""
-    bench.ledger.settling.extend(away(2))
+    if kind is ValueError:
+        swallowed.expect("deliver")
+    bench.ledger.settling.extend(kind("no") for _ in range(2))
     bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
     bench.user().touched = True
     bench.worker.nudge()
