@@ -203,14 +203,13 @@ class Paygent(Verbs):
             self._callbacks,
             now_us,
         )
-        self._worker.before_round = self._meter.end_late
         self._asking = Asking(
             self._accounts,
             self._catalogue,
             self._worker,
             now_us,
             enabled=not disabled,
-            end_late=self._meter.end_late,
+            end_late=self._meter.late_ends.run,
         )
         meter = None if disabled else self._meter
         self._directory = Directory(
@@ -260,7 +259,7 @@ class Paygent(Verbs):
             How many events were delivered while this waited.
         """
         before = self._worker.flushed
-        self._meter.end_late()
+        self._meter.late_ends.run()
         self._callbacks.flush(EXIT_WAIT_S)
         if self._worker.is_running or self._journal.has_any:
             self._worker.flush(10.0)
@@ -296,7 +295,7 @@ class Paygent(Verbs):
             if type(self)._instance is self:
                 type(self)._instance = None
         deadline = time.monotonic() + timeout
-        self._meter.end_late()
+        self._meter.late_ends.run()
         self._callbacks.flush(timeout / 2)
         self._callbacks.stop()
         if self._worker.stop(max(deadline - time.monotonic(), 0.0)):

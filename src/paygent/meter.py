@@ -7,7 +7,7 @@ use, a `Wait` when the ledger has to be asked about a user that this process doe
 when calls in flight hold what this one needs, or None when the call is not ours to meter. Then
 exactly one of `settle` and `void` ends the call; whichever comes first wins, the other does
 nothing, so that a stream can be ended by its last chunk, its close and its garbage collection. An
-end that a finalizer asks for inside our own code waits in `end_later` for the next place where no
+end that a finalizer asks for inside our own code waits in `late_ends` for the next place where no
 lock is held.
 
     call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store
@@ -28,7 +28,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -52,6 +51,7 @@ from paygent.core.usage import Quality, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, failures, logger
 from paygent.ids import new_id
+from paygent.late import LateEnds
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
 from paygent.ledger.flights import Flight, Hold, Use
@@ -94,7 +94,8 @@ class Meter:
         self._listed: set[str] = set()
         self._dropped = self._drop  # bound once
         self.session_opened: Callable[[str], None] = _nothing
-        self._late: deque[Callable[[], None]] = deque()
+        self.late_ends = LateEnds(worker.hurry)
+        worker.before_round = self.late_ends.before_round
 
     # -- before the provider
 
@@ -108,8 +109,8 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
         """
-        if self._late:
-            self.end_late()
+        if self.late_ends:
+            self.late_ends.run()
         enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
         identity = self._identify(request)
         at_us = self._now_us()
@@ -215,7 +216,7 @@ class Meter:
 
         return Wait(waiter.turn, waiter.look_s, done)
 
-    def _waiter(self, call: Call) -> Waiter | None:
+    def _waiter(self, call: Call, *, looks_soon: bool) -> Waiter | None:
         """Return a call's place in line; None for one that must not wait, or has waited enough."""
         request, wait_s = call.request, call.plan.contention_wait_s
         if not self._settings.raise_on_hard_gate or not wait_s:
@@ -227,7 +228,7 @@ class Meter:
             waiter = request.waiter = Waiter(wait_s)
         if not waiter.left_s:
             return None
-        waiter.get_ready()
+        waiter.get_ready(looks_soon=looks_soon)
         return waiter
 
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
@@ -277,7 +278,7 @@ class Meter:
             None when it holds; its place in line when it has to wait.
         """
         call.blocked = False
-        user, plan = call.user, call.plan
+        request, user, plan = call.request, call.user, call.plan
         strict = plan.pre_call_estimate
         refusal = None
         if not (user.known and call.resolved.rates.is_known):
@@ -285,9 +286,13 @@ class Meter:
         if refusal is None:
             decision = self._accounts.hold(user, call.hold, strict=strict)
             if isinstance(decision, Decision) and decision.retryable:
-                waiter = self._waiter(call)
-                if waiter is not None:
-                    decision = self._accounts.hold(user, call.hold, strict=strict, waiter=waiter)
+                is_first = request.waiter is None
+                room = self.late_ends.collect_left(is_first=is_first)
+                waiter = self._waiter(call, looks_soon=is_first and room == "soon")
+                if waiter is not None or room == "now":
+                    decision = self._accounts.hold(
+                        user, call.hold, strict=strict, waiter=waiter, may_be_alone=room == "soon"
+                    )
                     if isinstance(decision, Waiter):
                         return decision
             if isinstance(decision, Decision):
@@ -436,28 +441,11 @@ class Meter:
 
     def _drop(self, call: Call) -> None:
         """End a call that nobody can end any more as estimated: it may have been sent."""
-        self.end_later(partial(self.settle, call, None))
-
-    def end_later(self, ending: Callable[[], None]) -> None:
-        """Remember an ending that must not run where it was asked for: in a finalizer, which the
-        garbage collector runs at any allocation, also while this thread holds a lock of ours.
-        """
-        self._late.append(ending)
-
-    def end_late(self) -> None:
-        """Run the endings that were put off; called outside of our locks, before figures are read
-        and by the delivering thread.
-        """
-        enclosing.look()  # generators that have ended, which nobody tells
-        while self._late:
-            try:
-                ending = self._late.popleft()
-            except IndexError:  # another thread runs it
-                return
-            ending()
+        self.late_ends.add(partial(self.settle, call, None))
 
     def renew_after_fork(self) -> None:
         """Forget the parent's calls in flight."""
+        self.late_ends.renew_after_fork()
         self._listed = set()  # the parent's records are the parent's to deliver
         self._allowance.renew_after_fork()
 

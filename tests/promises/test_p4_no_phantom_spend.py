@@ -18,7 +18,15 @@ import openai
 import pytest
 from tests.instrument.shapes import MESSAGES
 
-from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, paygent_context
+from paygent import (
+    Limit,
+    ModelLimitConfig,
+    Paygent,
+    PaygentLimitExceeded,
+    PlanConfig,
+    late,
+    paygent_context,
+)
 from paygent.call import Call, Request, Wait
 from paygent.core.account import amount
 from paygent.core.usage import Usage
@@ -101,7 +109,7 @@ def test_p4__a_dropped_stream__is_counted_without_another_call(
     pg = init()
     with paygent_context(user_id="u1"):
         call = begun(pg)
-    pg._meter.end_later(lambda: pg._meter.settle(call, Usage(100, 20)))
+    pg._meter.late_ends.add(lambda: pg._meter.settle(call, Usage(100, 20)))
     assert pg.flush() >= 0
     assert (held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 120)
 
@@ -440,3 +448,84 @@ def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_ret
     assert pg.pending_events == 0
     assert pg.report()[0].cost_nano == key * 10**9
     assert pg.get_usage("u1").period_cost_nano == pg.report()[0].cost_nano
+
+
+@pytest.fixture
+def _collector_by_hand() -> Iterator[None]:
+    """Let the garbage collector run only where it is called, as in an application where it comes
+    by every few minutes.
+    """
+    thresholds = gc.get_threshold()
+    gc.set_threshold(0)
+    yield
+    gc.set_threshold(*thresholds)
+
+
+# A stream of at most 50 tokens holds $0.000535 of this, and costs a tenth where it is left.
+ROOM_FOR_ONE = PlanConfig(max_spend_per_period=0.0009, pre_call_estimate=True)
+
+
+def has_text(chunk: Any) -> bool:
+    """Tell whether a chunk has text; a stream left before any is booked as estimated."""
+    return bool(chunk.choices and chunk.choices[0].delta.content)
+
+
+@pytest.mark.usefixtures("_collector_by_hand")
+@pytest.mark.parametrize("wait_s", [30.0, 0.0])
+def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
+    init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, wait_s: float
+) -> None:
+    """One thread, a `break` in each loop, room for one call: a stream is dropped as a cycle, and
+    must not refuse the next call for itself.
+    """
+    monkeypatch.setattr(late, "_PAUSE_S", 0)
+    monkeypatch.setattr(late, "_PAUSE_FACTOR", 0)
+    pg = limited(init, ROOM_FOR_ONE.model_copy(update={"contention_wait_s": wait_s}))
+    with paygent_context("u1"):
+        for _ in range(3):
+            stream = client.chat.completions.create(
+                model="gpt-4o", messages=MESSAGES, stream=True, max_tokens=50
+            )
+            for chunk in stream:
+                if has_text(chunk):
+                    break
+            del stream, chunk
+            assert not nothing_left(pg)
+    gc.collect()
+    assert 0 < pg.get_usage("u1").period_cost < 0.0009
+    assert nothing_left(pg)
+
+
+@pytest.mark.usefixtures("_collector_by_hand")
+def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop closes what an `async for` left, the delivering thread has the stream collected, and
+    the call waits for that; one inside of the `async for` does not wait for itself.
+    """
+    monkeypatch.setattr(late, "_PAUSE_S", 0)
+    monkeypatch.setattr(late, "_PAUSE_FACTOR", 0)
+    pg = limited(init, ROOM_FOR_ONE)
+
+    async def ask(client: openai.AsyncOpenAI) -> Any:
+        return await client.chat.completions.create(
+            model="gpt-4o", messages=MESSAGES, stream=True, max_tokens=50
+        )
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as client:
+            async with paygent_context("u1"):
+                for _ in range(3):
+                    async for chunk in await ask(client):
+                        if has_text(chunk):
+                            break
+                with pytest.raises(PaygentLimitExceeded) as refused:
+                    async for _ in await ask(client):
+                        await ask(client)
+                assert refused.value.guard_result.retryable
+
+    asyncio.run(main())
+    gc.collect()
+    assert 0 < pg.get_usage("u1").period_cost < 0.0009
+    assert nothing_left(pg)
+    assert not pg._meter.late_ends._async_loops

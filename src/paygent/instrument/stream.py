@@ -83,14 +83,24 @@ class Ending:
         code, where it may hold a lock that the end needs too.
 
         A dropped stream is a cycle (it and its generator know each other), so the garbage collector
-        ends it, at an allocation of any code; the SDK's generator closes the response then.
+        ends it, at an allocation of any code or when a call is in want of room (`left`); the SDK's
+        generator closes the response then.
         """
         if self._call.done:
             return
         if _is_inside_ours():
-            self._meter.end_later(self)
+            self._meter.late_ends.add(self)
         else:
             self()
+
+    def left(self) -> None:
+        """Note that nobody reads the stream any more, unless somebody comes back to it."""
+        if not self._call.done:
+            self._meter.late_ends.note_left()
+
+    def note_async(self, number: int, *, is_open: bool) -> None:
+        """Note that an `async for` begins or ends."""
+        self._meter.late_ends.note_async(number, is_open=is_open)
 
     def _settle(self) -> None:
         usage = attempt("usage", self._reader.usage, self._call.estimate)
@@ -132,8 +142,8 @@ class IteratorTap:
         self._ending = ending
         self._bytes = tap
 
-    def __iter__(self) -> IteratorTap:
-        return self
+    def __iter__(self) -> _SyncLoop:
+        return _SyncLoop(self, self._ending, self.__next__)
 
     def __next__(self) -> Any:
         if self._bytes is not None:
@@ -170,8 +180,8 @@ class AsyncIteratorTap:
         self._ending = ending
         self._bytes = tap
 
-    def __aiter__(self) -> AsyncIteratorTap:
-        return self
+    def __aiter__(self) -> _AsyncLoop:
+        return _AsyncLoop(self, self._ending, self.__anext__)
 
     async def __anext__(self) -> Any:
         if self._bytes is not None:
@@ -190,6 +200,51 @@ class AsyncIteratorTap:
 
     def __del__(self) -> None:
         _dropped(self._bytes, self._ending)
+
+
+class _Loop:
+    """One loop over a stream, which is gone as soon as the loop is left."""
+
+    __slots__ = ("_ending", "_next", "_tap")
+
+    def __init__(self, tap: Any, ending: Ending, step: Callable[[], Any]) -> None:
+        self._tap = tap
+        self._ending = ending
+        self._next = step
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tap, name)
+
+    def __del__(self) -> None:
+        self._ending.left()
+
+
+class _SyncLoop(_Loop):
+    __slots__ = ()
+
+    def __iter__(self) -> _SyncLoop:
+        return self
+
+    def __next__(self) -> Any:
+        return self._next()
+
+
+class _AsyncLoop(_Loop):
+    __slots__ = ()
+
+    def __init__(self, tap: Any, ending: Ending, step: Callable[[], Any]) -> None:
+        super().__init__(tap, ending, step)
+        ending.note_async(id(self), is_open=True)
+
+    def __del__(self) -> None:
+        self._ending.note_async(id(self), is_open=False)
+        super().__del__()
+
+    def __aiter__(self) -> _AsyncLoop:
+        return self
+
+    def __anext__(self) -> Any:
+        return self._next()
 
 
 def _dropped(tap: ByteTap | None, ending: Ending) -> None:
@@ -413,6 +468,7 @@ def tap_stream(stream: Any, meter: Meter, call: Call, reader: StreamReader, read
     ending = Ending(meter, call, reader)
     kind = AsyncIteratorTap if hasattr(inner, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)
+    call.hand_over()
     return True
 
 

@@ -306,6 +306,7 @@ class Accounts:
         strict: bool,
         enforce: bool = True,
         waiter: Waiter | None = None,
+        may_be_alone: bool = False,
     ) -> Decision | Waiter | None:
         """Hold what a call may use on all its accounts, or on none.
 
@@ -315,6 +316,8 @@ class Accounts:
             strict: Whether spend may never pass a line.
             enforce: False holds in any case (a call that runs past a hard gate).
             waiter: Stands in line where only holds of others are in the way.
+            may_be_alone: Whether it does so also where all of them are its own: streams that it has
+                left are being collected.
 
         Returns:
             None when it holds; the decision that refuses it; or the waiter, when it stands in line.
@@ -332,7 +335,7 @@ class Accounts:
                 decision, account = found
                 if not decision.retryable:
                     hold.warnings = self._warnings(passed, hold)
-                elif waiter is not None and gating.others_hold(account, hold):
+                elif waiter is not None and (may_be_alone or gating.others_hold(account, hold)):
                     stands_at = account
                     waiter.stand_at(account)
             else:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 LOOK_S = 1.0
 """How long a waiter waits for its turn, at least, before it looks for itself."""
 
+SOON_S = 0.05
+"""How long one waits that expects room in a moment: an event loop needs a few of its rounds."""
+
 _SPREAD = 32  # moments, over as long again, at which waiters look, so that they do not all at once
 
 _numbers = itertools.count()
@@ -34,7 +37,7 @@ class Waiter:
         turn: Done when it may try again.
     """
 
-    __slots__ = ("_deadline_s", "account", "number", "turn")
+    __slots__ = ("_deadline_s", "_looks_soon", "account", "number", "turn")
 
     account: Account | None
     turn: Future[bool]
@@ -48,6 +51,7 @@ class Waiter:
         self.number = next(_numbers)
         self.account = None
         self._deadline_s = time.monotonic() + wait_s
+        self._looks_soon = False
 
     @property
     def left_s(self) -> float:
@@ -57,12 +61,19 @@ class Waiter:
     @property
     def look_s(self) -> float:
         """How long to wait for the turn before looking, or giving up."""
+        if self._looks_soon:
+            return min(self.left_s, SOON_S)
         return min(self.left_s, LOOK_S + LOOK_S * (self.number % _SPREAD) / _SPREAD)
 
-    def get_ready(self) -> None:
-        """Make ready to stand in line; before the lock is taken."""
+    def get_ready(self, *, looks_soon: bool = False) -> None:
+        """Make ready to stand in line; before the lock is taken.
+
+        Args:
+            looks_soon: Whether there may be room in a moment without anybody passing the turn.
+        """
         from concurrent.futures import Future  # 8 ms, and most calls never wait
 
+        self._looks_soon = looks_soon
         self.turn = Future()
 
     def stand_at(self, account: Account) -> None:

@@ -160,6 +160,11 @@ class Worker:
         if self._idle:
             self._wake.set()
 
+    def hurry(self) -> None:
+        """Have the next round begin now."""
+        self.nudge()
+        self._wake.set()
+
     def ask(self, user: User, session_id: str | None) -> Future[bool]:
         """Have the ledger asked about a user; questions about the same user and session share an
         answer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import types
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, cast
 
 import pytest
@@ -24,7 +24,6 @@ class Ends:
 
     def __init__(self) -> None:
         self.ended: list[str] = []
-        self.later: list[Callable[[], None]] = []
 
     def settle(self, call: Call, usage: Usage | None) -> None:
         """Note a settlement."""
@@ -35,10 +34,6 @@ class Ends:
         """Note a void."""
         if call.claim_end():
             self.ended.append("void")
-
-    def end_later(self, ending: Callable[[], None]) -> None:
-        """Keep an ending."""
-        self.later.append(ending)
 
 
 def call_of() -> Call:

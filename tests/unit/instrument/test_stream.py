@@ -36,6 +36,7 @@ from paygent.instrument.stream import (
     tap_stream,
     text_bytes,
 )
+from paygent.late import LateEnds
 from paygent.ledger.flights import Hold, Use
 from paygent.meter import Meter
 from paygent.testing import Answer, FakeProvider
@@ -60,6 +61,7 @@ class Meter2:
 
     def __init__(self) -> None:
         self.settled: list[Usage | None] = []
+        self.late_ends = LateEnds(lambda: None)
 
     def settle(self, call: Call, usage: Usage | None) -> None:
         """Note a settlement."""
@@ -244,7 +246,8 @@ async def test_tap_stream__async__settles_the_usage_once() -> None:
     chunks = [chunk(), last()]
     stream = SdkStream(source())
     meter = tapped(stream)
-    assert stream._iterator.__aiter__() is stream._iterator
+    loop = stream._iterator.__aiter__()
+    assert loop.__aiter__() is loop
     assert [each async for each in stream] == chunks
     assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
 
@@ -324,9 +327,10 @@ def test_tap_stream__what_the_sdk_asks_of_its_iterator__is_answered() -> None:
 
     stream = SdkStream(source())
     tapped(stream)
-    assert iter(stream._iterator) is stream._iterator
-    next(stream._iterator)
-    stream._iterator.close()
+    loop = iter(stream._iterator)
+    assert iter(loop) is loop
+    next(loop)
+    loop.close()
     assert closed == [True]
 
 

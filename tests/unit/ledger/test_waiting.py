@@ -252,6 +252,15 @@ def test_look_s__waiters_of_one_moment__look_at_many() -> None:
     assert Waiter(0.5).look_s <= 0.5
 
 
+def test_look_s__of_one_that_expects_room_in_a_moment__is_short_once() -> None:
+    """What the waiter's own task has left is closed by its loop in a moment, or never."""
+    waiter = Waiter(30.0)
+    waiter.get_ready(looks_soon=True)
+    assert waiter.look_s == 0.05
+    waiter.get_ready()
+    assert waiter.look_s >= 1.0
+
+
 def test_left_s__a_waiter_that_waited_enough__is_0() -> None:
     """The time counts from the first try, not from the last."""
     assert Waiter(0.0).left_s == 0.0

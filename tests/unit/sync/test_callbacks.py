@@ -451,6 +451,7 @@ def test_flush__after_the_end__waits_for_what_is_queued_and_no_longer() -> None:
     callbacks.register("usage", recorder)
     callbacks.register("usage", lambda payload: callbacks.stop())
     callbacks.fire("usage", 1, wait=False)
+    callbacks.stop()
     threading.Timer(0.02, gate.set).start()
     assert callbacks.flush(WAIT_S) is True
     assert recorder.payloads == [1]
