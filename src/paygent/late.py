@@ -26,7 +26,11 @@ _PAUSE_FACTOR = 20  # and so many times as long as the last one took: 5 % of the
 
 
 class LateEnds:
-    """The late ends of one `Paygent`. Thread-safe; `add` and `note_left` also in a finalizer."""
+    """The late ends of one `Paygent`. Thread-safe; `add` and `note_left` also in a finalizer.
+
+    Attributes:
+        waiting: The ends that were put off.
+    """
 
     def __init__(self, hurry: Callable[[], None]) -> None:
         """Start with none.
@@ -35,26 +39,23 @@ class LateEnds:
             hurry: Has the delivering thread begin its next round now.
         """
         self._hurry = hurry
-        self._ends: deque[Callable[[], None]] = deque()
+        self.waiting: deque[Callable[[], None]] = deque()
         self._next_s = 0.0
         self._has_left = self._collects = False
         self._async_loops: set[int] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._ends)
-
     def add(self, end: Callable[[], None]) -> None:
         """Remember an end that must not run where it was asked for."""
-        self._ends.append(end)
+        self.waiting.append(end)
 
     def run(self) -> None:
         """Run the ends that were put off; called where none of our locks is held, before figures
         are read and by the delivering thread.
         """
         enclosing.look()  # generators that have ended, which nobody tells
-        while self._ends:
+        while self.waiting:
             try:
-                end = self._ends.popleft()
+                end = self.waiting.popleft()
             except IndexError:  # another thread runs it
                 return
             end()
@@ -109,6 +110,6 @@ class LateEnds:
 
     def renew_after_fork(self) -> None:
         """Forget what is the parent's to end."""
-        self._ends.clear()
+        self.waiting.clear()
         self._async_loops.clear()
         self._has_left = self._collects = False

@@ -109,7 +109,7 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
         """
-        if self.late_ends:
+        if self.late_ends.waiting:
             self.late_ends.run()
         enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
         identity = self._identify(request)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -35,13 +38,34 @@ def test_new_id__of_later_times__sorts_after() -> None:
 
 
 def test_new_id__many_of_one_moment__are_all_different() -> None:
-    """74 random bits keep the calls of one millisecond apart."""
+    """A count keeps the calls of one millisecond apart."""
     assert len({new_id(AT_US) for _ in range(20_000)}) == 20_000
 
 
-def test_new_id__the_random_bits__all_vary() -> None:
-    """No random bit is stuck at 0 or 1."""
-    made = [uuid.UUID(new_id(AT_US)).int for _ in range(500)]
+def test_new_id__on_many_threads_at_once__is_never_the_same() -> None:
+    """Counting is one step."""
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: [new_id(AT_US) for _ in range(2_000)], range(8)))
+    assert len({each for part in made for each in part}) == 16_000
+
+
+def test_new_id__of_one_moment__sorts_by_making_and_begins_anew_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The count keeps to its twelve digits."""
+    monkeypatch.setattr(ids, "_counter", itertools.count(2**48 - 3))
+    made = [new_id(AT_US) for _ in range(5)]
+    assert made[:3] == sorted(made[:3])
+    assert [each[-12:] for each in made[2:]] == ["f" * 12, "0" * 12, "0" * 11 + "1"]
+    assert {len(each) for each in made} == {36}
+
+
+def test_new_id__what_processes_draw__varies_in_each_bit() -> None:
+    """74 random bits keep processes apart: none is stuck at 0 or 1."""
+    made = []
+    for _ in range(500):
+        ids.renew_after_fork()
+        made.append(uuid.UUID(new_id(AT_US)).int)
     free = (1 << 76) - (1 << 64) | (1 << 62) - 1  # rand_a and rand_b
     ever = never = 0
     for each in made:
@@ -63,13 +87,15 @@ def test_id_of_key__product_user_and_key__are_kept_apart() -> None:
     assert len(made) == 6
 
 
-def test_renew_after_fork__two_processes_of_one_state__make_different_ids() -> None:
-    """A forked child seeds anew, so it does not make its parent's ids."""
-    state = ids._random.getstate()
+def test_renew_after_fork__two_processes_of_one_state__make_different_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A forked child draws anew, so it does not make its parent's ids."""
+    begins = copy.copy(ids._counter)
     ours = new_id(AT_US)
-    ids._random.setstate(state)
+    monkeypatch.setattr(ids, "_counter", begins)
     assert new_id(AT_US) == ours
-    ids._random.setstate(state)
+    monkeypatch.setattr(ids, "_counter", copy.copy(begins))
     ids.renew_after_fork()
     assert new_id(AT_US) != ours
 

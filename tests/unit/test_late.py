@@ -135,4 +135,4 @@ def test_renew_after_fork__the_parents_ends__are_forgotten() -> None:
     ends.note_left()
     ends.renew_after_fork()
     ends.run()
-    assert (bool(ends), ends.collect_left(is_first=False)) == (False, "none")
+    assert (list(ends.waiting), ends.collect_left(is_first=False)) == ([], "none")
