@@ -41,6 +41,20 @@ def valid_user(verb: str, user_id: Any) -> str:
     return found
 
 
+def valid_question(verb: str, user_id: Any, model: Any) -> str:
+    """Check a user id and the name of a model, or None for none; return the id as text.
+
+    Raises:
+        InvalidValue: naming both if both break a rule.
+    """
+    findings = Findings(verb)
+    found = check_user(findings, user_id)
+    if model is not None:
+        check_name(findings, "model", model)
+    findings.raise_if_any()
+    return found
+
+
 def valid_seconds(verb: str, name: str, value: Any) -> float:
     """Return a number of seconds, 0 for a negative one.
 

@@ -12,6 +12,7 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
+from math import isfinite
 from types import TracebackType
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -119,6 +120,11 @@ def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:
     """Return metadata within its bounds, and as JSON; the excess is dropped and said once."""
     if value is None or (isinstance(value, (dict, str)) and not value):
         return None, ""
+    if not isinstance(value, Mapping):
+        failures.say(
+            "bad_metadata", "metadata of type %s is not usable; ignored", type(value).__name__
+        )
+        return None, ""
     kept = attempt("metadata", _bounded, value)
     if not kept:
         return None, ""
@@ -129,7 +135,9 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     size = 2
     for key, item in value.items():
-        plain = item if isinstance(item, (str, int, float, bool)) or item is None else str(item)
+        is_plain = item is None or isinstance(item, (str, int, bool))
+        is_plain = is_plain or (isinstance(item, float) and isfinite(item))  # JSON has no NaN
+        plain = item if is_plain else str(item)
         size += len(json.dumps({str(key): plain})) - 1
         if len(kept) >= METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
             failures.say(

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from paygent.arguments import read_advice, read_entry, valid_user
+from paygent.arguments import read_advice, read_entry, valid_question, valid_user
 from paygent.asking import Asking
 from paygent.context import Identity, current, paygent_track
 from paygent.core.errors import Findings
@@ -152,8 +152,12 @@ class Verbs:
             user_id: The application's id of the user.
             model: Also look at the limits of this model; None looks at those of all models together
                 only.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
         """
-        return self._asking.guard(self._asking.known(valid_user("check_guard", user_id)), model)
+        whose = valid_question("check_guard", user_id, model)
+        return self._asking.guard(self._asking.known(whose), model)
 
     def is_within_limit(self, user_id: Any, model: str | None = None) -> bool:
         """Tell whether no limit of a user is used up; a warning is within.
@@ -163,9 +167,12 @@ class Verbs:
         Args:
             user_id: The application's id of the user.
             model: Also look at the limits of this model.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
         """
-        user = self._asking.known(valid_user("is_within_limit", user_id))
-        result = self._asking.guard(user, model)
+        whose = valid_question("is_within_limit", user_id, model)
+        result = self._asking.guard(self._asking.known(whose), model)
         return result.status != "hard_gate" or result.gate_reason == CONTENTION
 
     def get_max_tokens(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from itertools import product
 from typing import Any
 
 import pytest
@@ -74,6 +76,8 @@ def test_p10__plans__name_every_broken_rule_at_once() -> None:
         ("start_session", ("u1", "p", {"x": 1}), "plan_config"),
         ("get_usage", (3.5,), "user_id"),
         ("check_guard", ("",), "user_id"),
+        ("check_guard", ("u1", 7), "model"),
+        ("is_within_limit", ("u1", {"gpt": 4}), "model"),
         ("report", ("colour",), "by"),
         ("on_usage", ("not callable",), "callback"),
     ],
@@ -166,3 +170,101 @@ def test_p10__an_id_of_thousands_of_digits__is_missing_and_raises_nothing(init: 
     pg = init(auto_instrument=False)
     with paygent_context(10**5_000, session_id=10**5_000):
         assert pg.record_event(cost=1).user_id == "(none)"
+
+
+class Hostile:
+    """An object of which every question raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+    __iter__ = __repr__
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("no")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Text(str):
+    """A string that is not quite one."""
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, 0, -1, 1.5, 10**30, 10**5_000, float("nan"), float("inf"), Decimal("NaN")),
+    *("", Text("u1"), "x" * 256, "\ud800", "\0", b"u", "1e5", "\u0661"),
+    *([], ["a"], {}, {"a": 1}, {1: object()}, (), set(), range(3), object(), Hostile(), int),
+    *(datetime(2026, 1, 1), datetime.max.replace(tzinfo=timezone.utc), PlanConfig(), [{"role": 1}]),
+)
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "configure_plan": {"name": "p", "config": PlanConfig()},
+    "assign_plan": {"user_id": "u1", "plan": "p", "billing_period": None},
+    "start_session": {"user_id": "u1", "plan": "p", "plan_config": None},
+    "get_usage": {"user_id": "u1"},
+    "get_model_usage": {"user_id": "u1"},
+    "get_remaining_budget": {"user_id": "u1"},
+    "get_session": {"user_id": "u1"},
+    "get_user_state": {"user_id": "u1"},
+    "refresh_user": {"user_id": "u1"},
+    "reset_user": {"user_id": "u1"},
+    "remove_session": {"user_id": "u1"},
+    "check_guard": {"user_id": "u1", "model": "gpt-4o"},
+    "is_within_limit": {"user_id": "u1", "model": "gpt-4o"},
+    "get_max_tokens": {
+        "user_id": "u1",
+        "model": "gpt-4o",
+        "estimated_input_tokens": 0,
+        "messages": [],
+        "hard_cap": 9,
+    },
+    "record_event": {
+        "user_id": "u1",
+        "cost": 1,
+        "input_tokens": 1,
+        "output_tokens": 1,
+        "model": "gpt-4o",
+        "description": "d",
+        "idempotency_key": None,
+        "session_id": "s",
+        "tool_calls": [],
+        "metadata": None,
+        "corrects": None,
+    },
+    "report": {"by": "user", "start": None, "end": None},
+    "on_usage": {"callback": len},
+    "wrap": {
+        "fn": dict,
+        "user_id": "u1",
+        "model": "gpt-4o",
+        "session_id": "s",
+        "metadata": None,
+        "provider": None,
+        "estimated_input_tokens": 1,
+        "estimated_max_tokens": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("verb", ARGUMENTS)
+def test_p10__any_odd_value_of_any_argument__is_taken_or_named(init: Init, verb: str) -> None:
+    """No other exception than the one that names the field, and the next call works as ever."""
+    pg = init(auto_instrument=False)
+    pg._callbacks.register = lambda kind, callback: None  # type: ignore[method-assign] # odd ones
+    good, named = ARGUMENTS[verb], set[str]()
+
+    def call(name: str, value: Any) -> None:
+        try:
+            getattr(pg, verb)(**{**good, name: value})
+        except InvalidValue as error:
+            found = {finding.field.partition(".")[0] for finding in error.findings}
+            # What a correction may not be given beside it is named instead.
+            assert name in found or name == "corrects"
+            named.add(name)
+
+    for name, value in product(good, ODD):
+        call(name, value)
+    assert named or verb == "wrap"
+    getattr(pg, verb)(**good)
+    pg.flush()
+    assert pg.pending_events == 0

@@ -210,12 +210,32 @@ def test_read_metadata__too_large__stays_within_1000_bytes(text: str) -> None:
 
 
 @pytest.mark.parametrize("bad", [[1], 5, "text"])
-def test_read_metadata__that_is_no_dict__is_dropped_and_counted(
-    bad: Any, swallowed: Swallowed
-) -> None:
+def test_read_metadata__that_is_no_dict__is_dropped_and_said(bad: Any) -> None:
     """Metadata never breaks a call."""
-    swallowed.expect("metadata")
     assert read_metadata(bad) == (None, "")
+    assert failures.counts["bad_metadata"] == 1
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_read_metadata__a_number_that_json_does_not_know__is_kept_as_text(number: float) -> None:
+    """What is stored is JSON that everyone can read."""
+    assert read_metadata({"a": number, "b": 1.5}) == (
+        {"a": str(number), "b": 1.5},
+        f'{{"a":"{number}","b":1.5}}',
+    )
+
+
+def test_read_metadata__an_item_that_cannot_be_text__is_dropped_and_counted(
+    swallowed: Swallowed,
+) -> None:
+    """It runs code of the application's."""
+
+    class Hostile:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    swallowed.expect("metadata")
+    assert read_metadata({"a": Hostile()}) == (None, "")
 
 
 # -- decorators

@@ -6,6 +6,7 @@ path never raises these; what runs around a provider call must not fail for a ba
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,10 +28,14 @@ class Finding:
     rule: str
 
     def __str__(self) -> str:
-        shown = repr(self.value)
-        if len(shown) > _SHOWN_CHARS_MAX:
-            shown = shown[: _SHOWN_CHARS_MAX - 1] + "…"
-        return f"{self.field} = {shown}: {self.rule}"
+        return f"{self.field} = {_shown(self.value)}: {self.rule}"
+
+
+def _shown(value: Any) -> str:
+    shown = f"<{type(value).__name__}>"
+    with suppress(Exception):  # it runs the application's code; a number of 5,000 digits has none
+        shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARS_MAX else shown[: _SHOWN_CHARS_MAX - 1] + "…"
 
 
 class InvalidValue(ValueError):

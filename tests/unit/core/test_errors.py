@@ -24,6 +24,18 @@ def test_finding__a_long_value__is_cut_at_80_characters(value: str, shown: str) 
     assert str(Finding("f", value, "rule")) == f"f = {shown}: rule"
 
 
+@pytest.mark.parametrize("kind", ["hostile", "long"])
+def test_finding__a_value_that_cannot_be_shown__is_named_by_its_type(kind: str) -> None:
+    """The error about a value must not fail for it; Python shows no number of 5,000 digits."""
+
+    class Hostile:
+        def __repr__(self) -> str:
+            raise RuntimeError("no")
+
+    value, shown = (Hostile(), "<Hostile>") if kind == "hostile" else (10**5_000, "<int>")
+    assert str(Finding("f", value, "rule")) == f"f = {shown}: rule"
+
+
 def test_findings__nothing_found__raises_nothing() -> None:
     """A value without a finding passes."""
     findings = Findings("PlanConfig")
