@@ -183,7 +183,7 @@ class Paygent(Verbs):
         self._journal = Journal(
             None if path == _MEMORY else Path(path + ".journal") / product,
             owner=_owner_name(),
-            records_in_memory_max=settings.max_queue_size,
+            records_in_memory_max=2 * settings.max_queue_size,  # a call begins and ends
         )
         self._worker = Worker(
             self._ledger,

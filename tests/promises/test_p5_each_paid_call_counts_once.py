@@ -11,10 +11,13 @@ from pathlib import Path
 
 import openai
 import pytest
+from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES
 from tests.promises.scripts import kill, read_line, run, start
 
 from paygent import Paygent, PlanConfig, paygent_context
+from paygent.ledger.local import LocalLedger
+from paygent.ledger.port import LedgerUnavailable
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -183,6 +186,36 @@ def test_p5__sigterm__loses_nothing(fake: FakeProvider, db_path: str) -> None:
     process.terminate()
     process.communicate(timeout=30)
     assert counted(db_path) == (7, 7 * 450_000)
+
+
+def test_p5__a_disk_full_for_longer_than_the_queue__loses_nothing_while_the_process_lives(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """The queue has an end, what a user has spent is known all the same: it is delivered later."""
+    swallowed.expect("journal_write")
+    pg = init(max_queue_size=3)
+
+    def full(*arguments: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    def away(*arguments: object) -> None:
+        raise LedgerUnavailable("the disk is full")
+
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
+        paygent_context(user_id="u1"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            patch.setattr(os, "posix_fallocate", full)
+            patch.setattr(LocalLedger, "settle", away)
+            for _ in range(20):
+                client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            assert pg.queue_stats["total_dropped"] > 0
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    pg.flush()
+    assert [row.calls for row in pg.report()] == [21]
+    assert (pg.pending_events, pg.queue_stats["total_dropped"]) == (0, 0)
 
 
 def test_p5__an_idempotency_key__books_once_ever(init: Init) -> None:

@@ -566,6 +566,11 @@ class Accounts:
                     self._read_state(user, state, own, at_us)
         self._say()
 
+    def undelivered(self) -> list[Event]:
+        """Return the events that the ledger has not acknowledged."""
+        users = list(self.users.values())
+        return [event for user in users for event in list(user.pending.values())]
+
     def _read_plans(self, answer: Answer) -> None:
         for name, (version, document) in answer.plans.items():
             if self._plan_versions.get(name) == version or "plan:" + name in self._changing:

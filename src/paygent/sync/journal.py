@@ -94,7 +94,7 @@ class Journal:
         self.folder = folder
         self.owner = owner
         self.pushed = 0
-        self._dropped = 0
+        self._dropped = self._lost = 0
         self._closed = False
         self._failed: list[tuple[str, OSError]] = []
         self._records_in_memory_max = records_in_memory_max
@@ -118,7 +118,11 @@ class Journal:
 
     @property
     def dropped(self) -> int:
-        """How many records were lost because neither file nor memory could take them."""
+        """How many records neither file nor memory could take, and that were not brought again."""
+        return self._lost + self._to_bring_again
+
+    @property
+    def _to_bring_again(self) -> int:
         kept = [segment for segment in list(self._segments) if isinstance(segment, MemorySegment)]
         return self._dropped + sum(segment.dropped for segment in kept)
 
@@ -166,7 +170,7 @@ class Journal:
     def append(self, payload: bytes) -> None:
         """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
         if len(payload) > RECORD_BYTES_MAX:
-            self._dropped += 1
+            self._lost += 1
             failures.say("record_too_large", "a record of %s bytes was not kept", len(payload))
             return
         self._append(frame(payload))
@@ -387,6 +391,29 @@ class Journal:
             if finished:
                 self._remove(segment)
         self._batch = []
+
+    def bring_again(self, payloads: Callable[[], list[bytes]]) -> bool:
+        """Append once more what no memory could take; by the delivering thread, when all else is
+        delivered.
+
+        Args:
+            payloads: Gives everything that has ended and is not delivered; called if need be.
+
+        Returns:
+            Whether anything was appended.
+        """
+        dropped = self._to_bring_again
+        if not dropped:
+            return False
+        self._dropped = 0
+        for segment in list(self._segments):
+            if isinstance(segment, MemorySegment):
+                segment.dropped = 0
+        again = payloads()
+        self._lost += max(dropped - len(again), 0)  # plans and the like: nobody else has them
+        for payload in again:
+            self._append(frame(payload))
+        return bool(again)
 
     def set_aside(self, record: Record) -> None:
         """Keep a record that no ledger can take, beside the journal, for a person to look at.

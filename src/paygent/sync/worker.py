@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paygent.core.event import Event, decode_end, presumed
+from paygent.core.event import Event, decode_end, encode_end, presumed
 from paygent.core.period import Subscription
 from paygent.failopen import attempt, failures
 from paygent.ledger.accounts import Accounts, User
@@ -388,6 +388,8 @@ class Worker:
             questions = self._accounts.touched({event.user_id for event in events}, now_us)
             if not records and not questions:
                 self._journal.delivered()  # a segment that was read to its end may go
+                if self._journal.bring_again(self._undelivered):
+                    continue
                 return worked
             directory = tuple(_directory(records))
             if not self._book(Batch(tuple(events), directory, questions, now_us)):
@@ -400,6 +402,9 @@ class Worker:
             # A busy process may never be without a backlog; who waits, waits for two batches of it.
             self._finish_round()
         return worked
+
+    def _undelivered(self) -> list[bytes]:
+        return [encode_end(event) for event in self._accounts.undelivered()]
 
     def _book(self, batch: Batch) -> bool:
         """Settle what was just taken from the journal, and acknowledge it; false if the ledger is

@@ -933,6 +933,46 @@ def test_memory__full__drops_counts_and_says_so() -> None:
     assert journal.dropped == 2
 
 
+def test_memory__full__drops_begins_in_silence() -> None:
+    """They are for the process that adopts a dead one's journal; memory has none."""
+    journal = Journal(None, owner="me", records_in_memory_max=1)
+    journal.append(payload(n=1))
+    journal.begin("a", b'{"k":"begin","id":"a"}')
+    journal._append(frame(b'{"k":"void","id":"a"}'))
+    assert (journal.dropped, failures.counts) == (0, {})
+    journal.end("a", b'{"k":"end","id":"a"}')
+    assert journal.dropped == 1
+
+
+def test_bring_again__nothing_was_dropped__asks_for_nothing() -> None:
+    """Nobody looks through all users for nothing."""
+    journal = Journal(None, owner="me")
+    journal.append(payload(n=1))
+    assert journal.bring_again(lambda: pytest.fail("asked")) is False
+
+
+@written
+def test_bring_again__what_was_dropped__is_appended_and_what_nobody_has_is_lost(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """Events are in memory until they are delivered; a plan is not, and stays counted."""
+    swallowed.expect("journal_write")
+    journal = new_journal(records_in_memory_max=1)
+    disk.forever = full()
+    for number in range(4):
+        journal.append(payload(n=number))
+    disk.forever = None
+    assert (numbers_of(drain(journal)), journal.dropped) == ([0], 3)
+    assert journal.bring_again(lambda: [payload(n=1), payload(n=2)]) is True
+    assert journal.dropped == 2  # a plan that nobody has, and one that memory cannot take yet
+    assert numbers_of(drain(journal)) == [1]
+    journal.try_files_again()
+    assert journal.dropped == 2
+    assert journal.bring_again(lambda: [payload(n=2)]) is True
+    assert (numbers_of(drain(journal)), journal.dropped) == ([2], 1)
+    assert journal.bring_again(list) is False
+
+
 def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
     """`:memory:` has no journal folder by choice."""
     journal = Journal(None, owner="me")

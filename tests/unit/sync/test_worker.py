@@ -295,6 +295,21 @@ def test_deliver__a_record_that_cannot_be_read__is_counted_and_passed_over(
     assert set(bench.ledger.events) == {"a"}
 
 
+def test_deliver__after_a_memory_that_was_full__brings_the_rest_from_the_accounts(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """An event is in memory until the ledger has it; only the queue between was too short."""
+    bench = new_bench(None)
+    bench.journal._records_in_memory_max = 2
+    bench.ledger.settling.extend(away(3))
+    for number in range(7):
+        bench.spend(f"e{number}")
+    assert bench.journal.dropped == 5
+    assert eventually(lambda: len(bench.ledger.events) == 7)
+    assert eventually(lambda: not bench.user().pending)
+    assert (bench.journal.dropped, bench.spent()) == (0, 7_000)
+
+
 def test_deliver__other_processes_spend__is_known_after_the_next_round(bench: Bench) -> None:
     """With every batch the state of active users is read."""
     bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
