@@ -123,8 +123,7 @@ class Journal:
 
     @property
     def _to_bring_again(self) -> int:
-        kept = [segment for segment in list(self._segments) if isinstance(segment, MemorySegment)]
-        return self._dropped + sum(segment.dropped for segment in kept)
+        return self._dropped + sum(segment.dropped for segment in list(self._segments))
 
     def begun(self, event_id: str) -> Record | None:
         """Return the begin record of a call in flight; None before it began and once it ended."""
@@ -393,8 +392,8 @@ class Journal:
         self._batch = []
 
     def bring_again(self, payloads: Callable[[], list[bytes]]) -> bool:
-        """Append once more what no memory could take; by the delivering thread, when all else is
-        delivered.
+        """Append once more what no memory could take, and what has disappeared from files; by the
+        delivering thread, when all else is delivered.
 
         Args:
             payloads: Gives everything that has ended and is not delivered; called if need be.
@@ -407,8 +406,7 @@ class Journal:
             return False
         self._dropped = 0
         for segment in list(self._segments):
-            if isinstance(segment, MemorySegment):
-                segment.dropped = 0
+            segment.dropped = 0
         again = payloads()
         self._lost += max(dropped - len(again), 0)  # plans and the like: nobody else has them
         for payload in again:
@@ -436,7 +434,7 @@ class Journal:
             if segment is self._current or segment not in self._segments:
                 return
             self._segments.remove(segment)
-            self._dropped += segment.dropped if isinstance(segment, MemorySegment) else 0
+            self._dropped += segment.dropped
             segment.remove()
 
     def close(self) -> None:

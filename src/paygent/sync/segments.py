@@ -115,15 +115,17 @@ class _FileSegment:
         writers: An entry for each thread that is about to append.
         read_to: Up to where the ledger has the records, in bytes.
         full_at: Size at which the segment is to be left for a new one.
+        dropped: 1 once a part of it has disappeared, of who knows how many records.
     """
 
-    __slots__ = ("_sealed_at", "full_at", "path", "read_to", "writers")
+    __slots__ = ("_sealed_at", "dropped", "full_at", "path", "read_to", "writers")
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.writers: list[None] = []
         self.read_to = 0
         self.full_at = 0
+        self.dropped = 0
         self._sealed_at: int | None = None
 
     @property
@@ -149,6 +151,7 @@ class _FileSegment:
             data = self._read(position, min(end - position, _READ_BYTES))
             if not data:  # somebody took the file away; the records behind it must not wait for it
                 failures.say("journal_lost", "a part of the journal has disappeared")
+                self.dropped = 1
                 return taken, end
             at_end = is_left and position + len(data) == end
             wanted = records_max - len(taken)

@@ -310,6 +310,23 @@ def test_deliver__after_a_memory_that_was_full__brings_the_rest_from_the_account
     assert (bench.journal.dropped, bench.spent()) == (0, 7_000)
 
 
+def test_deliver__after_a_part_of_the_journal_disappeared__brings_it_from_the_accounts(
+    bench: Bench,
+) -> None:
+    """Somebody has emptied the folder of a running process."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    assert bench.journal.folder is not None
+    bench.journal._rotate(bench.journal._current)
+    bench.journal.tend()
+    for path in bench.journal.folder.glob("*-000001.seg"):
+        path.unlink()
+    bench.ledger.settling.clear()
+    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+    assert eventually(lambda: not bench.user().pending)
+    assert (bench.journal.dropped, failures.counts["journal_lost"] > 0) == (0, True)
+
+
 def test_deliver__other_processes_spend__is_known_after_the_next_round(bench: Bench) -> None:
     """With every batch the state of active users is read."""
     bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
