@@ -278,25 +278,16 @@ class Meter:
             None when it holds; its place in line when it has to wait.
         """
         call.blocked = False
-        request, user, plan = call.request, call.user, call.plan
-        strict = plan.pre_call_estimate
+        user, strict = call.user, call.plan.pre_call_estimate
         refusal = None
         if not (user.known and call.resolved.rates.is_known):
             refusal = self._refusal_before_limits(call)
         if refusal is None:
-            decision = self._accounts.hold(user, call.hold, strict=strict)
-            if isinstance(decision, Decision) and decision.retryable:
-                is_first = request.waiter is None
-                room = self.late_ends.collect_left(is_first=is_first)
-                waiter = self._waiter(call, looks_soon=is_first and room == "soon")
-                if waiter is not None or room == "now":
-                    decision = self._accounts.hold(
-                        user, call.hold, strict=strict, waiter=waiter, may_be_alone=room == "soon"
-                    )
-                    if isinstance(decision, Waiter):
-                        return decision
-            if isinstance(decision, Decision):
-                refusal = guard_result(decision, user.user_id)
+            found = self._hold(call)
+            if isinstance(found, Waiter):
+                return found
+            if found is not None:
+                refusal = guard_result(found, user.user_id)
         for reading in call.hold.warnings:
             self._callbacks.fire(
                 "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
@@ -304,6 +295,21 @@ class Meter:
         if refusal is not None:
             self._refuse(call, refusal)
         return None
+
+    def _hold(self, call: Call) -> Decision | Waiter | None:
+        """Hold; or return what refuses the call, or its place in line behind other calls."""
+        user, strict = call.user, call.plan.pre_call_estimate
+        found = self._accounts.hold(user, call.hold, strict=strict)
+        if not (isinstance(found, Decision) and found.retryable):
+            return found
+        is_first = call.request.waiter is None
+        room = self.late_ends.collect_left(is_first=is_first)
+        waiter = self._waiter(call, looks_soon=is_first and room == "soon")
+        if waiter is None and room != "now":
+            return found
+        return self._accounts.hold(
+            user, call.hold, strict=strict, waiter=waiter, may_be_alone=room == "soon"
+        )
 
     def _refuse(self, call: Call, refusal: GuardResult) -> None:
         """Say that a call is refused, and raise; or let it run, where the product chose so.
