@@ -92,7 +92,8 @@ class Paygent(Verbs):
                 ~/.paygent/local.db).
             flush_interval: Upper bound on the delay of deliveries, in seconds.
             max_batch_size: Events per request to a backend, at most.
-            max_queue_size: Events kept in memory where no journal can be written, at most.
+            max_queue_size: Events queued in memory where no journal can be written, at most; what
+                comes beyond is delivered later.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.
             auto_instrument: Patch the provider SDKs now and when they are imported later.
             registry: Providers of the application's own, metered beside those that are known.

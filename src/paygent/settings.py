@@ -56,7 +56,7 @@ class Settings:
         product: Under which product local figures are kept (with an api_key: the key's hash).
         flush_interval_s: Upper bound on the delay of deliveries.
         max_batch_size: Events per delivery statement, at most.
-        max_queue_size: Events kept in memory when no journal can be written, at most.
+        max_queue_size: Events queued in memory when no journal can be written, at most.
         raise_on_hard_gate: Whether a refused call raises (False: it runs, marked `blocked`).
         auto_instrument: Whether provider SDKs are patched at `init` and when imported later.
         refresh_interval_s: How often a known user's plan is re-read although nothing happened.
