@@ -497,6 +497,31 @@ def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
 
 
 @pytest.mark.usefixtures("_collector_by_hand")
+def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_received(
+    init: Init, client: openai.OpenAI
+) -> None:
+    """Its finalizers run in any order with that of the call, which knows the estimate only."""
+    pg = limited(init, PlanConfig())
+    dropped: list[Call] = []
+    pg._meter._dropped = dropped.append
+    with paygent_context("u1"):
+        response = client.chat.completions.with_raw_response.create(
+            model="gpt-4o", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+        )
+    for line in response.http_response.iter_lines():
+        if '"prompt_tokens"' in line:
+            break
+    cycle: list[Any] = [response]
+    cycle.append(cycle)
+    del response, cycle
+    pg._meter.late_ends.note_left()
+    assert pg._meter.late_ends.collect_left(is_first=False) == "now"
+    assert dropped == []
+    assert pg.get_usage("u1").period_tokens_by_model == {"gpt-4o": 120}
+    assert nothing_left(pg)
+
+
+@pytest.mark.usefixtures("_collector_by_hand")
 def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
     init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:

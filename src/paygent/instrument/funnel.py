@@ -388,9 +388,10 @@ def _end_raw(
         meter.settle(call, attempt("usage", read, document) if document is not None else None)
         return
     bytes_reader = BytesReader(response.headers, reader, read)
-    if not attempt(
-        "tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader
-    ):
+    ending = Ending(meter, call, bytes_reader)
+    if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
+        call.hand_over()
+    else:
         meter.settle(call, None)
 
 

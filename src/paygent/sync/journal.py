@@ -506,6 +506,7 @@ class Journal:
         self._spare = None
         self._segments = deque()
         self._in_flight = {}
+        self._dropped = self._lost = 0
         self._rotation = threading.Lock()
         self._failed = []
         self._batch = []
