@@ -498,22 +498,23 @@ def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
 
 @pytest.mark.usefixtures("_collector_by_hand")
 def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_received(
-    init: Init, client: openai.OpenAI
+    init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its finalizers run in any order with that of the call, which knows the estimate only."""
     pg = limited(init, PlanConfig())
     dropped: list[Call] = []
-    pg._meter._dropped = dropped.append
+    monkeypatch.setattr(pg._meter, "_dropped", dropped.append)
     with paygent_context("u1"):
         response = client.chat.completions.with_raw_response.create(
             model="gpt-4o", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
         )
-    for line in response.http_response.iter_lines():
-        if '"prompt_tokens"' in line:
-            break
-    cycle: list[Any] = [response]
+    lines = response.http_response.iter_lines()
+    while '"prompt_tokens"' not in next(lines):
+        pass
+    cycle: list[Any] = [response, lines]
     cycle.append(cycle)
-    del response, cycle
+    del response, lines, cycle
+    assert not nothing_left(pg)
     pg._meter.late_ends.note_left()
     assert pg._meter.late_ends.collect_left(is_first=False) == "now"
     assert dropped == []
