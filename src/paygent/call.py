@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from paygent.context import Identity
 from paygent.core.estimate import Estimate, Size
 from paygent.core.plan import PlanConfig
+from paygent.core.usage import Usage
 from paygent.failopen import attempt
 from paygent.ledger.accounts import User
 from paygent.ledger.flights import Flight, Hold
@@ -33,6 +34,8 @@ class Request:
         identity: What the call's own `paygent_*` arguments say, or None.
         size: Size of a request whose body nobody sees; None measures `body`.
         input_tokens: The application's own estimate of its input, or None.
+        told: What it will use, in every unit that a price list may have, where the request tells
+            it (text to be spoken, audio to be written down); None for the others.
         is_async: Whether whoever makes the call can await.
         waiter: Its place in line, once it had to wait for other calls.
     """
@@ -48,6 +51,7 @@ class Request:
         "provider",
         "route",
         "size",
+        "told",
         "waiter",
     )
 
@@ -63,6 +67,7 @@ class Request:
         identity: Identity | None = None,
         size: Size | None = None,
         input_tokens: int | None = None,
+        told: Usage | None = None,
     ) -> None:
         self.provider = provider
         self.route = route
@@ -75,16 +80,18 @@ class Request:
         self.waiter: Waiter | None = None
         self.size = size
         self.input_tokens = input_tokens
+        self.told = told
 
 
 class Call:
     """A call between `begin` and its end. Carried by streams; never pickled, never shared with a
-    fork.
+    fork. `booked_id` is the id of its event: that of its begin record, but for jobs.
     """
 
     __slots__ = (
         "at_us",
         "blocked",
+        "booked_id",
         "dropped",
         "drops_usage_chunk",
         "ends",
@@ -107,6 +114,7 @@ class Call:
 
     at_us: int
     blocked: bool
+    booked_id: str
     dropped: Callable[[Call], None]
     drops_usage_chunk: bool
     ends: list[None]
@@ -143,6 +151,11 @@ class Call:
     def done(self) -> bool:
         """Whether the call has ended."""
         return not self.ends
+
+    @property
+    def wants_tools(self) -> bool:
+        """Whether the names of the tools that the answer calls are wanted: the plan prices some."""
+        return bool(self.plan.tool_costs_nano)
 
     @property
     def estimate(self) -> Estimate:

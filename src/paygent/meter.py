@@ -32,9 +32,10 @@ from collections.abc import Callable
 from functools import partial
 
 from paygent import enclosing
+from paygent.booking import Asked, price
 from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
-from paygent.core.estimate import Taken, bound, cost_of, measure, weight_of
+from paygent.core.estimate import Estimate, Taken, bound, cost_of, measure, weight_of
 from paygent.core.event import (
     Begin,
     Event,
@@ -46,11 +47,12 @@ from paygent.core.event import (
 )
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import CONTENTION, Decision, warning
-from paygent.core.pricing import Rates, bound_nano, cost_nano, is_plain, uses_unpriced
-from paygent.core.usage import Quality, Usage
+from paygent.core.pricing import Rates, bound_nano, cost_nano, in_units_of, is_plain
+from paygent.core.usage import Deferred, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, failures, logger
 from paygent.ids import new_id
+from paygent.jobs import Jobs
 from paygent.late import LateEnds
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
@@ -59,7 +61,7 @@ from paygent.ledger.user import UNLIMITED
 from paygent.ledger.waiting import Waiter
 from paygent.loops import caller, running_loop, runs_loop
 from paygent.models import GuardResult, guard_result, usage_event
-from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
+from paygent.prices.catalogue import Catalogue
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
@@ -91,6 +93,7 @@ class Meter:
         self._callbacks = callbacks
         self._now_us = now_us
         self._allowance = Allowance()
+        self._jobs = Jobs(settings.ledger_product, catalogue)
         self._listed: set[str] = set()
         self._dropped = self._drop  # bound once
         self.session_opened: Callable[[str], None] = _nothing
@@ -130,7 +133,7 @@ class Meter:
         call.dropped = self._dropped
         call.pid = os.getpid()
         call.drops_usage_chunk = False
-        call.event_id = ""
+        call.event_id = call.booked_id = ""
         call.unseen_nano = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
@@ -157,7 +160,7 @@ class Meter:
                 call.claim_end()
                 self._give_back(call, 0)
                 return self._wait_in_line(user, waiter)
-            call.event_id = new_id(at_us)
+            call.event_id = call.booked_id = new_id(at_us)
             self._write_begin(call)
             return call
         except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
@@ -168,12 +171,25 @@ class Meter:
         """Return whose call it is: the call's own arguments, then the context, then the policy for
         nobody.
         """
+        identity = self._named(request)
+        return identity if identity is not None else self.missing(self._said(request))
+
+    def _named(self, request: Request) -> Identity | None:
+        """Return whose call it is, where that is said."""
+        identity = self._said(request)
+        return identity if identity is not None and identity.user_id is not None else None
+
+    @staticmethod
+    def _said(request: Request) -> Identity | None:
+        """Return what is said of whose call it is, in the call and around it."""
         identity = current.get()
-        if request.identity is not None:
-            identity = request.identity.over(identity)
-        if identity is not None and identity.user_id is not None:
-            return identity
-        return self.missing(identity)
+        return identity if request.identity is None else request.identity.over(identity)
+
+    @property
+    def _nobody(self) -> str:
+        """The user of what has none and cannot be refused."""
+        policy = self._settings.on_missing_user
+        return MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
 
     def missing(self, identity: Identity | None) -> Identity:
         """Return the identity of a call or entry without a user, as `on_missing_user` says.
@@ -189,8 +205,8 @@ class Meter:
             raise PaygentLimitExceeded(result)
         if policy == "warn":
             failures.say("no_user", "a call has no user; it is counted on %s", MISSING_USER_ID)
-        whose = MISSING_USER_ID if policy in ("warn", "ignore") else policy
-        return Identity(whose).over(identity) if identity is not None else Identity(whose)
+        whose = Identity(self._nobody)
+        return whose.over(identity) if identity is not None else whose
 
     def _wait_for(self, user: User, session_id: str | None) -> Wait:
         """Return the wait for the ledger's word on a user."""
@@ -252,6 +268,8 @@ class Meter:
         otherwise.
         """
         request, plan, flight = call.request, call.plan, call.flight
+        if request.told is not None:
+            return self._told_use(call, request.told)
         if not plan.pre_call_estimate:
             return flight.use(call.size, request.max_tokens)
         most = bound(
@@ -270,6 +288,13 @@ class Meter:
             cost_of(flight.expectation, most, flight.rates),  # of tools, or of another model
         )
         return Use(most, cost_nano, is_free=flight.is_free)
+
+    def _told_use(self, call: Call, told: Usage) -> Use:
+        """Return the use of a call whose request tells it: nothing has to be learned of it."""
+        rates = call.resolved.rates
+        usage = in_units_of(rates, told)
+        estimate = Estimate(usage.input_tokens, usage.output_tokens)
+        return Use(estimate, cost_nano(usage, rates), is_free=call.flight.is_free)
 
     def _gate(self, call: Call) -> Waiter | None:
         """Hold on every account of the call, or refuse it.
@@ -372,8 +397,9 @@ class Meter:
 
     # -- after the provider
 
-    def settle(self, call: Call, usage: Usage | None) -> None:
-        """Price what the call used and book it; None books what was estimated.
+    def settle(self, call: Call, usage: Usage | Deferred | None) -> None:
+        """Price what the call used and book it; None books what was estimated, and so does work
+        whose use the provider tells later.
 
         The first end of a call counts; a call that a forked child inherited is its parent's to end.
         """
@@ -384,22 +410,36 @@ class Meter:
             self._end_anyhow(call, None)
             raise
 
-    def _settle(self, call: Call, usage: Usage | None) -> None:
-        quality: Quality
+    def _settle(self, call: Call, found: Usage | Deferred | None) -> None:
+        job, usage = (found, found.use_now) if isinstance(found, Deferred) else (None, found)
         if usage is None:
-            told, estimate = call.request.input_tokens, call.estimate
-            usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
-            quality = "estimated"
-        else:
-            quality = usage.quality
-        event = self._price(call, usage, quality)
+            usage = self._estimated(call, job)
+        event = self._event(call, usage)
+        if job is not None:
+            call.booked_id = self._jobs.event_id(job.ref)
+            event = event._replace(event_id=call.booked_id)
         self._accounts.settle(call.user, call.hold, event, _learned(call, event, usage))
         self._give_back(call, event.cost_nano)
         same = event.model == call.request.model and event.model_key == call.model_key
-        self._journal.end(call.event_id, encode_end(event, call.head if same else ""))
+        head = call.head if same else ""
+        self._journal.end(call.event_id, encode_end(event, head, ends=call.event_id))
+        if job is not None:
+            self._jobs.start(job, call.user, event)
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
+
+    def _estimated(self, call: Call, job: Deferred | None) -> Usage:
+        """Return what is booked where no usage came: what the request tells, or what was held."""
+        request, estimate = call.request, call.estimate
+        if request.told is not None:
+            usage = in_units_of(call.resolved.rates, request.told)
+        else:
+            told = request.input_tokens
+            usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
+        if job is not None:
+            usage = usage._replace(model=job.model, tier=job.tier)
+        return usage._replace(quality="estimated")
 
     def void(self, call: Call, why: str) -> None:
         """End a call that spent nothing.
@@ -431,13 +471,14 @@ class Meter:
         try:
             self._accounts.release(call.user, call.hold)
             if begun is not None and void is None:
-                event = call.user.pending.get(call.event_id) or presumed(begun)
+                event = call.user.pending.get(call.booked_id) or presumed(begun)
                 self._accounts.settle(call.user, None, event)
             self._give_back(call, event.cost_nano if event is not None else 0)
         finally:
             if begun is not None:
-                end = encode_end(event or presumed(begun)) if void is None else void
-                self._journal.end(call.event_id, end)
+                if void is None:
+                    void = encode_end(event or presumed(begun), ends=call.event_id)
+                self._journal.end(call.event_id, void)
 
     def _give_back(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held of the allowance without a ledger, if any, by what it spent."""
@@ -455,21 +496,16 @@ class Meter:
         self._listed = set()  # the parent's records are the parent's to deliver
         self._allowance.renew_after_fork()
 
-    def _price(self, call: Call, usage: Usage, quality: Quality) -> Event:
-        """Return the event of a call: the answer's model at its price, where it has one."""
+    def _event(self, call: Call, usage: Usage) -> Event:
+        """Return the event of a call."""
         request, plan = call.request, call.plan
-        model, resolved = self._answered(call, usage)
-        rates = resolved.rates
-        if not resolved.is_free and (not rates.is_known or uses_unpriced(usage, rates)):
-            quality = "unpriced"
-            failures.say(
-                "unpriced:" + resolved.model_key,
-                "model %s has no complete price; its tokens count, what has no price costs 0",
-                model or "(none)",
-            )
-        elif rates.source == DEAREST and quality == "exact":
-            quality = "estimated"
-        self.list_prices(rates, call.at_us)
+        priced = price(
+            self._catalogue,
+            Asked(request.provider, request.model, plan, call.at_us, call.resolved),
+            usage,
+        )
+        if priced.rates is not None:
+            self.list_prices(priced.rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         return Event(
@@ -477,49 +513,50 @@ class Meter:
             call.user.user_id,
             call.session_id,
             call.at_us,
-            model,
-            resolved.model_key,
+            priced.model,
+            priced.model_key,
             request.provider,
             call.user.plan_name,
             call.hold.period.start_us,
             usage.input_tokens,
             usage.output_tokens,
-            usage.cached_input_tokens,
+            usage.cached_input_tokens + usage.cached_image_tokens,
             usage.cache_write_tokens + usage.cache_write_long_tokens,
             usage.reasoning_tokens,
-            cost_nano(usage, rates),
+            priced.cost_nano,
             sum(plan.tool_costs_nano[name] for name in charged),
-            quality,
+            priced.quality,
             "auto",
-            rates.price_id,
+            priced.price_id,
             (time.perf_counter_ns() - call.started_ns) // _NS_PER_MS,
             call.blocked,
             False,
             charged,
             None,
             call.identity.metadata,
-            usage.rare_counts,
+            priced.details,
         )
 
-    def _answered(self, call: Call, usage: Usage) -> tuple[str, Resolved]:
-        """Return the model that answered and its rates; the one asked for where the answer's has no
-        price.
+    # -- jobs: work that a provider does after its answer
+
+    def collect(self, request: Request, found: Deferred) -> None:
+        """Book what a provider says, when it is asked, of work that an earlier call has started.
+
+        Nothing is gated: the work is done. What was booked for it at first is corrected, by the
+        first word on it, here and in every other process.
         """
-        request = call.request
-        asked = request.model
-        answered = usage.model or asked
-        if answered == asked and not usage.tier:
-            return asked, call.resolved
-        resolved = self._catalogue.resolve(
-            request.provider, answered, call.at_us, call.plan, usage.tier
-        )
-        if answered != asked and not resolved.rates.is_known and asked:
-            other = self._catalogue.resolve(
-                request.provider, asked, call.at_us, call.plan, usage.tier
-            )
-            if other.rates.is_known:
-                return asked, other
-        return answered, resolved
+        if not self._jobs.is_news(found):
+            return
+        identity = self._named(request) or Identity(self._nobody)
+        at_us = self._now_us()
+        asker = self._accounts.user(identity.user_id or self._nobody, at_us)
+        if not asker.sdk_enabled:
+            return
+        for done in self._jobs.finish(found, request.provider, asker, identity, at_us):
+            if done.rates is not None:
+                self.list_prices(done.rates, at_us)
+            self.record(done.user, done.event)
+        self._jobs.note_booked(found)
 
     # -- what is no call
 

@@ -58,6 +58,7 @@ def make_correction(event_id: str, original: Event, **fields: Any) -> Event:
         "cost_tokens_nano": -100,
         "cost_tools_nano": 0,
         "quality": "exact",
+        "source": "manual",
         **fields,
     }
     return original._replace(event_id=event_id, corrects=original.event_id, **given)

@@ -64,7 +64,7 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "size": (meter, "measure", "begin"),
     "lock": (accounts_module, "brief", "begin"),
     "journal begin": (Journal, "begin", "begin"),
-    "pricing the answer": (Meter, "_price", "settle"),
+    "pricing the answer": (meter, "price", "settle"),
     "settling": (Accounts, "settle", "settle"),
     "learning": (Flight, "learn", "settle"),
     "price list": (meter, "rates_to_json", "price_list"),

@@ -28,13 +28,19 @@ FALLBACKS = {
     "image_input": ("image_input", "input"),
     "image_output": ("image_output", "output"),
     "web_search": ("web_search",),
+    "file_search": ("file_search",),
+    "characters": ("characters",),
+    "audio_hour": ("audio_hour",),
+    "cached_image": ("cached_image", "cached_input", "input"),
 }
+LIST_UNITS = {"web_search": 10**3, "file_search": 10**3, "audio_hour": 3_600_000}
+"""Counts that a price is of, where that is not a million; audio counts in milliseconds."""
 
 
 def usage_of(counts: Counts) -> Usage:
     """Return the inclusive usage whose disjoint parts are these counts."""
     inputs = counts.input + counts.cached_input + counts.cache_write + counts.cache_write_long
-    inputs += counts.audio_input + counts.image_input
+    inputs += counts.audio_input + counts.image_input + counts.cached_image
     outputs = counts.output + counts.reasoning + counts.audio_output + counts.image_output
     return Usage(
         input_tokens=inputs,
@@ -48,6 +54,10 @@ def usage_of(counts: Counts) -> Usage:
         image_input_tokens=counts.image_input,
         image_output_tokens=counts.image_output,
         web_searches=counts.web_search,
+        file_searches=counts.file_search,
+        characters=counts.characters,
+        audio_ms=counts.audio_hour,
+        cached_image_tokens=counts.cached_image,
     )
 
 
@@ -56,7 +66,7 @@ def exact_usd(counts: Counts, own: dict[str, int]) -> Fraction:
     total = Fraction(0)
     for name, count in counts._asdict().items():
         pico = next((own[each] for each in FALLBACKS[name] if each in own), 0)
-        total += Fraction(count * pico, 10**12 * (10**3 if name == "web_search" else 10**6))
+        total += Fraction(count * pico, 10**12 * LIST_UNITS.get(name, 10**6))
     return total
 
 

@@ -7,7 +7,13 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.usage import Usage, from_anthropic, from_openai, read_tier
+from paygent.core.usage import (
+    Usage,
+    from_anthropic,
+    from_openai,
+    read_tier,
+    with_hosted_tools,
+)
 
 ODD = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-5, 10**14), st.floats(), st.text(max_size=6)),
@@ -74,8 +80,9 @@ def test_from_openai__any_json__is_sound_and_each_part_within_its_whole(
     usage: Any, model: Any, tier: Any, tool_usage: Any
 ) -> None:
     """Whatever arrives is read without an exception, and no part exceeds its whole."""
-    found = from_openai(usage, model=model, tier=tier, tool_usage=tool_usage)
+    found = from_openai(usage, model=model, tier=tier)
     if found is not None:
+        found = with_hosted_tools(found, tool_usage=tool_usage, output=tier, tools=model)
         assert_sound(found)
         assert found.audio_input_tokens <= found.input_tokens
         assert found.image_input_tokens <= found.input_tokens

@@ -18,10 +18,11 @@ from rich.table import Table
 from paygent.cli.console import make_console
 from paygent.core.errors import InvalidValue
 from paygent.core.event import Event
-from paygent.core.explain import Explanation, explain, rates_from_json
-from paygent.core.money import format_usd, from_units
+from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
+from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of, plan_from_json
+from paygent.core.pricing import PARTS_PER_USD
 from paygent.ledger.books import account_key
 from paygent.prices.names import plain
 from paygent.settings import read_settings
@@ -118,6 +119,9 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
     if event.cost_explicit:
         cost = format_usd(event.cost_nano, decimals=9)
         return True, [f"cost       {cost}, as it was given to record_event"]
+    if event.price_id.startswith(BILLED):
+        cost = format_usd(event.cost_nano, decimals=9)
+        return True, [f"cost       {cost}, as {event.provider} says that it has billed"]
     lines: list[Any] = []
     is_right = True
     if booked.prices is not None and event.corrects is None:
@@ -158,16 +162,29 @@ def _cost_table(found: Explanation) -> Table:
     table.add_column("rate", justify="right")
     table.add_column("amount", justify="right", footer=format_usd(found.cost_nano, decimals=9))
     for line in found.lines:
-        unit = "1,000" if line.component == "web_search" else "million"
         rate = _short(from_units(line.price_pico, _PRICE_PLACES))
+        is_audio = line.component == "audio_hour"
         table.add_row(
-            line.component,
-            f"{line.quantity:,}",
-            f"${rate} per {unit}",
-            "$" + _short(from_units(line.amount, _DOLLAR_PLACES)),
+            "audio" if is_audio else line.component,
+            f"{line.quantity / 1000:,.3f} s" if is_audio else f"{line.quantity:,}",
+            f"${rate} per {_UNITS.get(line.component, 'million')}",
+            _exact(line.amount),
         )
-    table.add_row("sum", "", "", "$" + _short(from_units(found.amount, _DOLLAR_PLACES)))
+    if found.others_nano:
+        others = format_usd(found.others_nano, decimals=9)
+        table.add_row("other models", "", "by their own lists", others)
+    table.add_row("sum", "", "", _exact(found.amount + found.others_nano * _PARTS_PER_NANO))
     return table
+
+
+_UNITS = {"web_search": "1,000", "file_search": "1,000", "audio_hour": "hour"}
+_PARTS_PER_NANO = PARTS_PER_USD // 10**9
+
+
+def _exact(parts: int) -> str:
+    """Write an unrounded amount: exactly, where it has an end."""
+    places = from_units(divide_half_even(parts * 10**_DOLLAR_PLACES, PARTS_PER_USD), _DOLLAR_PLACES)
+    return "$" + _short(places)
 
 
 def _short(number: Any) -> str:

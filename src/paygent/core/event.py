@@ -58,6 +58,8 @@ class Event(NamedTuple):
         corrects: Id of the event that this one corrects: then counts and costs are signed
             differences (the one place where negatives are legal), user, session, time, model, plan
             and period are the original's, and it is no call. None for every other event.
+        restates: The correction's figures are those of the whole, and whoever has the original
+            turns them into differences; for who does not know it.
     """
 
     event_id: str
@@ -87,6 +89,7 @@ class Event(NamedTuple):
     metadata: Mapping[str, Any] | None = None
     details: Mapping[str, int] | None = None
     corrects: str | None = None
+    restates: bool = False
 
     @property
     def calls(self) -> int:
@@ -171,16 +174,19 @@ def encode_begin(begin: Begin, head: str = "") -> bytes:
     ).encode()
 
 
-def encode_end(event: Event, head: str = "") -> bytes:
+def encode_end(event: Event, head: str = "", *, ends: str = "") -> bytes:
     """Write an end record.
 
     Args:
         head: What `encode_head` wrote of the call's begin record, if the event says the same; ""
             writes it here.
+        ends: Id of the begin record that this answers, where it is not the event's own.
     """
     if not head:
         head = _HEAD % (*map(escape, (*event[1:3], *event[4:8])), event[8])
     tail = "" if event[20:] == _NO_TAIL else _tail(event)
+    if ends and ends != event[0]:
+        tail += f',"ends":"{ends}"'
     return (
         _END
         % (
@@ -195,7 +201,7 @@ def encode_end(event: Event, head: str = "") -> bytes:
     ).encode()
 
 
-_NO_TAIL = (False, False, (), None, None, None, None)
+_NO_TAIL = (False, False, (), None, None, None, None, False)
 
 
 def _tail(event: Event) -> str:
@@ -215,6 +221,8 @@ def _tail(event: Event) -> str:
         rare["details"] = dict(event.details)
     if event.corrects is not None:
         rare["corrects"] = event.corrects
+    if event.restates:
+        rare["restates"] = True
     return "," + json.dumps(rare, separators=(",", ":"))[1:-1] if rare else ""
 
 
@@ -257,6 +265,7 @@ def decode_end(record: Mapping[str, Any]) -> Event:
         metadata=record.get("meta"),
         details=record.get("details"),
         corrects=record.get("corrects"),
+        restates=bool(record.get("restates", False)),
     )
 
 

@@ -11,13 +11,16 @@ from typing import Any, NamedTuple
 
 from paygent.core.event import Event
 from paygent.core.money import divide_half_even
-from paygent.core.pricing import Prices, Rates, Tier, prices_for, split
+from paygent.core.pricing import PARTS_PER_USD, Prices, Rates, Tier, amounts_of, prices_for
 from paygent.core.usage import RARE_COUNTS, Usage
 
-_UNITS_PER_NANO = 10**9
-"""An amount here is in 10⁻¹⁸ dollars: tokens times pico-dollars per million of them."""
+_PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
-_SEARCH_FACTOR = 10**3  # searches are priced per thousand, tokens per million
+OTHERS = "others_nano"
+"""Among an event's details: what other models cost that the provider had work for the call."""
+
+BILLED = "billed:"
+"""How the price id of an event begins whose cost the provider has told itself."""
 
 
 class Line(NamedTuple):
@@ -25,9 +28,9 @@ class Line(NamedTuple):
 
     Attributes:
         component: As in `Prices`.
-        quantity: Tokens, or searches.
-        price_pico: Pico-dollars per million tokens, or per thousand searches.
-        amount: Quantity times price, in 10⁻¹⁸ dollars, unrounded.
+        quantity: Tokens, characters, searches, or milliseconds of audio.
+        price_pico: Pico-dollars per million tokens or characters, per thousand searches, per hour.
+        amount: Quantity times price, in parts of a dollar (`PARTS_PER_USD`), unrounded.
     """
 
     component: str
@@ -41,14 +44,16 @@ class Explanation(NamedTuple):
 
     Attributes:
         lines: Its components that were used.
-        amount: Their sum, in 10⁻¹⁸ dollars, unrounded.
-        cost_nano: That, rounded once, half to even.
+        amount: Their sum, in parts of a dollar (`PARTS_PER_USD`), unrounded.
+        cost_nano: That, rounded once, half to even, with what other models cost.
+        others_nano: What other models cost that worked for the call, by their own lists.
         tier_above: The input above which the tier begins that applied, or None.
     """
 
     lines: tuple[Line, ...]
     amount: int
     cost_nano: int
+    others_nano: int
     tier_above: int | None
 
 
@@ -62,15 +67,11 @@ def explain(event: Event, rates: Rates) -> Explanation:
     usage = _usage_of(event)
     prices = prices_for(rates, usage.input_tokens)
     tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
-    lines = tuple(
-        Line(name, count, price, count * price * (_SEARCH_FACTOR if name == "web_search" else 1))
-        for name, count, price in zip(Prices._fields, split(usage), prices, strict=True)
-        if count
-    )
+    lines = tuple(Line(name, *found) for name, found in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
-    return Explanation(
-        lines, amount, divide_half_even(amount, _UNITS_PER_NANO), tiers[0] if tiers else None
-    )
+    others_nano = (event.details or {}).get(OTHERS, 0)
+    cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
+    return Explanation(lines, amount, cost_nano, others_nano, tiers[0] if tiers else None)
 
 
 def _usage_of(event: Event) -> Usage:
@@ -79,7 +80,7 @@ def _usage_of(event: Event) -> Usage:
     return Usage(
         event.input_tokens,
         event.output_tokens,
-        event.cached_input_tokens,
+        event.cached_input_tokens - rare["cached_image_tokens"],
         event.cache_write_tokens - rare["cache_write_long_tokens"],
         reasoning_tokens=event.reasoning_tokens,
         **rare,
@@ -94,6 +95,7 @@ def rates_to_json(rates: Rates) -> dict[str, Any]:
         "prices": rates.prices._asdict(),
         "tiers": [[tier.above_input_tokens, tier.prices._asdict()] for tier in rates.tiers],
         "unpriced": sorted(rates.unpriced),
+        "assumed": sorted(rates.assumed),
     }
 
 
@@ -111,4 +113,5 @@ def rates_from_json(price_id: str, document: Mapping[str, Any]) -> Rates:
         str(document["source"]),
         str(document["as_of"]),
         frozenset(document["unpriced"]),
+        frozenset(document.get("assumed", ())),  # lists of before it was known have none
     )

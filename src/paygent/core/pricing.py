@@ -23,8 +23,9 @@ TOKEN_COMPONENTS = (
     "audio_output",
     "image_input",
     "image_output",
+    "cached_image",
 )
-"""The parts of a call that are priced per million tokens, in the order of `Prices`."""
+"""The parts of a call that are priced per million tokens."""
 
 PARENTS = {
     "cached_input": "input",
@@ -35,16 +36,32 @@ PARENTS = {
     "audio_output": "output",
     "image_input": "input",
     "image_output": "output",
+    "cached_image": "cached_input",
 }
 """Whose price a component takes when the price list does not name it."""
 
+FEES = ("web_search", "file_search", "characters", "audio_hour")
+"""The parts of a call that are no tokens: they have a price of their own or none."""
+
+ASSUMED = frozenset({"audio_input", "audio_output"})
+"""Components whose price is never their parent's, so that a list without it leaves one to assume
+it.
+"""
+
 _TOKENS_PER_LIST_UNIT = 10**6
-_SEARCHES_PER_LIST_UNIT = 10**3
 _PICO_PER_NANO = 10**3
+_ONE_NANO = _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO
+"""A nano-dollar in the unit of counts times prices, 10⁻¹⁸ dollars."""
+
+MS_PER_HOUR = 3_600_000
+_HOUR_FACTOR, _HOUR_PARTS = 10, 36
+"""Milliseconds times pico-dollars per hour, times 10, are 36 times that unit."""
 
 
 class Prices(NamedTuple):
-    """Prices of one model in pico-dollars: per million tokens, and per thousand web searches."""
+    """Prices of one model in pico-dollars: per million tokens or characters, per thousand searches,
+    and per hour of audio.
+    """
 
     input: int = 0
     cached_input: int = 0
@@ -57,6 +74,16 @@ class Prices(NamedTuple):
     image_input: int = 0
     image_output: int = 0
     web_search: int = 0
+    file_search: int = 0
+    characters: int = 0
+    audio_hour: int = 0
+    cached_image: int = 0
+
+
+FACTORS = {"web_search": 10**3, "file_search": 10**3}
+"""What turns counts times prices of these components into those of tokens, which are priced per
+million.
+"""
 
 
 class Tier(NamedTuple):
@@ -80,6 +107,8 @@ class Rates(NamedTuple):
         as_of: Date of the catalogue, ISO 8601, or "" where there is none.
         unpriced: Components that have no price of their own nor a parent's; a call that uses one is
             marked.
+        assumed: Components, or a price variant as a whole (`VARIANT`), whose price the list does
+            not name and which is taken from another; a call that uses one is marked.
     """
 
     prices: Prices
@@ -88,11 +117,19 @@ class Rates(NamedTuple):
     source: str = "none"
     as_of: str = ""
     unpriced: frozenset[str] = frozenset()
+    assumed: frozenset[str] = frozenset()
 
     @property
     def is_known(self) -> bool:
         """Whether there is a price for this model at all."""
         return self.source != "none"
+
+
+VARIANT = "variant"
+"""Stands among `Rates.assumed` for a price variant that the list does not have."""
+
+TIERS = "price tiers of its requests"
+"""What has to be assumed of a sum of requests that may have reached a tier, each for itself."""
 
 
 def complete(own: dict[str, int]) -> tuple[Prices, frozenset[str]]:
@@ -109,7 +146,7 @@ def complete(own: dict[str, int]) -> tuple[Prices, frozenset[str]]:
         parent = PARENTS.get(name)
         if name not in prices and parent in prices:
             prices[name] = prices[parent]
-    missing = frozenset(name for name in (*TOKEN_COMPONENTS, "web_search") if name not in prices)
+    missing = frozenset(name for name in Prices._fields if name not in prices)
     return Prices(**prices), missing
 
 
@@ -127,10 +164,14 @@ class Counts(NamedTuple):
     image_input: int
     image_output: int
     web_search: int
+    file_search: int
+    characters: int
+    audio_hour: int
+    cached_image: int
 
 
 def split(usage: Usage) -> Counts:
-    """Split an inclusive usage into disjoint components.
+    """Split an inclusive usage into disjoint components; audio counts in milliseconds.
 
     Audio and image tokens that were read from a cache are not told apart by the providers; where
     the parts together exceed the whole, the plain component is 0 and the parts count as reported.
@@ -142,6 +183,7 @@ def split(usage: Usage) -> Counts:
         - usage.cache_write_long_tokens
         - usage.audio_input_tokens
         - usage.image_input_tokens
+        - usage.cached_image_tokens
     )
     plain_output = (
         usage.output_tokens
@@ -161,6 +203,10 @@ def split(usage: Usage) -> Counts:
         usage.image_input_tokens,
         usage.image_output_tokens,
         usage.web_searches,
+        usage.file_searches,
+        usage.characters,
+        usage.audio_ms,
+        usage.cached_image_tokens,
     )
 
 
@@ -179,7 +225,7 @@ def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> int
     """Return what plain input and output cost, in nano-dollars, rounded once, half to even."""
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
     numerator = input_tokens * prices[0] + output_tokens * prices[4]
-    return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
+    return divide_half_even(numerator, _ONE_NANO)
 
 
 def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_cache: bool) -> int:
@@ -193,15 +239,17 @@ def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_ca
     prices = prices_for(rates, input_tokens)
     dearest = max(prices[:4]) if writes_cache else max(prices[:2])
     numerator = input_tokens * dearest + output_tokens * max(prices[4:6])
-    return -(-numerator // (_TOKENS_PER_LIST_UNIT * _PICO_PER_NANO))
+    return -(-numerator // _ONE_NANO)
 
 
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
+    if usage.largest_input_tokens >= 0:
+        rates = rates._replace(prices=prices_for(rates, usage.largest_input_tokens), tiers=())
     if is_plain(usage):
         return tokens_cost_nano(usage[0], usage[1], rates)
     prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
-    if usage[6:11] == _PLAIN_MEDIA:
+    if usage[6:16] == _PLAIN_MEDIA:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long
         numerator = (
@@ -212,28 +260,86 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
             + (usage[1] - reasoning if usage[1] > reasoning else 0) * prices[4]
             + reasoning * prices[5]
         )
-    else:
-        counts = split(usage)
-        numerator = sum(map(int.__mul__, counts[:10], prices[:10]))
-        numerator += counts[10] * prices[10] * (_TOKENS_PER_LIST_UNIT // _SEARCHES_PER_LIST_UNIT)
-    return divide_half_even(numerator, _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO)
+        return divide_half_even(numerator, _ONE_NANO)
+    amounts = (part for _, _, part in amounts_of(usage, prices).values())
+    return divide_half_even(sum(amounts), _ONE_NANO * _HOUR_PARTS)
+
+
+def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:
+    """Return the components that a usage has: count, price, and what both make, unrounded, in parts
+    (`PARTS_PER_USD` to the dollar).
+    """
+    return {
+        name: (
+            count,
+            price,
+            count
+            * price
+            * (_HOUR_FACTOR if name == "audio_hour" else FACTORS.get(name, 1) * _HOUR_PARTS),
+        )
+        for name, count, price in zip(Prices._fields, split(usage), prices, strict=True)
+        if count
+    }
+
+
+PARTS_PER_USD = 10**18 * _HOUR_PARTS
+"""The unit of unrounded amounts: a pico-dollar per hour, for a millisecond, is ten of them."""
+
+
+def in_units_of(rates: Rates, told: Usage) -> Usage:
+    """Return a use that is told in all units that a price list may have, in those that it has.
+
+    Args:
+        rates: Of the model; speech and transcriptions are billed by tokens with some, by characters
+            or duration with others.
+        told: What a request alone tells.
+    """
+    own = None
+    if told.characters and "characters" not in rates.unpriced and rates.is_known:
+        own = Usage(characters=told.characters)
+    elif told.audio_ms and "audio_hour" not in rates.unpriced and rates.is_known:
+        own = Usage(audio_ms=told.audio_ms)
+    if own is None:
+        return told._replace(characters=0, audio_ms=0)
+    return own._replace(model=told.model, tier=told.tier, quality=told.quality)
 
 
 def is_plain(usage: Usage) -> bool:
     """Tell whether a usage is of plain input and output alone, as most are."""
-    return usage[2:11] == _PLAIN
+    return usage[2:16] == _PLAIN
 
 
 # Most calls have no cached, written or reasoning tokens, and nearly all no audio, images or
 # searches; these are told by comparing slices, which is what makes pricing a microsecond and not
 # three.
-_PLAIN = (0,) * 9
-_PLAIN_MEDIA = (0,) * 5
+_PLAIN = (0,) * 14
+_PLAIN_MEDIA = (0,) * 10
 
 
-def uses_unpriced(usage: Usage, rates: Rates) -> bool:
-    """Tell whether a call used a component that has no price."""
-    if not rates.unpriced:
-        return False
+UNLISTED = "what is billed by the piece"
+"""Stands among unpriced parts for `Usage.unlisted_units`."""
+
+
+def unpriced_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
+    """Return the parts of a usage that have no price."""
+    unpriced = rates.unpriced
+    if usage[6:16] == _PLAIN_MEDIA and "input" not in unpriced and "output" not in unpriced:
+        return ()  # the other components of most calls take their price from these two
     counts = split(usage)
-    return any(getattr(counts, name) for name in rates.unpriced)
+    found = [name for name in Prices._fields if name in unpriced and getattr(counts, name)]
+    return (*found, *((UNLISTED,) if usage.unlisted_units else ()))
+
+
+def assumed_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
+    """Return the parts of a usage whose price had to be taken from another."""
+    assumed = rates.assumed
+    if (
+        usage.largest_input_tokens == 0
+        and rates.tiers
+        and usage.input_tokens > rates.tiers[0].above_input_tokens
+    ):
+        return (TIERS,)
+    if usage[6:16] == _PLAIN_MEDIA and VARIANT not in assumed:
+        return ()
+    counts = split(usage)
+    return tuple(name for name in sorted(assumed) if name == VARIANT or getattr(counts, name))

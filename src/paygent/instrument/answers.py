@@ -12,10 +12,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage, fields_of, get
+from paygent.core.usage import Deferred, Usage, fields_of, get
 from paygent.failopen import attempt
 from paygent.instrument.anthropic import MessageStream, read_message
-from paygent.instrument.openai import ChatStream, ResponseStream, read_chat, read_response
+from paygent.instrument.openai_usage import (
+    ChatStream,
+    ResponseStream,
+    read_chat,
+    read_response,
+)
 from paygent.instrument.stream import StreamReader
 from paygent.providers import ProviderConfig, usage_of
 
@@ -31,7 +36,7 @@ _COUNTS = (
 _ANTHROPIC_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | None:
+def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | Deferred | None:
     """Read an answer of OpenAI's or Anthropic's shape, an SDK's object or a dict.
 
     Args:
@@ -81,7 +86,7 @@ def _plain(answer: Any) -> Any:
 
 def reader_for(
     provider: str, extractors: Iterable[ProviderConfig]
-) -> Callable[[Any, bool], Usage | None]:
+) -> Callable[[Any, bool], Usage | Deferred | None]:
     """Return a function that reads the usage of any answer: `(answer, want_tools) -> Usage | None`.
 
     Args:
@@ -92,7 +97,7 @@ def reader_for(
     known = {each.name: each.extract_tokens for each in extractors if each.extract_tokens}
     named = known.get(provider)
 
-    def read(answer: Any, want_tools: bool) -> Usage | None:
+    def read(answer: Any, want_tools: bool) -> Usage | Deferred | None:
         if named is not None:
             return _extract(provider, named, answer)
         usage = read_known(answer, want_tools, provider)
@@ -154,6 +159,6 @@ class AnyStream:
             self._reader = made(self._want_tools, False)
         return self._reader.feed(chunk)
 
-    def usage(self, estimate: Estimate) -> Usage | None:
+    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
         """Return what was used; see `StreamReader.usage`."""
         return self._reader.usage(estimate) if self._reader is not None else None

@@ -1,14 +1,17 @@
 """Anthropic's SDK (0.40 to 2.x): names of its routes, clients and fields. No logic of its own.
 
-Routes and fields were read from the type definitions of anthropic 2.12 and 0.40 (2026-11).
+Routes and fields were read from the type definitions of anthropic 2.13 and 0.40 (2026-11).
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage, from_anthropic, get
+from paygent.core.usage import Deferred, Usage, from_anthropic, get
 from paygent.instrument.funnel import Route
 from paygent.instrument.stream import counted, field, text_bytes
 
@@ -21,14 +24,38 @@ base_clients = ("SyncAPIClient", "AsyncAPIClient")
 resources = {
     "anthropic.resources.messages": ("Messages", "AsyncMessages"),
     "anthropic.resources.beta.messages": ("Messages", "AsyncMessages"),
+    "anthropic.resources.messages.batches": ("Batches", "AsyncBatches"),
+    "anthropic.resources.beta.messages.batches": ("Batches", "AsyncBatches"),
+    "anthropic.resources.completions": ("Completions", "AsyncCompletions"),
 }
-"""Where the resource methods are that take the `paygent_*` arguments."""
+"""Where the resource methods are that take the `paygent_*` arguments; versions lack some."""
 
-resource_methods = ("create", "parse", "stream")
+resource_methods = ("create", "parse", "stream", "tool_runner", "results")
 
-_PROVIDERS = (("Bedrock", "aws"), ("Vertex", "google"), ("Foundry", "azure"))
-_FREE_POST = ("/messages/count_tokens", "/files", "/models")
-_COSTLY_GET = ("/messages/batches",)  # usage of batches arrives with their results
+_PROVIDERS = (
+    ("Bedrock", "aws"),
+    ("Vertex", "google"),
+    ("Foundry", "azure"),
+)
+"""Who sells the tokens, by a part of the client's class name. `AnthropicAWS` and
+`AnthropicGoogleCloud` reach Anthropic's own platform, at its prices.
+"""
+
+_FREE_POST = (
+    "/messages/count_tokens",
+    "/files",
+    "/models",
+    "/organizations",
+    "/skills",
+    "/user_profiles",
+    "/vaults",
+    "/memory_stores",
+    "/environments",
+    "/tunnels",
+)
+"""Operations that cost nothing by themselves; what stands neither here nor among the routes passes
+and is said.
+"""
 
 
 def read_message(answer: Any, want_tools: bool) -> Usage | None:
@@ -54,6 +81,8 @@ _USAGE_FIELDS = (
     "server_tool_use",
     "service_tier",
     "speed",
+    "inference_geo",
+    "iterations",
 )
 
 
@@ -112,7 +141,89 @@ class MessageStream:
         return known._replace(tool_calls=tuple(self._tools)) if known is not None else None
 
 
+def read_batch(answer: Any, want_tools: bool) -> Deferred | None:
+    """Read a batch that was started; its results tell its use."""
+    batch_id = get(answer, "id")
+    return Deferred(_ref(batch_id), tier="batch") if isinstance(batch_id, str) else None
+
+
+def _ref(batch_id: str) -> str:
+    return f"messages.batch:{batch_id}"
+
+
+class BatchResults:
+    """The results of a batch, a line for each of its requests: what they used, once all of them
+    were read. Large requests, which may have reached a price tier, are kept apart; the others are
+    summed by model, so that memory does not grow with the batch.
+    """
+
+    __slots__ = ("_is_whole", "_large", "_ref", "_small")
+
+    reads_lines = True
+
+    def __init__(self, want_tools: bool, drops_usage_chunk: bool, *, ref: str) -> None:
+        self._ref = ref
+        self._small: dict[str | None, Usage] = {}
+        self._large: list[Usage] = []
+        self._is_whole = False
+
+    def feed(self, line: Any) -> bool | None:
+        """Read one line; see `StreamReader.feed`. Those that failed or expired were not billed."""
+        usage = read_message(field(line, "result", "message"), False)
+        if usage is None:
+            return None
+        usage = usage._replace(tier="batch")
+        if usage.input_tokens > _SMALL_TOKENS_MAX or usage.others:
+            self._large.append(usage)
+        else:
+            before = self._small.get(usage.model)
+            small = usage._replace(largest_input_tokens=_SMALL_TOKENS_MAX)
+            self._small[usage.model] = small if before is None else _sum(before, small)
+        return None
+
+    def end(self) -> None:
+        """Note that this was the last line."""
+        self._is_whole = True
+
+    def usage(self, estimate: Estimate) -> Deferred:
+        """Return what the batch used, if all of it was seen; see `StreamReader.usage`."""
+        return Deferred(
+            self._ref, (*self._small.values(), *self._large) if self._is_whole else None
+        )
+
+
+_SMALL_TOKENS_MAX = 32_768  # no price list has a tier below
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Add two usages of one model."""
+    counts = (a + b for a, b in zip(one[:16], other[:16], strict=True))
+    quality = one.quality if other.quality == "exact" else "partial"
+    return Usage._make((*counts, *one[16:]))._replace(quality=quality)
+
+
+def view_batch(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a request as large as all requests of a batch, which is gated as a whole."""
+    requests = body.get("requests")
+    given: Iterable[Any] = requests if isinstance(requests, (list, tuple)) else ()
+    params = [each for each in (get(request, "params") for request in given) if each]
+    texts = [get(each, name) for each in params for name in ("system", "messages", "tools")]
+    bounds = [get(each, "max_tokens") for each in params]
+    return {
+        "model": next((get(each, "model") for each in params), None),
+        "messages": [text for text in texts if text is not None],
+        "max_tokens": sum(each for each in bounds if type(each) is int),
+    }
+
+
 _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
+_BATCHES = Route(
+    "messages.batches", read_batch, MessageStream, max_tokens_names=("max_tokens",), view=view_batch
+)
+_COMPLETE = Route(
+    "complete", read_message, MessageStream, max_tokens_names=("max_tokens_to_sample",)
+)  # the oldest SDKs' text completions, which tell nothing
+_RESULTS = re.compile(r"/messages/batches/([^/]+)/results$")
 
 
 def route(method: str, path: str) -> Route | bool:
@@ -120,12 +231,20 @@ def route(method: str, path: str) -> Route | bool:
     `funnel.Sdk`.
     """
     if method == "POST":
-        if path.endswith("/messages"):
-            return _MESSAGES
-        return path.startswith(_FREE_POST)
+        for ending, found in _ROUTES:
+            if path.endswith(ending):
+                return found
+        return path.startswith(_FREE_POST) or path.endswith("/cancel")
     if method == "GET":
-        return not path.startswith(_COSTLY_GET)
+        results = _RESULTS.search(path)
+        if results is None:
+            return True
+        reader = partial(BatchResults, ref=_ref(results[1]))
+        return Route("messages.batches.results", read_batch, reader, collects=True)
     return method in ("DELETE", "HEAD")
+
+
+_ROUTES = (("/messages", _MESSAGES), ("/messages/batches", _BATCHES), ("/complete", _COMPLETE))
 
 
 def provider(client: Any) -> str:

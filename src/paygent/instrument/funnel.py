@@ -23,9 +23,18 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from paygent.call import Call, Request, Wait
 from paygent.context import CALL_ARGUMENTS, Identity
-from paygent.core.usage import Usage, get
+from paygent.core.estimate import Estimate
+from paygent.core.usage import Deferred, Usage, get
 from paygent.failopen import attempt, failures
-from paygent.instrument.stream import BytesReader, Ending, StreamReader, tap_bytes, tap_stream
+from paygent.instrument.stream import (
+    BytesReader,
+    Ending,
+    Ends,
+    Settles,
+    StreamReader,
+    tap_bytes,
+    tap_stream,
+)
 from paygent.meter import Meter
 
 CARRIER_HEADER = "x-paygent-call"
@@ -50,21 +59,29 @@ class Route(NamedTuple):
 
     Attributes:
         name: Such as "chat.completions".
-        read: Reads the usage of an answer: `(answer, want_tools) -> Usage | None`.
+        read: Reads the usage of an answer: `(answer, want_tools) -> Usage | Deferred | None`.
         stream_reader: Makes a reader for a stream: `(want_tools, drops_usage_chunk) ->
             StreamReader`.
         generates: Whether there is output.
         max_tokens_names: Body fields that bound the output, the first that is set counts.
         asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage`
             asks for it.
+        view: Makes of a body that holds many requests one that is as large as all of them.
+        told: Says what a request will use, of routes whose answers may tell nothing: `(body, files)
+            -> Usage | None`.
+        collects: The operation costs nothing itself, and its answer tells the use of work that an
+            earlier call has started.
     """
 
     name: str
-    read: Callable[[Any, bool], Usage | None]
+    read: Callable[[Any, bool], Usage | Deferred | None]
     stream_reader: Callable[[bool, bool], StreamReader]
     generates: bool = True
     max_tokens_names: tuple[str, ...] = ()
     asks_for_usage: bool = False
+    view: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    collects: bool = False
 
 
 class Sdk(Protocol):
@@ -127,6 +144,10 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return original(client, *args, **kwargs)
+        if prepared.route.collects:
+            answer = original(client, *args, **kwargs)
+            attempt("collect", end_collected, meter, prepared, answer)
+            return answer
         call = attempt("begin", meter.begin, prepared.request)
         while isinstance(call, Wait):
             call.block()
@@ -162,6 +183,10 @@ def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return await original(client, *args, **kwargs)
+        if prepared.route.collects:
+            answer = await original(client, *args, **kwargs)
+            attempt("collect", end_collected, meter, prepared, answer)
+            return answer
         prepared.request.is_async = True
         call = attempt("begin", meter.begin, prepared.request)
         while isinstance(call, Wait):
@@ -238,7 +263,12 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     extra = getattr(options, "extra_json", None)
     if body is not None and isinstance(extra, Mapping) and extra:
         body = {**body, **extra}
+    if body is not None and route.view is not None:
+        body = route.view(body)
     get_field = body.get if body is not None else _nothing
+    told = None
+    if route.told is not None and body is not None:
+        told = attempt("told", route.told, body, getattr(options, "files", None))
     is_stream = bool(kwargs.get("stream"))
     asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
     model = get_field("model")
@@ -250,6 +280,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         generates=route.generates,
         max_tokens=max_tokens_of(route, get_field),
         identity=identity,
+        told=told,
     )
     return Prepared(request, route, is_stream, raw, asks)
 
@@ -309,8 +340,9 @@ def max_tokens_of(route: Route, get_field: Callable[[str], Any]) -> int | None:
     for name in route.max_tokens_names:
         value = get_field(name)
         if type(value) is int and value > 0:
-            answers = get_field("n")
-            return value * answers if type(answers) is int and answers > 1 else value
+            # `best_of` answers are all made, however few of them are given.
+            answers = [each for each in (get_field("n"), get_field("best_of")) if type(each) is int]
+            return value * max(answers, default=1) if answers else value
     return None
 
 
@@ -347,16 +379,54 @@ def route_name(method: str, path: str) -> str:
 # -- after
 
 
-def end_answered(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> None:
+def end_collected(meter: Meter, prepared: Prepared, answer: Any) -> None:
+    """Take in an answer that tells the use of earlier work: now, or when its stream ends."""
+    end_answered(_Collector(meter), _Asked(prepared.request), prepared, answer)
+
+
+class _Collector:
+    """Stands where a meter ends calls, for answers that end none."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.late_ends = meter.late_ends
+
+    def settle(self, call: Any, found: Usage | Deferred | None) -> None:
+        """Book what is said of earlier work."""
+        if call.claim_end() and isinstance(found, Deferred):
+            self._meter.collect(call.request, found)
+
+
+class _Asked:
+    """Stands for a call that is none: nothing was held, and nothing is lost where it is dropped."""
+
+    drops_usage_chunk = False
+    wants_tools = False
+    estimate = Estimate(0, 0)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.done = False
+
+    def claim_end(self) -> bool:
+        """Take the right to end it; true for the first who asks."""
+        first, self.done = not self.done, True
+        return first
+
+    def hand_over(self) -> None:
+        """Leave the end to who carries it."""
+
+
+def end_answered(meter: Settles, call: Ends, prepared: Prepared, answer: Any) -> None:
     """End a call that was answered: now, or when its stream ends."""
     route = prepared.route
-    want_tools = bool(call.plan.tool_costs_nano)
+    want_tools = call.wants_tools
     if not prepared.is_raw and not prepared.is_stream and not _is_http(answer):
         meter.settle(call, attempt("usage", route.read, answer, want_tools))
         return
     reader = route.stream_reader(want_tools, call.drops_usage_chunk)
 
-    def read(document: Any) -> Usage | None:
+    def read(document: Any) -> Usage | Deferred | None:
         return route.read(document, want_tools)
 
     if prepared.is_raw or _is_http(answer):
@@ -372,11 +442,11 @@ def _is_http(answer: Any) -> bool:
 
 
 def _end_raw(
-    meter: Meter,
-    call: Call,
+    meter: Settles,
+    call: Ends,
     answer: Any,
     reader: StreamReader,
-    read: Callable[[Any], Usage | None],
+    read: Callable[[Any], Usage | Deferred | None],
 ) -> None:
     """End a call whose answer the application reads raw: from its bytes, read or still to come."""
     response = answer if _is_http(answer) else getattr(answer, "http_response", None)
@@ -384,8 +454,7 @@ def _end_raw(
         meter.settle(call, None)
         return
     if getattr(response, "is_stream_consumed", False) or getattr(response, "is_closed", False):
-        document = attempt("usage", response.json)
-        meter.settle(call, attempt("usage", read, document) if document is not None else None)
+        meter.settle(call, attempt("usage", _read_whole, response, reader, read, call.estimate))
         return
     bytes_reader = BytesReader(response.headers, reader, read)
     ending = Ending(meter, call, bytes_reader)
@@ -393,6 +462,19 @@ def _end_raw(
         call.hand_over()
     else:
         meter.settle(call, None)
+
+
+def _read_whole(
+    response: Any,
+    reader: StreamReader,
+    read: Callable[[Any], Usage | Deferred | None],
+    estimate: Estimate,
+) -> Usage | Deferred | None:
+    """Read the usage of an HTTP response that has been read to its end."""
+    bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
+    bytes_reader.feed_bytes(response.content)
+    bytes_reader.end()
+    return bytes_reader.usage(estimate)
 
 
 _NEVER_SENT = (
@@ -422,7 +504,7 @@ def end_failed(
         return
     answered = get(error, "completion")
     if answered is not None:
-        usage = attempt("usage", prepared.route.read, answered, bool(call.plan.tool_costs_nano))
+        usage = attempt("usage", prepared.route.read, answered, call.wants_tools)
         meter.settle(call, usage)
         return
     status = getattr(error, "status_code", None)

@@ -1,17 +1,29 @@
-"""OpenAI's SDK (1.60 to 3.x): names of its routes, hosts and fields. No logic of its own.
+"""OpenAI's SDK (1.60 to 3.x): names of its routes and hosts. No logic of its own; how its answers
+tell their use stands in `openai_usage.py`.
 
-Routes and fields were read from the type definitions of openai 3.54 and 1.60 (2026-11).
+Routes were read from the resources of openai 3.57 and 1.60 (2026-11).
 """
 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
-from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage, fields_of, from_openai, get
 from paygent.instrument.funnel import Route
-from paygent.instrument.stream import counted, field, text_bytes
+from paygent.instrument.openai_usage import (
+    ChatStream,
+    FinalEvents,
+    ResponseStream,
+    read_batch,
+    read_chat,
+    read_images,
+    read_response,
+    read_speech,
+    read_transcription,
+    told_by_audio,
+    told_by_speech,
+)
 
 name = "openai"
 module = "openai"
@@ -25,10 +37,25 @@ resources = {
     "openai.resources.responses": ("Responses", "AsyncResponses"),
     "openai.resources.embeddings": ("Embeddings", "AsyncEmbeddings"),
     "openai.resources.completions": ("Completions", "AsyncCompletions"),
+    "openai.resources.images": ("Images", "AsyncImages"),
+    "openai.resources.audio.speech": ("Speech", "AsyncSpeech"),
+    "openai.resources.audio.transcriptions": ("Transcriptions", "AsyncTranscriptions"),
+    "openai.resources.audio.translations": ("Translations", "AsyncTranslations"),
+    "openai.resources.batches": ("Batches", "AsyncBatches"),
+    "openai.resources.beta.responses": ("Responses", "AsyncResponses"),
 }
 """Where the resource methods are that take the `paygent_*` arguments; versions lack some."""
 
-resource_methods = ("create", "parse", "stream")
+resource_methods = (
+    "create",
+    "parse",
+    "stream",
+    "retrieve",
+    "compact",
+    "generate",
+    "edit",
+    "create_variation",
+)
 
 STREAM_USAGE_HOSTS_VARIABLE = "PAYGENT_STREAM_USAGE_HOSTS"
 
@@ -53,141 +80,30 @@ _AZURE_HOSTS = (
     ".services.ai.azure.com",
     ".azure-api.net",
 )
+_AWS_HOSTS = (".amazonaws.com", ".api.aws")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
 _STREAM_USAGE_PROVIDERS = ("openai", "azure", "openrouter", "groq")
 
-_FREE_POST = ("/moderations", "/files", "/uploads", "/responses/input_tokens")
-_COSTLY_GET = (
-    "/responses/",
-    "/batches",
-)  # usage of background responses and batches arrives on a GET
-
-
-# -- usage of answers
-
-
-def read_chat(answer: Any, want_tools: bool) -> Usage | None:
-    """Read a chat completion, a legacy completion or an embedding."""
-    fields = fields_of(answer)
-    usage = from_openai(
-        fields.get("usage"), model=fields.get("model"), tier=fields.get("service_tier")
-    )
-    if usage is None or not want_tools:
-        return usage
-    names = [
-        field(tool, "function", "name")
-        for choice in fields.get("choices") or ()
-        for tool in field(choice, "message", "tool_calls") or ()
-    ]
-    return usage._replace(tool_calls=_strings(names))
-
-
-def read_response(answer: Any, want_tools: bool) -> Usage | None:
-    """Read a response of the Responses API."""
-    fields = fields_of(answer)
-    usage = from_openai(
-        fields.get("usage"),
-        model=fields.get("model"),
-        tier=fields.get("service_tier"),
-        tool_usage=fields.get("tool_usage"),
-    )
-    if usage is None or not want_tools:
-        return usage
-    calls = [item for item in fields.get("output") or () if get(item, "type") == "function_call"]
-    return usage._replace(tool_calls=_strings([get(item, "name") for item in calls]))
-
-
-def _strings(names: list[Any]) -> tuple[str, ...]:
-    return tuple(each for each in names if isinstance(each, str) and each)
-
-
-# -- usage of streams
-
-
-class ChatStream:
-    """Chunks of chat and legacy completions: usage in the last chunk, if it was asked for."""
-
-    __slots__ = ("_drops", "_known", "_model", "_text_bytes", "_tier", "_tools", "_want_tools")
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._drops = drops_usage_chunk
-        self._want_tools = want_tools
-        self._known: Usage | None = None
-        self._model: Any = None
-        self._tier: Any = None
-        self._text_bytes = 0
-        self._tools: list[Any] = []
-
-    def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk; see `StreamReader.feed`."""
-        choices = get(chunk, "choices")
-        usage = get(chunk, "usage")
-        if usage is not None:
-            self._model = get(chunk, "model")
-            self._tier = get(chunk, "service_tier")
-            self._known = from_openai(usage, model=self._model, tier=self._tier)
-            if not choices:
-                return self._drops
-        for choice in choices or ():
-            self._feed_choice(choice)
-        if self._model is None:
-            self._model = get(chunk, "model")
-        return None
-
-    def _feed_choice(self, choice: Any) -> None:
-        delta = get(choice, "delta")
-        if delta is None:  # a legacy completion
-            self._text_bytes += text_bytes(get(choice, "text"))
-            return
-        self._text_bytes += text_bytes(get(delta, "content"))
-        tools = get(delta, "tool_calls")
-        if tools:
-            for tool in tools:
-                self._text_bytes += text_bytes(field(tool, "function", "arguments"))
-                if self._want_tools:
-                    self._tools.append(field(tool, "function", "name"))
-
-    def usage(self, estimate: Estimate) -> Usage | None:
-        """Return what was used; see `StreamReader.usage`."""
-        usage = self._known or counted(None, self._text_bytes, estimate)
-        if usage is None:
-            return None
-        model = self._model if isinstance(self._model, str) else None
-        return usage._replace(model=usage.model or model, tool_calls=_strings(self._tools))
-
-
-class ResponseStream:
-    """Events of the Responses API: usage in the event that ends the response."""
-
-    __slots__ = ("_answer", "_model", "_text_bytes", "_want_tools")
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._want_tools = want_tools
-        self._answer: Usage | None = None
-        self._model: Any = None
-        self._text_bytes = 0
-
-    def feed(self, event: Any) -> bool | None:
-        """Read one event; see `StreamReader.feed`."""
-        kind = get(event, "type")
-        if not isinstance(kind, str):
-            return None
-        if kind.endswith(".delta"):
-            self._text_bytes += text_bytes(get(event, "delta"))
-        elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self._answer = read_response(get(event, "response"), self._want_tools)
-        elif kind == "response.created":
-            self._model = field(event, "response", "model")
-        return None
-
-    def usage(self, estimate: Estimate) -> Usage | None:
-        """Return what was used; see `StreamReader.usage`."""
-        if self._answer is not None:
-            return self._answer
-        usage = counted(None, self._text_bytes, estimate)
-        model = self._model if isinstance(self._model, str) else None
-        return usage._replace(model=model) if usage is not None else None
-
+_FREE_POST = (
+    "/moderations",
+    "/files",
+    "/uploads",
+    "/responses/input_tokens",
+    "/conversations",
+    "/chat/completions/",
+    "/organization",
+    "/projects",
+    "/assistants",
+    "/skills",
+    "/vaults",
+    "/webhook_endpoints",
+    "/audio/voices",
+    "/audio/voice_consents",
+    "/chatkit/sessions",
+)
+"""Operations that cost nothing by themselves; what stands neither here nor among the routes passes
+and is said.
+"""
 
 # -- routes
 
@@ -207,8 +123,34 @@ _ROUTES = {
     "/responses": Route(
         "responses", read_response, ResponseStream, max_tokens_names=("max_output_tokens",)
     ),
+    "/responses/compact": Route("responses.compact", read_response, ResponseStream),
     "/embeddings": Route("embeddings", read_chat, ChatStream, generates=False),
+    "/images/generations": Route("images.generate", read_images, FinalEvents),
+    "/images/edits": Route("images.edit", read_images, FinalEvents),
+    "/images/variations": Route("images.variations", read_images, FinalEvents),
+    "/audio/speech": Route("audio.speech", read_speech, FinalEvents, told=told_by_speech),
+    "/audio/transcriptions": Route(
+        "audio.transcriptions", read_transcription, FinalEvents, told=told_by_audio
+    ),
+    "/audio/translations": Route(
+        "audio.translations", read_transcription, FinalEvents, told=told_by_audio
+    ),
+    "/batches": Route("batches", read_batch, FinalEvents, generates=False),
+    "/decisions": Route("decisions", read_chat, ChatStream),
 }
+
+_JOBS = (
+    # Without the list of all, whose use would be told for each of them.
+    (
+        re.compile(r"/responses/[^/]+(/cancel)?$"),
+        Route("responses.retrieve", read_response, ResponseStream, collects=True),
+    ),
+    (
+        re.compile(r"/batches/[^/]+(/cancel)?$"),
+        Route("batches.retrieve", read_batch, FinalEvents, collects=True),
+    ),
+)
+"""Where work that was started earlier tells its use."""
 
 
 def route(method: str, path: str) -> Route | bool:
@@ -219,16 +161,19 @@ def route(method: str, path: str) -> Route | bool:
         found = _ROUTES.get(path)
         if found is not None:
             return found
-        for (
-            known,
-            other,
-        ) in _ROUTES.items():  # a base_url without /v1, or a path with a deployment in it
+        for known, other in _ROUTES.items():  # a host without /v1, a path with a deployment in it
             if known != "/completions" and path.endswith(known):
                 return other
+        if path.endswith("/cancel"):
+            return _job(path) or True
         return path.startswith(_FREE_POST)
     if method == "GET":
-        return not path.startswith(_COSTLY_GET)
+        return _job(path) or True
     return method in ("DELETE", "HEAD")
+
+
+def _job(path: str) -> Route | None:
+    return next((found for pattern, found in _JOBS if pattern.search(path)), None)
 
 
 # -- who is called
@@ -236,11 +181,16 @@ def route(method: str, path: str) -> Route | bool:
 
 def provider(client: Any) -> str:
     """Return who is called through a client: told by its class and host, not by the path."""
-    if "Azure" in type(client).__name__:
+    kind = type(client).__name__
+    if "Azure" in kind:
         return "azure"
     host = _host(client)
     if host.endswith(_AZURE_HOSTS):
         return "azure"
+    if "Bedrock" in kind or host.endswith(_AWS_HOSTS):
+        return "aws"
+    if host.endswith("aiplatform.googleapis.com"):
+        return "google"
     return _HOSTS.get(host, "openai")
 
 

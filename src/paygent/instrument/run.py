@@ -23,7 +23,7 @@ from paygent import enclosing
 from paygent.call import Call, Request, Wait
 from paygent.context import paygent_context
 from paygent.core.estimate import Size
-from paygent.core.usage import Usage, get
+from paygent.core.usage import Deferred, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known
@@ -149,7 +149,7 @@ async def run_async(work: Work, action: Callable[[], Any]) -> Any:
     return answer
 
 
-def prepare(request: Request, read: Callable[[Any, bool], Usage | None]) -> Prepared:
+def prepare(request: Request, read: Callable[[Any, bool], Usage | Deferred | None]) -> Prepared:
     """Return a request as the funnel's endings take it.
 
     Args:
@@ -157,7 +157,7 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | None]) -> Prep
         read: Reads the usage of an answer; what it cannot read is said once per type of answer.
     """
 
-    def read_or_say(answer: Any, want_tools: bool) -> Usage | None:
+    def read_or_say(answer: Any, want_tools: bool) -> Usage | Deferred | None:
         usage = read(answer, want_tools)
         if usage is None:
             say_unread(type(answer).__name__, request.route)
@@ -171,7 +171,7 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> b
     """End a call whose callable returned, now or when what it returned has ended; true when that is
     seen to.
     """
-    want_tools = bool(call.plan.tool_costs_nano)
+    want_tools = call.wants_tools
     read = prepared.route.read
     if get(answer, "http_response") is not None or get(answer, "is_stream_consumed") is not None:
         # An SDK's raw response, or the HTTP library's own, which raises for no status.

@@ -19,11 +19,10 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, Protocol, cast
 
-from paygent.call import Call
 from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
-from paygent.core.usage import Usage, get
+from paygent.core.usage import Deferred, Usage, get
 from paygent.failopen import attempt
-from paygent.meter import Meter
+from paygent.late import LateEnds
 
 _JSON_BYTES_MAX = 16 * 1024 * 1024  # a larger JSON answer is not read for its usage
 _LINE_BYTES_MAX = 1024 * 1024  # a longer line of a server-sent event is skipped
@@ -37,12 +36,49 @@ class StreamReader(Protocol):
         application".
         """
 
-    def usage(self, estimate: Estimate) -> Usage | None:
+    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
         """Return what was used, as far as it was seen; None when nothing was."""
 
 
+class Ends(Protocol):
+    """What a stream ends: a call, or a question about earlier work."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def estimate(self) -> Estimate:
+        """What it was held for."""
+
+    @property
+    def wants_tools(self) -> bool:
+        """Whether the names of called tools are wanted."""
+
+    drops_usage_chunk: bool
+
+    def hand_over(self) -> None:
+        """Leave the end to who carries it from now on."""
+
+
+class Settles(Protocol):
+    """What takes the usage at the end: the meter."""
+
+    @property
+    def late_ends(self) -> LateEnds:
+        """Ends that cannot be made now."""
+
+    def settle(self, call: Any, found: Usage | Deferred | None) -> None:
+        """End a call with what it has used."""
+
+
 def counted(
-    known: Usage | None, text_bytes: int, estimate: Estimate, *, input_is_known: bool = False
+    known: Usage | None,
+    text_bytes: int,
+    estimate: Estimate,
+    *,
+    input_is_known: bool = False,
+    is_seen: bool = False,
 ) -> Usage | None:
     """Return the usage of a stream that ended before its final usage arrived, from what was
     received.
@@ -52,8 +88,9 @@ def counted(
         text_bytes: UTF-8 length of the text received.
         estimate: What the call was held for; its input is taken where the provider did not tell.
         input_is_known: Whether `known` has the true input.
+        is_seen: Whether anything was received, be it without text.
     """
-    if known is None and not text_bytes:
+    if known is None and not text_bytes and not is_seen:
         return None
     output_tokens = -(-text_bytes // BYTES_PER_TOKEN)
     if known is None:
@@ -68,7 +105,7 @@ class Ending:
 
     __slots__ = ("_call", "_meter", "_reader")
 
-    def __init__(self, meter: Meter, call: Call, reader: StreamReader) -> None:
+    def __init__(self, meter: Settles, call: Ends, reader: StreamReader) -> None:
         self._meter = meter
         self._call = call
         self._reader = reader
@@ -92,6 +129,15 @@ class Ending:
             self._meter.late_ends.add(self)
         else:
             self()
+
+    def at_its_end(self) -> None:
+        """Let the reader know that the stream has come to its own end, if that means something to
+        it; then end the call.
+        """
+        end = getattr(self._reader, "end", None)
+        if end is not None and not self._call.done:
+            attempt("usage", end)
+        self()
 
     def left(self) -> None:
         """Note that nobody reads the stream any more, unless somebody comes back to it."""
@@ -151,9 +197,10 @@ class IteratorTap:
         while True:
             try:
                 chunk = self._next()
-            except (
-                BaseException
-            ):  # the end, an error, a cancellation: each ends the call, none is ours to keep
+            except StopIteration:
+                self._ending.at_its_end()
+                raise
+            except BaseException:  # an error, a cancellation: each ends the call, none is ours
                 self._ending()
                 raise
             if not attempt("stream", self._feed, chunk):
@@ -189,6 +236,9 @@ class AsyncIteratorTap:
         while True:
             try:
                 chunk = await self._next()
+            except StopAsyncIteration:
+                self._ending.at_its_end()
+                raise
             except BaseException:  # as in the sync tap
                 self._ending()
                 raise
@@ -274,30 +324,36 @@ class BytesReader:
         "_decode",
         "_in_long_line",
         "_is_events",
+        "_is_lines",
         "_read",
         "_reader",
         "_seen",
         "_skipping",
     )
 
-    def __init__(self, headers: Any, reader: StreamReader, read: Any) -> None:
+    def __init__(
+        self, headers: Any, reader: StreamReader, read: Any, *, is_plain: bool = False
+    ) -> None:
         """Look at what is coming.
 
         Args:
             headers: The response's headers.
-            reader: Fed with the events of an event stream.
-            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | None`.
+            reader: Fed with the events of an event stream, or the lines of a file of JSON lines.
+            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | Deferred | None`.
+            is_plain: The bytes are unpacked already.
         """
         content_type = str(headers.get("content-type") or "")
-        encoding = str(headers.get("content-encoding") or "identity")
+        encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
         self._is_events = "event-stream" in content_type
+        self._is_lines = bool(getattr(reader, "reads_lines", False))
         self._decode = _decoder(encoding)
-        self._skipping = self._decode is None or not (self._is_events or "json" in content_type)
+        is_readable = self._is_events or self._is_lines or "json" in content_type
+        self._skipping = self._decode is None or not is_readable
         self._buffer = bytearray()
         self._in_long_line = False
         self._reader = reader
         self._read = read
-        self._seen: Usage | None = None
+        self._seen: Usage | Deferred | None = None
 
     def feed_bytes(self, data: bytes) -> None:
         """Take the next bytes.
@@ -312,7 +368,7 @@ class BytesReader:
         except zlib.error:  # not what its header says
             self._skipping = True
             return
-        if not self._is_events:
+        if not (self._is_events or self._is_lines):
             if len(self._buffer) > _JSON_BYTES_MAX:
                 self._skipping = True
                 self._buffer.clear()
@@ -327,24 +383,39 @@ class BytesReader:
             self._in_long_line = True
         odd: ValueError | None = None
         for line in lines:
-            if line.startswith(b"data:") and b'"usage"' in line:
-                try:
-                    self._reader.feed(json.loads(line[5:]))
-                except ValueError as error:
-                    odd = error
+            try:
+                self._feed_line(line)
+            except ValueError as error:  # noqa: PERF203 - one odd line does not cost the others
+                odd = error
         if odd is not None:
             raise odd
 
+    def _feed_line(self, line: bytearray) -> None:
+        if self._is_lines:
+            if line.strip():
+                self._reader.feed(json.loads(line))
+        elif line.startswith(b"data:") and not line.startswith(b"data: [DONE]"):
+            self._reader.feed(json.loads(line[5:]))
+
+    def end(self) -> None:
+        """Note that the bytes have come to their own end."""
+        if self._is_lines and self._buffer and not self._skipping:
+            line, self._buffer = self._buffer, bytearray()
+            self._feed_line(line)
+        end = getattr(self._reader, "end", None)
+        if end is not None and not self._skipping:
+            end()
+
     def finish(self) -> None:
         """Read what only the whole answer tells."""
-        if self._buffer and not self._is_events:
+        if self._buffer and not (self._is_events or self._is_lines):
             self._seen = self._read(json.loads(bytes(self._buffer)))
 
     def feed(self, chunk: Any) -> bool | None:
         """Chunks come as bytes here; see `feed_bytes`."""
         return None
 
-    def usage(self, estimate: Estimate) -> Usage | None:
+    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
         """Return what was seen; see `StreamReader.usage`."""
         attempt("usage", self.finish)
         return self._seen if self._seen is not None else self._reader.usage(estimate)
@@ -385,6 +456,11 @@ class ByteTap:
         if not self.is_parsed:
             attempt("stream_bytes", self._bytes.feed_bytes, data)
 
+    def _note_exhausted(self) -> None:
+        self._exhausted = True
+        if not self.is_parsed:
+            attempt("stream_bytes", self._bytes.end)
+
     def _end(self) -> None:
         # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
         # only now.
@@ -401,7 +477,7 @@ class _SyncByteTap(ByteTap):
         for data in self._inner:
             self._feed(data)
             yield data
-        self._exhausted = True
+        self._note_exhausted()
 
     def close(self) -> None:
         try:
@@ -415,7 +491,7 @@ class _AsyncByteTap(ByteTap):
         async for data in self._inner:
             self._feed(data)
             yield data
-        self._exhausted = True
+        self._note_exhausted()
 
     async def aclose(self) -> None:
         try:
@@ -450,19 +526,19 @@ def tap_bytes(response: Any, ending: Ending, reader: BytesReader) -> ByteTap | N
     return tap
 
 
-def tap_stream(stream: Any, meter: Meter, call: Call, reader: StreamReader, read: Any) -> bool:
+def tap_stream(stream: Any, meter: Settles, call: Ends, reader: StreamReader, read: Any) -> bool:
     """Put both taps into an SDK's stream object; false where it is none.
 
     Args:
         stream: What the SDK returned.
         meter, call: Ended by the taps.
         reader: Reads the chunks.
-        read: Reads the usage of a whole JSON answer, for a response that is none of events.
+        read: Reads the usage of a whole JSON answer, for a response that has no events.
     """
     inner = getattr(stream, "_iterator", None)
     if inner is None:
         return False
-    response = getattr(stream, "response", None)
+    response = getattr(stream, "response", None) or getattr(stream, "http_response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
     tap = attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader)
     ending = Ending(meter, call, reader)

@@ -20,7 +20,18 @@ from paygent.core.errors import InvalidValue
 from paygent.core.money import read_price_pico
 from paygent.core.period import to_datetime, to_us
 from paygent.core.plan import ModelCostRate, PlanConfig
-from paygent.core.pricing import PARENTS, Prices, Rates, Tier, complete
+from paygent.core.pricing import (
+    ASSUMED,
+    FEES,
+    PARENTS,
+    TOKEN_COMPONENTS,
+    VARIANT,
+    Prices,
+    Rates,
+    Tier,
+    complete,
+)
+from paygent.core.usage import US_ONLY
 from paygent.failopen import attempt, failures
 from paygent.prices import names
 
@@ -36,14 +47,24 @@ _COMPONENT_KEYS = {
     "image_input": ("input_image_mtok",),
     "image_output": ("output_image_mtok",),
     "web_search": ("web_searches_kcount",),
+    "file_search": ("storage_searches_kcount",),
+    "characters": ("input_mchars",),
+    "audio_hour": ("input_audio_hours", "audio_hours"),
+    "cached_image": ("cache_image_read_mtok",),
 }
 """Our components and the catalogue's keys for them, the first that is set counts."""
+
+_US_ONLY_TENTHS = 11
+"""What US-only inference multiplies every token price by, in tenths (Anthropic's price list, "data
+residency", 2026-11; only models that have the premium take the option).
+"""
 
 DEAREST = "plan-dearest"
 """Source of the rates of an unknown model in a plan that books its dearest rate."""
 
 _RESOLVED_MAX = 4_096  # models × plans × variants remembered; beyond it the table starts anew
 _ALWAYS_US = (-(2**62), 2**62)
+_VARIANT_KINDS = ("service_tier", "speed", "processing")
 
 
 class Resolved(NamedTuple):
@@ -76,6 +97,7 @@ class Listing(NamedTuple):
     context_tokens: int | None
     valid_from_us: int
     valid_until_us: int
+    lacks_variant: bool = False
 
 
 class Catalogue:
@@ -107,7 +129,7 @@ class Catalogue:
             model: The name that the application or the provider uses.
             at_us: When the call began; prices have dates.
             plan: The user's plan; plans are immutable, so its identity is part of the key.
-            tier: Price variant of the answer: a service tier, "fast", "batch"; "" is standard.
+            tier: Price variants of the answer, as in `Usage`.
         """
         key = (provider, model, tier, id(plan))
         found = self._resolved.get(key)
@@ -151,7 +173,8 @@ class Catalogue:
         )
         if (listing.valid_from_us, listing.valid_until_us) != _ALWAYS_US:
             price_id += "~" + _digest(prices, *(each for step in tiers for each in step))
-        return Rates(prices, tuple(tiers), price_id, "catalogue", self.as_of, missing)
+        assumed = ASSUMED - listing.prices.keys() | ({VARIANT} if listing.lacks_variant else set())
+        return Rates(prices, tuple(tiers), price_id, "catalogue", self.as_of, missing, assumed)
 
     def _listing(self, provider: str, model: str, at_us: int, tier: str) -> Listing | None:
         """Find a model in the catalogue: in its provider's list, else in that of the provider it is
@@ -241,8 +264,9 @@ def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: st
             continue
         base = listed.get(parent, 0)
         own[component] = own[parent] * listed[component] // base if base else own[parent]
-    if listing is not None and "web_search" in listing.prices:
-        own["web_search"] = listing.prices["web_search"]
+    for fee in FEES:
+        if listing is not None and fee in listing.prices:
+            own[fee] = listing.prices[fee]
     prices, missing = complete(own)
     return Rates(prices, (), f"{source}:{name}@{_digest(prices)}", source, "", missing)
 
@@ -258,7 +282,7 @@ def _digest(*prices: object) -> str:
 def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
     """Read one model's entry at a time and in a price variant, as integers."""
     plain = info.get_prices(at)
-    own = _prices_in_force(info, at, tier, plain)
+    own, lacks_variant = _prices_in_force(info, at, tier, plain)
     prices: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for component, keys in _COMPONENT_KEYS.items():
@@ -275,6 +299,9 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
         prices["input"] = 0
     if "output" not in prices and "input" in prices:
         prices["output"] = 0  # embeddings: the list has no output because there is none
+    if US_ONLY in tier.split("+"):
+        prices = _dearer_in_us(prices)
+        tiers = {start: _dearer_in_us(step) for start, step in tiers.items()}
     return Listing(
         prices,
         tuple(sorted(tiers.items())),
@@ -282,26 +309,38 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
         provider,
         info.context_window if isinstance(info.context_window, int) else None,
         *_valid_us(info, at),
+        lacks_variant,
     )
 
 
-def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> dict[str, Any]:
-    """Return the catalogue's keys of a model, with the variant of a tier laid over the standard
-    ones.
+def _dearer_in_us(prices: dict[str, int]) -> dict[str, int]:
+    """Return the prices of inference that stays in the United States; fees are the same there."""
+    return {
+        name: price * _US_ONLY_TENTHS // 10 if name in TOKEN_COMPONENTS else price
+        for name, price in prices.items()
+    }
+
+
+def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> tuple[dict[str, Any], bool]:
+    """Return the catalogue's keys of a model, with the variants of a tier laid over the standard
+    ones; and whether one of these variants is not listed.
     """
     own = {key: value for key, value in vars(plain).items() if value is not None}
     if not tier:
-        return own
-    wanted = {("service_tier", tier), ("speed", tier), ("processing", tier)}
+        return own, False
+    names_wanted = {name for name in tier.split("+") if name != US_ONLY}
+    wanted = {(kind, name) for kind in _VARIANT_KINDS for name in names_wanted}
+    found: set[str] = set()
     for variant in info.price_variants or ():
         constraint = variant.constraint
         if constraint is not None and not constraint.active(at):
             continue
         if len(variant.when) == 1 and next(iter(variant.when.items())) in wanted:
+            found.update(variant.when.values())
             own.update(
                 {key: value for key, value in vars(variant.prices).items() if value is not None}
             )
-    return own
+    return own, not names_wanted <= found
 
 
 def _valid_us(info: Any, at: datetime) -> tuple[int, int]:

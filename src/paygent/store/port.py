@@ -11,8 +11,10 @@ Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
 - **Corrections.** One whose original is stored is booked on the original's user, session, time,
-  model, plan and period, whatever it says itself; one whose original is not is booked by its own
-  fields. It weighs 0 in calls, and its signed tokens and costs are added like any other's.
+  plan and period, whatever it says itself, and a manual one on its model too; one whose original
+  is not is booked by its own fields. It weighs 0 in calls, and its signed tokens and costs are
+  added like any other's. One that *restates* comes with the figures of the whole: what the original
+  has is taken off them; an original that is stored after it adds nothing.
 - **Price lists.** The first document of a price id stays for ever.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.

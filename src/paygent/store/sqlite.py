@@ -231,6 +231,10 @@ class SqliteStore:
         for event_id in new:
             if by_id[event_id].corrects is not None:  # few, so each may have its own statement
                 self._queries.adopt_originals(connection, product_id=product, event_id=event_id)
+        for event_id in new:
+            if by_id[event_id].restates:
+                self._queries.take_differences(connection, product_id=product, event_id=event_id)
+        self._queries.clear_restated(connection, product_id=product, ids=ids)
         self._queries.add_users(connection, product_id=product, ids=ids, at_us=batch.at_us)
         self._queries.use_sessions(connection, product_id=product, ids=ids)
         self._queries.book_accounts(connection, product_id=product, ids=ids)
@@ -520,6 +524,7 @@ def _event_row(event: Event) -> list[Any]:
         json.dumps(dict(event.metadata)) if event.metadata else None,
         json.dumps(dict(event.details)) if event.details else None,
         None if event.corrects is None else _text(event.corrects),
+        int(event.restates),
     ]
 
 
@@ -533,5 +538,6 @@ def _event(row: _Row) -> Event:
         json.loads(metadata) if metadata else None,
         json.loads(details) if details else None,
         corrects,
+        False,  # what restated is a difference now
     )
     return Event._make((*row[:20], *rest))

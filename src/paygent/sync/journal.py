@@ -583,7 +583,11 @@ class _Claim:
 
 def unfinished(records: list[Record]) -> Iterator[Record]:
     """Return the begin records that no end or void record answers, in order, each once."""
-    answered = {record.get("id") for record in records if record.get("k") in ("end", "void")}
+    answered = {
+        record.get("ends", record.get("id"))
+        for record in records
+        if record.get("k") in ("end", "void")
+    }
     seen: set[Any] = set()
     for record in records:
         event_id = record.get("id")

@@ -346,10 +346,10 @@ def test_openai__an_operation_without_a_route__passes_and_is_said_once(
 ) -> None:
     """What is neither gated nor metered is counted and said once per route."""
     for _ in range(3):
-        client.images.generate(model="gpt-image-1", prompt="x")
-    kind = "unmetered:openai:POST /images/generations"
+        client.post("/videos", body={"model": "sora-2", "prompt": "x"}, cast_to=object)
+    kind = "unmetered:openai:POST /videos"
     assert pg.health()["counts"][kind] == 3
-    said = [each for each in caplog.records if "images/generations" in each.getMessage()]
+    said = [each for each in caplog.records if "POST /videos" in each.getMessage()]
     assert len(said) == 1
 
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contract.samples import make_event
 
-from paygent.core.explain import Line, explain, rates_from_json, rates_to_json
-from paygent.core.pricing import Prices, Rates, Tier, cost_nano
+from paygent.core.explain import OTHERS, Line, explain, rates_from_json, rates_to_json
+from paygent.core.pricing import PARTS_PER_USD, Prices, Rates, Tier, cost_nano
 from paygent.core.usage import Usage
 
 PRICES = Prices(*(each * 10**12 for each in (3, 1, 4, 6, 15, 20, 30, 40, 5, 8, 10)))
@@ -37,7 +37,8 @@ def test_explain__every_component__has_its_line_and_they_sum_up() -> None:
         "audio_output": 10,
         "web_search": 2,
     }
-    assert found.lines[-1] == Line("web_search", 2, 10 * 10**12, 2 * 10 * 10**15)
+    thousandths = 2 * 10 * PARTS_PER_USD // 1000
+    assert found.lines[-1] == Line("web_search", 2, 10 * 10**12, thousandths)
     assert found.amount == sum(line.amount for line in found.lines)
     assert found.tier_above is None
 
@@ -52,23 +53,30 @@ COUNTS = st.integers(0, 10**6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.tuples(*[COUNTS] * 11), st.tuples(*[st.integers(0, 10**14)] * 11))
+@given(st.tuples(*[COUNTS] * 16), st.tuples(*[st.integers(0, 10**14)] * 15))
 def test_explain__any_usage__comes_to_what_pricing_says(
     counts: tuple[int, ...], prices: tuple[int, ...]
 ) -> None:
     """What is shown is what was booked, to the nano-dollar."""
-    usage = Usage._make((*counts, None, "", "exact", ()))
+    usage = Usage._make((*counts, *Usage()[16:]))
     rates = Rates(Prices(*prices), source="plan")
     event = make_event(
         "a",
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
-        cached_input_tokens=usage.cached_input_tokens,
+        cached_input_tokens=usage.cached_input_tokens + usage.cached_image_tokens,
         cache_write_tokens=usage.cache_write_tokens + usage.cache_write_long_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         details=usage.rare_counts,
     )
     assert explain(event, rates).cost_nano == cost_nano(usage, rates)
+
+
+def test_explain__other_models__are_a_part_of_the_cost() -> None:
+    """What another model did for the call is added as it was priced, by its own list."""
+    event = make_event("a", input_tokens=1_000, output_tokens=0, details={OTHERS: 7})
+    found = explain(event, RATES)
+    assert (found.cost_nano, found.others_nano) == (3_000_007, 7)
 
 
 def test_rates__as_json__are_read_back_whole() -> None:

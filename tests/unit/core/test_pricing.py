@@ -5,23 +5,28 @@ from __future__ import annotations
 import pytest
 
 from paygent.core.pricing import (
+    FEES,
+    TIERS,
+    VARIANT,
     Counts,
     Prices,
     Rates,
     Tier,
+    assumed_parts,
     bound_nano,
     complete,
     cost_nano,
+    in_units_of,
     prices_for,
     split,
-    uses_unpriced,
+    unpriced_parts,
 )
 from paygent.core.usage import Usage
 
 USD = 10**12  # pico-dollars
 
 EACH_PART = Usage(
-    input_tokens=21,
+    input_tokens=35,
     output_tokens=34,
     cached_input_tokens=2,
     cache_write_tokens=3,
@@ -32,8 +37,12 @@ EACH_PART = Usage(
     image_input_tokens=6,
     image_output_tokens=10,
     web_searches=1,
+    file_searches=11,
+    characters=12,
+    audio_ms=13,
+    cached_image_tokens=14,
 )
-ONE_TO_ELEVEN = Prices(*(number * USD for number in range(1, 12)))
+ONE_TO_FIFTEEN = Prices(*(number * USD for number in range(1, 16)))
 
 
 def flat(**dollars_per_million: int) -> Rates:
@@ -44,35 +53,35 @@ def flat(**dollars_per_million: int) -> Rates:
 
 def test_split__every_part__stands_once() -> None:
     """Each token is in exactly one component."""
-    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1)
+    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1, 11, 12, 13, 14)
 
 
 def test_split__parts_exceed_their_whole__the_plain_part_is_zero() -> None:
     """Parts count as reported; the plain rest is never negative."""
     usage = Usage(10, 5, cached_input_tokens=8, audio_input_tokens=8, reasoning_tokens=4)
     usage = usage._replace(image_output_tokens=3)
-    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0)
+    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0, 0, 0, 0, 0)
 
 
 def test_complete__input_and_output_only__the_others_take_their_parents_price() -> None:
     """Cached, written, audio and image input cost what input costs, reasoning what output costs."""
     prices, unpriced = complete({"input": 3, "output": 7})
-    assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, 0)
-    assert unpriced == {"web_search"}
+    assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, cached_image=3)
+    assert unpriced == set(FEES)
 
 
 def test_complete__a_written_price__is_the_long_ones_parent() -> None:
     """A long cache write costs what a short one costs where only that is named."""
     prices, unpriced = complete({"input": 3, "output": 7, "cache_write": 5, "web_search": 9})
-    assert prices == Prices(3, 3, 5, 5, 7, 7, 3, 7, 3, 7, 9)
-    assert unpriced == frozenset()
+    assert prices == Prices(3, 3, 5, 5, 7, 7, 3, 7, 3, 7, 9, cached_image=3)
+    assert unpriced == {"file_search", "characters", "audio_hour"}
 
 
 def test_complete__named_prices__are_kept() -> None:
     """What the list names is never replaced, a price of 0 included."""
-    named = dict(zip(Prices._fields, [1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10], strict=True))
-    prices, unpriced = complete(named)
-    assert prices == Prices(1, 0, 2, 3, 4, 5, 6, 7, 8, 9, 10)
+    list_prices = [1, 0, *range(2, 15)]
+    prices, unpriced = complete(dict(zip(Prices._fields, list_prices, strict=True)))
+    assert prices == Prices(*list_prices)
     assert unpriced == frozenset()
 
 
@@ -93,7 +102,8 @@ def test_complete__no_input_price__its_children_are_unpriced() -> None:
         "cache_write_long",
         "audio_input",
         "image_input",
-        "web_search",
+        "cached_image",
+        *FEES,
     }
 
 
@@ -122,8 +132,10 @@ def test_cost_nano__a_cached_part__costs_its_own_price() -> None:
 
 
 def test_cost_nano__every_part__costs_its_own_price() -> None:
-    """Ten token prices of $1 to $10 and a search of $11 a thousand: $0.000374 + $0.011."""
-    assert cost_nano(EACH_PART, Rates(ONE_TO_ELEVEN)) == 11_374_000
+    """Prices of $1 to $15: $0.000374 of tokens, $0.011 and $0.132 of searches, $0.000156 of
+    characters, 13 ms at $14 an hour ($0.00005056), and $0.00021 of cached images.
+    """
+    assert cost_nano(EACH_PART, Rates(ONE_TO_FIFTEEN)) == 143_790_556
 
 
 @pytest.mark.parametrize(
@@ -138,11 +150,17 @@ def test_cost_nano__every_part__costs_its_own_price() -> None:
         (Usage(1, 0, image_input_tokens=1), 9_000),
         (Usage(0, 1, image_output_tokens=1), 10_000),
         (Usage(0, 0, web_searches=1), 11_000_000),
+        (Usage(0, 0, file_searches=1), 12_000_000),
+        (Usage(0, 0, characters=1), 13_000),
+        (Usage(0, 0, audio_ms=3_600_000), 14_000_000_000),
+        (Usage(0, 0, audio_ms=1), 3_889),  # a 3,600,000th of $14, rounded
+        (Usage(1, 0, cached_image_tokens=1), 15_000),
+        (Usage(0, 0, unlisted_units=1), 0),
     ],
 )
 def test_cost_nano__one_part_alone__is_priced_as_that_part(usage: Usage, nano: int) -> None:
     """One token of a part costs that part's price and nothing else: none is mixed up."""
-    assert cost_nano(usage, Rates(ONE_TO_ELEVEN)) == nano
+    assert cost_nano(usage, Rates(ONE_TO_FIFTEEN)) == nano
 
 
 def test_cost_nano__a_tier__applies_to_the_whole_call() -> None:
@@ -174,7 +192,7 @@ def test_cost_nano__a_price_finer_than_a_nano_dollar__is_kept(tokens: int, nano:
 
 def test_cost_nano__nothing_used__is_nothing() -> None:
     """No tokens cost nothing."""
-    assert cost_nano(Usage(), Rates(ONE_TO_ELEVEN)) == 0
+    assert cost_nano(Usage(), Rates(ONE_TO_FIFTEEN)) == 0
 
 
 @pytest.mark.parametrize(
@@ -185,13 +203,16 @@ def test_cost_nano__nothing_used__is_nothing() -> None:
         (Usage(5, 5, web_searches=1), frozenset({"web_search"}), True),
         (Usage(5, 5), frozenset({"input"}), True),
         (Usage(5, 0, cached_input_tokens=5), frozenset({"input"}), False),
+        (Usage(0, 0, file_searches=1), frozenset({"file_search"}), True),
+        (Usage(0, 0, audio_ms=1), frozenset({"audio_hour"}), True),
+        (Usage(5, 5, unlisted_units=1), frozenset(), True),
     ],
 )
-def test_uses_unpriced__a_usage__tells_whether_an_unpriced_part_was_used(
+def test_unpriced_parts__a_usage__tells_whether_an_unpriced_part_was_used(
     usage: Usage, unpriced: frozenset[str], used: bool
 ) -> None:
     """A call is marked where it used something without a price, not where it merely could."""
-    assert uses_unpriced(usage, Rates(Prices(), unpriced=unpriced)) is used
+    assert bool(unpriced_parts(usage, Rates(Prices(), unpriced=unpriced))) is used
 
 
 @pytest.mark.parametrize(
@@ -228,3 +249,75 @@ def test_bound_nano__tokens__cost_at_most_the_dearest_they_may_be(
     above = Tier(200_000, plain._replace(input=6 * 10**12))
     rates = Rates(plain, (above,), source="catalogue")
     assert bound_nano(*tokens, rates, writes_cache=writes_cache) == nano
+
+
+ASSUMING = frozenset({"audio_input", "audio_output"})
+
+
+@pytest.mark.parametrize(
+    ("usage", "assumed", "parts"),
+    [
+        (Usage(5, 5), ASSUMING, ()),
+        (Usage(5, 5, audio_input_tokens=1), ASSUMING, ("audio_input",)),
+        (Usage(5, 5, audio_output_tokens=1), ASSUMING, ("audio_output",)),
+        (Usage(5, 5, web_searches=1), ASSUMING, ()),
+        (Usage(5, 5), frozenset({VARIANT}), (VARIANT,)),
+        (Usage(5, 5, web_searches=1), frozenset({VARIANT}), (VARIANT,)),
+    ],
+)
+def test_assumed_parts__a_usage__names_what_the_list_left_to_be_assumed(
+    usage: Usage, assumed: frozenset[str], parts: tuple[str, ...]
+) -> None:
+    """A price that is another's is named only where it was used."""
+    assert assumed_parts(usage, Rates(Prices(), assumed=assumed)) == parts
+
+
+TIERED = Rates(
+    Prices(input=USD, output=USD),
+    (Tier(100, Prices(input=2 * USD, output=2 * USD)),),
+    source="plan",
+)
+
+
+@pytest.mark.parametrize(
+    ("largest", "nano", "parts"),
+    [(-1, 400_000, ()), (50, 200_000, ()), (150, 400_000, ()), (0, 200_000, (TIERS,))],
+)
+def test_cost_nano__a_sum_of_requests__takes_the_tier_of_each(
+    largest: int, nano: int, parts: tuple[str, ...]
+) -> None:
+    """200 tokens reach the tier of a call, and none where they are many small requests; where
+    nobody tells, the base is taken and said.
+    """
+    usage = Usage(200, 0, largest_input_tokens=largest)
+    assert cost_nano(usage, TIERED) == nano
+    assert assumed_parts(usage, TIERED) == parts
+
+
+def test_assumed_parts__a_sum_below_every_tier__is_certain() -> None:
+    """No request can be larger than their sum."""
+    assert assumed_parts(Usage(100, 0, largest_input_tokens=0), TIERED) == ()
+
+
+@pytest.mark.parametrize(
+    ("unpriced", "expected"),
+    [
+        ({"characters", "audio_hour"}, Usage(10, 20, audio_input_tokens=10)),
+        ({"audio_hour", "input", "output"}, Usage(characters=30)),
+        ({"characters", "input", "output"}, Usage(audio_ms=40)),
+        ({"characters"}, Usage(audio_ms=40)),
+    ],
+)
+def test_in_units_of__a_price_list__keeps_the_unit_that_it_has(
+    unpriced: set[str], expected: Usage
+) -> None:
+    """What a request tells in every unit is counted in one of them."""
+    told = Usage(10, 20, audio_input_tokens=10, characters=30, audio_ms=40)
+    rates = Rates(Prices(), source="catalogue", unpriced=frozenset(unpriced))
+    assert in_units_of(rates, told) == expected
+
+
+def test_in_units_of__an_unknown_model__keeps_tokens() -> None:
+    """Nobody knows the unit of a model without a list; its tokens count."""
+    told = Usage(10, 20, characters=30, audio_ms=40, quality="estimated")
+    assert in_units_of(Rates(Prices()), told) == Usage(10, 20, quality="estimated")

@@ -10,11 +10,15 @@ import pytest
 from paygent.core.event import Event
 from paygent.core.usage import (
     RARE_COUNTS,
+    Deferred,
     Usage,
     from_anthropic,
     from_openai,
+    from_transcription,
     get,
+    read_billed,
     read_tier,
+    with_hosted_tools,
 )
 
 
@@ -62,7 +66,6 @@ def test_from_openai__chat_with_all_details__is_read_whole() -> None:
         },
         model="gpt-4o-2024-08-06",
         tier="flex",
-        tool_usage={"web_search": {"num_requests": 3}},
     )
     assert usage == Usage(
         input_tokens=1000,
@@ -75,7 +78,6 @@ def test_from_openai__chat_with_all_details__is_read_whole() -> None:
         audio_output_tokens=30,
         image_input_tokens=60,
         image_output_tokens=40,
-        web_searches=3,
         model="gpt-4o-2024-08-06",
         tier="flex",
         quality="exact",
@@ -187,12 +189,11 @@ def test_from_openai__details_without_lifetimes__are_short_writes() -> None:
         ({"web_search": {"num_requests": "two"}}, 0, "partial"),
     ],
 )
-def test_from_openai__tool_usage__counts_searches(
+def test_with_hosted_tools__tool_usage__counts_searches(
     tool_usage: Any, searches: int, quality: str
 ) -> None:
     """Searches are counted where the response names them."""
-    usage = from_openai({"input_tokens": 1}, tool_usage=tool_usage)
-    assert usage is not None
+    usage = with_hosted_tools(Usage(1, 0), tool_usage=tool_usage, output=None, tools=None)
     assert (usage.web_searches, usage.quality) == (searches, quality)
 
 
@@ -308,7 +309,7 @@ def test_read_tier__any__standard_ones_are_empty(given: Any, tier: str) -> None:
     assert read_tier(given) == tier
 
 
-@pytest.mark.parametrize("name", Usage._fields[:11])
+@pytest.mark.parametrize("name", Usage._fields[:16])
 def test_rare_counts__of_one_count__is_it_by_name_if_events_have_no_column_for_it(
     name: str,
 ) -> None:
@@ -322,3 +323,286 @@ def test_rare_counts__of_one_count__is_it_by_name_if_events_have_no_column_for_i
 def test_rare_counts__of_most_calls__are_none() -> None:
     """No dict is made where there is nothing to keep."""
     assert Usage(100, 50, 20, 10, reasoning_tokens=5).rare_counts is None
+
+
+# -- what providers count besides
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        # xAI: the completion leaves out what was spent on thinking, the total has it.
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 115,
+                "completion_tokens_details": {"reasoning_tokens": 100},
+            },
+            Usage(10, 105, reasoning_tokens=100),
+        ),
+        # Gemini, through OpenAI's SDK: no details at all.
+        (
+            {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 40},
+            Usage(10, 30, reasoning_tokens=25),
+        ),
+        # OpenAI: the completion has it already.
+        (
+            {
+                "prompt_tokens": 10,
+                "completion_tokens": 5,
+                "total_tokens": 15,
+                "completion_tokens_details": {"reasoning_tokens": 3},
+            },
+            Usage(10, 5, reasoning_tokens=3),
+        ),
+        # A total that says less, or nothing readable, changes nothing.
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 3}, Usage(10, 5)),
+        ({"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": "x"}, Usage(10, 5)),
+        # Moonshot and DeepSeek tell cached tokens beside the totals.
+        ({"prompt_tokens": 10, "cached_tokens": 4}, Usage(10, 0, cached_input_tokens=4)),
+        ({"prompt_tokens": 10, "prompt_cache_hit_tokens": 4}, Usage(10, 0, cached_input_tokens=4)),
+        (
+            {
+                "prompt_tokens": 10,
+                "prompt_cache_hit_tokens": 4,
+                "prompt_tokens_details": {"cached_tokens": 5},
+            },
+            Usage(10, 0, cached_input_tokens=5),
+        ),
+    ],
+)
+def test_from_openai__hosts_that_count_in_their_own_way__are_read_as_they_mean_it(
+    usage: Any, expected: Usage
+) -> None:
+    """Thinking that only the total has is output; cached tokens stand in several places."""
+    assert from_openai(usage) == expected
+
+
+def image_gen(**counts: Any) -> dict[str, Any]:
+    """What drawing for a response took."""
+    return {
+        "image_gen": {
+            "input_tokens": 100,
+            "output_tokens": 200,
+            "total_tokens": 300,
+            "input_tokens_details": {"text_tokens": 60, "image_tokens": 40},
+            **counts,
+        },
+        "web_search": {"num_requests": 0},
+    }
+
+
+DRAWN = Usage(100, 200, image_input_tokens=40, image_output_tokens=200, model="gpt-image-1")
+
+
+@pytest.mark.parametrize(
+    ("tool_usage", "tools", "others"),
+    [
+        (image_gen(), None, (DRAWN,)),
+        (
+            image_gen(),
+            [{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-1-mini"}],
+            (DRAWN._replace(model="gpt-image-1-mini"),),
+        ),
+        (
+            image_gen(
+                cached_tokens=30,
+                cached_tokens_details={"cached_text_tokens": 20, "cached_image_tokens": 10},
+                output_tokens_details={"text_tokens": 50, "image_tokens": 150},
+            ),
+            [{"type": "image_generation"}],
+            (
+                DRAWN._replace(
+                    cached_input_tokens=20,
+                    cached_image_tokens=10,
+                    image_input_tokens=30,
+                    image_output_tokens=150,
+                ),
+            ),
+        ),
+        ({"image_gen": {"input_tokens": 0, "output_tokens": 0}, "web_search": {}}, None, ()),
+        ({"web_search": {"num_requests": 0}}, "odd", ()),
+    ],
+)
+def test_with_hosted_tools__images_drawn_for_a_response__are_another_models_work(
+    tool_usage: Any, tools: Any, others: tuple[Usage, ...]
+) -> None:
+    """They are priced by the model that draws, which the tool names or leaves to its default."""
+    usage = with_hosted_tools(Usage(7, 9), tool_usage=tool_usage, output=None, tools=tools)
+    assert usage == Usage(7, 9, others=others)
+
+
+def item(kind: str, action: str | None = None) -> dict[str, Any]:
+    """An output item of a response."""
+    return {"type": kind, **({"action": {"type": action}} if action else {})}
+
+
+ONE_SEARCH = {"web_searches": 1}
+
+
+@pytest.mark.parametrize(
+    ("output", "tool_usage", "expected"),
+    [
+        ([item("web_search_call", "search")] * 2, None, {"web_searches": 2}),
+        (
+            [item("web_search_call", "open_page"), item("web_search_call")],
+            None,
+            {"web_searches": 1},
+        ),
+        ([item("web_search_call")], {"web_search": {"num_requests": 0}}, {}),
+        ([item("file_search_call"), item("message")], None, {"file_searches": 1}),
+        ([item("file_search_call")], {"web_search": {}}, {"file_searches": 1}),
+        ([item("code_interpreter_call")], None, {"unlisted_units": 1}),
+        ([item("code_interpreter_call")], {}, {"unlisted_units": 1}),
+        ([item("image_generation_call")], None, {"unlisted_units": 1}),
+        ([item("image_generation_call")], {}, {}),
+        ("odd", None, {}),
+        ([None, 5, "x"], None, {}),
+    ],
+)
+def test_with_hosted_tools__output_items__tell_what_tool_usage_does_not(
+    output: Any, tool_usage: Any, expected: dict[str, int]
+) -> None:
+    """Billed searches are OpenAI's own count where it gives one; what has no price is counted."""
+    found = with_hosted_tools(Usage(1, 1), tool_usage=tool_usage, output=output, tools=None)
+    assert found == Usage(1, 1)._replace(**expected)  # type: ignore[arg-type] # counts
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"type": "duration", "seconds": 3.0}, Usage(audio_ms=3_000)),
+        ({"type": "duration", "seconds": 61}, Usage(audio_ms=61_000)),
+        ({"seconds": 0.0004}, Usage(audio_ms=0)),
+        ({"type": "duration", "seconds": "12.5"}, Usage(audio_ms=12_500)),
+        ({"type": "duration", "seconds": "long"}, None),
+        ({"type": "duration", "seconds": -1}, None),
+        ({"type": "duration", "seconds": float("nan")}, None),
+        ({"type": "duration", "seconds": 1e12}, None),
+        ({"type": "duration", "seconds": True}, None),
+        ({"type": "duration"}, None),
+        (
+            {
+                "type": "tokens",
+                "input_tokens": 9,
+                "output_tokens": 4,
+                "input_token_details": {"audio_tokens": 7, "text_tokens": 2},
+            },
+            Usage(9, 4, audio_input_tokens=7),
+        ),
+        (None, None),
+    ],
+)
+def test_from_transcription__a_union__is_told_apart(usage: Any, expected: Usage | None) -> None:
+    """Some models bill tokens, some the duration; a duration that is none is no usage."""
+    assert from_transcription(usage) == expected
+
+
+@pytest.mark.parametrize(
+    ("usage", "nano"),
+    [
+        ({"cost": 0.0123}, 12_300_000),
+        ({"cost": 0}, 0),
+        ({"cost": "0.5"}, 500_000_000),
+        ({"cost": 0.001, "is_byok": True, "cost_details": {"upstream_inference_cost": 0.02}},
+         21_000_000),
+        ({"cost": 0.02, "is_byok": False, "cost_details": {"upstream_inference_cost": 0.02}},
+         20_000_000),
+        ({"cost": 0.001, "is_byok": True, "cost_details": None}, 1_000_000),
+        ({"cost": 0.001, "is_byok": True, "cost_details": {"upstream_inference_cost": None}},
+         1_000_000),
+        ({"cost": {"total_cost": 1}}, None),
+        ({"cost": -1}, None),
+        ({"cost": float("nan")}, None),
+        ({}, None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_read_billed__what_a_router_has_billed__is_exact(usage: Any, nano: int | None) -> None:
+    """With a key of one's own the provider's bill comes beside the router's fee, and only then."""
+    assert read_billed(usage) == nano
+
+
+def test_from_anthropic__iterations__add_what_the_totals_leave_out() -> None:
+    """Compaction is the model's own work; an advisor is another model; messages are in the totals
+    already.
+    """
+    usage = from_anthropic(
+        {
+            "input_tokens": 100,
+            "output_tokens": 50,
+            "cache_read_input_tokens": 10,
+            "service_tier": "standard",
+            "iterations": [
+                {"type": "message", "input_tokens": 100, "output_tokens": 50},
+                {
+                    "type": "compaction",
+                    "input_tokens": 1_000,
+                    "output_tokens": 30,
+                    "cache_read_input_tokens": 500,
+                    "cache_creation_input_tokens": 200,
+                },
+                {
+                    "type": "advisor_message",
+                    "model": "claude-opus-5",
+                    "input_tokens": 700,
+                    "output_tokens": 90,
+                    "cache_read_input_tokens": 0,
+                    "cache_creation_input_tokens": 0,
+                },
+                {"type": "fallback_message", "model": "x", "input_tokens": 1, "output_tokens": 1},
+                {"type": "advisor_message", "model": "claude-opus-5"},
+                "odd",
+            ],
+        },
+        model="claude-sonnet-5",
+    )
+    assert usage == Usage(
+        110 + 1_700,
+        80,
+        cached_input_tokens=510,
+        cache_write_tokens=200,
+        model="claude-sonnet-5",
+        others=(Usage(700, 90, model="claude-opus-5"),),
+    )
+
+
+def test_from_anthropic__an_odd_compaction__is_partial() -> None:
+    """What cannot be counted is not said to be exact."""
+    usage = from_anthropic(
+        {
+            "input_tokens": 1,
+            "output_tokens": 1,
+            "iterations": [{"type": "compaction", "input_tokens": "x", "output_tokens": 2}],
+        }
+    )
+    assert usage == Usage(1, 3, quality="partial")
+
+
+@pytest.mark.parametrize(
+    ("fields", "tier"),
+    [
+        ({"inference_geo": "us"}, "us"),
+        ({"inference_geo": "global"}, ""),
+        ({"inference_geo": "us", "speed": "fast"}, "fast+us"),
+        ({"inference_geo": "us", "service_tier": "batch"}, "batch+us"),
+        ({"speed": "standard", "service_tier": "priority"}, "priority"),
+    ],
+)
+def test_from_anthropic__where_and_how_fast__are_price_variants(
+    fields: dict[str, str], tier: str
+) -> None:
+    """Each of them has a price of its own, and they combine."""
+    assert from_anthropic({"output_tokens": 1, **fields}) == Usage(0, 1, tier=tier)
+
+
+@pytest.mark.parametrize(
+    ("usages", "expected"),
+    [(None, None), ((), Usage(model="m")), ((Usage(1, 2), Usage(3, 4)), Usage(1, 2))],
+)
+def test_deferred__use_now__is_known_once_the_work_is_over(
+    usages: tuple[Usage, ...] | None, expected: Usage | None
+) -> None:
+    """What goes on has none yet; what has failed has used nothing."""
+    assert Deferred("response:r", usages, "m").use_now == expected

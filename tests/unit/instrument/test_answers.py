@@ -9,16 +9,16 @@ from tests.conftest import Swallowed
 
 from paygent import ProviderConfig
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage
+from paygent.core.usage import Deferred, Usage
 from paygent.instrument.answers import AnyStream, reader_for
 
 ESTIMATE = Estimate(50, 60)
 ANSWER = {"model": "gpt-4o", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
 
 
-def tokens(usage: Usage | None) -> tuple[int, int] | None:
+def tokens(usage: Usage | Deferred | None) -> tuple[int, int] | None:
     """Input and output."""
-    return (usage.input_tokens, usage.output_tokens) if usage is not None else None
+    return (usage.input_tokens, usage.output_tokens) if isinstance(usage, Usage) else None
 
 
 class WithParse:

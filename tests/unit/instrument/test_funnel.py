@@ -136,10 +136,22 @@ def test_route_name__of_a_path__leaves_out_ids_and_nothing_else(path: str, expec
         ("POST", "/api/v3/embeddings", "embeddings"),
         ("POST", "/moderations", True),
         ("POST", "/responses/input_tokens", True),
-        ("POST", "/images/generations", False),
+        ("POST", "/images/generations", "images.generate"),
+        ("POST", "/audio/speech", "audio.speech"),
+        ("POST", "/responses/compact", "responses.compact"),
+        ("POST", "/videos", False),
+        ("POST", "/vector_stores", False),
+        ("POST", "/chat/completions/chatcmpl-1", True),
         ("GET", "/models", True),
-        ("GET", "/responses/resp_1", False),
-        ("GET", "/batches", False),
+        ("GET", "/responses/resp_1", "responses.retrieve"),
+        ("GET", "/responses/resp_1/input_items", True),
+        ("POST", "/responses/resp_1/cancel", "responses.retrieve"),
+        ("GET", "/batches", True),
+        ("POST", "/batches", "batches"),
+        ("GET", "/batches/batch_1", "batches.retrieve"),
+        ("GET", "/openai/batches/batch_1", "batches.retrieve"),
+        ("GET", "/vector_stores/v/file_batches/b", True),
+        ("POST", "/fine_tuning/jobs/j/cancel", True),
         ("DELETE", "/files/f", True),
         ("HEAD", "/x", True),
         ("PUT", "/x", False),
@@ -159,10 +171,14 @@ def test_openai_route__each_operation__is_metered_free_or_unknown(
         ("POST", "/messages", "messages"),
         ("POST", "/projects/p/locations/l/messages", "messages"),
         ("POST", "/messages/count_tokens", True),
-        ("POST", "/messages/batches", False),
-        ("POST", "/complete", False),
+        ("POST", "/messages/batches", "messages.batches"),
+        ("POST", "/messages/batches/b/cancel", True),
+        ("POST", "/complete", "complete"),
+        ("POST", "/sessions", False),
         ("GET", "/models", True),
-        ("GET", "/messages/batches/b/results", False),
+        ("GET", "/messages/batches/b", True),
+        ("GET", "/messages/batches/b/results", "messages.batches.results"),
+        ("GET", "/gateway/v1/messages/batches/b/results", "messages.batches.results"),
         ("DELETE", "/files/f", True),
         ("PATCH", "/x", False),
     ],
@@ -170,7 +186,7 @@ def test_openai_route__each_operation__is_metered_free_or_unknown(
 def test_anthropic_route__each_operation__is_metered_free_or_unknown(
     method: str, path: str, expected: Any
 ) -> None:
-    """Batches are costly: their usage arrives later, elsewhere."""
+    """Batches are metered where they are started and where their results are read."""
     found = anthropic_names.route(method, path)
     assert (found if isinstance(found, bool) else found.name) == expected
 

@@ -22,10 +22,15 @@ from tests.instrument.shapes import MESSAGES, Metered
 from paygent import Paygent, paygent_context
 from paygent.call import Call
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Usage
+from paygent.core.usage import Deferred, Usage
 from paygent.instrument import stream as stream_module
 from paygent.instrument.anthropic import MessageStream, read_message
-from paygent.instrument.openai import ChatStream, ResponseStream, read_chat, read_response
+from paygent.instrument.openai_usage import (
+    ChatStream,
+    ResponseStream,
+    read_chat,
+    read_response,
+)
 from paygent.instrument.stream import (
     BytesReader,
     ByteTap,
@@ -88,9 +93,9 @@ def bytes_reader(headers: dict[str, str] | None = None) -> BytesReader:
     return BytesReader(EVENTS if headers is None else headers, chat(), read)
 
 
-def tokens(usage: Usage | None) -> tuple[int, int] | None:
+def tokens(usage: Usage | Deferred | None) -> tuple[int, int] | None:
     """Input and output."""
-    return (usage.input_tokens, usage.output_tokens) if usage is not None else None
+    return (usage.input_tokens, usage.output_tokens) if isinstance(usage, Usage) else None
 
 
 # -- bytes
@@ -433,7 +438,16 @@ async def test_tap_bytes__async__settles_once_and_changes_no_byte() -> None:
 
 
 def test_tap_bytes__closed_before_the_end__settles_what_was_seen() -> None:
-    """An app that hangs up ends its call."""
+    """An app that hangs up ends its call; a chunk without text shows that nothing was said yet."""
+    chunk = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+    tap, meter = tap_of(Source(chunk, STREAM))
+    next(iter(tap))
+    tap.close()
+    assert [tokens(usage) for usage in meter.settled] == [(50, 0)]
+
+
+def test_tap_bytes__closed_with_nothing_readable__settles_the_estimate() -> None:
+    """What tells nothing may have cost anything that was held."""
     tap, meter = tap_of(Source(b"data: {}\n\n", STREAM))
     next(iter(tap))
     tap.close()
@@ -653,7 +667,7 @@ def test_response_stream__however_it_ends__has_the_usage_of_its_last_event(kind:
     usage = {"input_tokens": 3, "output_tokens": 4}
     reader.feed(response_event(kind, usage=usage, model="gpt-4o", output=output))
     found = reader.usage(ESTIMATE)
-    assert found is not None
+    assert isinstance(found, Usage)
     assert (tokens(found), found.model, found.tool_calls) == ((3, 4), "gpt-4o", ("search",))
 
 

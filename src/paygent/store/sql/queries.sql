@@ -97,10 +97,29 @@ ORDER BY CASE event_id WHEN :event_id THEN 0 ELSE 1 END, event_id;
 
 -- name: adopt_originals!
 -- A correction belongs where its original is booked, whatever its sender says; runs before anything counts
--- it. One whose original is not stored stays where its own fields put it.
+-- it. One whose original is not stored stays where its own fields put it. What a provider says of a job keeps its
+-- model: that of a batch is known only when it has ended.
 UPDATE events AS c
-SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, model = o.model,
-    model_key = o.model_key, provider = o.provider, plan = o.plan, period_start_us = o.period_start_us
+SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, plan = o.plan,
+    period_start_us = o.period_start_us,
+    model = CASE c.source WHEN 'manual' THEN o.model ELSE c.model END,
+    model_key = CASE c.source WHEN 'manual' THEN o.model_key ELSE c.model_key END,
+    provider = CASE c.source WHEN 'manual' THEN o.provider ELSE c.provider END
+FROM events AS o
+WHERE c.product_id = :product_id
+  AND c.event_id = :event_id
+  AND o.product_id = c.product_id
+  AND o.event_id = c.corrects;
+
+-- name: take_differences!
+-- A correction that restates its original comes with the figures of the whole: what the original has is taken
+-- off; runs before anything counts it.
+UPDATE events AS c
+SET input_tokens = c.input_tokens - o.input_tokens, output_tokens = c.output_tokens - o.output_tokens,
+    cached_input_tokens = c.cached_input_tokens - o.cached_input_tokens,
+    cache_write_tokens = c.cache_write_tokens - o.cache_write_tokens,
+    reasoning_tokens = c.reasoning_tokens - o.reasoning_tokens,
+    cost_tokens_nano = c.cost_tokens_nano - o.cost_tokens_nano
 FROM events AS o
 WHERE c.product_id = :product_id
   AND c.event_id = :event_id

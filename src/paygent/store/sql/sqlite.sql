@@ -13,15 +13,29 @@ INSERT INTO events (
     product_id, event_id, user_id, session_id, at_us, day, model, model_key, provider, plan, period_start_us,
     input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
     cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details, corrects
+    tool_calls, description, metadata, details, corrects, restates
 )
 SELECT
     :product_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
     strftime('%Y-%m-%d', json_extract(value, '$[3]') / 1000000, 'unixepoch'),
     json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'), json_extract(value, '$[11]'),
     json_extract(value, '$[12]'), json_extract(value, '$[13]'), json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[16]'), json_extract(value, '$[17]'), json_extract(value, '$[18]'),
-    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]'), json_extract(value, '$[26]')
+    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]'), json_extract(value, '$[26]'), json_extract(value, '$[27]')
 FROM json_each(:rows);
+
+-- name: clear_restated!
+-- An original that comes after the correction that restates it: the whole is booked already.
+UPDATE events AS o
+SET input_tokens = 0, output_tokens = 0, cached_input_tokens = 0, cache_write_tokens = 0, reasoning_tokens = 0,
+    cost_tokens_nano = 0
+WHERE o.product_id = :product_id
+  AND o.event_id IN (SELECT value FROM json_each(:ids))
+  AND o.corrects IS NULL
+  AND EXISTS (
+      SELECT 1 FROM events AS c
+      WHERE c.product_id = o.product_id AND c.corrects = o.event_id AND c.restates = 1
+        AND c.event_id NOT IN (SELECT value FROM json_each(:ids))
+  );
 
 -- name: add_users!
 -- Users appear on first sight, on nobody's plan.

@@ -1,0 +1,220 @@
+"""Public fakes: a provider on loopback that real SDKs accept, for the demo, for our tests and for
+yours.
+
+    with FakeProvider() as fake:
+        client = openai.OpenAI(api_key="x", base_url=fake.openai_url)
+        client.chat.completions.create(model="gpt-4o", messages=[…])
+        assert fake.requests[-1].path == "/v1/chat/completions"
+
+Answers follow the type definitions of openai 3.57 and anthropic 2.13; they show what an SDK
+accepts, not what a provider bills. What a call answers is set, most specific first, by one scripted
+`Answer` per request, by the request header `x-fake-usage` (JSON of `Tokens` fields), and by the
+server's `default`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from paygent.testing import anthropic, openai
+from paygent.testing.answer import Answer, Asked, Reply, Tokens
+
+__all__ = ["Answer", "FakeProvider", "Recorded", "Tokens"]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """One request as it arrived.
+
+    Attributes:
+        method, path: As sent, the path without its query.
+        headers: By lower-case name.
+        body: Parsed JSON, or None.
+    """
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any = field(default=None)
+
+
+class FakeProvider:
+    """The server; binds a free port of 127.0.0.1. A context manager, or `start` and `stop`."""
+
+    def __init__(self, default: Answer | None = None) -> None:
+        self.default = default or Answer()
+        self.requests: list[Recorded] = []
+        self.jobs: dict[str, dict[str, Any]] = {}
+        self._script: deque[Answer] = deque()
+        fake = self
+
+        class Handler(_Handler):
+            provider = fake
+
+        self._server = _Server(("127.0.0.1", 0), Handler)
+
+    def start(self) -> FakeProvider:
+        """Serve on a daemon thread."""
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Stop serving and close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+
+    def __enter__(self) -> FakeProvider:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def url(self) -> str:
+        """The address, as Anthropic's SDK wants it."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @property
+    def openai_url(self) -> str:
+        """The address, as OpenAI's SDK wants it."""
+        return self.url + "/v1"
+
+    def script(self, *answers: Answer) -> None:
+        """Answer the next requests with these, one each; then the default again."""
+        self._script.extend(answers)
+
+    def next_answer(self, headers: dict[str, str]) -> Answer:
+        """Return how the next request is answered."""
+        answer = self._script.popleft() if self._script else self.default
+        if "x-fake-usage" in headers:
+            tokens = dataclasses.replace(answer.tokens, **json.loads(headers["x-fake-usage"]))
+            answer = dataclasses.replace(answer, tokens=tokens)
+        return answer
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent about clients that hang up; those are part of the tests."""
+        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
+
+
+class _CutError(Exception):
+    """The answer ends here, in the middle."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    provider: FakeProvider
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Log nothing."""
+
+    def do_POST(self) -> None:
+        """Answer any method."""
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        raw = self.rfile.read(int(headers.get("content-length") or 0))
+        try:
+            body = json.loads(raw) if raw else None
+        except ValueError:
+            body = None
+        path = unquote(urlsplit(self.path).path)
+        self.provider.requests.append(Recorded(self.command, path, headers, body))
+        answer = self.provider.next_answer(headers)
+        if answer.delay_s:
+            time.sleep(answer.delay_s)
+        try:
+            if answer.status != 200:
+                self._send_error(path, answer.status)
+            else:
+                asked = Asked(self.provider.url, path, raw, self.provider.jobs, answer)
+                self._answer(asked)
+        except _CutError:
+            self.close_connection = True
+            self.wfile.flush()
+            self.connection.shutdown(2)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True
+
+    do_GET = do_DELETE = do_POST  # noqa: N815 - names of the standard library
+
+    def _answer(self, asked: Asked) -> None:
+        for method, ending, maker in _ROUTES:
+            if self.command == method and re.search(ending + "$", asked.path):
+                reply = maker.reply(asked)
+                break
+        else:
+            self._send_error(asked.path, 404)
+            return
+        if isinstance(reply.body, bytes):
+            self._send(reply.body, reply.content_type, cut=asked.answer.cut_after is not None)
+        else:
+            self._send_stream(asked.answer, reply, reply.body)
+
+    def _send_error(self, path: str, status: int) -> None:
+        self._send(json.dumps(_error(path, status)).encode(), "application/json", status)
+
+    def _send(
+        self, data: bytes, content_type: str, status: int = 200, *, cut: bool = False
+    ) -> None:
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(data)))
+        self.send_header("x-request-id", "req_fake")
+        self.send_header("request-id", "req_fake")
+        if status >= 400:
+            self.send_header("retry-after", "0")
+        self.end_headers()
+        if cut:
+            self.wfile.write(data[: len(data) // 2])
+            raise _CutError
+        self.wfile.write(data)
+        self.wfile.flush()
+
+    def _send_stream(self, answer: Answer, reply: Reply, events: Iterator[bytes]) -> None:
+        self.send_response(200)
+        self.send_header("content-type", reply.content_type)
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
+        for number, event in enumerate(events):
+            if answer.cut_after is not None and number >= answer.cut_after:
+                raise _CutError
+            if answer.error_after is not None and number >= answer.error_after:
+                self._send_event(reply.error)
+                break
+            self._send_event(event)
+            if answer.chunk_delay_s:
+                time.sleep(answer.chunk_delay_s)
+        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.flush()
+
+    def _send_event(self, event: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+        self.wfile.flush()
+
+
+def _error(path: str, status: int) -> dict[str, Any]:
+    if "/messages" in path:
+        return {"type": "error", "error": {"type": "api_error", "message": f"fake {status}"}}
+    return {
+        "error": {"message": f"fake {status}", "type": "server_error", "param": None, "code": None}
+    }
+
+
+_ROUTES = (*anthropic.ROUTES, *openai.ROUTES)

@@ -1,0 +1,221 @@
+"""The fake's answers to Anthropic's SDK, route by route, also as other clouds wrap them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from paygent.testing.answer import (
+    Answer,
+    Asked,
+    JsonOrStream,
+    Maker,
+    Plain,
+    Reply,
+    Tokens,
+    aws_chunk,
+    event,
+    json_reply,
+    words_of,
+)
+
+
+def _usage(tokens: Tokens) -> dict[str, Any]:
+    written = tokens.cache_write + tokens.cache_write_long
+    usage: dict[str, Any] = {
+        "input_tokens": tokens.input - tokens.cached - written,
+        "output_tokens": tokens.output,
+        "cache_creation_input_tokens": written,
+        "cache_read_input_tokens": tokens.cached,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": tokens.cache_write,
+            "ephemeral_1h_input_tokens": tokens.cache_write_long,
+        },
+        "service_tier": tokens.service_tier or "standard",
+        **tokens.extra,
+    }
+    if tokens.reasoning:
+        usage["output_tokens_details"] = {"thinking_tokens": tokens.reasoning}
+    if tokens.web_searches:
+        usage["server_tool_use"] = {
+            "web_search_requests": tokens.web_searches,
+            "web_fetch_requests": 0,
+        }
+    for name in ("speed", "inference_geo"):
+        if getattr(tokens, name) is not None:
+            usage[name] = getattr(tokens, name)
+    return usage
+
+
+def _message(model: str, answer: Answer, fields: dict[str, Any]) -> dict[str, Any]:
+    wants_json = "format" in (fields.get("output_config") or fields.get("output_format") or {})
+    wants_json = wants_json or "output_format" in fields
+    text = '{"answer": "yes"}' if wants_json else answer.text
+    block: dict[str, Any] = {"type": "text", "text": text, "citations": None}
+    if answer.tool_call:
+        name, arguments = answer.tool_call
+        block = {
+            "type": "tool_use",
+            "id": "toolu_1",
+            "name": name,
+            "input": json.loads(arguments),
+        }
+    document: dict[str, Any] = {
+        "id": "msg_fake",
+        "type": "message",
+        "role": "assistant",
+        "model": model,
+        "content": [block],
+        "stop_reason": "tool_use" if answer.tool_call else "end_turn",
+        "stop_sequence": None,
+    }
+    if not answer.without_usage:
+        document["usage"] = _usage(answer.tokens)
+    return document
+
+
+_WITH_THE_LAST = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+    "server_tool_use",
+    "output_tokens_details",
+    "iterations",
+)
+_NOT_WITH_THE_FIRST = ("output_tokens_details", "server_tool_use", "iterations")
+
+
+class _Messages(JsonOrStream):
+    stream_error = event(
+        {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error"
+    )
+
+    def document(self, asked: Asked) -> dict[str, Any]:
+        return _message(asked.model, asked.answer, asked.fields)
+
+    def stream(self, asked: Asked) -> Iterator[bytes]:
+        for document in self.events(asked):
+            yield event(document, document["type"])
+
+    def events(self, asked: Asked) -> Iterator[dict[str, Any]]:
+        """Return the events of a message, not yet wrapped."""
+        answer = asked.answer
+        full = _usage(answer.tokens)
+        begun = self.document(asked)
+        start = {name: count for name, count in full.items() if name not in _NOT_WITH_THE_FIRST}
+        begun.update(content=[], stop_reason=None, usage={**start, "output_tokens": 1})
+        yield {"type": "message_start", "message": begun}
+        block: dict[str, Any] = {"type": "text", "text": ""}
+        if answer.tool_call:
+            block = {"type": "tool_use", "id": "toolu_1", "name": answer.tool_call[0], "input": {}}
+        yield {"type": "content_block_start", "index": 0, "content_block": block}
+        deltas = [{"type": "text_delta", "text": word} for word in words_of(answer)]
+        if answer.tool_call:
+            deltas = [{"type": "input_json_delta", "partial_json": answer.tool_call[1]}]
+        for delta in deltas:
+            yield {"type": "content_block_delta", "index": 0, "delta": delta}
+        yield {"type": "content_block_stop", "index": 0}
+        last = {name: full[name] for name in _WITH_THE_LAST if name in full}
+        yield {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": 1} if answer.without_usage else last,
+        }
+        yield {"type": "message_stop"}
+
+
+class _BedrockStream(_Messages):
+    """The same events in AWS's binary frames."""
+
+    def reply(self, asked: Asked) -> Reply:
+        frames = (aws_chunk(json.dumps(each).encode()) for each in self.events(asked))
+        return Reply(frames, "application/vnd.amazon.eventstream")
+
+
+class _Batches(JsonOrStream):
+    def document(self, asked: Asked) -> dict[str, Any]:
+        return _batch(asked, asked.start("msgbatch_fake"), "in_progress")
+
+
+class _RetrievedBatch(JsonOrStream):
+    def document(self, asked: Asked) -> dict[str, Any]:
+        is_over = asked.answer.job == "completed"
+        return _batch(asked, asked.id_in_path, "ended" if is_over else "in_progress")
+
+
+def _batch(asked: Asked, batch_id: str, status: str) -> dict[str, Any]:
+    requests = len(asked.jobs.get(batch_id, {}).get("requests", ()))
+    is_over = status == "ended"
+    root = asked.path.split("/messages/batches")[0]
+    return {
+        "id": batch_id,
+        "type": "message_batch",
+        "processing_status": status,
+        "created_at": "2026-11-01T00:00:00Z",
+        "expires_at": "2026-11-02T00:00:00Z",
+        "ended_at": "2026-11-01T01:00:00Z" if is_over else None,
+        "archived_at": None,
+        "cancel_initiated_at": None,
+        "request_counts": {
+            "processing": 0 if is_over else requests,
+            "succeeded": requests if is_over else 0,
+            "errored": 0,
+            "canceled": 0,
+            "expired": 0,
+        },
+        "results_url": f"{asked.url}{root}/messages/batches/{batch_id}/results"
+        if is_over
+        else None,
+    }
+
+
+class _Results:
+    """A line for each request of a batch; one whose id begins with "bad" has failed."""
+
+    def reply(self, asked: Asked) -> Reply:
+        return Reply(self._lines(asked), "application/x-jsonl")
+
+    @staticmethod
+    def _lines(asked: Asked) -> Iterator[bytes]:
+        for request in asked.jobs.get(asked.id_in_path, {}).get("requests", ()):
+            params = request["params"]
+            answer = asked.answer
+            message = _message(answer.model or params["model"], answer, params)
+            message.get("usage", {})["service_tier"] = "batch"
+            result: dict[str, Any] = {"type": "succeeded", "message": message}
+            if request["custom_id"].startswith("bad"):
+                error = {"type": "invalid_request_error", "message": "fake"}
+                result = {"type": "errored", "error": {"type": "error", "error": error}}
+            yield json.dumps({"custom_id": request["custom_id"], "result": result}).encode() + b"\n"
+
+
+class _Complete:
+    """The text completions of the oldest SDKs."""
+
+    def reply(self, asked: Asked) -> Reply:
+        return json_reply(
+            {
+                "id": "compl_fake",
+                "type": "completion",
+                "completion": asked.answer.text,
+                "stop_reason": "stop_sequence",
+                "model": asked.model,
+            }
+        )
+
+
+_MESSAGES = _Messages()
+
+ROUTES: tuple[tuple[str, str, Maker], ...] = (
+    ("POST", "/messages", _MESSAGES),
+    ("POST", "/messages/count_tokens", Plain({"input_tokens": 10})),
+    ("POST", "/messages/batches", _Batches()),
+    ("GET", "/messages/batches/[^/]+", _RetrievedBatch()),
+    ("GET", "/messages/batches/[^/]+/results", _Results()),
+    ("POST", "/v1/complete", _Complete()),
+    ("POST", "/models/[^/]+:(rawPredict|streamRawPredict)", _MESSAGES),
+    ("POST", "/model/.+/invoke", _MESSAGES),
+    ("POST", "/model/.+/invoke-with-response-stream", _BedrockStream()),
+)
