@@ -15,6 +15,9 @@ from paygent.core.usage import Quality, Usage
 from paygent.failopen import failures
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 
+_BILLS_IN_DOLLARS = ("openrouter",)
+"""Providers whose answers tell what they bill; what others mean by a `cost`, nobody knows."""
+
 
 class Asked(NamedTuple):
     """What was asked for, and under which plan.
@@ -65,17 +68,10 @@ def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
     """
     model, resolved = _answered(catalogue, asked, usage)
     details = usage.rare_counts
-    if usage.billed_nano is not None:
-        price_id = BILLED + asked.provider
-        return Priced(
-            model,
-            resolved.model_key,
-            usage.billed_nano,
-            price_id,
-            usage.quality,
-            None,
-            details,
-        )
+    billed_nano = usage.billed_nano
+    if billed_nano is not None and asked.provider in _BILLS_IN_DOLLARS:
+        key, price_id = resolved.model_key, BILLED + asked.provider
+        return Priced(model, key, billed_nano, price_id, usage.quality, None, details)
     rates = resolved.rates
     quality = usage.quality
     if not resolved.is_free and any(usage[:16]):

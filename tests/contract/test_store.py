@@ -659,6 +659,75 @@ def test_corrections__before_their_original__count_by_their_own_fields(store: St
     assert answer.users["ann"].spent == {day_key(): 900}
 
 
+def make_use(event_id: str, original: Event) -> Event:
+    """Return what a provider says that work has used in all: 4,000 nano-dollars, 70 tokens."""
+    given = {"input_tokens": 50, "output_tokens": 20, "cost_tokens_nano": 4_000}
+    return original._replace(
+        event_id=event_id,
+        corrects=original.event_id,
+        quality="exact",
+        restates=True,
+        **given,
+    )
+
+
+@pytest.mark.parametrize("order", ["before", "together", "together, backwards", "after"])
+def test_corrections__that_restate__make_their_original_what_they_say(
+    store: Store, order: str
+) -> None:
+    """Whichever is stored first, both come to the figures of the whole, and to one call."""
+    original, use = make_event("a", quality="estimated"), make_use("u", make_event("a"))
+    keys = (period_key(), period_key("tokens", "gpt-4o"), day_key("calls"), session_key("s1"))
+    store.ingest(PRODUCT, batch_of(questions=ask("ann", *keys)))
+    batches = {
+        "before": [[original], [use]],
+        "together": [[original, use]],
+        "together, backwards": [[use, original]],
+        "after": [[use], [original]],
+    }[order]
+    for events in batches:
+        store.ingest(PRODUCT, batch_of(*events))
+    answer = store.ingest(PRODUCT, batch_of(original, use, questions=ask("ann", *keys)))
+    assert answer.counted == frozenset()  # once more, and nothing changes
+    state = answer.users["ann"]
+    assert [state.spent[key] for key in keys] == [4_000, 70, 1, 4_000]
+    assert state.by_model == {"gpt-4o": (70, 4_000)}
+    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
+        UsageRow("ann", "gpt-4o", 1, 50, 20, 4_000, 0),
+    )
+
+
+def test_corrections__that_restate__leave_other_corrections_alone(store: Store) -> None:
+    """What a person has corrected by hand stays beside what the provider says."""
+    original = make_event("a", quality="estimated")
+    store.ingest(PRODUCT, batch_of(original, make_correction("c", original)))
+    store.ingest(PRODUCT, batch_of(make_use("u", original)))
+    answer = store.ingest(PRODUCT, batch_of(questions=ask("ann", period_key())))
+    assert answer.users["ann"].spent == {period_key(): 3_900}
+
+
+def test_corrections__of_a_job__keep_their_model_on_the_originals_place(store: Store) -> None:
+    """The model of a batch is known when it has ended; whose it is was known before."""
+    original = make_event("a", model="", model_key="", cost_tokens_nano=0, input_tokens=0)
+    elsewhere = make_event("?", user_id="bob", session_id="s9", at_us=NOON_US - 90 * DAY_US)
+    use = make_use("u", elsewhere)._replace(corrects="a")
+    store.ingest(PRODUCT, batch_of(original))
+    answer = store.ingest(PRODUCT, batch_of(use, questions=ask("ann", session_key("s1"))))
+    assert answer.users["ann"].spent == {session_key("s1"): 4_000}
+    stored = next(e for e in store.events(PRODUCT, "ann") if e.event_id == "u")
+    assert (stored.model_key, stored.input_tokens, stored.at_us) == ("gpt-4o", 50, NOON_US)
+    assert store.events(PRODUCT, "bob") == ()
+
+
+def test_corrections__that_restate_nothing_known__count_by_their_own_fields(store: Store) -> None:
+    """Work that nobody has begun here was paid all the same."""
+    answer = store.ingest(
+        PRODUCT,
+        batch_of(make_use("u", make_event("nobody's")), questions=ask("ann", period_key())),
+    )
+    assert answer.users["ann"].spent == {period_key(): 4_000}
+
+
 def test_corrections__of_another_product__find_no_original(store: Store) -> None:
     """Tenants cannot meet through an id that both have."""
     store.ingest("globex", batch_of(make_event("a", user_id="bob")))

@@ -68,6 +68,8 @@ def events(draw: st.DrawFn) -> Event:
         description=draw(st.one_of(st.none(), TEXT)),
         metadata=draw(st.one_of(st.none(), st.dictionaries(TEXT, JSON, min_size=1, max_size=3))),
         details=draw(st.one_of(st.none(), st.dictionaries(TEXT, COUNT, min_size=1, max_size=3))),
+        corrects=draw(st.one_of(st.none(), TEXT)),
+        restates=draw(st.booleans()),
     )
 
 
@@ -80,7 +82,10 @@ def test_decode_end__any_event__is_read_back_from_one_line(event: Event) -> None
     assert encoded.isascii()
     record = json.loads(encoded)
     assert record["k"] == "end"
+    assert "ends" not in record
     assert decode_end(record) == event
+    other = json.loads(encode_end(event, ends="0198-begun"))
+    assert other == {**record, "ends": "0198-begun"}
 
 
 @settings(max_examples=200, deadline=None)

@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from paygent.testing import anthropic, openai
-from paygent.testing.answer import Answer, Asked, Reply, Tokens
+from paygent.testing.answer import Answer, Asked, Jobs, Reply, Tokens
 
 __all__ = ["Answer", "FakeProvider", "Recorded", "Tokens"]
 
@@ -55,7 +55,7 @@ class FakeProvider:
     def __init__(self, default: Answer | None = None) -> None:
         self.default = default or Answer()
         self.requests: list[Recorded] = []
-        self.jobs: dict[str, dict[str, Any]] = {}
+        self.jobs: Jobs = {}
         self._script: deque[Answer] = deque()
         fake = self
 
@@ -134,7 +134,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.loads(raw) if raw else None
         except ValueError:
             body = None
-        path = unquote(urlsplit(self.path).path)
+        target = urlsplit(self.path)
+        path = unquote(target.path)
         self.provider.requests.append(Recorded(self.command, path, headers, body))
         answer = self.provider.next_answer(headers)
         if answer.delay_s:
@@ -143,8 +144,7 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.status != 200:
                 self._send_error(path, answer.status)
             else:
-                asked = Asked(self.provider.url, path, raw, self.provider.jobs, answer)
-                self._answer(asked)
+                self._answer(Asked(self.provider.url, target, raw, self.provider.jobs, answer))
         except _CutError:
             self.close_connection = True
             self.wfile.flush()

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import SplitResult, unquote
 
 
 @dataclass(frozen=True)
@@ -89,22 +90,28 @@ class Answer:
     tokens: Tokens = Tokens()
 
 
+Jobs = dict[str, dict[str, Any]]
+"""Requests that were started and are asked for later, by the id they were given."""
+
+
 class Asked:
     """A request as the makers of answers see it.
 
     Attributes:
         url: Address of the server.
         path: As sent, without its query.
+        query: As sent, such as "stream=true"; "" where there is none.
         fields: The JSON body, or the fields of a form; empty where there is neither.
-        jobs: Requests that were started and are asked for later, by the id they were given.
+        jobs: What was started before.
         answer: How it is to be answered.
     """
 
     def __init__(
-        self, url: str, path: str, raw: bytes, jobs: dict[str, dict[str, Any]], answer: Answer
+        self, url: str, target: SplitResult, raw: bytes, jobs: Jobs, answer: Answer
     ) -> None:
         self.url = url
-        self.path = path
+        self.path = unquote(target.path)
+        self.query = target.query
         self.fields = _fields_of(raw)
         self.jobs = jobs
         self.answer = answer

@@ -205,8 +205,12 @@ class _RetrievedResponse(JsonOrStream):
     stream_error = _Responses.stream_error
 
     def reply(self, asked: Asked) -> Reply:
-        asked.fields = {**asked.jobs.get(asked.id_in_path, {}), "stream": False}
+        wants_stream = "stream=true" in asked.query
+        asked.fields = {**asked.jobs.get(asked.id_in_path, {}), "stream": wants_stream}
         return super().reply(asked)
+
+    def stream(self, asked: Asked) -> Iterator[bytes]:
+        return _response_events(asked, asked.id_in_path)
 
     def document(self, asked: Asked) -> dict[str, Any]:
         return _response(asked, asked.id_in_path, asked.answer.job)

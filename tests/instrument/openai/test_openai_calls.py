@@ -75,7 +75,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], str, int, int, int]] = {
 
 def has_route(name: str) -> bool:
     """Tell whether the installed SDK has the route (the oldest has no responses)."""
-    return "responses" not in name or hasattr(openai.resources, "Responses")
+    return "responses" not in name or hasattr(openai.OpenAI, "responses")
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if has_route(name)])

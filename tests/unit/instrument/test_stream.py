@@ -24,7 +24,7 @@ from paygent.call import Call
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Deferred, Usage
 from paygent.instrument import stream as stream_module
-from paygent.instrument.anthropic import MessageStream, read_message
+from paygent.instrument.anthropic import BatchResults, MessageStream, read_message, view_batch
 from paygent.instrument.openai_usage import (
     ChatStream,
     ResponseStream,
@@ -750,3 +750,84 @@ def test_bytes_reader__a_packed_stream__is_unpacked_piece_by_piece(
     for start in range(0, len(packed), size):
         reader.feed_bytes(packed[start : start + size])
     assert tokens(reader.usage(ESTIMATE)) == (3, 4)
+
+
+# -- files of JSON lines
+
+
+def results_reader(headers: dict[str, str] | None = None) -> BytesReader:
+    """A reader of the results of a batch."""
+    reader = BatchResults(False, False, ref="messages.batch:b")
+    return BytesReader(headers or {"content-type": "application/x-jsonl"}, reader, lambda _: None)
+
+
+def result_line(**usage: int) -> bytes:
+    """A line of the results of a batch."""
+    message = {"model": "claude-opus-5", "usage": usage}
+    return json.dumps({"custom_id": "a", "result": {"message": message}}).encode()
+
+
+LINES = b"\n".join([result_line(input_tokens=3, output_tokens=4)] * 2)
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 10_000])
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
+def test_bytes_reader__json_lines__are_read_wherever_they_are_cut(size: int, end: bytes) -> None:
+    """The last line counts, with or without a line break behind it."""
+    reader = results_reader()
+    body = LINES + end
+    for start in range(0, len(body), size):
+        reader.feed_bytes(body[start : start + size])
+    assert reader.usage(ESTIMATE) == Deferred("messages.batch:b")  # not at its end yet
+    reader.end()
+    found = reader.usage(ESTIMATE)
+    assert isinstance(found, Deferred)
+    assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]
+
+
+def test_bytes_reader__an_odd_line__does_not_cost_the_others() -> None:
+    """It is told of once, and the rest is read."""
+    reader = results_reader()
+    with pytest.raises(ValueError, match="Expecting value"):
+        reader.feed_bytes(b"odd\n" + LINES + b"\n")
+    reader.end()
+    found = reader.usage(ESTIMATE)
+    assert isinstance(found, Deferred)
+    assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]
+
+
+def test_batch_results__large_requests__stand_alone() -> None:
+    """Small ones are summed, so that memory does not grow with the batch; large ones may be in
+    another price tier.
+    """
+    reader = BatchResults(False, False, ref="r")
+    for input_tokens in (1, 2, 100_000, 32_768, 32_769):
+        message = {"model": "m", "usage": {"input_tokens": input_tokens, "output_tokens": 1}}
+        reader.feed({"result": {"type": "succeeded", "message": message}})
+    for line in ({"result": {"type": "errored"}}, {}, None):
+        reader.feed(line)
+    reader.end()
+    usages = reader.usage(ESTIMATE).usages or ()
+    assert [(usage.input_tokens, usage.largest_input_tokens) for usage in usages] == [
+        (32_771, 32_768),
+        (100_000, -1),
+        (32_769, -1),
+    ]
+    assert {usage.tier for usage in usages} == {"batch"}
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"requests": [{"params": {"model": "m", "max_tokens": 5, "messages": ["a"]}},
+                       {"params": {"model": "n", "max_tokens": 7, "system": "s"}}]},
+         {"model": "m", "messages": [["a"], "s"], "max_tokens": 12}),
+        ({"requests": [{"params": None}, "odd", {"params": {"max_tokens": "x"}}]},
+         {"model": None, "messages": [], "max_tokens": 0}),
+        ({"requests": "odd"}, {"model": None, "messages": [], "max_tokens": 0}),
+        ({}, {"model": None, "messages": [], "max_tokens": 0}),
+    ],
+)  # fmt: skip
+def test_view_batch__many_requests__are_as_large_as_all_of_them(body: Any, expected: Any) -> None:
+    """A batch is gated as a whole: its texts and its bounds on output together."""
+    assert view_batch(body) == expected

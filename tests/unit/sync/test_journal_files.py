@@ -1259,6 +1259,8 @@ def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() 
         {"k": "begin", "id": "b"},
         {"k": "begin", "id": "voided"},
         {"k": "void", "id": "voided"},
+        {"k": "begin", "id": "a job's"},
+        {"k": "end", "id": "of the job", "ends": "a job's"},
         {"k": "plan", "name": "pro"},
         {"n": 1},
     ]
