@@ -661,13 +661,14 @@ def test_corrections__before_their_original__count_by_their_own_fields(store: St
 
 def make_use(event_id: str, original: Event) -> Event:
     """Return what a provider says that work has used in all: 4,000 nano-dollars, 70 tokens."""
-    given = {"input_tokens": 50, "output_tokens": 20, "cost_tokens_nano": 4_000}
     return original._replace(
         event_id=event_id,
         corrects=original.event_id,
         quality="exact",
         restates=True,
-        **given,
+        input_tokens=50,
+        output_tokens=20,
+        cost_tokens_nano=4_000,
     )
 
 
