@@ -16,7 +16,7 @@ from tests.instrument.coverage import PAGE, SHAPES, Shape, page_with_table
 from tests.instrument.routing import through
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.testing import FakeProvider
+from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]
 
@@ -65,14 +65,18 @@ def client_of(shape: Shape, fake: FakeProvider, *, is_async: bool) -> Iterator[A
     """Make the client of a shape, without retries."""
     if shape.client == "module":
         openai.api_key, openai.base_url = "k", fake.openai_url
-        yield openai
-        openai.api_key = openai.base_url = None
-        openai._reset_client()
+        try:
+            yield openai
+        finally:
+            openai.api_key = openai.base_url = None
+            openai._reset_client()
         return
     made = _made(shape, fake, "Async" if is_async else "")
-    yield made
-    if not is_async:
-        made.close()
+    try:
+        yield made
+    finally:
+        if not is_async:
+            made.close()
 
 
 def _made(shape: Shape, fake: FakeProvider, prefix: str) -> Any:
@@ -212,3 +216,37 @@ async def test_shape__an_async_user_at_the_cap__is_refused_before_anything_is_se
         with pytest.raises(PaygentLimitExceeded):
             await run_async(shape, fake)
     assert fake.requests == []
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+@pytest.mark.parametrize("shape", GATED, ids=lambda shape: f"{shape.sdk} {shape.name}")
+def test_shape__an_error_status__is_void_and_arrives_unchanged(
+    shape: Shape, status: int, init: Init, fake: FakeProvider
+) -> None:
+    """The provider's own exception arrives, whatever the shape; nothing is spent or held."""
+    pg = init()
+    fake.default = Answer(status=status)
+    module: Any = openai if shape.sdk == "openai" else anthropic
+    with paygent_context(user_id="u1"), pytest.raises(module.APIStatusError) as caught:
+        run(shape._replace(answers=()), fake)
+    assert caught.value.status_code == status
+    assert pg.report(by="user") == ()
+    assert pg.get_usage("u1").reserved_cost_nano == 0
+
+
+@pytest.mark.parametrize("shape", GATED, ids=lambda shape: f"{shape.sdk} {shape.name}")
+def test_shape__an_answer_that_breaks_off__settles_an_estimate(
+    shape: Shape, init: Init, fake: FakeProvider
+) -> None:
+    """What broke off may have been billed: it is booked, and said to be no exact figure."""
+    events: list[Any] = []
+    pg = init()
+    pg.on_usage(events.append)
+    fake.default = Answer(cut_after=0)
+    with paygent_context(user_id="u1"), pytest.raises(Exception) as caught:
+        run(shape._replace(answers=()), fake)
+    assert type(caught.value).__module__.split(".")[0] in (shape.sdk, "httpx", "httpx2")
+    assert [row.calls for row in pg.report(by="user")] == [1]
+    assert {event.quality for event in events} <= {"estimated", "partial", "unpriced"}
+    assert len(events) == 1
+    assert pg.get_usage("u1").reserved_cost_nano == 0

@@ -258,7 +258,7 @@ def test_stream__broken_off_by_the_server__settles_what_came(
         try:
             for event in stream:
                 pieces += kind.text(event) is not None
-        except Exception as error:  # of two SDKs and their HTTP libraries
+        except Exception as error:  # noqa: BLE001 - of two SDKs and their HTTP libraries
             raised = error
     if (name, how) == ("responses", "error"):
         assert raised is None  # there an error is an event like any other

@@ -325,6 +325,7 @@ class BytesReader:
         "_in_long_line",
         "_is_events",
         "_is_lines",
+        "_is_whole",
         "_read",
         "_reader",
         "_seen",
@@ -350,7 +351,7 @@ class BytesReader:
         is_readable = self._is_events or self._is_lines or "json" in content_type
         self._skipping = self._decode is None or not is_readable
         self._buffer = bytearray()
-        self._in_long_line = False
+        self._in_long_line = self._is_whole = False
         self._reader = reader
         self._read = read
         self._seen: Usage | Deferred | None = None
@@ -399,6 +400,7 @@ class BytesReader:
 
     def end(self) -> None:
         """Note that the bytes have come to their own end."""
+        self._is_whole = True
         if self._is_lines and self._buffer and not self._skipping:
             line, self._buffer = self._buffer, bytearray()
             self._feed_line(line)
@@ -408,8 +410,15 @@ class BytesReader:
 
     def finish(self) -> None:
         """Read what only the whole answer tells."""
-        if self._buffer and not (self._is_events or self._is_lines):
-            self._seen = self._read(json.loads(bytes(self._buffer)))
+        if not self._buffer or self._is_events or self._is_lines:
+            return
+        try:
+            document = json.loads(bytes(self._buffer))
+        except ValueError:
+            if self._is_whole:
+                raise
+            return  # it broke off
+        self._seen = self._read(document)
 
     def feed(self, chunk: Any) -> bool | None:
         """Chunks come as bytes here; see `feed_bytes`."""

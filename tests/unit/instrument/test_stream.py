@@ -153,8 +153,16 @@ def test_bytes_reader__an_answer_beyond_the_bound__is_given_up(
 def test_bytes_reader__a_body_that_is_no_json__is_counted_and_unknown(
     swallowed: Swallowed,
 ) -> None:
-    """A body that was cut has no readable usage."""
+    """A body that came whole and is no JSON is odd, which is noted."""
     swallowed.expect("usage")
+    reader = bytes_reader(JSON)
+    reader.feed_bytes(b'{"usage": {"prompt')
+    reader.end()
+    assert reader.usage(ESTIMATE) is None
+
+
+def test_bytes_reader__a_body_that_was_cut__is_unknown() -> None:
+    """Connections break; that is no failure of ours."""
     reader = bytes_reader(JSON)
     reader.feed_bytes(b'{"usage": {"prompt')
     assert reader.usage(ESTIMATE) is None
