@@ -66,7 +66,11 @@ def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
         asked: What was asked for.
         usage: What was used; its `quality` is kept unless the price is worse.
     """
-    model, resolved = _answered(catalogue, asked, usage)
+    model = usage.model or asked.model
+    if model == asked.model and not usage.tier and asked.resolved is not None:
+        resolved = asked.resolved  # as most calls
+    else:
+        model, resolved = _answered(catalogue, asked, usage)
     details = usage.rare_counts
     billed_nano = usage.billed_nano
     if billed_nano is not None and asked.provider in _BILLS_IN_DOLLARS:
@@ -74,7 +78,8 @@ def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
         return Priced(model, key, billed_nano, price_id, usage.quality, None, details)
     rates = resolved.rates
     quality = usage.quality
-    if not resolved.is_free and any(usage[:16]):
+    is_usual = resolved.is_certain and details is None and usage.largest_input_tokens < 0
+    if not (is_usual or resolved.is_free) and any(usage[:16]):
         quality = _judge(model, resolved, usage)
     cost = cost_nano(usage, rates)
     if usage.others:
@@ -95,8 +100,6 @@ def _answered(catalogue: Catalogue, asked: Asked, usage: Usage) -> tuple[str, Re
         return catalogue.resolve(asked.provider, model, asked.at_us, asked.plan, usage.tier)
 
     answered = usage.model or asked.model
-    if answered == asked.model and not usage.tier and asked.resolved is not None:
-        return answered, asked.resolved
     resolved = resolve(answered)
     if answered != asked.model and not resolved.rates.is_known and asked.model:
         other = resolve(asked.model)

@@ -22,6 +22,7 @@ from tests.bench.calls import SCRIPT as IN_SITU_SCRIPT
 from tests.bench.cap import cap
 from tests.bench.figures import measure, show
 from tests.bench.load import busy_threads, journals, tasks_on_one_loop
+from tests.bench.streams import streams
 
 
 def hot_loop(rounds: int) -> None:
@@ -151,6 +152,7 @@ def main() -> None:
     busy_threads(300)
     tasks_on_one_loop(10)
     journals(300)
+    streams()
     cap(3)
     print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
     ours = in_situ(sys.executable, 4_000, "paygent", "--steps")

@@ -196,6 +196,9 @@ class _Counter:
 
     def part(self, fields: Fields, name: str, whole: int) -> int:
         """Return the count `name`, which is a part of `whole` and so cannot exceed it."""
+        given = fields.get(name)
+        if type(given) is int and 0 <= given <= whole:
+            return given  # as nearly always
         value = self.read(fields, name)
         if value > whole:
             self.clean = False

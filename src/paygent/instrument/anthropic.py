@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, from_anthropic, get
+from paygent.core.usage import Deferred, Usage, fields_of, from_anthropic, get
 from paygent.instrument.funnel import Route
 from paygent.instrument.stream import counted, field, text_bytes
 
@@ -86,6 +86,10 @@ _USAGE_FIELDS = (
 )
 
 
+_TEXTS = ("text", "thinking", "partial_json")
+"""Where a delta has text."""
+
+
 class MessageStream:
     """Events of a message: input with the first, output with the last, each field overwritten,
     never added.
@@ -103,19 +107,22 @@ class MessageStream:
 
     def feed(self, event: Any) -> bool | None:
         """Read one event; see `StreamReader.feed`."""
-        kind = get(event, "type")
+        fields = fields_of(event)
+        kind = fields.get("type")
         if kind == "content_block_delta":
-            delta = get(event, "delta")
-            for name_of_text in ("text", "thinking", "partial_json"):
-                self._text_bytes += text_bytes(get(delta, name_of_text))
+            delta = fields_of(fields.get("delta"))
+            for name_of_text in _TEXTS:
+                text = delta.get(name_of_text)
+                if text is not None:
+                    self._text_bytes += text_bytes(text)
         elif kind == "message_delta":
-            self._take(get(event, "usage"))
+            self._take(fields.get("usage"))
             self._is_whole = True
         elif kind == "message_start":
             self._model = field(event, "message", "model")
             self._take(field(event, "message", "usage"))
         elif kind == "content_block_start" and self._want_tools:
-            self._feed_tool(get(event, "content_block"))
+            self._feed_tool(fields.get("content_block"))
         return None
 
     def _feed_tool(self, block: Any) -> None:

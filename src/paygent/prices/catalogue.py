@@ -77,6 +77,7 @@ class Resolved(NamedTuple):
             known.
         valid_from_us, valid_until_us: Between which changes of the catalogue's price this holds.
         is_free: Every rate is 0 because the plan says so; then nothing is said about it.
+        is_certain: Nothing has to be assumed of the price of tokens of text, as of most calls.
     """
 
     rates: Rates
@@ -85,6 +86,7 @@ class Resolved(NamedTuple):
     valid_from_us: int
     valid_until_us: int
     is_free: bool
+    is_certain: bool = False
 
 
 class Listing(NamedTuple):
@@ -136,6 +138,7 @@ class Catalogue:
         if found is not None and found.valid_from_us <= at_us < found.valid_until_us:
             return found
         found = self._find(provider, model, at_us, plan, tier)
+        found = found._replace(is_certain=_is_certain(found.rates))
         if len(self._resolved) >= _RESOLVED_MAX:
             self._resolved.clear()
             self._plans.clear()
@@ -214,6 +217,15 @@ class Catalogue:
                 ):
                     yield each
                     return
+
+
+def _is_certain(rates: Rates) -> bool:
+    """Tell whether a list has prices of its own for plain input and output."""
+    return (
+        rates.source not in ("none", DEAREST)
+        and VARIANT not in rates.assumed
+        and rates.unpriced.isdisjoint(("input", "output"))
+    )
 
 
 def plan_rate(plan: PlanConfig, model: str) -> tuple[ModelCostRate | None, str]:
