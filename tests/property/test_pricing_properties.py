@@ -13,7 +13,7 @@ from paygent.core.usage import Usage
 PICO = st.integers(0, 10**15)
 COUNT = st.integers(0, 10**7)
 LISTS = st.dictionaries(st.sampled_from(Prices._fields), PICO)
-COUNTS = st.builds(Counts, **dict.fromkeys(Counts._fields, COUNT))
+COUNTS = st.builds(Counts, **{**dict.fromkeys(Counts._fields, COUNT), "request": st.just(1)})
 
 # The chain of prices that a component falls back on, written out by hand.
 FALLBACKS = {
@@ -32,8 +32,14 @@ FALLBACKS = {
     "characters": ("characters",),
     "audio_hour": ("audio_hour",),
     "cached_image": ("cached_image", "cached_input", "input"),
+    "request": ("request",),
 }
-LIST_UNITS = {"web_search": 10**3, "file_search": 10**3, "audio_hour": 3_600_000}
+LIST_UNITS = {
+    "web_search": 10**3,
+    "file_search": 10**3,
+    "request": 10**3,
+    "audio_hour": 3_600_000,
+}
 """Counts that a price is of, where that is not a million; audio counts in milliseconds."""
 
 
@@ -85,7 +91,7 @@ def test_complete__any_list__prices_or_names_every_component(own: dict[str, int]
     for name, chain in FALLBACKS.items():
         named = [own[each] for each in chain if each in own]
         assert getattr(prices, name) == (named[0] if named else 0)
-        assert (name in unpriced) is (not named)
+        assert (name in unpriced) is (not named and name != "request")
 
 
 @settings(max_examples=150, deadline=None)

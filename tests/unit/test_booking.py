@@ -62,6 +62,11 @@ MILLION = Usage(10**6, 10**6)
          2_500_000_000, "estimated"),
         ("openai", Usage(10**6, 0, audio_input_tokens=10**6, model="gpt-audio"),
          32_000_000_000, "exact"),
+        # Perplexity's sonar: 1 and 1, and 12 a thousand calls.
+        ("perplexity", Usage(10**6, 0, model="sonar"), 1_012_000_000, "exact"),
+        # Models that search in each call, for a fee that no list has.
+        ("openai", Usage(10**6, 0, web_searches=1, model="gpt-5-search-api"), 1_250_000_000,
+         "unpriced"),
         # Cached images cost their own price where the list has one.
         ("openai", Usage(10**6, 0, cached_image_tokens=10**6, model="gpt-image-1"),
          2_500_000_000, "exact"),

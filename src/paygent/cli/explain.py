@@ -22,7 +22,7 @@ from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
 from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of, plan_from_json
-from paygent.core.pricing import PARTS_PER_USD
+from paygent.core.pricing import FACTORS, PARTS_PER_USD
 from paygent.ledger.books import account_key
 from paygent.prices.names import plain
 from paygent.settings import read_settings
@@ -123,24 +123,30 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
         cost = format_usd(event.cost_nano, decimals=9)
         return True, [f"cost       {cost}, as {event.provider} says that it has billed"]
     lines: list[Any] = []
-    is_right = True
+    is_right, is_assumed = True, False
     if booked.prices is not None and event.corrects is None:
         rates = rates_from_json(event.price_id, booked.prices)
         found = explain(event, rates)
         lines += [_source(event.price_id, rates.as_of, found), _cost_table(found)]
         is_right = found.cost_nano == event.cost_tokens_nano
+        is_assumed = bool(found.assumed)
+        if is_assumed:
+            lines.append(f"assumed    this list lacks {', '.join(found.assumed)}")
         if not is_right:
             told = format_usd(event.cost_tokens_nano, decimals=9)
             lines.append(f"MISMATCH   booked {told}, but these prices make another amount")
     elif event.corrects is not None:
         tokens = f"{event.input_tokens:+,} input, {event.output_tokens:+,} output"
-        lines.append(f"difference {tokens}, at the original's prices")
+        at = f"by {event.price_id}" if event.source == "auto" else "at the original's prices"
+        lines.append(f"difference {tokens}, {at}")
     elif event.price_id:
         lines.append(f"prices     {event.price_id}: this list was not kept")
     elif event.quality == "unpriced":
         lines.append("prices     nobody has a price for this model: its tokens count, it costs 0")
-    if event.quality == "estimated":
-        lines.append("estimate   no usage arrived; the tokens are what was held for the call")
+    if event.quality == "estimated" and not is_assumed:
+        lines.append(
+            "estimate   no usage arrived; this is what the request tells, or what was held"
+        )
     if event.tool_calls:
         tools = format_usd(event.cost_tools_nano, decimals=9)
         lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} by the plan")
@@ -177,7 +183,7 @@ def _cost_table(found: Explanation) -> Table:
     return table
 
 
-_UNITS = {"web_search": "1,000", "file_search": "1,000", "audio_hour": "hour"}
+_UNITS = {**dict.fromkeys(FACTORS, "1,000"), "audio_hour": "hour"}
 _PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 
 from paygent.core.event import Event
 from paygent.core.money import divide_half_even
-from paygent.core.pricing import PARTS_PER_USD, Prices, Rates, Tier, amounts_of, prices_for
+from paygent.core.pricing import (
+    PARTS_PER_USD,
+    Prices,
+    Rates,
+    Tier,
+    amounts_of,
+    assumed_parts,
+    prices_for,
+)
 from paygent.core.usage import RARE_COUNTS, Usage
 
 _PARTS_PER_NANO = PARTS_PER_USD // 10**9
@@ -48,6 +56,7 @@ class Explanation(NamedTuple):
         cost_nano: That, rounded once, half to even, with what other models cost.
         others_nano: What other models cost that worked for the call, by their own lists.
         tier_above: The input above which the tier begins that applied, or None.
+        assumed: What the list does not have, so that a price had to be taken from another.
     """
 
     lines: tuple[Line, ...]
@@ -55,6 +64,7 @@ class Explanation(NamedTuple):
     cost_nano: int
     others_nano: int
     tier_above: int | None
+    assumed: tuple[str, ...]
 
 
 def explain(event: Event, rates: Rates) -> Explanation:
@@ -71,7 +81,14 @@ def explain(event: Event, rates: Rates) -> Explanation:
     amount = sum(line.amount for line in lines)
     others_nano = (event.details or {}).get(OTHERS, 0)
     cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
-    return Explanation(lines, amount, cost_nano, others_nano, tiers[0] if tiers else None)
+    return Explanation(
+        lines,
+        amount,
+        cost_nano,
+        others_nano,
+        tiers[0] if tiers else None,
+        assumed_parts(usage, rates),
+    )
 
 
 def _usage_of(event: Event) -> Usage:

@@ -40,7 +40,7 @@ PARENTS = {
 }
 """Whose price a component takes when the price list does not name it."""
 
-FEES = ("web_search", "file_search", "characters", "audio_hour")
+FEES = ("web_search", "file_search", "characters", "audio_hour", "request")
 """The parts of a call that are no tokens: they have a price of their own or none."""
 
 ASSUMED = frozenset({"audio_input", "audio_output"})
@@ -59,8 +59,8 @@ _HOUR_FACTOR, _HOUR_PARTS = 10, 36
 
 
 class Prices(NamedTuple):
-    """Prices of one model in pico-dollars: per million tokens or characters, per thousand searches,
-    and per hour of audio.
+    """Prices of one model in pico-dollars: per million tokens or characters, per thousand searches
+    or requests, and per hour of audio. A price for requests is one that each call has besides.
     """
 
     input: int = 0
@@ -78,9 +78,10 @@ class Prices(NamedTuple):
     characters: int = 0
     audio_hour: int = 0
     cached_image: int = 0
+    request: int = 0
 
 
-FACTORS = {"web_search": 10**3, "file_search": 10**3}
+FACTORS = {"web_search": 10**3, "file_search": 10**3, "request": 10**3}
 """What turns counts times prices of these components into those of tokens, which are priced per
 million.
 """
@@ -146,7 +147,7 @@ def complete(own: dict[str, int]) -> tuple[Prices, frozenset[str]]:
         parent = PARENTS.get(name)
         if name not in prices and parent in prices:
             prices[name] = prices[parent]
-    missing = frozenset(name for name in Prices._fields if name not in prices)
+    missing = frozenset(name for name in Prices._fields if name not in prices) - {"request"}
     return Prices(**prices), missing
 
 
@@ -168,6 +169,7 @@ class Counts(NamedTuple):
     characters: int
     audio_hour: int
     cached_image: int
+    request: int
 
 
 def split(usage: Usage) -> Counts:
@@ -207,6 +209,7 @@ def split(usage: Usage) -> Counts:
         usage.characters,
         usage.audio_ms,
         usage.cached_image_tokens,
+        1,
     )
 
 
@@ -246,10 +249,11 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
     if usage.largest_input_tokens >= 0:
         rates = rates._replace(prices=prices_for(rates, usage.largest_input_tokens), tiers=())
-    if is_plain(usage):
+    has_fee = rates.prices[15]
+    if is_plain(usage) and not has_fee:
         return tokens_cost_nano(usage[0], usage[1], rates)
     prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
-    if usage[6:16] == _PLAIN_MEDIA:
+    if usage[6:16] == _PLAIN_MEDIA and not has_fee:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long
         numerator = (
@@ -278,7 +282,7 @@ def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:
             * (_HOUR_FACTOR if name == "audio_hour" else FACTORS.get(name, 1) * _HOUR_PARTS),
         )
         for name, count, price in zip(Prices._fields, split(usage), prices, strict=True)
-        if count
+        if count and (price or name != "request")
     }
 
 

@@ -100,9 +100,12 @@ _FREE_POST = (
     "/audio/voices",
     "/audio/voice_consents",
     "/chatkit/sessions",
+    "/vector_stores",
+    "/threads",
 )
-"""Operations that cost nothing by themselves; what stands neither here nor among the routes passes
-and is said.
+_COSTLY_BELOW = ("/search", "/runs", "/submit_tool_outputs")
+"""Operations that cost nothing by themselves, and endings of those below them that do; what stands
+neither here nor among the routes passes and is said.
 """
 
 # -- routes
@@ -166,7 +169,7 @@ def route(method: str, path: str) -> Route | bool:
                 return other
         if path.endswith("/cancel"):
             return _job(path) or True
-        return path.startswith(_FREE_POST)
+        return path.startswith(_FREE_POST) and not path.endswith(_COSTLY_BELOW)
     if method == "GET":
         return _job(path) or True
     return method in ("DELETE", "HEAD")

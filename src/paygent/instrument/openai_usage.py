@@ -39,6 +39,8 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     billed_nano = read_billed(told)
     if billed_nano is not None:
         usage = usage._replace(billed_nano=billed_nano)
+    if _searches(usage.model):
+        usage = usage._replace(web_searches=1)
     if not want_tools:
         return usage
     names = [
@@ -47,6 +49,13 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
         for tool in field(choice, "message", "tool_calls") or ()
     ]
     return usage._replace(tool_calls=_strings(names))
+
+
+def _searches(model: str | None) -> bool:
+    """Tell whether a model searches the web in each of its calls and bills that, without a word of
+    it in the usage (`gpt-4o-search-preview`, `gpt-5-search-api`; OpenAI's price list, 2026-11).
+    """
+    return model is not None and "-search-" in model
 
 
 _STILL_AT_WORK = ("queued", "in_progress")
@@ -220,11 +229,12 @@ class ChatStream:
         usage = self._known or counted(None, self._text_bytes, estimate, is_seen=self._is_seen)
         if usage is None:
             return None
-        model = self._model if isinstance(self._model, str) else None
+        model = usage.model or (self._model if isinstance(self._model, str) else None)
         return usage._replace(
-            model=usage.model or model,
+            model=model,
             tool_calls=_strings(self._tools),
             billed_nano=self._billed_nano,
+            web_searches=int(_searches(model)),
         )
 
 

@@ -13,8 +13,10 @@ import pytest
 from tests.promises.scripts import kill, read_line, start
 from typer.testing import CliRunner
 
-from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig
+from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, UsageEvent
+from paygent.call import Request, Wait
 from paygent.cli.app import app
+from paygent.core.usage import Deferred, Usage
 from paygent.models import ModelCostRate
 
 Init = Callable[..., Paygent]
@@ -127,6 +129,67 @@ def test_explain__an_estimate_and_an_unpriced_model__say_why(pg: Paygent, db_pat
     answer = {"model": "nobody", "usage": {"prompt_tokens": 10, "completion_tokens": 0}}
     _, text = explain(db_path, event_of(pg, answer, "nobody"))
     assert "nobody has a price for this model" in text
+
+
+def priced_event(pg: Paygent, usage: Usage, provider: str = "openai") -> str:
+    """Book a usage as the answer of a call, and return the event's id."""
+    events: list[UsageEvent] = []
+    pg.on_usage(events.append)
+    meter = pg._meter
+    request = Request(provider, "any", usage.model or "", None)
+    call = meter.begin(request)
+    while isinstance(call, Wait):
+        call.block()
+        call = meter.begin(request)
+    assert call is not None
+    meter.settle(call, usage)
+    pg.flush()
+    return events[0].id
+
+
+def test_explain__what_the_provider_has_billed__is_said_as_such(pg: Paygent, db_path: str) -> None:
+    """There is no list to follow: the figure is the provider's."""
+    usage = Usage(5, 5, model="vendor/model", billed_nano=1_500_000)
+    status, text = explain(db_path, priced_event(pg, usage, "openrouter"))
+    assert status == 0
+    assert "cost       $0.001500000, as openrouter says that it has billed" in text
+
+
+def test_explain__other_models_and_audio__have_their_lines(pg: Paygent, db_path: str) -> None:
+    """What other models did is a line of its own; audio is told in seconds and priced by hours."""
+    drawn = Usage(100, 200, image_output_tokens=200, model="gpt-image-1")
+    status, text = explain(db_path, priced_event(pg, Usage(8, 0, model="gpt-5", others=(drawn,))))
+    assert status == 0
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "other models by their own lists $0.008500000" in lines
+    assert "sum $0.00851" in lines
+    status, text = explain(db_path, priced_event(pg, Usage(audio_ms=61_500, model="whisper-1")))
+    assert status == 0
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "audio 61.500 s $0.36 per hour $0.00615" in lines
+
+
+def test_explain__an_assumed_price__is_named(pg: Paygent, db_path: str) -> None:
+    """A variant that the list lacks is not passed off as one that it has."""
+    usage = Usage(100, 20, model="gpt-5", tier="ultrafast")
+    _, text = explain(db_path, priced_event(pg, usage))
+    assert "quality    estimated" in text
+    assert "assumed    this list lacks variant" in text
+    assert "no usage arrived" not in text
+
+
+def test_explain__the_use_of_a_job__is_a_difference_by_its_own_list(
+    pg: Paygent, db_path: str
+) -> None:
+    """What a background response or a batch has used corrects what was booked at first."""
+    events: list[UsageEvent] = []
+    pg.on_usage(events.append)
+    found = Deferred("response:r", (Usage(100, 20, model="gpt-5"),))
+    pg._meter.collect(Request("openai", "responses.retrieve", "", None), found)
+    pg.flush()
+    status, text = explain(db_path, events[0].id)
+    assert status == 0
+    assert "difference +100 input, +20 output, by genai-prices:openai/gpt-5@" in text
 
 
 def test_explain__booked_other_than_its_prices_make__is_a_finding(

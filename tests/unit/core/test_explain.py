@@ -53,7 +53,7 @@ COUNTS = st.integers(0, 10**6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.tuples(*[COUNTS] * 16), st.tuples(*[st.integers(0, 10**14)] * 15))
+@given(st.tuples(*[COUNTS] * 16), st.tuples(*[st.integers(0, 10**14)] * 16))
 def test_explain__any_usage__comes_to_what_pricing_says(
     counts: tuple[int, ...], prices: tuple[int, ...]
 ) -> None:

@@ -53,21 +53,21 @@ def flat(**dollars_per_million: int) -> Rates:
 
 def test_split__every_part__stands_once() -> None:
     """Each token is in exactly one component."""
-    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1, 11, 12, 13, 14)
+    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1, 11, 12, 13, 14, 1)
 
 
 def test_split__parts_exceed_their_whole__the_plain_part_is_zero() -> None:
     """Parts count as reported; the plain rest is never negative."""
     usage = Usage(10, 5, cached_input_tokens=8, audio_input_tokens=8, reasoning_tokens=4)
     usage = usage._replace(image_output_tokens=3)
-    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0, 0, 0, 0, 0)
+    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0, 0, 0, 0, 0, 1)
 
 
 def test_complete__input_and_output_only__the_others_take_their_parents_price() -> None:
     """Cached, written, audio and image input cost what input costs, reasoning what output costs."""
     prices, unpriced = complete({"input": 3, "output": 7})
     assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, cached_image=3)
-    assert unpriced == set(FEES)
+    assert unpriced == set(FEES) - {"request"}
 
 
 def test_complete__a_written_price__is_the_long_ones_parent() -> None:
@@ -79,7 +79,7 @@ def test_complete__a_written_price__is_the_long_ones_parent() -> None:
 
 def test_complete__named_prices__are_kept() -> None:
     """What the list names is never replaced, a price of 0 included."""
-    list_prices = [1, 0, *range(2, 15)]
+    list_prices = [1, 0, *range(2, 16)]
     prices, unpriced = complete(dict(zip(Prices._fields, list_prices, strict=True)))
     assert prices == Prices(*list_prices)
     assert unpriced == frozenset()
@@ -89,7 +89,7 @@ def test_complete__nothing__has_no_price_at_all() -> None:
     """An empty list has no price for anything and says so."""
     prices, unpriced = complete({})
     assert prices == Prices()
-    assert unpriced == set(Prices._fields)
+    assert unpriced == set(Prices._fields) - {"request"}
 
 
 def test_complete__no_input_price__its_children_are_unpriced() -> None:
@@ -104,7 +104,7 @@ def test_complete__no_input_price__its_children_are_unpriced() -> None:
         "image_input",
         "cached_image",
         *FEES,
-    }
+    } - {"request"}
 
 
 @pytest.mark.parametrize(
@@ -321,3 +321,14 @@ def test_in_units_of__an_unknown_model__keeps_tokens() -> None:
     """Nobody knows the unit of a model without a list; its tokens count."""
     told = Usage(10, 20, characters=30, audio_ms=40, quality="estimated")
     assert in_units_of(Rates(Prices()), told) == Usage(10, 20, quality="estimated")
+
+
+@pytest.mark.parametrize(
+    "usage", [Usage(10, 10), Usage(10, 10, cached_input_tokens=5), Usage(10, 10, web_searches=1)]
+)
+def test_cost_nano__a_price_for_requests__is_one_of_each_call(usage: Usage) -> None:
+    """A model with a fee costs it once a call, on whichever way the call is priced."""
+    without = cost_nano(usage, Rates(ONE_TO_FIFTEEN))
+    assert (
+        cost_nano(usage, Rates(ONE_TO_FIFTEEN._replace(request=12 * USD))) == without + 12_000_000
+    )

@@ -147,6 +147,21 @@ def test_read_chat__a_router__tells_what_it_has_billed() -> None:
     assert read_chat(answer, True) == Usage(3, 4, model="m", billed_nano=500_000_000)
 
 
+@pytest.mark.parametrize(
+    ("model", "searches"),
+    [("gpt-4o-search-preview", 1), ("gpt-5-search-api", 1), ("gpt-4o", 0), (None, 0)],
+)
+def test_read_chat__a_model_that_always_searches__has_searched_once(
+    model: str | None, searches: int
+) -> None:
+    """Its usage does not tell, in an answer or in a stream; its price list does."""
+    told = {"model": model, "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
+    assert read_chat(told, False) == Usage(3, 4, model=model, web_searches=searches)
+    reader = ChatStream(False, False)
+    reader.feed({**told, "choices": []})
+    assert reader.usage(ESTIMATE) == Usage(3, 4, model=model, web_searches=searches)
+
+
 # -- streams
 
 
