@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint type contracts bench check clean
+.PHONY: help demo test test-oldest lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ contracts: $(VENV)/dev  ## Check which module may import which
 
 bench: $(VENV)/dev  ## Measure what a call pays (REFERENCE=<python> also measures another paygent there)
 	$(BIN)/python -m tests.bench $(if $(REFERENCE),--reference $(REFERENCE))
+
+docs: $(VENV)/dev  ## Write the generated parts of the documentation
+	$(BIN)/python -m tests.instrument.coverage
 
 check: test lint type contracts  ## All of the above checks
 

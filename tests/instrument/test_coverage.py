@@ -5,6 +5,7 @@ its price or marked with the reason, and is refused before it leaves.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -218,8 +219,11 @@ async def test_shape__an_async_user_at_the_cap__is_refused_before_anything_is_se
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("status", [400, 429, 500])
-@pytest.mark.parametrize("shape", GATED, ids=lambda shape: f"{shape.sdk} {shape.name}")
+@pytest.mark.parametrize(
+    ("shape", "status"),
+    zip(GATED, itertools.cycle([400, 429, 500]), strict=False),
+    ids=lambda each: f"{each.sdk} {each.name}" if isinstance(each, Shape) else str(each),
+)
 def test_shape__an_error_status__is_void_and_arrives_unchanged(
     shape: Shape, status: int, init: Init, fake: FakeProvider
 ) -> None:

@@ -125,7 +125,7 @@ def test_explain__an_estimate_and_an_unpriced_model__say_why(pg: Paygent, db_pat
     """Nothing is passed off as exact."""
     _, text = explain(db_path, event_of(pg, None, estimated_input_tokens=7, estimated_max_tokens=3))
     assert "quality    estimated" in text
-    assert "no usage arrived" in text
+    assert "no usage came" in text
     answer = {"model": "nobody", "usage": {"prompt_tokens": 10, "completion_tokens": 0}}
     _, text = explain(db_path, event_of(pg, answer, "nobody"))
     assert "nobody has a price for this model" in text
@@ -175,7 +175,7 @@ def test_explain__an_assumed_price__is_named(pg: Paygent, db_path: str) -> None:
     _, text = explain(db_path, priced_event(pg, usage))
     assert "quality    estimated" in text
     assert "assumed    this list lacks variant" in text
-    assert "no usage arrived" not in text
+    assert "no usage came" not in text
 
 
 def test_explain__the_use_of_a_job__is_a_difference_by_its_own_list(
@@ -229,7 +229,7 @@ pg.wrap(ask, "u1", "gpt-4o", estimated_input_tokens=1_000)
     assert status == 0
     assert "was not kept" not in text
     assert re.search(r"input +1,200 +\$2.5 per million +\$0.003", text)
-    assert "estimate   no usage arrived" in text
+    assert "estimate   no usage came" in text
 
 
 def test_explain__a_list_that_was_not_kept__is_said(pg: Paygent, db_path: str) -> None:
