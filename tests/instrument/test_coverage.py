@@ -221,7 +221,7 @@ async def test_shape__an_async_user_at_the_cap__is_refused_before_anything_is_se
 
 @pytest.mark.parametrize(
     ("shape", "status"),
-    zip(GATED, itertools.cycle([400, 429, 500]), strict=False),
+    list(zip(GATED, itertools.cycle([400, 429, 500]), strict=False)),
     ids=lambda each: f"{each.sdk} {each.name}" if isinstance(each, Shape) else str(each),
 )
 def test_shape__an_error_status__is_void_and_arrives_unchanged(
