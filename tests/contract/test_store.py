@@ -720,6 +720,33 @@ def test_corrections__of_a_job__keep_their_model_on_the_originals_place(store: S
     assert store.events(PRODUCT, "bob") == ()
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("backwards", [True, False])
+def test_corrections__of_a_job_of_several_models__take_the_doubt_where_it_was(
+    store: Store, together: bool, backwards: bool
+) -> None:
+    """The call was booked before its models were known; no row is ever less than certain."""
+    original = make_event(
+        "a", model="", model_key="", quality="estimated", cost_tokens_nano=0, input_tokens=0,
+        output_tokens=0,
+    )  # fmt: skip
+    uses = [
+        make_use(name, original)._replace(model=name, model_key=name, restates=not number)
+        for number, name in enumerate(("gpt-5", "gpt-4o"))
+    ]
+    events = [original, *uses]
+    if backwards:
+        events.reverse()
+    for batch in [events] if together else [[event] for event in events]:
+        store.ingest(PRODUCT, batch_of(*batch))
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    assert [(row.model, row.calls, row.cost_nano, row.doubtful_calls) for row in rows] == [
+        ("", 1, 0, 0),
+        ("gpt-4o", 0, 4_000, 0),
+        ("gpt-5", 0, 4_000, 0),
+    ]
+
+
 def test_corrections__that_restate_nothing_known__count_by_their_own_fields(store: Store) -> None:
     """Work that nobody has begun here was paid all the same."""
     answer = store.ingest(

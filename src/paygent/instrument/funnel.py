@@ -471,6 +471,12 @@ def _read_whole(
     estimate: Estimate,
 ) -> Usage | Deferred | None:
     """Read the usage of an HTTP response that has been read to its end."""
+    is_events = "event-stream" in str(response.headers.get("content-type"))
+    if not (is_events or getattr(reader, "reads_lines", False)):
+        try:
+            return read(response.json())
+        except ValueError:
+            return None  # no JSON: audio, or text
     bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
     bytes_reader.feed_bytes(response.content)
     bytes_reader.end()

@@ -239,6 +239,7 @@ class SqliteStore:
         self._queries.use_sessions(connection, product_id=product, ids=ids)
         self._queries.book_accounts(connection, product_id=product, ids=ids)
         self._queries.roll_up_days(connection, product_id=product, ids=ids)
+        self._queries.roll_up_resolved(connection, product_id=product, ids=ids)
         self._queries.roll_up_periods(connection, product_id=product, ids=ids)
         return frozenset(by_id[event_id].event_id for event_id in new)
 

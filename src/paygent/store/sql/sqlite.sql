@@ -142,6 +142,7 @@ SELECT
             SELECT 1 FROM events AS o
             WHERE o.product_id = e.product_id AND o.event_id = e.corrects AND o.corrects IS NULL
               AND o.quality <> 'exact' AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
+              AND o.model_key = e.model_key AND o.provider = e.provider
         ) AND NOT EXISTS (
             SELECT 1 FROM events AS c
             WHERE c.product_id = e.product_id AND c.corrects = e.corrects AND c.quality = 'exact'
@@ -158,6 +159,36 @@ ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     output_tokens = rollup_day.output_tokens + excluded.output_tokens,
     cost_nano = rollup_day.cost_nano + excluded.cost_nano,
     doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls;
+
+-- name: roll_up_resolved!
+-- The same where a correction is of another model than its original, as a batch's is that was booked before
+-- its model was known: the doubt is taken away where it was counted.
+UPDATE rollup_day AS r
+SET doubtful_calls = r.doubtful_calls - d.calls
+FROM (
+    SELECT o.day, o.user_id, o.model_key, o.provider, o.plan, COUNT(*) AS calls
+    FROM events AS e
+    JOIN events AS o ON o.product_id = e.product_id AND o.event_id = e.corrects
+    WHERE e.product_id = :product_id
+      AND e.event_id IN (SELECT value FROM json_each(:ids))
+      AND e.quality = 'exact'
+      AND (o.model_key <> e.model_key OR o.provider <> e.provider)
+      AND o.corrects IS NULL AND o.quality <> 'exact'
+      AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
+      AND NOT EXISTS (
+          SELECT 1 FROM events AS c
+          WHERE c.product_id = e.product_id AND c.corrects = e.corrects AND c.quality = 'exact'
+            AND c.event_id <> e.event_id
+            AND (c.event_id < e.event_id OR c.event_id NOT IN (SELECT value FROM json_each(:ids)))
+      )
+    GROUP BY o.day, o.user_id, o.model_key, o.provider, o.plan
+) AS d
+WHERE r.product_id = :product_id
+  AND r.day = d.day
+  AND r.user_id = d.user_id
+  AND r.model = d.model_key
+  AND r.provider = d.provider
+  AND r.plan = d.plan;
 
 -- name: roll_up_periods!
 INSERT INTO rollup_period (
