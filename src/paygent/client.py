@@ -395,6 +395,14 @@ class Paygent(Verbs):
             "catalogue": self._catalogue.as_of,
         }
 
+    def pause_for_fork(self) -> None:
+        """Close what a forked child must not inherit."""
+        self._ledger.pause_for_fork()
+
+    def resume_after_fork(self) -> None:
+        """Go on in the parent of a fork."""
+        self._ledger.resume_after_fork()
+
     def renew_after_fork(self) -> None:
         """Start anew in a forked child: its own journal, threads and connections, no calls in
         flight.

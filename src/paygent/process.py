@@ -24,6 +24,12 @@ class Watched(Protocol):
     def shutdown(self, timeout: float = 10.0) -> None:
         """Deliver what there is, within a time, and stop."""
 
+    def pause_for_fork(self) -> None:
+        """Close what a forked child must not inherit."""
+
+    def resume_after_fork(self) -> None:
+        """Go on in the parent."""
+
     def renew_after_fork(self) -> None:
         """Start anew in a forked child."""
 
@@ -39,7 +45,11 @@ def watch(made: Watched) -> None:
         _hooks.append(True)
         atexit.register(_at_exit)
         if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=_after_fork)
+            os.register_at_fork(
+                before=_before_fork,
+                after_in_parent=_after_fork_in_parent,
+                after_in_child=_after_fork_in_child,
+            )
 
 
 def _at_exit() -> None:
@@ -47,7 +57,17 @@ def _at_exit() -> None:
         attempt("exit", made.shutdown, EXIT_WAIT_S)
 
 
-def _after_fork() -> None:
+def _before_fork() -> None:
+    for made in list(_watched):
+        attempt("fork", made.pause_for_fork)
+
+
+def _after_fork_in_parent() -> None:
+    for made in list(_watched):
+        attempt("fork", made.resume_after_fork)
+
+
+def _after_fork_in_child() -> None:
     failures.renew_after_fork()
     ids.renew_after_fork()
     for made in list(_watched):

@@ -7,6 +7,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import openai
@@ -305,3 +306,61 @@ def test_p5__a_journal__is_private_and_holds_no_text_of_anyone(
         assert text not in log
     assert os.stat(folder / "default").st_mode & 0o777 == 0o700
     assert {os.stat(path).st_mode & 0o777 for path in folder.rglob("*.seg")} <= {0o600}
+
+
+FORKING = """
+import os, sys, time
+import openai
+from paygent import Paygent, paygent_context
+
+pg = Paygent.init(db_path=sys.argv[1])
+client = openai.OpenAI(api_key="k", base_url=sys.argv[2], max_retries=0)
+made = 0
+
+def call():
+    with paygent_context("u1"):
+        client.chat.completions.create(
+            model="gpt-4o", max_tokens=20, messages=[{"role": "user", "content": "Say hello."}]
+        )
+
+def inherited():
+    links = ("/proc/self/fd/" + each for each in os.listdir("/proc/self/fd"))
+    names = [os.path.basename(os.readlink(each)) for each in links if os.path.exists(each)]
+    return [name for name in names if name.startswith(os.path.basename(sys.argv[1]))]
+
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    for _ in range(15):
+        call()
+        made += 1
+    child = os.fork()
+    if not child:
+        if inherited():
+            os._exit(9)
+        call()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, "the child has inherited a connection"
+    made += 1
+print(made)
+"""
+
+
+def test_p5__processes_that_fork_and_come_and_go__lose_nothing(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """Several processes on one file, each forking children, each closing the store when it ends:
+    every call is there, and the file is whole.
+    """
+    made = 0
+    for seconds in ((0.5, 1.0, 1.5), (0.5, 1.0)):  # those that end first do so beside the others
+        processes = [start(FORKING, db_path, fake.openai_url, str(each)) for each in seconds]
+        for process in processes:
+            out, err = process.communicate(timeout=60)
+            assert process.returncode == 0, err
+            made += int(out)
+    with closing(sqlite3.connect(db_path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    pg = Paygent.init(db_path=db_path)  # takes over what the children left in their journals
+    pg.flush()
+    assert [(row.calls, row.cost_nano) for row in pg.report(by="user")] == [(made, made * 450_000)]
+    assert made == len(fake.requests)

@@ -43,7 +43,7 @@ from paygent.failopen import failures
 from paygent.instrument.registry import instrumentation
 from paygent.ledger.port import LedgerUnavailable
 from paygent.loops import runs_loop
-from paygent.process import _after_fork, _at_exit
+from paygent.process import _after_fork_in_child, _at_exit, _before_fork
 from paygent.settings import Settings
 from paygent.testing import Answer, FakeProvider, Tokens
 from paygent.wire import Answer as LedgerAnswer
@@ -96,6 +96,12 @@ class AbsentLedger:
 
     def close(self) -> None:
         """Have nothing to close."""
+
+    def pause_for_fork(self) -> None:
+        """Have nothing that a child must not inherit."""
+
+    def resume_after_fork(self) -> None:
+        """Have nothing to go on with."""
 
     def forget_after_fork(self) -> None:
         """Have nothing to forget."""
@@ -590,7 +596,8 @@ def test_fork__in_the_child__starts_anew_without_the_parents_calls(
     call(client)
     pg.flush()
     parents = pg._worker._threads
-    _after_fork()
+    _before_fork()
+    _after_fork_in_child()
     call(client)
     pg.flush()
     assert pg.get_usage("u1").period_cost_nano == 2 * CALL_NANO

@@ -144,9 +144,7 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
     elif event.quality == "unpriced":
         lines.append("prices     nobody has a price for this model: its tokens count, it costs 0")
     if event.quality == "estimated" and not is_assumed:
-        lines.append(
-            "estimate   no usage arrived; this is what the request tells, or what was held"
-        )
+        lines.append("estimate   no usage came: this is what the request tells, or what was held")
     if event.tool_calls:
         tools = format_usd(event.cost_tools_nano, decimals=9)
         lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} by the plan")

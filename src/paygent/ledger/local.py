@@ -30,6 +30,7 @@ class LocalLedger:
         self._product = product
         self._writer = writer
         self._reader = reader
+        self._stores = (writer,) if reader is writer else (writer, reader)
 
     def open(self) -> None:
         """Migrate the store; see `Ledger.open`."""
@@ -58,13 +59,23 @@ class LocalLedger:
 
     def close(self) -> None:
         """Close both stores; see `Ledger.close`."""
-        self._writer.close()
-        self._reader.close()
+        for store in self._stores:
+            store.close()
+
+    def pause_for_fork(self) -> None:
+        """Close both stores for a fork; see `Ledger.pause_for_fork`."""
+        for store in self._stores:
+            store.pause_for_fork()
+
+    def resume_after_fork(self) -> None:
+        """Go on in the parent; see `Ledger.resume_after_fork`."""
+        for store in self._stores:
+            store.resume_after_fork()
 
     def forget_after_fork(self) -> None:
         """Drop the parent's connections; see `Ledger.forget_after_fork`."""
-        self._writer.forget_after_fork()
-        self._reader.forget_after_fork()
+        for store in self._stores:
+            store.forget_after_fork()
 
 
 @contextmanager

@@ -69,5 +69,13 @@ class Ledger(Protocol):
     def close(self) -> None:
         """Release connections; the ledger is not used afterwards."""
 
+    def pause_for_fork(self) -> None:
+        """Close what a forked child must not inherit, for a second at most; see `Store`."""
+
+    def resume_after_fork(self) -> None:
+        """Go on in the parent; the next use connects again."""
+
     def forget_after_fork(self) -> None:
-        """Drop connections that belong to the parent process, without closing them."""
+        """Start anew in a forked child: drop connections that belong to the parent process, without
+        closing them.
+        """

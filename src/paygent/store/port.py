@@ -85,5 +85,15 @@ class Store(Protocol):
     def close(self) -> None:
         """Close connections; the store is not used afterwards."""
 
+    def pause_for_fork(self) -> None:
+        """Close what a forked child must not inherit, and let nobody open it until
+        `resume_after_fork`; waits for a running transaction, for a second at most.
+        """
+
+    def resume_after_fork(self) -> None:
+        """Go on in the parent; the next use connects again."""
+
     def forget_after_fork(self) -> None:
-        """Drop connections that belong to the parent process, without closing them."""
+        """Start anew in a forked child: drop connections that belong to the parent process, without
+        closing them.
+        """

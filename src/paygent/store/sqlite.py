@@ -40,6 +40,7 @@ SQL_FOLDER = Path(__file__).parent / "sql"
 BUSY_WAIT_S = 0.1
 """How long a statement waits for another process's transaction before it gives up for now."""
 
+_FORK_WAIT_S = 1.0  # for a running transaction; they take milliseconds
 _VERSION_MIN = (3, 35, 0)  # RETURNING
 _Row = tuple[Any, ...]
 
@@ -75,6 +76,7 @@ class SqliteStore:
         self._busy_wait_s = busy_wait_s
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._is_paused = False
         self._queries: Any = None
 
     # -- life
@@ -114,11 +116,30 @@ class SqliteStore:
                 self._connection.close()
                 self._connection = None
 
+    def pause_for_fork(self) -> None:
+        """Close the connection before a fork; see `Store.pause_for_fork`.
+
+        SQLite keeps its file locks by process and file: a child that inherits a connection takes
+        the parent's locks for its own, and two processes that both believe to hold a lock have
+        corrupted the file. What is closed is not inherited.
+        """
+        self._is_paused = self._lock.acquire(timeout=_FORK_WAIT_S)
+        if self._is_paused and self._path != ":memory:":
+            self.close()
+
+    def resume_after_fork(self) -> None:
+        """Let the parent go on; see `Store.resume_after_fork`."""
+        if self._is_paused:
+            self._is_paused = False
+            self._lock.release()
+
     def forget_after_fork(self) -> None:
         """Drop the parent's connection without closing it; see `Store.forget_after_fork`.
 
-        Closing a connection in a forked child would release the parent's file locks.
+        There is one only where the fork did not wait for it: a store in memory, or one whose
+        transaction took too long. Closing it here would release the parent's file locks.
         """
+        self._is_paused = False
         if self._connection is not None:
             _PARENTS_CONNECTIONS.append(self._connection)
         self._connection = None
@@ -481,9 +502,17 @@ def _as_unavailable() -> Iterator[None]:
 
 
 def _keep_private(path: str) -> None:
-    """Make a database file that is not there yet, for this account of the machine alone."""
+    """Make a database file that is not there yet, for this account of the machine alone.
+
+    One that is there is never opened: closing it again would take away every lock that this process
+    has on it through another connection, and whichever process then closes its own last would
+    remove the log that others write to.
+    """
+    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600))
+        os.close(os.open(path, how, 0o600))
+    except FileExistsError:
+        pass
     except OSError as error:
         raise StoreUnavailable(f"unable to open the file ({type(error).__name__})") from error
 

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -395,6 +396,90 @@ def test_forget_after_fork__nothing_open__changes_nothing(path: str) -> None:
     before = list(sqlite_module._PARENTS_CONNECTIONS)
     store.forget_after_fork()
     assert before == sqlite_module._PARENTS_CONNECTIONS
+
+
+def test_pause_for_fork__the_connection__is_closed_until_the_parent_goes_on(path: str) -> None:
+    """A child inherits nothing of it; the parent's other threads wait, then connect again."""
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    store.pause_for_fork()
+    assert store._connection is None
+    counted: list[frozenset[str]] = []
+    other = threading.Thread(
+        target=lambda: counted.append(store.ingest(PRODUCT, batch_of(make_event("b"))).counted)
+    )
+    other.start()
+    other.join(0.05)
+    assert counted == []
+    store.resume_after_fork()
+    other.join(10)
+    assert counted == [{"b"}]
+    store.resume_after_fork()  # once more changes nothing
+    store.close()
+
+
+def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application is not held up for ever; the child then drops what it has inherited."""
+    monkeypatch.setattr(sqlite_module, "_FORK_WAIT_S", 0.01)
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    inside, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._lock:
+            inside.set()
+            done.wait(10)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    inside.wait(10)
+    store.pause_for_fork()
+    assert store._connection is not None
+    store.resume_after_fork()
+    done.set()
+    other.join(10)
+    assert store.ingest(PRODUCT, batch_of(make_event("b"))).counted == {"b"}
+    store.close()
+
+
+def test_pause_for_fork__a_store_in_memory__is_kept() -> None:
+    """Closing it would lose it."""
+    store = SqliteStore(":memory:")
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    store.pause_for_fork()
+    store.resume_after_fork()
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
+    store.close()
+
+
+def test_open__a_second_connection__leaves_the_first_its_locks(path: str) -> None:
+    """A process that opens and closes the file itself gives up every lock that it has on it. Then
+    the next process to close its connection takes itself for the last one, and removes the log
+    that is still written to: what is committed after that is lost.
+    """
+    first, second = SqliteStore(path), SqliteStore(path)
+    first.ingest(PRODUCT, batch_of(make_event("a")))
+    second.open()
+    log = Path(path + "-wal")
+    before = log.stat().st_ino
+    look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); print(len(list("
+    look += "c.execute('SELECT * FROM events')))); c.close()"
+
+    def events_seen_elsewhere() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", look, path], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    assert events_seen_elsewhere() == "1"
+    assert log.stat().st_ino == before
+    first.ingest(PRODUCT, batch_of(make_event("b")))
+    assert events_seen_elsewhere() == "2"
+    first.close()
+    second.close()
+    assert events_seen_elsewhere() == "2"
 
 
 # -- named statements

@@ -105,6 +105,12 @@ class FakeLedger:
         """Note that it was closed."""
         self.is_closed = True
 
+    def pause_for_fork(self) -> None:
+        """Have nothing that a child must not inherit."""
+
+    def resume_after_fork(self) -> None:
+        """Have nothing to go on with."""
+
     def forget_after_fork(self) -> None:
         """Have nothing of a parent's."""
 
