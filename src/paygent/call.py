@@ -36,6 +36,8 @@ class Request:
         input_tokens: The application's own estimate of its input, or None.
         told: What it will use, in every unit that a price list may have, where the request tells
             it (text to be spoken, audio to be written down); None for the others.
+        requests: How many requests it holds, of which size and bound are sums (a batch).
+        tier: Its price variant, where the route tells; as in `Usage`.
         is_async: Whether whoever makes the call can await.
         waiter: Its place in line, once it had to wait for other calls.
     """
@@ -49,8 +51,10 @@ class Request:
         "max_tokens",
         "model",
         "provider",
+        "requests",
         "route",
         "size",
+        "tier",
         "told",
         "waiter",
     )
@@ -68,6 +72,8 @@ class Request:
         size: Size | None = None,
         input_tokens: int | None = None,
         told: Usage | None = None,
+        requests: int = 1,
+        tier: str = "",
     ) -> None:
         self.provider = provider
         self.route = route
@@ -81,6 +87,8 @@ class Request:
         self.size = size
         self.input_tokens = input_tokens
         self.told = told
+        self.requests = requests
+        self.tier = tier
 
 
 class Call:

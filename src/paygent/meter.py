@@ -145,7 +145,9 @@ class Meter:
         )
         call.session_id = self._accounts.session(user, identity.session_id, at_us)
 
-        resolved = self._catalogue.resolve(request.provider, request.model, at_us, plan)
+        resolved = self._catalogue.resolve(
+            request.provider, request.model, at_us, plan, request.tier
+        )
         call.resolved = resolved
         call.model_key = resolved.model_key
         call.size = measure(request.body) if request.size is None else request.size
@@ -271,6 +273,8 @@ class Meter:
         if request.told is not None:
             return self._told_use(call, request.told)
         if not plan.pre_call_estimate:
+            if request.requests > 1:
+                return _many(flight, call)
             return flight.use(call.size, request.max_tokens)
         most = bound(
             call.size,
@@ -439,6 +443,8 @@ class Meter:
             usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
         if job is not None:
             usage = usage._replace(model=job.model, tier=job.tier)
+        if request.requests > 1:
+            usage = usage._replace(largest_input_tokens=0)
         return usage._replace(quality="estimated")
 
     def void(self, call: Call, why: str) -> None:
@@ -594,6 +600,17 @@ class Meter:
         """Write a plan, an assignment or a session into the journal."""
         self._journal.append(encode_directory(record))
         self._worker.nudge()
+
+
+def _many(flight: Flight, call: Call) -> Use:
+    """Return what a call that holds many requests may use: so many times what one of them does."""
+    count, bound_tokens = call.request.requests, call.request.max_tokens
+    size = call.size._replace(
+        text_bytes=-(-call.size.text_bytes // count), parts=-(-call.size.parts // count)
+    )
+    one = flight.use(size, None if bound_tokens is None else -(-bound_tokens // count))
+    estimate = Estimate(one.estimate.input_tokens * count, one.estimate.output_tokens * count)
+    return Use(estimate, one.cost_nano * count, is_free=flight.is_free)
 
 
 def _learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | None:

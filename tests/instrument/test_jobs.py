@@ -10,7 +10,7 @@ from typing import Any
 import anthropic
 import openai
 import pytest
-from tests.instrument.coverage import batch_of
+from tests.instrument.coverage import MESSAGE, batch_of
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.core.report import UsageRow
@@ -284,12 +284,41 @@ def test_message_batch__read_by_another_process__is_its_users(
     pg = init()
     with paygent_context(user_id="u1"):
         batch_id = batches_of(claude).create(**batch_of("a", "b")).id
-    assert booked(pg) == [("u1", 1, (9, 128, 649_000), 1)]
+    assert booked(pg) == [("u1", 1, (10, 128, 650_000), 1)]
     pg.shutdown()
     pg = init()
     with paygent_context(user_id="somebody else"):
         list(batches_of(claude).results(batch_id))
     assert booked(pg) == [("u1", 1, (200, 40, 400_000), 0)]
+
+
+def test_message_batch__of_known_requests__is_held_for_what_they_take(
+    init: Init, fake: FakeProvider, claude: anthropic.Anthropic
+) -> None:
+    """Single calls of the model have told what one takes: a batch of them is that many, at batch
+    price, not what all of them could take at most.
+    """
+    pg = init()
+    with paygent_context(user_id="u1"):
+        for _ in range(3):
+            claude.messages.create(**MESSAGE)
+        batches_of(claude).create(**batch_of("a", "b", "c", "d"))
+    assert booked(pg) == [("u1", 4, (300 + 400, 60 + 80, 3 * 400_000 + 4 * 200_000), 1)]
+
+
+def test_message_batch__that_does_not_fit__is_refused_as_a_whole(
+    init: Init, fake: FakeProvider, claude: anthropic.Anthropic
+) -> None:
+    """In a strict plan a batch is held at all that its requests may take, and nothing is sent."""
+    pg = init()
+    plan = PlanConfig(max_spend_per_period=0.002, pre_call_estimate=True)
+    pg.configure_plan("default", plan)
+    with paygent_context(user_id="u1"):
+        batches_of(claude).create(**batch_of("a", "b"))  # at most 128 tokens out, at 5 dollars
+        sent = len(fake.requests)
+        with pytest.raises(PaygentLimitExceeded):
+            batches_of(claude).create(**batch_of(*"abcdef"))
+    assert len(fake.requests) == sent
 
 
 def test_message_batch__read_in_part__keeps_its_estimate_until_it_is_read_whole(

@@ -396,10 +396,10 @@ def measure(body: Any) -> Size:
     if not isinstance(body, Mapping):
         return Size(0, 0)
     total = parts = 0
-    caches = _CACHE_KEY in body
+    caches = not _is_absent(body.get(_CACHE_KEY))
     for key in _TEXT_KEYS:
         value = body.get(key)
-        if value is None:
+        if _is_absent(value):
             continue
         if isinstance(value, str):
             total += _utf8_bytes(value)
@@ -423,6 +423,16 @@ def measure(body: Any) -> Size:
     return Size(total, parts, caches)
 
 
+def _is_absent(value: Any) -> bool:
+    """Tell whether a field of a body is one that will not be sent: SDKs keep an object of their own
+    in its place.
+    """
+    return value is None or type(value).__name__ in _PLACEHOLDERS
+
+
+_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
+
+
 def _utf8_bytes(text: str) -> int:
     """Return the UTF-8 length of a text; ASCII, the common case, is told without encoding it."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -436,7 +446,7 @@ def _walk(value: Any, depth: int, path: tuple[int, ...] = ()) -> Size:
     caches = False
     if isinstance(value, dict):
         kind = value.get("type")
-        caches = _CACHE_KEY in value
+        caches = not _is_absent(value.get(_CACHE_KEY))
         if isinstance(kind, str) and kind in _OPAQUE_TYPES:  # a JSON Schema may have a list here
             return Size(0, 1, caches)
         items: Any = value.values()

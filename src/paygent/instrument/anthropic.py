@@ -209,23 +209,32 @@ def _sum(one: Usage, other: Usage) -> Usage:
     return Usage._make((*counts, *one[16:]))._replace(quality=quality)
 
 
-def view_batch(body: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a request as large as all requests of a batch, which is gated as a whole."""
+def view_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return a request as large as all requests of a batch, which is gated as a whole, and how many
+    they are.
+    """
     requests = body.get("requests")
     given: Iterable[Any] = requests if isinstance(requests, (list, tuple)) else ()
     params = [each for each in (get(request, "params") for request in given) if each]
     texts = [get(each, name) for each in params for name in ("system", "messages", "tools")]
     bounds = [get(each, "max_tokens") for each in params]
-    return {
+    whole = {
         "model": next((get(each, "model") for each in params), None),
         "messages": [text for text in texts if text is not None],
         "max_tokens": sum(each for each in bounds if type(each) is int),
     }
+    return whole, max(len(params), 1)
 
 
 _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
 _BATCHES = Route(
-    "messages.batches", read_batch, MessageStream, max_tokens_names=("max_tokens",), view=view_batch
+    "messages.batches",
+    read_batch,
+    MessageStream,
+    max_tokens_names=("max_tokens",),
+    view=view_batch,
+    alike="messages",
+    tier="batch",
 )
 _COMPLETE = Route(
     "complete", read_message, MessageStream, max_tokens_names=("max_tokens_to_sample",)

@@ -66,7 +66,10 @@ class Route(NamedTuple):
         max_tokens_names: Body fields that bound the output, the first that is set counts.
         asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage`
             asks for it.
-        view: Makes of a body that holds many requests one that is as large as all of them.
+        view: Makes of a body that holds many requests one that is as large as all of them, and
+            counts them.
+        alike: The route whose calls tell what these take; "" is this one.
+        tier: Price variant of the route, as in `Usage`.
         told: Says what a request will use, of routes whose answers may tell nothing: `(body, files)
             -> Usage | None`.
         collects: The operation costs nothing itself, and its answer tells the use of work that an
@@ -79,7 +82,9 @@ class Route(NamedTuple):
     generates: bool = True
     max_tokens_names: tuple[str, ...] = ()
     asks_for_usage: bool = False
-    view: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    view: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], int]] | None = None
+    alike: str = ""
+    tier: str = ""
     told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
     collects: bool = False
 
@@ -263,8 +268,9 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     extra = getattr(options, "extra_json", None)
     if body is not None and isinstance(extra, Mapping) and extra:
         body = {**body, **extra}
+    requests = 1
     if body is not None and route.view is not None:
-        body = route.view(body)
+        body, requests = route.view(body)
     get_field = body.get if body is not None else _nothing
     told = None
     if route.told is not None and body is not None:
@@ -274,13 +280,15 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     model = get_field("model")
     request = Request(
         _provider_of(sdk, client),
-        route.name,
+        route.alike or route.name,
         model if isinstance(model, str) else "",
         body,
         generates=route.generates,
         max_tokens=max_tokens_of(route, get_field),
         identity=identity,
         told=told,
+        requests=requests,
+        tier=route.tier,
     )
     return Prepared(request, route, is_stream, raw, asks)
 
@@ -381,7 +389,7 @@ def route_name(method: str, path: str) -> str:
 
 def end_collected(meter: Meter, prepared: Prepared, answer: Any) -> None:
     """Take in an answer that tells the use of earlier work: now, or when its stream ends."""
-    end_answered(_Collector(meter), _Asked(prepared.request), prepared, answer)
+    end_answered(_Collector(meter), _Question(prepared.request), prepared, answer)
 
 
 class _Collector:
@@ -397,7 +405,7 @@ class _Collector:
             self._meter.collect(call.request, found)
 
 
-class _Asked:
+class _Question:
     """Stands for a call that is none: nothing was held, and nothing is lost where it is dropped."""
 
     drops_usage_chunk = False
@@ -474,9 +482,10 @@ def _read_whole(
     is_events = "event-stream" in str(response.headers.get("content-type"))
     if not (is_events or getattr(reader, "reads_lines", False)):
         try:
-            return read(response.json())
+            document = response.json()
         except ValueError:
             return None  # no JSON: audio, or text
+        return read(document)
     bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
     bytes_reader.feed_bytes(response.content)
     bytes_reader.end()

@@ -483,9 +483,13 @@ class ByteTap:
 
 class _SyncByteTap(ByteTap):
     def __iter__(self) -> Iterator[bytes]:
-        for data in self._inner:
-            self._feed(data)
-            yield data
+        try:
+            for data in self._inner:
+                self._feed(data)
+                yield data
+        except BaseException:  # it broke off, or is read no more: nothing else may tell of it soon
+            self._end()
+            raise
         self._note_exhausted()
 
     def close(self) -> None:
@@ -497,9 +501,13 @@ class _SyncByteTap(ByteTap):
 
 class _AsyncByteTap(ByteTap):
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for data in self._inner:
-            self._feed(data)
-            yield data
+        try:
+            async for data in self._inner:
+                self._feed(data)
+                yield data
+        except BaseException:  # as in the sync tap
+            self._end()
+            raise
         self._note_exhausted()
 
     async def aclose(self) -> None:

@@ -344,3 +344,17 @@ def test_bound__a_request__is_the_most_it_can_use(
         )
         == estimate
     )
+
+
+class Omit:
+    """What SDKs put in the place of a field that is not sent."""
+
+    __module__ = "sdk"
+    text = "not of the request"
+
+
+def test_measure__a_field_that_is_not_sent__is_not_there() -> None:
+    """The newest SDKs keep an object for each parameter that was not given."""
+    body = {"messages": [{"role": "user", "content": "hi"}], "system": Omit(), "tools": Omit()}
+    assert measure({**body, "cache_control": Omit()}) == measure({"messages": body["messages"]})
+    assert measure({**body, "cache_control": {"type": "ephemeral"}}).caches is True

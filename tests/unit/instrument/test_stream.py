@@ -829,11 +829,11 @@ def test_batch_results__large_requests__stand_alone() -> None:
     [
         ({"requests": [{"params": {"model": "m", "max_tokens": 5, "messages": ["a"]}},
                        {"params": {"model": "n", "max_tokens": 7, "system": "s"}}]},
-         {"model": "m", "messages": [["a"], "s"], "max_tokens": 12}),
+         ({"model": "m", "messages": [["a"], "s"], "max_tokens": 12}, 2)),
         ({"requests": [{"params": None}, "odd", {"params": {"max_tokens": "x"}}]},
-         {"model": None, "messages": [], "max_tokens": 0}),
-        ({"requests": "odd"}, {"model": None, "messages": [], "max_tokens": 0}),
-        ({}, {"model": None, "messages": [], "max_tokens": 0}),
+         ({"model": None, "messages": [], "max_tokens": 0}, 1)),
+        ({"requests": "odd"}, ({"model": None, "messages": [], "max_tokens": 0}, 1)),
+        ({}, ({"model": None, "messages": [], "max_tokens": 0}, 1)),
     ],
 )  # fmt: skip
 def test_view_batch__many_requests__are_as_large_as_all_of_them(body: Any, expected: Any) -> None:
