@@ -1,4 +1,4 @@
-"""Prices of usages: who answered, what was billed or assumed, and what other models did."""
+"""Prices of usages by the bundled catalogue: who answered, what was billed, assumed or added."""
 
 from __future__ import annotations
 
