@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -30,13 +30,6 @@ Init = Callable[..., Paygent]
 
 SPENT_UP = PlanConfig(max_spend_per_period=1)
 RATES = {"paid": ModelCostRate.per_million(1, 4), "free": ModelCostRate(0, 0)}
-
-
-@pytest.fixture
-def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
-    """OpenAI's client at the fake provider."""
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
-        yield made
 
 
 def used_up(init: Init, plan: PlanConfig = SPENT_UP, user_id: str = "u1") -> Paygent:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -25,20 +25,6 @@ from paygent import (
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]
-
-
-@pytest.fixture
-def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
-    """OpenAI's client at the fake provider."""
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def claude(fake: FakeProvider) -> Iterator[anthropic.Anthropic]:
-    """Anthropic's client at the fake provider."""
-    with anthropic.Anthropic(api_key="k", base_url=fake.url, max_retries=0) as made:
-        yield made
 
 
 def cost(event: UsageEvent) -> tuple[int, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -30,20 +30,6 @@ from paygent.testing import Answer, FakeProvider, Tokens
 Init = Callable[..., Paygent]
 
 LONG = Answer(text="four " * 99 + "four", chunk_delay_s=0.0005)
-
-
-@pytest.fixture
-def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
-    """OpenAI's client at the fake provider."""
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
-        yield made
-
-
-@pytest.fixture
-def claude(fake: FakeProvider) -> Iterator[anthropic.Anthropic]:
-    """Anthropic's client at the fake provider."""
-    with anthropic.Anthropic(api_key="k", base_url=fake.url, max_retries=0) as made:
-        yield made
 
 
 def leave(stream: Any, events: int) -> None:
