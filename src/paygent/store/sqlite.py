@@ -76,7 +76,7 @@ class SqliteStore:
         self._busy_wait_s = busy_wait_s
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
-        self._is_paused = False
+        self._paused_by: int | None = None
         self._queries: Any = None
 
     # -- life
@@ -123,14 +123,16 @@ class SqliteStore:
         the parent's locks for its own, and two processes that both believe to hold a lock have
         corrupted the file. What is closed is not inherited.
         """
-        self._is_paused = self._lock.acquire(timeout=_FORK_WAIT_S)
-        if self._is_paused and self._path != ":memory:":
-            self.close()
+        if self._lock.acquire(timeout=_FORK_WAIT_S):
+            self._paused_by = threading.get_ident()
+            if self._path != ":memory:":
+                self.close()
 
     def resume_after_fork(self) -> None:
         """Let the parent go on; see `Store.resume_after_fork`."""
-        if self._is_paused:
-            self._is_paused = False
+        # Another thread may have begun a fork meanwhile and waited in vain: that one holds nothing.
+        if self._paused_by == threading.get_ident():
+            self._paused_by = None
             self._lock.release()
 
     def forget_after_fork(self) -> None:
@@ -139,7 +141,7 @@ class SqliteStore:
         There is one only where the fork did not wait for it: a store in memory, or one whose
         transaction took too long. Closing it here would release the parent's file locks.
         """
-        self._is_paused = False
+        self._paused_by = None
         if self._connection is not None:
             _PARENTS_CONNECTIONS.append(self._connection)
         self._connection = None

@@ -444,6 +444,34 @@ def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork
     store.close()
 
 
+def test_pause_for_fork__two_threads_at_once__each_lets_go_of_what_is_its_own(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waited in vain neither frees what the other holds nor keeps it from being freed."""
+    monkeypatch.setattr(sqlite_module, "_FORK_WAIT_S", 0.01)
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    store.pause_for_fork()
+
+    def fork_too() -> None:
+        store.pause_for_fork()
+        store.resume_after_fork()
+
+    other = threading.Thread(target=fork_too)
+    other.start()
+    other.join(10)
+    assert store._paused_by is not None
+    store.resume_after_fork()
+    counted: list[frozenset[str]] = []
+    third = threading.Thread(
+        target=lambda: counted.append(store.ingest(PRODUCT, batch_of(make_event("b"))).counted)
+    )
+    third.start()
+    third.join(10)
+    assert counted == [{"b"}]
+    store.close()
+
+
 def test_pause_for_fork__a_store_in_memory__is_kept() -> None:
     """Closing it would lose it."""
     store = SqliteStore(":memory:")

@@ -123,8 +123,7 @@ WHERE a.product_id = :product_id
 
 -- name: roll_up_days!
 -- A call is doubtful while neither its own figures nor those of a correction are exact. So a call that comes
--- after its exact correction never was, and the first exact correction of a call that is stored already takes
--- one away; of several in a batch that is the one with the smallest id.
+-- after its exact correction never was; `roll_up_resolved` takes away the doubt of one that is stored already.
 INSERT INTO rollup_day (
     product_id, day, user_id, model, provider, plan,
     calls, input_tokens, output_tokens, cost_nano, doubtful_calls
@@ -133,22 +132,10 @@ SELECT
     e.product_id, e.day, e.user_id, e.model_key, e.provider, e.plan, COUNT(*) - COUNT(e.corrects),
     SUM(e.input_tokens), SUM(e.output_tokens), SUM(e.cost_tokens_nano + e.cost_tools_nano),
     SUM(CASE
-        WHEN e.quality = 'exact' AND e.corrects IS NULL THEN 0
-        WHEN e.corrects IS NULL THEN CASE WHEN EXISTS (
+        WHEN e.corrects IS NULL AND e.quality <> 'exact' AND NOT EXISTS (
             SELECT 1 FROM events AS c
             WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
-        ) THEN 0 ELSE 1 END
-        WHEN e.quality = 'exact' AND EXISTS (
-            SELECT 1 FROM events AS o
-            WHERE o.product_id = e.product_id AND o.event_id = e.corrects AND o.corrects IS NULL
-              AND o.quality <> 'exact' AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
-              AND o.model_key = e.model_key AND o.provider = e.provider
-        ) AND NOT EXISTS (
-            SELECT 1 FROM events AS c
-            WHERE c.product_id = e.product_id AND c.corrects = e.corrects AND c.quality = 'exact'
-              AND c.event_id <> e.event_id
-              AND (c.event_id < e.event_id OR c.event_id NOT IN (SELECT value FROM json_each(:ids)))
-        ) THEN -1
+        ) THEN 1
         ELSE 0 END)
 FROM events AS e
 WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
@@ -161,8 +148,8 @@ ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls;
 
 -- name: roll_up_resolved!
--- The same where a correction is of another model than its original, as a batch's is that was booked before
--- its model was known: the doubt is taken away where it was counted.
+-- The first exact correction of a call that was stored before takes its doubt away, where that was counted: a
+-- batch was booked before its model was known. Of several in one batch the first is the one with the smallest id.
 UPDATE rollup_day AS r
 SET doubtful_calls = r.doubtful_calls - d.calls
 FROM (
@@ -172,7 +159,6 @@ FROM (
     WHERE e.product_id = :product_id
       AND e.event_id IN (SELECT value FROM json_each(:ids))
       AND e.quality = 'exact'
-      AND (o.model_key <> e.model_key OR o.provider <> e.provider)
       AND o.corrects IS NULL AND o.quality <> 'exact'
       AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
       AND NOT EXISTS (
