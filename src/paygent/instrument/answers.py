@@ -87,7 +87,7 @@ def _plain(answer: Any) -> Any:
 def reader_for(
     provider: str, extractors: Iterable[ProviderConfig]
 ) -> Callable[[Any, bool], Usage | Deferred | None]:
-    """Return a function that reads the usage of any answer: `(answer, want_tools) -> Usage | None`.
+    """Return a function that reads the usage of any answer, as `Route.read` does.
 
     Args:
         provider: Who is called, "" where that is not known; a registered name has its own extractor

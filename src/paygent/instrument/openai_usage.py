@@ -6,7 +6,9 @@ Fields were read from the type definitions of openai 3.57 and 1.60 (2026-11).
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -371,12 +373,8 @@ def _size_of(data: Any) -> int:
     """Return the size of a file's content in bytes, unread; 0 where it does not tell."""
     if isinstance(data, (bytes, bytearray)):
         return len(data)
-    view = getattr(data, "getbuffer", None)  # of a file in memory
-    if view is not None:
-        return int(view().nbytes)
-    number = getattr(data, "fileno", None)
-    if number is None:
-        return 0
-    import os
-
-    return os.fstat(number()).st_size  # a question to the kernel, which it answers from memory
+    if isinstance(data, io.BytesIO):
+        return data.getbuffer().nbytes
+    if isinstance(data, (io.BufferedReader, io.FileIO)):
+        return os.fstat(data.fileno()).st_size  # which the kernel answers from memory
+    return 0  # such as a spooled file, which would go to the disk if it were asked for its number

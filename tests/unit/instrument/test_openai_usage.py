@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,6 +300,14 @@ def test_told_by_audio__a_file__has_a_duration_and_tokens(tmp_path: Path) -> Non
         ):
             assert told_by_audio({}, files) == MINUTE
         assert opened.tell() == 0  # nothing was read
+
+
+def test_told_by_audio__a_spooled_file__is_left_in_memory() -> None:
+    """Upload handlers keep small files there; asking for their size must not write them out."""
+    with tempfile.SpooledTemporaryFile(max_size=10_000) as spooled:
+        spooled.write(bytes(100))
+        assert told_by_audio({}, [("file", ("a.mp3", spooled))]) is None
+        assert spooled._rolled is False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("files", [None, [], {}, [("file", object())], [("file", ("a", b""))]])
