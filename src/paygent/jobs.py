@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from paygent import ids
-from paygent.booking import Asked, Priced, price
 from paygent.context import Identity
 from paygent.core.event import Event
 from paygent.core.pricing import Rates
 from paygent.core.usage import QUALITIES, Deferred, Quality, Usage
 from paygent.ledger.accounts import User
 from paygent.prices.catalogue import Catalogue
+from paygent.prices.price import Asked, Priced, price
 
 _REMEMBERED_MAX = 10_000  # jobs of this process under way; the ledger knows all of them
 _BOOKED_MAX = 10_000  # uses that this process has booked; the ledger counts an id once
@@ -96,37 +96,36 @@ class Jobs:
             at_us: Now.
         """
         original_id = self.event_id(found.ref)
-        user, original = self._started.get(original_id, (asker, None))
-        priced_at_us = original.at_us if original is not None else at_us
-        asked = Asked(provider, "", user.plan, priced_at_us)
+        known = self._started.get(original_id)
+        user, original = known or (asker, _unknown(original_id, asker, identity, at_us))
+        asked = Asked(provider, "", user.plan, original.at_us)
         shares: dict[str, _Share] = {}
         for usage in found.usages or ():
             share = _Share.of(usage, price(self._catalogue, asked, usage))
             shares[share.model_key] = share.plus(shares.get(share.model_key))
         for number, share in enumerate(shares.values() or (_NO_SHARE,)):
-            correction = Event(
+            whole = Event(
                 ids.id_of_key(self._product, "", f"use:{number}:{found.ref}"),
                 user.user_id,
-                original.session_id if original else identity.session_id or user.session_id,
-                priced_at_us,
+                original.session_id,
+                original.at_us,
                 share.model,
-                share.model_key or (original.model_key if original else ""),
+                share.model_key or original.model_key,
                 provider,
-                original.plan if original else user.plan_name,
-                original.period_start_us if original else user.period.start_us,
+                original.plan,
+                original.period_start_us,
                 *share.counts,
                 share.cost_nano,
                 0,
                 share.quality,
                 "auto",
                 share.price_id,
-                metadata=original.metadata if original else identity.metadata,
+                metadata=original.metadata,
                 details=share.details,
                 corrects=original_id,
-                restates=original is None and not number,
+                restates=known is None and not number,
             )
-            if original is not None and not number:
-                correction = _difference(correction, original)
+            correction = whole if number else _difference(whole, original)
             yield Finished(user, correction, share.rates)
 
 
@@ -182,6 +181,31 @@ class _Share(NamedTuple):
 
 
 _NO_SHARE = _Share("", "", (0, 0, 0, 0, 0), 0, "exact", "", None, None)  # it failed, or never began
+
+
+def _unknown(event_id: str, user: User, identity: Identity, at_us: int) -> Event:
+    """Return what stands for the first booking of a job that this process did not start: all
+    zero, in the name of whoever asks.
+    """
+    return Event(
+        event_id,
+        user.user_id,
+        identity.session_id or user.session_id,
+        at_us,
+        "",
+        "",
+        "",
+        user.plan_name,
+        user.period.start_us,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+        metadata=identity.metadata,
+    )
 
 
 def _difference(whole: Event, original: Event) -> Event:

@@ -32,7 +32,6 @@ from collections.abc import Callable
 from functools import partial
 
 from paygent import enclosing
-from paygent.booking import Asked, price
 from paygent.call import Call, Request, Wait
 from paygent.context import Identity, current
 from paygent.core.estimate import Estimate, Taken, bound, cost_of, measure, weight_of
@@ -45,7 +44,7 @@ from paygent.core.event import (
     encode_void,
     presumed,
 )
-from paygent.core.explain import rates_to_json
+from paygent.core.explain import LARGEST_INPUT, rates_to_json
 from paygent.core.gate import CONTENTION, Decision, warning
 from paygent.core.pricing import Rates, bound_nano, cost_nano, in_units_of, is_plain
 from paygent.core.usage import Deferred, Usage
@@ -62,6 +61,7 @@ from paygent.ledger.waiting import Waiter
 from paygent.loops import caller, running_loop, runs_loop
 from paygent.models import GuardResult, guard_result, usage_event
 from paygent.prices.catalogue import Catalogue
+from paygent.prices.price import Asked, price
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
@@ -514,6 +514,9 @@ class Meter:
             self.list_prices(priced.rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
+        details = priced.details
+        if usage.largest_input_tokens >= 0:
+            details = {**(details or {}), LARGEST_INPUT: usage.largest_input_tokens}
         return Event(
             call.event_id,
             call.user.user_id,
@@ -540,7 +543,7 @@ class Meter:
             charged,
             None,
             call.identity.metadata,
-            priced.details,
+            details,
         )
 
     # -- jobs: work that a provider does after its answer
@@ -556,9 +559,9 @@ class Meter:
         identity = self._named(request) or Identity(self._nobody)
         at_us = self._now_us()
         asker = self._accounts.user(identity.user_id or self._nobody, at_us)
-        if not asker.sdk_enabled:
-            return
         for done in self._jobs.finish(found, request.provider, asker, identity, at_us):
+            if not done.user.sdk_enabled:
+                return
             if done.rates is not None:
                 self.list_prices(done.rates, at_us)
             self.record(done.user, done.event)

@@ -18,7 +18,7 @@ from paygent.core.pricing import (
     Tier,
     amounts_of,
     assumed_parts,
-    prices_for,
+    prices_of,
 )
 from paygent.core.usage import RARE_COUNTS, Usage
 
@@ -26,6 +26,9 @@ _PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 OTHERS = "others_nano"
 """Among an event's details: what other models cost that the provider had work for the call."""
+
+LARGEST_INPUT = "largest_input_tokens"
+"""Among the details of an event that sums up several requests; see `Usage`."""
 
 BILLED = "billed:"
 """How the price id of an event begins whose cost the provider has told itself."""
@@ -75,7 +78,7 @@ def explain(event: Event, rates: Rates) -> Explanation:
         rates: The price list that it was booked with.
     """
     usage = _usage_of(event)
-    prices = prices_for(rates, usage.input_tokens)
+    prices = prices_of(usage, rates)
     tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
     lines = tuple(Line(name, *found) for name, found in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
@@ -100,6 +103,7 @@ def _usage_of(event: Event) -> Usage:
         event.cached_input_tokens - rare["cached_image_tokens"],
         event.cache_write_tokens - rare["cache_write_long_tokens"],
         reasoning_tokens=event.reasoning_tokens,
+        largest_input_tokens=(event.details or {}).get(LARGEST_INPUT, -1),
         **rare,
     )
 

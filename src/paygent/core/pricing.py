@@ -224,6 +224,14 @@ def prices_for(rates: Rates, input_tokens: int) -> Prices:
     return chosen
 
 
+def prices_of(usage: Usage, rates: Rates) -> Prices:
+    """Return the price list of a usage: that of its input, or of the largest of its requests where
+    it sums up several.
+    """
+    largest = usage.largest_input_tokens
+    return prices_for(rates, largest if largest >= 0 else usage.input_tokens)
+
+
 def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> int:
     """Return what plain input and output cost, in nano-dollars, rounded once, half to even."""
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
@@ -247,12 +255,10 @@ def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_ca
 
 def cost_nano(usage: Usage, rates: Rates) -> int:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
-    if usage.largest_input_tokens >= 0:
-        rates = rates._replace(prices=prices_for(rates, usage.largest_input_tokens), tiers=())
-    has_fee = rates.prices[15]
+    prices = prices_of(usage, rates) if rates.tiers else rates.prices
+    has_fee = prices.request
     if is_plain(usage) and not has_fee:
-        return tokens_cost_nano(usage[0], usage[1], rates)
-    prices = prices_for(rates, usage[0]) if rates.tiers else rates.prices
+        return divide_half_even(usage[0] * prices[0] + usage[1] * prices[4], _ONE_NANO)
     if usage[6:16] == _PLAIN_MEDIA and not has_fee:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long

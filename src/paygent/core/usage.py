@@ -100,6 +100,11 @@ class Usage(NamedTuple):
     largest_input_tokens: int = -1
 
     @property
+    def counts(self) -> tuple[int, ...]:
+        """All that is counted, in the order above."""
+        return self[:16]
+
+    @property
     def total_tokens(self) -> int:
         """Input and output together, the figure that token limits count."""
         return self.input_tokens + self.output_tokens

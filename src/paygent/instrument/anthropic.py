@@ -1,4 +1,5 @@
-"""Anthropic's SDK (0.40 to 2.x): names of its routes, clients and fields. No logic of its own.
+"""Anthropic's SDK (0.40 to 2.x): names of its routes and clients, and how its answers tell their
+use.
 
 Routes and fields were read from the type definitions of anthropic 2.13 and 0.40 (2026-11).
 """
@@ -204,9 +205,9 @@ _SMALL_TOKENS_MAX = 32_768  # no price list has a tier below
 
 def _sum(one: Usage, other: Usage) -> Usage:
     """Add two usages of one model."""
-    counts = (a + b for a, b in zip(one[:16], other[:16], strict=True))
+    sums = map(int.__add__, one.counts, other.counts)
     quality = one.quality if other.quality == "exact" else "partial"
-    return Usage._make((*counts, *one[16:]))._replace(quality=quality)
+    return one._replace(**dict(zip(Usage._fields, sums, strict=False)), quality=quality)  # type: ignore[arg-type]
 
 
 def view_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:

@@ -49,6 +49,15 @@ def test_explain__a_tier__is_named_where_it_applies() -> None:
     assert (found.tier_above, found.cost_nano) == (1_000, 6_006_000)
 
 
+def test_explain__requests_summed_up__have_the_tier_of_the_largest() -> None:
+    """Many small requests in one event are no large one: no tier, and the cost that was booked."""
+    event = make_event(
+        "a", input_tokens=1_200, output_tokens=0, details={"largest_input_tokens": 600}
+    )
+    found = explain(event, RATES)
+    assert (found.tier_above, found.cost_nano) == (None, 3_600_000)
+
+
 COUNTS = st.integers(0, 10**6)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from paygent import ModelCostRate, PlanConfig
-from paygent.booking import Asked, Priced, price
 from paygent.core.period import to_us
 from paygent.core.usage import Usage
 from paygent.failopen import failures
 from paygent.prices.catalogue import Catalogue
+from paygent.prices.price import Asked, Priced, price
 
 AT_US = to_us(datetime(2026, 11, 20, tzinfo=timezone.utc))
 PLAN = PlanConfig()

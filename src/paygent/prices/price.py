@@ -1,7 +1,8 @@
-"""Price: which model answered, at which rates, what that costs, and how far it can be trusted.
+"""Price one usage: which model answered, at which rates, what that costs, and how far it can be
+trusted.
 
-A step of the flow (`meter.py`) that holds nothing and books nothing. What cannot be priced for
-certain is marked and said once; it never raises for an odd model or tier.
+The arithmetic is `core/pricing.py`'s, the rates are the catalogue's. What cannot be priced for
+certain is marked and said once; nothing here raises for an odd model or tier.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
     rates = resolved.rates
     quality = usage.quality
     is_usual = resolved.is_certain and details is None and usage.largest_input_tokens < 0
-    if not (is_usual or resolved.is_free) and any(usage[:16]):
+    if not (is_usual or resolved.is_free) and any(usage.counts):
         quality = _judge(model, resolved, usage)
     cost = cost_nano(usage, rates)
     if usage.others:
