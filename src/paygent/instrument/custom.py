@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from paygent.call import Request
@@ -17,6 +17,7 @@ from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known, reader_for
 from paygent.instrument.funnel import Route, active, max_tokens_of
+from paygent.instrument.patches import Patch, Patches, Switch
 from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async
 from paygent.meter import Meter
 from paygent.providers import ProviderConfig
@@ -71,17 +72,55 @@ def say_missing(target: Target) -> None:
     )
 
 
-def wrap_method(target: Target, method: Any, gates: Callable[[], bool]) -> Any:
+class TargetHook:
+    """Patches one method of a registered provider; see `patches.Hook`.
+
+    Attributes:
+        patch: What was put in, or None.
+    """
+
+    def __init__(self, target: Target, bare: dict[Any, Any]) -> None:
+        """Take a target.
+
+        Args:
+            target: What is patched.
+            bare: Wrappers of registered providers, and what is in them; shared by all of them.
+        """
+        self._target = target
+        self._bare = bare
+        self.name = target.config.name
+        self.module = target.module
+        self.patch: Patch | None = None
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Put gate and meter around the method; see `patches.Hook`."""
+        target = self._target
+        found = find(target, module)
+        if found is None:
+            say_missing(target)
+            return
+        owner, method = found
+        if self.patch is not None and self.patch.owner is owner:
+            return  # a reload of the module would have made another class
+        if target.method not in vars(owner):  # from a base that may be registered as another
+            method = self._bare.get(method, method)
+        wrapper = wrap_method(target, method, patches.switch)
+        self.patch = patches.put(owner, target.method, wrapper)
+        self._bare[wrapper] = method
+        if vars(owner).get(target.method) is not wrapper:
+            say_missing(target)
+
+
+def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
     """Return a method with gate and meter around it, of the kind that it is.
 
     Args:
         target: What it is.
         method: As it stands in the class: a function, or a static or class method of one.
-        gates: Tells at each call whether it is gated; if not, our arguments are taken off, and that
-            is all.
+        switch: Where it is off, our arguments are taken off a call, and that is all.
     """
     if isinstance(method, (staticmethod, classmethod)):
-        inner = wrap_method(target, method.__func__, gates)
+        inner = wrap_method(target, method.__func__, switch)
         return type(method)(inner)
     config = target.config
     read = reader_for(config.name, [config])
@@ -89,7 +128,7 @@ def wrap_method(target: Target, method: Any, gates: Callable[[], bool]) -> Any:
         read = read_known
 
     def work_of(kwargs: dict[str, Any]) -> Work:
-        meter = _meter() if gates() else None
+        meter = _meter() if switch.is_on else None
         scope = attempt("prepare", _take_arguments, kwargs)
         request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
         if request is None:

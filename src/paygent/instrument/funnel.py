@@ -26,6 +26,7 @@ from paygent.context import CALL_ARGUMENTS, Identity
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Deferred, Usage, get
 from paygent.failopen import attempt, failures
+from paygent.instrument.patches import ALWAYS_ON, Switch
 from paygent.instrument.stream import (
     BytesReader,
     Ending,
@@ -137,13 +138,17 @@ def active() -> Meter | None:
 # -- the wrappers
 
 
-def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
-    """Return the sync funnel method of an SDK with gate and meter around it."""
+def wrap_sync(
+    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
+) -> Callable[..., Any]:
+    """Return the sync funnel method of an SDK with gate and meter around it, which pass calls on
+    when the switch is off.
+    """
 
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(client, options)
+        meter = _meter_for(client, options) if switch.is_on else None
         if meter is None:
             return original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -176,13 +181,15 @@ def wrap_sync(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
     return request
 
 
-def wrap_async(original: Callable[..., Any], sdk: Sdk) -> Callable[..., Any]:
-    """Return the async funnel method of an SDK with gate and meter around it."""
+def wrap_async(
+    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
+) -> Callable[..., Any]:
+    """Return the async funnel method of an SDK with gate and meter around it; see `wrap_sync`."""
 
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(client, options)
+        meter = _meter_for(client, options) if switch.is_on else None
         if meter is None:
             return await original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -573,23 +580,34 @@ def is_paid(name: str) -> bool:
 # -- the arguments of a single call
 
 
-def wrap_resource(original: Callable[..., Any], *, is_coroutine: bool) -> Callable[..., Any]:
-    """Return a resource method that hands its `paygent_*` arguments to the funnel."""
+def wrap_resource(
+    original: Callable[..., Any], check: Callable[[Any], None], *, is_coroutine: bool
+) -> Callable[..., Any]:
+    """Return a resource method that hands its `paygent_*` arguments to the funnel.
+
+    Args:
+        original: The method.
+        check: Looks after a client that has a `request` of its own.
+        is_coroutine: Whether the method is a coroutine function.
+    """
+
+    def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        client = getattr(args[0], "_client", None) if args else None
+        if "request" in getattr(client, "__dict__", ()):
+            attempt("self_check", check, client)
+        return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
+
     if is_coroutine:
 
         @functools.wraps(original)
         async def async_method(*args: Any, **kwargs: Any) -> Any:
-            if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
-                kwargs = carry(kwargs)
-            return await original(*args, **kwargs)
+            return await original(*args, **arguments(args, kwargs))
 
         return async_method
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
-            kwargs = carry(kwargs)
-        return original(*args, **kwargs)
+        return original(*args, **arguments(args, kwargs))
 
     return method
 

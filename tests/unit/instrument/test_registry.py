@@ -8,7 +8,7 @@ import importlib.machinery
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,6 +24,7 @@ from paygent.failopen import failures
 from paygent.instrument import openai as openai_names
 from paygent.instrument import registry
 from paygent.instrument.registry import Instrumentation, instrumentation
+from paygent.instrument.sdk import SdkHook
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -210,9 +211,65 @@ def test_hook_again__after_uninstall__does_nothing() -> None:
     """A client made by a thread while another uninstalls is left alone."""
     own = Instrumentation()
     before = vars(openai.OpenAI.__mro__[1])["request"]
-    own._hook_again(openai_names, openai.OpenAI)
-    own._patch(openai_names)
+    SdkHook(openai_names)._hook_again(openai.OpenAI, own._patches)
+    own._install_in("openai")
     assert vars(openai.OpenAI.__mro__[1])["request"] is before
+
+
+async def test_client__with_a_request_of_its_own__is_noticed_and_counts_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Some instrumentations give one client a `request`, which hides what its class has; set before
+    `init` or after it, in sync and async clients.
+    """
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as before:
+        bare = before.request
+        before.request = lambda *args, **kwargs: bare(*args, **kwargs)  # type: ignore[method-assign]
+        pg = init()
+        metered = Metered(pg)
+        for _ in range(2):
+            before.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert [event.quality for event in metered.events] == ["exact"] * 2
+        pg.uninstrument()
+        before.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert len(metered.events) == 2
+        pg.instrument()
+    async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+        ours = client.request
+
+        async def request(*args: Any, **kwargs: Any) -> Any:
+            return await ours(*args, **kwargs)
+
+        client.request = request  # type: ignore[method-assign]
+        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert [event.quality for event in metered.events] == ["exact"] * 3
+    assert failures.counts["hook_displaced:openai"] == 2
+
+
+def test_uninstrument__where_somebody_has_patched_over__passes_calls_on(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Our wrapper stays inside theirs, and counts nothing until `instrument`; then once."""
+    pg = init()
+    metered = Metered(pg)
+    owner: Any = openai.OpenAI.__mro__[1]
+    ours = vars(owner)["request"]
+
+    def peer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(self, *args, **kwargs)
+
+    owner.request = peer
+    try:
+        pg.uninstrument()
+        with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            assert metered.events == []
+            pg.instrument()
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            assert metered.only.quality == "exact"
+    finally:
+        instrumentation.uninstall()
+        owner.request = ours.__wrapped__
 
 
 # -- SDKs of other shapes
@@ -303,108 +360,6 @@ def test_install__a_class_that_refuses_the_hook__is_said_loudly(
     sdk.package.Client()
     assert failures.counts["unhooked:made_up"] == 2
     own.uninstall()
-
-
-# -- the import hook
-
-
-class Finder(importlib.abc.MetaPathFinder):
-    """Finds one made-up module."""
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return the spec of the module, or None for others."""
-        if name != "made_up_later":
-            return None
-        return importlib.machinery.ModuleSpec(name, self.loader)
-
-
-class Loader(importlib.abc.Loader):
-    """Runs nothing."""
-
-    note = "the real one"
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        """Leave it to Python."""
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Give the module something."""
-        module.ran = True  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def later(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
-    """An import hook for one module, whose call-backs are listed."""
-    called: list[Any] = []
-    sdks = {"made_up_later": "sdk"}
-    finder = registry._AfterImport(sdks, called.append)
-    monkeypatch.setattr(sys, "meta_path", [finder, object(), Finder(Loader()), *sys.meta_path])
-    yield called
-    sys.modules.pop("made_up_later", None)
-
-
-def test_import_hook__after_the_import__calls_back_and_leaves_the_real_loader(
-    later: list[Any],
-) -> None:
-    """The module is as if nobody had looked."""
-    module: Any = importlib.import_module("made_up_later")
-    assert (module.ran, later) == (True, ["sdk"])
-    assert type(module.__spec__.loader) is Loader
-    assert type(module.__loader__) is Loader
-
-
-def test_import_hook__a_reload__is_safe(later: list[Any]) -> None:
-    """A reloaded module is called back for again, and has its real loader again."""
-    module = importlib.import_module("made_up_later")
-    importlib.reload(module)
-    assert later == ["sdk", "sdk"]
-    assert type(module.__spec__.loader) is Loader  # type: ignore[union-attr]
-
-
-def test_import_hook__what_tools_ask_of_the_loader__is_answered(later: list[Any]) -> None:
-    """Until the import is over the loader in the spec answers for the real one."""
-    spec = sys.meta_path[0].find_spec("made_up_later", None)
-    assert spec is not None
-    assert spec.loader is not None
-    assert spec.loader.note == "the real one"  # type: ignore[attr-defined]
-    assert sys.meta_path[0].find_spec("something_else", None) is None
-
-
-def test_import_hook__a_module_without_a_spec__is_run_all_the_same(later: list[Any]) -> None:
-    """Odd importers make modules without one."""
-    spec = sys.meta_path[0].find_spec("made_up_later", None)
-    assert spec is not None
-    assert spec.loader is not None
-    bare = ModuleType("made_up_later")
-    spec.loader.exec_module(bare)
-    assert (later, type(bare.__loader__)) == (["sdk"], Loader)
-
-
-@pytest.mark.parametrize("loader", [None, SimpleNamespace()])
-def test_import_hook__a_loader_of_another_kind__is_left_alone(
-    loader: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A namespace package has no code that we could wait for."""
-    hook = registry._AfterImport({"made_up_later": "sdk"}, lambda sdk: None)
-    monkeypatch.setattr(sys, "meta_path", [hook, Finder(loader)])
-    spec = hook.find_spec("made_up_later", None)
-    assert spec is not None
-    assert spec.loader is loader
-
-
-def test_import_hook__a_module_that_is_not_there__is_not_found(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """An app without the SDK gets Python's own ImportError."""
-    hook = registry._AfterImport({"made_up_nowhere": "sdk"}, lambda sdk: None)
-    monkeypatch.setattr(sys, "meta_path", [hook, *sys.meta_path])
-    with pytest.raises(ModuleNotFoundError, match="made_up_nowhere"):
-        importlib.import_module("made_up_nowhere")
 
 
 LATER = """

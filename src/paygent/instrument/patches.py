@@ -1,0 +1,114 @@
+"""Patches of other people's classes and modules: put in, known again, and taken out.
+
+A patch is taken out only where nobody has patched over it since; where somebody has, our wrapper
+stays inside theirs. So every wrapper looks at the switch that it was made with, and does nothing
+but pass calls on when that is off.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
+
+_INHERITED = object()  # stands for what the patched class took from a base
+
+
+class Switch:
+    """Whether the wrappers that look at it do their work."""
+
+    __slots__ = ("is_on",)
+
+    def __init__(self, is_on: bool) -> None:
+        self.is_on = is_on
+
+
+ALWAYS_ON = Switch(True)
+"""For wrappers that nobody switches off."""
+
+
+class Patch(NamedTuple):
+    """One attribute that was replaced.
+
+    Attributes:
+        owner: The class or module that has it.
+        name: Its name.
+        original: What stood there.
+        wrapper: What stands there now.
+    """
+
+    owner: Any
+    name: str
+    original: Any
+    wrapper: Any
+
+
+class Patches:
+    """The patches of one `Instrumentation`, in the order in which they were put in.
+
+    Attributes:
+        lock: Held by who patches.
+        switch: On while calls are gated and metered.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.switch = Switch(False)
+        self._wrappers: set[Callable[..., Any]] = set()
+        self._put_in: list[Patch] = []
+
+    def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
+        """Put a wrapper in the place of a class's or module's own or inherited attribute."""
+        patch = Patch(owner, name, vars(owner).get(name, _INHERITED), wrapper)
+        setattr(owner, name, wrapper)
+        self._wrappers.add(wrapper)
+        self._put_in.append(patch)
+        return patch
+
+    def is_ours(self, value: Any) -> bool:
+        """Tell whether something is a wrapper that was put in and not taken out."""
+        return value in self._wrappers
+
+    def take_out(self, patch: Patch) -> None:
+        """Take one patch out, and forget it."""
+        self._put_in.remove(patch)
+        self._wrappers.discard(patch.wrapper)
+        _restore(patch)
+
+    def take_out_all(self) -> None:
+        """Take every patch out, the last one first."""
+        for patch in reversed(self._put_in):
+            _restore(patch)
+        self._put_in.clear()
+        self._wrappers.clear()
+
+
+def _restore(patch: Patch) -> None:
+    if vars(patch.owner).get(patch.name) is not patch.wrapper:
+        return  # somebody has patched over it: their chain goes through ours, which passes on
+    if patch.original is _INHERITED:
+        delattr(patch.owner, patch.name)
+    else:
+        setattr(patch.owner, patch.name, patch.original)
+
+
+class Hook(Protocol):
+    """What is patched when one module has been imported."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in counts and logs."""
+
+    @property
+    def module(self) -> str:
+        """Whose import it waits for."""
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Patch a module that has been imported; called again when it is imported anew.
+
+        Args:
+            module: The module.
+            patches: Where patches are put in.
+            arguments_only: Gate and meter nothing, but take the `paygent_*` arguments out of calls.
+        """
