@@ -22,8 +22,9 @@ nothing before it asks for something.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paygent.carrying import paygent_track
     from paygent.client import Paygent
-    from paygent.context import paygent_context, paygent_track
+    from paygent.context import paygent_context
     from paygent.errors import (
         InvalidValue,
         PaygentAuthInvalid,
@@ -77,7 +78,8 @@ __all__ = [
 
 _HOMES = {
     "client": ("Paygent",),
-    "context": ("paygent_context", "paygent_track"),
+    "carrying": ("paygent_track",),
+    "context": ("paygent_context",),
     "errors": (
         "InvalidValue",
         "PaygentAuthInvalid",

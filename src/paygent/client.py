@@ -82,6 +82,7 @@ class Paygent(Verbs):
         on_missing_user: str = "warn",
         soft_gate: Literal["once", "every_call"] = "once",
         tag_keys: tuple[str, ...] = (),
+        carry_user: bool = True,
     ) -> Paygent:
         """Start Paygent in this process; a second call shuts the first one down.
 
@@ -103,6 +104,8 @@ class Paygent(Verbs):
             on_missing_user: What a call without a user is: "warn", "block", "ignore" or a user id.
             soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
             tag_keys: Metadata keys that reports group by, at most five.
+            carry_user: Have threads, executors and pools take the user along who starts them or
+                gives them work. False patches none of them.
 
         Returns:
             The process's `Paygent`.
@@ -223,7 +226,7 @@ class Paygent(Verbs):
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
-        attempt("patch", instrumentation.provide, self._settings.registry)
+        attempt("patch", self._provide)
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return
@@ -232,6 +235,10 @@ class Paygent(Verbs):
         set_active(self._meter)
         # An application may name the user of a single call, which the SDKs would refuse.
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
+
+    def _provide(self) -> None:
+        settings = self._settings
+        instrumentation.provide(settings.registry, carries_user=settings.carry_user)
 
     def _greet_backend(self) -> None:
         """Ask the backend whether it is there; warn, or raise (`strict_backend`), if not."""

@@ -1,26 +1,22 @@
 """Identify: whose call is it? One context variable, read at the moment of the call.
 
-`paygent_context` sets it, `paygent_track` does the same around a function, and the arguments
-`paygent_*` of a single call win over both. Nothing here raises around a call: a user id that cannot
-be used is said once and treated as missing.
+`paygent_context` sets it, what is in `carrying.py` does the same around functions and takes it to
+other threads, and the arguments `paygent_*` of a single call win over both. Nothing here raises
+around a call: a user id that cannot be used is said once and treated as missing.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from math import isfinite
 from types import TracebackType
-from typing import Any, TypeVar, cast
+from typing import Any
 from uuid import UUID
 
 from paygent.failopen import attempt, failures
 from paygent.settings import USER_ID_CHARS_MAX
-
-_F = TypeVar("_F", bound=Callable[..., Any])
 
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
@@ -71,6 +67,58 @@ class Identity:
         )
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
+
+    def settled(self) -> Identity:
+        """Return this identity as one that another thread can use."""
+        return self
+
+
+class LateIdentity(Identity):
+    """An identity whose user and session are asked for when they are first needed: by then whoever
+    signs users in has run.
+    """
+
+    __slots__ = ("_ask_session", "_ask_user", "_session_id", "_user_id")
+
+    def __init__(
+        self,
+        ask_user: Callable[[], Any],
+        ask_session: Callable[[], Any],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Ask for nothing yet.
+
+        Args:
+            ask_user: Returns the user id, or None as long as there is none; asked again then.
+            ask_session: The same for the session id.
+            metadata: As in `paygent_context`.
+        """
+        self._ask_user = ask_user
+        self._ask_session = ask_session
+        self._user_id: str | None = None
+        self._session_id: str | None = None
+        self.plan = None
+        self.metadata, self.metadata_json = read_metadata(metadata)
+
+    @property
+    def user_id(self) -> str | None:  # type: ignore[override]
+        """The user, as soon as there is one."""
+        if self._user_id is None:
+            self._user_id = read_user_id(attempt("ask_user", self._ask_user))
+        return self._user_id
+
+    @property
+    def session_id(self) -> str | None:  # type: ignore[override]
+        """The session, as soon as there is one."""
+        if self._session_id is None:
+            self._session_id = _read_session_id(attempt("ask_session", self._ask_session))
+        return self._session_id
+
+    def settled(self) -> Identity:
+        """Return what is known now: another thread has no request to ask."""
+        if self.user_id is None:
+            return self
+        return Identity(self.user_id, self.session_id, None, self.metadata)
 
 
 def read_user_id(value: Any) -> str | None:
@@ -214,134 +262,25 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         self.__exit__(kind, error, trace)
 
 
-def paygent_track(
-    user_id: Any = None,
-    session_id: Any = None,
-    plan: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    *,
-    user_id_param: str | None = None,
-) -> Callable[[_F], _F]:
-    """Decorate a function so that calls made in it belong to a user.
+class as_identity:  # noqa: N801 - used like `paygent_context`
+    """Have a block run as an identity and nothing of the one around it; None is nobody."""
 
-    Args:
-        user_id, session_id, plan, metadata: As in `paygent_context`; without a user id, the
-            surrounding block's user stays.
-        user_id_param: Name of the function's own parameter that holds the user id; it wins over
-            `user_id`.
+    __slots__ = ("_identity", "_token")
 
-    Returns:
-        A decorator for sync and async functions and for sync and async generator functions.
-    """
+    def __init__(self, identity: Identity | None) -> None:
+        self._identity = identity
 
-    def decorate(function: _F) -> _F:
-        signature = inspect.signature(function) if user_id_param is not None else None
+    def __enter__(self) -> None:
+        self._token = current.set(self._identity)
 
-        def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> paygent_context:
-            whose = user_id
-            if signature is not None:
-                named = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
-                whose = user_id if named is None else named
-            outer = current.get()
-            if whose is None and outer is not None:
-                whose = outer.user_id
-            return paygent_context(whose, session_id, plan, metadata)
-
-        return cast(_F, _wrap(function, scope))
-
-    return decorate
-
-
-def _argument(
-    signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Return the argument of a call by its name, given or by default; None where there is none."""
-    bound = signature.bind_partial(*args, **kwargs)
-    bound.apply_defaults()
-    return bound.arguments.get(name)
-
-
-def _wrap(
-    function: Callable[..., Any], scope: Callable[..., paygent_context]
-) -> Callable[..., Any]:
-    """Return `function` inside the scope that its arguments give, keeping its kind."""
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def in_coroutine(*args: Any, **kwargs: Any) -> Any:
-            with scope(args, kwargs):
-                return await function(*args, **kwargs)
-
-        return in_coroutine
-
-    if inspect.isasyncgenfunction(function):
-        return _wrap_async_generator(function, scope)
-    if inspect.isgeneratorfunction(function):
-        return _wrap_generator(function, scope)
-
-    @functools.wraps(function)
-    def in_function(*args: Any, **kwargs: Any) -> Any:
-        with scope(args, kwargs):
-            return function(*args, **kwargs)
-
-    return in_function
-
-
-def _wrap_async_generator(
-    function: Callable[..., Any], scope: Callable[..., paygent_context]
-) -> Callable[..., Any]:
-    """Return an async generator function whose every step runs inside the scope."""
-
-    @functools.wraps(function)
-    async def in_async_generator(*args: Any, **kwargs: Any) -> Any:
-        generator = function(*args, **kwargs)
-        whose = scope(args, kwargs)
-        go_on = generator.__anext__
+    def __exit__(self, *error: object) -> None:
         try:
-            while True:
-                with whose:  # only while the generator runs: its consumer has another user
-                    try:
-                        item = await go_on()
-                    except StopAsyncIteration:
-                        return
-                try:
-                    go_on = functools.partial(generator.asend, (yield item))
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
-                    go_on = functools.partial(generator.athrow, thrown)
-        finally:
-            with whose:
-                await generator.aclose()
-
-    return in_async_generator
+            current.reset(self._token)
+        except ValueError:
+            pass  # as in `paygent_context`
 
 
-def _wrap_generator(
-    function: Callable[..., Any], scope: Callable[..., paygent_context]
-) -> Callable[..., Any]:
-    """Return a generator function whose every step runs inside the scope."""
-
-    @functools.wraps(function)
-    def in_generator(*args: Any, **kwargs: Any) -> Any:
-        generator = function(*args, **kwargs)
-        whose = scope(args, kwargs)
-        go_on = generator.__next__
-        try:
-            while True:
-                with whose:  # only while the generator runs: its consumer has another user
-                    try:
-                        item = go_on()
-                    except StopIteration as stop:
-                        return stop.value
-                try:
-                    go_on = functools.partial(generator.send, (yield item))
-                except GeneratorExit:
-                    raise
-                except BaseException as thrown:  # noqa: BLE001 - raised inside, where it belongs
-                    go_on = functools.partial(generator.throw, thrown)
-        finally:
-            with whose:
-                generator.close()
-
-    return in_generator
+def here() -> Identity | None:
+    """Return whose calls are made here and now, for another place to make them too."""
+    identity = current.get()
+    return identity.settled() if identity is not None else None

@@ -66,6 +66,7 @@ class Settings:
         soft_gate: Whether the warning fires once per limit and window, or on every call past the
             line.
         tag_keys: Metadata keys that reports group by.
+        carry_user: Whether threads and pools take the user along.
         registry: Providers that the application registered itself, or None.
     """
 
@@ -84,6 +85,7 @@ class Settings:
     on_missing_user: str = "warn"
     soft_gate: Literal["once", "every_call"] = "once"
     tag_keys: tuple[str, ...] = ()
+    carry_user: bool = True
     registry: ProviderRegistry | None = None
 
     @property
@@ -199,7 +201,7 @@ def _read_choices(findings: Findings, given: Mapping[str, Any], read: dict[str, 
         if not isinstance(given["registry"], ProviderRegistry):
             findings.add("registry", given["registry"], "must be a ProviderRegistry, or None")
         read["registry"] = given["registry"]
-    for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend"):
+    for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend", "carry_user"):
         if name in given:
             if not isinstance(given[name], bool):
                 findings.add(name, given[name], "must be True or False")

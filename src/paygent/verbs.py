@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from paygent.arguments import read_advice, read_entry, valid_question, valid_user
 from paygent.asking import Asking
-from paygent.context import Identity, current, paygent_track
+from paygent.carrying import bind, paygent_track
+from paygent.context import Identity, current
 from paygent.core.errors import Findings
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
@@ -377,3 +378,25 @@ class Verbs:
         return callback
 
     track = staticmethod(paygent_track)
+
+    # -- other threads
+
+    def bind(self, fn: _T) -> _T:
+        """Return `fn` with the user of this moment, for whatever carries it elsewhere.
+
+        Threads, executors, pools and tasks keep the user by themselves. This is for the rest: a
+        queue that workers read, a callback of another library, a generator that is read after the
+        block, a coroutine that another loop runs.
+
+        Args:
+            fn: A function or coroutine function, a generator function, or a generator or coroutine
+                that has been made. A plain function can be pickled afterwards if it could before.
+
+        Returns:
+            The same kind of thing; `fn` itself where there is no user.
+
+        Raises:
+            InvalidValue: if `fn` is nothing of the kind.
+        """
+        bound: _T = bind(fn)
+        return bound

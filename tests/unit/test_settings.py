@@ -39,6 +39,7 @@ def test_read_settings__of_nothing__are_the_documented_defaults(tmp_path: Path) 
         on_missing_user="warn",
         soft_gate="once",
         tag_keys=(),
+        carry_user=True,
     )
     found = read_settings({}, {})
     assert found == expected
@@ -140,6 +141,7 @@ def test_read_settings__tag_keys_of_an_iterator__are_all_kept() -> None:
         ("raise_on_hard_gate", 1),
         ("auto_instrument", "no"),
         ("strict_backend", "yes"),
+        ("carry_user", "no"),
         ("default_plan", ""),
         ("default_plan", "x" * 256),
         ("on_missing_user", 5),

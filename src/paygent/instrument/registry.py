@@ -7,6 +7,7 @@ moment after its import. Paygent itself imports none of them.
 |---|---|---|
 | openai | 1.60 | `request` of `SyncAPIClient` and `AsyncAPIClient`, or its owner |
 | anthropic | 0.40 | the same names in its own package |
+| threads and pools | | `Thread.start`, what gives work to executors and pools (`carriers.py`) |
 | registered providers | | the methods that the application names (`custom.py`) |
 """
 
@@ -16,7 +17,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from paygent.failopen import attempt
-from paygent.instrument import anthropic, openai
+from paygent.instrument import anthropic, carriers, openai
 from paygent.instrument.custom import Target, TargetHook, targets_of
 from paygent.instrument.imports import AfterImport, is_imported
 from paygent.instrument.patches import Hook, Patches
@@ -29,10 +30,15 @@ SDKS: tuple[Any, ...] = (openai, anthropic)
 
 
 class Instrumentation:
-    """The patches of this process. Installed once, however many `Paygent`s come and go."""
+    """The patches of this process. Installed once, however many `Paygent`s come and go.
+
+    Attributes:
+        carries_user: Whether threads and pools take the user along.
+    """
 
     def __init__(self) -> None:
         self._patches = Patches()
+        self._carriers = Patches()  # apart, since an application may not want them
         self._own: list[Hook] = []
         self._registry: ProviderRegistry | None = None
         self._provided: dict[Target, TargetHook] = {}
@@ -40,6 +46,7 @@ class Instrumentation:
         self._awaited: dict[str, list[Hook]] = {}
         self._finder: AfterImport | None = None
         self._arguments_only = False
+        self.carries_user = True
 
     @property
     def is_installed(self) -> bool:
@@ -58,6 +65,7 @@ class Instrumentation:
                 return
             self._arguments_only = arguments_only
             self._patches.switch.is_on = not arguments_only
+            self._carriers.switch.is_on = self.carries_user and not arguments_only
             self._own = self._own or [SdkHook(sdk) for sdk in SDKS]
             self._await()
             if self._finder is None:
@@ -73,7 +81,8 @@ class Instrumentation:
         for target in registered:
             self._provided.setdefault(target, TargetHook(target, self._bare))
         self._awaited.clear()
-        for hook in (*self._own, *self._provided.values()):
+        in_threads = carriers.HOOKS if self._carriers.switch.is_on else ()
+        for hook in (*self._own, *self._provided.values(), *in_threads):
             self._awaited.setdefault(hook.module, []).append(hook)
 
     def _install_in(self, module: str) -> None:
@@ -84,11 +93,20 @@ class Instrumentation:
 
     def _install(self, hook: Hook) -> None:
         module = sys.modules[hook.module]
-        hook.install(module, self._patches, arguments_only=self._arguments_only)
+        patches = self._carriers if hook in carriers.HOOKS else self._patches
+        hook.install(module, patches, arguments_only=self._arguments_only)
 
-    def provide(self, registry: ProviderRegistry | None) -> None:
-        """Have the application's providers patched by `install`, in place of those of before."""
+    def provide(self, registry: ProviderRegistry | None, *, carries_user: bool = True) -> None:
+        """Have what an application chose patched by `install`, in place of what was before.
+
+        Args:
+            registry: Its own providers.
+            carries_user: Whether threads and pools take the user along.
+        """
         with self._patches.lock:
+            self.carries_user = carries_user
+            if not carries_user:
+                self._carriers.take_out_all()
             for hook in reversed(self._provided.values()):
                 if hook.patch is not None:
                     self._patches.take_out(hook.patch)
@@ -104,8 +122,9 @@ class Instrumentation:
             if self._finder is not None and self._finder in sys.meta_path:
                 sys.meta_path.remove(self._finder)
             self._finder = None
-            self._patches.switch.is_on = False
-            self._patches.take_out_all()
+            for patches in (self._patches, self._carriers):
+                patches.switch.is_on = False
+                patches.take_out_all()
             self._own = []
             self._provided.clear()
             self._bare.clear()

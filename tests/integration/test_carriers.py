@@ -1,0 +1,398 @@
+"""The user is kept wherever a call is carried: each carrier, each SDK, sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import multiprocessing
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+from tests.instrument.shapes import MESSAGES, Metered
+
+from paygent import Paygent, paygent_context
+from paygent.context import current
+from paygent.instrument.registry import instrumentation
+from paygent.testing import FakeProvider
+
+Init = Callable[..., Paygent]
+Call = Callable[[], Any]
+Carrier = Callable[[Call], Any]
+
+WAIT_S = 30.0
+
+
+def who(*_: Any) -> str | None:
+    """The user whose calls are made here."""
+    identity = current.get()
+    return identity.user_id if identity is not None else None
+
+
+@pytest.fixture(params=["openai", "anthropic"])
+def call(request: pytest.FixtureRequest, fake: FakeProvider) -> Iterator[Call]:
+    """A sync call of each SDK."""
+    if request.param == "openai":
+        with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+            yield lambda: client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    else:
+        with anthropic.Anthropic(api_key="k", base_url=fake.url) as claude:
+            yield lambda: claude.messages.create(
+                model="claude-sonnet-5-5", max_tokens=64, messages=MESSAGES
+            )
+
+
+# -- ways to carry a call; each is called inside the user's block
+
+
+class _Subclass(threading.Thread):
+    """A thread with a `run` of its own."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+
+    def run(self) -> None:
+        self._call()
+
+
+def _start(thread: threading.Thread) -> None:
+    thread.start()
+    thread.join(WAIT_S)
+
+
+def in_thread_of_a_thread(call: Call) -> None:
+    """A thread that starts the one that calls."""
+    _start(threading.Thread(target=lambda: _start(threading.Thread(target=call))))
+
+
+def in_pool(call: Call) -> None:
+    """An executor of the call's own."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(call).result(WAIT_S)
+
+
+def in_pool_map(call: Call) -> None:
+    """The `map` of an executor."""
+    with ThreadPoolExecutor(1) as pool:
+        list(pool.map(lambda _: call(), [1], timeout=WAIT_S))
+
+
+def in_old_pool(call: Call) -> None:
+    """A pool of the multiprocessing package, made of threads."""
+    with ThreadPool(1) as pool:
+        pool.apply(call)
+
+
+def in_tracked_generator(call: Call) -> None:
+    """A generator function that is bound, read after its block."""
+
+    def work() -> Iterator[Any]:
+        yield call()
+
+    with paygent_context("u1"):
+        generator = instance().bind(work)()
+    with paygent_context("other"):
+        list(generator)
+
+
+def in_open_generator(call: Call) -> None:
+    """A generator with a block of its own, around the call."""
+
+    def work() -> Iterator[Any]:
+        with paygent_context("u1"):
+            yield call()
+
+    with paygent_context("other"):
+        list(work())
+
+
+def in_copied_context(call: Call) -> None:
+    """A copy of the context, run in a bare thread."""
+    _start(threading.Thread(target=functools.partial(contextvars.copy_context().run, call)))
+
+
+def in_queue(call: Call) -> None:
+    """A worker that was there before, and reads bound work from a queue."""
+    with ThreadPoolExecutor(1) as pool:
+        bound = instance().bind(call)
+        worker: Future[Any] = contextvars.Context().run(pool.submit, lambda: bound())
+        worker.result(WAIT_S)
+
+
+def in_loop(work: Callable[[], Awaitable[Any]]) -> Call:
+    """A coroutine on a loop of its own."""
+    return lambda: asyncio.run(work())  # type: ignore[arg-type]
+
+
+def in_executor(call: Call) -> None:
+    """The default executor of a loop."""
+
+    async def work() -> None:
+        await asyncio.get_running_loop().run_in_executor(None, call)
+
+    asyncio.run(work())
+
+
+def in_to_thread(call: Call) -> None:
+    """A thread of `asyncio.to_thread`."""
+    asyncio.run(asyncio.to_thread(call))
+
+
+def from_a_callback(call: Call) -> None:
+    """A callback that another thread puts on a loop."""
+    loop = asyncio.new_event_loop()
+
+    def work() -> None:
+        pool.submit(call).result(WAIT_S)
+        loop.stop()
+
+    with ThreadPoolExecutor(1) as pool:
+        thread = contextvars.Context().run(threading.Thread, target=loop.run_forever)
+        contextvars.Context().run(thread.start)
+        loop.call_soon_threadsafe(work)
+        thread.join(WAIT_S)
+    loop.close()
+
+
+CARRIERS: dict[str, Carrier] = {
+    "here": lambda call: call(),
+    "thread": lambda call: _start(threading.Thread(target=call)),
+    "subclass of Thread": lambda call: _start(_Subclass(call)),
+    "timer": lambda call: _start(threading.Timer(0, call)),
+    "thread of a thread": in_thread_of_a_thread,
+    "executor": in_pool,
+    "executor map": in_pool_map,
+    "old pool": in_old_pool,
+    "run_in_executor": in_executor,
+    "to_thread": in_to_thread,
+    "callback of a loop": from_a_callback,
+    "generator, bound": in_tracked_generator,
+    "generator with a block": in_open_generator,
+    "copy_context": in_copied_context,
+    "queue, bound": in_queue,
+}
+
+
+def instance() -> Paygent:
+    """The process's Paygent."""
+    found = Paygent.get_instance()
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("carrier", CARRIERS.values(), ids=CARRIERS.keys())
+def test_carrier__of_a_sync_call__keeps_the_user(carrier: Carrier, call: Call, init: Init) -> None:
+    """Metered once, on the user of the block."""
+    metered = Metered(init())
+    with paygent_context("u1", session_id="s1"):
+        carrier(call)
+    assert (metered.only.user_id, metered.only.quality) == ("u1", "exact")
+
+
+ASYNC_CARRIERS: dict[str, Callable[[Callable[[], Any]], Awaitable[Any]]] = {
+    "here": lambda work: work(),
+    "task": lambda work: asyncio.create_task(work()),
+    "gather": lambda work: asyncio.gather(work(), return_exceptions=False),
+    "wait_for": lambda work: asyncio.wait_for(work(), WAIT_S),
+    "loop of another thread": lambda work: asyncio.to_thread(lambda: asyncio.run(work())),
+    "coroutine, bound": lambda work: asyncio.create_task(
+        instance().bind(work()),
+        **_bare(),
+    ),
+}
+
+
+def _bare() -> dict[str, Any]:
+    """A context without a user, where tasks take one (from Python 3.11)."""
+    import sys
+
+    return {"context": contextvars.Context()} if sys.version_info >= (3, 11) else {}
+
+
+@pytest.mark.parametrize("sdk", ["openai", "anthropic"])
+@pytest.mark.parametrize("carrier", ASYNC_CARRIERS.values(), ids=ASYNC_CARRIERS.keys())
+async def test_carrier__of_an_async_call__keeps_the_user(
+    carrier: Callable[[Callable[[], Any]], Awaitable[Any]],
+    sdk: str,
+    init: Init,
+    fake: FakeProvider,
+) -> None:
+    """The same, awaited."""
+    metered = Metered(init())
+
+    async def work() -> Any:
+        if sdk == "openai":
+            async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url) as client:
+                return await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        async with anthropic.AsyncAnthropic(api_key="k", base_url=fake.url) as claude:
+            return await claude.messages.create(
+                model="claude-sonnet-5-5", max_tokens=64, messages=MESSAGES
+            )
+
+    with paygent_context("u1"):
+        await carrier(work)
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")]
+
+
+def test_stream__read_elsewhere__belongs_to_the_user_of_its_call(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Read after the block, in another user's block, by another thread."""
+    metered = Metered(init())
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        with paygent_context("u1"):
+            stream = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
+        with paygent_context("u2"):
+            _start(threading.Thread(target=lambda: list(stream)))
+    assert (metered.only.user_id, metered.only.quality) == ("u1", "exact")
+
+
+# -- what lives longer than the block it was made in
+
+
+def test_pools__made_in_one_users_block__call_as_whoever_gives_them_work(init: Init) -> None:
+    """Their threads are nobody's: the first user does not pay for those who come after."""
+    init()
+    with paygent_context("first"):
+        executor, old = ThreadPoolExecutor(1), ThreadPool(1)
+        assert (executor.submit(who).result(WAIT_S), old.apply(who)) == ("first", "first")
+    try:
+        with paygent_context("second"):
+            assert executor.submit(who).result(WAIT_S) == "second"
+            assert [*executor.map(who, [1])] == ["second"]
+            assert old.map(who, [1, 2]) == ["second"] * 2
+            assert old.starmap(who, [(1,)]) == ["second"]
+            assert old.map_async(who, [1]).get(WAIT_S) == ["second"]
+            assert old.starmap_async(who, [(1,)]).get(WAIT_S) == ["second"]
+            assert [*old.imap(who, [1]), *old.imap_unordered(who, [1])] == ["second"] * 2
+        assert executor.submit(who).result(WAIT_S) is None
+        assert old.apply(who) is None
+    finally:
+        executor.shutdown()
+        old.terminate()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_pools_of_processes__made_in_one_users_block__call_as_whoever_gives_them_work(
+    method: str, init: Init
+) -> None:
+    """Across processes too, however they are started."""
+    init()
+    context: Any = multiprocessing.get_context(method)
+    with paygent_context("first"):
+        with ProcessPoolExecutor(1, mp_context=context) as executor, context.Pool(1) as old:
+            first = (executor.submit(who).result(WAIT_S), old.apply(who))
+            with paygent_context("second"):
+                second = (executor.submit(who).result(WAIT_S), old.apply(who))
+            nobody = contextvars.Context().run(
+                lambda: (executor.submit(who).result(WAIT_S), old.apply(who))
+            )
+    assert (first, second, nobody) == (("first",) * 2, ("second",) * 2, (None, None))
+
+
+def test_thread__that_cannot_be_started__is_left_as_it_was(init: Init) -> None:
+    """Python's own error arrives, and the thread's `run` is its own."""
+    init()
+    seen: list[str | None] = []
+    thread = threading.Thread(target=lambda: seen.append(who()))
+    with paygent_context("a"):
+        _start(thread)
+        with pytest.raises(RuntimeError, match="once"):
+            thread.start()
+    assert "run" not in vars(thread)
+    assert seen == ["a"]
+
+
+def test_thread__with_a_run_set_on_it__runs_that_and_keeps_it(init: Init) -> None:
+    """Some libraries replace the `run` of one thread."""
+    init()
+    seen: list[str | None] = []
+    thread = threading.Thread()
+
+    def run() -> None:
+        seen.append(who())
+
+    thread.run = run  # type: ignore[method-assign]
+    with paygent_context("a"):
+        _start(thread)
+    assert (seen, vars(thread)["run"]) == (["a"], run)
+
+
+def test_work__that_raises_or_cannot_be_called__ends_as_without_paygent(init: Init) -> None:
+    """The executor's own exceptions arrive."""
+    init()
+    with paygent_context("a"), ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ZeroDivisionError):
+            pool.submit(lambda: 1 / 0).result(WAIT_S)
+        with pytest.raises(TypeError):
+            pool.submit(None).result(WAIT_S)  # type: ignore[arg-type]
+        with pytest.raises(TypeError):
+            pool.submit()  # type: ignore[call-arg]
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="after shutdown"):
+            pool.submit(who)
+        assert who() == "a"
+
+
+# -- in and out
+
+
+def _carried() -> tuple[Any, ...]:
+    return (
+        threading.Thread.start,
+        ThreadPoolExecutor.submit,
+        ProcessPoolExecutor.submit,
+        multiprocessing.pool.Pool.map,
+        multiprocessing.pool.Pool.__init__,
+    )
+
+
+def test_carry_user__off__patches_no_thread_and_no_pool(init: Init) -> None:
+    """The opt-out; a later `init` has its own choice."""
+    bare = _carried()
+    pg = init(carry_user=False)
+    assert _carried() == bare
+    pg.instrument()
+    assert _carried() == bare
+    init()
+    assert all(now is not before for now, before in zip(_carried(), bare, strict=True))
+    init(carry_user=False)
+    assert _carried() == bare
+
+
+def test_uninstrument__takes_the_patches_of_threads_out(init: Init) -> None:
+    """And `instrument` puts them in again, once."""
+    bare = _carried()
+    pg = init()
+    once = _carried()
+    pg.instrument()
+    assert _carried() == once
+    pg.uninstrument()
+    assert _carried() == bare
+    pg.instrument()
+    assert [each.__wrapped__ for each in _carried()] == list(bare)
+    instrumentation.uninstall()
+    assert _carried() == bare
+
+
+def test_uninstrument__inside_another_patch__takes_nobody_along(init: Init) -> None:
+    """Where somebody has patched over ours, it passes on."""
+    pg = init()
+    ours, init_of_pool = ThreadPoolExecutor.submit, multiprocessing.pool.Pool.__init__
+    bare: Any = ours.__wrapped__  # type: ignore[attr-defined]
+    pg.uninstrument()
+    with paygent_context("a"), ThreadPoolExecutor(1) as pool:
+        assert ours(pool, who).result(WAIT_S) is None
+    assert ThreadPoolExecutor.submit is bare
+    with paygent_context("a"):
+        made = ThreadPool.__new__(ThreadPool)
+        init_of_pool(made, 1)
+        made.terminate()
