@@ -529,7 +529,7 @@ class Meter:
             call.hold.period.start_us,
             usage.input_tokens,
             usage.output_tokens,
-            usage.cached_input_tokens + usage.cached_image_tokens,
+            usage.all_cached_tokens,
             usage.cache_write_tokens + usage.cache_write_long_tokens,
             usage.reasoning_tokens,
             priced.cost_nano,

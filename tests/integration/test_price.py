@@ -70,6 +70,10 @@ MILLION = Usage(10**6, 10**6)
         # Cached images cost their own price where the list has one.
         ("openai", Usage(10**6, 0, cached_image_tokens=10**6, model="gpt-image-1"),
          2_500_000_000, "exact"),
+        # A spoken turn: 300 and 100 cached of text, 400 and 200 cached of audio, 100 of text and
+        # 200 of audio out, at 0.60, 0.06, 10, 0.30, 2.40 and 20.
+        ("openai", Usage(1_000, 300, 100, audio_input_tokens=400, cached_audio_tokens=200,
+         audio_output_tokens=200, model="gpt-realtime-mini"), 8_486_000, "exact"),
         # Anthropic's price list, 2026-11: claude-opus-5 5/25, fast 10/50, batch half, in the US
         # 1.1 times; searches 10 a thousand everywhere.
         ("anthropic", MILLION._replace(model="claude-opus-5"), 30_000_000_000, "exact"),

@@ -32,6 +32,7 @@ FALLBACKS = {
     "characters": ("characters",),
     "audio_hour": ("audio_hour",),
     "cached_image": ("cached_image", "cached_input", "input"),
+    "cached_audio": ("cached_audio", "cached_input", "input"),
     "request": ("request",),
 }
 LIST_UNITS = {
@@ -46,7 +47,7 @@ LIST_UNITS = {
 def usage_of(counts: Counts) -> Usage:
     """Return the inclusive usage whose disjoint parts are these counts."""
     inputs = counts.input + counts.cached_input + counts.cache_write + counts.cache_write_long
-    inputs += counts.audio_input + counts.image_input + counts.cached_image
+    inputs += counts.audio_input + counts.image_input + counts.cached_image + counts.cached_audio
     outputs = counts.output + counts.reasoning + counts.audio_output + counts.image_output
     return Usage(
         input_tokens=inputs,
@@ -64,6 +65,7 @@ def usage_of(counts: Counts) -> Usage:
         characters=counts.characters,
         audio_ms=counts.audio_hour,
         cached_image_tokens=counts.cached_image,
+        cached_audio_tokens=counts.cached_audio,
     )
 
 

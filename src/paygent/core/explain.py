@@ -100,7 +100,7 @@ def _usage_of(event: Event) -> Usage:
     return Usage(
         event.input_tokens,
         event.output_tokens,
-        event.cached_input_tokens - rare["cached_image_tokens"],
+        event.cached_input_tokens - rare["cached_image_tokens"] - rare["cached_audio_tokens"],
         event.cache_write_tokens - rare["cache_write_long_tokens"],
         reasoning_tokens=event.reasoning_tokens,
         largest_input_tokens=(event.details or {}).get(LARGEST_INPUT, -1),

@@ -24,6 +24,7 @@ TOKEN_COMPONENTS = (
     "image_input",
     "image_output",
     "cached_image",
+    "cached_audio",
 )
 """The parts of a call that are priced per million tokens."""
 
@@ -37,6 +38,7 @@ PARENTS = {
     "image_input": "input",
     "image_output": "output",
     "cached_image": "cached_input",
+    "cached_audio": "cached_input",
 }
 """Whose price a component takes when the price list does not name it."""
 
@@ -78,6 +80,7 @@ class Prices(NamedTuple):
     characters: int = 0
     audio_hour: int = 0
     cached_image: int = 0
+    cached_audio: int = 0
     request: int = 0
 
 
@@ -169,6 +172,7 @@ class Counts(NamedTuple):
     characters: int
     audio_hour: int
     cached_image: int
+    cached_audio: int
     request: int
 
 
@@ -186,6 +190,7 @@ def split(usage: Usage) -> Counts:
         - usage.audio_input_tokens
         - usage.image_input_tokens
         - usage.cached_image_tokens
+        - usage.cached_audio_tokens
     )
     plain_output = (
         usage.output_tokens
@@ -209,6 +214,7 @@ def split(usage: Usage) -> Counts:
         usage.characters,
         usage.audio_ms,
         usage.cached_image_tokens,
+        usage.cached_audio_tokens,
         1,
     )
 
@@ -259,7 +265,7 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
     has_fee = prices.request
     if is_plain(usage) and not has_fee:
         return divide_half_even(usage[0] * prices[0] + usage[1] * prices[4], _ONE_NANO)
-    if usage[6:16] == _PLAIN_MEDIA and not has_fee:
+    if usage[6:17] == _PLAIN_MEDIA and not has_fee:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long
         numerator = (
@@ -316,14 +322,14 @@ def in_units_of(rates: Rates, told: Usage) -> Usage:
 
 def is_plain(usage: Usage) -> bool:
     """Tell whether a usage is of plain input and output alone, as most are."""
-    return usage[2:16] == _PLAIN
+    return usage[2:17] == _PLAIN
 
 
 # Most calls have no cached, written or reasoning tokens, and nearly all no audio, images or
 # searches; these are told by comparing slices, which is what makes pricing a microsecond and not
 # three.
-_PLAIN = (0,) * 14
-_PLAIN_MEDIA = (0,) * 10
+_PLAIN = (0,) * 15
+_PLAIN_MEDIA = (0,) * 11
 
 
 UNLISTED = "what is billed by the piece"
@@ -333,7 +339,7 @@ UNLISTED = "what is billed by the piece"
 def unpriced_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
     """Return the parts of a usage that have no price."""
     unpriced = rates.unpriced
-    if usage[6:16] == _PLAIN_MEDIA and "input" not in unpriced and "output" not in unpriced:
+    if usage[6:17] == _PLAIN_MEDIA and "input" not in unpriced and "output" not in unpriced:
         return ()  # the other components of most calls take their price from these two
     counts = split(usage)
     found = [name for name in Prices._fields if name in unpriced and getattr(counts, name)]
@@ -349,7 +355,7 @@ def assumed_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
         and usage.input_tokens > rates.tiers[0].above_input_tokens
     ):
         return (TIERS,)
-    if usage[6:16] == _PLAIN_MEDIA and VARIANT not in assumed:
+    if usage[6:17] == _PLAIN_MEDIA and VARIANT not in assumed:
         return ()
     counts = split(usage)
     return tuple(name for name in sorted(assumed) if name == VARIANT or getattr(counts, name))

@@ -38,6 +38,7 @@ RARE_COUNTS = (
     "characters",
     "audio_ms",
     "cached_image_tokens",
+    "cached_audio_tokens",
     "unlisted_units",
 )
 """Counts that an event keeps by name (`Event.details`), since most calls have none of them."""
@@ -59,7 +60,8 @@ class Usage(NamedTuple):
         file_searches: Requests to the provider's file search.
         characters: Of text that was spoken, where speech is billed by them.
         audio_ms: Milliseconds of audio, where a model is billed by its duration.
-        cached_image_tokens: Image input read from the provider's cache; not among `image_input`.
+        cached_image_tokens, cached_audio_tokens: Image and audio input read from the provider's
+            cache; not among `image_input`, `audio_input` and `cached_input`.
         unlisted_units: What was used and is in no price list: sessions of a code interpreter,
             images that are billed by the piece.
         model: The model that the provider says answered, or None.
@@ -90,6 +92,7 @@ class Usage(NamedTuple):
     characters: int = 0
     audio_ms: int = 0
     cached_image_tokens: int = 0
+    cached_audio_tokens: int = 0
     unlisted_units: int = 0
     model: str | None = None
     tier: str = ""
@@ -102,7 +105,7 @@ class Usage(NamedTuple):
     @property
     def counts(self) -> tuple[int, ...]:
         """All that is counted, in the order above."""
-        return self[:16]
+        return self[:17]
 
     @property
     def total_tokens(self) -> int:
@@ -110,14 +113,19 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
     @property
+    def all_cached_tokens(self) -> int:
+        """Input read from the provider's cache, of every kind."""
+        return self.cached_input_tokens + self.cached_image_tokens + self.cached_audio_tokens
+
+    @property
     def rare_counts(self) -> dict[str, int] | None:
         """The counts of `RARE_COUNTS` that are not 0, or None where all are."""
-        if not self[4] and self[6:16] == _NONE_RARE:
+        if not self[4] and self[6:17] == _NONE_RARE:
             return None  # most calls, without a look at the names
         return {name: getattr(self, name) for name in RARE_COUNTS if getattr(self, name)}
 
 
-_NONE_RARE = (0,) * 10
+_NONE_RARE = (0,) * 11
 
 
 class Deferred(NamedTuple):
@@ -359,6 +367,42 @@ def from_images(usage: Any, *, model: Any = None) -> Usage | None:
 
 
 _AUDIO_S_MAX = 10**7  # longer audio, of four months, is a broken answer
+
+
+def from_realtime(usage: Any, *, model: Any = None) -> Usage | None:
+    """Read the usage of a response of the Realtime API, whose cached tokens are told apart by kind.
+
+    Returns:
+        The usage, or None when there is none to read.
+    """
+    fields = fields_of(usage)
+    if fields.get("input_tokens") is None and fields.get("output_tokens") is None:
+        return None
+    count = _Counter()
+    whole = count.read(fields, "input_tokens")
+    inputs = fields_of(fields.get("input_token_details"))
+    cached = count.part(inputs, "cached_tokens", whole)
+    kinds = inputs.get("cached_tokens_details")
+    cached_audio = cached_image = 0
+    if kinds is not None:
+        cached_audio = count.part(fields_of(kinds), "audio_tokens", cached)
+        cached_image = count.part(fields_of(kinds), "image_tokens", cached - cached_audio)
+    elif cached:
+        count.clean = False  # text, audio and images are cached at prices of their own
+    written = count.read(fields, "output_tokens")
+    outputs = fields_of(fields.get("output_token_details"))
+    return Usage(
+        whole,
+        written,
+        cached - cached_audio - cached_image,
+        audio_input_tokens=count.part(inputs, "audio_tokens", whole) - cached_audio,
+        audio_output_tokens=count.part(outputs, "audio_tokens", written),
+        image_input_tokens=count.part(inputs, "image_tokens", whole) - cached_image,
+        cached_image_tokens=cached_image,
+        cached_audio_tokens=cached_audio,
+        model=model if isinstance(model, str) else None,
+        quality=count.quality,
+    )
 
 
 def from_transcription(usage: Any, *, model: Any = None) -> Usage | None:

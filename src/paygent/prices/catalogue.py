@@ -51,6 +51,7 @@ _COMPONENT_KEYS = {
     "characters": ("input_mchars",),
     "audio_hour": ("input_audio_hours", "audio_hours"),
     "cached_image": ("cache_image_read_mtok",),
+    "cached_audio": ("cache_audio_read_mtok",),
     "request": ("requests_kcount",),
 }
 """Our components and the catalogue's keys for them, the first that is set counts."""

@@ -62,18 +62,18 @@ COUNTS = st.integers(0, 10**6)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.tuples(*[COUNTS] * 16), st.tuples(*[st.integers(0, 10**14)] * 16))
+@given(st.tuples(*[COUNTS] * 17), st.tuples(*[st.integers(0, 10**14)] * 17))
 def test_explain__any_usage__comes_to_what_pricing_says(
     counts: tuple[int, ...], prices: tuple[int, ...]
 ) -> None:
     """What is shown is what was booked, to the nano-dollar."""
-    usage = Usage._make((*counts, *Usage()[16:]))
+    usage = Usage._make((*counts, *Usage()[17:]))
     rates = Rates(Prices(*prices), source="plan")
     event = make_event(
         "a",
         input_tokens=usage.input_tokens,
         output_tokens=usage.output_tokens,
-        cached_input_tokens=usage.cached_input_tokens + usage.cached_image_tokens,
+        cached_input_tokens=usage.all_cached_tokens,
         cache_write_tokens=usage.cache_write_tokens + usage.cache_write_long_tokens,
         reasoning_tokens=usage.reasoning_tokens,
         details=usage.rare_counts,

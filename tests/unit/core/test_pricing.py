@@ -26,7 +26,7 @@ from paygent.core.usage import Usage
 USD = 10**12  # pico-dollars
 
 EACH_PART = Usage(
-    input_tokens=35,
+    input_tokens=50,
     output_tokens=34,
     cached_input_tokens=2,
     cache_write_tokens=3,
@@ -41,8 +41,9 @@ EACH_PART = Usage(
     characters=12,
     audio_ms=13,
     cached_image_tokens=14,
+    cached_audio_tokens=15,
 )
-ONE_TO_FIFTEEN = Prices(*(number * USD for number in range(1, 16)))
+ONE_TO_SIXTEEN = Prices(*(number * USD for number in range(1, 17)))
 
 
 def flat(**dollars_per_million: int) -> Rates:
@@ -53,33 +54,33 @@ def flat(**dollars_per_million: int) -> Rates:
 
 def test_split__every_part__stands_once() -> None:
     """Each token is in exactly one component."""
-    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1, 11, 12, 13, 14, 1)
+    assert split(EACH_PART) == Counts(1, 2, 3, 4, 7, 8, 5, 9, 6, 10, 1, 11, 12, 13, 14, 15, 1)
 
 
 def test_split__parts_exceed_their_whole__the_plain_part_is_zero() -> None:
     """Parts count as reported; the plain rest is never negative."""
     usage = Usage(10, 5, cached_input_tokens=8, audio_input_tokens=8, reasoning_tokens=4)
     usage = usage._replace(image_output_tokens=3)
-    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0, 0, 0, 0, 0, 1)
+    assert split(usage) == Counts(0, 8, 0, 0, 0, 4, 8, 0, 0, 3, 0, 0, 0, 0, 0, 0, 1)
 
 
 def test_complete__input_and_output_only__the_others_take_their_parents_price() -> None:
     """Cached, written, audio and image input cost what input costs, reasoning what output costs."""
     prices, unpriced = complete({"input": 3, "output": 7})
-    assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, cached_image=3)
+    assert prices == Prices(3, 3, 3, 3, 7, 7, 3, 7, 3, 7, cached_image=3, cached_audio=3)
     assert unpriced == set(FEES) - {"request"}
 
 
 def test_complete__a_written_price__is_the_long_ones_parent() -> None:
     """A long cache write costs what a short one costs where only that is named."""
     prices, unpriced = complete({"input": 3, "output": 7, "cache_write": 5, "web_search": 9})
-    assert prices == Prices(3, 3, 5, 5, 7, 7, 3, 7, 3, 7, 9, cached_image=3)
+    assert prices == Prices(3, 3, 5, 5, 7, 7, 3, 7, 3, 7, 9, cached_image=3, cached_audio=3)
     assert unpriced == {"file_search", "characters", "audio_hour"}
 
 
 def test_complete__named_prices__are_kept() -> None:
     """What the list names is never replaced, a price of 0 included."""
-    list_prices = [1, 0, *range(2, 16)]
+    list_prices = [1, 0, *range(2, 17)]
     prices, unpriced = complete(dict(zip(Prices._fields, list_prices, strict=True)))
     assert prices == Prices(*list_prices)
     assert unpriced == frozenset()
@@ -103,6 +104,7 @@ def test_complete__no_input_price__its_children_are_unpriced() -> None:
         "audio_input",
         "image_input",
         "cached_image",
+        "cached_audio",
         *FEES,
     } - {"request"}
 
@@ -132,10 +134,11 @@ def test_cost_nano__a_cached_part__costs_its_own_price() -> None:
 
 
 def test_cost_nano__every_part__costs_its_own_price() -> None:
-    """Prices of $1 to $15: $0.000374 of tokens, $0.011 and $0.132 of searches, $0.000156 of
-    characters, 13 ms at $14 an hour ($0.00005056), and $0.00021 of cached images.
+    """Prices of $1 to $16: $0.000374 of tokens, $0.011 and $0.132 of searches, $0.000156 of
+    characters, 13 ms at $14 an hour ($0.00005056), $0.00021 of cached images and $0.00024 of
+    cached audio.
     """
-    assert cost_nano(EACH_PART, Rates(ONE_TO_FIFTEEN)) == 143_790_556
+    assert cost_nano(EACH_PART, Rates(ONE_TO_SIXTEEN)) == 144_030_556
 
 
 @pytest.mark.parametrize(
@@ -155,12 +158,13 @@ def test_cost_nano__every_part__costs_its_own_price() -> None:
         (Usage(0, 0, audio_ms=3_600_000), 14_000_000_000),
         (Usage(0, 0, audio_ms=1), 3_889),  # a 3,600,000th of $14, rounded
         (Usage(1, 0, cached_image_tokens=1), 15_000),
+        (Usage(1, 0, cached_audio_tokens=1), 16_000),
         (Usage(0, 0, unlisted_units=1), 0),
     ],
 )
 def test_cost_nano__one_part_alone__is_priced_as_that_part(usage: Usage, nano: int) -> None:
     """One token of a part costs that part's price and nothing else: none is mixed up."""
-    assert cost_nano(usage, Rates(ONE_TO_FIFTEEN)) == nano
+    assert cost_nano(usage, Rates(ONE_TO_SIXTEEN)) == nano
 
 
 def test_cost_nano__a_tier__applies_to_the_whole_call() -> None:
@@ -192,7 +196,7 @@ def test_cost_nano__a_price_finer_than_a_nano_dollar__is_kept(tokens: int, nano:
 
 def test_cost_nano__nothing_used__is_nothing() -> None:
     """No tokens cost nothing."""
-    assert cost_nano(Usage(), Rates(ONE_TO_FIFTEEN)) == 0
+    assert cost_nano(Usage(), Rates(ONE_TO_SIXTEEN)) == 0
 
 
 @pytest.mark.parametrize(
@@ -328,7 +332,7 @@ def test_in_units_of__an_unknown_model__keeps_tokens() -> None:
 )
 def test_cost_nano__a_price_for_requests__is_one_of_each_call(usage: Usage) -> None:
     """A model with a fee costs it once a call, on whichever way the call is priced."""
-    without = cost_nano(usage, Rates(ONE_TO_FIFTEEN))
+    without = cost_nano(usage, Rates(ONE_TO_SIXTEEN))
     assert (
-        cost_nano(usage, Rates(ONE_TO_FIFTEEN._replace(request=12 * USD))) == without + 12_000_000
+        cost_nano(usage, Rates(ONE_TO_SIXTEEN._replace(request=12 * USD))) == without + 12_000_000
     )

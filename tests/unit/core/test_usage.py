@@ -14,6 +14,7 @@ from paygent.core.usage import (
     Usage,
     from_anthropic,
     from_openai,
+    from_realtime,
     from_transcription,
     get,
     read_billed,
@@ -309,7 +310,7 @@ def test_read_tier__any__standard_ones_are_empty(given: Any, tier: str) -> None:
     assert read_tier(given) == tier
 
 
-@pytest.mark.parametrize("name", Usage._fields[:16])
+@pytest.mark.parametrize("name", Usage._fields[:17])
 def test_rare_counts__of_one_count__is_it_by_name_if_events_have_no_column_for_it(
     name: str,
 ) -> None:
@@ -467,6 +468,50 @@ def test_with_hosted_tools__output_items__tell_what_tool_usage_does_not(
     """Billed searches are OpenAI's own count where it gives one; what has no price is counted."""
     found = with_hosted_tools(Usage(1, 1), tool_usage=tool_usage, output=output, tools=None)
     assert found == Usage(1, 1)._replace(**expected)  # type: ignore[arg-type] # counts
+
+
+SPOKEN = {
+    "input_tokens": 1000,
+    "output_tokens": 300,
+    "total_tokens": 1300,
+    "input_token_details": {
+        "text_tokens": 300,
+        "audio_tokens": 600,
+        "image_tokens": 100,
+        "cached_tokens": 350,
+        "cached_tokens_details": {"text_tokens": 100, "audio_tokens": 200, "image_tokens": 50},
+    },
+    "output_token_details": {"text_tokens": 100, "audio_tokens": 200},
+}
+
+
+def test_from_realtime__cached_tokens__are_told_apart_by_kind() -> None:
+    """Audio and images out of the cache are not among the fresh ones."""
+    expected = Usage(
+        1000,
+        300,
+        100,
+        audio_input_tokens=400,
+        audio_output_tokens=200,
+        image_input_tokens=50,
+        cached_image_tokens=50,
+        cached_audio_tokens=200,
+        model="gpt-realtime",
+    )
+    assert from_realtime(SPOKEN, model="gpt-realtime") == expected
+    assert expected.all_cached_tokens == 350
+
+
+def test_from_realtime__cached_tokens_of_no_kind__are_partial() -> None:
+    """Kinds have prices of their own; a sum alone cannot be exact."""
+    told = {"input_tokens": 100, "output_tokens": 5, "input_token_details": {"cached_tokens": 60}}
+    assert from_realtime(told) == Usage(100, 5, 60, quality="partial")
+
+
+@pytest.mark.parametrize("told", [None, {}, {"total_tokens": 5}, "odd"])
+def test_from_realtime__without_counts__is_none(told: Any) -> None:
+    """A response that failed tells none."""
+    assert from_realtime(told) is None
 
 
 @pytest.mark.parametrize(
