@@ -38,6 +38,7 @@ class Request:
             it (text to be spoken, audio to be written down); None for the others.
         requests: How many requests it holds, of which size and bound are sums (a batch).
         tier: Its price variant, where the route tells; as in `Usage`.
+        has_run: Whether it is under way or over already: then it is metered and never refused.
         is_async: Whether whoever makes the call can await.
         waiter: Its place in line, once it had to wait for other calls.
     """
@@ -45,6 +46,7 @@ class Request:
     __slots__ = (
         "body",
         "generates",
+        "has_run",
         "identity",
         "input_tokens",
         "is_async",
@@ -74,6 +76,7 @@ class Request:
         told: Usage | None = None,
         requests: int = 1,
         tier: str = "",
+        has_run: bool = False,
     ) -> None:
         self.provider = provider
         self.route = route
@@ -89,6 +92,7 @@ class Request:
         self.told = told
         self.requests = requests
         self.tier = tier
+        self.has_run = has_run
 
 
 class Call:

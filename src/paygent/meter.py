@@ -118,7 +118,7 @@ class Meter:
         identity = self._identify(request)
         at_us = self._now_us()
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
-        if self._accounts.asks(user, identity.session_id, at_us):
+        if self._accounts.asks(user, identity.session_id, at_us) and not request.has_run:
             return self._wait_for(user, identity.session_id)
         if not user.sdk_enabled:
             return None
@@ -169,12 +169,40 @@ class Meter:
             self.void(call, "did not begin")
             raise
 
+    def look(self, request: Request) -> Wait | None:
+        """Refuse what the gate would refuse now; hold and book nothing.
+
+        Returns:
+            A `Wait` to resolve before asking again, or None.
+
+        Raises:
+            PaygentLimitExceeded: if a limit is used up.
+        """
+        identity = self._identify(request)
+        at_us = self._now_us()
+        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
+        if self._accounts.asks(user, identity.session_id, at_us):
+            return self._wait_for(user, identity.session_id)
+        if not (user.sdk_enabled and self._settings.raise_on_hard_gate):
+            return None
+        key = self._catalogue.resolve(request.provider, request.model, at_us, user.plan).model_key
+        session_id = self._accounts.session(user, identity.session_id, at_us)
+        decision = self._accounts.check(user, session_id, key, at_us)
+        if decision.status != "hard_gate" or decision.retryable:
+            return None
+        refusal = guard_result(decision, user.user_id)
+        self._callbacks.fire("hard_gate", refusal)
+        raise PaygentLimitExceeded(refusal)
+
     def _identify(self, request: Request) -> Identity:
         """Return whose call it is: the call's own arguments, then the context, then the policy for
         nobody.
         """
         identity = self._named(request)
-        return identity if identity is not None else self.missing(self._said(request))
+        if identity is not None:
+            return identity
+        said = self._said(request)
+        return Identity(self._nobody).over(said) if request.has_run else self.missing(said)
 
     def _named(self, request: Request) -> Identity | None:
         """Return whose call it is, where that is said."""
@@ -307,6 +335,9 @@ class Meter:
             None when it holds; its place in line when it has to wait.
         """
         call.blocked = False
+        if call.request.has_run:
+            self._hold_unasked(call)
+            return None
         user, strict = call.user, call.plan.pre_call_estimate
         refusal = None
         if not (user.known and call.resolved.rates.is_known):
@@ -354,6 +385,10 @@ class Meter:
             if raises:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
+        self._hold_unasked(call)
+
+    def _hold_unasked(self, call: Call) -> None:
+        """Hold what a call may use, whatever the limits say."""
         self._accounts.hold(call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False)
 
     def _refusal_before_limits(self, call: Call) -> GuardResult | None:

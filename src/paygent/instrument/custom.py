@@ -16,10 +16,9 @@ from paygent.call import Request
 from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known, reader_for
-from paygent.instrument.funnel import Route, active, max_tokens_of
+from paygent.instrument.funnel import Route, max_tokens_of, meter_or_say
 from paygent.instrument.patches import Patch, Patches, Switch
 from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async
-from paygent.meter import Meter
 from paygent.providers import ProviderConfig
 
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -128,7 +127,7 @@ def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
         read = read_known
 
     def work_of(kwargs: dict[str, Any]) -> Work:
-        meter = _meter() if switch.is_on else None
+        meter = meter_or_say() if switch.is_on else None
         scope = attempt("prepare", _take_arguments, kwargs)
         request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
         if request is None:
@@ -150,13 +149,6 @@ def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
         return run(work, functools.partial(method, *args, **kwargs))
 
     return in_function
-
-
-def _meter() -> Meter | None:
-    meter = active()
-    if meter is None:
-        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
-    return meter
 
 
 def _take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:

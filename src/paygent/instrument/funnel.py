@@ -223,15 +223,22 @@ def wrap_async(
     return request
 
 
+def meter_or_say() -> Meter | None:
+    """Return the meter that calls go through; None where there is none any more, which is said
+    once.
+    """
+    if _active is None and _was_active:
+        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+    return _active
+
+
 def _meter_for(client: Any, options: Any) -> Meter | None:
     """Return the meter that a request goes through; None where it passes: there is none any more,
-    which is said once, or the request is part of one that is under way.
+    or the request is part of one that is under way.
     """
     meter = _active
     if meter is None:
-        if _was_active:
-            failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
-        return None
+        return meter_or_say()
     return None if _is_inside(client, options) else meter
 
 

@@ -187,14 +187,23 @@ def provider(client: Any) -> str:
     kind = type(client).__name__
     if "Azure" in kind:
         return "azure"
-    host = _host(client)
+    return "aws" if "Bedrock" in kind else provider_at(_host(client))
+
+
+def provider_at(host: str) -> str:
+    """Return who is called at a host; "openai" for one that is not known, since it speaks alike."""
     if host.endswith(_AZURE_HOSTS):
         return "azure"
-    if "Bedrock" in kind or host.endswith(_AWS_HOSTS):
+    if host.endswith(_AWS_HOSTS):
         return "aws"
     if host.endswith("aiplatform.googleapis.com"):
         return "google"
     return _HOSTS.get(host, "openai")
+
+
+def is_known_host(host: str) -> bool:
+    """Tell whether a host is known to serve models."""
+    return host in _HOSTS or host.endswith((*_AZURE_HOSTS, *_AWS_HOSTS))
 
 
 def tells_stream_usage(client: Any) -> bool:

@@ -7,6 +7,7 @@ moment after its import. Paygent itself imports none of them.
 |---|---|---|
 | openai | 1.60 | `request` of `SyncAPIClient` and `AsyncAPIClient`, or its owner |
 | anthropic | 0.40 | the same names in its own package |
+| websockets | 14 | connections to the Realtime and Responses APIs (`sockets.py`) |
 | threads and pools | | `Thread.start`, what gives work to executors and pools (`carriers.py`) |
 | registered providers | | the methods that the application names (`custom.py`) |
 """
@@ -17,7 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from paygent.failopen import attempt
-from paygent.instrument import anthropic, carriers, openai
+from paygent.instrument import anthropic, carriers, openai, sockets
 from paygent.instrument.custom import Target, TargetHook, targets_of
 from paygent.instrument.imports import AfterImport, is_imported
 from paygent.instrument.patches import Hook, Patches
@@ -66,7 +67,7 @@ class Instrumentation:
             self._arguments_only = arguments_only
             self._patches.switch.is_on = not arguments_only
             self._carriers.switch.is_on = self.carries_user and not arguments_only
-            self._own = self._own or [SdkHook(sdk) for sdk in SDKS]
+            self._own = self._own or [*(SdkHook(sdk) for sdk in SDKS), *sockets.HOOKS]
             self._await()
             if self._finder is None:
                 self._finder = AfterImport(self._awaited, self._install_in)

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from paygent.testing import anthropic, openai
 from paygent.testing.answer import Answer, Asked, Jobs, Reply, Tokens
@@ -38,7 +38,8 @@ class Recorded:
     """One request as it arrived.
 
     Attributes:
-        method, path: As sent, the path without its query.
+        method, path: As sent, the path without its query; "CONNECT" and "WS" are a socket that was
+            opened and an event that came over it.
         headers: By lower-case name.
         body: Parsed JSON, or None.
     """
@@ -94,6 +95,10 @@ class FakeProvider:
         """Answer the next requests with these, one each; then the default again."""
         self._script.extend(answers)
 
+    def note(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
+        """Record a request, or an event that came over a socket."""
+        self.requests.append(Recorded(method, path, headers, body))
+
     def next_answer(self, headers: dict[str, str]) -> Answer:
         """Return how the next request is answered."""
         answer = self._script.popleft() if self._script else self.default
@@ -136,7 +141,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = None
         target = urlsplit(self.path)
         path = unquote(target.path)
-        self.provider.requests.append(Recorded(self.command, path, headers, body))
+        if headers.get("upgrade", "").lower() == "websocket":
+            self._open_socket(target, headers)
+            return
+        self.provider.note(self.command, path, headers, body)
         answer = self.provider.next_answer(headers)
         if answer.delay_s:
             time.sleep(answer.delay_s)
@@ -153,6 +161,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_DELETE = do_POST  # noqa: N815 - names of the standard library
+
+    def _open_socket(self, target: SplitResult, headers: dict[str, str]) -> None:
+        """Answer over a WebSocket until it is closed."""
+        from paygent.testing.sockets import Socket  # needs the `websockets` library
+
+        self.close_connection = True
+        self.provider.note("CONNECT", target.path, headers, None)
+        try:
+            Socket(self.provider, self, target).serve()
+        except (ConnectionError, TimeoutError):
+            pass  # the client hangs up; that is part of the tests
 
     def _answer(self, asked: Asked) -> None:
         for method, ending, maker in _ROUTES:

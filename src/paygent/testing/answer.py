@@ -23,6 +23,7 @@ class Tokens:
         input, output: Totals.
         cached, cache_write, cache_write_long: Parts of the input.
         reasoning: Part of the output.
+        cached_audio: Part of `cached`; of the Realtime API.
         audio_input, image_input: Parts of the input.
         audio_output, image_output: Parts of the output.
         web_searches: Requests of the provider's search tool.
@@ -41,6 +42,7 @@ class Tokens:
     cache_write: int = 0
     cache_write_long: int = 0
     reasoning: int = 0
+    cached_audio: int = 0
     audio_input: int = 0
     audio_output: int = 0
     image_input: int = 0

@@ -285,11 +285,17 @@ def _hosted(kind: str) -> dict[str, Any]:
 
 
 def _response_events(asked: Asked, response_id: str) -> Iterator[bytes]:
+    for each in response_events(asked, response_id):
+        yield event(each, each["type"])
+
+
+def response_events(asked: Asked, response_id: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a response as they are sent, over HTTP or a socket."""
     answer = asked.answer
     number = iter(range(10**9))
 
-    def made(kind: str, **fields: Any) -> bytes:
-        return event({**fields, "type": kind, "sequence_number": next(number)}, kind)
+    def made(kind: str, **fields: Any) -> dict[str, Any]:
+        return {**fields, "type": kind, "sequence_number": next(number)}
 
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
     begun = _response(asked, response_id, "in_progress")
