@@ -13,12 +13,11 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from paygent.call import Request
-from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known, reader_for
 from paygent.instrument.funnel import Route, max_tokens_of, meter_or_say
 from paygent.instrument.patches import Patch, Patches, Switch
-from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async
+from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async, take_arguments
 from paygent.providers import ProviderConfig
 
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -128,7 +127,7 @@ def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
 
     def work_of(kwargs: dict[str, Any]) -> Work:
         meter = meter_or_say() if switch.is_on else None
-        scope = attempt("prepare", _take_arguments, kwargs)
+        scope = attempt("prepare", take_arguments, kwargs)
         request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
         if request is None:
             meter, request = None, Request(config.name, target.method, "", None)
@@ -149,15 +148,6 @@ def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
         return run(work, functools.partial(method, *args, **kwargs))
 
     return in_function
-
-
-def _take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
-    """Take our arguments off a call; return whose it is by them, or None where it has none."""
-    if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
-        return None
-    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
-    own = Identity(user_id, session_id, None, metadata).over(current.get())
-    return paygent_context(own.user_id, own.session_id, own.plan, own.metadata)
 
 
 def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -122,6 +123,9 @@ _inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", defau
 stands back.
 """
 
+_GATEWAY = (None, None)
+"""Stands there while a gateway's function runs, whatever client it uses."""
+
 
 def set_active(meter: Meter | None) -> None:
     """Let calls go through a meter from now on; None lets them pass."""
@@ -148,7 +152,7 @@ def wrap_sync(
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(client, options) if switch.is_on else None
+        meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
         if meter is None:
             return original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -189,7 +193,7 @@ def wrap_async(
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(client, options) if switch.is_on else None
+        meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
         if meter is None:
             return await original(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -232,14 +236,45 @@ def meter_or_say() -> Meter | None:
     return _active
 
 
-def _meter_for(client: Any, options: Any) -> Meter | None:
+def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Meter | None:
     """Return the meter that a request goes through; None where it passes: there is none any more,
-    or the request is part of one that is under way.
+    or the request is part of a call that is under way.
     """
     meter = _active
     if meter is None:
         return meter_or_say()
+    if _inside.get() is _GATEWAY:
+        attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
+        return None
     return None if _is_inside(client, options) else meter
+
+
+def behind_gateway() -> AbstractContextManager[None]:
+    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call."""
+    return _BehindGateway()
+
+
+def is_behind_gateway() -> bool:
+    """Tell whether a gateway's function runs here."""
+    return _inside.get() is _GATEWAY
+
+
+class _BehindGateway:
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _inside.set(_GATEWAY)
+
+    def __exit__(self, *error: object) -> None:
+        _leave(self._token)
+
+
+def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
+    """Have a stream tell its usage to the gateway, which keeps that from the application."""
+    route = _route_of(cast(Hashable, sdk), options.method, str(options.url))
+    asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
+    if asks and sdk.tells_stream_usage(client):
+        _ask_for_usage(options)
 
 
 def _is_inside(client: Any, options: Any) -> bool:

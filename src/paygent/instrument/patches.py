@@ -50,11 +50,13 @@ class Patches:
     Attributes:
         lock: Held by who patches.
         switch: On while calls are gated and metered.
+        provided: Modules of the providers that the application has registered.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.switch = Switch(False)
+        self.provided: set[str] = set()
         self._wrappers: set[Callable[..., Any]] = set()
         self._put_in: list[Patch] = []
 
@@ -69,6 +71,10 @@ class Patches:
     def is_ours(self, value: Any) -> bool:
         """Tell whether something is a wrapper that was put in and not taken out."""
         return value in self._wrappers
+
+    def has_provider(self, package: str) -> bool:
+        """Tell whether the application has registered a provider in a package."""
+        return any(f"{module}.".startswith(f"{package}.") for module in self.provided)
 
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""

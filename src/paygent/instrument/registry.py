@@ -7,7 +7,9 @@ moment after its import. Paygent itself imports none of them.
 |---|---|---|
 | openai | 1.60 | `request` of `SyncAPIClient` and `AsyncAPIClient`, or its owner |
 | anthropic | 0.40 | the same names in its own package |
+| litellm | 1.60 | its functions and streams; what is below stands back (`litellm.py`) |
 | websockets | 14 | connections to the Realtime and Responses APIs (`sockets.py`) |
+| SDKs without a hook | | nothing; their import is said (`noticed.py`) |
 | threads and pools | | `Thread.start`, what gives work to executors and pools (`carriers.py`) |
 | registered providers | | the methods that the application names (`custom.py`) |
 """
@@ -21,6 +23,7 @@ from paygent.failopen import attempt
 from paygent.instrument import anthropic, carriers, openai, sockets
 from paygent.instrument.custom import Target, TargetHook, targets_of
 from paygent.instrument.imports import AfterImport, is_imported
+from paygent.instrument.litellm import LiteLLMHook
 from paygent.instrument.patches import Hook, Patches
 from paygent.instrument.sdk import SdkHook
 
@@ -67,7 +70,12 @@ class Instrumentation:
             self._arguments_only = arguments_only
             self._patches.switch.is_on = not arguments_only
             self._carriers.switch.is_on = self.carries_user and not arguments_only
-            self._own = self._own or [*(SdkHook(sdk) for sdk in SDKS), *sockets.HOOKS]
+            self._own = self._own or [
+                *(SdkHook(sdk) for sdk in SDKS),
+                *sockets.HOOKS,
+                LiteLLMHook(),
+                *noticed.HOOKS,
+            ]
             self._await()
             if self._finder is None:
                 self._finder = AfterImport(self._awaited, self._install_in)
@@ -81,6 +89,7 @@ class Instrumentation:
         registered = targets_of(self._registry.all()) if self._registry is not None else ()
         for target in registered:
             self._provided.setdefault(target, TargetHook(target, self._bare))
+        self._patches.provided = {target.module for target in registered}
         self._awaited.clear()
         in_threads = carriers.HOOKS if self._carriers.switch.is_on else ()
         for hook in (*self._own, *self._provided.values(), *in_threads):

@@ -21,7 +21,7 @@ from typing import Any
 
 from paygent import enclosing
 from paygent.call import Call, Request, Wait
-from paygent.context import paygent_context
+from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
 from paygent.core.estimate import Size
 from paygent.core.usage import Deferred, Usage, get
 from paygent.errors import PaygentLimitExceeded
@@ -109,15 +109,23 @@ class Work:
         if self._scope is not None:
             self._scope.__exit__(kind, error, trace)
         if error is not None and self._meter is not None and self._call is not None:
-            attempt("settle", end_raised, self._meter, self._call, self._prepared, error)
+            attempt("settle", self.end_raised, self._meter, self._call, error)
 
     def end(self, answer: Any) -> None:
         """End the call with its answer: now, or when the stream that it is has ended."""
         meter, call = self._meter, self._call
         if meter is None or call is None or call.done:
             return
-        if not attempt("settle", end_returned, meter, call, self._prepared, answer):
+        if not attempt("settle", self.end_with, meter, call, answer):
             attempt("settle", meter.settle, call, None)  # a hold must always end
+
+    def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
+        """End a call whose callable returned; true when that is seen to."""
+        return end_returned(meter, call, self._prepared, answer)
+
+    def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
+        """End a call whose callable raised."""
+        end_raised(meter, call, self._prepared, error)
 
 
 def run(work: Work, action: Callable[[], Any]) -> Any:
@@ -147,6 +155,15 @@ async def run_async(work: Work, action: Callable[[], Any]) -> Any:
         answer = await action()
     work.end(answer)
     return answer
+
+
+def take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
+    """Take our arguments off a call; return whose it is by them, or None where it has none."""
+    if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+        return None
+    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
+    own = Identity(user_id, session_id, None, metadata).over(current.get())
+    return paygent_context(own.user_id, own.session_id, own.plan, own.metadata)
 
 
 def prepare(request: Request, read: Callable[[Any, bool], Usage | Deferred | None]) -> Prepared:
