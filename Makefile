@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest lint type contracts bench docs check clean
+.PHONY: help demo test test-oldest test-peers lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test: $(VENV)/dev  ## Run every test with coverage
 test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported
 	.ci/oldest
 
+test-peers: $(VENV)/dev  ## Run beside other instrumentation and frameworks, each in a venv of its own (PEERS="a b" selects)
+	PEERS="$(PEERS)" .ci/peers
+
 lint: $(VENV)/dev  ## Check style
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
@@ -51,4 +54,4 @@ docs: $(VENV)/dev  ## Write the generated parts of the documentation
 check: test lint type contracts  ## All of the above checks
 
 clean:  ## Remove what make has set up
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage
+	rm -rf $(VENV) .venv-peers .pytest_cache .mypy_cache .ruff_cache .coverage
