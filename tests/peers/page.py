@@ -17,7 +17,9 @@ from xml.etree import ElementTree
 from tests.peers.neighbours import ENTRIES, ORDERS, OTEL_PINS, ROOT, Entry, Neighbour
 
 PAGE = ROOT / "docs" / "guide" / "coverage.md"
-HEADER = "| beside | version | how it works | orders | result | run on |\n|---|---|---|---|---|---|\n"
+HEADER = (
+    "| beside | version | how it works | orders | result | run on |\n|---|---|---|---|---|---|\n"
+)
 _BEGIN, _END = "<!-- peers -->\n", "<!-- /peers -->"
 
 

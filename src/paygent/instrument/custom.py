@@ -16,7 +16,7 @@ from paygent.call import Request
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known, reader_for
 from paygent.instrument.funnel import Route, max_tokens_of, meter_or_say
-from paygent.instrument.patches import Patch, Patches, Switch
+from paygent.instrument.patches import Patch, Patches, Switch, as_function
 from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async, take_arguments
 from paygent.providers import ProviderConfig
 
@@ -118,8 +118,12 @@ def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
         switch: Where it is off, our arguments are taken off a call, and that is all.
     """
     if isinstance(method, (staticmethod, classmethod)):
-        inner = wrap_method(target, method.__func__, switch)
-        return type(method)(inner)
+        return type(method)(_wrap_function(target, method.__func__, switch))
+    return _wrap_function(target, as_function(method), switch)
+
+
+def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
+    """Return a function with gate and meter around it."""
     config = target.config
     read = reader_for(config.name, [config])
     if config.extract_tokens is None:

@@ -27,7 +27,7 @@ from paygent.context import CALL_ARGUMENTS, Identity
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Deferred, Usage, get
 from paygent.failopen import attempt, failures
-from paygent.instrument.patches import ALWAYS_ON, Switch
+from paygent.instrument.patches import ALWAYS_ON, Switch, as_function
 from paygent.instrument.stream import (
     BytesReader,
     Ending,
@@ -148,18 +148,19 @@ def wrap_sync(
     """Return the sync funnel method of an SDK with gate and meter around it, which pass calls on
     when the switch is off.
     """
+    send = as_function(original)
 
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
         meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
         if meter is None:
-            return original(client, *args, **kwargs)
+            return send(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
-            return original(client, *args, **kwargs)
+            return send(client, *args, **kwargs)
         if prepared.route.collects:
-            answer = original(client, *args, **kwargs)
+            answer = send(client, *args, **kwargs)
             attempt("collect", end_collected, meter, prepared, answer)
             return answer
         call = attempt("begin", meter.begin, prepared.request)
@@ -167,13 +168,13 @@ def wrap_sync(
             call.block()
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
-            return original(client, *args, **kwargs)
+            return send(client, *args, **kwargs)
         token = None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
             token = _inside.set((client, options))
-            answer = original(client, *args, **kwargs)
+            answer = send(client, *args, **kwargs)
         except BaseException as error:
             attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
@@ -189,18 +190,19 @@ def wrap_async(
     original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
 ) -> Callable[..., Any]:
     """Return the async funnel method of an SDK with gate and meter around it; see `wrap_sync`."""
+    send = as_function(original)
 
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
         meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
         if meter is None:
-            return await original(client, *args, **kwargs)
+            return await send(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
-            return await original(client, *args, **kwargs)
+            return await send(client, *args, **kwargs)
         if prepared.route.collects:
-            answer = await original(client, *args, **kwargs)
+            answer = await send(client, *args, **kwargs)
             attempt("collect", end_collected, meter, prepared, answer)
             return answer
         prepared.request.is_async = True
@@ -209,13 +211,13 @@ def wrap_async(
             await call
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
-            return await original(client, *args, **kwargs)
+            return await send(client, *args, **kwargs)
         token = None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", _ask_for_usage, options))
             token = _inside.set((client, options))
-            answer = await original(client, *args, **kwargs)
+            answer = await send(client, *args, **kwargs)
         except BaseException as error:
             attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
@@ -633,6 +635,8 @@ def wrap_resource(
         is_coroutine: Whether the method is a coroutine function.
     """
 
+    send = as_function(original)
+
     def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         client = getattr(args[0], "_client", None) if args else None
         if "request" in getattr(client, "__dict__", ()):
@@ -643,13 +647,13 @@ def wrap_resource(
 
         @functools.wraps(original)
         async def async_method(*args: Any, **kwargs: Any) -> Any:
-            return await original(*args, **arguments(args, kwargs))
+            return await send(*args, **arguments(args, kwargs))
 
         return async_method
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **arguments(args, kwargs))
+        return send(*args, **arguments(args, kwargs))
 
     return method
 

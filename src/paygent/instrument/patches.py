@@ -7,6 +7,8 @@ but pass calls on when that is off.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import threading
 from collections.abc import Callable
 from types import ModuleType
@@ -57,20 +59,21 @@ class Patches:
         self.lock = threading.RLock()
         self.switch = Switch(False)
         self.provided: set[str] = set()
-        self._wrappers: set[Callable[..., Any]] = set()
+        # By identity: a proxy around a wrapper may call itself equal to it.
+        self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
 
     def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
         """Put a wrapper in the place of a class's or module's own or inherited attribute."""
         patch = Patch(owner, name, vars(owner).get(name, _INHERITED), wrapper)
         setattr(owner, name, wrapper)
-        self._wrappers.add(wrapper)
+        self._wrappers[id(wrapper)] = wrapper
         self._put_in.append(patch)
         return patch
 
     def is_ours(self, value: Any) -> bool:
         """Tell whether something is a wrapper that was put in and not taken out."""
-        return value in self._wrappers
+        return self._wrappers.get(id(value)) is value and value is not None
 
     def has_provider(self, package: str) -> bool:
         """Tell whether the application has registered a provider in a package."""
@@ -79,7 +82,7 @@ class Patches:
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""
         self._put_in.remove(patch)
-        self._wrappers.discard(patch.wrapper)
+        self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
     def take_out_all(self) -> None:
@@ -97,6 +100,22 @@ def _restore(patch: Patch) -> None:
         delattr(patch.owner, patch.name)
     else:
         setattr(patch.owner, patch.name, patch.original)
+
+
+def as_function(method: Any) -> Callable[..., Any]:
+    """Return a method of a class as a function that takes the object first.
+
+    What other code has put into a class may be a descriptor that learns its object only when it is
+    looked up on it.
+    """
+    if inspect.isfunction(method):
+        return method
+
+    @functools.wraps(method)
+    def function(owner: Any, *args: Any, **kwargs: Any) -> Any:
+        return method.__get__(owner, type(owner))(*args, **kwargs)
+
+    return function
 
 
 class Hook(Protocol):

@@ -20,7 +20,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from paygent.failopen import attempt
-from paygent.instrument import anthropic, carriers, openai, sockets
+from paygent.instrument import anthropic, carriers, noticed, openai, sockets
 from paygent.instrument.custom import Target, TargetHook, targets_of
 from paygent.instrument.imports import AfterImport, is_imported
 from paygent.instrument.litellm import LiteLLMHook

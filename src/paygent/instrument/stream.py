@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 import zlib
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast
 
 from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
@@ -543,6 +544,52 @@ def tap_bytes(response: Any, ending: Ending, reader: BytesReader) -> ByteTap | N
     return tap
 
 
+class _LaterIterator:
+    """Stands for an iterator that a stream makes when it is first read: other instrumentation may
+    have its hand in that, and needs what it notes on the stream only after it was returned.
+    """
+
+    __slots__ = ("_inner", "_stream")
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = weakref.ref(stream)  # not to keep a stream that was dropped
+        self._inner: Any = None
+
+    def _made(self) -> Any:
+        if self._inner is None:
+            stream: Any = self._stream()
+            self._inner = type(stream)._iterator.func(stream)
+        return self._inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._made(), name)
+
+
+class _LaterSyncIterator(_LaterIterator):
+    __slots__ = ()
+
+    def __next__(self) -> Any:
+        return self._made().__next__()
+
+
+class _LaterAsyncIterator(_LaterIterator):
+    __slots__ = ()
+
+    async def __anext__(self) -> Any:
+        return await self._made().__anext__()
+
+
+def _iterator_of(stream: Any) -> Any:
+    """Return the iterator inside a stream object, not making it yet where the stream makes it late;
+    None where there is none.
+    """
+    is_late = isinstance(getattr(type(stream), "_iterator", None), cached_property)
+    if is_late and "_iterator" not in vars(stream):
+        is_async = hasattr(type(stream), "__anext__")
+        return (_LaterAsyncIterator if is_async else _LaterSyncIterator)(stream)
+    return getattr(stream, "_iterator", None)
+
+
 def tap_stream(stream: Any, meter: Settles, call: Ends, reader: StreamReader, read: Any) -> bool:
     """Put both taps into an SDK's stream object; false where it is none.
 
@@ -552,14 +599,15 @@ def tap_stream(stream: Any, meter: Settles, call: Ends, reader: StreamReader, re
         reader: Reads the chunks.
         read: Reads the usage of a whole JSON answer, for a response that has no events.
     """
-    inner = getattr(stream, "_iterator", None)
+    inner = _iterator_of(stream)
     if inner is None:
         return False
     response = getattr(stream, "response", None) or getattr(stream, "http_response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
     tap = attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader)
     ending = Ending(meter, call, reader)
-    kind = AsyncIteratorTap if hasattr(inner, "__anext__") else IteratorTap
+    shown = type(inner) if isinstance(inner, _LaterIterator) else inner
+    kind = AsyncIteratorTap if hasattr(shown, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)
     call.hand_over()
     return True

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
@@ -61,6 +60,7 @@ def test_noticed__without_patches__says_nothing(packages: Path, init: Init) -> N
 
 
 def _client(service: str) -> Any:
+    boto3: Any = importlib.import_module("boto3")
     return boto3.client(
         service, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s"
     )
