@@ -326,6 +326,37 @@ def test_thread__with_a_run_set_on_it__runs_that_and_keeps_it(init: Init) -> Non
     assert (seen, vars(thread)["run"]) == (["a"], run)
 
 
+@pytest.mark.parametrize("peer_first", [True, False])
+def test_thread__beside_a_library_that_takes_its_run_apart__runs_once_as_its_user(
+    peer_first: bool, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentry and others patch `start` too, and call the function in a thread's `run`."""
+    seen: list[str | None] = []
+
+    def patch() -> None:
+        start = threading.Thread.start
+
+        def peer(thread: threading.Thread) -> None:
+            own: Any = thread
+            function = getattr(own.run, "__func__", own.run)
+            own.run = lambda: function(thread)
+            start(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", peer)
+
+    if peer_first:
+        patch()
+    pg = init()
+    if not peer_first:
+        patch()
+    with paygent_context("a"):
+        _start(threading.Thread(target=lambda: seen.append(who())))
+        _start(_Subclass(lambda: seen.append(who())))
+    pg.uninstrument()
+    monkeypatch.undo()
+    assert seen == ["a", "a"]
+
+
 def test_work__that_raises_or_cannot_be_called__ends_as_without_paygent(init: Init) -> None:
     """The executor's own exceptions arrive."""
     init()

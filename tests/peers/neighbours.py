@@ -105,6 +105,7 @@ NEIGHBOURS = (
         "Logfire on one client",
         "one client instance",
         ("logfire==5.4.0", *OTEL_PINS),
+        displaces=("openai", "anthropic"),
         home="logfire",
     ),
     Neighbour("sentry", "Sentry", "wraps the methods", ("sentry-sdk==2.75.0",)),

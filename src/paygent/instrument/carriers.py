@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from threading import Thread
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 from paygent.carrying import Bound
@@ -99,40 +99,37 @@ def _here(patches: Patches) -> Identity | None:
     return attempt("carry", here) if patches.switch.is_on else None
 
 
-class _RunAs:
-    """Stands in a thread's `run` until it runs: another class than Thread may have its own."""
+def _run_as(thread: Thread, identity: Identity) -> None:
+    """Have a thread that is about to start run as a user.
 
-    __slots__ = ("_before", "_identity", "_thread")
+    What stands in its `run` is a method like any other, since other libraries take it apart; it is
+    gone again when the thread runs.
+    """
+    before = vars(thread).get("run")
 
-    def __init__(self, thread: Thread, identity: Identity) -> None:
-        self._thread = thread
-        self._identity = identity
-        self._before = vars(thread).get("run")
-
-    def __call__(self) -> None:
-        thread = self._thread
-        self.leave()
-        current.set(self._identity)  # the thread's context ends with it
+    def run(thread: Thread) -> None:
+        _put_back(thread, before)
+        current.set(identity)  # the thread's context ends with it
         thread.run()
 
-    def leave(self) -> None:
-        """Leave the thread as it was."""
-        if self._before is None:
-            vars(self._thread).pop("run", None)
-        else:
-            vars(self._thread)["run"] = self._before
+    placed = MethodType(run, thread)
+    run.put_back = lambda: _put_back(thread, before)  # type: ignore[attr-defined]
+    vars(thread)["run"] = placed
 
 
-def _run_as(thread: Thread, identity: Identity) -> None:
-    """Have a thread that is about to start run as a user."""
-    vars(thread)["run"] = _RunAs(thread, identity)
+def _put_back(thread: Thread, before: Any) -> None:
+    """Leave a thread's `run` as it was."""
+    if before is None:
+        vars(thread).pop("run", None)
+    else:
+        vars(thread)["run"] = before
 
 
 def _run_as_before(thread: Thread) -> None:
     """Undo that for a thread that could not be started."""
-    placed = vars(thread).get("run")
-    if isinstance(placed, _RunAs):
-        placed.leave()
+    put_back = getattr(vars(thread).get("run"), "put_back", None)
+    if put_back is not None:
+        put_back()
 
 
 def _with_user(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:

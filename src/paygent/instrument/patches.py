@@ -8,10 +8,9 @@ but pass calls on when that is off.
 from __future__ import annotations
 
 import functools
-import inspect
 import threading
 from collections.abc import Callable
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 _INHERITED = object()  # stands for what the patched class took from a base
@@ -108,7 +107,7 @@ def as_function(method: Any) -> Callable[..., Any]:
     What other code has put into a class may be a descriptor that learns its object only when it is
     looked up on it.
     """
-    if inspect.isfunction(method):
+    if type(method) is FunctionType:  # proxies call themselves instances of it
         return method
 
     @functools.wraps(method)

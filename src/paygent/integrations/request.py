@@ -1,0 +1,52 @@
+"""Whose a web request is: a header of it, or whatever the application's own function says.
+
+A function is asked when the request's first call is made and not when the request comes in, so that
+whoever signs users in, inside, has run by then.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from paygent.core.errors import Findings
+
+Ask = str | Callable[[Any], Any] | None
+"""Name of a header, a function of the request's scope or environ, or None for nothing."""
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, as in RFC 9110
+
+
+def check(name: str, user_id: Any, session_id: Any, metadata: Any) -> None:
+    """Check what a middleware was given.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings(name)
+    for argument, value, is_needed in (
+        ("user_id", user_id, True),
+        ("session_id", session_id, False),
+    ):
+        if value is None and not is_needed:
+            continue
+        if not callable(value) and not (isinstance(value, str) and _HEADER.fullmatch(value)):
+            rule = "must be the name of a header, or a function of the request"
+            findings.add(argument, value, rule)
+    if metadata is not None and not isinstance(metadata, Mapping):
+        findings.add("metadata", metadata, "must be a mapping, or None")
+    findings.raise_if_any()
+
+
+def asker(ask: Ask, request: Any, header: Callable[[Any, str], Any]) -> Callable[[], Any]:
+    """Return a function that answers for one request.
+
+    Args:
+        ask: What the application said.
+        request: The scope or environ.
+        header: Returns a header of the request, or None.
+    """
+    if callable(ask):
+        return lambda: ask(request)
+    return lambda: header(request, ask) if ask is not None else None
