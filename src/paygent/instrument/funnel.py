@@ -245,10 +245,13 @@ def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -
     meter = _active
     if meter is None:
         return meter_or_say()
-    if _inside.get() is _GATEWAY:
+    under_way = _inside.get()
+    if under_way is None:
+        return meter
+    if under_way is _GATEWAY:
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None
-    return None if _is_inside(client, options) else meter
+    return None if _is_part_of(under_way, client, options) else meter
 
 
 def behind_gateway() -> AbstractContextManager[None]:
@@ -279,10 +282,9 @@ def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, A
         _ask_for_usage(options)
 
 
-def _is_inside(client: Any, options: Any) -> bool:
-    """Tell whether this request is the one under way, or a copy of it that other code has made."""
-    under_way = _inside.get()
-    if under_way is None or under_way[0] is not client:
+def _is_part_of(under_way: tuple[Any, Any], client: Any, options: Any) -> bool:
+    """Tell whether a request is the one under way, or a copy of it that other code has made."""
+    if under_way[0] is not client:
         return False
     if under_way[1] is options:
         return True

@@ -35,6 +35,8 @@ from paygent.instrument.openai_usage import (
     read_images,
     read_response,
     read_transcription,
+    told_by_audio,
+    told_by_speech,
 )
 from paygent.instrument.patches import Patches
 from paygent.instrument.run import Work, end_raised, prepare, run, run_async, take_arguments
@@ -111,12 +113,18 @@ class _Function(NamedTuple):
         read: Reads the usage of an answer.
         reader: Reads the chunks of a stream.
         generates: Whether there is output.
+        told: Says what a request will use, of functions whose answers may tell nothing.
     """
 
     name: str
     read: Callable[[Any, bool], Usage | Deferred | None]
     reader: Callable[[bool, bool], StreamReader] = ChatStream
     generates: bool = True
+    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+
+
+def _told_by_file(body: Mapping[str, Any], files: Any) -> Usage | None:
+    return told_by_audio(body, {"file": body.get("file")})
 
 
 _FUNCTIONS = (
@@ -126,8 +134,8 @@ _FUNCTIONS = (
     _Function("responses", read_response, ResponseStream),
     _Function("image_generation", read_images),
     _Function("image_edit", read_images),
-    _Function("transcription", read_transcription),
-    _Function("speech", _read_nothing),
+    _Function("transcription", read_transcription, told=_told_by_file),
+    _Function("speech", _read_nothing, told=told_by_speech),
     _Function("rerank", read_completion, generates=False),
     _Function("anthropic_messages", read_message),
 )
@@ -264,6 +272,7 @@ def _prepare(
         body,
         generates=function.generates,
         max_tokens=max_tokens_of(_ROUTE, body.get),
+        told=attempt("told", function.told, body, None) if function.told is not None else None,
     )
     return prepare(request, function.read)
 
