@@ -36,8 +36,8 @@ test-peers: $(VENV)/dev  ## Run beside other instrumentation and frameworks, eac
 	PEERS="$(PEERS)" .ci/peers
 
 lint: $(VENV)/dev  ## Check style
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
 
 type: $(VENV)/dev  ## Check types
 	$(BIN)/mypy

@@ -357,6 +357,37 @@ def test_thread__beside_a_library_that_takes_its_run_apart__runs_once_as_its_use
     assert seen == ["a", "a"]
 
 
+def test_greenlet__when_it_is_spawned__is_given_its_user(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a stand-in of gevent's shape; the real one is run by `make test-peers`."""
+    import sys
+    from types import ModuleType, SimpleNamespace
+
+    callbacks: set[Any] = set()
+    gevent: Any = ModuleType("gevent.greenlet")
+    gevent.Greenlet = SimpleNamespace(
+        add_spawn_callback=callbacks.add, remove_spawn_callback=callbacks.discard
+    )
+    monkeypatch.setitem(sys.modules, "gevent.greenlet", gevent)
+    pg = init()
+
+    def spawn(context: Any = None) -> Any:
+        greenlet = SimpleNamespace(gr_context=context)
+        for callback in callbacks:
+            callback(greenlet)
+        return greenlet.gr_context
+
+    assert spawn() is None
+    with paygent_context("a"):
+        own = contextvars.Context()
+        assert spawn().run(who) == "a"
+        assert spawn(own) is own
+        assert own.run(who) == "a"
+    pg.uninstrument()
+    assert callbacks == set()
+
+
 def test_work__that_raises_or_cannot_be_called__ends_as_without_paygent(init: Init) -> None:
     """The executor's own exceptions arrive."""
     init()

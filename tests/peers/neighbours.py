@@ -119,7 +119,35 @@ NEIGHBOURS = (
     ),
 )
 
-FRAMEWORKS: tuple[Framework, ...] = ()
+FRAMEWORKS = (
+    Framework(
+        "langchain",
+        "LangChain",
+        ("langchain-core==1.8.3", "langchain-openai==1.7.4", "langchain-anthropic==1.7.10"),
+        "examples/langchain_chain.py",
+    ),
+    Framework(
+        "langgraph",
+        "LangGraph",
+        ("langgraph==1.2.24", "langchain-openai==1.7.4"),
+        "examples/langgraph_agent.py",
+    ),
+    Framework(
+        "openai-agents",
+        "OpenAI Agents SDK",
+        ("openai-agents==0.24.0",),
+        "examples/openai_agents.py",
+    ),
+    Framework(
+        "pydantic-ai",
+        "pydantic-ai",
+        ("pydantic-ai-slim[openai,anthropic]==2.68.0",),
+        "examples/pydantic_ai_agent.py",
+    ),
+    Framework("crewai", "CrewAI", ("crewai==1.15.30", "openai==2.54.0"), "examples/crewai_crew.py"),
+    Framework("litellm", "LiteLLM", ("litellm==1.110.2",), "examples/litellm_calls.py"),
+    Framework("gevent", "gevent", ("gevent==26.9.0",), "examples/gevent_pool.py"),
+)
 
 Entry = Neighbour | Framework
 ENTRIES: tuple[Entry, ...] = (*NEIGHBOURS, *FRAMEWORKS)

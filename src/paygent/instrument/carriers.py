@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from contextvars import Context
+from inspect import getattr_static
 from threading import Thread
 from types import MethodType, ModuleType
 from typing import Any
@@ -54,7 +56,7 @@ class CarrierHook:
         kind = getattr(module, self._class_name)
         for names, wrap in ((self._starts, _as_nobody), (self._takes, _with_user)):
             for name in names:
-                original = vars(kind)[name]
+                original = getattr_static(kind, name)
                 if not patches.is_ours(original):
                     patches.put(kind, name, wrap(original, patches))
 
@@ -67,7 +69,7 @@ class ThreadHook:
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Have new threads begin as the user who started them; see `patches.Hook`."""
-        original = vars(module.Thread)["start"]
+        original = getattr_static(module.Thread, "start")
         if patches.is_ours(original):
             return
 
@@ -86,8 +88,40 @@ class ThreadHook:
         patches.put(module.Thread, "start", start)
 
 
+class GreenletHook:
+    """Has gevent tell of each greenlet that is spawned; see `patches.Hook`.
+
+    A greenlet starts with an empty context, like a thread. Its class cannot be patched, but it
+    calls back when one is spawned.
+    """
+
+    name = "carry:Greenlet"
+    module = "gevent.greenlet"
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Have new greenlets run as the user who spawned them; see `patches.Hook`."""
+        kind = module.Greenlet
+        kind.add_spawn_callback(_spawned)
+        patches.when_taken_out(lambda: kind.remove_spawn_callback(_spawned))
+
+
+def _spawned(greenlet: Any) -> None:
+    """Give a greenlet that has just been spawned its user."""
+    attempt("carry", _give_context, greenlet)
+
+
+def _give_context(greenlet: Any) -> None:
+    identity = here()
+    if identity is None:
+        return
+    if greenlet.gr_context is None:
+        greenlet.gr_context = Context()
+    greenlet.gr_context.run(current.set, identity)
+
+
 HOOKS = (
     ThreadHook(),
+    GreenletHook(),
     CarrierHook("concurrent.futures.thread", "ThreadPoolExecutor", takes=("submit",)),
     CarrierHook("concurrent.futures.process", "ProcessPoolExecutor", takes=("submit",)),
     CarrierHook("multiprocessing.pool", "Pool", "__init__", takes=_TAKES_WORK),

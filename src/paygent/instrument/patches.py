@@ -61,6 +61,7 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
+        self._undo: list[Callable[[], None]] = []
 
     def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
         """Put a wrapper in the place of a class's or module's own or inherited attribute."""
@@ -84,8 +85,15 @@ class Patches:
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
+    def when_taken_out(self, undo: Callable[[], None]) -> None:
+        """Have something undone with the patches, which is none itself."""
+        self._undo.append(undo)
+
     def take_out_all(self) -> None:
         """Take every patch out, the last one first."""
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
         for patch in reversed(self._put_in):
             _restore(patch)
         self._put_in.clear()

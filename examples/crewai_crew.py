@@ -1,0 +1,54 @@
+"""Crews of CrewAI: a step callback names the user of a crew, and the refusal at the cap comes out
+of `kickoff`. Needs crewai.
+
+```text
+ada: Hello.
+ada: Hello.
+refused: ada has used 240 of 200 tokens on gpt-4o
+ada gpt-4o 2
+```
+"""
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+import warnings
+
+os.environ.update(
+    CREWAI_DISABLE_TELEMETRY="true",
+    CREWAI_TRACING_ENABLED="false",
+    OTEL_SDK_DISABLED="true",
+    OPENAI_API_KEY="demo",
+)
+logging.disable(logging.CRITICAL)
+warnings.simplefilter("ignore")
+
+from crewai import LLM, Agent, Crew, Task  # noqa: E402 - its settings come first
+
+from paygent import Paygent, PaygentLimitExceeded, PlanConfig  # noqa: E402
+from paygent.integrations import CrewAICallback  # noqa: E402
+from paygent.testing import Answer, FakeProvider  # noqa: E402
+
+pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
+pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200}))
+pg.assign_plan("ada", "pro")
+
+# A stand-in for OpenAI: take it out, and set OPENAI_API_KEY.
+with FakeProvider(Answer(text="Hello.")) as fake:
+    llm = LLM(model="openai/gpt-4o", base_url=fake.openai_url, api_key="demo", max_tokens=50)
+    for _ in range(3):
+        host = Agent(role="host", goal="greet", backstory="polite", llm=llm)
+        task = Task(description="Say hello.", expected_output="a greeting", agent=host)
+        crew = Crew(agents=[host], tasks=[task], step_callback=CrewAICallback(pg, user_id="ada"))
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # what CrewAI prints by itself
+                answer = crew.kickoff()
+            print("ada:", answer)
+        except PaygentLimitExceeded as refusal:
+            print("refused:", refusal)
+
+for row in pg.report(("user", "model")):
+    print(row.user_id, row.model, row.calls)
+pg.shutdown()
