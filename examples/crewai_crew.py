@@ -22,7 +22,8 @@ os.environ.update(
     OTEL_SDK_DISABLED="true",
     OPENAI_API_KEY="demo",
 )
-logging.disable(logging.CRITICAL)
+logging.basicConfig(level=logging.CRITICAL)
+logging.getLogger("paygent").setLevel(logging.WARNING)
 warnings.simplefilter("ignore")
 
 from crewai import LLM, Agent, Crew, Task  # noqa: E402 - its settings come first

@@ -146,6 +146,10 @@ FRAMEWORKS = (
     ),
     Framework("crewai", "CrewAI", ("crewai==1.15.30", "openai==2.54.0"), "examples/crewai_crew.py"),
     Framework("litellm", "LiteLLM", ("litellm==1.110.2",), "examples/litellm_calls.py"),
+    Framework(
+        "fastapi", "FastAPI", ("fastapi==0.165.0", "httpx==0.28.1"), "examples/fastapi_app.py"
+    ),
+    Framework("flask", "Flask", ("flask==3.1.3",), "examples/flask_app.py"),
     Framework("gevent", "gevent", ("gevent==26.9.0",), "examples/gevent_pool.py"),
 )
 

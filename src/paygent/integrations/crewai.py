@@ -47,7 +47,8 @@ class CrewAICallback:
         session_id: The application's id of a session; None for the user's open one.
         metadata: Up to 16 keys and 1 kB, carried by every event.
 
-    A refused call raises `PaygentLimitExceeded` out of `kickoff`.
+    A refused call raises `PaygentLimitExceeded` out of `kickoff`, after CrewAI's own retries, which
+    send nothing. Like any callback that is an object, it keeps CrewAI from writing checkpoints.
     """
 
     def __init__(

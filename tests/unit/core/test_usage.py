@@ -508,6 +508,11 @@ def test_from_realtime__cached_tokens_of_no_kind__are_partial() -> None:
     assert from_realtime(told) == Usage(100, 5, 60, quality="partial")
 
 
+def test_from_realtime__without_details__is_all_plain() -> None:
+    """Text that nothing more is said of."""
+    assert from_realtime({"input_tokens": 100, "output_tokens": 5}) == Usage(100, 5)
+
+
 @pytest.mark.parametrize("told", [None, {}, {"total_tokens": 5}, "odd"])
 def test_from_realtime__without_counts__is_none(told: Any) -> None:
     """A response that failed tells none."""

@@ -1,0 +1,92 @@
+"""Flask: one WSGI middleware, and the calls of a request are its user's, streamed ones too.
+
+Install `flask` and `openai` beside Paygent. It prints:
+
+```text
+alice hello 200 Hello from the fake provider.
+alice story 200 Hello from the fake provider.
+bob story 200 Hello from the fake provider.
+alice hello 200 Hello from the fake provider.
+alice hello 429 refused: alice has used 360 of 350 tokens on gpt-4o
+alice used gpt-4o: calls 3, tokens 360
+bob used gpt-4o: calls 1, tokens 120
+```
+"""
+
+import tempfile
+
+from flask import Flask, Response, request
+from openai import OpenAI
+
+from paygent import Paygent, PaygentLimitExceeded, PlanConfig
+from paygent.integrations import PaygentWSGIMiddleware
+from paygent.testing import FakeProvider
+
+pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
+pg.configure_plan("free", PlanConfig(model_limits={"gpt-4o": 350}))
+for user in ("alice", "bob"):
+    pg.assign_plan(user, "free")
+
+fake = FakeProvider().start()  # a stand-in for the provider: take it out, and set OPENAI_API_KEY
+client = OpenAI(base_url=fake.openai_url, api_key="demo")
+TOKENS = {"Bearer a": "alice", "Bearer b": "bob"}  # a stand-in for the sign-in of an application
+app = Flask(__name__)
+
+
+@app.before_request
+def sign_in() -> None:
+    """Find out who it is."""
+    request.environ["app.user_id"] = TOKENS.get(request.headers.get("authorization"))
+
+
+# It is asked at the request's first call, so after the sign-in, and also when a stream is read.
+app.wsgi_app = PaygentWSGIMiddleware(
+    app.wsgi_app, user_id=lambda environ: environ.get("app.user_id")
+)
+
+
+@app.errorhandler(PaygentLimitExceeded)
+def refuse(refusal: PaygentLimitExceeded) -> tuple[str, int]:
+    """Answer a user who has reached a limit."""
+    return f"refused: {refusal}", 429
+
+
+def ask(text: str, **options):
+    """Make one call."""
+    messages = [{"role": "user", "content": text}]
+    return client.chat.completions.create(model="gpt-4o", messages=messages, **options)
+
+
+@app.get("/hello")
+def hello() -> str:
+    """Answer at once."""
+    return ask("Say hello.").choices[0].message.content
+
+
+@app.get("/story")
+def story() -> Response:
+    """Answer piece by piece, after the application has returned."""
+
+    def pieces():
+        for chunk in ask("Tell a story.", stream=True):
+            yield chunk.choices[0].delta.content or "" if chunk.choices else ""
+
+    return Response(pieces(), mimetype="text/plain")
+
+
+browser = app.test_client()
+for token, path in (
+    ("a", "hello"),
+    ("a", "story"),
+    ("b", "story"),
+    ("a", "hello"),
+    ("a", "hello"),
+):
+    answer = browser.get(path, headers={"authorization": f"Bearer {token}"})
+    print(TOKENS[f"Bearer {token}"], path, answer.status_code, answer.text.strip())
+
+pg.flush()
+for row in sorted(pg.report(("user", "model"))):
+    tokens = row.input_tokens + row.output_tokens
+    print(f"{row.user_id} used {row.model}: calls {row.calls}, tokens {tokens}")
+fake.stop()

@@ -1,0 +1,74 @@
+"""CrewAI's callback, on a stand-in of a crew; the real one is run by `make test-peers`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from paygent.context import current
+
+
+def who() -> tuple[Any, Any]:
+    """User and session of this place."""
+    identity = current.get()
+    return (None, None) if identity is None else (identity.user_id, identity.session_id)
+
+
+class Crew:
+    """A crew that says who runs it."""
+
+    def __init__(self, step: Any = None, task: Any = None, agents: Any = None) -> None:
+        self.step_callback = step
+        self.task_callback = task
+        self.agents = agents
+
+    def kickoff(self) -> tuple[Any, Any]:
+        """Run here."""
+        return who()
+
+    async def kickoff_async(self) -> tuple[Any, Any]:
+        """Run here, awaited."""
+        return self.kickoff()
+
+
+@pytest.fixture
+def integration(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The integration, loaded with a stand-in of CrewAI."""
+    stand_in: Any = ModuleType("crewai")
+    stand_in.Crew = type("Crew", (), {**vars(Crew), "__dict__": None, "__weakref__": None})
+    monkeypatch.setitem(sys.modules, "crewai", stand_in)
+    monkeypatch.delitem(sys.modules, "paygent.integrations.crewai", raising=False)
+    yield importlib.import_module("paygent.integrations.crewai")
+    sys.modules.pop("paygent.integrations.crewai", None)
+
+
+async def test_callback__of_a_crew__names_its_user_wherever_it_stands(integration: Any) -> None:
+    """As the crew's step or task callback, or an agent's; sync and async."""
+    crew = integration.Crew
+    callback = integration.CrewAICallback(None, "u1", "s1")
+    agent = crew(callback)
+    for made in (crew(callback), crew(task=callback), crew(agents=[crew(), agent])):
+        assert made.kickoff() == ("u1", "s1")
+        assert await made.kickoff_async() == ("u1", "s1")
+    assert (callback("a step"), callback.user_id, who()) == (None, "u1", (None, None))
+
+
+async def test_crew__without_a_callback__runs_as_whoever_runs_it(integration: Any) -> None:
+    """Another callback is none of ours."""
+    for made in (integration.Crew(), integration.Crew(print)):
+        assert made.kickoff() == (None, None)
+        assert await made.kickoff_async() == (None, None)
+
+
+def test_crew__of_another_shape__is_said(
+    integration: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A version that cannot be told whose it is is no silent bypass."""
+    monkeypatch.setattr(integration, "Crew", type("Crew", (), {}))
+    integration._hook()
+    assert "cannot be told whose it is" in caplog.text
