@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from paygent.call import Call, Wait
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, failures, isolate_async
 from paygent.instrument.conversation import Conversation, Outgoing, Refusal
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.openai import is_known_host, provider_at
@@ -250,10 +250,8 @@ class _AsyncTaps(_Taps):
             raise
         refusal = self._received(message)
         if refusal is not None:
-            try:
-                await self._send(refusal.cancel)
-            finally:
-                raise refusal.error
+            await isolate_async("socket", self._send, refusal.cancel)
+            raise refusal.error
         return message
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
