@@ -60,10 +60,14 @@ def begun(pg: Paygent) -> Call:
 
 def within(pg: Paygent, where: str) -> Any:
     """A lock of ours, as the code that holds it has it."""
-    return {"accounts": pg._accounts.lock, "rotation": pg._journal._rotation}[where]
+    return {
+        "user": pg._accounts.user("u1", pg._now_us()).lock,
+        "accounts": pg._accounts.lock,
+        "rotation": pg._journal._rotation,
+    }[where]
 
 
-@pytest.mark.parametrize("where", ["accounts", "rotation"])
+@pytest.mark.parametrize("where", ["user", "accounts", "rotation"])
 def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_counted(
     init: Init, fake: FakeProvider, client: openai.OpenAI, where: str, monkeypatch: Any
 ) -> None:
@@ -75,11 +79,15 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
         for _ in range(5):
             next(stream)
     finished = threading.Event()
+    put_off: list[object] = []
     settled = pg._accounts.settle
+    lock = within(pg, where)
 
     def collect_while_locked(*args: Any) -> None:
-        with within(pg, where):
+        monkeypatch.undo()  # once: the delivering thread may settle the stream through here too
+        with lock:
             gc.collect()
+            put_off.extend(pg._meter.late_ends.waiting)
         settled(*args)
 
     gc.disable()
@@ -97,7 +105,8 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
         assert finished.wait(WAIT_S)
     finally:
         gc.enable()
-    monkeypatch.undo()
+    assert put_off  # nothing was ended while the lock was held
+    pg.flush()  # whoever ends the stream in this moment has ended it then
     assert pg.get_usage("u1").period_cost_nano > 0
     assert held(pg) == {0}
 
