@@ -15,7 +15,9 @@ from tests.bench.figures import show
 from paygent.core.estimate import Estimate
 from paygent.instrument.anthropic import MessageStream
 from paygent.instrument.openai_usage import ChatStream, ResponseStream, read_chat
-from paygent.instrument.stream import BytesReader, IteratorTap, StreamReader
+from paygent.instrument.raw import BytesReader
+from paygent.instrument.reading import StreamReader
+from paygent.instrument.stream import IteratorTap
 
 CHUNKS = 20_000
 

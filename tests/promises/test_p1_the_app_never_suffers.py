@@ -190,10 +190,10 @@ def test_p1__usage_that_cannot_be_read__settles_the_estimate(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
 ) -> None:
     """An answer whose usage our reader chokes on counts as estimated."""
-    from paygent.instrument import funnel
+    from paygent.instrument import request
 
-    found = funnel._route_of
-    monkeypatch.setattr(funnel, "_route_of", lambda *args: found(*args)._replace(read=broken))  # type: ignore[union-attr]
+    found = request.route_of
+    monkeypatch.setattr(request, "route_of", lambda *args: found(*args)._replace(read=broken))  # type: ignore[union-attr]
     swallowed.expect("usage")
     with paygent_context(user_id="u1"):
         call(client, max_tokens=10)

@@ -1,5 +1,12 @@
 """Instrument: where provider SDKs are patched, and how request, usage and stream chunk are read.
 
-`registry.py` says which SDKs, `funnel.py` is the one wrapper around a provider call, `stream.py`
-the taps of streams; each SDK has a thin file of its own that only knows names and fields.
+What is patched, and when: `registry.py` has the hooks (`sdk.py`, `litellm.py`, `sockets.py`,
+`carriers.py`, `custom.py`, `noticed.py`), `imports.py` waits for modules, `patches.py` takes out
+again what was put in.
+
+A call goes through `funnel.py`: before it `request.py` reads the request, after it `outcome.py`
+ends it. Streams are tapped in `stream.py` (chunks) and `raw.py` (bytes), which ask `ending.py` for
+the end. Each SDK has a thin file of its own that only knows names and fields: its operations
+(`route.py`) and how they are read (`reading.py`). A conversation over a socket is read in
+`conversation.py`, other code in `run.py`.
 """

@@ -21,7 +21,7 @@ from paygent.instrument.openai_usage import (
     read_chat,
     read_response,
 )
-from paygent.instrument.stream import StreamReader
+from paygent.instrument.reading import StreamReader
 from paygent.providers import ProviderConfig, usage_of
 
 _PARTS = ("usage", "model", "type", "object", "service_tier")

@@ -13,8 +13,8 @@ from typing import Any
 
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Deferred, Usage, fields_of, from_anthropic, get
-from paygent.instrument.funnel import Route
-from paygent.instrument.stream import counted, field, text_bytes
+from paygent.instrument.reading import counted, field, text_bytes
+from paygent.instrument.route import Route
 
 name = "anthropic"
 module = "anthropic"
@@ -245,7 +245,7 @@ _RESULTS = re.compile(r"/messages/batches/([^/]+)/results$")
 
 def route(method: str, path: str) -> Route | bool:
     """Return a metered route, True for a free operation, False for an unknown one; see
-    `funnel.Sdk`.
+    `route.Sdk`.
     """
     if method == "POST":
         for ending, found in _ROUTES:

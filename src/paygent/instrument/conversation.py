@@ -22,8 +22,8 @@ from paygent.core.usage import Usage, from_realtime, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt
 from paygent.instrument.openai_usage import ResponseStream, read_transcription
+from paygent.instrument.reading import StreamReader, field
 from paygent.instrument.run import UNSEEN
-from paygent.instrument.stream import StreamReader, field
 from paygent.meter import Meter
 
 _SPOKEN = "input_audio_buffer.append"

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 from paygent.call import Request
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known, reader_for
-from paygent.instrument.funnel import Route, max_tokens_of, meter_or_say
+from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.patches import Patch, Patches, Switch, as_function
+from paygent.instrument.route import Route, max_tokens_of
 from paygent.instrument.run import UNSEEN, Work, prepare, run, run_async, take_arguments
 from paygent.providers import ProviderConfig
 

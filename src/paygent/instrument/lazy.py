@@ -19,7 +19,7 @@ from paygent.call import Call
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Usage
 from paygent.failopen import attempt, failures
-from paygent.instrument.stream import Ending
+from paygent.instrument.ending import Ending
 from paygent.meter import Meter
 
 _FRAMES = ("gi_frame", "ag_frame", "cr_frame")

@@ -20,14 +20,8 @@ from paygent.core.estimate import Estimate
 from paygent.core.usage import Deferred, Usage, fields_of, get
 from paygent.failopen import attempt, failures
 from paygent.instrument.anthropic import read_message
-from paygent.instrument.funnel import (
-    Prepared,
-    Route,
-    behind_gateway,
-    is_behind_gateway,
-    max_tokens_of,
-    meter_or_say,
-)
+from paygent.instrument.ending import Ending
+from paygent.instrument.funnel import behind_gateway, is_behind_gateway, meter_or_say
 from paygent.instrument.openai_usage import (
     ChatStream,
     ResponseStream,
@@ -39,8 +33,10 @@ from paygent.instrument.openai_usage import (
     told_by_speech,
 )
 from paygent.instrument.patches import Patches
+from paygent.instrument.reading import StreamReader
+from paygent.instrument.request import Prepared
+from paygent.instrument.route import Route, max_tokens_of
 from paygent.instrument.run import Work, end_raised, prepare, run, run_async, take_arguments
-from paygent.instrument.stream import Ending, StreamReader
 from paygent.meter import Meter
 
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")

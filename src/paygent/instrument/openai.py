@@ -10,7 +10,6 @@ import os
 import re
 from typing import Any
 
-from paygent.instrument.funnel import Route
 from paygent.instrument.openai_usage import (
     ChatStream,
     FinalEvents,
@@ -24,6 +23,7 @@ from paygent.instrument.openai_usage import (
     told_by_audio,
     told_by_speech,
 )
+from paygent.instrument.route import Route
 
 name = "openai"
 module = "openai"
@@ -158,7 +158,7 @@ _JOBS = (
 
 def route(method: str, path: str) -> Route | bool:
     """Return a metered route, True for a free operation, False for an unknown one; see
-    `funnel.Sdk`.
+    `route.Sdk`.
     """
     if method == "POST":
         found = _ROUTES.get(path)

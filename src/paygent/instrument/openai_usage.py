@@ -26,7 +26,7 @@ from paygent.core.usage import (
     read_billed,
     with_hosted_tools,
 )
-from paygent.instrument.stream import counted, field, text_bytes
+from paygent.instrument.reading import counted, field, text_bytes
 
 # -- answers
 

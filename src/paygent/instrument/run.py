@@ -27,15 +27,10 @@ from paygent.core.usage import Deferred, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, failures
 from paygent.instrument.answers import AnyStream, read_known
-from paygent.instrument.funnel import (
-    Prepared,
-    Route,
-    end_answered,
-    end_failed,
-    is_paid,
-    names_of_causes,
-)
 from paygent.instrument.lazy import Running, is_lazy, say_unread, watch
+from paygent.instrument.outcome import end_answered, end_failed, is_paid, names_of_causes
+from paygent.instrument.request import Prepared
+from paygent.instrument.route import Route
 from paygent.instrument.stream import tap_stream
 from paygent.meter import Meter
 

@@ -1,0 +1,68 @@
+"""What the readers of all SDKs' streams share: their shape, and what is made of a part.
+
+Reading has no effects: a reader keeps the usage and a count of text bytes, and nothing else, so
+that memory does not grow with the length of a stream.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
+from paygent.core.usage import Deferred, Usage, get
+
+
+class StreamReader(Protocol):
+    """Reads the chunks of one stream of one route; made anew for each stream."""
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Read one chunk, an SDK object or a dict; true means "ours alone, keep it from the
+        application".
+        """
+
+    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+        """Return what was used, as far as it was seen; None when nothing was."""
+
+
+def counted(
+    known: Usage | None,
+    text_bytes: int,
+    estimate: Estimate,
+    *,
+    input_is_known: bool = False,
+    is_seen: bool = False,
+) -> Usage | None:
+    """Return the usage of a stream that ended before its final usage arrived, from what was
+    received.
+
+    Args:
+        known: What the provider said so far, or None.
+        text_bytes: UTF-8 length of the text received.
+        estimate: What the call was held for; its input is taken where the provider did not tell.
+        input_is_known: Whether `known` has the true input.
+        is_seen: Whether anything was received, be it without text.
+    """
+    if known is None and not text_bytes and not is_seen:
+        return None
+    output_tokens = -(-text_bytes // BYTES_PER_TOKEN)
+    if known is None:
+        return Usage(estimate.input_tokens, output_tokens, quality="estimated")
+    output_tokens = max(output_tokens, known.output_tokens)
+    quality = "partial" if input_is_known else "estimated"
+    return known._replace(output_tokens=output_tokens, quality=quality)  # type: ignore[arg-type]
+
+
+def text_bytes(value: Any) -> int:
+    """Return the UTF-8 length of a piece of text; 0 for anything else."""
+    if not isinstance(value, str):
+        return 0
+    return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+
+
+def field(value: Any, *names: str) -> Any:
+    """Read a nested field of SDK objects or dicts; None where one is missing."""
+    for name in names:
+        value = get(value, name)
+        if value is None:
+            return None
+    return value
