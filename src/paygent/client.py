@@ -216,12 +216,13 @@ class Paygent(Verbs):
             end_late=self._meter.late_ends.run,
         )
         meter = None if disabled else self._meter
+        entries = None if disabled else self._meter.entries
         self._directory = Directory(
-            settings.default_plan, self._accounts, self._asking, self._callbacks, meter, now_us
+            settings.default_plan, self._accounts, self._asking, self._callbacks, entries, now_us
         )
-        self._meter.session_opened = self._directory.say_opened
+        self._meter.entries.session_opened = self._directory.say_opened
         self._wrapping = Wrapping(meter, settings.registry)
-        self._manual = Manual(product, self._accounts, self._catalogue, meter, now_us)
+        self._manual = Manual(product, self._accounts, self._catalogue, entries, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""

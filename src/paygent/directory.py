@@ -13,10 +13,10 @@ from paygent.arguments import check_name, check_user, subscription_of
 from paygent.asking import Asking
 from paygent.core.errors import Findings
 from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.entries import Entries, encode_directory
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
 from paygent.ledger.accounts import Accounts, User
-from paygent.meter import Meter, encode_directory
 from paygent.models import BillingPeriod, UserState
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import RECORD_BYTES_MAX
@@ -34,7 +34,7 @@ class Directory:
         accounts: Accounts,
         asking: Asking,
         callbacks: Callbacks,
-        meter: Meter | None,
+        entries: Entries | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -44,14 +44,14 @@ class Directory:
             accounts: This process's memory.
             asking: Knows users.
             callbacks: Told when a session opens.
-            meter: Writes the records; None writes none (Paygent is switched off).
+            entries: Writes the records; None writes none (Paygent is switched off).
             now_us: The clock.
         """
         self._default_plan = default_plan
         self._accounts = accounts
         self._asking = asking
         self._callbacks = callbacks
-        self._meter = meter
+        self._entries = entries
         self._now_us = now_us
 
     def configure(self, name: Any, config: Any) -> None:
@@ -129,8 +129,8 @@ class Directory:
 
     def _open_session(self, user: User, now_us: int) -> None:
         self._accounts.session(user, None, now_us)
-        if self._meter is not None:
-            self._meter.write_opened_sessions()
+        if self._entries is not None:
+            self._entries.write_opened_sessions()
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
@@ -146,5 +146,5 @@ class Directory:
             self._callbacks.fire("session_start", self._asking.state(user))
 
     def _write(self, record: DirectoryRecord) -> None:
-        if self._meter is not None:
-            self._meter.write_directory(record)
+        if self._entries is not None:
+            self._entries.write(record)

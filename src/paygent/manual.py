@@ -17,9 +17,9 @@ from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, cost_nano, prices_for, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
+from paygent.entries import Entries
 from paygent.failopen import failures
 from paygent.ledger.accounts import Accounts, User
-from paygent.meter import Meter
 from paygent.models import UsageEvent, usage_event
 from paygent.prices.catalogue import DEAREST, Catalogue
 from paygent.wire import BookedEvent
@@ -72,7 +72,7 @@ class Manual:
         product: str,
         accounts: Accounts,
         catalogue: Catalogue,
-        meter: Meter | None,
+        entries: Entries | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -81,13 +81,13 @@ class Manual:
             product: Under which idempotency keys are kept apart.
             accounts: Where sessions are opened.
             catalogue: Prices of tokens.
-            meter: Books the events; None books nothing (Paygent is switched off).
+            entries: Books the events; None books nothing (Paygent is switched off).
             now_us: The clock.
         """
         self._product = product
         self._accounts = accounts
         self._catalogue = catalogue
-        self._meter = meter
+        self._entries = entries
         self._now_us = now_us
         self._booked: dict[str, UsageEvent] = {}
         self._corrections: dict[str, dict[str, Event]] = {}
@@ -97,8 +97,8 @@ class Manual:
         """Price and book an entry, or return the event that its idempotency key booked before."""
         at_us = self._now_us()
         priced = self._price(entry, user.plan, at_us)
-        if self._meter is not None and priced.rates is not None:
-            self._meter.list_prices(priced.rates, at_us)
+        if self._entries is not None and priced.rates is not None:
+            self._entries.list_prices(priced.rates, at_us)
         event = Event(
             event_id=self._id_of(user, entry, at_us),
             user_id=user.user_id,
@@ -141,8 +141,8 @@ class Manual:
         earlier = self._booked.get(event.event_id) if is_keyed else None
         if earlier is not None:
             return earlier
-        if self._meter is not None:
-            self._meter.record(user, event)
+        if self._entries is not None:
+            self._entries.book(user, event)
         return self._remember(event.event_id, public) if is_keyed else public
 
     def correct(
@@ -159,7 +159,7 @@ class Manual:
         Raises:
             InvalidValue: if there is no such original, or more is taken off than it has.
         """
-        if self._meter is None:  # switched off: nothing is known and nothing is booked
+        if self._entries is None:  # switched off: nothing is known and nothing is booked
             return self.book(user, identity, entry)
         event_id = self._id_of(user, entry, self._now_us())
         earlier = self._earlier(event_id, booked)

@@ -25,7 +25,6 @@ proceeds.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -33,8 +32,8 @@ from functools import partial
 
 from paygent import enclosing
 from paygent.call import Call, Request, Wait
-from paygent.context import Identity, current
-from paygent.core.estimate import Estimate, Taken, bound, cost_of, measure, weight_of
+from paygent.context import Identity
+from paygent.core.estimate import measure
 from paygent.core.event import (
     Begin,
     Event,
@@ -44,18 +43,19 @@ from paygent.core.event import (
     encode_void,
     presumed,
 )
-from paygent.core.explain import LARGEST_INPUT, rates_to_json
+from paygent.core.explain import LARGEST_INPUT
 from paygent.core.gate import CONTENTION, Decision, warning
-from paygent.core.pricing import Rates, bound_nano, cost_nano, in_units_of, is_plain
 from paygent.core.usage import Deferred, Usage
+from paygent.entries import Entries
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, failures, logger
+from paygent.estimating import estimated, learned, use_of
+from paygent.failopen import failures, logger
 from paygent.ids import new_id
 from paygent.jobs import Jobs
 from paygent.late import LateEnds
 from paygent.ledger.accounts import Accounts, User
 from paygent.ledger.allowance import Allowance
-from paygent.ledger.flights import Flight, Hold, Use
+from paygent.ledger.flights import Hold
 from paygent.ledger.user import UNLIMITED
 from paygent.ledger.waiting import Waiter
 from paygent.loops import caller, running_loop, runs_loop
@@ -65,11 +65,11 @@ from paygent.prices.price import Asked, price
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
 from paygent.sync.journal import Journal
-from paygent.sync.worker import Worker, directory_record
-from paygent.wire import AssignRecord, DirectoryRecord, PriceRecord
+from paygent.sync.worker import Worker
+from paygent.whose import Whose
+from paygent.wire import AssignRecord
 
 _NS_PER_MS = 1_000_000
-_CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
 
 
 class Meter:
@@ -94,9 +94,9 @@ class Meter:
         self._now_us = now_us
         self._allowance = Allowance()
         self._jobs = Jobs(settings.ledger_product, catalogue)
-        self._listed: set[str] = set()
         self._dropped = self._drop  # bound once
-        self.session_opened: Callable[[str], None] = _nothing
+        self._whose = Whose(settings.on_missing_user, callbacks)
+        self.entries = Entries(accounts, journal, worker, callbacks)
         self.late_ends = LateEnds(worker.hurry)
         worker.before_round = self.late_ends.before_round
 
@@ -115,11 +115,11 @@ class Meter:
         if self.late_ends.waiting:
             self.late_ends.run()
         enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
-        identity = self._identify(request)
+        identity = self._whose.identify(request)
         at_us = self._now_us()
-        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
-        if self._accounts.asks(user, identity.session_id, at_us) and not request.has_run:
-            return self._wait_for(user, identity.session_id)
+        user = self._user(request, identity, at_us)
+        if isinstance(user, Wait):
+            return user
         if not user.sdk_enabled:
             return None
         if identity.plan is not None and user.plan_name != identity.plan:
@@ -154,7 +154,7 @@ class Meter:
         call.flight = self._accounts.flight(
             user, request.route, resolved, generates=request.generates
         )
-        call.hold = Hold(self._estimate(call), call.model_key, call.session_id, at_us, caller())
+        call.hold = Hold(use_of(call), call.model_key, call.session_id, at_us, caller())
         try:
             call.ends.append(None)
             waiter = self._gate(call)
@@ -178,11 +178,11 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit is used up.
         """
-        identity = self._identify(request)
+        identity = self._whose.identify(request)
         at_us = self._now_us()
-        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
-        if self._accounts.asks(user, identity.session_id, at_us):
-            return self._wait_for(user, identity.session_id)
+        user = self._user(request, identity, at_us)
+        if isinstance(user, Wait):
+            return user
         if not (user.sdk_enabled and self._settings.raise_on_hard_gate):
             return None
         key = self._catalogue.resolve(request.provider, request.model, at_us, user.plan).model_key
@@ -194,49 +194,12 @@ class Meter:
         self._callbacks.fire("hard_gate", refusal)
         raise PaygentLimitExceeded(refusal)
 
-    def _identify(self, request: Request) -> Identity:
-        """Return whose call it is: the call's own arguments, then the context, then the policy for
-        nobody.
-        """
-        identity = self._named(request)
-        if identity is not None:
-            return identity
-        said = self._said(request)
-        return Identity(self._nobody).over(said) if request.has_run else self.missing(said)
-
-    def _named(self, request: Request) -> Identity | None:
-        """Return whose call it is, where that is said."""
-        identity = self._said(request)
-        return identity if identity is not None and identity.user_id is not None else None
-
-    @staticmethod
-    def _said(request: Request) -> Identity | None:
-        """Return what is said of whose call it is, in the call and around it."""
-        identity = current.get()
-        return identity if request.identity is None else request.identity.over(identity)
-
-    @property
-    def _nobody(self) -> str:
-        """The user of what has none and cannot be refused."""
-        policy = self._settings.on_missing_user
-        return MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
-
-    def missing(self, identity: Identity | None) -> Identity:
-        """Return the identity of a call or entry without a user, as `on_missing_user` says.
-
-        Raises:
-            PaygentLimitExceeded: with `no_user`, where such calls are refused.
-        """
-        policy = self._settings.on_missing_user
-        if policy == "block":
-            message = "this call has no user; put it into a paygent_context"
-            result = GuardResult("hard_gate", "no_user", 1.0, 0.0, 0.0, message)
-            self._callbacks.fire("hard_gate", result)
-            raise PaygentLimitExceeded(result)
-        if policy == "warn":
-            failures.say("no_user", "a call has no user; it is counted on %s", MISSING_USER_ID)
-        whose = Identity(self._nobody)
-        return whose.over(identity) if identity is not None else whose
+    def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
+        """Return the user of a request, or the wait for the ledger's word on them."""
+        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
+        if self._accounts.asks(user, identity.session_id, at_us) and not request.has_run:
+            return self._wait_for(user, identity.session_id)
+        return user
 
     def _wait_for(self, user: User, session_id: str | None) -> Wait:
         """Return the wait for the ledger's word on a user."""
@@ -289,44 +252,9 @@ class Meter:
             )
         else:
             self._accounts.assign(user.user_id, plan, None, user.subscription, at_us)
-            self.write_directory(
+            self.entries.write(
                 AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
             )
-
-    def _estimate(self, call: Call) -> Use:
-        """Return what the call may use: its worst case in a strict plan, what is expected
-        otherwise.
-        """
-        request, plan, flight = call.request, call.plan, call.flight
-        if request.told is not None:
-            return self._told_use(call, request.told)
-        if not plan.pre_call_estimate:
-            if request.requests > 1:
-                return _many(flight, call)
-            return flight.use(call.size, request.max_tokens)
-        most = bound(
-            call.size,
-            max_tokens=request.max_tokens,
-            buffer_tokens=plan.pre_call_buffer_tokens,
-            model_max_tokens=flight.caution.model_max_tokens,
-            generates=request.generates,
-        )
-        # What a request only refers to has no bound; what was seen of it is added.
-        told = most.input_tokens if request.input_tokens is None else request.input_tokens
-        most = most._replace(input_tokens=told + flight.expectation.input_extra)
-        writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
-        cost_nano = max(
-            bound_nano(*most, flight.rates, writes_cache=writes_cache),
-            cost_of(flight.expectation, most, flight.rates),  # of tools, or of another model
-        )
-        return Use(most, cost_nano, is_free=flight.is_free)
-
-    def _told_use(self, call: Call, told: Usage) -> Use:
-        """Return the use of a call whose request tells it: nothing has to be learned of it."""
-        rates = call.resolved.rates
-        usage = in_units_of(rates, told)
-        estimate = Estimate(usage.input_tokens, usage.output_tokens)
-        return Use(estimate, cost_nano(usage, rates), is_free=call.flight.is_free)
 
     def _gate(self, call: Call) -> Waiter | None:
         """Hold on every account of the call, or refuse it.
@@ -412,8 +340,8 @@ class Meter:
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
 
     def _write_begin(self, call: Call) -> None:
-        self.write_opened_sessions()
-        self.list_prices(call.resolved.rates, call.at_us)
+        self.entries.write_opened_sessions()
+        self.entries.list_prices(call.resolved.rates, call.at_us)
         request, hold = call.request, call.hold
         begin = Begin(
             call.event_id,
@@ -452,12 +380,12 @@ class Meter:
     def _settle(self, call: Call, found: Usage | Deferred | None) -> None:
         job, usage = (found, found.use_now) if isinstance(found, Deferred) else (None, found)
         if usage is None:
-            usage = self._estimated(call, job)
+            usage = estimated(call, job)
         event = self._event(call, usage)
         if job is not None:
             call.booked_id = self._jobs.event_id(job.ref)
             event = event._replace(event_id=call.booked_id)
-        self._accounts.settle(call.user, call.hold, event, _learned(call, event, usage))
+        self._accounts.settle(call.user, call.hold, event, learned(call, event, usage))
         self._give_back(call, event.cost_nano)
         same = event.model == call.request.model and event.model_key == call.model_key
         head = call.head if same else ""
@@ -467,20 +395,6 @@ class Meter:
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
-
-    def _estimated(self, call: Call, job: Deferred | None) -> Usage:
-        """Return what is booked where no usage came: what the request tells, or what was held."""
-        request, estimate = call.request, call.estimate
-        if request.told is not None:
-            usage = in_units_of(call.resolved.rates, request.told)
-        else:
-            told = request.input_tokens
-            usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
-        if job is not None:
-            usage = usage._replace(model=job.model, tier=job.tier)
-        if request.requests > 1:
-            usage = usage._replace(largest_input_tokens=0)
-        return usage._replace(quality="estimated")
 
     def void(self, call: Call, why: str) -> None:
         """End a call that spent nothing.
@@ -534,7 +448,7 @@ class Meter:
     def renew_after_fork(self) -> None:
         """Forget the parent's calls in flight."""
         self.late_ends.renew_after_fork()
-        self._listed = set()  # the parent's records are the parent's to deliver
+        self.entries.renew_after_fork()
         self._allowance.renew_after_fork()
 
     def _event(self, call: Call, usage: Usage) -> Event:
@@ -546,7 +460,7 @@ class Meter:
             usage,
         )
         if priced.rates is not None:
-            self.list_prices(priced.rates, call.at_us)
+            self.entries.list_prices(priced.rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         details = priced.details
@@ -591,90 +505,13 @@ class Meter:
         """
         if not self._jobs.is_news(found):
             return
-        identity = self._named(request) or Identity(self._nobody)
+        identity = self._whose.named(request) or Identity(self._whose.nobody)
         at_us = self._now_us()
-        asker = self._accounts.user(identity.user_id or self._nobody, at_us)
+        asker = self._accounts.user(identity.user_id or self._whose.nobody, at_us)
         for done in self._jobs.finish(found, request.provider, asker, identity, at_us):
             if not done.user.sdk_enabled:
                 return
             if done.rates is not None:
-                self.list_prices(done.rates, at_us)
-            self.record(done.user, done.event)
+                self.entries.list_prices(done.rates, at_us)
+            self.entries.book(done.user, done.event)
         self._jobs.note_booked(found)
-
-    # -- what is no call
-
-    def record(self, user: User, event: Event) -> None:
-        """Book a manual event: the money is spent, so no limit is asked."""
-        self.write_opened_sessions()
-        payload = encode_end(event)
-        try:
-            self._accounts.settle(user, None, event)
-            self._journal.append(payload)
-        except BaseException:  # the money is spent; a record twice counts once
-            self._journal.append(payload)
-            raise
-        self._worker.nudge()
-        if self._callbacks.wants("usage"):
-            self._callbacks.fire("usage", usage_event(event))
-
-    def list_prices(self, rates: Rates, at_us: int) -> None:
-        """Have a price list kept, once, so that what was booked with it can be explained."""
-        if rates.price_id not in self._listed:
-            self._listed.add(rates.price_id)
-            if rates.price_id:
-                attempt("price_list", self._keep_prices, rates, at_us)
-
-    def _keep_prices(self, rates: Rates, at_us: int) -> None:
-        self.write_directory(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
-
-    def write_opened_sessions(self) -> None:
-        """Write the sessions that were opened meanwhile, and say so."""
-        for opened in self._accounts.take_opened():
-            self.write_directory(opened)
-            self.session_opened(opened.user_id)
-
-    def write_directory(self, record: DirectoryRecord) -> None:
-        """Write a plan, an assignment or a session into the journal."""
-        self._journal.append(encode_directory(record))
-        self._worker.nudge()
-
-
-def _many(flight: Flight, call: Call) -> Use:
-    """Return what a call that holds many requests may use: so many times what one of them does."""
-    count, bound_tokens = call.request.requests, call.request.max_tokens
-    size = call.size._replace(
-        text_bytes=-(-call.size.text_bytes // count), parts=-(-call.size.parts // count)
-    )
-    one = flight.use(size, None if bound_tokens is None else -(-bound_tokens // count))
-    estimate = Estimate(one.estimate.input_tokens * count, one.estimate.output_tokens * count)
-    return Use(estimate, one.cost_nano * count, is_free=flight.is_free)
-
-
-def _learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | None:
-    """Return what the next calls like this one are expected by; None where the provider did not
-    count all of it.
-    """
-    if event.quality not in ("exact", "unpriced"):
-        return None
-    taken = Taken(
-        weight_of(call.size),
-        event.input_tokens,
-        event.output_tokens,
-        event.cost_nano,
-        call.hold.use.max_tokens,
-        # Only of the list that the next ones are expected by: another model may have answered.
-        event.cost_tokens_nano
-        if event.price_id == call.flight.rates.price_id and is_plain(usage)
-        else None,
-    )
-    return call.flight, taken
-
-
-def _nothing(user_id: str) -> None:
-    """Stand for what is told of opened sessions, where nobody asked for anything."""
-
-
-def encode_directory(record: DirectoryRecord) -> bytes:
-    """Return a directory record as a journal payload."""
-    return json.dumps(directory_record(record), separators=(",", ":")).encode()

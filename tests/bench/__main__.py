@@ -33,6 +33,7 @@ def hot_loop(rounds: int) -> None:
     from paygent.core.event import encode_end
     from paygent.core.pricing import cost_nano
     from paygent.core.usage import Usage, from_openai
+    from paygent.estimating import use_of
     from paygent.ledger.flights import Hold
 
     with tempfile.TemporaryDirectory() as folder:
@@ -76,16 +77,16 @@ def hot_loop(rounds: int) -> None:
             print("  by step:")
             resolved = pg._catalogue.resolve("openai", "gpt-4o", first.at_us, first.plan)
             user, now = first.user, first.at_us
-            show("identify", measure(lambda: meter._identify(request), rounds))
+            show("identify", measure(lambda: meter._whose.identify(request), rounds))
             show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
-            show("estimate: tokens", measure(lambda: meter._estimate(first), rounds))
+            show("estimate: tokens", measure(lambda: use_of(first), rounds))
             show(
                 "price list",
                 measure(lambda: pg._catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds),
             )
 
             def hold() -> None:
-                held = Hold(meter._estimate(first), "gpt-4o", first.session_id, now)
+                held = Hold(use_of(first), "gpt-4o", first.session_id, now)
                 pg._accounts.hold(user, held, strict=False)
                 pg._accounts.release(user, held)
 

@@ -14,18 +14,18 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, drain
 from tests.promises.scripts import run
 
-from paygent import Paygent, PlanConfig, meter, paygent_context
+from paygent import Paygent, PlanConfig, entries, meter, paygent_context
 from paygent.ledger import accounts as accounts_module
 from paygent.ledger import gating
 from paygent.ledger.accounts import Accounts
 from paygent.ledger.flights import Flight
 from paygent.ledger.port import LedgerUnavailable
-from paygent.meter import Meter
 from paygent.prices.catalogue import Catalogue
 from paygent.settings import Settings
 from paygent.sync import journal
 from paygent.sync.journal import Journal
 from paygent.testing import Answer, FakeProvider
+from paygent.whose import Whose
 
 Init = Callable[..., Paygent]
 
@@ -53,10 +53,10 @@ def broken(*args: Any, **kwargs: Any) -> Any:
 
 
 SEAMS: dict[str, tuple[Any, str, str]] = {
-    "identify": (Meter, "_identify", "begin"),
+    "identify": (Whose, "identify", "begin"),
     "user state": (Accounts, "user", "begin"),
     "price lookup": (Catalogue, "resolve", "begin"),
-    "estimate": (Meter, "_estimate", "begin"),
+    "estimate": (meter, "use_of", "begin"),
     "likes of the call": (Accounts, "flight", "begin"),
     "expectation": (Flight, "use", "begin"),
     "hold": (Accounts, "hold", "begin"),
@@ -67,7 +67,7 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "pricing the answer": (meter, "price", "settle"),
     "settling": (Accounts, "settle", "settle"),
     "learning": (Flight, "learn", "settle"),
-    "price list": (meter, "rates_to_json", "price_list"),
+    "price list": (entries, "rates_to_json", "price_list"),
     "journal end": (Journal, "end", "settle"),
 }
 

@@ -140,7 +140,7 @@ def test_record_event__interrupted__is_booked_once_by_its_retry(
     """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
     pg.get_usage("u1")
     owner = {"settle": pg._accounts, "append": pg._journal, "nudge": pg._worker}.get(
-        part, pg._meter
+        part, pg._meter.entries
     )
     original, interruptions = getattr(owner, part), [KeyboardInterrupt()]
 
@@ -164,13 +164,13 @@ def test_record_event__one_key_on_two_threads_at_once__is_one_event(
 ) -> None:
     """Both book before either is remembered; both are told of the same event."""
     both = threading.Barrier(2)
-    record = pg._meter.record
+    booked = pg._meter.entries.book
 
     def together(*arguments: Any) -> None:
         both.wait(5)
-        record(*arguments)
+        booked(*arguments)
 
-    monkeypatch.setattr(pg._meter, "record", together)
+    monkeypatch.setattr(pg._meter.entries, "book", together)
     told: list[Any] = []
 
     def book(cost: int) -> None:
