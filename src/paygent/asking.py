@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from paygent.call import wait_for
-from paygent.context import current
+from paygent.context import here
 from paygent.core.errors import Findings
 from paygent.core.estimate import bound, measure, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
@@ -337,5 +337,5 @@ def _is_moment(value: Any) -> bool:
 
 
 def _context_session(user_id: str) -> str | None:
-    identity = current.get()
+    identity = here()
     return identity.session_id if identity is not None and identity.user_id == user_id else None

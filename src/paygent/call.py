@@ -41,6 +41,7 @@ class Request:
         has_run: Whether it is under way or over already: then it is metered and never refused.
         is_async: Whether whoever makes the call can await.
         waiter: Its place in line, once it had to wait for other calls.
+        whose: Whose it is, once that was found; a request that has to wait is asked about once.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Request:
         "tier",
         "told",
         "waiter",
+        "whose",
     )
 
     def __init__(
@@ -87,6 +89,7 @@ class Request:
         self.identity = identity
         self.is_async = False
         self.waiter: Waiter | None = None
+        self.whose: Identity | None = None
         self.size = size
         self.input_tokens = input_tokens
         self.told = told

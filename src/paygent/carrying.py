@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
-from paygent.context import Identity, as_identity, current, here, paygent_context
+from paygent.context import Identity, Place, as_identity, here, paygent_context
 from paygent.core.errors import Findings
 from paygent.failopen import attempt
 
@@ -24,24 +24,30 @@ Scope = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[Any]]
 
 
 class Bound:
-    """A function that runs as the user it was handed over for; can be pickled if the function can,
-    so that a pool of processes takes it too.
+    """A function that runs as in the place it was handed over in; can be pickled if the function
+    can, so that a pool of processes takes it too. Looks like the function to who asks its name.
     """
 
-    def __init__(self, function: Callable[..., Any], identity: Identity) -> None:
-        self._function = function
-        self._identity = identity
+    def __init__(self, function: Callable[..., Any], place: Place) -> None:
+        self._paygent_function = function
+        self._paygent_place = place
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function as that user."""
-        token = current.set(self._identity)
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as in that place."""
+        place = self._paygent_place
+        tokens = place.enter()
         try:
-            return self._function(*args, **kwargs)
+            return self._paygent_function(*args, **kwargs)
         finally:
-            current.reset(token)
+            place.leave(tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Bound, (self._function, self._identity)
+        return Bound, (self._paygent_function, self._paygent_place)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_paygent_"):  # while it is copied, or unpickled
+            raise AttributeError(name)
+        return getattr(self._paygent_function, name)
 
 
 def bind(work: Any) -> Any:
@@ -69,17 +75,27 @@ def bind(work: Any) -> Any:
         return _wrap_async_generator(lambda: work, scope)()
     if inspect.iscoroutine(work):
         return _as_user(work, identity)
-    is_plain = not any(
-        is_kind(work)
-        for is_kind in (
-            inspect.iscoroutinefunction,
-            inspect.isgeneratorfunction,
-            inspect.isasyncgenfunction,
-        )
-    )
-    if is_plain:
-        return functools.update_wrapper(Bound(work, identity), work)
-    return _wrap(work, scope)
+    run = work if inspect.isroutine(work) else _call_of(work)
+    if any(is_kind(run) for is_kind in _RUN_LATER):
+        return functools.update_wrapper(_wrap(run, scope), work, updated=())
+    return functools.update_wrapper(Bound(work, Place.of(identity)), work, updated=())
+
+
+_RUN_LATER = (
+    inspect.iscoroutinefunction,
+    inspect.isgeneratorfunction,
+    inspect.isasyncgenfunction,
+)
+"""Kinds of functions whose body does not run when they are called."""
+
+
+def _call_of(work: Any) -> Any:
+    """Return what runs when an object is called; the object itself where that does not tell more
+    (a class, a `functools.partial`).
+    """
+    if isinstance(work, (type, functools.partial)):
+        return work
+    return getattr(work, "__call__", work)  # noqa: B004 - the method, not whether there is one
 
 
 async def _as_user(coroutine: Any, identity: Identity) -> Any:
@@ -115,7 +131,7 @@ def paygent_track(
             if signature is not None:
                 named = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
                 whose = user_id if named is None else named
-            outer = current.get()
+            outer = here()
             if whose is None and outer is not None:
                 whose = outer.user_id
             return paygent_context(whose, session_id, plan, metadata)

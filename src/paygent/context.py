@@ -11,8 +11,9 @@ import json
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from math import isfinite
+from threading import get_ident
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from paygent.failopen import attempt, failures
@@ -20,6 +21,8 @@ from paygent.settings import USER_ID_CHARS_MAX
 
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
 
 CALL_ARGUMENTS = ("paygent_user_id", "paygent_session_id", "paygent_metadata")
 """Arguments of a single provider call that are ours; they never reach the provider."""
@@ -68,57 +71,67 @@ class Identity:
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
 
-    def settled(self) -> Identity:
-        """Return this identity as one that another thread can use."""
+    def now(self) -> Identity:
+        """Return this identity; see `Says`."""
         return self
 
 
-class LateIdentity(Identity):
-    """An identity whose user and session are asked for when they are first needed: by then whoever
-    signs users in has run.
+class Says(Protocol):
+    """What stands in a place and says whose calls are made there."""
+
+    def now(self) -> Identity | None:
+        """Return whose the calls of this moment are."""
+
+
+class LateIdentity:
+    """Says whose calls they are when that is first needed: by then whoever signs users in has run.
+
+    Thread-safe. What the application answers is kept, once it is an answer.
     """
 
-    __slots__ = ("_ask_session", "_ask_user", "_session_id", "_user_id")
+    __slots__ = ("_ask_session", "_ask_user", "_asking", "_identity", "_metadata")
 
     def __init__(
         self,
         ask_user: Callable[[], Any],
-        ask_session: Callable[[], Any],
+        ask_session: Callable[[], Any] | None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Ask for nothing yet.
 
         Args:
             ask_user: Returns the user id, or None as long as there is none; asked again then.
-            ask_session: The same for the session id.
+            ask_session: The same for the session id; None for the user's open session.
             metadata: As in `paygent_context`.
         """
         self._ask_user = ask_user
         self._ask_session = ask_session
-        self._user_id: str | None = None
-        self._session_id: str | None = None
-        self.plan = None
-        self.metadata, self.metadata_json = read_metadata(metadata)
+        self._metadata = metadata
+        self._identity = Identity(None, None, None, metadata)
+        self._asking: set[int] = set()
 
-    @property
-    def user_id(self) -> str | None:  # type: ignore[override]
-        """The user, as soon as there is one."""
-        if self._user_id is None:
-            self._user_id = read_user_id(attempt("ask_user", self._ask_user))
-        return self._user_id
+    def now(self) -> Identity:
+        """Return what is known now, which another thread or process can use; see `Says`."""
+        known, thread = self._identity, get_ident()
+        is_whole = known.session_id is not None or self._ask_session is None
+        # Who is asked may use an executor or make a call: that is nobody's, and asks nobody.
+        if (known.user_id is not None and is_whole) or thread in self._asking:
+            return known
+        self._asking.add(thread)
+        try:
+            return self._asked(known)
+        finally:
+            self._asking.discard(thread)
 
-    @property
-    def session_id(self) -> str | None:  # type: ignore[override]
-        """The session, as soon as there is one."""
-        if self._session_id is None:
-            self._session_id = _read_session_id(attempt("ask_session", self._ask_session))
-        return self._session_id
-
-    def settled(self) -> Identity:
-        """Return what is known now: another thread has no request to ask."""
-        if self.user_id is None:
-            return self
-        return Identity(self.user_id, self.session_id, None, self.metadata)
+    def _asked(self, known: Identity) -> Identity:
+        user_id, session_id = known.user_id, known.session_id
+        if user_id is None:
+            user_id = read_user_id(attempt("ask_user", self._ask_user))
+        if session_id is None and self._ask_session is not None:
+            session_id = _read_session_id(attempt("ask_session", self._ask_session))
+        if (user_id, session_id) != (known.user_id, known.session_id):
+            known = self._identity = Identity(user_id, session_id, None, self._metadata)
+        return known
 
 
 def read_user_id(value: Any) -> str | None:
@@ -186,6 +199,8 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
         is_plain = item is None or isinstance(item, (str, int, bool))
         is_plain = is_plain or (isinstance(item, float) and isfinite(item))  # JSON has no NaN
         plain = item if is_plain else str(item)
+        if type(plain) not in _PLAIN:  # an enumeration's member, which a process may not know
+            plain = json.loads(json.dumps(plain))
         size += len(json.dumps({str(key): plain})) - 1
         if len(kept) >= METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
             failures.say(
@@ -199,8 +214,72 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-current: ContextVar[Identity | None] = ContextVar("paygent_identity", default=None)
-"""Whose calls are made here and now."""
+current: ContextVar[Says | None] = ContextVar("paygent_identity", default=None)
+"""What says whose calls are made here; read by `here`."""
+
+_carried: list[ContextVar[Any]] = [current]
+
+
+def here() -> Identity | None:
+    """Return whose calls are made here and now, or None."""
+    says = current.get()
+    return says.now() if says is not None else None
+
+
+def take_along(variable: ContextVar[Any]) -> None:
+    """Have a variable of ours, which is None by default, taken along with the user."""
+    _carried.append(variable)
+
+
+class Place:
+    """Whose calls are made in one place, and inside which others: a thread takes it along."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, *values: tuple[ContextVar[Any], Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def of(cls, identity: Identity | None) -> Place:
+        """Return a place of which only the user is known."""
+        return cls((current, identity))
+
+    @classmethod
+    def here(cls) -> Place | None:
+        """Return this place; None where it says nothing."""
+        found = [(variable, variable.get()) for variable in _carried]
+        if all(value is None for _, value in found):
+            return None
+        return cls((current, here()), *found[1:])
+
+    def enter(self) -> list[Token[Any]]:
+        """Have what runs from here on run as in this place; return what `leave` needs."""
+        return [variable.set(value) for variable, value in self._values]
+
+    @staticmethod
+    def leave(tokens: list[Token[Any]]) -> None:
+        """Have everything as it was before `enter`."""
+        for token in tokens:
+            try:
+                token.var.reset(token)
+            except ValueError:  # noqa: PERF203 - each has to be tried
+                pass  # left in another context than it was entered in; that one is gone
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Take only the user into another process: a call is never another's to end."""
+        return Place.of, (next(value for variable, value in self._values if variable is current),)
+
+
+class as_nobody:  # noqa: N801 - used like `paygent_context`
+    """Have a block run as nobody and inside no call: what it starts is there for others too."""
+
+    __slots__ = ("_tokens",)
+
+    def __enter__(self) -> None:
+        self._tokens = [variable.set(None) for variable in _carried]
+
+    def __exit__(self, *error: object) -> None:
+        Place.leave(self._tokens)
 
 
 class paygent_context:  # noqa: N801 - the documented name, used like a function
@@ -227,10 +306,10 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._identity = Identity(user_id, session_id, plan, metadata)
-        self._tokens: list[Token[Identity | None]] = []
+        self._tokens: list[Token[Says | None]] = []
 
     def __enter__(self) -> paygent_context:
-        outer = current.get()
+        outer = here()
         identity = self._identity
         if outer is not None and identity.user_id is not None and outer.user_id == identity.user_id:
             identity = identity.over(outer)
@@ -263,24 +342,18 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
 
 
 class as_identity:  # noqa: N801 - used like `paygent_context`
-    """Have a block run as an identity and nothing of the one around it; None is nobody."""
+    """Have a block run as whoever `says` says, and nobody of around it; None is nobody."""
 
-    __slots__ = ("_identity", "_token")
+    __slots__ = ("_says", "_token")
 
-    def __init__(self, identity: Identity | None) -> None:
-        self._identity = identity
+    def __init__(self, says: Says | None) -> None:
+        self._says = says
 
     def __enter__(self) -> None:
-        self._token = current.set(self._identity)
+        self._token = current.set(self._says)
 
     def __exit__(self, *error: object) -> None:
         try:
             current.reset(self._token)
         except ValueError:
             pass  # as in `paygent_context`
-
-
-def here() -> Identity | None:
-    """Return whose calls are made here and now, for another place to make them too."""
-    identity = current.get()
-    return identity.settled() if identity is not None else None

@@ -14,10 +14,13 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Protocol
 
+from paygent.context import take_along
+
 GiveUp = Callable[[], None]
 """Voids a call, if it has not ended."""
 
 _around: ContextVar[GiveUp | None] = ContextVar("paygent_around", default=None)
+take_along(_around)  # a callable may make its calls on threads
 
 
 class Lazy(Protocol):
@@ -37,8 +40,8 @@ lazies: dict[int, Lazy] = {}
 """Those whose calls have not ended; by a key of their own."""
 
 
-def enter(give_up: GiveUp) -> Token[GiveUp | None]:
-    """Note that what runs from here on runs inside a call."""
+def enter(give_up: GiveUp | None) -> Token[GiveUp | None]:
+    """Note that what runs from here on runs inside a call; inside none with None."""
     return _around.set(give_up)
 
 
@@ -48,6 +51,11 @@ def leave(token: Token[GiveUp | None]) -> None:
         _around.reset(token)
     except ValueError:
         pass  # left in another context than it was entered in; that one is gone
+
+
+def around() -> GiveUp | None:
+    """Return what has the nearest call around this place give up, or None."""
+    return _around.get()
 
 
 def give_up() -> None:

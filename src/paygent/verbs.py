@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from paygent.arguments import read_advice, read_entry, valid_question, valid_user
 from paygent.asking import Asking
 from paygent.carrying import bind, paygent_track
-from paygent.context import Identity, current
+from paygent.context import Identity, here
 from paygent.core.errors import Findings
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
@@ -337,7 +337,7 @@ class Verbs:
         self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
     ) -> Identity:
         """Return whose event it is; without a user it goes to the reserved one, never refused."""
-        given = Identity(user_id, session_id, None, metadata).over(current.get())
+        given = Identity(user_id, session_id, None, metadata).over(here())
         if given.user_id is not None:
             return given
         policy = self._settings.on_missing_user

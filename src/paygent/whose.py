@@ -5,7 +5,7 @@ says anything of follows `on_missing_user`.
 from __future__ import annotations
 
 from paygent.call import Request
-from paygent.context import Identity, current
+from paygent.context import Identity, here
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import failures
 from paygent.models import GuardResult
@@ -37,12 +37,15 @@ class Whose:
         Raises:
             PaygentLimitExceeded: with `no_user`, where calls without a user are refused.
         """
-        said = self._said(request)
-        if said is not None and said.user_id is not None:
-            return said
-        if not request.has_run:
-            self._say_missing()
-        return Identity(self.nobody, said.session_id if said is not None else None).over(said)
+        if request.whose is None:
+            said = self._said(request)
+            if said is None or said.user_id is None:
+                if not request.has_run:
+                    self._say_missing()
+                session_id = said.session_id if said is not None else None
+                said = Identity(self.nobody, session_id).over(said)
+            request.whose = said
+        return request.whose
 
     def named(self, request: Request) -> Identity | None:
         """Return whose call it is, where that is said; None where it is not."""
@@ -52,7 +55,7 @@ class Whose:
     @staticmethod
     def _said(request: Request) -> Identity | None:
         """Return what is said of whose call it is, in the call and around it."""
-        around = current.get()
+        around = here()
         return around if request.identity is None else request.identity.over(around)
 
     def _say_missing(self) -> None:

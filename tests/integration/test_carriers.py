@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import enum
 import functools
 import multiprocessing
 import threading
@@ -17,8 +18,8 @@ import openai
 import pytest
 from tests.instrument.shapes import MESSAGES, Metered
 
-from paygent import Paygent, paygent_context
-from paygent.context import current
+from paygent import Paygent, PlanConfig, paygent_context
+from paygent.context import LateIdentity, as_identity, here
 from paygent.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
@@ -31,7 +32,7 @@ WAIT_S = 30.0
 
 def who(*_: Any) -> str | None:
     """The user whose calls are made here."""
-    identity = current.get()
+    identity = here()
     return identity.user_id if identity is not None else None
 
 
@@ -296,6 +297,93 @@ def test_pools_of_processes__made_in_one_users_block__call_as_whoever_gives_them
                 lambda: (executor.submit(who).result(WAIT_S), old.apply(who))
             )
     assert (first, second, nobody) == (("first",) * 2, ("second",) * 2, (None, None))
+
+
+def test_pools__given_work_that_was_bound__have_threads_that_are_nobodys(init: Init) -> None:
+    """The work keeps its own user; the thread that was started for it has none."""
+    pg = init()
+    with paygent_context("a"), ThreadPoolExecutor(1) as executor:
+        assert executor.submit(pg.bind(who)).result(WAIT_S) == "a"
+        assert contextvars.Context().run(lambda: executor.submit(who).result(WAIT_S)) is None
+
+
+@pytest.mark.parametrize("user", ["a", None])
+def test_pools__arguments_of_any_name__reach_the_work(init: Init, user: str | None) -> None:
+    """What we call our own parameters is the work's to use."""
+    init()
+
+    def work(**given: int) -> dict[str, int]:
+        return given
+
+    given = {"pool": 1, "self": 2, "place": 3, "thread": 4}
+    with paygent_context(user), ThreadPoolExecutor(1) as executor, ThreadPool(1) as old:
+        assert executor.submit(work, **given).result(WAIT_S) == given
+        assert old.apply(work, (), given) == given
+
+
+def test_pools__of_the_old_kind__keep_the_user_of_what_they_are_given(init: Init) -> None:
+    """Work that is given by its name, and the body of a generator that the pool reads at once."""
+    init()
+    with paygent_context("a"), ThreadPool(1) as old:
+        assert old.map(func=who, iterable=[1]) == ["a"]
+        assert old.apply_async(func=who).get(WAIT_S) == "a"
+        assert old.map(lambda item: item, (who() for _ in range(2))) == ["a", "a"]
+
+
+def test_pools__work_of_a_request_that_has_no_user__reaches_another_process(init: Init) -> None:
+    """Nothing of the request is taken along: it could not be pickled."""
+    init()
+    late = LateIdentity(lambda: None, None, {"tier": Tier.GOLD})
+    with as_identity(late), ProcessPoolExecutor(1) as executor:
+        assert executor.submit(who).result(WAIT_S) is None
+    with paygent_context("a", metadata={"tier": Tier.GOLD}), ProcessPoolExecutor(1) as executor:
+        assert executor.submit(who).result(WAIT_S) == "a"
+
+
+class Tier(str, enum.Enum):
+    """A kind of text that another process may not know."""
+
+    GOLD = "gold"
+
+
+def test_thread__in_a_context_that_the_application_gave_it__is_left_alone(init: Init) -> None:
+    """From Python 3.14 on a thread may be given one; what is in it is the application's."""
+    init()
+    seen: list[str | None] = []
+    thread: Any = threading.Thread(target=lambda: seen.append(who()))
+    thread._context = contextvars.Context()
+    with paygent_context("a"):
+        _start(thread)
+    assert seen == [None]
+
+
+@pytest.mark.parametrize("carry", [in_thread_of_a_thread, in_pool])
+def test_wrap__whose_call_is_made_on_a_thread__counts_once_and_does_not_wait_for_itself(
+    carry: Carrier, init: Init, fake: FakeProvider
+) -> None:
+    """What stands around a place goes along with the user: the call inside counts, and the wrapper
+    gives up its hold, also where both do not fit under the cap.
+    """
+    pg = init()
+    pg.configure_plan(
+        "small",
+        PlanConfig(max_spend_per_period=0.0006, pre_call_estimate=True, contention_wait_s=0),
+    )
+    pg.assign_plan("a", "small")
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def call() -> Any:
+            return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=20)
+
+        pg.wrap(
+            lambda: carry(call),
+            "a",
+            model="gpt-4o",
+            estimated_input_tokens=10,
+            estimated_max_tokens=40,
+        )
+    assert (metered.only.user_id, metered.only.quality, len(fake.requests)) == ("a", "exact", 1)
 
 
 def test_thread__that_cannot_be_started__is_left_as_it_was(init: Init) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import pickle
 import threading
@@ -15,20 +16,20 @@ from tests.conftest import Swallowed
 
 from paygent import InvalidValue, Paygent, paygent_context, paygent_track
 from paygent.carrying import bind
-from paygent.context import LateIdentity, as_identity, current, here
+from paygent.context import Identity, LateIdentity, Place, as_identity, here
 
 Init = Callable[..., Paygent]
 
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = current.get()
+    identity = here()
     return identity.user_id if identity is not None else None
 
 
 def place() -> tuple[Any, Any, Any, Any]:
     """User, session, plan and metadata of this place."""
-    identity = current.get()
+    identity = here()
     if identity is None:
         return (None, None, None, None)
     return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
@@ -330,6 +331,55 @@ async def test_bind__async_generators__run_each_step_as_their_user() -> None:
     assert who() is None
 
 
+def test_bind__an_object_with_fields_of_any_name__is_called_as_itself() -> None:
+    """What the object has is not ours to take for our own."""
+
+    class Tool:
+        def __init__(self) -> None:
+            self._function = self._identity = self._place = lambda: "another"
+
+        def __call__(self) -> tuple[str, str | None]:
+            return "tool", who()
+
+    with paygent_context("a"):
+        bound = bind(Tool())
+    assert bound() == ("tool", "a")
+    assert bound._function() == "another"
+    with pytest.raises(AttributeError):
+        bound.missing  # noqa: B018
+
+
+async def test_bind__an_object_whose_call_is_a_coroutine_function__runs_as_its_user() -> None:
+    """What runs when it is awaited is the body, not the call."""
+
+    class Tool:
+        async def __call__(self) -> str | None:
+            await asyncio.sleep(0)
+            return who()
+
+    with paygent_context("a"):
+        bound = bind(Tool())
+    assert await bound() == "a"
+
+
+def test_bind__arguments_of_any_name__reach_the_function() -> None:
+    """A keyword called `self` is the function's own."""
+
+    def work(**given: int) -> dict[str, int]:
+        return given
+
+    with paygent_context("a"):
+        bound = bind(work)
+    assert bound(self=1, function=2) == {"self": 1, "function": 2}
+
+
+def test_bind__left_in_another_context__ends_as_it_does() -> None:
+    """A function that runs on in a context of its own leaves ours alone."""
+    with paygent_context("a"):
+        bound = bind(lambda: contextvars.copy_context().run(who))
+    assert (bound(), who()) == ("a", None)
+
+
 @pytest.mark.parametrize("bad", [None, 5, "text", [print]])
 def test_bind__anything_else__is_refused_with_its_rule(bad: Any) -> None:
     """What cannot run cannot be bound."""
@@ -370,25 +420,64 @@ async def test_as_identity__left_in_another_context__is_swallowed() -> None:
 def test_late_identity__until_there_is_a_user__is_asked_again_and_then_never() -> None:
     """Whoever signs users in may run after the block was entered."""
     users: list[str | None] = [None, "a", "b"]
-    late = LateIdentity(lambda: users.pop(0), lambda: "s1", {"x": 1})
-    assert [late.user_id, late.user_id, late.user_id] == [None, "a", "a"]
-    assert (late.session_id, late.metadata, users) == ("s1", {"x": 1}, ["b"])
+    late = LateIdentity(lambda: users.pop(0), None, {"x": 1})
+    assert [late.now().user_id for _ in range(3)] == [None, "a", "a"]
+    assert (late.now().metadata, users) == ({"x": 1}, ["b"])
 
 
-def test_late_identity__taken_along__is_settled_first() -> None:
-    """Another thread has no request to ask."""
-    late = LateIdentity(lambda: "a", lambda: "s1", {"x": 1})
+def test_late_identity__a_session_that_comes_later__is_asked_again_too() -> None:
+    """The user is not asked again for it."""
+    users, sessions = ["a"], [None, "s1", "s2"]
+    late = LateIdentity(users.pop, lambda: sessions.pop(0))
+    assert [late.now().session_id for _ in range(3)] == [None, "s1", "s1"]
+    assert late.now().user_id == "a"
+
+
+@pytest.mark.parametrize("user", ["a", None])
+def test_late_identity__taken_along__is_what_is_known_then(user: str | None) -> None:
+    """Another thread or process has no request to ask, and none of the application's functions."""
+    late = LateIdentity(lambda: user, lambda: "s1", {"x": 1})
     with as_identity(late):
-        taken = here()
-    assert taken is not None
-    assert type(taken) is not LateIdentity
-    assert (taken.user_id, taken.session_id, taken.metadata) == ("a", "s1", {"x": 1})
-    nobody = LateIdentity(lambda: None, lambda: None)
-    assert nobody.settled() is nobody
+        taken, place = here(), Place.here()
+    assert type(taken) is Identity
+    assert (taken.user_id, taken.session_id, taken.metadata) == (user, "s1", {"x": 1})
+    found: Any = pickle.loads(pickle.dumps(place))
+    tokens = found.enter()
+    assert here().user_id == user  # type: ignore[union-attr]
+    found.leave(tokens)
 
 
 def test_late_identity__that_fails__is_nobody_and_counted(swallowed: Swallowed) -> None:
     """What the application's own function raises never reaches a call."""
     swallowed.expect("ask_user", "ask_session")
     late = LateIdentity(lambda: 1 / 0, lambda: 1 / 0)
-    assert (late.user_id, late.session_id) == (None, None)
+    assert (late.now().user_id, late.now().session_id) == (None, None)
+
+
+def test_late_identity__whose_function_needs_the_user_itself__is_asked_once() -> None:
+    """It may use an executor, or make a call: nobody's, as long as nobody is known."""
+    asked: list[str | None] = []
+
+    def ask() -> str:
+        asked.append(who())
+        return "a"
+
+    with as_identity(LateIdentity(ask, None)):
+        assert (who(), who(), asked) == ("a", "a", [None])
+
+
+def test_late_identity__asked_by_two_threads__answers_both() -> None:
+    """Only the thread that is asking goes without an answer."""
+    both = threading.Barrier(2)
+
+    def ask() -> str:
+        both.wait(10)
+        return "a"
+
+    late, found = LateIdentity(ask, None), []
+    threads = [threading.Thread(target=lambda: found.append(late.now().user_id)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == ["a", "a"]

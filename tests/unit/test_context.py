@@ -15,7 +15,7 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.context import Identity, current, read_metadata, read_user_id
+from paygent.context import Identity, here, read_metadata, read_user_id
 from paygent.failopen import failures
 from paygent.testing import FakeProvider
 
@@ -24,13 +24,13 @@ Init = Callable[..., Paygent]
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = current.get()
+    identity = here()
     return identity.user_id if identity is not None else None
 
 
-def here() -> tuple[Any, Any, Any, Any]:
+def place() -> tuple[Any, Any, Any, Any]:
     """User, session, plan and metadata of this place."""
-    identity = current.get()
+    identity = here()
     if identity is None:
         return (None, None, None, None)
     return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
@@ -54,15 +54,15 @@ def test_context__an_inner_block_of_the_same_user__inherits_what_it_does_not_nam
     """Session, plan and metadata of the same user go on; what is named anew wins."""
     with paygent_context("a", "s1", "pro", {"x": 1, "y": 1}):
         with paygent_context("a"):
-            assert here() == ("a", "s1", "pro", {"x": 1, "y": 1})
+            assert place() == ("a", "s1", "pro", {"x": 1, "y": 1})
         with paygent_context("a", "s2", metadata={"y": 2, "z": 3}):
-            assert here() == ("a", "s2", "pro", {"x": 1, "y": 2, "z": 3})
+            assert place() == ("a", "s2", "pro", {"x": 1, "y": 2, "z": 3})
 
 
 def test_context__an_inner_block_of_another_user__inherits_nothing() -> None:
     """Nobody's session or metadata lands on somebody else."""
     with paygent_context("a", "s1", "pro", {"x": 1}), paygent_context("b"):
-        assert here() == ("b", None, None, None)
+        assert place() == ("b", None, None, None)
 
 
 def test_context__a_missing_user_inside__is_missing_and_not_the_outer_one() -> None:

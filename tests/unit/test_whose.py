@@ -71,3 +71,12 @@ def test_named__only_where_it_is_said() -> None:
     with paygent_context(user_id="u1"):
         found = whose.named(request_of())
     assert found.user_id == "u1"
+
+
+def test_identify__a_request_that_had_to_wait__is_asked_about_once() -> None:
+    """It begins again after the wait, as whose it was, and is said once."""
+    whose, request = Whose("warn", Callbacks()), request_of()
+    first = whose.identify(request)
+    with paygent_context(user_id="later"):
+        assert whose.identify(request) is first
+    assert failures.counts["no_user"] == 1

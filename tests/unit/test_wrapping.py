@@ -32,7 +32,7 @@ from paygent import (
     paygent_context,
 )
 from paygent.call import Request, Wait
-from paygent.context import current
+from paygent.context import here
 from paygent.failopen import failures
 from paygent.meter import Meter
 from paygent.wrapping import Wrapping
@@ -136,7 +136,7 @@ async def test_wrap__while_it_runs__its_user_is_the_contexts(init: Init) -> None
     seen: list[Any] = []
 
     def look() -> None:
-        identity = current.get()
+        identity = here()
         assert identity is not None
         seen.append((identity.user_id, identity.session_id, identity.metadata))
 

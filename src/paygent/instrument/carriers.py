@@ -18,7 +18,7 @@ from types import MethodType, ModuleType
 from typing import Any
 
 from paygent.carrying import Bound
-from paygent.context import Identity, as_identity, current, here
+from paygent.context import Place, as_nobody
 from paygent.failopen import attempt
 from paygent.instrument.patches import Patches
 
@@ -37,28 +37,40 @@ _TAKES_WORK = (
 class CarrierHook:
     """Patches one class that starts threads or takes work; see `patches.Hook`."""
 
-    def __init__(self, module: str, class_name: str, *starts: str, takes: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        module: str,
+        class_name: str,
+        starts: tuple[str, ...],
+        takes: tuple[str, ...],
+        *,
+        called: str = "",
+    ) -> None:
         """Name what is patched.
 
         Args:
             module, class_name: Where the class is.
             starts: Methods that start threads or processes of its own, which belong to nobody.
-            takes: Methods whose first argument is work; they may also start such threads.
+            takes: Methods whose first argument is work.
+            called: Name of that argument, where it may be given by its name.
         """
         self.name = f"carry:{class_name}"
         self.module = module
         self._class_name = class_name
         self._starts = starts
         self._takes = takes
+        self._called = called
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Patch the class; see `patches.Hook`."""
         kind = getattr(module, self._class_name)
-        for names, wrap in ((self._starts, _as_nobody), (self._takes, _with_user)):
-            for name in names:
-                original = getattr_static(kind, name)
-                if not patches.is_ours(original):
-                    patches.put(kind, name, wrap(original, patches))
+        for name in dict.fromkeys((*self._starts, *self._takes)):
+            original = getattr_static(kind, name)
+            if not patches.is_ours(original):
+                wrapper = _starting(original, patches) if name in self._starts else original
+                if name in self._takes:
+                    wrapper = functools.wraps(original)(_taking(wrapper, patches, self._called))
+                patches.put(kind, name, wrapper)
 
 
 class ThreadHook:
@@ -74,15 +86,16 @@ class ThreadHook:
             return
 
         @functools.wraps(original)
-        def start(thread: Thread, *args: Any, **kwargs: Any) -> Any:
-            identity = _here(patches)
-            if identity is None:
-                return original(thread, *args, **kwargs)
-            attempt("carry", _run_as, thread, identity)
+        def start(thread: Thread, /, *args: Any, **kwargs: Any) -> Any:
+            place = _here(patches)
+            if place is None or getattr(thread, "_context", None) is not None:
+                return original(thread, *args, **kwargs)  # nobody's, or in a context of its own
+            put_back = attempt("carry", _run_in, thread, place)
             try:
                 return original(thread, *args, **kwargs)
             except BaseException:  # it was started before, or there can be no more threads
-                _run_as_before(thread)
+                if put_back is not None:
+                    put_back()
                 raise
 
         patches.put(module.Thread, "start", start)
@@ -111,84 +124,86 @@ def _spawned(greenlet: Any) -> None:
 
 
 def _give_context(greenlet: Any) -> None:
-    identity = here()
-    if identity is None:
+    place = Place.here()
+    if place is None:
         return
     if greenlet.gr_context is None:
         greenlet.gr_context = Context()
-    greenlet.gr_context.run(current.set, identity)
+    greenlet.gr_context.run(place.enter)
 
+
+_SUBMIT = (("submit",), ("submit",))  # starts the executor's threads where it lacks some
 
 HOOKS = (
     ThreadHook(),
     GreenletHook(),
-    CarrierHook("concurrent.futures.thread", "ThreadPoolExecutor", takes=("submit",)),
-    CarrierHook("concurrent.futures.process", "ProcessPoolExecutor", takes=("submit",)),
-    CarrierHook("multiprocessing.pool", "Pool", "__init__", takes=_TAKES_WORK),
+    CarrierHook("concurrent.futures.thread", "ThreadPoolExecutor", *_SUBMIT),
+    CarrierHook("concurrent.futures.process", "ProcessPoolExecutor", *_SUBMIT),
+    CarrierHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES_WORK, called="func"),
 )
 
 
-def _here(patches: Patches) -> Identity | None:
-    """Return who is taken along, or None."""
-    return attempt("carry", here) if patches.switch.is_on else None
+def _here(patches: Patches) -> Place | None:
+    """Return what is taken along, or None."""
+    return attempt("carry", Place.here) if patches.switch.is_on else None
 
 
-def _run_as(thread: Thread, identity: Identity) -> None:
-    """Have a thread that is about to start run as a user.
+def _run_in(thread: Thread, place: Place) -> Callable[[], None]:
+    """Have a thread that is about to start run as in a place; return what undoes that.
 
     What stands in its `run` is a method like any other, since other libraries take it apart; it is
     gone again when the thread runs.
     """
     before = vars(thread).get("run")
 
+    def put_back() -> None:
+        if before is None:
+            vars(thread).pop("run", None)
+        else:
+            vars(thread)["run"] = before
+
     def run(thread: Thread) -> None:
-        _put_back(thread, before)
-        current.set(identity)  # the thread's context ends with it
+        put_back()
+        place.enter()  # the thread's context ends with it
         thread.run()
 
-    placed = MethodType(run, thread)
-    run.put_back = lambda: _put_back(thread, before)  # type: ignore[attr-defined]
-    vars(thread)["run"] = placed
+    vars(thread)["run"] = MethodType(run, thread)
+    return put_back
 
 
-def _put_back(thread: Thread, before: Any) -> None:
-    """Leave a thread's `run` as it was."""
-    if before is None:
-        vars(thread).pop("run", None)
-    else:
-        vars(thread)["run"] = before
+def _taking(original: Callable[..., Any], patches: Patches, called: str) -> Callable[..., Any]:
+    """Return a method that takes work, which then runs as in the place where it was given."""
 
-
-def _run_as_before(thread: Thread) -> None:
-    """Undo that for a thread that could not be started."""
-    put_back = getattr(vars(thread).get("run"), "put_back", None)
-    if put_back is not None:
-        put_back()
-
-
-def _with_user(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return a method that takes work, which then runs as the user who gave it."""
-
-    @functools.wraps(original)
-    def method(pool: Any, *args: Any, **kwargs: Any) -> Any:
-        identity = _here(patches)
-        if identity is None or not args or isinstance(args[0], Bound):
+    def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        place = _here(patches)
+        if place is None:
             return original(pool, *args, **kwargs)
-        work = Bound(args[0], identity) if callable(args[0]) else args[0]
-        with as_identity(None):  # what it starts for this is there for others too
-            return original(pool, work, *args[1:], **kwargs)
+        if args:
+            args = (_bound(args[0], place), *args[1:])
+        elif called in kwargs:
+            kwargs[called] = _bound(kwargs[called], place)
+        return original(pool, *args, **kwargs)
 
     return method
 
 
-def _as_nobody(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return a method that starts threads or processes of the pool's own."""
+def _bound(work: Any, place: Place) -> Any:
+    """Return work that runs as in a place; what was bound to one before stays with that, and what
+    is no work is the pool's to complain about.
+    """
+    return Bound(work, place) if callable(work) and not isinstance(work, Bound) else work
+
+
+def _starting(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+    """Return a method that may start threads or processes of the pool's own: they are there for
+    others too, and so belong to nobody.
+    """
 
     @functools.wraps(original)
-    def method(pool: Any, *args: Any, **kwargs: Any) -> Any:
+    def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not patches.switch.is_on:
             return original(pool, *args, **kwargs)
-        with as_identity(None):
+        with as_nobody():
             return original(pool, *args, **kwargs)
 
     return method

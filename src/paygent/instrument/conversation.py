@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from paygent.call import Call, Request
-from paygent.context import Identity, current
+from paygent.context import Identity, here
 from paygent.core.usage import Usage, from_realtime, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt
@@ -100,7 +100,7 @@ class Conversation:
         self._route = route
         self._model = model
         self._meter = meter
-        self._identity = current.get()
+        self._identity = here()
         self._transcribes = ""
         self._sent: deque[_Running] = deque()
         self._running: dict[str, _Running] = {}
@@ -123,8 +123,8 @@ class Conversation:
             return None
         event = json.loads(data)
         kind = get(event, "type")
-        here = current.get()
-        identity = here.over(self._identity) if here is not None else self._identity
+        sender = here()
+        identity = sender.over(self._identity) if sender is not None else self._identity
         if kind == "response.create":
             body = get(event, "response") if self._route == "realtime" else event
             body = body if isinstance(body, Mapping) else {}

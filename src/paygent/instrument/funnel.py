@@ -23,7 +23,7 @@ from contextvars import ContextVar, Token
 from typing import Any, cast
 
 from paygent.call import Wait
-from paygent.context import CALL_ARGUMENTS, Identity
+from paygent.context import CALL_ARGUMENTS, Identity, take_along
 from paygent.failopen import attempt, failures
 from paygent.instrument.outcome import end_answered, end_collected, end_failed
 from paygent.instrument.patches import ALWAYS_ON, Switch, as_function
@@ -153,6 +153,8 @@ _inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", defau
 """The client and options of the call that is under way here: a second wrapper of ours inside it
 stands back.
 """
+take_along(_inside)  # an SDK may send what it is asked for on a thread of its own
+
 _GATEWAY = (None, None)
 """Stands there while a gateway's function runs, whatever client it uses."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from paygent import enclosing
 from paygent.call import Call, Request, Wait
-from paygent.context import CALL_ARGUMENTS, Identity, current, paygent_context
+from paygent.context import CALL_ARGUMENTS, Identity, here, paygent_context
 from paygent.core.estimate import Size
 from paygent.core.usage import Deferred, Usage, get
 from paygent.errors import PaygentLimitExceeded
@@ -157,7 +157,7 @@ def take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
     if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
         return None
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
-    own = Identity(user_id, session_id, None, metadata).over(current.get())
+    own = Identity(user_id, session_id, None, metadata).over(here())
     return paygent_context(own.user_id, own.session_id, own.plan, own.metadata)
 
 

@@ -11,9 +11,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from paygent.context import LateIdentity, as_identity
+from paygent.context import as_identity
 from paygent.failopen import failures
-from paygent.integrations.request import Ask, asker, check
+from paygent.integrations.request import Ask, check, identity_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -51,9 +51,8 @@ class PaygentMiddleware:
         if scope.get("type") not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        asks = [await _settled(ask, scope) for ask in self._asks]
-        user, session = (asker(ask, scope, _header) for ask in asks)
-        with as_identity(LateIdentity(user, session, self._metadata)):
+        user, session = [await _settled(ask, scope) for ask in self._asks]
+        with as_identity(identity_of((user, session), self._metadata, scope, _header)):
             await self._app(scope, receive, send)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from paygent.context import LateIdentity
 from paygent.core.errors import Findings
 
 Ask = str | Callable[[Any], Any] | None
@@ -39,14 +40,38 @@ def check(name: str, user_id: Any, session_id: Any, metadata: Any) -> None:
     findings.raise_if_any()
 
 
-def asker(ask: Ask, request: Any, header: Callable[[Any, str], Any]) -> Callable[[], Any]:
-    """Return a function that answers for one request.
+def _asker(ask: Ask, request: Any, header: Callable[[Any, str], Any]) -> Callable[[], Any] | None:
+    """Return a function that answers for one request; None where nothing is asked.
 
     Args:
         ask: What the application said.
         request: The scope or environ.
         header: Returns a header of the request, or None.
     """
+    if ask is None:
+        return None
     if callable(ask):
         return lambda: ask(request)
-    return lambda: header(request, ask) if ask is not None else None
+    return lambda: header(request, ask)
+
+
+def identity_of(
+    asks: tuple[Ask, Ask],
+    metadata: Mapping[str, Any] | None,
+    request: Any,
+    header: Callable[[Any, str], Any],
+) -> LateIdentity:
+    """Return what says whose the calls of one request are.
+
+    Args:
+        asks: What the application said of user and session.
+        metadata: On every event of the request.
+        request: The scope or environ.
+        header: Returns a header of the request, or None.
+    """
+    user, session = (_asker(ask, request, header) for ask in asks)
+    return LateIdentity(user or _nobody, session, metadata)
+
+
+def _nobody() -> None:
+    """Stand for a user that nobody tells."""

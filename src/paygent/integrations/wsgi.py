@@ -1,6 +1,6 @@
 """The user of a WSGI request (Flask, Django, …): one middleware.
 
-    app.wsgi_app = PaygentWSGIMiddleware(app.wsgi_app, user_id=lambda environ: flask.g.user_id)
+    app.wsgi_app = PaygentWSGIMiddleware(app.wsgi_app, user_id=lambda environ: environ["user_id"])
 
 A response that is streamed is made after the application has returned; each piece of it is made as
 the request's user, too.
@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from paygent.context import Identity, LateIdentity, as_identity
-from paygent.integrations.request import Ask, asker, check
+from paygent.context import Says, as_identity, current
+from paygent.integrations.request import Ask, check, identity_of
 
 
 class PaygentWSGIMiddleware:
@@ -39,49 +39,56 @@ class PaygentWSGIMiddleware:
     ) -> None:
         check("PaygentWSGIMiddleware", user_id, session_id, metadata)
         self._app = app
-        self._user_id = user_id
-        self._session_id = session_id
+        self._asks = (user_id, session_id)
         self._metadata = metadata
 
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Serve one request as its user."""
-        identity = LateIdentity(
-            asker(self._user_id, environ, _header),
-            asker(self._session_id, environ, _header),
-            self._metadata,
-        )
+        identity = identity_of(self._asks, self._metadata, environ, _header)
         with as_identity(identity):
             body = self._app(environ, start_response)
         wrapper = environ.get("wsgi.file_wrapper")
         is_file = isinstance(wrapper, type) and isinstance(body, wrapper)
         if is_file or isinstance(body, (list, tuple)):
             return body  # made already, or a file that the server sends by itself
-        return _Streamed(body, identity)
+        return (_Measured if hasattr(body, "__len__") else _Streamed)(body, identity)
 
 
 class _Streamed:
-    """A response's body, each piece of which is made as the request's user."""
+    """A response's body, each piece of which is made as the request's user, or as whoever the piece
+    before has named.
+    """
 
-    def __init__(self, body: Iterable[bytes], identity: Identity) -> None:
+    def __init__(self, body: Iterable[bytes], says: Says) -> None:
         self._body = body
-        self._identity = identity
+        self._says: Says | None = says
         self._pieces: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        with as_identity(self._identity):
+        with as_identity(self._says):
             if self._pieces is None:
                 self._pieces = iter(self._body)
-            return next(self._pieces)
+            try:
+                return next(self._pieces)
+            finally:
+                self._says = current.get()  # a block that a generator stands in goes on with it
 
     def close(self) -> None:
         """Close the body, which may run code of the application's."""
         close = getattr(self._body, "close", None)
         if close is not None:
-            with as_identity(self._identity):
+            with as_identity(self._says):
                 close()
+
+
+class _Measured(_Streamed):
+    """A body that knows its length, from which servers tell how long a response is."""
+
+    def __len__(self) -> int:
+        return len(self._body)  # type: ignore[arg-type]
 
 
 def _header(environ: Any, name: str) -> str | None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from paygent.context import current
+from paygent.context import here
 
 
 def who() -> tuple[Any, Any]:
     """User and session of this place."""
-    identity = current.get()
+    identity = here()
     return (None, None) if identity is None else (identity.user_id, identity.session_id)
 
 

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import openai
 import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.context import current
+from paygent.context import here
 from paygent.core.usage import Usage
+from paygent.failopen import failures
 from paygent.integrations import LangChainCallback
-from paygent.integrations.langchain import read_result
+from paygent.integrations.langchain_usage import read_result
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -38,7 +43,7 @@ TOLD: Any = {
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = current.get()
+    identity = here()
     return identity.user_id if identity is not None else None
 
 
@@ -186,7 +191,194 @@ def test_callback__at_the_cap__lets_the_refusal_reach_the_application(
     assert who() is None
 
 
+class PackageModel(OpenAIModel):
+    """As in LangChain's own package, which is known to be built on a hooked SDK."""
+
+    __module__ = "langchain_openai.chat_models.base"
+
+
+def test_callback__of_a_model_of_a_known_package__asks_the_gate_once(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """Also at the first call of its class: nothing is held beside what the hook holds."""
+    refused: list[str] = []
+    pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
+    model = PackageModel(url=fake.openai_url)
+    with pytest.raises(PaygentLimitExceeded):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "poor")]})
+    pg.flush()
+    assert refused == ["total_spend"]
+
+
+def test_callback__of_a_class_that_was_seen__asks_the_gate_once(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """That a hook meters its calls is learned from the first one."""
+    refused: list[str] = []
+    pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
+    model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    with pytest.raises(PaygentLimitExceeded):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "poor")]})
+    pg.flush()
+    assert refused == ["total_spend"]
+
+
+async def test_callback__awaited_by_many__waits_for_them_as_the_hook_does(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A handler cannot wait on an event loop; the hook can, and everything fits."""
+    plan = PlanConfig(max_spend_per_period=0.13, contention_wait_s=20)  # two fit at a time
+    pg.configure_plan("small", plan)
+    pg.assign_plan("u1", "small")
+    model = PackageModel(url=fake.openai_url)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    found = await asyncio.gather(*(model.ainvoke("x", config=config) for _ in range(6)))
+    assert [each.content for each in found] == ["Hello."] * 6
+
+
+def test_callback__of_an_answer_out_of_langchains_cache__books_nothing(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """Of models with a hook and without one; and nothing is said of a hook that saw nothing."""
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    for model in (OwnModel(), PackageModel(url=fake.openai_url)):
+        model.cache = InMemoryCache()
+        for _ in range(3):
+            model.invoke("x", config=config)
+    assert len(metered.events) == 2
+    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+
+
+def test_callback__of_a_known_package_whose_call_no_hook_saw__says_so(pg: Paygent) -> None:
+    """Such as a model with a client of the application's own."""
+
+    class Unseen(OwnModel):
+        """Calls what no hook sees."""
+
+    Unseen.__module__ = "langchain_openai.chat_models.base"
+    Unseen().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert failures.counts["unmetered:langchain:Unseen"] == 1
+
+
+# -- whose the rest is
+
+
+def test_callback__of_several_prompts__counts_each_and_leaves_the_place(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """LangChain begins them all before the first call."""
+    metered = Metered(pg)
+    prompts: Any = [[HumanMessage("a")], [HumanMessage("b")], [HumanMessage("c")]]
+    for each in (OwnModel(), model):
+        each.generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
+        assert who() is None
+    assert [event.user_id for event in metered.events] == ["u1"] * 6
+    assert [event.quality for event in metered.events] == ["exact"] * 6
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_callback__beside_another_of_another_user__leaves_the_place(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """The last one wins; the ends come in the order of the beginnings."""
+    metered = Metered(pg)
+    callbacks: Any = [LangChainCallback(pg, "u1"), LangChainCallback(pg, "u2")]
+    model.invoke("x", config={"callbacks": callbacks})
+    assert (metered.only.user_id, who()) == ("u2", None)
+    model.invoke("x", config={"callbacks": callbacks})
+    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+
+
+class Raises(BaseCallbackHandler):
+    """A handler of the application's that refuses every call."""
+
+    raise_error = True
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse."""
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("is_hooked", [True, False])
+def test_callback__of_a_call_that_another_handler_refuses__leaves_nothing_behind(
+    pg: Paygent, model: OpenAIModel, is_hooked: bool
+) -> None:
+    """LangChain tells of no end then: the user is gone with the method, and so is the hold."""
+    asked = model if is_hooked else OwnModel()
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1"), Raises()]}
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            asked.invoke("x", config=config)
+        assert who() is None
+    gc.collect()
+    pg.flush()
+    assert pg.health()["calls_in_flight"] == 0
+
+
+async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: Paygent) -> None:
+    """What may have been sent is booked as estimated; whoever goes on is nobody."""
+
+    class Slow(OwnModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    callback = LangChainCallback(pg, "u1")
+    for _ in range(2):
+        task = asyncio.create_task(Slow().ainvoke("x", config={"callbacks": [callback]}))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert who() is None
+    del task
+    gc.collect()
+    await asyncio.to_thread(pg.flush)
+    assert (pg.health()["calls_in_flight"], callback._runs) == (0, {})
+
+
+def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """What the reader does between two pieces, and starts there, is the reader's own."""
+    stream = model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    next(stream)
+    with ThreadPoolExecutor(1) as executor:
+        assert (who(), executor.submit(who).result(30)) == (None, None)
+
+
+def test_callback__of_a_model_that_calls_on_a_thread__names_the_user_there(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A thread that the model starts goes on as its user, and the call counts once."""
+
+    class Threaded(OpenAIModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with ThreadPoolExecutor(1) as executor:
+                return executor.submit(super()._generate, *args, **kwargs).result(30)
+
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    Threaded(url=fake.openai_url).invoke("x", config=config)
+    assert (metered.only.user_id, who()) == ("u1", None)
+
+
 # -- models that no hook sees
+
+
+async def test_callback__of_a_model_without_a_hook_awaited__meters_a_first_call_ungated(
+    pg: Paygent,
+) -> None:
+    """Who is not known yet cannot be asked about on an event loop; from then on they are."""
+    metered = Metered(pg)
+    pg.reset_user("poor")
+    config: Any = {"callbacks": [LangChainCallback(pg, "poor")]}
+    await OwnModel().ainvoke("x", config=config)
+    await asyncio.to_thread(pg.flush)
+    with pytest.raises(PaygentLimitExceeded):
+        await OwnModel().ainvoke("x", config=config)
+    assert len(await asyncio.to_thread(lambda: metered.events)) == 1
 
 
 def test_callback__of_any_other_model__gates_and_meters_it(pg: Paygent) -> None:
@@ -266,4 +458,16 @@ def _message(**fields: Any) -> Any:
 )
 def test_read_result__of_any_shape__is_read_or_none(result: Any, expected: Usage | None) -> None:
     """What a model does not tell is not made up."""
-    assert read_result(result) == expected
+    assert read_result(result, False) == expected
+
+
+def test_read_result__with_tools__names_what_the_message_calls() -> None:
+    """A plan may price them."""
+    message = {
+        "usage_metadata": {"input_tokens": 3},
+        "tool_calls": [{"name": "search"}, {"name": None}, "odd"],
+    }
+    found: Any = read_result(_message(**message), True)
+    assert (found.input_tokens, found.tool_calls) == (3, ("search",))
+    output = SimpleNamespace(llm_output={"token_usage": {"prompt_tokens": 3}})
+    assert read_result(output, True) == Usage(3, 0)
