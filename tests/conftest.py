@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from paygent import Paygent
+from paygent.context import Place
 from paygent.failopen import failures
 from paygent.instrument.funnel import set_active
 from paygent.instrument.registry import instrumentation
@@ -62,6 +63,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         instance.shutdown(timeout=5.0)
     set_active(None)
     instrumentation.uninstall()
+    left = Place.here()
+    assert left is None, "a test has left a user or a call in its place"
 
 
 @pytest.fixture

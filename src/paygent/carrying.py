@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 
 from paygent.context import Identity, Place, as_identity, here, paygent_context
 from paygent.core.errors import Findings
-from paygent.failopen import attempt
+from paygent.failopen import attempt, failures
+from paygent.process import is_watched
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -42,12 +43,30 @@ class Bound:
             place.leave(tokens)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Bound, (self._paygent_function, self._paygent_place)
+        return _Elsewhere, (self._paygent_function, self._paygent_place)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_paygent_"):  # while it is copied, or unpickled
             raise AttributeError(name)
         return getattr(self._paygent_function, name)
+
+
+class _Elsewhere(Bound):
+    """Bound work that was taken into another process."""
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call the function; say it where its calls go unseen."""
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            if not is_watched():
+                failures.say("process_without_init", _NOBODY_THERE)
+
+
+_NOBODY_THERE = (
+    "work of a user ran in a process in which Paygent.init was not called: calls made there are"
+    " neither gated nor metered; call it in the pool's initializer"
+)
 
 
 def bind(work: Any) -> Any:

@@ -422,6 +422,7 @@ class Paygent(Verbs):
         self._meter.renew_after_fork()
         self._callbacks.renew_after_fork()
         self._manual.renew_after_fork()
+        instrumentation.renew_after_fork()
         type(self)._installing = threading.RLock()
 
 

@@ -293,10 +293,11 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         metadata: Up to 16 keys and 1 kB, carried by every event of the block.
 
     Blocks nest: the inner user wins, and inherits session and metadata only from a block of the
-        same user.
+        same user. A block in a generator also holds for whoever reads it, between two steps: put
+        `paygent_track` around the generator instead.
     """
 
-    __slots__ = ("_identity", "_tokens")
+    __slots__ = ("_entered", "_identity")
 
     def __init__(
         self,
@@ -306,14 +307,16 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._identity = Identity(user_id, session_id, plan, metadata)
-        self._tokens: list[Token[Says | None]] = []
+        self._entered: list[tuple[_Block, Token[Says | None]]] = []
 
     def __enter__(self) -> paygent_context:
-        outer = here()
+        says = current.get()
+        outer = says.now() if says is not None else None
         identity = self._identity
         if outer is not None and identity.user_id is not None and outer.user_id == identity.user_id:
             identity = identity.over(outer)
-        self._tokens.append(current.set(identity))
+        block = _Block(identity, says)
+        self._entered.append((block, current.set(block)))
         return self
 
     def __exit__(
@@ -322,12 +325,25 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if not self._entered:
+            return  # left more often than it was entered
+        found = current.get()
+        while isinstance(found, _Block) and found.is_left:
+            found = found.outer
+        # Of a block that several tasks stand in at once, this one's own.
+        entry = next((each for each in self._entered if each[0] is found), self._entered[-1])
+        self._entered.remove(entry)
+        block, token = entry
         try:
-            current.reset(self._tokens.pop())
-        except (ValueError, IndexError):
-            # Left in another context than it was entered in (an async generator closed by another
-            # task): that context is gone, and with it the value.
-            pass
+            if found is block:
+                current.reset(token)
+                return
+        except ValueError:
+            current.set(block.outer)  # a copy of the context that it was entered in
+        # The place where it was entered still has it.
+        block.is_left = True
+        if found is None or isinstance(found, _Block):
+            failures.say("left_elsewhere", _LEFT_ELSEWHERE)
 
     async def __aenter__(self) -> paygent_context:
         return self.__enter__()
@@ -339,6 +355,34 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         trace: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, trace)
+
+
+class _Block:
+    """A block that was entered; see `Says`.
+
+    Attributes:
+        outer: What stood around it.
+        is_left: Whether it was left in another place, or before a block inside it was.
+    """
+
+    __slots__ = ("_identity", "is_left", "outer")
+
+    def __init__(self, identity: Identity, outer: Says | None) -> None:
+        self._identity = identity
+        self.outer = outer
+        self.is_left = False
+
+    def now(self) -> Identity | None:
+        """Return whose the calls of this block are; see `Says`."""
+        if not self.is_left:
+            return self._identity
+        return self.outer.now() if self.outer is not None else None
+
+
+_LEFT_ELSEWHERE = (
+    "a paygent_context was left in another place than it was entered in, or before one inside it:"
+    " around a generator's steps use paygent_track, since whoever reads it gets the block too"
+)
 
 
 class as_identity:  # noqa: N801 - used like `paygent_context`

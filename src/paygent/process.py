@@ -52,6 +52,11 @@ def watch(made: Watched) -> None:
             )
 
 
+def is_watched() -> bool:
+    """Tell whether this process, or the one that it was forked from, has made a `Paygent`."""
+    return bool(_hooks)
+
+
 def _at_exit() -> None:
     for made in list(_watched):
         attempt("exit", made.shutdown, EXIT_WAIT_S)

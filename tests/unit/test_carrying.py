@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from tests.conftest import Swallowed
 
-from paygent import InvalidValue, Paygent, paygent_context, paygent_track
+from paygent import InvalidValue, Paygent, paygent_context, paygent_track, process
 from paygent.carrying import bind
 from paygent.context import Identity, LateIdentity, Place, as_identity, here
 
@@ -273,6 +273,19 @@ def test_bind__a_plain_function__can_be_pickled_with_its_user() -> None:
     with paygent_context("a", "s1", metadata={"x": 1}):
         bound = bind(place)
     assert pickle.loads(pickle.dumps(bound))() == ("a", "s1", None, {"x": 1})
+
+
+def test_bind__in_a_process_without_paygent__says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that was spawned has to call `init` itself."""
+    with paygent_context("a"):
+        bound = pickle.loads(pickle.dumps(bind(who)))
+    assert (bound(), caplog.text) == ("a", "")
+    monkeypatch.setattr(process, "_hooks", [])
+    assert bound() == "a"
+    assert "Paygent.init was not called" in caplog.text
+    assert pickle.loads(pickle.dumps(bound))() == "a"
 
 
 async def test_bind__a_coroutine_function__stays_one() -> None:

@@ -101,13 +101,83 @@ async def test_context__async_blocks__are_each_tasks_own() -> None:
     assert who() is None
 
 
-def test_context__left_in_another_context__is_swallowed() -> None:
+def test_context__left_in_another_context__ends_in_both_and_is_said() -> None:
     """A block entered here and left elsewhere (a generator closed by another task) is no error."""
-    block = paygent_context("a")
-    contextvars.copy_context().run(block.__enter__)
+    block, elsewhere = paygent_context("a"), contextvars.copy_context()
+    elsewhere.run(block.__enter__)
+    assert elsewhere.run(who) == "a"
     block.__exit__(None, None, None)
     block.__exit__(None, None, None)
+    assert (who(), elsewhere.run(who)) == (None, None)
+    assert failures.counts["left_elsewhere"] == 1
+
+
+def test_context__left_in_a_copy_of_its_context__ends_in_both() -> None:
+    """A task that was started inside, and leaves it."""
+    with paygent_context("outer"):
+        block = paygent_context("a")
+        block.__enter__()
+        copied = contextvars.copy_context()
+        copied.run(block.__exit__, None, None, None)
+        assert (copied.run(who), who()) == ("outer", "outer")
+
+
+def test_context__in_generators_read_in_turn__ends_with_each() -> None:
+    """Whichever ends first, nobody is left behind, and the reader keeps its own user."""
+
+    def steps(user: str) -> Iterator[str | None]:
+        with paygent_context(user):
+            yield who()
+            yield who()
+
+    with paygent_context("reader"):
+        a, b = steps("a"), steps("b")
+        assert (next(a), next(b)) == ("a", "b")
+        a.close()  # type: ignore[attr-defined]
+        b.close()  # type: ignore[attr-defined]
+        assert who() == "reader"
+        kept = steps("c")
+        next(kept)
+        with paygent_context("d"):
+            kept.close()  # type: ignore[attr-defined]
+            assert who() == "d"
+        assert who() == "reader"
     assert who() is None
+    assert failures.counts["left_elsewhere"] == 2
+
+
+async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:
+    """Whichever leaves first leaves its own."""
+    block, first_is_out = paygent_context("a"), asyncio.Event()
+
+    async def first() -> str | None:
+        with block:
+            await asyncio.sleep(0.01)
+        first_is_out.set()
+        return who()
+
+    async def second() -> tuple[str | None, str | None]:
+        with block:
+            await first_is_out.wait()
+            inside = who()
+        return inside, who()
+
+    assert list(await asyncio.gather(first(), second())) == [None, ("a", None)]
+    assert "left_elsewhere" not in failures.counts
+
+
+async def test_context__left_by_what_was_started_inside__keeps_its_user() -> None:
+    """A task that outlives the block goes on as its user."""
+    is_out = asyncio.Event()
+
+    async def work() -> str | None:
+        await is_out.wait()
+        return who()
+
+    with paygent_context("a"):
+        task = asyncio.create_task(work())
+    is_out.set()
+    assert await task == "a"
 
 
 # -- ids

@@ -114,13 +114,16 @@ class GreenletHook:
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Have new greenlets run as the user who spawned them; see `patches.Hook`."""
         kind = module.Greenlet
-        kind.add_spawn_callback(_spawned)
-        patches.when_taken_out(lambda: kind.remove_spawn_callback(_spawned))
 
+        def spawned(greenlet: Any) -> None:
+            if patches.switch.is_on:
+                attempt("carry", _give_context, greenlet)
 
-def _spawned(greenlet: Any) -> None:
-    """Give a greenlet that has just been spawned its user."""
-    attempt("carry", _give_context, greenlet)
+        patches.do_once(
+            self.name,
+            lambda: kind.add_spawn_callback(spawned),
+            lambda: kind.remove_spawn_callback(spawned),
+        )
 
 
 def _give_context(greenlet: Any) -> None:
@@ -188,10 +191,8 @@ def _taking(original: Callable[..., Any], patches: Patches, called: str) -> Call
 
 
 def _bound(work: Any, place: Place) -> Any:
-    """Return work that runs as in a place; what was bound to one before stays with that, and what
-    is no work is the pool's to complain about.
-    """
-    return Bound(work, place) if callable(work) and not isinstance(work, Bound) else work
+    """Return work that runs as in a place; what is no work is the pool's to complain about."""
+    return Bound(work, place) if callable(work) else work
 
 
 def _starting(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:

@@ -232,7 +232,7 @@ def wrap_resource(
 
     Args:
         original: The method.
-        check: Looks after a client that has a `request` of its own.
+        check: Looks whether a client's calls come to the funnel.
         is_coroutine: Whether the method is a coroutine function.
     """
 
@@ -240,7 +240,7 @@ def wrap_resource(
 
     def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         client = getattr(args[0], "_client", None) if args else None
-        if "request" in getattr(client, "__dict__", ()):
+        if client is not None:
             attempt("self_check", check, client)
         return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
 

@@ -8,6 +8,7 @@ most of its users call something else: for AWS it is the client for Bedrock that
 from __future__ import annotations
 
 import functools
+import inspect
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +16,8 @@ from paygent.failopen import attempt, failures
 from paygent.instrument.patches import Hook, Patches
 
 _MODULES = {
+    "azure.ai.inference": "Azure AI inference",
+    "google.cloud.aiplatform": "Vertex AI (google-cloud-aiplatform)",
     "google.genai": "Gemini (google-genai)",
     "google.generativeai": "Gemini (google-generativeai)",
     "vertexai": "Vertex AI",
@@ -43,63 +46,85 @@ _MODULES = {
 }
 
 _AWS_SERVICES = {
-    "bedrock-runtime": "Bedrock (boto3)",
-    "bedrock-agent-runtime": "Bedrock agents (boto3)",
+    "bedrock-runtime": "Bedrock (botocore)",
+    "bedrock-agent-runtime": "Bedrock agents (botocore)",
 }
 
 _MESSAGE = (
-    "%s is in use, and its calls are neither gated nor metered; put them into pg.wrap, or register"
-    " the SDK"
+    "%s was imported; calls that it makes are neither gated nor metered: put them into pg.wrap, or"
+    " register the SDK"
 )
 
 
 class NoticedHook:
     """Says that an SDK has been imported; see `patches.Hook`."""
 
-    def __init__(self, module: str, shown: str) -> None:
+    def __init__(self, module: str, shown: str, package: str = "") -> None:
         """Name the SDK.
 
         Args:
             module: Whose import is waited for.
             shown: What it is called in the log.
+            package: What it is counted as; "" is the module.
         """
         self.name = f"noticed:{module}"
         self.module = module
         self._shown = shown
+        self._package = package or module
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Say it; see `patches.Hook`."""
         if not arguments_only and not patches.has_provider(self.module):
-            _say(self.module, self._shown)
+            _say(self._package, self._shown)
 
 
 class BedrockHook:
     """Says that a client for Bedrock is made; see `patches.Hook`."""
 
-    name = "noticed:bedrock"
-    module = "botocore.client"
+    def __init__(self, module: str, creator: str) -> None:
+        """Name what makes clients.
+
+        Args:
+            module: Where its class is.
+            creator: The class.
+        """
+        self.name = f"noticed:{creator}"
+        self.module = module
+        self._creator = creator
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Look at the clients that are made from now on; see `patches.Hook`."""
-        original = vars(module.ClientCreator)["create_client"]
+        kind = getattr(module, self._creator)
+        original = vars(kind)["create_client"]
         if arguments_only or patches.is_ours(original):
             return
 
         @functools.wraps(original)
-        def create_client(creator: Any, service_name: Any, *args: Any, **kwargs: Any) -> Any:
-            if patches.switch.is_on:
-                attempt("noticed", _notice_service, service_name, patches)
-            return original(creator, service_name, *args, **kwargs)
+        def create_client(creator: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt("noticed", _notice_service, args, kwargs, patches)
+            return original(creator, *args, **kwargs)
 
-        patches.put(module.ClientCreator, "create_client", create_client)
+        @functools.wraps(original)
+        async def create_client_async(creator: Any, *args: Any, **kwargs: Any) -> Any:
+            attempt("noticed", _notice_service, args, kwargs, patches)
+            return await original(creator, *args, **kwargs)
+
+        is_async = inspect.iscoroutinefunction(original)
+        patches.put(kind, "create_client", create_client_async if is_async else create_client)
 
 
-HOOKS: tuple[Hook, ...] = (*(NoticedHook(*each) for each in _MODULES.items()), BedrockHook())
+HOOKS: tuple[Hook, ...] = (
+    *(NoticedHook(*each) for each in _MODULES.items()),
+    NoticedHook("mistralai.client", "Mistral", "mistralai"),  # its package has no module of its own
+    BedrockHook("botocore.client", "ClientCreator"),
+    BedrockHook("aiobotocore.client", "AioClientCreator"),
+)
 
 
-def _notice_service(service_name: Any, patches: Patches) -> None:
+def _notice_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patches) -> None:
+    service_name: Any = args[0] if args else kwargs.get("service_name")
     shown = _AWS_SERVICES.get(service_name)
-    if shown is not None and not patches.has_provider("botocore"):
+    if shown is not None and patches.switch.is_on and not patches.has_provider("botocore"):
         _say(service_name, shown)
 
 

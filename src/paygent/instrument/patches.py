@@ -13,6 +13,8 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
+from paygent.failopen import attempt
+
 _INHERITED = object()  # stands for what the patched class took from a base
 
 
@@ -61,7 +63,11 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
-        self._undo: list[Callable[[], None]] = []
+        self._undo: dict[str, Callable[[], None]] = {}
+
+    def renew_after_fork(self) -> None:
+        """Have a lock of its own in the child: a thread that is not there may hold this one."""
+        self.lock = threading.RLock()
 
     def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
         """Put a wrapper in the place of a class's or module's own or inherited attribute."""
@@ -81,21 +87,23 @@ class Patches:
 
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""
-        self._put_in.remove(patch)
+        self._put_in = [each for each in self._put_in if each is not patch]
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
-    def when_taken_out(self, undo: Callable[[], None]) -> None:
-        """Have something undone with the patches, which is none itself."""
-        self._undo.append(undo)
+    def do_once(self, name: str, do: Callable[[], None], undo: Callable[[], None]) -> None:
+        """Do something that is no patch, unless it is done, and have it undone with the patches."""
+        if name not in self._undo:
+            do()
+            self._undo[name] = undo
 
     def take_out_all(self) -> None:
-        """Take every patch out, the last one first."""
-        for undo in reversed(self._undo):
-            undo()
+        """Take every patch out, the last one first; one that cannot be is counted and stays."""
+        for undo in reversed(self._undo.values()):
+            attempt("unpatch", undo)
         self._undo.clear()
         for patch in reversed(self._put_in):
-            _restore(patch)
+            attempt("unpatch", _restore, patch)
         self._put_in.clear()
         self._wrappers.clear()
 
@@ -113,14 +121,16 @@ def as_function(method: Any) -> Callable[..., Any]:
     """Return a method of a class as a function that takes the object first.
 
     What other code has put into a class may be a descriptor that learns its object only when it is
-    looked up on it.
+    looked up on it; or none (a mock, a `functools.partial`), which is called without its object.
     """
     if type(method) is FunctionType:  # proxies call themselves instances of it
         return method
+    look_up = getattr(type(method), "__get__", None)
 
     @functools.wraps(method)
-    def function(owner: Any, *args: Any, **kwargs: Any) -> Any:
-        return method.__get__(owner, type(owner))(*args, **kwargs)
+    def function(owner: Any, /, *args: Any, **kwargs: Any) -> Any:
+        bound = method if look_up is None else look_up(method, owner, type(owner))
+        return bound(*args, **kwargs)
 
     return function
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from paygent.failopen import attempt
 from paygent.instrument import anthropic, carriers, noticed, openai, sockets
 from paygent.instrument.custom import Target, TargetHook, targets_of
-from paygent.instrument.imports import AfterImport, is_imported
+from paygent.instrument.imports import AfterImport, after_import, is_imported, is_under_way
 from paygent.instrument.litellm import LiteLLMHook
 from paygent.instrument.patches import Hook, Patches
 from paygent.instrument.sdk import SdkHook
@@ -80,20 +80,27 @@ class Instrumentation:
             if self._finder is None:
                 self._finder = AfterImport(self._awaited, self._install_in)
                 sys.meta_path.insert(0, self._finder)
-            for module in list(self._awaited):
-                if is_imported(module):
+            for module in self._awaited:
+                if is_under_way(module) and not self._finder.is_told_of(module):
+                    after_import(module, self._install_in)
+                elif is_imported(module) and not is_under_way(module):
                     self._install_in(module)
 
     def _await(self) -> None:
-        """Note which modules are waited for, in the dict that the finder looks into."""
+        """Note which modules are waited for. The finder looks into the dict without a lock, so it
+        gets a new one.
+        """
         registered = targets_of(self._registry.all()) if self._registry is not None else ()
         for target in registered:
             self._provided.setdefault(target, TargetHook(target, self._bare))
         self._patches.provided = {target.module for target in registered}
-        self._awaited.clear()
         in_threads = carriers.HOOKS if self._carriers.switch.is_on else ()
+        awaited: dict[str, list[Hook]] = {}
         for hook in (*self._own, *self._provided.values(), *in_threads):
-            self._awaited.setdefault(hook.module, []).append(hook)
+            awaited.setdefault(hook.module, []).append(hook)
+        self._awaited = awaited
+        if self._finder is not None:
+            self._finder.awaited = awaited
 
     def _install_in(self, module: str) -> None:
         """Install the hooks that have waited for a module."""
@@ -102,7 +109,9 @@ class Instrumentation:
                 attempt(f"patch:{hook.name}", self._install, hook)
 
     def _install(self, hook: Hook) -> None:
-        module = sys.modules[hook.module]
+        module = sys.modules.get(hook.module)
+        if module is None:
+            return  # its import, which was waited for, has failed
         patches = self._carriers if hook in carriers.HOOKS else self._patches
         hook.install(module, patches, arguments_only=self._arguments_only)
 
@@ -123,6 +132,11 @@ class Instrumentation:
             self._provided.clear()
             self._bare.clear()
             self._registry = registry
+
+    def renew_after_fork(self) -> None:
+        """Have locks of its own in a forked child."""
+        for patches in (self._patches, self._carriers):
+            patches.renew_after_fork()
 
     def uninstall(self) -> None:
         """Restore what was patched; where somebody has patched over it since, it passes calls on

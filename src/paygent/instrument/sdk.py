@@ -2,8 +2,9 @@
 
 The patch goes to the class in the method resolution order that owns `request`, because another
 instrumentation may have put its own there: a patch further down would never be called. A self-check
-runs after each patch, whenever a client is made, and whenever a resource method is called, since
-some instrumentations give a single client a `request` of its own.
+runs after each patch, whenever a client is made, and whenever a resource method is called: other
+code gives a single client a `request` of its own, or takes out what it has put into a class before
+us, and our hook with it.
 """
 
 from __future__ import annotations
@@ -98,9 +99,17 @@ class SdkHook:
         )
 
     def _check_client(self, patches: Patches, client: Any) -> None:
-        """Put the hook on top of a `request` that one client alone has."""
+        """Put the hook on top of whatever a client's calls go to instead: a `request` that it alone
+        has, or one that was put into its class, or back into it, since.
+        """
+        if not patches.switch.is_on:
+            return
         own = vars(client).get("request")
-        if own is None or isinstance(own, _OnClient) or not patches.switch.is_on:
+        if own is None:
+            if not patches.is_ours(vars(_owner(type(client)))["request"]):
+                self._hook_again(type(client), patches)
+            return
+        if isinstance(own, _OnClient):
             return
 
         @functools.wraps(own)

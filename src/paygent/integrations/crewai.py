@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from paygent.context import paygent_context
 from paygent.failopen import attempt, failures
+from paygent.instrument.patches import as_function
 
 try:
     from crewai import Crew
@@ -34,6 +35,7 @@ _STARTS = (
     "kickoff_for_each",
     "kickoff_for_each_async",
     "akickoff_for_each",
+    "replay",
 )
 """Methods that run a crew; a version lacks some."""
 
@@ -58,7 +60,7 @@ class CrewAICallback:
         session_id: Any = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self._pg = pg
+        self.pg = pg
         self._whose = (user_id, session_id, None, metadata)
 
     @property
@@ -87,6 +89,8 @@ def _callback_of(crew: Any) -> CrewAICallback | None:
 def _as_user(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that runs a crew, as the user of the crew's callback."""
 
+    run = as_function(original)
+
     def scope(crew: Any) -> paygent_context | None:
         callback = attempt("crewai", _callback_of, crew)
         return callback.context() if callback is not None else None
@@ -97,9 +101,9 @@ def _as_user(original: Callable[..., Any]) -> Callable[..., Any]:
         async def start_async(crew: Any, *args: Any, **kwargs: Any) -> Any:
             whose = scope(crew)
             if whose is None:
-                return await original(crew, *args, **kwargs)
+                return await run(crew, *args, **kwargs)
             with whose:
-                return await original(crew, *args, **kwargs)
+                return await run(crew, *args, **kwargs)
 
         return start_async
 
@@ -107,16 +111,16 @@ def _as_user(original: Callable[..., Any]) -> Callable[..., Any]:
     def start(crew: Any, *args: Any, **kwargs: Any) -> Any:
         whose = scope(crew)
         if whose is None:
-            return original(crew, *args, **kwargs)
+            return run(crew, *args, **kwargs)
         with whose:
-            return original(crew, *args, **kwargs)
+            return run(crew, *args, **kwargs)
 
     return start
 
 
 def _hook() -> None:
     """Have crews run as the users of their callbacks."""
-    found = [name for name in _STARTS if inspect.isfunction(vars(Crew).get(name))]
+    found = [name for name in _STARTS if callable(vars(Crew).get(name))]
     for name in found:
         setattr(Crew, name, _as_user(vars(Crew)[name]))
     if not found:

@@ -23,7 +23,6 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from contextvars import Token
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -190,9 +189,7 @@ class _Block:
 
     def __init__(self, identity: Identity, method: FrameType | None) -> None:
         self.runs: list[_Run] = []
-        self._before: Says | None = current.get()
-        while isinstance(self._before, _Block) and not self._before.runs:
-            self._before = self._before._before  # left without a word
+        self._before = _standing(current.get())
         before = self._before.now() if self._before is not None else None
         if before is not None and before.user_id == identity.user_id:
             identity = identity.over(before)
@@ -201,8 +198,7 @@ class _Block:
         self._method = id(method) if method is not None else 0
         self._is_lazy = method is not None and bool(method.f_code.co_flags & _LAZY)
         self._where = _where()
-        self._outer = enclosing.around()
-        self._token: Token[enclosing.GiveUp | None] | None = None
+        self._outer = _standing_around(enclosing.around())
 
     @classmethod
     def around_here(cls, identity: Identity, method: FrameType | None) -> _Block:
@@ -212,7 +208,7 @@ class _Block:
             return here
         block = cls(identity, method)
         current.set(block)
-        block._token = enclosing.enter(block._give_up)
+        enclosing.enter(block._give_up)
         return block
 
     def _is_of(self, identity: Identity, method: FrameType | None) -> bool:
@@ -253,8 +249,8 @@ class _Block:
         if self._is_around_here():
             for run in self.runs:
                 run.give_up()
-            if self._outer is not None:
-                self._outer()  # the block of another handler, which holds nothing of its own
+        if self._outer is not None:
+            self._outer()  # of another handler, which holds nothing, or of a wrapped callable
 
     def close(self, run: _Run) -> None:
         """Note that a run has ended; the last one leaves the place."""
@@ -269,15 +265,27 @@ class _Block:
             self.leave()
 
     def leave(self) -> None:
-        """Leave the place as it was before."""
+        """Leave the place as it was before, if nothing has been put there since."""
         if current.get() is self:
-            before = self._before
-            while isinstance(before, _Block) and not before.runs:
-                before = before._before
-            current.set(before)
-        if self._token is not None:
-            token, self._token = self._token, None
-            enclosing.leave(token)
+            current.set(_standing(self._before))
+        if enclosing.around() == self._give_up:
+            enclosing.enter(_standing_around(self._outer))
+
+
+def _standing(says: Says | None) -> Says | None:
+    """Return what says whose calls they are, without blocks that have ended."""
+    while isinstance(says, _Block) and not says.runs:
+        says = says._before
+    return says
+
+
+def _standing_around(give_up: enclosing.GiveUp | None) -> enclosing.GiveUp | None:
+    """Return what stands around a place, without blocks that have ended."""
+    block = getattr(give_up, "__self__", None)
+    while isinstance(block, _Block) and not block.runs:
+        give_up = block._outer
+        block = getattr(give_up, "__self__", None)
+    return give_up
 
 
 class _Run:
@@ -311,6 +319,7 @@ class _Run:
         def left(_: Any) -> None:
             self._call = None  # which ends as estimated when nobody has it any more
             self.block.runs.clear()
+            self.block.leave()
             forget()
 
         self._manager = weakref.ref(manager, left)

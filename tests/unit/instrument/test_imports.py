@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -90,6 +91,34 @@ def test_import_hook__a_module_without_a_spec__is_run_all_the_same(later: list[A
     bare = ModuleType("made_up_later")
     spec.loader.exec_module(bare)
     assert (later, type(bare.__loader__)) == (["made_up_later"], Loader)
+
+
+def test_import_hook__copied_while_it_imports__is_the_real_loader_again(later: list[Any]) -> None:
+    """Tools copy specs and loaders."""
+    spec = sys.meta_path[0].find_spec("made_up_later", None)
+    assert spec is not None
+    assert copy.copy(spec.loader).note == "the real one"  # type: ignore[union-attr]
+
+
+def test_import_hook__beside_a_finder_that_asks_all_others__ends(
+    later: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the two asks the other; the module is found once, and both see it."""
+
+    class Asks(importlib.abc.MetaPathFinder):
+        def __init__(self) -> None:
+            self.asked = 0
+
+        def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+            self.asked += 1
+            others = [each for each in sys.meta_path if each is not self]
+            specs = (each.find_spec(name, path) for each in others if hasattr(each, "find_spec"))
+            return next((spec for spec in specs if spec is not None), None)
+
+    peer = Asks()
+    monkeypatch.setattr(sys, "meta_path", [peer, *sys.meta_path])
+    importlib.import_module("made_up_later")
+    assert (later, peer.asked) == (["made_up_later"], 2)
 
 
 @pytest.mark.parametrize("loader", [None, SimpleNamespace()])

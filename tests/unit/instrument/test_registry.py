@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
+import os
+import signal
 import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import openai
 import pytest
@@ -19,10 +23,12 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, Metered
 from tests.promises.scripts import run
 
-from paygent import Paygent, paygent_context
+from paygent import Paygent, ProviderConfig, ProviderRegistry, paygent_context
 from paygent.failopen import failures
 from paygent.instrument import openai as openai_names
 from paygent.instrument import registry
+from paygent.instrument.carriers import CarrierHook
+from paygent.instrument.patches import Patches
 from paygent.instrument.registry import Instrumentation, instrumentation
 from paygent.instrument.sdk import SdkHook
 from paygent.testing import FakeProvider
@@ -106,16 +112,140 @@ def test_uninstall__where_somebody_patched_over__leaves_theirs() -> None:
         SyncAPIClient.request = original  # type: ignore[method-assign]
 
 
-def test_install__an_sdk_that_is_still_being_imported__is_left_for_its_end(
-    monkeypatch: pytest.MonkeyPatch,
+def test_install__an_sdk_that_is_still_being_imported__is_patched_at_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may be in the middle of the import."""
-    monkeypatch.setattr(openai.__spec__, "_initializing", True, raising=False)
+    """Another thread may be in the middle of the import, found before our finder was there."""
+    (tmp_path / "made_up_slow.py").write_text(
+        "import made_up_gate\nmade_up_gate.inside.set()\nmade_up_gate.go_on.wait(30)\n"
+        "class Client:\n    def ask(self):\n        return 'answer'\n"
+    )
+    gate: Any = ModuleType("made_up_gate")
+    gate.inside, gate.go_on = threading.Event(), threading.Event()
+    monkeypatch.setitem(sys.modules, "made_up_gate", gate)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    providers = ProviderRegistry()
+    providers.register(ProviderConfig("slow", "made_up_slow", "Client", "ask"))
+    importing = threading.Thread(target=importlib.import_module, args=("made_up_slow",))
+    importing.start()
+    assert gate.inside.wait(30)
     own = Instrumentation()
-    before = vars(openai.OpenAI.__mro__[1])["request"]
+    own.provide(providers)
     own.install()
-    assert vars(openai.OpenAI.__mro__[1])["request"] is before
+    gate.go_on.set()
+    importing.join(30)
+    for thread in threading.enumerate():
+        if thread.name == "paygent-import":
+            thread.join(30)
+    module: Any = sys.modules.pop("made_up_slow")
+    assert hasattr(module.Client.ask, "__wrapped__")
     own.uninstall()
+    assert not hasattr(module.Client.ask, "__wrapped__")
+
+
+def test_install__an_sdk_whose_import_fails__is_left() -> None:
+    """What was waited for has not come, which is Python's to tell and nothing of ours."""
+    own = Instrumentation()
+    own.install()
+    own._awaited["made_up_nowhere"] = [
+        CarrierHook("made_up_nowhere", "Nothing", starts=(), takes=())
+    ]
+    own._install_in("made_up_nowhere")
+    assert not [kind for kind in failures.counts if kind.startswith("patch")]
+    own.uninstall()
+
+
+@pytest.mark.parametrize("kind", ["mock", "partial"])
+def test_install__where_something_without_a_binding_stands__calls_it_as_python_does(
+    kind: str, init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test of the application's may have put a mock into a class: it gets no object."""
+    from openai.resources.chat.completions import Completions
+
+    stand = Mock(return_value="answer") if kind == "mock" else partial(str, "answer")
+    monkeypatch.setattr(Completions, "create", stand)
+    init()
+    with openai.OpenAI(api_key="k") as client:
+        found: Any = client.chat.completions.create()  # type: ignore[call-overload]
+    assert found == "answer"
+
+
+def test_client__whose_hook_was_taken_out_by_another_library__is_hooked_again(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Who was there before us puts back what it had found, and our hook is gone: it is noticed at
+    the next call of a client that was made before.
+    """
+    from openai._base_client import SyncAPIClient
+
+    bare = vars(SyncAPIClient)["request"]
+    pg = init()
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        SyncAPIClient.request = bare  # type: ignore[method-assign]
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert metered.only.user_id == "u1"
+    assert failures.counts["hook_displaced:openai"] == 1
+
+
+def test_uninstall__where_one_patch_cannot_be_taken_out__takes_out_the_others(
+    swallowed: Swallowed,
+) -> None:
+    """An odd class of another library costs the application nothing."""
+
+    class Stubborn(type):
+        def __setattr__(cls, name: str, value: Any) -> None:
+            if name in vars(cls) and vars(cls)[name] is not None:
+                raise TypeError("no")
+            super().__setattr__(name, value)
+
+    class Odd(metaclass=Stubborn):
+        ask: Any = None
+
+    class Plain:
+        def ask(self) -> str:
+            return "plain"
+
+    swallowed.expect("unpatch")
+    patches, bare = Patches(), Plain.ask
+    patches.put(Plain, "ask", lambda self: "ours")
+    patches.put(Odd, "ask", lambda self: "ours")
+    patches.take_out_all()
+    assert Plain.ask is bare
+
+
+def test_patches__what_is_done_once__is_undone_once() -> None:
+    """However often it is asked for in between."""
+    done: list[str] = []
+    patches = Patches()
+    for _ in range(3):
+        patches.do_once("x", lambda: done.append("do"), lambda: done.append("undo"))
+    patches.take_out_all()
+    patches.take_out_all()
+    assert done == ["do", "undo"]
+
+
+def test_fork__while_another_thread_patches__the_child_can_patch(init: Init) -> None:
+    """The thread that holds the lock is not there in the child."""
+    init()
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with instrumentation._patches.lock:
+            held.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    child = os.fork()
+    if child == 0:  # no test runs on here
+        signal.alarm(20)
+        instrumentation.install()
+        os._exit(0)
+    go_on.set()
+    thread.join(30)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_install__without_the_sdk__patches_nothing_and_imports_nothing(

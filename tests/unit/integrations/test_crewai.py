@@ -33,7 +33,7 @@ class Crew:
 
     async def kickoff_async(self) -> tuple[Any, Any]:
         """Run here, awaited."""
-        return self.kickoff()
+        return who()
 
 
 @pytest.fixture
@@ -56,6 +56,29 @@ async def test_callback__of_a_crew__names_its_user_wherever_it_stands(integratio
         assert made.kickoff() == ("u1", "s1")
         assert await made.kickoff_async() == ("u1", "s1")
     assert (callback("a step"), callback.user_id, who()) == (None, "u1", (None, None))
+
+
+def test_callback__of_a_crew_that_another_library_has_wrapped__names_its_user(
+    integration: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stands in the class may be a descriptor that learns its object when it is looked up."""
+
+    class Proxy:
+        def __init__(self, inner: Any) -> None:
+            self.inner = inner
+
+        def __get__(self, crew: Any, kind: type) -> Any:
+            return lambda *args: self.inner(crew, *args)
+
+        def __call__(self, *args: Any) -> Any:
+            raise TypeError("called without its object")
+
+    class Wrapped(Crew):
+        kickoff = Proxy(Crew.kickoff)
+
+    monkeypatch.setattr(integration, "Crew", Wrapped)
+    integration._hook()
+    assert Wrapped(integration.CrewAICallback(None, "u1", "s1")).kickoff() == ("u1", "s1")
 
 
 async def test_crew__without_a_callback__runs_as_whoever_runs_it(integration: Any) -> None:
