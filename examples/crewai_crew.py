@@ -1,11 +1,13 @@
 """Crews of CrewAI: a step callback names the user of a crew, and the refusal at the cap comes out
-of `kickoff`. Needs crewai.
+of `kickoff`. On OpenAI, and at the cap there on Claude. Needs crewai and anthropic.
 
 ```text
 ada: Hello.
+refused: ada has used 120 of 100 tokens on gpt-4o
 ada: Hello.
-refused: ada has used 240 of 200 tokens on gpt-4o
-ada gpt-4o 2
+refused: ada has used 120 of 100 tokens on claude-sonnet-5-5
+ada claude-sonnet-5-5 1
+ada gpt-4o 1
 ```
 """
 
@@ -21,6 +23,7 @@ os.environ.update(
     CREWAI_TRACING_ENABLED="false",
     OTEL_SDK_DISABLED="true",
     OPENAI_API_KEY="demo",
+    ANTHROPIC_API_KEY="demo",
 )
 logging.basicConfig(level=logging.CRITICAL)
 logging.getLogger("paygent").setLevel(logging.WARNING)
@@ -33,13 +36,15 @@ from paygent.integrations import CrewAICallback  # noqa: E402
 from paygent.testing import Answer, FakeProvider  # noqa: E402
 
 pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
-pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200}))
+pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 100, "claude-sonnet-5-5": 100}))
 pg.assign_plan("ada", "pro")
 
-# A stand-in for OpenAI: take it out, and set OPENAI_API_KEY.
+# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="Hello.")) as fake:
-    llm = LLM(model="openai/gpt-4o", base_url=fake.openai_url, api_key="demo", max_tokens=50)
-    for _ in range(3):
+    options = {"api_key": "demo", "max_tokens": 50}
+    gpt = LLM(model="openai/gpt-4o", base_url=fake.openai_url, **options)
+    claude = LLM(model="anthropic/claude-sonnet-5-5", base_url=fake.url, **options)
+    for llm in (gpt, gpt, claude, claude):
         host = Agent(role="host", goal="greet", backstory="polite", llm=llm)
         task = Task(description="Say hello.", expected_output="a greeting", agent=host)
         crew = Crew(agents=[host], tasks=[task], step_callback=CrewAICallback(pg, user_id="ada"))
@@ -50,6 +55,6 @@ with FakeProvider(Answer(text="Hello.")) as fake:
         except PaygentLimitExceeded as refusal:
             print("refused:", refusal)
 
-for row in pg.report(("user", "model")):
+for row in sorted(pg.report(("user", "model")), key=lambda row: row.model):
     print(row.user_id, row.model, row.calls)
 pg.shutdown()

@@ -6,7 +6,7 @@ Install `fastapi`, `openai` and `httpx` beside Paygent. It prints:
 alice hello 200 "Hello from the fake provider."
 alice story 200 Hello from the fake provider.
 alice later 200 "It is being thought about."
-alice hello 429 {"error":"alice has used 360 of 350 tokens on gpt-4o"}
+alice story 429 {"error":"alice has used 360 of 350 tokens on gpt-4o"}
 bob hello 200 "Hello from the fake provider."
 alice used gpt-4o: calls 3, tokens 360
 bob used gpt-4o: calls 1, tokens 120
@@ -68,9 +68,11 @@ async def hello() -> str:
 @app.get("/story")
 async def story() -> StreamingResponse:
     """Answer piece by piece."""
+    # Asked here and not in the generator: whoever is refused gets a 429 and not half a 200.
+    stream = await ask("Tell a story.", stream=True)
 
     async def pieces():
-        async for chunk in await ask("Tell a story.", stream=True):
+        async for chunk in stream:
             yield chunk.choices[0].delta.content or "" if chunk.choices else ""
 
     return StreamingResponse(pieces(), media_type="text/plain")
@@ -91,7 +93,7 @@ async def main() -> None:
             ("a", "hello"),
             ("a", "story"),
             ("a", "later"),
-            ("a", "hello"),
+            ("a", "story"),
             ("b", "hello"),
         ):
             answer = await browser.get(path, headers={"authorization": f"Bearer {token}"})

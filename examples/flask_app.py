@@ -7,7 +7,7 @@ alice hello 200 Hello from the fake provider.
 alice story 200 Hello from the fake provider.
 bob story 200 Hello from the fake provider.
 alice hello 200 Hello from the fake provider.
-alice hello 429 refused: alice has used 360 of 350 tokens on gpt-4o
+alice story 429 refused: alice has used 360 of 350 tokens on gpt-4o
 alice used gpt-4o: calls 3, tokens 360
 bob used gpt-4o: calls 1, tokens 120
 ```
@@ -66,9 +66,11 @@ def hello() -> str:
 @app.get("/story")
 def story() -> Response:
     """Answer piece by piece, after the application has returned."""
+    # Asked here and not in the generator: whoever is refused gets a 429 and not half a 200.
+    stream = ask("Tell a story.", stream=True)
 
     def pieces():
-        for chunk in ask("Tell a story.", stream=True):
+        for chunk in stream:
             yield chunk.choices[0].delta.content or "" if chunk.choices else ""
 
     return Response(pieces(), mimetype="text/plain")
@@ -80,7 +82,7 @@ for token, path in (
     ("a", "story"),
     ("b", "story"),
     ("a", "hello"),
-    ("a", "hello"),
+    ("a", "story"),
 ):
     answer = browser.get(path, headers={"authorization": f"Bearer {token}"})
     print(TOKENS[f"Bearer {token}"], path, answer.status_code, answer.text.strip())

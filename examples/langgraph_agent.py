@@ -1,9 +1,13 @@
 """An agent of LangGraph with a tool: each of its model turns is a call of its own, on the user
-around it. Needs langgraph and langchain-openai.
+around it. On OpenAI, and at the cap there on Claude. Needs langgraph, langchain-openai and
+langchain-anthropic.
 
 ```text
-answer: It is sunny in Rome.
+gpt-4o: It is sunny in Rome.
 refused: ada has used 240 of 200 tokens on gpt-4o
+claude-sonnet-5-5: It is sunny in Rome.
+refused: ada has used 240 of 200 tokens on claude-sonnet-5-5
+ada claude-sonnet-5-5 2
 ada gpt-4o 2
 ```
 """
@@ -11,6 +15,7 @@ ada gpt-4o 2
 import tempfile
 import warnings
 
+from langchain_anthropic import ChatAnthropic
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -21,7 +26,7 @@ from paygent.testing import Answer, FakeProvider
 
 warnings.simplefilter("ignore")
 pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
-pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200}))
+pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200, "claude-sonnet-5-5": 200}))
 pg.assign_plan("ada", "pro")
 
 
@@ -31,29 +36,35 @@ def weather(city: str) -> str:
     return f"sunny in {city}"
 
 
-# A stand-in for OpenAI: take it out, and set OPENAI_API_KEY.
-with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
-    fake.script(Answer(tool_call=("weather", '{"city": "Rome"}')))
-    model = ChatOpenAI(
-        model="gpt-4o", base_url=fake.openai_url, api_key="demo", max_tokens=50
-    ).bind_tools([weather])
-
+def agent_on(model):
+    """Return an agent that answers with a model and the tool."""
     graph = StateGraph(MessagesState)
     graph.add_node("agent", lambda state: {"messages": [model.invoke(state["messages"])]})
     graph.add_node("tools", ToolNode([weather]))
     graph.add_edge(START, "agent")
     graph.add_conditional_edges("agent", tools_condition, {"tools": "tools", END: END})
     graph.add_edge("tools", "agent")
-    agent = graph.compile()
+    return graph.compile()
 
+
+# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
+    options = {"api_key": "demo", "max_tokens": 50}
+    models = {
+        "gpt-4o": ChatOpenAI(model="gpt-4o", base_url=fake.openai_url, **options),
+        "claude-sonnet-5-5": ChatAnthropic(model="claude-sonnet-5-5", base_url=fake.url, **options),
+    }
     question = {"messages": [("user", "How is the weather in Rome?")]}
-    with paygent_context(user_id="ada"):
-        print("answer:", agent.invoke(question)["messages"][-1].content)
-        try:
-            agent.invoke(question)
-        except PaygentLimitExceeded as refusal:
-            print("refused:", refusal)
+    for name, model in models.items():
+        fake.script(Answer(tool_call=("weather", '{"city": "Rome"}')))
+        agent = agent_on(model.bind_tools([weather]))
+        with paygent_context(user_id="ada"):
+            print(f"{name}:", agent.invoke(question)["messages"][-1].text)
+            try:
+                agent.invoke(question)
+            except PaygentLimitExceeded as refusal:
+                print("refused:", refusal)
 
-for row in pg.report(("user", "model")):
+for row in sorted(pg.report(("user", "model")), key=lambda row: row.model):
     print(row.user_id, row.model, row.calls)
 pg.shutdown()

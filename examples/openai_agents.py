@@ -1,18 +1,25 @@
-"""An agent of the OpenAI Agents SDK with a tool, over HTTP: each turn counts on the user around it.
-Needs openai-agents.
+"""An agent of the OpenAI Agents SDK with a tool: each turn counts on the user around it. On OpenAI,
+and at the cap there on Claude, which the SDK reaches through LiteLLM. Needs openai-agents[litellm].
 
 ```text
-answer: It is sunny in Rome.
+gpt-4o: It is sunny in Rome.
 refused: ada has used 240 of 200 tokens on gpt-4o
+claude-sonnet-5-5: It is sunny in Rome.
+refused: ada has used 240 of 200 tokens on claude-sonnet-5-5
+ada claude-sonnet-5-5 2
 ada gpt-4o 2
 ```
 """
 
 import asyncio
 import logging
+import os
 import tempfile
 
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # LiteLLM asks for its prices otherwise
+
 from agents import Agent, Runner, function_tool, set_tracing_disabled
+from agents.extensions.models.litellm_model import LitellmModel
 from agents.models.openai_responses import OpenAIResponsesModel
 from openai import AsyncOpenAI
 
@@ -22,7 +29,7 @@ from paygent.testing import Answer, FakeProvider
 logging.disable(logging.ERROR)
 set_tracing_disabled(True)
 pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
-pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200}))
+pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200, "claude-sonnet-5-5": 200}))
 pg.assign_plan("ada", "pro")
 
 
@@ -33,23 +40,29 @@ def weather(city: str) -> str:
 
 
 async def main() -> None:
-    """Ask twice; the second time is beyond the cap."""
-    # A stand-in for OpenAI: take it out, and set OPENAI_API_KEY.
+    """Ask each model twice; the second time is beyond its cap."""
+    # A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
     with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
-        fake.script(Answer(tool_call=("weather", '{"city": "Rome"}')))
         client = AsyncOpenAI(base_url=fake.openai_url, api_key="demo")
-        model = OpenAIResponsesModel(model="gpt-4o", openai_client=client)
-        agent = Agent(name="Guide", model=model, tools=[weather])
-        with paygent_context(user_id="ada"):
-            print("answer:", (await Runner.run(agent, "How is Rome?")).final_output)
-            try:
-                await Runner.run(agent, "How is Rome?")
-            except PaygentLimitExceeded as refusal:
-                print("refused:", refusal)
+        models = {
+            "gpt-4o": OpenAIResponsesModel(model="gpt-4o", openai_client=client),
+            "claude-sonnet-5-5": LitellmModel(
+                model="anthropic/claude-sonnet-5-5", base_url=fake.url, api_key="demo"
+            ),
+        }
+        for name, model in models.items():
+            fake.script(Answer(tool_call=("weather", '{"city": "Rome"}')))
+            agent = Agent(name="Guide", model=model, tools=[weather])
+            with paygent_context(user_id="ada"):
+                print(f"{name}:", (await Runner.run(agent, "How is Rome?")).final_output)
+                try:
+                    await Runner.run(agent, "How is Rome?")
+                except PaygentLimitExceeded as refusal:
+                    print("refused:", refusal)
         await client.close()
 
 
 asyncio.run(main())
-for row in pg.report(("user", "model")):
+for row in sorted(pg.report(("user", "model")), key=lambda row: row.model):
     print(row.user_id, row.model, row.calls)
 pg.shutdown()

@@ -66,4 +66,9 @@ class Whose:
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
-            failures.say("no_user", "a call has no user; it is counted on %s", MISSING_USER_ID)
+            failures.say(
+                "no_user",
+                "a call has no user and is counted on %s: put it into a paygent_context, or hand"
+                " its work over with pg.bind",
+                MISSING_USER_ID,
+            )

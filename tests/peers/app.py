@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -213,8 +214,10 @@ class Cell:
         self.make_round("shut down")
 
 
-_LOOP = asyncio.new_event_loop()
-"""The one loop of all async calls, since the clients live through several rounds."""
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The one loop of all async calls, since the clients live through several rounds."""
+    return asyncio.new_event_loop()
 
 
 def _sync_call(shape: Shape, client: Any) -> Callable[[], Any]:
@@ -226,7 +229,7 @@ def _async_call(shape: Shape, client: Any) -> Callable[[], Any]:
         assert shape.asynchronous is not None
         return repr(await shape.asynchronous(client))
 
-    return lambda: _LOOP.run_until_complete(call())
+    return lambda: _loop().run_until_complete(call())
 
 
 def main(name: str, order: str) -> None:

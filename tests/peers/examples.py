@@ -39,14 +39,20 @@ def shown_output(script: Path) -> str:
     return str(blocks[0])
 
 
-def run_example(python: Path, script: Path, home: Path) -> str:
+def run_example(python: Path, script: Path, home: Path, *options: str) -> str:
     """Run a script to its end and return what it printed.
+
+    Args:
+        python: The interpreter.
+        script: The script.
+        home: An empty folder.
+        options: Of `tests.peers.loopback`.
 
     Raises:
         AssertionError: if its exit status is not 0, or if it asked for another machine.
     """
     done = subprocess.run(
-        [python, "-m", "tests.peers.loopback", script],
+        [python, "-m", "tests.peers.loopback", *options, script],
         cwd=home,
         env=clean_environment(home),
         capture_output=True,

@@ -1,8 +1,9 @@
 """Keeps a process on this machine: run a script so that it reaches nothing but loopback.
 
-    python -m tests.peers.loopback examples/some.py
+    python -m tests.peers.loopback [--paygent-first] examples/some.py
 
-Imports nothing that a library may want to patch before it is imported.
+Imports nothing that a library may want to patch before it is imported; but with `--paygent-first`
+Paygent is there, and has hooked what is imported later, before the script's first line.
 """
 
 import sys
@@ -37,5 +38,10 @@ if __name__ == "__main__":
 
     keep()
     sys.argv = sys.argv[1:]
+    if sys.argv[0] == "--paygent-first":
+        from paygent import Paygent
+
+        Paygent.init(db_path=":memory:")
+        sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
     sys.exit(f"asked for {', '.join(strangers)}" if strangers else 0)

@@ -31,6 +31,9 @@ ORDERS = (
 )
 """What an application imports or switches on, in order. Some peers import the SDK themselves."""
 
+FRAMEWORK_ORDERS = {"framework, paygent": (), "paygent, framework": ("--paygent-first",)}
+"""The same for frameworks: how the example is run."""
+
 
 class Neighbour(NamedTuple):
     """Other instrumentation.
@@ -129,13 +132,13 @@ FRAMEWORKS = (
     Framework(
         "langgraph",
         "LangGraph",
-        ("langgraph==1.2.24", "langchain-openai==1.7.4"),
+        ("langgraph==1.2.24", "langchain-openai==1.7.4", "langchain-anthropic==1.7.10"),
         "examples/langgraph_agent.py",
     ),
     Framework(
         "openai-agents",
         "OpenAI Agents SDK",
-        ("openai-agents==0.24.0",),
+        ("openai-agents[litellm]==0.24.0",),
         "examples/openai_agents.py",
     ),
     Framework(

@@ -14,7 +14,15 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tests.peers.neighbours import ENTRIES, ORDERS, OTEL_PINS, ROOT, Entry, Neighbour
+from tests.peers.neighbours import (
+    ENTRIES,
+    FRAMEWORK_ORDERS,
+    ORDERS,
+    OTEL_PINS,
+    ROOT,
+    Entry,
+    Neighbour,
+)
 
 PAGE = ROOT / "docs" / "guide" / "coverage.md"
 HEADER = (
@@ -29,7 +37,7 @@ def row_start(entry: Entry) -> str:
     if isinstance(entry, Neighbour):
         kind, orders = entry.kind, len(ORDERS)
     else:
-        kind, orders = f"calls the SDK: `{entry.example}`", 1
+        kind, orders = f"runs `{entry.example}`", len(FRAMEWORK_ORDERS)
     own = [pin for pin in entry.pins if pin not in OTEL_PINS]
     versions = ", ".join(f"`{pin.replace('==', ' ')}`" for pin in own)
     return f"| {entry.title} | {versions} | {kind} | {orders} |"

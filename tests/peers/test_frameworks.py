@@ -6,15 +6,23 @@ from pathlib import Path
 
 import pytest
 from tests.peers.examples import run_example, shown_output
-from tests.peers.neighbours import ROOT, Framework, chosen, python
+from tests.peers.neighbours import FRAMEWORK_ORDERS, ROOT, Framework, chosen, python
 
-EXAMPLES = [entry for entry in chosen() if isinstance(entry, Framework)]
+EXAMPLES = [
+    pytest.param(entry, order, id=f"{entry.name}: {order}")
+    for entry in chosen()
+    if isinstance(entry, Framework)
+    for order in FRAMEWORK_ORDERS
+]
 
 
-@pytest.mark.parametrize("entry", EXAMPLES, ids=lambda entry: f"{entry.name}: example")
+@pytest.mark.parametrize(("entry", "order"), EXAMPLES)
 def test_framework__its_example__prints_what_its_docstring_says(
-    entry: Framework, tmp_path: Path
+    entry: Framework, order: str, tmp_path: Path
 ) -> None:
-    """Run as it is, against nothing but loopback."""
+    """Run as it is, against nothing but loopback; also where Paygent was there before the framework
+    and the SDKs were imported.
+    """
     script = ROOT / entry.example
-    assert run_example(python(entry), script, tmp_path) == shown_output(script)
+    printed = run_example(python(entry), script, tmp_path, *FRAMEWORK_ORDERS[order])
+    assert printed == shown_output(script)
