@@ -105,7 +105,7 @@ class Paygent(Verbs):
             soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
             tag_keys: Metadata keys that reports group by, at most five.
             carry_user: Have threads, executors and pools take the user along who starts them or
-                gives them work. False patches none of them.
+                gives them work. False patches none of them; `auto_instrument=False` neither.
 
         Returns:
             The process's `Paygent`.

@@ -100,7 +100,14 @@ class TargetHook:
             return
         owner, method = found
         if self.patch is not None and self.patch.owner is owner:
-            return  # a reload of the module would have made another class
+            if vars(owner).get(target.method) is self.patch.wrapper:
+                return  # a reload of the module would have made another class
+            failures.say(
+                f"hook_displaced:{self.name}",
+                "%s.%s was replaced by other code; the hook is put on top of it",
+                owner.__name__,
+                target.method,
+            )
         if target.method not in vars(owner):  # from a base that may be registered as another
             method = self._bare.get(method, method)
         wrapper = wrap_method(target, method, patches.switch)

@@ -116,7 +116,8 @@ class Instrumentation:
         hook.install(module, patches, arguments_only=self._arguments_only)
 
     def provide(self, registry: ProviderRegistry | None, *, carries_user: bool = True) -> None:
-        """Have what an application chose patched by `install`, in place of what was before.
+        """Have what an application chose patched by `install`, in place of what was before. What
+        was chosen before too stays in place: calls go on meanwhile.
 
         Args:
             registry: Its own providers.
@@ -126,11 +127,12 @@ class Instrumentation:
             self.carries_user = carries_user
             if not carries_user:
                 self._carriers.take_out_all()
-            for hook in reversed(self._provided.values()):
-                if hook.patch is not None:
-                    self._patches.take_out(hook.patch)
-            self._provided.clear()
-            self._bare.clear()
+            kept = set(targets_of(registry.all())) if registry is not None else set()
+            for target in [each for each in reversed(self._provided) if each not in kept]:
+                patch = self._provided.pop(target).patch
+                if patch is not None:
+                    self._patches.take_out(patch)
+                    self._bare.pop(patch.wrapper, None)
             self._registry = registry
 
     def renew_after_fork(self) -> None:

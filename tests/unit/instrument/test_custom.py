@@ -316,6 +316,40 @@ def test_custom__a_second_init__has_its_own_providers_only(init: Init, acme: Any
     assert vars(acme.Client)["generate"] is once
 
 
+def test_custom__a_second_init_with_the_same_provider__never_takes_its_patch_out(
+    init: Init, acme: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of other threads go on meanwhile; without it they would pass ungated."""
+    providers = registry_of()
+    init(registry=providers)
+    patched = vars(acme.Client)["generate"]
+    seen: list[Any] = []
+    install = instrumentation.install
+
+    def installing(*args: Any) -> None:
+        seen.append(vars(acme.Client)["generate"])
+        install(*args)
+
+    monkeypatch.setattr(instrumentation, "install", installing)
+    init(registry=providers)
+    assert (seen, vars(acme.Client)["generate"]) == ([patched], patched)
+
+
+def test_custom__a_method_that_was_displaced__is_said_and_hooked_again(
+    init: Init, acme: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`instrument` puts the hook on top of what other code has put there."""
+    bare = vars(acme.Client)["generate"]
+    pg = init(registry=registry_of())
+    metered = Metered(pg)
+    monkeypatch.setattr(acme.Client, "generate", bare)
+    pg.instrument()
+    with paygent_context("u1"):
+        acme.Client().generate(model="gpt-4o")
+    assert metered.only.user_id == "u1"
+    assert failures.counts["hook_displaced:acme"] == 1
+
+
 @pytest.mark.parametrize(
     "more",
     [
