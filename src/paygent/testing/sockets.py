@@ -164,7 +164,7 @@ class Socket:
                 "type": "invalid_request_error",
                 "code": "fake",
                 "message": f"fake {answer.status}",
-                "param": None,
+                "param": None if self._is_responses else "response",
                 "event_id": event.get("event_id"),
             }
             self._send({"type": "error", "status": answer.status, "error": error})

@@ -10,7 +10,8 @@ import pytest
 from tests.instrument.shapes import Metered
 
 from paygent import Paygent, paygent_context
-from paygent.instrument.conversation import Conversation
+from paygent.context import current
+from paygent.instrument.conversation import Conversation, Place
 from paygent.instrument.funnel import meter_or_say
 
 Init = Callable[..., Paygent]
@@ -26,7 +27,7 @@ def pg(init: Init) -> Iterator[Paygent]:
 
 def talk(route: str = "realtime", meter: Any = meter_or_say) -> Conversation:
     """A conversation."""
-    return Conversation("openai", route, "gpt-realtime", meter)
+    return Conversation(Place("openai", route, "gpt-realtime"), current.get(), meter)
 
 
 def begin(conversation: Conversation, **fields: Any) -> Any:
@@ -39,13 +40,13 @@ def begin(conversation: Conversation, **fields: Any) -> Any:
     while hasattr(call, "block"):
         call.block()
         call = meter.begin(outgoing.request)
-    conversation.begun(call, meter, outgoing.event)
+    conversation.begun(call, meter, outgoing.sent)
     return call
 
 
 def hear(conversation: Conversation, kind: str, **fields: Any) -> Any:
     """Receive an event."""
-    return conversation.incoming(json.dumps({"type": kind, **fields}))
+    return conversation.incoming(json.dumps({"type": kind, **fields}).encode())
 
 
 def test_conversation__a_response_that_failed__costs_nothing(pg: Paygent) -> None:
@@ -70,16 +71,26 @@ def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -
     assert (first.done, second.done) == (False, True)
     hear(conversation, "error", error={"event_id": "c"})
     assert first.done is False
-    hear(conversation, "error", error={"message": "odd"})
+    for other in ({"message": "odd"}, {"param": "session.voice"}, {"code": "item_not_found"}):
+        hear(conversation, "error", error=other)
+    assert first.done is False
+    hear(conversation, "error", error={"param": "response.audio", "event_id": None})
     assert first.done is True
+    third = begin(conversation)
+    hear(conversation, "error", error={"code": "conversation_already_has_active_response"})
+    assert third.done is True
+    hear(conversation, "error", error={"param": "response"})  # of none that we know
 
 
 def test_conversation__the_models_of_a_session__are_those_it_was_last_told(pg: Paygent) -> None:
-    """By the application or the server, in today's shape or the beta's."""
+    """By the server, in today's shape or the beta's: what the application wants may be refused."""
     metered = Metered(pg)
     conversation = talk()
-    session = {"model": "gpt-realtime-mini", "input_audio_transcription": {"model": "whisper-1"}}
+    session: dict[str, Any] = {"model": "gpt-realtime-2"}
     assert conversation.outgoing(json.dumps({"type": "session.update", "session": session})) is None
+    hear(conversation, "session.updated", session={"model": "gpt-realtime-mini"})
+    written = {"input_audio_transcription": {"model": "whisper-1"}}
+    hear(conversation, "transcription_session.updated", session=written)
     begin(conversation, response={"max_output_tokens": 50})
     usage = {"input_tokens": 10, "output_tokens": 5}
     hear(conversation, "response.created", response={"id": "r"})
@@ -101,7 +112,6 @@ def test_conversation__without_paygent__books_nothing(pg: Paygent) -> None:
 def test_conversation__messages_that_are_no_text__mean_nothing(pg: Paygent) -> None:
     """Pieces of a message, and events of no interest."""
     conversation = talk("responses")
-    assert conversation.incoming(iter(["a"])) is None
     assert conversation.outgoing(iter(["a"])) is None
     assert conversation.outgoing(b'{"type": "x", "of": "response.create"}') is None
     hear(conversation, "response.output_text.delta", delta="nobody's")
