@@ -64,6 +64,6 @@ _shared: dict[str, Counted] = {}
 def counted_of(conversation_id: str) -> Counted:
     """Return what was counted of a conversation that a provider has given an id."""
     found = _shared.setdefault(conversation_id, Counted())
-    for oldest in list(_shared)[: len(_shared) - _SHARED_MAX]:
+    for oldest in list(_shared)[: max(len(_shared) - _SHARED_MAX, 0)]:
         _shared.pop(oldest, None)  # another thread may have been faster
     return found
