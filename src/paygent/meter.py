@@ -200,8 +200,8 @@ class Meter:
             if decision.status != "hard_gate" or decision.retryable:
                 return None
             refusal = guard_result(decision, user.user_id)
-        self._raise(user, refusal)
-        return None
+        self._say_refused(user, refusal)
+        raise PaygentLimitExceeded(refusal)
 
     def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
         """Return the user of a request, or the wait for the ledger's word on them."""
@@ -315,17 +315,17 @@ class Meter:
         it would have waited for them.
         """
         if self._settings.raise_on_hard_gate or refusal.gate_reason != CONTENTION:
-            self._raise(call.user, refusal)
+            self._say_refused(call.user, refusal)
+            if self._settings.raise_on_hard_gate:
+                raise PaygentLimitExceeded(refusal)
             call.blocked = True
         self._hold_unasked(call)
 
-    def _raise(self, user: User, refusal: GuardResult) -> None:
-        """Say that a user is refused, and raise where the product does not let calls go on."""
+    def _say_refused(self, user: User, refusal: GuardResult) -> None:
+        """Tell who listens that a user is refused, and have the worker look after it."""
         user.touched = True
         self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
         self._callbacks.fire("hard_gate", refusal)
-        if self._settings.raise_on_hard_gate:
-            raise PaygentLimitExceeded(refusal)
 
     def _hold_unasked(self, call: Call) -> None:
         """Hold what a call may use, whatever the limits say."""

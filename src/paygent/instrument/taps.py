@@ -18,12 +18,13 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeVar
 
 from paygent.call import Call, Wait
 from paygent.context import Identity
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, isolate, isolate_async
+from paygent.failopen import attempt, failures, isolate, isolate_async
 from paygent.instrument.conversation import Conversation, Outgoing
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.patches import Switch
@@ -86,12 +87,23 @@ class _Writing:
         self.is_begun = False
         attempt("socket", self.taps.conversation.not_sent, self.call)
 
-    def left(self) -> None:
+    def left(self, *, is_sent: bool) -> None:
         """End it where `send` was left before anything of it was written. If something was, the
         provider may answer: it ends with the answer, or with the connection.
+
+        Args:
+            is_sent: Whether the library says so. If it was not seen writing, its answer counts all
+                the same, on whose connection it is.
         """
-        if not self.is_begun:
-            self.meter.void(self.call, "never sent")
+        if self.is_begun:
+            return
+        self.meter.void(self.call, "never written")
+        if is_sent:
+            failures.say(
+                "socket_unseen",
+                "this version of websockets writes in a way that is not known; responses over"
+                " sockets count on the user who has connected",
+            )
 
 
 _writing: ContextVar[_Writing | None] = ContextVar("paygent_writing", default=None)
@@ -265,11 +277,14 @@ class SyncTaps(_Taps):
             return answer
         writing = _Writing(self, call, meter, outgoing)
         _writing.set(writing)
+        is_sent = False
         try:
-            return self._send(message, *args, **kwargs)
+            answer = self._send(message, *args, **kwargs)
+            is_sent = True
+            return answer
         finally:
             _writing.set(None)
-            attempt("settle", writing.left)
+            attempt("settle", partial(writing.left, is_sent=is_sent))
 
     def recv(self, *args: Any, **kwargs: Any) -> Any:
         """Receive a message, unless there is a refusal to be told."""
@@ -311,11 +326,14 @@ class AsyncTaps(_Taps):
             return answer
         writing = _Writing(self, call, meter, outgoing)
         _writing.set(writing)
+        is_sent = False
         try:
-            return await self._send(message, *args, **kwargs)
+            answer = await self._send(message, *args, **kwargs)
+            is_sent = True
+            return answer
         finally:
             _writing.set(None)
-            attempt("settle", writing.left)
+            attempt("settle", partial(writing.left, is_sent=is_sent))
 
     async def recv(self, *args: Any, **kwargs: Any) -> Any:
         """Receive a message, unless there is a refusal to be told."""

@@ -316,13 +316,29 @@ if RECONNECTS:
                 with pytest.raises(PaygentLimitExceeded):
                     await connection.recv_bytes()
 
-    def test_socket__while_switched_off__connects_as_ever(pg: Paygent, port: int) -> None:
-        """The SDK's managers are its own again; who wrapped them before passes calls on."""
+    def test_socket__while_switched_off__connects_as_ever(
+        pg: Paygent, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Where somebody has wrapped what we have wrapped, ours passes calls on."""
         manager = again(client_of(port))
+        ours = vars(type(manager))["_connect_ws"]
         pg.uninstrument()
+        monkeypatch.setattr(type(manager), "_connect_ws", ours)
         with paygent_context("broke"), manager as connection:
             connection.response.create()
             read_to(connection, "response.done")
+
+    async def test_socket__while_switched_off__is_awaited_as_ever(
+        pg: Paygent, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The same, awaited."""
+        manager = again(client_of(port, "AsyncOpenAI"))
+        ours = vars(type(manager))["_connect_ws"]
+        pg.uninstrument()
+        monkeypatch.setattr(type(manager), "_connect_ws", ours)
+        with paygent_context("broke"):
+            async with manager as connection:
+                await connection.response.create()
 
 
 def test_opening__on_another_thread__is_not_seen() -> None:

@@ -26,6 +26,8 @@ from tests.instrument.openai.socket_server import (
     serving,
 )
 from tests.instrument.shapes import Metered
+from websockets.exceptions import ConnectionClosed, ProtocolError
+from websockets.protocol import Protocol
 from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
@@ -177,17 +179,47 @@ async def test_taps__a_send_that_is_cancelled_while_it_drains__counts_once(pg: P
     assert [(event.cost_total_nano, event.quality) for event in events] == [(TURN_NANO, "exact")]
 
 
-def test_taps__a_library_that_writes_in_another_way__is_metered_all_the_same(
+def test_taps__a_library_that_writes_in_another_way__is_said_and_metered(
     pg: Paygent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A later version of it; then the order is that of `send`."""
+    """A later version of it: whoever has connected pays."""
     metered = Metered(pg)
     monkeypatch.setattr(taps._Taps, "_writer", lambda self, original: original)
     with serving(answers_all) as port, paygent_context("u1"):
         with connect(client_of(port)) as connection:
             connection.response.create()
             read_to(connection, "response.done")
-    assert metered.only.quality == "exact"
+    assert (metered.only.user_id, metered.only.quality) == ("u1", "exact")
+    assert pg.health()["counts"]["socket_unseen"] == 1
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_taps__what_the_library_does_not_write__costs_nothing(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may refuse to, in the state that the connection is in."""
+    metered = Metered(pg)
+
+    def refuses(protocol: Any, data: Any, fin: bool = True) -> None:
+        raise ProtocolError("not now")
+
+    with serving(answers_all) as port, paygent_context("u1"):
+        with monkeypatch.context() as patched:
+            patched.setattr(Protocol, "send_text", refuses)
+            connection = connect(client_of(port)).enter()
+            with pytest.raises((ProtocolError, ConnectionClosed)):
+                connection.response.create()
+        connection.close()
+    assert metered.events == []
+    assert pg.health()["calls_in_flight"] == 0
+
+
+async def test_taps__audio_on_a_loop__is_only_looked_at(pg: Paygent) -> None:
+    """It holds nothing."""
+    with serving(answers_all) as port, paygent_context("u1"):
+        async with connect(client_of(port, "AsyncOpenAI")) as connection:
+            await connection.input_audio_buffer.append(audio="AAAA")
+            assert pg.health()["calls_in_flight"] == 0
 
 
 # -- ends
