@@ -178,6 +178,25 @@ def test_socket__of_several_users__each_response_is_its_own_users(
     assert [event.user_id for event in metered.events] == ["u2", "u1"]
 
 
+if HAS_RESPONSES:
+
+    def test_socket__lanes_of_several_users__are_their_own(
+        pg: Paygent, client: openai.OpenAI, fake: FakeProvider
+    ) -> None:
+        """One connection, a lane for each; a refusal in one lane costs the other one nothing."""
+        metered = Metered(pg)
+        fake.script(Answer(tokens=SPOKEN), Answer(status=400), Answer(tokens=SPOKEN))
+        with connect(client, "responses") as connection:
+            for user_id in ("ada", "bob", "ada"):
+                with paygent_context(user_id):
+                    event = {"type": "response.create", "model": "gpt-4o", "input": "hi"}
+                    connection.send({**event, "stream_id": user_id})
+            ends = [read(connection)[-1] for _ in range(3)]
+        assert sorted(ends) == ["error", "response.completed", "response.completed"]
+        assert [event.user_id for event in metered.events] == ["ada", "ada"]
+        assert pg.health()["calls_in_flight"] == 0
+
+
 def test_socket__tools_that_a_plan_prices__are_charged(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
