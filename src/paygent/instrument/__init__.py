@@ -10,6 +10,6 @@ the end. Each SDK has a thin file of its own that only knows names and fields: i
 (`route.py`) and how they are read (`reading.py`). Other code is in `run.py`.
 
 A socket is tapped in `taps.py`; `messages.py` reads what goes over it as far as is needed,
-`conversation.py` makes calls of it, `responses.py` matches them, `counted.py` counts them once, and
-`sdk_sockets.py` says which sockets an SDK opens.
+`conversation.py` makes calls of it (of what `place.py` knows), `responses.py` matches them,
+`counted.py` counts them once, and `sdk_sockets.py` says which sockets an SDK opens.
 """

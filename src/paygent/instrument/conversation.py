@@ -24,33 +24,15 @@ from paygent.instrument import messages
 from paygent.instrument.counted import Counted, counted_of
 from paygent.instrument.messages import Sent
 from paygent.instrument.openai_usage import ResponseStream, read_chat, read_transcription
+from paygent.instrument.place import Place, Session
 from paygent.instrument.reading import field
 from paygent.instrument.responses import Responses, Running, body_of, lane_of
 from paygent.instrument.run import UNSEEN
 from paygent.meter import Meter
 
 _AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
-_BASE64 = 4 / 3
+_BASE64 = 4 / 3  # characters for each byte
 _TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
-
-
-class Place(NamedTuple):
-    """What a connection's address and opener say of it.
-
-    Attributes:
-        provider: Who is called.
-        route: "realtime", "responses", "live" or "translations".
-        model: As the address names it; "" where the events do.
-        is_ours: Whether it is known to be a provider's. At any other place it is taken for one once
-            a response is asked for.
-        conversation_id: The provider's id of the conversation that it joins, or "".
-    """
-
-    provider: str
-    route: str
-    model: str = ""
-    is_ours: bool = True
-    conversation_id: str = ""
 
 
 class Outgoing(NamedTuple):
@@ -81,12 +63,10 @@ class Conversation:
             meter: Returns the meter that calls go through now, or None where they pass.
         """
         self._place = place
-        self._model = place.model
+        self._session = Session(place.model)
         self._identity = identity
         self._meter = meter
         self._is_ours = place.is_ours
-        self._transcribes = ""
-        self._max_tokens: int | None = None
         self._responses = Responses()
         shared = place.conversation_id
         self._counted = counted_of(shared) if shared else Counted()
@@ -115,15 +95,7 @@ class Conversation:
 
     def _is_now_ours(self, sent: Sent) -> bool:
         """Tell whether a message shows that an unknown place speaks as the provider does."""
-        event = sent.event
-        if sent.kind != messages.CREATE:
-            return False
-        if self._place.route == "responses":
-            is_shaped = isinstance(get(event, "model"), str) or get(event, "input") is not None
-        else:
-            is_shaped = isinstance(get(event, "response") or {}, Mapping) and not (
-                event.keys() - {"type", "event_id", "response"}
-            )
+        is_shaped = messages.asks_for_response(sent, self._place.route)
         if is_shaped:
             self._is_ours = True
             failures.say(
@@ -154,13 +126,13 @@ class Conversation:
     def _request(
         self, body: Mapping[str, Any], identity: Identity | None, *, has_run: bool = False
     ) -> Request:
-        model, most = body.get("model"), body.get("max_output_tokens", self._max_tokens)
+        model, most = body.get("model"), body.get("max_output_tokens", self._session.max_tokens)
         is_seen = self._place.route == "responses"  # speech goes on from what was said
         return Request(
             self._place.provider,
             # What a Live session delegates is answered by Responses.
             "responses" if has_run and self._place.route == "live" else self._place.route,
-            model if isinstance(model, str) and model else self._model,
+            model if isinstance(model, str) and model else self._session.model,
             body if is_seen else None,
             max_tokens=most if type(most) is int and most > 0 else None,
             identity=identity,
@@ -213,20 +185,7 @@ class Conversation:
         return None
 
     def _read_session(self, session: Any) -> None:
-        """Note what the server has accepted of a session: its models and its bound."""
-        model = get(session, "model")
-        if isinstance(model, str) and model:
-            self._model = model
-        for asked in (
-            field(session, "audio", "input", "transcription", "model"),
-            field(session, "input_audio_transcription", "model"),  # of the beta
-        ):
-            if isinstance(asked, str) and asked:
-                self._transcribes = asked
-        for name in ("max_output_tokens", "max_response_output_tokens"):  # the second is the beta's
-            most = get(session, name)
-            if most is not None:
-                self._max_tokens = most if type(most) is int else None  # "inf" is no bound
+        self._session.read(session)
         session_id = get(session, "id")
         if self._place.route == "live" and isinstance(session_id, str):
             self._counted = counted_of(session_id)
@@ -305,7 +264,7 @@ class Conversation:
             running.reader.feed(event)
             return running.reader.usage(call.estimate)
         response = get(event, "response")
-        model = get(response, "model") or self._model or None
+        model = get(response, "model") or self._session.model or None
         usage = from_realtime(get(response, "usage"), model=model)
         if usage is not None and call.wants_tools:
             items = get(response, "output")
@@ -342,7 +301,7 @@ class Conversation:
         item_id = get(event, "item_id")
         what = f"{item_id}/{get(event, 'content_index')}"
         if item_id is None or self._counted.claim(what, self):
-            model = self._transcribes or self._model
+            model = self._session.transcribes or self._session.model
             self._book("realtime.transcription", model, read_transcription(event, False))
 
     def _read_seconds(self, event: Any) -> None:
@@ -356,7 +315,7 @@ class Conversation:
         audio_ms = self._counted.take(at_least_ms)
         if audio_ms:
             usage = Usage(audio_ms=audio_ms, quality=quality)
-            self._book(self._place.route, self._model, usage)
+            self._book(self._place.route, self._session.model, usage)
 
     def _decided(self, decision: Any) -> None:
         """Book a decision that was made for a Live session."""

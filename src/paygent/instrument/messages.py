@@ -101,6 +101,23 @@ def read_sent(message: Any) -> Sent | None:
     return Sent(CREATE, _short_fields(ends), _size(message), length)
 
 
+def asks_for_response(sent: Sent, route: str) -> bool:
+    """Tell whether a message has the shape in which OpenAI is asked for a response.
+
+    Args:
+        sent: The message.
+        route: "realtime" or "responses".
+    """
+    event = sent.event
+    if sent.kind != CREATE:
+        return False
+    if route == "responses":
+        return isinstance(get(event, "model"), str) or get(event, "input") is not None
+    response = get(event, "response")
+    is_known = sent.size is not None or not (event.keys() - {"type", "event_id", "response"})
+    return is_known and (response is None or isinstance(response, dict))
+
+
 def read_received(data: bytes, *, has_text: bool) -> Any:
     """Read a message of the server.
 

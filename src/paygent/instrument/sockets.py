@@ -28,10 +28,11 @@ from paygent.context import current
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, failures
 from paygent.instrument import sdk_sockets
-from paygent.instrument.conversation import Conversation, Place
+from paygent.instrument.conversation import Conversation
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.openai import is_known_host, provider_at
 from paygent.instrument.patches import Hook, Patches
+from paygent.instrument.place import Place
 from paygent.instrument.route import route_name
 from paygent.instrument.sdk_sockets import Opening
 from paygent.instrument.taps import AsyncTaps, Line, SyncTaps, ask_awaiting, ask_blocking

@@ -11,8 +11,9 @@ from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.context import current
-from paygent.instrument.conversation import Conversation, Place
+from paygent.instrument.conversation import Conversation
 from paygent.instrument.funnel import meter_or_say
+from paygent.instrument.place import Place
 
 Init = Callable[..., Paygent]
 

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from paygent.core.estimate import Size
-from paygent.instrument.messages import CREATE, Sent, is_of_session, read_received, read_sent
+from paygent.instrument.messages import (
+    CREATE,
+    Sent,
+    asks_for_response,
+    is_of_session,
+    read_received,
+    read_sent,
+)
 
 AUDIO = "A" * 200_000
 WORDS = "Say hello. " * 20_000
@@ -136,3 +143,24 @@ def test_read_received__only_what_tells_a_use__is_parsed(
 def test_is_of_session__a_glance__tells(data: bytes, expected: bool) -> None:
     """Without parsing what strangers send."""
     assert is_of_session(data) is expected
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "expected"),
+    [
+        ("realtime", {}, True),
+        ("realtime", {"event_id": "e", "response": {"max_output_tokens": 5}}, True),
+        ("realtime", {"response": {"instructions": WORDS}, "event_id": "e"}, True),
+        ("realtime", {"response": "yes"}, False),
+        ("realtime", {"survey": 5}, False),
+        ("responses", {"model": "gpt-4o"}, True),
+        ("responses", {"input": "hi"}, True),
+        ("responses", {"survey": 5}, False),
+    ],
+)
+def test_asks_for_response__at_an_unknown_place__by_the_providers_shape(
+    route: str, fields: dict[str, Any], expected: bool
+) -> None:
+    """Others have events of this name too."""
+    found = sent(json.dumps({"type": CREATE, **fields}))
+    assert asks_for_response(found, route) is expected
