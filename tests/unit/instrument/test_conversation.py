@@ -190,8 +190,10 @@ def test_conversation__an_error_in_a_response__ends_it(pg: Paygent) -> None:
     waiting = begin(conversation, model="gpt-4o", input="hi")
     hear(conversation, "error", status=400, error={"code": "the next one is wrong"})
     assert (running.done, waiting.done) == (False, True)
+    next_one = begin(conversation, model="gpt-4o", input="hi")
     hear(conversation, "error", sequence_number=2, error={"code": "server_error"})
-    assert running.done is True
+    assert (running.done, next_one.done) == (True, False)
+    hear(conversation, "error", status=400, error={"code": "x"})
     assert (metered.only.quality, metered.only.output_tokens) == ("estimated", 3)
     hear(conversation, "response.completed", response={"id": "r1", "usage": ANSWERED})
     assert len(metered.events) == 1
