@@ -45,6 +45,7 @@ from paygent.core.event import (
 )
 from paygent.core.explain import LARGEST_INPUT
 from paygent.core.gate import CONTENTION, Decision, warning
+from paygent.core.plan import PlanConfig
 from paygent.core.usage import Deferred, Usage
 from paygent.entries import Entries
 from paygent.errors import PaygentLimitExceeded
@@ -60,7 +61,7 @@ from paygent.ledger.user import UNLIMITED
 from paygent.ledger.waiting import Waiter
 from paygent.loops import caller, running_loop, runs_loop
 from paygent.models import GuardResult, guard_result, usage_event
-from paygent.prices.catalogue import Catalogue
+from paygent.prices.catalogue import Catalogue, Resolved
 from paygent.prices.price import Asked, price
 from paygent.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID, Settings
 from paygent.sync.callbacks import Callbacks
@@ -185,13 +186,21 @@ class Meter:
             return user
         if not (user.sdk_enabled and self._settings.raise_on_hard_gate):
             return None
-        key = self._catalogue.resolve(request.provider, request.model, at_us, user.plan).model_key
-        session_id = self._accounts.session(user, identity.session_id, at_us)
-        decision = self._accounts.check(user, session_id, key, at_us)
-        if decision.status != "hard_gate" or decision.retryable:
-            return None
-        refusal = guard_result(decision, user.user_id)
-        self._callbacks.fire("hard_gate", refusal)
+        plan = user.plan
+        resolved = self._catalogue.resolve(
+            request.provider, request.model, at_us, plan, request.tier
+        )
+        # What names no model yet (a connection) is not refused for it.
+        refusal = _refusal_of_model(request, plan, resolved) if request.model else None
+        if refusal is None:
+            refusal = self._refusal_offline(user, plan, 0)
+        if refusal is None:
+            session_id = user.session_now(identity.session_id, at_us)
+            decision = self._accounts.check(user, session_id, resolved.model_key, at_us)
+            if decision.status != "hard_gate" or decision.retryable:
+                return None
+            refusal = guard_result(decision, user.user_id)
+        self._say_refused(user, refusal)
         raise PaygentLimitExceeded(refusal)
 
     def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
@@ -305,15 +314,18 @@ class Meter:
         Where calls are not refused, one that merely finds others in its way is not called blocked:
         it would have waited for them.
         """
-        raises = self._settings.raise_on_hard_gate
-        if raises or refusal.gate_reason != CONTENTION:
-            call.user.touched = True
-            self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
-            self._callbacks.fire("hard_gate", refusal)
-            if raises:
+        if self._settings.raise_on_hard_gate or refusal.gate_reason != CONTENTION:
+            self._say_refused(call.user, refusal)
+            if self._settings.raise_on_hard_gate:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
         self._hold_unasked(call)
+
+    def _say_refused(self, user: User, refusal: GuardResult) -> None:
+        """Tell who listens that a user is refused, and have the worker look after it."""
+        user.touched = True
+        self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
+        self._callbacks.fire("hard_gate", refusal)
 
     def _hold_unasked(self, call: Call) -> None:
         """Hold what a call may use, whatever the limits say."""
@@ -324,17 +336,25 @@ class Meter:
         ledger.
         """
         plan, user = call.plan, call.user
-        if plan.unknown_model == "block" and not call.resolved.rates.is_known:
-            name = call.request.model or "(none)"
-            message = f"{name} has no price, and the plan blocks unknown models"
-            return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
+        refusal = _refusal_of_model(call.request, plan, call.resolved)
+        if refusal is not None:
+            return refusal
+        cost_nano = call.hold.use.cost_nano
+        refusal = self._refusal_offline(user, plan, cost_nano)
+        if refusal is None and not user.known and plan.when_offline != "allow":
+            call.unseen_nano = cost_nano  # taken of the allowance
+        return refusal
+
+    def _refusal_offline(self, user: User, plan: PlanConfig, cost_nano: int) -> GuardResult | None:
+        """Return why a call is refused while the ledger is away; None takes what it costs of the
+        plan's allowance, if it has one.
+        """
         if user.known or plan.when_offline == "allow":
             return None
-        allowance, cost = plan.offline_allowance_nano, call.hold.use.cost_nano
+        allowance = plan.offline_allowance_nano
         if allowance is not None and self._allowance.take(
-            cost, allowance, answers=self._accounts.deliveries
+            cost_nano, allowance, answers=self._accounts.deliveries
         ):
-            call.unseen_nano = cost
             return None
         message = "the ledger is away, and the plan does not let calls go on without it"
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
@@ -515,3 +535,12 @@ class Meter:
                 self.entries.list_prices(done.rates, at_us)
             self.entries.book(done.user, done.event)
         self._jobs.note_booked(found)
+
+
+def _refusal_of_model(request: Request, plan: PlanConfig, resolved: Resolved) -> GuardResult | None:
+    """Return why a call of a model is refused, if its plan blocks models without a price."""
+    if plan.unknown_model != "block" or resolved.rates.is_known:
+        return None
+    name = request.model or "(none)"
+    message = f"{name} has no price, and the plan blocks unknown models"
+    return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)

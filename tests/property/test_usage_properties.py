@@ -11,6 +11,7 @@ from paygent.core.usage import (
     Usage,
     from_anthropic,
     from_openai,
+    from_realtime,
     read_tier,
     with_hosted_tools,
 )
@@ -48,6 +49,15 @@ OPENAI = details(
     input_tokens_details=IN_DETAILS,
     completion_tokens_details=OUT_DETAILS,
     output_tokens_details=OUT_DETAILS,
+)
+KINDS = details("text_tokens", "audio_tokens", "image_tokens")
+REALTIME = details(
+    "input_tokens",
+    "output_tokens",
+    input_token_details=details(
+        "audio_tokens", "image_tokens", "cached_tokens", cached_tokens_details=KINDS
+    ),
+    output_token_details=KINDS,
 )
 ANTHROPIC = details(
     "input_tokens",
@@ -133,3 +143,25 @@ def test_read_tier__anything__is_a_string(tier: Any) -> None:
     found = read_tier(tier)
     assert found in ("", tier)
     assert isinstance(found, str)
+
+
+@settings(max_examples=200, deadline=None)
+@given(REALTIME, ODD)
+def test_from_realtime__any_json__has_no_part_below_zero_and_no_sum_above_the_whole(
+    usage: Any, model: Any
+) -> None:
+    """Whatever the provider says of kinds and caches, money is never taken back."""
+    read = from_realtime(usage, model=model)
+    if read is None:
+        return
+    assert_sound(read)
+    assert min(read.counts) >= 0
+    inputs = (
+        read.audio_input_tokens
+        + read.image_input_tokens
+        + read.cached_input_tokens
+        + read.cached_audio_tokens
+        + read.cached_image_tokens
+    )
+    assert inputs <= read.input_tokens
+    assert read.audio_output_tokens <= read.output_tokens

@@ -381,23 +381,30 @@ def from_realtime(usage: Any, *, model: Any = None) -> Usage | None:
     count = _Counter()
     whole = count.read(fields, "input_tokens")
     inputs = fields_of(fields.get("input_token_details"))
+    audio = count.part(inputs, "audio_tokens", whole)
+    image = count.part(inputs, "image_tokens", whole - audio)
     cached = count.part(inputs, "cached_tokens", whole)
     kinds = inputs.get("cached_tokens_details")
     cached_audio = cached_image = 0
     if kinds is not None:
-        cached_audio = count.part(fields_of(kinds), "audio_tokens", cached)
-        cached_image = count.part(fields_of(kinds), "image_tokens", cached - cached_audio)
+        cached_audio = count.part(fields_of(kinds), "audio_tokens", min(cached, audio))
+        cached_image = count.part(
+            fields_of(kinds), "image_tokens", min(cached - cached_audio, image)
+        )
     elif cached:
         count.clean = False  # text, audio and images are cached at prices of their own
+    cached_text, text = cached - cached_audio - cached_image, whole - audio - image
+    if cached_text > text:  # no more comes out of the cache than there is of its kind
+        cached_text, count.clean = text, False
     written = count.read(fields, "output_tokens")
     outputs = fields_of(fields.get("output_token_details"))
     return Usage(
         whole,
         written,
-        cached - cached_audio - cached_image,
-        audio_input_tokens=count.part(inputs, "audio_tokens", whole) - cached_audio,
+        cached_text,
+        audio_input_tokens=audio - cached_audio,
         audio_output_tokens=count.part(outputs, "audio_tokens", written),
-        image_input_tokens=count.part(inputs, "image_tokens", whole) - cached_image,
+        image_input_tokens=image - cached_image,
         cached_image_tokens=cached_image,
         cached_audio_tokens=cached_audio,
         model=model if isinstance(model, str) else None,

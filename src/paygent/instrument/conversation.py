@@ -2,41 +2,37 @@
 
 A response begins when the application sends `response.create`, or when the server makes one by
 itself because somebody has stopped speaking; it ends with the event that tells its usage. What is
-spoken by the user is written down by a model of its own, which tells its usage too. Nothing is sent
-or received here; `sockets.py` does that.
+spoken by the user is written down by a model of its own, which tells its usage too. Live sessions
+tell how many seconds they have taken, and translations take what is sent to them. Nothing is sent
+or received here; `taps.py` does that.
 
-Events were read from the type definitions of openai 3.57 (2026-11), realtime and responses.
+What runs already (the server began it, or its start was not seen) is booked and never refused; only
+the taps can stop it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from paygent.call import Call, Request
+from paygent.call import Call, Request, Wait
 from paygent.context import Identity, here
-from paygent.core.usage import Usage, from_realtime, get
+from paygent.core.usage import Deferred, Usage, from_realtime, from_seconds, get
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt
-from paygent.instrument.openai_usage import ResponseStream, read_transcription
-from paygent.instrument.reading import StreamReader, field
+from paygent.failopen import attempt, failures
+from paygent.instrument import messages
+from paygent.instrument.counted import Counted, counted_of
+from paygent.instrument.destination import Destination, Session
+from paygent.instrument.messages import Sent
+from paygent.instrument.openai_usage import ResponseStream, read_chat, read_transcription
+from paygent.instrument.reading import field
+from paygent.instrument.responses import Responses, Running, body_of, lane_of
 from paygent.instrument.run import UNSEEN
 from paygent.meter import Meter
 
-_SPOKEN = "input_audio_buffer.append"
-_TRANSCRIBED = "conversation.item.input_audio_transcription.completed"
-_ENDS = ("response.done", "response.completed", "response.incomplete", "response.failed")
-_TOLD = re.compile(
-    rb'"(?:response\.(?:created|done|completed|incomplete|failed)|error|session\.(?:created|updated)'
-    rb'|conversation\.item\.input_audio_transcription\.completed)"'
-)
-"""What of a server's events is read; most of the others are pieces of audio, and large."""
-
-_BEGINS = re.compile(rb'"(?:response\.create|input_audio_buffer\.append|session\.update)"')
-_DELTA_BYTES_MAX = 16_384  # of an event of text; longer ones are audio or images
+_AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
+_BASE64 = 4 / 3  # characters for each byte
+_TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
 
 
 class Outgoing(NamedTuple):
@@ -44,71 +40,36 @@ class Outgoing(NamedTuple):
 
     Attributes:
         request: As the meter takes it.
-        event: The message.
+        sent: The message.
         begins: Whether it begins a response; otherwise it is only looked whether it may be sent.
     """
 
     request: Request
-    event: Any
+    sent: Sent
     begins: bool
-
-
-class Refusal(NamedTuple):
-    """A response that the server began by itself and a limit refuses.
-
-    Attributes:
-        error: What the application gets.
-        cancel: The event that ends the response.
-    """
-
-    error: PaygentLimitExceeded
-    cancel: str
-
-
-class _Running(NamedTuple):
-    """A response under way.
-
-    Attributes:
-        call: What holds for it.
-        meter: Ends it.
-        reader: Reads the text of its events.
-        event_id: The application's id of the event that began it, or None.
-    """
-
-    call: Call
-    meter: Meter
-    reader: StreamReader
-    event_id: Any
 
 
 class Conversation:
     """The calls of one connection. Its two directions may be used by two threads."""
 
     def __init__(
-        self, provider: str, route: str, model: str, meter: Callable[[], Meter | None]
+        self, destination: Destination, identity: Identity | None, meter: Callable[[], Meter | None]
     ) -> None:
-        """Begin a conversation of the user of this moment.
+        """Begin a conversation.
 
         Args:
-            provider: Who is called.
-            route: "realtime" or "responses"; another one is gated when it connects, and that is
-                all.
-            model: As the connection's address names it; "" where its events do.
+            destination: What is known of the connection.
+            identity: Whose it is: of the moment in which it was first opened.
             meter: Returns the meter that calls go through now, or None where they pass.
         """
-        self._provider = provider
-        self._route = route
-        self._model = model
+        self._destination = destination
+        self._session = Session(destination.model)
+        self._identity = identity
         self._meter = meter
-        self._identity = here()
-        self._transcribes = ""
-        self._sent: deque[_Running] = deque()
-        self._running: dict[str, _Running] = {}
-
-    @property
-    def is_metered(self) -> bool:
-        """Whether its events tell its use."""
-        return self._route in ("realtime", "responses")
+        self._is_ours = destination.is_ours
+        self._responses = Responses()
+        shared = destination.conversation_id
+        self._counted = counted_of(shared) if shared else Counted()
 
     # -- what the application sends
 
@@ -118,42 +79,62 @@ class Conversation:
 
     def outgoing(self, message: Any) -> Outgoing | None:
         """Return what a message of the application means, or None where it is none of ours."""
-        data = _bytes_of(message)
-        if data is None or _BEGINS.search(data) is None:
+        sent = messages.read_sent(message)
+        if sent is None or not (self._is_ours or self._is_now_ours(sent)):
             return None
-        event = json.loads(data)
-        kind = get(event, "type")
         sender = here()
         identity = sender.over(self._identity) if sender is not None else self._identity
-        if kind == "response.create":
-            body = get(event, "response") if self._route == "realtime" else event
-            body = body if isinstance(body, Mapping) else {}
-            return Outgoing(self._request(body, identity), event, begins=True)
-        if kind == _SPOKEN:
-            return Outgoing(self._request({}, identity), event, begins=False)
-        if kind == "session.update":
-            self._read_session(get(event, "session"))
-        return None
+        is_whole = sent.size is None
+        if sent.kind != messages.CREATE or self._destination.route not in ("realtime", "responses"):
+            return Outgoing(self._request({}, identity), sent, begins=False)
+        body = body_of(sent.event, self._destination.route) if is_whole else sent.event
+        request = self._request(body, identity)
+        if sent.size is not None and self._destination.route == "responses":
+            request.body, request.size = None, sent.size
+        return Outgoing(request, sent, begins=True)
 
-    def begun(self, call: Call, meter: Meter, event: Any) -> None:
-        """Note a response whose `response.create` is about to be sent."""
-        self._sent.append(self._running_of(call, meter, get(event, "event_id")))
+    def _is_now_ours(self, sent: Sent) -> bool:
+        """Tell whether a message shows that an unknown place speaks as the provider does."""
+        is_shaped = messages.asks_for_response(sent, self._destination.route)
+        if is_shaped:
+            self._is_ours = True
+            failures.say(
+                f"socket_like_openai:{self._destination.route}",
+                "a socket to an unknown host asks for a response as OpenAI's do; it is gated and "
+                "metered like them (%s)",
+                self._destination.route,
+            )
+        return is_shaped
+
+    def begun(self, call: Call, meter: Meter, sent: Sent) -> None:
+        """Note a response whose `response.create` is being written: in the order of the wire."""
+        event_id, lane = get(sent.event, "event_id"), lane_of(sent.event)
+        self._responses.ask(self._running(call, meter, lane, event_id))
 
     def not_sent(self, call: Call) -> None:
-        """Forget a response that could not be sent."""
-        for each in list(self._sent):
-            if each.call is call:
-                self._sent.remove(each)
+        """Forget a response that could not be written."""
+        self._responses.withdraw(call)
+
+    def spoken(self, sent: Sent) -> None:
+        """Note audio that was sent to a translation, which is what that is billed by."""
+        if self._destination.route == "translations" and sent.kind != messages.CREATE:
+            audio = get(sent.event, "audio")
+            length = len(audio) if isinstance(audio, str) else sent.characters
+            self._counted.add(int(length / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
+            self._book_audio("estimated", at_least_ms=_TRANSLATED_MS)
 
     def _request(
         self, body: Mapping[str, Any], identity: Identity | None, *, has_run: bool = False
     ) -> Request:
-        model, most = body.get("model"), body.get("max_output_tokens")
-        is_seen = self._route == "responses"  # a spoken conversation goes on from what was said
+        model, most = body.get("model"), body.get("max_output_tokens", self._session.max_tokens)
+        is_seen = self._destination.route == "responses"  # speech goes on from what was said
         return Request(
-            self._provider,
-            self._route,
-            model if isinstance(model, str) and model else self._model,
+            self._destination.provider,
+            # What a Live session delegates is answered by Responses.
+            "responses"
+            if has_run and self._destination.route == "live"
+            else self._destination.route,
+            model if isinstance(model, str) and model else self._session.model,
             body if is_seen else None,
             max_tokens=most if type(most) is int and most > 0 else None,
             identity=identity,
@@ -163,164 +144,217 @@ class Conversation:
 
     # -- what the server sends
 
-    def incoming(self, message: Any) -> Refusal | None:
+    def incoming(self, data: bytes) -> tuple[PaygentLimitExceeded, str] | None:
         """Read a message of the server.
 
         Returns:
-            What to do about a response that is refused; None as a rule.
+            Why a response that the server has begun by itself is refused, and its id, for who can
+            stop it; None as a rule.
         """
-        data = _bytes_of(message)
-        if data is None:
+        if not self._is_ours:
+            self._read_strange(data)
             return None
-        if _TOLD.search(data) is None:
-            if self._route == "responses" and len(data) < _DELTA_BYTES_MAX:
-                self._feed(json.loads(data))
-            return None
-        event = json.loads(data)
+        event = messages.read_received(data, has_text=self._destination.route == "responses")
+        return self._read(event, lane_of(event)) if event is not None else None
+
+    def _read_strange(self, data: bytes) -> None:
+        """Note what a place that may be a provider's says of its session, if it does."""
+        if self._destination.route == "realtime" and messages.is_of_session(data):
+            event = messages.read_received(data, has_text=False)
+            if get(event, "type") in messages.SESSIONS:
+                self._read_session(get(event, "session"))
+
+    def _read(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
         kind = get(event, "type")
-        if kind == "response.created":
-            return self._created(event)
-        if kind in _ENDS:
-            self._ended(event)
+        if kind == messages.CREATED:
+            return self._created(event, lane)
+        if kind in messages.ENDS:
+            self._ended(event, lane)
         elif kind == "error":
-            self._failed(event)
-        elif kind == _TRANSCRIBED:
+            self._failed(event, lane)
+        elif kind == messages.TRANSCRIBED:
             self._transcribed(event)
-        elif kind in ("session.created", "session.updated"):
+        elif kind in messages.SESSIONS:
             self._read_session(get(event, "session"))
+        elif kind in messages.LIVE_USAGE:
+            self._read_seconds(event)
+        elif kind == messages.LIVE_RESPONSE:
+            self._read(get(event, "event"), str(get(event, "delegation_id")))
+        elif kind == messages.LIVE_DECISION:
+            self._decided(field(event, "event", "decision"))
+        else:
+            self._feed(event, lane)
         return None
 
     def _read_session(self, session: Any) -> None:
-        """Note which models the session uses."""
-        model = get(session, "model")
-        if isinstance(model, str) and model:
-            self._model = model
-        for asked in (
-            field(session, "audio", "input", "transcription", "model"),
-            field(session, "input_audio_transcription", "model"),  # of the beta
-        ):
-            if isinstance(asked, str) and asked:
-                self._transcribes = asked
+        self._session.read(session)
+        session_id = get(session, "id")
+        if self._destination.route == "live" and isinstance(session_id, str):
+            self._counted = counted_of(session_id)
 
-    def _created(self, event: Any) -> Refusal | None:
+    def _created(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
         """Match a response with the `response.create` that asked for it; one that nobody asked for
-        was begun by the server, and is stopped where it would have been refused.
+        was begun by the server, and is refused where it would have been.
         """
         response_id = str(field(event, "response", "id"))
+        running = self._responses.take_asked(lane, or_any=lane is None)
+        if not self._counted.claim(response_id, self):
+            if running is not None:
+                running.meter.void(running.call, "counted by another connection")
+            return None
         refusal = None
-        if self._sent:
-            running = self._sent.popleft()
-        else:
-            meter = self._meter()
-            if meter is None:
-                return None
-            refusal = self._look(meter, response_id)
-            call = meter.begin(self._request({}, self._identity, has_run=True))
-            if not isinstance(call, Call):
-                return refusal
-            running = self._running_of(call, meter, None)
-        self._running[response_id] = running
-        running.reader.feed(event)
-        return refusal
+        if running is None:
+            refusal = self._refusal() if self._destination.route == "realtime" else None
+            running = self._begin_unasked(event, lane)
+        if running is not None:
+            running.lane = lane
+            self._responses.begin(response_id, running)
+            if running.reader is not None:
+                running.reader.feed(event)
+        return (refusal, response_id) if refusal is not None else None
 
-    def _look(self, meter: Meter, response_id: str) -> Refusal | None:
-        try:
-            meter.look(self.entry())
-        except PaygentLimitExceeded as error:
-            cancel = {"type": "response.cancel", "response_id": response_id}
-            return Refusal(error, json.dumps(cancel))
+    def _refusal(self) -> PaygentLimitExceeded | None:
+        """Return why what the server begins by itself would be refused, or None."""
+        meter = self._meter()
+        if meter is not None:
+            try:
+                meter.look(self.entry())
+            except PaygentLimitExceeded as error:
+                return error
         return None
 
-    def _running_of(self, call: Call, meter: Meter, event_id: Any) -> _Running:
-        kind = ResponseStream if self._route == "responses" else _Silent
-        return _Running(call, meter, kind(call.wants_tools, False), event_id)
+    def _begin_unasked(self, event: Any, lane: Any) -> Running | None:
+        """Begin to count a response that runs already; None where calls pass."""
+        meter = self._meter()
+        if meter is None:
+            return None
+        body = {"model": field(event, "response", "model")}
+        call = meter.begin(self._request(body, self._identity, has_run=True))
+        return self._running(call, meter, lane, None) if isinstance(call, Call) else None
 
-    def _feed(self, event: Any) -> None:
-        """Read a piece of text, which belongs to the only response under way."""
-        for running in list(self._running.values())[-1:]:
-            running.reader.feed(event)
+    def _running(self, call: Call, meter: Meter, lane: Any, event_id: Any) -> Running:
+        is_text = self._destination.route in ("responses", "live")
+        reader = ResponseStream(call.wants_tools, False) if is_text else None
+        return Running(call, meter, reader, event_id=event_id, lane=lane)
 
-    def _ended(self, event: Any) -> None:
-        response = get(event, "response")
-        running = self._running.pop(str(get(response, "id")), None)
+    def _feed(self, event: Any, lane: Any) -> None:
+        """Read a piece of text, which belongs to the response under way in its lane."""
+        found = self._responses.in_lane(lane)
+        if found is not None and found[1].reader is not None:
+            found[1].reader.feed(event)
+
+    def _ended(self, event: Any, lane: Any) -> None:
+        response_id = str(field(event, "response", "id"))
+        running = self._responses.end(response_id)
         if running is None:
-            return
-        call, meter = running.call, running.meter
-        if self._route == "responses":
+            if self._counted.knows(response_id) or not self._counted.claim(response_id, self):
+                return  # it has ended, or another connection counts it
+            running = self._begin_unasked(event, lane)
+            if running is None:
+                return
+        usage = attempt("usage", self._usage, running, event)
+        is_failure = field(event, "response", "status") == "failed" and running.reader is None
+        if usage is None and is_failure:
+            running.meter.void(running.call, "the provider failed")
+        else:
+            running.meter.settle(running.call, usage)
+
+    def _usage(self, running: Running, event: Any) -> Usage | Deferred | None:
+        """Return what a response that has ended has used."""
+        call = running.call
+        if running.reader is not None:
             running.reader.feed(event)
-            meter.settle(call, running.reader.usage(call.estimate))
-            return
-        model = get(response, "model")
+            return running.reader.usage(call.estimate)
+        response = get(event, "response")
+        model = get(response, "model") or self._session.model or None
         usage = from_realtime(get(response, "usage"), model=model)
-        if usage is None and get(response, "status") == "failed":
-            meter.void(call, "the provider failed")
-            return
         if usage is not None and call.wants_tools:
-            items = get(response, "output") or ()
+            items = get(response, "output")
+            items = items if isinstance(items, (list, tuple)) else ()
             names = [get(each, "name") for each in items if get(each, "type") == "function_call"]
             called = tuple(name for name in names if isinstance(name, str) and name)
             usage = usage._replace(tool_calls=called)
-        meter.settle(call, usage)
+        return usage
 
-    def _failed(self, event: Any) -> None:
-        """Void the response that an error is about: the one whose event it names, or the oldest
-        that was asked for and has not begun.
+    def _failed(self, event: Any, lane: Any) -> None:
+        """End the response that an error is about; see `Responses.take_refused`.
+
+        Over a lane nothing but responses is asked for: an error there is about the one under way,
+        or where none is, or the request itself was wrong, about the next.
         """
-        about = field(event, "error", "event_id")
-        for running in list(self._sent):
-            if about is None or running.event_id == about:
-                self._sent.remove(running)
-                running.meter.void(running.call, "the provider refused it")
+        if self._destination.route != "responses":
+            refused = self._responses.take_refused(get(event, "error"))
+        else:
+            found = self._responses.in_lane(lane)
+            is_in_stream = get(event, "sequence_number") is not None
+            if found is not None and (is_in_stream or not self._responses.is_asked(lane)):
+                running = self._responses.end(found[0])
+                if running is not None:
+                    self._break_off(running)
                 return
+            refused = self._responses.take_asked(lane)
+        if refused is not None:
+            refused.meter.void(refused.call, "the provider refused it")
+
+    # -- what runs beside the responses
 
     def _transcribed(self, event: Any) -> None:
-        """Book what writing down the user's speech has used: it has run, whoever it is."""
-        meter, usage = self._meter(), read_transcription(event, False)
+        """Book what writing down the user's speech has used."""
+        item_id = get(event, "item_id")
+        what = f"{item_id}/{get(event, 'content_index')}"
+        if item_id is None or self._counted.claim(what, self):
+            model = self._session.transcribes or self._session.model
+            self._book("realtime.transcription", model, read_transcription(event, False))
+
+    def _read_seconds(self, event: Any) -> None:
+        """Book the seconds of a Live session since the last ones that were told."""
+        told = from_seconds(field(event, "usage", "seconds"))
+        if told is not None:
+            self._counted.tell_total(told.audio_ms)
+            self._book_audio("exact")
+
+    def _book_audio(self, quality: Any, at_least_ms: int = 1) -> None:
+        audio_ms = self._counted.take(at_least_ms)
+        if audio_ms:
+            usage = Usage(audio_ms=audio_ms, quality=quality)
+            self._book(self._destination.route, self._session.model, usage)
+
+    def _decided(self, decision: Any) -> None:
+        """Book a decision that was made for a Live session."""
+        usage = read_chat(decision, False)
+        model = usage.model if usage is not None else None
+        self._book("decisions", model or "", usage)
+
+    def _book(self, route: str, model: str, usage: Usage | None) -> None:
+        """Book what has run beside the responses, whoever it is."""
+        meter = self._meter()
         if meter is None:
             return
-        model = self._transcribes or self._model
         asked = Request(
-            self._provider,
-            "realtime.transcription",
+            self._destination.provider,
+            route,
             model,
             None,
+            generates=False,
             identity=self._identity,
             size=UNSEEN,
             has_run=True,
         )
-        call = meter.begin(asked)
+        call: Call | Wait | None = meter.begin(asked)
         if isinstance(call, Call):
             meter.settle(call, usage)
 
     # -- the end
 
     def ended(self) -> None:
-        """End what is under way as estimated: the connection is gone."""
-        running = [*self._sent, *self._running.values()]
-        self._sent.clear()
-        self._running.clear()
-        for each in running:
-            usage = attempt("usage", each.reader.usage, each.call.estimate)
-            attempt("settle", each.meter.settle, each.call, usage)
+        """End what is under way as far as it was received: the connection is gone."""
+        for running in self._responses.take_all():
+            self._break_off(running)
+        if self._destination.route == "translations":
+            self._book_audio("estimated")
 
-
-class _Silent:
-    """Stands for a reader where a response that breaks off tells nothing of what it has used."""
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        pass
-
-    def feed(self, chunk: Any) -> bool | None:
-        """See nothing; see `StreamReader.feed`."""
-        return None
-
-    def usage(self, estimate: Any) -> Usage | None:
-        """Know nothing; see `StreamReader.usage`."""
-        return None
-
-
-def _bytes_of(message: Any) -> bytes | None:
-    """Return a message's bytes; None for one that comes in pieces."""
-    if isinstance(message, str):
-        return message.encode("utf-8", "surrogatepass")
-    return bytes(message) if isinstance(message, (bytes, bytearray, memoryview)) else None
+    def _break_off(self, running: Running) -> None:
+        usage = None
+        if running.reader is not None:
+            usage = attempt("usage", running.reader.usage, running.call.estimate)
+        attempt("settle", running.meter.settle, running.call, usage)

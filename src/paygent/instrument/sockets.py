@@ -1,10 +1,19 @@
 """WebSockets to a provider: gated when they connect and before each response, metered from their
 own events.
 
-No HTTP request carries what goes over a socket, so the hook stands in the `websockets` library,
-through which OpenAI's SDK, its agents and others connect. A connection to an address of the
-Realtime or Responses API gets two taps, on `send` and `recv` of that one object; every other
-connection is left as it is. What the taps see is read in `conversation.py`.
+No HTTP request carries what goes over a socket, so the hook stands in the handshake of the
+`websockets` library, through which OpenAI's SDK, its agents and others connect. It decides by the
+address, and by who connects, which connections are a provider's:
+
+| connection | what is done |
+|---|---|
+| opened by OpenAI's SDK (`sdk_sockets.py`), wherever it leads | gated when it connects, tapped |
+| to a known host, at an address that is metered | the same |
+| to a known host, at another address | said |
+| to another host, at an address of the same ending | tapped; passes until a response is asked for |
+| every other | left as it is |
+
+The taps (`taps.py`) see what goes over it, and `conversation.py` reads that.
 """
 
 from __future__ import annotations
@@ -12,19 +21,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from paygent.call import Call, Wait
-from paygent.failopen import attempt, failures, isolate_async
-from paygent.instrument.conversation import Conversation, Outgoing, Refusal
+from paygent.context import here
+from paygent.errors import PaygentLimitExceeded
+from paygent.failopen import attempt, failures
+from paygent.instrument import sdk_sockets
+from paygent.instrument.conversation import Conversation
+from paygent.instrument.destination import Destination
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.openai import is_known_host, provider_at
-from paygent.instrument.patches import Patches
+from paygent.instrument.patches import Hook, Patches
+from paygent.instrument.route import route_name
+from paygent.instrument.sdk_sockets import Opening
+from paygent.instrument.taps import AsyncTaps, Line, SyncTaps, ask_awaiting, ask_blocking
 from paygent.meter import Meter
-
-_NAMES_A_MODEL = ("model", "deployment", "call_id", "intent")
-"""What the address of a Realtime connection has at least one of."""
 
 
 class SocketHook:
@@ -42,221 +54,199 @@ class SocketHook:
         self._is_async = is_async
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Have connections tapped once they stand; see `patches.Hook`."""
+        """Have connections tapped before they stand; see `patches.Hook`."""
         original = vars(module.ClientConnection)["handshake"]
         if not patches.is_ours(original) and not arguments_only:
             wrap = _wrap_async if self._is_async else _wrap_sync
             patches.put(module.ClientConnection, "handshake", wrap(original, patches))
 
 
-HOOKS = (
+class UntappedHook:
+    """Says that a connection to a provider is made by a part of the library without taps."""
+
+    def __init__(self, module: str, class_name: str) -> None:
+        """Name what is looked at.
+
+        Args:
+            module: Where its class of connections is.
+            class_name: That class.
+        """
+        self.name = self.module = module
+        self._class_name = class_name
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Look at the connections that are made from now on; see `patches.Hook`."""
+        owner = getattr(module, self._class_name)
+        original = vars(owner)["handshake"]
+        if arguments_only or patches.is_ours(original):
+            return
+
+        @functools.wraps(original)
+        async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if patches.switch.is_on:
+                uri = args[0] if args else kwargs.get("wsuri")  # of the old implementation
+                attempt("prepare", self._say, connection if uri is None else uri)
+            return await original(connection, *args, **kwargs)
+
+        patches.put(owner, "handshake", handshake)
+
+    def _say(self, connection: Any) -> None:
+        address = _address(connection)
+        if _is_provider(address.host):
+            failures.say(
+                f"unmetered:{self.module}",
+                "a connection through %s is neither gated nor metered; use websockets.asyncio",
+                self.module,
+            )
+
+
+HOOKS: tuple[Hook, ...] = (
     SocketHook("websockets.asyncio.client", is_async=True),
     SocketHook("websockets.sync.client", is_async=False),
+    UntappedHook("websockets.legacy.client", "WebSocketClientProtocol"),
+    UntappedHook("websockets.trio.client", "ClientConnection"),
+    *sdk_sockets.HOOKS,
 )
 
 
 def _wrap_sync(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the sync handshake with a look at the limits before it and taps after it."""
+    """Return the sync handshake with a look at the limits before it, and taps."""
 
     @functools.wraps(original)
     def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        conversation, meter = _conversation_on(connection, patches)
-        if meter is not None:
-            entry = conversation.entry()
-            wait = attempt("begin", meter.look, entry)
-            if wait is not None:
-                wait.block()
-                attempt("begin", meter.look, entry)
+        entry = attempt("prepare", _entry, connection, SyncTaps, patches)
+        if entry is not None:
+            ask_blocking(entry.look)
         answer = original(connection, *args, **kwargs)
-        if meter is not None and conversation.is_metered:
-            attempt("tap_socket", _SyncTaps, connection, conversation, patches)
+        if entry is not None:
+            entry.line.is_open = True
         return answer
 
     return handshake
 
 
 def _wrap_async(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the async handshake with a look at the limits before it and taps after it."""
+    """Return the async handshake with a look at the limits before it, and taps."""
 
     @functools.wraps(original)
     async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        conversation, meter = _conversation_on(connection, patches)
-        if meter is not None:
-            entry = conversation.entry()
-            wait = attempt("begin", meter.look, entry)
-            if wait is not None:
-                await wait
-                attempt("begin", meter.look, entry)
+        entry = attempt("prepare", _entry, connection, AsyncTaps, patches)
+        if entry is not None:
+            await ask_awaiting(entry.look)
         answer = await original(connection, *args, **kwargs)
-        if meter is not None and conversation.is_metered:
-            attempt("tap_socket", _AsyncTaps, connection, conversation, patches)
+        if entry is not None:
+            entry.line.is_open = True
         return answer
 
     return handshake
 
 
+# -- gated when it connects
+
+
+class _Entry:
+    """A connection that is looked at before its handshake."""
+
+    def __init__(self, conversation: Conversation, line: Line, meter: Meter) -> None:
+        self._request = conversation.entry()
+        self.line = line
+        self._meter = meter
+
+    def look(self) -> Any:
+        """Refuse what the gate would refuse. Where an SDK opens a connection again, it would
+        swallow that: it comes out of the next `recv` then, and out of a `send`.
+        """
+        try:
+            return self._meter.look(self._request)
+        except PaygentLimitExceeded as error:
+            if not self.line.is_open:
+                raise
+            self.line.refusal = error
+            return None
+
+
+def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
+    """Tap a connection if it is a provider's; return what is to be looked at before its handshake.
+
+    A connection that nobody opens (one for all users, opened when the application starts) is not:
+    each of its responses has a user of its own.
+    """
+    if not patches.switch.is_on:
+        return None
+    opening = sdk_sockets.opening()
+    destination = _destination(_address(connection), opening)
+    if destination is None:
+        return None
+    meter = meter_or_say()
+    if meter is None:
+        return None
+    line = opening.line if opening is not None else Line(here())
+
+    def meter_now() -> Meter | None:
+        return meter_or_say() if patches.switch.is_on else None
+
+    conversation = Conversation(destination, line.identity, meter_now)
+    taps(connection, conversation, line, patches.switch)
+    if not destination.is_ours or line.identity is None or line.identity.user_id is None:
+        return None
+    return _Entry(conversation, line, meter)
+
+
 # -- which connections
 
 
-def _conversation_on(connection: Any, patches: Patches) -> tuple[Any, Meter | None]:
-    """Return the conversation that a connection will carry, and the meter it goes through; None for
-    connections that are none of ours.
-    """
-    if not patches.switch.is_on:
-        return None, None
-    conversation = attempt("prepare", _read_address, connection)
-    return conversation, meter_or_say() if conversation is not None else None
+class _Address(NamedTuple):
+    host: str
+    path: str
+    query: dict[str, list[str]]
 
 
-def _read_address(connection: Any) -> Conversation | None:
-    protocol = connection.protocol
-    uri = getattr(protocol, "uri", None) or protocol.wsuri
-    host, path = str(uri.host).lower(), str(uri.path).rstrip("/")
-    query = parse_qs(str(uri.query or ""))
-    model = next((query[name][0] for name in ("model", "deployment") if name in query), "")
-    is_known = is_known_host(host)
-    if path.endswith("/realtime"):
-        route = "realtime" if is_known or any(name in query for name in _NAMES_A_MODEL) else ""
-    elif path.endswith("/responses"):
-        route = "responses" if is_known or "/v1/" in path or "/openai/" in path else ""
-    else:
-        route = ""
-        if "/v1/live" in path or "/v1/realtime/" in path:
-            route = path[path.index("/v1/") + 4 :].partition("?")[0]
+def _address(connection: Any) -> _Address:
+    """Return where a connection leads; takes the parsed address too."""
+    protocol = getattr(connection, "protocol", None)
+    uri = connection
+    if protocol is not None:
+        uri = getattr(protocol, "uri", None) or protocol.wsuri  # the name of older versions
+    return _Address(
+        str(uri.host).lower(), str(uri.path).rstrip("/"), parse_qs(str(uri.query or ""))
+    )
+
+
+def _destination(address: _Address, opening: Opening | None) -> Destination | None:
+    """Return what a connection is, or None for one that is none of ours."""
+    host, path, query = address
+    is_ours = opening is not None or _is_provider(host)
+    route = _route_of(path) or (opening.route if opening is not None else "")
+    provider = provider_at(host)
+    if not route or not (is_ours or route in ("realtime", "responses")):
+        if is_ours:
+            shown = route_name("WS", path)
             failures.say(
-                f"unmetered:openai:WS /{route}", "a connection to %s is not metered", f"/{route}"
+                f"unmetered:{provider}:{shown}", "a connection to %s is not metered", shown
             )
-    if not route:
         return None
-    return Conversation(provider_at(host), route, model, meter_or_say)
+    named = [query[name][0] for name in ("model", "deployment") if name in query]
+    joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)
+    shared = f"{host}:{joined}" if joined and route == "realtime" else joined
+    return Destination(provider, route, named[0] if named else "", is_ours, shared)
 
 
-# -- the taps
+def _is_provider(host: str) -> bool:
+    """Tell whether sockets to a host go to models. Hosts of AWS serve anything else as well."""
+    is_aws = provider_at(host) == "aws"
+    return is_known_host(host) and (not is_aws or "bedrock" in host)
 
 
-class _Taps:
-    """Stand in the place of a connection's `send`, `recv` and `close`, on this one object."""
-
-    def __init__(self, connection: Any, conversation: Conversation, patches: Patches) -> None:
-        self._send = connection.send
-        self._recv = connection.recv
-        self._close = connection.close
-        self._conversation = conversation
-        self._switch = patches.switch
-        connection.send, connection.recv, connection.close = self.send, self.recv, self.close
-
-    send: Any
-    recv: Any
-    close: Any
-
-    def _outgoing(self, message: Any) -> tuple[Outgoing | None, Meter | None]:
-        """Return what a message means and the meter it goes through; None for most."""
-        if not self._switch.is_on:
-            return None, None
-        outgoing = attempt("socket", self._conversation.outgoing, message)
-        return outgoing, meter_or_say() if outgoing is not None else None
-
-    def _begin(self, outgoing: Outgoing, meter: Meter) -> Call | Wait | None:
-        """Gate a message; a response that it begins is noted before it is sent, since its first
-        event may be read before `send` returns.
-        """
-        if not outgoing.begins:
-            attempt("begin", meter.look, outgoing.request)  # who is not known yet may speak
-            return None
-        call = attempt("begin", meter.begin, outgoing.request)
-        if isinstance(call, Call):
-            attempt("socket", self._conversation.begun, call, meter, outgoing.event)
-        return call
-
-    def _not_sent(self, call: Any, meter: Meter, error: BaseException) -> None:
-        """End a response whose `response.create` could not be sent."""
-        if not isinstance(call, Call):
-            return
-        self._conversation.not_sent(call)
-        if isinstance(error, Exception):
-            meter.void(call, "never sent")
-        else:
-            meter.settle(call, None)  # interrupted: it may have left
-
-    def _broke_off(self, error: Exception) -> None:
-        """End what is under way, if that is what a failed `recv` means."""
-        if any(base.__name__ == "ConnectionClosed" for base in type(error).__mro__):
-            attempt("settle", self._conversation.ended)
-
-    def _received(self, message: Any) -> Refusal | None:
-        return attempt("socket", self._conversation.incoming, message)
+def _route_of(path: str) -> str:
+    """Return which operation an address is of, or "" for none that is metered."""
+    if path.endswith("/realtime/translations"):
+        return "translations"
+    if path.endswith(("/realtime", "/responses")):
+        return path.rpartition("/")[2]
+    return "live" if path.endswith("/live") or "/live/sessions" in path else ""
 
 
-class _SyncTaps(_Taps):
-    def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
-        """Send a message, unless a limit refuses what it begins."""
-        outgoing, meter = self._outgoing(message)
-        if outgoing is None or meter is None:
-            return self._send(message, *args, **kwargs)
-        call = self._begin(outgoing, meter)
-        while isinstance(call, Wait):
-            call.block()
-            call = self._begin(outgoing, meter)
-        try:
-            return self._send(message, *args, **kwargs)
-        except BaseException as error:
-            attempt("settle", self._not_sent, call, meter, error)
-            raise
-
-    def recv(self, *args: Any, **kwargs: Any) -> Any:
-        """Receive a message; one that begins what a limit refuses is answered with its end."""
-        try:
-            message = self._recv(*args, **kwargs)
-        except Exception as error:
-            self._broke_off(error)
-            raise
-        refusal = self._received(message)
-        if refusal is not None:
-            attempt("socket", self._send, refusal.cancel)
-            raise refusal.error
-        return message
-
-    def close(self, *args: Any, **kwargs: Any) -> Any:
-        """Close the connection and end what was under way."""
-        try:
-            return self._close(*args, **kwargs)
-        finally:
-            attempt("settle", self._conversation.ended)
-
-
-class _AsyncTaps(_Taps):
-    async def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
-        """Send a message, unless a limit refuses what it begins."""
-        outgoing, meter = self._outgoing(message)
-        if outgoing is None or meter is None:
-            return await self._send(message, *args, **kwargs)
-        outgoing.request.is_async = True
-        call = self._begin(outgoing, meter)
-        while isinstance(call, Wait):
-            await call
-            call = self._begin(outgoing, meter)
-        try:
-            return await self._send(message, *args, **kwargs)
-        except BaseException as error:
-            attempt("settle", self._not_sent, call, meter, error)
-            raise
-
-    async def recv(self, *args: Any, **kwargs: Any) -> Any:
-        """Receive a message; one that begins what a limit refuses is answered with its end."""
-        try:
-            message = await self._recv(*args, **kwargs)
-        except Exception as error:
-            self._broke_off(error)
-            raise
-        refusal = self._received(message)
-        if refusal is not None:
-            await isolate_async("socket", self._send, refusal.cancel)
-            raise refusal.error
-        return message
-
-    async def close(self, *args: Any, **kwargs: Any) -> Any:
-        """Close the connection and end what was under way."""
-        try:
-            return await self._close(*args, **kwargs)
-        finally:
-            attempt("settle", self._conversation.ended)
+def _live_session_of(path: str) -> str:
+    """Return the Live session that an address joins, or ""."""
+    joined, _, action = path.partition("/live/sessions/")[2].partition("/")
+    return joined if action == "attach" else ""

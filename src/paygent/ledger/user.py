@@ -146,6 +146,19 @@ class User:
             and not any(each.is_in_use for each in list(self.books.values()))
         )
 
+    def session_now(self, session_id: str | None, at_us: int) -> str:
+        """Return the session that a call would belong to, and open none: "" is a new one.
+
+        Args:
+            session_id: As the application names it, or None.
+            at_us: Now.
+        """
+        opened = self.open_session
+        if session_id is not None or opened is None:
+            return session_id or ""
+        is_idle = at_us - self.session_used_us > self.session_timeout_us
+        return "" if is_idle else opened.session_id
+
 
 class Figures(NamedTuple):
     """What a user has used, in nano-dollars and tokens.

@@ -159,15 +159,16 @@ class Socket:
 
     def _respond(self, event: dict[str, Any]) -> None:
         answer = self._provider.next_answer({})
+        lane = {"stream_id": event["stream_id"]} if "stream_id" in event else {}
         if answer.status != 200:
             error = {
                 "type": "invalid_request_error",
                 "code": "fake",
                 "message": f"fake {answer.status}",
-                "param": None,
+                "param": None if self._is_responses else "response",
                 "event_id": event.get("event_id"),
             }
-            self._send({"type": "error", "status": answer.status, "error": error})
+            self._send({"type": "error", "status": answer.status, "error": error, **lane})
             return
         made = self._response_events(event, answer)
         for number, each in enumerate(made):
@@ -175,7 +176,7 @@ class Socket:
                 self._handler.connection.shutdown(2)
                 self._protocol.receive_eof()
                 return
-            self._send(each)
+            self._send({**each, **lane})
             if (
                 number == 0
                 and answer.chunk_delay_s

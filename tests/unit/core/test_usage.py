@@ -513,6 +513,42 @@ def test_from_realtime__without_details__is_all_plain() -> None:
     assert from_realtime({"input_tokens": 100, "output_tokens": 5}) == Usage(100, 5)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (
+            {"cached_tokens": 90, "cached_tokens_details": {"audio_tokens": 90}},
+            Usage(100, 5, 90, quality="partial"),
+        ),
+        (
+            {
+                "audio_tokens": 40,
+                "image_tokens": 10,
+                "cached_tokens": 90,
+                "cached_tokens_details": {"audio_tokens": 60, "image_tokens": 20},
+            },
+            Usage(100, 5, 40, cached_audio_tokens=40, cached_image_tokens=10, quality="partial"),
+        ),
+        (
+            {"audio_tokens": 80, "cached_tokens": 50, "cached_tokens_details": {"text_tokens": 50}},
+            Usage(100, 5, 20, audio_input_tokens=80, quality="partial"),
+        ),
+        (
+            {"audio_tokens": 80, "image_tokens": 80},
+            Usage(100, 5, audio_input_tokens=80, image_input_tokens=20, quality="partial"),
+        ),
+    ],
+)
+def test_from_realtime__parts_that_do_not_fit__are_bound_by_their_kind(
+    inputs: Any, expected: Usage
+) -> None:
+    """No more comes out of the cache than there is of its kind, and what contradicts itself is not
+    exact.
+    """
+    told = {"input_tokens": 100, "output_tokens": 5, "input_token_details": inputs}
+    assert from_realtime(told) == expected
+
+
 @pytest.mark.parametrize("told", [None, {}, {"total_tokens": 5}, "odd"])
 def test_from_realtime__without_counts__is_none(told: Any) -> None:
     """A response that failed tells none."""
