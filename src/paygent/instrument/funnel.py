@@ -149,12 +149,36 @@ def wrap_async(
 # -- one call is one, whatever else wraps it
 
 
-_inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
-"""The client and options of the call that is under way here: a second wrapper of ours inside it
-stands back.
+class Gateway:
+    """One run of a gateway's own function, which is the call: SDKs' hooks stand back inside it.
+
+    Threads and tasks that were started inside may carry it on when the function has returned: then
+    it is closed, and what they call is theirs.
+
+    Attributes:
+        is_open: The function has not returned.
+        in_front: Hooks stand back for what the gateway itself sends.
+    """
+
+    __slots__ = ("in_front", "is_open")
+
+    def __init__(self, *, in_front: bool = True) -> None:
+        self.is_open = True
+        self.in_front = in_front
+
+    def sends(self, sdk: str) -> bool:
+        """Tell whether a request through an SDK, made here and now, is the gateway's own.
+
+        Args:
+            sdk: The SDK's package.
+        """
+        return True
+
+
+_inside: ContextVar[Gateway | tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
+"""The client and options of the call that is under way here, or the gateway's: a second wrapper of
+ours inside it stands back.
 """
-_GATEWAY = (None, None)
-"""Stands there while a gateway's function runs, whatever client it uses."""
 
 
 def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Meter | None:
@@ -167,7 +191,9 @@ def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -
     under_way = _inside.get()
     if under_way is None:
         return meter
-    if under_way is _GATEWAY:
+    if isinstance(under_way, Gateway):
+        if not (is_behind_gateway() and attempt("gateway", under_way.sends, sdk.name)):
+            return meter
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None
     return None if _is_part_of(under_way, client, options) else meter
@@ -183,7 +209,7 @@ def _is_part_of(under_way: tuple[Any, Any], client: Any, options: Any) -> bool:
     return body is not None and body is getattr(under_way[1], "json_data", None)
 
 
-def _leave(token: Token[tuple[Any, Any] | None] | None) -> None:
+def _leave(token: Token[Gateway | tuple[Any, Any] | None] | None) -> None:
     """Note that a call is no longer under way here."""
     if token is not None:
         try:
@@ -192,23 +218,38 @@ def _leave(token: Token[tuple[Any, Any] | None] | None) -> None:
             pass  # left in another context than it was entered in; that one is gone
 
 
-def behind_gateway() -> AbstractContextManager[None]:
-    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call."""
-    return _BehindGateway()
+def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
+    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call.
+
+    Args:
+        gateway: Its call, closed when the block is left; None is one that sends all there is.
+    """
+    return _BehindGateway(gateway or Gateway())
+
+
+def gateway_here() -> Gateway | None:
+    """Return the call of a gateway whose function runs around this place, if any."""
+    under_way = _inside.get()
+    return under_way if isinstance(under_way, Gateway) and under_way.is_open else None
 
 
 def is_behind_gateway() -> bool:
-    """Tell whether a gateway's function runs here."""
-    return _inside.get() is _GATEWAY
+    """Tell whether a gateway's function runs here, in front of what it sends."""
+    gateway = gateway_here()
+    return gateway is not None and gateway.in_front
 
 
 class _BehindGateway:
-    __slots__ = ("_token",)
+    __slots__ = ("_gateway", "_token")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     def __enter__(self) -> None:
-        self._token = _inside.set(_GATEWAY)
+        self._token = _inside.set(self._gateway)
 
     def __exit__(self, *error: object) -> None:
+        self._gateway.is_open = False
         _leave(self._token)
 
 
