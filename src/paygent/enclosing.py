@@ -10,7 +10,8 @@ and elsewhere, and which only the stack tells.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import Protocol
 
@@ -48,6 +49,16 @@ def leave(token: Token[GiveUp | None]) -> None:
         _around.reset(token)
     except ValueError:
         pass  # left in another context than it was entered in; that one is gone
+
+
+@contextmanager
+def around(give_up: GiveUp) -> Iterator[None]:
+    """Have a call be the one around what runs in a block."""
+    token = enter(give_up)
+    try:
+        yield
+    finally:
+        leave(token)
 
 
 def give_up() -> None:
