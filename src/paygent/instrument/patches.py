@@ -14,6 +14,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
 _INHERITED = object()  # stands for what the patched class took from a base
+_WRAPPERS_MAX = 32  # of others around ours that are looked through
 
 
 class Switch:
@@ -84,6 +85,33 @@ class Patches:
         self._put_in.remove(patch)
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
+
+    def displaced(self) -> list[Patch]:
+        """Return the patches that nothing leads to any more: something else stands there, and does
+        not show that it goes through ours.
+        """
+        return [each for each in self._put_in if not self._is_reached(each)]
+
+    def _is_reached(self, patch: Patch) -> bool:
+        value = vars(patch.owner).get(patch.name)
+        for _ in range(_WRAPPERS_MAX):
+            if value is None or self.is_ours(value):
+                break
+            value = getattr(value, "__wrapped__", None)
+        return self.is_ours(value)
+
+    def put_back(self, patch: Patch) -> bool:
+        """Put a wrapper in its place again where what it had replaced was put back; false where
+        something else stands there.
+        """
+        if vars(patch.owner).get(patch.name, _INHERITED) is not patch.original:
+            return False
+        setattr(patch.owner, patch.name, patch.wrapper)
+        return True
+
+    def forget(self, patch: Patch) -> None:
+        """Leave a place to whoever has taken it; what goes through our wrapper still does."""
+        self._put_in.remove(patch)
 
     def when_taken_out(self, undo: Callable[[], None]) -> None:
         """Have something undone with the patches, which is none itself."""

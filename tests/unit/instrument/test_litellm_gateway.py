@@ -124,6 +124,24 @@ async def test_litellm__a_callback_in_a_task__is_a_call_beside(pg: Paygent, lite
     assert [event.cost_total_nano for event in events] == [ANSWER_NANO] * 2
 
 
+def test_litellm__a_callback_in_a_task_of_its_loop__is_a_call_beside(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Where a task begins, what has started the loop is of no account."""
+    metered = Metered(pg)
+
+    async def judge() -> None:
+        await asyncio.create_task(litellm.acompletion(**CALL))
+
+    def run() -> Any:
+        asyncio.run(judge())
+        return answer()
+
+    litellm.acts.append(placed("litellm.main", run))
+    litellm.completion(**CALL)
+    assert costs(metered) == [ANSWER_NANO] * 2
+
+
 def test_litellm__a_function_that_is_not_metered_below_another__is_not_said(
     pg: Paygent, litellm: Any
 ) -> None:
