@@ -31,6 +31,7 @@ from paygent.instrument.litellm_answers import (
 )
 from paygent.instrument.litellm_functions import (
     BY_NAME,
+    OTHERS,
     Arguments,
     Function,
     is_call,
@@ -60,7 +61,7 @@ class LiteLLMHook:
         an application may have imported a function before `init`.
         """
         wrappers: dict[int, tuple[Any, Any]] = {}
-        for name in BY_NAME:
+        for name in BY_NAME if arguments_only else (*BY_NAME, *OTHERS):
             found = getattr(module, name, None)
             if inspect.isroutine(found) and not self._is_ours(found):
                 wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))

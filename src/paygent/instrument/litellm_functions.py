@@ -79,6 +79,9 @@ METERED = (
 )
 BY_NAME = {prefix + each.name: each for each in METERED for prefix in ("", "a")}
 
+OTHERS = ("ocr", "aocr", "run_thread", "arun_thread")
+"""Functions that call a provider and are made in another way than `is_call` knows."""
+
 _FREE = re.compile(
     r"a?("
     r"(cancel|delete|get|list|retrieve|update|file|upload)(_\w+)?"

@@ -211,6 +211,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     def ocr(model: Any = None) -> Any:
         return "text"
 
+    def search() -> Any:
+        return "found"
+
     async def avideo_remix() -> Any:
         return "video"
 
@@ -240,13 +243,14 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         image_generation,
         transcription,
         speech,
-        ocr,
+        search,
         avideo_remix,
         get_responses,
     ):
         called = utils.client(placed("litellm.main", function))
         setattr(made, function.__name__, called)
         setattr(modules["litellm.main"], function.__name__, called)
+    made.ocr = placed("litellm.ocr.dispatch", ocr)  # no call by its making
     streams: Any = ModuleType("litellm.litellm_core_utils.streaming_handler")
     streams.CustomStreamWrapper = made.stream = CustomStreamWrapper
     made.app = modules["an_app"]

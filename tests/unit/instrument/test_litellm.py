@@ -326,11 +326,11 @@ def test_litellm__a_function_that_is_not_metered__is_said_once_and_stays_of_its_
     pg: Paygent, litellm: Any
 ) -> None:
     """Every one that calls a provider, under whatever name; what asks for what there is is free."""
-    assert litellm.ocr() == "text"
+    assert (litellm.ocr(), litellm.search()) == ("text", "found")
     assert asyncio.run(litellm.avideo_remix()) == "video"
     assert litellm.get_responses() == "what there is"
     said = {name: count for name, count in failures.counts.items() if name.startswith("unmetered")}
-    assert said == {"unmetered:litellm:ocr": 1, "unmetered:litellm:avideo_remix": 1}
+    assert said == {f"unmetered:litellm:{name}": 1 for name in ("ocr", "search", "avideo_remix")}
     for name in ("avideo_remix", "acompletion", "aembedding"):
         assert inspect.iscoroutinefunction(getattr(litellm, name))
     for name in ("ocr", "completion", "get_responses"):
