@@ -10,8 +10,7 @@ and elsewhere, and which only the stack tells.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Protocol
 
@@ -51,14 +50,19 @@ def leave(token: Token[GiveUp | None]) -> None:
         pass  # left in another context than it was entered in; that one is gone
 
 
-@contextmanager
-def around(give_up: GiveUp) -> Iterator[None]:
-    """Have a call be the one around what runs in a block."""
-    token = enter(give_up)
-    try:
-        yield
-    finally:
-        leave(token)
+class Around:
+    """Has a call be the one around what runs in a block; may be entered again when it was left."""
+
+    __slots__ = ("_give_up", "_token")
+
+    def __init__(self, give_up: GiveUp) -> None:
+        self._give_up = give_up
+
+    def __enter__(self) -> None:
+        self._token = enter(self._give_up)
+
+    def __exit__(self, *error: object) -> None:
+        leave(self._token)
 
 
 def give_up() -> None:

@@ -222,7 +222,8 @@ def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[Non
     """Have the hooks of SDKs stand back in a block: a gateway's own function is the call.
 
     Args:
-        gateway: Its call, closed when the block is left; None is one that sends all there is.
+        gateway: Its call, closed when the block is left, and opened when it is entered again; None
+            is one that sends all there is.
     """
     return _BehindGateway(gateway or Gateway())
 
@@ -246,6 +247,7 @@ class _BehindGateway:
         self._gateway = gateway
 
     def __enter__(self) -> None:
+        self._gateway.is_open = True
         self._token = _inside.set(self._gateway)
 
     def __exit__(self, *error: object) -> None:

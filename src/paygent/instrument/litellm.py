@@ -65,14 +65,13 @@ class LiteLLMHook:
             found = getattr(module, name, None)
             if inspect.isroutine(found) and not self._is_ours(found):
                 wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))
-        loaded = [each for each in list(sys.modules.values()) if _fields(each)]
         if not arguments_only:
-            for found in _calls(loaded):
+            for found in _calls():
                 if id(found) not in wrappers and not self._is_ours(found):
                     wrapper = self._wrapper(found, found.__name__, module, patches)
                     wrappers[id(found)] = (found, wrapper)
             self._watch_decorator(wrappers, module, patches)
-        for each in loaded:
+        for each in list(sys.modules.values()):
             attempt("patch:litellm", _rebind, each, wrappers, patches)
 
     def _is_ours(self, value: Any) -> bool:
@@ -127,14 +126,11 @@ def _fields(module: Any) -> Mapping[str, Any]:
     return fields
 
 
-def _calls(modules: list[Any]) -> Iterator[Any]:
+def _calls() -> Iterator[Any]:
     """Find the functions of LiteLLM's that call a provider, under whatever name."""
     seen = set()
-    for module in modules:
-        fields = _fields(module)
-        if not f"{fields.get('__name__')}.".startswith("litellm."):
-            continue
-        for value in list(fields.values()):
+    for name, module in list(sys.modules.items()):
+        for value in list(_fields(module).values()) if f"{name}.".startswith("litellm.") else ():
             if id(value) not in seen and is_call(value):
                 seen.add(id(value))
                 yield value
@@ -181,7 +177,7 @@ def _say_unmetered(original: Callable[..., Any], name: str, patches: Patches) ->
     """Return a function that says that it is not metered."""
 
     def say(kwargs: Mapping[str, Any]) -> None:
-        if patches.switch.is_on and not _is_part(kwargs):
+        if patches.switch.is_on and _outer(kwargs) is None:
             kind = f"unmetered:litellm:{name}"
             failures.say(kind, "litellm.%s is neither gated nor metered; use pg.wrap", name)
 
@@ -196,10 +192,14 @@ def _say_unmetered(original: Callable[..., Any], name: str, patches: Patches) ->
     return _kept_kind(original, sync, coroutine)
 
 
-def _is_part(kwargs: Mapping[str, Any]) -> bool:
-    """Tell whether a function runs as a part of a call of LiteLLM's that is under way."""
+def _outer(kwargs: Mapping[str, Any]) -> LiteLLMGateway | None:
+    """Return the call of LiteLLM's that a function runs as a part of; None for a call of its own.
+
+    Args:
+        kwargs: The function's arguments.
+    """
     gateway = gateway_here()
-    return isinstance(gateway, LiteLLMGateway) and gateway.calls(kwargs)
+    return gateway if isinstance(gateway, LiteLLMGateway) and gateway.calls(kwargs) else None
 
 
 def _wrap(
@@ -210,26 +210,26 @@ def _wrap(
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _GatewayCall | None:
         """Return the call; None for what is a part of one that is under way."""
-        if attempt("gateway", _is_part, kwargs):
-            attempt("gateway", _note_part, litellm, arguments.body(args, kwargs))
+        outer = attempt("gateway", _outer, kwargs)
+        if outer is not None:
+            attempt("gateway", note_part, outer, args, kwargs)
             return None
         scope = attempt("prepare", take_arguments, kwargs)
         meter = meter_or_say() if patches.switch.is_on else None
-        call = None
+        request = None
         if meter is not None:
-            call = attempt("prepare", prepared, meter, scope, arguments.body(args, kwargs))
-        if call is None:
-            nothing = Request("", function.name, "", None)
-            call = _GatewayCall(None, nothing, scope, function, patches)
+            request = attempt("prepare", read, args, kwargs)
+        if request is None:
+            meter, request = None, Request("", function.name, "", None)
+        call = _GatewayCall(meter, request, scope, function, patches)
+        call.gateway.in_front = not attempt("prepare", is_custom, litellm, request.body or {})
         return call
 
-    def prepared(meter: Meter, scope: Any, body: Mapping[str, Any]) -> _GatewayCall | None:
-        request = request_of(function, litellm, body)
-        if request is None:
-            return None
-        call = _GatewayCall(meter, request, scope, function, patches)
-        call.gateway.in_front = not is_custom(litellm, body)
-        return call
+    def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
+        return request_of(function, litellm, arguments.body(args, kwargs))
+
+    def note_part(outer: LiteLLMGateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        _note_part(outer, litellm, arguments.body(args, kwargs))
 
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
@@ -256,11 +256,8 @@ def _wrap(
     return _kept_kind(original, sync, coroutine)
 
 
-def _note_part(litellm: ModuleType, body: Mapping[str, Any]) -> None:
+def _note_part(gateway: LiteLLMGateway, litellm: ModuleType, body: Mapping[str, Any]) -> None:
     """Note what a part of a call tells of it: who is asked, and what a cache did not give."""
-    gateway = gateway_here()
-    if not isinstance(gateway, LiteLLMGateway):
-        return
     if body.get("model") == gateway.model:
         gateway.provider = ""
     else:  # a fallback
@@ -288,15 +285,17 @@ class _GatewayCall(Work):
         function: Function,
         patches: Patches,
     ) -> None:
-        super().__init__(meter, prepare(request, self._read), scope)
+        gateway = LiteLLMGateway((request.body or {}).get("model"))
+
+        def read(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+            usage = function.read(answer, want_tools)
+            return answered_by(provider_of(answer) or gateway.provider, usage)
+
+        super().__init__(meter, prepare(request, read), scope)
         self._function = function
         self._patches = patches
         self._handled = sys.exc_info()[1]
-        self.gateway = LiteLLMGateway((request.body or {}).get("model"))
-
-    def _read(self, answer: Any, want_tools: bool) -> Usage | Deferred | None:
-        usage = self._function.read(answer, want_tools)
-        return answered_by(provider_of(answer) or self.gateway.provider, usage)
+        self.gateway = gateway
 
     def _give_up(self) -> None:
         """Let what runs inside count instead: a provider of the application's, and no callback."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ _NEXT = ("__next__", "__anext__")
 _CLOSE = ("close", "aclose")
 _ASYNC = ("__anext__", "aclose")
 _TAP = "_paygent_tap"
+_NO_FIELDS: Mapping[str, Any] = {}
 _KEEPS = ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper")
 """The class of streams that keep their chunks, which others stand around."""
 
@@ -115,25 +117,50 @@ class Reader:
 
 
 class Tap:
-    """What a stream of LiteLLM's carries; gone when the stream is.
+    """What a stream of LiteLLM's carries, and enters for each of its steps; goes with the stream.
 
     Attributes:
         ending: Ends the call.
         reader: Reads the chunks.
-        give_up: Voids the call for what is called below the stream, which counts instead; None
-            where that is a part of the call.
-        is_busy: A method of the stream runs; one that it calls on itself is a part of it.
+        is_busy: A step is under way; one that the stream takes on itself then is a part of it.
     """
 
-    __slots__ = ("ending", "give_up", "is_busy", "reader")
+    __slots__ = ("_around", "ending", "is_busy", "reader")
 
     def __init__(
         self, ending: Ending, reader: Reader, give_up: Callable[[], None] | None = None
     ) -> None:
+        """Take the parts.
+
+        Args:
+            ending: Ends the call.
+            reader: Reads the chunks.
+            give_up: Voids the call for what is called below the stream, which counts instead; None
+                where that is a part of the call. Some streams are sent for when they are read.
+        """
         self.ending = ending
         self.reader = reader
-        self.give_up = give_up
         self.is_busy = False
+        self._around: AbstractContextManager[None] = (
+            behind_gateway(_Reading(reader)) if give_up is None else enclosing.Around(give_up)
+        )
+
+    def __enter__(self) -> None:
+        self.is_busy = True
+        self._around.__enter__()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._around.__exit__(None, None, None)
+        self.is_busy = False
+        if isinstance(error, (StopIteration, StopAsyncIteration)):
+            self.ending.at_its_end()
+        elif error is not None:  # an error, an interruption: each ends the call
+            self.ending()
 
     def __del__(self) -> None:
         if not self.is_busy:
@@ -141,7 +168,7 @@ class Tap:
 
 
 class _Reading(LiteLLMGateway):
-    """One step of a stream: some are sent for, or sent for again, when they are read."""
+    """One step of a stream, as a call of LiteLLM's."""
 
     __slots__ = ("reader",)
 
@@ -161,71 +188,52 @@ def _tap_method(kind: type, name: str, patches: Patches) -> None:
     owner, original = _method(kind, name)
     if original is not None and not patches.is_ours(original):
         wrap = _wrap_async if name in _ASYNC else _wrap_sync
-        patches.put(owner, name, wrap(original, closes=name in _CLOSE))
+        then = _close if name in _CLOSE else _feed
+        patches.put(owner, name, wrap(original, then))
 
 
-def _wrap_sync(original: Callable[..., Any], *, closes: bool) -> Callable[..., Any]:
+def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
     @functools.wraps(original)
     def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Step(stream, closes=closes) as step:
-            return step.seen(original(stream, *args, **kwargs))
+        tapped = _tap_of(stream)
+        if tapped is None:
+            return original(stream, *args, **kwargs)
+        with tapped:
+            found = original(stream, *args, **kwargs)
+        then(tapped, found)
+        return found
 
     return method
 
 
-def _wrap_async(original: Callable[..., Any], *, closes: bool) -> Callable[..., Any]:
+def _wrap_async(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
     @functools.wraps(original)
     async def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        with _Step(stream, closes=closes) as step:
-            return step.seen(await original(stream, *args, **kwargs))
+        tapped = _tap_of(stream)
+        if tapped is None:
+            return await original(stream, *args, **kwargs)
+        with tapped:
+            found = await original(stream, *args, **kwargs)
+        then(tapped, found)
+        return found
 
     return method
 
 
-class _Step:
-    """One step of a stream: its next chunk, or its close. Nothing, where it has no tap."""
+def _feed(tapped: Tap, chunk: Any) -> None:
+    attempt("stream", tapped.reader.feed, chunk)
 
-    __slots__ = ("_around", "_closes", "_tap")
 
-    def __init__(self, stream: Any, *, closes: bool) -> None:
-        self._closes = closes
-        tapped: Tap | None = vars(stream).get(_TAP) if hasattr(stream, "__dict__") else None
-        self._tap = None if tapped is None or tapped.is_busy else tapped
-        if tapped is None:
-            gateway = gateway_here()
-            if isinstance(gateway, _Reading):
-                gateway.reader.stands_around(stream)
+def _close(tapped: Tap, found: Any) -> None:
+    tapped.ending()
 
-    def __enter__(self) -> _Step:
-        if self._tap is not None:
-            self._tap.is_busy = True
-            give_up = self._tap.give_up
-            self._around = (
-                behind_gateway(_Reading(self._tap.reader))
-                if give_up is None
-                else enclosing.around(give_up)
-            )
-            self._around.__enter__()
-        return self
 
-    def seen(self, chunk: Any) -> Any:
-        """Read a chunk, and return it."""
-        if self._tap is not None and not self._closes:
-            attempt("stream", self._tap.reader.feed, chunk)
-        return chunk
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        tapped = self._tap
-        if tapped is None:
-            return
-        self._around.__exit__(None, None, None)
-        tapped.is_busy = False
-        if isinstance(error, (StopIteration, StopAsyncIteration)):
-            tapped.ending.at_its_end()
-        elif self._closes or error is not None:  # an error, an interruption: each ends the call
-            tapped.ending()
+def _tap_of(stream: Any) -> Tap | None:
+    """Return the tap of a stream that takes a step; None for a part of one, and without a tap."""
+    tapped: Tap | None = getattr(stream, "__dict__", _NO_FIELDS).get(_TAP)
+    if tapped is None:
+        gateway = gateway_here()
+        if isinstance(gateway, _Reading):
+            gateway.reader.stands_around(stream)
+        return None
+    return None if tapped.is_busy else tapped

@@ -30,7 +30,7 @@ from tests.unit.instrument.litellm_stand_in import (
 
 from paygent import ModelCostRate, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.failopen import failures
-from paygent.instrument.litellm_functions import BY_NAME
+from paygent.instrument.litellm_functions import BY_NAME, Arguments
 from paygent.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
@@ -172,6 +172,17 @@ async def test_litellm__arguments_of_an_async_twin__have_the_sync_ones_names(
         litellm.embedding("openai/text-embedding-3-small", ["x"], SECRET)
     events = await asyncio.to_thread(lambda: metered.events)
     assert [event.provider for event in events] == ["openai"]
+
+
+def test_arguments__of_a_function_that_tells_no_names__are_left_out() -> None:
+    """Other code's wrapper: what stands where is not known, so nothing is taken for a model."""
+
+    def wrapper(*args: Any) -> None:
+        """Stand for it."""
+
+    wrapper.__signature__ = "none"  # type: ignore[attr-defined]
+    for twin in (None, wrapper):
+        assert Arguments(wrapper, twin).body((SECRET,), {"n": 1}) == {"n": 1}
 
 
 async def test_litellm__a_fallback__is_booked_as_whose_answer_it_is(
@@ -339,9 +350,12 @@ def test_litellm__a_function_that_is_not_metered__is_said_once_and_stays_of_its_
 
 def test_litellm__a_module_that_it_loads_later__is_found(pg: Paygent, litellm: Any) -> None:
     """Its functions are made by the same decorator."""
-    late = sys.modules["litellm.utils"].client(placed("litellm.late.main", _generate))
-    assert late() == "text"
+    make = sys.modules["litellm.utils"].client
+    assert make(placed("litellm.late.main", _generate))() == "text"
     assert failures.counts["unmetered:litellm:late._generate"] == 1
+    pg.uninstrument()
+    assert make(placed("litellm.later.main", _generate))() == "text"
+    assert "unmetered:litellm:later._generate" not in failures.counts
 
 
 def _generate() -> str:

@@ -142,6 +142,20 @@ def test_litellm__a_callback_in_a_task_of_its_loop__is_a_call_beside(
     assert costs(metered) == [ANSWER_NANO] * 2
 
 
+def test_litellm__a_call_inside_that_names_its_user__is_a_call_beside(
+    pg: Paygent, litellm: Any
+) -> None:
+    """LiteLLM does not know our arguments, so it is the application's, wherever it stands."""
+    metered = Metered(pg)
+
+    def call() -> Any:
+        return litellm.completion(**CALL, paygent_user_id="u2")
+
+    litellm.acts.append(placed("litellm.main", call))
+    litellm.completion(**CALL)
+    assert sorted(str(event.user_id) for event in metered.events) == ["u1", "u2"]
+
+
 def test_litellm__a_function_that_is_not_metered_below_another__is_not_said(
     pg: Paygent, litellm: Any
 ) -> None:
