@@ -39,6 +39,9 @@ _BEGINNINGS = frozenset(
 """Modules in which a thread or a task begins: what is below on the stack has nothing to do with
 it.
 """
+_HOOK, _ENTERS = "paygent.instrument.litellm", "action"
+"""The function from which our wrapper enters LiteLLM's."""
+
 _STANDARD = sys.stdlib_module_names
 EMBEDDING_FLAG = "aembedding"
 _FLAGS = (
@@ -61,10 +64,13 @@ class _Caller(NamedTuple):
     Attributes:
         module: LiteLLM's module that comes first above it; "" where none does.
         is_direct: No code but ours and an SDK's stands in between.
+        is_wrapped: LiteLLM's function has not begun: other code stands around it, below a wrapper
+            of ours.
     """
 
     module: str
     is_direct: bool
+    is_wrapped: bool = False
 
 
 def _caller(sdk: str = "") -> _Caller:
@@ -79,6 +85,8 @@ def _caller(sdk: str = "") -> _Caller:
             return _Caller(name, is_direct)
         if name in _BEGINNINGS:
             break
+        if name == _HOOK and frame.f_code.co_name == _ENTERS:
+            return _Caller("", is_direct, is_wrapped=True)
         is_direct &= package in between or package in _STANDARD
         frame = frame.f_back  # type: ignore[assignment]
     return _Caller("", is_direct)
@@ -127,6 +135,8 @@ class LiteLLMGateway(Gateway):
         if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
             return False
         caller = _caller()
+        if caller.is_wrapped:
+            return True
         if not caller.module:
             return any(kwargs.get(flag) is True for flag in _FLAGS)
         return caller.is_direct or (self.in_front and not _runs_callback(caller))

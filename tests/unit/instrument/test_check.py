@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 import threading
@@ -109,6 +110,24 @@ def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew
         litellm.completion(**CALL)
         assert metered.only.cost_total_nano == ANSWER_NANO
         assert said() == {"hook_displaced:litellm": 1}
+
+
+def test_check__litellms_functions_that_were_replaced__count_once(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Two layers of ours with other code in between, sync and async."""
+    metered = Metered(pg)
+    sync, coroutine = litellm.completion, litellm.acompletion
+
+    async def theirs(**kwargs: Any) -> Any:
+        return await coroutine(**kwargs)
+
+    litellm.completion = lambda **kwargs: sync(**kwargs)
+    litellm.acompletion = theirs
+    instrumentation.check()
+    litellm.completion(**CALL)
+    asyncio.run(litellm.acompletion(**CALL))
+    assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
 
 
 def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, litellm: Any) -> None:
