@@ -142,13 +142,8 @@ def _client(function: Any) -> Any:
     return wrapper
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the stand-in, imported: what its functions do next is in `acts`, what they were given
-    in `seen`; `callbacks` run in it when they have an answer, `awaits` before an async one asks.
-    """
-    made: Any = ModuleType("litellm")
-    made.acts, made.seen, made.callbacks = [], [], []
-    made.awaits, made.custom_provider_map = [], []
+def _act(made: Any) -> Any:
+    """What every function does: as the test has told it; then callbacks run."""
 
     def log(found: Any) -> Any:
         for callback in made.callbacks:
@@ -162,12 +157,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         do = made.acts.pop(0) if made.acts else answer
         return log(do())
 
-    def completion(model: Any = None, messages: Any = (), **kwargs: Any) -> Any:
-        return act(model=model, **kwargs)
+    return placed("litellm.main", act)
 
-    async def on_a_thread(call: Any, *args: Any, **kwargs: Any) -> Any:
-        run = functools.partial(contextvars.copy_context().run, call, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(None, run)
+
+async def _on_a_thread(call: Any, *args: Any, **kwargs: Any) -> Any:
+    run = functools.partial(contextvars.copy_context().run, call, *args, **kwargs)
+    return await asyncio.get_running_loop().run_in_executor(None, run)
+
+
+def _async_functions(made: Any, act: Any) -> tuple[Any, ...]:
+    """Those that call their sync twins on another thread, and mark that by an argument."""
 
     async def acompletion(*args: Any, **kwargs: Any) -> Any:
         if made.awaits:
@@ -177,7 +176,26 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
             found = await made.acompletion(*args, **{**kwargs, "model": model})
             if found is not None:
                 return found
-        return await on_a_thread(made.completion, *args, acompletion=True, **kwargs)
+        return await _on_a_thread(made.completion, *args, acompletion=True, **kwargs)
+
+    async def aembedding(*args: Any, **kwargs: Any) -> Any:
+        left = made.not_cached
+        if left is not None:
+            kwargs["input"] = left
+            return await _on_a_thread(made.embedding, *args, aembedding=True, **kwargs)
+        return act(**kwargs)
+
+    async def avideo_remix() -> Any:
+        return "video"
+
+    return acompletion, aembedding, avideo_remix
+
+
+def _sync_functions(act: Any) -> tuple[Any, ...]:
+    """By the parameters that the real ones have."""
+
+    def completion(model: Any = None, messages: Any = (), **kwargs: Any) -> Any:
+        return act(model=model, **kwargs)
 
     def text_completion(prompt: Any, model: Any = None, **kwargs: Any) -> Any:
         return act(model=model, **kwargs)
@@ -187,13 +205,6 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def embedding(model: Any = None, input: Any = (), **kwargs: Any) -> Any:
         return act(model=model, **kwargs)
-
-    async def aembedding(*args: Any, **kwargs: Any) -> Any:
-        left = made.not_cached
-        if left is not None:
-            kwargs["input"] = left
-            return await on_a_thread(made.embedding, *args, aembedding=True, **kwargs)
-        return act(**kwargs)
 
     def anthropic_messages(model: Any = None, **kwargs: Any) -> Any:
         return act(model=model, **kwargs)
@@ -208,54 +219,61 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
         act(model=model, **kwargs)
         return b"sound"
 
-    def ocr(model: Any = None) -> Any:
-        return "text"
-
     def search() -> Any:
         return "found"
-
-    async def avideo_remix() -> Any:
-        return "video"
 
     def get_responses() -> Any:
         return "what there is"
 
-    def get_llm_provider(model: str, provider: Any, base: Any) -> Any:
-        if "/" not in model:
-            raise ValueError(model)
-        provider, _, name = model.partition("/")
-        return name, provider, None, None
-
-    act = placed("litellm.main", act)
-    made.not_cached = None
-    made.get_llm_provider = get_llm_provider
-    modules = {name: ModuleType(name) for name in ("litellm.utils", "litellm.main", "an_app")}
-    utils: Any = modules["litellm.utils"]
-    utils.client = placed("litellm.utils", _client)
-    for function in (
+    return (
         completion,
-        acompletion,
         text_completion,
         responses,
         embedding,
-        aembedding,
         anthropic_messages,
         image_generation,
         transcription,
         speech,
         search,
-        avideo_remix,
         get_responses,
-    ):
-        called = utils.client(placed("litellm.main", function))
-        setattr(made, function.__name__, called)
-        setattr(modules["litellm.main"], function.__name__, called)
+    )
+
+
+def ocr(model: Any = None) -> Any:
+    """Read a document; what is not metered."""
+    return "text"
+
+
+def _get_llm_provider(model: str, provider: Any, base: Any) -> Any:
+    if "/" not in model:
+        raise ValueError(model)
+    provider, _, name = model.partition("/")
+    return name, provider, None, None
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the stand-in, imported: what its functions do next is in `acts`, what they were given
+    in `seen`; `callbacks` run in it when they have an answer, `awaits` before an async one asks.
+    """
+    made: Any = ModuleType("litellm")
+    made.acts, made.seen, made.callbacks = [], [], []
+    made.awaits, made.custom_provider_map = [], []
+    made.not_cached = None
+    made.get_llm_provider = _get_llm_provider
     made.ocr = placed("litellm.ocr.dispatch", ocr)  # no call by its making
-    streams: Any = ModuleType("litellm.litellm_core_utils.streaming_handler")
-    streams.CustomStreamWrapper = made.stream = CustomStreamWrapper
-    made.app = modules["an_app"]
+    made.stream = CustomStreamWrapper
+    names = ("utils", "main", "litellm_core_utils.streaming_handler")
+    utils, main, streams = modules = [ModuleType(f"litellm.{name}") for name in names]
+    vars(streams)["CustomStreamWrapper"] = CustomStreamWrapper
+    vars(utils)["client"] = client = placed("litellm.utils", _client)
+    act = _act(made)
+    for function in (*_sync_functions(act), *_async_functions(made, act)):
+        called = client(placed("litellm.main", function))
+        for module in (made, main):
+            setattr(module, function.__name__, called)
+    made.app = ModuleType("an_app")
     made.app.complete = made.completion
-    for module in (made, streams, *modules.values()):
+    for module in (made, made.app, *modules):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return made
 
