@@ -58,6 +58,21 @@ def around() -> GiveUp | None:
     return _around.get()
 
 
+class Around:
+    """Has a call be the one around what runs in a block; may be entered again when it was left."""
+
+    __slots__ = ("_give_up", "_token")
+
+    def __init__(self, give_up: GiveUp) -> None:
+        self._give_up = give_up
+
+    def __enter__(self) -> None:
+        self._token = enter(self._give_up)
+
+    def __exit__(self, *error: object) -> None:
+        leave(self._token)
+
+
 def give_up() -> None:
     """Have the calls around this place give up: a call that is metered itself begins here."""
     outer = _around.get()

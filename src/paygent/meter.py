@@ -407,8 +407,8 @@ class Meter:
             event = event._replace(event_id=call.booked_id)
         self._accounts.settle(call.user, call.hold, event, learned(call, event, usage))
         self._give_back(call, event.cost_nano)
-        same = event.model == call.request.model and event.model_key == call.model_key
-        head = call.head if same else ""
+        asked = (call.request.model, call.model_key, call.request.provider)
+        head = call.head if (event.model, event.model_key, event.provider) == asked else ""
         self._journal.end(call.event_id, encode_end(event, head, ends=call.event_id))
         if job is not None:
             self._jobs.start(job, call.user, event)
@@ -474,10 +474,10 @@ class Meter:
     def _event(self, call: Call, usage: Usage) -> Event:
         """Return the event of a call."""
         request, plan = call.request, call.plan
+        provider = usage.provider or request.provider
+        resolved = call.resolved if provider == request.provider else None
         priced = price(
-            self._catalogue,
-            Asked(request.provider, request.model, plan, call.at_us, call.resolved),
-            usage,
+            self._catalogue, Asked(provider, request.model, plan, call.at_us, resolved), usage
         )
         if priced.rates is not None:
             self.entries.list_prices(priced.rates, call.at_us)
@@ -493,7 +493,7 @@ class Meter:
             call.at_us,
             priced.model,
             priced.model_key,
-            request.provider,
+            provider,
             call.user.plan_name,
             call.hold.period.start_us,
             usage.input_tokens,

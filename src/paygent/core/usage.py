@@ -75,6 +75,8 @@ class Usage(NamedTuple):
         largest_input_tokens: Where the counts are sums over several requests, a bound on the input
             of each of them, which decides their price tier, or 0 where nobody tells; -1 is one
             request.
+        provider: Who answered, where a gateway tells: after a fallback it is not who was asked. ""
+            is who was asked.
     """
 
     input_tokens: int = 0
@@ -101,6 +103,7 @@ class Usage(NamedTuple):
     others: tuple[Usage, ...] = ()
     billed_nano: int | None = None
     largest_input_tokens: int = -1
+    provider: str = ""
 
     @property
     def counts(self) -> tuple[int, ...]:

@@ -86,17 +86,18 @@ def wrap_sync(
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return send(client, *args, **kwargs)
-        token = None
+        under_way, token = _UnderWay(client, options), None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
-            token = _inside.set((client, options))
+            token = _inside.set(under_way)
             answer = send(client, *args, **kwargs)
         except BaseException as error:
             attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
         finally:
-            _leave(token)
+            if token is not None:
+                _leave(under_way, token)
         attempt("settle", end_answered, meter, call, prepared, answer)
         return answer
 
@@ -129,17 +130,18 @@ def wrap_async(
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return await send(client, *args, **kwargs)
-        token = None
+        under_way, token = _UnderWay(client, options), None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
-            token = _inside.set((client, options))
+            token = _inside.set(under_way)
             answer = await send(client, *args, **kwargs)
         except BaseException as error:
             attempt("settle", end_failed, meter, call, prepared, error, token is not None)
             raise
         finally:
-            _leave(token)
+            if token is not None:
+                _leave(under_way, token)
         attempt("settle", end_answered, meter, call, prepared, answer)
         return answer
 
@@ -149,14 +151,64 @@ def wrap_async(
 # -- one call is one, whatever else wraps it
 
 
-_inside: ContextVar[tuple[Any, Any] | None] = ContextVar("paygent_inside", default=None)
-"""The client and options of the call that is under way here: a second wrapper of ours inside it
+class Gateway:
+    """One run of a gateway's own function, which is the call: SDKs' hooks stand back inside it.
+
+    Threads and tasks that were started inside may carry it on when the function has returned: then
+    it is closed, and what they call is theirs.
+
+    Attributes:
+        is_open: The function has not returned.
+        in_front: Hooks stand back for what the gateway itself sends.
+    """
+
+    __slots__ = ("in_front", "is_open")
+
+    def __init__(self, *, in_front: bool = True) -> None:
+        self.is_open = True
+        self.in_front = in_front
+
+    def sends(self, sdk: str) -> bool:
+        """Tell whether a request through an SDK, made here and now, is the gateway's own.
+
+        Args:
+            sdk: The SDK's package.
+        """
+        return True
+
+
+class _UnderWay:
+    """A request of an SDK that is under way.
+
+    Threads and tasks that were started inside may carry it on when it has its answer: then it is
+    closed, and what they send is their own.
+    """
+
+    __slots__ = ("_client", "_options", "is_open")
+
+    def __init__(self, client: Any, options: Any) -> None:
+        self._client = client
+        self._options = options
+        self.is_open = True
+
+    def has(self, client: Any, options: Any) -> bool:
+        """Tell whether a request is this one, on its way through a class that overrides `request`:
+        by the same client, which sends one at a time in one place, or a copy that another client
+        sends.
+        """
+        if not self.is_open:
+            return False
+        if client is self._client or options is self._options:
+            return True
+        body = getattr(options, "json_data", None)
+        return body is not None and body is getattr(self._options, "json_data", None)
+
+
+_inside: ContextVar[Gateway | _UnderWay | None] = ContextVar("paygent_inside", default=None)
+"""The request that is under way here, or the gateway's call: a second wrapper of ours inside it
 stands back.
 """
 take_along(_inside)  # an SDK may send what it is asked for on a thread of its own
-
-_GATEWAY = (None, None)
-"""Stands there while a gateway's function runs, whatever client it uses."""
 
 
 def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Meter | None:
@@ -169,49 +221,57 @@ def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -
     under_way = _inside.get()
     if under_way is None:
         return meter
-    if under_way is _GATEWAY:
+    if isinstance(under_way, Gateway):
+        if not (is_behind_gateway() and attempt("gateway", under_way.sends, sdk.name)):
+            return meter
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None
-    return None if _is_part_of(under_way, client, options) else meter
+    return None if under_way.has(client, options) else meter
 
 
-def _is_part_of(under_way: tuple[Any, Any], client: Any, options: Any) -> bool:
-    """Tell whether a request is the one under way, or a copy of it that other code has made."""
-    if under_way[0] is not client:
-        return False
-    if under_way[1] is options:
-        return True
-    body = getattr(options, "json_data", None)
-    return body is not None and body is getattr(under_way[1], "json_data", None)
+def _leave(inside: Gateway | _UnderWay, token: Token[Gateway | _UnderWay | None]) -> None:
+    """Note that a call is no longer under way, here or wherever it was carried."""
+    inside.is_open = False
+    try:
+        _inside.reset(token)
+    except ValueError:
+        pass  # left in another context than it was entered in; that one is gone
 
 
-def _leave(token: Token[tuple[Any, Any] | None] | None) -> None:
-    """Note that a call is no longer under way here."""
-    if token is not None:
-        try:
-            _inside.reset(token)
-        except ValueError:
-            pass  # left in another context than it was entered in; that one is gone
+def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
+    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call.
+
+    Args:
+        gateway: Its call, closed when the block is left, and opened when it is entered again; None
+            is one that sends all there is.
+    """
+    return _BehindGateway(gateway or Gateway())
 
 
-def behind_gateway() -> AbstractContextManager[None]:
-    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call."""
-    return _BehindGateway()
+def gateway_here() -> Gateway | None:
+    """Return the call of a gateway whose function runs around this place, if any."""
+    under_way = _inside.get()
+    return under_way if isinstance(under_way, Gateway) and under_way.is_open else None
 
 
 def is_behind_gateway() -> bool:
-    """Tell whether a gateway's function runs here."""
-    return _inside.get() is _GATEWAY
+    """Tell whether a gateway's function runs here, in front of what it sends."""
+    gateway = gateway_here()
+    return gateway is not None and gateway.in_front
 
 
 class _BehindGateway:
-    __slots__ = ("_token",)
+    __slots__ = ("_gateway", "_token")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     def __enter__(self) -> None:
-        self._token = _inside.set(_GATEWAY)
+        self._gateway.is_open = True
+        self._token = _inside.set(self._gateway)
 
     def __exit__(self, *error: object) -> None:
-        _leave(self._token)
+        _leave(self._gateway, self._token)
 
 
 def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:

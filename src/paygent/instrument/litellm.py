@@ -2,8 +2,9 @@
 
 LiteLLM speaks to most providers by itself, and where it calls OpenAI's SDK it turns every exception
 into one of its own, ours too. So its public functions are the call, and the hooks of the SDKs stand
-back while one of them runs. What it answers from its cache, or from a `mock_response`, costs
-nothing. Names were read from litellm 1.60 and 1.110 (2026-11).
+back for what it sends while one of them runs (`litellm_gateway.py`). What it answers from its
+cache, or from a `mock_response`, costs nothing. Every function that calls a provider and is neither
+metered nor known to be free is said.
 """
 
 from __future__ import annotations
@@ -11,458 +12,330 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from paygent.call import Call, Request
-from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, fields_of, get
+from paygent.core.usage import Deferred, Usage
 from paygent.failopen import attempt, failures
-from paygent.instrument.anthropic import read_message
 from paygent.instrument.ending import Ending
-from paygent.instrument.funnel import behind_gateway, is_behind_gateway, meter_or_say
-from paygent.instrument.openai_usage import (
-    ChatStream,
-    ResponseStream,
-    read_chat,
-    read_images,
-    read_response,
-    read_transcription,
-    told_by_audio,
-    told_by_speech,
+from paygent.instrument.funnel import behind_gateway, gateway_here, meter_or_say
+from paygent.instrument.litellm_answers import (
+    PROVIDERS,
+    answered_by,
+    is_from_cache,
+    provider_of,
+    read_part,
+    was_never_sent,
 )
+from paygent.instrument.litellm_functions import (
+    BY_NAME,
+    OTHERS,
+    Arguments,
+    Function,
+    is_call,
+    is_custom,
+    is_free,
+    request_of,
+    resolve,
+)
+from paygent.instrument.litellm_gateway import EMBEDDING_FLAG, LiteLLMGateway, is_in_callback
+from paygent.instrument.litellm_stream import Reader, Tap, is_stream, tap
 from paygent.instrument.patches import Patches
-from paygent.instrument.reading import StreamReader
-from paygent.instrument.request import Prepared
-from paygent.instrument.route import Route, max_tokens_of
 from paygent.instrument.run import Work, end_raised, prepare, run, run_async, take_arguments
 from paygent.meter import Meter
 
-_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_MOCKED = ("mock_response", "mock_tool_calls", "mock_timeout")
-
-_PROVIDERS = {
-    "azure_ai": "azure",
-    "azure_text": "azure",
-    "bedrock": "aws",
-    "bedrock_converse": "aws",
-    "cohere_chat": "cohere",
-    "custom_openai": "openai",
-    "fireworks_ai": "fireworks",
-    "gemini": "google",
-    "moonshot": "moonshotai",
-    "text-completion-openai": "openai",
-    "together_ai": "together",
-    "vertex_ai": "google",
-    "vertex_ai_beta": "google",
-    "xai": "x-ai",
-}
-"""LiteLLM's names of providers that have another one here."""
-
-
-# -- what its answers tell
-
-
-def read_completion(answer: Any, want_tools: bool) -> Usage | Deferred | None:
-    """Read an answer of the chat shape: whoever answered, its input includes what a cache gave.
-
-    LiteLLM writes its own idea of the cost into `usage.cost`; only OpenRouter's is a bill.
-    """
-    usage = read_chat(answer, want_tools)
-    if usage is None:
-        return None
-    told = fields_of(get(answer, "usage"))
-    details = fields_of(told.get("prompt_tokens_details"))
-    if not (usage.cache_write_tokens or usage.cache_write_long_tokens):
-        written = _count(details, "cache_creation_tokens", usage.input_tokens)
-        lifetimes = fields_of(details.get("cache_creation_token_details"))
-        written_long = _count(lifetimes, "ephemeral_1h_input_tokens", written)
-        usage = usage._replace(
-            cache_write_tokens=written - written_long, cache_write_long_tokens=written_long
-        )
-    if _hidden(answer).get("custom_llm_provider") != "openrouter":
-        usage = usage._replace(billed_nano=None)
-    return usage
-
-
-def _read_nothing(answer: Any, want_tools: bool) -> None:
-    """Read an answer that tells nothing, such as sound."""
-
-
-def _count(fields: Mapping[str, Any], name: str, most: int) -> int:
-    value = fields.get(name)
-    return min(value, most) if type(value) is int and value > 0 else 0
-
-
-def _hidden(answer: Any) -> Mapping[str, Any]:
-    """Return what LiteLLM keeps with an answer, beside its fields."""
-    hidden = getattr(answer, "_hidden_params", None)
-    return hidden if isinstance(hidden, Mapping) else {}
-
-
-class _Function(NamedTuple):
-    """A function of LiteLLM's, and its async twin under "a" and its name.
-
-    Attributes:
-        name: Of the sync one.
-        read: Reads the usage of an answer.
-        reader: Reads the chunks of a stream.
-        generates: Whether there is output.
-        told: Says what a request will use, of functions whose answers may tell nothing.
-    """
-
-    name: str
-    read: Callable[[Any, bool], Usage | Deferred | None]
-    reader: Callable[[bool, bool], StreamReader] = ChatStream
-    generates: bool = True
-    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
-
-
-def _told_by_file(body: Mapping[str, Any], files: Any) -> Usage | None:
-    return told_by_audio(body, {"file": body.get("file")})
-
-
-_FUNCTIONS = (
-    _Function("completion", read_completion),
-    _Function("text_completion", read_completion),
-    _Function("embedding", read_completion, generates=False),
-    _Function("responses", read_response, ResponseStream),
-    _Function("image_generation", read_images),
-    _Function("image_edit", read_images),
-    _Function("transcription", read_transcription, told=_told_by_file),
-    _Function("speech", _read_nothing, told=told_by_speech),
-    _Function("rerank", read_completion, generates=False),
-    _Function("anthropic_messages", read_message),
-)
-_UNMETERED = (
-    "create_batch",
-    "generate_content",
-    "image_variation",
-    "ocr",
-    "search",
-    "video_generation",
-)
-"""Functions that cost something and tell nothing that we can read; each is said once."""
-
-_STREAMS = (
-    ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper"),
-    ("litellm.responses.streaming_iterator", "SyncResponsesAPIStreamingIterator"),
-    ("litellm.responses.streaming_iterator", "ResponsesAPIStreamingIterator"),
-)
-"""Classes of its streams; a version lacks some."""
-
-
-# -- the hook
-
 
 class LiteLLMHook:
-    """Patches LiteLLM's functions and streams; see `patches.Hook`."""
+    """Patches LiteLLM's functions; see `patches.Hook`."""
 
     name = "litellm"
     module = "litellm"
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}  # our wrappers, by identity
 
     def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
         """Put gate and meter around its functions, under every name that modules have for them:
         an application may have imported a function before `init`.
         """
         wrappers: dict[int, tuple[Any, Any]] = {}
-        for function in _FUNCTIONS:
-            for name in (function.name, "a" + function.name):
-                found = getattr(module, name, None)
-                if inspect.isroutine(found) and not patches.is_ours(found):
-                    wrapper = _wrap(found, function, module, patches)
-                    wrappers[id(found)] = (found, wrapper)
-        for name in (*_UNMETERED, *("a" + each for each in _UNMETERED)):
+        for name in BY_NAME if arguments_only else (*BY_NAME, *OTHERS):
             found = getattr(module, name, None)
-            if inspect.isroutine(found) and not patches.is_ours(found):
-                wrappers[id(found)] = (found, _say_unmetered(found, name, patches))
+            if inspect.isroutine(found) and not self._is_ours(found):
+                wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))
+        if not arguments_only:
+            for found in _calls():
+                if id(found) not in wrappers and not self._is_ours(found):
+                    wrapper = self._wrapper(found, found.__name__, module, patches)
+                    wrappers[id(found)] = (found, wrapper)
+            self._watch_decorator(wrappers, module, patches)
         for each in list(sys.modules.values()):
-            _rebind(each, wrappers, patches)
-        for module_name, class_name in _STREAMS:
-            kind = getattr(sys.modules.get(module_name), class_name, None)
-            if isinstance(kind, type):
-                _tap_class(kind, patches)
+            attempt("patch:litellm", _rebind, each, wrappers, patches)
+
+    def _is_ours(self, value: Any) -> bool:
+        return self._made.get(id(value)) is value
+
+    def _wrapper(self, found: Any, name: str, litellm: ModuleType, patches: Patches) -> Any:
+        """Return what stands in the place of a function; itself, where it is free."""
+        function = BY_NAME.get(name)
+        if function is not None:
+            wrapper = _wrap(found, function, litellm, patches)
+        elif is_free(name):
+            return found
+        else:
+            wrapper = _say_unmetered(found, _shown(found, litellm), patches)
+        self._made[id(wrapper)] = wrapper
+        return wrapper
+
+    def _watch_decorator(
+        self, wrappers: dict[int, tuple[Any, Any]], litellm: ModuleType, patches: Patches
+    ) -> None:
+        """Have the functions that LiteLLM's decorator makes from now on found too: some modules are
+        loaded when they are first asked for.
+        """
+        original = _fields(sys.modules.get("litellm.utils")).get("client")
+        if not inspect.isfunction(original) or self._is_ours(original):
+            return
+
+        @functools.wraps(original)
+        def client(function: Any) -> Any:
+            made = original(function)
+            if not patches.switch.is_on:
+                return made
+            wrapped = attempt(
+                "patch:litellm", self._wrapper, made, function.__name__, litellm, patches
+            )
+            return made if wrapped is None else wrapped
+
+        self._made[id(client)] = client
+        wrappers[id(original)] = (original, client)
+
+
+# -- where its functions are
+
+
+def _fields(module: Any) -> Mapping[str, Any]:
+    """Return what a module has, without waking it: one that loads itself lazily does so at the
+    first look at any attribute of it.
+    """
+    if not issubclass(type(module), ModuleType):
+        return {}
+    fields: Mapping[str, Any] = object.__getattribute__(module, "__dict__")
+    return fields
+
+
+def _calls() -> Iterator[Any]:
+    """Find the functions of LiteLLM's that call a provider, under whatever name."""
+    seen = set()
+    for name, module in list(sys.modules.items()):
+        for value in list(_fields(module).values()) if f"{name}.".startswith("litellm.") else ():
+            if id(value) not in seen and is_call(value):
+                seen.add(id(value))
+                yield value
 
 
 def _rebind(module: Any, wrappers: Mapping[int, tuple[Any, Any]], patches: Patches) -> None:
     """Put wrappers in the place of functions wherever a module has them."""
-    if not isinstance(module, ModuleType):
-        return
-    for name, value in list(vars(module).items()):
+    for name, value in list(_fields(module).items()):
         found = wrappers.get(id(value))
-        if found is not None and found[0] is value:
+        if found is not None and found[0] is value and found[1] is not value:
             patches.put(module, name, found[1])
+
+
+def _shown(function: Any, litellm: ModuleType) -> str:
+    """Return what a function is called by who calls it."""
+    name = str(function.__name__)
+    if _fields(litellm).get(name) is function:
+        return name
+    return f"{function.__module__}.{name}".removeprefix("litellm.").replace(".main.", ".")
+
+
+# -- its functions
+
+
+def _kept_kind(
+    original: Callable[..., Any], sync: Callable[..., Any], coroutine: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return the one of two wrappers that is of the kind of a function: a coroutine function, a
+    plain one, or a plain one around a coroutine function, which gives a coroutine.
+    """
+    if inspect.iscoroutinefunction(original):
+        return functools.wraps(original)(coroutine)
+    if not inspect.iscoroutinefunction(inspect.unwrap(original)):
+        return functools.wraps(original)(sync)
+
+    @functools.wraps(original)
+    def gives_coroutine(*args: Any, **kwargs: Any) -> Any:
+        return coroutine(*args, **kwargs)
+
+    return gives_coroutine
 
 
 def _say_unmetered(original: Callable[..., Any], name: str, patches: Patches) -> Any:
     """Return a function that says that it is not metered."""
 
-    @functools.wraps(original)
-    def function(*args: Any, **kwargs: Any) -> Any:
-        if patches.switch.is_on and not is_behind_gateway():
+    def say(kwargs: Mapping[str, Any]) -> None:
+        if patches.switch.is_on and _outer(kwargs) is None:
             kind = f"unmetered:litellm:{name}"
             failures.say(kind, "litellm.%s is neither gated nor metered; use pg.wrap", name)
+
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        attempt("gateway", say, kwargs)
+        return await original(*args, **kwargs)
+
+    def sync(*args: Any, **kwargs: Any) -> Any:
+        attempt("gateway", say, kwargs)
         return original(*args, **kwargs)
 
-    return function
+    return _kept_kind(original, sync, coroutine)
+
+
+def _outer(kwargs: Mapping[str, Any]) -> LiteLLMGateway | None:
+    """Return the call of LiteLLM's that a function runs as a part of; None for a call of its own.
+
+    Args:
+        kwargs: The function's arguments.
+    """
+    gateway = gateway_here()
+    return gateway if isinstance(gateway, LiteLLMGateway) and gateway.calls(kwargs) else None
 
 
 def _wrap(
-    original: Callable[..., Any], function: _Function, litellm: ModuleType, patches: Patches
+    original: Callable[..., Any], function: Function, litellm: ModuleType, patches: Patches
 ) -> Callable[..., Any]:
-    """Return a function of LiteLLM's with gate and meter around it, of the kind that it is."""
+    """Return a function of LiteLLM's with gate and meter around it."""
+    arguments = Arguments(original, getattr(litellm, function.name, None))
 
-    def work_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Work:
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _GatewayCall | None:
+        """Return the call; None for what is a part of one that is under way."""
+        outer = attempt("gateway", _outer, kwargs)
+        if outer is not None:
+            attempt("gateway", note_part, outer, args, kwargs)
+            return None
         scope = attempt("prepare", take_arguments, kwargs)
-        meter = meter_or_say() if patches.switch.is_on and not is_behind_gateway() else None
-        prepared = None
+        meter = meter_or_say() if patches.switch.is_on else None
+        request = None
         if meter is not None:
-            prepared = attempt("prepare", _prepare, function, litellm, args, kwargs)
-        if prepared is None:
-            meter, prepared = None, prepare(Request("", function.name, "", None), function.read)
-        return _GatewayCall(meter, prepared, scope, function)
+            request = attempt("prepare", read, args, kwargs)
+        if request is None:
+            meter, request = None, Request("", function.name, "", None)
+        call = _GatewayCall(meter, request, scope, function, patches)
+        call.gateway.in_front = not attempt("prepare", is_custom, litellm, request.body or {})
+        return call
 
-    if any(map(inspect.iscoroutinefunction, (original, inspect.unwrap(original)))):
+    def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
+        return request_of(function, litellm, arguments.body(args, kwargs))
 
-        @functools.wraps(original)
-        async def async_function(*args: Any, **kwargs: Any) -> Any:
-            work = work_of(args, kwargs)
+    def note_part(outer: LiteLLMGateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        _note_part(outer, litellm, arguments.body(args, kwargs))
 
-            async def action() -> Any:
-                with behind_gateway():
-                    return await original(*args, **kwargs)
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        call = begin(args, kwargs)
+        if call is None:
+            return await original(*args, **kwargs)
 
-            return await run_async(work, action)
+        async def action() -> Any:
+            with behind_gateway(call.gateway):
+                return await original(*args, **kwargs)
 
-        return async_function
+        return await run_async(call, action)
 
-    @functools.wraps(original)
-    def sync_function(*args: Any, **kwargs: Any) -> Any:
-        work = work_of(args, kwargs)
+    def sync(*args: Any, **kwargs: Any) -> Any:
+        call = begin(args, kwargs)
+        if call is None:
+            return original(*args, **kwargs)
 
         def action() -> Any:
-            with behind_gateway():
+            with behind_gateway(call.gateway):
                 return original(*args, **kwargs)
 
-        return run(work, action)
+        return run(call, action)
 
-    return sync_function
-
-
-def _prepare(
-    function: _Function, litellm: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Prepared | None:
-    """Read a request; None for one that no provider will see."""
-    if any(kwargs.get(name) is not None for name in _MOCKED):
-        return None
-    body = dict(zip(("model", "messages"), args, strict=False)) if args else {}
-    body.update(kwargs)
-    model, provider = body.get("model"), ""
-    if isinstance(model, str) and model:
-        model, provider = _resolve(litellm, model, body)
-    request = Request(
-        _PROVIDERS.get(provider, provider),
-        f"litellm.{function.name}",
-        model if isinstance(model, str) else "",
-        body,
-        generates=function.generates,
-        max_tokens=max_tokens_of(_ROUTE, body.get),
-        told=attempt("told", function.told, body, None) if function.told is not None else None,
-    )
-    return prepare(request, function.read)
+    return _kept_kind(original, sync, coroutine)
 
 
-_ROUTE = Route("litellm", read_completion, ChatStream, max_tokens_names=_BOUNDS)
-
-
-def _resolve(litellm: Any, model: str, body: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a model's own name and its provider, as LiteLLM takes them."""
-    try:
-        named, provider, *_ = litellm.get_llm_provider(
-            model, body.get("custom_llm_provider"), body.get("api_base")
-        )
-    except Exception:  # noqa: BLE001 - a model that it does not know; it will say so itself
-        return model, ""
-    return str(named), str(provider)
+def _note_part(gateway: LiteLLMGateway, litellm: ModuleType, body: Mapping[str, Any]) -> None:
+    """Note what a part of a call tells of it: who is asked, and what a cache did not give."""
+    if body.get("model") == gateway.model:
+        gateway.provider = ""
+    else:  # a fallback
+        provider = resolve(litellm, body)[1]
+        gateway.provider = PROVIDERS.get(provider, provider)
+        gateway.in_front = gateway.in_front and not is_custom(litellm, body)
+    if body.get(EMBEDDING_FLAG) is True:
+        gateway.embeds = body.get("input")
 
 
 class _GatewayCall(Work):
-    """One call of a function of LiteLLM; see `run.Work`."""
+    """One call of a function of LiteLLM's; see `run.Work`.
 
-    __slots__ = ("_function",)
+    Attributes:
+        gateway: What stands around its inside.
+    """
+
+    __slots__ = ("_function", "_handled", "_patches", "gateway")
 
     def __init__(
-        self, meter: Meter | None, prepared: Prepared, scope: Any, function: _Function
+        self,
+        meter: Meter | None,
+        request: Request,
+        scope: Any,
+        function: Function,
+        patches: Patches,
     ) -> None:
-        super().__init__(meter, prepared, scope)
+        gateway = LiteLLMGateway((request.body or {}).get("model"))
+
+        def read(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+            usage = function.read(answer, want_tools)
+            return answered_by(provider_of(answer) or gateway.provider, usage)
+
+        super().__init__(meter, prepare(request, read), scope)
         self._function = function
+        self._patches = patches
+        self._handled = sys.exc_info()[1]
+        self.gateway = gateway
+
+    def _give_up(self) -> None:
+        """Let what runs inside count instead: a provider of the application's, and no callback."""
+        if not self.gateway.in_front and not is_in_callback():
+            super()._give_up()
 
     def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
         """End a call with its answer; a stream of LiteLLM's ends it later."""
-        if _hidden(answer).get("cache_hit"):
-            meter.void(call, "answered from a cache")
+        if is_from_cache(answer):
+            if self.gateway.embeds is None:
+                meter.void(call, "answered from a cache")
+            else:
+                meter.settle(call, attempt("usage", self._part, answer))
             return True
-        if any(kind.__name__ in _STREAM_NAMES for kind in type(answer).__mro__):
-            reader = _StreamReader(answer, self._function, call.wants_tools)
-            answer._paygent_tap = _Tap(Ending(meter, call, reader), reader)
-            call.hand_over()
+        if is_stream(answer):
+            reader = Reader(answer, self._function, call.wants_tools, self.gateway.provider)
+            give_up = None if self.gateway.in_front else self._give_up
+            if tap(answer, Tap(Ending(meter, call, reader), reader, give_up), self._patches):
+                call.hand_over()
+            else:
+                kind = type(answer).__name__
+                failures.say("stream_untapped", "a stream of type %s cannot be read", kind)
+                meter.settle(call, None)
             return True
         return super().end_with(meter, call, answer)
+
+    def _part(self, answer: Any) -> Usage | Deferred | None:
+        body = self._prepared.request.body or {}
+        usage = self._prepared.route.read(answer, False)
+        return read_part(usage, self.gateway.embeds, body.get("input"))
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End a call that raised: LiteLLM gives its own statuses to what has none."""
         names = {base.__name__ for base in type(error).__mro__}
-        if "APITimeoutError" in names or (
-            "APIConnectionError" in names and not _was_never_sent(error)
+        body = self._prepared.request.body or {}
+        if "APITimeoutError" in names and body.get("mock_timeout") is True:
+            meter.void(call, "a time-out that was asked for")
+        elif "APITimeoutError" in names or (
+            "APIConnectionError" in names and not was_never_sent(error, self._handled)
         ):
             meter.settle(call, None)
         else:
             end_raised(meter, call, self._prepared, error)
-
-
-_STREAM_NAMES = frozenset(name for _, name in _STREAMS)
-_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol")
-_CONTEXTS_MAX = 16
-
-
-def _was_never_sent(error: BaseException) -> bool:
-    """Tell whether what LiteLLM made an error of is a connection that was never made."""
-    each: BaseException | None = error
-    for _ in range(_CONTEXTS_MAX):
-        if each is None:
-            break
-        if any(base.__name__ in _NEVER_SENT for base in type(each).__mro__):
-            return True
-        each = each.__cause__ or each.__context__
-    return False
-
-
-# -- streams
-
-
-class _StreamReader:
-    """Reads a stream of LiteLLM's: what it keeps of the chunks has the usage, which the application
-    sees only if it asked for it.
-    """
-
-    def __init__(self, stream: Any, function: _Function, want_tools: bool) -> None:
-        self._kept: Any = getattr(stream, "chunks", None)
-        self._inner = function.reader(want_tools, False)
-        self._read = function.read
-        self._is_whole = False
-
-    def end(self) -> None:
-        """Note that the stream has come to its own end."""
-        self._is_whole = True
-
-    def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk; see `StreamReader.feed`. None is ever kept from the application."""
-        self._inner.feed(chunk)
-        return None
-
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
-        """Return what was used; see `StreamReader.usage`."""
-        seen = self._inner.usage(estimate)
-        told = next((each for each in reversed(self._kept or ()) if get(each, "usage")), None)
-        usage = self._read(told, False) if told is not None else None
-        if not isinstance(usage, Usage):
-            return seen._replace(billed_nano=None) if isinstance(seen, Usage) else seen
-        if self._is_whole or not isinstance(seen, Usage):
-            return usage._replace(tool_calls=seen.tool_calls if isinstance(seen, Usage) else ())
-        output_tokens = max(usage.output_tokens, seen.output_tokens)
-        return usage._replace(output_tokens=output_tokens, quality="partial")
-
-
-class _Tap:
-    """What a stream of LiteLLM's carries; gone when the stream is."""
-
-    __slots__ = ("ending", "reader")
-
-    def __init__(self, ending: Ending, reader: StreamReader) -> None:
-        self.ending = ending
-        self.reader = reader
-
-    def __del__(self) -> None:
-        self.ending.from_anywhere()
-
-
-def _tap_class(kind: type, patches: Patches) -> None:
-    """Have the streams of a class tell their taps of each chunk and of their end."""
-    for name, wrap in (
-        ("__next__", _wrap_next),
-        ("__anext__", _wrap_anext),
-        ("close", _wrap_close),
-        ("aclose", _wrap_aclose),
-    ):
-        original = vars(kind).get(name)
-        if inspect.isfunction(original) and not patches.is_ours(original):
-            patches.put(kind, name, wrap(original))
-
-
-def _wrap_next(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def next_chunk(stream: Any) -> Any:
-        tap = vars(stream).get("_paygent_tap")
-        if tap is None:
-            return original(stream)
-        try:
-            chunk = original(stream)
-        except StopIteration:
-            tap.ending.at_its_end()
-            raise
-        except BaseException:  # an error, an interruption: each ends the call
-            tap.ending()
-            raise
-        attempt("stream", tap.reader.feed, chunk)
-        return chunk
-
-    return next_chunk
-
-
-def _wrap_anext(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    async def next_chunk(stream: Any) -> Any:
-        tap = vars(stream).get("_paygent_tap")
-        if tap is None:
-            return await original(stream)
-        try:
-            chunk = await original(stream)
-        except StopAsyncIteration:
-            tap.ending.at_its_end()
-            raise
-        except BaseException:  # as above
-            tap.ending()
-            raise
-        attempt("stream", tap.reader.feed, chunk)
-        return chunk
-
-    return next_chunk
-
-
-def _wrap_close(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def close(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return original(stream, *args, **kwargs)
-        finally:
-            _end(stream)
-
-    return close
-
-
-def _wrap_aclose(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    async def aclose(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await original(stream, *args, **kwargs)
-        finally:
-            _end(stream)
-
-    return aclose
-
-
-def _end(stream: Any) -> None:
-    tap = vars(stream).get("_paygent_tap")
-    if tap is not None:
-        tap.ending()

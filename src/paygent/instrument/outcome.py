@@ -88,13 +88,15 @@ def _read_whole(
     return bytes_reader.usage(estimate)
 
 
-_NEVER_SENT = (
+NEVER_SENT = (
     "ConnectError",
     "ConnectTimeout",
     "PoolTimeout",
     "UnsupportedProtocol",
     "LocalProtocolError",
 )
+"""Classes of the HTTP libraries' errors that come before a request has left."""
+
 _CAUSES_MAX = 8
 
 
@@ -129,7 +131,7 @@ def end_failed(
         meter.settle(call, None)
         return
     names = names_of_causes(error)
-    if any(name in _NEVER_SENT for name in names):
+    if any(name in NEVER_SENT for name in names):
         meter.void(call, "never sent")
     elif isinstance(error, ValueError) or any(is_paid(name) for name in names):
         meter.settle(call, None)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from paygent.failopen import attempt
 
 _INHERITED = object()  # stands for what the patched class took from a base
+_WRAPPERS_MAX = 32  # of others around ours that are looked through
 
 
 class Switch:
@@ -97,6 +98,35 @@ class Patches:
             do()
             self._undo[name] = undo
 
+    def displaced(self) -> list[Patch]:
+        """Return the patches that nothing leads to any more: something else stands there, and does
+        not show that it goes through ours.
+        """
+        return [each for each in self._put_in if not self._is_reached(each)]
+
+    def _is_reached(self, patch: Patch) -> bool:
+        value = vars(patch.owner).get(patch.name)
+        if is_mock(value):
+            return True
+        for _ in range(_WRAPPERS_MAX):
+            if value is None or self.is_ours(value):
+                break
+            value = getattr(value, "__wrapped__", None)
+        return self.is_ours(value)
+
+    def put_back(self, patch: Patch) -> bool:
+        """Put a wrapper in its place again where what it had replaced was put back; false where
+        something else stands there.
+        """
+        if vars(patch.owner).get(patch.name, _INHERITED) is not patch.original:
+            return False
+        setattr(patch.owner, patch.name, patch.wrapper)
+        return True
+
+    def forget(self, patch: Patch) -> None:
+        """Leave a place to whoever has taken it; what goes through our wrapper still does."""
+        self._put_in = [each for each in self._put_in if each is not patch]
+
     def take_out_all(self) -> None:
         """Take every patch out, the last one first; one that cannot be is counted and stays."""
         for undo in reversed(self._undo.values()):
@@ -106,6 +136,13 @@ class Patches:
             attempt("unpatch", _restore, patch)
         self._put_in.clear()
         self._wrappers.clear()
+
+
+def is_mock(value: Any) -> bool:
+    """Tell whether an application's test has put a mock somewhere: for a while, and to look at it
+    there.
+    """
+    return type(value).__module__ == "unittest.mock"
 
 
 def _restore(patch: Patch) -> None:

@@ -19,12 +19,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from paygent.failopen import attempt
+from paygent.failopen import attempt, failures
 from paygent.instrument import anthropic, carriers, noticed, openai, sockets
 from paygent.instrument.custom import Target, TargetHook, targets_of
 from paygent.instrument.imports import AfterImport, after_import, is_imported, is_under_way
 from paygent.instrument.litellm import LiteLLMHook
-from paygent.instrument.patches import Hook, Patches
+from paygent.instrument.patches import Hook, Patch, Patches
 from paygent.instrument.sdk import SdkHook
 
 if TYPE_CHECKING:
@@ -115,6 +115,39 @@ class Instrumentation:
         patches = self._carriers if hook in carriers.HOOKS else self._patches
         hook.install(module, patches, arguments_only=self._arguments_only)
 
+    def check(self) -> None:
+        """Look whether calls still come through what was patched, and mend it where they do not.
+
+        Another library may have put back what it found before us, or replaced it. Each SDK is said
+        once; a hook goes where it was, or on top of what stands there now: both layers of ours
+        count a call once. Threads and registered providers are only said.
+
+        Takes a microsecond per patch, and may be called from any thread.
+        """
+        with self._patches.lock:
+            if not self.is_installed:
+                return
+            kept = [hook.patch for hook in self._provided.values()]
+            lost = self._patches.displaced()
+            for patch in lost:
+                attempt("self_check", self._mend, patch, kept)
+            for hook in self._own if lost else ():
+                if is_imported(hook.module) and not is_under_way(hook.module):
+                    attempt(f"patch:{hook.name}", self._install, hook)
+            for patch in self._carriers.displaced():
+                self._carriers.forget(patch)
+                _say_displaced(patch)
+
+    def _mend(self, patch: Patch, kept: list[Patch | None]) -> None:
+        """Put one patch back, or leave its place to its hook."""
+        packages = {module.partition(".")[0] for module in self._awaited}
+        is_kept = any(patch is each for each in kept)
+        if not self._patches.put_back(patch):
+            self._patches.forget(patch)
+        # Elsewhere an application gave its own name new sense.
+        if is_kept or _package_of(patch) in packages:
+            _say_displaced(patch)
+
     def provide(self, registry: ProviderRegistry | None, *, carries_user: bool = True) -> None:
         """Have what an application chose patched by `install`, in place of what was before. What
         was chosen before too stays in place: calls go on meanwhile.
@@ -154,6 +187,23 @@ class Instrumentation:
             self._own = []
             self._provided.clear()
             self._bare.clear()
+
+
+def _package_of(patch: Patch) -> str:
+    """Return the package whose class or module has a patch."""
+    owner = patch.owner
+    module = owner.__module__ if isinstance(owner, type) else owner.__name__
+    return str(module).partition(".")[0]
+
+
+def _say_displaced(patch: Patch) -> None:
+    package = _package_of(patch)
+    failures.say(
+        f"hook_displaced:{package}",
+        "%s.%s was replaced by other code; calls through it may not have been seen meanwhile",
+        package,
+        patch.name,
+    )
 
 
 instrumentation = Instrumentation()

@@ -18,7 +18,7 @@ from typing import Any
 
 from paygent.failopen import attempt, failures
 from paygent.instrument.funnel import wrap_async, wrap_resource, wrap_sync
-from paygent.instrument.patches import Patches
+from paygent.instrument.patches import Patches, is_mock
 
 
 class SdkHook:
@@ -75,7 +75,7 @@ class SdkHook:
         @functools.wraps(original)
         def init(client: Any, *args: Any, **kwargs: Any) -> None:
             original(client, *args, **kwargs)
-            if not patches.is_ours(vars(_owner(type(client)))["request"]):
+            if not _is_hooked(type(client), patches):
                 attempt(kind, self._hook_again, type(client), patches)
 
         patches.put(base_class, "__init__", init)
@@ -106,7 +106,7 @@ class SdkHook:
             return
         own = vars(client).get("request")
         if own is None:
-            if not patches.is_ours(vars(_owner(type(client)))["request"]):
+            if not _is_hooked(type(client), patches):
                 self._hook_again(type(client), patches)
             return
         if isinstance(own, _OnClient):
@@ -151,6 +151,12 @@ class _OnClient(functools.partial):  # type: ignore[type-arg]
     """
 
     __slots__ = ()
+
+
+def _is_hooked(client_class: type, patches: Patches) -> bool:
+    """Tell whether a hook stands where the requests of a class's clients go, or a test's mock."""
+    found = vars(_owner(client_class))["request"]
+    return patches.is_ours(found) or is_mock(found)
 
 
 def _owner(client_class: type) -> type:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import inspect
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -16,7 +17,15 @@ from tests.unit.instrument.requests import Client, Init, options_of
 from paygent import paygent_context
 from paygent.failopen import failures
 from paygent.instrument import openai as openai_names
-from paygent.instrument.funnel import carry, set_active, wrap_async, wrap_resource, wrap_sync
+from paygent.instrument.funnel import (
+    behind_gateway,
+    carry,
+    is_behind_gateway,
+    set_active,
+    wrap_async,
+    wrap_resource,
+    wrap_sync,
+)
 from paygent.testing import Answer, FakeProvider
 
 
@@ -164,3 +173,22 @@ def test_openai__a_subclass_that_copies_the_options__is_counted_once(
         for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
             pass
     assert (len(fake.requests), len(metered.events)) == (2, 2)
+
+
+def test_behind_gateway__in_a_context_that_outlives_it__is_over(
+    init: Init, fake: FakeProvider
+) -> None:
+    """What a gateway's function has started goes on in its context: its calls are metered."""
+    metered = Metered(init())
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def call() -> bool:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            return is_behind_gateway()
+
+        with paygent_context("u1"), behind_gateway():
+            inside = contextvars.copy_context()
+            assert inside.copy().run(call)
+            assert metered.events == []
+        assert not inside.run(call)
+    assert metered.only.user_id == "u1"

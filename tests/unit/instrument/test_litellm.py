@@ -1,167 +1,44 @@
-"""LiteLLM's hook, on a stand-in of its shape: functions, streams, caches, errors. The real one is
-run beside Paygent by `make test-peers`.
+"""LiteLLM's hook, on a stand-in of its shape: calls, caches, errors, what is found and said. The
+real one is run beside Paygent by `make test-peers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import functools
+import inspect
 import sys
-from collections.abc import Callable, Iterator
-from types import ModuleType, SimpleNamespace
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import openai
 import pytest
 from tests.instrument.shapes import MESSAGES, Metered
+from tests.unit.instrument.litellm_stand_in import (
+    ANSWER_NANO,
+    CALL,
+    SENDS,
+    ConnectError,
+    Init,
+    ServerError,
+    Timeout,
+    answer,
+    placed,
+    started,
+)
 
-from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent import ModelCostRate, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.failopen import failures
-from paygent.instrument.litellm import read_completion
+from paygent.instrument.litellm_functions import BY_NAME, Arguments
 from paygent.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
-
-Init = Callable[..., Paygent]
-
-TOLD = {
-    "prompt_tokens": 100,
-    "completion_tokens": 20,
-    "cost": 5,  # what LiteLLM makes of it, which is no bill
-    "prompt_tokens_details": {"cached_tokens": 30},
-}
-ANSWER_NANO = 412_500
-"""70 and 30 cached in, 20 out, by gpt-4o at 2.50, 1.25 and 10.00 per million."""
-
-
-def answer(**fields: Any) -> Any:
-    """An answer of the chat shape."""
-    return SimpleNamespace(model="gpt-4o", usage=dict(TOLD), _hidden_params={}, **fields)
-
-
-class CustomStreamWrapper:
-    """A stream of LiteLLM's, sync and async."""
-
-    def __init__(self, usage: Any = None, error: BaseException | None = None) -> None:
-        self.chunks: list[Any] = []
-        self._usage = usage
-        self._error = error
-        self._left = 3
-
-    def _chunk(self) -> Any:
-        if not self._left:
-            return None
-        self._left -= 1
-        if self._error is not None and self._left == 1:
-            raise self._error
-        delta = SimpleNamespace(content="Hello", tool_calls=None)
-        chunk = SimpleNamespace(
-            model="gpt-4o", choices=[SimpleNamespace(delta=delta)], usage=None, _hidden_params={}
-        )
-        self.chunks.append(chunk)
-        if not self._left and self._usage is not None:
-            self.chunks.append(SimpleNamespace(model="gpt-4o", choices=[], usage=self._usage))
-        return chunk
-
-    def __iter__(self) -> CustomStreamWrapper:
-        return self
-
-    def __next__(self) -> Any:
-        chunk = self._chunk()
-        if chunk is None:
-            raise StopIteration
-        return chunk
-
-    def __aiter__(self) -> CustomStreamWrapper:
-        return self
-
-    async def __anext__(self) -> Any:
-        chunk = self._chunk()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
-
-    def close(self) -> str:
-        return "closed"
-
-    async def aclose(self) -> str:
-        return "closed"
-
-
-class Timeout(openai.APITimeoutError):
-    """LiteLLM's own errors have a status, whatever happened."""
-
-    status_code = 408
-
-
-class ServerError(openai.APIConnectionError):
-    """What LiteLLM makes of everything that it does not know."""
-
-    status_code = 500
-
-
-class ConnectError(Exception):
-    """The HTTP library's: nothing was sent."""
-
-
-@pytest.fixture
-def litellm(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The stand-in, with what its functions do next in `acts`."""
-    made: Any = ModuleType("litellm")
-    made.acts = []
-    made.seen = []
-
-    def act(*args: Any, **kwargs: Any) -> Any:
-        made.seen.append(kwargs)
-        do = made.acts.pop(0) if made.acts else answer
-        return do()
-
-    def completion(*args: Any, **kwargs: Any) -> Any:
-        return act(*args, **kwargs)
-
-    async def acompletion(*args: Any, **kwargs: Any) -> Any:
-        return made.completion(*args, **kwargs)  # as the real one calls it below itself
-
-    def embedding(*args: Any, **kwargs: Any) -> Any:
-        return act(*args, **kwargs)
-
-    def speech(*args: Any, **kwargs: Any) -> Any:
-        act(*args, **kwargs)
-        return b"sound"
-
-    def ocr(*args: Any, **kwargs: Any) -> Any:
-        return "text"
-
-    def get_llm_provider(model: str, provider: Any, base: Any) -> Any:
-        if "/" not in model:
-            raise ValueError(model)
-        provider, _, name = model.partition("/")
-        return name, provider, None, None
-
-    for function in (completion, acompletion, embedding, speech, ocr, get_llm_provider):
-        setattr(made, function.__name__, function)
-    streams: Any = ModuleType("litellm.litellm_core_utils.streaming_handler")
-    streams.CustomStreamWrapper = CustomStreamWrapper
-    made.stream = CustomStreamWrapper
-    app: Any = ModuleType("an_app")
-    app.complete = completion
-    for module in (made, streams, app):
-        monkeypatch.setitem(sys.modules, module.__name__, module)
-    made.app = app
-    yield made
 
 
 @pytest.fixture
 def pg(init: Init, litellm: Any) -> Iterator[Paygent]:
     """A Paygent with a user who may spend nothing."""
-    made = init()
-    made.configure_plan("none", PlanConfig(max_spend_per_period=0))
-    made.assign_plan("poor", "none")
-    with paygent_context("u1"):
-        yield made
-    instrumentation.uninstall()
-
-
-CALL: dict[str, Any] = {"model": "openai/gpt-4o", "messages": MESSAGES, "max_tokens": 50}
+    yield from started(init)
 
 
 # -- calls
@@ -206,30 +83,147 @@ def test_litellm__over_openais_sdk__counts_once_and_asks_for_its_usage(
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         for stream in (False, True):
-            litellm.acts.append(
-                lambda stream=stream: (
-                    client.chat.completions.create(
-                        model="gpt-4o", messages=MESSAGES, stream=stream
-                    ),
-                    answer(),
-                )[1]
-            )
+
+            def send(stream: bool = stream) -> Any:
+                client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=stream)
+                return answer()
+
+            litellm.acts.append(placed(SENDS, send))
             litellm.completion(**CALL)
     assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
     assert fake.requests[-1].body["stream_options"] == {"include_usage": True}
     assert "stream_options" not in fake.requests[0].body
 
 
-@pytest.mark.parametrize("way", ["cache", "mock"])
-def test_litellm__what_no_provider_saw__costs_nothing(way: str, pg: Paygent, litellm: Any) -> None:
-    """An answer out of LiteLLM's cache, and one that the application made up."""
+def test_litellm__an_answer_from_its_cache__costs_nothing(pg: Paygent, litellm: Any) -> None:
+    """No provider saw the request."""
     metered = Metered(pg)
-    cached = answer()
-    cached._hidden_params = {"cache_hit": True}
+    cached = answer({"cache_hit": True})
     litellm.acts.append(lambda: cached)
-    found = litellm.completion(**CALL, **({"mock_response": "Hi."} if way == "mock" else {}))
-    assert found is cached
+    assert litellm.completion(**CALL) is cached
     assert (metered.events, pg.health()["calls_in_flight"]) == ([], 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "booked"),
+    [
+        ("completion", {"mock_response": "Hi."}, 0),
+        ("completion", {"mock_tool_calls": [{"id": "1"}]}, 0),
+        ("responses", {"mock_response": "Hi.", "input": "x"}, 0),
+        ("completion", {"mock_timeout": False}, 1),
+        ("completion", {"mock_timeout": True}, 1),
+        ("completion", {"mock_tool_calls": []}, 1),
+        ("completion", {"mock_response": ""}, 1),
+        ("responses", {"mock_tool_calls": [{"id": "1"}], "input": "x"}, 1),
+        ("transcription", {"mock_response": "Hi.", "file": b""}, 1),
+        ("speech", {"mock_response": "Hi.", "input": "x"}, 1),
+    ],
+)
+def test_litellm__a_mocked_answer__costs_nothing_where_litellm_makes_it_up(
+    name: str, given: dict[str, Any], booked: int, pg: Paygent, litellm: Any
+) -> None:
+    """What a function does not know is sent, and so is what an empty argument asks for."""
+    metered = Metered(pg)
+    getattr(litellm, name)(model="openai/gpt-4o", **given)
+    assert len(metered.events) == booked
+
+
+def test_litellm__a_time_out_that_was_asked_for__costs_nothing(pg: Paygent, litellm: Any) -> None:
+    """LiteLLM raises it, and sends nothing."""
+    metered = Metered(pg)
+    for _ in range(2):
+        litellm.acts.append(placed("litellm.main", _time_out))
+    with pytest.raises(Timeout):
+        litellm.completion(**CALL, mock_timeout=True)
+    assert metered.events == []
+    with pytest.raises(Timeout):
+        litellm.completion(**CALL)
+    assert metered.only.quality == "estimated"
+
+
+def _time_out() -> Any:
+    raise Timeout(None)  # type: ignore[arg-type]
+
+
+SECRET = "my secret diagnosis"
+
+
+@pytest.mark.parametrize("name", ["responses", "text_completion", "image_generation"])
+def test_litellm__arguments_by_position__are_known_by_the_functions_own_names(
+    name: str, pg: Paygent, litellm: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is no prompt: a user's text is neither logged nor stored as one."""
+    metered = Metered(pg)
+    litellm.acts += [lambda: answer(model=None)] * 2
+    getattr(litellm, name)(SECRET, "openai/gpt-4o")
+    getattr(litellm, name)(SECRET)
+    assert [event.model for event in metered.events] == ["gpt-4o", None]
+    assert SECRET not in caplog.text
+
+
+async def test_litellm__arguments_of_an_async_twin__have_the_sync_ones_names(
+    pg: Paygent, litellm: Any
+) -> None:
+    """It takes whatever comes; more than there are names for is left out."""
+    metered = Metered(pg)
+    litellm.not_cached = ["x"]
+    await litellm.aembedding("openai/text-embedding-3-small")
+    with pytest.raises(TypeError):
+        litellm.embedding("openai/text-embedding-3-small", ["x"], SECRET)
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [event.provider for event in events] == ["openai"]
+
+
+def test_arguments__of_a_function_that_tells_no_names__are_left_out() -> None:
+    """Other code's wrapper: what stands where is not known, so nothing is taken for a model."""
+
+    def wrapper(*args: Any) -> None:
+        """Stand for it."""
+
+    wrapper.__signature__ = "none"  # type: ignore[attr-defined]
+    for twin in (None, wrapper):
+        assert Arguments(wrapper, twin).body((SECRET,), {"n": 1}) == {"n": 1}
+
+
+async def test_litellm__a_fallback__is_booked_as_whose_answer_it_is(
+    pg: Paygent, litellm: Any
+) -> None:
+    """By what the answer tells; where it does not, by whom LiteLLM asked last."""
+    metered = Metered(pg)
+    claude = "anthropic/claude-sonnet-4-5"
+    told = {"custom_llm_provider": "anthropic"}
+    litellm.acts.append(lambda: answer(told, model="claude-sonnet-4-5"))
+    litellm.completion(**CALL)
+    litellm.acts += [lambda: None, lambda: answer(model="claude-sonnet-4-5")]
+    await litellm.acompletion(**CALL, fallbacks=[claude])
+    litellm.acts += [lambda: None, lambda: None, lambda: answer(model="claude-sonnet-4-5")]
+    await litellm.acompletion(**{**CALL, "model": claude}, fallbacks=["openai/gpt-4o", claude])
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(each.provider, each.model, each.quality) for each in events] == [
+        ("anthropic", "claude-sonnet-4-5", "exact")
+    ] * 3
+
+
+async def test_litellm__embeddings_that_are_partly_cached__count_by_what_was_asked(
+    pg: Paygent, litellm: Any
+) -> None:
+    """LiteLLM adds up the tokens of both, and calls the answer a cached one."""
+    metered = Metered(pg)
+
+    def merged() -> Any:
+        usage = {"prompt_tokens": 90, "completion_tokens": 0}
+        return answer({"cache_hit": True}, model="text-embedding-3-small", usage=usage)
+
+    call = {"model": "openai/text-embedding-3-small", "input": ["one", "two", "six"]}
+    for left in (["six"], None, ["one", "two", "six"]):
+        litellm.not_cached = left
+        litellm.acts.append(merged)
+        await litellm.aembedding(**call)
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(each.input_tokens, each.quality) for each in events] == [
+        (30, "estimated"),
+        (90, "exact"),
+    ]
 
 
 def test_litellm__models_and_providers__have_our_names(pg: Paygent, litellm: Any) -> None:
@@ -241,13 +235,14 @@ def test_litellm__models_and_providers__have_our_names(pg: Paygent, litellm: Any
     assert [event.provider for event in metered.events] == ["google", None, None]
 
 
-def test_litellm__sound__is_booked_as_estimated_and_ocr_is_said(pg: Paygent, litellm: Any) -> None:
-    """Six characters at 15.00 a million; what has no hook is said once."""
+def test_litellm__sound__is_booked_as_estimated(pg: Paygent, litellm: Any) -> None:
+    """By what the request tells, at the plan's own rate: the answer tells nothing."""
+    rates = {"a-voice": ModelCostRate.per_million(10, 0)}
+    pg.configure_plan("speakers", PlanConfig(cost_rates=rates))
+    pg.assign_plan("u1", "speakers")
     metered = Metered(pg)
-    assert litellm.speech(model="openai/tts-1", input="Hello.") == b"sound"
-    assert (metered.only.cost_total_nano, metered.only.quality) == (90_000, "estimated")
-    assert litellm.ocr(model="mistral/ocr") == "text"
-    assert failures.counts["unmetered:litellm:ocr"] == 1
+    assert litellm.speech(model="openai/a-voice", input="Hello.") == b"sound"
+    assert (metered.only.cost_total_nano, metered.only.quality) == (20_000, "estimated")
 
 
 @pytest.mark.parametrize(
@@ -274,109 +269,50 @@ def test_litellm__an_error__is_booked_where_the_provider_may_have_billed(
     assert pg.health()["calls_in_flight"] == 0
 
 
+def _refused() -> Any:
+    try:
+        raise ConnectError
+    except ConnectError:
+        raise ServerError(request=None)  # type: ignore[arg-type]  # noqa: B904 - as it does
+
+
 def test_litellm__a_connection_that_was_never_made__costs_nothing(
     pg: Paygent, litellm: Any
 ) -> None:
     """LiteLLM has made it an error of the provider; what stands behind it tells."""
-
-    def act() -> Any:
-        try:
-            raise ConnectError
-        except ConnectError:
-            raise ServerError(request=None)  # type: ignore[arg-type]  # noqa: B904 - as it does
-
     metered = Metered(pg)
-    litellm.acts.append(act)
+    litellm.acts.append(_refused)
     with pytest.raises(ServerError):
         litellm.completion(**CALL)
     assert metered.events == []
 
 
-# -- streams
-
-
-def test_litellm__a_stream__settles_at_its_end_from_what_litellm_keeps(
+def test_litellm__an_error_while_another_is_handled__is_judged_by_itself(
     pg: Paygent, litellm: Any
 ) -> None:
-    """The application sees the same chunks; a tool that it did not ask for is not counted."""
+    """Neither what the application handles nor an earlier attempt of LiteLLM's says that this one
+    has not left.
+    """
     metered = Metered(pg)
-    stream = litellm.stream(TOLD)
-    litellm.acts.append(lambda: stream)
-    assert litellm.completion(**CALL, stream=True) is stream
-    assert len(list(stream)) == 3
-    assert (metered.only.cost_total_nano, metered.only.quality) == (ANSWER_NANO, "exact")
 
+    def broke() -> Any:
+        raise ServerError(request=None)  # type: ignore[arg-type]
 
-async def test_litellm__an_async_stream__settles_at_its_end(pg: Paygent, litellm: Any) -> None:
-    """The same, awaited."""
-    metered = Metered(pg)
-    litellm.acts.append(lambda: litellm.stream(TOLD))
-    assert len([chunk async for chunk in await litellm.acompletion(**CALL)]) == 3
-    events = await asyncio.to_thread(lambda: metered.events)
-    assert [(each.cost_total_nano, each.quality) for each in events] == [(ANSWER_NANO, "exact")]
+    def broke_again() -> Any:
+        try:
+            return _refused()
+        except ServerError:
+            return broke()
 
-
-@pytest.mark.parametrize("way", ["close", "aclose", "drop", "error"])
-async def test_litellm__a_stream_that_ends_early__settles_what_was_received(
-    way: str, pg: Paygent, litellm: Any
-) -> None:
-    """Closed, dropped or broken: estimated from its text, once."""
-    metered = Metered(pg)
-    error = ValueError("broke") if way == "error" else None
-    litellm.acts.append(lambda: litellm.stream(None, error))
-    stream = litellm.completion(**CALL)
-    next(stream)
-    if way == "close":
-        assert stream.close() == "closed"
-    elif way == "aclose":
-        assert await stream.aclose() == "closed"
-    elif way == "error":
-        with pytest.raises(ValueError, match="broke"):
-            next(stream)
-    del stream
-    gc.collect()
-    events = await asyncio.to_thread(lambda: metered.events)
-    assert [(each.output_tokens, each.quality) for each in events] == [(2, "estimated")]
-    assert pg.health()["calls_in_flight"] == 0
-
-
-async def test_litellm__an_async_stream_that_breaks__settles_and_raises(
-    pg: Paygent, litellm: Any
-) -> None:
-    """The exception arrives."""
-    litellm.acts.append(lambda: litellm.stream(None, ValueError("broke")))
-    stream = await litellm.acompletion(**CALL)
-    with pytest.raises(ValueError, match="broke"):
-        _ = [chunk async for chunk in stream]
-    assert pg.health()["calls_in_flight"] == 0
-
-
-def test_litellm__a_stream_with_early_usage__is_partial_where_it_was_left(
-    pg: Paygent, litellm: Any
-) -> None:
-    """Anthropic tells its input at once, and the output as it goes."""
-    metered = Metered(pg)
-    stream = litellm.stream()
-    litellm.acts.append(lambda: stream)
-    litellm.completion(**CALL)
-    next(stream)
-    stream.chunks.append(SimpleNamespace(model="gpt-4o", usage={**TOLD, "completion_tokens": 1}))
-    stream.close()
-    assert (metered.only.output_tokens, metered.only.quality) == (2, "partial")
-
-
-def test_litellm__streams_of_others__are_left_alone(pg: Paygent, litellm: Any) -> None:
-    """One that no call of ours gave: sync, async, closed."""
-    assert len(list(litellm.stream())) == 3
-    assert litellm.stream().close() == "closed"
-
-    async def read() -> int:
-        stream = litellm.stream()
-        count = len([chunk async for chunk in stream])
-        await stream.aclose()
-        return count
-
-    assert asyncio.run(read()) == 3
+    litellm.acts += [broke, broke_again]
+    try:
+        raise ConnectError
+    except ConnectError:
+        with pytest.raises(ServerError):
+            litellm.completion(**CALL)
+    with pytest.raises(ServerError):
+        litellm.completion(**CALL)
+    assert len(metered.events) == 2
 
 
 # -- in and out
@@ -389,44 +325,92 @@ def test_litellm__after_uninstrument__is_as_it_was(pg: Paygent, litellm: Any) ->
     pg.uninstrument()
     litellm.completion(**CALL, paygent_user_id="u2")
     wrapped(**CALL)
-    litellm.ocr()
+    assert litellm.ocr() == "text"
     assert metered.events == []
     assert "paygent_user_id" not in litellm.seen[0]
     instrumentation.uninstall()
     assert litellm.app.complete is litellm.completion
-    assert not hasattr(litellm.completion, "__wrapped__")
+    assert not hasattr(litellm.completion.__wrapped__, "__wrapped__")  # LiteLLM's own alone
 
 
-@pytest.mark.parametrize(
-    ("details", "written"),
-    [
-        ({"cache_creation_tokens": 40}, (40, 0)),
-        (
-            {
-                "cache_creation_tokens": 40,
-                "cache_creation_token_details": {"ephemeral_1h_input_tokens": 10},
-            },
-            (30, 10),
-        ),
-        ({"cache_creation_tokens": "odd"}, (0, 0)),
-    ],
-)
-def test_read_completion__cache_writes__are_in_its_own_fields(
-    details: dict[str, Any], written: tuple[int, int]
+def test_litellm__a_function_that_is_not_metered__is_said_once_and_stays_of_its_kind(
+    pg: Paygent, litellm: Any
 ) -> None:
-    """As LiteLLM tells what Anthropic has written to its caches."""
-    found = read_completion(
-        {"usage": {**TOLD, "prompt_tokens_details": details}, "model": "m"}, False
-    )
-    assert found is not None
-    assert (found.cache_write_tokens, found.cache_write_long_tokens) == written  # type: ignore[union-attr]
-    assert read_completion({"usage": None}, False) is None
+    """Every one that calls a provider, under whatever name; what asks for what there is is free."""
+    assert (litellm.ocr(), litellm.search()) == ("text", "found")
+    assert asyncio.run(litellm.avideo_remix()) == "video"
+    assert litellm.get_responses() == "what there is"
+    said = {name: count for name, count in failures.counts.items() if name.startswith("unmetered")}
+    assert said == {f"unmetered:litellm:{name}": 1 for name in ("ocr", "search", "avideo_remix")}
+    for name in ("avideo_remix", "acompletion", "aembedding"):
+        assert inspect.iscoroutinefunction(getattr(litellm, name))
+    for name in ("ocr", "completion", "get_responses"):
+        assert not inspect.iscoroutinefunction(getattr(litellm, name))
 
 
-def test_read_completion__a_bill__is_openrouters_alone() -> None:
-    """LiteLLM writes its own idea of the cost into every usage."""
-    billed = answer()
-    billed._hidden_params = {"custom_llm_provider": "openrouter"}
-    found, other = read_completion(billed, False), read_completion(answer(), False)
-    assert found.billed_nano == 5 * 10**9  # type: ignore[union-attr]
-    assert other.billed_nano is None  # type: ignore[union-attr]
+def test_litellm__a_module_that_it_loads_later__is_found(pg: Paygent, litellm: Any) -> None:
+    """Its functions are made by the same decorator."""
+    make = sys.modules["litellm.utils"].client
+    assert make(placed("litellm.late.main", _generate))() == "text"
+    assert failures.counts["unmetered:litellm:late._generate"] == 1
+    pg.uninstrument()
+    assert make(placed("litellm.later.main", _generate))() == "text"
+    assert "unmetered:litellm:later._generate" not in failures.counts
+
+
+def _generate() -> str:
+    return "text"
+
+
+async def test_litellm__a_plain_function_around_a_coroutine_function__stays_one(
+    init: Init, litellm: Any
+) -> None:
+    """Another instrumentation has put it there; its answer is awaited, gated and metered."""
+    original = litellm.acompletion
+
+    @functools.wraps(original)
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    litellm.acompletion = theirs
+    metered = Metered(init())
+    assert not inspect.iscoroutinefunction(litellm.acompletion)
+    await litellm.acompletion(**CALL)
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [event.cost_total_nano for event in events] == [ANSWER_NANO]
+    instrumentation.uninstall()
+
+
+def test_litellm__switched_off__takes_our_arguments_out_and_patches_nothing_else(
+    litellm: Any,
+) -> None:
+    """With PAYGENT_DISABLED what is not metered is not touched."""
+    before = {name: value for name, value in vars(litellm).items() if callable(value)}
+    instrumentation.install(arguments_only=True)
+    litellm.completion(**CALL, paygent_user_id="u2")
+    assert "paygent_user_id" not in litellm.seen[0]
+    changed = {name for name, value in before.items() if getattr(litellm, name) is not value}
+    assert changed == set(before) & set(BY_NAME)
+    instrumentation.uninstall()
+
+
+def test_litellm__modules_that_load_themselves__are_left_asleep(
+    init: Init, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look at any attribute of one would run it; one that breaks costs nobody the hook."""
+    woken = []
+
+    class Lazy(ModuleType):
+        def __getattribute__(self, name: str) -> Any:
+            woken.append(name)
+            raise ImportError("needs a GPU")
+
+    for name, module in (("lazy", Lazy("lazy")), ("none", None), ("odd", object())):
+        monkeypatch.setitem(sys.modules, name, module)
+    init()
+    assert woken == []
+    assert instrumentation.is_installed
+    with paygent_context("u1"):
+        litellm.completion(**CALL)
+    instrumentation.uninstall()
+    assert failures.counts.get("patch:litellm") is None

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import pytest
 from tests.conftest import Swallowed
-from tests.unit.instrument.requests import prepared
+from tests.instrument.shapes import Metered
+from tests.unit.instrument.requests import Init, prepared
 
-from paygent import PlanConfig
-from paygent.call import Call
+from paygent import PlanConfig, paygent_context
+from paygent.call import Call, Request
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Usage
 from paygent.instrument.outcome import end_answered, end_failed
@@ -186,3 +187,21 @@ def test_end_failed__an_answer_refused_for_its_content__was_paid() -> None:
     error = error_of("ContentFilterFinishReasonError")
     end_failed(cast(Meter, ends), call_of(), prepared({}), error)
     assert ends.ended == [("settle", None)]
+
+
+def test_settle__a_usage_that_tells_who_answered__is_priced_and_booked_as_theirs(
+    init: Init,
+) -> None:
+    """A gateway may have fallen back to another provider than the one that was asked."""
+    pg = init()
+    metered = Metered(pg)
+    pg.get_usage("u1")  # from now on nothing has to be asked
+    with paygent_context("u1"):
+        call = pg._meter.begin(Request("openai", "chat.completions", "gpt-4o", {}))
+    assert isinstance(call, Call)
+    answered = Usage(100, 20, model="claude-sonnet-4-5", provider="anthropic")
+    pg._meter.settle(call, answered)
+    booked = metered.only
+    assert (booked.provider, booked.model) == ("anthropic", "claude-sonnet-4-5")
+    assert (booked.cost_total_nano, booked.quality) == (600_000, "exact")
+    assert pg.get_usage("u1").period_cost == 0.0006

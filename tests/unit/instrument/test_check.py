@@ -1,0 +1,199 @@
+"""The look at what was patched: what other code has displaced is said and, where safe, mended."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import openai
+import pytest
+from openai._base_client import SyncAPIClient
+from tests.instrument.shapes import MESSAGES, Metered
+from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, Init, started
+
+from paygent import Paygent, ProviderConfig, ProviderRegistry
+from paygent.failopen import failures
+from paygent.instrument.registry import instrumentation
+from paygent.testing import FakeProvider
+
+
+@pytest.fixture
+def pg(init: Init, litellm: Any) -> Iterator[Paygent]:
+    """A Paygent with a user."""
+    yield from started(init)
+
+
+@pytest.fixture
+def ask(fake: FakeProvider) -> Iterator[Callable[[], Any]]:
+    """A call of OpenAI's SDK."""
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        yield lambda: client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+
+def said() -> dict[str, int]:
+    """What was said of displaced hooks."""
+    return {kind: count for kind, count in failures.counts.items() if "displaced" in kind}
+
+
+def request() -> Any:
+    """What stands at the place of OpenAI's hook."""
+    return vars(SyncAPIClient)["request"]
+
+
+def test_check__where_all_is_in_place__says_and_changes_nothing(pg: Paygent) -> None:
+    """A wrapper around ours that shows what is in it is in nobody's way."""
+    ours = request()
+
+    @functools.wraps(ours)
+    def theirs(*args: Any, **kwargs: Any) -> Any:
+        return ours(*args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SyncAPIClient, "request", theirs)
+        instrumentation.check()
+        assert request() is theirs
+    assert said() == {}
+
+
+def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
+    pg: Paygent, ask: Callable[[], Any]
+) -> None:
+    """Another library has restored what it found before us."""
+    metered = Metered(pg)
+    ours = request()
+    SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
+    for _ in range(2):
+        instrumentation.check()
+        ask()
+    assert (len(metered.events), request()) == (2, ours)
+    assert said() == {"hook_displaced:openai": 1}
+
+
+def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: Paygent) -> None:
+    """When the test has ended, what it found is back."""
+    ours = request()
+    with mock.patch.object(SyncAPIClient, "request") as stand:
+        instrumentation.check()
+        client = openai.OpenAI(api_key="k")
+        client.chat.completions.create(model="gpt-4o", messages=[])
+        assert request() is stand
+        stand.assert_called_once()
+    instrumentation.check()
+    assert (request(), said()) == (ours, {})
+
+
+def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
+    pg: Paygent, ask: Callable[[], Any]
+) -> None:
+    """Whether the other code goes through ours, nobody can see; uninstalled, theirs is left."""
+    metered = Metered(pg)
+    ours = request()
+
+    def theirs(client: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(client, *args, **kwargs)
+
+    SyncAPIClient.request = theirs  # type: ignore[assignment, method-assign]
+    for _ in range(2):
+        instrumentation.check()
+        ask()
+    assert len(metered.events) == 2
+    assert said() == {"hook_displaced:openai": 1}
+    instrumentation.uninstall()
+    assert request() is theirs
+    SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
+
+
+def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew(
+    init: Init, litellm: Any
+) -> None:
+    """Another instrumentation was there before us, and has taken itself out under us."""
+    original = litellm.completion
+    litellm.completion = lambda *args, **kwargs: original(*args, **kwargs)
+    for pg in started(init):
+        metered = Metered(pg)
+        litellm.completion = original
+        instrumentation.check()
+        litellm.completion(**CALL)
+        assert metered.only.cost_total_nano == ANSWER_NANO
+        assert said() == {"hook_displaced:litellm": 1}
+
+
+def test_check__litellms_functions_that_were_replaced__count_once(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Two layers of ours with other code in between, sync and async."""
+    metered = Metered(pg)
+    sync, coroutine = litellm.completion, litellm.acompletion
+
+    async def theirs(**kwargs: Any) -> Any:
+        return await coroutine(**kwargs)
+
+    litellm.completion = lambda **kwargs: sync(**kwargs)
+    litellm.acompletion = theirs
+    instrumentation.check()
+    litellm.completion(**CALL)
+    asyncio.run(litellm.acompletion(**CALL))
+    assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
+
+
+def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, litellm: Any) -> None:
+    """It called a function of LiteLLM's by it once."""
+    own = SimpleNamespace()
+    litellm.app.complete = own
+    instrumentation.check()
+    assert litellm.app.complete is own
+    assert said() == {}
+    assert instrumentation._patches.displaced() == []  # it is not looked at again
+
+
+def test_check__threads__are_only_said(pg: Paygent) -> None:
+    """What has taken their place may be another kind of threads."""
+    ours = threading.Thread.start
+
+    def theirs(thread: threading.Thread) -> None:
+        ours(thread)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(threading.Thread, "start", theirs)
+        instrumentation.check()
+        assert threading.Thread.start is theirs
+    assert said() == {"hook_displaced:threading": 1}
+
+
+def test_check__when_switched_off__does_nothing(litellm: Any) -> None:
+    """Nothing is patched then that calls have to come through."""
+    instrumentation.install(arguments_only=True)
+    litellm.completion = None
+    instrumentation.check()
+    assert litellm.completion is None
+    assert said() == {}
+    instrumentation.uninstall()
+
+
+def test_check__a_registered_provider__is_put_back_or_only_said(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The application named its method once; a later `init` still takes it out."""
+    acme: Any = ModuleType("acme")
+    acme.Client = type("Client", (), {"ask": lambda client: "answer", "__module__": "acme"})
+    monkeypatch.setitem(sys.modules, "acme", acme)
+    registry = ProviderRegistry()
+    registry.register(ProviderConfig("acme", "acme", "Client", "ask"))
+    bare = acme.Client.ask
+    init(registry=registry)
+    ours = acme.Client.ask
+    acme.Client.ask = bare
+    instrumentation.check()
+    assert acme.Client.ask is ours
+    acme.Client.ask = theirs = lambda client: ours(client)
+    instrumentation.check()
+    assert acme.Client.ask is theirs
+    assert said() == {"hook_displaced:acme": 2}
+    init(registry=ProviderRegistry())
+    assert acme.Client.ask is theirs
