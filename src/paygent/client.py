@@ -43,6 +43,7 @@ from paygent.verbs import Verbs
 from paygent.wrapping import Wrapping
 
 _MEMORY = ":memory:"
+_CHECK_EVERY_S = 2.0  # a look at every patch takes less than half a millisecond
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound=Callable[..., Any])
@@ -207,6 +208,8 @@ class Paygent(Verbs):
             self._callbacks,
             now_us,
         )
+        self._worker.before_round = self._before_round
+        self._next_check_s = 0.0
         self._asking = Asking(
             self._accounts,
             self._catalogue,
@@ -236,6 +239,14 @@ class Paygent(Verbs):
         set_active(self._meter)
         # An application may name the user of a single call, which the SDKs would refuse.
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
+
+    def _before_round(self) -> None:
+        """Do what the delivering thread does before each of its rounds."""
+        self._meter.late_ends.before_round()
+        now_s = time.monotonic()
+        if now_s >= self._next_check_s and active() is self._meter:
+            self._next_check_s = now_s + _CHECK_EVERY_S
+            attempt("self_check", instrumentation.check)
 
     def _provide(self) -> None:
         settings = self._settings
@@ -392,6 +403,7 @@ class Paygent(Verbs):
             holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (what was
             swallowed or said, by kind), `catalogue` (the price list's release and date).
         """
+        attempt("self_check", instrumentation.check)
         return {
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,

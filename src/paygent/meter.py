@@ -99,7 +99,6 @@ class Meter:
         self._whose = Whose(settings.on_missing_user, callbacks)
         self.entries = Entries(accounts, journal, worker, callbacks)
         self.late_ends = LateEnds(worker.hurry)
-        worker.before_round = self.late_ends.before_round
 
     # -- before the provider
 

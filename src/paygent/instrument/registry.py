@@ -122,21 +122,29 @@ class Instrumentation:
         once; a hook goes where it was, or on top of what stands there now: both layers of ours
         count a call once. Threads and registered providers are only said.
 
-        Takes a microsecond per patch, and may be called from any thread.
+        Takes a microsecond per patch, and may be called from any thread. Does nothing while another
+        one patches, which may take as long as the import of an SDK.
         """
-        with self._patches.lock:
-            if not self.is_installed:
-                return
-            kept = [hook.patch for hook in self._provided.values()]
-            lost = self._patches.displaced()
-            for patch in lost:
-                attempt("self_check", self._mend, patch, kept)
-            for hook in self._own if lost else ():
-                if is_imported(hook.module) and not is_under_way(hook.module):
-                    attempt(f"patch:{hook.name}", self._install, hook)
-            for patch in self._carriers.displaced():
-                self._carriers.forget(patch)
-                _say_displaced(patch)
+        lock = self._patches.lock
+        if not lock.acquire(blocking=False):
+            return
+        try:
+            if self.is_installed:
+                self._check()
+        finally:
+            lock.release()
+
+    def _check(self) -> None:
+        kept = [hook.patch for hook in self._provided.values()]
+        lost = self._patches.displaced()
+        for patch in lost:
+            attempt("self_check", self._mend, patch, kept)
+        for hook in self._own if lost else ():
+            if is_imported(hook.module) and not is_under_way(hook.module):
+                attempt(f"patch:{hook.name}", self._install, hook)
+        for patch in self._carriers.displaced():
+            self._carriers.forget(patch)
+            _say_displaced(patch)
 
     def _mend(self, patch: Patch, kept: list[Patch | None]) -> None:
         """Put one patch back, or leave its place to its hook."""

@@ -75,6 +75,44 @@ def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
     assert said() == {"hook_displaced:openai": 1}
 
 
+def test_check__by_the_delivering_thread_and_by_health__is_made(
+    pg: Paygent, ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has to ask for it."""
+    ask()
+    ours = request()
+    SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
+    assert pg.health()["counts"]["hook_displaced:openai"] == 1
+    assert request() is ours
+    SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
+    monkeypatch.setattr(pg, "_next_check_s", 0.0)
+    pg.record_event("u1", cost=1)
+    pg.flush()
+    assert request() is ours
+
+
+def test_check__while_another_thread_patches__does_not_wait(pg: Paygent) -> None:
+    """The delivering thread has other things to do than to wait for an import."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with instrumentation._patches.lock:
+            held.set()
+            go_on.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    ours = request()
+    SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
+    instrumentation.check()
+    assert request() is not ours
+    go_on.set()
+    thread.join(30)
+    instrumentation.check()
+    assert request() is ours
+
+
 def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: Paygent) -> None:
     """When the test has ended, what it found is back."""
     ours = request()

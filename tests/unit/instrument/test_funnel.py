@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import inspect
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -173,6 +174,53 @@ def test_openai__a_subclass_that_copies_the_options__is_counted_once(
         for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
             pass
     assert (len(fake.requests), len(metered.events)) == (2, 2)
+
+
+def test_openai__a_subclass_that_changes_the_body__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """What it sends is another request by the same client, inside the one under way."""
+
+    class Changing(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            body = {**options.json_data, "user": "x"}
+            changed = options.model_copy(update={"json_data": body})
+            return super().request(cast_to, changed, **kwargs)
+
+    metered = Metered(init())
+    with Changing(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(fake.requests), len(metered.events)) == (2, 2)
+
+
+def test_openai__what_was_started_inside_a_request__is_its_own_when_that_is_over(
+    init: Init, fake: FakeProvider
+) -> None:
+    """A hook of the HTTP client starts a thread, which calls by the same client later."""
+    metered = Metered(init())
+    is_over, threads = threading.Event(), list[threading.Thread]()
+
+    def start(request: Any) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=call_later))
+            threads[0].start()
+
+    http = openai.DefaultHttpxClient(event_hooks={"request": [start]})
+    client = openai.OpenAI(api_key="k", base_url=fake.openai_url, http_client=http)
+
+    def call() -> None:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    def call_later() -> None:
+        is_over.wait(30)
+        call()
+
+    with client, paygent_context("u1"):
+        call()
+        is_over.set()
+        threads[0].join(30)
+    assert [event.user_id for event in metered.events] == ["u1", "u1"]
 
 
 def test_behind_gateway__in_a_context_that_outlives_it__is_over(
