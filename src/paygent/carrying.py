@@ -11,6 +11,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import MethodType
 from typing import Any, TypeVar, cast
 
 from paygent.context import Identity, Place, as_identity, here, paygent_context
@@ -41,6 +42,9 @@ class Bound:
             return self._paygent_function(*args, **kwargs)
         finally:
             place.leave(tokens)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return self if owner is None else MethodType(self, owner)  # bound in a class's body
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Elsewhere, (self._paygent_function, self._paygent_place)
@@ -97,7 +101,13 @@ def bind(work: Any) -> Any:
     run = work if inspect.isroutine(work) else _call_of(work)
     if any(is_kind(run) for is_kind in _RUN_LATER):
         return functools.update_wrapper(_wrap(run, scope), work, updated=())
-    return functools.update_wrapper(Bound(work, Place.of(identity)), work, updated=())
+    bound = Bound(work, Place.of(identity))
+    attempt("bind", _look_like, bound, work)  # an odd one may raise whatever it is asked for
+    return bound
+
+
+def _look_like(bound: Any, work: Any) -> None:
+    functools.update_wrapper(bound, work, updated=())
 
 
 _RUN_LATER = (

@@ -217,18 +217,54 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
 current: ContextVar[Says | None] = ContextVar("paygent_identity", default=None)
 """What says whose calls are made here; read by `here`."""
 
-_carried: list[ContextVar[Any]] = [current]
+Look = Callable[["Says | None"], "Identity | None"]
+"""Tells from the stack whose the calls of this place are, given what the context says; None where
+it knows nothing of it.
+"""
+
+_looks: list[Look] = []
+
+
+def look_with(look: Look) -> None:
+    """Have the stack looked at too, wherever it is asked whose the calls of a place are."""
+    _looks.append(look)
 
 
 def here() -> Identity | None:
     """Return whose calls are made here and now, or None."""
-    says = current.get()
+    says = saying()
     return says.now() if says is not None else None
 
 
-def take_along(variable: ContextVar[Any]) -> None:
-    """Have a variable of ours, which is None by default, taken along with the user."""
-    _carried.append(variable)
+def saying() -> Says | None:
+    """Return what says whose calls are made here, without asking it."""
+    says = standing()
+    for look in _looks:
+        found = look(says)
+        if found is not None:
+            return found
+    return says
+
+
+def standing() -> Says | None:
+    """Return what stands in the context here; blocks that were left do not."""
+    says = current.get()
+    while isinstance(says, _Block) and says.is_left:
+        says = says.outer
+    return says
+
+
+_carried: list[tuple[ContextVar[Any], Callable[[], Any]]] = [(current, saying)]
+
+
+def take_along(variable: ContextVar[Any], read: Callable[[], Any] | None = None) -> None:
+    """Have a variable of ours, which is None by default, taken along with the user.
+
+    Args:
+        variable: The variable.
+        read: Returns what is taken along; None takes what the variable has.
+    """
+    _carried.append((variable, read or variable.get))
 
 
 class Place:
@@ -246,11 +282,11 @@ class Place:
 
     @classmethod
     def here(cls) -> Place | None:
-        """Return this place; None where it says nothing."""
-        found = [(variable, variable.get()) for variable in _carried]
-        if all(value is None for _, value in found):
-            return None
-        return cls((current, here()), *found[1:])
+        """Return this place; None where it says nothing. Nobody is asked: what is started here may
+        have to run before who signs users in.
+        """
+        found = [(variable, read()) for variable, read in _carried]
+        return None if all(value is None for _, value in found) else cls(*found)
 
     def enter(self) -> list[Token[Any]]:
         """Have what runs from here on run as in this place; return what `leave` needs."""
@@ -266,8 +302,11 @@ class Place:
                 pass  # left in another context than it was entered in; that one is gone
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Take only the user into another process: a call is never another's to end."""
-        return Place.of, (next(value for variable, value in self._values if variable is current),)
+        """Take only the user into another process, who is asked for now: a call is never another's
+        to end.
+        """
+        says = next(value for variable, value in self._values if variable is current)
+        return Place.of, (says.now() if says is not None else None,)
 
 
 class as_nobody:  # noqa: N801 - used like `paygent_context`
@@ -276,7 +315,7 @@ class as_nobody:  # noqa: N801 - used like `paygent_context`
     __slots__ = ("_tokens",)
 
     def __enter__(self) -> None:
-        self._tokens = [variable.set(None) for variable in _carried]
+        self._tokens = [variable.set(None) for variable, _ in _carried]
 
     def __exit__(self, *error: object) -> None:
         Place.leave(self._tokens)
@@ -297,7 +336,7 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         `paygent_track` around the generator instead.
     """
 
-    __slots__ = ("_entered", "_identity")
+    __slots__ = ("_identity", "_open")
 
     def __init__(
         self,
@@ -307,16 +346,17 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._identity = Identity(user_id, session_id, plan, metadata)
-        self._entered: list[tuple[_Block, Token[Says | None]]] = []
+        self._open: list[_Block] = []  # of all threads and tasks that stand in it
 
     def __enter__(self) -> paygent_context:
-        says = current.get()
+        says = saying()
         outer = says.now() if says is not None else None
         identity = self._identity
         if outer is not None and identity.user_id is not None and outer.user_id == identity.user_id:
             identity = identity.over(outer)
-        block = _Block(identity, says)
-        self._entered.append((block, current.set(block)))
+        block = _Block(identity, says, self)
+        block.token = current.set(block)
+        self._open.append(block)
         return self
 
     def __exit__(
@@ -325,18 +365,17 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._entered:
-            return  # left more often than it was entered
-        found = current.get()
-        while isinstance(found, _Block) and found.is_left:
-            found = found.outer
-        # Of a block that several tasks stand in at once, this one's own.
-        entry = next((each for each in self._entered if each[0] is found), self._entered[-1])
-        self._entered.remove(entry)
-        block, token = entry
+        found = standing()
+        block = self._innermost(found)
+        if block is None:
+            return
         try:
-            if found is block:
-                current.reset(token)
+            self._open.remove(block)
+        except ValueError:
+            return  # left by two at once
+        try:
+            if found is block and block.token is not None:
+                current.reset(block.token)
                 return
         except ValueError:
             current.set(block.outer)  # a copy of the context that it was entered in
@@ -344,6 +383,14 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         block.is_left = True
         if found is None or isinstance(found, _Block):
             failures.say("left_elsewhere", _LEFT_ELSEWHERE)
+
+    def _innermost(self, says: Says | None) -> _Block | None:
+        """Return the block that is left: of this place; of another only where there is but one."""
+        while isinstance(says, _Block):
+            if says.owner is self and not says.is_left:
+                return says
+            says = says.outer
+        return self._open[0] if len(self._open) == 1 else None
 
     async def __aenter__(self) -> paygent_context:
         return self.__enter__()
@@ -362,21 +409,23 @@ class _Block:
 
     Attributes:
         outer: What stood around it.
+        owner: What was entered.
+        token: Puts back what stood there before.
         is_left: Whether it was left in another place, or before a block inside it was.
     """
 
-    __slots__ = ("_identity", "is_left", "outer")
+    __slots__ = ("_identity", "is_left", "outer", "owner", "token")
 
-    def __init__(self, identity: Identity, outer: Says | None) -> None:
+    def __init__(self, identity: Identity, outer: Says | None, owner: paygent_context) -> None:
         self._identity = identity
         self.outer = outer
+        self.owner = owner
+        self.token: Token[Says | None] | None = None
         self.is_left = False
 
     def now(self) -> Identity | None:
         """Return whose the calls of this block are; see `Says`."""
-        if not self.is_left:
-            return self._identity
-        return self.outer.now() if self.outer is not None else None
+        return self._identity
 
 
 _LEFT_ELSEWHERE = (

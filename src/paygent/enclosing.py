@@ -14,13 +14,13 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Protocol
 
+from paygent.call import Request
 from paygent.context import take_along
 
 GiveUp = Callable[[], None]
 """Voids a call, if it has not ended."""
 
 _around: ContextVar[GiveUp | None] = ContextVar("paygent_around", default=None)
-take_along(_around)  # a callable may make its calls on threads
 
 
 class Lazy(Protocol):
@@ -53,9 +53,34 @@ def leave(token: Token[GiveUp | None]) -> None:
         pass  # left in another context than it was entered in; that one is gone
 
 
+class OnStack(Protocol):
+    """Knows of calls that stand around a place, by its stack."""
+
+    def give_up(self, request: Request) -> None:
+        """Have them give up for a call that is metered itself."""
+
+    def around(self) -> GiveUp | None:
+        """Return what has them give up, for another thread that is started here; or None."""
+
+
+on_stack: list[OnStack] = []
+
+
 def around() -> GiveUp | None:
-    """Return what has the nearest call around this place give up, or None."""
-    return _around.get()
+    """Return what has the calls around this place give up, or None."""
+    told = [_around.get(), *(each.around() for each in on_stack)]
+    found = [each for each in told if each is not None]
+    if len(found) < 2:  # as nearly always
+        return found[0] if found else None
+
+    def give_up() -> None:
+        for each in found:
+            each()
+
+    return give_up
+
+
+take_along(_around, around)  # a callable may make its calls on threads
 
 
 class Around:
@@ -73,11 +98,13 @@ class Around:
         leave(self._token)
 
 
-def give_up() -> None:
+def give_up(request: Request) -> None:
     """Have the calls around this place give up: a call that is metered itself begins here."""
     outer = _around.get()
     if outer is not None:
         outer()
+    for each in on_stack:
+        each.give_up(request)
     if lazies:
         frames = _frames_here()
         for lazy in list(lazies.values()):

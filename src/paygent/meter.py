@@ -114,7 +114,7 @@ class Meter:
         """
         if self.late_ends.waiting:
             self.late_ends.run()
-        enclosing.give_up()  # before the gate: what a wrapper holds would stand in its way
+        enclosing.give_up(request)  # before the gate: what a wrapper holds would stand in its way
         identity = self._whose.identify(request)
         at_us = self._now_us()
         user = self._user(request, identity, at_us)

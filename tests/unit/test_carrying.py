@@ -362,6 +362,35 @@ def test_bind__an_object_with_fields_of_any_name__is_called_as_itself() -> None:
         bound.missing  # noqa: B018
 
 
+def test_bind__in_a_class_body__is_a_method() -> None:
+    """A decorator is used there too."""
+    with paygent_context("a"):
+
+        class Service:
+            @bind
+            def ask(self) -> tuple[object, str | None]:
+                return self, who()
+
+    service = Service()
+    assert service.ask() == (service, "a")
+
+
+def test_bind__an_object_that_refuses_to_be_looked_at__is_called(swallowed: Swallowed) -> None:
+    """Whatever it raises when it is asked for its name."""
+
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            raise RuntimeError(name)
+
+        def __call__(self) -> str | None:
+            return who()
+
+    swallowed.expect("bind")
+    with paygent_context("a"):
+        bound = bind(Odd())
+    assert bound() == "a"
+
+
 async def test_bind__an_object_whose_call_is_a_coroutine_function__runs_as_its_user() -> None:
     """What runs when it is awaited is the body, not the call."""
 
@@ -447,17 +476,28 @@ def test_late_identity__a_session_that_comes_later__is_asked_again_too() -> None
 
 
 @pytest.mark.parametrize("user", ["a", None])
-def test_late_identity__taken_along__is_what_is_known_then(user: str | None) -> None:
-    """Another thread or process has no request to ask, and none of the application's functions."""
+def test_late_identity__taken_into_another_process__is_what_is_known_then(user: str | None) -> None:
+    """There is no request to ask there, and none of the application's functions."""
     late = LateIdentity(lambda: user, lambda: "s1", {"x": 1})
     with as_identity(late):
-        taken, place = here(), Place.here()
+        found: Any = pickle.loads(pickle.dumps(Place.here()))
+    tokens = found.enter()
+    taken = here()
+    found.leave(tokens)
     assert type(taken) is Identity
     assert (taken.user_id, taken.session_id, taken.metadata) == (user, "s1", {"x": 1})
-    found: Any = pickle.loads(pickle.dumps(place))
-    tokens = found.enter()
-    assert here().user_id == user  # type: ignore[union-attr]
-    found.leave(tokens)
+
+
+def test_late_identity__taken_to_a_thread__is_asked_at_its_first_call() -> None:
+    """Whoever signs users in may need a thread for that, and a lock that the function takes."""
+    asked: list[str] = []
+    late = LateIdentity(lambda: asked.append("user") or "a", None)  # type: ignore[func-returns-value]
+    with as_identity(late):
+        place: Any = Place.here()
+    assert asked == []
+    tokens = place.enter()
+    assert (who(), asked) == ("a", ["user"])
+    place.leave(tokens)
 
 
 def test_late_identity__that_fails__is_nobody_and_counted(swallowed: Swallowed) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import json
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
@@ -15,7 +18,7 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.context import Identity, here, read_metadata, read_user_id
+from paygent.context import Identity, current, here, read_metadata, read_user_id
 from paygent.failopen import failures
 from paygent.testing import FakeProvider
 
@@ -144,6 +147,51 @@ def test_context__in_generators_read_in_turn__ends_with_each() -> None:
         assert who() == "reader"
     assert who() is None
     assert failures.counts["left_elsewhere"] == 2
+
+
+def test_context__left_out_of_order_again_and_again__keeps_no_chain() -> None:
+    """What was left is not kept below what comes next."""
+
+    def steps(user: str) -> Iterator[str | None]:
+        with paygent_context(user):
+            yield who()
+            yield who()
+
+    for _ in range(3_000):
+        a, b = steps("a"), steps("b")
+        next(a), next(b)
+        a.close()  # type: ignore[attr-defined]
+        b.close()  # type: ignore[attr-defined]
+    with paygent_context("x"):
+        depth, says = 0, current.get()
+        while says is not None:
+            depth, says = depth + 1, getattr(says, "outer", None)
+    assert (depth <= 2, who()) == (True, None)
+
+
+def test_context__one_object_in_many_threads__is_each_threads_own() -> None:
+    """A block for all may be made once."""
+    block, wrong = paygent_context("svc"), list[Any]()
+    switches = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def work() -> None:
+        for _ in range(300):
+            with block:
+                time.sleep(0)
+                inside = who()
+            if (inside, who()) != ("svc", None):
+                wrong.append((inside, who()))
+
+    try:
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    finally:
+        sys.setswitchinterval(switches)
+    assert (wrong, block._open) == ([], [])
 
 
 async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from paygent import enclosing
+from paygent.call import Request
+
+REQUEST = Request("openai", "chat.completions", "gpt-4o", None)
 
 
 @pytest.fixture(autouse=True)
@@ -40,14 +43,14 @@ class Noted:
 def test_give_up__inside_a_call__tells_that_call_and_afterwards_none() -> None:
     """The innermost is told; the ones around it were told when it began."""
     told: list[str] = []
-    enclosing.give_up()
+    enclosing.give_up(REQUEST)
     outer = enclosing.enter(lambda: told.append("outer"))
     inner = enclosing.enter(lambda: told.append("inner"))
-    enclosing.give_up()
+    enclosing.give_up(REQUEST)
     enclosing.leave(inner)
-    enclosing.give_up()
+    enclosing.give_up(REQUEST)
     enclosing.leave(outer)
-    enclosing.give_up()
+    enclosing.give_up(REQUEST)
     assert told == ["inner", "outer"]
 
 
@@ -65,7 +68,7 @@ def test_give_up__a_lazy_body_on_the_stack__is_told_and_no_other() -> None:
     enclosing.lazies.update({1: running, 2: other})
 
     def deeper() -> None:
-        enclosing.give_up()
+        enclosing.give_up(REQUEST)
 
     deeper()
     enclosing.look()

@@ -143,6 +143,7 @@ HOOKS = (
     CarrierHook("concurrent.futures.thread", "ThreadPoolExecutor", *_SUBMIT),
     CarrierHook("concurrent.futures.process", "ProcessPoolExecutor", *_SUBMIT),
     CarrierHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES_WORK, called="func"),
+    CarrierHook("multiprocessing.managers", "BaseManager", ("start",), ()),
 )
 
 

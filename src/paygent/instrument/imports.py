@@ -29,8 +29,15 @@ def is_imported(name: str) -> bool:
 
 def is_under_way(name: str) -> bool:
     """Tell whether a module is being imported, here or by another thread."""
-    spec = getattr(sys.modules.get(name), "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
+    return bool(getattr(_spec_of(name), "_initializing", False))
+
+
+def _spec_of(name: str) -> Any:
+    """Return the spec of a module, without waking one that loads itself when it is looked at."""
+    module = sys.modules.get(name)
+    if not isinstance(module, ModuleType):
+        return None
+    return object.__getattribute__(module, "__dict__").get("__spec__")
 
 
 def after_import(name: str, then: Callable[[str], None]) -> None:
@@ -80,8 +87,7 @@ class AfterImport:
 
     def is_told_of(self, name: str) -> bool:
         """Tell whether the import of a module that is under way will call back."""
-        spec = getattr(sys.modules.get(name), "__spec__", None)
-        return isinstance(getattr(spec, "loader", None), _CallingBack)
+        return isinstance(getattr(_spec_of(name), "loader", None), _CallingBack)
 
     def _find(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None

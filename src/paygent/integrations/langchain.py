@@ -4,10 +4,11 @@
 
 Theory of operation
 -------------------
-LangChain runs such a handler before and after each model call, where the call is made: below the
-method of the model (`generate`, `astream`, …) that makes it. The handler says whose calls are made
-*in that method*, and of nothing else: LangChain does not tell of every end (a cancelled task, a
-stream that is left, another handler that raises), so what it would put back might stay for ever.
+LangChain tells a handler that a model is about to be called, and in most cases that it has ended:
+not of a task that is cancelled, a stream that is left, another handler that raises. So nothing is
+put anywhere that would have to be taken back. While a model's own methods run they have a *run
+manager* among their arguments, which has the id of the run; whoever makes a call below them is
+found by looking up the stack, on whatever thread LangChain has gone to.
 
 Where a hook sees the call (OpenAI, Anthropic, LiteLLM), the hook gates and meters it. Any other
 model is gated and metered here, from what LangChain says it has used. Which of the two a model is,
@@ -19,34 +20,35 @@ Read from langchain-core 1.8 (2026-11).
 
 from __future__ import annotations
 
-import inspect
 import sys
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from paygent import enclosing
 from paygent.call import Call, Request
-from paygent.context import Identity, Says, current
-from paygent.errors import PaygentLimitExceeded
+from paygent.context import Identity, Says, look_with, standing
 from paygent.failopen import attempt, failures
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.run import end_raised, prepare
 from paygent.integrations.langchain_usage import is_cached, read_result
-from paygent.loops import caller, runs_loop
+from paygent.loops import runs_loop
 from paygent.meter import Meter
 
 try:
     from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
+    from langchain_core.language_models import BaseLanguageModel
 except ImportError as error:
     raise ImportError("LangChainCallback needs langchain-core; install it") from error
 
 if TYPE_CHECKING:
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from paygent.client import Paygent
 
+_ROUTE = "langchain"
 _PROVIDERS = {
     "amazon_bedrock": "aws",
     "google_genai": "google",
@@ -59,12 +61,11 @@ _PROVIDERS = {
 _HOOKED = ("langchain_openai.", "langchain_anthropic.", "langchain_litellm.")
 """Packages whose models, and models derived from them, call an SDK that has a hook."""
 
-_CALLBACKS = ("langchain_core.callbacks.", "paygent.")
+_HOOKED_IDS = ("openai", "azure_openai", "anthropic", "litellm")
+"""The same by LangChain's id of a model (`langchain.llms.openai.OpenAI`), its third part."""
 
-_LAZY = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
-
-_seen_by_hooks: weakref.WeakSet[type] = weakref.WeakSet()
-"""Classes of models of which a hook was seen to meter a call."""
+_seen_by_hooks: set[Any] = set()
+"""Kinds of models of which a hook was seen to meter a call."""
 
 
 class LangChainCallback(BaseCallbackHandler):
@@ -76,9 +77,11 @@ class LangChainCallback(BaseCallbackHandler):
         session_id: The application's id of a session; None for the user's open one.
         metadata: Up to 16 keys and 1 kB, carried by every event.
 
-    A refused call raises `PaygentLimitExceeded` out of the chain. A model without a hook that is
-    awaited cannot wait here, as a handler runs on its event loop: it is refused at once where
-    calls in flight hold what is left, and its user's first call in a process passes.
+    A refused call raises `PaygentLimitExceeded` out of the chain. Where several handlers are told
+    of one call, the first has it; a batch of a text model is one call, the first prompt's. A model
+    without a hook that is awaited cannot wait here, as a handler runs on its event loop: it is
+    refused at once where calls in flight hold what is left, and its user's first call in a process
+    passes.
     """
 
     raise_error = True  # a refusal must reach the application
@@ -93,7 +96,6 @@ class LangChainCallback(BaseCallbackHandler):
     ) -> None:
         self.pg = pg
         self._identity = Identity(user_id, session_id, None, metadata)
-        self._runs: dict[UUID, _Run] = {}
 
     @property
     def user_id(self) -> str | None:
@@ -111,218 +113,127 @@ class LangChainCallback(BaseCallbackHandler):
             PaygentLimitExceeded: if a limit refuses it.
         """
         texts = [getattr(each, "content", None) for batch in messages for each in batch]
-        attempt("langchain", self._start, run_id, texts, kwargs, sys._getframe(1))
+        attempt("langchain", self._start, run_id, serialized, texts, kwargs)
 
     def on_llm_start(
         self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any
     ) -> None:
         """Begin a call of a text model; see `on_chat_model_start`."""
-        attempt("langchain", self._start, run_id, prompts, kwargs, sys._getframe(1))
-
-    def on_llm_new_token(self, token: Any, *, run_id: UUID, **kwargs: Any) -> None:
-        """Leave the place to its own user: the call has been made, and what reads it comes next."""
-        run = self._runs.get(run_id)
-        if run is not None:
-            attempt("langchain", run.block.pause)
+        attempt("langchain", self._start, run_id, serialized, prompts, kwargs)
 
     def on_llm_end(self, response: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """End a call that was answered."""
-        run = self._runs.pop(run_id, None)
+        run = self._own(run_id)
         if run is not None:
-            attempt("langchain", run.block.close, run)
             attempt("settle", run.answered, response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         """End a call that raised, or whose stream was left."""
-        run = self._runs.pop(run_id, None)
+        run = self._own(run_id)
         if run is not None:
-            attempt("langchain", run.block.close, run)
             attempt("settle", run.raised, error)
 
     # -- parts
 
     def _start(
-        self, run_id: UUID, texts: list[Any], told: Mapping[str, Any], frame: FrameType | None
+        self, run_id: UUID, serialized: Any, texts: list[Any], told: Mapping[str, Any]
     ) -> None:
-        method, manager = _method_above(frame)
-        block = _Block.around_here(self._identity, method)
-        run = _Run(block, type(method.f_locals.get("self")) if method is not None else type(None))
-        block.runs.append(run)
-        try:
-            meter = meter_or_say()
-            if meter is not None and not run.is_hooked:
-                request = _request_of(self._identity, texts, told)
-                block.begin(lambda: run.begin(meter, request))
-        except PaygentLimitExceeded:
-            block.close(run)
-            raise
+        if run_id in _runs:
+            return  # another handler has it
+        model, manager = _caller()
+        run = _Run(self, self._identity, _kind_of(model, serialized))
+        meter = meter_or_say()
+        if meter is not None and not run.is_hooked:
+            run.begin(meter, _request_of(run.now(), texts, told))
         if manager is not None:
-            run.lives_with(manager, lambda: self._runs.pop(run_id, None))
-        self._runs[run_id] = run
+            run.lives_with(manager, run_id)
+        _runs[run_id] = run
+
+    def _own(self, run_id: UUID) -> _Run | None:
+        """Take a run that this handler has begun."""
+        run = _runs.get(run_id)
+        return _runs.pop(run_id, None) if run is not None and run.handler is self else None
 
 
-def _method_above(frame: FrameType | None) -> tuple[FrameType | None, Any]:
-    """Return the method of a model below which a handler runs, and the manager of callbacks that it
-    has made for this; None for what is not there.
+def _caller() -> tuple[Any, Any]:
+    """Return the model whose method has told a handler, and the manager of callbacks that it has
+    made for this; None for what is not on the stack.
     """
     manager = None
-    while frame is not None and f"{frame.f_globals.get('__name__')}.".startswith(_CALLBACKS):
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
         found = frame.f_locals.get("self")
-        if isinstance(found, BaseCallbackManager):
+        if isinstance(found, BaseLanguageModel):
+            return found, manager
+        if manager is None and isinstance(found, BaseCallbackManager):
             manager = found
         frame = frame.f_back
-    return frame, manager
+    return None, manager
 
 
-def _where() -> int:
-    """Return which task runs here, else which thread, by identity."""
-    found = caller()
-    return found if isinstance(found, int) else id(found)
+def _kind_of(model: Any, serialized: Any) -> Any:
+    """Return what is learned of: a model's class, else LangChain's id of it."""
+    if model is not None:
+        return type(model)
+    told = serialized.get("id") if isinstance(serialized, Mapping) else None
+    return tuple(map(str, told)) if isinstance(told, (list, tuple)) else None
 
 
-class _Block:
-    """The method of a model in which calls are made, as whose they are; see `context.Says`.
-
-    Attributes:
-        runs: The calls under way.
-    """
-
-    def __init__(self, identity: Identity, method: FrameType | None) -> None:
-        self.runs: list[_Run] = []
-        self._before = _standing(current.get())
-        before = self._before.now() if self._before is not None else None
-        if before is not None and before.user_id == identity.user_id:
-            identity = identity.over(before)
-        self._identity = identity
-        # By identity: the frame lives as long as a run does.
-        self._method = id(method) if method is not None else 0
-        self._is_lazy = method is not None and bool(method.f_code.co_flags & _LAZY)
-        self._where = _where()
-        self._outer = _standing_around(enclosing.around())
-
-    @classmethod
-    def around_here(cls, identity: Identity, method: FrameType | None) -> _Block:
-        """Return the block that a method's calls are made in, entered if it is not yet."""
-        here = current.get()
-        if isinstance(here, cls) and here._is_of(identity, method):
-            return here
-        block = cls(identity, method)
-        current.set(block)
-        enclosing.enter(block._give_up)
-        return block
-
-    def _is_of(self, identity: Identity, method: FrameType | None) -> bool:
-        is_same = method is not None and self._method == id(method) and bool(self.runs)
-        return is_same and self._identity.user_id == identity.user_id
-
-    def now(self) -> Identity | None:
-        """Return whose calls are made here: the block's, where this is inside the method."""
-        if self._is_around_here():
-            return self._identity
-        return self._before.now() if self._before is not None else None
-
-    def _is_around_here(self) -> bool:
-        """Tell whether what asks runs in the method: below it on the stack, or in a thread or task
-        that was started there.
-        """
-        if not self.runs:
-            return False
-        if not self._method or self._where != _where():
-            return True
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if id(frame) == self._method:
-                return True
-            frame = frame.f_back
-        return False
-
-    def begin(self, action: Callable[[], None]) -> None:
-        """Begin a call of this block, around which its siblings are not."""
-        token = enclosing.enter(self._outer)
-        try:
-            action()
-        finally:
-            enclosing.leave(token)
-
-    def _give_up(self) -> None:
-        """Have the calls of this block give up: one that is metered itself begins in it."""
-        if self._is_around_here():
-            for run in self.runs:
-                run.give_up()
-        if self._outer is not None:
-            self._outer()  # of another handler, which holds nothing, or of a wrapped callable
-
-    def close(self, run: _Run) -> None:
-        """Note that a run has ended; the last one leaves the place."""
-        if run in self.runs:
-            self.runs.remove(run)
-        if not self.runs:
-            self.leave()
-
-    def pause(self) -> None:
-        """Leave the place of a method that yields: what is started next is its reader's."""
-        if self._is_lazy:
-            self.leave()
-
-    def leave(self) -> None:
-        """Leave the place as it was before, if nothing has been put there since."""
-        if current.get() is self:
-            current.set(_standing(self._before))
-        if enclosing.around() == self._give_up:
-            enclosing.enter(_standing_around(self._outer))
+def _is_known(kind: Any) -> bool:
+    """Tell whether a kind of models is built on an SDK that has a hook."""
+    if isinstance(kind, type):
+        return any(f"{base.__module__}.".startswith(_HOOKED) for base in kind.__mro__)
+    return isinstance(kind, tuple) and (
+        f"{kind[0]}.".startswith(_HOOKED)
+        or (kind[0] == "langchain" and len(kind) > 3 and kind[2] in _HOOKED_IDS)
+    )
 
 
-def _standing(says: Says | None) -> Says | None:
-    """Return what says whose calls they are, without blocks that have ended."""
-    while isinstance(says, _Block) and not says.runs:
-        says = says._before
-    return says
-
-
-def _standing_around(give_up: enclosing.GiveUp | None) -> enclosing.GiveUp | None:
-    """Return what stands around a place, without blocks that have ended."""
-    block = getattr(give_up, "__self__", None)
-    while isinstance(block, _Block) and not block.runs:
-        give_up = block._outer
-        block = getattr(give_up, "__self__", None)
-    return give_up
+# -- calls under way
 
 
 class _Run:
     """A model call under way.
 
     Attributes:
-        block: Where it is made.
+        handler: Who is told of its end.
         is_hooked: Whether a hook sees what it sends; then nothing is held here.
     """
 
-    def __init__(self, block: _Block, model: type) -> None:
-        self.block = block
-        self._model = model
-        self.is_hooked = model in _seen_by_hooks or any(
-            f"{base.__module__}.".startswith(_HOOKED) for base in model.__mro__
-        )
+    def __init__(self, handler: LangChainCallback, identity: Identity, kind: Any) -> None:
+        self.handler = handler
+        self._kind = kind
+        self._is_known = _is_known(kind)
+        self.is_hooked = self._is_known or kind in _seen_by_hooks
         self._is_metered_inside = False
         self._meter: Meter | None = None
         self._request: Request | None = None
         self._call: Call | None = None
         self._manager: Any = None
+        self._before = standing()
+        around = self._before.now() if self._before is not None else None
+        is_same = around is not None and around.user_id == identity.user_id
+        self._identity = identity.over(around) if is_same else identity
 
-    def lives_with(self, manager: Any, forget: Callable[[], object]) -> None:
+    def now(self) -> Identity:
+        """Return whose it is."""
+        return self._identity
+
+    def is_around(self, says: Says | None) -> bool:
+        """Tell whether a block that says whose calls are made was entered before it, and not inside
+        it.
+        """
+        return says is self._before or says is None
+
+    def lives_with(self, manager: Any, run_id: UUID) -> None:
         """Have the run end with what the model's method keeps for it, if no other end is told.
 
         Args:
             manager: Of the method's callbacks; dies with the method.
-            forget: Called then.
+            run_id: The run's.
         """
-
-        def left(_: Any) -> None:
-            self._call = None  # which ends as estimated when nobody has it any more
-            self.block.runs.clear()
-            self.block.leave()
-            forget()
-
-        self._manager = weakref.ref(manager, left)
+        # The call ends as estimated when nobody has it any more.
+        self._manager = weakref.ref(manager, lambda _: _runs.pop(run_id, None))
 
     def begin(self, meter: Meter, request: Request) -> None:
         """Gate a call that no hook may see."""
@@ -336,36 +247,132 @@ class _Run:
             found = attempt("begin", meter.begin, request)
         self._meter, self._request, self._call = meter, request, found
 
-    def give_up(self) -> None:
-        """Leave the call to the hook that sees it."""
+    def give_up(self, request: Request | None) -> None:
+        """Leave the call to one that is metered itself.
+
+        Args:
+            request: That one; None where that is not known.
+        """
+        if request is not None and not request.generates:
+            return  # embeddings, for a cache: the model's own call is still to come
         self._is_metered_inside = True
-        if self._model is not type(None):
-            _seen_by_hooks.add(self._model)
+        if request is not None and request.route != _ROUTE and self._kind is not None:
+            _seen_by_hooks.add(self._kind)
         if self._meter is not None and self._call is not None:
             attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
 
     def answered(self, response: Any) -> None:
         """End it with what LangChain says it has used."""
+        cached = is_cached(response)
+        if self.is_hooked and not self._is_metered_inside and not cached:
+            self._unseen(response)
         meter, call = self._meter, self._call
-        if self.is_hooked and not (self._is_metered_inside or is_cached(response)):
-            usage = attempt("usage", read_result, response, False)
-            if usage is not None and meter_or_say() is not None:
-                kind = self._model.__name__
-                failures.say(
-                    f"unmetered:langchain:{kind}", "a call of %s was seen by no hook", kind
-                )
         if meter is None or call is None or call.done:
             return
-        if is_cached(response):
+        if cached:
             meter.void(call, "answered from a cache")
         else:
             meter.settle(call, attempt("usage", read_result, response, call.wants_tools))
+
+    def _unseen(self, response: Any) -> None:
+        """Do with a call that a hook should have seen, and has not: say it of a model that is known
+        to be hooked, whose answer may come out of a cache that older versions do not tell; book it
+        of one that was taken for such.
+        """
+        usage = attempt("usage", read_result, response, False)
+        meter = meter_or_say()
+        if usage is None or meter is None:
+            return
+        if self._is_known:
+            name = self._kind.__name__ if isinstance(self._kind, type) else self._kind[-1]
+            failures.say(f"unmetered:langchain:{name}", "a call of %s was seen by no hook", name)
+            return
+        _seen_by_hooks.discard(self._kind)
+        request = _request_of(self._identity, [], {"metadata": {"ls_model_name": usage.model}})
+        request.has_run = True
+        self.begin(meter, request)
 
     def raised(self, error: BaseException) -> None:
         """End it with what it has raised."""
         if self._meter is not None and self._call is not None and self._request is not None:
             prepared = prepare(self._request, _read_nothing)
             end_raised(self._meter, self._call, prepared, error)
+
+
+_runs: dict[UUID, _Run] = {}
+"""Those that have begun and not ended."""
+
+
+def _runs_above() -> Iterator[_Run]:
+    """Find the runs in whose model's methods this place is, the nearest first."""
+    frame: FrameType | None = sys._getframe(1) if _runs else None
+    while frame is not None:
+        for each in _managers_in(frame):
+            run = _runs.get(getattr(each, "run_id", None))  # type: ignore[arg-type]
+            if run is not None:
+                yield run
+        frame = frame.f_back
+
+
+_METHODS = ("_generate", "_agenerate", "_stream", "_astream", "_call", "_acall")
+"""Methods of a model that are given a run manager, by whatever name."""
+
+
+def _managers_in(frame: FrameType) -> Iterator[Any]:
+    """Return what may be a run manager among the arguments of a function that runs."""
+    names = _telling_names(frame.f_code)
+    if not names:
+        return
+    told = frame.f_locals
+    for name in names:
+        found = told.get(name)
+        if isinstance(found, Mapping):
+            yield found.get("run_manager")
+        elif isinstance(found, (list, tuple)):
+            yield from found
+        else:
+            yield found
+
+
+@lru_cache(maxsize=8192)
+def _telling_names(code: CodeType) -> tuple[str, ...]:
+    """Return which arguments of a function may have a run manager."""
+    wanted = ["run_manager", "run_managers"]
+    if "langchain_core" in code.co_filename or code.co_name in _METHODS:
+        wanted += ["args", "kwargs"]
+    there = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    return tuple(name for name in wanted if name in there)
+
+
+def _look(says: Says | None) -> Identity | None:
+    """Tell whose the calls of this place are; see `context.Look`."""
+    run = next(_runs_above(), None)
+    return run.now() if run is not None and run.is_around(says) else None
+
+
+class _OnStack:
+    """See `enclosing.OnStack`."""
+
+    def give_up(self, request: Request) -> None:
+        """Have the runs around this place give up."""
+        for run in list(_runs_above()):
+            run.give_up(request)
+
+    def around(self) -> enclosing.GiveUp | None:
+        """Return what has them give up, or None."""
+        runs = list(_runs_above())
+        if not runs:
+            return None
+
+        def give_up() -> None:
+            for run in runs:
+                run.give_up(None)
+
+        return give_up
+
+
+look_with(_look)
+enclosing.on_stack.append(_OnStack())
 
 
 def _request_of(identity: Identity, texts: list[Any], told: Mapping[str, Any]) -> Request:
@@ -377,7 +384,7 @@ def _request_of(identity: Identity, texts: list[Any], told: Mapping[str, Any]) -
     most = named.get("ls_max_tokens") or asked.get("max_tokens")
     return Request(
         _PROVIDERS.get(provider, provider),
-        "langchain",
+        _ROUTE,
         model if isinstance(model, str) else "",
         {"messages": [{"content": text} for text in texts]},
         max_tokens=most if type(most) is int and most > 0 else None,

@@ -17,6 +17,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.language_models.llms import LLM
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.runnables import RunnableLambda, RunnableParallel
@@ -26,7 +27,7 @@ from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.context import here
 from paygent.core.usage import Usage
 from paygent.failopen import failures
-from paygent.integrations import LangChainCallback
+from paygent.integrations import LangChainCallback, langchain
 from paygent.integrations.langchain_usage import read_result
 from paygent.testing import FakeProvider
 
@@ -281,11 +282,11 @@ def test_callback__of_several_prompts__counts_each_and_leaves_the_place(
 def test_callback__beside_another_of_another_user__leaves_the_place(
     pg: Paygent, model: OpenAIModel
 ) -> None:
-    """The last one wins; the ends come in the order of the beginnings."""
+    """The first that is told has it, whoever else is told."""
     metered = Metered(pg)
     callbacks: Any = [LangChainCallback(pg, "u1"), LangChainCallback(pg, "u2")]
     model.invoke("x", config={"callbacks": callbacks})
-    assert (metered.only.user_id, who()) == ("u2", None)
+    assert (metered.only.user_id, who()) == ("u1", None)
     model.invoke("x", config={"callbacks": callbacks})
     assert not any(kind.startswith("unmetered") for kind in failures.counts)
 
@@ -316,6 +317,127 @@ def test_callback__of_a_call_that_another_handler_refuses__leaves_nothing_behind
     assert pg.health()["calls_in_flight"] == 0
 
 
+class TextModel(LLM):
+    """A text model of the older kind, on OpenAI's SDK."""
+
+    url: str
+
+    @property
+    def _llm_type(self) -> str:
+        return "text"
+
+    def _call(self, prompt: str, *args: Any, **kwargs: Any) -> str:
+        with openai.OpenAI(api_key="k", base_url=self.url) as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        return "Hello."
+
+
+async def test_callback__of_a_text_model__names_its_user_and_counts_once(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """LangChain tells of these in comprehensions, and in tasks of their own."""
+    metered = Metered(pg)
+    model, config = TextModel(url=fake.openai_url), {"callbacks": [LangChainCallback(pg, "u1")]}
+    await asyncio.to_thread(model.invoke, "x", config)  # type: ignore[arg-type]
+    await asyncio.to_thread(model.batch, ["x", "y"], config)  # type: ignore[arg-type]
+    await model.ainvoke("x", config)  # type: ignore[arg-type]
+    await model.abatch(["x", "y"], config)  # type: ignore[arg-type]
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")] * 6
+    assert (len(fake.requests), langchain._runs) == (6, {})
+
+
+def test_callback__beside_one_of_the_models_own__has_each_call_once(pg: Paygent) -> None:
+    """Of a model without a hook too; and nothing is learned of it from the other handler."""
+    metered = Metered(pg)
+    own, other = LangChainCallback(pg, "service"), LangChainCallback(pg, "u1")
+    model = OwnModel(callbacks=[own])
+    for _ in range(2):
+        model.invoke("x", config={"callbacks": [other]})
+    model.invoke("x")
+    assert [event.user_id for event in metered.events] == ["u1", "u1", "service"]
+
+
+def test_callback__of_a_model_that_embeds_first__counts_both(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A cache that looks for what is alike makes a call of its own, and is not the model's."""
+
+    class Embeds(OwnModel):
+        url: str
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with openai.OpenAI(api_key="k", base_url=self.url) as client:
+                client.embeddings.create(model="text-embedding-3-small", input="x")
+            return super()._generate(*args, **kwargs)
+
+    metered = Metered(pg)
+    model = Embeds(url=fake.openai_url)
+    for _ in range(2):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    models = [event.model for event in metered.events]
+    assert models == ["text-embedding-3-small", "gpt-4o"] * 2
+
+
+def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """What was learned of it is forgotten again when no hook sees a call."""
+
+    class Routes(OpenAIModel):
+        calls: int = 0
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            self.calls += 1
+            if self.calls == 1:
+                return super()._generate(*args, **kwargs)
+            told = {"model_name": "gpt-4o"}
+            return _result(AIMessage("x", usage_metadata=TOLD, response_metadata=told))
+
+    metered = Metered(pg)
+    model = Routes(url=fake.openai_url)
+    for _ in range(3):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert [event.quality for event in metered.events] == ["exact"] * 3
+
+
+def test_callback__in_which_the_model_names_another_user__leaves_the_call_to_that(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A block inside the model's method is nearer to the call than the handler."""
+
+    class Names(OpenAIModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with paygent_context("inner"):
+                return super()._generate(*args, **kwargs)
+
+    metered = Metered(pg)
+    with paygent_context("outer"):
+        config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+        Names(url=fake.openai_url).invoke("x", config=config)
+    assert metered.only.user_id == "inner"
+
+
+def test_callback__of_a_stream_that_calls_again__names_the_user_of_both(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A model may go on with a second call when the first has ended; between them its reader is
+    who they are.
+    """
+
+    class Continues(OpenAIModel):
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            yield from super()._stream(*args, **kwargs)
+            yield from super()._stream(*args, **kwargs)
+
+    metered = Metered(pg)
+    with paygent_context("reader"):
+        model = Continues(url=fake.openai_url)
+        for _ in model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]}):
+            assert who() == "reader"
+    assert [event.user_id for event in metered.events] == ["u1", "u1"]
+
+
 async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: Paygent) -> None:
     """What may have been sent is booked as estimated; whoever goes on is nobody."""
 
@@ -335,7 +457,7 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
     del task
     gc.collect()
     await asyncio.to_thread(pg.flush)
-    assert (pg.health()["calls_in_flight"], callback._runs) == (0, {})
+    assert (pg.health()["calls_in_flight"], langchain._runs) == (0, {})
 
 
 def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
