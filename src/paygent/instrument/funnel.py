@@ -70,7 +70,7 @@ def wrap_sync(
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
+        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
         if meter is None:
             return send(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -86,7 +86,7 @@ def wrap_sync(
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return send(client, *args, **kwargs)
-        under_way, token = _UnderWay(client, options), None
+        under_way, token = _UnderWay(client, options, request), None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
@@ -113,7 +113,7 @@ def wrap_async(
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
         options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(sdk, client, options, kwargs) if switch.is_on else None
+        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
         if meter is None:
             return await send(client, *args, **kwargs)
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
@@ -130,7 +130,7 @@ def wrap_async(
             call = attempt("begin", meter.begin, prepared.request)
         if call is None:
             return await send(client, *args, **kwargs)
-        under_way, token = _UnderWay(client, options), None
+        under_way, token = _UnderWay(client, options, request), None
         try:
             if prepared.asks_for_usage:
                 call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
@@ -184,24 +184,32 @@ class _UnderWay:
     closed, and what they send is their own.
     """
 
-    __slots__ = ("_client", "_options", "is_open")
+    __slots__ = ("_client", "_layers", "_options", "is_open")
 
-    def __init__(self, client: Any, options: Any) -> None:
+    def __init__(self, client: Any, options: Any, layer: Any) -> None:
         self._client = client
         self._options = options
+        self._layers = [layer]
         self.is_open = True
 
-    def has(self, client: Any, options: Any) -> bool:
-        """Tell whether a request is this one, on its way through a class that overrides `request`:
-        by the same client, which sends one at a time in one place, or a copy that another client
-        sends.
+    def takes_in(self, client: Any, options: Any, layer: Any) -> bool:
+        """Tell whether a request is this one, on its way down to another of our wrappers: through a
+        class that overrides `request`, or through other code's wrapper. It has the same client, or
+        is a copy that another client sends. Whatever enters a wrapper that it has passed is another
+        request, made while this one is under way.
+
+        Args:
+            client, options: Of the request.
+            layer: Our wrapper that it has come to.
         """
-        if not self.is_open:
+        if not self.is_open or any(layer is each for each in self._layers):
             return False
-        if client is self._client or options is self._options:
-            return True
         body = getattr(options, "json_data", None)
-        return body is not None and body is getattr(self._options, "json_data", None)
+        is_copy = body is not None and body is getattr(self._options, "json_data", None)
+        if not (client is self._client or options is self._options or is_copy):
+            return False
+        self._layers.append(layer)
+        return True
 
 
 _inside: ContextVar[Gateway | _UnderWay | None] = ContextVar("paygent_inside", default=None)
@@ -211,9 +219,16 @@ stands back.
 take_along(_inside)  # an SDK may send what it is asked for on a thread of its own
 
 
-def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Meter | None:
+def _meter_for(
+    sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], layer: Any
+) -> Meter | None:
     """Return the meter that a request goes through; None where it passes: there is none any more,
     or the request is part of a call that is under way.
+
+    Args:
+        sdk: Whose client it is.
+        client, options, kwargs: What the SDK was called with.
+        layer: Our wrapper that was called.
     """
     meter = _active
     if meter is None:
@@ -226,7 +241,7 @@ def _meter_for(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -
             return meter
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None
-    return None if under_way.has(client, options) else meter
+    return None if under_way.takes_in(client, options, layer) else meter
 
 
 def _leave(inside: Gateway | _UnderWay, token: Token[Gateway | _UnderWay | None]) -> None:

@@ -194,6 +194,27 @@ def test_openai__a_subclass_that_changes_the_body__is_counted_once(
     assert (len(fake.requests), len(metered.events)) == (2, 2)
 
 
+def test_openai__another_request_that_is_made_while_one_is_under_way__counts_too(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The SDK asks a subclass for its options in the middle, and that asks a model."""
+
+    class Guarded(openai.OpenAI):
+        def _prepare_options(self, options: Any) -> Any:
+            if options.json_data["model"] != "gpt-4o-mini":
+                self.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)
+            return super()._prepare_options(options)
+
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            return super().request(cast_to, options, **kwargs)
+
+    metered = Metered(init())
+    with Guarded(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert len(fake.requests) == 2
+    assert sorted(str(event.model) for event in metered.events) == ["gpt-4o", "gpt-4o-mini"]
+
+
 def test_openai__what_was_started_inside_a_request__is_its_own_when_that_is_over(
     init: Init, fake: FakeProvider
 ) -> None:
