@@ -67,9 +67,12 @@ class Conversation:
         self._identity = identity
         self._meter = meter
         self._is_ours = destination.is_ours
-        self._responses = Responses()
         shared = destination.conversation_id
         self._counted = counted_of(shared) if shared else Counted()
+        # What a Live session delegates is read by each of its connections for itself.
+        is_realtime = destination.route == "realtime"
+        self._responses = self._counted.responses if is_realtime else Responses()
+        self._responses.join(self)
 
     # -- what the application sends
 
@@ -193,18 +196,19 @@ class Conversation:
             self._counted = counted_of(session_id)
 
     def _created(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
-        """Match a response with the `response.create` that asked for it; one that nobody asked for
-        was begun by the server, and is refused where it would have been.
+        """Match a response with the `response.create` that asked for it, over whichever connection
+        of the conversation; one that nobody asked for was begun by the server, and is refused where
+        it would have been.
         """
         response_id = str(field(event, "response", "id"))
-        running = self._responses.take_asked(lane, or_any=lane is None)
         if not self._counted.claim(response_id, self):
-            if running is not None:
-                running.meter.void(running.call, "counted by another connection")
-            return None
+            return None  # another connection was told first, and has matched it
+        running = self._responses.take_asked(lane, or_any=lane is None)
         refusal = None
         if running is None:
-            refusal = self._refusal() if self._destination.route == "realtime" else None
+            # While something waits to begin, this may be that: it is not cancelled.
+            is_maybe_asked = self._destination.route != "realtime" or self._responses.is_any_asked()
+            refusal = None if is_maybe_asked else self._refusal()
             running = self._begin_unasked(event, lane)
         if running is not None:
             running.lane = lane
@@ -347,9 +351,12 @@ class Conversation:
     # -- the end
 
     def ended(self) -> None:
-        """End what is under way as far as it was received: the connection is gone."""
-        for running in self._responses.take_all():
-            self._break_off(running)
+        """End what is under way as far as it was received: the connection is gone. What another one
+        of the conversation may still be told of goes on.
+        """
+        if self._responses.leave(self):
+            for running in self._responses.take_all():
+                self._break_off(running)
         if self._destination.route == "translations":
             self._book_audio("estimated")
 

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import threading
 
+from paygent.instrument.responses import Responses
+
 _IDS_MAX = 4_096  # of responses of one conversation; of older ones no event comes any more
 _SHARED_MAX = 1_024  # conversations that are known by their id, the latest
 
 
 class Counted:
-    """What was counted of one conversation. Its connections are read by several threads."""
+    """What was counted of one conversation. Its connections are read by several threads.
+
+    Attributes:
+        responses: What any of its connections has asked for, and what is under way.
+    """
 
     def __init__(self) -> None:
+        self.responses = Responses()
         self._lock = threading.Lock()  # for a few steps in memory; two threads may read one id
         self._owners: dict[str, object] = {}
         self._total_ms = self._taken_ms = 0

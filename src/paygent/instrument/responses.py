@@ -1,12 +1,14 @@
-"""The responses of one connection, from the event that asks for one to the event that ends it.
+"""The responses of one conversation, from the event that asks for one to the event that ends it.
 
 A response that was asked for waits, in the order of the wire, for the event that says that it has
 begun; that one names its id, by which its end is known. On a connection with lanes (`stream_id`,
-Responses) each lane is such a queue of its own.
+Responses) each lane is such a queue of its own. Where several connections carry one conversation,
+what one of them has asked for may be answered to another one first: they share the queue.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,13 +43,23 @@ class Running:
 
 
 class Responses:
-    """What was asked for and what is under way. One thread may send while another one reads: each
-    step is one operation on a list or dict.
+    """What was asked for and what is under way, over all connections of a conversation. One thread
+    may send while another one reads: each step is one operation on a list or dict.
     """
 
     def __init__(self) -> None:
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._asked: list[Running] = []
         self._running: dict[str, Running] = {}
+
+    def join(self, connection: Any) -> None:
+        """Note a connection of the conversation."""
+        self._connections.add(connection)
+
+    def leave(self, connection: Any) -> bool:
+        """Forget a connection that is gone; tell whether it was the last one."""
+        self._connections.discard(connection)
+        return not self._connections
 
     def ask(self, running: Running) -> None:
         """Note a response that is being asked for."""
@@ -102,12 +114,16 @@ class Responses:
                 return response_id, running
         return None
 
+    def is_any_asked(self) -> bool:
+        """Tell whether anything waits to begin."""
+        return bool(self._asked)
+
     def is_asked(self, lane: Any) -> bool:
         """Tell whether a lane waits for a response to begin."""
         return any(each.lane == lane for each in list(self._asked))
 
     def take_all(self) -> list[Running]:
-        """Take everything: the connection is gone."""
+        """Take everything: the last connection is gone."""
         taken = [each for each in list(self._asked) if self._take(each)]
         for response_id in list(self._running):
             running = self._running.pop(response_id, None)

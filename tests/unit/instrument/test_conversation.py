@@ -230,6 +230,48 @@ def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -
     assert pg.health()["calls_in_flight"] == 0
 
 
+def test_conversation__a_response_of_another_connection__is_of_who_asked_for_it(
+    pg: Paygent,
+) -> None:
+    """Whichever connection is told of it first; nor does the cap of the other's user cancel it."""
+    metered = Metered(pg)
+    pg.configure_plan("none", PlanConfig(max_spend_per_period=0))
+    pg.assign_plan("broke", "none")
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_others")
+    with paygent_context("broke"):
+        monitor = Conversation(destination, here(), meter_or_say)
+    with paygent_context("ada"):
+        asking = Conversation(destination, here(), meter_or_say)
+        for number in "12":
+            begin(asking)
+            for conversation in (monitor, asking):
+                told = hear(conversation, "response.created", response={"id": number})
+                assert told is None
+            done = {"id": number, "usage": ANSWERED}
+            for conversation in (asking, monitor):
+                hear(conversation, "response.done", response=done)
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("ada", "exact")]
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__what_a_connection_leaves_to_another__is_booked_once(pg: Paygent) -> None:
+    """It is gone before its answer; when the last one goes, nothing stays held."""
+    metered = Metered(pg)
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_leaves")
+    asking, staying = (Conversation(destination, here(), meter_or_say) for _ in range(2))
+    with paygent_context("ada"):
+        begin(asking)
+        begin(asking)
+    asking.ended()
+    hear(staying, "response.created", response={"id": "r1"})
+    hear(staying, "response.done", response={"id": "r1", "usage": ANSWERED})
+    staying.ended()
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("ada", "estimated")]
+    assert pg.health()["calls_in_flight"] == 0
+
+
 def test_conversation__an_odd_output__loses_no_usage(pg: Paygent) -> None:
     """A plan that prices tools reads the output; the tokens count whatever that is."""
     metered = Metered(pg)
