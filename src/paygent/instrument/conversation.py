@@ -112,7 +112,9 @@ class Conversation:
     def begun(self, call: Call, meter: Meter, sent: Sent) -> None:
         """Note a response whose `response.create` is being written: in the order of the wire."""
         event_id, lane = get(sent.event, "event_id"), lane_of(sent.event)
-        self._responses.ask(self._running(call, meter, lane, event_id))
+        running = self._running(call, meter, lane, event_id)
+        running.connection = self
+        self._responses.ask(running)
 
     def not_sent(self, call: Call) -> None:
         """Forget a response that could not be written."""
@@ -287,7 +289,7 @@ class Conversation:
         or where none is, or the request itself was wrong, about the next.
         """
         if self._destination.route != "responses":
-            refused = self._responses.take_refused(get(event, "error"))
+            refused = self._responses.take_refused(get(event, "error"), self)
         else:
             found = self._responses.in_lane(lane)
             is_in_stream = get(event, "sequence_number") is not None
@@ -298,7 +300,11 @@ class Conversation:
                 return
             refused = self._responses.take_asked(lane)
         if refused is not None:
-            refused.meter.void(refused.call, "the provider refused it")
+            self._refused(refused)
+
+    @staticmethod
+    def _refused(running: Running) -> None:
+        running.meter.void(running.call, "the provider refused it")
 
     # -- what runs beside the responses
 
@@ -356,7 +362,7 @@ class Conversation:
         """
         if self._responses.leave(self):
             for running in self._responses.take_all():
-                self._break_off(running)
+                (self._refused if running.is_passed else self._break_off)(running)
         if self._destination.route == "translations":
             self._book_audio("estimated")
 

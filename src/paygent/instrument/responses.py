@@ -8,6 +8,7 @@ what one of them has asked for may be answered to another one first: they share 
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -28,18 +29,39 @@ class Running:
             used.
         event_id: The application's id of the event that asked for it, or None.
         lane: Where it goes, or None.
+        connection: Over which it was asked for; None where nobody has.
+        is_doubted: Whether an error may have been about it that does not say what it is about.
+        is_passed: Whether a later one has begun since then: so it was about this one.
     """
 
-    __slots__ = ("call", "event_id", "lane", "meter", "reader")
+    __slots__ = (
+        "call",
+        "connection",
+        "event_id",
+        "is_doubted",
+        "is_passed",
+        "lane",
+        "meter",
+        "reader",
+    )
 
     def __init__(
-        self, call: Call, meter: Meter, reader: StreamReader | None, *, event_id: Any, lane: Any
+        self,
+        call: Call,
+        meter: Meter,
+        reader: StreamReader | None,
+        *,
+        event_id: Any,
+        lane: Any,
+        connection: Any = None,
     ) -> None:
         self.call = call
         self.meter = meter
         self.reader = reader
         self.event_id = event_id
         self.lane = lane
+        self.connection = connection
+        self.is_doubted = self.is_passed = False
 
 
 class Responses:
@@ -72,32 +94,47 @@ class Responses:
                 self._take(each)
 
     def take_asked(self, lane: Any, *, or_any: bool = False) -> Running | None:
-        """Take the response of a lane that was asked for first.
+        """Take the response of a lane that was asked for first. One that may be refused comes
+        after those that were not: else each later response would count on who asked before.
 
         Args:
             lane: Which.
             or_any: Take the first of any lane where this one has none: a gateway may not echo them.
         """
         asked = list(self._asked)
-        for each in [one for one in asked if one.lane == lane] or (asked if or_any else []):
+        of_lane = [one for one in asked if one.lane == lane] or (asked if or_any else [])
+        for each in sorted(of_lane, key=lambda one: one.is_doubted):
             if self._take(each):
+                for earlier in of_lane[: of_lane.index(each)]:
+                    earlier.is_passed = earlier.is_doubted
                 return each
         return None
 
-    def take_refused(self, error: Any) -> Running | None:
+    def take_refused(self, error: Any, connection: Any) -> Running | None:
         """Take the response that an error of the Realtime API is about.
 
-        That is the one whose event it names, or where it names none but is about responses, the
-        first. Any other error may be about whatever else was sent: then nothing is taken, and what
-        stays unanswered ends with the connection.
+        That is the one whose event it names. Where it names none (the SDK gives events no ids), the
+        first that was asked for if the error is about responses, or the only one if it is not known
+        to be about anything else. Where several wait and it may be about whatever else was sent,
+        nothing is taken, and the first is doubted: it comes after the others, and if one of them
+        begins before it and it is never answered, it costs nothing.
+
+        Args:
+            error: What the provider says.
+            connection: Where: it is about what was asked for there.
         """
         about = get(error, "event_id")
-        if about is None and not _is_about_responses(error):
+        mine = [each for each in list(self._asked) if each.connection is connection]
+        if about is not None:
+            mine = [each for each in mine if each.event_id == about]
+        elif _is_about_others(error):
             return None
-        for each in list(self._asked):
-            if (about is None or each.event_id == about) and self._take(each):
-                return each
-        return None
+        else:
+            mine = [each for each in mine if not each.is_doubted] or mine
+            if len(mine) > 1 and not _is_about_responses(error):
+                mine[0].is_doubted = True
+                return None
+        return next((each for each in mine if self._take(each)), None)
 
     def begin(self, response_id: str, running: Running) -> None:
         """Note that a response has begun."""
@@ -139,7 +176,19 @@ class Responses:
         return True
 
 
-_ABOUT_RESPONSES = ("conversation_already_has_active_response", "response_create_failed")
+_ABOUT_RESPONSES = (
+    "conversation_already_has_active_response",
+    "response_create_failed",
+    "rate_limit_exceeded",
+    "server_error",
+)
+_ABOUT_OTHERS = re.compile(
+    "(input_|output_)?audio|(conversation_|previous_)?item|content_index|(transcription_)?session"
+    "|cannot_update|response_(cancel|not|id)"
+)
+"""How the codes and parameters of errors begin that are about other events (OpenAI's Realtime
+guide, 2026-11): audio that was sent, items, the session, cancelling.
+"""
 
 
 def _is_about_responses(error: Any) -> bool:
@@ -147,7 +196,13 @@ def _is_about_responses(error: Any) -> bool:
     about = get(error, "param")
     if isinstance(about, str) and (about == "response" or about.startswith("response.")):
         return True
-    return get(error, "code") in _ABOUT_RESPONSES
+    return get(error, "code") in _ABOUT_RESPONSES or get(error, "type") in _ABOUT_RESPONSES
+
+
+def _is_about_others(error: Any) -> bool:
+    """Tell whether an error that names no event is about something else."""
+    told = (get(error, "param"), get(error, "code"))
+    return any(isinstance(each, str) and _ABOUT_OTHERS.match(each) is not None for each in told)
 
 
 def lane_of(event: Any) -> str | None:

@@ -72,7 +72,12 @@ def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -
     assert (first.done, second.done) == (False, True)
     hear(conversation, "error", error={"event_id": "c"})
     assert first.done is False
-    for other in ({"message": "odd"}, {"param": "session.voice"}, {"code": "item_not_found"}):
+    for other in (
+        {"param": "session.voice"},
+        {"code": "item_not_found"},
+        {"code": "input_audio_buffer_commit_empty"},
+        {"code": "response_cancel_not_active"},
+    ):
         hear(conversation, "error", error=other)
     assert first.done is False
     hear(conversation, "error", error={"param": "response.audio", "event_id": None})
@@ -81,6 +86,71 @@ def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -
     hear(conversation, "error", error={"code": "conversation_already_has_active_response"})
     assert third.done is True
     hear(conversation, "error", error={"param": "response"})  # of none that we know
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "server_error", "code": "rate_limit_exceeded", "event_id": None},
+        {"type": "tokens", "code": "rate_limit_exceeded"},
+        {"type": "server_error", "code": None},
+        {"type": "invalid_request_error", "code": "invalid_value"},
+    ],
+)
+def test_conversation__an_error_that_names_nothing__is_about_the_only_one_that_waits(
+    error: Any, pg: Paygent
+) -> None:
+    """Later responses are not counted on who asked for that one."""
+    metered = Metered(pg)
+    conversation = talk()
+    with paygent_context("ada"):
+        assert begin(conversation).done is False
+    hear(conversation, "error", error=error)
+    for user_id in ("bob", "eve"):
+        with paygent_context(user_id):
+            begin(conversation)
+        response = {"id": user_id, "usage": ANSWERED}
+        hear(conversation, "response.created", response=response)
+        hear(conversation, "response.done", response=response)
+    conversation.ended()
+    assert [event.user_id for event in metered.events] == ["bob", "eve"]
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_conversation__an_error_that_may_be_about_one_of_several__puts_the_first_behind(
+    is_answered: bool, pg: Paygent
+) -> None:
+    """If it is never answered, it was refused, and costs nothing."""
+    metered = Metered(pg)
+    conversation = talk()
+    users = ("ada", "bob", "eve")
+    for user_id in users:
+        with paygent_context(user_id):
+            begin(conversation)
+    hear(conversation, "error", error={"code": "invalid_value", "message": "odd"})
+    for number in range(3 if is_answered else 2):
+        response = {"id": str(number), "usage": ANSWERED}
+        hear(conversation, "response.created", response=response)
+        hear(conversation, "response.done", response=response)
+    conversation.ended()
+    expected = ["bob", "eve", "ada"] if is_answered else ["bob", "eve"]
+    assert [event.user_id for event in metered.events] == expected
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__errors_that_may_be_about_anything__leave_what_was_not_answered(
+    pg: Paygent,
+) -> None:
+    """Nothing says that the first was refused: it is booked as it was held."""
+    metered = Metered(pg)
+    conversation = talk()
+    for user_id in ("ada", "bob", "eve"):
+        with paygent_context(user_id):
+            begin(conversation)
+    hear(conversation, "error", error={"message": "odd"})
+    hear(conversation, "error", error={"type": "server_error"})
+    conversation.ended()
+    assert [event.user_id for event in metered.events] == ["ada", "eve"]
 
 
 def test_conversation__the_models_of_a_session__are_those_it_was_last_told(pg: Paygent) -> None:
