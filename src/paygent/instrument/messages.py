@@ -2,7 +2,8 @@
 
 A message is read where it is on its way, on an event loop's thread too. So what is large is not
 parsed to find out that it is none of ours; of a large message of the application only its two ends
-are looked at, where its kind and its short fields stand.
+are looked at, where its kind and its short fields stand, and what is around its kind where that is
+in the middle.
 
 Events were read from the type definitions of openai 3.57 (2026-11): realtime, responses and live.
 """
@@ -49,11 +50,16 @@ _READ = (
 )
 
 _BEGINS = re.compile(rf'"type"\s*:\s*"({"|".join(map(re.escape, (CREATE, *AUDIO)))})"')
+_TYPE_FIRST = re.compile(r'\s*\{\s*(?:"event_id"\s*:\s*"[^"]{0,512}"\s*,\s*)?"type"\s*:')
+"""How a message begins whose kind is among its first fields: no need to look for it further on."""
+
 _TOLD = re.compile('"(?:{})"'.format("|".join(map(re.escape, _READ))).encode())
 """What of a server's events is read; most of the others are pieces of audio."""
 
 _WHOLE_MAX = 65_536  # characters that are parsed in well under a millisecond
 _EDGE = 4_096  # characters looked at, at both ends of what is larger
+_NEAR = 32  # characters before a kind within which its key stands, with its spaces
+_PLACES_MAX = 64  # in one message that are looked at, where its values are the word many times
 _DELTA_BYTES_MAX = 16_384  # of an event of text; longer ones are audio or images
 _STEP = 8_192  # so much of a message without a space or a quote is a file, not text
 
@@ -92,13 +98,33 @@ def read_sent(message: Any) -> Sent | None:
         event = json.loads(text)
         kind = get(event, "type")
         return Sent(kind, event, None, length) if kind in (CREATE, *AUDIO) else None
-    ends = (_text(message[:_EDGE]), _text(message[-_EDGE:]))
-    found = _BEGINS.search(ends[0]) or _BEGINS.search(ends[1])
-    if found is None:
-        return None
-    if found[1] != CREATE:
+    parts = [_text(message[:_EDGE]), _text(message[-_EDGE:])]
+    found = _BEGINS.search(parts[0]) or _BEGINS.search(parts[1])
+    if found is not None and found[1] != CREATE:
         return Sent(found[1], {}, None, length)
-    return Sent(CREATE, _short_fields(ends), _size(message), length)
+    if found is None:
+        middle = None if _TYPE_FIRST.match(parts[0]) else _around_create(message)
+        if middle is None:
+            return None
+        parts.insert(1, middle)
+    return Sent(CREATE, _short_fields(parts), _size(message), length)
+
+
+def _around_create(message: Any) -> str | None:
+    """Return what is around the kind of a large message that begins a response, wherever that is;
+    None where it is of another kind. Where text quotes a kind, its quotes are escaped.
+    """
+    searched = bytes(message) if isinstance(message, memoryview) else message
+    quoted = f'"{CREATE}"'
+    sought: Any = quoted if isinstance(message, str) else quoted.encode()
+    at = -1
+    for _ in range(_PLACES_MAX):
+        at = searched.find(sought, at + 1)
+        if at < 0:
+            return None
+        if _BEGINS.search(_text(searched[max(at - _NEAR, 0) : at + len(sought)])) is not None:
+            return _text(searched[max(at - _EDGE, 0) : at + _EDGE])
+    return None
 
 
 def asks_for_response(sent: Sent, route: str) -> bool:
@@ -147,13 +173,13 @@ def _text(message: Any) -> str:
     return message if isinstance(message, str) else bytes(message).decode("utf-8", "replace")
 
 
-def _short_fields(ends: tuple[str, str]) -> dict[str, Any]:
-    """Return the short fields of a large message, from its two ends: the first that is found, since
-    those of parts (tools, for one) stand behind those of the whole.
+def _short_fields(parts: list[str]) -> dict[str, Any]:
+    """Return the short fields of a large message, from what is looked at of it: the first that is
+    found, since those of tools, for one, stand behind those of the whole.
     """
     fields: dict[str, Any] = {"type": CREATE}
     for name, pattern in (*_STRINGS.items(), ("max_output_tokens", _MAX_TOKENS)):
-        found = pattern.search(ends[0]) or pattern.search(ends[1])
+        found = next(filter(None, map(pattern.search, parts)), None)
         if found is not None:
             fields[name] = int(found[1]) if pattern is _MAX_TOKENS else found[1]
     return fields

@@ -56,6 +56,8 @@ def test_read_sent__audio_of_any_length__is_known_by_its_type(
         json.dumps({"type": "x", "of": {"type": "response.create"}}),
         json.dumps({"type": "conversation.item.create", "item": {"audio": AUDIO}}),
         json.dumps({"said": [WORDS, '"type": "response.create"', WORDS]}),
+        json.dumps({"said": [WORDS, *["response.create"] * 99, WORDS]}),
+        json.dumps({"event_id": "e", "type": "x", "of": [WORDS, {"type": CREATE}, WORDS]}),
         iter(["{}"]),
         {"type": "response.create"},
         5,
@@ -85,6 +87,16 @@ def test_read_sent__a_large_response__has_its_short_fields(
     for name in ("model", "stream_id", "event_id", "max_output_tokens"):
         told = fields.get(name)
         assert found.event.get(name) == (told if told != "inf" else None)
+
+
+@pytest.mark.parametrize("as_sent", [str, str.encode, lambda text: memoryview(text.encode())])
+def test_read_sent__a_large_response__is_known_wherever_its_type_stands(as_sent: Any) -> None:
+    """Between what is long: an application may write its fields in any order."""
+    quoted = 'It says "type": "response.create". ' * 99
+    event = {"input": WORDS + quoted, "model": "gpt-4o", "type": CREATE, "tools": [WORDS]}
+    found = sent(as_sent(json.dumps(event)))
+    assert (found.kind, found.event["model"]) == (CREATE, "gpt-4o")
+    assert found.size is not None
 
 
 def test_read_sent__a_large_response__is_as_large_as_its_text() -> None:
