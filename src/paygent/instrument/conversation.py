@@ -255,7 +255,9 @@ class Conversation:
         if running is None:
             if self._counted.knows(response_id) or not self._counted.claim(response_id, self):
                 return  # it has ended, or another connection counts it
-            running = self._begin_unasked(event, lane)
+            running = self._responses.take_asked(lane, or_any=lane is None)
+            if running is None:
+                running = self._begin_unasked(event, lane)
             if running is None:
                 return
         usage = attempt("usage", self._usage, running, event)

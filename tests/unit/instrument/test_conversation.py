@@ -282,6 +282,21 @@ def test_conversation__a_response_whose_start_was_not_seen__is_booked(pg: Paygen
     assert hear(talk(meter=lambda: None), "response.done", response={"id": "r1"}) is None
 
 
+@pytest.mark.parametrize("route", ["realtime", "responses"])
+def test_conversation__a_response_that_only_ends__counts_on_who_asked_for_it(
+    route: str, pg: Paygent
+) -> None:
+    """Once: a gateway may not say that it has begun."""
+    metered = Metered(pg)
+    conversation = talk(route)
+    with paygent_context("ada"):
+        begin(conversation, model="gpt-4o")
+    response = {"id": "r1", "model": "gpt-4o", "usage": ANSWERED}
+    hear(conversation, "response.completed", response=response)
+    conversation.ended()
+    assert (metered.only.user_id, metered.only.quality) == ("ada", "exact")
+
+
 def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -> None:
     """Both are told of each response and each transcript."""
     metered = Metered(pg)
