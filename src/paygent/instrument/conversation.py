@@ -261,6 +261,8 @@ class Conversation:
             if running is None:
                 return
         usage = attempt("usage", self._usage, running, event)
+        if isinstance(usage, Usage) and get(event, "is_cut") is True:
+            usage = usage._replace(quality="partial")  # its tools were not read
         is_failure = field(event, "response", "status") == "failed" and running.reader is None
         if usage is None and is_failure:
             running.meter.void(running.call, "the provider failed")

@@ -369,6 +369,17 @@ def test_conversation__an_odd_output__loses_no_usage(pg: Paygent) -> None:
     assert (metered.only.quality, metered.only.input_tokens) == ("exact", 100)
 
 
+def test_conversation__a_very_large_answer__is_read_as_far_as_its_use(pg: Paygent) -> None:
+    """The tools that it has called are not looked for: that is marked."""
+    metered = Metered(pg)
+    conversation = talk("responses")
+    begin(conversation, model="gpt-4o")
+    response = {"id": "r1", "model": "gpt-4o", "output": [{"a": "b"}] * 90_000, "usage": ANSWERED}
+    hear(conversation, "response.created", response={"id": "r1", "model": "gpt-4o"})
+    hear(conversation, "response.completed", response=response)
+    assert (metered.only.quality, metered.only.input_tokens) == ("partial", 100)
+
+
 def test_conversation__the_bound_of_a_session__bounds_its_responses(pg: Paygent) -> None:
     """As the server has accepted it, in today's name or the beta's; a response's own wins."""
     conversation = talk()
