@@ -34,6 +34,8 @@ _AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a transla
 _BASE64 = 4 / 3  # characters for each byte
 _TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
 
+Refused = tuple[PaygentLimitExceeded, str | None]
+
 
 class Outgoing(NamedTuple):
     """A message of the application that a limit may refuse.
@@ -149,12 +151,12 @@ class Conversation:
 
     # -- what the server sends
 
-    def incoming(self, data: bytes) -> tuple[PaygentLimitExceeded, str] | None:
+    def incoming(self, data: bytes) -> Refused | None:
         """Read a message of the server.
 
         Returns:
-            Why a response that the server has begun by itself is refused, and its id, for who can
-            stop it; None as a rule.
+            Why a response that the server has begun by itself is refused, and its id (None where
+            it has none), for who can stop it; None as a rule.
         """
         if not self._is_ours:
             self._read_strange(data)
@@ -169,7 +171,7 @@ class Conversation:
             if get(event, "type") in messages.SESSIONS:
                 self._read_session(get(event, "session"))
 
-    def _read(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
+    def _read(self, event: Any, lane: Any) -> Refused | None:
         kind = get(event, "type")
         if kind == messages.CREATED:
             return self._created(event, lane)
@@ -197,13 +199,13 @@ class Conversation:
         if self._destination.route == "live" and isinstance(session_id, str):
             self._counted = counted_of(session_id)
 
-    def _created(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
+    def _created(self, event: Any, lane: Any) -> Refused | None:
         """Match a response with the `response.create` that asked for it, over whichever connection
         of the conversation; one that nobody asked for was begun by the server, and is refused where
         it would have been.
         """
-        response_id = str(field(event, "response", "id"))
-        if not self._counted.claim(response_id, self):
+        response_id = _id_of(event)
+        if response_id is not None and not self._counted.claim(response_id, self):
             return None  # another connection was told first, and has matched it
         running = self._responses.take_asked(lane, or_any=lane is None)
         refusal = None
@@ -250,10 +252,12 @@ class Conversation:
             found[1].reader.feed(event)
 
     def _ended(self, event: Any, lane: Any) -> None:
-        response_id = str(field(event, "response", "id"))
-        running = self._responses.end(response_id)
+        response_id = _id_of(event)
+        running = self._responses.end(response_id, lane)
         if running is None:
-            if self._counted.knows(response_id) or not self._counted.claim(response_id, self):
+            if response_id is not None and (
+                self._counted.knows(response_id) or not self._counted.claim(response_id, self)
+            ):
                 return  # it has ended, or another connection counts it
             running = self._responses.take_asked(lane, or_any=lane is None)
             if running is None:
@@ -375,3 +379,9 @@ class Conversation:
         if running.reader is not None:
             usage = attempt("usage", running.reader.usage, running.call.estimate)
         attempt("settle", running.meter.settle, running.call, usage)
+
+
+def _id_of(event: Any) -> str | None:
+    """Return the id of an event's response; None where a gateway names none."""
+    response_id = field(event, "response", "id")
+    return str(response_id) if response_id not in (None, "") else None

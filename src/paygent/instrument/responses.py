@@ -8,6 +8,7 @@ what one of them has asked for may be answered to another one first: they share 
 
 from __future__ import annotations
 
+import itertools
 import re
 import weakref
 from collections.abc import Mapping
@@ -72,7 +73,8 @@ class Responses:
     def __init__(self) -> None:
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._asked: list[Running] = []
-        self._running: dict[str, Running] = {}
+        self._running: dict[str | int, Running] = {}
+        self._numbers = itertools.count()
 
     def join(self, connection: Any) -> None:
         """Note a connection of the conversation."""
@@ -136,16 +138,29 @@ class Responses:
                 return None
         return next((each for each in mine if self._take(each)), None)
 
-    def begin(self, response_id: str, running: Running) -> None:
-        """Note that a response has begun."""
-        self._running[response_id] = running
+    def begin(self, response_id: str | None, running: Running) -> None:
+        """Note that a response has begun; None where a gateway names no ids."""
+        self._running[next(self._numbers) if response_id is None else response_id] = running
 
-    def end(self, response_id: str) -> Running | None:
-        """Take a response that has ended; None where it is not under way."""
-        return self._running.pop(response_id, None)
+    def end(self, response_id: str | int | None, lane: Any = None) -> Running | None:
+        """Take a response that has ended; None where it is not under way.
 
-    def in_lane(self, lane: Any) -> tuple[str, Running] | None:
-        """Return the id of the response under way in a lane, and it."""
+        Args:
+            response_id: Which. Where its end does not say, or its beginning has not, it is the
+                first of its lane.
+            lane: Where it has ended.
+        """
+        found = self._running.pop(response_id, None) if response_id is not None else None
+        if found is not None:
+            return found
+        for key, running in list(self._running.items()):
+            is_open = response_id is None or isinstance(key, int)
+            if is_open and running.lane == lane and self._running.pop(key, None) is not None:
+                return running
+        return None
+
+    def in_lane(self, lane: Any) -> tuple[str | int, Running] | None:
+        """Return the key of the response under way in a lane, and it."""
         for response_id, running in reversed(list(self._running.items())):
             if running.lane == lane:
                 return response_id, running

@@ -248,11 +248,9 @@ class _Taps:
         refused = self.conversation.incoming(data) if data else None
         if refused is not None:
             self._refusal, self._refused_at = refused[0], self._arrivals
-            cancel = {
-                "type": "response.cancel",
-                "event_id": CANCEL_ID,
-                "response_id": refused[1],
-            }
+            cancel = {"type": "response.cancel", "event_id": CANCEL_ID}
+            if refused[1] is not None:
+                cancel["response_id"] = refused[1]
             self._send_later(json.dumps(cancel))
 
     def _send_later(self, message: str) -> None:

@@ -393,3 +393,26 @@ def test_taps__a_turn_that_is_over_already__is_refused_without_losing_a_message(
                 connection.recv_bytes()
             assert read_to(connection, "error") == ["response.done", "error"]
     assert errors == [taps.CANCEL_ID]
+
+
+def test_taps__a_turn_without_an_id__is_cancelled_as_what_runs(pg: Paygent) -> None:
+    """A gateway may leave ids out."""
+    cancels: list[Any] = []
+
+    def script(server: ServerConnection) -> None:
+        for event in hear(server):
+            if event["type"] == "input_audio_buffer.commit":
+                say(server, "response.created", response={})
+            else:
+                cancels.append(event)
+                say(server, "response.done", response={"status": "cancelled", "usage": USAGE})
+
+    with serving(script) as port, paygent_context("poor"):
+        with connect(client_of(port)) as connection:
+            pg.record_event("poor", cost=1)
+            connection.input_audio_buffer.commit()
+            read_to(connection, "response.created")
+            with pytest.raises(PaygentLimitExceeded):
+                connection.recv_bytes()
+            read_to(connection, "response.done")
+    assert cancels == [{"type": "response.cancel", "event_id": taps.CANCEL_ID}]

@@ -297,6 +297,39 @@ def test_conversation__a_response_that_only_ends__counts_on_who_asked_for_it(
     assert (metered.only.user_id, metered.only.quality) == ("ada", "exact")
 
 
+def test_conversation__responses_without_ids__are_matched_in_order(pg: Paygent) -> None:
+    """A gateway may leave them out: at either end, or everywhere."""
+    metered = Metered(pg)
+    conversation = talk()
+    for began, ended in (({}, {}), ({"id": "r"}, {}), ({}, {"id": "s"})):
+        for user_id in ("ada", "bob"):
+            with paygent_context(user_id):
+                begin(conversation)
+        for number in range(2):
+            response = {key: f"{value}{number}" for key, value in began.items()}
+            hear(conversation, "response.created", response=response)
+        for number in range(2):
+            response = {key: f"{value}{number}" for key, value in ended.items()}
+            hear(conversation, "response.done", response={**response, "usage": ANSWERED})
+    assert [event.user_id for event in metered.events] == ["ada", "bob"] * 3
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygent) -> None:
+    """A second connection to a conversation is not told that all of it is counted already."""
+    metered = Metered(pg)
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_unnamed")
+    for user_id in ("ada", "bob"):
+        with paygent_context(user_id):
+            conversation = Conversation(destination, here(), meter_or_say)
+            begin(conversation)
+        hear(conversation, "response.created", response={})
+        hear(conversation, "response.done", response={"usage": ANSWERED})
+        conversation.ended()
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("bob", "exact")]
+
+
 def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -> None:
     """Both are told of each response and each transcript."""
     metered = Metered(pg)
