@@ -34,6 +34,8 @@ _AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a transla
 _BASE64 = 4 / 3  # characters for each byte
 _TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
 
+Refused = tuple[PaygentLimitExceeded, str | None]
+
 
 class Outgoing(NamedTuple):
     """A message of the application that a limit may refuse.
@@ -67,9 +69,12 @@ class Conversation:
         self._identity = identity
         self._meter = meter
         self._is_ours = destination.is_ours
-        self._responses = Responses()
         shared = destination.conversation_id
         self._counted = counted_of(shared) if shared else Counted()
+        # What a Live session delegates is read by each of its connections for itself.
+        is_realtime = destination.route == "realtime"
+        self._responses = self._counted.responses if is_realtime else Responses()
+        self._responses.join(self)
 
     # -- what the application sends
 
@@ -109,7 +114,9 @@ class Conversation:
     def begun(self, call: Call, meter: Meter, sent: Sent) -> None:
         """Note a response whose `response.create` is being written: in the order of the wire."""
         event_id, lane = get(sent.event, "event_id"), lane_of(sent.event)
-        self._responses.ask(self._running(call, meter, lane, event_id))
+        running = self._running(call, meter, lane, event_id)
+        running.connection = self
+        self._responses.ask(running)
 
     def not_sent(self, call: Call) -> None:
         """Forget a response that could not be written."""
@@ -144,12 +151,12 @@ class Conversation:
 
     # -- what the server sends
 
-    def incoming(self, data: bytes) -> tuple[PaygentLimitExceeded, str] | None:
+    def incoming(self, data: bytes) -> Refused | None:
         """Read a message of the server.
 
         Returns:
-            Why a response that the server has begun by itself is refused, and its id, for who can
-            stop it; None as a rule.
+            Why a response that the server has begun by itself is refused, and its id (None where
+            it has none), for who can stop it; None as a rule.
         """
         if not self._is_ours:
             self._read_strange(data)
@@ -164,7 +171,7 @@ class Conversation:
             if get(event, "type") in messages.SESSIONS:
                 self._read_session(get(event, "session"))
 
-    def _read(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
+    def _read(self, event: Any, lane: Any) -> Refused | None:
         kind = get(event, "type")
         if kind == messages.CREATED:
             return self._created(event, lane)
@@ -192,19 +199,20 @@ class Conversation:
         if self._destination.route == "live" and isinstance(session_id, str):
             self._counted = counted_of(session_id)
 
-    def _created(self, event: Any, lane: Any) -> tuple[PaygentLimitExceeded, str] | None:
-        """Match a response with the `response.create` that asked for it; one that nobody asked for
-        was begun by the server, and is refused where it would have been.
+    def _created(self, event: Any, lane: Any) -> Refused | None:
+        """Match a response with the `response.create` that asked for it, over whichever connection
+        of the conversation; one that nobody asked for was begun by the server, and is refused where
+        it would have been.
         """
-        response_id = str(field(event, "response", "id"))
+        response_id = _id_of(event)
+        if response_id is not None and not self._counted.claim(response_id, self):
+            return None  # another connection was told first, and has matched it
         running = self._responses.take_asked(lane, or_any=lane is None)
-        if not self._counted.claim(response_id, self):
-            if running is not None:
-                running.meter.void(running.call, "counted by another connection")
-            return None
         refusal = None
         if running is None:
-            refusal = self._refusal() if self._destination.route == "realtime" else None
+            # While something waits to begin, this may be that: it is not cancelled.
+            is_maybe_asked = self._destination.route != "realtime" or self._responses.is_any_asked()
+            refusal = None if is_maybe_asked else self._refusal()
             running = self._begin_unasked(event, lane)
         if running is not None:
             running.lane = lane
@@ -244,15 +252,21 @@ class Conversation:
             found[1].reader.feed(event)
 
     def _ended(self, event: Any, lane: Any) -> None:
-        response_id = str(field(event, "response", "id"))
-        running = self._responses.end(response_id)
+        response_id = _id_of(event)
+        running = self._responses.end(response_id, lane)
         if running is None:
-            if self._counted.knows(response_id) or not self._counted.claim(response_id, self):
+            if response_id is not None and (
+                self._counted.knows(response_id) or not self._counted.claim(response_id, self)
+            ):
                 return  # it has ended, or another connection counts it
-            running = self._begin_unasked(event, lane)
+            running = self._responses.take_asked(lane, or_any=lane is None)
+            if running is None:
+                running = self._begin_unasked(event, lane)
             if running is None:
                 return
         usage = attempt("usage", self._usage, running, event)
+        if isinstance(usage, Usage) and get(event, "is_cut") is True:
+            usage = usage._replace(quality="partial")  # its tools were not read
         is_failure = field(event, "response", "status") == "failed" and running.reader is None
         if usage is None and is_failure:
             running.meter.void(running.call, "the provider failed")
@@ -283,7 +297,7 @@ class Conversation:
         or where none is, or the request itself was wrong, about the next.
         """
         if self._destination.route != "responses":
-            refused = self._responses.take_refused(get(event, "error"))
+            refused = self._responses.take_refused(get(event, "error"), self)
         else:
             found = self._responses.in_lane(lane)
             is_in_stream = get(event, "sequence_number") is not None
@@ -294,7 +308,11 @@ class Conversation:
                 return
             refused = self._responses.take_asked(lane)
         if refused is not None:
-            refused.meter.void(refused.call, "the provider refused it")
+            self._refused(refused)
+
+    @staticmethod
+    def _refused(running: Running) -> None:
+        running.meter.void(running.call, "the provider refused it")
 
     # -- what runs beside the responses
 
@@ -347,9 +365,12 @@ class Conversation:
     # -- the end
 
     def ended(self) -> None:
-        """End what is under way as far as it was received: the connection is gone."""
-        for running in self._responses.take_all():
-            self._break_off(running)
+        """End what is under way as far as it was received: the connection is gone. What another one
+        of the conversation may still be told of goes on.
+        """
+        if self._responses.leave(self):
+            for running in self._responses.take_all():
+                (self._refused if running.is_passed else self._break_off)(running)
         if self._destination.route == "translations":
             self._book_audio("estimated")
 
@@ -358,3 +379,9 @@ class Conversation:
         if running.reader is not None:
             usage = attempt("usage", running.reader.usage, running.call.estimate)
         attempt("settle", running.meter.settle, running.call, usage)
+
+
+def _id_of(event: Any) -> str | None:
+    """Return the id of an event's response; None where a gateway names none."""
+    response_id = field(event, "response", "id")
+    return str(response_id) if response_id not in (None, "") else None

@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import threading
 
+from paygent.instrument.responses import Responses
+
 _IDS_MAX = 4_096  # of responses of one conversation; of older ones no event comes any more
-_SHARED_MAX = 1_024  # conversations that are known by their id, the latest
+_SHARED_MAX = 1_024  # conversations that are known by their id, those that were joined last
 
 
 class Counted:
-    """What was counted of one conversation. Its connections are read by several threads."""
+    """What was counted of one conversation. Its connections are read by several threads.
+
+    Attributes:
+        responses: What any of its connections has asked for, and what is under way.
+    """
 
     def __init__(self) -> None:
+        self.responses = Responses()
         self._lock = threading.Lock()  # for a few steps in memory; two threads may read one id
         self._owners: dict[str, object] = {}
         self._total_ms = self._taken_ms = 0
@@ -59,11 +66,14 @@ class Counted:
 
 
 _shared: dict[str, Counted] = {}
+_shared_lock = threading.Lock()  # for a few steps in memory, where connections begin
 
 
 def counted_of(conversation_id: str) -> Counted:
     """Return what was counted of a conversation that a provider has given an id."""
-    found = _shared.setdefault(conversation_id, Counted())
-    for oldest in list(_shared)[: max(len(_shared) - _SHARED_MAX, 0)]:
-        _shared.pop(oldest, None)  # another thread may have been faster
+    with _shared_lock:
+        found = _shared.pop(conversation_id, None) or Counted()
+        _shared[conversation_id] = found
+        while len(_shared) > _SHARED_MAX:
+            del _shared[next(iter(_shared))]
     return found

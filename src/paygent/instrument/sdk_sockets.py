@@ -2,7 +2,7 @@
 
 Its connection managers are patched where they connect, and tell the handshake (`sockets.py`) that
 it is theirs. A manager also connects again when a connection breaks: what stays then (whose it is,
-a refusal that the SDK swallows) is kept with the manager.
+a refusal that the SDK swallows) is kept with the manager, until the application enters it again.
 
 Read from the resources of openai 3.57 and 1.60 (2026-11).
 """
@@ -34,8 +34,11 @@ _MODULES = {
 }
 """Where the SDK connects, and what to; versions lack some."""
 
-_CONNECT = ("_connect_ws", "__enter__", "__aenter__", "enter")
-"""What connects, the best first: older versions connect where they are entered, under two names."""
+_CONNECT = "_connect_ws"
+"""What connects, also by itself; older versions connect only where they are entered."""
+
+_ENTER = ("__enter__", "__aenter__", "enter")
+"""Where the application connects: two names of one method."""
 
 
 class Opening(NamedTuple):
@@ -83,9 +86,11 @@ class SdkSocketHook:
             if not isinstance(owner, type) or owner.__module__ != module.__name__:
                 continue
             if owner.__name__.endswith("ConnectionManager"):
-                names = _CONNECT[:1] if _CONNECT[0] in vars(owner) else _CONNECT[1:]
-                for name in names:
-                    self._put(owner, name, patches, functools.partial(_opens, route=self._route))
+                opens = functools.partial(_opens, route=self._route)
+                self._put(owner, _CONNECT, patches, opens)
+                for name in _ENTER:
+                    enters = functools.partial(opens, is_entered=True)
+                    self._put(owner, name, patches, enters)
             self._put(owner, "_flush_send_queue", patches, _flushes)
 
     @staticmethod
@@ -113,8 +118,8 @@ class _Set:
         self._variable.set(self._before)  # no token: the SDK may leave in another context
 
 
-def _opens(manager: Any, *, route: str) -> _Set:
-    line = _lines.get(manager)
+def _opens(manager: Any, *, route: str, is_entered: bool = False) -> _Set:
+    line = None if is_entered else _lines.get(manager)
     if line is None:
         line = _lines[manager] = Line(here())
     return _Set(_opening, Opening(line, route))

@@ -35,7 +35,7 @@ from paygent.instrument.openai import is_known_host, provider_at
 from paygent.instrument.patches import Hook, Patches
 from paygent.instrument.route import route_name
 from paygent.instrument.sdk_sockets import Opening
-from paygent.instrument.taps import AsyncTaps, Line, SyncTaps, ask_awaiting, ask_blocking
+from paygent.instrument.taps import AsyncTaps, Line, SyncTaps, ask_awaiting, ask_blocking, is_tapped
 from paygent.meter import Meter
 
 
@@ -169,9 +169,10 @@ def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
     """Tap a connection if it is a provider's; return what is to be looked at before its handshake.
 
     A connection that nobody opens (one for all users, opened when the application starts) is not:
-    each of its responses has a user of its own.
+    each of its responses has a user of its own. Nor is one that is tapped already: where another
+    library has wrapped the handshake, our hook may stand on both sides of it.
     """
-    if not patches.switch.is_on:
+    if not patches.switch.is_on or is_tapped(connection):
         return None
     opening = sdk_sockets.opening()
     destination = _destination(_address(connection), opening)

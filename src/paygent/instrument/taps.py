@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -127,6 +128,14 @@ async def ask_awaiting(ask: Callable[[], _T | Wait | None]) -> _T | None:
     return found
 
 
+_tapped: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def is_tapped(connection: Any) -> bool:
+    """Tell whether a connection has its taps: a second pair would count everything twice."""
+    return connection in _tapped
+
+
 class _Taps:
     """Stand in the place of some methods of a connection, on this one object."""
 
@@ -156,6 +165,7 @@ class _Taps:
         connection.recv_streaming = self.recv_streaming
         connection.process_event = self.process_event
         setattr(connection, self.ending, self.ended)
+        _tapped.add(connection)
 
     send: Any
     recv: Any
@@ -238,11 +248,9 @@ class _Taps:
         refused = self.conversation.incoming(data) if data else None
         if refused is not None:
             self._refusal, self._refused_at = refused[0], self._arrivals
-            cancel = {
-                "type": "response.cancel",
-                "event_id": CANCEL_ID,
-                "response_id": refused[1],
-            }
+            cancel = {"type": "response.cancel", "event_id": CANCEL_ID}
+            if refused[1] is not None:
+                cancel["response_id"] = refused[1]
             self._send_later(json.dumps(cancel))
 
     def _send_later(self, message: str) -> None:

@@ -246,6 +246,19 @@ def turn(server: ServerConnection) -> None:
     list(hear(server))
 
 
+def test_socket__whose_manager_another_user_enters__is_that_users(pg: Paygent) -> None:
+    """One for all users, kept by the application: what the server begins is of who has entered."""
+    metered = Metered(pg)
+    with serving(turn) as port:
+        manager = connect(client_of(port))
+        for user_id in ("poor", "eve"):
+            with paygent_context(user_id):
+                connection = manager.enter()
+                read_to(connection, "response.done")
+                connection.close()
+    assert [event.user_id for event in metered.events] == ["poor", "eve"]
+
+
 if RECONNECTS:
 
     def test_socket__that_is_connected_again__stays_its_users(pg: Paygent) -> None:

@@ -32,6 +32,7 @@ from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.instrument import taps
+from paygent.instrument.registry import instrumentation
 
 Init = Callable[..., Paygent]
 
@@ -64,6 +65,31 @@ def eventually(is_so: Callable[[], bool]) -> bool:
     while not is_so() and time.monotonic() < end_s:
         time.sleep(0.01)
     return is_so()
+
+
+# -- once
+
+
+def test_taps__our_hook_on_both_sides_of_anothers__count_once(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another library has wrapped the handshake, and we wrap what it has made of it."""
+    metered = Metered(pg)
+    kind = websockets.sync.client.ClientConnection
+    ours = kind.handshake
+
+    def theirs(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(connection, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "handshake", theirs)
+    instrumentation.check()
+    assert kind.handshake is not theirs
+    with serving(answers_all) as port, paygent_context("u1"):
+        with connect(client_of(port)) as connection:
+            for _ in range(2):
+                connection.response.create()
+                read_to(connection, "response.done")
+    assert [event.user_id for event in metered.events] == ["u1", "u1"]
 
 
 # -- several senders
@@ -367,3 +393,26 @@ def test_taps__a_turn_that_is_over_already__is_refused_without_losing_a_message(
                 connection.recv_bytes()
             assert read_to(connection, "error") == ["response.done", "error"]
     assert errors == [taps.CANCEL_ID]
+
+
+def test_taps__a_turn_without_an_id__is_cancelled_as_what_runs(pg: Paygent) -> None:
+    """A gateway may leave ids out."""
+    cancels: list[Any] = []
+
+    def script(server: ServerConnection) -> None:
+        for event in hear(server):
+            if event["type"] == "input_audio_buffer.commit":
+                say(server, "response.created", response={})
+            else:
+                cancels.append(event)
+                say(server, "response.done", response={"status": "cancelled", "usage": USAGE})
+
+    with serving(script) as port, paygent_context("poor"):
+        with connect(client_of(port)) as connection:
+            pg.record_event("poor", cost=1)
+            connection.input_audio_buffer.commit()
+            read_to(connection, "response.created")
+            with pytest.raises(PaygentLimitExceeded):
+                connection.recv_bytes()
+            read_to(connection, "response.done")
+    assert cancels == [{"type": "response.cancel", "event_id": taps.CANCEL_ID}]

@@ -72,7 +72,12 @@ def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -
     assert (first.done, second.done) == (False, True)
     hear(conversation, "error", error={"event_id": "c"})
     assert first.done is False
-    for other in ({"message": "odd"}, {"param": "session.voice"}, {"code": "item_not_found"}):
+    for other in (
+        {"param": "session.voice"},
+        {"code": "item_not_found"},
+        {"code": "input_audio_buffer_commit_empty"},
+        {"code": "response_cancel_not_active"},
+    ):
         hear(conversation, "error", error=other)
     assert first.done is False
     hear(conversation, "error", error={"param": "response.audio", "event_id": None})
@@ -81,6 +86,71 @@ def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -
     hear(conversation, "error", error={"code": "conversation_already_has_active_response"})
     assert third.done is True
     hear(conversation, "error", error={"param": "response"})  # of none that we know
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"type": "server_error", "code": "rate_limit_exceeded", "event_id": None},
+        {"type": "tokens", "code": "rate_limit_exceeded"},
+        {"type": "server_error", "code": None},
+        {"type": "invalid_request_error", "code": "invalid_value"},
+    ],
+)
+def test_conversation__an_error_that_names_nothing__is_about_the_only_one_that_waits(
+    error: Any, pg: Paygent
+) -> None:
+    """Later responses are not counted on who asked for that one."""
+    metered = Metered(pg)
+    conversation = talk()
+    with paygent_context("ada"):
+        assert begin(conversation).done is False
+    hear(conversation, "error", error=error)
+    for user_id in ("bob", "eve"):
+        with paygent_context(user_id):
+            begin(conversation)
+        response = {"id": user_id, "usage": ANSWERED}
+        hear(conversation, "response.created", response=response)
+        hear(conversation, "response.done", response=response)
+    conversation.ended()
+    assert [event.user_id for event in metered.events] == ["bob", "eve"]
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+def test_conversation__an_error_that_may_be_about_one_of_several__puts_the_first_behind(
+    is_answered: bool, pg: Paygent
+) -> None:
+    """If it is never answered, it was refused, and costs nothing."""
+    metered = Metered(pg)
+    conversation = talk()
+    users = ("ada", "bob", "eve")
+    for user_id in users:
+        with paygent_context(user_id):
+            begin(conversation)
+    hear(conversation, "error", error={"code": "invalid_value", "message": "odd"})
+    for number in range(3 if is_answered else 2):
+        response = {"id": str(number), "usage": ANSWERED}
+        hear(conversation, "response.created", response=response)
+        hear(conversation, "response.done", response=response)
+    conversation.ended()
+    expected = ["bob", "eve", "ada"] if is_answered else ["bob", "eve"]
+    assert [event.user_id for event in metered.events] == expected
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__errors_that_may_be_about_anything__leave_what_was_not_answered(
+    pg: Paygent,
+) -> None:
+    """Nothing says that the first was refused: it is booked as it was held."""
+    metered = Metered(pg)
+    conversation = talk()
+    for user_id in ("ada", "bob", "eve"):
+        with paygent_context(user_id):
+            begin(conversation)
+    hear(conversation, "error", error={"message": "odd"})
+    hear(conversation, "error", error={"type": "server_error"})
+    conversation.ended()
+    assert [event.user_id for event in metered.events] == ["ada", "eve"]
 
 
 def test_conversation__the_models_of_a_session__are_those_it_was_last_told(pg: Paygent) -> None:
@@ -212,6 +282,54 @@ def test_conversation__a_response_whose_start_was_not_seen__is_booked(pg: Paygen
     assert hear(talk(meter=lambda: None), "response.done", response={"id": "r1"}) is None
 
 
+@pytest.mark.parametrize("route", ["realtime", "responses"])
+def test_conversation__a_response_that_only_ends__counts_on_who_asked_for_it(
+    route: str, pg: Paygent
+) -> None:
+    """Once: a gateway may not say that it has begun."""
+    metered = Metered(pg)
+    conversation = talk(route)
+    with paygent_context("ada"):
+        begin(conversation, model="gpt-4o")
+    response = {"id": "r1", "model": "gpt-4o", "usage": ANSWERED}
+    hear(conversation, "response.completed", response=response)
+    conversation.ended()
+    assert (metered.only.user_id, metered.only.quality) == ("ada", "exact")
+
+
+def test_conversation__responses_without_ids__are_matched_in_order(pg: Paygent) -> None:
+    """A gateway may leave them out: at either end, or everywhere."""
+    metered = Metered(pg)
+    conversation = talk()
+    for began, ended in (({}, {}), ({"id": "r"}, {}), ({}, {"id": "s"})):
+        for user_id in ("ada", "bob"):
+            with paygent_context(user_id):
+                begin(conversation)
+        for number in range(2):
+            response = {key: f"{value}{number}" for key, value in began.items()}
+            hear(conversation, "response.created", response=response)
+        for number in range(2):
+            response = {key: f"{value}{number}" for key, value in ended.items()}
+            hear(conversation, "response.done", response={**response, "usage": ANSWERED})
+    assert [event.user_id for event in metered.events] == ["ada", "bob"] * 3
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygent) -> None:
+    """A second connection to a conversation is not told that all of it is counted already."""
+    metered = Metered(pg)
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_unnamed")
+    for user_id in ("ada", "bob"):
+        with paygent_context(user_id):
+            conversation = Conversation(destination, here(), meter_or_say)
+            begin(conversation)
+        hear(conversation, "response.created", response={})
+        hear(conversation, "response.done", response={"usage": ANSWERED})
+        conversation.ended()
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("bob", "exact")]
+
+
 def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -> None:
     """Both are told of each response and each transcript."""
     metered = Metered(pg)
@@ -230,6 +348,48 @@ def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -
     assert pg.health()["calls_in_flight"] == 0
 
 
+def test_conversation__a_response_of_another_connection__is_of_who_asked_for_it(
+    pg: Paygent,
+) -> None:
+    """Whichever connection is told of it first; nor does the cap of the other's user cancel it."""
+    metered = Metered(pg)
+    pg.configure_plan("none", PlanConfig(max_spend_per_period=0))
+    pg.assign_plan("broke", "none")
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_others")
+    with paygent_context("broke"):
+        monitor = Conversation(destination, here(), meter_or_say)
+    with paygent_context("ada"):
+        asking = Conversation(destination, here(), meter_or_say)
+        for number in "12":
+            begin(asking)
+            for conversation in (monitor, asking):
+                told = hear(conversation, "response.created", response={"id": number})
+                assert told is None
+            done = {"id": number, "usage": ANSWERED}
+            for conversation in (asking, monitor):
+                hear(conversation, "response.done", response=done)
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("ada", "exact")]
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_conversation__what_a_connection_leaves_to_another__is_booked_once(pg: Paygent) -> None:
+    """It is gone before its answer; when the last one goes, nothing stays held."""
+    metered = Metered(pg)
+    destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_leaves")
+    asking, staying = (Conversation(destination, here(), meter_or_say) for _ in range(2))
+    with paygent_context("ada"):
+        begin(asking)
+        begin(asking)
+    asking.ended()
+    hear(staying, "response.created", response={"id": "r1"})
+    hear(staying, "response.done", response={"id": "r1", "usage": ANSWERED})
+    staying.ended()
+    found = [(event.user_id, event.quality) for event in metered.events]
+    assert found == [("ada", "exact"), ("ada", "estimated")]
+    assert pg.health()["calls_in_flight"] == 0
+
+
 def test_conversation__an_odd_output__loses_no_usage(pg: Paygent) -> None:
     """A plan that prices tools reads the output; the tokens count whatever that is."""
     metered = Metered(pg)
@@ -240,6 +400,17 @@ def test_conversation__an_odd_output__loses_no_usage(pg: Paygent) -> None:
     hear(conversation, "response.created", response={"id": "r1"})
     hear(conversation, "response.done", response={"id": "r1", "usage": ANSWERED, "output": 5})
     assert (metered.only.quality, metered.only.input_tokens) == ("exact", 100)
+
+
+def test_conversation__a_very_large_answer__is_read_as_far_as_its_use(pg: Paygent) -> None:
+    """The tools that it has called are not looked for: that is marked."""
+    metered = Metered(pg)
+    conversation = talk("responses")
+    begin(conversation, model="gpt-4o")
+    response = {"id": "r1", "model": "gpt-4o", "output": [{"a": "b"}] * 90_000, "usage": ANSWERED}
+    hear(conversation, "response.created", response={"id": "r1", "model": "gpt-4o"})
+    hear(conversation, "response.completed", response=response)
+    assert (metered.only.quality, metered.only.input_tokens) == ("partial", 100)
 
 
 def test_conversation__the_bound_of_a_session__bounds_its_responses(pg: Paygent) -> None:

@@ -29,6 +29,15 @@ def test_counted__a_long_conversation__forgets_the_oldest() -> None:
     assert len(counted._shared) == counted._SHARED_MAX
 
 
+def test_counted__a_conversation_that_is_joined_again__is_not_the_oldest() -> None:
+    """Nor is what it has counted forgotten."""
+    kept = counted_of("joined_again")
+    for number in range(2):
+        for other in range(counted._SHARED_MAX - 1):
+            counted_of(f"other_{number}_{other}")
+        assert counted_of("joined_again") is kept
+
+
 def test_counted__seconds__are_taken_once() -> None:
     """A total that is told twice, or falls, adds nothing."""
     live = Counted()

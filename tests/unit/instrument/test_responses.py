@@ -42,6 +42,11 @@ def test_responses__in_a_lane__the_latest_goes_on() -> None:
     assert queue.in_lane(None) is None
     assert queue.end("r2") is second
     assert queue.end("r2") is None
+    unnamed = running()
+    queue.begin(None, unnamed)
+    assert queue.end(None, "b") is None
+    assert queue.end(None, None) is unnamed
+    assert queue.end(None, "a") is first
 
 
 def test_responses__withdrawn_or_gone__are_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
