@@ -51,7 +51,7 @@ class SdkHook:
     def _patch_owner(self, client_class: type, patches: Patches) -> None:
         owner = _owner(client_class)
         original = vars(owner)["request"]
-        if not patches.is_ours(original):
+        if not (patches.is_ours(original) or is_mock(original)):
             patches.put(owner, "request", self._wrap(original, patches))
 
     def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
@@ -60,7 +60,7 @@ class SdkHook:
 
     def _check(self, client_class: type, patches: Patches) -> None:
         """Say it when a call of a client of this class does not reach the funnel first."""
-        if not patches.is_ours(vars(_owner(client_class))["request"]):
+        if not _is_hooked(client_class, patches):
             failures.say(f"unhooked:{self.name}", "the hook in %s is not in place", self.name)
 
     # -- clients
@@ -109,7 +109,7 @@ class SdkHook:
             if not _is_hooked(type(client), patches):
                 self._hook_again(type(client), patches)
             return
-        if isinstance(own, _OnClient):
+        if isinstance(own, _OnClient) or is_mock(own):
             return
 
         @functools.wraps(own)
@@ -139,7 +139,7 @@ class SdkHook:
         check = functools.partial(self._check_client, patches)
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
-            if callable(original) and not patches.is_ours(original):
+            if callable(original) and not (patches.is_ours(original) or is_mock(original)):
                 is_coroutine = inspect.iscoroutinefunction(original)
                 wrapper = wrap_resource(original, check, is_coroutine=is_coroutine)
                 patches.put(resource, name, wrapper)

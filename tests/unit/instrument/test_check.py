@@ -14,6 +14,7 @@ from unittest import mock
 import openai
 import pytest
 from openai._base_client import SyncAPIClient
+from openai.resources.chat.completions import Completions
 from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, Init, started
 
@@ -126,6 +127,110 @@ def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: 
     assert (request(), said()) == (ours, {})
 
 
+def test_check__mocks_that_keep_a_signature__are_left_for_a_test_to_set(
+    pg: Paygent, litellm: Any
+) -> None:
+    """A mock with `autospec` is a function: at the places of all hooks, and when one is displaced
+    for another reason.
+    """
+    ours = [request(), vars(Completions)["create"], litellm.completion]
+    with (
+        mock.patch.object(SyncAPIClient, "request", autospec=True) as of_request,
+        mock.patch.object(Completions, "create", autospec=True) as of_create,
+        mock.patch.object(litellm, "completion", autospec=True) as of_completion,
+    ):
+        litellm.embedding = None
+        instrumentation.check()
+        instrumentation.install()
+        stands = [request(), vars(Completions)["create"], litellm.completion]
+        assert all(
+            a is b for a, b in zip(stands, (of_request, of_create, of_completion), strict=True)
+        )
+        of_create.return_value = "set later"
+        client: Any = openai.OpenAI(api_key="k")
+        assert client.chat.completions.create(model="gpt-4o", messages=[]) == "set later"
+        assert request() is of_request
+    instrumentation.check()
+    assert [request(), vars(Completions)["create"], litellm.completion] == ours
+
+
+def test_check__a_mock_on_one_client__is_left_and_not_counted(pg: Paygent) -> None:
+    """Its test looks at it there; nothing is sent."""
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k") as client, mock.patch.object(client, "request") as stand:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert client.request is stand
+        stand.assert_called_once()
+    assert (metered.events, said()) == ([], {})
+
+
+def test_check__a_stand_in_of_a_test__is_said_and_not_touched_anywhere(
+    pg: Paygent, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain function in the place of LiteLLM's: not metered, there and where it is defined."""
+
+    def fake(**kwargs: Any) -> str:
+        return "fake"
+
+    helpers: Any = ModuleType("helpers")
+    helpers.fake = fake
+    monkeypatch.setitem(sys.modules, "helpers", helpers)
+    metered = Metered(pg)
+    ours = litellm.completion
+    with mock.patch.object(litellm, "completion", fake):
+        for _ in range(2):
+            instrumentation.check()
+        assert litellm.completion is helpers.fake is fake
+        assert litellm.completion(**CALL) == "fake"
+    assert litellm.completion is ours
+    assert (metered.events, said()) == ([], {"hook_displaced:litellm": 1})
+
+
+def test_check__a_method_that_a_test_replaces__is_said_and_left(pg: Paygent) -> None:
+    """Only a client's `request` gets a hook on top, and that before a call."""
+
+    def fake(self: Any, **kwargs: Any) -> str:
+        return "fake"
+
+    ours = vars(Completions)["create"]
+    with mock.patch.object(Completions, "create", fake):
+        instrumentation.check()
+        assert vars(Completions)["create"] is fake
+    assert (vars(Completions)["create"], said()) == (ours, {"hook_displaced:openai": 1})
+
+
+def test_check__after_a_stand_in__looks_again(pg: Paygent, litellm: Any) -> None:
+    """Its place was left to it, not to what comes then: ours, and LiteLLM's own once more."""
+    ours = litellm.completion
+    litellm.completion = lambda **kwargs: "fake"
+    instrumentation.check()
+    litellm.completion = ours.__wrapped__
+    instrumentation.check()
+    assert litellm.completion is ours
+    litellm.completion = lambda **kwargs: "another"
+    instrumentation.check()
+    assert said() == {"hook_displaced:litellm": 3}
+
+
+def test_uninstall__after_a_stand_in_was_taken_away__restores_what_was_there(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Our wrapper is in its place again, where it was no longer looked for."""
+    ours = litellm.completion
+    with mock.patch.object(litellm, "completion", lambda **kwargs: "fake"):
+        instrumentation.check()
+    assert litellm.completion is ours
+    instrumentation.uninstall()
+    assert litellm.completion is ours.__wrapped__
+
+
+def test_check__a_function_of_litellms_that_is_free__is_left(pg: Paygent, litellm: Any) -> None:
+    """Put in the place of one that is not."""
+    litellm.completion = litellm.get_responses
+    instrumentation.check()
+    assert litellm.completion is litellm.get_responses
+
+
 def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
     pg: Paygent, ask: Callable[[], Any]
 ) -> None:
@@ -141,7 +246,7 @@ def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
         instrumentation.check()
         ask()
     assert len(metered.events) == 2
-    assert said() == {"hook_displaced:openai": 1}
+    assert said() == {"hook_displaced:openai": 2}  # by the look, and by the call that mends it
     instrumentation.uninstall()
     assert request() is theirs
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
@@ -165,7 +270,7 @@ def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew
 def test_check__litellms_functions_that_were_replaced__count_once(
     pg: Paygent, litellm: Any
 ) -> None:
-    """Two layers of ours with other code in between, sync and async."""
+    """Other code goes through ours, sync and async: no second layer is put around it."""
     metered = Metered(pg)
     sync, coroutine = litellm.completion, litellm.acompletion
 
@@ -187,7 +292,7 @@ def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, li
     instrumentation.check()
     assert litellm.app.complete is own
     assert said() == {}
-    assert instrumentation._patches.displaced() == []  # it is not looked at again
+    assert list(instrumentation._patches.displaced()) == []  # it is not looked at again
 
 
 def test_check__threads__are_only_said(pg: Paygent) -> None:
