@@ -25,8 +25,10 @@ from paygent.instrument.litellm_answers import (
     PROVIDERS,
     answered_by,
     is_from_cache,
+    is_rejected,
     provider_of,
     read_part,
+    read_rejected,
     was_never_sent,
 )
 from paygent.instrument.litellm_functions import (
@@ -339,12 +341,18 @@ class _GatewayCall(Work):
         usage = self._prepared.route.read(answer, False)
         return read_part(usage, self.gateway.embeds, body.get("input"))
 
+    def _rejected(self, call: Call, error: BaseException) -> Usage | Deferred | None:
+        usage = read_rejected(getattr(error, "raw_response", None), call.estimate)
+        return answered_by(self.gateway.provider, usage)
+
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End a call that raised: LiteLLM gives its own statuses to what has none."""
         names = {base.__name__ for base in type(error).__mro__}
         body = self._prepared.request.body or {}
         if "APITimeoutError" in names and body.get("mock_timeout") is True:
             meter.void(call, "a time-out that was asked for")
+        elif is_rejected(names, error):
+            meter.settle(call, attempt("usage", self._rejected, call, error))
         elif "APITimeoutError" in names or (
             "APIConnectionError" in names and not was_never_sent(error, self._handled)
         ):

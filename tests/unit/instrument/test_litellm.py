@@ -8,7 +8,7 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.unit.instrument.litellm_stand_in import (
     SENDS,
     ConnectError,
     Init,
+    Rejected,
     ServerError,
     Timeout,
     answer,
@@ -267,6 +268,39 @@ def test_litellm__an_error__is_booked_where_the_provider_may_have_billed(
         litellm.completion(**CALL)
     assert [event.quality for event in metered.events] == ["estimated"] * booked
     assert pg.health()["calls_in_flight"] == 0
+
+
+def _reject(**fields: Any) -> Any:
+    raise Rejected(**fields)
+
+
+def pre_call_rules() -> Any:
+    """As LiteLLM looks at a request."""
+    return _reject()
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (_reject, [(None, "estimated")]),
+        (lambda: _reject(raw_response="No JSON."), [(2, "estimated")]),
+        (lambda: _reject(raw_response=answer()), [(20, "exact")]),
+        (pre_call_rules, []),
+    ],
+)
+def test_litellm__an_answer_that_it_rejects__is_booked(
+    act: Callable[[], Any], expected: list[Any], pg: Paygent, litellm: Any
+) -> None:
+    """It was paid, whatever status LiteLLM gives that; by what the error tells of it. A request
+    that a rule forbids was not.
+    """
+    metered = Metered(pg)
+    litellm.acts.append(act)
+    with pytest.raises(Rejected):
+        litellm.completion(**CALL)
+    found = [(each.output_tokens, each.quality, each.provider) for each in metered.events]
+    held = [(50 if tokens is None else tokens, how, "openai") for tokens, how in expected]
+    assert found == held
 
 
 def _refused() -> Any:
