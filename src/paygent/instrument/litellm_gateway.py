@@ -44,7 +44,9 @@ it.
 _HOOK, _ENTERS = "paygent.instrument.litellm", "action"
 """The function from which our wrapper enters LiteLLM's."""
 
-_HTTP = frozenset({"aiohttp", "botocore", "httpcore", "httpx", "httpx2", "requests", "urllib3"})
+_HTTP = frozenset(
+    {"aiohttp", "botocore", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"}
+)
 """Libraries that run code of the application's while they send a request."""
 _FUNNEL, _SENDS = "paygent.instrument.funnel", "request"
 """The function from which our wrapper enters an SDK's funnel, which may run such code too."""
