@@ -37,6 +37,7 @@ _LOOPS: Mapping[str, tuple[str, Any]] = {
     "__aiter__": ("__anext__", AsyncLoop),
 }
 """What gives a loop its iterator: the method of a step, and what stands for the loop."""
+_METHODS = (*_NEXT, *_CLOSE, *_LOOPS)
 _TAP = "_paygent_tap"
 _NO_FIELDS: Mapping[str, Any] = {}
 _KEEPS = ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper")
@@ -60,10 +61,12 @@ def tap(answer: Any, made: Tap, patches: Patches) -> bool:
     keeps = getattr(sys.modules.get(_KEEPS[0]), _KEEPS[1], None)
     if isinstance(keeps, type):
         kinds.append(keeps)
-    with patches.lock:
-        for kind in kinds:
-            for name in (*_NEXT, *_CLOSE, *_LOOPS):
-                _tap_method(kind, name, patches)
+    # The lock may be held for as long as an import takes, and this may be an event loop.
+    if not all(_is_tapped(kind, patches) for kind in kinds):
+        with patches.lock:
+            for kind in kinds:
+                for name in _METHODS:
+                    _tap_method(kind, name, patches)
     own[_TAP] = made
     return True
 
@@ -189,6 +192,11 @@ def _method(kind: type, name: str) -> tuple[type, Any]:
     owner = next((each for each in kind.__mro__ if name in vars(each)), kind)
     found = vars(owner).get(name)
     return owner, found if inspect.isfunction(found) else None
+
+
+def _is_tapped(kind: type, patches: Patches) -> bool:
+    found = (_method(kind, name)[1] for name in _METHODS)
+    return all(each is None or patches.is_ours(each) for each in found)
 
 
 def _tap_method(kind: type, name: str, patches: Patches) -> None:

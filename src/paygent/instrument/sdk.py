@@ -82,14 +82,19 @@ class SdkHook:
 
     def _hook_again(self, client_class: type, patches: Patches) -> None:
         """Put the hook on top of what has displaced it; the funnel sees to it that a call counts
-        once.
+        once. A later call does it where another thread patches, which may take as long as an
+        import: this is a call of the application's, maybe on an event loop.
         """
-        with patches.lock:
+        if not patches.lock.acquire(blocking=False):
+            return
+        try:
             if not patches.switch.is_on:
                 return
             self._say_displaced(_owner(client_class).__name__)
             self._patch_owner(client_class, patches)
             self._check(client_class, patches)
+        finally:
+            patches.lock.release()
 
     def _say_displaced(self, what: str) -> None:
         failures.say(

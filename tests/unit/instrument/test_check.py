@@ -7,6 +7,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -16,7 +17,7 @@ import pytest
 from openai._base_client import SyncAPIClient
 from openai.resources.chat.completions import Completions
 from tests.instrument.shapes import MESSAGES, Metered
-from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, Init, started
+from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, TOLD, Init, started
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
 from paygent.failopen import failures
@@ -45,6 +46,25 @@ def said() -> dict[str, int]:
 def request() -> Any:
     """What stands at the place of OpenAI's hook."""
     return vars(SyncAPIClient)["request"]
+
+
+@contextmanager
+def patching() -> Iterator[None]:
+    """Have another thread patch meanwhile, for five seconds at most."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with instrumentation._patches.lock:
+            held.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    yield
+    assert thread.is_alive()  # nobody has waited for it
+    go_on.set()
+    thread.join(30)
 
 
 def test_check__where_all_is_in_place__says_and_changes_nothing(pg: Paygent) -> None:
@@ -94,24 +114,38 @@ def test_check__by_the_delivering_thread_and_by_health__is_made(
 
 def test_check__while_another_thread_patches__does_not_wait(pg: Paygent) -> None:
     """The delivering thread has other things to do than to wait for an import."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with instrumentation._patches.lock:
-            held.set()
-            go_on.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(30)
     ours = request()
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
-    instrumentation.check()
-    assert request() is not ours
-    go_on.set()
-    thread.join(30)
+    with patching():
+        instrumentation.check()
+        assert request() is not ours
     instrumentation.check()
     assert request() is ours
+
+
+def test_client__whose_hook_was_taken_out_while_another_thread_patches__does_not_wait(
+    pg: Paygent, ask: Callable[[], Any]
+) -> None:
+    """It may run an event loop: a later call of it puts the hook back."""
+    metered = Metered(pg)
+    SyncAPIClient.request = request().__wrapped__  # type: ignore[method-assign]
+    with patching():
+        ask()
+    assert (metered.events, said()) == ([], {})
+    ask()
+    assert len(metered.events) == 1
+
+
+def test_litellm__a_stream_while_another_thread_patches__does_not_wait(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Its class has its taps since the first stream of it."""
+    metered = Metered(pg)
+    litellm.acts += [lambda: litellm.stream(TOLD)] * 2
+    list(litellm.completion(**CALL))
+    with patching():
+        list(litellm.completion(**CALL))
+    assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
 
 
 def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: Paygent) -> None:
