@@ -13,6 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -231,11 +232,15 @@ def _wrap(
         scope = attempt("prepare", take_arguments, kwargs)
         meter = meter_or_say() if patches.switch.is_on else None
         request = None
+        is_mocked = False
         if meter is not None:
             request = attempt("prepare", read, args, kwargs)
+            is_mocked = request is None
         if request is None:
             meter, request = None, Request("", function.name, "", None)
         call = _GatewayCall(meter, request, scope, function, patches)
+        if is_mocked:
+            call.inside = nullcontext()
         call.gateway.in_front = not attempt("prepare", is_custom, litellm, request.body or {})
         return call
 
@@ -251,7 +256,7 @@ def _wrap(
             return await original(*args, **kwargs)
 
         async def action() -> Any:
-            with behind_gateway(call.gateway):
+            with call.inside:
                 return await original(*args, **kwargs)
 
         return await run_async(call, action)
@@ -262,7 +267,7 @@ def _wrap(
             return original(*args, **kwargs)
 
         def action() -> Any:
-            with behind_gateway(call.gateway):
+            with call.inside:
                 return original(*args, **kwargs)
 
         return run(call, action)
@@ -287,9 +292,11 @@ class _GatewayCall(Work):
 
     Attributes:
         gateway: What stands around its inside.
+        inside: Has it stand there; not for an answer that LiteLLM is asked to make up, since a
+            fallback that is not is a call of its own.
     """
 
-    __slots__ = ("_function", "_handled", "_patches", "gateway")
+    __slots__ = ("_function", "_handled", "_patches", "gateway", "inside")
 
     def __init__(
         self,
@@ -310,6 +317,7 @@ class _GatewayCall(Work):
         self._patches = patches
         self._handled = sys.exc_info()[1]
         self.gateway = gateway
+        self.inside: AbstractContextManager[None] = behind_gateway(gateway)
 
     def _give_up(self) -> None:
         """Let what runs inside count instead: a provider of the application's, and no callback."""

@@ -129,6 +129,29 @@ def test_litellm__a_mocked_answer__costs_nothing_where_litellm_makes_it_up(
     assert len(metered.events) == booked
 
 
+async def test_litellm__a_fallback_of_a_mocked_call__is_gated_and_metered(
+    pg: Paygent, litellm: Any
+) -> None:
+    """It is asked in earnest: a call of its own."""
+    metered = Metered(pg)
+
+    def fall_back() -> Any:
+        return litellm.completion(**CALL)
+
+    async def fall_back_awaiting() -> None:
+        await litellm.acompletion(**CALL)
+
+    litellm.acts.append(placed("litellm.main", fall_back))
+    litellm.completion(**CALL, mock_response="Hi.")
+    litellm.awaits.append(placed("litellm.main", fall_back_awaiting))
+    await litellm.acompletion(**CALL, mock_response="Hi.")
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [event.cost_total_nano for event in events] == [ANSWER_NANO] * 2
+    litellm.acts.append(placed("litellm.main", fall_back))
+    with pytest.raises(PaygentLimitExceeded), paygent_context("poor"):
+        litellm.completion(**CALL, mock_response="Hi.")
+
+
 def test_litellm__a_time_out_that_was_asked_for__costs_nothing(pg: Paygent, litellm: Any) -> None:
     """LiteLLM raises it, and sends nothing."""
     metered = Metered(pg)
