@@ -13,6 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -25,8 +26,10 @@ from paygent.instrument.litellm_answers import (
     PROVIDERS,
     answered_by,
     is_from_cache,
+    is_rejected,
     provider_of,
     read_part,
+    read_rejected,
     was_never_sent,
 )
 from paygent.instrument.litellm_functions import (
@@ -42,7 +45,7 @@ from paygent.instrument.litellm_functions import (
 )
 from paygent.instrument.litellm_gateway import EMBEDDING_FLAG, LiteLLMGateway, is_in_callback
 from paygent.instrument.litellm_stream import Reader, Tap, is_stream, tap
-from paygent.instrument.patches import Patches
+from paygent.instrument.patches import Patch, Patches, is_mock
 from paygent.instrument.run import Work, end_raised, prepare, run, run_async, take_arguments
 from paygent.meter import Meter
 
@@ -63,7 +66,7 @@ class LiteLLMHook:
         wrappers: dict[int, tuple[Any, Any]] = {}
         for name in BY_NAME if arguments_only else (*BY_NAME, *OTHERS):
             found = getattr(module, name, None)
-            if inspect.isroutine(found) and not self._is_ours(found):
+            if inspect.isroutine(found) and not (self._is_ours(found) or is_mock(found)):
                 wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))
         if not arguments_only:
             for found in _calls():
@@ -73,6 +76,18 @@ class LiteLLMHook:
             self._watch_decorator(wrappers, module, patches)
         for each in list(sys.modules.values()):
             attempt("patch:litellm", _rebind, each, wrappers, patches)
+
+    def mend(self, displaced: Patch, patches: Patches) -> None:
+        """Put gate and meter around a function of LiteLLM's that has come where another one was, in
+        that place alone. What others have put there is theirs: a test's stand-in asks nobody.
+        """
+        owner, name = displaced.owner, displaced.name
+        found, litellm = vars(owner).get(name), sys.modules.get(self.module)
+        if litellm is None or self._is_ours(found) or not is_call(found):
+            return
+        wrapper = self._wrapper(found, found.__name__, litellm, patches)
+        if wrapper is not found:
+            patches.put(owner, name, wrapper)
 
     def _is_ours(self, value: Any) -> bool:
         return self._made.get(id(value)) is value
@@ -217,11 +232,15 @@ def _wrap(
         scope = attempt("prepare", take_arguments, kwargs)
         meter = meter_or_say() if patches.switch.is_on else None
         request = None
+        is_mocked = False
         if meter is not None:
             request = attempt("prepare", read, args, kwargs)
+            is_mocked = request is None
         if request is None:
             meter, request = None, Request("", function.name, "", None)
         call = _GatewayCall(meter, request, scope, function, patches)
+        if is_mocked:
+            call.inside = nullcontext()
         call.gateway.in_front = not attempt("prepare", is_custom, litellm, request.body or {})
         return call
 
@@ -237,7 +256,7 @@ def _wrap(
             return await original(*args, **kwargs)
 
         async def action() -> Any:
-            with behind_gateway(call.gateway):
+            with call.inside:
                 return await original(*args, **kwargs)
 
         return await run_async(call, action)
@@ -248,7 +267,7 @@ def _wrap(
             return original(*args, **kwargs)
 
         def action() -> Any:
-            with behind_gateway(call.gateway):
+            with call.inside:
                 return original(*args, **kwargs)
 
         return run(call, action)
@@ -273,9 +292,11 @@ class _GatewayCall(Work):
 
     Attributes:
         gateway: What stands around its inside.
+        inside: Has it stand there; not for an answer that LiteLLM is asked to make up, since a
+            fallback that is not is a call of its own.
     """
 
-    __slots__ = ("_function", "_handled", "_patches", "gateway")
+    __slots__ = ("_function", "_handled", "_patches", "gateway", "inside")
 
     def __init__(
         self,
@@ -296,6 +317,7 @@ class _GatewayCall(Work):
         self._patches = patches
         self._handled = sys.exc_info()[1]
         self.gateway = gateway
+        self.inside: AbstractContextManager[None] = behind_gateway(gateway)
 
     def _give_up(self) -> None:
         """Let what runs inside count instead: a provider of the application's, and no callback."""
@@ -327,12 +349,18 @@ class _GatewayCall(Work):
         usage = self._prepared.route.read(answer, False)
         return read_part(usage, self.gateway.embeds, body.get("input"))
 
+    def _rejected(self, call: Call, error: BaseException) -> Usage | Deferred | None:
+        usage = read_rejected(getattr(error, "raw_response", None), call.estimate)
+        return answered_by(self.gateway.provider, usage)
+
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End a call that raised: LiteLLM gives its own statuses to what has none."""
         names = {base.__name__ for base in type(error).__mro__}
         body = self._prepared.request.body or {}
         if "APITimeoutError" in names and body.get("mock_timeout") is True:
             meter.void(call, "a time-out that was asked for")
+        elif is_rejected(names, error):
+            meter.settle(call, attempt("usage", self._rejected, call, error))
         elif "APITimeoutError" in names or (
             "APIConnectionError" in names and not was_never_sent(error, self._handled)
         ):

@@ -5,13 +5,13 @@ Pure reading; see `litellm.py` for the call. Names were read from litellm 1.60 a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from paygent.core.estimate import Estimate, measure
 from paygent.core.usage import Deferred, Usage, fields_of, get
 from paygent.instrument.anthropic import MessageStream, read_message
-from paygent.instrument.openai_usage import read_chat
+from paygent.instrument.openai_usage import ChatStream, read_chat
 from paygent.instrument.outcome import NEVER_SENT
 from paygent.instrument.raw import BytesReader
 
@@ -147,6 +147,36 @@ def read_part(usage: Usage | Deferred | None, asked: Any, whole: Any) -> Usage |
 
 
 # -- its errors
+
+
+def is_rejected(names: Collection[str], error: BaseException) -> bool:
+    """Tell whether LiteLLM was given an answer, and does not hand it on: a rule or a schema of the
+    application's forbids it. A rule for requests raises the same, before anything is sent.
+
+    Args:
+        names: Of the error's class and its bases.
+        error: What LiteLLM raised.
+    """
+    if "APIResponseValidationError" not in names:
+        return False
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "pre_call_rules":
+            return False
+        trace = trace.tb_next
+    return True
+
+
+def read_rejected(answer: Any, estimate: Estimate) -> Usage | Deferred | None:
+    """Read an answer that LiteLLM has rejected, which it tells whole or as its text; None for one
+    that it does not tell.
+    """
+    if not isinstance(answer, str):
+        return read_completion(answer, False)
+    reader = ChatStream(False, False)
+    reader.feed({"choices": [{"delta": {"content": answer}}]})
+    return reader.usage(estimate)
+
 
 _NEVER_SENT = frozenset({*NEVER_SENT, "ClientConnectorError", "ConnectionTimeoutError"})
 """The last two are of aiohttp, which LiteLLM's async calls may go through."""

@@ -3,7 +3,9 @@
 LiteLLM calls SDKs from its files for providers, and calls its own functions again below themselves:
 those are parts of the call. But it also runs callbacks, hooks and whole providers of the
 application's, and what these call is theirs. The stack tells one from the other: whose frame comes
-first above a call, LiteLLM's or somebody else's, and from which file LiteLLM went there. Where a
+first above a call, LiteLLM's or somebody else's, and from which file LiteLLM went there. Other code
+between LiteLLM's file and an SDK may be an instrumentation; but where a request is already under
+way around it, it is a hook, a transport or a source of tokens of the application's. Where a
 thread or a task begins, the stack ends, and what LiteLLM starts there itself it marks by an
 argument.
 """
@@ -42,6 +44,13 @@ it.
 _HOOK, _ENTERS = "paygent.instrument.litellm", "action"
 """The function from which our wrapper enters LiteLLM's."""
 
+_HTTP = frozenset(
+    {"aiohttp", "botocore", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"}
+)
+"""Libraries that run code of the application's while they send a request."""
+_FUNNEL, _SENDS = "paygent.instrument.funnel", "request"
+"""The function from which our wrapper enters an SDK's funnel, which may run such code too."""
+
 _STANDARD = sys.stdlib_module_names
 EMBEDDING_FLAG = "aembedding"
 _FLAGS = (
@@ -66,28 +75,42 @@ class _Caller(NamedTuple):
         is_direct: No code but ours and an SDK's stands in between.
         is_wrapped: LiteLLM's function has not begun: other code stands around it, below a wrapper
             of ours.
+        is_sending: A request of LiteLLM's is under way, and other code makes the call meanwhile.
     """
 
     module: str
     is_direct: bool
     is_wrapped: bool = False
+    is_sending: bool = False
 
 
 def _caller(sdk: str = "") -> _Caller:
-    """Look up who makes the call that is made here."""
+    """Look up who makes the call that is made here.
+
+    Args:
+        sdk: The package of the SDK that is called; "" where LiteLLM is.
+    """
     between = (sdk, "paygent")
     is_direct = True
+    is_called = not sdk  # by somebody further up: code around the SDK's own funnel calls nobody
+    is_others = is_sending = False
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
         package = name.partition(".")[0]
         if package == _PACKAGE:
-            return _Caller(name, is_direct)
+            return _Caller(name, is_direct, is_sending=is_sending)
         if name in _BEGINNINGS:
             break
         if name == _HOOK and frame.f_code.co_name == _ENTERS:
             return _Caller("", is_direct, is_wrapped=True)
-        is_direct &= package in between or package in _STANDARD
+        is_sending |= is_others and (
+            package in _HTTP or (name == _FUNNEL and frame.f_code.co_name == _SENDS)
+        )
+        is_called |= package == sdk
+        is_foreign = package not in between and package not in _STANDARD
+        is_others |= is_called and is_foreign
+        is_direct &= not is_foreign
         frame = frame.f_back  # type: ignore[assignment]
     return _Caller("", is_direct)
 
@@ -124,7 +147,9 @@ class LiteLLMGateway(Gateway):
     def sends(self, sdk: str) -> bool:
         """Tell whether LiteLLM makes a request; see `Gateway.sends`."""
         caller = _caller(sdk)
-        return caller.module.startswith(_SENDS_FROM) or (bool(caller.module) and caller.is_direct)
+        if caller.is_sending or not caller.module:
+            return False
+        return caller.is_direct or caller.module.startswith(_SENDS_FROM)
 
     def calls(self, kwargs: Mapping[str, Any]) -> bool:
         """Tell whether LiteLLM calls a function of its own, as a part of this call.
@@ -139,4 +164,6 @@ class LiteLLMGateway(Gateway):
             return True
         if not caller.module:
             return any(kwargs.get(flag) is True for flag in _FLAGS)
+        if caller.is_sending:
+            return False
         return caller.is_direct or (self.in_front and not _runs_callback(caller))

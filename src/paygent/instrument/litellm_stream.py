@@ -2,7 +2,8 @@
 
 The application gets the very object, and some of LiteLLM's own code looks at its class, so the taps
 stand in the class that has `__next__` or `__anext__`, from the first stream of it that a call gave.
-A stream that no call gave has no tap, and passes.
+A stream that no call gave has no tap, and passes. Only a loop over a stream gets an iterator of its
+own, whose end shows that the loop was left.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ from paygent.instrument.litellm_functions import Function
 from paygent.instrument.litellm_gateway import LiteLLMGateway
 from paygent.instrument.openai_usage import ChatStream
 from paygent.instrument.patches import Patches
+from paygent.instrument.stream import AsyncLoop, SyncLoop
 
 _NEXT = ("__next__", "__anext__")
 _CLOSE = ("close", "aclose")
 _ASYNC = ("__anext__", "aclose")
+_LOOPS: Mapping[str, tuple[str, Any]] = {
+    "__iter__": ("__next__", SyncLoop),
+    "__aiter__": ("__anext__", AsyncLoop),
+}
+"""What gives a loop its iterator: the method of a step, and what stands for the loop."""
+_METHODS = (*_NEXT, *_CLOSE, *_LOOPS)
 _TAP = "_paygent_tap"
 _NO_FIELDS: Mapping[str, Any] = {}
 _KEEPS = ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper")
@@ -53,10 +61,12 @@ def tap(answer: Any, made: Tap, patches: Patches) -> bool:
     keeps = getattr(sys.modules.get(_KEEPS[0]), _KEEPS[1], None)
     if isinstance(keeps, type):
         kinds.append(keeps)
-    with patches.lock:
-        for kind in kinds:
-            for name in (*_NEXT, *_CLOSE):
-                _tap_method(kind, name, patches)
+    # The lock may be held for as long as an import takes, and this may be an event loop.
+    if not all(_is_tapped(kind, patches) for kind in kinds):
+        with patches.lock:
+            for kind in kinds:
+                for name in _METHODS:
+                    _tap_method(kind, name, patches)
     own[_TAP] = made
     return True
 
@@ -184,12 +194,33 @@ def _method(kind: type, name: str) -> tuple[type, Any]:
     return owner, found if inspect.isfunction(found) else None
 
 
+def _is_tapped(kind: type, patches: Patches) -> bool:
+    found = (_method(kind, name)[1] for name in _METHODS)
+    return all(each is None or patches.is_ours(each) for each in found)
+
+
 def _tap_method(kind: type, name: str, patches: Patches) -> None:
     owner, original = _method(kind, name)
     if original is not None and not patches.is_ours(original):
-        wrap = _wrap_async if name in _ASYNC else _wrap_sync
-        then = _close if name in _CLOSE else _feed
-        patches.put(owner, name, wrap(original, then))
+        if name in _LOOPS:
+            wrapper = _wrap_loop(original, *_LOOPS[name])
+        else:
+            wrap = _wrap_async if name in _ASYNC else _wrap_sync
+            wrapper = wrap(original, _close if name in _CLOSE else _feed)
+        patches.put(owner, name, wrapper)
+
+
+def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
+    @functools.wraps(original)
+    def method(stream: Any) -> Any:
+        found = original(stream)
+        tapped = _tap_of(stream)
+        if tapped is None or found is not stream:
+            return found
+        begun = attempt("stream", loop, stream, tapped.ending, getattr(stream, step))
+        return found if begun is None else begun
+
+    return method
 
 
 def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:

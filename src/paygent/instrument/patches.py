@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,8 @@ from paygent.failopen import attempt
 
 _INHERITED = object()  # stands for what the patched class took from a base
 _WRAPPERS_MAX = 32  # of others around ours that are looked through
+_MOCKS = ("unittest.mock", "mock.mock")  # the second is the same as a package
+_NO_FIELDS: Mapping[str, Any] = {}
 
 
 class Switch:
@@ -64,6 +66,7 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
+        self._left: dict[int, Any] = {}  # by the identity of a patch: whose place it was left to
         self._undo: dict[str, Callable[[], None]] = {}
 
     def renew_after_fork(self) -> None:
@@ -89,6 +92,7 @@ class Patches:
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""
         self._put_in = [each for each in self._put_in if each is not patch]
+        self._left.pop(id(patch), None)
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
@@ -98,14 +102,18 @@ class Patches:
             do()
             self._undo[name] = undo
 
-    def displaced(self) -> list[Patch]:
-        """Return the patches that nothing leads to any more: something else stands there, and does
-        not show that it goes through ours.
+    def displaced(self) -> Iterator[Patch]:
+        """Find the patches that nothing leads to any more, the last one first: something else
+        stands there, to which the place was not left, and does not show that it goes through ours.
         """
-        return [each for each in self._put_in if not self._is_reached(each)]
+        for each in reversed(tuple(self._put_in)):
+            if self._is_reached(each):
+                self._left.pop(id(each), None)
+            elif self._left.get(id(each), each) is not _standing(each):
+                yield each
 
     def _is_reached(self, patch: Patch) -> bool:
-        value = vars(patch.owner).get(patch.name)
+        value = _standing(patch)
         if is_mock(value):
             return True
         for _ in range(_WRAPPERS_MAX):
@@ -123,9 +131,11 @@ class Patches:
         setattr(patch.owner, patch.name, patch.wrapper)
         return True
 
-    def forget(self, patch: Patch) -> None:
-        """Leave a place to whoever has taken it; what goes through our wrapper still does."""
-        self._put_in = [each for each in self._put_in if each is not patch]
+    def leave(self, patch: Patch) -> None:
+        """Leave a place to what stands there now; what goes through our wrapper still does. It is
+        watched again when something else stands there, and taken out where our wrapper does.
+        """
+        self._left[id(patch)] = _standing(patch)
 
     def take_out_all(self) -> None:
         """Take every patch out, the last one first; one that cannot be is counted and stays."""
@@ -135,14 +145,21 @@ class Patches:
         for patch in reversed(self._put_in):
             attempt("unpatch", _restore, patch)
         self._put_in.clear()
+        self._left.clear()
         self._wrappers.clear()
 
 
 def is_mock(value: Any) -> bool:
     """Tell whether an application's test has put a mock somewhere: for a while, and to look at it
-    there.
+    there. One that keeps the signature of a function (`autospec`) is a function with a mock in it.
     """
-    return type(value).__module__ == "unittest.mock"
+    inside = getattr(value, "__dict__", _NO_FIELDS).get("mock") if callable(value) else None
+    return type(value).__module__ in _MOCKS or type(inside).__module__ in _MOCKS
+
+
+def _standing(patch: Patch) -> Any:
+    """Return what stands at the place of a patch now; None for nothing."""
+    return vars(patch.owner).get(patch.name)
 
 
 def _restore(patch: Patch) -> None:

@@ -118,12 +118,14 @@ class Instrumentation:
     def check(self) -> None:
         """Look whether calls still come through what was patched, and mend it where they do not.
 
-        Another library may have put back what it found before us, or replaced it. Each SDK is said
-        once; a hook goes where it was, or on top of what stands there now: both layers of ours
-        count a call once. Threads and registered providers are only said.
+        Another library, or a test of the application's, may have put back what it found before us,
+        or replaced it. Each SDK is said once. A hook goes back where what it had replaced is back,
+        and around a function of LiteLLM's own that is new there. What others have put there is left
+        alone, and everything elsewhere is; only the `request` of a client's class gets a hook on
+        top of that, before its next call (`sdk.py`).
 
-        Takes a microsecond per patch, and may be called from any thread. Does nothing while another
-        one patches, which may take as long as the import of an SDK.
+        Takes a few microseconds per patch, and may be called from any thread. Does nothing while
+        another one patches, which may take as long as the import of an SDK.
         """
         lock = self._patches.lock
         if not lock.acquire(blocking=False):
@@ -136,22 +138,21 @@ class Instrumentation:
 
     def _check(self) -> None:
         kept = [hook.patch for hook in self._provided.values()]
-        lost = self._patches.displaced()
-        for patch in lost:
+        for patch in self._patches.displaced():
             attempt("self_check", self._mend, patch, kept)
-        for hook in self._own if lost else ():
-            if is_imported(hook.module) and not is_under_way(hook.module):
-                attempt(f"patch:{hook.name}", self._install, hook)
         for patch in self._carriers.displaced():
-            self._carriers.forget(patch)
+            self._carriers.leave(patch)
             _say_displaced(patch)
 
     def _mend(self, patch: Patch, kept: list[Patch | None]) -> None:
-        """Put one patch back, or leave its place to its hook."""
+        """Put one patch back, or leave its place to what stands there."""
         packages = {module.partition(".")[0] for module in self._awaited}
         is_kept = any(patch is each for each in kept)
         if not self._patches.put_back(patch):
-            self._patches.forget(patch)
+            self._patches.leave(patch)
+            for hook in self._own:
+                if isinstance(hook, LiteLLMHook):
+                    hook.mend(patch, self._patches)
         # Elsewhere an application gave its own name new sense.
         if is_kept or _package_of(patch) in packages:
             _say_displaced(patch)
@@ -208,7 +209,7 @@ def _say_displaced(patch: Patch) -> None:
     package = _package_of(patch)
     failures.say(
         f"hook_displaced:{package}",
-        "%s.%s was replaced by other code; calls through it may not have been seen meanwhile",
+        "%s.%s was replaced by other code; calls through that may not be seen",
         package,
         patch.name,
     )

@@ -51,7 +51,7 @@ class SdkHook:
     def _patch_owner(self, client_class: type, patches: Patches) -> None:
         owner = _owner(client_class)
         original = vars(owner)["request"]
-        if not patches.is_ours(original):
+        if not (patches.is_ours(original) or is_mock(original)):
             patches.put(owner, "request", self._wrap(original, patches))
 
     def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
@@ -60,7 +60,7 @@ class SdkHook:
 
     def _check(self, client_class: type, patches: Patches) -> None:
         """Say it when a call of a client of this class does not reach the funnel first."""
-        if not patches.is_ours(vars(_owner(client_class))["request"]):
+        if not _is_hooked(client_class, patches):
             failures.say(f"unhooked:{self.name}", "the hook in %s is not in place", self.name)
 
     # -- clients
@@ -82,14 +82,19 @@ class SdkHook:
 
     def _hook_again(self, client_class: type, patches: Patches) -> None:
         """Put the hook on top of what has displaced it; the funnel sees to it that a call counts
-        once.
+        once. A later call does it where another thread patches, which may take as long as an
+        import: this is a call of the application's, maybe on an event loop.
         """
-        with patches.lock:
+        if not patches.lock.acquire(blocking=False):
+            return
+        try:
             if not patches.switch.is_on:
                 return
             self._say_displaced(_owner(client_class).__name__)
             self._patch_owner(client_class, patches)
             self._check(client_class, patches)
+        finally:
+            patches.lock.release()
 
     def _say_displaced(self, what: str) -> None:
         failures.say(
@@ -109,7 +114,7 @@ class SdkHook:
             if not _is_hooked(type(client), patches):
                 self._hook_again(type(client), patches)
             return
-        if isinstance(own, _OnClient):
+        if isinstance(own, _OnClient) or is_mock(own):
             return
 
         @functools.wraps(own)
@@ -139,7 +144,7 @@ class SdkHook:
         check = functools.partial(self._check_client, patches)
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
-            if callable(original) and not patches.is_ours(original):
+            if callable(original) and not (patches.is_ours(original) or is_mock(original)):
                 is_coroutine = inspect.iscoroutinefunction(original)
                 wrapper = wrap_resource(original, check, is_coroutine=is_coroutine)
                 patches.put(resource, name, wrapper)

@@ -68,8 +68,8 @@ class IteratorTap:
         self._ending = ending
         self._bytes = tap
 
-    def __iter__(self) -> _SyncLoop:
-        return _SyncLoop(self, self._ending, self.__next__)
+    def __iter__(self) -> SyncLoop:
+        return SyncLoop(self, self._ending, self.__next__)
 
     def __next__(self) -> Any:
         if self._bytes is not None:
@@ -107,8 +107,8 @@ class AsyncIteratorTap:
         self._ending = ending
         self._bytes = tap
 
-    def __aiter__(self) -> _AsyncLoop:
-        return _AsyncLoop(self, self._ending, self.__anext__)
+    def __aiter__(self) -> AsyncLoop:
+        return AsyncLoop(self, self._ending, self.__anext__)
 
     async def __anext__(self) -> Any:
         if self._bytes is not None:
@@ -149,17 +149,21 @@ class _Loop:
         self._ending.left()
 
 
-class _SyncLoop(_Loop):
+class SyncLoop(_Loop):
+    """One `for` over a stream."""
+
     __slots__ = ()
 
-    def __iter__(self) -> _SyncLoop:
+    def __iter__(self) -> SyncLoop:
         return self
 
     def __next__(self) -> Any:
         return self._next()
 
 
-class _AsyncLoop(_Loop):
+class AsyncLoop(_Loop):
+    """One `async for` over a stream, which the event loop closes only some rounds after its end."""
+
     __slots__ = ()
 
     def __init__(self, tap: Any, ending: Ending, step: Callable[[], Any]) -> None:
@@ -170,7 +174,7 @@ class _AsyncLoop(_Loop):
         self._ending.note_async(id(self), is_open=False)
         super().__del__()
 
-    def __aiter__(self) -> _AsyncLoop:
+    def __aiter__(self) -> AsyncLoop:
         return self
 
     def __anext__(self) -> Any:

@@ -121,6 +121,21 @@ class ServerError(openai.APIConnectionError):
     llm_provider = "openai"
 
 
+class APIResponseValidationError(Exception):
+    """For an answer that is not handed on."""
+
+    status_code = 500
+    llm_provider = ""
+
+
+class Rejected(APIResponseValidationError):
+    """One that may tell the answer."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        vars(self).update(fields)
+
+
 class ConnectError(Exception):
     """The HTTP library's: nothing was sent."""
 

@@ -7,6 +7,7 @@ import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -14,8 +15,9 @@ from unittest import mock
 import openai
 import pytest
 from openai._base_client import SyncAPIClient
+from openai.resources.chat.completions import Completions
 from tests.instrument.shapes import MESSAGES, Metered
-from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, Init, started
+from tests.unit.instrument.litellm_stand_in import ANSWER_NANO, CALL, TOLD, Init, started
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
 from paygent.failopen import failures
@@ -44,6 +46,25 @@ def said() -> dict[str, int]:
 def request() -> Any:
     """What stands at the place of OpenAI's hook."""
     return vars(SyncAPIClient)["request"]
+
+
+@contextmanager
+def patching() -> Iterator[None]:
+    """Have another thread patch meanwhile, for five seconds at most."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with instrumentation._patches.lock:
+            held.set()
+            go_on.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert held.wait(30)
+    yield
+    assert thread.is_alive()  # nobody has waited for it
+    go_on.set()
+    thread.join(30)
 
 
 def test_check__where_all_is_in_place__says_and_changes_nothing(pg: Paygent) -> None:
@@ -93,24 +114,38 @@ def test_check__by_the_delivering_thread_and_by_health__is_made(
 
 def test_check__while_another_thread_patches__does_not_wait(pg: Paygent) -> None:
     """The delivering thread has other things to do than to wait for an import."""
-    held, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with instrumentation._patches.lock:
-            held.set()
-            go_on.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    assert held.wait(30)
     ours = request()
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
-    instrumentation.check()
-    assert request() is not ours
-    go_on.set()
-    thread.join(30)
+    with patching():
+        instrumentation.check()
+        assert request() is not ours
     instrumentation.check()
     assert request() is ours
+
+
+def test_client__whose_hook_was_taken_out_while_another_thread_patches__does_not_wait(
+    pg: Paygent, ask: Callable[[], Any]
+) -> None:
+    """It may run an event loop: a later call of it puts the hook back."""
+    metered = Metered(pg)
+    SyncAPIClient.request = request().__wrapped__  # type: ignore[method-assign]
+    with patching():
+        ask()
+    assert (metered.events, said()) == ([], {})
+    ask()
+    assert len(metered.events) == 1
+
+
+def test_litellm__a_stream_while_another_thread_patches__does_not_wait(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Its class has its taps since the first stream of it."""
+    metered = Metered(pg)
+    litellm.acts += [lambda: litellm.stream(TOLD)] * 2
+    list(litellm.completion(**CALL))
+    with patching():
+        list(litellm.completion(**CALL))
+    assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
 
 
 def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: Paygent) -> None:
@@ -124,6 +159,110 @@ def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: 
         stand.assert_called_once()
     instrumentation.check()
     assert (request(), said()) == (ours, {})
+
+
+def test_check__mocks_that_keep_a_signature__are_left_for_a_test_to_set(
+    pg: Paygent, litellm: Any
+) -> None:
+    """A mock with `autospec` is a function: at the places of all hooks, and when one is displaced
+    for another reason.
+    """
+    ours = [request(), vars(Completions)["create"], litellm.completion]
+    with (
+        mock.patch.object(SyncAPIClient, "request", autospec=True) as of_request,
+        mock.patch.object(Completions, "create", autospec=True) as of_create,
+        mock.patch.object(litellm, "completion", autospec=True) as of_completion,
+    ):
+        litellm.embedding = None
+        instrumentation.check()
+        instrumentation.install()
+        stands = [request(), vars(Completions)["create"], litellm.completion]
+        assert all(
+            a is b for a, b in zip(stands, (of_request, of_create, of_completion), strict=True)
+        )
+        of_create.return_value = "set later"
+        client: Any = openai.OpenAI(api_key="k")
+        assert client.chat.completions.create(model="gpt-4o", messages=[]) == "set later"
+        assert request() is of_request
+    instrumentation.check()
+    assert [request(), vars(Completions)["create"], litellm.completion] == ours
+
+
+def test_check__a_mock_on_one_client__is_left_and_not_counted(pg: Paygent) -> None:
+    """Its test looks at it there; nothing is sent."""
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k") as client, mock.patch.object(client, "request") as stand:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert client.request is stand
+        stand.assert_called_once()
+    assert (metered.events, said()) == ([], {})
+
+
+def test_check__a_stand_in_of_a_test__is_said_and_not_touched_anywhere(
+    pg: Paygent, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain function in the place of LiteLLM's: not metered, there and where it is defined."""
+
+    def fake(**kwargs: Any) -> str:
+        return "fake"
+
+    helpers: Any = ModuleType("helpers")
+    helpers.fake = fake
+    monkeypatch.setitem(sys.modules, "helpers", helpers)
+    metered = Metered(pg)
+    ours = litellm.completion
+    with mock.patch.object(litellm, "completion", fake):
+        for _ in range(2):
+            instrumentation.check()
+        assert litellm.completion is helpers.fake is fake
+        assert litellm.completion(**CALL) == "fake"
+    assert litellm.completion is ours
+    assert (metered.events, said()) == ([], {"hook_displaced:litellm": 1})
+
+
+def test_check__a_method_that_a_test_replaces__is_said_and_left(pg: Paygent) -> None:
+    """Only a client's `request` gets a hook on top, and that before a call."""
+
+    def fake(self: Any, **kwargs: Any) -> str:
+        return "fake"
+
+    ours = vars(Completions)["create"]
+    with mock.patch.object(Completions, "create", fake):
+        instrumentation.check()
+        assert vars(Completions)["create"] is fake
+    assert (vars(Completions)["create"], said()) == (ours, {"hook_displaced:openai": 1})
+
+
+def test_check__after_a_stand_in__looks_again(pg: Paygent, litellm: Any) -> None:
+    """Its place was left to it, not to what comes then: ours, and LiteLLM's own once more."""
+    ours = litellm.completion
+    litellm.completion = lambda **kwargs: "fake"
+    instrumentation.check()
+    litellm.completion = ours.__wrapped__
+    instrumentation.check()
+    assert litellm.completion is ours
+    litellm.completion = lambda **kwargs: "another"
+    instrumentation.check()
+    assert said() == {"hook_displaced:litellm": 3}
+
+
+def test_uninstall__after_a_stand_in_was_taken_away__restores_what_was_there(
+    pg: Paygent, litellm: Any
+) -> None:
+    """Our wrapper is in its place again, where it was no longer looked for."""
+    ours = litellm.completion
+    with mock.patch.object(litellm, "completion", lambda **kwargs: "fake"):
+        instrumentation.check()
+    assert litellm.completion is ours
+    instrumentation.uninstall()
+    assert litellm.completion is ours.__wrapped__
+
+
+def test_check__a_function_of_litellms_that_is_free__is_left(pg: Paygent, litellm: Any) -> None:
+    """Put in the place of one that is not."""
+    litellm.completion = litellm.get_responses
+    instrumentation.check()
+    assert litellm.completion is litellm.get_responses
 
 
 def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
@@ -141,7 +280,7 @@ def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
         instrumentation.check()
         ask()
     assert len(metered.events) == 2
-    assert said() == {"hook_displaced:openai": 1}
+    assert said() == {"hook_displaced:openai": 2}  # by the look, and by the call that mends it
     instrumentation.uninstall()
     assert request() is theirs
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
@@ -165,7 +304,7 @@ def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew
 def test_check__litellms_functions_that_were_replaced__count_once(
     pg: Paygent, litellm: Any
 ) -> None:
-    """Two layers of ours with other code in between, sync and async."""
+    """Other code goes through ours, sync and async: no second layer is put around it."""
     metered = Metered(pg)
     sync, coroutine = litellm.completion, litellm.acompletion
 
@@ -187,7 +326,7 @@ def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, li
     instrumentation.check()
     assert litellm.app.complete is own
     assert said() == {}
-    assert instrumentation._patches.displaced() == []  # it is not looked at again
+    assert list(instrumentation._patches.displaced()) == []  # it is not looked at again
 
 
 def test_check__threads__are_only_said(pg: Paygent) -> None:

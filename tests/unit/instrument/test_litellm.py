@@ -8,7 +8,7 @@ import asyncio
 import functools
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +21,7 @@ from tests.unit.instrument.litellm_stand_in import (
     SENDS,
     ConnectError,
     Init,
+    Rejected,
     ServerError,
     Timeout,
     answer,
@@ -126,6 +127,29 @@ def test_litellm__a_mocked_answer__costs_nothing_where_litellm_makes_it_up(
     metered = Metered(pg)
     getattr(litellm, name)(model="openai/gpt-4o", **given)
     assert len(metered.events) == booked
+
+
+async def test_litellm__a_fallback_of_a_mocked_call__is_gated_and_metered(
+    pg: Paygent, litellm: Any
+) -> None:
+    """It is asked in earnest: a call of its own."""
+    metered = Metered(pg)
+
+    def fall_back() -> Any:
+        return litellm.completion(**CALL)
+
+    async def fall_back_awaiting() -> None:
+        await litellm.acompletion(**CALL)
+
+    litellm.acts.append(placed("litellm.main", fall_back))
+    litellm.completion(**CALL, mock_response="Hi.")
+    litellm.awaits.append(placed("litellm.main", fall_back_awaiting))
+    await litellm.acompletion(**CALL, mock_response="Hi.")
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [event.cost_total_nano for event in events] == [ANSWER_NANO] * 2
+    litellm.acts.append(placed("litellm.main", fall_back))
+    with pytest.raises(PaygentLimitExceeded), paygent_context("poor"):
+        litellm.completion(**CALL, mock_response="Hi.")
 
 
 def test_litellm__a_time_out_that_was_asked_for__costs_nothing(pg: Paygent, litellm: Any) -> None:
@@ -267,6 +291,39 @@ def test_litellm__an_error__is_booked_where_the_provider_may_have_billed(
         litellm.completion(**CALL)
     assert [event.quality for event in metered.events] == ["estimated"] * booked
     assert pg.health()["calls_in_flight"] == 0
+
+
+def _reject(**fields: Any) -> Any:
+    raise Rejected(**fields)
+
+
+def pre_call_rules() -> Any:
+    """As LiteLLM looks at a request."""
+    return _reject()
+
+
+@pytest.mark.parametrize(
+    ("act", "expected"),
+    [
+        (_reject, [(None, "estimated")]),
+        (lambda: _reject(raw_response="No JSON."), [(2, "estimated")]),
+        (lambda: _reject(raw_response=answer()), [(20, "exact")]),
+        (pre_call_rules, []),
+    ],
+)
+def test_litellm__an_answer_that_it_rejects__is_booked(
+    act: Callable[[], Any], expected: list[Any], pg: Paygent, litellm: Any
+) -> None:
+    """It was paid, whatever status LiteLLM gives that; by what the error tells of it. A request
+    that a rule forbids was not.
+    """
+    metered = Metered(pg)
+    litellm.acts.append(act)
+    with pytest.raises(Rejected):
+        litellm.completion(**CALL)
+    found = [(each.output_tokens, each.quality, each.provider) for each in metered.events]
+    held = [(50 if tokens is None else tokens, how, "openai") for tokens, how in expected]
+    assert found == held
 
 
 def _refused() -> Any:

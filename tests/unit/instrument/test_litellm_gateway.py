@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from tests.instrument.shapes import MESSAGES, Metered
@@ -180,6 +182,59 @@ def test_litellm__other_code_between_it_and_an_sdk__changes_nothing(
     litellm.acts.append(placed(SENDS, send))
     litellm.completion(**CALL)
     assert costs(metered) == [ANSWER_NANO]
+
+
+def _with_hook(hook: Callable[[], Any], url: str) -> openai.OpenAI:
+    """A client whose HTTP library runs a hook of the application's at its first request."""
+    left = [hook]
+    hooks = {"request": [lambda request: left and left.pop()()]}
+    library: Any = httpx.Client(event_hooks=hooks)
+    return openai.OpenAI(api_key="k", base_url=url, http_client=library)
+
+
+@pytest.mark.parametrize("calls_litellm", [False, True])
+def test_litellm__a_hook_of_the_http_library__counts_by_what_it_calls(
+    calls_litellm: bool,
+    pg: Paygent,
+    litellm: Any,
+    ask: Callable[[], Any],
+    fake: FakeProvider,
+) -> None:
+    """Beside the request that LiteLLM makes, whose file stands above it too."""
+    metered = Metered(pg)
+    hook = functools.partial(litellm.completion, **CALL) if calls_litellm else ask
+    with _with_hook(hook, fake.openai_url) as client:
+
+        def send() -> Any:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            return answer()
+
+        litellm.acts.append(placed(SENDS, send))
+        litellm.completion(**CALL)
+    assert costs(metered) == ([ANSWER_NANO] * 2 if calls_litellm else BOTH)
+
+
+def test_litellm__a_source_of_tokens__counts_by_what_it_calls(
+    pg: Paygent, litellm: Any, ask: Callable[[], Any], fake: FakeProvider
+) -> None:
+    """The SDK asks it while LiteLLM's request is under way, before the HTTP library has it."""
+    metered = Metered(pg)
+
+    def token() -> str:
+        ask()
+        return "token"
+
+    with openai.AzureOpenAI(
+        azure_ad_token_provider=token, api_version="2024-10-21", base_url=fake.openai_url
+    ) as client:
+
+        def send() -> Any:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            return answer()
+
+        litellm.acts.append(placed(SENDS, send))
+        litellm.completion(**CALL)
+    assert costs(metered) == BOTH
 
 
 # -- providers of the application's

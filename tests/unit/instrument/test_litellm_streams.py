@@ -23,7 +23,7 @@ from tests.unit.instrument.litellm_stand_in import (
     started,
 )
 
-from paygent import Paygent
+from paygent import Paygent, PlanConfig
 from paygent.failopen import failures
 from paygent.testing import FakeProvider
 
@@ -116,6 +116,64 @@ def test_litellm__streams_of_others__are_left_alone(pg: Paygent, litellm: Any) -
         return count
 
     assert asyncio.run(read()) == 3
+
+
+@pytest.fixture
+def one_at_a_time(pg: Paygent) -> Iterator[None]:
+    """A user whose cap has room for one call in flight, and a collector that is called alone."""
+    pg.configure_plan("narrow", PlanConfig(max_spend_per_period=0.0004, contention_wait_s=9))
+    pg.assign_plan("u1", "narrow")
+    before = gc.get_threshold()
+    gc.set_threshold(0)
+    yield
+    gc.set_threshold(*before)
+
+
+def cyclic(litellm: Any) -> Any:
+    """A stream that only the collector frees, as LiteLLM's are."""
+    made = litellm.stream()
+    made.itself = made
+    return made
+
+
+def test_litellm__a_stream_whose_loop_is_left__does_not_keep_the_next_call_out(
+    one_at_a_time: None, pg: Paygent, litellm: Any
+) -> None:
+    """It is collected when that finds no room."""
+    for _ in range(2):
+        litellm.acts.append(lambda: cyclic(litellm))
+        for _chunk in litellm.completion(**CALL):
+            break
+    assert len(litellm.seen) == 2
+
+
+async def test_litellm__an_async_stream_whose_loop_is_left__is_collected_when_room_is_wanted(
+    one_at_a_time: None, pg: Paygent, litellm: Any
+) -> None:
+    """While its loop is open, a task that finds no room is known to have one."""
+    late = pg._meter.late_ends
+    litellm.acts.append(lambda: cyclic(litellm))
+    async for _chunk in await litellm.acompletion(**CALL):
+        assert late.collect_left(is_first=True) == "soon"
+        break
+    assert pg.health()["calls_in_flight"] == 1
+    assert await asyncio.to_thread(late.collect_left, is_first=True) == "now"
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_litellm__a_loop_over_a_stream__shows_what_the_stream_has(
+    pg: Paygent, litellm: Any
+) -> None:
+    """The object is the application's, and so is the iterator that its class makes itself."""
+
+    class Generating(ResponsesIterator):
+        def __iter__(self) -> Any:
+            yield from ("a", "b")
+
+    litellm.acts += [lambda: litellm.stream(), lambda: Generating([])]
+    stream = litellm.completion(**CALL)
+    assert iter(stream).chunks is stream.chunks
+    assert list(litellm.completion(**CALL)) == ["a", "b"]
 
 
 # -- other classes
