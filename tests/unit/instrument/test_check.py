@@ -319,6 +319,25 @@ def test_check__litellms_functions_that_were_replaced__count_once(
     assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
 
 
+def test_litellm__instrumented_again_over_code_around_our_wrapper__counts_once(
+    pg: Paygent, litellm: Any
+) -> None:
+    """The wrapper that could not be taken out is below the new one."""
+    metered = Metered(pg)
+    sync, coroutine = litellm.completion, litellm.acompletion
+
+    async def theirs(**kwargs: Any) -> Any:
+        return await coroutine(**kwargs)
+
+    litellm.completion = lambda **kwargs: sync(**kwargs)
+    litellm.acompletion = theirs
+    pg.uninstrument()
+    pg.instrument()
+    litellm.completion(**CALL)
+    asyncio.run(litellm.acompletion(**CALL))
+    assert [event.cost_total_nano for event in metered.events] == [ANSWER_NANO] * 2
+
+
 def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, litellm: Any) -> None:
     """It called a function of LiteLLM's by it once."""
     own = SimpleNamespace()
