@@ -376,6 +376,7 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         try:
             if found is block and block.token is not None:
                 current.reset(block.token)
+                block.token = None  # it knows its context, and tasks may know the block for long
                 return
         except ValueError:
             current.set(block.outer)  # a copy of the context that it was entered in
