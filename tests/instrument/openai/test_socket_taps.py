@@ -32,7 +32,6 @@ from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.instrument import taps
-from paygent.instrument.registry import instrumentation
 
 Init = Callable[..., Paygent]
 
@@ -82,7 +81,8 @@ def test_taps__our_hook_on_both_sides_of_anothers__count_once(
         return ours(connection, *args, **kwargs)
 
     monkeypatch.setattr(kind, "handshake", theirs)
-    instrumentation.check()
+    pg.uninstrument()
+    pg.instrument()
     assert kind.handshake is not theirs
     with serving(answers_all) as port, paygent_context("u1"):
         with connect(client_of(port)) as connection:
