@@ -20,6 +20,7 @@ Read from langchain-core 1.8 (2026-11).
 
 from __future__ import annotations
 
+import inspect
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
@@ -34,7 +35,7 @@ from paygent.failopen import attempt, failures
 from paygent.instrument.funnel import meter_or_say
 from paygent.instrument.run import end_raised, prepare
 from paygent.integrations.langchain_usage import is_cached, read_result
-from paygent.loops import runs_loop
+from paygent.loops import caller, runs_loop
 from paygent.meter import Meter
 
 try:
@@ -140,7 +141,8 @@ class LangChainCallback(BaseCallbackHandler):
     ) -> None:
         if run_id in _runs:
             return  # another handler has it
-        model, manager = _caller()
+        method, manager = _caller()
+        model = method.f_locals.get("self") if method is not None else None
         run = _Run(self, self._identity, _kind_of(model, serialized))
         meter = meter_or_say()
         if meter is not None and not run.is_hooked:
@@ -148,23 +150,28 @@ class LangChainCallback(BaseCallbackHandler):
         if manager is not None:
             run.lives_with(manager, run_id)
         _runs[run_id] = run
+        if method is not None and not method.f_code.co_flags & inspect.CO_ASYNC_GENERATOR:
+            run.ends_with(caller(), run_id)
 
     def _own(self, run_id: UUID) -> _Run | None:
         """Take a run that this handler has begun."""
         run = _runs.get(run_id)
-        return _runs.pop(run_id, None) if run is not None and run.handler is self else None
+        if run is None or run.handler is not self:
+            return None
+        attempt("langchain", run.let_go)
+        return _runs.pop(run_id, None)
 
 
-def _caller() -> tuple[Any, Any]:
-    """Return the model whose method has told a handler, and the manager of callbacks that it has
-    made for this; None for what is not on the stack.
+def _caller() -> tuple[FrameType | None, Any]:
+    """Return the method of a model that has told a handler, and the manager of callbacks that it
+    has made for this; None for what is not on the stack.
     """
     manager = None
     frame: FrameType | None = sys._getframe(2)
     while frame is not None:
         found = frame.f_locals.get("self")
         if isinstance(found, BaseLanguageModel):
-            return found, manager
+            return frame, manager
         if manager is None and isinstance(found, BaseCallbackManager):
             manager = found
         frame = frame.f_back
@@ -210,6 +217,8 @@ class _Run:
         self._request: Request | None = None
         self._call: Call | None = None
         self._manager: Any = None
+        self._task: Any = None
+        self._ended: Any = None
         self._before = standing()
         around = self._before.now() if self._before is not None else None
         is_same = around is not None and around.user_id == identity.user_id
@@ -234,6 +243,24 @@ class _Run:
         """
         # The call ends as estimated when nobody has it any more.
         self._manager = weakref.ref(manager, lambda _: _runs.pop(run_id, None))
+
+    def ends_with(self, task: Any, run_id: UUID) -> None:
+        """Have the run end with the task that it is made in, too: an exception may keep what the
+        method has had alive for long.
+
+        Args:
+            task: The task; of a thread, nothing is done.
+            run_id: The run's.
+        """
+        if not isinstance(task, int):
+            self._task, self._ended = task, lambda _: _runs.pop(run_id, None)
+            task.add_done_callback(self._ended)
+
+    def let_go(self) -> None:
+        """Leave the task alone: a task may make many calls."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.remove_done_callback(self._ended)
 
     def begin(self, meter: Meter, request: Request) -> None:
         """Gate a call that no hook may see."""

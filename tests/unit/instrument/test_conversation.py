@@ -11,6 +11,7 @@ from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.context import here
+from paygent.core.usage import Usage
 from paygent.instrument.conversation import Conversation
 from paygent.instrument.destination import Destination
 from paygent.instrument.funnel import meter_or_say
@@ -511,9 +512,14 @@ def test_conversation__what_a_live_session_delegates__is_booked_by_its_own_model
     assert asked.begins is False
 
 
-def test_conversation__a_translation__is_booked_by_what_was_spoken(pg: Paygent) -> None:
-    """Its events tell nothing: estimated, from 24,000 samples a second. 2.04 dollars an hour."""
-    metered = Metered(pg)
+def test_conversation__a_translation__is_booked_by_what_was_spoken(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its events tell nothing: estimated, from 24,000 samples a second."""
+    booked: list[Usage] = []
+    monkeypatch.setattr(
+        Conversation, "_book", lambda own, route, model, usage: booked.append(usage)
+    )
     destination = Destination("openai", "translations", "gpt-realtime-translate")
     conversation = Conversation(destination, here(), meter_or_say)
     for seconds in (9, 3, 6):
@@ -523,6 +529,7 @@ def test_conversation__a_translation__is_booked_by_what_was_spoken(pg: Paygent) 
         assert outgoing is not None
         conversation.spoken(outgoing.sent)
     conversation.ended()
-    costs = [event.cost_total_nano for event in metered.events]
-    assert [round(cost / 1e6, 1) for cost in costs] == [6.8, 3.4]
-    assert {event.quality for event in metered.events} == {"estimated"}
+    assert [(usage.audio_ms, usage.quality) for usage in booked] == [
+        (12_000, "estimated"),
+        (6_000, "estimated"),
+    ]

@@ -438,6 +438,16 @@ def test_callback__of_a_stream_that_calls_again__names_the_user_of_both(
     assert [event.user_id for event in metered.events] == ["u1", "u1"]
 
 
+async def test_callback__of_many_calls_in_one_task__keeps_nothing_of_them(pg: Paygent) -> None:
+    """A worker's task may live for long."""
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    task: Any = asyncio.current_task()
+    before = len(getattr(task, "_callbacks", None) or ())
+    for _ in range(3):
+        await OwnModel().ainvoke("x", config)
+    assert (len(getattr(task, "_callbacks", None) or ()), langchain._runs) == (before, {})
+
+
 async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: Paygent) -> None:
     """What may have been sent is booked as estimated; whoever goes on is nobody."""
 
@@ -446,15 +456,23 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
             await asyncio.sleep(60)
             raise AssertionError
 
-    callback = LangChainCallback(pg, "u1")
-    for _ in range(2):
-        task = asyncio.create_task(Slow().ainvoke("x", config={"callbacks": [callback]}))
-        await asyncio.sleep(0.05)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert who() is None
-    del task
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+
+    def ask() -> None:
+        """Ask twice in a loop of its own: the last one keeps the traceback of what it raised."""
+
+        async def cancelled() -> None:
+            task = asyncio.create_task(Slow().ainvoke("x", config=config))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert who() is None
+
+        for _ in range(2):
+            asyncio.run(cancelled())
+
+    await asyncio.to_thread(ask)
     gc.collect()
     await asyncio.to_thread(pg.flush)
     assert (pg.health()["calls_in_flight"], langchain._runs) == (0, {})
