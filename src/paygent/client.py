@@ -185,11 +185,7 @@ class Paygent(Verbs):
             warn_every_call=settings.soft_gate == "every_call",
             refresh_us=int(settings.refresh_interval_s * 1_000_000),
         )
-        self._journal = Journal(
-            None if path == _MEMORY else Path(path + ".journal") / product,
-            owner=_owner_name(),
-            records_in_memory_max=2 * settings.max_queue_size,  # a call begins and ends
-        )
+        self._journal = _journal_beside(path, product, settings.max_queue_size)
         self._worker = Worker(
             self._ledger,
             self._accounts,
@@ -439,6 +435,15 @@ class Paygent(Verbs):
 
 
 # -- small parts
+
+
+def _journal_beside(path: str, product: str, max_queue_size: int) -> Journal:
+    """Return a product's journal, in a folder beside the store or in memory."""
+    return Journal(
+        None if path == _MEMORY else Path(path + ".journal") / product,
+        owner=_owner_name(),
+        records_in_memory_max=2 * max_queue_size,  # a call begins and ends
+    )
 
 
 def _local_ledger(product: str, path: str) -> Ledger:
