@@ -2,10 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests wait for processes and sockets now and then: one worker more than there are cores.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-peers lint type contracts bench docs check clean
+.PHONY: help demo test coverage test-oldest test-peers lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,8 +27,11 @@ $(VENV)/dev: $(VENV)/demo
 demo: $(VENV)/demo  ## Three users of a $49 plan, first without limits, then with them (under a minute)
 	$(BIN)/paygent demo
 
-test: $(VENV)/dev  ## Run every test with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=95
+test: $(VENV)/dev  ## Run every test, in parallel
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+coverage: $(VENV)/dev  ## Run every test and measure which branches they cover
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
 	$(BIN)/coverage report --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total
 
 test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported

@@ -4,17 +4,17 @@ unseen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from paygent import Paygent
-from paygent.context import Place
+from paygent.client.context.identity import Place
+from paygent.client.instrument.http_sdks.wrapper import set_active
+from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import failures
-from paygent.instrument.funnel import set_active
-from paygent.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
 
@@ -88,6 +88,19 @@ def init(db_path: str) -> Callable[..., Paygent]:
         return Paygent.init(**{"db_path": db_path, **arguments})
 
     return start
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport() -> Generator[None, Any, None]:
+    """Escape what UTF-8 cannot encode, such as odd user ids in a captured log: parallel workers
+    send their reports as UTF-8.
+    """
+    outcome = yield
+    report = outcome.get_result()
+    report.sections = [
+        (title, text.encode("utf-8", "backslashreplace").decode())
+        for title, text in report.sections
+    ]
 
 
 @pytest.hookimpl(trylast=True)

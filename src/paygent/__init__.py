@@ -3,17 +3,17 @@
 `Paygent.init()` once and `with paygent_context(user_id=…)` around the calls: from then on every
 call of the provider SDKs is metered, gated and reported. The way of a call through this package:
 
-    call      instrument/funnel.py    the one wrapper around a provider SDK's own funnel
-    identify  context.py              whose call is it?
-    estimate  core/estimate.py        how much may it use?
-    gate      core/gate.py            may it leave?  (ledger/accounts.py holds)
-    provider  instrument/openai.py …  the thin files that know an SDK
-    usage     core/usage.py           what did it use, in one normal form?
-    price     core/pricing.py, prices what does that cost?
-    settle    meter.py                the whole flow, in one file
-    sync      sync/                   journal, delivery, callbacks
-    store     store/                  events and what is derived from them
-    report    core/report.py          who used what
+    call      client/instrument/http_sdks/wrapper.py  the wrapper around an SDK's `request`
+    identify  client/context/identity.py              the user of the call
+    estimate  core/estimate.py                        what the call may use
+    gate      core/gate.py                            allow, warn or block
+    provider  client/instrument/openai/ …             thin folders that know an SDK
+    usage     core/usage.py                           what the call used, in one normal form
+    price     core/pricing.py, prices/                what that costs
+    settle    client/metering/meter.py                the whole flow, in one file
+    sync      client/journal/                         durable records and their delivery
+    store     store/                                  events and what is derived from them
+    report    core/report.py                          who used what
 
 Names are loaded when they are first used, so that importing the package costs an application
 nothing before it asks for something.
@@ -22,64 +22,37 @@ nothing before it asks for something.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from paygent.carrying import paygent_track
-    from paygent.client import Paygent
-    from paygent.context import paygent_context
-    from paygent.errors import (
-        InvalidValue,
-        PaygentAuthInvalid,
-        PaygentBackendUnreachable,
-        PaygentLimitExceeded,
-        PaygentWarning,
-    )
-    from paygent.models import (
-        BillingPeriod,
-        BudgetRemaining,
-        CurrentUsage,
-        GuardResult,
-        Limit,
-        MaxTokensAdvice,
-        ModelCostRate,
-        ModelLimitConfig,
-        ModelUsage,
-        PlanConfig,
-        UsageEvent,
-        UserState,
-    )
-    from paygent.providers import ProviderConfig, ProviderRegistry, TokenInfo
+    from paygent.client.api.paygent import Paygent as Paygent
+    from paygent.client.context.identity import paygent_context as paygent_context
+    from paygent.client.context.propagation import paygent_track as paygent_track
+    from paygent.client.runtime.providers import ProviderConfig as ProviderConfig
+    from paygent.client.runtime.providers import ProviderRegistry as ProviderRegistry
+    from paygent.client.runtime.providers import TokenInfo as TokenInfo
+    from paygent.errors import InvalidValue as InvalidValue
+    from paygent.errors import PaygentAuthInvalid as PaygentAuthInvalid
+    from paygent.errors import PaygentBackendUnreachable as PaygentBackendUnreachable
+    from paygent.errors import PaygentLimitExceeded as PaygentLimitExceeded
+    from paygent.errors import PaygentWarning as PaygentWarning
+    from paygent.types import BillingPeriod as BillingPeriod
+    from paygent.types import BudgetRemaining as BudgetRemaining
+    from paygent.types import CurrentUsage as CurrentUsage
+    from paygent.types import GuardResult as GuardResult
+    from paygent.types import Limit as Limit
+    from paygent.types import MaxTokensAdvice as MaxTokensAdvice
+    from paygent.types import ModelCostRate as ModelCostRate
+    from paygent.types import ModelLimitConfig as ModelLimitConfig
+    from paygent.types import ModelUsage as ModelUsage
+    from paygent.types import PlanConfig as PlanConfig
+    from paygent.types import UsageEvent as UsageEvent
+    from paygent.types import UserState as UserState
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BillingPeriod",
-    "BudgetRemaining",
-    "CurrentUsage",
-    "GuardResult",
-    "InvalidValue",
-    "Limit",
-    "MaxTokensAdvice",
-    "ModelCostRate",
-    "ModelLimitConfig",
-    "ModelUsage",
-    "Paygent",
-    "PaygentAuthInvalid",
-    "PaygentBackendUnreachable",
-    "PaygentLimitExceeded",
-    "PaygentWarning",
-    "PlanConfig",
-    "ProviderConfig",
-    "ProviderRegistry",
-    "TokenInfo",
-    "UsageEvent",
-    "UserState",
-    "paygent_context",
-    "paygent_track",
-]
-
-_HOMES = {
-    "client": ("Paygent",),
-    "carrying": ("paygent_track",),
-    "context": ("paygent_context",),
+_MODULES = {
+    "client.api.paygent": ("Paygent",),
+    "client.context.identity": ("paygent_context",),
+    "client.context.propagation": ("paygent_track",),
+    "client.runtime.providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
     "errors": (
         "InvalidValue",
         "PaygentAuthInvalid",
@@ -87,7 +60,7 @@ _HOMES = {
         "PaygentLimitExceeded",
         "PaygentWarning",
     ),
-    "models": (
+    "types": (
         "BillingPeriod",
         "BudgetRemaining",
         "CurrentUsage",
@@ -101,21 +74,23 @@ _HOMES = {
         "UsageEvent",
         "UserState",
     ),
-    "providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
 }
+"""The module of each public name, below `paygent`."""
+
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home, once."""
-    for module, names in _HOMES.items():
-        if name in names:
-            from importlib import import_module
+    """Load a public name from its module, once."""
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-            home = import_module(f"paygent.{module}")
-            for each in names:
-                globals()[each] = getattr(home, each)
-            return globals()[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"paygent.{module}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

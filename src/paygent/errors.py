@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from paygent.core.errors import InvalidValue
+from paygent.core.validation import InvalidValue
 
 if TYPE_CHECKING:
-    from paygent.models import GuardResult
+    from paygent.types import GuardResult
 
 __all__ = [
     "InvalidValue",

@@ -28,13 +28,13 @@ from tests.bench.streams import streams
 def hot_loop(rounds: int) -> None:
     """Measure begin and settle around nothing, whole and by step."""
     from paygent import ModelLimitConfig, Paygent, PlanConfig, paygent_context
-    from paygent.call import Call, Request
+    from paygent.client.accounts.forecasts import Hold
+    from paygent.client.metering.call import Call, Request
+    from paygent.client.metering.estimates import use_of
     from paygent.core.estimate import measure as measure_body
     from paygent.core.event import encode_end
     from paygent.core.pricing import cost_nano
     from paygent.core.usage import Usage, from_openai
-    from paygent.estimating import use_of
-    from paygent.ledger.flights import Hold
 
     with tempfile.TemporaryDirectory() as folder:
         pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)

@@ -76,9 +76,9 @@ def watched(owner, name, label):
     setattr(owner, name, watch)
 
 if "--steps" in sys.argv:
-    from paygent.instrument import funnel
-    from paygent.meter import Meter
-    from paygent.sync.journal import Journal
+    from paygent.client.instrument import funnel
+    from paygent.client.metering.meter import Meter
+    from paygent.client.journal.journal import Journal
     watched(funnel, "prepare", "call: read the request")
     watched(Meter, "begin", "begin, whole")
     watched(Journal, "begin", "begin: the journal's write")

@@ -90,8 +90,8 @@ def _in_threads(run: Callable[[int], None]) -> None:
 def busy_threads(rounds: int) -> None:
     """Measure the added path in threads that all want the interpreter."""
     from paygent import paygent_context
-    from paygent.instrument import openai as sdk
-    from paygent.instrument.funnel import wrap_sync
+    from paygent.client.instrument.http_sdks.wrapper import wrap_sync
+    from paygent.client.instrument.openai import routes as sdk
 
     clock = time.perf_counter_ns
     with _stub() as (client, options, answer):
@@ -129,8 +129,8 @@ def busy_threads(rounds: int) -> None:
 def tasks_on_one_loop(rounds: int) -> None:
     """Measure what a call takes of the loop's thread with a thousand calls in flight."""
     from paygent import paygent_context
-    from paygent.instrument import openai as sdk
-    from paygent.instrument.funnel import wrap_async
+    from paygent.client.instrument.http_sdks.wrapper import wrap_async
+    from paygent.client.instrument.openai import routes as sdk
 
     clock = time.perf_counter_ns
     with _stub() as (client, options, answer):
@@ -170,8 +170,8 @@ def journals(rounds: int) -> None:
 
     A round is what a call appends, a begin and an end record.
     """
-    from paygent.sync import journal as module
-    from paygent.sync.journal import Journal
+    from paygent.client.journal import journal as module
+    from paygent.client.journal.journal import Journal
 
     begin, end = b'{"k":"begin","x":"%s"}' % (b"x" * 300), b'{"k":"end","x":"%s"}' % (b"x" * 400)
     loops = _loops_of(WORK_US)

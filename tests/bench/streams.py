@@ -12,12 +12,12 @@ from typing import Any
 
 from tests.bench.figures import show
 
+from paygent.client.instrument.anthropic.routes import MessageStream
+from paygent.client.instrument.openai.answers import ChatStream, ResponseStream, read_chat
+from paygent.client.instrument.streams.byte_tap import BytesReader
+from paygent.client.instrument.streams.iterator_tap import IteratorTap
+from paygent.client.instrument.streams.reader import StreamReader
 from paygent.core.estimate import Estimate
-from paygent.instrument.anthropic import MessageStream
-from paygent.instrument.openai_usage import ChatStream, ResponseStream, read_chat
-from paygent.instrument.raw import BytesReader
-from paygent.instrument.reading import StreamReader
-from paygent.instrument.stream import IteratorTap
 
 CHUNKS = 20_000
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-import paygent.sync.journal as journal_module
+import paygent.client.journal.journal as journal_module
+from paygent.client.journal.journal import RECORD_BYTES_MAX, Journal, adopt
+from paygent.client.journal.segments import MappedSegment, MemorySegment, WrittenSegment
 from paygent.failopen import failures
-from paygent.sync.journal import RECORD_BYTES_MAX, Journal, adopt
-from paygent.sync.segments import MappedSegment, MemorySegment, WrittenSegment
 
 _KINDS = {"mapped": MappedSegment, "written": WrittenSegment, "memory": MemorySegment}
 

@@ -21,12 +21,7 @@ from tests.contract.samples import (
     session_key,
 )
 
-from paygent.core.period import Subscription
-from paygent.core.report import UsageRow
-from paygent.ledger.local import LocalLedger
-from paygent.ledger.port import Ledger, LedgerUnavailable
-from paygent.store.sqlite import SqliteStore
-from paygent.wire import (
+from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
@@ -36,6 +31,11 @@ from paygent.wire import (
     SessionRecord,
     SessionState,
 )
+from paygent.core.period import Subscription
+from paygent.core.report import UsageRow
+from paygent.ledger.local import LocalLedger
+from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.store.sqlite import SqliteStore
 
 
 def _over_file(folder: Path) -> Ledger:

@@ -31,12 +31,7 @@ from tests.contract.samples import (
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
-from paygent.core.period import Subscription, day_name
-from paygent.core.report import UsageRow
-from paygent.core.usage import Quality
-from paygent.store.port import Store
-from paygent.store.sqlite import SqliteStore
-from paygent.wire import (
+from paygent.core.messages import (
     AssignRecord,
     Batch,
     BookedEvent,
@@ -47,6 +42,11 @@ from paygent.wire import (
     SessionRecord,
     SessionState,
 )
+from paygent.core.period import Subscription, day_name
+from paygent.core.report import UsageRow
+from paygent.core.usage import Quality
+from paygent.store.port import Store
+from paygent.store.sqlite import SqliteStore
 
 _ENGINES: dict[str, Callable[[Path], Store]] = {
     "sqlite_file": lambda folder: SqliteStore(str(folder / "store.db")),

@@ -19,10 +19,10 @@ import openai
 import pytest
 
 from paygent import GuardResult, Paygent, PlanConfig
+from paygent.cli.demo_story import story
+from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.core.money import NANO_PER_USD, format_usd
 from paygent.core.period import Window, to_datetime, to_us
-from paygent.demo import story
-from paygent.demo.provider import ProviderProcess
 from paygent.testing import Answer, FakeProvider
 
 _MONTH = Window(

@@ -292,7 +292,7 @@ async def test_registry__a_class_above_the_funnel__counts_each_call_once(
     assert [event.cost_total_nano for event in events] == [CALL_NANO] * 3
     assert (events[2].user_id, events[2].metadata) == ("u1", {"a": 1})
     assert "paygent" not in str(fake.requests[-1].body) + str(fake.requests[-1].headers)
-    from paygent.instrument.registry import instrumentation
+    from paygent.client.instrument.registry import instrumentation
 
     instrumentation.uninstall()
     assert vars(type(client.chat.completions))["create"] is bare

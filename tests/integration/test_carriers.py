@@ -19,8 +19,8 @@ import pytest
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
-from paygent.context import LateIdentity, as_identity, here
-from paygent.instrument.registry import instrumentation
+from paygent.client.context.identity import LateIdentity, as_identity, here
+from paygent.client.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]

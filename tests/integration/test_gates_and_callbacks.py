@@ -19,8 +19,8 @@ from paygent import (
     UsageEvent,
     paygent_context,
 )
-from paygent.models import ModelCostRate
-from paygent.settings import Settings
+from paygent.client.runtime.settings import Settings
+from paygent.types import ModelCostRate
 
 Init = Callable[..., Paygent]
 

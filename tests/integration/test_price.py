@@ -12,7 +12,7 @@ from paygent.core.period import to_us
 from paygent.core.usage import Usage
 from paygent.failopen import failures
 from paygent.prices.catalogue import Catalogue
-from paygent.prices.price import Asked, Priced, price
+from paygent.prices.usage_cost import Asked, Priced, price
 
 AT_US = to_us(datetime(2026, 11, 20, tzinfo=timezone.utc))
 PLAN = PlanConfig()

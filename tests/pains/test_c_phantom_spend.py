@@ -21,7 +21,7 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
-from paygent.settings import Settings
+from paygent.client.runtime.settings import Settings
 from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]

@@ -23,8 +23,8 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
-from paygent import meter as meter_module
-from paygent.call import Call
+from paygent.client.metering import meter as meter_module
+from paygent.client.metering.call import Call
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]

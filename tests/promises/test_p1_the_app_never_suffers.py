@@ -14,18 +14,19 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, drain
 from tests.promises.scripts import run
 
-from paygent import Paygent, PlanConfig, entries, meter, paygent_context
-from paygent.ledger import accounts as accounts_module
-from paygent.ledger import gating
-from paygent.ledger.accounts import Accounts
-from paygent.ledger.flights import Flight
+from paygent import Paygent, PlanConfig, paygent_context
+from paygent.client.accounts import admission
+from paygent.client.accounts import registry as accounts_module
+from paygent.client.accounts.forecasts import Flight
+from paygent.client.accounts.registry import Accounts
+from paygent.client.journal import journal
+from paygent.client.journal.journal import Journal
+from paygent.client.metering import meter, records
+from paygent.client.metering.attribution import Whose
+from paygent.client.runtime.settings import Settings
 from paygent.ledger.port import LedgerUnavailable
 from paygent.prices.catalogue import Catalogue
-from paygent.settings import Settings
-from paygent.sync import journal
-from paygent.sync.journal import Journal
 from paygent.testing import Answer, FakeProvider
-from paygent.whose import Whose
 
 Init = Callable[..., Paygent]
 
@@ -60,14 +61,14 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "likes of the call": (Accounts, "flight", "begin"),
     "expectation": (Flight, "use", "begin"),
     "hold": (Accounts, "hold", "begin"),
-    "gate": (gating, "in_the_way", "begin"),
+    "gate": (admission, "in_the_way", "begin"),
     "size": (meter, "measure", "begin"),
     "lock": (accounts_module, "brief", "begin"),
     "journal begin": (Journal, "begin", "begin"),
     "pricing the answer": (meter, "price", "settle"),
     "settling": (Accounts, "settle", "settle"),
     "learning": (Flight, "learn", "settle"),
-    "price list": (entries, "rates_to_json", "price_list"),
+    "price list": (records, "rates_to_json", "price_list"),
     "journal end": (Journal, "end", "settle"),
 }
 
@@ -190,7 +191,7 @@ def test_p1__usage_that_cannot_be_read__settles_the_estimate(
     client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
 ) -> None:
     """An answer whose usage our reader chokes on counts as estimated."""
-    from paygent.instrument import request
+    from paygent.client.instrument.http_sdks import request
 
     found = request.route_of
     monkeypatch.setattr(request, "route_of", lambda *args: found(*args)._replace(read=broken))  # type: ignore[union-attr]
@@ -379,7 +380,7 @@ def test_p1__a_sync_call_on_a_loops_thread__does_not_wait_for_the_ledger(
     """It would stop the very loop: it goes on with what is known."""
     import threading
 
-    from paygent.sync.worker import Worker
+    from paygent.client.journal.delivery import Worker
 
     answered = threading.Event()
     original = Worker._answer

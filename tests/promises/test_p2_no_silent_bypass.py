@@ -11,7 +11,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 from tests.promises.scripts import run
 
 from paygent import Paygent, paygent_context
-from paygent.instrument.registry import instrumentation
+from paygent.client.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]

@@ -19,12 +19,12 @@ import openai
 import pytest
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.client.accounts.forecasts import Hold
+from paygent.client.accounts.registry import Accounts, User
+from paygent.client.runtime.settings import Settings
 from paygent.core.period import Subscription, to_us
-from paygent.ledger.accounts import Accounts, User
-from paygent.ledger.flights import Hold
-from paygent.models import ModelCostRate
-from paygent.settings import Settings
 from paygent.testing import Answer, FakeProvider, Tokens
+from paygent.types import ModelCostRate
 
 CALLERS = 200
 FIT = 20

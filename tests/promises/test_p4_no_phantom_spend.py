@@ -24,10 +24,10 @@ from paygent import (
     Paygent,
     PaygentLimitExceeded,
     PlanConfig,
-    late,
     paygent_context,
 )
-from paygent.call import Call, Request, Wait
+from paygent.client.metering import abandoned
+from paygent.client.metering.call import Call, Request, Wait
 from paygent.core.account import amount
 from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider
@@ -170,7 +170,12 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
 # -- whatever ends a call that waits or is under way
 
 LIMITED = PlanConfig(limits=(Limit("calls", cap=1),))
-PARTS_OF_OURS = ("paygent/meter.py", "paygent/manual.py", "paygent/ledger/")
+PARTS_OF_OURS = (
+    "paygent/client/metering/meter.py",
+    "paygent/client/api/record_event.py",
+    "paygent/client/accounts/",
+    "paygent/ledger/",
+)
 
 
 def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
@@ -487,8 +492,8 @@ def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
     """One thread, a `break` in each loop, room for one call: a stream is dropped as a cycle, and
     must not refuse the next call for itself.
     """
-    monkeypatch.setattr(late, "_PAUSE_S", 0)
-    monkeypatch.setattr(late, "_PAUSE_FACTOR", 0)
+    monkeypatch.setattr(abandoned, "_PAUSE_S", 0)
+    monkeypatch.setattr(abandoned, "_PAUSE_FACTOR", 0)
     pg = limited(init, ROOM_FOR_ONE.model_copy(update={"contention_wait_s": wait_s}))
     with paygent_context("u1"):
         for _ in range(3):
@@ -538,8 +543,8 @@ def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
     """The loop closes what an `async for` left, the delivering thread has the stream collected, and
     the call waits for that; one inside of the `async for` does not wait for itself.
     """
-    monkeypatch.setattr(late, "_PAUSE_S", 0)
-    monkeypatch.setattr(late, "_PAUSE_FACTOR", 0)
+    monkeypatch.setattr(abandoned, "_PAUSE_S", 0)
+    monkeypatch.setattr(abandoned, "_PAUSE_FACTOR", 0)
     pg = limited(init, ROOM_FOR_ONE)
 
     async def ask(client: openai.AsyncOpenAI) -> Any:

@@ -38,7 +38,7 @@ time.sleep(60)
 LOAD = """
 import os, sys, threading, time
 import openai, paygent
-from paygent.sync import journal
+from paygent.client.journal import journal
 journal.can_map = lambda folder: sys.argv[4] == "mapped"
 pg = paygent.Paygent.init(db_path=sys.argv[2])
 done = os.open(sys.argv[3], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -58,7 +58,7 @@ time.sleep(60)
 REPLAY = """
 import sys, time
 import paygent
-from paygent.sync.worker import Worker
+from paygent.client.journal.delivery import Worker
 deliver = Worker._deliver_dead
 def slow(self, records):
     print("replaying", flush=True)

@@ -11,7 +11,6 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.errors import InvalidValue
 from paygent.core.plan import (
     Limit,
     ModelCostRate,
@@ -21,6 +20,7 @@ from paygent.core.plan import (
     plan_from_json,
     plan_to_json,
 )
+from paygent.core.validation import InvalidValue
 
 NAMES = st.text(min_size=1, max_size=12)
 COSTS = st.decimals(0, 10**6, places=9)

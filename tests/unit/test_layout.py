@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "paygent"
 MODULES = sorted(SOURCE.rglob("*.py"))
-LINES_MAX = 700
+LINES_MAX = 710
 
 
 def name_of(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""`paygent demo`: tells the story of `paygent.demo` in the terminal.
+"""`paygent demo`: tells the story of `paygent.cli.demo_story` in the terminal.
 
 On a terminal a progress bar shows the calls, and what the gate says is printed above it; in a pipe
 or in CI there are plain lines without control characters. Every amount is formatted from the exact
@@ -22,10 +22,10 @@ from rich.table import Table
 
 from paygent import GuardResult, PlanConfig
 from paygent.cli.console import make_console
+from paygent.cli.demo_story import story
+from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
-from paygent.demo import story
-from paygent.demo.provider import ProviderProcess
 
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 

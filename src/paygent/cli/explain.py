@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from paygent.cli.console import make_console
-from paygent.core.errors import InvalidValue
+from paygent.client.accounts.account_lookup import account_key
+from paygent.client.runtime.settings import read_settings
 from paygent.core.event import Event
 from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
+from paygent.core.messages import BookedEvent, Question
 from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of, plan_from_json
 from paygent.core.pricing import FACTORS, PARTS_PER_USD
-from paygent.ledger.books import account_key
-from paygent.prices.names import plain
-from paygent.settings import read_settings
+from paygent.core.validation import InvalidValue
+from paygent.prices.model_names import plain
 from paygent.store.port import StoreUnavailable
 from paygent.store.sqlite import SqliteStore
-from paygent.wire import BookedEvent, Question
 
 _DOLLAR_PLACES = 18  # of an unrounded amount
 _PRICE_PLACES = 12  # prices are pico-dollars

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
-from paygent.core.errors import Findings, InvalidValue
 from paygent.core.money import (
     NANO_PER_USD,
     from_units,
@@ -27,6 +26,7 @@ from paygent.core.money import (
     to_usd,
 )
 from paygent.core.period import rolling_length_us
+from paygent.core.validation import Findings, InvalidValue
 from paygent.core.value import Value
 
 Metric = Literal["spend", "tokens", "calls"]

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from paygent.context import as_identity
+from paygent.client.context.identity import as_identity
 from paygent.failopen import failures
 from paygent.integrations.request import Ask, check, identity_of
 

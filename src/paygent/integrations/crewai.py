@@ -16,9 +16,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from paygent.context import paygent_context
+from paygent.client.context.identity import paygent_context
+from paygent.client.instrument.patching.patches import as_function
 from paygent.failopen import attempt, failures
-from paygent.instrument.patches import as_function
 
 try:
     from crewai import Crew
@@ -26,7 +26,7 @@ except ImportError as error:
     raise ImportError("CrewAICallback needs crewai; install it") from error
 
 if TYPE_CHECKING:
-    from paygent.client import Paygent
+    from paygent.client.api.paygent import Paygent
 
 _STARTS = (
     "kickoff",

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from paygent.context import LateIdentity
-from paygent.core.errors import Findings
+from paygent.client.context.identity import LateIdentity
+from paygent.core.validation import Findings
 
 Ask = str | Callable[[Any], Any] | None
 """Name of a header, a function of the request's scope or environ, or None for nothing."""

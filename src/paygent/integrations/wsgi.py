@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from paygent.context import Says, as_identity, current
+from paygent.client.context.identity import Says, as_identity, current
 from paygent.integrations.request import Ask, check, identity_of
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import UsageRow
 from paygent.ledger.port import LedgerUnavailable
 from paygent.store.port import Store, StoreUnavailable
-from paygent.wire import Answer, Batch, BookedEvent, Question
 
 
 class LocalLedger:

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import UsageRow
-from paygent.wire import Answer, Batch, BookedEvent, Question
 
 
 class LedgerUnavailable(Exception):

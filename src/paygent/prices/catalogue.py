@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
-from paygent.core.errors import InvalidValue
 from paygent.core.money import read_price_pico
 from paygent.core.period import to_datetime, to_us
 from paygent.core.plan import ModelCostRate, PlanConfig
@@ -32,8 +31,9 @@ from paygent.core.pricing import (
     complete,
 )
 from paygent.core.usage import US_ONLY
+from paygent.core.validation import InvalidValue
 from paygent.failopen import attempt, failures
-from paygent.prices import names
+from paygent.prices import model_names
 
 _COMPONENT_KEYS = {
     "input": ("input_mtok", "input_text_mtok"),
@@ -149,7 +149,7 @@ class Catalogue:
         return found
 
     def _find(self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str) -> Resolved:
-        exact, short = names.plain(model), names.canonical(model)
+        exact, short = model_names.plain(model), model_names.canonical(model)
         listing = self._listing(provider, model, at_us, tier)
         context_tokens = listing.context_tokens if listing else None
         valid = (listing.valid_from_us, listing.valid_until_us) if listing else _ALWAYS_US
@@ -187,9 +187,9 @@ class Catalogue:
         """
         at = to_datetime(at_us)
         for candidate in self._providers(provider, model):
-            for name in names.candidates(model):
+            for name in model_names.candidates(model):
                 for info in candidate.models:
-                    if names.is_named_by(info.match, name) or info.id.lower() == name:
+                    if model_names.is_named_by(info.match, name) or info.id.lower() == name:
                         return _read(candidate.id, info, at, tier)
         return None
 
@@ -206,11 +206,11 @@ class Catalogue:
             for other in getattr(own, "fallback_model_providers", None) or ():
                 if other in listed:  # Azure sells OpenAI's models at OpenAI's prices
                     yield listed[other]
-        prefix = names.provider_prefix(model)
+        prefix = model_names.provider_prefix(model)
         if prefix in listed and prefix != provider:
             yield listed[prefix]
         if own is None or prefix is not None:
-            short = names.canonical(model)
+            short = model_names.canonical(model)
             for each in self._snapshot.providers:
                 if (
                     each is not own
@@ -236,14 +236,14 @@ def plan_rate(plan: PlanConfig, model: str) -> tuple[ModelCostRate | None, str]:
     A rate is looked up by the name as written, then in lower case, then by the canonical name; a
     fine-tune has prices of its own, so its base's rate is not taken for it.
     """
-    exact = names.plain(model)
+    exact = model_names.plain(model)
     spellings = (
-        (model, exact) if exact.startswith("ft:") else (model, exact, names.canonical(model))
+        (model, exact) if exact.startswith("ft:") else (model, exact, model_names.canonical(model))
     )
     for name in spellings:
         if name in plan.cost_rates:
             return plan.cost_rates[name], "plan"
-    by_plain = {names.plain(name): rate for name, rate in plan.cost_rates.items()}
+    by_plain = {model_names.plain(name): rate for name, rate in plan.cost_rates.items()}
     for name in spellings:
         if name in by_plain:
             return by_plain[name], "plan"
@@ -259,8 +259,8 @@ def _rates_of(plan: PlanConfig) -> list[ModelCostRate]:
 
 def _names(plan: PlanConfig, exact: str) -> bool:
     """Tell whether a plan limits this very name (a fine-tune or a snapshot of its own)."""
-    limited = {names.plain(name) for name in plan.model_limits}
-    limited.update(names.plain(limit.model) for limit in plan.limits if limit.model)
+    limited = {model_names.plain(name) for name in plan.model_limits}
+    limited.update(model_names.plain(limit.model) for limit in plan.limits if limit.model)
     return exact in limited
 
 

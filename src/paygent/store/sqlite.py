@@ -19,11 +19,7 @@ from typing import Any
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.period import Subscription, day_name, rolling_length_us
-from paygent.core.plan import LimitKey
-from paygent.core.report import UsageRow
-from paygent.store.port import StoreUnavailable
-from paygent.wire import (
+from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
@@ -35,6 +31,10 @@ from paygent.wire import (
     SessionState,
     UserLedger,
 )
+from paygent.core.period import Subscription, day_name, rolling_length_us
+from paygent.core.plan import LimitKey
+from paygent.core.report import UsageRow
+from paygent.store.port import StoreUnavailable
 
 SQL_FOLDER = Path(__file__).parent / "sql"
 BUSY_WAIT_S = 0.1

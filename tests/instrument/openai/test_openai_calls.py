@@ -142,7 +142,7 @@ def test_openai__an_unknown_host__is_not_asked_for_stream_usage(
     pg: Paygent, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that may refuse the option is left alone; its stream is counted, and marked so."""
-    from paygent.instrument import openai as names
+    from paygent.client.instrument.openai import routes as names
 
     monkeypatch.setattr(names, "_LOOPBACK", ())
     metered = Metered(pg)

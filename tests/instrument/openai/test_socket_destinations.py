@@ -28,10 +28,10 @@ from tests.instrument.shapes import Metered
 from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.instrument import sockets
-from paygent.instrument.sdk_sockets import Opening, opening
-from paygent.instrument.sockets import _Address, _destination
-from paygent.instrument.taps import Line
+from paygent.client.instrument.realtime import hook
+from paygent.client.instrument.realtime.connection import Line
+from paygent.client.instrument.realtime.hook import _Address, _destination
+from paygent.client.instrument.realtime.sdk_hook import Opening, opening
 
 Init = Callable[..., Paygent]
 
@@ -183,7 +183,7 @@ async def test_socket__of_the_librarys_old_part__is_said_where_it_leads_to_a_pro
     address = f"ws://127.0.0.1:{port}/v1/realtime?model=gpt-realtime"
     kind = "unmetered:websockets.legacy.client"
     for is_provider in (False, True):
-        monkeypatch.setattr(sockets, "_is_provider", lambda host, told=is_provider: told)
+        monkeypatch.setattr(hook, "_is_provider", lambda host, told=is_provider: told)
         async with connect_legacy(address) as connection:
             await connection.send('{"type": "response.create"}')
             await connection.recv()

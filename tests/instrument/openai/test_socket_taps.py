@@ -31,7 +31,7 @@ from websockets.protocol import Protocol
 from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.instrument import taps
+from paygent.client.instrument.realtime import connection as connection_module
 
 Init = Callable[..., Paygent]
 
@@ -210,7 +210,7 @@ def test_taps__a_library_that_writes_in_another_way__is_said_and_metered(
 ) -> None:
     """A later version of it: whoever has connected pays."""
     metered = Metered(pg)
-    monkeypatch.setattr(taps._Taps, "_writer", lambda self, original: original)
+    monkeypatch.setattr(connection_module._Taps, "_writer", lambda self, original: original)
     with serving(answers_all) as port, paygent_context("u1"):
         with connect(client_of(port)) as connection:
             connection.response.create()
@@ -324,7 +324,7 @@ def test_taps__a_message_beyond_any_length__is_passed_on_unread(
 ) -> None:
     """Memory is bounded; the next one is read."""
     metered = Metered(pg)
-    monkeypatch.setattr(taps, "_PIECES_BYTES_MAX", 1_000)
+    monkeypatch.setattr(connection_module, "_PIECES_BYTES_MAX", 1_000)
 
     def script(server: ServerConnection) -> None:
         next(hear(server))
@@ -392,7 +392,7 @@ def test_taps__a_turn_that_is_over_already__is_refused_without_losing_a_message(
             with pytest.raises(PaygentLimitExceeded):
                 connection.recv_bytes()
             assert read_to(connection, "error") == ["response.done", "error"]
-    assert errors == [taps.CANCEL_ID]
+    assert errors == [connection_module.CANCEL_ID]
 
 
 def test_taps__a_turn_without_an_id__is_cancelled_as_what_runs(pg: Paygent) -> None:
@@ -415,4 +415,4 @@ def test_taps__a_turn_without_an_id__is_cancelled_as_what_runs(pg: Paygent) -> N
             with pytest.raises(PaygentLimitExceeded):
                 connection.recv_bytes()
             read_to(connection, "response.done")
-    assert cancels == [{"type": "response.cancel", "event_id": taps.CANCEL_ID}]
+    assert cancels == [{"type": "response.cancel", "event_id": connection_module.CANCEL_ID}]

@@ -21,8 +21,8 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.client.instrument.realtime.hook import _address, _destination
 from paygent.failopen import failures
-from paygent.instrument.sockets import _address, _destination
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]

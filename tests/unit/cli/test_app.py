@@ -54,9 +54,9 @@ def test_app__asked_for_help__lists_the_commands() -> None:
 def test_demo__without_the_sdks__says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """An installation without the provider SDKs gets a sentence and status 2, no traceback."""
     monkeypatch.delattr("paygent.cli.demo")
-    for name in ("paygent.cli.demo", "paygent.demo.story", "openai"):
+    for name in ("paygent.cli.demo", "paygent.cli.demo_story.story", "openai"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr("paygent.demo.story", raising=False)
+    monkeypatch.delattr("paygent.cli.demo_story.story", raising=False)
     monkeypatch.setitem(sys.modules, "openai", None)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 2

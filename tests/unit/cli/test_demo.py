@@ -9,9 +9,9 @@ import pytest
 from paygent import GuardResult
 from paygent.cli.console import is_for_people, make_console
 from paygent.cli.demo import ShowWatch, outcome_table
+from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
 from paygent.core.period import to_datetime
 from paygent.core.report import Margin, UsageRow
-from paygent.demo.story import USERS, DemoUser, Outcome
 
 _DOLLAR = 10**9
 _LOSS = Outcome(

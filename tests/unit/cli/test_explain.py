@@ -14,10 +14,10 @@ from tests.promises.scripts import kill, read_line, start
 from typer.testing import CliRunner
 
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, UsageEvent
-from paygent.call import Request, Wait
 from paygent.cli.app import app
+from paygent.client.metering.call import Request, Wait
 from paygent.core.usage import Deferred, Usage
-from paygent.models import ModelCostRate
+from paygent.types import ModelCostRate
 
 Init = Callable[..., Paygent]
 

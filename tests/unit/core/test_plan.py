@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from paygent.core.errors import InvalidValue
 from paygent.core.plan import (
     Limit,
     LimitKey,
@@ -21,6 +20,7 @@ from paygent.core.plan import (
     plan_from_json,
     plan_to_json,
 )
+from paygent.core.validation import InvalidValue
 
 Found = tuple[str, Any, str]
 

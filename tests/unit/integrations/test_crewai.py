@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paygent.context import here
+from paygent.client.context.identity import here
 
 
 def who() -> tuple[Any, Any]:

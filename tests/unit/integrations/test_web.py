@@ -15,7 +15,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 
 import paygent.integrations
 from paygent import InvalidValue, Paygent, paygent_context
-from paygent.context import here
+from paygent.client.context.identity import here
 from paygent.integrations import PaygentMiddleware, PaygentWSGIMiddleware
 from paygent.testing import FakeProvider
 

@@ -24,9 +24,9 @@ from tests.contract.samples import (
 )
 
 import paygent.store.sqlite as sqlite_module
+from paygent.core.messages import AssignRecord, Batch, PlanRecord
 from paygent.store.port import StoreUnavailable
 from paygent.store.sqlite import SQL_FOLDER, SqliteStore, load_queries
-from paygent.wire import AssignRecord, Batch, PlanRecord
 
 _ROOT = Path(__file__).parents[3]
 

@@ -1,0 +1,1 @@
+"""The demo: three users of a $49 plan, a provider on this machine, and what each of them costs."""

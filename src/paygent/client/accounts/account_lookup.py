@@ -1,0 +1,252 @@
+"""Which accounts a user has here and now, and which of them count a call or an event.
+
+A user's plan, period and sessions say which accounts there are; they are opened when they are first
+touched and forgotten when nothing refers to them any more. Everything here changes a `User` and is
+called under the user's lock.
+"""
+
+from __future__ import annotations
+
+from paygent.client.accounts.forecasts import Hold
+from paygent.client.accounts.user_state import Account, ModelUse, User
+from paygent.core.account import AccountKey, amount
+from paygent.core.event import Event
+from paygent.core.gate import Lines, Reading, lines_of
+from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
+from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
+from paygent.prices.model_names import plain
+
+BOOKS_MAX = 256
+"""Accounts kept per user; beyond it, those of idle sessions are forgotten."""
+
+ROUTES_MAX = 64
+"""(Model, session) pairs remembered per user."""
+
+PERIOD_SPEND = LimitKey("spend", "user", "", "period")
+SESSION_SPEND = LimitKey("spend", "session", "", "session")
+"""The two accounts that every user has, limited or not, because people ask for them."""
+
+KEEP = Lines(-1, -1, -1)
+"""Stands for the lines that an account has already."""
+
+
+def route(user: User, session_id: str, model_key: str, at_us: int) -> tuple[Account, ...]:
+    """Return the accounts that a call touches, remembered until one of their windows ends."""
+    known = user.routes.get((model_key, session_id))
+    if known is not None and at_us < known[0]:
+        return known[1]
+    if len(user.books) >= BOOKS_MAX:
+        _close_idle_sessions(user, session_id)
+    found: list[Account] = []
+    seen: set[LimitKey] = set()
+    plan = user.plan
+    for limit in limits_of(plan):
+        if limit.model is not None and plain(limit.model) != model_key:
+            continue
+        if limit.scope == "session" and not session_id:
+            continue
+        found.append(_account(user, plan, limit, session_id, at_us))
+        seen.add(limit.key)
+    found += [
+        open_account(user, account_key(key, user.period, session_id, at_us), key.reason, None)
+        for key in (PERIOD_SPEND, SESSION_SPEND)
+        if key not in seen and (key.scope == "user" or session_id)
+    ]
+    until = min(account.key.end_us for account in found)
+    if len(user.routes) >= ROUTES_MAX:
+        user.routes.clear()
+    accounts = tuple(found)
+    user.routes[(model_key, session_id)] = (until, accounts)
+    return accounts
+
+
+def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
+    key = account_key(limit.key, user.period, session_id, at_us)
+    return open_account(user, key, limit.key.reason, _lines(plan, limit))
+
+
+def _lines(plan: PlanConfig, limit: Limit) -> Lines:
+    assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
+    return lines_of(
+        limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
+    )
+
+
+def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
+    """Return the session limits of a plan as a session that is not open yet meets them."""
+    return [
+        (limit.key, Reading(limit.key.reason, _lines(plan, limit), 0, 0, metric=limit.metric))
+        for limit in limits_of(plan)
+        if limit.scope == "session"
+    ]
+
+
+def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
+    """Return an account of a user, opened with what this process has not delivered yet.
+
+    Args:
+        lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
+            leave them.
+    """
+    account = user.books.get(key)
+    if account is None:
+        account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
+        user.counting.clear()
+        account.undelivered = _undelivered(user, key)
+        if rolling_length_us(key.limit.window) is not None:
+            account.stale_us = user.stale_us = 0
+        for call in in_flight(user):
+            if key.counts(call):
+                account.add(call, weighs=False)
+    if lines is not KEEP and account.lines != lines:
+        account.lines = lines
+        account.warned = False
+    return account
+
+
+def in_flight(user: User) -> tuple[Hold, ...]:
+    """Return the holds of all calls of a user in flight: each is on one account of period spend."""
+    return tuple(
+        call
+        for account in user.books.values()
+        if account.key.limit == PERIOD_SPEND
+        for call in account.calls
+    )
+
+
+def _close_idle_sessions(user: User, kept: str) -> None:
+    """Forget accounts of sessions that nothing refers to; they are read again when they come
+    back.
+    """
+    opened = user.open_session.session_id if user.open_session is not None else ""
+    for key, account in list(user.books.items()):
+        if key.session_id not in ("", kept, opened) and not account.is_in_use:
+            del user.books[key]
+            user.sessions.discard(key.session_id)
+    user.routes.clear()
+    user.counting.clear()
+
+
+def counting(user: User, event: Event) -> tuple[Account, ...]:
+    """Return the accounts that count an event, remembered while the user's accounts stay."""
+    key = (event.model_key, event.model, event.session_id)
+    kept = user.counting.get(key)
+    at_us = event.at_us
+    if kept is not None and kept[0] <= at_us < kept[1]:
+        return kept[2]
+    if user.period.contains(at_us):  # the accounts of an older window are there if held
+        route(user, event.session_id, event.model_key, at_us)
+    found = tuple(account for each, account in user.books.items() if each.counts(event))
+    if len(user.counting) >= ROUTES_MAX:
+        user.counting.clear()
+    # Windows may overlap (a subscription that starts within a month), so what is remembered
+    # holds up to the next edge of any of them.
+    edges = {edge for each in user.books for edge in (each.start_us, each.end_us)}
+    user.counting[key] = (
+        max((edge for edge in edges if edge <= at_us), default=at_us),
+        min((edge for edge in edges if edge > at_us), default=at_us),
+        found,
+    )
+    return found
+
+
+def count(user: User, event: Event) -> None:
+    """Add an event to what is undelivered, on the accounts that count it."""
+    cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
+    accounts = counting(user, event)  # first: what it opens counts all that is pending by now
+    try:
+        user.pending[event.event_id] = event
+        for account in accounts:
+            account.undelivered += amount(
+                account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
+            )
+        if event.model and event.period_start_us == user.period.start_us:
+            use = _model_use(user, event.model_key)
+            use.tokens += tokens
+            use.cost_nano += cost_nano
+    except BaseException:  # an interruption between two sums
+        _count_anew(user)
+        raise
+
+
+def _count_anew(user: User) -> None:
+    """Work out what is undelivered from the events themselves."""
+    for key, account in user.books.items():
+        account.undelivered = _undelivered(user, key)
+    for use in user.models.values():
+        use.tokens = use.cost_nano = 0
+    for event in user.pending.values():
+        if event.model and event.period_start_us == user.period.start_us:
+            use = _model_use(user, event.model_key)
+            use.tokens += event.total_tokens
+            use.cost_nano += event.cost_nano
+
+
+def _undelivered(user: User, key: AccountKey) -> int:
+    """Return what an account counts of the events that the ledger does not have yet."""
+    return sum(
+        amount(
+            key.limit.metric,
+            cost_nano=event.cost_nano,
+            tokens=event.total_tokens,
+            calls=event.calls,
+        )
+        for event in user.pending.values()
+        if key.counts(event)
+    )
+
+
+def _model_use(user: User, model_key: str) -> ModelUse:
+    use = user.models.get(model_key)
+    if use is None:
+        use = user.models[model_key] = ModelUse()
+    return use
+
+
+def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
+    """Move an event from what is undelivered to what the ledger says, if it is news to it."""
+    settled = user.pending.pop(event.event_id, None)
+    if settled is None:
+        return
+    cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
+    for account in counting(user, settled):
+        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
+        account.undelivered -= weight
+        account.base += weight if is_new else 0
+    if settled.model and settled.period_start_us == user.period.start_us:
+        use = user.models.get(settled.model_key)
+        if use is not None:
+            use.tokens -= tokens
+            use.cost_nano -= cost_nano
+            use.base_tokens += tokens if is_new else 0
+            use.base_cost_nano += cost_nano if is_new else 0
+
+
+def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
+    """Return every account that a call of this user could touch now, in a session."""
+    models = {plain(limit.model) for limit in limits_of(user.plan) if limit.model is not None}
+    accounts = {
+        account.key: None
+        for model_key in ("", *models)
+        for account in route(user, session_id, model_key, at_us)
+    }
+    return tuple(accounts)
+
+
+def drop_ended(user: User, at_us: int) -> None:
+    """Forget accounts of windows that ended, unless calls or events still refer to them."""
+    for key, account in list(user.books.items()):
+        if key.end_us <= at_us and not account.is_in_use:
+            del user.books[key]
+    user.counting.clear()
+
+
+def account_key(limit: LimitKey, period: Window, session_id: str, at_us: int) -> AccountKey:
+    """Return the account of a limit at a moment."""
+    key = limit._replace(model=plain(limit.model)) if limit.model else limit
+    if limit.window == "period":
+        return AccountKey(key, "", period.start_us, period.end_us)
+    if limit.window == "day":
+        return AccountKey(key, "", *day(at_us))
+    session = session_id if limit.scope == "session" else ""
+    return AccountKey(key, session, 0, END_OF_TIME_US)

@@ -1,0 +1,177 @@
+"""What a process knows of one user: plan, windows, accounts, what is on its way to the ledger.
+
+Plain state without rules; `accounts.py` changes it, under its lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import NamedTuple
+
+from paygent.client.accounts.forecasts import Flight, InFlight, Seen
+from paygent.client.accounts.wait_queue import Waiter
+from paygent.core.account import AccountKey
+from paygent.core.event import Event
+from paygent.core.gate import Lines
+from paygent.core.messages import SessionState
+from paygent.core.period import END_OF_TIME_US, Subscription, Window
+from paygent.core.plan import PlanConfig
+
+UNLIMITED = PlanConfig()
+"""The plan of users whose plan nobody configured."""
+
+
+class Account(InFlight):
+    """One limit of one user in one window, and the calls in flight that it counts. All amounts are
+    in the unit of its metric.
+    """
+
+    __slots__ = (
+        "base",
+        "key",
+        "lines",
+        "reason",
+        "stale_us",
+        "undelivered",
+        "waiting",
+        "warned",
+    )
+
+    def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
+        super().__init__(key.limit.metric)
+        self.key = key
+        self.reason = reason
+        self.lines = lines
+        self.base = 0
+        self.undelivered = 0
+        self.warned = False
+        self.stale_us = END_OF_TIME_US
+        self.waiting: list[Waiter] = []
+
+    @property
+    def spent(self) -> int:
+        """Settled in the window: the ledger's figure and what it does not know yet."""
+        return self.base + self.undelivered
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether something would be lost by forgetting this account."""
+        return bool(self.calls or self.undelivered or self.waiting)
+
+
+class ModelUse:
+    """What a user used of one model in the current period."""
+
+    __slots__ = ("base_cost_nano", "base_tokens", "cost_nano", "tokens")
+
+    def __init__(self) -> None:
+        self.base_tokens = self.base_cost_nano = 0
+        self.tokens = self.cost_nano = 0
+
+
+class User:
+    """What this process knows of one user. Changed by `Accounts` only, under `lock`."""
+
+    __slots__ = (
+        "assigned",
+        "books",
+        "closed_us",
+        "counting",
+        "ended",
+        "epoch",
+        "flights",
+        "known",
+        "lock",
+        "models",
+        "open_session",
+        "own",
+        "pending",
+        "period",
+        "plan",
+        "plan_name",
+        "read_us",
+        "routes",
+        "sdk_enabled",
+        "seen",
+        "session_id",
+        "session_timeout_us",
+        "session_used_us",
+        "sessions",
+        "stale_us",
+        "subscription",
+        "touched",
+        "user_id",
+        "waited",
+    )
+
+    def __init__(self, user_id: str, plan_name: str) -> None:
+        self.lock = threading.Lock()
+        self.user_id = user_id
+        self.plan_name = plan_name
+        self.plan = UNLIMITED
+        self.own: PlanConfig | None = None
+        self.assigned = False
+        self.sdk_enabled = True
+        self.subscription: Subscription | None = None
+        self.ended: Subscription | None = None
+        self.period = Window(0, 0)
+        self.epoch = -1
+        self.known = False
+        self.waited = False
+        self.touched = False
+        self.read_us = 0
+        self.stale_us = END_OF_TIME_US
+        self.session_id = ""
+        self.open_session: SessionState | None = None
+        self.session_used_us = 0
+        self.closed_us = 0
+        self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
+        self.sessions: set[str] = set()
+        self.books: dict[AccountKey, Account] = {}
+        self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
+        self.counting: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
+        self.models: dict[str, ModelUse] = {}
+        self.pending: dict[str, Event] = {}
+        self.flights: dict[tuple[str, int], Flight] = {}
+        self.seen: dict[tuple[str, str], Seen] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the ledger knows all of this user, so that nothing is lost by forgetting them."""
+        opened = self.open_session
+        changed_us = max(self.closed_us, opened.started_us if opened is not None else 0)
+        return (
+            changed_us <= self.read_us
+            and not self.pending
+            and not any(each.is_in_use for each in list(self.books.values()))
+        )
+
+    def session_now(self, session_id: str | None, at_us: int) -> str:
+        """Return the session that a call would belong to, and open none: "" is a new one.
+
+        Args:
+            session_id: As the application names it, or None.
+            at_us: Now.
+        """
+        opened = self.open_session
+        if session_id is not None or opened is None:
+            return session_id or ""
+        is_idle = at_us - self.session_used_us > self.session_timeout_us
+        return "" if is_idle else opened.session_id
+
+
+class Figures(NamedTuple):
+    """What a user has used, in nano-dollars and tokens.
+
+    Attributes:
+        period_cost_nano, session_cost_nano: Spent.
+        held_cost_nano: Held by calls in flight.
+        by_model: (tokens, nano-dollars) in the period, by canonical model name.
+        held_tokens: Held by calls in flight, by the same.
+    """
+
+    period_cost_nano: int
+    session_cost_nano: int
+    held_cost_nano: int
+    by_model: dict[str, tuple[int, int]]
+    held_tokens: dict[str, int]

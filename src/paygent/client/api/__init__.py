@@ -1,0 +1,1 @@
+"""The Python API: `Paygent`, its verbs, and what each of them needs."""

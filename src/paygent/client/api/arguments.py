@@ -1,0 +1,170 @@
+"""Reads the arguments of configuring verbs; every broken rule is reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paygent.client.api.record_event import Entry
+from paygent.client.context.identity import read_user_id
+from paygent.core.money import read_cost_nano, read_decimal
+from paygent.core.period import Subscription, to_us
+from paygent.core.validation import Findings
+from paygent.types import BillingPeriod
+
+_NAME_CHARS_MAX = 255
+_TEXT_CHARS_MAX = 1_000
+_TOKENS_MAX = 10**12
+_TOOL_CALLS_MAX = 1_000
+_SECONDS_MAX = 86_400
+
+
+def check_user(findings: Findings, user_id: Any) -> str:
+    """Return a user id as text; note the rule that it breaks."""
+    found = read_user_id(user_id)
+    if found is None:
+        findings.add(
+            "user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID"
+        )
+    return found or ""
+
+
+def valid_user(verb: str, user_id: Any) -> str:
+    """Return a user id as text.
+
+    Raises:
+        InvalidValue: if it cannot be one.
+    """
+    findings = Findings(verb)
+    found = check_user(findings, user_id)
+    findings.raise_if_any()
+    return found
+
+
+def valid_question(verb: str, user_id: Any, model: Any) -> str:
+    """Check a user id and the name of a model, or None for none; return the id as text.
+
+    Raises:
+        InvalidValue: naming both if both break a rule.
+    """
+    findings = Findings(verb)
+    found = check_user(findings, user_id)
+    if model is not None:
+        check_name(findings, "model", model)
+    findings.raise_if_any()
+    return found
+
+
+def valid_seconds(verb: str, name: str, value: Any) -> float:
+    """Return a number of seconds, 0 for a negative one.
+
+    Raises:
+        InvalidValue: if it is no finite number, or more than a day.
+    """
+    number = read_decimal(value) if not isinstance(value, str) else None
+    if number is None or not number.is_finite() or number > _SECONDS_MAX:
+        findings = Findings(verb)
+        findings.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
+        findings.raise_if_any()
+    return max(float(value), 0.0)
+
+
+def check_name(findings: Findings, name: str, value: Any) -> None:
+    """Note the rule that a name breaks."""
+    if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
+        findings.add(name, value, "must be a string of 1 to 255 characters")
+    elif "\0" in value or any("\ud800" <= each <= "\udfff" for each in value):
+        findings.add(name, value, "must be text without NUL and half surrogate pairs")
+
+
+def subscription_of(period: BillingPeriod | None) -> Subscription | None:
+    """Return a billing period as the subscription that renews by its length."""
+    return None if period is None else Subscription(to_us(period.start), to_us(period.end))
+
+
+def read_advice(given: Mapping[str, Any]) -> str:
+    """Check the arguments of `get_max_tokens`, by name, and return the user id as text.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings("get_max_tokens")
+    whose = check_user(findings, given["user_id"])
+    check_name(findings, "model", given["model"])
+    for name, least in (("estimated_input_tokens", 0), ("hard_cap", 1)):
+        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
+            findings.add(name, given[name], f"must be a whole number from {least} to 10¹²")
+    messages = given["messages"]
+    if messages is not None and not isinstance(messages, (list, tuple)):
+        findings.add("messages", messages, "must be a list of messages, or None")
+    findings.raise_if_any()
+    return whose
+
+
+def read_entry(given: Mapping[str, Any]) -> Entry:
+    """Read the arguments of `record_event`, by name.
+
+    Raises:
+        InvalidValue: naming every argument that breaks a rule.
+    """
+    findings = Findings("record_event")
+    if given["user_id"] is not None:
+        check_user(findings, given["user_id"])
+    is_correction = given["corrects"] is not None
+    cost = _read_cost(findings, given["cost"], signed=is_correction)
+    least = -_TOKENS_MAX if is_correction else 0
+    for name in ("input_tokens", "output_tokens"):
+        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
+            rule = f"must be a whole number from {'-10¹²' if is_correction else '0'} to 10¹²"
+            findings.add(name, given[name], rule)
+    for name in ("model", "session_id", "tool_calls") if is_correction else ():
+        if given[name] is not None:
+            findings.add(name, given[name], "must not be given: it is that of the corrected event")
+    for name in ("model", "idempotency_key", "session_id", "corrects"):
+        if given[name] is not None:
+            check_name(findings, name, given[name])
+    text = given["description"]
+    if text is not None and (not isinstance(text, str) or len(text) > _TEXT_CHARS_MAX):
+        findings.add(
+            "description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters"
+        )
+    tools = given["tool_calls"]
+    if tools is not None:
+        if (
+            isinstance(tools, str)
+            or not isinstance(tools, (list, tuple))
+            or len(tools) > _TOOL_CALLS_MAX
+        ):
+            findings.add(
+                "tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
+            )
+        else:
+            for tool in tools:
+                check_name(findings, "tool_calls", tool)
+    if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
+        findings.add("metadata", given["metadata"], "must be a dict")
+    findings.raise_if_any()
+    return Entry(
+        cost,
+        given["input_tokens"],
+        given["output_tokens"],
+        given["model"],
+        text,
+        given["idempotency_key"],
+        tuple(tools or ()),
+        given["corrects"],
+    )
+
+
+def _read_cost(findings: Findings, given: Any, *, signed: bool) -> int | None:
+    """Return a cost in nano-dollars, also a negative one if `signed`; note what rule it breaks."""
+    if given is None:
+        return None
+    number = read_decimal(given) if signed else None
+    is_less = number is not None and not number.is_nan() and number < 0
+    try:
+        cost = read_cost_nano(-number if is_less and number is not None else given)
+    except ValueError as error:
+        findings.add("cost", given, str(error))
+        return None
+    return -cost if is_less else cost

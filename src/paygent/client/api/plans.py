@@ -1,0 +1,150 @@
+"""Plans and who is on them: the verbs that configure.
+
+Each changes this process's memory at once and is a record of the journal, which the ledger gets in
+its turn. Bad values raise here, all at once: nobody's call is under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from paygent.client.accounts.registry import Accounts, User
+from paygent.client.api.arguments import check_name, check_user, subscription_of
+from paygent.client.api.queries import Asking
+from paygent.client.journal.journal import RECORD_BYTES_MAX
+from paygent.client.metering.records import Entries, encode_directory
+from paygent.client.runtime.callbacks import Callbacks
+from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
+from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.core.validation import Findings
+from paygent.errors import PaygentWarning
+from paygent.failopen import warn
+from paygent.types import BillingPeriod, UserState
+
+_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
+
+
+class Directory:
+    """Keeps the plans and assignments of one `Paygent`. Thread-safe."""
+
+    def __init__(
+        self,
+        default_plan: str,
+        accounts: Accounts,
+        asking: Asking,
+        callbacks: Callbacks,
+        entries: Entries | None,
+        now_us: Callable[[], int],
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            default_plan: The plan that may be assigned without being configured.
+            accounts: This process's memory.
+            asking: Knows users.
+            callbacks: Told when a session opens.
+            entries: Writes the records; None writes none (Paygent is switched off).
+            now_us: The clock.
+        """
+        self._default_plan = default_plan
+        self._accounts = accounts
+        self._asking = asking
+        self._callbacks = callbacks
+        self._entries = entries
+        self._now_us = now_us
+
+    def configure(self, name: Any, config: Any) -> None:
+        """Set a plan; see `Paygent.configure_plan`.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+        """
+        findings = Findings("configure_plan")
+        check_name(findings, "name", name)
+        if not isinstance(config, PlanConfig):
+            findings.add("config", config, "must be a PlanConfig")
+        findings.raise_if_any()
+        record = PlanRecord(name, plan_to_json(config), self._now_us())
+        if len(encode_directory(record)) > RECORD_BYTES_MAX:
+            findings.add("config", name, _TOO_LARGE)
+            findings.raise_if_any()
+        for cap in config.caps_out_of_range:
+            warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
+        self._accounts.set_plan(name, config)
+        self._write(record)
+
+    def assign(
+        self,
+        verb: str,
+        user_id: Any,
+        plan: str,
+        own: PlanConfig | None,
+        billing_period: BillingPeriod | None,
+        *,
+        opens_session: bool = False,
+    ) -> UserState:
+        """Put a user on a plan; see `Paygent.assign_plan` and `Paygent.start_session`.
+
+        Args:
+            verb: What the application called, for its errors.
+            user_id, plan, billing_period: As the application gave them.
+            own: The user's own version of the plan, or None.
+            opens_session: Whether a session is opened if none is.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+        """
+        findings = Findings(verb)
+        whose = check_user(findings, user_id)
+        check_name(findings, "plan", plan)
+        if own is not None and not isinstance(own, PlanConfig):
+            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
+        if billing_period is not None and not isinstance(billing_period, BillingPeriod):
+            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
+        findings.raise_if_any()
+        now_us = self._now_us()
+        user = self._asking.known(whose)
+        subscription = subscription_of(billing_period)
+        if opens_session and subscription is None:
+            subscription = user.subscription  # a session does not change how the user pays
+        if (user.assigned, user.plan_name, user.own, user.subscription) != (
+            True,
+            plan,
+            own,
+            subscription,
+        ):
+            document = plan_to_json(own) if own is not None else None
+            record = AssignRecord(whose, plan, document, subscription, now_us)
+            if len(encode_directory(record)) > RECORD_BYTES_MAX:
+                findings.add("plan_config", plan, _TOO_LARGE)
+                findings.raise_if_any()
+            self._accounts.assign(whose, plan, own, subscription, now_us)
+            self._write(record)
+        if own is None and plan not in (*self._accounts.plans, self._default_plan):
+            warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
+        if opens_session:
+            self._open_session(user, now_us)
+        return self._asking.state(user)
+
+    def _open_session(self, user: User, now_us: int) -> None:
+        self._accounts.session(user, None, now_us)
+        if self._entries is not None:
+            self._entries.write_opened_sessions()
+
+    def close_session(self, user_id: str) -> None:
+        """Close the user's open session, if there is one."""
+        user = self._asking.known(user_id)
+        closed = self._accounts.close_session(user, self._now_us())
+        if closed is not None:
+            self._write(closed)
+
+    def say_opened(self, user_id: str) -> None:
+        """Tell the application that a session of a user was opened."""
+        if self._callbacks.wants("session_start"):
+            user = self._accounts.user(user_id, self._now_us())
+            self._callbacks.fire("session_start", self._asking.state(user))
+
+    def _write(self, record: DirectoryRecord) -> None:
+        if self._entries is not None:
+            self._entries.write(record)

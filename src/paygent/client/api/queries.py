@@ -1,0 +1,341 @@
+"""What applications ask: what a user has used, what the gate would say, who used what.
+
+Figures of a user come from this process's memory, after one question to the ledger about a user
+that it does not know yet; reports are read from the ledger. Nothing here changes what is spent or
+held.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from paygent.client.accounts.registry import Accounts, User
+from paygent.client.context.identity import here
+from paygent.client.journal.delivery import Worker
+from paygent.client.metering.call import wait_for
+from paygent.client.runtime.event_loops import runs_loop
+from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
+from paygent.core.estimate import bound, measure, output_that_fits
+from paygent.core.gate import Reading, room, usage_ppm
+from paygent.core.messages import BookedEvent
+from paygent.core.period import calendar_month, to_datetime, to_us
+from paygent.core.plan import LimitKey
+from paygent.core.report import UsageRow, group
+from paygent.core.validation import Findings
+from paygent.core.value import exact_usd
+from paygent.failopen import failures
+from paygent.ledger.port import LedgerUnavailable
+from paygent.prices.catalogue import Catalogue
+from paygent.types import (
+    BillingPeriod,
+    BudgetRemaining,
+    CurrentUsage,
+    GuardResult,
+    MaxTokensAdvice,
+    ModelUsage,
+    UserState,
+    guard_result,
+)
+
+REPORT_WAIT_S = 30.0
+"""Longest wait for a report; one over a year of a large store takes a second."""
+
+
+class Asking:
+    """Answers questions about the users of one `Paygent`. Thread-safe."""
+
+    def __init__(
+        self,
+        accounts: Accounts,
+        catalogue: Catalogue,
+        worker: Worker,
+        now_us: Callable[[], int],
+        *,
+        enabled: bool,
+        end_late: Callable[[], None],
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            accounts: What this process knows.
+            catalogue: Tells which model a name means.
+            worker: Asks the ledger.
+            now_us: The clock.
+            enabled: False asks no ledger (Paygent is switched off): nobody has used anything.
+            end_late: Ends what is to be ended before figures are read.
+        """
+        self._end_late = end_late
+        self._accounts = accounts
+        self._catalogue = catalogue
+        self._worker = worker
+        self._now_us = now_us
+        self._enabled = enabled
+
+    def known(self, user_id: str) -> User:
+        """Return a user, asked of the ledger if this process does not know them yet (a quarter
+        second at most; on a thread that runs an event loop nobody waits).
+        """
+        self._end_late()
+        now_us = self._now_us()
+        user = self._accounts.user(user_id, now_us)
+        session_id = _context_session(user_id)
+        if self._can_ask and self._accounts.asks(user, session_id, now_us):
+            self._ask(user, session_id)
+            self._accounts.waited(user, session_id, now_us)
+        return self._accounts.user(user_id, now_us)
+
+    def _ask(self, user: User, session_id: str | None) -> None:
+        answer = self._worker.ask(user, session_id)
+        if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
+            failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
+
+    @property
+    def _can_ask(self) -> bool:
+        return self._enabled and not self._worker.is_stopped
+
+    def guard(self, user: User, model: str | None) -> GuardResult:
+        """Return what the gate would say to a call of a model now; None looks at the limits of all
+        models together only.
+        """
+        if not self._enabled:
+            return GuardResult()
+        now_us = self._now_us()
+        model_key = ""
+        if model:
+            model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
+        decision = self._accounts.check(user, self.session_of(user), model_key, now_us)
+        return guard_result(decision, user.user_id)
+
+    def session_of(self, user: User) -> str:
+        """Return the session that figures are about: the context's, else the one used last, else
+        the open one.
+        """
+        opened = user.open_session.session_id if user.open_session is not None else ""
+        return _context_session(user.user_id) or user.session_id or opened
+
+    def usage(self, user: User) -> CurrentUsage:
+        """Return what a user has used in the current period and session."""
+        session_id = self.session_of(user)
+        figures = self._accounts.figures(user, session_id, self._now_us())
+        opened = user.open_session
+        started = (
+            to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
+        )
+        return CurrentUsage(
+            period_cost=exact_usd(figures.period_cost_nano),
+            session_cost=exact_usd(figures.session_cost_nano),
+            session_id=session_id or None,
+            session_started_at=started,
+            period_tokens_total=sum(tokens for tokens, _ in figures.by_model.values()),
+            period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
+            period_cost_by_model={
+                model: exact_usd(use[1]) for model, use in figures.by_model.items()
+            },
+            reserved_cost=exact_usd(figures.held_cost_nano),
+            reserved_tokens_by_model=figures.held_tokens,
+        )
+
+    def state(self, user: User) -> UserState:
+        """Return a user with plan, usage and period."""
+        return UserState(
+            user_id=user.user_id,
+            paygent_user_id=None,
+            plan=user.plan_name,
+            sdk_enabled=user.sdk_enabled,
+            plan_config=user.plan,
+            current_usage=self.usage(user),
+            billing_period=BillingPeriod(
+                to_datetime(user.period.start_us), to_datetime(user.period.end_us)
+            ),
+            last_refreshed=to_datetime(user.read_us) if user.read_us else None,
+        )
+
+    def model_usage(self, user: User) -> list[ModelUsage]:
+        """Return what a user has used of each model, and of each that the plan limits."""
+        now_us = self._now_us()
+        used = self._accounts.figures(user, "", now_us).by_model
+        caps = {
+            key.model: reading.lines.cap
+            for key, reading in self._accounts.limits(user, "", None, now_us)
+            if _is_model_limit(key)
+        }
+        names = [*used, *(name for name in caps if name not in used)]
+        return [
+            ModelUsage(
+                model=name,
+                tokens_used=used.get(name, _UNUSED)[0],
+                tokens_limit=caps.get(name),
+                cost=exact_usd(used.get(name, _UNUSED)[1]),
+            )
+            for name in sorted(names, key=lambda name: (-used.get(name, _UNUSED)[1], name))
+        ]
+
+    def remaining(self, user: User) -> BudgetRemaining:
+        """Return what a further call of a user could still use."""
+        limits = self._accounts.limits(user, self.session_of(user), None, self._now_us())
+        left = _Left(limits)
+        nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
+        return BudgetRemaining(
+            period_spend_remaining=left.dollars("period"),
+            session_spend_remaining=left.dollars("session"),
+            model_tokens_remaining=left.model_tokens,
+            most_constrained=_word(nearest[0]) if nearest is not None else "unbounded",
+        )
+
+    def max_tokens(self, user: User, model: str, input_tokens: int, most: int) -> MaxTokensAdvice:
+        """Return how much output a call may ask for.
+
+        Args:
+            user: Whose call.
+            model: Of which model.
+            input_tokens: What it sends.
+            most: Upper bound on the answer.
+        """
+        now_us = self._now_us()
+        resolved = self._catalogue.resolve("", model, now_us, user.plan)
+        session_id, model_key = self.session_of(user), resolved.model_key
+        limits = self._accounts.limits(user, session_id, model_key, now_us)
+        if resolved.context_tokens is not None:
+            most = min(most, resolved.context_tokens)
+        binding = "unbounded"
+        for key, reading in limits:
+            if key.metric == "spend" and resolved.is_free and reading.lines.cap:
+                continue
+            fits = output_that_fits(
+                key.metric, room(reading), input_tokens, most, rates=resolved.rates
+            )
+            if fits < most:
+                most, binding = fits, _word(key)
+        left = _Left(limits)
+        return MaxTokensAdvice(
+            max_tokens=most,
+            binding_limit=binding if most else "blocked",
+            period_spend_remaining=left.dollars("period"),
+            session_spend_remaining=left.dollars("session"),
+            model_tokens_remaining=min(left.model_tokens.values(), default=None),
+        )
+
+    def input_tokens(self, user: User, model: str, body: Mapping[str, Any]) -> int:
+        """Return how many tokens a request is expected to send; its most, in a strict plan."""
+        size = measure(body)
+        if user.plan.pre_call_estimate:
+            return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
+        resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
+        flight = self._accounts.flight(user, "chat.completions", resolved)
+        return flight.use(size, 0).estimate.input_tokens
+
+    def refresh(self, user_id: str) -> User:
+        """Return a user as the ledger knows them now, or as they were known if it does not answer
+        in a quarter second; on a thread that runs an event loop nobody waits for it.
+        """
+        user = self._accounts.user(user_id, self._now_us())
+        if self._can_ask:
+            self._ask(user, _context_session(user_id))
+        return self._accounts.user(user_id, self._now_us())
+
+    def event(self, user: User, event_id: str) -> BookedEvent | None:
+        """Return an event of a user with its corrections, or None where nobody knows it.
+
+        What this process has not delivered yet is in its memory; the rest is asked of the ledger,
+        for a quarter second at most, and not on a thread that runs an event loop.
+        """
+        pending = list(user.pending.values())
+        ours = next((each for each in pending if each.event_id == event_id), None)
+        booked = None
+        if self._can_ask and not runs_loop():
+            read = self._worker.read(lambda ledger: ledger.event(event_id))
+            if wait_for(read, FIRST_TOUCH_WAIT_S) and read.exception() is None:
+                booked = read.result()
+        if ours is None and booked is None:
+            return None
+        corrections = {each.event_id: each for each in booked.corrections} if booked else {}
+        corrections.update({e.event_id: e for e in pending if e.corrects == event_id})
+        found = ours if ours is not None else booked.event if booked is not None else None
+        assert found is not None  # one of the two knows it
+        prices = booked.prices if booked is not None else None
+        return BookedEvent(found, tuple(corrections.values()), prices)
+
+    def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
+        """Return usage and cost of a span of days; see `Paygent.report`.
+
+        Args:
+            by, start, end: As the application gave them.
+
+        Raises:
+            InvalidValue: naming what breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
+        """
+        findings = Findings("report")
+        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
+        if not names or any(name not in ("user", "model") for name in names):
+            findings.add("by", by, 'must be "user", "model" or both')
+        for name, moment in (("start", start), ("end", end)):
+            if moment is not None and not _is_moment(moment):
+                findings.add(name, moment, "must be an aware datetime of the years 1 to 9999")
+        findings.raise_if_any()
+        if not self._enabled:
+            return ()
+        now_us = self._now_us()
+        end_us = to_us(end) if end is not None else now_us + 1
+        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
+        if not self._can_ask:
+            raise LedgerUnavailable("this Paygent has been shut down")
+        self._end_late()
+        if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
+            failures.say(
+                "report_incomplete", "a report lacks events that the ledger does not have yet"
+            )
+        read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
+        if not wait_for(read, REPORT_WAIT_S):
+            raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
+        return group(read.result(), names)
+
+
+_UNUSED = (0, 0)
+_WORDS = {"total_spend": "period_spend", "session_spend": "session_spend"}
+
+
+def _is_model_limit(key: LimitKey) -> bool:
+    return key.metric == "tokens" and bool(key.model) and key.window == "period"
+
+
+def _word(key: LimitKey) -> str:
+    """Return the documented word for a limit, else its reason."""
+    return "model_tokens" if _is_model_limit(key) else _WORDS.get(key.reason, key.reason)
+
+
+class _Left:
+    """What is left of a user's limits."""
+
+    def __init__(self, limits: Iterable[tuple[LimitKey, Reading]]) -> None:
+        self._room = {key: room(reading) for key, reading in limits}
+
+    def dollars(self, window: str) -> Any:
+        """Return the dollars left in the period or session, exactly; infinite without a limit."""
+        scope = "session" if window == "session" else "user"
+        left_nano = self._room.get(LimitKey("spend", scope, "", window))
+        return math.inf if left_nano is None else exact_usd(left_nano)
+
+    @property
+    def model_tokens(self) -> dict[str, int]:
+        """The tokens left of each model that has a limit."""
+        return {key.model: left for key, left in self._room.items() if _is_model_limit(key)}
+
+
+def _is_moment(value: Any) -> bool:
+    """Tell whether a value is an aware datetime that exists in UTC too."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return False
+    try:
+        to_us(value)
+    except OverflowError:
+        return False
+    return True
+
+
+def _context_session(user_id: str) -> str | None:
+    identity = here()
+    return identity.session_id if identity is not None and identity.user_id == user_id else None

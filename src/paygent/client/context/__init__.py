@@ -1,0 +1,1 @@
+"""The current user: `paygent_context`, `paygent_track`, and propagation to threads and tasks."""

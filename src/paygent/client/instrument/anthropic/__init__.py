@@ -1,0 +1,1 @@
+"""Anthropic: its operations, and how their answers are read."""

@@ -1,0 +1,1 @@
+"""Callables that are no patched SDK: `wrap`, registered providers, Bedrock."""

@@ -1,0 +1,186 @@
+"""Providers that the application registered: gate and meter around the methods it named.
+
+A registered class may stand above an SDK that is metered itself; then the SDK's own call counts,
+and the one around it gives up (`enclosing`). The `paygent_*` arguments of a call never reach the
+provider's method, also where nothing is metered.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from paygent.client.instrument.callables.run import (
+    UNSEEN,
+    Work,
+    prepare,
+    run,
+    run_async,
+    take_arguments,
+)
+from paygent.client.instrument.callables.usage import AnyStream, read_known, reader_for
+from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
+from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.patching.patches import Patch, Patches, Switch, as_function
+from paygent.client.metering.call import Request
+from paygent.client.runtime.providers import ProviderConfig
+from paygent.failopen import attempt, failures
+
+_BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+_REQUEST_KEYS = ("messages", "input", "prompt", "system", "instructions")
+
+
+class Target(NamedTuple):
+    """One method of a registered provider.
+
+    Attributes:
+        config: The provider.
+        module, class_name, method: Where it is.
+    """
+
+    config: ProviderConfig
+    module: str
+    class_name: str
+    method: str
+
+
+def targets_of(configs: list[ProviderConfig]) -> list[Target]:
+    """Return the methods of some providers."""
+    return [Target(config, *target) for config in configs for target in config.targets]
+
+
+def find(target: Target, module: Any) -> tuple[type, Any] | None:
+    """Return the class of a target and its method as it stands in the class or a base of it; None
+    where there is none.
+    """
+    found = module
+    for name in target.class_name.split("."):
+        found = getattr(found, name, None)
+    if not isinstance(found, type):
+        return None
+    method = inspect.getattr_static(found, target.method, None)
+    plain = getattr(method, "__func__", method)
+    return (found, method) if inspect.isroutine(plain) else None
+
+
+def say_missing(target: Target) -> None:
+    """Say that a target is not where its config says: no silent bypass."""
+    config, module, class_name, method = target
+    failures.say(
+        f"unhooked:{config.name}",
+        "provider %s: %s has no class %s with a method %s; its calls are neither gated nor metered",
+        config.name,
+        module,
+        class_name,
+        method,
+    )
+
+
+class TargetHook:
+    """Patches one method of a registered provider; see `patches.Hook`.
+
+    Attributes:
+        patch: What was put in, or None.
+    """
+
+    def __init__(self, target: Target, bare: dict[Any, Any]) -> None:
+        """Take a target.
+
+        Args:
+            target: What is patched.
+            bare: Wrappers of registered providers, and what is in them; shared by all of them.
+        """
+        self._target = target
+        self._bare = bare
+        self.name = target.config.name
+        self.module = target.module
+        self.patch: Patch | None = None
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Put gate and meter around the method; see `patches.Hook`."""
+        target = self._target
+        found = find(target, module)
+        if found is None:
+            say_missing(target)
+            return
+        owner, method = found
+        if self.patch is not None and self.patch.owner is owner:
+            if vars(owner).get(target.method) is self.patch.wrapper:
+                return  # a reload of the module would have made another class
+            failures.say(
+                f"hook_displaced:{self.name}",
+                "%s.%s was replaced by other code; the hook is put on top of it",
+                owner.__name__,
+                target.method,
+            )
+        if target.method not in vars(owner):  # from a base that may be registered as another
+            method = self._bare.get(method, method)
+        wrapper = wrap_method(target, method, patches.switch)
+        self.patch = patches.put(owner, target.method, wrapper)
+        self._bare[wrapper] = method
+        if vars(owner).get(target.method) is not wrapper:
+            say_missing(target)
+
+
+def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
+    """Return a method with gate and meter around it, of the kind that it is.
+
+    Args:
+        target: What it is.
+        method: As it stands in the class: a function, or a static or class method of one.
+        switch: Where it is off, our arguments are taken off a call, and that is all.
+    """
+    if isinstance(method, (staticmethod, classmethod)):
+        return type(method)(_wrap_function(target, method.__func__, switch))
+    return _wrap_function(target, as_function(method), switch)
+
+
+def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
+    """Return a function with gate and meter around it."""
+    config = target.config
+    read = reader_for(config.name, [config])
+    if config.extract_tokens is None:
+        read = read_known
+
+    def work_of(kwargs: dict[str, Any]) -> Work:
+        meter = meter_or_say() if switch.is_on else None
+        scope = attempt("prepare", take_arguments, kwargs)
+        request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
+        if request is None:
+            meter, request = None, Request(config.name, target.method, "", None)
+        return Work(meter, prepare(request, read), scope)
+
+    if inspect.iscoroutinefunction(inspect.unwrap(method)):
+
+        @functools.wraps(method)
+        async def in_coroutine(*args: Any, **kwargs: Any) -> Any:
+            work = work_of(kwargs)
+            return await run_async(work, functools.partial(method, *args, **kwargs))
+
+        return in_coroutine
+
+    @functools.wraps(method)
+    def in_function(*args: Any, **kwargs: Any) -> Any:
+        work = work_of(kwargs)
+        return run(work, functools.partial(method, *args, **kwargs))
+
+    return in_function
+
+
+def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:
+    """Read a call as its keyword arguments tell; a request that they do not tell has a size of
+    its own.
+    """
+    model = kwargs.get("model")
+    is_seen = any(kwargs.get(name) is not None for name in _REQUEST_KEYS)
+    route = Route(target.method, read_known, AnyStream, max_tokens_names=_BOUNDS)
+    return Request(
+        target.config.name,
+        target.method,
+        model if isinstance(model, str) else "",
+        kwargs,
+        max_tokens=max_tokens_of(route, kwargs.get),
+        size=None if is_seen else UNSEEN,
+    )

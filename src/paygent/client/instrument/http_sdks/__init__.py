@@ -1,0 +1,1 @@
+"""The one wrapper around the `request` method of a generated SDK."""

@@ -1,0 +1,206 @@
+"""After a call: how it ends, by what the provider has answered or what was raised.
+
+An answer settles with its usage, at once or when its stream ends; what cannot have cost anything is
+void; whatever the provider may have billed settles what was held for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from paygent.client.instrument.http_sdks.request import Prepared
+from paygent.client.instrument.streams.byte_tap import BytesReader, tap_bytes
+from paygent.client.instrument.streams.ending import Ending, Ends, Settles
+from paygent.client.instrument.streams.iterator_tap import tap_stream
+from paygent.client.instrument.streams.reader import StreamReader
+from paygent.client.metering.call import Call, Request
+from paygent.client.metering.meter import Meter
+from paygent.core.estimate import Estimate
+from paygent.core.usage import Deferred, Usage, get
+from paygent.failopen import attempt, failures
+
+
+def end_answered(meter: Settles, call: Ends, prepared: Prepared, answer: Any) -> None:
+    """End a call that was answered: now, or when its stream ends."""
+    route = prepared.route
+    want_tools = call.wants_tools
+    if not prepared.is_raw and not prepared.is_stream and not _is_http(answer):
+        meter.settle(call, attempt("usage", route.read, answer, want_tools))
+        return
+    reader = route.stream_reader(want_tools, call.drops_usage_chunk)
+
+    def read(document: Any) -> Usage | Deferred | None:
+        return route.read(document, want_tools)
+
+    if prepared.is_raw or _is_http(answer):
+        _end_raw(meter, call, answer, reader, read)
+    elif not tap_stream(answer, meter, call, reader, read):
+        failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
+        meter.settle(call, None)
+
+
+def _is_http(answer: Any) -> bool:
+    """Tell whether an answer is the HTTP library's own response (`cast_to=Response`)."""
+    return hasattr(answer, "is_stream_consumed") and hasattr(answer, "stream")
+
+
+def _end_raw(
+    meter: Settles,
+    call: Ends,
+    answer: Any,
+    reader: StreamReader,
+    read: Callable[[Any], Usage | Deferred | None],
+) -> None:
+    """End a call whose answer the application reads raw: from its bytes, read or still to come."""
+    response = answer if _is_http(answer) else getattr(answer, "http_response", None)
+    if response is None:
+        meter.settle(call, None)
+        return
+    if getattr(response, "is_stream_consumed", False) or getattr(response, "is_closed", False):
+        meter.settle(call, attempt("usage", _read_whole, response, reader, read, call.estimate))
+        return
+    bytes_reader = BytesReader(response.headers, reader, read)
+    ending = Ending(meter, call, bytes_reader)
+    if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
+        call.hand_over()
+    else:
+        meter.settle(call, None)
+
+
+def _read_whole(
+    response: Any,
+    reader: StreamReader,
+    read: Callable[[Any], Usage | Deferred | None],
+    estimate: Estimate,
+) -> Usage | Deferred | None:
+    """Read the usage of an HTTP response that has been read to its end."""
+    is_events = "event-stream" in str(response.headers.get("content-type"))
+    if not (is_events or getattr(reader, "reads_lines", False)):
+        try:
+            document = response.json()
+        except ValueError:
+            return None  # no JSON: audio, or text
+        return read(document)
+    bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
+    bytes_reader.feed_bytes(response.content)
+    bytes_reader.end()
+    return bytes_reader.usage(estimate)
+
+
+NEVER_SENT = (
+    "ConnectError",
+    "ConnectTimeout",
+    "PoolTimeout",
+    "UnsupportedProtocol",
+    "LocalProtocolError",
+)
+"""Classes of the HTTP libraries' errors that come before a request has left."""
+
+_CAUSES_MAX = 8
+
+
+def end_failed(
+    meter: Meter, call: Call, prepared: Prepared, error: BaseException, was_sent: bool = True
+) -> None:
+    """End a call that raised: void what cannot have cost anything, settle the rest.
+
+    A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
+    cancellation settle the estimate, since the provider may have billed. An answer that the SDK
+    could not parse was paid too; where the error carries the answer, its usage counts.
+
+    Args:
+        was_sent: False for an interruption between the gate and the provider.
+    """
+    if not was_sent:
+        meter.void(call, "interrupted before it was sent")
+        return
+    answered = get(error, "completion")
+    if answered is not None:
+        usage = attempt("usage", prepared.route.read, answered, call.wants_tools)
+        meter.settle(call, usage)
+        return
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int):
+        if status >= 400:
+            meter.void(call, f"status {status}")
+        else:
+            meter.settle(call, None)
+        return
+    if not isinstance(error, Exception):
+        meter.settle(call, None)
+        return
+    names = names_of_causes(error)
+    if any(name in NEVER_SENT for name in names):
+        meter.void(call, "never sent")
+    elif isinstance(error, ValueError) or any(is_paid(name) for name in names):
+        meter.settle(call, None)
+    else:
+        meter.void(call, "failed before it was sent")
+
+
+def names_of_causes(error: BaseException) -> list[str]:
+    """Return the class names of an error and of what the SDK says caused it.
+
+    Not of its context: a call that is made while the application handles another error has that one
+    there.
+    """
+    names: list[str] = []
+    each: BaseException | None = error
+    while each is not None and len(names) < _CAUSES_MAX:
+        names.extend(base.__name__ for base in type(each).__mro__)
+        each = each.__cause__
+    return names
+
+
+def is_paid(name: str) -> bool:
+    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for an exchange that
+    broke, or for an answer that the SDK would not parse.
+    """
+    return name in (
+        "ContentFilterFinishReasonError",
+        "LengthFinishReasonError",
+        "APIConnectionError",
+        "APITimeoutError",
+        "TransportError",
+        "TimeoutException",
+        "TimeoutError",
+    )
+
+
+def end_collected(meter: Meter, prepared: Prepared, answer: Any) -> None:
+    """Take in an answer that tells the use of earlier work: now, or when its stream ends."""
+    end_answered(_Collector(meter), _Question(prepared.request), prepared, answer)
+
+
+class _Collector:
+    """Stands where a meter ends calls, for answers that end none."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self.late_ends = meter.late_ends
+
+    def settle(self, call: Any, found: Usage | Deferred | None) -> None:
+        """Book what is said of earlier work."""
+        if call.claim_end() and isinstance(found, Deferred):
+            self._meter.collect(call.request, found)
+
+
+class _Question:
+    """Stands for a call that is none: nothing was held, and nothing is lost where it is dropped."""
+
+    drops_usage_chunk = False
+    wants_tools = False
+    estimate = Estimate(0, 0)
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.done = False
+
+    def claim_end(self) -> bool:
+        """Take the right to end it; true for the first who asks."""
+        first, self.done = not self.done, True
+        return first
+
+    def hand_over(self) -> None:
+        """Leave the end to who carries it."""

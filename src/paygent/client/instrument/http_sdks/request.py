@@ -1,0 +1,152 @@
+"""Before a call: its request, read as the SDK is about to send it.
+
+The body is looked at and never changed, but for one thing: a stream that would not tell its usage
+is asked to, once its call has begun. What is ours in the headers is taken out here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Hashable, Mapping
+from typing import Any, NamedTuple, cast
+
+from paygent.client.context.identity import Identity
+from paygent.client.instrument.http_sdks.route import (
+    Route,
+    Sdk,
+    max_tokens_of,
+    plain_path,
+    route_name,
+)
+from paygent.client.metering.call import Request
+from paygent.failopen import attempt, failures
+
+CARRIER_HEADER = "x-paygent-call"
+"""Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed
+there.
+"""
+_RAW_HEADER = "x-stainless-raw-response"
+
+
+class Carrier(str):
+    """A header value that carries whose call it is; empty as text, so that it tells nothing if it
+    leaks.
+    """
+
+    identity: Identity
+
+
+class Prepared(NamedTuple):
+    """A metered call, ready to begin."""
+
+    request: Request
+    route: Route
+    is_stream: bool
+    is_raw: bool
+    asks_for_usage: bool
+
+
+def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
+    """Read a request as the SDK is about to send it; None for one that is not metered.
+
+    Removes what is ours from the headers.
+    """
+    identity, raw = _take_headers(options)
+    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
+    if isinstance(route, bool):
+        if not route:
+            shown = route_name(str(options.method).upper(), plain_path(options.url))
+            kind = f"unmetered:{sdk.name}:{shown}"
+            failures.say(kind, "%s %s is neither gated nor metered", sdk.name, shown)
+        return None
+    body = options.json_data if isinstance(options.json_data, Mapping) else None
+    extra = getattr(options, "extra_json", None)
+    if body is not None and isinstance(extra, Mapping) and extra:
+        body = {**body, **extra}
+    requests = 1
+    if body is not None and route.view is not None:
+        body, requests = route.view(body)
+    get_field = body.get if body is not None else _nothing
+    told = None
+    if route.told is not None and body is not None:
+        told = attempt("told", route.told, body, getattr(options, "files", None))
+    is_stream = bool(kwargs.get("stream"))
+    asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
+    model = get_field("model")
+    request = Request(
+        _provider_of(sdk, client),
+        route.alike or route.name,
+        model if isinstance(model, str) else "",
+        body,
+        generates=route.generates,
+        max_tokens=max_tokens_of(route, get_field),
+        identity=identity,
+        told=told,
+        requests=requests,
+        tier=route.tier,
+    )
+    return Prepared(request, route, is_stream, raw, asks)
+
+
+_providers: dict[tuple[type, int], tuple[Any, str]] = {}
+"""Who is called through a class of clients and a URL object: reading a host out of a URL takes
+microseconds. The URL is kept beside its identity, so that this stays its own.
+"""
+_PROVIDERS_MAX = 1_024
+
+
+def _provider_of(sdk: Sdk, client: Any) -> str:
+    base_url = client.base_url
+    key = (type(client), id(base_url))
+    known = _providers.get(key)
+    if known is None:
+        if len(_providers) >= _PROVIDERS_MAX:
+            _providers.clear()
+        known = _providers[key] = (base_url, sdk.provider(client))
+    return known[1]
+
+
+@functools.lru_cache(maxsize=1024)
+def route_of(sdk: Hashable, method: str, url: str) -> Route | bool:
+    """Return the route of a request; the same few come again and again."""
+    return cast(Sdk, sdk).route(method.upper(), plain_path(url))
+
+
+def _nothing(name: str) -> None:
+    """Stand for the fields of a body that is no JSON object."""
+
+
+def _take_headers(options: Any) -> tuple[Identity | None, bool]:
+    """Return whose call the headers say it is, and whether a raw response was asked for; remove
+    what is ours.
+    """
+    headers = options.headers
+    if not isinstance(headers, Mapping) or not headers:
+        return None, False
+    identity = None
+    raw = False
+    for name, value in headers.items():
+        if name.lower() == _RAW_HEADER:
+            raw = True
+        elif isinstance(value, Carrier):
+            identity = value.identity
+    if identity is not None:
+        options.headers = {
+            name: value for name, value in headers.items() if not isinstance(value, Carrier)
+        }
+    return identity, raw
+
+
+def ask_for_usage(options: Any) -> bool:
+    """Have a stream end with its usage; true when we asked and not the application.
+
+    Then the chunk is ours to take out again, so this is done only for calls that have begun: the
+    stream of any other has no tap.
+    """
+    body = options.json_data
+    stream_options = body.get("stream_options")
+    if isinstance(stream_options, Mapping) and "include_usage" in stream_options:
+        return False
+    own = dict(stream_options) if isinstance(stream_options, Mapping) else {}
+    options.json_data = {**body, "stream_options": {**own, "include_usage": True}}
+    return True

@@ -1,0 +1,359 @@
+"""The call: the one wrapper around a provider SDK's own funnel, sync and async.
+
+Theory of operation
+-------------------
+Generated SDKs send everything through one method, `request`, outside their retry loop; that is
+where a call is gated and metered, so that retries are one call and no operation slips by. An
+operation is known by its path: *metered* ones are gated and metered, *free* ones pass, and the rest
+passes too, but is counted and said once per route.
+
+What comes before the call is in `request.py`, how it ends in `outcome.py`. The provider's answer is
+held in a local before any code of ours runs on it, and is what the application gets; so is the
+provider's exception. Everything of ours runs inside `attempt`, which lets only
+`PaygentLimitExceeded` through. Sync and async share every step; only the two places that wait
+differ.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from typing import Any, cast
+
+from paygent.client.context.identity import CALL_ARGUMENTS, Identity, take_along
+from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
+from paygent.client.instrument.http_sdks.request import (
+    CARRIER_HEADER,
+    Carrier,
+    ask_for_usage,
+    prepare,
+    route_of,
+)
+from paygent.client.instrument.http_sdks.route import Route, Sdk
+from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
+from paygent.client.metering.call import Wait
+from paygent.client.metering.meter import Meter
+from paygent.failopen import attempt, failures
+
+_active: Meter | None = None
+_was_active = False
+
+
+def set_active(meter: Meter | None) -> None:
+    """Let calls go through a meter from now on; None lets them pass."""
+    global _active, _was_active
+    _was_active = _was_active or meter is not None
+    _active = meter
+
+
+def active() -> Meter | None:
+    """Return the meter that calls go through, or None."""
+    return _active
+
+
+def meter_or_say() -> Meter | None:
+    """Return the meter that calls go through; None where there is none any more, which is said
+    once.
+    """
+    if _active is None and _was_active:
+        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+    return _active
+
+
+# -- the wrappers
+
+
+def wrap_sync(
+    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
+) -> Callable[..., Any]:
+    """Return the sync funnel method of an SDK with gate and meter around it, which pass calls on
+    when the switch is off.
+    """
+    send = as_function(original)
+
+    @functools.wraps(original)
+    def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
+        if meter is None:
+            return send(client, *args, **kwargs)
+        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+        if prepared is None:
+            return send(client, *args, **kwargs)
+        if prepared.route.collects:
+            answer = send(client, *args, **kwargs)
+            attempt("collect", end_collected, meter, prepared, answer)
+            return answer
+        call = attempt("begin", meter.begin, prepared.request)
+        while isinstance(call, Wait):
+            call.block()
+            call = attempt("begin", meter.begin, prepared.request)
+        if call is None:
+            return send(client, *args, **kwargs)
+        under_way, token = _UnderWay(client, options, request), None
+        try:
+            if prepared.asks_for_usage:
+                call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
+            token = _inside.set(under_way)
+            answer = send(client, *args, **kwargs)
+        except BaseException as error:
+            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
+            raise
+        finally:
+            if token is not None:
+                _leave(under_way, token)
+        attempt("settle", end_answered, meter, call, prepared, answer)
+        return answer
+
+    return request
+
+
+def wrap_async(
+    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
+) -> Callable[..., Any]:
+    """Return the async funnel method of an SDK with gate and meter around it; see `wrap_sync`."""
+    send = as_function(original)
+
+    @functools.wraps(original)
+    async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        options = args[1] if len(args) > 1 else kwargs.get("options")
+        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
+        if meter is None:
+            return await send(client, *args, **kwargs)
+        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+        if prepared is None:
+            return await send(client, *args, **kwargs)
+        if prepared.route.collects:
+            answer = await send(client, *args, **kwargs)
+            attempt("collect", end_collected, meter, prepared, answer)
+            return answer
+        prepared.request.is_async = True
+        call = attempt("begin", meter.begin, prepared.request)
+        while isinstance(call, Wait):
+            await call
+            call = attempt("begin", meter.begin, prepared.request)
+        if call is None:
+            return await send(client, *args, **kwargs)
+        under_way, token = _UnderWay(client, options, request), None
+        try:
+            if prepared.asks_for_usage:
+                call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
+            token = _inside.set(under_way)
+            answer = await send(client, *args, **kwargs)
+        except BaseException as error:
+            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
+            raise
+        finally:
+            if token is not None:
+                _leave(under_way, token)
+        attempt("settle", end_answered, meter, call, prepared, answer)
+        return answer
+
+    return request
+
+
+# -- one call is one, whatever else wraps it
+
+
+class Gateway:
+    """One run of a gateway's own function, which is the call: SDKs' hooks stand back inside it.
+
+    Threads and tasks that were started inside may carry it on when the function has returned: then
+    it is closed, and what they call is theirs.
+
+    Attributes:
+        is_open: The function has not returned.
+        in_front: Hooks stand back for what the gateway itself sends.
+    """
+
+    __slots__ = ("in_front", "is_open")
+
+    def __init__(self, *, in_front: bool = True) -> None:
+        self.is_open = True
+        self.in_front = in_front
+
+    def sends(self, sdk: str) -> bool:
+        """Tell whether a request through an SDK, made here and now, is the gateway's own.
+
+        Args:
+            sdk: The SDK's package.
+        """
+        return True
+
+
+class _UnderWay:
+    """A request of an SDK that is under way.
+
+    Threads and tasks that were started inside may carry it on when it has its answer: then it is
+    closed, and what they send is their own.
+    """
+
+    __slots__ = ("_client", "_layers", "_options", "is_open")
+
+    def __init__(self, client: Any, options: Any, layer: Any) -> None:
+        self._client = client
+        self._options = options
+        self._layers = [layer]
+        self.is_open = True
+
+    def takes_in(self, client: Any, options: Any, layer: Any) -> bool:
+        """Tell whether a request is this one, on its way down to another of our wrappers: through a
+        class that overrides `request`, or through other code's wrapper. It has the same client, or
+        is a copy that another client sends. Whatever enters a wrapper that it has passed is another
+        request, made while this one is under way.
+
+        Args:
+            client, options: Of the request.
+            layer: Our wrapper that it has come to.
+        """
+        if not self.is_open or any(layer is each for each in self._layers):
+            return False
+        body = getattr(options, "json_data", None)
+        is_copy = body is not None and body is getattr(self._options, "json_data", None)
+        if not (client is self._client or options is self._options or is_copy):
+            return False
+        self._layers.append(layer)
+        return True
+
+
+_inside: ContextVar[Gateway | _UnderWay | None] = ContextVar("paygent_inside", default=None)
+"""The request that is under way here, or the gateway's call: a second wrapper of ours inside it
+stands back.
+"""
+take_along(_inside)  # an SDK may send what it is asked for on a thread of its own
+
+
+def _meter_for(
+    sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], layer: Any
+) -> Meter | None:
+    """Return the meter that a request goes through; None where it passes: there is none any more,
+    or the request is part of a call that is under way.
+
+    Args:
+        sdk: Whose client it is.
+        client, options, kwargs: What the SDK was called with.
+        layer: Our wrapper that was called.
+    """
+    meter = _active
+    if meter is None:
+        return meter_or_say()
+    under_way = _inside.get()
+    if under_way is None:
+        return meter
+    if isinstance(under_way, Gateway):
+        if not (is_behind_gateway() and attempt("gateway", under_way.sends, sdk.name)):
+            return meter
+        attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
+        return None
+    return None if under_way.takes_in(client, options, layer) else meter
+
+
+def _leave(inside: Gateway | _UnderWay, token: Token[Gateway | _UnderWay | None]) -> None:
+    """Note that a call is no longer under way, here or wherever it was carried."""
+    inside.is_open = False
+    try:
+        _inside.reset(token)
+    except ValueError:
+        pass  # left in another context than it was entered in; that one is gone
+
+
+def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
+    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call.
+
+    Args:
+        gateway: Its call, closed when the block is left, and opened when it is entered again; None
+            is one that sends all there is.
+    """
+    return _BehindGateway(gateway or Gateway())
+
+
+def gateway_here() -> Gateway | None:
+    """Return the call of a gateway whose function runs around this place, if any."""
+    under_way = _inside.get()
+    return under_way if isinstance(under_way, Gateway) and under_way.is_open else None
+
+
+def is_behind_gateway() -> bool:
+    """Tell whether a gateway's function runs here, in front of what it sends."""
+    gateway = gateway_here()
+    return gateway is not None and gateway.in_front
+
+
+class _BehindGateway:
+    __slots__ = ("_gateway", "_token")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def __enter__(self) -> None:
+        self._gateway.is_open = True
+        self._token = _inside.set(self._gateway)
+
+    def __exit__(self, *error: object) -> None:
+        _leave(self._gateway, self._token)
+
+
+def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
+    """Have a stream tell its usage to the gateway, which keeps that from the application."""
+    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
+    asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
+    if asks and sdk.tells_stream_usage(client):
+        ask_for_usage(options)
+
+
+# -- the arguments of a single call
+
+
+def wrap_resource(
+    original: Callable[..., Any], check: Callable[[Any], None], *, is_coroutine: bool
+) -> Callable[..., Any]:
+    """Return a resource method that hands its `paygent_*` arguments to the funnel.
+
+    Args:
+        original: The method.
+        check: Looks whether a client's calls come to the funnel.
+        is_coroutine: Whether the method is a coroutine function.
+    """
+
+    send = as_function(original)
+
+    def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        client = getattr(args[0], "_client", None) if args else None
+        if client is not None:
+            attempt("self_check", check, client)
+        return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
+
+    if is_coroutine:
+
+        @functools.wraps(original)
+        async def async_method(*args: Any, **kwargs: Any) -> Any:
+            return await send(*args, **arguments(args, kwargs))
+
+        return async_method
+
+    @functools.wraps(original)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return send(*args, **arguments(args, kwargs))
+
+    return method
+
+
+def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Move our arguments of a call into a header that the funnel takes out again.
+
+    A header, and not the context: helpers such as `.stream()` send their request later, elsewhere.
+    """
+    kwargs = dict(kwargs)
+    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
+    if _active is None:
+        return kwargs
+    carrier = Carrier("")
+    carrier.identity = Identity(user_id, session_id, None, metadata)
+    headers = kwargs.get("extra_headers")
+    kwargs["extra_headers"] = {
+        **(headers if isinstance(headers, Mapping) else {}),
+        CARRIER_HEADER: carrier,
+    }
+    return kwargs

@@ -1,0 +1,1 @@
+"""LiteLLM: its function is the call, whatever it calls below."""

@@ -1,0 +1,204 @@
+"""LiteLLM's functions: which are metered, which are free, and how a request of each is read.
+
+Nothing here calls or patches. Names were read from litellm 1.60 and 1.110 (2026-11).
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from types import FunctionType
+from typing import Any, NamedTuple
+
+from paygent.client.instrument.anthropic.routes import read_message
+from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
+from paygent.client.instrument.litellm.answers import (
+    PROVIDERS,
+    MessageEvents,
+    read_completion,
+    read_nothing,
+)
+from paygent.client.instrument.openai.answers import (
+    ChatStream,
+    ResponseStream,
+    read_images,
+    read_response,
+    read_transcription,
+    told_by_audio,
+    told_by_speech,
+)
+from paygent.client.instrument.streams.reader import StreamReader
+from paygent.client.metering.call import Request
+from paygent.core.usage import Deferred, Usage, get
+from paygent.failopen import attempt
+
+_BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_ROUTE = Route("litellm", read_completion, ChatStream, max_tokens_names=_BOUNDS)
+
+
+class Function(NamedTuple):
+    """A function of LiteLLM's, and its async twin under "a" and its name.
+
+    Attributes:
+        name: Of the sync one.
+        read: Reads the usage of an answer.
+        reader: Reads the chunks of a stream.
+        generates: Whether there is output.
+        told: Says what a request will use, of functions whose answers may tell nothing.
+        mocks: The arguments that have LiteLLM make the answer up, where they are not empty; an
+            empty one is sent by some versions. `mock_timeout` is none: it makes no answer.
+    """
+
+    name: str
+    read: Callable[[Any, bool], Usage | Deferred | None]
+    reader: Callable[[bool, bool], StreamReader] = ChatStream
+    generates: bool = True
+    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    mocks: tuple[str, ...] = ()
+
+
+def _told_by_file(body: Mapping[str, Any], files: Any) -> Usage | None:
+    return told_by_audio(body, {"file": body.get("file")})
+
+
+_CHAT_MOCKS = ("mock_response", "mock_tool_calls")
+_MOCKS = ("mock_response",)
+
+METERED = (
+    Function("completion", read_completion, mocks=_CHAT_MOCKS),
+    Function("text_completion", read_completion, mocks=_CHAT_MOCKS),
+    Function("embedding", read_completion, generates=False, mocks=_MOCKS),
+    Function("responses", read_response, ResponseStream, mocks=_MOCKS),
+    Function("image_generation", read_images, mocks=_MOCKS),
+    Function("image_edit", read_images),
+    Function("transcription", read_transcription, told=_told_by_file),
+    Function("speech", read_nothing, told=told_by_speech),
+    Function("rerank", read_completion, generates=False),
+    Function("anthropic_messages", read_message, MessageEvents, mocks=_MOCKS),
+)
+BY_NAME = {prefix + each.name: each for each in METERED for prefix in ("", "a")}
+
+OTHERS = ("ocr", "aocr", "run_thread", "arun_thread")
+"""Functions that call a provider and are made in another way than `is_call` knows."""
+
+_FREE = re.compile(
+    r"a?("
+    r"(cancel|delete|get|list|retrieve|update|file|upload)(_\w+)?"
+    r"|create_file|moderation"
+    r"|video_(content|get_character|list|status)"
+    r"|vector_store_file_(content|delete|list|retrieve|update)"
+    r")"
+)
+
+
+def is_free(name: str) -> bool:
+    """Tell whether a function is known to cost nothing: it asks for what there is, or removes."""
+    return _FREE.fullmatch(name) is not None
+
+
+_WRAPPERS_MAX = 16
+
+
+def is_call(value: Any) -> bool:
+    """Tell whether something is a function that LiteLLM's decorator `client` has made, which all
+    that call a provider are.
+    """
+    for _ in range(_WRAPPERS_MAX):
+        if type(value) is not FunctionType:  # proxies call themselves instances of it
+            break
+        inner = value.__dict__.get("__wrapped__")
+        if inner is not None and value.__globals__.get("__name__") == "litellm.utils":
+            return True
+        value = inner
+    return False
+
+
+# -- requests
+
+
+class Arguments:
+    """Names the arguments that a call of a function gives without their names."""
+
+    __slots__ = ("_functions", "_names")
+
+    def __init__(self, original: Callable[..., Any], twin: Callable[..., Any] | None) -> None:
+        """Take a function.
+
+        Args:
+            original: The function.
+            twin: The sync one, whose names it takes where it has none of its own.
+        """
+        self._functions = (original, twin)
+        self._names: tuple[str, ...] | None = None
+
+    def body(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the arguments of a call by name; those that have none are left out."""
+        if not args:
+            return kwargs
+        if self._names is None:
+            self._names = next(filter(None, map(_positional, self._functions)), ())
+        return {**dict(zip(self._names, args, strict=False)), **kwargs}
+
+
+def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    """Return the names of the parameters that a call need not name."""
+    if function is None:
+        return ()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # other code's wrapper, which tells none
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(each.name for each in parameters if each.kind in kinds)
+
+
+def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Request | None:
+    """Read a request; None for one that no provider will see.
+
+    Args:
+        function: What is called.
+        litellm: The module.
+        body: The arguments by name.
+    """
+    if any(body.get(name) for name in function.mocks):
+        return None
+    model, provider = resolve(litellm, body)
+    return Request(
+        PROVIDERS.get(provider, provider),
+        f"litellm.{function.name}",
+        model,
+        body,
+        generates=function.generates,
+        max_tokens=max_tokens_of(_ROUTE, body.get),
+        told=attempt("told", function.told, body, None) if function.told is not None else None,
+    )
+
+
+def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the own name of the model that is asked for and its provider, as LiteLLM takes them;
+    "" for what it does not tell.
+    """
+    model = body.get("model")
+    if not isinstance(model, str) or not model:
+        return "", ""
+    try:
+        named, provider, *_ = litellm.get_llm_provider(
+            model, body.get("custom_llm_provider"), body.get("api_base")
+        )
+    except Exception:  # noqa: BLE001 - a model that it does not know; it will say so itself
+        return model, ""
+    return str(named), str(provider)
+
+
+def is_custom(litellm: Any, body: Mapping[str, Any]) -> bool:
+    """Tell whether the provider that is asked for is code of the application's (`CustomLLM`); one
+    with the name of a provider that LiteLLM has is not called.
+    """
+    registered = getattr(litellm, "custom_provider_map", None)
+    if not registered:
+        return False
+    own = {get(each, "provider") for each in registered}
+    own -= {each.value for each in getattr(litellm, "LlmProviders", ())}
+    model, provider = resolve(litellm, body)
+    return bool(own & {provider or model.partition("/")[0]})

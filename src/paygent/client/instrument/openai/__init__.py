@@ -1,0 +1,1 @@
+"""OpenAI: its operations, and how their answers are read."""

@@ -1,0 +1,225 @@
+"""OpenAI's SDK (1.60 to 3.x): names of its routes and hosts. No logic of its own; how its answers
+tell their use stands in `openai_usage.py`.
+
+Routes were read from the resources of openai 3.57 and 1.60 (2026-11).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from paygent.client.instrument.http_sdks.route import Route
+from paygent.client.instrument.openai.answers import (
+    ChatStream,
+    FinalEvents,
+    ResponseStream,
+    read_batch,
+    read_chat,
+    read_images,
+    read_response,
+    read_speech,
+    read_transcription,
+    told_by_audio,
+    told_by_speech,
+)
+
+name = "openai"
+module = "openai"
+base_module = "openai._base_client"
+clients = ("OpenAI", "AsyncOpenAI")
+base_clients = ("SyncAPIClient", "AsyncAPIClient")
+
+resources = {
+    "openai.resources.chat.completions": ("Completions", "AsyncCompletions"),
+    "openai.resources.beta.chat.completions": ("Completions", "AsyncCompletions"),
+    "openai.resources.responses": ("Responses", "AsyncResponses"),
+    "openai.resources.embeddings": ("Embeddings", "AsyncEmbeddings"),
+    "openai.resources.completions": ("Completions", "AsyncCompletions"),
+    "openai.resources.images": ("Images", "AsyncImages"),
+    "openai.resources.audio.speech": ("Speech", "AsyncSpeech"),
+    "openai.resources.audio.transcriptions": ("Transcriptions", "AsyncTranscriptions"),
+    "openai.resources.audio.translations": ("Translations", "AsyncTranslations"),
+    "openai.resources.batches": ("Batches", "AsyncBatches"),
+    "openai.resources.beta.responses": ("Responses", "AsyncResponses"),
+}
+"""Where the resource methods are that take the `paygent_*` arguments; versions lack some."""
+
+resource_methods = (
+    "create",
+    "parse",
+    "stream",
+    "retrieve",
+    "compact",
+    "generate",
+    "edit",
+    "create_variation",
+)
+
+STREAM_USAGE_HOSTS_VARIABLE = "PAYGENT_STREAM_USAGE_HOSTS"
+
+_HOSTS = {
+    "api.openai.com": "openai",
+    "openrouter.ai": "openrouter",
+    "api.groq.com": "groq",
+    "api.deepseek.com": "deepseek",
+    "api.mistral.ai": "mistral",
+    "api.x.ai": "x-ai",
+    "api.together.xyz": "together",
+    "api.fireworks.ai": "fireworks",
+    "api.perplexity.ai": "perplexity",
+    "api.cerebras.ai": "cerebras",
+    "api.moonshot.ai": "moonshotai",
+    "generativelanguage.googleapis.com": "google",
+    "api.anthropic.com": "anthropic",
+}
+_AZURE_HOSTS = (
+    ".openai.azure.com",
+    ".cognitiveservices.azure.com",
+    ".services.ai.azure.com",
+    ".azure-api.net",
+)
+_AWS_HOSTS = (".amazonaws.com", ".api.aws")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
+_STREAM_USAGE_PROVIDERS = ("openai", "azure", "openrouter", "groq")
+
+_FREE_POST = (
+    "/moderations",
+    "/files",
+    "/uploads",
+    "/responses/input_tokens",
+    "/conversations",
+    "/chat/completions/",
+    "/organization",
+    "/projects",
+    "/assistants",
+    "/skills",
+    "/vaults",
+    "/webhook_endpoints",
+    "/audio/voices",
+    "/audio/voice_consents",
+    "/chatkit/sessions",
+    "/vector_stores",
+    "/threads",
+)
+_COSTLY_BELOW = ("/search", "/runs", "/submit_tool_outputs")
+"""Operations that cost nothing by themselves, and endings of those below them that do; what stands
+neither here nor among the routes passes and is said.
+"""
+
+# -- routes
+
+_CHAT_BOUNDS = ("max_completion_tokens", "max_tokens")
+
+_ROUTES = {
+    "/chat/completions": Route(
+        "chat.completions",
+        read_chat,
+        ChatStream,
+        max_tokens_names=_CHAT_BOUNDS,
+        asks_for_usage=True,
+    ),
+    "/completions": Route(
+        "completions", read_chat, ChatStream, max_tokens_names=("max_tokens",), asks_for_usage=True
+    ),
+    "/responses": Route(
+        "responses", read_response, ResponseStream, max_tokens_names=("max_output_tokens",)
+    ),
+    "/responses/compact": Route("responses.compact", read_response, ResponseStream),
+    "/embeddings": Route("embeddings", read_chat, ChatStream, generates=False),
+    "/images/generations": Route("images.generate", read_images, FinalEvents),
+    "/images/edits": Route("images.edit", read_images, FinalEvents),
+    "/images/variations": Route("images.variations", read_images, FinalEvents),
+    "/audio/speech": Route("audio.speech", read_speech, FinalEvents, told=told_by_speech),
+    "/audio/transcriptions": Route(
+        "audio.transcriptions", read_transcription, FinalEvents, told=told_by_audio
+    ),
+    "/audio/translations": Route(
+        "audio.translations", read_transcription, FinalEvents, told=told_by_audio
+    ),
+    "/batches": Route("batches", read_batch, FinalEvents, generates=False),
+    "/decisions": Route("decisions", read_chat, ChatStream),
+}
+
+_JOBS = (
+    # Without the list of all, whose use would be told for each of them.
+    (
+        re.compile(r"/responses/[^/]+(/cancel)?$"),
+        Route("responses.retrieve", read_response, ResponseStream, collects=True),
+    ),
+    (
+        re.compile(r"/batches/[^/]+(/cancel)?$"),
+        Route("batches.retrieve", read_batch, FinalEvents, collects=True),
+    ),
+)
+"""Where work that was started earlier tells its use."""
+
+
+def route(method: str, path: str) -> Route | bool:
+    """Return a metered route, True for a free operation, False for an unknown one; see
+    `route.Sdk`.
+    """
+    if method == "POST":
+        found = _ROUTES.get(path)
+        if found is not None:
+            return found
+        for known, other in _ROUTES.items():  # a host without /v1, a path with a deployment in it
+            if known != "/completions" and path.endswith(known):
+                return other
+        if path.endswith("/cancel"):
+            return _job(path) or True
+        return path.startswith(_FREE_POST) and not path.endswith(_COSTLY_BELOW)
+    if method == "GET":
+        return _job(path) or True
+    return method in ("DELETE", "HEAD")
+
+
+def _job(path: str) -> Route | None:
+    return next((found for pattern, found in _JOBS if pattern.search(path)), None)
+
+
+# -- who is called
+
+
+def provider(client: Any) -> str:
+    """Return who is called through a client: told by its class and host, not by the path."""
+    kind = type(client).__name__
+    if "Azure" in kind:
+        return "azure"
+    return "aws" if "Bedrock" in kind else provider_at(_host(client))
+
+
+def provider_at(host: str) -> str:
+    """Return who is called at a host; "openai" for one that is not known, since it speaks alike."""
+    if host.endswith(_AZURE_HOSTS):
+        return "azure"
+    if host.endswith(_AWS_HOSTS):
+        return "aws"
+    if host.endswith("aiplatform.googleapis.com"):
+        return "google"
+    return _HOSTS.get(host, "openai")
+
+
+def is_known_host(host: str) -> bool:
+    """Tell whether a host is known to serve models."""
+    return host in _HOSTS or host.endswith((*_AZURE_HOSTS, *_AWS_HOSTS))
+
+
+def tells_stream_usage(client: Any) -> bool:
+    """Tell whether the host is known to honour `include_usage`.
+
+    Others may refuse the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS`
+    (host names, separated by commas) names them.
+    """
+    host = _host(client)
+    if host in _HOSTS or host.endswith(_AZURE_HOSTS):
+        return provider(client) in _STREAM_USAGE_PROVIDERS
+    if host in _LOOPBACK or "Azure" in type(client).__name__:
+        return True
+    named = os.environ.get(STREAM_USAGE_HOSTS_VARIABLE, "")
+    return host in {each.strip().lower() for each in named.split(",")}
+
+
+def _host(client: Any) -> str:
+    return str(getattr(getattr(client, "base_url", None), "host", "") or "").lower()

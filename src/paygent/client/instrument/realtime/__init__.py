@@ -1,0 +1,1 @@
+"""Web sockets: Realtime, Responses, Live and translations."""

@@ -1,0 +1,260 @@
+"""WebSockets to a provider: gated when they connect and before each response, metered from their
+own events.
+
+No HTTP request carries what goes over a socket, so the hook stands in the handshake of the
+`websockets` library, through which OpenAI's SDK, its agents and others connect. It decides by the
+address, and by who connects, which connections are a provider's:
+
+| connection | what is done |
+|---|---|
+| opened by OpenAI's SDK (`sdk_sockets.py`), wherever it leads | gated when it connects, tapped |
+| to a known host, at an address that is metered | the same |
+| to a known host, at another address | said |
+| to another host, at an address of the same ending | tapped; passes until a response is asked for |
+| every other | left as it is |
+
+The taps (`taps.py`) see what goes over it, and `conversation.py` reads that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from paygent.client.context.identity import here
+from paygent.client.instrument.http_sdks.route import route_name
+from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.openai.routes import is_known_host, provider_at
+from paygent.client.instrument.patching.patches import Hook, Patches
+from paygent.client.instrument.realtime import sdk_hook
+from paygent.client.instrument.realtime.connection import (
+    AsyncTaps,
+    Line,
+    SyncTaps,
+    ask_awaiting,
+    ask_blocking,
+    is_tapped,
+)
+from paygent.client.instrument.realtime.conversation import Conversation
+from paygent.client.instrument.realtime.sdk_hook import Opening
+from paygent.client.instrument.realtime.session import Destination
+from paygent.client.metering.meter import Meter
+from paygent.errors import PaygentLimitExceeded
+from paygent.failopen import attempt, failures
+
+
+class SocketHook:
+    """Patches the connections of the `websockets` library; see `patches.Hook`."""
+
+    def __init__(self, module: str, *, is_async: bool) -> None:
+        """Name what is patched.
+
+        Args:
+            module: Where `ClientConnection` is.
+            is_async: Whether it is awaited.
+        """
+        self.name = "websockets"
+        self.module = module
+        self._is_async = is_async
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Have connections tapped before they stand; see `patches.Hook`."""
+        original = vars(module.ClientConnection)["handshake"]
+        if not patches.is_ours(original) and not arguments_only:
+            wrap = _wrap_async if self._is_async else _wrap_sync
+            patches.put(module.ClientConnection, "handshake", wrap(original, patches))
+
+
+class UntappedHook:
+    """Says that a connection to a provider is made by a part of the library without taps."""
+
+    def __init__(self, module: str, class_name: str) -> None:
+        """Name what is looked at.
+
+        Args:
+            module: Where its class of connections is.
+            class_name: That class.
+        """
+        self.name = self.module = module
+        self._class_name = class_name
+
+    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+        """Look at the connections that are made from now on; see `patches.Hook`."""
+        owner = getattr(module, self._class_name)
+        original = vars(owner)["handshake"]
+        if arguments_only or patches.is_ours(original):
+            return
+
+        @functools.wraps(original)
+        async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
+            if patches.switch.is_on:
+                uri = args[0] if args else kwargs.get("wsuri")  # of the old implementation
+                attempt("prepare", self._say, connection if uri is None else uri)
+            return await original(connection, *args, **kwargs)
+
+        patches.put(owner, "handshake", handshake)
+
+    def _say(self, connection: Any) -> None:
+        address = _address(connection)
+        if _is_provider(address.host):
+            failures.say(
+                f"unmetered:{self.module}",
+                "a connection through %s is neither gated nor metered; use websockets.asyncio",
+                self.module,
+            )
+
+
+HOOKS: tuple[Hook, ...] = (
+    SocketHook("websockets.asyncio.client", is_async=True),
+    SocketHook("websockets.sync.client", is_async=False),
+    UntappedHook("websockets.legacy.client", "WebSocketClientProtocol"),
+    UntappedHook("websockets.trio.client", "ClientConnection"),
+    *sdk_hook.HOOKS,
+)
+
+
+def _wrap_sync(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+    """Return the sync handshake with a look at the limits before it, and taps."""
+
+    @functools.wraps(original)
+    def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        entry = attempt("prepare", _entry, connection, SyncTaps, patches)
+        if entry is not None:
+            ask_blocking(entry.look)
+        answer = original(connection, *args, **kwargs)
+        if entry is not None:
+            entry.line.is_open = True
+        return answer
+
+    return handshake
+
+
+def _wrap_async(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+    """Return the async handshake with a look at the limits before it, and taps."""
+
+    @functools.wraps(original)
+    async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        entry = attempt("prepare", _entry, connection, AsyncTaps, patches)
+        if entry is not None:
+            await ask_awaiting(entry.look)
+        answer = await original(connection, *args, **kwargs)
+        if entry is not None:
+            entry.line.is_open = True
+        return answer
+
+    return handshake
+
+
+# -- gated when it connects
+
+
+class _Entry:
+    """A connection that is looked at before its handshake."""
+
+    def __init__(self, conversation: Conversation, line: Line, meter: Meter) -> None:
+        self._request = conversation.entry()
+        self.line = line
+        self._meter = meter
+
+    def look(self) -> Any:
+        """Refuse what the gate would refuse. Where an SDK opens a connection again, it would
+        swallow that: it comes out of the next `recv` then, and out of a `send`.
+        """
+        try:
+            return self._meter.look(self._request)
+        except PaygentLimitExceeded as error:
+            if not self.line.is_open:
+                raise
+            self.line.refusal = error
+            return None
+
+
+def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
+    """Tap a connection if it is a provider's; return what is to be looked at before its handshake.
+
+    A connection that nobody opens (one for all users, opened when the application starts) is not:
+    each of its responses has a user of its own. Nor is one that is tapped already: where another
+    library has wrapped the handshake, our hook may stand on both sides of it.
+    """
+    if not patches.switch.is_on or is_tapped(connection):
+        return None
+    opening = sdk_hook.opening()
+    destination = _destination(_address(connection), opening)
+    if destination is None:
+        return None
+    meter = meter_or_say()
+    if meter is None:
+        return None
+    line = opening.line if opening is not None else Line(here())
+
+    def meter_now() -> Meter | None:
+        return meter_or_say() if patches.switch.is_on else None
+
+    conversation = Conversation(destination, line.identity, meter_now)
+    taps(connection, conversation, line, patches.switch)
+    if not destination.is_ours or line.identity is None or line.identity.user_id is None:
+        return None
+    return _Entry(conversation, line, meter)
+
+
+# -- which connections
+
+
+class _Address(NamedTuple):
+    host: str
+    path: str
+    query: dict[str, list[str]]
+
+
+def _address(connection: Any) -> _Address:
+    """Return where a connection leads; takes the parsed address too."""
+    protocol = getattr(connection, "protocol", None)
+    uri = connection
+    if protocol is not None:
+        uri = getattr(protocol, "uri", None) or protocol.wsuri  # the name of older versions
+    return _Address(
+        str(uri.host).lower(), str(uri.path).rstrip("/"), parse_qs(str(uri.query or ""))
+    )
+
+
+def _destination(address: _Address, opening: Opening | None) -> Destination | None:
+    """Return what a connection is, or None for one that is none of ours."""
+    host, path, query = address
+    is_ours = opening is not None or _is_provider(host)
+    route = _route_of(path) or (opening.route if opening is not None else "")
+    provider = provider_at(host)
+    if not route or not (is_ours or route in ("realtime", "responses")):
+        if is_ours:
+            shown = route_name("WS", path)
+            failures.say(
+                f"unmetered:{provider}:{shown}", "a connection to %s is not metered", shown
+            )
+        return None
+    named = [query[name][0] for name in ("model", "deployment") if name in query]
+    joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)
+    shared = f"{host}:{joined}" if joined and route == "realtime" else joined
+    return Destination(provider, route, named[0] if named else "", is_ours, shared)
+
+
+def _is_provider(host: str) -> bool:
+    """Tell whether sockets to a host go to models. Hosts of AWS serve anything else as well."""
+    is_aws = provider_at(host) == "aws"
+    return is_known_host(host) and (not is_aws or "bedrock" in host)
+
+
+def _route_of(path: str) -> str:
+    """Return which operation an address is of, or "" for none that is metered."""
+    if path.endswith("/realtime/translations"):
+        return "translations"
+    if path.endswith(("/realtime", "/responses")):
+        return path.rpartition("/")[2]
+    return "live" if path.endswith("/live") or "/live/sessions" in path else ""
+
+
+def _live_session_of(path: str) -> str:
+    """Return the Live session that an address joins, or ""."""
+    joined, _, action = path.partition("/live/sessions/")[2].partition("/")
+    return joined if action == "attach" else ""

@@ -1,0 +1,1 @@
+"""Taps for answers that are read in pieces: chunks or raw bytes."""

@@ -1,0 +1,258 @@
+"""The byte tap: takes the place of the byte stream inside an HTTP response.
+
+It sees `close()`, and the bytes of raw responses that nobody parses. Those are read for their usage
+piece by piece, within bounds, and given on unchanged.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from functools import lru_cache
+from typing import Any, cast
+
+from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.reader import StreamReader
+from paygent.core.estimate import Estimate
+from paygent.core.usage import Deferred, Usage
+from paygent.failopen import attempt
+
+_JSON_BYTES_MAX = 16 * 1024 * 1024  # a larger JSON answer is not read for its usage
+_LINE_BYTES_MAX = 1024 * 1024  # a longer line of a server-sent event is skipped
+
+
+def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
+    """Return what unpacks a body piece by piece; None for what the standard library cannot."""
+    if encoding == "identity":
+        return bytes
+    if encoding in ("gzip", "deflate"):
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # 32: told by the header
+    return None
+
+
+class BytesReader:
+    """Reads usage from the bytes of a response that the application consumes raw."""
+
+    __slots__ = (
+        "_buffer",
+        "_decode",
+        "_in_long_line",
+        "_is_events",
+        "_is_lines",
+        "_is_whole",
+        "_read",
+        "_reader",
+        "_seen",
+        "_skipping",
+    )
+
+    def __init__(
+        self, headers: Any, reader: StreamReader, read: Any, *, is_plain: bool = False
+    ) -> None:
+        """Look at what is coming.
+
+        Args:
+            headers: The response's headers.
+            reader: Fed with the events of an event stream, or the lines of a file of JSON lines.
+            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | Deferred | None`.
+            is_plain: The bytes are unpacked already.
+        """
+        content_type = str(headers.get("content-type") or "")
+        encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
+        self._is_events = "event-stream" in content_type
+        self._is_lines = bool(getattr(reader, "reads_lines", False))
+        self._decode = _decoder(encoding)
+        is_readable = self._is_events or self._is_lines or "json" in content_type
+        self._skipping = self._decode is None or not is_readable
+        self._buffer = bytearray()
+        self._in_long_line = self._is_whole = False
+        self._reader = reader
+        self._read = read
+        self._seen: Usage | Deferred | None = None
+
+    def feed_bytes(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            ValueError: if an event among them was no JSON; the others were read.
+        """
+        if self._skipping or self._decode is None:
+            return
+        try:
+            self._buffer += self._decode(data)
+        except zlib.error:  # not what its header says
+            self._skipping = True
+            return
+        if not (self._is_events or self._is_lines):
+            if len(self._buffer) > _JSON_BYTES_MAX:
+                self._skipping = True
+                self._buffer.clear()
+            return
+        *lines, rest = self._buffer.split(b"\n")
+        self._buffer = rest
+        if lines and self._in_long_line:
+            del lines[0]  # the end of a line that was given up
+            self._in_long_line = False
+        if len(rest) > _LINE_BYTES_MAX:
+            self._buffer.clear()
+            self._in_long_line = True
+        odd: ValueError | None = None
+        for line in lines:
+            try:
+                self._feed_line(line)
+            except ValueError as error:  # noqa: PERF203 - one odd line does not cost the others
+                odd = error
+        if odd is not None:
+            raise odd
+
+    def _feed_line(self, line: bytearray) -> None:
+        if self._is_lines:
+            if line.strip():
+                self._reader.feed(json.loads(line))
+        elif line.startswith(b"data:") and not line.startswith(b"data: [DONE]"):
+            self._reader.feed(json.loads(line[5:]))
+
+    def end(self) -> None:
+        """Note that the bytes have come to their own end."""
+        self._is_whole = True
+        if self._is_lines and self._buffer and not self._skipping:
+            line, self._buffer = self._buffer, bytearray()
+            self._feed_line(line)
+        end = getattr(self._reader, "end", None)
+        if end is not None and not self._skipping:
+            end()
+
+    def finish(self) -> None:
+        """Read what only the whole answer tells."""
+        if not self._buffer or self._is_events or self._is_lines:
+            return
+        try:
+            document = json.loads(bytes(self._buffer))
+        except ValueError:
+            if self._is_whole:
+                raise
+            return  # it broke off
+        self._seen = self._read(document)
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Chunks come as bytes here; see `feed_bytes`."""
+        return None
+
+    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+        """Return what was seen; see `StreamReader.usage`."""
+        attempt("usage", self.finish)
+        return self._seen if self._seen is not None else self._reader.usage(estimate)
+
+
+class ByteTap:
+    """What the byte taps of both kinds share; made a subclass of the HTTP library's own stream
+    class.
+    """
+
+    _inner: Any
+    _ending: Ending
+    _bytes: BytesReader
+    _exhausted: bool
+    is_parsed: bool
+
+    def watch(self, inner: Any, ending: Ending, reader: BytesReader) -> None:
+        """Take the place of `inner`.
+
+        Args:
+            inner: The HTTP library's own stream.
+            ending: Fired by a close before the end; and by the end, if nobody parses the stream.
+            reader: Reads the bytes as long as `is_parsed` is false. An iterator tap sets that when
+                it is asked for its first chunk, since it then sees the chunks itself.
+        """
+        self._inner = inner
+        self._ending = ending
+        self._bytes = reader
+        self._exhausted = False
+        self.is_parsed = False
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_inner":  # before `watch`, and while being copied
+            raise AttributeError(name)
+        return getattr(self._inner, name)
+
+    def _feed(self, data: bytes) -> None:
+        if not self.is_parsed:
+            attempt("stream_bytes", self._bytes.feed_bytes, data)
+
+    def _note_exhausted(self) -> None:
+        self._exhausted = True
+        if not self.is_parsed:
+            attempt("stream_bytes", self._bytes.end)
+
+    def _end(self) -> None:
+        # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
+        # only now.
+        if not self.is_parsed or not self._exhausted:
+            self._ending.from_anywhere()
+
+    def __del__(self) -> None:
+        if "is_parsed" in self.__dict__ and not self.is_parsed:
+            self._ending.from_anywhere()
+
+
+class _SyncByteTap(ByteTap):
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            for data in self._inner:
+                self._feed(data)
+                yield data
+        except BaseException:  # it broke off, or is read no more: nothing else may tell of it soon
+            self._end()
+            raise
+        self._note_exhausted()
+
+    def close(self) -> None:
+        try:
+            self._inner.close()
+        finally:
+            self._end()
+
+
+class _AsyncByteTap(ByteTap):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for data in self._inner:
+                self._feed(data)
+                yield data
+        except BaseException:  # as in the sync tap
+            self._end()
+            raise
+        self._note_exhausted()
+
+    async def aclose(self) -> None:
+        try:
+            await self._inner.aclose()
+        finally:
+            self._end()
+
+
+@lru_cache(maxsize=16)
+def _tap_class(stream_class: Hashable) -> type | None:
+    """Return a tap class that the HTTP library takes for one of its own streams (it checks the
+    type).
+
+    httpx and httpx2 have classes of the same names; neither is imported here, the one in use tells.
+    """
+    for base in cast(type, stream_class).__mro__:
+        if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
+            kind = _AsyncByteTap if base.__name__ == "AsyncByteStream" else _SyncByteTap
+            return type(kind.__name__, (kind, base), {})
+    return None
+
+
+def tap_bytes(response: Any, ending: Ending, reader: BytesReader) -> ByteTap | None:
+    """Put a byte tap into an HTTP response; None where it has no stream that can be watched."""
+    inner = getattr(response, "stream", None)
+    tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
+    if tap_class is None:
+        return None
+    tap: ByteTap = tap_class()
+    tap.watch(inner, ending, reader)
+    response.stream = tap
+    return tap

@@ -1,0 +1,596 @@
+"""The journal: every record of a call is in the operating system's hands before the call returns.
+
+Theory of operation
+-------------------
+A process appends to a segment of its own from many threads without a lock: it copies a record into
+a mapped file where that is safe, and writes it with one `write` elsewhere (`segments`). The journal
+is also the queue: the delivering thread reads records back from the segments, in order, and takes
+a segment away when all it holds has been acknowledged. After a death the segments are still there,
+and the next process adopts them.
+
+A segment that is full, has no room for a record or suffered a short write is left for a new one;
+begin records of calls in flight are written again at the head of the new one, so that an old
+segment never has to be kept for a call that is still running. The delivering thread makes the next
+mapped segment ahead, so that a caller leaves one without a system call, and gives back what left
+ones hold open, so that an outage of the ledger costs disk and nothing else.
+
+Without locks, a thread may hold on to a segment that is being left. It announces itself in
+`writers` before it checks that the segment is still current, and the reader seals a segment or
+takes it away only when it is not current and nobody is announced; both orders are safe.
+
+Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the
+process and is not inherited by a forked child. Local filesystems only. Where no folder can be
+written, records are kept in memory, which is said loudly: they do not survive the process.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paygent.client.journal.segments import (
+    RECORD_BYTES_MAX as RECORD_BYTES_MAX,  # those who append must keep to it
+)
+from paygent.client.journal.segments import (
+    MappedSegment,
+    MemorySegment,
+    Record,
+    Segment,
+    WrittenSegment,
+    can_map,
+    frame,
+    parse,
+)
+from paygent.core.event import encode_void
+from paygent.failopen import failures
+
+try:
+    import fcntl
+except (
+    ImportError
+):  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
+    fcntl = None  # type: ignore[assignment]
+
+SEGMENT_BYTES_MAX = 2 * 1024 * 1024
+"""Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills
+less than one in the second until the next is made.
+"""
+
+_WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
+_FILE_TRIES = 2  # a short write may be an accident; twice in a row the disk is full
+
+Mark = tuple[tuple[Segment, int], ...]
+"""A moment in a journal: each segment and where it ended."""
+
+
+class Journal:
+    """The journal of one process and data folder. `append…` from any thread; the rest from the
+    delivering one.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        owner: str,
+        records_in_memory_max: int = 20_000,
+        segment_bytes_max: int = SEGMENT_BYTES_MAX,
+    ) -> None:
+        """Open nothing yet: the first append makes the folder and the first segment.
+
+        Args:
+            folder: Where segments are kept (mode 0700); None keeps records in memory.
+            owner: Unique name of this process and journal, no path separators.
+            records_in_memory_max: Records kept when no file can be written.
+            segment_bytes_max: Bytes appended to a segment before it is left for a new one.
+        """
+        self.folder = folder
+        self.owner = owner
+        self.pushed = 0
+        self._dropped = self._lost = 0
+        self._closed = False
+        self._failed: list[tuple[str, OSError]] = []
+        self._records_in_memory_max = records_in_memory_max
+        self._segment_bytes_max = segment_bytes_max
+        self._rotation = threading.Lock()
+        self._current: Segment | None = None
+        self._segments: deque[Segment] = deque()
+        self._in_flight: dict[str, bytes] = {}
+        self._numbers = itertools.count(1)
+        self._maps = False
+        self._spare: MappedSegment | None = None
+        self._lock_fd: int | None = None
+        self._batch: list[tuple[Segment, int, bool]] = []
+
+    # -- writing
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether records survive this process."""
+        return not isinstance(self._current, MemorySegment)
+
+    @property
+    def dropped(self) -> int:
+        """How many records neither file nor memory could take, and that were not brought again."""
+        return self._lost + self._to_bring_again
+
+    @property
+    def _to_bring_again(self) -> int:
+        return self._dropped + sum(segment.dropped for segment in list(self._segments))
+
+    def begun(self, event_id: str) -> Record | None:
+        """Return the begin record of a call in flight; None before it began and once it ended."""
+        data = self._in_flight.get(event_id)
+        return parse(data, at_end=True)[0][0] if data is not None else None
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls have begun and not ended."""
+        return len(self._in_flight)
+
+    def mark(self) -> Mark:
+        """Return how far records have been appended by now; see `has_reached`."""
+        return tuple((segment, segment.end) for segment in list(self._segments))
+
+    def has_reached(self, mark: Mark) -> bool:
+        """Tell whether everything up to a mark has been delivered."""
+        left = list(self._segments)
+        return all(segment not in left or segment.read_to >= end for segment, end in mark)
+
+    def begin(self, event_id: str, payload: bytes) -> None:
+        """Append a begin record; the call is in flight until `end`."""
+        data = frame(payload)
+        self._in_flight[event_id] = data
+        self._append(data)
+
+    def end(self, event_id: str, payload: bytes) -> None:
+        """Append the end or void record of a call."""
+        # In flight until the record is written: whenever the process dies, one of the two is there.
+        written_to = self._append(frame(payload))
+        self._in_flight.pop(event_id, None)
+        if written_to is not self._current:
+            self._answer_copy(event_id)
+        self.pushed += 1
+
+    def _answer_copy(self, event_id: str) -> None:
+        """Answer a begin record that may have been written again while its call ended.
+
+        Its true end is in the segment before, which may go first. One answer too many is harmless.
+        """
+        self._append(frame(encode_void(event_id)))
+
+    def append(self, payload: bytes) -> None:
+        """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
+        if len(payload) > RECORD_BYTES_MAX:
+            self._lost += 1
+            failures.say("record_too_large", "a record of %s bytes was not kept", len(payload))
+            return
+        self._append(frame(payload))
+        self.pushed += 1
+
+    def _append(self, data: bytes) -> Segment:
+        """Write a frame to the current segment and return it; never raises: memory takes what no
+        file can.
+        """
+        while True:
+            segment = self._current
+            if segment is None:
+                segment = self._rotate(None, room=len(data))
+            try:
+                # Inside, since an interrupt may come as soon as it is done.
+                segment.writers.append(None)
+                if segment is not self._current:
+                    continue
+                try:
+                    whole = segment.append(data)
+                except OSError as error:
+                    failures.note("journal_write", error)
+                    self._rotate(segment, to_memory=True)
+                    continue
+            finally:
+                segment.writers.pop()
+            if not whole:
+                self._rotate(segment, room=len(data))
+                continue
+            if segment.size >= segment.full_at:
+                self._rotate(segment)
+            if self._closed:
+                self._close_again(segment)
+            return segment
+
+    def _rotate(self, left: Segment | None, *, room: int = 0, to_memory: bool = False) -> Segment:
+        """Leave a segment for a new one, unless another thread has; return the current one.
+
+        Args:
+            left: The segment that was seen as the current one.
+            room: Bytes for which the new one must have room.
+            to_memory: Whether no file can be written now.
+        """
+        with self._rotation:
+            current = self._current
+            if current is not left and current is not None:
+                return current
+            copied = dict(self._in_flight)
+            fresh = self._fresh_segment(copied, room=room, to_memory=to_memory)
+            self._segments.append(fresh)
+            self._current = fresh
+            failed, self._failed = self._failed, []
+        self._say(fresh, failed)
+        # Whoever ended a copied call before this line is seen here; whoever ends one later sees the
+        # new segment (`end`). So no copy stays without an answer.
+        for event_id in copied.keys() - self._in_flight.keys():
+            self._answer_copy(event_id)
+        return fresh
+
+    def _say(self, fresh: Segment, failed: list[tuple[str, OSError]]) -> None:
+        """Say what went wrong in a rotation, outside of its lock: a handler of the application's
+        log may come back here.
+        """
+        for kind, error in failed:
+            failures.note(kind, error)
+        if isinstance(fresh, MemorySegment) and self.folder is not None:
+            failures.say(
+                "journal_in_memory", "the journal cannot be written; events are kept in memory only"
+            )
+
+    def _fresh_segment(self, in_flight: dict[str, bytes], *, room: int, to_memory: bool) -> Segment:
+        """Return a new segment that begins with the begin records of the calls in flight."""
+        head = sum(map(len, in_flight.values()))
+        for _ in range(0 if to_memory else _FILE_TRIES):
+            fresh = self._spare_with(head + room) or self._new_file(head, room)
+            if fresh is None:
+                break
+            try:
+                if all(fresh.append(data) for data in in_flight.values()):
+                    fresh.full_at = head + self._segment_bytes_max
+                    return fresh
+            except OSError as error:
+                self._failed.append(("journal_write", error))
+            fresh.remove()
+        memory = MemorySegment(self._records_in_memory_max)
+        for data in in_flight.values():
+            memory.append(data)
+        return memory
+
+    def _spare_with(self, bytes_min: int) -> MappedSegment | None:
+        """Return the segment that was made ahead if that much fits and half of it stays free.
+
+        One that is too small is given up: the file made in its place has a later number.
+        """
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.capacity < bytes_min + self._segment_bytes_max // 2:
+            spare.remove()
+            return None
+        return spare
+
+    def _new_file(self, head: int, room: int) -> WrittenSegment | MappedSegment | None:
+        """Return a new file with room for a head, a record and what makes it full; None where the
+        folder cannot be written.
+        """
+        if self.folder is None:
+            return None
+        try:
+            if self._lock_fd is None:
+                self._take_folder(self.folder)
+            # What ends after `close` is a record or two; that takes no allocated file.
+            mapped = None if self._closed else self._new_mapped(head, room)
+            return mapped or WrittenSegment(self._next_path(self.folder))
+        except OSError as error:
+            self._failed.append(("journal_folder", error))
+            return None
+
+    def _new_mapped(self, head: int, room: int = 0) -> MappedSegment | None:
+        """Return a new mapped segment; None where none can be had."""
+        if self.folder is None or not self._maps:
+            return None
+        try:
+            return MappedSegment(
+                self._next_path(self.folder), head + max(room, self._segment_bytes_max)
+            )
+        except OSError:  # a disk too full to allocate ahead may have room for records
+            return None
+
+    def _next_path(self, folder: Path) -> Path:
+        return folder / f"{self.owner}-{next(self._numbers):06d}.seg"
+
+    def _take_folder(self, folder: Path) -> None:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock_path = folder / f"{self.owner}.lock"
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            if fcntl is not None:
+                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # a filesystem without locks: this is asked again and again
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+        self._maps = can_map(folder)
+        _OWN.add(self.owner)
+
+    # -- looking after the segments, by the delivering thread
+
+    def tend(self) -> None:
+        """Do now and then what no caller should have to."""
+        self.try_files_again()
+        for segment in list(self._segments):
+            if segment is not self._current and not segment.writers:
+                segment.seal()
+        self._make_ahead()
+
+    def try_files_again(self) -> None:
+        """Go back from memory to files when that may work again."""
+        current = self._current
+        if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
+            self._rotate(current)
+
+    def _make_ahead(self) -> None:
+        """Make the next mapped segment once the current one is half full."""
+        current, half = self._current, self._segment_bytes_max // 2
+        if not isinstance(current, MappedSegment) or self._spare is not None:
+            return
+        if current.full_at - current.size > half:
+            return
+        spare = self._new_mapped(sum(map(len, list(self._in_flight.values()))))
+        if spare is None:
+            return
+        spare.touch()
+        with self._rotation:
+            # Left meanwhile, the segment in its place has a later number than this one.
+            if self._current is current and not self._closed:
+                self._spare = spare
+                return
+        spare.remove()
+
+    # -- reading, by the delivering thread
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether there may be records that were not delivered yet."""
+        return any(segment.has_unread for segment in list(self._segments))
+
+    @property
+    def has_any(self) -> bool:
+        """Whether anything may be left to deliver, also by processes that have died."""
+        left = self.folder.glob("*.seg") if self.folder is not None else ()
+        return self.has_unread or any(left)
+
+    def take(self, records_max: int) -> list[Record]:
+        """Return the next records that were not delivered yet, in order of writing.
+
+        They are delivered when `delivered` is called; until then another `take` returns them again.
+        """
+        self._batch = []
+        taken: list[Record] = []
+        for segment in list(self._segments):
+            if len(taken) >= records_max:
+                break
+            is_left = segment is not self._current and not segment.writers
+            records, position = segment.take(records_max - len(taken), is_left=is_left)
+            taken += records
+            self._batch.append((segment, position, is_left))
+        return taken
+
+    def delivered(self) -> None:
+        """Note that the ledger has what the last `take` returned; remove finished segments."""
+        for segment, position, left in self._batch:
+            if isinstance(segment, MemorySegment):
+                segment.release(position)
+                finished = left and not segment.frames
+            else:
+                segment.read_to = position
+                finished = left and not segment.has_unread
+            if finished:
+                self._remove(segment)
+        self._batch = []
+
+    def bring_again(self, payloads: Callable[[], list[bytes]]) -> bool:
+        """Append once more what no memory could take, and what has disappeared from files; by the
+        delivering thread, when all else is delivered.
+
+        Args:
+            payloads: Gives everything that has ended and is not delivered; called if need be.
+
+        Returns:
+            Whether anything was appended.
+        """
+        dropped = self._to_bring_again
+        if not dropped:
+            return False
+        self._dropped = 0
+        for segment in list(self._segments):
+            segment.dropped = 0
+        again = payloads()
+        self._lost += max(dropped - len(again), 0)  # plans and the like: nobody else has them
+        for payload in again:
+            self._append(frame(payload))
+        return bool(again)
+
+    def set_aside(self, record: Record) -> None:
+        """Keep a record that no ledger can take, beside the journal, for a person to look at.
+
+        Raises:
+            OSError: if it cannot be written.
+        """
+        if self.folder is None:
+            return
+        path = self.folder / "refused.jsonl"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, json.dumps(record).encode() + b"\n")
+        finally:
+            os.close(fd)
+
+    def _remove(self, segment: Segment) -> None:
+        """Take a finished segment away, unless it is current or was closed meanwhile."""
+        with self._rotation:
+            if segment is self._current or segment not in self._segments:
+                return
+            self._segments.remove(segment)
+            self._dropped += segment.dropped
+            segment.remove()
+
+    def close(self) -> None:
+        """Give the folder back. What was not delivered stays for the next process.
+
+        While calls are in flight the folder stays taken: their begin records are not to be taken
+        for those of a dead process.
+        """
+        with self._rotation:
+            self._current = None  # who comes now takes a new segment, for the next process
+            if self._spare is not None:
+                self._spare.remove()
+                self._spare = None
+            for segment in list(self._segments):
+                if self._writers_are_done(segment):
+                    if segment.has_unread or self._in_flight:
+                        segment.seal()
+                    else:
+                        segment.remove()
+            self._segments.clear()
+            self._closed = True
+            if not self._in_flight:
+                self._release_folder()
+
+    def _close_again(self, segment: Segment) -> None:
+        """Leave what a call wrote that ended after `close`; the last one gives the folder back."""
+        with self._rotation:
+            if segment is self._current and not isinstance(segment, MemorySegment):
+                self._current = None
+                if segment in self._segments and self._writers_are_done(segment):
+                    self._segments.remove(segment)
+                    segment.seal()
+                if not self._in_flight:
+                    self._release_folder()
+
+    @staticmethod
+    def _writers_are_done(segment: Segment) -> bool:
+        """Wait for threads in the middle of an append; false if one hangs.
+
+        A descriptor that is closed may be the application's next one, and must not be written to
+        any more; so that of a hanging thread stays open.
+        """
+        deadline = time.monotonic() + _WRITERS_WAIT_S
+        while segment.writers:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)  # an append takes microseconds
+        return True
+
+    def _release_folder(self) -> None:
+        if self._lock_fd is None or self.folder is None:
+            return
+        os.close(self._lock_fd)
+        self._lock_fd = None
+        _OWN.discard(self.owner)
+        if not any(self.folder.glob(f"{self.owner}-*.seg")):
+            (self.folder / f"{self.owner}.lock").unlink(missing_ok=True)
+
+    def renew_after_fork(self, owner: str) -> None:
+        """Start anew in a forked child: the parent's files and calls are the parent's."""
+        for segment in (*self._segments, *([self._spare] if self._spare else ())):
+            segment.abandon()  # the child's copy of descriptor and mapping; the parent has its own
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+        _OWN.clear()
+        self.owner = owner
+        self._lock_fd = None
+        self._current = None
+        self._spare = None
+        self._segments = deque()
+        self._in_flight = {}
+        self._dropped = self._lost = 0
+        self._rotation = threading.Lock()
+        self._failed = []
+        self._batch = []
+        self._numbers = itertools.count(1)
+        self.pushed = 0
+
+
+_OWN: set[str] = set()
+"""Owners in this process: `lockf` does not conflict within a process, so they are told apart here.
+"""
+
+
+def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
+    """Deliver and remove the segments of processes that have died.
+
+    Args:
+        folder: The data folder's journal.
+        deliver: Called with all records of one dead process, in order; must have stored them when
+            it returns. What it raises leaves the segments where they are, for the next try.
+
+    Returns:
+        How many dead processes' journals were taken over.
+    """
+    adopted = 0
+    if not folder.is_dir():
+        return 0
+    for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
+        if owner in _OWN:
+            continue
+        with _Claim(folder / f"{owner}.lock") as claimed:
+            if not claimed:
+                continue
+            paths = sorted(folder.glob(f"{owner}-*.seg"))
+            if not paths:  # another process took them over between our look and our claim
+                (folder / f"{owner}.lock").unlink(missing_ok=True)
+                continue
+            records: list[Record] = []
+            for path in paths:
+                records += parse(path.read_bytes(), at_end=True)[0]
+            if records:
+                deliver(records)
+            for path in paths:
+                path.unlink(missing_ok=True)
+            (folder / f"{owner}.lock").unlink(missing_ok=True)
+            adopted += 1
+    return adopted
+
+
+class _Claim:
+    """Holds a dead owner's lock while its segments are adopted; false where the owner lives."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def __enter__(self) -> bool:
+        if fcntl is None:  # pragma: no cover - not a POSIX system
+            return False
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
+        try:
+            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        try:
+            # Another process may have adopted this owner and removed the file while we waited.
+            return os.stat(self._path).st_ino == os.fstat(self._fd).st_ino
+        except FileNotFoundError:
+            return False
+
+    def __exit__(self, *error: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+
+
+def unfinished(records: list[Record]) -> Iterator[Record]:
+    """Return the begin records that no end or void record answers, in order, each once."""
+    answered = {
+        record.get("ends", record.get("id"))
+        for record in records
+        if record.get("k") in ("end", "void")
+    }
+    seen: set[Any] = set()
+    for record in records:
+        event_id = record.get("id")
+        if record.get("k") == "begin" and event_id not in answered and event_id not in seen:
+            seen.add(event_id)
+            yield record

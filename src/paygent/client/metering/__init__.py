@@ -1,0 +1,1 @@
+"""One call, from begin to settle: `meter.py` has the whole flow."""

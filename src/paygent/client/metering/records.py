@@ -1,0 +1,86 @@
+"""What is written and is no call: manual entries, plans, assignments, sessions, price lists.
+
+Each is a record in the journal, and the delivering thread is told. Nothing here is gated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from paygent.client.accounts.registry import Accounts, User
+from paygent.client.journal.delivery import Worker, directory_record
+from paygent.client.journal.journal import Journal
+from paygent.client.runtime.callbacks import Callbacks
+from paygent.core.event import Event, encode_end
+from paygent.core.explain import rates_to_json
+from paygent.core.messages import DirectoryRecord, PriceRecord
+from paygent.core.pricing import Rates
+from paygent.failopen import attempt
+from paygent.types import usage_event
+
+
+class Entries:
+    """Writes the entries of one `Paygent`. Thread-safe.
+
+    Attributes:
+        session_opened: Called with the user's id for each session that was opened.
+    """
+
+    def __init__(
+        self, accounts: Accounts, journal: Journal, worker: Worker, callbacks: Callbacks
+    ) -> None:
+        self._accounts = accounts
+        self._journal = journal
+        self._worker = worker
+        self._callbacks = callbacks
+        self._listed: set[str] = set()
+        self.session_opened: Callable[[str], None] = _nothing
+
+    def book(self, user: User, event: Event) -> None:
+        """Book an event that is no call's: the money is spent, so no limit is asked."""
+        self.write_opened_sessions()
+        payload = encode_end(event)
+        try:
+            self._accounts.settle(user, None, event)
+            self._journal.append(payload)
+        except BaseException:  # the money is spent; a record twice counts once
+            self._journal.append(payload)
+            raise
+        self._worker.nudge()
+        if self._callbacks.wants("usage"):
+            self._callbacks.fire("usage", usage_event(event))
+
+    def list_prices(self, rates: Rates, at_us: int) -> None:
+        """Have a price list kept, once, so that what was booked with it can be explained."""
+        if rates.price_id not in self._listed:
+            self._listed.add(rates.price_id)
+            if rates.price_id:
+                attempt("price_list", self._write_prices, rates, at_us)
+
+    def _write_prices(self, rates: Rates, at_us: int) -> None:
+        self.write(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
+
+    def write_opened_sessions(self) -> None:
+        """Write the sessions that were opened meanwhile, and say so."""
+        for opened in self._accounts.take_opened():
+            self.write(opened)
+            self.session_opened(opened.user_id)
+
+    def write(self, record: DirectoryRecord) -> None:
+        """Write a plan, an assignment, a session or a price list into the journal."""
+        self._journal.append(encode_directory(record))
+        self._worker.nudge()
+
+    def renew_after_fork(self) -> None:
+        """Forget what the parent has listed: its records are the parent's to deliver."""
+        self._listed = set()
+
+
+def _nothing(user_id: str) -> None:
+    """Stand for what is told of opened sessions, where nobody asked for anything."""
+
+
+def encode_directory(record: DirectoryRecord) -> bytes:
+    """Return a directory record as a journal payload."""
+    return json.dumps(directory_record(record), separators=(",", ":")).encode()

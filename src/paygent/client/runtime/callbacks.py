@@ -1,0 +1,214 @@
+"""Runs the application's callbacks on a thread of ours, in order, where nothing they do can reach a
+call.
+
+A sync caller waits up to 50 ms for its own callbacks, so that a warning is usually out before the
+call goes on; a caller on an event loop never waits. Each callback runs in a copy of its caller's
+context. An async callback runs on the caller's loop when there is one, otherwise on a loop of its
+own here.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.failopen import attempt, failures, isolate, isolate_async
+
+if TYPE_CHECKING:
+    import asyncio
+
+OWN_WAIT_S = 0.05
+"""How long a sync caller waits for the callbacks of its own call."""
+
+QUEUE_MAX = 1_000
+"""Callbacks waiting at most; a hanging one must not fill the memory. Beyond it they are dropped and
+counted.
+"""
+
+Callback = Callable[[Any], Any]
+
+
+class Callbacks:
+    """The registered callbacks of one `Paygent`, by kind, and the thread that runs them."""
+
+    def __init__(self) -> None:
+        self._registered: dict[str, tuple[Callback, ...]] = {}
+        self._renew()
+
+    def _renew(self) -> None:
+        self._starting = threading.Lock()
+        self._queue: queue.Queue[tuple[Callable[[], Any], threading.Event] | None] = queue.Queue(
+            QUEUE_MAX
+        )
+        self._thread: threading.Thread | None = None
+        self._is_stopped = False
+        self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
+        self._task_ended = threading.Condition()
+
+    def register(self, kind: str, callback: Callback) -> None:
+        """Add a callback; those of a kind run in the order of registration."""
+        self._registered[kind] = (*self._registered.get(kind, ()), callback)
+
+    def wants(self, kind: str) -> bool:
+        """Tell whether anyone listens to a kind; if not, its payload need not be made."""
+        return kind in self._registered
+
+    def fire(self, kind: str, payload: Any, *, wait: bool = True) -> None:
+        """Run the callbacks of a kind.
+
+        Args:
+            kind: What happened.
+            payload: Handed to each callback.
+            wait: Whether to wait for them, up to 50 ms; never on a thread that runs an event loop.
+
+        Never raises: a refusal that is told of must still be raised.
+        """
+        callbacks = self._registered.get(kind)
+        if callbacks:
+            attempt("callbacks", self._fire, kind, callbacks, payload, wait)
+
+    def _fire(self, kind: str, callbacks: tuple[Callback, ...], payload: Any, wait: bool) -> None:
+        loop = running_loop()
+        context = contextvars.copy_context()
+        last: threading.Event | None = None
+        for callback in callbacks:
+            if loop is not None and inspect.iscoroutinefunction(callback):
+                context.run(self._as_task, loop, kind, callback, payload)
+                continue
+            run, last = _Run(kind, callback, payload, context.copy()), threading.Event()
+            try:
+                self._queue.put_nowait((run, last))
+            except queue.Full:
+                failures.say("callbacks_dropped", "callbacks take too long; some were dropped")
+                last = None
+                break
+        if not self._queue.empty():
+            self._start()
+        may_wait = not runs_loop() and threading.current_thread() is not self._thread
+        if last is not None and wait and may_wait:
+            last.wait(OWN_WAIT_S)
+
+    def _start(self) -> None:
+        """Start the thread, once.
+
+        Raises:
+            RuntimeError: if the process may have no more threads; what is queued waits for the next
+                time.
+        """
+        if self._thread is None:
+            with self._starting:
+                if self._thread is None:
+                    thread = threading.Thread(
+                        target=_run_forever,
+                        args=(self._queue,),
+                        name="paygent-callbacks",
+                        daemon=True,
+                    )
+                    thread.start()
+                    self._thread = thread
+
+    def _as_task(
+        self, loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any
+    ) -> None:
+        """Run an async callback as a task of the caller's loop; its failures are counted like any
+        other's.
+        """
+        task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
+        self._tasks[task] = loop  # a loop keeps weak references only
+        task.add_done_callback(self._end_task)
+
+    def _end_task(self, task: asyncio.Task[None]) -> None:
+        with self._task_ended:
+            self._tasks.pop(task, None)
+            self._task_ended.notify_all()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until every callback fired so far has run; False when the time was not enough.
+
+        A callback never waits for itself, and a thread that runs an event loop not for the tasks of
+        that loop, which it would stop.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        if self._thread in (None, threading.current_thread()):
+            pass  # nothing was fired, or a callback asks, which would wait for itself
+        elif self._is_stopped:
+            self._thread.join(timeout_s)  # it ends after what is queued
+        else:
+            done = threading.Event()
+            try:
+                self._queue.put((_nothing, done), timeout=timeout_s)
+            except queue.Full:
+                return False
+            if not done.wait(max(deadline_s - time.monotonic(), 0.0)):
+                return False
+        if not self._tasks:
+            return True
+        own = running_loop()
+
+        def has_ended() -> bool:
+            return all(loop is own or loop.is_closed() for loop in tuple(self._tasks.values()))
+
+        with self._task_ended:
+            return self._task_ended.wait_for(has_ended, max(deadline_s - time.monotonic(), 0.0))
+
+    def stop(self) -> None:
+        """End the thread after what is queued; callbacks fired later are not run."""
+        self._registered = {}
+        self._is_stopped = True
+        if self._thread is not None:
+            try:
+                self._queue.put_nowait(None)
+            except queue.Full:
+                failures.say("callbacks_hung", "a callback is still running at shutdown")
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's thread and queue; registrations stay."""
+        self._renew()
+
+
+class _Run:
+    """One callback with its payload, in the context of its caller."""
+
+    __slots__ = ("_callback", "_context", "_kind", "_payload")
+
+    def __init__(
+        self, kind: str, callback: Callback, payload: Any, context: contextvars.Context
+    ) -> None:
+        self._kind = kind
+        self._callback = callback
+        self._payload = payload
+        self._context = context
+
+    def __call__(self) -> None:
+        isolate(f"callback_{self._kind}", self._context.run, self._run)
+
+    def _run(self) -> None:
+        result = self._callback(self._payload)
+        if inspect.isawaitable(result):
+            import asyncio  # 27 ms, and most callbacks are not async
+
+            asyncio.run(_awaited(result))
+
+
+async def _awaited(result: Any) -> None:
+    await result
+
+
+def _nothing() -> None:
+    """Stand in the queue as a mark that `flush` waits for."""
+
+
+def _run_forever(waiting: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:
+    while True:
+        item = waiting.get()
+        if item is None:
+            return
+        run, done = item
+        run()
+        done.set()

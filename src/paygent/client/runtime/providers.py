@@ -1,0 +1,201 @@
+"""Providers that the application registers itself: values that say where an SDK is called, and how
+its answers tell what was used. `instrument/callables/registered.py` puts the patches in; nothing
+is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from operator import index
+from typing import Any
+
+from paygent.core.usage import Usage
+from paygent.core.validation import Findings
+
+_NAME_CHARS_MAX = 255
+_TOKENS_MAX = 10**12  # a larger "count of tokens" is a broken answer, not a use
+
+
+@dataclass
+class TokenInfo:
+    """What an answer of a registered provider used; not frozen, since extractors fill it in step by
+    step.
+
+    Attributes:
+        model: The model that answered, or None for the one asked for.
+        input_tokens: All input tokens, cached ones included.
+        output_tokens: All output tokens, reasoning included.
+        total_tokens: Both together; what it says beyond their sum counts as output (providers leave
+            out what a model spent on thinking), or as input where there is nothing else.
+    """
+
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class ProviderConfig:
+    """Where one provider is called; checked when it is registered.
+
+    Attributes:
+        name: The provider's name in events and prices, such as "mistral".
+        module_path: Module of the class, such as "acme.client".
+        class_name: Class whose method makes the calls; "Outer.Inner" for a nested one.
+        method_name: The method; its keyword arguments are read as the request (`model`,
+            `messages`, `max_tokens`, …).
+        async_class_name: Class of the async method; None is `class_name`.
+        async_module_path: Module of that class; None is `module_path`.
+        async_method_name: The async method; None is `method_name`, if an async class is named, and
+            no async method otherwise.
+        extract_tokens: Takes an answer and returns a `TokenInfo`, a dict of the same keys, or a
+            tuple of input and output tokens; None reads answers of the known shapes.
+    """
+
+    name: str
+    module_path: str
+    class_name: str
+    method_name: str
+    async_class_name: str | None = None
+    async_module_path: str | None = None
+    async_method_name: str | None = None
+    extract_tokens: Callable[[Any], Any] | None = field(default=None, hash=False)
+
+    @property
+    def targets(self) -> tuple[tuple[str, str, str], ...]:
+        """Return (module, class, method) of each method that makes calls."""
+        sync = (self.module_path, self.class_name, self.method_name)
+        if not (self.async_class_name or self.async_method_name or self.async_module_path):
+            return (sync,)
+        other = (
+            self.async_module_path or self.module_path,
+            self.async_class_name or self.class_name,
+            self.async_method_name or self.method_name,
+        )
+        return (sync,) if other == sync else (sync, other)
+
+
+class ProviderRegistry:
+    """The providers that an application hands to `Paygent.init(registry=…)`, beside those that
+    Paygent knows itself.
+    """
+
+    def __init__(self) -> None:
+        self._configs: dict[str, ProviderConfig] = {}
+
+    def register(self, config: ProviderConfig) -> None:
+        """Add a provider, or replace the one of the same name; before `init`, or `instrument()`
+        again.
+
+        Raises:
+            InvalidValue: naming every field that breaks a rule.
+        """
+        findings = Findings("ProviderRegistry.register")
+        if not isinstance(config, ProviderConfig):
+            findings.add("config", config, "must be a ProviderConfig")
+            findings.raise_if_any()
+        _check(findings, config)
+        findings.raise_if_any()
+        self._configs[config.name] = config
+
+    def get(self, name: str) -> ProviderConfig | None:
+        """Return the provider of a name, or None."""
+        return self._configs.get(name)
+
+    def all(self) -> list[ProviderConfig]:
+        """Return the providers in the order in which they were registered."""
+        return list(self._configs.values())
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the providers, in that order."""
+        return list(self._configs)
+
+    def __iter__(self) -> Iterator[ProviderConfig]:
+        return iter(self.all())
+
+    def __len__(self) -> int:
+        return len(self._configs)
+
+    def __bool__(self) -> bool:
+        return True  # an empty registry is one that is there
+
+
+def _check(findings: Findings, config: ProviderConfig) -> None:
+    """Note the rules that a provider breaks."""
+    name = config.name
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= _NAME_CHARS_MAX:
+        findings.add("name", name, "must be a string of 1 to 255 characters")
+    for each, is_path in (
+        ("module_path", True),
+        ("class_name", True),
+        ("method_name", False),
+        ("async_class_name", True),
+        ("async_module_path", True),
+        ("async_method_name", False),
+    ):
+        value = getattr(config, each)
+        if value is None and each.startswith("async_"):
+            continue
+        if not _is_name(value, is_path=is_path):
+            what = "identifiers with dots between them" if is_path else "an identifier"
+            findings.add(each, value, f"must be {what}")
+    if config.extract_tokens is not None and not callable(config.extract_tokens):
+        findings.add("extract_tokens", config.extract_tokens, "must be callable, or None")
+
+
+def _is_name(value: Any, *, is_path: bool) -> bool:
+    if not isinstance(value, str):
+        return False
+    parts = value.split(".") if is_path else [value]
+    return all(part.isidentifier() for part in parts)
+
+
+def usage_of(extracted: Any) -> Usage | None:
+    """Return what an extractor found in the normal form; None for nonsense, and where it found no
+    tokens at all.
+
+    Args:
+        extracted: What `extract_tokens` returned.
+    """
+    if isinstance(extracted, (tuple, list)):
+        if len(extracted) != 2:
+            return None
+        found: Mapping[str, Any] = {"input_tokens": extracted[0], "output_tokens": extracted[1]}
+    elif isinstance(extracted, Mapping):
+        found = extracted
+    else:
+        found = {name: getattr(extracted, name, None) for name in _FIELDS}
+    counts = [_count(found.get(name)) for name in _FIELDS[1:]]
+    if None in counts:
+        return None
+    input_tokens, output_tokens, total = (each or 0 for each in counts)
+    if not input_tokens and not output_tokens:
+        input_tokens = total
+    output_tokens = max(output_tokens, total - input_tokens)
+    if not input_tokens and not output_tokens:
+        return None
+    model = found.get("model")
+    return Usage(
+        input_tokens, output_tokens, model=model if isinstance(model, str) and model else None
+    )
+
+
+_FIELDS = ("model", "input_tokens", "output_tokens", "total_tokens")
+
+
+def _count(value: Any) -> int | None:
+    """Return a count of tokens: absent is 0, None is no count."""
+    if value is None:
+        return 0
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, float) and value == value // 1:
+        value = int(value) if abs(value) <= _TOKENS_MAX else -1
+    try:
+        count = index(value)  # also the whole numbers of numpy
+    except TypeError:
+        return None
+    return count if 0 <= count <= _TOKENS_MAX else None

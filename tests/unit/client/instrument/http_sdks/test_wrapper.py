@@ -1,0 +1,263 @@
+"""The funnel: one wrapper around each SDK's own, which changes nothing that the app sees."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import openai
+import pytest
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES, Metered
+from tests.unit.client.instrument.requests import Client, Init, options_of
+
+from paygent import paygent_context
+from paygent.client.instrument.http_sdks.wrapper import (
+    behind_gateway,
+    carry,
+    is_behind_gateway,
+    set_active,
+    wrap_async,
+    wrap_resource,
+    wrap_sync,
+)
+from paygent.client.instrument.openai import routes as openai_names
+from paygent.failopen import failures
+from paygent.testing import Answer, FakeProvider
+
+
+def test_carry__without_a_paygent__drops_our_arguments() -> None:
+    """After a shutdown an app's `paygent_*` arguments still never reach the provider."""
+    set_active(None)
+    assert carry({"paygent_user_id": "u", "paygent_metadata": {}, "n": 1}) == {"n": 1}
+
+
+async def test_wrap_resource__of_both_kinds__stays_of_its_kind() -> None:
+    """A coroutine function stays one; calls without our arguments pass untouched."""
+    set_active(None)
+
+    async def create(**kwargs: Any) -> dict[str, Any]:
+        return kwargs
+
+    wrapped = wrap_resource(create, print, is_coroutine=True)
+    assert inspect.iscoroutinefunction(wrapped)
+    assert await wrapped(a=1) == {"a": 1}
+    assert await wrapped(a=1, paygent_user_id="u") == {"a": 1}
+    plain = wrap_resource(lambda **kwargs: kwargs, print, is_coroutine=False)
+    assert (plain(a=1), plain(a=1, paygent_session_id="s")) == ({"a": 1}, {"a": 1})
+
+
+def test_openai__a_fallback_that_never_left__spends_nothing(init: Init, fake: FakeProvider) -> None:
+    """After a time-out the app tries again with a body that cannot be sent: one call counts."""
+    metered = Metered(init())
+    fake.script(Answer(delay_s=0.3))
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client,
+        pytest.raises(TypeError),
+        paygent_context("u1"),
+    ):
+        try:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES, timeout=0.05)
+        except openai.APITimeoutError:
+            client.chat.completions.create(model="gpt-4o", messages=[object()])  # type: ignore[list-item]
+    assert len(metered.events) == 1
+
+
+def test_openai__a_response_type_of_the_http_library__is_metered(
+    init: Init, fake: FakeProvider
+) -> None:
+    """`cast_to=httpx.Response` gives the library's own response, and its usage counts."""
+    import httpx2
+
+    metered = Metered(init())
+    body = {"model": "gpt-4o", "messages": MESSAGES}
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+        answer = client.post("/chat/completions", cast_to=httpx2.Response, body=body)
+    assert answer.json()["id"] == "chatcmpl-fake"
+    assert (metered.only.input_tokens, metered.only.quality) == (100, "exact")
+
+
+@pytest.fixture
+def passing() -> Iterator[None]:
+    """No meter."""
+    set_active(None)
+    yield
+    set_active(None)
+
+
+async def test_wrappers__without_a_meter__only_pass(passing: None) -> None:
+    """After a shutdown the patch costs a look at one variable."""
+
+    async def original_async(client: Any, *args: Any) -> Any:
+        return args
+
+    sync = wrap_sync(lambda client, *args: args, openai_names)
+    asynchronous = wrap_async(original_async, openai_names)
+    assert sync(Client(), 1, 2) == (1, 2)
+    assert await asynchronous(Client(), 1, 2) == (1, 2)
+
+
+async def test_wrappers__a_request_that_cannot_be_read__passes(
+    init: Init, swallowed: Swallowed
+) -> None:
+    """Options of a shape that we do not know are the SDK's business; that is counted."""
+    init(auto_instrument=False)
+    swallowed.expect("prepare")
+
+    async def original_async(client: Any, *args: Any) -> str:
+        return "answer"
+
+    sync = wrap_sync(lambda client, *args: "answer", openai_names)
+    asynchronous = wrap_async(original_async, openai_names)
+    assert sync(Client(), object, object()) == "answer"
+    assert await asynchronous(Client(), object, object()) == "answer"
+    assert failures.counts["prepare"] == 2
+
+
+async def test_wrappers__around_each_other__count_a_call_once(init: Init) -> None:
+    """Two layers of ours (another code kept the first) are one call."""
+    pg = init(auto_instrument=False)
+    metered = Metered(pg)
+    answer = {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
+
+    async def original_async(client: Any, cast_to: Any, options: Any) -> Any:
+        return answer
+
+    sync = wrap_sync(
+        wrap_sync(lambda client, cast_to, options: answer, openai_names),
+        openai_names,
+    )
+    asynchronous = wrap_async(wrap_async(original_async, openai_names), openai_names)
+    with paygent_context("u1"):
+        assert sync(Client(), object, options=options_of(body={"model": "gpt-4o"})) is answer
+        assert await asynchronous(Client(), object, options_of(body={"model": "gpt-4o"})) is answer
+    assert [event.cost_total_nano for event in metered.events] == [450_000] * 2
+
+
+def test_wrappers__usage_that_is_asked_for__keeps_the_apps_own_options(init: Init) -> None:
+    """Only what is missing is added to `stream_options`."""
+    init(auto_instrument=False)
+    sent: list[Any] = []
+
+    def original(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+        sent.append(options.json_data)
+        return SimpleNamespace(_iterator=iter(()), response=None)
+
+    request = wrap_sync(original, openai_names)
+    for given in (None, {"other": 1}, {"include_usage": False}):
+        body = {"model": "gpt-4o", "stream": True, "stream_options": given}
+        stream = request(Client(), object, options_of(body=body), stream=True)
+        assert list(stream._iterator) == []
+    assert [each["stream_options"] for each in sent] == [
+        {"include_usage": True},
+        {"other": 1, "include_usage": True},
+        {"include_usage": False},
+    ]
+
+
+def test_openai__a_subclass_that_copies_the_options__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """Other instrumentation may hand a copy of the request down; it is the same call."""
+
+    class Copying(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            return super().request(cast_to, options.model_copy(), **kwargs)
+
+    metered = Metered(init())
+    with Copying(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        for _ in client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True):
+            pass
+    assert (len(fake.requests), len(metered.events)) == (2, 2)
+
+
+def test_openai__a_subclass_that_changes_the_body__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """What it sends is another request by the same client, inside the one under way."""
+
+    class Changing(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            body = {**options.json_data, "user": "x"}
+            changed = options.model_copy(update={"json_data": body})
+            return super().request(cast_to, changed, **kwargs)
+
+    metered = Metered(init())
+    with Changing(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(fake.requests), len(metered.events)) == (2, 2)
+
+
+def test_openai__another_request_that_is_made_while_one_is_under_way__counts_too(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The SDK asks a subclass for its options in the middle, and that asks a model."""
+
+    class Guarded(openai.OpenAI):
+        def _prepare_options(self, options: Any) -> Any:
+            if options.json_data["model"] != "gpt-4o-mini":
+                self.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES)
+            return super()._prepare_options(options)
+
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            return super().request(cast_to, options, **kwargs)
+
+    metered = Metered(init())
+    with Guarded(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert len(fake.requests) == 2
+    assert sorted(str(event.model) for event in metered.events) == ["gpt-4o", "gpt-4o-mini"]
+
+
+def test_openai__what_was_started_inside_a_request__is_its_own_when_that_is_over(
+    init: Init, fake: FakeProvider
+) -> None:
+    """A hook of the HTTP client starts a thread, which calls by the same client later."""
+    metered = Metered(init())
+    is_over, threads = threading.Event(), list[threading.Thread]()
+
+    def start(request: Any) -> None:
+        if not threads:
+            threads.append(threading.Thread(target=call_later))
+            threads[0].start()
+
+    http = openai.DefaultHttpxClient(event_hooks={"request": [start]})
+    client = openai.OpenAI(api_key="k", base_url=fake.openai_url, http_client=http)
+
+    def call() -> None:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+
+    def call_later() -> None:
+        is_over.wait(30)
+        call()
+
+    with client, paygent_context("u1"):
+        call()
+        is_over.set()
+        threads[0].join(30)
+    assert [event.user_id for event in metered.events] == ["u1", "u1"]
+
+
+def test_behind_gateway__in_a_context_that_outlives_it__is_over(
+    init: Init, fake: FakeProvider
+) -> None:
+    """What a gateway's function has started goes on in its context: its calls are metered."""
+    metered = Metered(init())
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def call() -> bool:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            return is_behind_gateway()
+
+        with paygent_context("u1"), behind_gateway():
+            inside = contextvars.copy_context()
+            assert inside.copy().run(call)
+            assert metered.events == []
+        assert not inside.run(call)
+    assert metered.only.user_id == "u1"

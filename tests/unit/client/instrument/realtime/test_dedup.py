@@ -1,0 +1,52 @@
+"""What several connections to one conversation have counted."""
+
+from __future__ import annotations
+
+from paygent.client.instrument.realtime import dedup
+from paygent.client.instrument.realtime.dedup import Counted, counted_of
+
+
+def test_counted__what_one_connection_claims__no_other_one_gets() -> None:
+    """The owner may ask again."""
+    both = counted_of("rtc_1")
+    first, second = object(), object()
+    assert both.claim("resp_1", first)
+    assert not counted_of("rtc_1").claim("resp_1", second)
+    assert both.claim("resp_1", first)
+    assert both.knows("resp_1")
+    assert not counted_of("rtc_2").knows("resp_1")
+
+
+def test_counted__a_long_conversation__forgets_the_oldest() -> None:
+    """Memory is bounded, in a conversation and in their number."""
+    long, owner = Counted(), object()
+    for number in range(dedup._IDS_MAX + 10):
+        long.claim(str(number), owner)
+    assert not long.knows("9")
+    assert long.knows("10")
+    for number in range(dedup._SHARED_MAX + 10):
+        counted_of(f"many_{number}")
+    assert len(dedup._shared) == dedup._SHARED_MAX
+
+
+def test_counted__a_conversation_that_is_joined_again__is_not_the_oldest() -> None:
+    """Nor is what it has counted forgotten."""
+    kept = counted_of("joined_again")
+    for number in range(2):
+        for other in range(dedup._SHARED_MAX - 1):
+            counted_of(f"other_{number}_{other}")
+        assert counted_of("joined_again") is kept
+
+
+def test_counted__seconds__are_taken_once() -> None:
+    """A total that is told twice, or falls, adds nothing."""
+    live = Counted()
+    taken = []
+    for total_ms in (3_000, 3_000, 2_000, 5_000):
+        live.tell_total(total_ms)
+        taken.append(live.take())
+    assert taken == [3_000, 0, 0, 2_000]
+    live.add(400)
+    assert live.take(at_least_ms=1_000) == 0
+    live.add(600)
+    assert live.take(at_least_ms=1_000) == 1_000

@@ -1,0 +1,285 @@
+"""Taps of streams: every chunk passes, and the call ends once."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import openai
+import pytest
+from tests.conftest import Swallowed
+from tests.instrument.shapes import MESSAGES, Metered
+from tests.unit.client.instrument.streams.streams import (
+    EVENTS,
+    STREAM,
+    USAGE,
+    NotingMeter,
+    Source,
+    bytes_reader,
+    call_of,
+    chat,
+    chunk,
+    tokens,
+)
+
+from paygent import Paygent, paygent_context
+from paygent.client.instrument.openai.answers import (
+    ChatStream,
+)
+from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.iterator_tap import tap_stream
+from paygent.client.metering.meter import Meter
+from paygent.core.estimate import Estimate
+from paygent.core.usage import Usage
+from paygent.testing import Answer, FakeProvider
+
+Init = Callable[..., Paygent]
+
+
+class SdkStream:
+    """An SDK's stream object, as far as the taps look at it."""
+
+    def __init__(self, iterator: Any, response: Any = None) -> None:
+        self._iterator = iterator
+        self.response = response
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._iterator
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async for item in self._iterator:
+            yield item
+
+
+def last() -> dict[str, Any]:
+    """The chunk with the usage."""
+    return {"model": "gpt-4o", "choices": [], "usage": USAGE}
+
+
+def tapped(stream: SdkStream, reader: Any = None) -> NotingMeter:
+    """A stream with both taps in it."""
+    meter = NotingMeter()
+    reading = reader if reader is not None else chat()
+    assert tap_stream(stream, cast(Meter, meter), call_of(), reading, lambda document: None)
+    return meter
+
+
+def test_tap_stream__read_to_its_end__settles_the_usage_once() -> None:
+    """Each chunk arrives as it was; the call ends with the last."""
+    chunks = [chunk(), chunk(), last()]
+    stream = SdkStream(iter(chunks))
+    meter = tapped(stream)
+    assert list(stream) == chunks
+    assert list(stream) == []
+    del stream
+    gc.collect()
+    assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
+
+
+async def test_tap_stream__async__settles_the_usage_once() -> None:
+    """The async tap does the same."""
+
+    async def source() -> AsyncIterator[Any]:
+        for each in chunks:
+            yield each
+
+    chunks = [chunk(), last()]
+    stream = SdkStream(source())
+    meter = tapped(stream)
+    loop = stream._iterator.__aiter__()
+    assert loop.__aiter__() is loop
+    assert [each async for each in stream] == chunks
+    assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
+
+
+async def test_tap_stream__an_async_stream_that_fails__settles_and_raises() -> None:
+    """The SDK's error arrives, and what was received counts."""
+
+    async def source() -> AsyncIterator[Any]:
+        yield chunk("12345678")
+        raise KeyError("cut")
+
+    stream = SdkStream(source())
+    meter = tapped(stream)
+    with pytest.raises(KeyError):
+        [each async for each in stream]
+    assert [tokens(usage) for usage in meter.settled] == [(50, 2)]
+
+
+def test_tap_stream__a_usage_chunk_that_is_ours__is_kept_from_the_app() -> None:
+    """Only the chunk that we asked for is taken out."""
+    stream = SdkStream(iter([chunk(), last(), chunk("more")]))
+    tapped(stream, ChatStream(False, True))
+    assert list(stream) == [chunk(), chunk("more")]
+
+
+async def test_tap_stream__a_usage_chunk_that_is_ours__is_kept_from_an_async_app() -> None:
+    """Only the chunk that we asked for is taken out."""
+
+    async def source() -> AsyncIterator[Any]:
+        for each in (chunk(), last()):
+            yield each
+
+    stream = SdkStream(source())
+    tapped(stream, ChatStream(False, True))
+    assert [each async for each in stream] == [chunk()]
+
+
+class BrokenReader:
+    """A reader with a bug."""
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Fail."""
+        raise RuntimeError("bug")
+
+    def usage(self, estimate: Estimate) -> Usage | None:
+        """Fail."""
+        raise RuntimeError("bug")
+
+
+def test_tap_stream__a_reader_that_fails__lets_every_chunk_pass(swallowed: Swallowed) -> None:
+    """Our bug is counted; the app gets its stream, the call its estimate."""
+    swallowed.expect("stream", "usage")
+    stream = SdkStream(iter([chunk(), last()]))
+    meter = tapped(stream, BrokenReader())
+    assert list(stream) == [chunk(), last()]
+    assert meter.settled == [None]
+
+
+def test_tap_stream__dropped_without_being_read__settles_when_collected() -> None:
+    """A stream that nobody reads still ends its call."""
+    stream = SdkStream(iter([chunk(), last()]))
+    meter = tapped(stream)
+    del stream
+    gc.collect()
+    assert meter.settled == [None]
+
+
+def test_tap_stream__what_the_sdk_asks_of_its_iterator__is_answered() -> None:
+    """The tap stands in for the iterator in everything, `close` of a generator too."""
+    closed: list[bool] = []
+
+    def source() -> Iterator[Any]:
+        try:
+            yield chunk()
+        finally:
+            closed.append(True)
+
+    stream = SdkStream(source())
+    tapped(stream)
+    loop = iter(stream._iterator)
+    assert iter(loop) is loop
+    next(loop)
+    loop.close()
+    assert closed == [True]
+
+
+async def test_tap_stream__what_the_sdk_asks_of_an_async_iterator__is_answered() -> None:
+    """The same for async generators, which have `aclose`."""
+
+    async def source() -> AsyncIterator[Any]:
+        yield chunk()
+
+    stream = SdkStream(source())
+    meter = tapped(stream)
+    await stream._iterator.aclose()
+    del stream
+    gc.collect()
+    assert meter.settled == [None]
+
+
+def test_tap_stream__what_is_no_stream__is_left_alone() -> None:
+    """An object without an iterator cannot be tapped, which is told."""
+    answer = object()
+    meter = cast(Meter, NotingMeter())
+    assert tap_stream(answer, meter, call_of(), chat(), lambda document: None) is False
+
+
+def test_ending__however_often_it_fires__counts_once() -> None:
+    """Last chunk, close and collection may all end a call."""
+    meter, call = NotingMeter(), call_of()
+    ending = Ending(cast(Meter, meter), call, chat())
+    ending()
+    ending()
+    assert meter.settled == [None]
+
+
+def test_tap_stream__whose_iterator_is_dropped_unread__is_left_to_its_bytes() -> None:
+    """Helpers of older SDKs drop the stream object and read the response by themselves."""
+    response = SimpleNamespace(stream=Source(STREAM), headers=EVENTS)
+    stream = SdkStream(iter([chunk(), last()]), response)
+    meter = tapped(stream)
+    del stream
+    gc.collect()
+    assert meter.settled == []
+    assert b"".join(response.stream) == STREAM
+    response.stream.close()
+    assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
+
+
+def test_taps__20_000_chunks__keep_less_than_a_megabyte() -> None:
+    """What is kept of a stream is its usage and a count of text bytes."""
+    pieces = (b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n' for _ in range(20_000))
+    response = SimpleNamespace(stream=Source(), headers=EVENTS)
+    stream = SdkStream((json.loads(piece[6:]) for piece in pieces), response)
+    meter = tapped(stream)
+    raw = bytes_reader()
+    tracemalloc.start()
+    try:
+        for number, _ in enumerate(stream):
+            raw.feed_bytes(b'data: {"choices":[{"delta":{"content":"word "}}]}\n\n')
+            if number == 100:
+                tracemalloc.reset_peak()
+                before = tracemalloc.get_traced_memory()[0]
+        grown = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 1_000_000
+    assert [tokens(usage) for usage in meter.settled] == [(50, 25_000)]
+
+
+def test_openai__a_real_stream_of_many_chunks__keeps_less_than_a_megabyte(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The same through the SDK, which may keep what it likes but not because of us."""
+    fake.default = Answer(chunks=3_000)
+    metered = Metered(init())
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client,
+        paygent_context("u1"),
+    ):
+        stream = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
+        next(iter(stream))
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in stream:
+                pass
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+    assert grown < 1_000_000
+    assert metered.only.quality == "exact"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_openai__the_responses_api__is_metered_once_at_its_price(
+    init: Init, fake: FakeProvider, stream: bool
+) -> None:
+    """gpt-4o-mini: 100 input at 0.15 and 20 output at 0.60 per million, streamed or not."""
+    metered = Metered(init())
+    with (
+        openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client,
+        paygent_context("u1"),
+    ):
+        if not hasattr(client, "responses"):  # the oldest SDK that we support has none
+            return
+        answer: Any = client.responses.create(model="gpt-4o-mini", input="hi", stream=stream)
+        if stream:
+            assert [each.type for each in answer][-1] == "response.completed"
+    event = metered.only
+    assert (event.cost_total_nano, event.quality) == (27_000, "exact")

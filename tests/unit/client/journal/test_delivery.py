@@ -1,0 +1,923 @@
+"""The threads that deliver and ask: nothing lost, nothing twice, nobody kept waiting."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import Swallowed
+from tests.contract.samples import MONTH, NOON_US, day_key, make_event, period_key, session_key
+from tests.unit.client.journal.ledgers import FakeLedger
+
+import paygent.client.journal.delivery as worker_module
+from paygent.client.accounts.registry import Accounts, User
+from paygent.client.journal.delivery import (
+    RECORDS_PER_BATCH_MAX,
+    Worker,
+    directory_record,
+)
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.segments import frame
+from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, presumed
+from paygent.core.messages import (
+    Answer,
+    AssignRecord,
+    Batch,
+    DirectoryRecord,
+    PlanRecord,
+    SessionRecord,
+)
+from paygent.core.period import Subscription
+from paygent.core.plan import Limit, PlanConfig, plan_to_json
+from paygent.failopen import failures
+from paygent.ledger.port import LedgerUnavailable
+
+WAIT_S = 5.0
+"""Longest wait of a test for something that takes milliseconds."""
+
+
+class Bench:
+    """A worker with its accounts, a journal and a ledger that can fail."""
+
+    def __init__(self, folder: Path | None, **arguments: Any) -> None:
+        numbers = count(1)
+        self.ledger = FakeLedger()
+        self.accounts = Accounts(
+            default_plan="pro", new_id=lambda at_us: f"session-{next(numbers)}"
+        )
+        self.accounts.set_plan("pro", PlanConfig(max_spend_per_period=1.0))
+        self.journal = Journal(folder, owner=f"me{id(self)}")
+        self.worker = Worker(
+            self.ledger,
+            self.accounts,
+            self.journal,
+            now_us=lambda: NOON_US,
+            **{"interval_s": 0.005, **arguments},
+        )
+
+    def user(self, user_id: str = "ann") -> User:
+        """Return a user as of now."""
+        return self.accounts.user(user_id, NOON_US)
+
+    def spend(self, event_id: str, **fields: Any) -> Event:
+        """Settle one call, as the meter does."""
+        event = make_event(event_id, **fields)
+        self.accounts.settle(self.user(event.user_id), None, event)
+        self.journal.end(event_id, encode_end(event))
+        self.worker.nudge()
+        return event
+
+    def write(self, record: DirectoryRecord) -> None:
+        """Write a directory record, as the meter does."""
+        self.journal.append(json.dumps(directory_record(record)).encode())
+        self.worker.nudge()
+
+    def spent(self, user_id: str = "ann") -> int:
+        """Return what the user spent in the period, as the gate sees it."""
+        return self.accounts.figures(self.user(user_id), "", NOON_US).period_cost_nano
+
+
+@pytest.fixture
+def new_bench(tmp_path: Path) -> Iterator[Callable[..., Bench]]:
+    """Make benches that are stopped and closed after the test."""
+    made: list[Bench] = []
+
+    def make(folder: Path | None = tmp_path / "journal", **arguments: Any) -> Bench:
+        made.append(Bench(folder, **arguments))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.ledger.settling.clear()
+        bench.worker.stop(WAIT_S)
+        bench.journal.close()
+
+
+@pytest.fixture
+def bench(new_bench: Callable[..., Bench]) -> Bench:
+    """One bench with a journal in files."""
+    return new_bench()
+
+
+@pytest.fixture(autouse=True)
+def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make pauses after failures short; what is tested is that they end."""
+    monkeypatch.setattr(worker_module, "_RETRY_S", 0.005)
+    monkeypatch.setattr(worker_module, "_READY_WAIT_S", 0.05)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds that another thread brings about."""
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def _wait_for(gate: threading.Event) -> None:
+    gate.wait(WAIT_S)
+
+
+def away(times: int = 1) -> list[BaseException | None]:
+    """Return failures of a ledger that is away for some calls."""
+    return [LedgerUnavailable("away") for _ in range(times)]
+
+
+# -- delivery
+
+
+def test_worker__never_used__starts_no_thread(bench: Bench) -> None:
+    """Nothing starts before the first call needs it."""
+    assert bench.worker.is_running is False
+    assert bench.worker._threads == []
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_flush__settled_calls__returns_when_the_ledger_has_them(
+    new_bench: Callable[..., Bench], tmp_path: Path, durable: bool
+) -> None:
+    """After a flush the events are booked, acknowledged and gone from the journal."""
+    bench = new_bench(tmp_path / "journal" if durable else None)
+    for number in range(5):
+        bench.spend(f"e{number}")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {f"e{number}" for number in range(5)}
+    account = bench.user().books[period_key()]
+    assert (account.base, account.undelivered, bench.user().pending) == (5_000, 0, {})
+    assert (bench.journal.has_unread, bench.worker.flushed) == (False, 5)
+
+
+def test_flush__nothing_waits__returns_at_once(bench: Bench) -> None:
+    """There may be nothing to deliver."""
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.events == {}
+
+
+def test_flush__a_long_backlog__is_delivered_in_batches_of_a_bounded_size(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """A transaction takes at most so many records, so that an acknowledgement stays short."""
+    bench = new_bench(enabled=False)
+    for number in range(2 * RECORDS_PER_BATCH_MAX + 100):
+        bench.spend(f"e{number}")
+    bench.worker._enabled = True
+    assert bench.worker.flush(WAIT_S) is True
+    assert len(bench.ledger.events) == 2 * RECORDS_PER_BATCH_MAX + 100
+    assert max(len(batch.events) for batch in bench.ledger.batches) <= RECORDS_PER_BATCH_MAX
+    assert bench.spent() == (2 * RECORDS_PER_BATCH_MAX + 100) * 1_000
+
+
+def test_deliver__nobody_flushes__happens_by_itself(bench: Bench) -> None:
+    """Settlements reach the ledger within the interval."""
+    bench.spend("a")
+    assert eventually(lambda: "a" in bench.ledger.events and not bench.user().pending)
+
+
+def test_deliver__asleep__is_woken_by_the_next_settlement(bench: Bench) -> None:
+    """After idle rounds the thread sleeps without a time limit; a nudge wakes it."""
+    bench.spend("a")
+    assert eventually(lambda: bench.worker._idle)
+    bench.spend("b")
+    assert eventually(lambda: "b" in bench.ledger.events)
+
+
+def test_deliver__a_begin_alone__is_taken_and_books_nothing(bench: Bench) -> None:
+    """A call in flight is not an event yet; a void never is."""
+    bench.journal.begin("a", encode_begin(_begin("a")))
+    bench.journal.begin("b", encode_begin(_begin("b")))
+    bench.journal.end("b", encode_void("b"))
+    assert bench.worker.flush(WAIT_S) is True
+    assert (bench.ledger.events, bench.worker.flushed) == ({}, 0)
+
+
+def test_deliver__the_ledger_away__sends_again_without_loss_or_double(
+    bench: Bench,
+) -> None:
+    """What was not booked is sent again, and only then leaves the journal."""
+    bench.ledger.settling.extend(away(3))
+    bench.spend("a")
+    assert eventually(lambda: not bench.ledger.settling)
+    bench.spend("b")
+    assert eventually(lambda: set(bench.ledger.events) == {"a", "b"})
+    assert eventually(lambda: not bench.user().pending)
+    assert bench.spent() == 2_000
+    assert failures.counts["ledger_unavailable"] == 3
+
+
+def test_deliver__an_answer_that_is_lost__does_not_count_twice(bench: Bench) -> None:
+    """The ledger had booked it; the process sends it again and hears that it was known."""
+    bench.ledger.losing = 1
+    bench.spend("a")
+    assert eventually(lambda: not bench.user().pending)
+    assert len([batch for batch in bench.ledger.batches if batch.events]) == 2
+    assert (bench.spent(), bench.worker.flushed) == (1_000, 1)
+
+
+def test_deliver__the_ledger_away__keeps_counting_what_is_not_delivered(bench: Bench) -> None:
+    """The gate sees this process's own spend, delivered or not."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    bench.spend("b")
+    assert eventually(lambda: failures.counts.get("ledger_unavailable", 0) > 2)
+    assert (bench.spent(), set(bench.user().pending)) == (2_000, {"a", "b"})
+    assert bench.journal.has_unread is True
+
+
+def test_flush__the_ledger_back_before_the_time_is_over__returns_true(bench: Bench) -> None:
+    """A flush waits as long as it was told, over a ledger that is busy for some rounds."""
+    bench.ledger.settling.extend(away(6))
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a"}
+
+
+def test_flush__the_ledger_away__returns_false_and_loses_nothing(bench: Bench) -> None:
+    """When the time was not enough, the events wait."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    assert bench.worker.flush(0.05) is False
+    bench.ledger.settling.clear()
+    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+
+
+def test_flush__from_many_threads__all_return_when_their_own_is_delivered(bench: Bench) -> None:
+    """Each caller finds its own records booked when its flush returns."""
+    missing: list[str] = []
+
+    def spend_and_flush(thread: int) -> None:
+        event_id = f"e{thread}"
+        bench.spend(event_id)
+        if not bench.worker.flush(WAIT_S) and event_id not in bench.ledger.events:
+            missing.append(event_id)
+        if event_id not in bench.ledger.events:
+            missing.append(event_id)
+
+    threads = [threading.Thread(target=spend_and_flush, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert missing == []
+
+
+def test_deliver__a_ledger_that_fails_oddly__is_counted_and_tried_again(
+    bench: Bench, swallowed: Any
+) -> None:
+    """A defect of ours in one round must not end the thread."""
+    swallowed.expect("deliver")
+    bench.ledger.settling.append(ValueError("a defect"))
+    bench.spend("a")
+    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+    assert eventually(lambda: not bench.user().pending)
+    assert bench.spent() == 1_000
+
+
+def test_deliver__a_record_that_cannot_be_read__is_counted_and_passed_over(
+    bench: Bench, swallowed: Any
+) -> None:
+    """One bad record does not stand in the way of the others."""
+    swallowed.expect("event_record", "directory_record")
+    bench.journal.append(b'{"k":"end","id":"bad"}')
+    bench.journal.append(b'{"k":"plan"}')
+    bench.journal.append(b'{"k":"of tomorrow"}')
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a"}
+
+
+def test_deliver__after_a_memory_that_was_full__brings_the_rest_from_the_accounts(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """An event is in memory until the ledger has it; only the queue between was too short."""
+    bench = new_bench(None)
+    bench.journal._records_in_memory_max = 2
+    bench.ledger.settling.extend(away(3))
+    for number in range(7):
+        bench.spend(f"e{number}")
+    assert bench.journal.dropped == 5
+    assert eventually(lambda: len(bench.ledger.events) == 7)
+    assert eventually(lambda: not bench.user().pending)
+    assert (bench.journal.dropped, bench.spent()) == (0, 7_000)
+
+
+def test_deliver__after_a_part_of_the_journal_disappeared__brings_it_from_the_accounts(
+    bench: Bench,
+) -> None:
+    """Somebody has emptied the folder of a running process."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    assert bench.journal.folder is not None
+    bench.journal._rotate(bench.journal._current)
+    bench.journal.tend()
+    for path in bench.journal.folder.glob("*-000001.seg"):
+        path.unlink()
+    bench.ledger.settling.clear()
+    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+    assert eventually(lambda: not bench.user().pending)
+    assert (bench.journal.dropped, failures.counts["journal_lost"] > 0) == (0, True)
+
+
+def test_deliver__other_processes_spend__is_known_after_the_next_round(bench: Bench) -> None:
+    """With every batch the state of active users is read."""
+    bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.spent() == 1_500
+
+
+def test_deliver__a_user_who_was_only_refused__is_read_anew(bench: Bench) -> None:
+    """What refuses may have changed elsewhere; a round without records reads it."""
+    user = bench.user()
+    bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
+    user.touched = True
+    bench.worker.nudge()
+    assert eventually(lambda: bench.spent() == 500)
+
+
+@pytest.mark.parametrize("kind", [LedgerUnavailable, ValueError])
+def test_deliver__the_ledger_away_or_failing__asks_again_about_users_that_were_active(
+    bench: Bench, swallowed: Swallowed, kind: type[Exception]
+) -> None:
+    """A question that could not be answered is not forgotten."""
+    if kind is ValueError:
+        swallowed.expect("deliver")
+    bench.ledger.settling.extend(kind("no") for _ in range(2))
+    bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
+    bench.user().touched = True
+    bench.worker.nudge()
+    assert eventually(lambda: bench.spent() == 500)
+
+
+def test_touch_again__a_user_forgotten_meanwhile__is_passed_over(bench: Bench) -> None:
+    """A user may have been forgotten while the ledger was away."""
+    bench.worker._touch_again("nobody")
+    assert bench.accounts.users == {}
+
+
+def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
+    bench: Bench,
+) -> None:
+    """Once a change has arrived, the ledger's word on it counts again."""
+    bench.accounts.set_plan("gold", PlanConfig(price=1))
+    bench.accounts.assign("ann", "gold", None, None, NOON_US)
+    records: list[DirectoryRecord] = [
+        PlanRecord("gold", plan_to_json(PlanConfig(price=1)), NOON_US),
+        AssignRecord("ann", "gold", None, None, NOON_US),
+        SessionRecord("ann", "s", True, NOON_US, NOON_US),
+    ]
+    for record in records:
+        bench.write(record)
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.directory == records
+    bench.ledger.directory.append(
+        PlanRecord("gold", plan_to_json(PlanConfig(price=2)), NOON_US + 1)
+    )
+    bench.ledger.directory.append(AssignRecord("ann", "pro", None, None, NOON_US + 1))
+    bench.user().touched = True
+    bench.worker.nudge()
+    assert eventually(lambda: bench.accounts.plans["gold"] == PlanConfig(price=2))
+    assert eventually(lambda: bench.user().plan_name == "pro")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        PlanRecord("é", plan_to_json(PlanConfig(price=1.5)), NOON_US),
+        AssignRecord("ann", "gold", None, None, NOON_US),
+        AssignRecord("ann", "gold", {"price": 1}, Subscription(1, 2, "none"), NOON_US, keeps=True),
+        SessionRecord("ann", "s", True, 1, 2, 3),
+    ],
+)
+def test_directory_record__any__is_read_back_as_it_was(
+    new_bench: Callable[..., Bench], record: DirectoryRecord
+) -> None:
+    """What goes through the journal arrives unchanged."""
+    bench = new_bench()
+    bench.write(record)
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.directory == [record]
+
+
+def test_deliver__the_journal_back_on_disk__is_tried_with_each_round(
+    new_bench: Callable[..., Bench], tmp_path: Path, swallowed: Any
+) -> None:
+    """A journal in memory goes back to files as soon as that works, by the delivering thread."""
+    swallowed.expect("journal_folder")
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    bench = new_bench(blocked / "journal")
+    bench.spend("a")
+    assert bench.journal.is_durable is False
+    blocked.unlink()
+    assert bench.worker.flush(WAIT_S) is True
+    assert eventually(lambda: bench.journal.is_durable)
+    bench.spend("b")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a", "b"}
+
+
+def test_deliver__stopping__ends_after_the_last_full_batch(new_bench: Callable[..., Bench]) -> None:
+    """At exit a round goes on until nothing is unread, and no further."""
+    bench = new_bench(enabled=False)
+    for number in range(RECORDS_PER_BATCH_MAX):
+        bench.spend(f"e{number}")
+    bench.worker._stopping = True
+    assert bench.worker._deliver_round() is True
+    assert len(bench.ledger.events) == RECORDS_PER_BATCH_MAX
+
+
+# -- readiness, and the journals of the dead
+
+
+def _begin(event_id: str) -> Begin:
+    return Begin(
+        event_id,
+        "ann",
+        "s1",
+        NOON_US,
+        "gpt-4o",
+        "gpt-4o",
+        "openai",
+        "pro",
+        MONTH.start_us,
+        20,
+        10,
+        700,
+        "list-1",
+        "",
+    )
+
+
+def bury(folder: Path, *payloads: bytes, owner: str = "dead") -> None:
+    """Leave a segment of a process that died."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{owner}-000001.seg").write_bytes(b"".join(map(frame, payloads)))
+
+
+def test_worker__a_ledger_that_cannot_be_opened__is_tried_until_it_can(bench: Bench) -> None:
+    """A ledger that is away at the start only delays."""
+    bench.ledger.opening.extend(away(3))
+    bench.spend("a")
+    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+    assert failures.counts["ledger_unavailable"] == 3
+
+
+def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Ended calls count, voided ones do not, and calls in flight count as estimated."""
+    ended = make_event("ended")
+    plan = PlanRecord("old", {"price": 1}, NOON_US - 1)
+    bury(
+        tmp_path / "journal",
+        json.dumps(directory_record(plan)).encode(),
+        encode_begin(_begin("ended")),
+        encode_end(ended),
+        encode_begin(_begin("voided")),
+        encode_void("voided"),
+        encode_begin(_begin("open")),
+        encode_begin(_begin("open")),
+    )
+    own = bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    lost = presumed(json.loads(encode_begin(_begin("open"))))
+    assert bench.ledger.events == {"ended": ended, "open": lost, "own": own}
+    assert (lost.quality, lost.cost_nano) == ("estimated", 700)
+    assert bench.ledger.directory == [plan]
+    assert [path.name for path in (tmp_path / "journal").glob("dead*")] == []
+    assert bench.spent() == 2_700
+
+
+def test_adopt__an_event_that_was_delivered_before_the_death__is_not_booked_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A segment outlives the delivery of what it holds; ids tell."""
+    event = make_event("a")
+    bench.ledger.events["a"] = event
+    bury(tmp_path / "journal", encode_begin(_begin("a")), encode_end(event))
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.spent() == 2_000
+
+
+def test_adopt__a_long_journal__is_booked_in_batches_of_a_bounded_size(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A dead process may have left much."""
+    bury(
+        tmp_path / "journal",
+        *(encode_end(make_event(f"e{number}")) for number in range(RECORDS_PER_BATCH_MAX + 10)),
+    )
+    assert bench.worker.flush(WAIT_S) is True
+    assert eventually(lambda: len(bench.ledger.events) == RECORDS_PER_BATCH_MAX + 10)
+    assert max(len(batch.events) for batch in bench.ledger.batches) <= RECORDS_PER_BATCH_MAX
+
+
+def test_adopt__the_ledger_away_meanwhile__is_tried_again(
+    bench: Bench, tmp_path: Path, swallowed: Any
+) -> None:
+    """A ledger that is busy at the start does not put a dead process's events off for long."""
+    bury(tmp_path / "journal", encode_end(make_event("dead")))
+    bench.ledger.settling.extend(away(1))
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    assert eventually(lambda: set(bench.ledger.events) == {"dead", "own"})
+    swallowed.seen.clear()  # whether the first try is counted is not the point
+
+
+def test_adopt__a_record_that_cannot_be_read__does_not_keep_the_others_from_being_booked(
+    bench: Bench, tmp_path: Path, swallowed: Any
+) -> None:
+    """One bad record of a dead process costs that record, not its journal or another's."""
+    bury(
+        tmp_path / "journal",
+        b'{"k":"begin","id":"odd"}',
+        b'{"k":"end","id":"odd too"}',
+        encode_end(make_event("good")),
+        owner="first",
+    )
+    bury(tmp_path / "journal", encode_end(make_event("other")), owner="second")
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"good", "other", "own"}
+    swallowed.seen.clear()  # how it is counted is not the point
+
+
+# -- asking
+
+
+def test_ask__a_user__brings_the_ledgers_state(bench: Bench) -> None:
+    """After the answer the user is known and their spend is the ledger's."""
+    bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
+    user = bench.user()
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    assert (user.known, bench.spent()) == (True, 500)
+    assert bench.accounts.asks(user, None, NOON_US) is False
+
+
+def test_ask__a_session__is_known_afterwards(bench: Bench) -> None:
+    """A question about a session brings that session's account."""
+    bench.ledger.events["theirs"] = make_event("theirs", session_id="mine")
+    user = bench.user()
+    assert bench.worker.ask(user, "mine").result(WAIT_S) is True
+    assert bench.accounts.figures(user, "mine", NOON_US).session_cost_nano == 1_000
+    assert bench.accounts.asks(user, "mine", NOON_US) is False
+
+
+def test_ask__the_same_question_meanwhile__shares_the_answer(bench: Bench) -> None:
+    """Many first calls of a user cost one trip."""
+    gate = threading.Event()
+    bench.ledger.before_state = partial(_wait_for, gate)
+    user = bench.user()
+    first = bench.worker.ask(user, None)
+    assert bench.worker.ask(user, None) is first
+    assert bench.worker.ask(user, "other") is not first
+    gate.set()
+    assert first.result(WAIT_S) is True
+    assert len([asked for asked in bench.ledger.asked if asked[0].user_id == "ann"]) <= 2
+    assert eventually(lambda: not bench.worker._asked)
+    assert bench.worker.ask(user, None) is not first
+
+
+def test_ask__the_ledger_away__answers_false_and_can_be_asked_again(bench: Bench) -> None:
+    """The caller goes on with what is known; the next question is a new one."""
+    bench.ledger.reading.extend(away(1))
+    user = bench.user()
+    assert bench.worker.ask(user, None).result(WAIT_S) is False
+    assert user.known is False
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+
+
+def test_ask__a_ledger_that_fails_oddly__answers_false(bench: Bench, swallowed: Any) -> None:
+    """A defect must not leave a caller waiting."""
+    swallowed.expect("ask")
+    bench.ledger.reading.append(ValueError("a defect"))
+    assert bench.worker.ask(bench.user(), None).result(WAIT_S) is False
+
+
+def test_ask__a_plan_that_was_news__asks_again_for_its_limits(bench: Bench) -> None:
+    """The first answer tells of a plan with other limits; the second has what they saw."""
+    plan = PlanConfig(limits=(Limit("calls", window="day", cap=5),))
+    bench.ledger.directory += [
+        PlanRecord("gold", plan_to_json(plan), NOON_US),
+        AssignRecord("ann", "gold", None, None, NOON_US),
+    ]
+    bench.ledger.events["theirs"] = make_event("theirs")
+    user = bench.user()
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    assert len(bench.ledger.asked) == 2
+    assert (user.plan_name, user.books[day_key("calls")].base) == ("gold", 1)
+
+
+def test_ask__a_plan_that_never_settles__gives_up_after_some_rounds(bench: Bench) -> None:
+    """A question is answered in a bounded number of trips."""
+    numbers = count(1)
+
+    def change_plan() -> None:
+        number = next(numbers)
+        limit = Limit("calls", window=f"rolling:{number}h", cap=5)
+        document = plan_to_json(PlanConfig(limits=(limit,)))
+        bench.ledger.directory += [
+            PlanRecord(f"plan-{number}", document, NOON_US),
+            AssignRecord("ann", f"plan-{number}", None, None, NOON_US),
+        ]
+
+    bench.ledger.before_state = change_plan
+    assert bench.worker.ask(bench.user(), None).result(WAIT_S) is False
+    assert len(bench.ledger.asked) == 3
+
+
+def test_ask__a_delivery_in_between__reads_again(bench: Bench) -> None:
+    """Figures that may be older than a delivery are not taken over."""
+    user = bench.user()
+    deliveries = iter([True])
+
+    def deliver_once() -> None:
+        if next(deliveries, False):
+            bench.accounts.acknowledge((), Answer(), NOON_US)
+
+    bench.ledger.before_state = deliver_once
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    assert len(bench.ledger.asked) == 2
+
+
+def test_ask__while_a_batch_is_booked_and_not_acknowledged__counts_its_events_once(
+    bench: Bench,
+) -> None:
+    """Between the ledger's commit and our acknowledgement an event is in both places.
+
+    The answer to a question asked in between already holds it, while here it is still undelivered.
+    """
+    asked = threading.Event()
+    committed = threading.Event()
+
+    def wait_for_question(batch: Batch) -> None:
+        if batch.events:
+            committed.set()
+            asked.wait(0.3)  # a worker that lets the question wait for the delivery is fine too
+
+    bench.ledger.after_commit = wait_for_question
+    user = bench.user()
+    bench.accounts.session(user, "current", NOON_US)
+    bench.spend("a", session_id="aside")
+    assert committed.wait(WAIT_S)
+    answer = bench.worker.ask(user, "aside")
+    answer.add_done_callback(lambda future: asked.set())
+    answer.result(WAIT_S)
+    during = bench.accounts.figures(user, "aside", NOON_US)
+    assert eventually(lambda: not user.pending)
+    after = bench.accounts.figures(user, "aside", NOON_US)
+    assert {
+        "period": (during.period_cost_nano, after.period_cost_nano),
+        "session": (during.session_cost_nano, after.session_cost_nano),
+    } == {"period": (1_000, 1_000), "session": (1_000, 1_000)}
+    assert user.books[session_key("aside")].undelivered == 0
+
+
+def test_ask__a_ledger_that_is_not_ready__waits_a_moment_and_asks_anyway(bench: Bench) -> None:
+    """A question does not wait for the journals of the dead for ever."""
+    bench.ledger.opening.extend(away(10_000))
+    assert bench.worker.ask(bench.user(), None).result(WAIT_S) is True
+    bench.ledger.opening.clear()
+
+
+def test_read__a_report__is_read_on_the_asking_thread(bench: Bench) -> None:
+    """Reports come from the reading connection, not from the caller's thread."""
+    threads: list[str] = []
+    bench.ledger.events["a"] = make_event("a")
+
+    def reading(ledger: Any) -> int:
+        threads.append(threading.current_thread().name)
+        return len(ledger.report(0, 1))
+
+    assert bench.worker.read(reading).result(WAIT_S) == 1
+    assert threads == ["paygent-ask"]
+
+
+def test_read__the_ledger_away__raises_it_to_the_caller(bench: Bench) -> None:
+    """Who asks for a report is told that there is none now."""
+    bench.ledger.reading.extend(away(1))
+    with pytest.raises(LedgerUnavailable):
+        bench.worker.read(lambda ledger: ledger.report(0, 1)).result(WAIT_S)
+
+
+def test_read__a_reading_that_fails_oddly__does_not_leave_its_caller_waiting(
+    bench: Bench, swallowed: Any
+) -> None:
+    """A defect comes back as itself, not as a wait that never ends."""
+
+    def fail(ledger: Any) -> None:
+        raise ValueError("a defect")
+
+    future: Future[None] = bench.worker.read(fail)
+    assert isinstance(future.exception(0.5), ValueError)
+    swallowed.seen.clear()  # whether it is counted as well is not the point
+
+
+# -- life
+
+
+def test_stop__running__delivers_and_ends_both_threads(bench: Bench) -> None:
+    """Shutdown delivers what there is and leaves no thread."""
+    bench.spend("a")
+    threads = list(bench.worker._threads)
+    assert len(threads) == 2
+    assert bench.worker.stop(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a"}
+    assert [thread.is_alive() for thread in threads] == [False, False]
+    assert bench.worker.is_running is False
+
+
+def test_stop__asleep__wakes_and_ends(bench: Bench) -> None:
+    """A thread that sleeps without a time limit ends too."""
+    bench.spend("a")
+    assert eventually(lambda: bench.worker._idle)
+    assert bench.worker.stop(WAIT_S) is True
+
+
+def test_stop__twice_or_never_started__is_fine(bench: Bench) -> None:
+    """Shutdown may come twice, or before the first call."""
+    assert bench.worker.stop(WAIT_S) is True
+    assert bench.worker.stop(WAIT_S) is True
+    bench.worker.start()
+    assert bench.worker._threads == []
+
+
+def test_stop__a_ledger_that_hangs__returns_in_time_and_says_so(bench: Bench) -> None:
+    """Exit waits as long as it was told and no longer; what is open must not be closed then."""
+    gate = threading.Event()
+    bench.ledger.after_commit = lambda batch: _wait_for(gate)
+    bench.spend("a")
+    assert eventually(lambda: "a" in bench.ledger.events)
+    assert bench.worker.stop(0.05) is False
+    gate.set()
+
+
+def test_stop__the_ledger_away__ends_and_leaves_the_journal(bench: Bench) -> None:
+    """What cannot be delivered at exit waits for the next start."""
+    bench.ledger.opening.extend(away(10_000))
+    bench.spend("a")
+    assert bench.worker.stop(0.1) is True
+    assert bench.journal.has_unread is True
+
+
+def test_stop__on_its_own_thread__does_not_wait_for_itself(bench: Bench) -> None:
+    """A callback may shut down from a thread of ours."""
+    stopped: Future[bool] = bench.worker.read(lambda ledger: bench.worker.stop(0.1))
+    assert stopped.result(WAIT_S) is False  # this very thread still runs
+    assert eventually(lambda: not any(thread.is_alive() for thread in bench.worker._threads))
+
+
+def test_flush__after_stop__says_whether_anything_waits(bench: Bench) -> None:
+    """Nothing delivers any more; the answer is what the journal says."""
+    bench.spend("a")
+    bench.worker.stop(WAIT_S)
+    assert bench.worker.flush(0.05) is True
+    bench.spend("b")
+    assert bench.worker.flush(0.05) is False
+
+
+def test_worker__disabled__never_starts(new_bench: Callable[..., Bench]) -> None:
+    """A Paygent that is switched off has no threads."""
+    bench = new_bench(enabled=False)
+    bench.spend("a")
+    assert (bench.worker.is_running, bench.worker._threads) == (False, [])
+    assert bench.worker.flush(0.05) is False
+
+
+def test_start__by_many_threads_at_once__starts_two_threads(bench: Bench) -> None:
+    """The first calls of many threads start one pair."""
+    barrier = threading.Barrier(12)
+
+    def start() -> None:
+        barrier.wait()
+        bench.worker.start()
+
+    callers = [threading.Thread(target=start) for _ in range(12)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(10)
+    ours = [each for each in bench.worker._threads if each.is_alive()]
+    assert len(ours) == 2
+
+
+def test_start__another_thread_was_first__does_nothing(bench: Bench) -> None:
+    """Who waited for the lock finds the threads started."""
+    bench.worker._starting.acquire()
+    caller = threading.Thread(target=bench.worker.start)
+    caller.start()
+    caller.join(0.05)  # it is waiting for the lock now
+    bench.worker._stopping = True
+    bench.worker._starting.release()
+    caller.join(10)
+    assert bench.worker._threads == []
+
+
+def test_renew_after_fork__a_running_worker__starts_its_own_threads_when_needed(
+    bench: Bench,
+) -> None:
+    """The parent's threads do not exist in the child; its first call starts new ones."""
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    bench.worker.stop(WAIT_S)  # the parent's threads are not in the child
+    bench.worker.renew_after_fork()
+    assert (bench.worker.is_running, bench.worker.flushed) == (False, 0)
+    bench.spend("b")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a", "b"}
+
+
+def test_deliver__a_record_that_the_ledger_always_chokes_on__is_set_aside(
+    bench: Bench, tmp_path: Path, swallowed: Any
+) -> None:
+    """One record must not keep everybody's from being booked; it is kept for people to see."""
+    swallowed.expect("deliver", "ledger_refused")
+    settle = bench.ledger.settle
+
+    def choke(batch: Batch) -> Any:
+        if any(event.event_id == "poison" for event in batch.events):
+            raise OverflowError("too large for this ledger")
+        return settle(batch)
+
+    bench.ledger.settle = choke  # type: ignore[method-assign]
+    for event_id in ("a", "poison", "b"):
+        bench.spend(event_id)
+    assert eventually(lambda: {"a", "b"} <= set(bench.ledger.events))
+    assert eventually(lambda: not bench.journal.has_unread)
+    assert "poison" not in bench.ledger.events
+    assert "poison" in next(tmp_path.rglob("refused.jsonl")).read_text()
+
+
+def test_flush__that_gives_up__does_not_wait_for_a_ledger_that_is_away(bench: Bench) -> None:
+    """Who can do without the rest is told at once."""
+    bench.ledger.settling.extend(away(10_000))
+    bench.spend("a")
+    started = time.monotonic()
+    assert bench.worker.flush(60.0, gives_up=True) is False
+    assert time.monotonic() - started < 30
+    bench.ledger.settling.clear()
+
+
+def test_flush__while_others_go_on_appending__waits_for_what_was_there(bench: Bench) -> None:
+    """A busy process is never without an undelivered record; nobody waits for that moment."""
+    stop = threading.Event()
+
+    def work() -> None:
+        number = 0
+        while not stop.is_set():
+            bench.spend(f"busy-{number}")
+            number += 1
+
+    bench.spend("mine")
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert bench.worker.flush(WAIT_S) is True
+        assert "mine" in bench.ledger.events
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_flush__a_process_that_died_meanwhile__has_its_events_booked(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """A child's last calls are known to its parent, and not only to the next start."""
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    bury(tmp_path / "journal", encode_end(make_event("child")))
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"own", "child"}
+
+
+def test_start__without_room_for_a_second_thread__starts_none_twice(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the limit of threads each call tries again what is missing, and only that."""
+    started: list[str] = []
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if thread.name == "paygent-ask" and len(started) < 3:
+            started.append("none")
+            raise RuntimeError("can't start new thread")
+        if thread.name.startswith("paygent-"):
+            started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for number in range(5):
+        bench.spend(f"e{number}")
+    assert started == ["paygent-deliver", "none", "none", "paygent-ask"]
+    assert failures.counts["no_thread"] == 2

@@ -1,0 +1,1367 @@
+"""The journal's frames, its files, what a full disk does to it, and the journals of the dead."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import paygent.client.journal.journal as journal_module
+import paygent.client.journal.segments as segments_module
+from paygent.client.journal.journal import Journal, adopt, unfinished
+from paygent.client.journal.segments import (
+    HEADER,
+    MAGIC,
+    RECORD_BYTES_MAX,
+    MappedSegment,
+    Record,
+    WrittenSegment,
+    frame,
+    parse,
+)
+from paygent.failopen import failures
+
+_ROOT = Path(__file__).parents[3]
+
+
+def payload(**record: Any) -> bytes:
+    """Return a record as it is appended."""
+    return json.dumps(record, separators=(",", ":")).encode()
+
+
+def framed(*numbers: int) -> bytes:
+    """Return frames of numbered records."""
+    return b"".join(frame(payload(n=number)) for number in numbers)
+
+
+def numbers_of(records: list[Record]) -> list[int]:
+    """Return the numbers of numbered records."""
+    return [record["n"] for record in records if "n" in record]
+
+
+# -- frames
+
+
+def test_parse__whole_frames__returns_them_and_is_done_with_all() -> None:
+    """What was framed is read back."""
+    data = framed(1, 2, 3)
+    assert parse(data, at_end=False) == ([{"n": 1}, {"n": 2}, {"n": 3}], len(data))
+    assert parse(b"", at_end=True) == ([], 0)
+
+
+def test_parse__a_torn_tail__is_waited_for_until_the_end() -> None:
+    """A frame that is being written is not read yet; where nothing follows it is passed over."""
+    whole, torn = framed(1), framed(2)[:-1]
+    assert parse(whole + torn, at_end=False) == ([{"n": 1}], len(whole))
+    assert parse(whole + torn, at_end=True) == ([{"n": 1}], len(whole + torn))
+
+
+def test_parse__a_torn_header__is_waited_for_until_the_end() -> None:
+    """A header may be torn at any byte."""
+    whole = framed(1)
+    for length in range(1, HEADER.size):
+        data = whole + framed(2)[:length]
+        records, done = parse(data, at_end=False)
+        assert (records, len(whole) >= done >= len(whole) - len(MAGIC) + 1) == ([{"n": 1}], True)
+        assert parse(data, at_end=True) == ([{"n": 1}], len(data))
+        rest = data[done:] + framed(2)[length:]
+        assert parse(rest, at_end=True) == ([{"n": 2}], len(rest))
+
+
+def test_parse__garbage_between_frames__loses_no_frame() -> None:
+    """The reader finds the next magic."""
+    data = b"rubbish" + framed(1) + b"\0" * 99 + framed(2) + MAGIC[:2] + framed(3) + b"end"
+    assert parse(data, at_end=True) == ([{"n": 1}, {"n": 2}, {"n": 3}], len(data))
+
+
+def test_parse__a_wrong_checksum__loses_that_record_only() -> None:
+    """A damaged payload is not believed."""
+    damaged = bytearray(framed(2))
+    damaged[-2] ^= 1
+    assert numbers_of(parse(framed(1) + damaged + framed(3), at_end=True)[0]) == [1, 3]
+
+
+@pytest.mark.parametrize("length", [RECORD_BYTES_MAX + 1, 2**32 - 1, 1_000, 40])
+@pytest.mark.parametrize("at_end", [True])
+def test_parse__a_wrong_length__loses_that_record_only(length: int, at_end: bool) -> None:
+    """A length that no record has, or one that spans others, does not hide the frames behind it."""
+    wrong = HEADER.pack(MAGIC, length, 0) + payload(n=2)
+    data = framed(1) + wrong + framed(3, 4, 5, 6)
+    records, done = parse(data, at_end=at_end)
+    assert (numbers_of(records), done) == ([1, 3, 4, 5, 6], len(data))
+
+
+def test_parse__a_huge_length_before_the_end__is_not_waited_for() -> None:
+    """A frame that cannot be whole ever is passed over at once."""
+    data = HEADER.pack(MAGIC, RECORD_BYTES_MAX + 1, 0) + framed(1)
+    assert numbers_of(parse(data, at_end=False)[0]) == [1]
+
+
+def test_parse__the_magic_inside_a_payload__is_payload() -> None:
+    """Bytes that look like a frame's start inside a whole frame start no frame."""
+    inner = payload(text="PJ1 PJ1").replace(b" ", b"\\u009d")
+    assert parse(frame(inner) + framed(1), at_end=True)[0] == [
+        {"text": "PJ1\x9dPJ1"},
+        {"n": 1},
+    ]
+    odd = frame(b"\x00" + MAGIC + b"\x10\0\0\0" + b"xxxx")
+    assert numbers_of(parse(framed(1) + odd + framed(2), at_end=True)[0]) == [1, 2]
+
+
+@pytest.mark.parametrize("text", [b"[1]", b"1", b"null", b"{", b"\xff\xfe", b""])
+def test_parse__a_whole_frame_that_is_no_object__is_passed_over(text: bytes) -> None:
+    """Only JSON objects are records."""
+    assert numbers_of(parse(framed(1) + frame(text) + framed(2), at_end=True)[0]) == [1, 2]
+
+
+_payloads = st.lists(
+    st.fixed_dictionaries({"n": st.integers(), "t": st.text(max_size=30)}), max_size=8
+)
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(records=_payloads, cut=st.integers(0, 2_000), at_end=st.booleans())
+def test_parse__any_prefix_of_a_journal__is_a_prefix_of_its_records(
+    records: list[Record], cut: int, at_end: bool
+) -> None:
+    """Wherever a journal was cut off, what is read is what was written first."""
+    frames = [frame(payload(**record)) for record in records]
+    data = b"".join(frames)[:cut]
+    whole = 0
+    while whole < len(frames) and len(b"".join(frames[: whole + 1])) <= cut:
+        whole += 1
+    assert parse(data, at_end=at_end)[0] == records[:whole]
+
+
+@settings(max_examples=150, deadline=None, database=None)
+@given(records=_payloads, sizes=st.lists(st.integers(1, 60), min_size=1))
+def test_parse__any_split_into_reads__returns_every_record_once(
+    records: list[Record], sizes: list[int]
+) -> None:
+    """A reader that sees a segment grow reads each record once, however the writes were split."""
+    data = b"".join(frame(payload(**record)) for record in records)
+    read: list[Record] = []
+    position = shown = 0
+    step = 0
+    while shown < len(data):
+        shown = min(shown + sizes[step % len(sizes)], len(data))
+        step += 1
+        found, done = parse(data[position:shown], at_end=False)
+        read += found
+        position += done
+    assert (read, position) == (records, len(data))
+
+
+@settings(max_examples=200, deadline=None, database=None)
+@given(
+    records=st.lists(
+        st.fixed_dictionaries({"n": st.integers(), "t": st.text(max_size=30)}),
+        min_size=1,
+        max_size=8,
+    ),
+    which=st.integers(0, 7),
+    where=st.integers(0, 200),
+    flip=st.integers(1, 255),
+)
+def test_parse__any_single_corrupted_frame__loses_only_that_record(
+    records: list[Record], which: int, where: int, flip: int
+) -> None:
+    """One changed byte costs at most the record it is in."""
+    frames = [bytearray(frame(payload(**record))) for record in records]
+    which %= len(frames)
+    frames[which][where % len(frames[which])] ^= flip
+    read = parse(b"".join(map(bytes, frames)), at_end=True)[0]
+    assert read == [record for number, record in enumerate(records) if number != which]
+
+
+# -- files
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a journal may be made; it does not exist yet."""
+    return tmp_path / "store.db.journal"
+
+
+@pytest.fixture(params=["mapped", "written"])
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What segments are made, whatever the file system of the tests is."""
+    monkeypatch.setattr(journal_module, "can_map", lambda folder: request.param == "mapped")
+    return str(request.param)
+
+
+written = pytest.mark.parametrize("kind", ["written"], indirect=True)
+"""For tests of what `write` may do."""
+
+
+@pytest.fixture
+def new_journal(folder: Path, kind: str) -> Iterator[Callable[..., Journal]]:
+    """Make journals in one folder."""
+    made: list[Journal] = []
+
+    def make(owner: str = "me", **arguments: Any) -> Journal:
+        journal = Journal(folder, owner=owner, **arguments)
+        made.append(journal)
+        return journal
+
+    yield make
+    for journal in made:
+        journal.close()
+
+
+Append = Callable[[bytes], bool]
+Around = Callable[[Append, bytes], bool]
+
+
+@pytest.fixture
+def around_append(monkeypatch: pytest.MonkeyPatch) -> Callable[[Around], None]:
+    """Have something done around each append to a file, in the thread that appends."""
+
+    def hook(around: Around) -> None:
+        for each in (MappedSegment, WrittenSegment):
+            inner = each.append
+            monkeypatch.setattr(
+                each,
+                "append",
+                lambda segment, data, inner=inner: around(partial(inner, segment), data),
+            )
+
+    return hook
+
+
+def once(records: list[Record]) -> list[Record]:
+    """Return records without repetitions: a begin may be written again at a segment's head."""
+    return [record for number, record in enumerate(records) if record not in records[:number]]
+
+
+def wait_until(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds that another thread brings about."""
+    deadline = time.monotonic() + 5.0
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+def left_on_disk(folder: Path) -> list[Record]:
+    """Return what the next process would find if this one were killed now."""
+    return [
+        record
+        for path in sorted(folder.glob("*.seg"))
+        for record in parse(path.read_bytes(), at_end=True)[0]
+    ]
+
+
+def segments_in(folder: Path) -> list[str]:
+    """Return the names of the segments in a folder, in order."""
+    return sorted(path.name for path in folder.glob("*.seg"))
+
+
+def drain(journal: Journal) -> list[Record]:
+    """Take and deliver until nothing is left."""
+    drained: list[Record] = []
+    for _ in range(100):
+        taken = journal.take(1_000)
+        drained += taken
+        journal.delivered()
+        if not taken and not journal.has_unread:
+            break
+    return drained
+
+
+def test_journal__never_used__makes_no_file(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Nothing is opened before the first append."""
+    new_journal().take(10)
+    assert not folder.exists()
+
+
+def test_journal__in_use__is_readable_by_its_owner_only(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """The folder is 0700 and files are 0600, whatever the umask allows."""
+    before = os.umask(0)
+    try:
+        new_journal().append(payload(n=1))
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert modes == {"me.lock": 0o600, "me-000001.seg": 0o600}
+
+
+def test_journal__each_append__is_in_the_file_before_it_returns(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A record is in the operating system's hands, not in a buffer of ours."""
+    journal = new_journal()
+    for number in range(3):
+        journal.append(payload(n=number))
+        data = (folder / "me-000001.seg").read_bytes()
+        assert numbers_of(parse(data, at_end=True)[0]) == list(range(number + 1))
+
+
+def test_rotate__calls_in_flight__begin_again_at_the_head_of_the_new_segment(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """No old segment has to be kept for a call that is still running."""
+    journal = new_journal(segment_bytes_max=300)
+    journal.begin("long", payload(k="begin", id="long"))
+    number = 0
+    while len(segments_in(folder)) < 2:
+        journal.append(payload(n=number))
+        number += 1
+    head = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    assert head == [{"k": "begin", "id": "long"}]
+    assert numbers_of(drain(journal)) == list(range(number))
+    assert segments_in(folder) == ["me-000002.seg"]
+    records = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    assert list(unfinished(records)) == [{"k": "begin", "id": "long"}]
+
+
+def test_rotate__by_the_end_of_a_call__does_not_begin_that_call_again(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A void that fills its segment must not leave a begin without an answer in the next one.
+
+    A process killed after that would have the call booked as estimated, although it spent nothing.
+    """
+    begin = payload(k="begin", id="a", text="x" * 100)
+    void = payload(k="void", id="a")
+    journal = new_journal(segment_bytes_max=len(frame(begin) + frame(void)))
+    journal.begin("a", begin)
+    journal.end("a", void)
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
+
+
+def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    around_append: Callable[[Around], None],
+) -> None:
+    """Another thread may leave the segment just after a void was written to it."""
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    first = journal._current
+
+    def append_and_rotate(append: Append, data: bytes) -> bool:
+        whole = append(data)
+        if b'"void"' in data and journal._current is first:
+            rotating = threading.Thread(target=journal._rotate, args=(first,))
+            rotating.start()
+            rotating.join(5)
+        return whole
+
+    around_append(append_and_rotate)
+    journal.end("a", payload(k="void", id="a"))
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
+
+
+def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    around_append: Callable[[Around], None],
+) -> None:
+    """A void may be written to the old segment while the new one is being made."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    journal.begin("a", payload(k="begin", id="a"))
+    endings = iter([True])
+
+    def end_during_copy(append: Append, data: bytes) -> bool:
+        if b'"begin"' in data and next(endings, False):
+            ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
+            ending.start()
+            ending.join(0.3)  # it may also wait for the rotation
+        return append(data)
+
+    around_append(end_during_copy)
+    journal._rotate(journal._current)
+    assert wait_until(lambda: journal.pushed == 2)
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
+
+
+class _Watched(dict[str, bytes]):
+    """Calls in flight; tells when one of them is taken out."""
+
+    def __init__(self, calls: dict[str, bytes], taken_out: Callable[[], None]) -> None:
+        super().__init__(calls)
+        self._taken_out = taken_out
+
+    def pop(self, key: str, *default: Any) -> Any:
+        found = super().pop(key, *default)
+        self._taken_out()
+        return found
+
+
+def test_end__killed_at_any_moment__the_call_is_never_forgotten(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """At every moment of an ending its begin or its end is on the disk or has been delivered."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    journal.begin("a", payload(k="begin", id="a"))
+    found: list[bool] = []
+
+    def rotate_deliver_and_look() -> None:
+        journal._rotate(journal._current)
+        delivered = journal.take(100)
+        journal.delivered()
+        was_delivered = {"k": "end", "id": "a"} in delivered
+        is_on_disk = any(record.get("id") == "a" for record in left_on_disk(folder))
+        found.append(was_delivered or is_on_disk)
+
+    def from_another_thread() -> None:
+        rotating = threading.Thread(target=rotate_deliver_and_look)
+        rotating.start()
+        rotating.join(1.0)
+
+    journal._in_flight = _Watched(journal._in_flight, from_another_thread)
+    journal.end("a", payload(k="end", id="a"))
+    assert wait_until(lambda: found != [])
+    assert found == [True]
+
+
+class _RotatingWriters(list[None]):
+    """Announced writers of a segment that is left just when the first one announces itself."""
+
+    def __init__(self, rotate: Callable[[], Any]) -> None:
+        super().__init__()
+        self._rotate = rotate
+
+    def append(self, item: None) -> None:
+        super().append(item)
+        self._rotate()
+
+
+def test_append__a_segment_left_at_the_last_moment__is_not_written_to(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A thread that finds its segment left goes to the new one."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers = _RotatingWriters(lambda: journal._rotate(old))
+    journal.append(payload(n=2))
+    newest = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    assert (newest, numbers_of(drain(journal))) == ([{"n": 2}], [1, 2])
+
+
+def test_delivered__segments_that_were_left__are_removed_only_then(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Taking alone removes nothing; after the acknowledgement only the current segment stays."""
+    journal = new_journal(segment_bytes_max=60)
+    for number in range(10):
+        journal.append(payload(n=number))
+    names = segments_in(folder)
+    assert len(names) > 2
+    assert numbers_of(journal.take(1_000)) == list(range(10))
+    assert segments_in(folder) == names
+    journal.delivered()
+    assert segments_in(folder) == names[-1:]
+
+
+def test_delivered__a_segment_with_a_writer_in_it__stays(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A thread may hold on to a segment that is being left; what it writes there is not lost."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers.append(None)
+    journal._rotate(old)
+    assert numbers_of(journal.take(10)) == [1]
+    journal.delivered()
+    assert segments_in(folder) == ["me-000001.seg", "me-000002.seg"]
+    old.append(frame(payload(n=2)))
+    old.writers.pop()
+    assert numbers_of(drain(journal)) == [2]
+    assert segments_in(folder) == ["me-000002.seg"]
+
+
+def test_rotate__asked_by_two_threads__happens_once(new_journal: Callable[..., Journal]) -> None:
+    """The second thread finds the segment that the first one made."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    fresh = journal._rotate(old)
+    assert journal._rotate(old) is fresh
+
+
+def test_take__a_segment_larger_than_one_read__is_read_whole(
+    new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames that span two reads are not lost."""
+    monkeypatch.setattr(segments_module, "_READ_BYTES", 64)
+    journal = new_journal()
+    for number in range(50):
+        journal.append(payload(n=number))
+    assert numbers_of(drain(journal)) == list(range(50))
+
+
+def test_close__all_delivered__leaves_an_empty_folder(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Nothing is left behind where nothing waits."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    drain(journal)
+    journal.close()
+    assert list(folder.iterdir()) == []
+
+
+def test_close__something_waits__is_cut_to_what_is_used(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What is left for the next process takes the room of its records and nothing else."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    journal.close()
+    assert (folder / "me-000001.seg").read_bytes() == framed(1)
+
+
+def test_tend__segments_that_wait_for_the_ledger__hold_no_descriptor(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """The application's limit of open files is not used up by an outage, however long."""
+    journal = new_journal(segment_bytes_max=200)
+    journal.append(payload(n=0))
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(1, 500):
+        journal.append(payload(n=number))
+    assert len(segments_in(folder)) > 20
+    journal.tend()
+    after = len(os.listdir("/proc/self/fd"))
+    assert after <= before + 1  # the segment that was made ahead
+    assert numbers_of(drain(journal)) == list(range(500))
+
+
+def test_tend__a_segment_with_a_writer_in_it__is_not_sealed(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """A thread that holds on to a segment that is being left still appends to it."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers.append(None)
+    journal._rotate(old)
+    journal.tend()
+    assert old.append(frame(payload(n=2)))
+    old.writers.pop()
+    journal.tend()
+    assert numbers_of(drain(journal)) == [1, 2]
+
+
+def test_take__a_sealed_file_that_somebody_deleted__does_not_keep_the_others_waiting(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What is lost is said; what follows is delivered, and nothing is asked for again."""
+    journal = new_journal(segment_bytes_max=60)
+    for number in range(10):
+        journal.append(payload(n=number))
+    journal.tend()
+    lost = parse((folder / "me-000001.seg").read_bytes(), at_end=True)[0]
+    (folder / "me-000001.seg").unlink()
+    assert numbers_of(drain(journal)) == list(range(len(lost), 10))
+    assert (failures.counts, journal.has_unread) == ({"journal_lost": 1}, False)
+
+
+class _Interrupted(BaseException):
+    """Stands for a KeyboardInterrupt; not one, so that a failing test ends by itself."""
+
+
+class _InterruptedWriters(list[None]):
+    """Announced writers of a segment; a signal handler raises just when one has been announced."""
+
+    def append(self, item: None) -> None:
+        super().append(item)
+        raise _Interrupted
+
+
+def test_append__interrupted_once_it_is_announced__is_announced_no_more(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A thread that will never append must not keep a segment from being taken away."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    old = journal._current
+    assert old is not None  # the append has made it
+    old.writers = _InterruptedWriters()
+    with pytest.raises(_Interrupted):
+        journal.append(payload(n=2))
+    journal._rotate(old)
+    assert numbers_of(drain(journal)) == [1]
+    assert segments_in(folder) == ["me-000002.seg"]
+
+
+def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_returned(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """A signal handler that raises in the middle of an append costs at most that append."""
+    journal = new_journal(segment_bytes_max=3_000)
+    ours = {journal_module.__file__, segments_module.__file__}
+    interrupts = 0
+
+    def interrupt(signum: int, at: FrameType | None) -> None:
+        nonlocal interrupts
+        if at is not None and at.f_code.co_filename in ours and not journal._rotation.locked():
+            interrupts += 1
+            raise _Interrupted
+
+    returned: list[int] = []
+    taken: list[Record] = []
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
+    try:
+        deadline = time.monotonic() + 5.0
+        while len(returned) < 1_000 or (interrupts < 50 and time.monotonic() < deadline):
+            try:
+                journal.append(payload(n=len(returned)))
+            except _Interrupted:
+                continue
+            returned.append(len(returned))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert interrupts
+    assert all(segment.writers == [] for segment in journal._segments)
+    while journal.has_unread:  # more than `drain` would take
+        taken += journal.take(1_000)
+        journal.delivered()
+    assert sorted(set(numbers_of(taken)) - {len(returned)}) == returned
+
+
+def let_die(journal: Journal) -> None:
+    """Give up what dies with a process: the lock on its folder."""
+    assert journal._lock_fd is not None
+    os.close(journal._lock_fd)
+    journal._lock_fd = None
+    journal_module._OWN.discard(journal.owner)
+
+
+def test_close__something_waits__leaves_it_for_the_next_process(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What was not delivered, and calls in flight, stay on the disk and are adopted."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.close()
+    let_die(journal)
+    assert segments_in(folder) == ["me-000001.seg"]
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 1
+    assert once(found) == [{"n": 1}, {"k": "begin", "id": "a"}]
+    assert list(folder.iterdir()) == []
+
+
+def test_close__a_call_in_flight__keeps_its_begin(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A call that nobody ended is booked by who comes next, though its begin was read here."""
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    drain(journal)
+    journal.close()
+    let_die(journal)
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 1
+    assert once(found) == [{"k": "begin", "id": "a"}]
+
+
+def test_close__while_another_thread_appends__never_writes_into_a_file_of_the_application(
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    tmp_path: Path,
+    around_append: Callable[[Around], None],
+    swallowed: Any,
+) -> None:
+    """A descriptor that was closed may be the application's next one: nobody may still write to it.
+
+    The thread that appends has passed its last look when the journal is closed at shutdown.
+    """
+    journal = new_journal()
+    journal.append(payload(n=1))
+    application = [tmp_path / f"application{number}.txt" for number in range(3)]
+    opened: list[int] = []
+
+    def close_before_append(append: Append, data: bytes) -> bool:
+        if not opened:
+            closing = threading.Thread(target=journal.close)
+            closing.start()
+            closing.join(0.3)  # it may also wait for the writer
+            # As many as the journal may have closed, so that one gets the segment's number.
+            opened.extend(os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in application)
+        return append(data)
+
+    around_append(close_before_append)
+    journal.append(payload(n=2))
+    for fd in opened:
+        os.close(fd)
+    assert [path.read_bytes() for path in application] == [b"", b"", b""]
+    assert 2 in numbers_of(left_on_disk(folder)) + numbers_of(drain(journal))
+    swallowed.seen.clear()  # a write that was too late may be counted
+
+
+# -- a disk that fails
+
+
+class BrokenDisk:
+    """Stands for `os.write`: fails or writes short as told, and otherwise writes."""
+
+    def __init__(self) -> None:
+        self._write = os.write
+        self.answers: list[int | OSError] = []
+        self.forever: OSError | None = None
+
+    def __call__(self, fd: int, data: bytes) -> int:
+        answer = self.answers.pop(0) if self.answers else self.forever
+        if isinstance(answer, OSError):
+            raise answer
+        return self._write(fd, data if answer is None else data[:answer])
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch, kind: str) -> BrokenDisk:
+    """A disk that fails as told."""
+    broken = BrokenDisk()
+    monkeypatch.setattr(os, "write", broken)
+    return broken
+
+
+def full() -> OSError:
+    """Return what a full disk says."""
+    return OSError(errno.ENOSPC, "No space left on device")
+
+
+@written
+def test_append__a_short_write__is_written_again_in_a_new_segment(
+    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk
+) -> None:
+    """A torn frame costs nothing that was acknowledged to the caller."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    disk.answers = [5]
+    journal.append(payload(n=2))
+    journal.append(payload(n=3))
+    assert segments_in(folder) == ["me-000001.seg", "me-000002.seg"]
+    assert numbers_of(drain(journal)) == [1, 2, 3]
+    assert segments_in(folder) == ["me-000002.seg"]
+
+
+@written
+def test_append__a_disk_that_fails__falls_to_memory_and_loses_nothing(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """Memory takes what no file can, loudly, and keeps the order."""
+    swallowed.expect("journal_write")
+    journal = new_journal()
+    journal.append(payload(n=1))
+    disk.forever = full()
+    journal.begin("a", payload(k="begin", id="a", n=2))
+    journal.end("a", payload(k="end", id="a", n=3))
+    assert journal.is_durable is False
+    assert failures.counts["journal_in_memory"] == 1
+    taken = drain(journal)
+    assert [number for number in numbers_of(taken) if number != 2] == [1, 3]
+    assert list(unfinished(taken)) == []
+
+
+@written
+def test_append__a_disk_that_fails_at_once__falls_to_memory(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """The very first record may meet a full disk."""
+    swallowed.expect("journal_write")
+    disk.forever = full()
+    journal = new_journal()
+    journal.append(payload(n=1))
+    assert numbers_of(drain(journal)) == [1]
+
+
+@written
+def test_begin__a_first_call_on_a_full_disk__never_raises(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """A call whose begin met a full disk would otherwise pass unmetered."""
+    disk.forever = full()
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.end("a", payload(k="end", id="a"))
+    assert once(drain(journal)) == [{"k": "begin", "id": "a"}, {"k": "end", "id": "a"}]
+    swallowed.seen.clear()  # which writes are counted as failed is not the point
+
+
+@pytest.mark.parametrize("written", [0, 5])
+@written
+def test_append__short_writes_and_then_failures__never_raise_and_lose_nothing(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any, written: int
+) -> None:
+    """A disk fills up: a short write first, then no write at all, with calls in flight."""
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    disk.answers = [written]
+    disk.forever = full()
+    journal.end("a", payload(k="end", id="a"))
+    assert {"k": "end", "id": "a"} in drain(journal)
+    swallowed.seen.clear()  # which writes are counted as failed is not the point
+
+
+@written
+def test_append__a_full_segment_and_a_failing_disk__never_raises(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """Rotation writes calls in flight to the new segment; where it cannot, memory takes them."""
+    journal = new_journal(segment_bytes_max=100)
+    journal.begin("a", payload(k="begin", id="a"))
+    disk.answers = [1_000]  # the append that fills the segment succeeds
+    disk.forever = full()
+    journal.append(payload(n=1, text="x" * 100))
+    journal.end("a", payload(k="end", id="a"))
+    taken = drain(journal)
+    assert numbers_of(taken) == [1]
+    assert {"k": "end", "id": "a"} in taken
+    swallowed.seen.clear()  # which writes are counted as failed is not the point
+
+
+@written
+def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
+    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk
+) -> None:
+    """The begin at the head of a new segment is as durable as the first one was."""
+    journal = new_journal(segment_bytes_max=100)
+    journal.begin("a", payload(k="begin", id="a"))
+    disk.answers = [1_000, 5]  # the append that fills the segment, and the begin written again
+    journal.append(payload(n=1, text="x" * 100))
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == [{"k": "begin", "id": "a"}]
+
+
+@written
+def test_try_files_again__the_disk_works_again__goes_back_to_files(
+    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, swallowed: Any
+) -> None:
+    """Once memory is delivered, records are durable again, and calls in flight too."""
+    swallowed.expect("journal_write")
+    journal = new_journal()
+    journal.append(payload(n=0))
+    disk.forever = full()
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.append(payload(n=1))
+    disk.forever = None
+    journal.try_files_again()
+    assert journal.is_durable is False  # memory still holds what was not delivered
+    taken = drain(journal)
+    journal.try_files_again()
+    assert journal.is_durable is True
+    journal.append(payload(n=2))
+    taken += drain(journal)
+    assert numbers_of(taken) == [0, 1, 2]
+    newest = parse((folder / segments_in(folder)[-1]).read_bytes(), at_end=True)[0]
+    assert newest == [{"k": "begin", "id": "a"}, {"n": 2}]
+
+
+def test_try_files_again__files_work__does_nothing(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A journal in files stays where it is."""
+    journal = new_journal()
+    journal.try_files_again()
+    journal.append(payload(n=1))
+    journal.try_files_again()
+    assert segments_in(folder) == ["me-000001.seg"]
+
+
+def test_journal__a_folder_that_cannot_be_made__is_memory_until_it_can(
+    tmp_path: Path, swallowed: Any
+) -> None:
+    """A file in place of the folder, said loudly; the journal goes back when it is gone."""
+    swallowed.expect("journal_folder")
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    journal = Journal(blocked / "journal", owner="me")
+    journal.append(payload(n=1))
+    assert (journal.is_durable, failures.counts["journal_in_memory"]) == (False, 1)
+    assert numbers_of(drain(journal)) == [1]
+    blocked.unlink()
+    journal.try_files_again()
+    journal.append(payload(n=2))
+    assert (journal.is_durable, numbers_of(drain(journal))) == (True, [2])
+    journal.close()
+
+
+# -- memory
+
+
+def test_memory__full__drops_counts_and_says_so() -> None:
+    """Memory is bounded; what it cannot take is counted, and said once."""
+    journal = Journal(None, owner="me", records_in_memory_max=3)
+    for number in range(5):
+        journal.append(payload(n=number))
+    assert journal.dropped == 2
+    assert failures.counts == {"journal_memory_full": 2}
+    assert len(numbers_of(drain(journal))) == 3
+    journal.append(payload(n=9))
+    assert numbers_of(drain(journal)) == [9]
+    assert journal.dropped == 2
+
+
+def test_memory__full__drops_begins_in_silence() -> None:
+    """They are for the process that adopts a dead one's journal; memory has none."""
+    journal = Journal(None, owner="me", records_in_memory_max=1)
+    journal.append(payload(n=1))
+    journal.begin("a", b'{"k":"begin","id":"a"}')
+    journal._append(frame(b'{"k":"void","id":"a"}'))
+    assert (journal.dropped, failures.counts) == (0, {})
+    journal.end("a", b'{"k":"end","id":"a"}')
+    assert journal.dropped == 1
+
+
+def test_bring_again__nothing_was_dropped__asks_for_nothing() -> None:
+    """Nobody looks through all users for nothing."""
+    journal = Journal(None, owner="me")
+    journal.append(payload(n=1))
+    assert journal.bring_again(lambda: pytest.fail("asked")) is False
+
+
+@written
+def test_bring_again__what_was_dropped__is_appended_and_what_nobody_has_is_lost(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """Events are in memory until they are delivered; a plan is not, and stays counted."""
+    swallowed.expect("journal_write")
+    journal = new_journal(records_in_memory_max=1)
+    disk.forever = full()
+    for number in range(4):
+        journal.append(payload(n=number))
+    disk.forever = None
+    assert (numbers_of(drain(journal)), journal.dropped) == ([0], 3)
+    assert journal.bring_again(lambda: [payload(n=1), payload(n=2)]) is True
+    assert journal.dropped == 2  # a plan that nobody has, and one that memory cannot take yet
+    assert numbers_of(drain(journal)) == [1]
+    journal.try_files_again()
+    assert journal.dropped == 2
+    assert journal.bring_again(lambda: [payload(n=2)]) is True
+    assert (numbers_of(drain(journal)), journal.dropped) == ([2], 1)
+    assert journal.bring_again(list) is False
+
+
+def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
+    """`:memory:` has no journal folder by choice."""
+    journal = Journal(None, owner="me")
+    journal.append(payload(n=1))
+    journal.try_files_again()
+    assert (journal.is_durable, failures.counts) == (False, {})
+    journal.close()
+
+
+@written
+def test_dropped__after_files_work_again__is_still_counted(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
+) -> None:
+    """What was lost stays lost: the counter does not forget it when memory is given up."""
+    swallowed.expect("journal_write")
+    journal = new_journal(records_in_memory_max=1)
+    disk.forever = full()
+    journal.append(payload(n=1))
+    journal.append(payload(n=2))
+    disk.forever = None
+    assert journal.dropped == 1
+    drain(journal)
+    journal.try_files_again()
+    journal.append(payload(n=3))
+    drain(journal)
+    assert journal.dropped == 1
+
+
+# -- the journals of the dead
+
+_WRITER = """
+import json, sys, time
+from pathlib import Path
+from paygent.client.journal.journal import Journal
+journal = Journal(Path(sys.argv[1]), owner=sys.argv[2])
+journal.begin("open", b'{"k":"begin","id":"open"}')
+for number in range(5):
+    journal.append(json.dumps({"n": number}).encode())
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+_ADOPTER = """
+import json, sys
+from pathlib import Path
+from paygent.client.journal.journal import adopt
+found = []
+sys.stdin.readline()
+count = adopt(Path(sys.argv[1]), deliver=found.extend)
+print(json.dumps([count, found]))
+"""
+
+
+def start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a process of our own that runs some lines."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=_ROOT,
+    )
+
+
+def say_go(process: subprocess.Popen[str]) -> None:
+    """Let a process go on that waits for a line."""
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+
+
+def wait_ready(process: subprocess.Popen[str]) -> None:
+    """Wait until a process says that it is ready."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Return what a process says until it ends."""
+    return process.communicate(timeout=20)[0]
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """Kill a process as the system does, and wait for its end."""
+    process.kill()
+    process.communicate(timeout=20)
+
+
+def test_adopt__a_process_killed_midway__its_segments_are_taken_over_once(folder: Path) -> None:
+    """After SIGKILL all that it wrote is delivered, in order, once; while it lives, nothing."""
+    process = start(_WRITER, str(folder), "victim")
+    wait_ready(process)
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 0
+    kill(process)
+    assert adopt(folder, deliver=found.extend) == 1
+    assert adopt(folder, deliver=found.extend) == 0
+    assert once(found) == [{"k": "begin", "id": "open"}, *({"n": number} for number in range(5))]
+    assert list(folder.iterdir()) == []
+
+
+def test_adopt__two_adopters_racing__one_of_them_has_it(folder: Path) -> None:
+    """A dead process's records are delivered by exactly one of those that find them."""
+    for number in range(3):
+        victim = start(_WRITER, str(folder), f"victim{number}")
+        wait_ready(victim)
+        kill(victim)
+    adopters = [start(_ADOPTER, str(folder)) for _ in range(2)]
+    for adopter in adopters:
+        say_go(adopter)
+    found = [json.loads(finish(adopter))[1] for adopter in adopters]
+    assert sorted(numbers_of(found[0] + found[1])) == sorted([*range(5)] * 3)
+    assert list(folder.iterdir()) == []
+
+
+def test_adopt__an_owner_of_this_process__is_left_alone(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Locks do not conflict within a process; its own journals are known by name."""
+    first, second = new_journal("first"), new_journal("second")
+    first.append(payload(n=1))
+    second.append(payload(n=2))
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 0
+    assert numbers_of(drain(first)) == [1]
+    process = start(_ADOPTER, str(folder))
+    say_go(process)
+    assert json.loads(finish(process)) == [0, []]  # looking has not released our locks
+    assert numbers_of(drain(second)) == [2]
+
+
+def test_adopt__no_folder__finds_nothing(tmp_path: Path) -> None:
+    """A first start has no journal folder."""
+    assert adopt(tmp_path / "none", deliver=lambda records: None) == 0
+
+
+def test_adopt__delivery_that_fails__leaves_the_segments_for_the_next_try(folder: Path) -> None:
+    """Records are let go of only when they are stored."""
+    folder.mkdir()
+    (folder / "dead-000001.seg").write_bytes(framed(1, 2))
+
+    def fail(records: list[Record]) -> None:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        adopt(folder, deliver=fail)
+    assert segments_in(folder) == ["dead-000001.seg"]
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 1
+    assert numbers_of(found) == [1, 2]
+
+
+def test_adopt__several_segments_of_an_owner__are_read_in_order_and_damage_is_passed_over(
+    folder: Path,
+) -> None:
+    """All segments of one dead process are one journal; a torn tail costs its record only."""
+    folder.mkdir()
+    (folder / "dead-1-000010.seg").write_bytes(framed(3))
+    (folder / "dead-1-000009.seg").write_bytes(framed(1) + framed(2) + framed(9)[:-3])
+    (folder / "empty-000001.seg").write_bytes(b"")
+    (folder / "other.txt").write_text("not ours")
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 2
+    assert numbers_of(found) == [1, 2, 3]
+    assert [path.name for path in folder.iterdir()] == ["other.txt"]
+
+
+def test_adopt__an_owner_that_ended_meanwhile__is_not_adopted_twice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waited for a lock whose file has gone or is another one by then has nothing to adopt."""
+    folder.mkdir()
+    lockf = fcntl.lockf
+    for replacement in (None, "another file"):
+        (folder / "dead-000001.seg").write_bytes(framed(1))
+
+        def adopted_by_another(fd: int, flags: int, text: str | None = replacement) -> None:
+            lockf(fd, flags)
+            (folder / "dead.lock").unlink()
+            if text is not None:
+                (folder / "dead.lock").write_text(text)
+
+        monkeypatch.setattr(fcntl, "lockf", adopted_by_another)
+        assert adopt(folder, deliver=lambda records: pytest.fail("adopted twice")) == 0
+        monkeypatch.undo()
+
+
+def test_adopt__segments_that_another_process_took_meanwhile__are_not_counted(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a journal that was really taken over counts as one."""
+    folder.mkdir()
+    (folder / "dead-000001.seg").write_bytes(framed(1))
+    lockf = fcntl.lockf
+
+    def lock_late(fd: int, flags: int) -> None:
+        (folder / "dead-000001.seg").unlink()
+        lockf(fd, flags)
+
+    monkeypatch.setattr(fcntl, "lockf", lock_late)
+    assert adopt(folder, deliver=lambda records: pytest.fail("there is nothing")) == 0
+    assert list(folder.iterdir()) == []
+
+
+_FORKER = """
+import json, os, sys
+from pathlib import Path
+from paygent.client.journal.journal import Journal, adopt
+folder = Path(sys.argv[1])
+journal = Journal(folder, owner="parent")
+journal.begin("a", b'{"k":"begin","id":"a"}')
+pid = os.fork()
+if pid == 0:
+    journal.renew_after_fork("child")
+    found = []
+    adopted = adopt(folder, deliver=found.extend)
+    journal.append(b'{"n":1}')
+    own = journal.take(10)
+    journal.delivered()
+    journal.close()
+    print(json.dumps([adopted, own]), flush=True)
+    os._exit(0)
+os.waitpid(pid, 0)
+journal.end("a", b'{"k":"end","id":"a"}')
+print(json.dumps(journal.take(10)), flush=True)
+"""
+
+
+def test_renew_after_fork__a_forked_child__has_its_own_journal(folder: Path) -> None:
+    """The child leaves its parent's segments, lock and calls alone; both deliver what is theirs."""
+    childs, parents = finish(start(_FORKER, str(folder))).splitlines()
+    assert json.loads(childs) == [0, [{"n": 1}]]
+    assert once(json.loads(parents)) == [{"k": "begin", "id": "a"}, {"k": "end", "id": "a"}]
+    assert [path.name for path in folder.glob("child*")] == []
+
+
+def test_renew_after_fork__any_state__starts_anew(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A journal that was renewed writes under its new name and remembers no call."""
+    journal = new_journal("parent", segment_bytes_max=10)
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.renew_after_fork("child")
+    assert (journal.pushed, journal.take(10), journal.has_unread) == (0, [], False)
+    journal.append(payload(n=1))
+    assert numbers_of(drain(journal)) == [1]
+    assert "child-000001.seg" not in segments_in(folder)  # left and delivered
+    assert "parent-000001.seg" in segments_in(folder)
+
+
+def test_renew_after_fork__in_memory_or_unused__starts_anew() -> None:
+    """There may be nothing of the parent's to let go of."""
+    memory = Journal(None, owner="parent")
+    memory.append(payload(n=1))
+    memory.renew_after_fork("child")
+    assert memory.take(10) == []
+    unused = Journal(None, owner="parent")
+    unused.renew_after_fork("child")
+    assert unused.take(10) == []
+
+
+def test_journal__a_system_without_file_locks__works_and_adopts_nothing(
+    new_journal: Callable[..., Journal], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the living cannot be told from the dead, nobody's segments are touched."""
+    monkeypatch.setattr(journal_module, "fcntl", None)
+    journal = new_journal()
+    journal.append(payload(n=1))
+    (folder / "dead-000001.seg").write_bytes(framed(2))
+    assert adopt(folder, deliver=lambda records: pytest.fail("adopted")) == 0
+    assert numbers_of(drain(journal)) == [1]
+
+
+# -- calls without an end
+
+
+def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() -> None:
+    """A begin that was written again counts once; ends and voids answer it wherever they are."""
+    records: list[Record] = [
+        {"k": "end", "id": "early"},
+        {"k": "begin", "id": "b"},
+        {"k": "begin", "id": "a"},
+        {"k": "begin", "id": "early"},
+        {"k": "begin", "id": "b"},
+        {"k": "begin", "id": "voided"},
+        {"k": "void", "id": "voided"},
+        {"k": "begin", "id": "a job's"},
+        {"k": "end", "id": "of the job", "ends": "a job's"},
+        {"k": "plan", "name": "pro"},
+        {"n": 1},
+    ]
+    assert list(unfinished(records)) == [{"k": "begin", "id": "b"}, {"k": "begin", "id": "a"}]
+    assert list(unfinished([])) == []
+
+
+def test_frame__any_payload__has_magic_length_and_checksum() -> None:
+    """The frame is what a reader of another language would expect."""
+    assert frame(b"{}") == MAGIC + b"\x02\0\0\0" + zlib.crc32(b"{}").to_bytes(4, "little") + b"{}"
+
+
+def test_has_unread__while_the_delivering_thread_removes_segments__never_fails(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """`flush` asks from the application's thread while the delivering one takes segments away."""
+    journal = new_journal(segment_bytes_max=1)
+    failed: list[OSError] = []
+    done = threading.Event()
+
+    def deliver() -> None:
+        while not done.is_set():
+            journal.take(1_000)
+            journal.delivered()
+
+    def look() -> None:
+        try:
+            while not done.is_set():
+                journal.has_unread  # noqa: B018 - the reading itself is what may fail
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=deliver), threading.Thread(target=look)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 1.0
+    number = 0
+    while time.monotonic() < deadline and not failed:
+        journal.append(payload(n=number))
+        number += 1
+    done.set()
+    for thread in threads:
+        thread.join(10)
+    assert failed == []
+
+
+def test_take_folder__a_filesystem_without_locks__leaks_no_descriptor(
+    new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, swallowed: Any
+) -> None:
+    """The folder is tried again and again; each try gives its descriptor back."""
+
+    def refuse(*args: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    swallowed.expect("journal_folder")
+    journal = new_journal()
+    journal.append(payload(n=1))
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        drain(journal)
+        journal.try_files_again()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_rotate__a_log_handler_that_comes_back__finds_the_journal_free(
+    new_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch, swallowed: Any
+) -> None:
+    """An application may meter what its log handler does; nothing is said under the lock."""
+    swallowed.expect("journal_folder")
+    journal = new_journal()
+    monkeypatch.setattr(journal, "_take_folder", lambda folder: (_ for _ in ()).throw(OSError()))
+    free: list[bool] = []
+
+    class Coming(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            free.append(not journal._rotation.locked())
+
+    handler = Coming()
+    logging.getLogger("paygent").addHandler(handler)
+    try:
+        journal.append(payload(n=1))
+    finally:
+        logging.getLogger("paygent").removeHandler(handler)
+    assert free == [True, True]
+
+
+def test_end__after_close__leaves_nothing_open(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A stream that outlives its Paygent is written, for whoever adopts it, and given up."""
+    before = len(os.listdir("/proc/self/fd"))
+    journal = new_journal()
+    journal.begin("a", payload(k="begin", id="a"))
+    journal.begin("b", payload(k="begin", id="b"))
+    journal.close()
+    journal.end("a", payload(k="end", id="a"))
+    assert adopt(folder, deliver=lambda records: pytest.fail("a call is in flight")) == 0
+    journal.end("b", payload(k="void", id="b"))
+    assert len(os.listdir("/proc/self/fd")) == before
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == 1
+    assert {"k": "end", "id": "a"} in found
+    assert list(unfinished(found)) == []

@@ -1,0 +1,614 @@
+"""LangChain's callback: it says whose calls they are, and meters only what no hook sees."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import openai
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.language_models.fake import FakeListLLM
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.language_models.llms import LLM
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import RunnableLambda, RunnableParallel
+from tests.instrument.shapes import MESSAGES, Metered
+
+from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.client.context.identity import here
+from paygent.core.usage import Usage
+from paygent.failopen import failures
+from paygent.integrations import LangChainCallback
+from paygent.integrations.langchain import handler
+from paygent.integrations.langchain.usage import read_result
+from paygent.testing import FakeProvider
+
+Init = Callable[..., Paygent]
+
+TOLD: Any = {
+    "input_tokens": 100,
+    "output_tokens": 20,
+    "total_tokens": 120,
+    "input_token_details": {"cache_read": 30},
+    "output_token_details": {"reasoning": 5},
+}
+
+
+def who() -> str | None:
+    """The user whose calls are made here."""
+    identity = here()
+    return identity.user_id if identity is not None else None
+
+
+class OpenAIModel(BaseChatModel):
+    """A chat model on OpenAI's SDK, sync and async, streamed and not."""
+
+    url: str
+
+    @property
+    def _llm_type(self) -> str:
+        return "openai-chat"
+
+    def _client(self) -> openai.OpenAI:
+        return openai.OpenAI(api_key="k", base_url=self.url)
+
+    def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
+        with self._client() as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        return _result(AIMessage("Hello.", usage_metadata=TOLD))
+
+    def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+        with self._client() as client:
+            for chunk in client.chat.completions.create(
+                model="gpt-4o", messages=MESSAGES, stream=True
+            ):
+                text = chunk.choices[0].delta.content or ""
+                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+    async def _astream(
+        self, messages: Any, *args: Any, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        async with openai.AsyncOpenAI(api_key="k", base_url=self.url) as client:
+            async for chunk in await client.chat.completions.create(
+                model="gpt-4o", messages=MESSAGES, stream=True
+            ):
+                text = chunk.choices[0].delta.content or ""
+                yield ChatGenerationChunk(message=AIMessageChunk(content=text))
+
+
+class OwnModel(BaseChatModel):
+    """A chat model that calls nothing that a hook sees."""
+
+    error: Any = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "own"
+
+    def _get_ls_params(self, *args: Any, **kwargs: Any) -> Any:
+        return {"ls_provider": "openai", "ls_model_name": "gpt-4o", "ls_max_tokens": 50}
+
+    def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+        if self.error is not None:
+            raise self.error
+        told = {"model_name": "gpt-4o"}
+        return _result(AIMessage("Hello.", usage_metadata=TOLD, response_metadata=told))
+
+
+def _result(message: AIMessage) -> ChatResult:
+    return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+@pytest.fixture
+def pg(init: Init) -> Paygent:
+    """A Paygent with a user who may spend nothing."""
+    made = init()
+    made.configure_plan("none", PlanConfig(max_spend_per_period=0))
+    made.assign_plan("poor", "none")
+    return made
+
+
+@pytest.fixture
+def model(fake: FakeProvider) -> OpenAIModel:
+    """A model on OpenAI's SDK."""
+    return OpenAIModel(url=fake.openai_url)
+
+
+# -- models that a hook sees
+
+
+def test_callback__of_a_model_that_a_hook_sees__names_the_user_and_meters_nothing(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """One call, one event, exact, of the callback's user and session."""
+    metered = Metered(pg)
+    callback = LangChainCallback(pg, "u1", "s1", {"via": "chain"})
+    config: Any = {"callbacks": [callback]}
+    model.invoke("x", config=config)
+    list(model.stream("x", config=config))
+    model.batch(["x", "y"], config=config)
+    chain = RunnableParallel(a=model, b=RunnableLambda(str) | model)
+    chain.invoke("x", config=config)
+    assert len(metered.events) == 6
+    for event in metered.events:
+        assert (event.user_id, event.session_id, event.quality) == ("u1", "s1", "exact")
+        assert event.metadata == {"via": "chain"}
+    assert (callback.user_id, who(), pg.health()["calls_in_flight"]) == ("u1", None, 0)
+
+
+async def test_callback__awaited__names_the_user(pg: Paygent, model: OpenAIModel) -> None:
+    """Awaited, streamed and in a batch; tasks of two users at once."""
+    metered = Metered(pg)
+    first, second = ({"callbacks": [LangChainCallback(pg, user)]} for user in ("u1", "u2"))
+    await asyncio.gather(
+        model.ainvoke("x", config=first),  # type: ignore[arg-type]
+        model.ainvoke("x", config=second),  # type: ignore[arg-type]
+        model.abatch(["x"], config=first),  # type: ignore[arg-type]
+    )
+    async for _ in model.astream("x", config=first):  # type: ignore[arg-type]
+        assert who() is None  # who reads is not who asked
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert sorted(event.user_id for event in events) == ["u1", "u1", "u1", "u2"]
+    assert who() is None
+
+
+def test_callback__in_a_block__wins_and_leaves_it_as_it_was(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """Of another user it inherits nothing, of the same one session and metadata."""
+    metered = Metered(pg)
+    with paygent_context("u1", "s1", metadata={"x": 1}):
+        for user in ("u1", "u2"):
+            stream = model.stream("x", config={"callbacks": [LangChainCallback(pg, user)]})
+            next(stream)
+            assert who() == "u1"
+            list(stream)
+            assert who() == "u1"
+    found = {event.user_id: event for event in metered.events}
+    assert (found["u1"].session_id, found["u1"].metadata) == ("s1", {"x": 1})
+    assert found["u2"].session_id != "s1"
+
+
+def test_callback__at_the_cap__lets_the_refusal_reach_the_application(
+    pg: Paygent, model: OpenAIModel, fake: FakeProvider
+) -> None:
+    """Itself, out of the chain, and nothing is sent."""
+    config: Any = {"callbacks": [LangChainCallback(pg, "poor")]}
+    chain = RunnableLambda(str) | model
+    for call in (chain.invoke, lambda text, config: list(chain.stream(text, config))):
+        with pytest.raises(PaygentLimitExceeded):
+            call("x", config)
+    with pytest.raises(PaygentLimitExceeded):
+        chain.batch(["x", "y"], config)
+    assert fake.requests == []
+    assert who() is None
+
+
+class PackageModel(OpenAIModel):
+    """As in LangChain's own package, which is known to be built on a hooked SDK."""
+
+    __module__ = "langchain_openai.chat_models.base"
+
+
+def test_callback__of_a_model_of_a_known_package__asks_the_gate_once(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """Also at the first call of its class: nothing is held beside what the hook holds."""
+    refused: list[str] = []
+    pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
+    model = PackageModel(url=fake.openai_url)
+    with pytest.raises(PaygentLimitExceeded):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "poor")]})
+    pg.flush()
+    assert refused == ["total_spend"]
+
+
+def test_callback__of_a_class_that_was_seen__asks_the_gate_once(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """That a hook meters its calls is learned from the first one."""
+    refused: list[str] = []
+    pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
+    model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    with pytest.raises(PaygentLimitExceeded):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "poor")]})
+    pg.flush()
+    assert refused == ["total_spend"]
+
+
+async def test_callback__awaited_by_many__waits_for_them_as_the_hook_does(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A handler cannot wait on an event loop; the hook can, and everything fits."""
+    plan = PlanConfig(max_spend_per_period=0.13, contention_wait_s=20)  # two fit at a time
+    pg.configure_plan("small", plan)
+    pg.assign_plan("u1", "small")
+    model = PackageModel(url=fake.openai_url)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    found = await asyncio.gather(*(model.ainvoke("x", config=config) for _ in range(6)))
+    assert [each.content for each in found] == ["Hello."] * 6
+
+
+def test_callback__of_an_answer_out_of_langchains_cache__books_nothing(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """Of models with a hook and without one; and nothing is said of a hook that saw nothing."""
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    for model in (OwnModel(), PackageModel(url=fake.openai_url)):
+        model.cache = InMemoryCache()
+        for _ in range(3):
+            model.invoke("x", config=config)
+    assert len(metered.events) == 2
+    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+
+
+def test_callback__of_a_known_package_whose_call_no_hook_saw__says_so(pg: Paygent) -> None:
+    """Such as a model with a client of the application's own."""
+
+    class Unseen(OwnModel):
+        """Calls what no hook sees."""
+
+    Unseen.__module__ = "langchain_openai.chat_models.base"
+    Unseen().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert failures.counts["unmetered:langchain:Unseen"] == 1
+
+
+# -- whose the rest is
+
+
+def test_callback__of_several_prompts__counts_each_and_leaves_the_place(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """LangChain begins them all before the first call."""
+    metered = Metered(pg)
+    prompts: Any = [[HumanMessage("a")], [HumanMessage("b")], [HumanMessage("c")]]
+    for each in (OwnModel(), model):
+        each.generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
+        assert who() is None
+    assert [event.user_id for event in metered.events] == ["u1"] * 6
+    assert [event.quality for event in metered.events] == ["exact"] * 6
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_callback__beside_another_of_another_user__leaves_the_place(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """The first that is told has it, whoever else is told."""
+    metered = Metered(pg)
+    callbacks: Any = [LangChainCallback(pg, "u1"), LangChainCallback(pg, "u2")]
+    model.invoke("x", config={"callbacks": callbacks})
+    assert (metered.only.user_id, who()) == ("u1", None)
+    model.invoke("x", config={"callbacks": callbacks})
+    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+
+
+class Raises(BaseCallbackHandler):
+    """A handler of the application's that refuses every call."""
+
+    raise_error = True
+
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """Refuse."""
+        raise RuntimeError("not today")
+
+
+@pytest.mark.parametrize("is_hooked", [True, False])
+def test_callback__of_a_call_that_another_handler_refuses__leaves_nothing_behind(
+    pg: Paygent, model: OpenAIModel, is_hooked: bool
+) -> None:
+    """LangChain tells of no end then: the user is gone with the method, and so is the hold."""
+    asked = model if is_hooked else OwnModel()
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1"), Raises()]}
+    for _ in range(3):
+        with pytest.raises(RuntimeError):
+            asked.invoke("x", config=config)
+        assert who() is None
+    gc.collect()
+    pg.flush()
+    assert pg.health()["calls_in_flight"] == 0
+
+
+class TextModel(LLM):
+    """A text model of the older kind, on OpenAI's SDK."""
+
+    url: str
+
+    @property
+    def _llm_type(self) -> str:
+        return "text"
+
+    def _call(self, prompt: str, *args: Any, **kwargs: Any) -> str:
+        with openai.OpenAI(api_key="k", base_url=self.url) as client:
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        return "Hello."
+
+
+async def test_callback__of_a_text_model__names_its_user_and_counts_once(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """LangChain tells of these in comprehensions, and in tasks of their own."""
+    metered = Metered(pg)
+    model, config = TextModel(url=fake.openai_url), {"callbacks": [LangChainCallback(pg, "u1")]}
+    await asyncio.to_thread(model.invoke, "x", config)  # type: ignore[arg-type]
+    await asyncio.to_thread(model.batch, ["x", "y"], config)  # type: ignore[arg-type]
+    await model.ainvoke("x", config)  # type: ignore[arg-type]
+    await model.abatch(["x", "y"], config)  # type: ignore[arg-type]
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")] * 6
+    assert (len(fake.requests), handler._runs) == (6, {})
+
+
+def test_callback__beside_one_of_the_models_own__has_each_call_once(pg: Paygent) -> None:
+    """Of a model without a hook too; and nothing is learned of it from the other handler."""
+    metered = Metered(pg)
+    own, other = LangChainCallback(pg, "service"), LangChainCallback(pg, "u1")
+    model = OwnModel(callbacks=[own])
+    for _ in range(2):
+        model.invoke("x", config={"callbacks": [other]})
+    model.invoke("x")
+    assert [event.user_id for event in metered.events] == ["u1", "u1", "service"]
+
+
+def test_callback__of_a_model_that_embeds_first__counts_both(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A cache that looks for what is alike makes a call of its own, and is not the model's."""
+
+    class Embeds(OwnModel):
+        url: str
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with openai.OpenAI(api_key="k", base_url=self.url) as client:
+                client.embeddings.create(model="text-embedding-3-small", input="x")
+            return super()._generate(*args, **kwargs)
+
+    metered = Metered(pg)
+    model = Embeds(url=fake.openai_url)
+    for _ in range(2):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    models = [event.model for event in metered.events]
+    assert models == ["text-embedding-3-small", "gpt-4o"] * 2
+
+
+def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """What was learned of it is forgotten again when no hook sees a call."""
+
+    class Routes(OpenAIModel):
+        calls: int = 0
+
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            self.calls += 1
+            if self.calls == 1:
+                return super()._generate(*args, **kwargs)
+            told = {"model_name": "gpt-4o"}
+            return _result(AIMessage("x", usage_metadata=TOLD, response_metadata=told))
+
+    metered = Metered(pg)
+    model = Routes(url=fake.openai_url)
+    for _ in range(3):
+        model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert [event.quality for event in metered.events] == ["exact"] * 3
+
+
+def test_callback__in_which_the_model_names_another_user__leaves_the_call_to_that(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A block inside the model's method is nearer to the call than the handler."""
+
+    class Names(OpenAIModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with paygent_context("inner"):
+                return super()._generate(*args, **kwargs)
+
+    metered = Metered(pg)
+    with paygent_context("outer"):
+        config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+        Names(url=fake.openai_url).invoke("x", config=config)
+    assert metered.only.user_id == "inner"
+
+
+def test_callback__of_a_stream_that_calls_again__names_the_user_of_both(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A model may go on with a second call when the first has ended; between them its reader is
+    who they are.
+    """
+
+    class Continues(OpenAIModel):
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            yield from super()._stream(*args, **kwargs)
+            yield from super()._stream(*args, **kwargs)
+
+    metered = Metered(pg)
+    with paygent_context("reader"):
+        model = Continues(url=fake.openai_url)
+        for _ in model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]}):
+            assert who() == "reader"
+    assert [event.user_id for event in metered.events] == ["u1", "u1"]
+
+
+async def test_callback__of_many_calls_in_one_task__keeps_nothing_of_them(pg: Paygent) -> None:
+    """A worker's task may live for long."""
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    task: Any = asyncio.current_task()
+    before = len(getattr(task, "_callbacks", None) or ())
+    for _ in range(3):
+        await OwnModel().ainvoke("x", config)
+    assert (len(getattr(task, "_callbacks", None) or ()), handler._runs) == (before, {})
+
+
+async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: Paygent) -> None:
+    """What may have been sent is booked as estimated; whoever goes on is nobody."""
+
+    class Slow(OwnModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+
+    def ask() -> None:
+        """Ask twice in a loop of its own: the last one keeps the traceback of what it raised."""
+
+        async def cancelled() -> None:
+            task = asyncio.create_task(Slow().ainvoke("x", config=config))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert who() is None
+
+        for _ in range(2):
+            asyncio.run(cancelled())
+
+    await asyncio.to_thread(ask)
+    gc.collect()
+    await asyncio.to_thread(pg.flush)
+    assert (pg.health()["calls_in_flight"], handler._runs) == (0, {})
+
+
+def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
+    pg: Paygent, model: OpenAIModel
+) -> None:
+    """What the reader does between two pieces, and starts there, is the reader's own."""
+    stream = model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    next(stream)
+    with ThreadPoolExecutor(1) as executor:
+        assert (who(), executor.submit(who).result(30)) == (None, None)
+
+
+def test_callback__of_a_model_that_calls_on_a_thread__names_the_user_there(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A thread that the model starts goes on as its user, and the call counts once."""
+
+    class Threaded(OpenAIModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            with ThreadPoolExecutor(1) as executor:
+                return executor.submit(super()._generate, *args, **kwargs).result(30)
+
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    Threaded(url=fake.openai_url).invoke("x", config=config)
+    assert (metered.only.user_id, who()) == ("u1", None)
+
+
+# -- models that no hook sees
+
+
+async def test_callback__of_a_model_without_a_hook_awaited__meters_a_first_call_ungated(
+    pg: Paygent,
+) -> None:
+    """Who is not known yet cannot be asked about on an event loop; from then on they are."""
+    metered = Metered(pg)
+    pg.reset_user("poor")
+    config: Any = {"callbacks": [LangChainCallback(pg, "poor")]}
+    await OwnModel().ainvoke("x", config=config)
+    await asyncio.to_thread(pg.flush)
+    with pytest.raises(PaygentLimitExceeded):
+        await OwnModel().ainvoke("x", config=config)
+    assert len(await asyncio.to_thread(lambda: metered.events)) == 1
+
+
+def test_callback__of_any_other_model__gates_and_meters_it(pg: Paygent) -> None:
+    """From what LangChain says of its use: 70 and 30 cached in, 20 out, by gpt-4o."""
+    metered = Metered(pg)
+    OwnModel().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    event = metered.only
+    assert (event.user_id, event.model, event.provider) == ("u1", "gpt-4o", "openai")
+    assert (event.input_tokens, event.cached_input_tokens, event.reasoning_tokens) == (100, 30, 5)
+    assert (event.cost_total_nano, event.quality) == (412_500, "exact")
+    with pytest.raises(PaygentLimitExceeded):
+        OwnModel().invoke("x", config={"callbacks": [LangChainCallback(pg, "poor")]})
+    assert (len(metered.events), who(), pg.health()["calls_in_flight"]) == (1, None, 0)
+
+
+def test_callback__of_a_model_that_raises__holds_nothing(pg: Paygent) -> None:
+    """An error of its own costs nothing, a time-out what was held."""
+    metered = Metered(pg)
+    for error in (ValueError("bad"), TimeoutError("late")):
+        with pytest.raises(type(error)):
+            OwnModel(error=error).invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+        assert who() is None
+    assert metered.only.quality == "estimated"
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_callback__of_a_stream_that_is_left__is_booked_and_holds_nothing(pg: Paygent) -> None:
+    """LangChain says so; the text models too, which tell nothing, no name either: no price."""
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    stream = GenericFakeChatModel(messages=iter([AIMessage("Hello there.")])).stream("x", config)
+    next(stream)
+    stream.close()  # type: ignore[attr-defined]
+    FakeListLLM(responses=["Hello."]).invoke("x", config=config)
+    assert [event.quality for event in metered.events] == ["unpriced"] * 2
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_callback__without_paygent__changes_nothing(pg: Paygent, model: OpenAIModel) -> None:
+    """After `shutdown` calls pass."""
+    callback = LangChainCallback(pg, "u1")
+    pg.shutdown()
+    assert model.invoke("x", config={"callbacks": [callback]}).content == "Hello."
+
+
+def test_callback__words_of_runs_that_nobody_began__are_ignored(pg: Paygent) -> None:
+    """A handler may be added in the middle of a run."""
+    callback = LangChainCallback(pg, "u1")
+    callback.on_llm_new_token("x", run_id=uuid4())
+    callback.on_llm_end(None, run_id=uuid4())
+    callback.on_llm_error(ValueError(), run_id=uuid4())
+
+
+def _message(**fields: Any) -> Any:
+    return SimpleNamespace(generations=[[SimpleNamespace(message=SimpleNamespace(**fields))]])
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (None, None),
+        (SimpleNamespace(generations=[[]], llm_output=None), None),
+        (SimpleNamespace(generations=[], llm_output={"token_usage": 5}), None),
+        (SimpleNamespace(llm_output={"token_usage": {"prompt_tokens": 0}}), None),
+        (
+            SimpleNamespace(
+                llm_output={"token_usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+            ),
+            Usage(3, 2),
+        ),
+        (_message(usage_metadata={"input_tokens": 0, "output_tokens": "odd"}), None),
+        (
+            _message(usage_metadata={"input_tokens": 3}, response_metadata={"model": "m"}),
+            Usage(3, 0, model="m"),
+        ),
+    ],
+)
+def test_read_result__of_any_shape__is_read_or_none(result: Any, expected: Usage | None) -> None:
+    """What a model does not tell is not made up."""
+    assert read_result(result, False) == expected
+
+
+def test_read_result__with_tools__names_what_the_message_calls() -> None:
+    """A plan may price them."""
+    message = {
+        "usage_metadata": {"input_tokens": 3},
+        "tool_calls": [{"name": "search"}, {"name": None}, "odd"],
+    }
+    found: Any = read_result(_message(**message), True)
+    assert (found.input_tokens, found.tool_calls) == (3, ("search",))
+    output = SimpleNamespace(llm_output={"token_usage": {"prompt_tokens": 3}})
+    assert read_result(output, True) == Usage(3, 0)
