@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from paygent import Paygent
-from paygent.client.context.identity import Place
+from paygent.client.context.identity import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 
@@ -39,10 +39,10 @@ def swallowed() -> Iterator[Swallowed]:
     expected in vain.
     """
     noted = Swallowed()
-    failures.listeners.append(noted.note)
-    failures.counts.clear()
+    diagnostics.listeners.append(noted.note)
+    diagnostics.counts.clear()
     yield noted
-    failures.listeners.remove(noted.note)
+    diagnostics.listeners.remove(noted.note)
     unexpected = [f"{kind}: {error!r}" for kind, error in noted.seen if kind not in noted.expected]
     missing = noted.expected - {kind for kind, _ in noted.seen}
     assert not unexpected, "swallowed failures: " + "; ".join(unexpected)
@@ -63,7 +63,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
         instance.shutdown(timeout=5.0)
     set_active(None)
     instrumentation.uninstall()
-    left = Place.here()
+    left = PropagatedContext.capture()
     assert left is None, "a test has left a user or a call in its place"
 
 

@@ -28,7 +28,7 @@ OTHER = "other"
 """What kinds beyond the bound are counted as."""
 
 
-class Failures:
+class Diagnostics:
     """Counts what was swallowed and what was said, by kind. Thread-safe."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Failures:
         self.counts: dict[str, int] = {}
         self.listeners: list[Callable[[str, BaseException], None]] = []
 
-    def note(self, kind: str, error: BaseException) -> None:
+    def record_error(self, kind: str, error: BaseException) -> None:
         """Count a swallowed failure, and log it if it is the first of its kind."""
         if self._count(kind):
             # A message may quote a user's text, so it is left out, also of the traceback.
@@ -47,7 +47,7 @@ class Failures:
         for listener in tuple(self.listeners):
             listener(kind, error)
 
-    def say(self, kind: str, message: str, *args: Any) -> None:
+    def warn_once(self, kind: str, message: str, *args: Any) -> None:
         """Count an observation, and log it if it is the first of its kind.
 
         Args:
@@ -78,7 +78,7 @@ class Failures:
         self._lock = threading.Lock()
 
 
-failures = Failures()
+diagnostics = Diagnostics()
 """The process's counters; `Paygent.health()` shows them."""
 
 
@@ -100,7 +100,7 @@ def attempt(kind: str, action: Callable[..., _T], *args: Any) -> _T | None:
     except PaygentLimitExceeded:
         raise
     except Exception as error:
-        failures.note(kind, error)
+        diagnostics.record_error(kind, error)
         return None
 
 
@@ -116,7 +116,7 @@ async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args:
     except (CancelledError, GeneratorExit):
         raise
     except BaseException as error:
-        failures.note(kind, error)
+        diagnostics.record_error(kind, error)
 
 
 def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
@@ -129,7 +129,7 @@ def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
     try:
         action(*args)
     except BaseException as error:
-        failures.note(kind, error)
+        diagnostics.record_error(kind, error)
 
 
 _PACKAGE = os.path.dirname(__file__) + os.sep
@@ -144,4 +144,4 @@ def warn(problem: Warning) -> None:
     try:
         warnings.warn(problem, stacklevel=level)
     except Warning:
-        failures.say(type(problem).__name__, "%s", problem)
+        diagnostics.warn_once(type(problem).__name__, "%s", problem)

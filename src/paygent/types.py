@@ -19,7 +19,7 @@ from paygent.core.money import format_usd, to_usd
 from paygent.core.period import to_datetime
 from paygent.core.plan import Limit, ModelCostRate, ModelLimitConfig, PlanConfig
 from paygent.core.usage import Quality
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 from paygent.core.value import Value, exact_usd
 
 __all__ = [
@@ -51,7 +51,7 @@ class BillingPeriod(Value):
     end: datetime
 
     def __post_init__(self) -> None:
-        findings = Findings("BillingPeriod")
+        findings = ValidationErrors("BillingPeriod")
         for name in ("start", "end"):
             value = getattr(self, name)
             if not isinstance(value, datetime):

@@ -77,7 +77,7 @@ def hot_loop(rounds: int) -> None:
             print("  by step:")
             resolved = pg._catalogue.resolve("openai", "gpt-4o", first.at_us, first.plan)
             user, now = first.user, first.at_us
-            show("identify", measure(lambda: meter._whose.identify(request), rounds))
+            show("identify", measure(lambda: meter._attribution.resolve(request), rounds))
             show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
             show("estimate: tokens", measure(lambda: use_of(first), rounds))
             show(

@@ -188,7 +188,7 @@ def journals(rounds: int) -> None:
         def deliver() -> None:
             while not done.wait(0.1):
                 for _, journal in kinds:
-                    journal.tend()
+                    journal.maintain()
                     journal.take(1_000_000)
                     journal.delivered()
 

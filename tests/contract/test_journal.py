@@ -13,7 +13,7 @@ import pytest
 import paygent.client.journal.journal as journal_module
 from paygent.client.journal.journal import RECORD_BYTES_MAX, Journal, adopt
 from paygent.client.journal.segments import MappedSegment, MemorySegment, WrittenSegment
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 _KINDS = {"mapped": MappedSegment, "written": WrittenSegment, "memory": MemorySegment}
 
@@ -185,7 +185,7 @@ def test_journal__a_record_larger_than_any_frame__is_not_lost_in_silence(
     journal.append(payload(text=large))
     journal.append(payload(n=1))
     taken = drain(journal)
-    was_said = journal.dropped == 1 or sum(failures.counts.values()) == 1
+    was_said = journal.dropped == 1 or sum(diagnostics.counts.values()) == 1
     assert (taken, was_said) in (
         ([{"text": large}, {"n": 1}], False),
         ([{"n": 1}], True),
@@ -221,7 +221,7 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
         thread.start()
     taken: list[dict[str, Any]] = []
     while any(thread.is_alive() for thread in threads):
-        journal.tend()
+        journal.maintain()
         taken += journal.take(500)
         journal.delivered()
     taken += drain(journal)
@@ -250,7 +250,7 @@ def test_journal__calls_of_many_threads__all_end_once(new_journal: Callable[...,
         thread.start()
     taken: list[dict[str, Any]] = []
     while any(thread.is_alive() for thread in threads):
-        journal.tend()
+        journal.maintain()
         taken += journal.take(500)
         journal.delivered()
     taken += drain(journal)
@@ -299,9 +299,9 @@ def test_tend__segments_that_were_left__are_read_as_before(
     for number in range(200):
         journal.append(payload(n=number))
         if number % 30 == 0:
-            journal.tend()
+            journal.maintain()
     mark = journal.mark()
-    journal.tend()
+    journal.maintain()
     first = journal.take(7)
     assert journal.take(7) == first
     assert (journal.has_unread, journal.has_reached(mark)) == (True, False)

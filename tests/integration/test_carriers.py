@@ -19,7 +19,7 @@ import pytest
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
-from paygent.client.context.identity import LateIdentity, as_identity, here
+from paygent.client.context.identity import LazyIdentity, attach_identity, current_identity
 from paygent.client.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 
@@ -32,7 +32,7 @@ WAIT_S = 30.0
 
 def who(*_: Any) -> str | None:
     """The user whose calls are made here."""
-    identity = here()
+    identity = current_identity()
     return identity.user_id if identity is not None else None
 
 
@@ -333,8 +333,8 @@ def test_pools__of_the_old_kind__keep_the_user_of_what_they_are_given(init: Init
 def test_pools__work_of_a_request_that_has_no_user__reaches_another_process(init: Init) -> None:
     """Nothing of the request is taken along: it could not be pickled."""
     init()
-    late = LateIdentity(lambda: None, None, {"tier": Tier.GOLD})
-    with as_identity(late), ProcessPoolExecutor(1) as executor:
+    late = LazyIdentity(lambda: None, None, {"tier": Tier.GOLD})
+    with attach_identity(late), ProcessPoolExecutor(1) as executor:
         assert executor.submit(who).result(WAIT_S) is None
     with paygent_context("a", metadata={"tier": Tier.GOLD}), ProcessPoolExecutor(1) as executor:
         assert executor.submit(who).result(WAIT_S) == "a"

@@ -10,9 +10,9 @@ import pytest
 from paygent import ModelCostRate, PlanConfig
 from paygent.core.period import to_us
 from paygent.core.usage import Usage
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.prices.catalogue import Catalogue
-from paygent.prices.usage_cost import Asked, Priced, price
+from paygent.prices.usage_cost import Priced, PriceQuery, price
 
 AT_US = to_us(datetime(2026, 11, 20, tzinfo=timezone.utc))
 PLAN = PlanConfig()
@@ -33,7 +33,7 @@ def priced(
     plan: PlanConfig = PLAN,
 ) -> Priced:
     """Price a usage of a model."""
-    return price(catalogue, Asked(provider, model, plan, AT_US), usage)
+    return price(catalogue, PriceQuery(provider, model, plan, AT_US), usage)
 
 
 MILLION = Usage(10**6, 10**6)
@@ -109,7 +109,7 @@ def test_price__an_assumed_or_absent_price__is_said_once(
     assert len(said) == 2
     assert "gpt-5 lacks variant ultrafast" in said[0]
     assert "gpt-5 has no price (audio_hour)" in said[1]
-    assert failures.counts["unpriced:gpt-5"] == 3
+    assert diagnostics.counts["unpriced:gpt-5"] == 3
 
 
 def test_price__what_the_provider_has_billed__is_the_cost(catalogue: Catalogue) -> None:
@@ -118,7 +118,7 @@ def test_price__what_the_provider_has_billed__is_the_cost(catalogue: Catalogue) 
     found = priced(catalogue, usage, provider="openrouter", model="vendor/unheard-of")
     assert (found.cost_nano, found.quality, found.price_id) == (777, "exact", "billed:openrouter")
     assert found.rates is None
-    assert not failures.counts
+    assert not diagnostics.counts
 
 
 def test_price__a_cost_that_another_host_names__is_not_a_bill(catalogue: Catalogue) -> None:
@@ -158,7 +158,7 @@ def test_price__a_usage_of_nothing__needs_no_price(catalogue: Catalogue) -> None
     """A batch that has just begun has no model yet, and nobody has to be warned of that."""
     found = priced(catalogue, Usage(quality="estimated"), model="")
     assert (found.cost_nano, found.quality) == (0, "estimated")
-    assert not failures.counts
+    assert not diagnostics.counts
 
 
 @pytest.mark.parametrize(

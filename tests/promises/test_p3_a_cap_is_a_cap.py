@@ -141,8 +141,8 @@ class Crowd:
         """Return what has become of the callers so far."""
         usage = self.pg.get_usage(self.user_id)
         user = self.pg._accounts.users[self.user_id]
-        held = sum(account.held + len(account.calls) for account in user.books.values())
-        assert not any(account.waiting for account in user.books.values())
+        held = sum(account.held + len(account.calls) for account in user.accounts.values())
+        assert not any(account.waiting for account in user.accounts.values())
         return Outcome(len(self.served), self.refusals, usage.period_cost_nano, held)
 
 
@@ -228,7 +228,7 @@ class Watched:
     @staticmethod
     def account(user: User) -> Any:
         """Return the account of the cap."""
-        return next((each for each in user.books.values() if each.lines is not None), None)
+        return next((each for each in user.accounts.values() if each.lines is not None), None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -400,7 +400,7 @@ def test_p3__check_guard_while_calls_are_in_flight__names_contention(init: Init)
 
     thread = threading.Thread(target=lambda: pg.wrap(provider, user_id="u1", model="m"))
     thread.start()
-    while not any(each.calls for each in pg._accounts.users["u1"].books.values()):
+    while not any(each.calls for each in pg._accounts.users["u1"].accounts.values()):
         time.sleep(0.001)
     result = pg.check_guard("u1", "m")
     assert (result.status, result.gate_reason, result.retryable) == (
@@ -514,7 +514,7 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
         thread.join(20)
     assert len(crowd.served) == 3
     assert pg.health()["counts"]["subscription_ended"] == 1
-    spent = {key.start_us: each.spent for key, each in user.books.items() if each.lines}
+    spent = {key.start_us: each.spent for key, each in user.accounts.items() if each.lines}
     assert spent[to_us(start)] == 3 * CALL_NANO
 
 

@@ -45,7 +45,7 @@ def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
 
 def held(pg: Paygent, user_id: str = "u1") -> set[int]:
     """What is held on a user's accounts."""
-    return {account.held for account in pg._accounts.user(user_id, pg._now_us()).books.values()}
+    return {account.held for account in pg._accounts.user(user_id, pg._now_us()).accounts.values()}
 
 
 def begun(pg: Paygent) -> Call:
@@ -87,7 +87,7 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
         monkeypatch.undo()  # once: the delivering thread may settle the stream through here too
         with lock:
             gc.collect()
-            put_off.extend(pg._meter.late_ends.waiting)
+            put_off.extend(pg._meter.deferred_ends.waiting)
         settled(*args)
 
     gc.disable()
@@ -118,7 +118,7 @@ def test_p4__a_dropped_stream__is_counted_without_another_call(
     pg = init()
     with paygent_context(user_id="u1"):
         call = begun(pg)
-    pg._meter.late_ends.add(lambda: pg._meter.settle(call, Usage(100, 20)))
+    pg._meter.deferred_ends.add(lambda: pg._meter.settle(call, Usage(100, 20)))
     assert pg.flush() >= 0
     assert (held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 120)
 
@@ -187,7 +187,7 @@ def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
 
 def nothing_left(pg: Paygent, user_id: str = "u1") -> bool:
     """Tell whether no call holds, waits or is written as under way."""
-    books = pg._accounts.users[user_id].books.values()
+    books = pg._accounts.users[user_id].accounts.values()
     return not any(account.held or account.calls or account.waiting for account in books)
 
 
@@ -316,7 +316,7 @@ def is_undelivered_right(pg: Paygent) -> bool:
     user = pg._accounts.users["u1"]
     with user.lock:
         return all(
-            account.undelivered
+            account.pending
             == sum(
                 amount(
                     account.metric,
@@ -327,7 +327,7 @@ def is_undelivered_right(pg: Paygent) -> bool:
                 for event in user.pending.values()
                 if key.counts(event)
             )
-            for key, account in user.books.items()
+            for key, account in user.accounts.items()
         )
 
 
@@ -529,8 +529,8 @@ def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_receive
     cycle.append(cycle)
     del response, lines, cycle
     assert not nothing_left(pg)
-    pg._meter.late_ends.note_left()
-    assert pg._meter.late_ends.collect_left(is_first=False) == "now"
+    pg._meter.deferred_ends.mark_abandoned()
+    assert pg._meter.deferred_ends.collect_left(is_first=False) == "now"
     assert dropped == []
     assert pg.get_usage("u1").period_tokens_by_model == {"gpt-4o": 120}
     assert nothing_left(pg)
@@ -568,4 +568,4 @@ def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
     gc.collect()
     assert 0 < pg.get_usage("u1").period_cost < 0.0009
     assert nothing_left(pg)
-    assert not pg._meter.late_ends._async_loops
+    assert not pg._meter.deferred_ends._async_loops

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paygent.core.estimate import (
-    Caution,
-    Observed,
+    ColdStartPolicy,
+    Observation,
     Size,
-    Taken,
+    UsageStats,
     bound,
     cost_of,
     expect,
@@ -69,7 +69,7 @@ def test_measure__messages__count_each_utf8_byte_once(texts: list[str]) -> None:
 
 
 TAKEN = st.builds(
-    Taken,
+    Observation,
     st.integers(0, 10**6),
     TOKENS,
     TOKENS,
@@ -83,9 +83,9 @@ RATES = st.builds(
 )
 
 
-def observed(calls: list[Taken], rates: Rates) -> Observed:
+def stats(calls: list[Observation], rates: Rates) -> UsageStats:
     """Return what these calls, in order, leave to be expected."""
-    sums = Observed()
+    sums = UsageStats()
     for call in calls:
         sums = observe(sums, call, rates)
     return sums
@@ -97,19 +97,19 @@ def observed(calls: list[Taken], rates: Rates) -> Observed:
     st.lists(TAKEN, max_size=6),
     st.lists(TAKEN, max_size=6),
     MAYBE_TOKENS,
-    st.builds(Caution, TOKENS, MAYBE_TOKENS, FACTORS_PPM, st.booleans()),
+    st.builds(ColdStartPolicy, TOKENS, MAYBE_TOKENS, FACTORS_PPM, st.booleans()),
     RATES,
 )
 def test_expect__any_request__is_never_above_what_it_asks_for(
     weight: int,
-    own: list[Taken],
-    others: list[Taken],
+    own: list[Observation],
+    others: list[Observation],
     max_tokens: int | None,
-    caution: Caution,
+    caution: ColdStartPolicy,
     rates: Rates,
 ) -> None:
     """An estimate is never negative nor above max_tokens, and what is held covers its mean."""
-    expectation = expect(observed(own, rates), observed(own + others, rates), caution)
+    expectation = expect(stats(own, rates), stats(own + others, rates), caution)
     estimate = tokens_of(expectation, weight, max_tokens)
     assert min(estimate) >= 0
     if max_tokens is not None:
@@ -129,8 +129,8 @@ def test_bound__any_request_that_says_its_most__is_never_below_expected(
     size: Size, max_tokens: int, model_max_tokens: int | None, safety_ppm: int, generates: bool
 ) -> None:
     """Before anything was observed, and up to a factor of four, nothing above the bound is held."""
-    caution = Caution(4096, model_max_tokens, safety_ppm, generates)
-    estimate = tokens_of(expect(Observed(), Observed(), caution), weight_of(size), max_tokens)
+    caution = ColdStartPolicy(4096, model_max_tokens, safety_ppm, generates)
+    estimate = tokens_of(expect(UsageStats(), UsageStats(), caution), weight_of(size), max_tokens)
     most = bound(
         size,
         max_tokens=max_tokens,
@@ -151,9 +151,9 @@ def test_observe__calls_that_are_all_alike__have_their_own_figures_and_no_spread
 ) -> None:
     """However many like calls were observed, halved or not, a set of them holds their exact sum."""
     cost = tokens_cost_nano(input_tokens, output_tokens, rates)
-    sums = observed([Taken(weight, input_tokens, output_tokens, cost)] * calls, rates)
+    sums = stats([Observation(weight, input_tokens, output_tokens, cost)] * calls, rates)
     assert sums.calls <= 200
-    expectation = expect(sums, sums, Caution(4096, None, 1_200_000))
+    expectation = expect(sums, sums, ColdStartPolicy(4096, None, 1_200_000))
     assert tokens_of(expectation, weight, None) == (input_tokens, output_tokens)
     assert load_of(expectation, "spend", weight, None, rates) == (cost, 0, 0)
     assert load_of(expectation, "tokens", weight, None, rates) == (

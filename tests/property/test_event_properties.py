@@ -14,7 +14,7 @@ from paygent.core.event import (
     encode_begin,
     encode_end,
     encode_void,
-    presumed,
+    event_from_begin,
 )
 from paygent.core.usage import Quality
 
@@ -104,7 +104,7 @@ def test_decode_end__any_event__is_read_back_from_one_line(event: Event) -> None
 def test_presumed__any_begin__is_the_event_it_expected(begin: Begin) -> None:
     """A begin that was never ended becomes an event with all that the begin record said."""
     record = json.loads(encode_begin(begin))
-    event = presumed(record)
+    event = event_from_begin(record)
     assert record["k"] == "begin"
     assert event[:9] == begin[:9]
     assert (event.input_tokens, event.output_tokens) == begin[9:11]

@@ -12,7 +12,7 @@ from tests.conftest import Swallowed
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig
 from paygent.errors import PaygentWarning
-from paygent.failopen import Failures, attempt, failures, isolate, isolate_async
+from paygent.failopen import Diagnostics, attempt, diagnostics, isolate, isolate_async
 
 
 def fail(error: BaseException) -> Any:
@@ -23,7 +23,7 @@ def fail(error: BaseException) -> Any:
 def test_attempt__an_action_that_works__returns_its_result() -> None:
     """A guard adds nothing to what goes well."""
     assert attempt("kind", max, 2, 3) == 3
-    assert failures.counts == {}
+    assert diagnostics.counts == {}
 
 
 def test_attempt__an_action_that_fails__is_none_counted_and_said_once(
@@ -33,7 +33,7 @@ def test_attempt__an_action_that_fails__is_none_counted_and_said_once(
     swallowed.expect("kind")
     results = [attempt("kind", fail, ValueError("secret text")) for _ in range(3)]
     assert results == [None] * 3
-    assert failures.counts == {"kind": 3}
+    assert diagnostics.counts == {"kind": 3}
     assert [each.getMessage() for each in caplog.records] == [
         "paygent: kind failed (ValueError); the call goes on"
     ]
@@ -58,7 +58,7 @@ def test_attempt__a_refusal__passes() -> None:
     with pytest.raises(PaygentLimitExceeded) as caught:
         attempt("kind", fail, refusal)
     assert caught.value is refusal
-    assert failures.counts == {}
+    assert diagnostics.counts == {}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_attempt__what_is_no_exception__passes(error: BaseException) -> None:
     """Ctrl-C, an exit and a cancellation are the application's."""
     with pytest.raises(type(error)):
         attempt("kind", fail, error)
-    assert failures.counts == {}
+    assert diagnostics.counts == {}
 
 
 async def test_isolate_async__a_failure__is_counted_and_a_cancellation_passes(
@@ -81,7 +81,7 @@ async def test_isolate_async__a_failure__is_counted_and_a_cancellation_passes(
 
     swallowed.expect("kind")
     await isolate_async("kind", raises, ValueError("x"))
-    assert failures.counts == {"kind": 1}
+    assert diagnostics.counts == {"kind": 1}
     with pytest.raises(asyncio.CancelledError):
         await isolate_async("kind", raises, asyncio.CancelledError())
 
@@ -93,7 +93,7 @@ def test_isolate__whatever_is_raised__stays_on_our_thread(
     """A callback cannot end a thread that it does not own."""
     swallowed.expect("kind")
     isolate("kind", fail, error)
-    assert failures.counts == {"kind": 1}
+    assert diagnostics.counts == {"kind": 1}
 
 
 def test_say__an_observation__is_counted_each_time_and_logged_once(
@@ -101,42 +101,42 @@ def test_say__an_observation__is_counted_each_time_and_logged_once(
 ) -> None:
     """Once per kind, with its figures."""
     for number in (1, 2):
-        failures.say("kind", "%s of %d", "one", number)
+        diagnostics.warn_once("kind", "%s of %d", "one", number)
     assert caplog.messages == ["paygent: one of 1"]
-    assert failures.counts == {"kind": 2}
+    assert diagnostics.counts == {"kind": 2}
 
 
 def test_failures__kinds_without_end__stay_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """Kinds are made from model names too: neither memory nor the log may grow with them."""
-    own = Failures()
+    own = Diagnostics()
     for number in range(2_000):
-        own.say(f"unpriced:model-{number}", "model %s has no price", number)
+        own.warn_once(f"unpriced:model-{number}", "model %s has no price", number)
     assert len(caplog.records) <= 200
     assert len(own.counts) <= 201
 
 
 def test_failures__a_listener__hears_of_failures_and_not_of_observations() -> None:
     """Tests turn what production swallows into failures by listening."""
-    own = Failures()
+    own = Diagnostics()
     heard: list[str] = []
     own.listeners.append(lambda kind, error: heard.append(f"{kind} {error}"))
-    own.say("said", "text")
-    own.note("failed", ValueError("x"))
+    own.warn_once("said", "text")
+    own.record_error("failed", ValueError("x"))
     assert heard == ["failed x"]
 
 
 def test_renew_after_fork__a_lock_that_was_held__does_not_stop_the_child() -> None:
     """The child counts on, whatever a thread of the parent held."""
-    own = Failures()
+    own = Diagnostics()
     own._lock.acquire()
     own.renew_after_fork()
-    own.say("kind", "text")
+    own.warn_once("kind", "text")
     assert own.counts == {"kind": 1}
 
 
 def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> None:
     """Whatever the application does with our log, the call goes on."""
-    own = Failures()
+    own = Diagnostics()
 
     def refuse(record: logging.LogRecord) -> bool:
         raise ValueError("a filter's own defect")
@@ -144,8 +144,8 @@ def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> 
     logger = logging.getLogger("paygent")
     logger.addFilter(refuse)
     try:
-        own.say("kind", "text")
-        own.note("failed", ValueError("x"))
+        own.warn_once("kind", "text")
+        own.record_error("failed", ValueError("x"))
     finally:
         logger.removeFilter(refuse)
     assert own.counts == {"kind": 1, "log": 2, "failed": 1}

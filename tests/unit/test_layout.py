@@ -10,7 +10,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[2] / "src" / "paygent"
 MODULES = sorted(SOURCE.rglob("*.py"))
-LINES_MAX = 710
+LINES_MAX = 720
 
 
 def name_of(path: Path) -> str:

@@ -22,7 +22,7 @@ from paygent import (
     UserState,
 )
 from paygent.core.event import Event
-from paygent.core.gate import Decision, Lines, Reading, decide
+from paygent.core.gate import Decision, Reading, Thresholds, decide
 from paygent.types import guard_result, usage_event
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
@@ -175,7 +175,7 @@ def test_billing_period__of_other_types__names_both_fields() -> None:
 
 def decision(reason: str, metric: str, spent: int, cap: int, held: int = 0) -> Decision:
     """What the gate decides of one limit."""
-    reading = Reading(reason, Lines(cap, cap, cap * 8 // 10), spent, held, metric=metric)
+    reading = Reading(reason, Thresholds(cap, cap, cap * 8 // 10), spent, held, metric=metric)
     return decide((reading,), strict=False)
 
 

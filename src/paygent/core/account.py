@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 from paygent.core.plan import LimitKey
 
 
-class Counted(Protocol):
+class Countable(Protocol):
     """What an account may count: an event, or a call that will be one."""
 
     @property
@@ -46,7 +46,7 @@ class AccountKey(NamedTuple):
     start_us: int
     end_us: int
 
-    def counts(self, event: Counted) -> bool:
+    def counts(self, event: Countable) -> bool:
         """Tell whether an event or call of this user belongs to this account."""
         limit = self.limit
         return (

@@ -77,7 +77,7 @@ class Estimate(NamedTuple):
     output_tokens: int
 
 
-class Observed(NamedTuple):
+class UsageStats(NamedTuple):
     """What settled calls of one model and route really took, as running sums.
 
     Attributes:
@@ -105,7 +105,7 @@ _OBSERVED_CALLS_MAX = (
 )
 
 
-class Taken(NamedTuple):
+class Observation(NamedTuple):
     """What one settled call took.
 
     Attributes:
@@ -125,8 +125,8 @@ class Taken(NamedTuple):
 
 
 def observe(
-    seen: Observed, taken: Taken, rates: Rates, expected: tuple[int, int] | None = None
-) -> Observed:
+    seen: UsageStats, taken: Observation, rates: Rates, expected: tuple[int, int] | None = None
+) -> UsageStats:
     """Add one settled call to what was observed.
 
     Args:
@@ -152,8 +152,8 @@ def observe(
         off_tokens = tokens * tokens * calls // (calls + 1)
         off_nano = nano * nano * calls // (calls + 1)
         if calls >= _OBSERVED_CALLS_MAX:
-            seen = Observed(*(each // 2 for each in seen))
-    return Observed(
+            seen = UsageStats(*(each // 2 for each in seen))
+    return UsageStats(
         seen[0] + 1,
         seen[1] + weight,
         seen[2] + input_tokens,
@@ -203,7 +203,7 @@ class Expectation(NamedTuple):
     drift_nano: int = 0
 
 
-class Caution(NamedTuple):
+class ColdStartPolicy(NamedTuple):
     """How a plan has calls held of which too little is known.
 
     Attributes:
@@ -219,7 +219,7 @@ class Caution(NamedTuple):
     generates: bool = True
 
 
-def expect(own: Observed, everyone: Observed, caution: Caution) -> Expectation:
+def expect(own: UsageStats, everyone: UsageStats, caution: ColdStartPolicy) -> Expectation:
     """Return what the next call of a user is expected to use.
 
     Three observations are believed: those of the user, else those of everyone. With fewer, the
@@ -253,7 +253,7 @@ def expect(own: Observed, everyone: Observed, caution: Caution) -> Expectation:
 _PPM = 10**6
 
 
-def _means(seen: Observed) -> Expectation:
+def _means(seen: UsageStats) -> Expectation:
     """Return the means of what was observed (at least one call), without their spread."""
     calls, weight, input_tokens, output_tokens, cost, plain = seen[:6]
     input_extra = 0
@@ -273,7 +273,7 @@ def _means(seen: Observed) -> Expectation:
     )
 
 
-def _spread(means: Expectation, seen: Observed) -> Expectation:
+def _spread(means: Expectation, seen: UsageStats) -> Expectation:
     """Add the spread of what was observed (at least two calls)."""
     calls, tokens, nano = seen[0], seen[6] // (seen[0] - 1), seen[7] // (seen[0] - 1)
     return Expectation(*means[:8], tokens, nano, _root_up(tokens // calls), _root_up(nano // calls))
@@ -330,7 +330,7 @@ def cost_of(expectation: Expectation, estimate: Estimate, rates: Rates) -> int:
     return plain + extra
 
 
-class Load(NamedTuple):
+class HoldMoments(NamedTuple):
     """What calls in flight weigh on an account, in the unit of its metric; sums over calls add.
 
     Attributes:
@@ -344,7 +344,7 @@ class Load(NamedTuple):
     drift: int = 0
 
 
-_ONE_CALL = Load(1)
+_ONE_CALL = HoldMoments(1)
 
 
 def held_by(mean: int, variance: int, drift: int) -> int:
@@ -358,7 +358,7 @@ def held_by(mean: int, variance: int, drift: int) -> int:
 
 def load_of(
     expectation: Expectation, metric: str, weight: int, max_tokens: int | None, rates: Rates
-) -> Load:
+) -> HoldMoments:
     """Return what a call weighs on an account, as one of a set of calls like it.
 
     Args:
@@ -376,15 +376,17 @@ def load_of(
     return load_around(mean, expectation, metric, max_tokens)
 
 
-def load_around(mean: int, expectation: Expectation, metric: str, max_tokens: int | None) -> Load:
+def load_around(
+    mean: int, expectation: Expectation, metric: str, max_tokens: int | None
+) -> HoldMoments:
     """Return what a call weighs of which the mean is worked out already; otherwise as `load_of`."""
     is_spend = metric == "spend"
     if metric == "calls":
         return _ONE_CALL
     if max_tokens is not None and max_tokens <= expectation[3]:
-        return Load(mean)  # such a call stops where it is expected to
+        return HoldMoments(mean)  # such a call stops where it is expected to
     variance, drift = expectation[9::2] if is_spend else expectation[8::2]
-    return Load(mean, variance, drift)
+    return HoldMoments(mean, variance, drift)
 
 
 def measure(body: Any) -> Size:

@@ -269,7 +269,7 @@ def decode_end(record: Mapping[str, Any]) -> Event:
     )
 
 
-def presumed(record: Mapping[str, Any]) -> Event:
+def event_from_begin(record: Mapping[str, Any]) -> Event:
     """Return the event of a call that began and was never heard of again: its estimate.
 
     Args:

@@ -34,7 +34,7 @@ BILLED = "billed:"
 """How the price id of an event begins whose cost the provider has told itself."""
 
 
-class Line(NamedTuple):
+class CostComponent(NamedTuple):
     """One component of an event's cost.
 
     Attributes:
@@ -62,7 +62,7 @@ class Explanation(NamedTuple):
         assumed: What the list does not have, so that a price had to be taken from another.
     """
 
-    lines: tuple[Line, ...]
+    lines: tuple[CostComponent, ...]
     amount: int
     cost_nano: int
     others_nano: int
@@ -80,7 +80,7 @@ def explain(event: Event, rates: Rates) -> Explanation:
     usage = _usage_of(event)
     prices = prices_of(usage, rates)
     tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
-    lines = tuple(Line(name, *found) for name, found in amounts_of(usage, prices).items())
+    lines = tuple(CostComponent(name, *found) for name, found in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
     others_nano = (event.details or {}).get(OTHERS, 0)
     cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano

@@ -23,7 +23,7 @@ Verdict = Literal["fits", "straddles", "contention", "exhausted"]
 the line; holds are in the way; the cap is used up."""
 
 
-class Lines(NamedTuple):
+class Thresholds(NamedTuple):
     """Where a cap blocks and warns, in the unit of its metric."""
 
     cap: int
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
     """
 
     reason: str
-    lines: Lines
+    lines: Thresholds
     spent: int
     held: int
     need: int = 0
@@ -76,9 +76,9 @@ class Decision(NamedTuple):
     metric: str = "spend"
 
 
-def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Lines:
+def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
     """Return the lines of a cap: floor(cap × gate), in integers."""
-    return Lines(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
+    return Thresholds(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
 
 
 def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verdict:

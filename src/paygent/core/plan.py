@@ -26,7 +26,7 @@ from paygent.core.money import (
     to_usd,
 )
 from paygent.core.period import rolling_length_us
-from paygent.core.validation import Findings, InvalidValue
+from paygent.core.validation import InvalidValue, ValidationErrors
 from paygent.core.value import Value
 
 Metric = Literal["spend", "tokens", "calls"]
@@ -74,7 +74,7 @@ class ModelCostRate(Value):
     pico: Mapping[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        findings = Findings("ModelCostRate")
+        findings = ValidationErrors("ModelCostRate")
         exact: dict[str, int] = {}
         for name in _RATE_COMPONENTS:
             given = getattr(self, name)
@@ -105,7 +105,7 @@ class ModelCostRate(Value):
             InvalidValue: naming every price that is not a finite number of dollars, 0 or more.
             TypeError: if `others` names a component that does not exist.
         """
-        findings = Findings("ModelCostRate.per_million")
+        findings = ValidationErrors("ModelCostRate.per_million")
         thousandths: dict[str, Any] = {}
         for name, given in {"input": input, "output": output, **others}.items():
             if given is None and name in others:
@@ -148,7 +148,7 @@ class ModelLimitConfig(Value):
     max_tokens_per_period: int | None = None
 
     def __post_init__(self) -> None:
-        findings = Findings("ModelLimitConfig")
+        findings = ValidationErrors("ModelLimitConfig")
         exact = _read_count(
             findings, "max_tokens_per_period", self.max_tokens_per_period, optional=True
         )
@@ -177,7 +177,7 @@ class Limit(Value):
     cap_exact: int | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        findings = Findings("Limit")
+        findings = ValidationErrors("Limit")
         if self.metric not in ("spend", "tokens", "calls"):
             findings.add("metric", self.metric, 'must be "spend", "tokens" or "calls"')
         if self.scope not in ("user", "session"):
@@ -305,7 +305,7 @@ class PlanConfig(Value):
     )
 
     def __post_init__(self) -> None:
-        findings = Findings("PlanConfig")
+        findings = ValidationErrors("PlanConfig")
         self._read_caps(findings)
         self._read_gates(findings)
         self._read_models(findings)
@@ -318,7 +318,7 @@ class PlanConfig(Value):
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _read_caps(self, findings: Findings) -> None:
+    def _read_caps(self, findings: ValidationErrors) -> None:
         for name in ("max_spend_per_period", "max_spend_per_session"):
             given = getattr(self, name)
             exact = _try(findings, name, given, read_cap_nano)
@@ -330,7 +330,7 @@ class PlanConfig(Value):
         if price is not None:
             self._set("price", to_usd(price))
 
-    def _read_gates(self, findings: Findings) -> None:
+    def _read_gates(self, findings: ValidationErrors) -> None:
         soft = _try(findings, "soft_gate_at", self.soft_gate_at, read_parts_per_million)
         hard = _try(findings, "hard_gate_at", self.hard_gate_at, read_parts_per_million)
         self._set("soft_gate_ppm", soft or 0)
@@ -343,7 +343,7 @@ class PlanConfig(Value):
             rule = f"must not be above hard_gate_at ({self.hard_gate_at})"
             findings.add("soft_gate_at", self.soft_gate_at, rule)
 
-    def _read_models(self, findings: Findings) -> None:
+    def _read_models(self, findings: ValidationErrors) -> None:
         limits: dict[str, ModelLimitConfig] = {}
         for name, given in _items(findings, "model_limits", self.model_limits):
             each = _try_make(
@@ -364,7 +364,7 @@ class PlanConfig(Value):
             )
             self._set("default_cost_rate", rate)
 
-    def _read_tools(self, findings: Findings) -> None:
+    def _read_tools(self, findings: ValidationErrors) -> None:
         exact: dict[str, int] = {}
         for name, given in _items(findings, "tool_costs", self.tool_costs):
             amount = _try(findings, f"tool_costs.{name}", given, read_cost_nano)
@@ -377,7 +377,7 @@ class PlanConfig(Value):
         if not findings.found:
             self._set("default_tool_cost", to_usd(default))
 
-    def _read_numbers(self, findings: Findings) -> None:
+    def _read_numbers(self, findings: ValidationErrors) -> None:
         minutes = _read_number(findings, "session_timeout_minutes", self.session_timeout_minutes)
         if minutes is not None and not 0 < minutes <= _MINUTES_MAX:
             rule = "must be above 0 minutes" if minutes <= 0 else "must be at most 10⁸ minutes"
@@ -402,7 +402,7 @@ class PlanConfig(Value):
             self._set("contention_wait_s", wait)
             self._set("pre_call_buffer_tokens", buffer_tokens)
 
-    def _read_limits(self, findings: Findings) -> None:
+    def _read_limits(self, findings: ValidationErrors) -> None:
         read: list[Limit] = []
         given = self.limits
         if isinstance(given, (str, Mapping)) or not hasattr(given, "__iter__"):
@@ -417,7 +417,7 @@ class PlanConfig(Value):
             findings.add("limits", tuple(key), "stands twice; a limit may be given once")
         self._set("limits", tuple(read))
 
-    def _read_edges(self, findings: Findings) -> None:
+    def _read_edges(self, findings: ValidationErrors) -> None:
         allowance: int | None = None
         if isinstance(self.when_offline, Mapping):
             if set(self.when_offline) != {"allow_up_to"}:
@@ -537,7 +537,7 @@ def plan_from_json(document: Mapping[str, Any]) -> PlanConfig:
     Raises:
         InvalidValue: naming every field that is unknown or breaks a rule.
     """
-    findings = Findings("plan")
+    findings = ValidationErrors("plan")
     names = {each.name for each in fields(PlanConfig) if each.init}
     for name in sorted(set(document) - names):
         findings.add(name, document[name], "is not a field of a plan")
@@ -588,7 +588,7 @@ def _dollars(amount_nano: int) -> Any:
     return read_decimal(_exact(amount_nano))
 
 
-def _items(findings: Findings, name: str, given: Any) -> list[tuple[str, Any]]:
+def _items(findings: ValidationErrors, name: str, given: Any) -> list[tuple[str, Any]]:
     """Return the pairs of a mapping whose keys are names, noting what is not."""
     if not isinstance(given, Mapping):
         findings.add(name, given, "must be a dict by name")
@@ -602,7 +602,7 @@ def _items(findings: Findings, name: str, given: Any) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _try(findings: Findings, name: str, given: Any, read: Any) -> Any:
+def _try(findings: ValidationErrors, name: str, given: Any, read: Any) -> Any:
     """Read one value, noting the rule it breaks; None where it breaks one."""
     try:
         return read(given)
@@ -612,7 +612,7 @@ def _try(findings: Findings, name: str, given: Any, read: Any) -> Any:
 
 
 def _try_make(
-    findings: Findings, name: str, given: Any, kind: type[_V], shorthand: str | None
+    findings: ValidationErrors, name: str, given: Any, kind: type[_V], shorthand: str | None
 ) -> _V | None:
     """Return `given` as a value of `kind`: itself, made from a dict, or from one number where
     allowed.
@@ -641,7 +641,7 @@ def _try_make(
     return None
 
 
-def _read_count(findings: Findings, name: str, given: Any, *, optional: bool) -> int | None:
+def _read_count(findings: ValidationErrors, name: str, given: Any, *, optional: bool) -> int | None:
     """Read a whole number from 0 up, noting the rule it breaks."""
     if given is None and optional:
         return None
@@ -659,7 +659,7 @@ def _read_count(findings: Findings, name: str, given: Any, *, optional: bool) ->
     return int(number)
 
 
-def _read_number(findings: Findings, name: str, given: Any) -> float | None:
+def _read_number(findings: ValidationErrors, name: str, given: Any) -> float | None:
     """Read a finite number, noting the rule it breaks."""
     number = read_decimal(given) if not isinstance(given, str) else None
     if number is None or not math.isfinite(float(number)):

@@ -131,7 +131,7 @@ class Usage(NamedTuple):
 _NONE_RARE = (0,) * 11
 
 
-class Deferred(NamedTuple):
+class JobStatus(NamedTuple):
     """What a provider says of work whose use it tells later, under an id of its own: a response in
     the background, a batch.
 

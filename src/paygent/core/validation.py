@@ -14,7 +14,7 @@ _SHOWN_CHARS_MAX = 80  # a value in an error message is for recognising it, not 
 
 
 @dataclass(frozen=True)
-class Finding:
+class FieldError:
     """One rule that one value breaks.
 
     Attributes:
@@ -45,7 +45,7 @@ class InvalidValue(ValueError):
         findings: Every broken rule, in the order of the fields; never empty.
     """
 
-    def __init__(self, what: str, findings: tuple[Finding, ...]) -> None:
+    def __init__(self, what: str, findings: tuple[FieldError, ...]) -> None:
         self.what = what
         self.findings = findings
         lines = "; ".join(str(finding) for finding in findings)
@@ -56,15 +56,15 @@ class InvalidValue(ValueError):
 
 
 @dataclass
-class Findings:
+class ValidationErrors:
     """Collects broken rules while a value is read, so that all are reported together."""
 
     what: str
-    found: list[Finding] = field(default_factory=list)
+    found: list[FieldError] = field(default_factory=list)
 
     def add(self, name: str, value: Any, rule: str) -> None:
         """Note that the field `name` with `value` breaks `rule`."""
-        self.found.append(Finding(name, value, rule))
+        self.found.append(FieldError(name, value, rule))
 
     def raise_if_any(self) -> None:
         """Raise what was found.

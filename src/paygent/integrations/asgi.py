@@ -11,8 +11,8 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from paygent.client.context.identity import as_identity
-from paygent.failopen import failures
+from paygent.client.context.identity import attach_identity
+from paygent.failopen import diagnostics
 from paygent.integrations.request import Ask, check, identity_of
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -52,7 +52,7 @@ class PaygentMiddleware:
             await self._app(scope, receive, send)
             return
         user, session = [await _settled(ask, scope) for ask in self._asks]
-        with as_identity(identity_of((user, session), self._metadata, scope, _header)):
+        with attach_identity(identity_of((user, session), self._metadata, scope, _header)):
             await self._app(scope, receive, send)
 
 
@@ -64,7 +64,7 @@ async def _settled(ask: Ask, scope: Any) -> Ask:
     try:
         answer = await ask(scope)
     except Exception as error:  # noqa: BLE001 - the application's own function; the request goes on
-        failures.note("ask_user", error)
+        diagnostics.record_error("ask_user", error)
     return lambda _: answer
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from paygent.client.context.identity import paygent_context
 from paygent.client.instrument.patching.patches import as_function
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 try:
     from crewai import Crew
@@ -124,7 +124,9 @@ def _hook() -> None:
     for name in found:
         setattr(Crew, name, _as_user(vars(Crew)[name]))
     if not found:
-        failures.say("unhooked:crewai", "a crew of this version cannot be told whose it is")
+        diagnostics.warn_once(
+            "unhooked:crewai", "a crew of this version cannot be told whose it is"
+        )
 
 
 attempt("patch:crewai", _hook)

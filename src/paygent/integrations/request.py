@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from paygent.client.context.identity import LateIdentity
-from paygent.core.validation import Findings
+from paygent.client.context.identity import LazyIdentity
+from paygent.core.validation import ValidationErrors
 
 Ask = str | Callable[[Any], Any] | None
 """Name of a header, a function of the request's scope or environ, or None for nothing."""
@@ -25,7 +25,7 @@ def check(name: str, user_id: Any, session_id: Any, metadata: Any) -> None:
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = Findings(name)
+    findings = ValidationErrors(name)
     for argument, value, is_needed in (
         ("user_id", user_id, True),
         ("session_id", session_id, False),
@@ -60,7 +60,7 @@ def identity_of(
     metadata: Mapping[str, Any] | None,
     request: Any,
     header: Callable[[Any, str], Any],
-) -> LateIdentity:
+) -> LazyIdentity:
     """Return what says whose the calls of one request are.
 
     Args:
@@ -70,7 +70,7 @@ def identity_of(
         header: Returns a header of the request, or None.
     """
     user, session = (_asker(ask, request, header) for ask in asks)
-    return LateIdentity(user or _nobody, session, metadata)
+    return LazyIdentity(user or _nobody, session, metadata)
 
 
 def _nobody() -> None:

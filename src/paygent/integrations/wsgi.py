@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from paygent.client.context.identity import Says, as_identity, current
+from paygent.client.context.identity import IdentitySource, attach_identity, current
 from paygent.integrations.request import Ask, check, identity_of
 
 
@@ -45,7 +45,7 @@ class PaygentWSGIMiddleware:
     def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Serve one request as its user."""
         identity = identity_of(self._asks, self._metadata, environ, _header)
-        with as_identity(identity):
+        with attach_identity(identity):
             body = self._app(environ, start_response)
         wrapper = environ.get("wsgi.file_wrapper")
         is_file = isinstance(wrapper, type) and isinstance(body, wrapper)
@@ -59,16 +59,16 @@ class _Streamed:
     before has named.
     """
 
-    def __init__(self, body: Iterable[bytes], says: Says) -> None:
+    def __init__(self, body: Iterable[bytes], says: IdentitySource) -> None:
         self._body = body
-        self._says: Says | None = says
+        self._says: IdentitySource | None = says
         self._pieces: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        with as_identity(self._says):
+        with attach_identity(self._says):
             if self._pieces is None:
                 self._pieces = iter(self._body)
             try:
@@ -80,7 +80,7 @@ class _Streamed:
         """Close the body, which may run code of the application's."""
         close = getattr(self._body, "close", None)
         if close is not None:
-            with as_identity(self._says):
+            with attach_identity(self._says):
                 close()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 
 from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 from paygent.ledger.transport import HttpTransport, Transport, TransportError
 
 PROBE_WAIT_S = 0.5
@@ -53,7 +53,7 @@ class Probe:
         def ask() -> None:
             problem = attempt("probe", self._ask)
             if problem is not None and late.is_set():
-                failures.say("backend", "%s", problem)
+                diagnostics.warn_once("backend", "%s", problem)
             elif problem is not None:
                 found.append(problem)
             answered.set()

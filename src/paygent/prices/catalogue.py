@@ -32,7 +32,7 @@ from paygent.core.pricing import (
 )
 from paygent.core.usage import US_ONLY
 from paygent.core.validation import InvalidValue
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 from paygent.prices import model_names
 
 _COMPONENT_KEYS = {
@@ -308,7 +308,7 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
             for step in getattr(value, "tiers", ()):
                 tiers.setdefault(int(step.start), {})[component] = read_price_pico(step.price)
         except (ValueError, InvalidValue) as error:
-            failures.note("catalogue_price", error)
+            diagnostics.record_error("catalogue_price", error)
     if "input" not in prices and "output" in prices:
         prices["input"] = 0
     if "output" not in prices and "input" in prices:

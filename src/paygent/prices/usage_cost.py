@@ -13,14 +13,14 @@ from paygent.core.explain import BILLED, OTHERS
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, assumed_parts, cost_nano, unpriced_parts
 from paygent.core.usage import Quality, Usage
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 
 _BILLS_IN_DOLLARS = ("openrouter",)
 """Providers whose answers tell what they bill; what others mean by a `cost`, nobody knows."""
 
 
-class Asked(NamedTuple):
+class PriceQuery(NamedTuple):
     """What was asked for, and under which plan.
 
     Attributes:
@@ -59,7 +59,7 @@ class Priced(NamedTuple):
     details: dict[str, int] | None
 
 
-def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
+def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
     """Price what a call used: the answer's model at its price, where it has one.
 
     Args:
@@ -92,7 +92,7 @@ def price(catalogue: Catalogue, asked: Asked, usage: Usage) -> Priced:
     return Priced(model, resolved.model_key, cost, rates.price_id, quality, rates, details)
 
 
-def _answered(catalogue: Catalogue, asked: Asked, usage: Usage) -> tuple[str, Resolved]:
+def _answered(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> tuple[str, Resolved]:
     """Return the model that answered and its rates; the one asked for where the answer's has no
     price.
     """
@@ -115,7 +115,7 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     lacking = unpriced_parts(usage, rates)
     if not rates.is_known or lacking:
         what = f"({', '.join(lacking)})" if rates.is_known else "at all"
-        failures.say(
+        diagnostics.warn_once(
             f"unpriced:{resolved.model_key}",
             "model %s has no price %s; its use counts, what has no price costs 0",
             shown,
@@ -124,7 +124,7 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
         return "unpriced"
     assumed = assumed_parts(usage, rates)
     if assumed:
-        failures.say(
+        diagnostics.warn_once(
             f"assumed_price:{resolved.model_key}:{usage.tier}",
             "the price list of model %s lacks %s; what comes nearest is taken",
             shown,
@@ -135,7 +135,7 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     return usage.quality
 
 
-def _others(catalogue: Catalogue, asked: Asked, others: tuple[Usage, ...]) -> tuple[int, bool]:
+def _others(catalogue: Catalogue, asked: PriceQuery, others: tuple[Usage, ...]) -> tuple[int, bool]:
     """Return what other models cost that worked for a call, and whether each has its price."""
     total_nano, is_priced = 0, True
     for each in others:

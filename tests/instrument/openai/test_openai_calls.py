@@ -11,7 +11,7 @@ import pytest
 from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]
@@ -338,7 +338,7 @@ def test_openai__free_operations__pass_in_silence(pg: Paygent, client: openai.Op
     client.models.list()
     client.moderations.create(input="x")
     assert metered.events == []
-    assert not [kind for kind in failures.counts if kind.startswith("unmetered")]
+    assert not [kind for kind in diagnostics.counts if kind.startswith("unmetered")]
 
 
 def test_openai__an_operation_without_a_route__passes_and_is_said_once(

@@ -29,7 +29,7 @@ from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.instrument.realtime import hook
-from paygent.client.instrument.realtime.connection import Line
+from paygent.client.instrument.realtime.connection import ConnectionState
 from paygent.client.instrument.realtime.hook import _Address, _destination
 from paygent.client.instrument.realtime.sdk_hook import Opening, opening
 
@@ -136,7 +136,9 @@ def test_destination__that_joins_a_conversation__says_which() -> None:
 
 def test_destination__that_the_sdk_opens__is_a_providers_wherever_it_leads() -> None:
     """By what opens it, where the address says nothing."""
-    found = _destination(_Address("gateway", "/llm", {}), Opening(Line(None), "realtime"))
+    found = _destination(
+        _Address("gateway", "/llm", {}), Opening(ConnectionState(None), "realtime")
+    )
     assert found is not None
     assert (found.route, found.is_ours, found.provider) == ("realtime", True, "openai")
 

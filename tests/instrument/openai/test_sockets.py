@@ -22,7 +22,7 @@ from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.instrument.realtime.hook import _address, _destination
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]
@@ -458,7 +458,7 @@ def test_socket__after_uninstrument__passes(pg: Paygent, client: openai.OpenAI) 
     pg.shutdown()
     with connect(client) as other:
         assert "send" not in vars(other._connection)
-    assert failures.counts["shut_down"] >= 1
+    assert diagnostics.counts["shut_down"] >= 1
 
 
 def test_socket__messages_of_other_kinds__pass_untouched(

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, UsageEvent
 from paygent.cli.app import app
 from paygent.client.metering.call import Request, Wait
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 from paygent.types import ModelCostRate
 
 Init = Callable[..., Paygent]
@@ -184,7 +184,7 @@ def test_explain__the_use_of_a_job__is_a_difference_by_its_own_list(
     """What a background response or a batch has used corrects what was booked at first."""
     events: list[UsageEvent] = []
     pg.on_usage(events.append)
-    found = Deferred("response:r", (Usage(100, 20, model="gpt-5"),))
+    found = JobStatus("response:r", (Usage(100, 20, model="gpt-5"),))
     pg._meter.collect(Request("openai", "responses.retrieve", "", None), found)
     pg.flush()
     status, text = explain(db_path, events[0].id)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from paygent.core.estimate import (
-    Caution,
+    ColdStartPolicy,
     Estimate,
-    Load,
-    Observed,
+    HoldMoments,
+    Observation,
     Size,
-    Taken,
+    UsageStats,
     bound,
     cost_of,
     expect,
@@ -138,20 +138,20 @@ def test_measure__a_body_that_contains_itself__ends(times: int) -> None:
 
 
 RATES = Rates(Prices(input=10**12, output=4 * 10**12), source="plan")  # $1 and $4 per million
-CAUTION = Caution(buffer_tokens=4096, model_max_tokens=None, safety_ppm=1_200_000)
+CAUTION = ColdStartPolicy(buffer_tokens=4096, model_max_tokens=None, safety_ppm=1_200_000)
 
 
-def seen(*calls: Taken) -> Observed:
+def seen(*calls: Observation) -> UsageStats:
     """Return what these calls, in order, leave to be expected."""
-    observed = Observed()
+    stats = UsageStats()
     for call in calls:
-        observed = observe(observed, call, RATES)
-    return observed
+        stats = observe(stats, call, RATES)
+    return stats
 
 
 def test_observe__a_settled_call__is_added() -> None:
     """Sums grow by what the call took, and by what its tokens cost at the plain prices."""
-    assert observe(Observed(), Taken(100, 7, 3, 25_000), RATES) == Observed(
+    assert observe(UsageStats(), Observation(100, 7, 3, 25_000), RATES) == UsageStats(
         1, 100, 7, 3, 25_000, 7_000 + 12_000, 0, 0
     )
 
@@ -159,16 +159,16 @@ def test_observe__a_settled_call__is_added() -> None:
 def test_observe__calls_that_differ__have_a_running_variance() -> None:
     """What the calls took beside their running mean sums up to the variance of all of them."""
     outputs = [100, 140, 90, 130, 120, 80, 150, 110]
-    observed = seen(*(Taken(40, 10, each, 10_000 + 4_000 * each) for each in outputs))
+    stats = seen(*(Observation(40, 10, each, 10_000 + 4_000 * each) for each in outputs))
     variance = statistics.variance(outputs)
-    assert observed.spread_tokens / (len(outputs) - 1) == pytest.approx(variance, rel=0.02)
-    assert observed.spread_nano / (len(outputs) - 1) == pytest.approx(variance * 4_000**2, rel=0.02)
+    assert stats.spread_tokens / (len(outputs) - 1) == pytest.approx(variance, rel=0.02)
+    assert stats.spread_nano / (len(outputs) - 1) == pytest.approx(variance * 4_000**2, rel=0.02)
 
 
 def test_observe__two_hundred_calls__are_halved() -> None:
     """At 200 calls the sums are halved, so that the mean follows a change."""
-    before = Observed(200, 400, 100, 50, 300_000, 300_000, 1_000, 2_000)
-    after = observe(before, Taken(2, 1, 1, 5_000), RATES)
+    before = UsageStats(200, 400, 100, 50, 300_000, 300_000, 1_000, 2_000)
+    after = observe(before, Observation(2, 1, 1, 5_000), RATES)
     assert after[:4] == (101, 202, 51, 26)
     assert after.spread_tokens < 600
 
@@ -178,7 +178,7 @@ def test_weight_of__a_size__counts_a_part_as_the_text_of_its_tokens() -> None:
     assert weight_of(Size(10, 2)) == 10 + 2 * 6_000
 
 
-ALIKE = Taken(300, 70, 34, 206_000)
+ALIKE = Observation(300, 70, 34, 206_000)
 
 
 @pytest.mark.parametrize(
@@ -219,15 +219,15 @@ def test_expect__a_request__is_the_mean_or_the_buffer(
 def test_expect__a_route_without_output__holds_input_only() -> None:
     """An embedding holds no output, observed or not."""
     caution = CAUTION._replace(generates=False)
-    embedded = Taken(300, 70, 0, 70_000)
-    for own in (Observed(), seen(embedded), seen(*[embedded] * 3)):
+    embedded = Observation(300, 70, 0, 70_000)
+    for own in (UsageStats(), seen(embedded), seen(*[embedded] * 3)):
         assert tokens_of(expect(own, own, caution), 300, None).output_tokens == 0
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 50])
 def test_expect__five_characters_billed_as_a_thousand_tokens__are_held_as_such(calls: int) -> None:
     """Tokens that no text of the request can be are expected of every call, not of every byte."""
-    own = seen(*[Taken(5, 1000, 50, 1_200_000)] * calls)
+    own = seen(*[Observation(5, 1000, 50, 1_200_000)] * calls)
     expectation = expect(own, own, CAUTION)
     assert tokens_of(expectation, 5, 50).input_tokens >= 1000
     assert tokens_of(expectation, 5_000, 50).input_tokens <= 2 * (1_000 + 5_000)
@@ -235,24 +235,26 @@ def test_expect__five_characters_billed_as_a_thousand_tokens__are_held_as_such(c
 
 def test_expect__a_request_without_text__is_expected_as_those_before() -> None:
     """Calls of which nothing can be measured have the mean of what they took."""
-    own = seen(*[Taken(0, 1000, 50, 1_200_000)] * 3)
+    own = seen(*[Observation(0, 1000, 50, 1_200_000)] * 3)
     assert tokens_of(expect(own, own, CAUTION), 0, None) == Estimate(1000, 50)
 
 
 def test_expect__few_calls_of_the_user__takes_the_larger_of_theirs_and_everyones() -> None:
     """A heavy user is not held like the light ones, from the first call on, nor the other way."""
-    everyone = seen(*[Taken(400, 100, 100, 500_000)] * 5)
-    heavy = tokens_of(expect(seen(Taken(400, 500, 900, 4_100_000)), everyone, CAUTION), 400, None)
-    light = tokens_of(expect(seen(Taken(400, 50, 10, 90_000)), everyone, CAUTION), 400, None)
-    nobody = tokens_of(expect(Observed(), everyone, CAUTION), 400, None)
+    everyone = seen(*[Observation(400, 100, 100, 500_000)] * 5)
+    heavy = tokens_of(
+        expect(seen(Observation(400, 500, 900, 4_100_000)), everyone, CAUTION), 400, None
+    )
+    light = tokens_of(expect(seen(Observation(400, 50, 10, 90_000)), everyone, CAUTION), 400, None)
+    nobody = tokens_of(expect(UsageStats(), everyone, CAUTION), 400, None)
     assert heavy == Estimate(600, 1080)  # all of it times 1.2
     assert light == nobody == Estimate(100, 100)
 
 
 def test_expect__three_calls_of_the_user__count_alone() -> None:
     """Once a user's own calls are known, everyone's are not asked."""
-    everyone = seen(*[Taken(400, 100, 100, 500_000)] * 50)
-    own = seen(*[Taken(400, 200, 20, 280_000)] * 3)
+    everyone = seen(*[Observation(400, 100, 100, 500_000)] * 50)
+    own = seen(*[Observation(400, 200, 20, 280_000)] * 3)
     assert tokens_of(expect(own, everyone, CAUTION), 400, None) == Estimate(200, 20)
 
 
@@ -276,9 +278,9 @@ def test_cost_of__calls_that_cost_other_than_their_tokens__is_what_they_cost(
 def test_cost_of__a_free_model_with_tools__is_what_the_tools_cost() -> None:
     """Where tokens cost nothing, what calls cost beside them is expected of each."""
     free = Rates(Prices(), source="plan")
-    own = Observed()
+    own = UsageStats()
     for _ in range(3):
-        own = observe(own, Taken(300, 70, 34, 40_000), free)
+        own = observe(own, Observation(300, 70, 34, 40_000), free)
     expectation = expect(own, own, CAUTION)
     assert cost_of(expectation, Estimate(70, 34), free) == 40_000
 
@@ -295,22 +297,22 @@ def test_load_of__calls_alike__have_no_spread() -> None:
     """Equal calls weigh exactly what they take, so that a set of them holds its exact sum."""
     own = seen(*[ALIKE] * 5)
     expectation = expect(own, own, CAUTION)
-    assert load_of(expectation, "spend", 300, None, RATES) == Load(206_000)
-    assert load_of(expectation, "tokens", 300, None, RATES) == Load(104)
-    assert load_of(expectation, "calls", 300, None, RATES) == Load(1)
+    assert load_of(expectation, "spend", 300, None, RATES) == HoldMoments(206_000)
+    assert load_of(expectation, "tokens", 300, None, RATES) == HoldMoments(104)
+    assert load_of(expectation, "calls", 300, None, RATES) == HoldMoments(1)
 
 
 def test_load_of__calls_that_differ__weigh_their_spread_unless_they_stop_before() -> None:
     """A call whose own bound is below what is expected takes just that, and has no spread."""
-    own = seen(*(Taken(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
+    own = seen(*(Observation(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
     expectation = expect(own, own, CAUTION)
     free = load_of(expectation, "tokens", 40, None, RATES)
-    assert free == Load(110, expectation.variance_tokens, expectation.drift_tokens)
+    assert free == HoldMoments(110, expectation.variance_tokens, expectation.drift_tokens)
     assert min(free) > 0
     spend = load_of(expectation, "spend", 40, None, RATES)
     assert spend[1:] == (expectation.variance_nano, expectation.drift_nano)
     assert min(spend) > 0
-    assert load_of(expectation, "tokens", 40, 20, RATES) == Load(30)
+    assert load_of(expectation, "tokens", 40, 20, RATES) == HoldMoments(30)
 
 
 def test_held_by__a_set_of_calls__is_its_mean_and_two_deviations() -> None:

@@ -14,7 +14,7 @@ from paygent.core.event import (
     encode_begin,
     encode_end,
     encode_void,
-    presumed,
+    event_from_begin,
 )
 
 BEGIN = Begin(
@@ -176,7 +176,7 @@ def test_presumed__a_begin_without_an_end__books_its_estimate(
 ) -> None:
     """A call that was never heard of again is booked as what it was expected to take."""
     record = json.loads(encode_begin(BEGIN._replace(metadata_json=metadata_json)))
-    assert presumed(record) == Event(
+    assert event_from_begin(record) == Event(
         event_id="0198-a",
         user_id='u"1',
         session_id="s\n1",
@@ -206,4 +206,4 @@ def test_presumed__a_field_is_missing__is_a_key_error() -> None:
     record = json.loads(encode_begin(BEGIN))
     del record["price"]
     with pytest.raises(KeyError, match="price"):
-        presumed(record)
+        event_from_begin(record)

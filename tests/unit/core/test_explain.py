@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.contract.samples import make_event
 
-from paygent.core.explain import OTHERS, Line, explain, rates_from_json, rates_to_json
+from paygent.core.explain import OTHERS, CostComponent, explain, rates_from_json, rates_to_json
 from paygent.core.pricing import PARTS_PER_USD, Prices, Rates, Tier, cost_nano
 from paygent.core.usage import Usage
 
@@ -38,7 +38,7 @@ def test_explain__every_component__has_its_line_and_they_sum_up() -> None:
         "web_search": 2,
     }
     thousandths = 2 * 10 * PARTS_PER_USD // 1000
-    assert found.lines[-1] == Line("web_search", 2, 10 * 10**12, thousandths)
+    assert found.lines[-1] == CostComponent("web_search", 2, 10 * 10**12, thousandths)
     assert found.amount == sum(line.amount for line in found.lines)
     assert found.tier_above is None
 

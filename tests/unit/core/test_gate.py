@@ -6,8 +6,8 @@ import pytest
 
 from paygent.core.gate import (
     Decision,
-    Lines,
     Reading,
+    Thresholds,
     Verdict,
     contention,
     decide,
@@ -48,7 +48,9 @@ def test_lines_of__a_cap__are_floors_in_integers(
     cap: int, soft_ppm: int, hard_ppm: int, block: int, warn: int
 ) -> None:
     """The lines are floor(cap × gate), exact beyond what a float holds."""
-    assert lines_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm) == Lines(cap, block, warn)
+    assert lines_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm) == Thresholds(
+        cap, block, warn
+    )
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_decide__a_cap_of_zero__blocks_always_at_all_of_it(hard_ppm: int, strict
         (dollar(400_000_000, 100_000_000, 100_000_000), True, 600_000),
         (dollar(999_999_999), False, 999_999),
         (dollar(1_500_000_000), False, 1_500_000),
-        (Reading("calls", Lines(0, 0, 0), 0, 0), False, 1_000_000),
+        (Reading("calls", Thresholds(0, 0, 0), 0, 0), False, 1_000_000),
     ],
 )
 def test_usage_ppm__a_reading__is_spent_and_held_of_the_cap(
@@ -213,8 +215,8 @@ def test_decide__strict__refuses_what_could_pass_the_cap() -> None:
     )
 
 
-CALLS_SOFT = Reading("calls:day", Lines(10, 10, 8), 9, 0, 1, metric="calls")
-CALLS_HARD = Reading("calls:day", Lines(10, 10, 8), 10, 0, 1, metric="calls")
+CALLS_SOFT = Reading("calls:day", Thresholds(10, 10, 8), 9, 0, 1, metric="calls")
+CALLS_HARD = Reading("calls:day", Thresholds(10, 10, 8), 10, 0, 1, metric="calls")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from paygent.core.event import Event
 from paygent.core.usage import (
     RARE_COUNTS,
-    Deferred,
+    JobStatus,
     Usage,
     from_anthropic,
     from_openai,
@@ -691,4 +691,4 @@ def test_deferred__use_now__is_known_once_the_work_is_over(
     usages: tuple[Usage, ...] | None, expected: Usage | None
 ) -> None:
     """What goes on has none yet; what has failed has used nothing."""
-    assert Deferred("response:r", usages, "m").use_now == expected
+    assert JobStatus("response:r", usages, "m").use_now == expected

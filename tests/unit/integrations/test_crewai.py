@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 
 
 def who() -> tuple[Any, Any]:
     """User and session of this place."""
-    identity = here()
+    identity = current_identity()
     return (None, None) if identity is None else (identity.user_id, identity.session_id)
 
 

@@ -15,7 +15,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 
 import paygent.integrations
 from paygent import InvalidValue, Paygent, paygent_context
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.integrations import PaygentMiddleware, PaygentWSGIMiddleware
 from paygent.testing import FakeProvider
 
@@ -24,7 +24,7 @@ Init = Callable[..., Paygent]
 
 def who() -> tuple[str | None, str | None]:
     """User and session of this place."""
-    identity = here()
+    identity = current_identity()
     return (None, None) if identity is None else (identity.user_id, identity.session_id)
 
 

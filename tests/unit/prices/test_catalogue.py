@@ -17,7 +17,7 @@ from paygent.core.period import to_us
 from paygent.core.plan import ModelLimitConfig
 from paygent.core.pricing import cost_nano
 from paygent.core.usage import Usage
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.prices import catalogue as catalogue_module
 from paygent.prices.catalogue import Catalogue, Resolved, plan_rate
 
@@ -496,7 +496,7 @@ def test_catalogue__that_cannot_be_loaded__leaves_plans_their_rates_and_is_said(
     assert prices.as_of == ""
     assert prices.resolve("openai", "gpt-4o-mini", NOW_US, plan).rates.is_known is False
     assert dollars(prices.resolve("openai", "gpt-4o", NOW_US, plan)) == (7.0, 8.0)
-    assert failures.counts["catalogue"] == 1
+    assert diagnostics.counts["catalogue"] == 1
 
 
 def test_catalogue__without_its_packages_version__still_says_its_day(

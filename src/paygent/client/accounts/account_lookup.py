@@ -11,7 +11,7 @@ from paygent.client.accounts.forecasts import Hold
 from paygent.client.accounts.user_state import Account, ModelUse, User
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.gate import Lines, Reading, lines_of
+from paygent.core.gate import Reading, Thresholds, lines_of
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
 from paygent.prices.model_names import plain
@@ -26,16 +26,18 @@ PERIOD_SPEND = LimitKey("spend", "user", "", "period")
 SESSION_SPEND = LimitKey("spend", "session", "", "session")
 """The two accounts that every user has, limited or not, because people ask for them."""
 
-KEEP = Lines(-1, -1, -1)
+KEEP = Thresholds(-1, -1, -1)
 """Stands for the lines that an account has already."""
 
 
-def route(user: User, session_id: str, model_key: str, at_us: int) -> tuple[Account, ...]:
+def accounts_for_call(
+    user: User, session_id: str, model_key: str, at_us: int
+) -> tuple[Account, ...]:
     """Return the accounts that a call touches, remembered until one of their windows ends."""
-    known = user.routes.get((model_key, session_id))
+    known = user.call_accounts.get((model_key, session_id))
     if known is not None and at_us < known[0]:
         return known[1]
-    if len(user.books) >= BOOKS_MAX:
+    if len(user.accounts) >= BOOKS_MAX:
         _close_idle_sessions(user, session_id)
     found: list[Account] = []
     seen: set[LimitKey] = set()
@@ -53,10 +55,10 @@ def route(user: User, session_id: str, model_key: str, at_us: int) -> tuple[Acco
         if key not in seen and (key.scope == "user" or session_id)
     ]
     until = min(account.key.end_us for account in found)
-    if len(user.routes) >= ROUTES_MAX:
-        user.routes.clear()
+    if len(user.call_accounts) >= ROUTES_MAX:
+        user.call_accounts.clear()
     accounts = tuple(found)
-    user.routes[(model_key, session_id)] = (until, accounts)
+    user.call_accounts[(model_key, session_id)] = (until, accounts)
     return accounts
 
 
@@ -65,7 +67,7 @@ def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us:
     return open_account(user, key, limit.key.reason, _lines(plan, limit))
 
 
-def _lines(plan: PlanConfig, limit: Limit) -> Lines:
+def _lines(plan: PlanConfig, limit: Limit) -> Thresholds:
     assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
     return lines_of(
         limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
@@ -81,18 +83,18 @@ def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
     ]
 
 
-def open_account(user: User, key: AccountKey, reason: str, lines: Lines | None) -> Account:
+def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | None) -> Account:
     """Return an account of a user, opened with what this process has not delivered yet.
 
     Args:
         lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
             leave them.
     """
-    account = user.books.get(key)
+    account = user.accounts.get(key)
     if account is None:
-        account = user.books[key] = Account(key, reason, None if lines is KEEP else lines)
-        user.counting.clear()
-        account.undelivered = _undelivered(user, key)
+        account = user.accounts[key] = Account(key, reason, None if lines is KEEP else lines)
+        user.event_accounts.clear()
+        account.pending = _undelivered(user, key)
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
         for call in in_flight(user):
@@ -108,7 +110,7 @@ def in_flight(user: User) -> tuple[Hold, ...]:
     """Return the holds of all calls of a user in flight: each is on one account of period spend."""
     return tuple(
         call
-        for account in user.books.values()
+        for account in user.accounts.values()
         if account.key.limit == PERIOD_SPEND
         for call in account.calls
     )
@@ -119,30 +121,30 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     back.
     """
     opened = user.open_session.session_id if user.open_session is not None else ""
-    for key, account in list(user.books.items()):
+    for key, account in list(user.accounts.items()):
         if key.session_id not in ("", kept, opened) and not account.is_in_use:
-            del user.books[key]
+            del user.accounts[key]
             user.sessions.discard(key.session_id)
-    user.routes.clear()
-    user.counting.clear()
+    user.call_accounts.clear()
+    user.event_accounts.clear()
 
 
-def counting(user: User, event: Event) -> tuple[Account, ...]:
+def accounts_for_event(user: User, event: Event) -> tuple[Account, ...]:
     """Return the accounts that count an event, remembered while the user's accounts stay."""
     key = (event.model_key, event.model, event.session_id)
-    kept = user.counting.get(key)
+    kept = user.event_accounts.get(key)
     at_us = event.at_us
     if kept is not None and kept[0] <= at_us < kept[1]:
         return kept[2]
     if user.period.contains(at_us):  # the accounts of an older window are there if held
-        route(user, event.session_id, event.model_key, at_us)
-    found = tuple(account for each, account in user.books.items() if each.counts(event))
-    if len(user.counting) >= ROUTES_MAX:
-        user.counting.clear()
+        accounts_for_call(user, event.session_id, event.model_key, at_us)
+    found = tuple(account for each, account in user.accounts.items() if each.counts(event))
+    if len(user.event_accounts) >= ROUTES_MAX:
+        user.event_accounts.clear()
     # Windows may overlap (a subscription that starts within a month), so what is remembered
     # holds up to the next edge of any of them.
-    edges = {edge for each in user.books for edge in (each.start_us, each.end_us)}
-    user.counting[key] = (
+    edges = {edge for each in user.accounts for edge in (each.start_us, each.end_us)}
+    user.event_accounts[key] = (
         max((edge for edge in edges if edge <= at_us), default=at_us),
         min((edge for edge in edges if edge > at_us), default=at_us),
         found,
@@ -153,11 +155,13 @@ def counting(user: User, event: Event) -> tuple[Account, ...]:
 def count(user: User, event: Event) -> None:
     """Add an event to what is undelivered, on the accounts that count it."""
     cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
-    accounts = counting(user, event)  # first: what it opens counts all that is pending by now
+    accounts = accounts_for_event(
+        user, event
+    )  # first: what it opens counts all that is pending by now
     try:
         user.pending[event.event_id] = event
         for account in accounts:
-            account.undelivered += amount(
+            account.pending += amount(
                 account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
             )
         if event.model and event.period_start_us == user.period.start_us:
@@ -171,8 +175,8 @@ def count(user: User, event: Event) -> None:
 
 def _count_anew(user: User) -> None:
     """Work out what is undelivered from the events themselves."""
-    for key, account in user.books.items():
-        account.undelivered = _undelivered(user, key)
+    for key, account in user.accounts.items():
+        account.pending = _undelivered(user, key)
     for use in user.models.values():
         use.tokens = use.cost_nano = 0
     for event in user.pending.values():
@@ -209,17 +213,17 @@ def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
     if settled is None:
         return
     cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
-    for account in counting(user, settled):
+    for account in accounts_for_event(user, settled):
         weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
-        account.undelivered -= weight
-        account.base += weight if is_new else 0
+        account.pending -= weight
+        account.acknowledged += weight if is_new else 0
     if settled.model and settled.period_start_us == user.period.start_us:
         use = user.models.get(settled.model_key)
         if use is not None:
             use.tokens -= tokens
             use.cost_nano -= cost_nano
-            use.base_tokens += tokens if is_new else 0
-            use.base_cost_nano += cost_nano if is_new else 0
+            use.acknowledged_tokens += tokens if is_new else 0
+            use.acknowledged_cost_nano += cost_nano if is_new else 0
 
 
 def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
@@ -228,17 +232,17 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
     accounts = {
         account.key: None
         for model_key in ("", *models)
-        for account in route(user, session_id, model_key, at_us)
+        for account in accounts_for_call(user, session_id, model_key, at_us)
     }
     return tuple(accounts)
 
 
 def drop_ended(user: User, at_us: int) -> None:
     """Forget accounts of windows that ended, unless calls or events still refer to them."""
-    for key, account in list(user.books.items()):
+    for key, account in list(user.accounts.items()):
         if key.end_us <= at_us and not account.is_in_use:
-            del user.books[key]
-    user.counting.clear()
+            del user.accounts[key]
+    user.event_accounts.clear()
 
 
 def account_key(limit: LimitKey, period: Window, session_id: str, at_us: int) -> AccountKey:

@@ -28,16 +28,16 @@ def in_the_way(
         strict: Whether spend may never pass a line.
     """
     use = hold.use
-    cold = use.flight is not None and not use.flight.own.observed[0]
+    cold = use.forecast is not None and not use.forecast.own.stats[0]
     found: Account | None = None
     for account in accounts:
         lines = account.lines
         if lines is None or _is_exempt(account, use):
             continue
-        spent = account.base + account.undelivered
+        spent = account.acknowledged + account.pending
         if lines.warn <= spent < lines.block:
             past_warn.append(account)
-        held, then_held = account.weigh(use)
+        held, then_held = account.projected(use)
         if then_held > held and spent + then_held <= lines.block:
             continue  # fits, as `judge` would say; most calls are far from their lines
         verdict = judge(spent, held, then_held - held, lines.block, strict=strict)
@@ -50,13 +50,13 @@ def in_the_way(
     if found is None:
         return None
     readings = [
-        reading(each, use)
+        read_account(each, use)
         for each in accounts
         if each.lines is not None and not _is_exempt(each, use)
     ]
     decision = decide(tuple(readings), strict=strict)
     if decision.status != "hard_gate":  # it might straddle, were it not cold
-        decision = contention(reading(found, use), strict=strict)
+        decision = contention(read_account(found, use), strict=strict)
     return decision, found
 
 
@@ -84,10 +84,10 @@ def others_hold(account: Account, hold: Hold) -> bool:
     return any(other.owner != hold.owner for other in account.calls)
 
 
-def reading(account: Account, use: Use | None = None) -> Reading:
+def read_account(account: Account, use: Use | None = None) -> Reading:
     """Read an account with a cap; the call that straddles its line holds all that is left."""
     assert account.lines is not None  # the caller looked
     spent, held = account.spent, account.held
-    need = account.weigh(use)[1] - held if use is not None else 0
+    need = account.projected(use)[1] - held if use is not None else 0
     left = max(account.lines.block - spent, 0)
     return Reading(account.reason, account.lines, spent, min(held, left), need, account.metric)

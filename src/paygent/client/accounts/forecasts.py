@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from paygent.core.account import amount
 from paygent.core.estimate import (
     OBSERVATIONS_MIN,
-    Caution,
+    ColdStartPolicy,
     Estimate,
     Expectation,
-    Load,
-    Observed,
+    HoldMoments,
+    Observation,
     Size,
-    Taken,
+    UsageStats,
     cost_of,
     expect,
     held_by,
@@ -48,7 +48,7 @@ _EVERY_CALL_UP_TO = 32  # observations after which a mean moves little with one 
 _RENEWED_EVERY = 8  # from then on holds are re-estimated at every so many settlements
 
 
-class Seen:
+class UsageHistory:
     """What calls of one model and route took, of one user or of everyone.
 
     Attributes:
@@ -56,21 +56,23 @@ class Seen:
         version: Grows when holds that rest on it are to be re-estimated.
     """
 
-    __slots__ = ("observed", "version")
+    __slots__ = ("stats", "version")
 
     def __init__(self) -> None:
-        self.observed = Observed()
+        self.stats = UsageStats()
         self.version = 0
 
-    def add(self, taken: Taken, rates: Rates, expected: tuple[int, int] | None = None) -> None:
+    def add(
+        self, taken: Observation, rates: Rates, expected: tuple[int, int] | None = None
+    ) -> None:
         """Add a settled call; see `observe`."""
-        self.observed = observe(self.observed, taken, rates, expected)
-        calls = self.observed[0]
+        self.stats = observe(self.stats, taken, rates, expected)
+        calls = self.stats[0]
         if calls <= _EVERY_CALL_UP_TO or calls % _RENEWED_EVERY == 0:
             self.version += 1
 
 
-class Flight:
+class UsageForecast:
     """Calls of one user that are expected alike.
 
     Attributes:
@@ -93,7 +95,13 @@ class Flight:
     )
 
     def __init__(
-        self, resolved: Resolved, own: Seen, everyone: Seen, caution: Caution, *, is_free: bool
+        self,
+        resolved: Resolved,
+        own: UsageHistory,
+        everyone: UsageHistory,
+        caution: ColdStartPolicy,
+        *,
+        is_free: bool,
     ) -> None:
         self.resolved = resolved
         self.own = own
@@ -102,18 +110,18 @@ class Flight:
         self.caution = caution
         self.is_free = is_free
         self._stamp: int | None = None
-        self._expectation = expect(own.observed, everyone.observed, caution)
+        self._expectation = expect(own.stats, everyone.stats, caution)
 
     @property
     def expectation(self) -> Expectation:
         """What the next call is expected to use, as of the last settlement."""
         own = self.own
-        if own.observed[0] >= OBSERVATIONS_MIN:
+        if own.stats[0] >= OBSERVATIONS_MIN:
             stamp = ~own.version  # negative, so never the same number as below
         else:
             stamp = own.version + self.everyone.version
         if stamp != self._stamp:
-            self._expectation = expect(own.observed, self.everyone.observed, self.caution)
+            self._expectation = expect(own.stats, self.everyone.stats, self.caution)
             self._stamp = stamp
         return self._expectation
 
@@ -122,13 +130,13 @@ class Flight:
         """Whether what was last expected rests on the user's own calls alone."""
         return self._stamp is not None and self._stamp < 0
 
-    def learn(self, taken: Taken, use: Use | None = None) -> None:
+    def learn(self, taken: Observation, use: Use | None = None) -> None:
         """Take in what a settled call took; `use` is what it was held for."""
         expected = None
         if use is not None and use.expectation is self._expectation and self._rests_on_own:
             expected = use.tokens, use.cost_nano  # nothing has changed since it was worked out
         self.own.add(taken, self.rates, expected)
-        calls = self.own.observed[0]
+        calls = self.own.stats[0]
         if calls <= _LEARNED_OF_EACH or calls % _LEARNED_OF_EACH == 0:
             self.everyone.add(taken, self.rates)
 
@@ -143,42 +151,46 @@ class Flight:
         return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free, expectation)
 
 
-class Experience:
+class ForecastTable:
     """What all calls of this process took, by model and route, in tables of bounded size."""
 
     def __init__(self) -> None:
-        self.seen: dict[tuple[str, str], Seen] = {}
+        self.seen: dict[tuple[str, str], UsageHistory] = {}
 
-    def flight(self, user: User, route: str, resolved: Resolved, *, generates: bool) -> Flight:
+    def forecast(
+        self, user: User, route: str, resolved: Resolved, *, generates: bool
+    ) -> UsageForecast:
         """Return a user's flight, made at its first call; see `Accounts.flight`."""
         key = (resolved.model_key, route)
         plan = user.plan
-        caution = Caution(
+        caution = ColdStartPolicy(
             plan.pre_call_buffer_tokens,
             resolved.context_tokens,
             read_parts_per_million(plan.reservation_safety_factor),
             generates,
         )
-        made = Flight(
+        made = UsageForecast(
             resolved,
             _kept(user.seen, key, _SEEN_PER_USER_MAX),
             _kept(self.seen, key, _SEEN_MAX),
             caution,
             is_free=resolved.is_free and not plan.tool_costs_nano,
         )
-        if len(user.flights) >= _SEEN_PER_USER_MAX:
-            user.flights.clear()
-        user.flights[(route, id(resolved))] = made
+        if len(user.forecasts) >= _SEEN_PER_USER_MAX:
+            user.forecasts.clear()
+        user.forecasts[(route, id(resolved))] = made
         return made
 
 
-def _kept(seen: dict[tuple[str, str], Seen], key: tuple[str, str], most: int) -> Seen:
+def _kept(
+    seen: dict[tuple[str, str], UsageHistory], key: tuple[str, str], most: int
+) -> UsageHistory:
     """Return what is known of a model and route, from a table of bounded size."""
     found = seen.get(key)
     if found is None:
         if len(seen) >= most:
             seen.clear()
-        found = seen[key] = Seen()
+        found = seen[key] = UsageHistory()
     return found
 
 
@@ -197,7 +209,7 @@ class Use(NamedTuple):
 
     estimate: Estimate
     cost_nano: int
-    flight: Flight | None = None
+    forecast: UsageForecast | None = None
     weight: int = 0
     max_tokens: int | None = None
     is_free: bool = False
@@ -253,15 +265,15 @@ class Hold:
 NOTHING_USED = Use(Estimate(0, 0), 0)
 
 
-class Tally:
+class HoldGroup:
     """Calls in flight on one account that are alike, as counts, and what one of them weighs."""
 
-    __slots__ = ("count", "each", "expectation", "flight", "max_tokens", "weight")
+    __slots__ = ("count", "each", "expectation", "forecast", "max_tokens", "weight")
 
-    def __init__(self, use: Use, max_tokens: int | None, each: Load) -> None:
+    def __init__(self, use: Use, max_tokens: int | None, each: HoldMoments) -> None:
         """Stand for one call."""
-        assert use.flight is not None  # only calls that are re-estimated are tallied
-        self.flight: Flight = use.flight
+        assert use.forecast is not None  # only calls that are re-estimated are tallied
+        self.forecast: UsageForecast = use.forecast
         self.max_tokens = max_tokens
         self.count = 1
         self.weight = use.weight
@@ -272,7 +284,7 @@ class Tally:
 _TALLIES_MAX = 64  # with more, bounds on output are rounded up to powers of two: a score at most
 
 
-class InFlight:
+class HoldSet:
     """The calls in flight on one account, and what they hold together.
 
     `calls` is the truth. Tallies and sums follow from it, and are made anew from it where a change
@@ -283,12 +295,12 @@ class InFlight:
 
     def __init__(self, metric: str) -> None:
         self.metric = metric
-        self.calls: dict[Hold, Tally | None] = {}
+        self.calls: dict[Hold, HoldGroup | None] = {}
         self._is_sound = True
         self._clear()
 
     def _clear(self) -> None:
-        self._tallies: dict[tuple[Flight, int | None], Tally] = {}
+        self._tallies: dict[tuple[UsageForecast, int | None], HoldGroup] = {}
         self._mean = self._variance = self._drift = 0
 
     @property
@@ -300,17 +312,17 @@ class InFlight:
                 self._add(hold)
             self._is_sound = True
         for tally in self._tallies.values():
-            if tally.expectation is not tally.flight.expectation:
+            if tally.expectation is not tally.forecast.expectation:
                 self._is_sound = False
                 self._change(tally, tally.count, tally.weight)
                 self._is_sound = True
         return held_by(self._mean, self._variance, self._drift)
 
-    def weigh(self, use: Use) -> tuple[int, int]:
+    def projected(self, use: Use) -> tuple[int, int]:
         """Return what the calls hold now, and what they would hold with one more."""
         held = self.held if self.calls or not self._is_sound else 0
-        flight = use.flight
-        if flight is None:
+        forecast = use.forecast
+        if forecast is None:
             own = amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
             return held, held_by(self._mean + own, self._variance, self._drift)
         tally = self._tallies.get(self._key(use))
@@ -320,7 +332,7 @@ class InFlight:
             mean, variance, drift = tally.each
         else:
             count, old = tally.count, tally.each
-            new = self._each(flight, count + 1, tally.weight + use.weight, tally.max_tokens)
+            new = self._each(forecast, count + 1, tally.weight + use.weight, tally.max_tokens)
             mean, variance, drift = (
                 one * (count + 1) - other * count for one, other in zip(new, old, strict=True)
             )
@@ -356,12 +368,12 @@ class InFlight:
         else:
             self._change(tally, tally.count - 1, tally.weight - use.weight)
             if not tally.count:
-                del self._tallies[(tally.flight, tally.max_tokens)]
+                del self._tallies[(tally.forecast, tally.max_tokens)]
         self._is_sound = True
 
     def _add(self, hold: Hold) -> None:
         use = hold.use
-        if use.flight is None:
+        if use.forecast is None:
             self.calls[hold] = None
             self._mean += amount(self.metric, cost_nano=use.cost_nano, tokens=use.tokens)
             return
@@ -373,22 +385,22 @@ class InFlight:
             return
         # Where another call has settled since this one was estimated, `held` sees it.
         each = self._of_one(use, key[1])
-        self.calls[hold] = self._tallies[key] = Tally(use, key[1], each)
+        self.calls[hold] = self._tallies[key] = HoldGroup(use, key[1], each)
         self._mean += each[0]
         self._variance += each[1]
         self._drift += each[2]
 
-    def _key(self, use: Use) -> tuple[Flight, int | None]:
-        assert use.flight is not None  # only calls that are re-estimated are tallied
+    def _key(self, use: Use) -> tuple[UsageForecast, int | None]:
+        assert use.forecast is not None  # only calls that are re-estimated are tallied
         max_tokens = use.max_tokens
         if max_tokens is not None and len(self._tallies) >= _TALLIES_MAX:
             max_tokens = 1 << max(max_tokens - 1, 0).bit_length()
-        return use.flight, max_tokens
+        return use.forecast, max_tokens
 
-    def _change(self, tally: Tally, count: int, weight: int) -> None:
+    def _change(self, tally: HoldGroup, count: int, weight: int) -> None:
         """Let a tally stand for so many calls of so much weight, as they are expected now."""
         before, (mean, variance, drift) = tally.count, tally.each
-        expectation = tally.flight.expectation
+        expectation = tally.forecast.expectation
         is_same = expectation is tally.expectation and weight * before == tally.weight * count
         if is_same or not count:
             more = count - before  # calls of the same size weigh the same
@@ -397,22 +409,24 @@ class InFlight:
             self._drift += drift * more
         else:
             tally.expectation = expectation
-            tally.each = each = self._each(tally.flight, count, weight, tally.max_tokens)
+            tally.each = each = self._each(tally.forecast, count, weight, tally.max_tokens)
             self._mean += each[0] * count - mean * before
             self._variance += each[1] * count - variance * before
             self._drift += each[2] * count - drift * before
         tally.count, tally.weight = count, weight
 
-    def _of_one(self, use: Use, max_tokens: int | None) -> Load:
+    def _of_one(self, use: Use, max_tokens: int | None) -> HoldMoments:
         """Return what a call weighs that is the only one of its kind, as it was estimated."""
-        assert use.flight is not None and use.expectation is not None  # only such are tallied
+        assert use.forecast is not None and use.expectation is not None  # only such are tallied
         if use.max_tokens != max_tokens:
-            return self._each(use.flight, 1, use.weight, max_tokens)
+            return self._each(use.forecast, 1, use.weight, max_tokens)
         mean = use.cost_nano if self.metric == "spend" else use.estimate[0] + use.estimate[1]
         return load_around(mean, use.expectation, self.metric, max_tokens)
 
-    def _each(self, flight: Flight, count: int, weight: int, max_tokens: int | None) -> Load:
+    def _each(
+        self, forecast: UsageForecast, count: int, weight: int, max_tokens: int | None
+    ) -> HoldMoments:
         """Return what each of so many calls weighs."""
         return load_of(
-            flight.expectation, self.metric, -(-weight // count), max_tokens, flight.rates
+            forecast.expectation, self.metric, -(-weight // count), max_tokens, forecast.rates
         )

@@ -28,12 +28,12 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from paygent.client.accounts import account_lookup, admission
-from paygent.client.accounts.forecasts import Experience, Flight, Hold
+from paygent.client.accounts.forecasts import ForecastTable, Hold, UsageForecast
 from paygent.client.accounts.user_state import UNLIMITED, Account, Figures, ModelUse, User
 from paygent.client.accounts.wait_queue import Waiter, all_waiting, pass_turn, wake
-from paygent.client.runtime.locks import brief, patient
+from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.core.estimate import Taken
+from paygent.core.estimate import Observation
 from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, decide
 from paygent.core.messages import Answer, Question, SessionRecord, SessionState, UserLedger
@@ -50,7 +50,7 @@ from paygent.core.plan import (
     plan_from_json,
     without_limits,
 )
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 from paygent.prices.catalogue import Resolved
 
 __all__ = ["Account", "Accounts", "Figures", "Hold", "ModelUse", "User"]
@@ -96,9 +96,9 @@ class Accounts:
         self._warn_every_call = warn_every_call
         self._refresh_us = refresh_us
         self._opened: deque[SessionRecord] = deque()
-        self._unsaid: deque[tuple[str, str]] = deque()
+        self._queued_warnings: deque[tuple[str, str]] = deque()
         self._unlimited: set[str] = set()
-        self._experience = Experience()
+        self._forecasts = ForecastTable()
 
     # -- users and plans
 
@@ -108,15 +108,15 @@ class Accounts:
         if user is None or user.epoch != self.epoch or at_us >= user.period.end_us:
             if user is None:
                 user = self._new_user(user_id)
-            with brief(user.lock):
+            with acquire_soon(user.lock):
                 if user.epoch != self.epoch or at_us >= user.period.end_us:
                     self._refresh_plan(user, at_us)
-            self._say()
+            self._emit_warnings()
         return user
 
     def _new_user(self, user_id: str) -> User:
         """Make a user, unless another thread has."""
-        with brief(self.lock):
+        with acquire_soon(self.lock):
             user = self.users.get(user_id)
             if user is None:
                 if len(self.users) >= USERS_MAX:
@@ -124,14 +124,14 @@ class Accounts:
                 user = self.users[user_id] = User(user_id, self.default_plan)
             return user
 
-    def _say(self) -> None:
+    def _emit_warnings(self) -> None:
         """Say what was noted under a lock; a handler of the application's log may be slow."""
-        if not self._unsaid:
+        if not self._queued_warnings:
             return
-        with brief(self.lock):  # so that each is said once
-            unsaid = [self._unsaid.popleft() for _ in range(len(self._unsaid))]
+        with acquire_soon(self.lock):  # so that each is said once
+            unsaid = [self._queued_warnings.popleft() for _ in range(len(self._queued_warnings))]
         for kind, message in unsaid:
-            failures.say(kind, "%s", message)
+            diagnostics.warn_once(kind, "%s", message)
 
     def _forget_one(self) -> None:
         """Forget the oldest idle user, so that memory stays bounded."""
@@ -147,7 +147,7 @@ class Accounts:
         epoch = self.epoch  # first: a plan that changes meanwhile is read at the next call
         period = billing_period(user.subscription, at_us)
         if period is None:
-            self._unsaid.append(
+            self._queued_warnings.append(
                 ("subscription_ended", "a subscription ended; its user is on the default plan now")
             )
             user.ended = user.subscription
@@ -165,19 +165,19 @@ class Accounts:
             plan = without_limits(plan)  # many people's calls together are nobody's to limit
         if plan is not user.plan:
             if user.known and not set(_keys_of(plan)) <= set(_keys_of(user.plan)):
-                user.known = user.waited = (
+                user.known = user.has_waited = (
                     False  # a new limit starts from what its window already saw
                 )
             user.plan = plan
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = epoch
-        user.routes.clear()
+        user.call_accounts.clear()
 
-    def say_unlimited(self, user: User) -> None:
+    def warn_unlimited(self, user: User) -> None:
         """Say, once per plan, that a call is made under a plan that nobody configured."""
         if user.plan_name not in self._unlimited:
             self._unlimited.add(user.plan_name)
-            failures.say(
+            diagnostics.warn_once(
                 f"plan_not_configured:{user.plan_name}",
                 "plan %s is not configured; its users have no limits",
                 user.plan_name,
@@ -185,14 +185,14 @@ class Accounts:
 
     def set_plan(self, name: str, plan: PlanConfig) -> None:
         """Configure a plan; users of it follow at their next call."""
-        with brief(self.lock):
+        with acquire_soon(self.lock):
             self.plans[name] = plan
             self._unlimited.discard(name)
             self._changing["plan:" + name] = self._changing.get("plan:" + name, 0) + 1
             self.epoch += 1
             users = list(self.users.values())
         for user in users:
-            with brief(user.lock):
+            with acquire_soon(user.lock):
                 woken = all_waiting(user)
             wake(woken)
 
@@ -206,20 +206,20 @@ class Accounts:
     ) -> User:
         """Assign a plan to a user; what was spent stays."""
         user = self.user(user_id, at_us)
-        with brief(self.lock):
+        with acquire_soon(self.lock):
             self._changing["user:" + user_id] = self._changing.get("user:" + user_id, 0) + 1
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             user.plan_name, user.own, user.assigned = plan_name, own, True
             user.subscription, user.ended = subscription, None
             self._refresh_plan(user, at_us)
             woken = all_waiting(user)
-        self._say()
+        self._emit_warnings()
         wake(woken)
         return user
 
-    def recorded(self, what: str) -> None:
+    def confirm_recorded(self, what: str) -> None:
         """Note that a directory record (`plan:<name>`, `user:<id>`) has reached the ledger."""
-        with brief(self.lock):
+        with acquire_soon(self.lock):
             left = self._changing.get(what, 0) - 1
             if left > 0:
                 self._changing[what] = left
@@ -240,7 +240,7 @@ class Accounts:
                     user.session_used_us = at_us
                 user.session_id = opened.session_id
                 return opened.session_id
-            with brief(user.lock):
+            with acquire_soon(user.lock):
                 if user.open_session is opened:
                     new = SessionState(self._new_id(at_us), at_us, at_us)
                     user.open_session = new
@@ -258,7 +258,7 @@ class Accounts:
         """Return the sessions opened since the last call, for the journal."""
         if not self._opened:
             return []
-        with brief(self.lock):  # so that each is taken once
+        with acquire_soon(self.lock):  # so that each is taken once
             return [self._opened.popleft() for _ in range(len(self._opened))]
 
     def close_session(self, user: User, at_us: int) -> SessionRecord | None:
@@ -267,7 +267,7 @@ class Accounts:
         Returns:
             The record to write, or None where no session is open.
         """
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             opened, user.open_session = user.open_session, None
             if opened is None:
                 return None
@@ -281,9 +281,9 @@ class Accounts:
 
     # -- the gate
 
-    def flight(
+    def forecast(
         self, user: User, route: str, resolved: Resolved, *, generates: bool = True
-    ) -> Flight:
+    ) -> UsageForecast:
         """Return the calls of a user that are expected alike: of one model, route and price list.
 
         Args:
@@ -292,11 +292,11 @@ class Accounts:
             resolved: The model's rates under the user's plan.
             generates: Whether the route has output.
         """
-        found = user.flights.get((route, id(resolved)))
+        found = user.forecasts.get((route, id(resolved)))
         if found is not None:
             return found
-        with brief(user.lock):
-            return self._experience.flight(user, route, resolved, generates=generates)
+        with acquire_soon(user.lock):
+            return self._forecasts.forecast(user, route, resolved, generates=generates)
 
     def hold(
         self,
@@ -324,8 +324,10 @@ class Accounts:
         """
         woken: list[Waiter] = []
         stands_at: Account | None = None
-        with brief(user.lock):
-            accounts = account_lookup.route(user, hold.session_id, hold.model_key, hold.at_us)
+        with acquire_soon(user.lock):
+            accounts = account_lookup.accounts_for_call(
+                user, hold.session_id, hold.model_key, hold.at_us
+            )
             hold.period = user.period
             waited_at = waiter.account if waiter is not None else None
             decision: Decision | None = None
@@ -343,7 +345,7 @@ class Accounts:
                     hold.warnings = self._warnings(passed, hold)
                 for account in accounts:
                     account.add(hold, account.lines is not None)
-                user.touched = True
+                user.is_active = True
             passing = accounts if stands_at is None else ()
             if waited_at is not None and waited_at is not stands_at and waited_at not in passing:
                 pass_turn(waited_at, woken)  # whoever goes elsewhere leaves that turn to the next
@@ -359,14 +361,14 @@ class Accounts:
         due = [each for each in passed if self._warn_every_call or not each.warned]
         for account in due:
             account.warned = True
-        return tuple(admission.reading(account, hold.use) for account in due)
+        return tuple(admission.read_account(account, hold.use) for account in due)
 
     def settle(
         self,
         user: User,
         hold: Hold | None,
         event: Event,
-        learned: tuple[Flight, Taken] | None = None,
+        learned: tuple[UsageForecast, Observation] | None = None,
     ) -> None:
         """Replace a hold by what was really spent, on the accounts of the windows in which the call
         began.
@@ -379,14 +381,14 @@ class Accounts:
                 where that is not known.
         """
         woken: list[Waiter] = []
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             if event.event_id not in user.pending:  # brought again after an interruption
                 account_lookup.count(user, event)
-            user.touched = True
+            user.is_active = True
             if hold is not None:
                 if learned is not None:
-                    flight, taken = learned
-                    flight.learn(taken, hold.use)
+                    forecast, taken = learned
+                    forecast.learn(taken, hold.use)
                 _release(hold, woken)
         if woken:
             wake(woken)
@@ -394,7 +396,7 @@ class Accounts:
     def release(self, user: User, hold: Hold) -> None:
         """End a hold of a user's call that spent nothing."""
         woken: list[Waiter] = []
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             _release(hold, woken)
         wake(woken)
 
@@ -402,8 +404,8 @@ class Accounts:
         """Return how many calls wait for holds of others."""
         count = 0
         for user in list(self.users.values()):
-            with brief(user.lock):
-                count += sum(len(account.waiting) for account in user.books.values())
+            with acquire_soon(user.lock):
+                count += sum(len(account.waiting) for account in user.accounts.values())
         return count
 
     def leave(self, user: User, waiter: Waiter, *, gives_up: bool) -> None:
@@ -415,7 +417,7 @@ class Accounts:
             gives_up: Whether it will not try again; a turn that it was given goes to the next.
         """
         woken: list[Waiter] = []
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             account = waiter.account
             assert account is not None  # it stood in line
             if waiter in account.waiting:
@@ -428,9 +430,11 @@ class Accounts:
         """Say what the gate would say now to a call of a model ("" for none, then no model's limit
         counts).
         """
-        with brief(user.lock):
-            accounts = account_lookup.route(user, session_id, model_key, at_us)
-            limited = tuple(admission.reading(each) for each in accounts if each.lines is not None)
+        with acquire_soon(user.lock):
+            accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
+            limited = tuple(
+                admission.read_account(each) for each in accounts if each.lines is not None
+            )
             return decide(limited, strict=user.plan.pre_call_estimate)
 
     def limits(
@@ -443,20 +447,22 @@ class Accounts:
             model_key: Leaves out what limits another model; None leaves out nothing.
             at_us: Now.
         """
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             if model_key is not None:
-                accounts = account_lookup.route(user, session_id, model_key, at_us)
+                accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
             else:
                 keys = account_lookup.keys_now(user, session_id, at_us)
-                accounts = tuple(user.books[key] for key in keys)
-            read = [(each.key.limit, admission.reading(each)) for each in accounts if each.lines]
+                accounts = tuple(user.accounts[key] for key in keys)
+            read = [
+                (each.key.limit, admission.read_account(each)) for each in accounts if each.lines
+            ]
         return (
             (*read, *account_lookup.of_a_new_session(user.plan)) if not session_id else tuple(read)
         )
 
     def figures(self, user: User, session_id: str, at_us: int) -> Figures:
         """Return what a user has used in the current period and in a session."""
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             period = account_lookup.open_account(
                 user,
                 account_lookup.account_key(
@@ -482,7 +488,10 @@ class Accounts:
                 session_cost_nano=session_spent,
                 held_cost_nano=sum(hold.use.cost_nano for hold in period.calls),
                 by_model={
-                    model: (use.base_tokens + use.tokens, use.base_cost_nano + use.cost_nano)
+                    model: (
+                        use.acknowledged_tokens + use.tokens,
+                        use.acknowledged_cost_nano + use.cost_nano,
+                    )
                     for model, use in user.models.items()
                     if model
                 },
@@ -491,24 +500,24 @@ class Accounts:
 
     def forget(self, user: User) -> None:
         """Forget what was read of a user, so that it is read anew; what is spent or held stays."""
-        with brief(user.lock):
-            user.known = user.waited = False
+        with acquire_soon(user.lock):
+            user.known = user.has_waited = False
             user.sessions.clear()
             user.session_id = ""
-            user.flights = {}
+            user.forecasts = {}
             user.seen = {}
 
     # -- the ledger's side
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
         """Return what to ask the ledger about a user: every account of the plan, here and now."""
-        with brief(user.lock):
+        with acquire_soon(user.lock):
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
                 user.user_id, account_lookup.keys_now(user, session, at_us), user.period.start_us
             )
 
-    def asks(self, user: User, session_id: str | None, at_us: int) -> bool:
+    def needs_refresh(self, user: User, session_id: str | None, at_us: int) -> bool:
         """Tell whether the ledger should be asked before this user's next call is decided.
 
         That is so once per user, per session named by the application, per limit that was added,
@@ -516,29 +525,29 @@ class Accounts:
         known.
         """
         if not user.known:
-            return not user.waited
+            return not user.has_waited
         if session_id is not None and session_id not in user.sessions:
             return True
         return at_us >= user.stale_us
 
-    def waited(self, user: User, session_id: str | None, at_us: int) -> None:
+    def mark_waited(self, user: User, session_id: str | None, at_us: int) -> None:
         """Note that a call has waited for the ledger, so that the next one does not."""
-        with brief(user.lock):
-            user.waited = True
+        with acquire_soon(user.lock):
+            user.has_waited = True
             if session_id is not None:
                 user.sessions.add(session_id)
             if at_us >= user.stale_us:
                 user.stale_us = at_us + _STALE_RETRY_US
 
-    def touched(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
+    def take_active_users(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
         """Return questions for the users active since the last call, and for those named."""
-        active = {user.user_id: user for user in list(self.users.values()) if user.touched}
+        active = {user.user_id: user for user in list(self.users.values()) if user.is_active}
         for user_id in also:
             known = self.users.get(user_id)
             if known is not None:
                 active[user_id] = known
         for user in active.values():
-            user.touched = False
+            user.is_active = False
         return tuple(
             self.question(self.user(user.user_id, at_us), user.session_id or None, at_us)
             for user in active.values()
@@ -554,7 +563,7 @@ class Accounts:
             at_us: When the answer came.
         """
         self._read_plans(answer)
-        with patient(self.lock):
+        with acquire_blocking(self.lock):
             self.deliveries += 1
         by_user: dict[str, list[Event]] = {}
         for event in delivered:
@@ -565,14 +574,14 @@ class Accounts:
                 continue
             state = answer.users.get(user_id)
             own = _own_plan(state)
-            with patient(user.lock):
+            with acquire_blocking(user.lock):
                 for event in by_user.get(user_id, ()):
                     account_lookup.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
                     self._read_state(user, state, own, at_us)
-        self._say()
+        self._emit_warnings()
 
-    def undelivered(self) -> list[Event]:
+    def pending_events(self) -> list[Event]:
         """Return the events that the ledger has not acknowledged."""
         users = list(self.users.values())
         return [event for user in users for event in list(user.pending.values())]
@@ -582,13 +591,13 @@ class Accounts:
             if self._plan_versions.get(name) == version or "plan:" + name in self._changing:
                 continue
             plan = attempt("plan_document", plan_from_json, document)
-            with patient(self.lock):
+            with acquire_blocking(self.lock):
                 self._plan_versions[name] = version
                 if plan is not None and self.plans.get(name) != plan:
                     self.plans[name] = plan
                     self.epoch += 1
 
-    def read(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
+    def apply_answer(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
         """Take over plans and state of users that were asked for.
 
         Args:
@@ -606,11 +615,11 @@ class Accounts:
             user = self.users.get(user_id)
             if user is not None:
                 own = _own_plan(state)
-                with brief(user.lock):
+                with acquire_soon(user.lock):
                     if as_of is not None and as_of != self.deliveries:
                         return False
                     self._read_state(user, state, own, at_us)
-        self._say()
+        self._emit_warnings()
         return True
 
     def _read_state(
@@ -641,10 +650,10 @@ class Accounts:
             user.sessions.add(theirs.session_id)
         user.stale_us = at_us + self._refresh_us
         for key, spent in state.spent.items():
-            account = user.books.get(key)
+            account = user.accounts.get(key)
             if account is None:
                 continue
-            account.base = spent
+            account.acknowledged = spent
             if key.session_id:
                 user.sessions.add(key.session_id)
             length_us = rolling_length_us(key.limit.window)
@@ -657,7 +666,7 @@ class Accounts:
                 use = user.models.get(model)
                 if use is None:
                     use = user.models[model] = ModelUse()
-                use.base_tokens, use.base_cost_nano = tokens, cost_nano
+                use.acknowledged_tokens, use.acknowledged_cost_nano = tokens, cost_nano
         # A plan or period that was news changes what had to be asked; then the answer is not yet
         # enough.
         user.known = asked_right and state.spent.keys() >= set(
@@ -673,14 +682,14 @@ class Accounts:
         for user in self.users.values():
             user.lock = threading.Lock()
             user.pending = {}
-            user.known = user.waited = False
-            user.books = {}
-            user.routes = {}
-            user.counting = {}
+            user.known = user.has_waited = False
+            user.accounts = {}
+            user.call_accounts = {}
+            user.event_accounts = {}
             user.models = {}
-            user.flights = {}
+            user.forecasts = {}
             user.seen = {}
-        self._experience = Experience()
+        self._forecasts = ForecastTable()
 
 
 def _keys_of(plan: PlanConfig) -> tuple[LimitKey, ...]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from paygent.client.accounts.forecasts import Flight, InFlight, Seen
+from paygent.client.accounts.forecasts import HoldSet, UsageForecast, UsageHistory
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
-from paygent.core.gate import Lines
+from paygent.core.gate import Thresholds
 from paygent.core.messages import SessionState
 from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
@@ -21,29 +21,29 @@ UNLIMITED = PlanConfig()
 """The plan of users whose plan nobody configured."""
 
 
-class Account(InFlight):
+class Account(HoldSet):
     """One limit of one user in one window, and the calls in flight that it counts. All amounts are
     in the unit of its metric.
     """
 
     __slots__ = (
-        "base",
+        "acknowledged",
         "key",
         "lines",
+        "pending",
         "reason",
         "stale_us",
-        "undelivered",
         "waiting",
         "warned",
     )
 
-    def __init__(self, key: AccountKey, reason: str, lines: Lines | None) -> None:
+    def __init__(self, key: AccountKey, reason: str, lines: Thresholds | None) -> None:
         super().__init__(key.limit.metric)
         self.key = key
         self.reason = reason
         self.lines = lines
-        self.base = 0
-        self.undelivered = 0
+        self.acknowledged = 0
+        self.pending = 0
         self.warned = False
         self.stale_us = END_OF_TIME_US
         self.waiting: list[Waiter] = []
@@ -51,21 +51,21 @@ class Account(InFlight):
     @property
     def spent(self) -> int:
         """Settled in the window: the ledger's figure and what it does not know yet."""
-        return self.base + self.undelivered
+        return self.acknowledged + self.pending
 
     @property
     def is_in_use(self) -> bool:
         """Whether something would be lost by forgetting this account."""
-        return bool(self.calls or self.undelivered or self.waiting)
+        return bool(self.calls or self.pending or self.waiting)
 
 
 class ModelUse:
     """What a user used of one model in the current period."""
 
-    __slots__ = ("base_cost_nano", "base_tokens", "cost_nano", "tokens")
+    __slots__ = ("acknowledged_cost_nano", "acknowledged_tokens", "cost_nano", "tokens")
 
     def __init__(self) -> None:
-        self.base_tokens = self.base_cost_nano = 0
+        self.acknowledged_tokens = self.acknowledged_cost_nano = 0
         self.tokens = self.cost_nano = 0
 
 
@@ -73,13 +73,16 @@ class User:
     """What this process knows of one user. Changed by `Accounts` only, under `lock`."""
 
     __slots__ = (
+        "accounts",
         "assigned",
-        "books",
+        "call_accounts",
         "closed_us",
-        "counting",
         "ended",
         "epoch",
-        "flights",
+        "event_accounts",
+        "forecasts",
+        "has_waited",
+        "is_active",
         "known",
         "lock",
         "models",
@@ -90,7 +93,6 @@ class User:
         "plan",
         "plan_name",
         "read_us",
-        "routes",
         "sdk_enabled",
         "seen",
         "session_id",
@@ -99,9 +101,7 @@ class User:
         "sessions",
         "stale_us",
         "subscription",
-        "touched",
         "user_id",
-        "waited",
     )
 
     def __init__(self, user_id: str, plan_name: str) -> None:
@@ -117,8 +117,8 @@ class User:
         self.period = Window(0, 0)
         self.epoch = -1
         self.known = False
-        self.waited = False
-        self.touched = False
+        self.has_waited = False
+        self.is_active = False
         self.read_us = 0
         self.stale_us = END_OF_TIME_US
         self.session_id = ""
@@ -127,13 +127,13 @@ class User:
         self.closed_us = 0
         self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
         self.sessions: set[str] = set()
-        self.books: dict[AccountKey, Account] = {}
-        self.routes: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
-        self.counting: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
+        self.accounts: dict[AccountKey, Account] = {}
+        self.call_accounts: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
+        self.event_accounts: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
         self.models: dict[str, ModelUse] = {}
         self.pending: dict[str, Event] = {}
-        self.flights: dict[tuple[str, int], Flight] = {}
-        self.seen: dict[tuple[str, str], Seen] = {}
+        self.forecasts: dict[tuple[str, int], UsageForecast] = {}
+        self.seen: dict[tuple[str, str], UsageHistory] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -143,7 +143,7 @@ class User:
         return (
             changed_us <= self.read_us
             and not self.pending
-            and not any(each.is_in_use for each in list(self.books.values()))
+            and not any(each.is_in_use for each in list(self.accounts.values()))
         )
 
     def session_now(self, session_id: str | None, at_us: int) -> str:

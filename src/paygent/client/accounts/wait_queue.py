@@ -99,7 +99,7 @@ def pass_turn(account: Account, woken: list[Waiter]) -> None:
 def all_waiting(user: User) -> list[Waiter]:
     """Take everyone out of line who waits at a user's accounts: their limits have changed."""
     woken: list[Waiter] = []
-    for account in user.books.values():
+    for account in user.accounts.values():
         if account.waiting:
             woken += account.waiting
             account.waiting.clear()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paygent.client.api.record_event import Entry
+from paygent.client.api.record_event import ManualEvent
 from paygent.client.context.identity import read_user_id
 from paygent.core.money import read_cost_nano, read_decimal
 from paygent.core.period import Subscription, to_us
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 from paygent.types import BillingPeriod
 
 _NAME_CHARS_MAX = 255
@@ -19,7 +19,7 @@ _TOOL_CALLS_MAX = 1_000
 _SECONDS_MAX = 86_400
 
 
-def check_user(findings: Findings, user_id: Any) -> str:
+def check_user(findings: ValidationErrors, user_id: Any) -> str:
     """Return a user id as text; note the rule that it breaks."""
     found = read_user_id(user_id)
     if found is None:
@@ -35,7 +35,7 @@ def valid_user(verb: str, user_id: Any) -> str:
     Raises:
         InvalidValue: if it cannot be one.
     """
-    findings = Findings(verb)
+    findings = ValidationErrors(verb)
     found = check_user(findings, user_id)
     findings.raise_if_any()
     return found
@@ -47,7 +47,7 @@ def valid_question(verb: str, user_id: Any, model: Any) -> str:
     Raises:
         InvalidValue: naming both if both break a rule.
     """
-    findings = Findings(verb)
+    findings = ValidationErrors(verb)
     found = check_user(findings, user_id)
     if model is not None:
         check_name(findings, "model", model)
@@ -63,13 +63,13 @@ def valid_seconds(verb: str, name: str, value: Any) -> float:
     """
     number = read_decimal(value) if not isinstance(value, str) else None
     if number is None or not number.is_finite() or number > _SECONDS_MAX:
-        findings = Findings(verb)
+        findings = ValidationErrors(verb)
         findings.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
         findings.raise_if_any()
     return max(float(value), 0.0)
 
 
-def check_name(findings: Findings, name: str, value: Any) -> None:
+def check_name(findings: ValidationErrors, name: str, value: Any) -> None:
     """Note the rule that a name breaks."""
     if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
         findings.add(name, value, "must be a string of 1 to 255 characters")
@@ -88,7 +88,7 @@ def read_advice(given: Mapping[str, Any]) -> str:
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = Findings("get_max_tokens")
+    findings = ValidationErrors("get_max_tokens")
     whose = check_user(findings, given["user_id"])
     check_name(findings, "model", given["model"])
     for name, least in (("estimated_input_tokens", 0), ("hard_cap", 1)):
@@ -101,13 +101,13 @@ def read_advice(given: Mapping[str, Any]) -> str:
     return whose
 
 
-def read_entry(given: Mapping[str, Any]) -> Entry:
+def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     """Read the arguments of `record_event`, by name.
 
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = Findings("record_event")
+    findings = ValidationErrors("record_event")
     if given["user_id"] is not None:
         check_user(findings, given["user_id"])
     is_correction = given["corrects"] is not None
@@ -144,7 +144,7 @@ def read_entry(given: Mapping[str, Any]) -> Entry:
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
         findings.add("metadata", given["metadata"], "must be a dict")
     findings.raise_if_any()
-    return Entry(
+    return ManualEvent(
         cost,
         given["input_tokens"],
         given["output_tokens"],
@@ -156,7 +156,7 @@ def read_entry(given: Mapping[str, Any]) -> Entry:
     )
 
 
-def _read_cost(findings: Findings, given: Any, *, signed: bool) -> int | None:
+def _read_cost(findings: ValidationErrors, given: Any, *, signed: bool) -> int | None:
     """Return a cost in nano-dollars, also a negative one if `signed`; note what rule it breaks."""
     if given is None:
         return None

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from paygent.client.accounts.registry import Accounts
 from paygent.client.api.arguments import valid_seconds
-from paygent.client.api.plans import Directory
-from paygent.client.api.queries import Asking
-from paygent.client.api.record_event import Manual
+from paygent.client.api.plans import PlanRegistry
+from paygent.client.api.queries import UserQueries
+from paygent.client.api.record_event import EventRecorder
 from paygent.client.api.verbs import Verbs
-from paygent.client.api.wrap import Wrapping
+from paygent.client.api.wrap import CallableWrapper
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.journal.delivery import Worker
@@ -36,7 +36,7 @@ from paygent.client.runtime.settings import (
     is_disabled,
     read_settings,
 )
-from paygent.failopen import attempt, failures, warn
+from paygent.failopen import attempt, diagnostics, warn
 from paygent.ledger.handshake import Probe
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
@@ -208,22 +208,22 @@ class Paygent(Verbs):
         )
         self._worker.before_round = self._before_round
         self._next_check_s = 0.0
-        self._asking = Asking(
+        self._asking = UserQueries(
             self._accounts,
             self._catalogue,
             self._worker,
             now_us,
             enabled=not disabled,
-            end_late=self._meter.late_ends.run,
+            end_late=self._meter.deferred_ends.run,
         )
         meter = None if disabled else self._meter
-        entries = None if disabled else self._meter.entries
-        self._directory = Directory(
+        entries = None if disabled else self._meter.records
+        self._directory = PlanRegistry(
             settings.default_plan, self._accounts, self._asking, self._callbacks, entries, now_us
         )
-        self._meter.entries.session_opened = self._directory.say_opened
-        self._wrapping = Wrapping(meter, settings.registry)
-        self._manual = Manual(product, self._accounts, self._catalogue, entries, now_us)
+        self._meter.records.session_opened = self._directory.say_opened
+        self._wrapping = CallableWrapper(meter, settings.registry)
+        self._manual = EventRecorder(product, self._accounts, self._catalogue, entries, now_us)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
@@ -240,7 +240,7 @@ class Paygent(Verbs):
 
     def _before_round(self) -> None:
         """Do what the delivering thread does before each of its rounds."""
-        self._meter.late_ends.before_round()
+        self._meter.deferred_ends.before_round()
         now_s = time.monotonic()
         if now_s >= self._next_check_s and active() is self._meter:
             self._next_check_s = now_s + _CHECK_EVERY_S
@@ -277,7 +277,7 @@ class Paygent(Verbs):
             How many events were delivered while this waited.
         """
         before = self._worker.flushed
-        self._meter.late_ends.run()
+        self._meter.deferred_ends.run()
         self._callbacks.flush(EXIT_WAIT_S)
         if self._worker.is_running or self._journal.has_any:
             self._worker.flush(10.0)
@@ -313,7 +313,7 @@ class Paygent(Verbs):
             if type(self)._instance is self:
                 type(self)._instance = None
         deadline = time.monotonic() + timeout
-        self._meter.late_ends.run()
+        self._meter.deferred_ends.run()
         self._callbacks.flush(timeout / 2)
         self._callbacks.stop()
         if self._worker.stop(max(deadline - time.monotonic(), 0.0)):
@@ -409,7 +409,7 @@ class Paygent(Verbs):
             "calls_waiting": self._accounts.waiting_count(),
             "journal_durable": self._journal.is_durable and self._journal.folder is not None,
             "queue": self.queue_stats,
-            "counts": dict(failures.counts),
+            "counts": dict(diagnostics.counts),
             "catalogue": self._catalogue.as_of,
         }
 

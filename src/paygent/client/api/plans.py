@@ -11,13 +11,13 @@ from typing import Any
 
 from paygent.client.accounts.registry import Accounts, User
 from paygent.client.api.arguments import check_name, check_user, subscription_of
-from paygent.client.api.queries import Asking
+from paygent.client.api.queries import UserQueries
 from paygent.client.journal.journal import RECORD_BYTES_MAX
-from paygent.client.metering.records import Entries, encode_directory
+from paygent.client.metering.records import RecordWriter, encode_directory
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
 from paygent.core.plan import PlanConfig, plan_to_json
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
 from paygent.types import BillingPeriod, UserState
@@ -25,16 +25,16 @@ from paygent.types import BillingPeriod, UserState
 _TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 
-class Directory:
+class PlanRegistry:
     """Keeps the plans and assignments of one `Paygent`. Thread-safe."""
 
     def __init__(
         self,
         default_plan: str,
         accounts: Accounts,
-        asking: Asking,
+        asking: UserQueries,
         callbacks: Callbacks,
-        entries: Entries | None,
+        entries: RecordWriter | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -60,7 +60,7 @@ class Directory:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = Findings("configure_plan")
+        findings = ValidationErrors("configure_plan")
         check_name(findings, "name", name)
         if not isinstance(config, PlanConfig):
             findings.add("config", config, "must be a PlanConfig")
@@ -95,7 +95,7 @@ class Directory:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = Findings(verb)
+        findings = ValidationErrors(verb)
         whose = check_user(findings, user_id)
         check_name(findings, "plan", plan)
         if own is not None and not isinstance(own, PlanConfig):

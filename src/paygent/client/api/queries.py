@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from paygent.client.accounts.registry import Accounts, User
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.call import wait_for
 from paygent.client.runtime.event_loops import runs_loop
@@ -24,9 +24,9 @@ from paygent.core.messages import BookedEvent
 from paygent.core.period import calendar_month, to_datetime, to_us
 from paygent.core.plan import LimitKey
 from paygent.core.report import UsageRow, group
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 from paygent.core.value import exact_usd
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 from paygent.prices.catalogue import Catalogue
 from paygent.types import (
@@ -44,7 +44,7 @@ REPORT_WAIT_S = 30.0
 """Longest wait for a report; one over a year of a large store takes a second."""
 
 
-class Asking:
+class UserQueries:
     """Answers questions about the users of one `Paygent`. Thread-safe."""
 
     def __init__(
@@ -82,15 +82,17 @@ class Asking:
         now_us = self._now_us()
         user = self._accounts.user(user_id, now_us)
         session_id = _context_session(user_id)
-        if self._can_ask and self._accounts.asks(user, session_id, now_us):
+        if self._can_ask and self._accounts.needs_refresh(user, session_id, now_us):
             self._ask(user, session_id)
-            self._accounts.waited(user, session_id, now_us)
+            self._accounts.mark_waited(user, session_id, now_us)
         return self._accounts.user(user_id, now_us)
 
     def _ask(self, user: User, session_id: str | None) -> None:
         answer = self._worker.ask(user, session_id)
         if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
-            failures.say("ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S)
+            diagnostics.warn_once(
+                "ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S
+            )
 
     @property
     def _can_ask(self) -> bool:
@@ -224,7 +226,7 @@ class Asking:
         if user.plan.pre_call_estimate:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
         resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
-        flight = self._accounts.flight(user, "chat.completions", resolved)
+        flight = self._accounts.forecast(user, "chat.completions", resolved)
         return flight.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
@@ -268,7 +270,7 @@ class Asking:
             InvalidValue: naming what breaks a rule.
             LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
         """
-        findings = Findings("report")
+        findings = ValidationErrors("report")
         names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
         if not names or any(name not in ("user", "model") for name in names):
             findings.add("by", by, 'must be "user", "model" or both')
@@ -285,7 +287,7 @@ class Asking:
             raise LedgerUnavailable("this Paygent has been shut down")
         self._end_late()
         if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
-            failures.say(
+            diagnostics.warn_once(
                 "report_incomplete", "a report lacks events that the ledger does not have yet"
             )
         read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
@@ -337,5 +339,5 @@ def _is_moment(value: Any) -> bool:
 
 
 def _context_session(user_id: str) -> str | None:
-    identity = here()
+    identity = current_identity()
     return identity.session_id if identity is not None and identity.user_id == user_id else None

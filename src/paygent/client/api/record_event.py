@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from paygent.client.accounts.registry import Accounts, User
 from paygent.client.context.identity import Identity
-from paygent.client.metering.records import Entries
+from paygent.client.metering.records import RecordWriter
 from paygent.client.runtime import ids
 from paygent.core.event import Event
 from paygent.core.explain import rates_from_json
@@ -19,8 +19,8 @@ from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, cost_nano, prices_for, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
-from paygent.core.validation import Findings
-from paygent.failopen import failures
+from paygent.core.validation import ValidationErrors
+from paygent.failopen import diagnostics
 from paygent.prices.catalogue import DEAREST, Catalogue
 from paygent.types import UsageEvent, usage_event
 
@@ -31,7 +31,7 @@ _EXACT: Quality = "exact"
 _UNPRICED: Quality = "unpriced"
 
 
-class Entry(NamedTuple):
+class ManualEvent(NamedTuple):
     """What `record_event` was told, checked.
 
     Attributes:
@@ -64,7 +64,7 @@ class _Priced(NamedTuple):
     rates: Rates | None = None
 
 
-class Manual:
+class EventRecorder:
     """Books entries of one `Paygent`. Thread-safe."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Manual:
         product: str,
         accounts: Accounts,
         catalogue: Catalogue,
-        entries: Entries | None,
+        entries: RecordWriter | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -93,12 +93,12 @@ class Manual:
         self._corrections: dict[str, dict[str, Event]] = {}
         self._lock = threading.Lock()
 
-    def book(self, user: User, identity: Identity, entry: Entry) -> UsageEvent:
+    def book(self, user: User, identity: Identity, entry: ManualEvent) -> UsageEvent:
         """Price and book an entry, or return the event that its idempotency key booked before."""
         at_us = self._now_us()
         priced = self._price(entry, user.plan, at_us)
         if self._entries is not None and priced.rates is not None:
-            self._entries.list_prices(priced.rates, at_us)
+            self._entries.record_price_list(priced.rates, at_us)
         event = Event(
             event_id=self._id_of(user, entry, at_us),
             user_id=user.user_id,
@@ -126,7 +126,7 @@ class Manual:
         )
         return self._book(user, event, is_keyed=entry.idempotency_key is not None)
 
-    def _id_of(self, user: User, entry: Entry, at_us: int) -> str:
+    def _id_of(self, user: User, entry: ManualEvent, at_us: int) -> str:
         key = entry.idempotency_key
         if key is None:
             return ids.new_id(at_us)
@@ -146,7 +146,7 @@ class Manual:
         return self._remember(event.event_id, public) if is_keyed else public
 
     def correct(
-        self, user: User, booked: BookedEvent | None, identity: Identity, entry: Entry
+        self, user: User, booked: BookedEvent | None, identity: Identity, entry: ManualEvent
     ) -> UsageEvent:
         """Book a correction where its original is booked.
 
@@ -165,7 +165,7 @@ class Manual:
         earlier = self._earlier(event_id, booked)
         if earlier is not None and earlier.corrects == entry.corrects:
             return earlier  # before anything is checked: it was right when it was booked
-        findings = Findings("record_event")
+        findings = ValidationErrors("record_event")
         if earlier is not None or event_id == entry.corrects:
             findings.add("idempotency_key", entry.idempotency_key, "must not be another entry's")
         if booked is None or booked.event.user_id != user.user_id:
@@ -221,7 +221,7 @@ class Manual:
         Raises:
             InvalidValue: if they would take more off it than it has.
         """
-        findings = Findings("record_event")
+        findings = ValidationErrors("record_event")
         original, own_id = booked.event, correction.event_id
         with self._lock:
             ours = self._corrections.setdefault(original.event_id, {})
@@ -243,7 +243,7 @@ class Manual:
                 del self._corrections[next(iter(self._corrections))]
 
     def _difference(
-        self, entry: Entry, booked: BookedEvent, plan: PlanConfig
+        self, entry: ManualEvent, booked: BookedEvent, plan: PlanConfig
     ) -> tuple[int, Quality]:
         """Return what tokens that are added and taken off cost, in the tier of the original, and
         how far that can be trusted.
@@ -262,7 +262,7 @@ class Manual:
         quality = _EXACT if rates.is_known or not (sent or given) else _UNPRICED
         return more - less, quality
 
-    def _price(self, entry: Entry, plan: PlanConfig, at_us: int) -> _Priced:
+    def _price(self, entry: ManualEvent, plan: PlanConfig, at_us: int) -> _Priced:
         """Return what an entry costs: as given, else its tokens and tools at their prices.
 
         Raises:
@@ -278,14 +278,16 @@ class Manual:
         quality: Quality = "exact"
         if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
             quality = "unpriced"
-            failures.say("unpriced_event", "an event has tokens of a model that has no price")
+            diagnostics.warn_once(
+                "unpriced_event", "an event has tokens of a model that has no price"
+            )
         elif resolved is not None and resolved.rates.source == DEAREST:
             quality = "estimated"
         default = plan.default_tool_cost_nano
         tokens_nano = cost_nano(usage, resolved.rates) if resolved is not None else 0
         tools_nano = sum(plan.tool_costs_nano.get(name, default) for name in entry.tool_calls)
         if tokens_nano + tools_nano > COST_NANO_MAX:
-            findings = Findings("record_event")
+            findings = ValidationErrors("record_event")
             what = "tool_calls" if tools_nano > tokens_nano else "input_tokens"
             findings.add(what, format_usd(tokens_nano + tools_nano), "must cost at most $1,000,000")
             findings.raise_if_any()

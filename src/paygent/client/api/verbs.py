@@ -12,19 +12,19 @@ from typing import Any, TypeVar
 
 from paygent.client.accounts.registry import Accounts
 from paygent.client.api.arguments import read_advice, read_entry, valid_question, valid_user
-from paygent.client.api.plans import Directory
-from paygent.client.api.queries import Asking
-from paygent.client.api.record_event import Manual
-from paygent.client.api.wrap import Wrapping
-from paygent.client.context.identity import Identity, here
+from paygent.client.api.plans import PlanRegistry
+from paygent.client.api.queries import UserQueries
+from paygent.client.api.record_event import EventRecorder
+from paygent.client.api.wrap import CallableWrapper
+from paygent.client.context.identity import Identity, current_identity
 from paygent.client.context.propagation import bind, paygent_track
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID, Settings
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
-from paygent.core.validation import Findings
-from paygent.failopen import failures
+from paygent.core.validation import ValidationErrors
+from paygent.failopen import diagnostics
 from paygent.types import (
     BillingPeriod,
     BudgetRemaining,
@@ -44,13 +44,13 @@ class Verbs:
     """What an application asks of its `Paygent`. All methods are thread-safe."""
 
     _accounts: Accounts
-    _asking: Asking
+    _asking: UserQueries
     _callbacks: Callbacks
-    _directory: Directory
-    _manual: Manual
+    _directory: PlanRegistry
+    _manual: EventRecorder
     _now_us: Callable[[], int]
     _settings: Settings
-    _wrapping: Wrapping
+    _wrapping: CallableWrapper
     _is_shut_down: bool
 
     # -- plans and users
@@ -325,7 +325,7 @@ class Verbs:
         """
         entry = read_entry(locals())
         if self._is_shut_down:
-            failures.say("shut_down", "Paygent is shut down; events wait in the journal")
+            diagnostics.warn_once("shut_down", "Paygent is shut down; events wait in the journal")
         identity = self._identity(user_id, session_id, metadata)
         user = self._asking.known(identity.user_id or MISSING_USER_ID)
         if entry.corrects is None:
@@ -337,15 +337,17 @@ class Verbs:
         self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
     ) -> Identity:
         """Return whose event it is; without a user it goes to the reserved one, never refused."""
-        given = Identity(user_id, session_id, None, metadata).over(here())
+        given = Identity(user_id, session_id, None, metadata).merged_with(current_identity())
         if given.user_id is not None:
             return given
         policy = self._settings.on_missing_user
         if policy not in ("warn", "ignore", "block"):
-            return Identity(policy).over(given)
+            return Identity(policy).merged_with(given)
         if policy != "ignore":
-            failures.say("no_user", "an event has no user; it is counted on %s", MISSING_USER_ID)
-        return Identity(MISSING_USER_ID).over(given)
+            diagnostics.warn_once(
+                "no_user", "an event has no user; it is counted on %s", MISSING_USER_ID
+            )
+        return Identity(MISSING_USER_ID).merged_with(given)
 
     # -- callbacks and decorators
 
@@ -371,7 +373,7 @@ class Verbs:
 
     def _on(self, kind: str, callback: _C) -> _C:
         if not callable(callback):
-            findings = Findings(f"on_{kind}")
+            findings = ValidationErrors(f"on_{kind}")
             findings.add("callback", callback, "must be callable")
             findings.raise_if_any()
         self._callbacks.register(kind, callback)

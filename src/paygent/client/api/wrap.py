@@ -18,8 +18,8 @@ from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.core.estimate import BYTES_PER_TOKEN, Size
-from paygent.core.validation import Findings
-from paygent.failopen import attempt, failures
+from paygent.core.validation import ValidationErrors
+from paygent.failopen import attempt, diagnostics
 
 _ROUTE = "wrap"
 _SIZED_ROUTE = "wrap.sized"  # what such calls take is learned apart from the others
@@ -27,7 +27,7 @@ _NAME_CHARS_MAX = 255
 _TOKENS_MAX = 10**9  # of an estimate; no model takes or gives as much
 
 
-class Wrapping:
+class CallableWrapper:
     """Runs the callables of one `Paygent`. Thread-safe: it keeps nothing."""
 
     def __init__(self, meter: Meter | None, registry: ProviderRegistry | None) -> None:
@@ -79,7 +79,7 @@ class Wrapping:
 
     def _work(self, given: Mapping[str, Any]) -> Work:
         if self._is_stopped:
-            failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+            diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
         meter = self._meter
         prepared = attempt("prepare", self._prepare, given) if meter is not None else None
         if prepared is None:
@@ -111,7 +111,7 @@ class Wrapping:
 
 
 def _refuse(verb: str, fn: Any, rule: str) -> None:
-    findings = Findings(verb)
+    findings = ValidationErrors(verb)
     findings.add("fn", fn, rule)
     findings.raise_if_any()
 
@@ -121,7 +121,7 @@ def _read_name(given: Mapping[str, Any], name: str) -> str:
     value = given[name]
     if value is None or (isinstance(value, str) and len(value) <= _NAME_CHARS_MAX):
         return value or ""
-    failures.say(f"wrap_{name}", "the %s given to wrap is not usable; ignored", name)
+    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is not usable; ignored", name)
     return ""
 
 
@@ -130,5 +130,7 @@ def _read_tokens(given: Mapping[str, Any], name: str) -> int | None:
     value = given[name]
     if value is None or (type(value) is int and 0 <= value <= _TOKENS_MAX):
         return value
-    failures.say(f"wrap_{name}", "the %s given to wrap is no number of tokens; ignored", name)
+    diagnostics.warn_once(
+        f"wrap_{name}", "the %s given to wrap is no number of tokens; ignored", name
+    )
     return None

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from paygent.client.runtime.settings import USER_ID_CHARS_MAX
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
@@ -53,7 +53,7 @@ class Identity:
         self.plan = plan if isinstance(plan, str) and plan else None
         self.metadata, self.metadata_json = read_metadata(metadata)
 
-    def over(self, other: Identity | None) -> Identity:
+    def merged_with(self, other: Identity | None) -> Identity:
         """Return this identity with what it does not name taken from `other` (the surrounding one).
 
         The session is inherited only by the same user.
@@ -71,20 +71,20 @@ class Identity:
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
 
-    def now(self) -> Identity:
-        """Return this identity; see `Says`."""
+    def resolve(self) -> Identity:
+        """Return this identity; see `IdentitySource`."""
         return self
 
 
-class Says(Protocol):
+class IdentitySource(Protocol):
     """What stands in a place and says whose calls are made there."""
 
-    def now(self) -> Identity | None:
+    def resolve(self) -> Identity | None:
         """Return whose the calls of this moment are."""
 
 
-class LateIdentity:
-    """Says whose calls they are when that is first needed: by then whoever signs users in has run.
+class LazyIdentity:
+    """An identity that is resolved when it is first needed, after the application has signed in users.
 
     Thread-safe. What the application answers is kept, once it is an answer.
     """
@@ -110,8 +110,8 @@ class LateIdentity:
         self._identity = Identity(None, None, None, metadata)
         self._asking: set[int] = set()
 
-    def now(self) -> Identity:
-        """Return what is known now, which another thread or process can use; see `Says`."""
+    def resolve(self) -> Identity:
+        """Return what is known now; see `IdentitySource`."""
         known, thread = self._identity, get_ident()
         is_whole = known.session_id is not None or self._ask_session is None
         # Who is asked may use an executor or make a call: that is nobody's, and asks nobody.
@@ -145,7 +145,7 @@ def read_user_id(value: Any) -> str | None:
     text = _as_text(value)
     if text is not None:
         return text
-    failures.say(
+    diagnostics.warn_once(
         "bad_user_id",
         "a user_id of type %s is not usable (1 to %d characters are); treated as missing",
         type(value).__name__,
@@ -171,7 +171,7 @@ def _read_session_id(value: Any) -> str | None:
     text = _as_text(value)
     if text is not None:
         return text
-    failures.say(
+    diagnostics.warn_once(
         "bad_session_id", "a session_id of type %s is not usable; ignored", type(value).__name__
     )
     return None
@@ -182,7 +182,7 @@ def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:
     if value is None or (isinstance(value, (dict, str)) and not value):
         return None, ""
     if not isinstance(value, Mapping):
-        failures.say(
+        diagnostics.warn_once(
             "bad_metadata", "metadata of type %s is not usable; ignored", type(value).__name__
         )
         return None, ""
@@ -203,7 +203,7 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
             plain = json.loads(json.dumps(plain))
         size += len(json.dumps({str(key): plain})) - 1
         if len(kept) >= METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
-            failures.say(
+            diagnostics.warn_once(
                 "metadata_dropped",
                 "metadata is kept up to %d keys and %d bytes; the rest is dropped",
                 METADATA_KEYS_MAX,
@@ -214,50 +214,50 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-current: ContextVar[Says | None] = ContextVar("paygent_identity", default=None)
+current: ContextVar[IdentitySource | None] = ContextVar("paygent_identity", default=None)
 """What says whose calls are made here; read by `here`."""
 
-Look = Callable[["Says | None"], "Identity | None"]
+Resolver = Callable[["IdentitySource | None"], "Identity | None"]
 """Tells from the stack whose the calls of this place are, given what the context says; None where
 it knows nothing of it.
 """
 
-_looks: list[Look] = []
+_resolvers: list[Resolver] = []
 
 
-def look_with(look: Look) -> None:
+def add_resolver(look: Resolver) -> None:
     """Have the stack looked at too, wherever it is asked whose the calls of a place are."""
-    _looks.append(look)
+    _resolvers.append(look)
 
 
-def here() -> Identity | None:
+def current_identity() -> Identity | None:
     """Return whose calls are made here and now, or None."""
-    says = saying()
-    return says.now() if says is not None else None
+    says = current_source()
+    return says.resolve() if says is not None else None
 
 
-def saying() -> Says | None:
+def current_source() -> IdentitySource | None:
     """Return what says whose calls are made here, without asking it."""
-    says = standing()
-    for look in _looks:
+    says = innermost_open_scope()
+    for look in _resolvers:
         found = look(says)
         if found is not None:
             return found
     return says
 
 
-def standing() -> Says | None:
+def innermost_open_scope() -> IdentitySource | None:
     """Return what stands in the context here; blocks that were left do not."""
     says = current.get()
-    while isinstance(says, _Block) and says.is_left:
+    while isinstance(says, _Scope) and says.is_left:
         says = says.outer
     return says
 
 
-_carried: list[tuple[ContextVar[Any], Callable[[], Any]]] = [(current, saying)]
+_carried: list[tuple[ContextVar[Any], Callable[[], Any]]] = [(current, current_source)]
 
 
-def take_along(variable: ContextVar[Any], read: Callable[[], Any] | None = None) -> None:
+def propagate(variable: ContextVar[Any], read: Callable[[], Any] | None = None) -> None:
     """Have a variable of ours, which is None by default, taken along with the user.
 
     Args:
@@ -267,7 +267,7 @@ def take_along(variable: ContextVar[Any], read: Callable[[], Any] | None = None)
     _carried.append((variable, read or variable.get))
 
 
-class Place:
+class PropagatedContext:
     """Whose calls are made in one place, and inside which others: a thread takes it along."""
 
     __slots__ = ("_values",)
@@ -276,12 +276,12 @@ class Place:
         self._values = values
 
     @classmethod
-    def of(cls, identity: Identity | None) -> Place:
+    def for_identity(cls, identity: Identity | None) -> PropagatedContext:
         """Return a place of which only the user is known."""
         return cls((current, identity))
 
     @classmethod
-    def here(cls) -> Place | None:
+    def capture(cls) -> PropagatedContext | None:
         """Return this place; None where it says nothing. Nobody is asked: what is started here may
         have to run before who signs users in.
         """
@@ -306,10 +306,10 @@ class Place:
         to end.
         """
         says = next(value for variable, value in self._values if variable is current)
-        return Place.of, (says.now() if says is not None else None,)
+        return PropagatedContext.for_identity, (says.resolve() if says is not None else None,)
 
 
-class as_nobody:  # noqa: N801 - used like `paygent_context`
+class detached_context:  # noqa: N801 - used like `paygent_context`
     """Have a block run as nobody and inside no call: what it starts is there for others too."""
 
     __slots__ = ("_tokens",)
@@ -318,7 +318,7 @@ class as_nobody:  # noqa: N801 - used like `paygent_context`
         self._tokens = [variable.set(None) for variable, _ in _carried]
 
     def __exit__(self, *error: object) -> None:
-        Place.leave(self._tokens)
+        PropagatedContext.leave(self._tokens)
 
 
 class paygent_context:  # noqa: N801 - the documented name, used like a function
@@ -346,15 +346,15 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._identity = Identity(user_id, session_id, plan, metadata)
-        self._open: list[_Block] = []  # of all threads and tasks that stand in it
+        self._open: list[_Scope] = []  # of all threads and tasks that stand in it
 
     def __enter__(self) -> paygent_context:
-        says = saying()
-        outer = says.now() if says is not None else None
+        says = current_source()
+        outer = says.resolve() if says is not None else None
         identity = self._identity
         if outer is not None and identity.user_id is not None and outer.user_id == identity.user_id:
-            identity = identity.over(outer)
-        block = _Block(identity, says, self)
+            identity = identity.merged_with(outer)
+        block = _Scope(identity, says, self)
         block.token = current.set(block)
         self._open.append(block)
         return self
@@ -365,7 +365,7 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        found = standing()
+        found = innermost_open_scope()
         block = self._innermost(found)
         if block is None:
             return
@@ -382,12 +382,12 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
             current.set(block.outer)  # a copy of the context that it was entered in
         # The place where it was entered still has it.
         block.is_left = True
-        if found is None or isinstance(found, _Block):
-            failures.say("left_elsewhere", _LEFT_ELSEWHERE)
+        if found is None or isinstance(found, _Scope):
+            diagnostics.warn_once("left_elsewhere", _LEFT_ELSEWHERE)
 
-    def _innermost(self, says: Says | None) -> _Block | None:
+    def _innermost(self, says: IdentitySource | None) -> _Scope | None:
         """Return the block that is left: of this place; of another only where there is but one."""
-        while isinstance(says, _Block):
+        while isinstance(says, _Scope):
             if says.owner is self and not says.is_left:
                 return says
             says = says.outer
@@ -405,8 +405,8 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         self.__exit__(kind, error, trace)
 
 
-class _Block:
-    """A block that was entered; see `Says`.
+class _Scope:
+    """A block that was entered; see `IdentitySource`.
 
     Attributes:
         outer: What stood around it.
@@ -417,15 +417,17 @@ class _Block:
 
     __slots__ = ("_identity", "is_left", "outer", "owner", "token")
 
-    def __init__(self, identity: Identity, outer: Says | None, owner: paygent_context) -> None:
+    def __init__(
+        self, identity: Identity, outer: IdentitySource | None, owner: paygent_context
+    ) -> None:
         self._identity = identity
         self.outer = outer
         self.owner = owner
-        self.token: Token[Says | None] | None = None
+        self.token: Token[IdentitySource | None] | None = None
         self.is_left = False
 
-    def now(self) -> Identity | None:
-        """Return whose the calls of this block are; see `Says`."""
+    def resolve(self) -> Identity | None:
+        """Return whose the calls of this block are; see `IdentitySource`."""
         return self._identity
 
 
@@ -435,12 +437,12 @@ _LEFT_ELSEWHERE = (
 )
 
 
-class as_identity:  # noqa: N801 - used like `paygent_context`
+class attach_identity:  # noqa: N801 - used like `paygent_context`
     """Have a block run as whoever `says` says, and nobody of around it; None is nobody."""
 
     __slots__ = ("_says", "_token")
 
-    def __init__(self, says: Says | None) -> None:
+    def __init__(self, says: IdentitySource | None) -> None:
         self._says = says
 
     def __enter__(self) -> None:

@@ -14,10 +14,16 @@ from contextlib import AbstractContextManager
 from types import MethodType
 from typing import Any, TypeVar, cast
 
-from paygent.client.context.identity import Identity, Place, as_identity, here, paygent_context
+from paygent.client.context.identity import (
+    Identity,
+    PropagatedContext,
+    attach_identity,
+    current_identity,
+    paygent_context,
+)
 from paygent.client.runtime.lifecycle import is_watched
-from paygent.core.validation import Findings
-from paygent.failopen import attempt, failures
+from paygent.core.validation import ValidationErrors
+from paygent.failopen import attempt, diagnostics
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -25,12 +31,12 @@ Scope = Callable[[tuple[Any, ...], dict[str, Any]], AbstractContextManager[Any]]
 """Returns the block that a call with these arguments runs in; it is entered once per step."""
 
 
-class Bound:
+class BoundCallable:
     """A function that runs as in the place it was handed over in; can be pickled if the function
     can, so that a pool of processes takes it too. Looks like the function to who asks its name.
     """
 
-    def __init__(self, function: Callable[..., Any], place: Place) -> None:
+    def __init__(self, function: Callable[..., Any], place: PropagatedContext) -> None:
         self._paygent_function = function
         self._paygent_place = place
 
@@ -55,7 +61,7 @@ class Bound:
         return getattr(self._paygent_function, name)
 
 
-class _Elsewhere(Bound):
+class _Elsewhere(BoundCallable):
     """Bound work that was taken into another process."""
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
@@ -64,7 +70,7 @@ class _Elsewhere(Bound):
             return super().__call__(*args, **kwargs)
         finally:
             if not is_watched():
-                failures.say("process_without_init", _NOBODY_THERE)
+                diagnostics.warn_once("process_without_init", _NOBODY_THERE)
 
 
 _NOBODY_THERE = (
@@ -79,18 +85,18 @@ def bind(work: Any) -> Any:
     Raises:
         InvalidValue: if it is none of the kinds.
     """
-    identity = here()
+    identity = current_identity()
     kinds = (inspect.isgenerator, inspect.isasyncgen, inspect.iscoroutine)
     is_begun = any(is_kind(work) for is_kind in kinds)
     if not (callable(work) or is_begun):
-        findings = Findings("bind")
+        findings = ValidationErrors("bind")
         findings.add("fn", work, "must be callable, a generator or a coroutine")
         findings.raise_if_any()
     if identity is None:
         return work
 
-    def scope(*_: Any) -> as_identity:
-        return as_identity(identity)
+    def scope(*_: Any) -> attach_identity:
+        return attach_identity(identity)
 
     if inspect.isgenerator(work):
         return _wrap_generator(lambda: work, scope)()
@@ -101,7 +107,7 @@ def bind(work: Any) -> Any:
     run = work if inspect.isroutine(work) else _call_of(work)
     if any(is_kind(run) for is_kind in _RUN_LATER):
         return functools.update_wrapper(_wrap(run, scope), work, updated=())
-    bound = Bound(work, Place.of(identity))
+    bound = BoundCallable(work, PropagatedContext.for_identity(identity))
     attempt("bind", _look_like, bound, work)  # an odd one may raise whatever it is asked for
     return bound
 
@@ -128,7 +134,7 @@ def _call_of(work: Any) -> Any:
 
 
 async def _as_user(coroutine: Any, identity: Identity) -> Any:
-    with as_identity(identity):
+    with attach_identity(identity):
         return await coroutine
 
 
@@ -160,7 +166,7 @@ def paygent_track(
             if signature is not None:
                 named = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
                 whose = user_id if named is None else named
-            outer = here()
+            outer = current_identity()
             if whose is None and outer is not None:
                 whose = outer.user_id
             return paygent_context(whose, session_id, plan, metadata)

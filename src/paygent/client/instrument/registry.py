@@ -33,7 +33,7 @@ from paygent.client.instrument.patching.import_hook import (
 )
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches
 from paygent.client.instrument.realtime.hook import HOOKS as REALTIME_HOOKS
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 if TYPE_CHECKING:
     from paygent.client.runtime.providers import ProviderRegistry
@@ -215,7 +215,7 @@ def _package_of(patch: Patch) -> str:
 
 def _say_displaced(patch: Patch) -> None:
     package = _package_of(patch)
-    failures.say(
+    diagnostics.warn_once(
         f"hook_displaced:{package}",
         "%s.%s was replaced by other code; calls through that may not be seen",
         package,

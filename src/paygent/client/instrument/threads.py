@@ -17,8 +17,8 @@ from threading import Thread
 from types import MethodType, ModuleType
 from typing import Any
 
-from paygent.client.context.identity import Place, as_nobody
-from paygent.client.context.propagation import Bound
+from paygent.client.context.identity import PropagatedContext, detached_context
+from paygent.client.context.propagation import BoundCallable
 from paygent.client.instrument.patching.patches import Patches
 from paygent.failopen import attempt
 
@@ -127,7 +127,7 @@ class GreenletHook:
 
 
 def _give_context(greenlet: Any) -> None:
-    place = Place.here()
+    place = PropagatedContext.capture()
     if place is None:
         return
     if greenlet.gr_context is None:
@@ -147,12 +147,12 @@ HOOKS = (
 )
 
 
-def _here(patches: Patches) -> Place | None:
+def _here(patches: Patches) -> PropagatedContext | None:
     """Return what is taken along, or None."""
-    return attempt("carry", Place.here) if patches.switch.is_on else None
+    return attempt("carry", PropagatedContext.capture) if patches.switch.is_on else None
 
 
-def _run_in(thread: Thread, place: Place) -> Callable[[], None]:
+def _run_in(thread: Thread, place: PropagatedContext) -> Callable[[], None]:
     """Have a thread that is about to start run as in a place; return what undoes that.
 
     What stands in its `run` is a method like any other, since other libraries take it apart; it is
@@ -191,9 +191,9 @@ def _taking(original: Callable[..., Any], patches: Patches, called: str) -> Call
     return method
 
 
-def _bound(work: Any, place: Place) -> Any:
+def _bound(work: Any, place: PropagatedContext) -> Any:
     """Return work that runs as in a place; what is no work is the pool's to complain about."""
-    return Bound(work, place) if callable(work) else work
+    return BoundCallable(work, place) if callable(work) else work
 
 
 def _starting(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
@@ -205,7 +205,7 @@ def _starting(original: Callable[..., Any], patches: Patches) -> Callable[..., A
     def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
         if not patches.switch.is_on:
             return original(pool, *args, **kwargs)
-        with as_nobody():
+        with detached_context():
             return original(pool, *args, **kwargs)
 
     return method

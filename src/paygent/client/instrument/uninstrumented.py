@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from paygent.client.instrument.patching.patches import Hook, Patches
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 _MODULES = {
     "azure.ai.inference": "Azure AI inference",
@@ -129,4 +129,4 @@ def _notice_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patc
 
 
 def _say(what: str, shown: str) -> None:
-    failures.say(f"unmetered_sdk:{what}", _MESSAGE, shown)
+    diagnostics.warn_once(f"unmetered_sdk:{what}", _MESSAGE, shown)

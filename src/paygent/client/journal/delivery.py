@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from paygent.client.accounts.registry import Accounts, User
 from paygent.client.journal.journal import Journal, adopt, unfinished
 from paygent.client.journal.segments import Record
-from paygent.core.event import Event, decode_end, encode_end, presumed
+from paygent.core.event import Event, decode_end, encode_end, event_from_begin
 from paygent.core.messages import (
     Answer,
     AssignRecord,
@@ -41,7 +41,7 @@ from paygent.core.messages import (
     SessionRecord,
 )
 from paygent.core.period import Subscription
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Worker:
                 try:
                     thread.start()
                 except RuntimeError:  # the process may have no more; the next call tries again
-                    failures.say("no_thread", "no thread can be started; events wait")
+                    diagnostics.warn_once("no_thread", "no thread can be started; events wait")
                     return
                 self._threads.append(thread)
             self._started = True
@@ -160,7 +160,7 @@ class Worker:
         if self._idle:
             self._wake.set()
 
-    def hurry(self) -> None:
+    def wake(self) -> None:
         """Have the next round begin now."""
         self.nudge()
         self._wake.set()
@@ -293,7 +293,7 @@ class Worker:
             self._ledger.open()
             self._adopt()
         except LedgerUnavailable as error:
-            failures.say(
+            diagnostics.warn_once(
                 "ledger_unavailable",
                 "the ledger is not available (%s); events wait in the journal",
                 error,
@@ -339,7 +339,9 @@ class Worker:
 
     def _deliver_dead(self, records: list[Record]) -> None:
         """Settle the records of a process that died; its calls in flight as estimated."""
-        begun = (attempt("event_record", presumed, record) for record in unfinished(records))
+        begun = (
+            attempt("event_record", event_from_begin, record) for record in unfinished(records)
+        )
         events = [*_events(records), *(event for event in begun if event is not None)]
         self._settle(Batch(directory=tuple(_directory(records)), at_us=self._now_us()))
         for start in range(0, len(events), RECORDS_PER_BATCH_MAX):
@@ -360,12 +362,12 @@ class Worker:
             self._refused += 1
             if self._refused < _REFUSED_MAX:  # it may have been an accident
                 raise
-            failures.note("ledger_refused", error)
+            diagnostics.record_error("ledger_refused", error)
         # One record of many; it must not keep the others from being booked.
         events, directory = batch.events, batch.directory
         if len(events) + len(directory) <= 1:
             for record in (*events, *directory):
-                attempt("set_aside", self._journal.set_aside, {"refused": str(record)})
+                attempt("set_aside", self._journal.quarantine, {"refused": str(record)})
             return self._ledger.settle(Batch((), (), batch.questions, batch.at_us))
         counted: frozenset[str] = frozenset()
         for half in (slice(None, (len(events) + 1) // 2), slice((len(events) + 1) // 2, None)):
@@ -381,14 +383,16 @@ class Worker:
         self.before_round()
         while not self._stopping or self._journal.has_unread:
             self._adopt_now_and_then()
-            self._journal.tend()
+            self._journal.maintain()
             records = self._journal.take(RECORDS_PER_BATCH_MAX)
             events = _events(records)
             now_us = self._now_us()
-            questions = self._accounts.touched({event.user_id for event in events}, now_us)
+            questions = self._accounts.take_active_users(
+                {event.user_id for event in events}, now_us
+            )
             if not records and not questions:
                 self._journal.delivered()  # a segment that was read to its end may go
-                if self._journal.bring_again(self._undelivered):
+                if self._journal.requeue_lost(self._undelivered):
                     continue
                 return worked
             directory = tuple(_directory(records))
@@ -404,7 +408,7 @@ class Worker:
         return worked
 
     def _undelivered(self) -> list[bytes]:
-        return [encode_end(event) for event in self._accounts.undelivered()]
+        return [encode_end(event) for event in self._accounts.pending_events()]
 
     def _book(self, batch: Batch) -> bool:
         """Settle what was just taken from the journal, and acknowledge it; false if the ledger is
@@ -420,7 +424,7 @@ class Worker:
             self._accounts.acknowledge(batch.events, answer, batch.at_us)
             is_known = True
         except LedgerUnavailable as error:
-            failures.say(
+            diagnostics.warn_once(
                 "ledger_unavailable",
                 "the ledger is not available (%s); events wait in the journal",
                 error,
@@ -437,14 +441,14 @@ class Worker:
     def _touch_again(self, user_id: str) -> None:
         user = self._accounts.users.get(user_id)
         if user is not None:
-            user.touched = True
+            user.is_active = True
 
     def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
         for record in directory:
             if isinstance(record, PlanRecord):
-                self._accounts.recorded("plan:" + record.name)
+                self._accounts.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
-                self._accounts.recorded("user:" + record.user_id)
+                self._accounts.confirm_recorded("user:" + record.user_id)
 
     # -- the asking thread
 
@@ -484,7 +488,7 @@ class Worker:
                 return False
             if user.user_id in self._booking:
                 continue
-            if self._accounts.read(answer, now_us, as_of=deliveries) and user.known:
+            if self._accounts.apply_answer(answer, now_us, as_of=deliveries) and user.known:
                 return True
         return user.known
 

@@ -49,7 +49,7 @@ from paygent.client.journal.segments import (
     parse,
 )
 from paygent.core.event import encode_void
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 try:
     import fcntl
@@ -170,7 +170,9 @@ class Journal:
         """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
         if len(payload) > RECORD_BYTES_MAX:
             self._lost += 1
-            failures.say("record_too_large", "a record of %s bytes was not kept", len(payload))
+            diagnostics.warn_once(
+                "record_too_large", "a record of %s bytes was not kept", len(payload)
+            )
             return
         self._append(frame(payload))
         self.pushed += 1
@@ -191,7 +193,7 @@ class Journal:
                 try:
                     whole = segment.append(data)
                 except OSError as error:
-                    failures.note("journal_write", error)
+                    diagnostics.record_error("journal_write", error)
                     self._rotate(segment, to_memory=True)
                     continue
             finally:
@@ -234,9 +236,9 @@ class Journal:
         log may come back here.
         """
         for kind, error in failed:
-            failures.note(kind, error)
+            diagnostics.record_error(kind, error)
         if isinstance(fresh, MemorySegment) and self.folder is not None:
-            failures.say(
+            diagnostics.warn_once(
                 "journal_in_memory", "the journal cannot be written; events are kept in memory only"
             )
 
@@ -317,7 +319,7 @@ class Journal:
 
     # -- looking after the segments, by the delivering thread
 
-    def tend(self) -> None:
+    def maintain(self) -> None:
         """Do now and then what no caller should have to."""
         self.try_files_again()
         for segment in list(self._segments):
@@ -391,7 +393,7 @@ class Journal:
                 self._remove(segment)
         self._batch = []
 
-    def bring_again(self, payloads: Callable[[], list[bytes]]) -> bool:
+    def requeue_lost(self, payloads: Callable[[], list[bytes]]) -> bool:
         """Append once more what no memory could take, and what has disappeared from files; by the
         delivering thread, when all else is delivered.
 
@@ -413,7 +415,7 @@ class Journal:
             self._append(frame(payload))
         return bool(again)
 
-    def set_aside(self, record: Record) -> None:
+    def quarantine(self, record: Record) -> None:
         """Keep a record that no ledger can take, beside the journal, for a person to look at.
 
         Raises:

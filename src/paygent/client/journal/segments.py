@@ -30,7 +30,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 MAGIC = b"PJ1\x9d"
 HEADER = struct.Struct("<4sII")
@@ -150,7 +150,7 @@ class _FileSegment:
         while position < end and len(taken) < records_max:
             data = self._read(position, min(end - position, _READ_BYTES))
             if not data:  # somebody took the file away; the records behind it must not wait for it
-                failures.say("journal_lost", "a part of the journal has disappeared")
+                diagnostics.warn_once("journal_lost", "a part of the journal has disappeared")
                 self.dropped = 1
                 return taken, end
             at_end = is_left and position + len(data) == end
@@ -298,7 +298,7 @@ class MappedSegment(_FileSegment):
             try:
                 os.truncate(self.path, self._sealed_at)
             except OSError as error:  # it stays as long as it is; readers know where it ends
-                failures.note("journal_cut", error)
+                diagnostics.record_error("journal_cut", error)
 
     def remove(self) -> None:
         """Delete the file."""
@@ -337,7 +337,7 @@ class MemorySegment:
             if data.startswith(_FOR_THE_NEXT, HEADER.size):
                 return True  # nothing is lost: memory has no next process
             self.dropped += 1
-            failures.say(
+            diagnostics.warn_once(
                 "journal_memory_full",
                 "no journal can be written and memory is full: events are delivered late",
             )

@@ -25,7 +25,7 @@ _PAUSE_S = 1.0  # between two collections, at least
 _PAUSE_FACTOR = 20  # and so many times as long as the last one took: 5 % of the time at most
 
 
-class LateEnds:
+class DeferredEnds:
     """The late ends of one `Paygent`. Thread-safe; `add` and `note_left` also in a finalizer.
 
     Attributes:
@@ -60,7 +60,7 @@ class LateEnds:
                 return
             end()
 
-    def note_left(self) -> None:
+    def mark_abandoned(self) -> None:
         """Note that the reading of a stream was left before its end; it may have been dropped."""
         self._has_left = True
 

@@ -4,16 +4,16 @@ says anything of follows `on_missing_user`.
 
 from __future__ import annotations
 
-from paygent.client.context.identity import Identity, here
+from paygent.client.context.identity import Identity, current_identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.types import GuardResult
 
 
-class Whose:
+class Attribution:
     """Tells whose the calls of one `Paygent` are. Thread-safe.
 
     Attributes:
@@ -29,25 +29,25 @@ class Whose:
         """
         self._policy = policy
         self._callbacks = callbacks
-        self.nobody = MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
+        self.fallback_user_id = MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
 
-    def identify(self, request: Request) -> Identity:
+    def resolve(self, request: Request) -> Identity:
         """Return whose call it is.
 
         Raises:
             PaygentLimitExceeded: with `no_user`, where calls without a user are refused.
         """
-        if request.whose is None:
+        if request.resolved_identity is None:
             said = self._said(request)
             if said is None or said.user_id is None:
                 if not request.has_run:
                     self._say_missing()
                 session_id = said.session_id if said is not None else None
-                said = Identity(self.nobody, session_id).over(said)
-            request.whose = said
-        return request.whose
+                said = Identity(self.fallback_user_id, session_id).merged_with(said)
+            request.resolved_identity = said
+        return request.resolved_identity
 
-    def named(self, request: Request) -> Identity | None:
+    def explicit(self, request: Request) -> Identity | None:
         """Return whose call it is, where that is said; None where it is not."""
         said = self._said(request)
         return said if said is not None and said.user_id is not None else None
@@ -55,8 +55,8 @@ class Whose:
     @staticmethod
     def _said(request: Request) -> Identity | None:
         """Return what is said of whose call it is, in the call and around it."""
-        around = here()
-        return around if request.identity is None else request.identity.over(around)
+        around = current_identity()
+        return around if request.identity is None else request.identity.merged_with(around)
 
     def _say_missing(self) -> None:
         """Do with a call that has no user what the policy says: refuse it, say it, or nothing."""
@@ -66,7 +66,7 @@ class Whose:
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
-            failures.say(
+            diagnostics.warn_once(
                 "no_user",
                 "a call has no user and is counted on %s: put it into a paygent_context, or hand"
                 " its work over with pg.bind",

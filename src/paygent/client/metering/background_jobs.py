@@ -19,9 +19,9 @@ from paygent.client.context.identity import Identity
 from paygent.client.runtime import ids
 from paygent.core.event import Event
 from paygent.core.pricing import Rates
-from paygent.core.usage import QUALITIES, Deferred, Quality, Usage
+from paygent.core.usage import QUALITIES, JobStatus, Quality, Usage
 from paygent.prices.catalogue import Catalogue
-from paygent.prices.usage_cost import Asked, Priced, price
+from paygent.prices.usage_cost import Priced, PriceQuery, price
 
 _REMEMBERED_MAX = 10_000  # jobs of this process under way; the ledger knows all of them
 _BOOKED_MAX = 10_000  # uses that this process has booked; the ledger counts an id once
@@ -41,7 +41,7 @@ class Finished(NamedTuple):
     rates: Rates | None
 
 
-class Jobs:
+class BackgroundJobs:
     """The jobs that this process has started, and those whose use it has booked. Plain dicts, whose
     single steps are safe between threads.
     """
@@ -62,7 +62,7 @@ class Jobs:
         """Return the id of the event that a job is started with."""
         return ids.id_of_key(self._product, "", f"job:{ref}")
 
-    def start(self, job: Deferred, user: User, event: Event) -> None:
+    def start(self, job: JobStatus, user: User, event: Event) -> None:
         """Remember how a job was booked at first."""
         if job.usages is not None:
             self.note_booked(job)  # it was over at once
@@ -71,11 +71,11 @@ class Jobs:
         if len(self._started) > _REMEMBERED_MAX:
             self._started.pop(next(iter(self._started)), None)
 
-    def is_news(self, found: Deferred) -> bool:
+    def is_news(self, found: JobStatus) -> bool:
         """Tell whether a job has ended, and this process has not booked its use."""
         return found.usages is not None and found.ref not in self._booked
 
-    def note_booked(self, found: Deferred) -> None:
+    def note_booked(self, found: JobStatus) -> None:
         """Note that the use of a job is booked; how it was booked at first is not needed any
         more.
         """
@@ -85,7 +85,7 @@ class Jobs:
             self._booked.pop(next(iter(self._booked)), None)
 
     def finish(
-        self, found: Deferred, provider: str, asker: User, identity: Identity, at_us: int
+        self, found: JobStatus, provider: str, asker: User, identity: Identity, at_us: int
     ) -> Iterator[Finished]:
         """Return what is to be booked of a job that has ended.
 
@@ -98,7 +98,7 @@ class Jobs:
         original_id = self.event_id(found.ref)
         known = self._started.get(original_id)
         user, original = known or (asker, _unknown(original_id, asker, identity, at_us))
-        asked = Asked(provider, "", user.plan, original.at_us)
+        asked = PriceQuery(provider, "", user.plan, original.at_us)
         shares: dict[str, _Share] = {}
         for usage in found.usages or ():
             share = _Share.of(usage, price(self._catalogue, asked, usage))

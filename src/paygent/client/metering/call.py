@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from paygent.client.accounts.forecasts import Flight, Hold
+from paygent.client.accounts.forecasts import Hold, UsageForecast
 from paygent.client.accounts.registry import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
@@ -46,6 +46,7 @@ class Request:
 
     __slots__ = (
         "body",
+        "declared_usage",
         "generates",
         "has_run",
         "identity",
@@ -55,12 +56,11 @@ class Request:
         "model",
         "provider",
         "requests",
+        "resolved_identity",
         "route",
         "size",
         "tier",
-        "told",
         "waiter",
-        "whose",
     )
 
     def __init__(
@@ -75,7 +75,7 @@ class Request:
         identity: Identity | None = None,
         size: Size | None = None,
         input_tokens: int | None = None,
-        told: Usage | None = None,
+        declared_usage: Usage | None = None,
         requests: int = 1,
         tier: str = "",
         has_run: bool = False,
@@ -89,10 +89,10 @@ class Request:
         self.identity = identity
         self.is_async = False
         self.waiter: Waiter | None = None
-        self.whose: Identity | None = None
+        self.resolved_identity: Identity | None = None
         self.size = size
         self.input_tokens = input_tokens
-        self.told = told
+        self.declared_usage = declared_usage
         self.requests = requests
         self.tier = tier
         self.has_run = has_run
@@ -111,7 +111,7 @@ class Call:
         "drops_usage_chunk",
         "ends",
         "event_id",
-        "flight",
+        "forecast",
         "head",
         "hold",
         "identity",
@@ -134,7 +134,7 @@ class Call:
     drops_usage_chunk: bool
     ends: list[None]
     event_id: str
-    flight: Flight
+    forecast: UsageForecast
     head: str
     hold: Hold
     identity: Identity

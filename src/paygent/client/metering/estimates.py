@@ -5,12 +5,12 @@ Without effects: `core/estimate.py` has the arithmetic, the call what it is appl
 
 from __future__ import annotations
 
-from paygent.client.accounts.forecasts import Flight, Use
+from paygent.client.accounts.forecasts import UsageForecast, Use
 from paygent.client.metering.call import Call
-from paygent.core.estimate import Estimate, Taken, bound, cost_of, weight_of
+from paygent.core.estimate import Estimate, Observation, bound, cost_of, weight_of
 from paygent.core.event import Event
 from paygent.core.pricing import bound_nano, cost_nano, in_units_of, is_plain
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 
 _CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
 
@@ -20,13 +20,13 @@ def use_of(call: Call) -> Use:
     what its request tells where that is certain.
     """
     request = call.request
-    if request.told is not None:
-        return _told(call, request.told)
+    if request.declared_usage is not None:
+        return _told(call, request.declared_usage)
     if call.plan.pre_call_estimate:
         return _worst_case(call)
     if request.requests > 1:
         return _many(call)
-    return call.flight.use(call.size, request.max_tokens)
+    return call.forecast.use(call.size, request.max_tokens)
 
 
 def _told(call: Call, told: Usage) -> Use:
@@ -34,42 +34,42 @@ def _told(call: Call, told: Usage) -> Use:
     rates = call.resolved.rates
     usage = in_units_of(rates, told)
     estimate = Estimate(usage.input_tokens, usage.output_tokens)
-    return Use(estimate, cost_nano(usage, rates), is_free=call.flight.is_free)
+    return Use(estimate, cost_nano(usage, rates), is_free=call.forecast.is_free)
 
 
 def _worst_case(call: Call) -> Use:
     """Return the most that a call can use."""
-    request, flight = call.request, call.flight
+    request, forecast = call.request, call.forecast
     most = bound(
         call.size,
         max_tokens=request.max_tokens,
         buffer_tokens=call.plan.pre_call_buffer_tokens,
-        model_max_tokens=flight.caution.model_max_tokens,
+        model_max_tokens=forecast.caution.model_max_tokens,
         generates=request.generates,
     )
     # What a request only refers to has no bound; what was seen of it is added.
     told = most.input_tokens if request.input_tokens is None else request.input_tokens
-    most = most._replace(input_tokens=told + flight.expectation.input_extra)
+    most = most._replace(input_tokens=told + forecast.expectation.input_extra)
     writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
     most_nano = max(
-        bound_nano(*most, flight.rates, writes_cache=writes_cache),
-        cost_of(flight.expectation, most, flight.rates),  # of tools, or of another model
+        bound_nano(*most, forecast.rates, writes_cache=writes_cache),
+        cost_of(forecast.expectation, most, forecast.rates),  # of tools, or of another model
     )
-    return Use(most, most_nano, is_free=flight.is_free)
+    return Use(most, most_nano, is_free=forecast.is_free)
 
 
 def _many(call: Call) -> Use:
     """Return what a call that holds many requests may use: so many times what one of them does."""
-    flight, count, bound_tokens = call.flight, call.request.requests, call.request.max_tokens
+    forecast, count, bound_tokens = call.forecast, call.request.requests, call.request.max_tokens
     size = call.size._replace(
         text_bytes=-(-call.size.text_bytes // count), parts=-(-call.size.parts // count)
     )
-    one = flight.use(size, None if bound_tokens is None else -(-bound_tokens // count))
+    one = forecast.use(size, None if bound_tokens is None else -(-bound_tokens // count))
     estimate = Estimate(one.estimate.input_tokens * count, one.estimate.output_tokens * count)
-    return Use(estimate, one.cost_nano * count, is_free=flight.is_free)
+    return Use(estimate, one.cost_nano * count, is_free=forecast.is_free)
 
 
-def estimated(call: Call, job: Deferred | None) -> Usage:
+def estimated(call: Call, job: JobStatus | None) -> Usage:
     """Return what is booked where no usage came: what the request tells, or what was held.
 
     Args:
@@ -77,8 +77,8 @@ def estimated(call: Call, job: Deferred | None) -> Usage:
         job: What it has started, whose use the provider tells later; or None.
     """
     request, estimate = call.request, call.estimate
-    if request.told is not None:
-        usage = in_units_of(call.resolved.rates, request.told)
+    if request.declared_usage is not None:
+        usage = in_units_of(call.resolved.rates, request.declared_usage)
     else:
         told = request.input_tokens
         usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
@@ -89,13 +89,13 @@ def estimated(call: Call, job: Deferred | None) -> Usage:
     return usage._replace(quality="estimated")
 
 
-def learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | None:
+def learned(call: Call, event: Event, usage: Usage) -> tuple[UsageForecast, Observation] | None:
     """Return what the next calls like this one are expected by; None where the provider did not
     count all of it.
     """
     if event.quality not in ("exact", "unpriced"):
         return None
-    taken = Taken(
+    taken = Observation(
         weight_of(call.size),
         event.input_tokens,
         event.output_tokens,
@@ -103,7 +103,7 @@ def learned(call: Call, event: Event, usage: Usage) -> tuple[Flight, Taken] | No
         call.hold.use.max_tokens,
         # Only of the list that the next ones are expected by: another model may have answered.
         event.cost_tokens_nano
-        if event.price_id == call.flight.rates.price_id and is_plain(usage)
+        if event.price_id == call.forecast.rates.price_id and is_plain(usage)
         else None,
     )
-    return call.flight, taken
+    return call.forecast, taken

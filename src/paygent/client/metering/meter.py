@@ -39,12 +39,12 @@ from paygent.client.context.identity import Identity
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.metering import nesting
-from paygent.client.metering.abandoned import LateEnds
-from paygent.client.metering.attribution import Whose
-from paygent.client.metering.background_jobs import Jobs
+from paygent.client.metering.abandoned import DeferredEnds
+from paygent.client.metering.attribution import Attribution
+from paygent.client.metering.background_jobs import BackgroundJobs
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.estimates import estimated, learned, use_of
-from paygent.client.metering.records import Entries
+from paygent.client.metering.records import RecordWriter
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import caller, running_loop, runs_loop
 from paygent.client.runtime.ids import new_id
@@ -57,17 +57,17 @@ from paygent.core.event import (
     encode_end,
     encode_head,
     encode_void,
-    presumed,
+    event_from_begin,
 )
 from paygent.core.explain import LARGEST_INPUT
 from paygent.core.gate import CONTENTION, Decision, warning
 from paygent.core.messages import AssignRecord
 from paygent.core.plan import PlanConfig
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import failures, logger
+from paygent.failopen import diagnostics, logger
 from paygent.prices.catalogue import Catalogue, Resolved
-from paygent.prices.usage_cost import Asked, price
+from paygent.prices.usage_cost import PriceQuery, price
 from paygent.types import GuardResult, guard_result, usage_event
 
 _NS_PER_MS = 1_000_000
@@ -94,11 +94,11 @@ class Meter:
         self._callbacks = callbacks
         self._now_us = now_us
         self._allowance = Allowance()
-        self._jobs = Jobs(settings.ledger_product, catalogue)
+        self._jobs = BackgroundJobs(settings.ledger_product, catalogue)
         self._dropped = self._drop  # bound once
-        self._whose = Whose(settings.on_missing_user, callbacks)
-        self.entries = Entries(accounts, journal, worker, callbacks)
-        self.late_ends = LateEnds(worker.hurry)
+        self._attribution = Attribution(settings.on_missing_user, callbacks)
+        self.records = RecordWriter(accounts, journal, worker, callbacks)
+        self.deferred_ends = DeferredEnds(worker.wake)
 
     # -- before the provider
 
@@ -112,10 +112,12 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
         """
-        if self.late_ends.waiting:
-            self.late_ends.run()
-        nesting.give_up(request)  # before the gate: what a wrapper holds would stand in its way
-        identity = self._whose.identify(request)
+        if self.deferred_ends.waiting:
+            self.deferred_ends.run()
+        nesting.yield_to_inner(
+            request
+        )  # before the gate: what a wrapper holds would stand in its way
+        identity = self._attribution.resolve(request)
         at_us = self._now_us()
         user = self._user(request, identity, at_us)
         if isinstance(user, Wait):
@@ -126,7 +128,7 @@ class Meter:
             self._assign_from_context(user, identity.plan, at_us)
         plan = user.plan
         if plan is UNLIMITED:
-            self._accounts.say_unlimited(user)
+            self._accounts.warn_unlimited(user)
 
         call = Call()
         call.ends = []  # none to claim before it holds
@@ -151,7 +153,7 @@ class Meter:
         call.resolved = resolved
         call.model_key = resolved.model_key
         call.size = measure(request.body) if request.size is None else request.size
-        call.flight = self._accounts.flight(
+        call.forecast = self._accounts.forecast(
             user, request.route, resolved, generates=request.generates
         )
         call.hold = Hold(use_of(call), call.model_key, call.session_id, at_us, caller())
@@ -169,7 +171,7 @@ class Meter:
             self.void(call, "did not begin")
             raise
 
-    def look(self, request: Request) -> Wait | None:
+    def check(self, request: Request) -> Wait | None:
         """Refuse what the gate would refuse now; hold and book nothing.
 
         Returns:
@@ -178,7 +180,7 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit is used up.
         """
-        identity = self._whose.identify(request)
+        identity = self._attribution.resolve(request)
         at_us = self._now_us()
         user = self._user(request, identity, at_us)
         if isinstance(user, Wait):
@@ -199,13 +201,13 @@ class Meter:
             if decision.status != "hard_gate" or decision.retryable:
                 return None
             refusal = guard_result(decision, user.user_id)
-        self._say_refused(user, refusal)
+        self._report_refusal(user, refusal)
         raise PaygentLimitExceeded(refusal)
 
     def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
         """Return the user of a request, or the wait for the ledger's word on them."""
         user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
-        if self._accounts.asks(user, identity.session_id, at_us) and not request.has_run:
+        if self._accounts.needs_refresh(user, identity.session_id, at_us) and not request.has_run:
             return self._wait_for(user, identity.session_id)
         return user
 
@@ -216,12 +218,12 @@ class Meter:
 
         def done(gives_up: bool) -> None:
             if not (answer.done() or gives_up or runs_loop()):
-                failures.say(
+                diagnostics.warn_once(
                     "ledger_slow",
                     "the ledger did not answer in %s s; calls go on",
                     FIRST_TOUCH_WAIT_S,
                 )
-            self._accounts.waited(user, session_id, self._now_us())
+            self._accounts.mark_waited(user, session_id, self._now_us())
 
         return Wait(answer, FIRST_TOUCH_WAIT_S, done)
 
@@ -251,16 +253,16 @@ class Meter:
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Put a user that nobody assigned on the plan that the context names."""
         if user.assigned:
-            failures.say(
+            diagnostics.warn_once(
                 "context_plan", "a context names plan %s for a user who has another one", plan
             )
         elif plan not in self._accounts.plans:
-            failures.say(
+            diagnostics.warn_once(
                 "context_plan_unknown", "a context names plan %s, which is not configured", plan
             )
         else:
             self._accounts.assign(user.user_id, plan, None, user.subscription, at_us)
-            self.entries.write(
+            self.records.write(
                 AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
             )
 
@@ -272,7 +274,7 @@ class Meter:
         """
         call.blocked = False
         if call.request.has_run:
-            self._hold_unasked(call)
+            self._hold_unconditionally(call)
             return None
         user, strict = call.user, call.plan.pre_call_estimate
         refusal = None
@@ -299,7 +301,7 @@ class Meter:
         if not (isinstance(found, Decision) and found.retryable):
             return found
         is_first = call.request.waiter is None
-        room = self.late_ends.collect_left(is_first=is_first)
+        room = self.deferred_ends.collect_left(is_first=is_first)
         waiter = self._waiter(call, looks_soon=is_first and room == "soon")
         if waiter is None and room != "now":
             return found
@@ -314,19 +316,19 @@ class Meter:
         it would have waited for them.
         """
         if self._settings.raise_on_hard_gate or refusal.gate_reason != CONTENTION:
-            self._say_refused(call.user, refusal)
+            self._report_refusal(call.user, refusal)
             if self._settings.raise_on_hard_gate:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
-        self._hold_unasked(call)
+        self._hold_unconditionally(call)
 
-    def _say_refused(self, user: User, refusal: GuardResult) -> None:
+    def _report_refusal(self, user: User, refusal: GuardResult) -> None:
         """Tell who listens that a user is refused, and have the worker look after it."""
-        user.touched = True
+        user.is_active = True
         self._worker.nudge()  # what refuses may have changed elsewhere: have it read anew
         self._callbacks.fire("hard_gate", refusal)
 
-    def _hold_unasked(self, call: Call) -> None:
+    def _hold_unconditionally(self, call: Call) -> None:
         """Hold what a call may use, whatever the limits say."""
         self._accounts.hold(call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False)
 
@@ -359,8 +361,8 @@ class Meter:
         return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
 
     def _write_begin(self, call: Call) -> None:
-        self.entries.write_opened_sessions()
-        self.entries.list_prices(call.resolved.rates, call.at_us)
+        self.records.write_opened_sessions()
+        self.records.record_price_list(call.resolved.rates, call.at_us)
         request, hold = call.request, call.hold
         begin = Begin(
             call.event_id,
@@ -383,7 +385,7 @@ class Meter:
 
     # -- after the provider
 
-    def settle(self, call: Call, usage: Usage | Deferred | None) -> None:
+    def settle(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Price what the call used and book it; None books what was estimated, and so does work
         whose use the provider tells later.
 
@@ -393,11 +395,11 @@ class Meter:
             if call.claim_end():
                 self._settle(call, usage)
         except BaseException:  # a failure of ours, an interruption
-            self._end_anyhow(call, None)
+            self._force_end(call, None)
             raise
 
-    def _settle(self, call: Call, found: Usage | Deferred | None) -> None:
-        job, usage = (found, found.use_now) if isinstance(found, Deferred) else (None, found)
+    def _settle(self, call: Call, found: Usage | JobStatus | None) -> None:
+        job, usage = (found, found.use_now) if isinstance(found, JobStatus) else (None, found)
         if usage is None:
             usage = estimated(call, job)
         event = self._event(call, usage)
@@ -430,10 +432,10 @@ class Meter:
                 self._journal.end(call.event_id, encode_void(call.event_id))
             logger.debug("paygent: a call is void (%s)", why)
         except BaseException:  # as above
-            self._end_anyhow(call, encode_void(call.event_id))
+            self._force_end(call, encode_void(call.event_id))
             raise
 
-    def _end_anyhow(self, call: Call, void: bytes | None) -> None:
+    def _force_end(self, call: Call, void: bytes | None) -> None:
         """End a call whose end failed or was interrupted: no hold stays, and what was spent counts.
 
         Args:
@@ -445,13 +447,13 @@ class Meter:
         try:
             self._accounts.release(call.user, call.hold)
             if begun is not None and void is None:
-                event = call.user.pending.get(call.booked_id) or presumed(begun)
+                event = call.user.pending.get(call.booked_id) or event_from_begin(begun)
                 self._accounts.settle(call.user, None, event)
             self._give_back(call, event.cost_nano if event is not None else 0)
         finally:
             if begun is not None:
                 if void is None:
-                    void = encode_end(event or presumed(begun), ends=call.event_id)
+                    void = encode_end(event or event_from_begin(begun), ends=call.event_id)
                 self._journal.end(call.event_id, void)
 
     def _give_back(self, call: Call, spent_nano: int) -> None:
@@ -462,12 +464,12 @@ class Meter:
 
     def _drop(self, call: Call) -> None:
         """End a call that nobody can end any more as estimated: it may have been sent."""
-        self.late_ends.add(partial(self.settle, call, None))
+        self.deferred_ends.add(partial(self.settle, call, None))
 
     def renew_after_fork(self) -> None:
         """Forget the parent's calls in flight."""
-        self.late_ends.renew_after_fork()
-        self.entries.renew_after_fork()
+        self.deferred_ends.renew_after_fork()
+        self.records.renew_after_fork()
         self._allowance.renew_after_fork()
 
     def _event(self, call: Call, usage: Usage) -> Event:
@@ -476,10 +478,10 @@ class Meter:
         provider = usage.provider or request.provider
         resolved = call.resolved if provider == request.provider else None
         priced = price(
-            self._catalogue, Asked(provider, request.model, plan, call.at_us, resolved), usage
+            self._catalogue, PriceQuery(provider, request.model, plan, call.at_us, resolved), usage
         )
         if priced.rates is not None:
-            self.entries.list_prices(priced.rates, call.at_us)
+            self.records.record_price_list(priced.rates, call.at_us)
         tools = usage.tool_calls if plan.tool_costs_nano else ()
         charged = tuple(name for name in tools if name in plan.tool_costs_nano)
         details = priced.details
@@ -516,7 +518,7 @@ class Meter:
 
     # -- jobs: work that a provider does after its answer
 
-    def collect(self, request: Request, found: Deferred) -> None:
+    def collect(self, request: Request, found: JobStatus) -> None:
         """Book what a provider says, when it is asked, of work that an earlier call has started.
 
         Nothing is gated: the work is done. What was booked for it at first is corrected, by the
@@ -524,15 +526,17 @@ class Meter:
         """
         if not self._jobs.is_news(found):
             return
-        identity = self._whose.named(request) or Identity(self._whose.nobody)
+        identity = self._attribution.explicit(request) or Identity(
+            self._attribution.fallback_user_id
+        )
         at_us = self._now_us()
-        asker = self._accounts.user(identity.user_id or self._whose.nobody, at_us)
+        asker = self._accounts.user(identity.user_id or self._attribution.fallback_user_id, at_us)
         for done in self._jobs.finish(found, request.provider, asker, identity, at_us):
             if not done.user.sdk_enabled:
                 return
             if done.rates is not None:
-                self.entries.list_prices(done.rates, at_us)
-            self.entries.book(done.user, done.event)
+                self.records.record_price_list(done.rates, at_us)
+            self.records.book(done.user, done.event)
         self._jobs.note_booked(found)
 
 

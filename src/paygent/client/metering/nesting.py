@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import Protocol
 
-from paygent.client.context.identity import take_along
+from paygent.client.context.identity import propagate
 from paygent.client.metering.call import Request
 
 GiveUp = Callable[[], None]
@@ -66,7 +66,7 @@ class OnStack(Protocol):
 on_stack: list[OnStack] = []
 
 
-def around() -> GiveUp | None:
+def enclosing_call() -> GiveUp | None:
     """Return what has the calls around this place give up, or None."""
     told = [_around.get(), *(each.around() for each in on_stack)]
     found = [each for each in told if each is not None]
@@ -80,7 +80,7 @@ def around() -> GiveUp | None:
     return give_up
 
 
-take_along(_around, around)  # a callable may make its calls on threads
+propagate(_around, enclosing_call)  # a callable may make its calls on threads
 
 
 class Around:
@@ -98,7 +98,7 @@ class Around:
         leave(self._token)
 
 
-def give_up(request: Request) -> None:
+def yield_to_inner(request: Request) -> None:
     """Have the calls around this place give up: a call that is metered itself begins here."""
     outer = _around.get()
     if outer is not None:

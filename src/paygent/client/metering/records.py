@@ -20,7 +20,7 @@ from paygent.failopen import attempt
 from paygent.types import usage_event
 
 
-class Entries:
+class RecordWriter:
     """Writes the entries of one `Paygent`. Thread-safe.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entries:
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 
-    def list_prices(self, rates: Rates, at_us: int) -> None:
+    def record_price_list(self, rates: Rates, at_us: int) -> None:
         """Have a price list kept, once, so that what was booked with it can be explained."""
         if rates.price_id not in self._listed:
             self._listed.add(rates.price_id)

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.runtime.event_loops import running_loop, runs_loop
-from paygent.failopen import attempt, failures, isolate, isolate_async
+from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
 if TYPE_CHECKING:
     import asyncio
@@ -85,7 +85,9 @@ class Callbacks:
             try:
                 self._queue.put_nowait((run, last))
             except queue.Full:
-                failures.say("callbacks_dropped", "callbacks take too long; some were dropped")
+                diagnostics.warn_once(
+                    "callbacks_dropped", "callbacks take too long; some were dropped"
+                )
                 last = None
                 break
         if not self._queue.empty():
@@ -165,7 +167,7 @@ class Callbacks:
             try:
                 self._queue.put_nowait(None)
             except queue.Full:
-                failures.say("callbacks_hung", "a callback is still running at shutdown")
+                diagnostics.warn_once("callbacks_hung", "a callback is still running at shutdown")
 
     def renew_after_fork(self) -> None:
         """Forget the parent's thread and queue; registrations stay."""

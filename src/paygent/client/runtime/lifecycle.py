@@ -12,7 +12,7 @@ import weakref
 from typing import Protocol
 
 from paygent.client.runtime import ids
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 EXIT_WAIT_S = 2.0
 """How long the end of the process waits for a last delivery; the rest waits in the journal."""
@@ -73,7 +73,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    failures.renew_after_fork()
+    diagnostics.renew_after_fork()
     ids.renew_after_fork()
     for made in list(_watched):
         attempt("fork", made.renew_after_fork)

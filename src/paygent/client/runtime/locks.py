@@ -24,7 +24,7 @@ class LockUnavailable(Exception):
     """A lock could not be had for seconds; what needed it fails, and the call goes on."""
 
 
-def brief(lock: threading.Lock) -> threading.Lock:
+def acquire_soon(lock: threading.Lock) -> threading.Lock:
     """Return a lock once it is free.
 
     Between this and its taking another thread may take it; then it is slept in, which does no harm
@@ -38,7 +38,7 @@ def brief(lock: threading.Lock) -> threading.Lock:
     return lock
 
 
-def patient(lock: threading.Lock) -> threading.Lock:
+def acquire_blocking(lock: threading.Lock) -> threading.Lock:
     """Return a lock once it is free, however long that takes.
 
     For threads of ours, which no signal handler interrupts, and only there: what they were told by

@@ -11,7 +11,7 @@ from operator import index
 from typing import Any
 
 from paygent.core.usage import Usage
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 
 _NAME_CHARS_MAX = 255
 _TOKENS_MAX = 10**12  # a larger "count of tokens" is a broken answer, not a use
@@ -92,7 +92,7 @@ class ProviderRegistry:
         Raises:
             InvalidValue: naming every field that breaks a rule.
         """
-        findings = Findings("ProviderRegistry.register")
+        findings = ValidationErrors("ProviderRegistry.register")
         if not isinstance(config, ProviderConfig):
             findings.add("config", config, "must be a ProviderConfig")
             findings.raise_if_any()
@@ -123,7 +123,7 @@ class ProviderRegistry:
         return True  # an empty registry is one that is there
 
 
-def _check(findings: Findings, config: ProviderConfig) -> None:
+def _check(findings: ValidationErrors, config: ProviderConfig) -> None:
     """Note the rules that a provider breaks."""
     name = config.name
     if not isinstance(name, str) or not 0 < len(name.strip()) <= _NAME_CHARS_MAX:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.core.money import read_decimal
-from paygent.core.validation import Findings
+from paygent.core.validation import ValidationErrors
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8790"
 DEFAULT_DB_PATH = os.path.join("~", ".paygent", "local.db")
@@ -123,7 +123,7 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = Findings("Paygent.init")
+    findings = ValidationErrors("Paygent.init")
     given = {name: value for name, value in arguments.items() if value is not None}
     read: dict[str, Any] = {}
     _read_places(findings, given, environ, read)
@@ -134,7 +134,10 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
 
 
 def _read_places(
-    findings: Findings, given: Mapping[str, Any], environ: Mapping[str, str], read: dict[str, Any]
+    findings: ValidationErrors,
+    given: Mapping[str, Any],
+    environ: Mapping[str, str],
+    read: dict[str, Any],
 ) -> None:
     """Read where the backend, the store and the product are."""
     for name, variable in (
@@ -165,7 +168,9 @@ def _read_places(
         findings.add("PAYGENT_PRODUCT", read["product"], rule)
 
 
-def _read_numbers(findings: Findings, given: Mapping[str, Any], read: dict[str, Any]) -> None:
+def _read_numbers(
+    findings: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]
+) -> None:
     """Read seconds and counts."""
     for name, target, least, most in (
         ("flush_interval", "flush_interval_s", 0.01, 3600.0),
@@ -192,7 +197,9 @@ def _read_numbers(findings: Findings, given: Mapping[str, Any], read: dict[str, 
                 read[name] = value
 
 
-def _read_choices(findings: Findings, given: Mapping[str, Any], read: dict[str, Any]) -> None:
+def _read_choices(
+    findings: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]
+) -> None:
     """Read switches, names, lists and the registry."""
     if "registry" in given:
         if not isinstance(given["registry"], ProviderRegistry):

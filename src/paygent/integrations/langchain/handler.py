@@ -28,14 +28,19 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from paygent.client.context.identity import Identity, Says, look_with, standing
+from paygent.client.context.identity import (
+    Identity,
+    IdentitySource,
+    add_resolver,
+    innermost_open_scope,
+)
 from paygent.client.instrument.callables.run import end_raised, prepare
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.event_loops import caller, runs_loop
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
 
 try:
@@ -146,7 +151,7 @@ class LangChainCallback(BaseCallbackHandler):
         run = _Run(self, self._identity, _kind_of(model, serialized))
         meter = meter_or_say()
         if meter is not None and not run.is_hooked:
-            run.begin(meter, _request_of(run.now(), texts, told))
+            run.begin(meter, _request_of(run.resolve(), texts, told))
         if manager is not None:
             run.lives_with(manager, run_id)
         _runs[run_id] = run
@@ -219,16 +224,16 @@ class _Run:
         self._manager: Any = None
         self._task: Any = None
         self._ended: Any = None
-        self._before = standing()
-        around = self._before.now() if self._before is not None else None
+        self._before = innermost_open_scope()
+        around = self._before.resolve() if self._before is not None else None
         is_same = around is not None and around.user_id == identity.user_id
-        self._identity = identity.over(around) if is_same else identity
+        self._identity = identity.merged_with(around) if is_same else identity
 
-    def now(self) -> Identity:
+    def resolve(self) -> Identity:
         """Return whose it is."""
         return self._identity
 
-    def is_around(self, says: Says | None) -> bool:
+    def is_around(self, says: IdentitySource | None) -> bool:
         """Tell whether a block that says whose calls are made was entered before it, and not inside
         it.
         """
@@ -312,7 +317,9 @@ class _Run:
             return
         if self._is_known:
             name = self._kind.__name__ if isinstance(self._kind, type) else self._kind[-1]
-            failures.say(f"unmetered:langchain:{name}", "a call of %s was seen by no hook", name)
+            diagnostics.warn_once(
+                f"unmetered:langchain:{name}", "a call of %s was seen by no hook", name
+            )
             return
         _seen_by_hooks.discard(self._kind)
         request = _request_of(self._identity, [], {"metadata": {"ls_model_name": usage.model}})
@@ -371,10 +378,10 @@ def _telling_names(code: CodeType) -> tuple[str, ...]:
     return tuple(name for name in wanted if name in there)
 
 
-def _look(says: Says | None) -> Identity | None:
+def _look(says: IdentitySource | None) -> Identity | None:
     """Tell whose the calls of this place are; see `context.Look`."""
     run = next(_runs_above(), None)
-    return run.now() if run is not None and run.is_around(says) else None
+    return run.resolve() if run is not None and run.is_around(says) else None
 
 
 class _OnStack:
@@ -398,7 +405,7 @@ class _OnStack:
         return give_up
 
 
-look_with(_look)
+add_resolver(_look)
 nesting.on_stack.append(_OnStack())
 
 

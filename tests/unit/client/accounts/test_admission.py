@@ -8,7 +8,7 @@ from tests.unit.client.accounts.test_registry import capped, held, make_accounts
 
 from paygent.client.accounts.forecasts import Hold
 from paygent.client.accounts.registry import Accounts
-from paygent.core.estimate import Size, Taken
+from paygent.core.estimate import Observation, Size
 from paygent.core.gate import Decision
 from paygent.core.plan import Limit, ModelCostRate, PlanConfig
 from paygent.prices.catalogue import Catalogue
@@ -23,7 +23,7 @@ def try_call(
     """Ask for the hold of a call without text, of which its likes tell what it may use."""
     user = accounts.user("ann", NOON_US)
     resolved = CATALOGUE.resolve("", model, NOON_US, user.plan)
-    use = accounts.flight(user, "chat", resolved).use(Size(0), max_tokens)
+    use = accounts.forecast(user, "chat", resolved).use(Size(0), max_tokens)
     hold = Hold(use, resolved.model_key, "s1", NOON_US, owner or object())
     decision = accounts.hold(user, hold, strict=user.plan.pre_call_estimate)
     assert decision is None or isinstance(decision, Decision)
@@ -33,11 +33,11 @@ def try_call(
 def end(accounts: Accounts, event_id: str, hold: Hold, output_tokens: int = 100) -> None:
     """Settle a call with what it took."""
     cost = output_tokens * 4_000
-    taken = Taken(0, 0, output_tokens, cost)
+    taken = Observation(0, 0, output_tokens, cost)
     event = make_event(event_id, model="m", model_key="m", cost_tokens_nano=cost)
     user = accounts.user("ann", NOON_US)
-    assert hold.use.flight is not None
-    accounts.settle(user, hold, event, (hold.use.flight, taken))
+    assert hold.use.forecast is not None
+    accounts.settle(user, hold, event, (hold.use.forecast, taken))
 
 
 def test_hold__of_unknown_size_that_fits__goes_however_many() -> None:
@@ -127,7 +127,7 @@ def test_set_plan__a_limit_added_with_calls_in_flight__counts_them_from_the_star
     accounts.set_plan("pro", capped(10**9, limits=(Limit("spend", model="o3", cap=usd(1_000)),)))
     user = accounts.user("ann", NOON_US)
     late = held(accounts, 100, model="o3")
-    (account,) = [each for key, each in user.books.items() if key.limit.model == "o3"]
+    (account,) = [each for key, each in user.accounts.items() if key.limit.model == "o3"]
     assert account.held == 500
     for hold in (early, other, late):
         accounts.release(accounts.users["ann"], hold)

@@ -45,7 +45,7 @@ from paygent.core.plan import (
     limits_of,
     plan_to_json,
 )
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 
 def usd(amount_nano: int) -> float:
@@ -113,15 +113,15 @@ def settle(accounts: Accounts, event_id: str, hold: Hold | None = None, **fields
 def all_held(user: User) -> list[int]:
     """Return what is held, in flight and waiting anywhere; zeros when nothing is in flight."""
     return [
-        *(account.held for account in user.books.values()),
-        *(len(account.calls) for account in user.books.values()),
-        *(len(account.waiting) for account in user.books.values()),
+        *(account.held for account in user.accounts.values()),
+        *(len(account.calls) for account in user.accounts.values()),
+        *(len(account.waiting) for account in user.accounts.values()),
     ]
 
 
 def spent(user: User, key: AccountKey) -> int:
     """Return what an account says."""
-    return user.books[key].spent
+    return user.accounts[key].spent
 
 
 def answer_for(
@@ -269,7 +269,7 @@ def test_hold__strict__never_passes_the_line() -> None:
     assert refused(accounts, 401, strict=True).retryable is True
     assert refused(accounts, 1_001, strict=True).retryable is False
     assert isinstance(try_hold(accounts, 400, strict=True), Hold)
-    assert accounts.users["ann"].books[period_key()].held == 1_000
+    assert accounts.users["ann"].accounts[period_key()].held == 1_000
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -286,7 +286,7 @@ def test_hold__not_enforced__holds_whole_whatever_the_limit_says() -> None:
     settle(accounts, "a", cost_tokens_nano=1_000)
     hold = held(accounts, 500, enforce=False)
     user = accounts.users["ann"]
-    assert user.books[period_key()].held == 500
+    assert user.accounts[period_key()].held == 500
     accounts.release(accounts.users["ann"], hold)
     assert set(all_held(user)) == {0}
 
@@ -308,11 +308,11 @@ def test_say_unlimited__a_plan_again__is_said_once_until_it_is_configured() -> N
     """Once per plan, and anew if it could be forgotten again."""
     accounts = make_accounts()
     for user_id in ("ann", "bob"):
-        accounts.say_unlimited(accounts.user(user_id, NOON_US))
-    assert failures.counts == {"plan_not_configured:pro": 1}
+        accounts.warn_unlimited(accounts.user(user_id, NOON_US))
+    assert diagnostics.counts == {"plan_not_configured:pro": 1}
     accounts.set_plan("pro", PlanConfig())
-    accounts.say_unlimited(accounts.user("ann", NOON_US))
-    assert failures.counts == {"plan_not_configured:pro": 2}
+    accounts.warn_unlimited(accounts.user("ann", NOON_US))
+    assert diagnostics.counts == {"plan_not_configured:pro": 2}
 
 
 def test_user__nobody__has_the_default_plan_without_its_limits() -> None:
@@ -492,10 +492,10 @@ def test_read__a_session_that_another_process_opened_later__is_the_open_one() ->
     user = accounts.user("ann", NOON_US)
     accounts.session(user, None, NOON_US)
     older = SessionState("older", NOON_US - 5, NOON_US)
-    accounts.read(answer_for(accounts, open_session=older), NOON_US)
+    accounts.apply_answer(answer_for(accounts, open_session=older), NOON_US)
     assert accounts.session(user, None, NOON_US) == "session-1"
     newer = SessionState("newer", NOON_US + 5, NOON_US + 5)
-    accounts.read(answer_for(accounts, open_session=newer), NOON_US + 5)
+    accounts.apply_answer(answer_for(accounts, open_session=newer), NOON_US + 5)
     assert accounts.session(user, None, NOON_US + 6) == "newer"
 
 
@@ -505,7 +505,7 @@ def test_read__our_session_used_by_another_process__does_not_rotate() -> None:
     user = accounts.user("ann", NOON_US)
     accounts.session(user, None, NOON_US)
     theirs = SessionState("session-1", NOON_US, NOON_US + 20 * MINUTE_US)
-    accounts.read(answer_for(accounts, open_session=theirs), NOON_US + 21 * MINUTE_US)
+    accounts.apply_answer(answer_for(accounts, open_session=theirs), NOON_US + 21 * MINUTE_US)
     assert accounts.session(user, None, NOON_US + 40 * MINUTE_US) == "session-1"
 
 
@@ -522,7 +522,7 @@ def test_settle__after_midnight__goes_to_the_day_in_which_the_call_began() -> No
     user = accounts.users["ann"]
     next_day = day_key(at_us=late + 1)
     assert (spent(user, day_key()), spent(user, next_day)) == (100, 0)
-    assert (user.books[day_key()].held, user.books[next_day].held) == (0, 1_000)
+    assert (user.accounts[day_key()].held, user.accounts[next_day].held) == (0, 1_000)
     accounts.release(accounts.users["ann"], tomorrow)
     assert set(all_held(user)) == {0}
 
@@ -535,7 +535,7 @@ def test_user__at_the_end_of_a_period__starts_a_new_one_with_calls_in_flight() -
     full = held(accounts, 1_000, at_us=MONTH.end_us)
     user = accounts.users["ann"]
     old, new = period_key(at_us=last), period_key(at_us=MONTH.end_us)
-    assert user.books[old].held == 700
+    assert user.accounts[old].held == 700
     accounts.release(accounts.users["ann"], voided)
     event = settle(accounts, "a", settled, at_us=last)
     accounts.release(accounts.users["ann"], full)
@@ -543,7 +543,7 @@ def test_user__at_the_end_of_a_period__starts_a_new_one_with_calls_in_flight() -
     assert accounts.figures(user, "s1", MONTH.end_us).by_model == {}
     assert set(all_held(user)) == {0}
     accounts.acknowledge([event], Answer(frozenset({"a"})), MONTH.end_us)
-    assert (user.books[old].undelivered, user.pending) == (0, {})
+    assert (user.accounts[old].pending, user.pending) == (0, {})
 
 
 def test_user__a_period_later__forgets_accounts_that_nothing_refers_to() -> None:
@@ -555,7 +555,7 @@ def test_user__a_period_later__forgets_accounts_that_nothing_refers_to() -> None
     user = accounts.users["ann"]
     accounts.release(accounts.users["ann"], idle)
     accounts.user("ann", MONTH.end_us)
-    kept = {key for key in user.books if key.end_us <= MONTH.end_us}
+    kept = {key for key in user.accounts if key.end_us <= MONTH.end_us}
     assert kept == {period_key(), day_key(), day_key(at_us=NOON_US - DAY_US)}
     accounts.release(accounts.users["ann"], hold)
 
@@ -582,7 +582,7 @@ def test_user__a_subscription_that_does_not_renew__falls_to_the_default_plan_lou
     accounts.user("ann", TODAY_US + DAY_US)
     assert (user.plan, user.plan_name, user.subscription) == (capped(1_000), "pro", None)
     assert tuple(user.period) == tuple(MONTH)
-    assert failures.counts["subscription_ended"] == 1
+    assert diagnostics.counts["subscription_ended"] == 1
 
 
 def test_settle__calls_of_before_and_after_a_new_subscription__count_in_their_own_periods() -> None:
@@ -607,11 +607,11 @@ def test_settle__many_models__counts_each_event_where_it_belongs() -> None:
         for number in range(100)
     ]
     user = accounts.users["ann"]
-    assert len(user.counting) <= 64
+    assert len(user.event_accounts) <= 64
     assert (spent(user, period_key()), spent(user, period_key("tokens", "model-7"))) == (10_000, 30)
     accounts.acknowledge(events, Answer(frozenset(event.event_id for event in events)), NOON_US)
-    account = user.books[period_key()]
-    assert (account.base, account.undelivered) == (10_000, 0)
+    account = user.accounts[period_key()]
+    assert (account.acknowledged, account.pending) == (10_000, 0)
 
 
 # -- plans
@@ -635,16 +635,16 @@ def test_set_plan__with_a_limit_that_is_new__asks_the_ledger_before_the_next_cal
     """A new limit starts from what its window already saw; a moved cap needs no question."""
     accounts = make_accounts(capped(1_000))
     user = accounts.user("ann", NOON_US)
-    assert accounts.asks(user, None, NOON_US) is True
-    accounts.read(answer_for(accounts), NOON_US)
-    assert accounts.asks(user, None, NOON_US) is False
+    assert accounts.needs_refresh(user, None, NOON_US) is True
+    accounts.apply_answer(answer_for(accounts), NOON_US)
+    assert accounts.needs_refresh(user, None, NOON_US) is False
     accounts.set_plan("pro", capped(2_000))
-    assert accounts.asks(accounts.user("ann", NOON_US), None, NOON_US) is False
+    assert accounts.needs_refresh(accounts.user("ann", NOON_US), None, NOON_US) is False
     accounts.set_plan("pro", capped(2_000, limits=(Limit("calls", window="day", cap=9),)))
-    assert accounts.asks(accounts.user("ann", NOON_US), None, NOON_US) is True
+    assert accounts.needs_refresh(accounts.user("ann", NOON_US), None, NOON_US) is True
     question = accounts.question(user, None, NOON_US)
     assert day_key("calls") in question.accounts
-    accounts.read(answer_for(accounts, [make_event("x")]), NOON_US)
+    accounts.apply_answer(answer_for(accounts, [make_event("x")]), NOON_US)
     assert (user.known, spent(user, day_key("calls"))) == (True, 1)
 
 
@@ -713,11 +713,11 @@ def test_read__what_this_process_is_changing__stays_until_the_ledger_has_it() ->
     old = Answer(
         users={"ann": UserLedger(plan="pro")}, plans={"gold": (1, plan_to_json(capped(7)))}
     )
-    accounts.read(old, NOON_US)
+    accounts.apply_answer(old, NOON_US)
     assert (user.plan_name, accounts.plans["gold"]) == ("gold", capped(5_000))
-    accounts.recorded("user:ann")
-    accounts.recorded("plan:gold")
-    accounts.read(old, NOON_US)
+    accounts.confirm_recorded("user:ann")
+    accounts.confirm_recorded("plan:gold")
+    accounts.apply_answer(old, NOON_US)
     assert (user.plan_name, accounts.plans["gold"]) == ("pro", capped(7))
 
 
@@ -726,22 +726,22 @@ def test_recorded__changed_twice__waits_for_both() -> None:
     accounts = make_accounts(capped(1_000))
     accounts.set_plan("pro", capped(2_000))
     old = Answer(plans={"pro": (1, plan_to_json(capped(1_000)))})
-    accounts.recorded("plan:pro")
-    accounts.read(old, NOON_US)
+    accounts.confirm_recorded("plan:pro")
+    accounts.apply_answer(old, NOON_US)
     assert accounts.plans["pro"] == capped(2_000)
-    accounts.recorded("plan:pro")
-    accounts.recorded("plan:never-changed")
-    accounts.read(old, NOON_US)
+    accounts.confirm_recorded("plan:pro")
+    accounts.confirm_recorded("plan:never-changed")
+    accounts.apply_answer(old, NOON_US)
     assert accounts.plans["pro"] == capped(1_000)
 
 
 def test_read__a_plan_of_a_known_version__is_not_read_again() -> None:
     """Plans come with every answer; only news costs anything, and an equal one changes nothing."""
     accounts = make_accounts()
-    accounts.read(Answer(plans={"pro": (1, plan_to_json(capped(1_000)))}), NOON_US)
+    accounts.apply_answer(Answer(plans={"pro": (1, plan_to_json(capped(1_000)))}), NOON_US)
     plan, epoch = accounts.plans["pro"], accounts.epoch
-    accounts.read(Answer(plans={"pro": (1, plan_to_json(capped(7)))}), NOON_US)
-    accounts.read(Answer(plans={"pro": (2, plan_to_json(capped(1_000)))}), NOON_US)
+    accounts.apply_answer(Answer(plans={"pro": (1, plan_to_json(capped(7)))}), NOON_US)
+    accounts.apply_answer(Answer(plans={"pro": (2, plan_to_json(capped(1_000)))}), NOON_US)
     assert (accounts.plans["pro"] is plan, accounts.epoch) == (True, epoch)
 
 
@@ -752,7 +752,7 @@ def test_read__the_ledgers_word_on_a_user__is_taken_over() -> None:
     user = accounts.user("ann", NOON_US)
     period = Subscription(TODAY_US, TODAY_US + 7 * DAY_US)
     word = UserLedger("gold", plan_to_json(capped(6_000)), period, sdk_enabled=False)
-    accounts.read(Answer(users={"ann": word, "stranger": word}), NOON_US)
+    accounts.apply_answer(Answer(users={"ann": word, "stranger": word}), NOON_US)
     assert (user.plan_name, user.own, user.subscription) == ("gold", capped(6_000), period)
     assert (user.plan, user.sdk_enabled, user.assigned) == (capped(6_000), False, True)
     assert user.known is False  # the answer was about another period and other limits
@@ -763,10 +763,10 @@ def test_read__an_assignment_taken_back__returns_to_the_default_plan() -> None:
     """A user whom nobody assigns any more is on the default plan."""
     accounts = make_accounts(capped(1_000))
     accounts.set_plan("gold", capped(5_000))
-    accounts.read(Answer(), NOON_US)
+    accounts.apply_answer(Answer(), NOON_US)
     user = accounts.user("ann", NOON_US)
-    accounts.read(Answer(users={"ann": UserLedger("gold")}), NOON_US)
-    accounts.read(Answer(users={"ann": UserLedger(None)}), NOON_US)
+    accounts.apply_answer(Answer(users={"ann": UserLedger("gold")}), NOON_US)
+    accounts.apply_answer(Answer(users={"ann": UserLedger(None)}), NOON_US)
     assert (user.plan_name, user.assigned) == ("pro", False)
 
 
@@ -775,7 +775,7 @@ def test_read__an_answer_about_another_period__does_not_set_this_ones_figures() 
     accounts = make_accounts(capped())
     user = accounts.user("ann", NOON_US)
     old = UserLedger(period_start_us=1, by_model={"gpt-4o": (5, 5)})
-    accounts.read(Answer(users={"ann": old}), NOON_US)
+    accounts.apply_answer(Answer(users={"ann": old}), NOON_US)
     assert (user.known, accounts.figures(user, "", NOON_US).by_model) == (False, {})
 
 
@@ -787,7 +787,7 @@ def test_read__a_subscription_that_ended__keeps_figures_at_every_reading() -> No
     event = settle(accounts, "a")
     hold = held(accounts, 50, tokens=7)
     for _ in range(2):
-        accounts.read(answer_for(accounts, plan="pro", subscription=period), NOON_US)
+        accounts.apply_answer(answer_for(accounts, plan="pro", subscription=period), NOON_US)
     assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
     accounts.release(accounts.users["ann"], hold)
     accounts.acknowledge([event], answer_for(accounts, [event], counted=[event]), NOON_US)
@@ -805,8 +805,8 @@ def test_acknowledge__delivered_events__move_from_undelivered_to_base() -> None:
     user = accounts.users["ann"]
     answer = answer_for(accounts, [ours, theirs], session_id="s1", counted=[ours])
     accounts.acknowledge([ours], answer, NOON_US)
-    account = user.books[period_key()]
-    assert (account.base, account.undelivered, account.spent) == (1_000, 0, 1_000)
+    account = user.accounts[period_key()]
+    assert (account.acknowledged, account.pending, account.spent) == (1_000, 0, 1_000)
     assert (user.pending, accounts.deliveries) == ({}, 1)
     assert accounts.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (60, 1_000)}
 
@@ -867,8 +867,8 @@ def test_acknowledge__an_account_that_was_not_asked_about__is_brought_up_by_the_
     event = settle(accounts, "a", session_id="aside")
     answer = Answer(counted=frozenset({"a"} if is_new else ()))
     accounts.acknowledge([event], answer, NOON_US)
-    account = accounts.users["ann"].books[session_key("aside")]
-    assert (account.base, account.undelivered) == (expected, 0)
+    account = accounts.users["ann"].accounts[session_key("aside")]
+    assert (account.acknowledged, account.pending) == (expected, 0)
 
 
 def test_acknowledge__late__after_the_period_ended__leaves_the_new_period_alone() -> None:
@@ -879,7 +879,7 @@ def test_acknowledge__late__after_the_period_ended__leaves_the_new_period_alone(
     accounts.acknowledge([event], Answer(frozenset({"a"})), MONTH.end_us)
     user = accounts.users["ann"]
     old, new = period_key(at_us=MONTH.end_us - 1), period_key(at_us=MONTH.end_us)
-    assert (spent(user, old), user.books[old].undelivered, spent(user, new)) == (100, 0, 100)
+    assert (spent(user, old), user.accounts[old].pending, spent(user, new)) == (100, 0, 100)
     assert accounts.figures(user, "", MONTH.end_us).by_model == {"gpt-4o": (30, 100)}
 
 
@@ -928,11 +928,11 @@ def test_touched__users_that_were_active__are_asked_about_once() -> None:
     for user_id in ("ann", "bob", "idle"):
         accounts.user(user_id, NOON_US)
     held(accounts, 1, session_id=accounts.session(accounts.users["ann"], "mine", NOON_US))
-    questions = accounts.touched({"bob", "unknown"}, NOON_US)
+    questions = accounts.take_active_users({"bob", "unknown"}, NOON_US)
     assert {question.user_id for question in questions} == {"ann", "bob"}
     ann = next(question for question in questions if question.user_id == "ann")
     assert set(ann.accounts) == {period_key(), session_key("mine")}
-    assert accounts.touched((), NOON_US) == ()
+    assert accounts.take_active_users((), NOON_US) == ()
 
 
 def test_question__a_plan_with_limits_by_model__asks_for_every_account() -> None:
@@ -967,8 +967,8 @@ def test_read__a_model_that_this_process_never_used__is_in_the_figures() -> None
     accounts = make_accounts(capped(10_000))
     user = accounts.user("ann", NOON_US)
     theirs = make_event("theirs", model="o3", model_key="o3")
-    accounts.read(answer_for(accounts, [theirs]), NOON_US)
-    accounts.read(answer_for(accounts, [theirs]), NOON_US)
+    accounts.apply_answer(answer_for(accounts, [theirs]), NOON_US)
+    accounts.apply_answer(answer_for(accounts, [theirs]), NOON_US)
     assert accounts.figures(user, "", NOON_US).by_model == {"o3": (30, 1_000)}
 
 
@@ -1003,8 +1003,8 @@ def test_read__an_account_that_is_not_kept_here__is_passed_over() -> None:
     accounts = make_accounts(capped(10_000))
     user = accounts.user("ann", NOON_US)
     answer = Answer(users={"ann": UserLedger(spent={session_key("gone"): 5})})
-    accounts.read(answer, NOON_US)
-    assert session_key("gone") not in user.books
+    accounts.apply_answer(answer, NOON_US)
+    assert session_key("gone") not in user.accounts
 
 
 # -- when to ask
@@ -1014,33 +1014,33 @@ def test_asks__once_waited__goes_on_with_what_is_known() -> None:
     """A ledger that is away delays a user's first call once, not every call."""
     accounts = make_accounts(capped())
     user = accounts.user("ann", NOON_US)
-    assert accounts.asks(user, None, NOON_US) is True
-    accounts.waited(user, None, NOON_US)
-    assert (accounts.asks(user, None, NOON_US), user.known) == (False, False)
+    assert accounts.needs_refresh(user, None, NOON_US) is True
+    accounts.mark_waited(user, None, NOON_US)
+    assert (accounts.needs_refresh(user, None, NOON_US), user.known) == (False, False)
 
 
 def test_asks__a_session_of_the_application__is_asked_about_once() -> None:
     """Each session id that this process has not seen is asked about before its first call."""
     accounts = make_accounts(capped())
     user = accounts.user("ann", NOON_US)
-    accounts.read(answer_for(accounts), NOON_US)
-    assert accounts.asks(user, "mine", NOON_US) is True
-    accounts.read(answer_for(accounts, session_id="mine"), NOON_US)
-    assert accounts.asks(user, "mine", NOON_US) is False
-    accounts.waited(user, "other", NOON_US)
-    assert accounts.asks(user, "other", NOON_US) is False
+    accounts.apply_answer(answer_for(accounts), NOON_US)
+    assert accounts.needs_refresh(user, "mine", NOON_US) is True
+    accounts.apply_answer(answer_for(accounts, session_id="mine"), NOON_US)
+    assert accounts.needs_refresh(user, "mine", NOON_US) is False
+    accounts.mark_waited(user, "other", NOON_US)
+    assert accounts.needs_refresh(user, "other", NOON_US) is False
 
 
 def test_asks__known_for_long__is_asked_again() -> None:
     """What is known of a user is asked for again after the refresh interval."""
     accounts = make_accounts(capped(), refresh_us=HOUR_US)
     user = accounts.user("ann", NOON_US)
-    accounts.read(answer_for(accounts), NOON_US)
-    assert accounts.asks(user, None, NOON_US + HOUR_US - 1) is False
-    assert accounts.asks(user, None, NOON_US + HOUR_US) is True
-    accounts.waited(user, None, NOON_US + HOUR_US)
-    assert accounts.asks(user, None, NOON_US + HOUR_US) is False
-    assert accounts.asks(user, None, NOON_US + HOUR_US + 10_000_000) is True
+    accounts.apply_answer(answer_for(accounts), NOON_US)
+    assert accounts.needs_refresh(user, None, NOON_US + HOUR_US - 1) is False
+    assert accounts.needs_refresh(user, None, NOON_US + HOUR_US) is True
+    accounts.mark_waited(user, None, NOON_US + HOUR_US)
+    assert accounts.needs_refresh(user, None, NOON_US + HOUR_US) is False
+    assert accounts.needs_refresh(user, None, NOON_US + HOUR_US + 10_000_000) is True
 
 
 def test_asks__a_rolling_window__is_read_anew_a_sixtieth_of_its_length_later() -> None:
@@ -1049,11 +1049,11 @@ def test_asks__a_rolling_window__is_read_anew_a_sixtieth_of_its_length_later() -
     accounts = make_accounts(PlanConfig(limits=(limit,)), refresh_us=DAY_US)
     user = accounts.user("ann", NOON_US)
     old = make_event("old", at_us=NOON_US, cost_tokens_nano=500)
-    accounts.read(answer_for(accounts, [old]), NOON_US)
-    assert accounts.asks(user, None, NOON_US + MINUTE_US - 1) is False
+    accounts.apply_answer(answer_for(accounts, [old]), NOON_US)
+    assert accounts.needs_refresh(user, None, NOON_US + MINUTE_US - 1) is False
     assert refused(accounts, 1).reason == "spend:rolling:60m"
-    assert accounts.asks(user, None, NOON_US + MINUTE_US) is True
-    accounts.read(answer_for(accounts, []), NOON_US + HOUR_US)
+    assert accounts.needs_refresh(user, None, NOON_US + MINUTE_US) is True
+    accounts.apply_answer(answer_for(accounts, []), NOON_US + HOUR_US)
     assert isinstance(try_hold(accounts, 1, at_us=NOON_US + HOUR_US), Hold)
 
 
@@ -1112,9 +1112,9 @@ def test_user__what_the_ledger_does_not_have_yet__is_not_forgotten(
     accounts.user("idle", NOON_US)
     accounts.user("new", NOON_US)
     assert list(accounts.users) == ["assigned", "opened", "closed", "new"]
-    accounts.recorded("user:assigned")
+    accounts.confirm_recorded("user:assigned")
     states = {name: UserLedger() for name in ("opened", "closed")}
-    accounts.read(Answer(users=states), NOON_US + 1)
+    accounts.apply_answer(Answer(users=states), NOON_US + 1)
     for number in range(3):
         accounts.user(f"newer-{number}", NOON_US)
     assert list(accounts.users) == ["new", "newer-0", "newer-1", "newer-2"]
@@ -1132,7 +1132,7 @@ def test_user__one_whose_accounts_are_being_opened__is_looked_at_all_the_same() 
             account_lookup.open_account(user, day_key(), "spend:day", None)
             return False
 
-    user.books[period_key()] = Meanwhile(period_key(), "total_spend", None)
+    user.accounts[period_key()] = Meanwhile(period_key(), "total_spend", None)
     assert user.is_idle
 
 
@@ -1157,9 +1157,9 @@ def test_hold__many_sessions__keeps_few_of_them_in_memory(monkeypatch: pytest.Mo
     user = accounts.users["ann"]
     pending = settle(accounts, "a", session_id="pending")
     for number in range(100):
-        accounts.waited(user, f"s{number}", NOON_US)
+        accounts.mark_waited(user, f"s{number}", NOON_US)
         accounts.release(accounts.users["ann"], held(accounts, 1, session_id=f"s{number}"))
-    assert len(user.books) <= 9
+    assert len(user.accounts) <= 9
     assert len(user.sessions) <= 9
     assert spent(user, session_key("pending")) == 100
     accounts.release(accounts.users["ann"], busy)
@@ -1210,7 +1210,7 @@ def test_route__many_models_and_sessions__are_remembered_up_to_a_bound() -> None
     user = accounts.user("ann", NOON_US)
     for number in range(200):
         accounts.release(accounts.users["ann"], held(accounts, 1, model=f"model-{number}"))
-    assert len(user.routes) <= 64
+    assert len(user.call_accounts) <= 64
     assert set(all_held(user)) == {0}
 
 
@@ -1316,6 +1316,6 @@ def test_forget_after_fork__what_is_the_parents__is_gone() -> None:
     accounts.session(user, None, NOON_US)
     accounts.lock.acquire()  # as another thread of the parent may have had it
     accounts.forget_after_fork()
-    assert (user.pending, user.books, accounts.take_opened()) == ({}, {}, [])
-    assert accounts.asks(user, None, NOON_US) is True
+    assert (user.pending, user.accounts, accounts.take_opened()) == ({}, {}, [])
+    assert accounts.needs_refresh(user, None, NOON_US) is True
     assert isinstance(try_hold(accounts, 1_000), Hold)

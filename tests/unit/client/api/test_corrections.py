@@ -171,7 +171,7 @@ def test_correct__a_booking_that_failed__leaves_what_it_would_have_taken(
     def fail(*arguments: object) -> None:
         raise RuntimeError("no")
 
-    for owner, name in ((pg._meter.entries, "write_opened_sessions"), (pg._journal, "append")):
+    for owner, name in ((pg._meter.records, "write_opened_sessions"), (pg._journal, "append")):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
             patch.setattr(owner, name, fail)
             pg.record_event("u1", corrects=event_id, cost="-0.002")

@@ -45,7 +45,7 @@ from paygent.core.period import to_us
 from paygent.core.report import UsageRow
 from paygent.core.usage import Usage
 from paygent.errors import PaygentWarning
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 from paygent.testing import Answer, FakeProvider, Tokens
 
@@ -774,7 +774,7 @@ def test_call__on_a_thread_that_runs_a_loop__does_not_wait_for_the_ledger(
     took_s = asyncio.run(app())
     hangs.set()
     assert took_s < 0.25
-    assert "ledger_slow" not in failures.counts
+    assert "ledger_slow" not in diagnostics.counts
     pg.shutdown(timeout=0.5)
 
 
@@ -792,7 +792,7 @@ def test_call__while_the_ledger_does_not_answer__waits_a_quarter_second_once(
     hangs.set()
     assert times[0] >= 0.25
     assert max(times[1:]) < 0.25
-    assert failures.counts["ledger_slow"] == 1
+    assert diagnostics.counts["ledger_slow"] == 1
     assert pg.get_usage("u1").period_cost_nano == 3 * CALL_NANO
     pg.shutdown(timeout=0.5)
 
@@ -806,7 +806,7 @@ def test_get_usage__while_the_ledger_does_not_answer__tells_what_is_known(db_pat
     assert pg.get_usage("u1").period_cost == 0.0
     assert time.monotonic() - started < 0.75
     hangs.set()
-    assert failures.counts["ledger_slow"] == 1
+    assert diagnostics.counts["ledger_slow"] == 1
     pg.shutdown(timeout=0.5)
 
 
@@ -1029,7 +1029,7 @@ def test_call__models_without_end__are_remembered_within_bounds(
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
     user = pg._accounts.users["u1"]
-    assert (len(pg._accounts._experience.seen), len(user.seen), len(user.flights)) == (2, 1, 1)
+    assert (len(pg._accounts._forecasts.seen), len(user.seen), len(user.forecasts)) == (2, 1, 1)
 
 
 def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(

@@ -10,7 +10,7 @@ import pytest
 
 from paygent import InvalidValue, ModelCostRate, Paygent, PlanConfig, paygent_context
 from paygent.client.api import record_event as manual_module
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
 
@@ -79,7 +79,7 @@ def test_record_event__tokens_without_a_price__are_said_once(
     for _ in range(2):
         pg.record_event("u1", model="nobody-knows", input_tokens=5)
     assert caplog.text.count("tokens of a model that has no price") == 1
-    assert failures.counts["unpriced_event"] == 2
+    assert diagnostics.counts["unpriced_event"] == 2
 
 
 def test_record_event__under_a_plan_that_books_the_dearest_rate__is_marked_estimated(
@@ -122,7 +122,7 @@ def test_record_event__without_a_user__is_never_refused(
     """The money is spent, so even `on_missing_user="block"` books it, on a line of its own."""
     pg = init(on_missing_user=policy, auto_instrument=False)
     assert pg.record_event(cost=1).user_id == user
-    assert failures.counts.get("no_user", 0) == said
+    assert diagnostics.counts.get("no_user", 0) == said
 
 
 def test_record_event__an_idempotency_key_again__is_the_earlier_event(pg: Paygent) -> None:
@@ -140,7 +140,7 @@ def test_record_event__interrupted__is_booked_once_by_its_retry(
     """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
     pg.get_usage("u1")
     owner = {"settle": pg._accounts, "append": pg._journal, "nudge": pg._worker}.get(
-        part, pg._meter.entries
+        part, pg._meter.records
     )
     original, interruptions = getattr(owner, part), [KeyboardInterrupt()]
 
@@ -164,13 +164,13 @@ def test_record_event__one_key_on_two_threads_at_once__is_one_event(
 ) -> None:
     """Both book before either is remembered; both are told of the same event."""
     both = threading.Barrier(2)
-    booked = pg._meter.entries.book
+    booked = pg._meter.records.book
 
     def together(*arguments: Any) -> None:
         both.wait(5)
         booked(*arguments)
 
-    monkeypatch.setattr(pg._meter.entries, "book", together)
+    monkeypatch.setattr(pg._meter.records, "book", together)
     told: list[Any] = []
 
     def book(cost: int) -> None:

@@ -30,12 +30,12 @@ from paygent import (
     ProviderRegistry,
     paygent_context,
 )
-from paygent.client.api.wrap import Wrapping
-from paygent.client.context.identity import here
+from paygent.client.api.wrap import CallableWrapper
+from paygent.client.context.identity import current_identity
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Request, Wait
 from paygent.client.metering.meter import Meter
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
 
@@ -136,7 +136,7 @@ async def test_wrap__while_it_runs__its_user_is_the_contexts(init: Init) -> None
     seen: list[Any] = []
 
     def look() -> None:
-        identity = here()
+        identity = current_identity()
         assert identity is not None
         seen.append((identity.user_id, identity.session_id, identity.metadata))
 
@@ -202,7 +202,7 @@ async def test_awrap__cancelled_while_it_waits_for_the_gate__closes_its_coroutin
     given: Any = call()
     names = "model session_id metadata provider estimated_input_tokens estimated_max_tokens"
     arguments = {"fn": given, "user_id": "u1", **dict.fromkeys(names.split())}
-    wrapping = Wrapping(cast(Meter, Waiting()), None)
+    wrapping = CallableWrapper(cast(Meter, Waiting()), None)
     task = asyncio.ensure_future(wrapping.run_async(arguments))
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -470,7 +470,7 @@ def test_wrap__an_answer_that_cannot_be_read__is_booked_as_estimated_and_said_on
         assert (event.input_tokens, event.output_tokens, event.quality) == (7, 3, "estimated")
     assert len(metered.events) == 2
     kind = f"unread:wrap.sized:{type(answer).__name__}"
-    assert failures.counts[kind] == 2
+    assert diagnostics.counts[kind] == 2
     assert sum("cannot be read" in each.getMessage() for each in caplog.records) == 1
 
 
@@ -515,7 +515,7 @@ def test_wrap__a_user_id_that_cannot_be_used__counts_as_missing(init: Init, user
     with paygent_context("outer"):
         assert pg.wrap(lambda: ANSWER, user) is ANSWER
     assert metered.only.user_id == "(none)"
-    assert ("bad_user_id" in failures.counts) is (user is not None)
+    assert ("bad_user_id" in diagnostics.counts) is (user is not None)
 
 
 @pytest.mark.parametrize(
@@ -537,7 +537,7 @@ async def test_wrap__a_bad_argument__is_said_once_and_ignored(
     for _ in range(2):
         assert pg.wrap(lambda: ANSWER, "u1", **arguments) is ANSWER
     assert [event.cost_total_nano for event in metered.events] == [CALL_NANO] * 2
-    assert failures.counts[f"wrap_{name}"] == 2
+    assert diagnostics.counts[f"wrap_{name}"] == 2
     assert sum(name in each.getMessage() for each in caplog.records) == 1
 
 
@@ -638,7 +638,7 @@ async def test_wrap__where_nothing_is_metered__runs(
     assert await pg.awrap(call(), "u1", "gpt-4o") is ANSWER
     if how != "user off":
         assert metered._events == []
-    assert failures.counts.get("shut_down", 0) == (3 if how == "shut down" else 0)
+    assert diagnostics.counts.get("shut_down", 0) == (3 if how == "shut down" else 0)
 
 
 # -- work that is still to be done
@@ -725,7 +725,7 @@ def test_wrap__iterators_of_other_kinds__count_when_they_are_collected_or_at_onc
     kept = pg.wrap(lambda: map(str, [1]), "u1", "gpt-4o")
     assert len(metered.events) == 2
     assert list(kept) == ["1"]
-    assert failures.counts["stream_untapped"] == 1
+    assert diagnostics.counts["stream_untapped"] == 1
 
 
 async def test_wrap__an_async_function_by_mistake__still_counts_once(init: Init) -> None:

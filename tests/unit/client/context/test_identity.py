@@ -18,8 +18,14 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.context.identity import Identity, current, here, read_metadata, read_user_id
-from paygent.failopen import failures
+from paygent.client.context.identity import (
+    Identity,
+    current,
+    current_identity,
+    read_metadata,
+    read_user_id,
+)
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -27,13 +33,13 @@ Init = Callable[..., Paygent]
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = here()
+    identity = current_identity()
     return identity.user_id if identity is not None else None
 
 
 def place() -> tuple[Any, Any, Any, Any]:
     """User, session, plan and metadata of this place."""
-    identity = here()
+    identity = current_identity()
     if identity is None:
         return (None, None, None, None)
     return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
@@ -112,7 +118,7 @@ def test_context__left_in_another_context__ends_in_both_and_is_said() -> None:
     block.__exit__(None, None, None)
     block.__exit__(None, None, None)
     assert (who(), elsewhere.run(who)) == (None, None)
-    assert failures.counts["left_elsewhere"] == 1
+    assert diagnostics.counts["left_elsewhere"] == 1
 
 
 def test_context__left_in_a_copy_of_its_context__ends_in_both() -> None:
@@ -146,7 +152,7 @@ def test_context__in_generators_read_in_turn__ends_with_each() -> None:
             assert who() == "d"
         assert who() == "reader"
     assert who() is None
-    assert failures.counts["left_elsewhere"] == 2
+    assert diagnostics.counts["left_elsewhere"] == 2
 
 
 def test_context__left_out_of_order_again_and_again__keeps_no_chain() -> None:
@@ -211,7 +217,7 @@ async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:
         return inside, who()
 
     assert list(await asyncio.gather(first(), second())) == [None, ("a", None)]
-    assert "left_elsewhere" not in failures.counts
+    assert "left_elsewhere" not in diagnostics.counts
 
 
 async def test_context__left_by_what_was_started_inside__keeps_its_user() -> None:
@@ -271,7 +277,7 @@ def test_read_user_id__unusable_ids__are_said_once(caplog: pytest.LogCaptureFixt
         "paygent: a user_id of type float is not usable (1 to 255 characters are); "
         "treated as missing"
     ]
-    assert failures.counts["bad_user_id"] == 3
+    assert diagnostics.counts["bad_user_id"] == 3
 
 
 @pytest.mark.parametrize(
@@ -281,7 +287,7 @@ def test_read_user_id__unusable_ids__are_said_once(caplog: pytest.LogCaptureFixt
 def test_identity__session_ids__are_read_like_user_ids(given: Any, expected: str | None) -> None:
     """A session id that cannot be used is ignored, and said."""
     assert Identity("u", given).session_id == expected
-    assert ("bad_session_id" in failures.counts) is (given not in (None, "s", 7, UUID(int=1)))
+    assert ("bad_session_id" in diagnostics.counts) is (given not in (None, "s", 7, UUID(int=1)))
 
 
 @pytest.mark.parametrize(
@@ -329,7 +335,7 @@ def test_read_metadata__too_large__stays_within_1000_bytes(text: str) -> None:
 def test_read_metadata__that_is_no_dict__is_dropped_and_said(bad: Any) -> None:
     """Metadata never breaks a call."""
     assert read_metadata(bad) == (None, "")
-    assert failures.counts["bad_metadata"] == 1
+    assert diagnostics.counts["bad_metadata"] == 1
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
@@ -400,7 +406,7 @@ def test_context__a_plan_for_an_assigned_user__is_ignored_and_said_once(
     with paygent_context("u1", plan="pro"):
         call(client)
     assert caplog.text.count("names plan tiny for a user who has another one") == 1
-    assert failures.counts["context_plan"] == 2
+    assert diagnostics.counts["context_plan"] == 2
 
 
 def test_context__an_unknown_plan__is_ignored_and_said(

@@ -15,7 +15,13 @@ import pytest
 from tests.conftest import Swallowed
 
 from paygent import InvalidValue, Paygent, paygent_context, paygent_track
-from paygent.client.context.identity import Identity, LateIdentity, Place, as_identity, here
+from paygent.client.context.identity import (
+    Identity,
+    LazyIdentity,
+    PropagatedContext,
+    attach_identity,
+    current_identity,
+)
 from paygent.client.context.propagation import bind
 from paygent.client.runtime import lifecycle
 
@@ -24,13 +30,13 @@ Init = Callable[..., Paygent]
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = here()
+    identity = current_identity()
     return identity.user_id if identity is not None else None
 
 
 def place() -> tuple[Any, Any, Any, Any]:
     """User, session, plan and metadata of this place."""
-    identity = here()
+    identity = current_identity()
     if identity is None:
         return (None, None, None, None)
     return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
@@ -449,7 +455,7 @@ async def test_as_identity__left_in_another_context__is_swallowed() -> None:
     """An async generator that another task closes."""
 
     async def work() -> AsyncIterator[None]:
-        with as_identity(None):
+        with attach_identity(None):
             yield
 
     generator = work()
@@ -463,27 +469,27 @@ async def test_as_identity__left_in_another_context__is_swallowed() -> None:
 def test_late_identity__until_there_is_a_user__is_asked_again_and_then_never() -> None:
     """Whoever signs users in may run after the block was entered."""
     users: list[str | None] = [None, "a", "b"]
-    late = LateIdentity(lambda: users.pop(0), None, {"x": 1})
-    assert [late.now().user_id for _ in range(3)] == [None, "a", "a"]
-    assert (late.now().metadata, users) == ({"x": 1}, ["b"])
+    late = LazyIdentity(lambda: users.pop(0), None, {"x": 1})
+    assert [late.resolve().user_id for _ in range(3)] == [None, "a", "a"]
+    assert (late.resolve().metadata, users) == ({"x": 1}, ["b"])
 
 
 def test_late_identity__a_session_that_comes_later__is_asked_again_too() -> None:
     """The user is not asked again for it."""
     users, sessions = ["a"], [None, "s1", "s2"]
-    late = LateIdentity(users.pop, lambda: sessions.pop(0))
-    assert [late.now().session_id for _ in range(3)] == [None, "s1", "s1"]
-    assert late.now().user_id == "a"
+    late = LazyIdentity(users.pop, lambda: sessions.pop(0))
+    assert [late.resolve().session_id for _ in range(3)] == [None, "s1", "s1"]
+    assert late.resolve().user_id == "a"
 
 
 @pytest.mark.parametrize("user", ["a", None])
 def test_late_identity__taken_into_another_process__is_what_is_known_then(user: str | None) -> None:
     """There is no request to ask there, and none of the application's functions."""
-    late = LateIdentity(lambda: user, lambda: "s1", {"x": 1})
-    with as_identity(late):
-        found: Any = pickle.loads(pickle.dumps(Place.here()))
+    late = LazyIdentity(lambda: user, lambda: "s1", {"x": 1})
+    with attach_identity(late):
+        found: Any = pickle.loads(pickle.dumps(PropagatedContext.capture()))
     tokens = found.enter()
-    taken = here()
+    taken = current_identity()
     found.leave(tokens)
     assert type(taken) is Identity
     assert (taken.user_id, taken.session_id, taken.metadata) == (user, "s1", {"x": 1})
@@ -492,9 +498,9 @@ def test_late_identity__taken_into_another_process__is_what_is_known_then(user: 
 def test_late_identity__taken_to_a_thread__is_asked_at_its_first_call() -> None:
     """Whoever signs users in may need a thread for that, and a lock that the function takes."""
     asked: list[str] = []
-    late = LateIdentity(lambda: asked.append("user") or "a", None)  # type: ignore[func-returns-value]
-    with as_identity(late):
-        place: Any = Place.here()
+    late = LazyIdentity(lambda: asked.append("user") or "a", None)  # type: ignore[func-returns-value]
+    with attach_identity(late):
+        place: Any = PropagatedContext.capture()
     assert asked == []
     tokens = place.enter()
     assert (who(), asked) == ("a", ["user"])
@@ -504,8 +510,8 @@ def test_late_identity__taken_to_a_thread__is_asked_at_its_first_call() -> None:
 def test_late_identity__that_fails__is_nobody_and_counted(swallowed: Swallowed) -> None:
     """What the application's own function raises never reaches a call."""
     swallowed.expect("ask_user", "ask_session")
-    late = LateIdentity(lambda: 1 / 0, lambda: 1 / 0)
-    assert (late.now().user_id, late.now().session_id) == (None, None)
+    late = LazyIdentity(lambda: 1 / 0, lambda: 1 / 0)
+    assert (late.resolve().user_id, late.resolve().session_id) == (None, None)
 
 
 def test_late_identity__whose_function_needs_the_user_itself__is_asked_once() -> None:
@@ -516,7 +522,7 @@ def test_late_identity__whose_function_needs_the_user_itself__is_asked_once() ->
         asked.append(who())
         return "a"
 
-    with as_identity(LateIdentity(ask, None)):
+    with attach_identity(LazyIdentity(ask, None)):
         assert (who(), who(), asked) == ("a", "a", [None])
 
 
@@ -528,8 +534,10 @@ def test_late_identity__asked_by_two_threads__answers_both() -> None:
         both.wait(10)
         return "a"
 
-    late, found = LateIdentity(ask, None), []
-    threads = [threading.Thread(target=lambda: found.append(late.now().user_id)) for _ in range(2)]
+    late, found = LazyIdentity(ask, None), []
+    threads = [
+        threading.Thread(target=lambda: found.append(late.resolve().user_id)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

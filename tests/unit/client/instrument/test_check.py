@@ -27,7 +27,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
 from paygent.client.instrument.registry import instrumentation
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 
@@ -46,7 +46,7 @@ def ask(fake: FakeProvider) -> Iterator[Callable[[], Any]]:
 
 def said() -> dict[str, int]:
     """What was said of displaced hooks."""
-    return {kind: count for kind, count in failures.counts.items() if "displaced" in kind}
+    return {kind: count for kind, count in diagnostics.counts.items() if "displaced" in kind}
 
 
 def request() -> Any:

@@ -29,7 +29,7 @@ from paygent.client.instrument.openai import routes as openai_names
 from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.registry import Instrumentation, instrumentation
 from paygent.client.instrument.threads import CarrierHook
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -150,7 +150,7 @@ def test_install__an_sdk_whose_import_fails__is_left() -> None:
         CarrierHook("made_up_nowhere", "Nothing", starts=(), takes=())
     ]
     own._install_in("made_up_nowhere")
-    assert not [kind for kind in failures.counts if kind.startswith("patch")]
+    assert not [kind for kind in diagnostics.counts if kind.startswith("patch")]
     own.uninstall()
 
 
@@ -188,7 +188,7 @@ def test_client__whose_hook_was_taken_out_by_another_library__is_hooked_again(
         SyncAPIClient.request = bare  # type: ignore[method-assign]
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.user_id == "u1"
-    assert failures.counts["hook_displaced:openai"] == 1
+    assert diagnostics.counts["hook_displaced:openai"] == 1
 
 
 def test_uninstall__where_one_patch_cannot_be_taken_out__takes_out_the_others(
@@ -276,7 +276,7 @@ def test_client__of_a_subclass__is_metered(init: Init, fake: FakeProvider) -> No
     with OwnClient(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.quality == "exact"
-    assert "hook_displaced:openai" not in failures.counts
+    assert "hook_displaced:openai" not in diagnostics.counts
 
 
 def test_client__of_a_subclass_with_its_own_request__is_noticed_and_counts_once(
@@ -296,7 +296,7 @@ def test_client__of_a_subclass_with_its_own_request__is_noticed_and_counts_once(
         with OwnRequest(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert [event.quality for event in metered.events] == ["exact"] * 2
-    assert failures.counts["hook_displaced:openai"] == 1
+    assert diagnostics.counts["hook_displaced:openai"] == 1
     instrumentation.uninstall()
     assert vars(OwnRequest)["request"] is original
 
@@ -376,7 +376,7 @@ async def test_client__with_a_request_of_its_own__is_noticed_and_counts_once(
         client.request = request  # type: ignore[method-assign]
         await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert [event.quality for event in metered.events] == ["exact"] * 3
-    assert failures.counts["hook_displaced:openai"] == 2
+    assert diagnostics.counts["hook_displaced:openai"] == 2
 
 
 def test_uninstrument__where_somebody_has_patched_over__passes_calls_on(
@@ -472,7 +472,7 @@ def test_install__an_sdk_of_an_unknown_shape__is_counted_and_left_alone(
     del sdk.package.Client
     own = Instrumentation()
     own.install()
-    assert failures.counts["patch:made_up"] == 1
+    assert diagnostics.counts["patch:made_up"] == 1
     own.uninstall()
 
 
@@ -489,9 +489,9 @@ def test_install__a_class_that_refuses_the_hook__is_said_loudly(
     own = Instrumentation()
     own.install()
     assert "the hook in made_up is not in place" in caplog.text
-    assert failures.counts["unhooked:made_up"] == 1
+    assert diagnostics.counts["unhooked:made_up"] == 1
     sdk.package.Client()
-    assert failures.counts["unhooked:made_up"] == 2
+    assert diagnostics.counts["unhooked:made_up"] == 2
     own.uninstall()
 
 

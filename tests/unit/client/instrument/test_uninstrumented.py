@@ -14,7 +14,7 @@ import pytest
 from paygent import Paygent, ProviderConfig, ProviderRegistry
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.instrument.uninstrumented import HOOKS
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
 
@@ -60,7 +60,7 @@ def test_noticed__an_sdk_that_is_registered__is_not_said(packages: Path, init: I
     registry.register(ProviderConfig("mistral", "mistralai.client", "Mistral", "chat"))
     init(registry=registry)
     importlib.import_module("mistralai.client")
-    assert "unmetered_sdk:mistralai" not in failures.counts
+    assert "unmetered_sdk:mistralai" not in diagnostics.counts
 
 
 def test_noticed__without_patches__says_nothing(packages: Path, init: Init) -> None:
@@ -68,7 +68,7 @@ def test_noticed__without_patches__says_nothing(packages: Path, init: Init) -> N
     init(auto_instrument=False)
     importlib.import_module("cohere")
     _client("bedrock-runtime")
-    assert not [kind for kind in failures.counts if kind.startswith("unmetered_sdk")]
+    assert not [kind for kind in diagnostics.counts if kind.startswith("unmetered_sdk")]
 
 
 def _client(service: str) -> Any:
@@ -85,9 +85,9 @@ def test_noticed__a_client_for_bedrock__is_said_and_other_services_are_not(init:
     bare = botocore.ClientCreator.create_client
     init()
     _client("s3")
-    assert not [kind for kind in failures.counts if kind.startswith("unmetered_sdk")]
+    assert not [kind for kind in diagnostics.counts if kind.startswith("unmetered_sdk")]
     assert _client("bedrock-runtime").meta.service_model.service_name == "bedrock-runtime"
-    assert failures.counts["unmetered_sdk:bedrock-runtime"] == 1
+    assert diagnostics.counts["unmetered_sdk:bedrock-runtime"] == 1
     instrumentation.uninstall()
     assert botocore.ClientCreator.create_client is bare
 
@@ -100,9 +100,9 @@ async def test_noticed__an_async_client_for_bedrock__is_said_and_its_kind_is_kep
     creator: Any = importlib.import_module("aiobotocore.client").AioClientCreator
     assert inspect.iscoroutinefunction(creator.create_client)
     assert await creator().create_client("s3") == "s3"
-    assert "unmetered_sdk:bedrock-runtime" not in failures.counts
+    assert "unmetered_sdk:bedrock-runtime" not in diagnostics.counts
     assert await creator().create_client(service_name="bedrock-runtime") == "bedrock-runtime"
-    assert failures.counts["unmetered_sdk:bedrock-runtime"] == 1
+    assert diagnostics.counts["unmetered_sdk:bedrock-runtime"] == 1
 
 
 def test_noticed__every_hook__waits_for_a_module_of_its_own() -> None:

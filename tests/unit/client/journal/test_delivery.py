@@ -26,7 +26,7 @@ from paygent.client.journal.delivery import (
 )
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
-from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, presumed
+from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, event_from_begin
 from paygent.core.messages import (
     Answer,
     AssignRecord,
@@ -37,7 +37,7 @@ from paygent.core.messages import (
 )
 from paygent.core.period import Subscription
 from paygent.core.plan import Limit, PlanConfig, plan_to_json
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
 WAIT_S = 5.0
@@ -152,8 +152,8 @@ def test_flush__settled_calls__returns_when_the_ledger_has_them(
         bench.spend(f"e{number}")
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {f"e{number}" for number in range(5)}
-    account = bench.user().books[period_key()]
-    assert (account.base, account.undelivered, bench.user().pending) == (5_000, 0, {})
+    account = bench.user().accounts[period_key()]
+    assert (account.acknowledged, account.pending, bench.user().pending) == (5_000, 0, {})
     assert (bench.journal.has_unread, bench.worker.flushed) == (False, 5)
 
 
@@ -211,7 +211,7 @@ def test_deliver__the_ledger_away__sends_again_without_loss_or_double(
     assert eventually(lambda: set(bench.ledger.events) == {"a", "b"})
     assert eventually(lambda: not bench.user().pending)
     assert bench.spent() == 2_000
-    assert failures.counts["ledger_unavailable"] == 3
+    assert diagnostics.counts["ledger_unavailable"] == 3
 
 
 def test_deliver__an_answer_that_is_lost__does_not_count_twice(bench: Bench) -> None:
@@ -228,7 +228,7 @@ def test_deliver__the_ledger_away__keeps_counting_what_is_not_delivered(bench: B
     bench.ledger.settling.extend(away(10_000))
     bench.spend("a")
     bench.spend("b")
-    assert eventually(lambda: failures.counts.get("ledger_unavailable", 0) > 2)
+    assert eventually(lambda: diagnostics.counts.get("ledger_unavailable", 0) > 2)
     assert (bench.spent(), set(bench.user().pending)) == (2_000, {"a", "b"})
     assert bench.journal.has_unread is True
 
@@ -318,13 +318,13 @@ def test_deliver__after_a_part_of_the_journal_disappeared__brings_it_from_the_ac
     bench.spend("a")
     assert bench.journal.folder is not None
     bench.journal._rotate(bench.journal._current)
-    bench.journal.tend()
+    bench.journal.maintain()
     for path in bench.journal.folder.glob("*-000001.seg"):
         path.unlink()
     bench.ledger.settling.clear()
     assert eventually(lambda: set(bench.ledger.events) == {"a"})
     assert eventually(lambda: not bench.user().pending)
-    assert (bench.journal.dropped, failures.counts["journal_lost"] > 0) == (0, True)
+    assert (bench.journal.dropped, diagnostics.counts["journal_lost"] > 0) == (0, True)
 
 
 def test_deliver__other_processes_spend__is_known_after_the_next_round(bench: Bench) -> None:
@@ -339,7 +339,7 @@ def test_deliver__a_user_who_was_only_refused__is_read_anew(bench: Bench) -> Non
     """What refuses may have changed elsewhere; a round without records reads it."""
     user = bench.user()
     bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
-    user.touched = True
+    user.is_active = True
     bench.worker.nudge()
     assert eventually(lambda: bench.spent() == 500)
 
@@ -353,7 +353,7 @@ def test_deliver__the_ledger_away_or_failing__asks_again_about_users_that_were_a
         swallowed.expect("deliver")
     bench.ledger.settling.extend(kind("no") for _ in range(2))
     bench.ledger.events["theirs"] = make_event("theirs", cost_tokens_nano=500)
-    bench.user().touched = True
+    bench.user().is_active = True
     bench.worker.nudge()
     assert eventually(lambda: bench.spent() == 500)
 
@@ -383,7 +383,7 @@ def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
         PlanRecord("gold", plan_to_json(PlanConfig(price=2)), NOON_US + 1)
     )
     bench.ledger.directory.append(AssignRecord("ann", "pro", None, None, NOON_US + 1))
-    bench.user().touched = True
+    bench.user().is_active = True
     bench.worker.nudge()
     assert eventually(lambda: bench.accounts.plans["gold"] == PlanConfig(price=2))
     assert eventually(lambda: bench.user().plan_name == "pro")
@@ -469,7 +469,7 @@ def test_worker__a_ledger_that_cannot_be_opened__is_tried_until_it_can(bench: Be
     bench.ledger.opening.extend(away(3))
     bench.spend("a")
     assert eventually(lambda: set(bench.ledger.events) == {"a"})
-    assert failures.counts["ledger_unavailable"] == 3
+    assert diagnostics.counts["ledger_unavailable"] == 3
 
 
 def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
@@ -490,7 +490,7 @@ def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
     )
     own = bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
-    lost = presumed(json.loads(encode_begin(_begin("open"))))
+    lost = event_from_begin(json.loads(encode_begin(_begin("open"))))
     assert bench.ledger.events == {"ended": ended, "open": lost, "own": own}
     assert (lost.quality, lost.cost_nano) == ("estimated", 700)
     assert bench.ledger.directory == [plan]
@@ -562,7 +562,7 @@ def test_ask__a_user__brings_the_ledgers_state(bench: Bench) -> None:
     user = bench.user()
     assert bench.worker.ask(user, None).result(WAIT_S) is True
     assert (user.known, bench.spent()) == (True, 500)
-    assert bench.accounts.asks(user, None, NOON_US) is False
+    assert bench.accounts.needs_refresh(user, None, NOON_US) is False
 
 
 def test_ask__a_session__is_known_afterwards(bench: Bench) -> None:
@@ -571,7 +571,7 @@ def test_ask__a_session__is_known_afterwards(bench: Bench) -> None:
     user = bench.user()
     assert bench.worker.ask(user, "mine").result(WAIT_S) is True
     assert bench.accounts.figures(user, "mine", NOON_US).session_cost_nano == 1_000
-    assert bench.accounts.asks(user, "mine", NOON_US) is False
+    assert bench.accounts.needs_refresh(user, "mine", NOON_US) is False
 
 
 def test_ask__the_same_question_meanwhile__shares_the_answer(bench: Bench) -> None:
@@ -616,7 +616,7 @@ def test_ask__a_plan_that_was_news__asks_again_for_its_limits(bench: Bench) -> N
     user = bench.user()
     assert bench.worker.ask(user, None).result(WAIT_S) is True
     assert len(bench.ledger.asked) == 2
-    assert (user.plan_name, user.books[day_key("calls")].base) == ("gold", 1)
+    assert (user.plan_name, user.accounts[day_key("calls")].acknowledged) == ("gold", 1)
 
 
 def test_ask__a_plan_that_never_settles__gives_up_after_some_rounds(bench: Bench) -> None:
@@ -681,7 +681,7 @@ def test_ask__while_a_batch_is_booked_and_not_acknowledged__counts_its_events_on
         "period": (during.period_cost_nano, after.period_cost_nano),
         "session": (during.session_cost_nano, after.session_cost_nano),
     } == {"period": (1_000, 1_000), "session": (1_000, 1_000)}
-    assert user.books[session_key("aside")].undelivered == 0
+    assert user.accounts[session_key("aside")].pending == 0
 
 
 def test_ask__a_ledger_that_is_not_ready__waits_a_moment_and_asks_anyway(bench: Bench) -> None:
@@ -920,4 +920,4 @@ def test_start__without_room_for_a_second_thread__starts_none_twice(
     for number in range(5):
         bench.spend(f"e{number}")
     assert started == ["paygent-deliver", "none", "none", "paygent-ask"]
-    assert failures.counts["no_thread"] == 2
+    assert diagnostics.counts["no_thread"] == 2

@@ -37,7 +37,7 @@ from paygent.client.journal.segments import (
     frame,
     parse,
 )
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 _ROOT = Path(__file__).parents[3]
 
@@ -556,7 +556,7 @@ def test_tend__segments_that_wait_for_the_ledger__hold_no_descriptor(
     for number in range(1, 500):
         journal.append(payload(n=number))
     assert len(segments_in(folder)) > 20
-    journal.tend()
+    journal.maintain()
     after = len(os.listdir("/proc/self/fd"))
     assert after <= before + 1  # the segment that was made ahead
     assert numbers_of(drain(journal)) == list(range(500))
@@ -572,10 +572,10 @@ def test_tend__a_segment_with_a_writer_in_it__is_not_sealed(
     assert old is not None  # the append has made it
     old.writers.append(None)
     journal._rotate(old)
-    journal.tend()
+    journal.maintain()
     assert old.append(frame(payload(n=2)))
     old.writers.pop()
-    journal.tend()
+    journal.maintain()
     assert numbers_of(drain(journal)) == [1, 2]
 
 
@@ -586,11 +586,11 @@ def test_take__a_sealed_file_that_somebody_deleted__does_not_keep_the_others_wai
     journal = new_journal(segment_bytes_max=60)
     for number in range(10):
         journal.append(payload(n=number))
-    journal.tend()
+    journal.maintain()
     lost = parse((folder / "me-000001.seg").read_bytes(), at_end=True)[0]
     (folder / "me-000001.seg").unlink()
     assert numbers_of(drain(journal)) == list(range(len(lost), 10))
-    assert (failures.counts, journal.has_unread) == ({"journal_lost": 1}, False)
+    assert (diagnostics.counts, journal.has_unread) == ({"journal_lost": 1}, False)
 
 
 class _Interrupted(BaseException):
@@ -788,7 +788,7 @@ def test_append__a_disk_that_fails__falls_to_memory_and_loses_nothing(
     journal.begin("a", payload(k="begin", id="a", n=2))
     journal.end("a", payload(k="end", id="a", n=3))
     assert journal.is_durable is False
-    assert failures.counts["journal_in_memory"] == 1
+    assert diagnostics.counts["journal_in_memory"] == 1
     taken = drain(journal)
     assert [number for number in numbers_of(taken) if number != 2] == [1, 3]
     assert list(unfinished(taken)) == []
@@ -908,7 +908,7 @@ def test_journal__a_folder_that_cannot_be_made__is_memory_until_it_can(
     blocked.write_text("in the way")
     journal = Journal(blocked / "journal", owner="me")
     journal.append(payload(n=1))
-    assert (journal.is_durable, failures.counts["journal_in_memory"]) == (False, 1)
+    assert (journal.is_durable, diagnostics.counts["journal_in_memory"]) == (False, 1)
     assert numbers_of(drain(journal)) == [1]
     blocked.unlink()
     journal.try_files_again()
@@ -926,7 +926,7 @@ def test_memory__full__drops_counts_and_says_so() -> None:
     for number in range(5):
         journal.append(payload(n=number))
     assert journal.dropped == 2
-    assert failures.counts == {"journal_memory_full": 2}
+    assert diagnostics.counts == {"journal_memory_full": 2}
     assert len(numbers_of(drain(journal))) == 3
     journal.append(payload(n=9))
     assert numbers_of(drain(journal)) == [9]
@@ -939,7 +939,7 @@ def test_memory__full__drops_begins_in_silence() -> None:
     journal.append(payload(n=1))
     journal.begin("a", b'{"k":"begin","id":"a"}')
     journal._append(frame(b'{"k":"void","id":"a"}'))
-    assert (journal.dropped, failures.counts) == (0, {})
+    assert (journal.dropped, diagnostics.counts) == (0, {})
     journal.end("a", b'{"k":"end","id":"a"}')
     assert journal.dropped == 1
 
@@ -948,7 +948,7 @@ def test_bring_again__nothing_was_dropped__asks_for_nothing() -> None:
     """Nobody looks through all users for nothing."""
     journal = Journal(None, owner="me")
     journal.append(payload(n=1))
-    assert journal.bring_again(lambda: pytest.fail("asked")) is False
+    assert journal.requeue_lost(lambda: pytest.fail("asked")) is False
 
 
 @written
@@ -963,14 +963,14 @@ def test_bring_again__what_was_dropped__is_appended_and_what_nobody_has_is_lost(
         journal.append(payload(n=number))
     disk.forever = None
     assert (numbers_of(drain(journal)), journal.dropped) == ([0], 3)
-    assert journal.bring_again(lambda: [payload(n=1), payload(n=2)]) is True
+    assert journal.requeue_lost(lambda: [payload(n=1), payload(n=2)]) is True
     assert journal.dropped == 2  # a plan that nobody has, and one that memory cannot take yet
     assert numbers_of(drain(journal)) == [1]
     journal.try_files_again()
     assert journal.dropped == 2
-    assert journal.bring_again(lambda: [payload(n=2)]) is True
+    assert journal.requeue_lost(lambda: [payload(n=2)]) is True
     assert (numbers_of(drain(journal)), journal.dropped) == ([2], 1)
-    assert journal.bring_again(list) is False
+    assert journal.requeue_lost(list) is False
 
 
 def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
@@ -978,7 +978,7 @@ def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
     journal = Journal(None, owner="me")
     journal.append(payload(n=1))
     journal.try_files_again()
-    assert (journal.is_durable, failures.counts) == (False, {})
+    assert (journal.is_durable, diagnostics.counts) == (False, {})
     journal.close()
 
 

@@ -199,11 +199,11 @@ def test_tend__a_segment_half_full__makes_the_next_one_ahead(
     """A caller that fills a segment goes to the next one without a system call of its own."""
     journal = new_journal(segment_bytes_max=10_000)
     journal.append(payload(-1))
-    journal.tend()
+    journal.maintain()
     assert names_in(folder) == ["me-000001.seg"]
     count = fill_half(journal)
-    journal.tend()
-    journal.tend()
+    journal.maintain()
+    journal.maintain()
     assert names_in(folder) == ["me-000001.seg", "me-000002.seg"]
     monkeypatch.setattr(journal_module, "MappedSegment", None)  # no other can be made
     while journal._spare is not None:
@@ -221,7 +221,7 @@ def test_tend__too_little_room_for_a_large_record__is_given_up_for_another(
     """A segment that was made ahead is used where what comes leaves half of it free."""
     journal = new_journal(segment_bytes_max=10_000)
     count = fill_half(journal)
-    journal.tend()
+    journal.maintain()
     journal.append(b'{"n":%d,"text":"%s"}' % (count, b"x" * 9_000))
     assert (journal._spare, type(journal._current)) == (None, MappedSegment)
     assert names_in(folder) == ["me-000001.seg", "me-000003.seg"]
@@ -239,7 +239,7 @@ def test_tend__calls_in_flight__have_room_in_the_segment_made_ahead(
     count = 501
     while journal._spare is None:
         journal.append(payload(count))
-        journal.tend()
+        journal.maintain()
         count += 1
     spare = journal._spare
     while journal._spare is not None:
@@ -262,7 +262,7 @@ def test_tend__left_while_the_next_one_is_made__does_not_use_it_later(
         journal._rotate(journal._current)
 
     monkeypatch.setattr(MappedSegment, "touch", touch_late)
-    journal.tend()
+    journal.maintain()
     assert journal._spare is None
     assert names_in(folder) == ["me-000001.seg", "me-000003.seg"]
 
@@ -278,7 +278,7 @@ def test_tend__no_room_for_the_next_one__goes_on_without(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    journal.tend()
+    journal.maintain()
     assert names_in(folder) == ["me-000001.seg"]
     for number in range(count, 2_000):
         journal.append(payload(number))
@@ -292,7 +292,7 @@ def test_close__a_segment_made_ahead__is_taken_away(
     """What nobody has used is nobody's to adopt."""
     journal = new_journal(segment_bytes_max=10_000)
     fill_half(journal)
-    journal.tend()
+    journal.maintain()
     deliver(journal)
     journal.close()
     assert list(folder.iterdir()) == []
@@ -311,7 +311,7 @@ def test_seal__a_disk_that_does_not_cut__is_counted_and_changes_nothing_else(
     journal = new_journal()
     journal.append(payload(1))
     journal._rotate(journal._current)
-    journal.tend()
+    journal.maintain()
     assert deliver(journal) == [1]
 
 
@@ -360,7 +360,7 @@ def call(thread):
 def deliver():
     delivered = os.open(folder.parent / "delivered", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
-        journal.tend()
+        journal.maintain()
         for record in journal.take(1_000):
             os.write(delivered, f"{record['k']} {record['id']}\\n".encode())
         journal.delivered()
@@ -424,7 +424,7 @@ count = 0
 while journal._current is None or journal._current.size * 2 < journal._current.full_at:
     journal.append(b'{"n":%d}' % count)
     count += 1
-journal.tend()
+journal.maintain()
 old, spare = journal._current, journal._spare
 assert spare is not None
 pid = os.fork()

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from paygent.client.metering.abandoned import LateEnds
+from paygent.client.metering.abandoned import DeferredEnds
 
 
 class Cycle:
     """An object that only the collector frees, and that notes it."""
 
-    def __init__(self, ends: LateEnds, freed: list[str]) -> None:
+    def __init__(self, ends: DeferredEnds, freed: list[str]) -> None:
         self.me = self
         self._ends = ends
         self._freed = freed
@@ -35,10 +35,10 @@ def _by_hand() -> Iterator[None]:
 
 def test_collect_left__a_stream_was_left__frees_it_and_ends_it_here() -> None:
     """Whoever finds no room has what was dropped collected."""
-    ends, freed = LateEnds(lambda: None), list[str]()
+    ends, freed = DeferredEnds(lambda: None), list[str]()
     Cycle(ends, freed)
     assert (ends.collect_left(is_first=False), freed) == ("none", [])
-    ends.note_left()
+    ends.mark_abandoned()
     assert (ends.collect_left(is_first=False), freed) == ("now", ["freed"])
     assert ends.collect_left(is_first=False) == "none"
 
@@ -56,11 +56,11 @@ def test_collect_left__soon_after_the_last_one__waits_for_the_next(
 
     monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
     monkeypatch.setattr(gc, "collect", collect)
-    ends = LateEnds(lambda: None)
+    ends = DeferredEnds(lambda: None)
     for takes_s[0], pause_s in ((0.0, 1.0), (0.5, 10.0)):
-        ends.note_left()
+        ends.mark_abandoned()
         assert ends.collect_left(is_first=False) == "now"
-        ends.note_left()
+        ends.mark_abandoned()
         now_s[0] += pause_s - 0.01
         assert ends.collect_left(is_first=False) == "soon"
         now_s[0] += 0.01
@@ -68,8 +68,8 @@ def test_collect_left__soon_after_the_last_one__waits_for_the_next(
 
 def test_collect_left__switched_off_by_the_application__leaves_it_off() -> None:
     """It has its reasons."""
-    ends = LateEnds(lambda: None)
-    ends.note_left()
+    ends = DeferredEnds(lambda: None)
+    ends.mark_abandoned()
     gc.disable()
     try:
         assert ends.collect_left(is_first=False) == "none"
@@ -81,9 +81,9 @@ def test_collect_left__switched_off_by_the_application__leaves_it_off() -> None:
 def test_collect_left__on_an_event_loop__is_done_by_the_delivering_thread() -> None:
     """The loop is not stopped by us; the thread that delivers is told to hurry."""
     hurried: list[bool] = []
-    ends, freed = LateEnds(lambda: hurried.append(True)), list[str]()
+    ends, freed = DeferredEnds(lambda: hurried.append(True)), list[str]()
     Cycle(ends, freed)
-    ends.note_left()
+    ends.mark_abandoned()
 
     async def main() -> str:
         return ends.collect_left(is_first=False)
@@ -98,7 +98,7 @@ def test_collect_left__in_a_task_while_an_async_for_is_open__waits_a_moment_once
     is_first: bool,
 ) -> None:
     """What the task has just left is closed by the loop later; what it is inside of, never."""
-    ends = LateEnds(lambda: None)
+    ends = DeferredEnds(lambda: None)
 
     async def main() -> str:
         return ends.collect_left(is_first=is_first)
@@ -112,9 +112,9 @@ def test_collect_left__in_a_task_while_an_async_for_is_open__waits_a_moment_once
 
 def test_before_round__too_soon__keeps_the_wish() -> None:
     """The next round looks again."""
-    ends, freed = LateEnds(lambda: None), list[str]()
+    ends, freed = DeferredEnds(lambda: None), list[str]()
     Cycle(ends, freed)
-    ends.note_left()
+    ends.mark_abandoned()
 
     async def main() -> str:
         return ends.collect_left(is_first=False)
@@ -130,9 +130,9 @@ def test_before_round__too_soon__keeps_the_wish() -> None:
 
 def test_renew_after_fork__the_parents_ends__are_forgotten() -> None:
     """They are the parent's to run."""
-    ends = LateEnds(lambda: None)
+    ends = DeferredEnds(lambda: None)
     ends.add(lambda: pytest.fail("not ours"))
-    ends.note_left()
+    ends.mark_abandoned()
     ends.renew_after_fork()
     ends.run()
     assert (list(ends.waiting), ends.collect_left(is_first=False)) == ([], "none")

@@ -8,11 +8,11 @@ import pytest
 
 from paygent import PaygentLimitExceeded, paygent_context
 from paygent.client.context.identity import Identity
-from paygent.client.metering.attribution import Whose
+from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 
 def request_of(identity: Identity | None = None, *, has_run: bool = False) -> Request:
@@ -23,13 +23,13 @@ def request_of(identity: Identity | None = None, *, has_run: bool = False) -> Re
 @pytest.mark.parametrize("policy", ["warn", "block", "ignore", "shared"])
 def test_identify__what_the_call_says__wins_over_the_context(policy: str) -> None:
     """The call's user first, then the context's; no policy is asked where there is one."""
-    whose = Whose(policy, Callbacks())
+    attribution = Attribution(policy, Callbacks())
     with paygent_context(user_id="around", session_id="s"):
-        assert whose.identify(request_of()).user_id == "around"
-        said = whose.identify(request_of(Identity("own")))
+        assert attribution.resolve(request_of()).user_id == "around"
+        said = attribution.resolve(request_of(Identity("own")))
         assert (said.user_id, said.session_id) == ("own", None)
-        assert whose.identify(request_of(Identity(None, "t"))).user_id == "around"
-    assert failures.counts.get("no_user", 0) == 0
+        assert attribution.resolve(request_of(Identity(None, "t"))).user_id == "around"
+    assert diagnostics.counts.get("no_user", 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,20 @@ def test_identify__what_the_call_says__wins_over_the_context(policy: str) -> Non
 )
 def test_identify__without_a_user__is_the_policys(policy: str, user: str, said: int) -> None:
     """Session and metadata that are said stay with the call, whoever it is counted on."""
-    identity = Whose(policy, Callbacks()).identify(request_of(Identity(None, "s", None, {"a": 1})))
+    identity = Attribution(policy, Callbacks()).resolve(
+        request_of(Identity(None, "s", None, {"a": 1}))
+    )
     assert (identity.user_id, identity.session_id, identity.metadata) == (user, "s", {"a": 1})
-    assert failures.counts.get("no_user", 0) == said
+    assert diagnostics.counts.get("no_user", 0) == said
 
 
 def test_identify__nobody_who_is_refused__is_told_and_raised() -> None:
     """The hard-gate callback hears of it, and the call does not begin."""
     callbacks, heard = Callbacks(), list[Any]()
     callbacks.register("hard_gate", heard.append)
-    whose = Whose("block", callbacks)
+    attribution = Attribution("block", callbacks)
     with pytest.raises(PaygentLimitExceeded) as refused:
-        whose.identify(request_of())
+        attribution.resolve(request_of())
     assert refused.value.guard_result.gate_reason == "no_user"
     callbacks.flush(5.0)
     assert [result.gate_reason for result in heard] == ["no_user"]
@@ -58,25 +60,29 @@ def test_identify__nobody_who_is_refused__is_told_and_raised() -> None:
 @pytest.mark.parametrize("policy", ["warn", "block"])
 def test_identify__work_that_has_run__is_nobodys_and_never_refused(policy: str) -> None:
     """What is spent already is booked, and was asked about when it began."""
-    whose = Whose(policy, Callbacks())
-    assert whose.identify(request_of(has_run=True)).user_id == whose.nobody == MISSING_USER_ID
-    assert failures.counts.get("no_user", 0) == 0
+    attribution = Attribution(policy, Callbacks())
+    assert (
+        attribution.resolve(request_of(has_run=True)).user_id
+        == attribution.fallback_user_id
+        == MISSING_USER_ID
+    )
+    assert diagnostics.counts.get("no_user", 0) == 0
 
 
 def test_named__only_where_it_is_said() -> None:
     """No policy stands in: None is nobody."""
-    whose = Whose("shared", Callbacks())
-    found: Any = whose.named(request_of())
+    attribution = Attribution("shared", Callbacks())
+    found: Any = attribution.explicit(request_of())
     assert found is None
     with paygent_context(user_id="u1"):
-        found = whose.named(request_of())
+        found = attribution.explicit(request_of())
     assert found.user_id == "u1"
 
 
 def test_identify__a_request_that_had_to_wait__is_asked_about_once() -> None:
     """It begins again after the wait, as whose it was, and is said once."""
-    whose, request = Whose("warn", Callbacks()), request_of()
-    first = whose.identify(request)
+    attribution, request = Attribution("warn", Callbacks()), request_of()
+    first = attribution.resolve(request)
     with paygent_context(user_id="later"):
-        assert whose.identify(request) is first
-    assert failures.counts["no_user"] == 1
+        assert attribution.resolve(request) is first
+    assert diagnostics.counts["no_user"] == 1

@@ -36,10 +36,10 @@ def entry(model: str = "gpt-realtime", **identity: Any) -> Request:
 
 def look(pg: Paygent, request: Request) -> None:
     """Look, and wait for the ledger where that is asked for."""
-    wait = pg._meter.look(request)
+    wait = pg._meter.check(request)
     if wait is not None:
         wait.block()
-        assert pg._meter.look(request) is None
+        assert pg._meter.check(request) is None
 
 
 def refused(pg: Paygent, request: Request) -> str | None:
@@ -84,7 +84,7 @@ def test_look__that_is_refused__has_the_user_read_anew(
         patched.setattr(pg._worker, "nudge", lambda: nudges.append(True))
         assert refused(pg, entry()) == "total_spend"
         assert nudges
-        assert pg._accounts.users["u1"].touched
+        assert pg._accounts.users["u1"].is_active
 
 
 def test_look__at_a_model_that_the_plan_blocks__is_refused(init: Init) -> None:

@@ -43,14 +43,14 @@ class Noted:
 def test_give_up__inside_a_call__tells_that_call_and_afterwards_none() -> None:
     """The innermost is told; the ones around it were told when it began."""
     told: list[str] = []
-    nesting.give_up(REQUEST)
+    nesting.yield_to_inner(REQUEST)
     outer = nesting.enter(lambda: told.append("outer"))
     inner = nesting.enter(lambda: told.append("inner"))
-    nesting.give_up(REQUEST)
+    nesting.yield_to_inner(REQUEST)
     nesting.leave(inner)
-    nesting.give_up(REQUEST)
+    nesting.yield_to_inner(REQUEST)
     nesting.leave(outer)
-    nesting.give_up(REQUEST)
+    nesting.yield_to_inner(REQUEST)
     assert told == ["inner", "outer"]
 
 
@@ -68,7 +68,7 @@ def test_give_up__a_lazy_body_on_the_stack__is_told_and_no_other() -> None:
     nesting.lazies.update({1: running, 2: other})
 
     def deeper() -> None:
-        nesting.give_up(REQUEST)
+        nesting.yield_to_inner(REQUEST)
 
     deeper()
     nesting.look()

@@ -16,7 +16,7 @@ from tests.conftest import Swallowed
 
 import paygent.client.runtime.callbacks as callbacks_module
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 WAIT_S = 5.0
 """Longest wait of a test for something that takes milliseconds."""
@@ -98,7 +98,7 @@ def test_fire__a_callback_that_raises__is_counted_and_the_next_one_runs(
     callbacks.fire("usage", 1)
     callbacks.fire("usage", 2)
     assert recorder.payloads == [1, 2]
-    assert failures.counts == {"callback_usage": 2}
+    assert diagnostics.counts == {"callback_usage": 2}
 
 
 def test_fire__a_slow_callback__lets_its_caller_go_on(callbacks: Callbacks) -> None:
@@ -217,7 +217,7 @@ async def test_fire__an_async_callback_that_raises__is_counted(
     callbacks.fire("usage", 1)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert failures.counts == {"callback_usage": 1}
+    assert diagnostics.counts == {"callback_usage": 1}
 
 
 def test_fire__an_async_callback_that_exits__does_not_end_the_callers_loop(
@@ -287,7 +287,7 @@ def test_fire__a_full_queue__drops_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     assert recorder.entered.wait(WAIT_S)  # it has left the queue and hangs
     for number in range(1, 6):
         callbacks.fire("usage", number, wait=False)
-    assert failures.counts == {"callbacks_dropped": 3}
+    assert diagnostics.counts == {"callbacks_dropped": 3}
     assert callbacks.flush(0.01) is False
     gate.set()
     assert callbacks.flush(WAIT_S) is True
@@ -341,7 +341,7 @@ def test_stop__a_hanging_callback_and_a_full_queue__says_so(
     assert recorder.entered.wait(WAIT_S)
     callbacks.fire("usage", 1, wait=False)
     callbacks.stop()
-    assert failures.counts == {"callbacks_hung": 1}
+    assert diagnostics.counts == {"callbacks_hung": 1}
     gate.set()
     thread = callbacks._thread
     assert thread is not None  # the first firing has started it

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from paygent.client.runtime import locks
-from paygent.client.runtime.locks import LockUnavailable, brief, patient
+from paygent.client.runtime.locks import LockUnavailable, acquire_blocking, acquire_soon
 
 
 def test_brief__many_threads__exclude_each_other() -> None:
@@ -19,7 +19,7 @@ def test_brief__many_threads__exclude_each_other() -> None:
 
     def work() -> None:
         for _ in range(300):
-            with brief(mine):
+            with acquire_soon(mine):
                 inside[0] += 1
                 seen.append(inside[0])
                 inside[0] -= 1
@@ -42,10 +42,10 @@ def test_brief__taken__is_waited_for_however_long(
     got: list[bool] = []
 
     def other() -> None:
-        with brief(mine):
+        with acquire_soon(mine):
             got.append(True)
 
-    with brief(mine):
+    with acquire_soon(mine):
         thread = threading.Thread(target=other)
         thread.start()
         time.sleep(0.01)
@@ -58,9 +58,9 @@ def test_brief__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyP
     """A signal handler that comes in between must not hang the application."""
     monkeypatch.setattr(locks, "_WAIT_S", 0.01)
     mine = threading.Lock()
-    with brief(mine), pytest.raises(LockUnavailable), brief(mine):
+    with acquire_soon(mine), pytest.raises(LockUnavailable), acquire_soon(mine):
         raise AssertionError("got in twice")
-    with brief(mine):
+    with acquire_soon(mine):
         pass
 
 
@@ -74,10 +74,10 @@ def test_patient__taken_for_long__is_waited_for_all_the_same(
     got: list[bool] = []
 
     def other() -> None:
-        with patient(mine):
+        with acquire_blocking(mine):
             got.append(True)
 
-    with brief(mine):
+    with acquire_soon(mine):
         thread = threading.Thread(target=other)
         thread.start()
         thread.join(0.05)
@@ -89,7 +89,7 @@ def test_patient__taken_for_long__is_waited_for_all_the_same(
 def test_brief__an_exception_inside__leaves_it_free() -> None:
     """Whatever is raised in the middle, the next one gets in."""
     mine = threading.Lock()
-    with pytest.raises(KeyboardInterrupt), brief(mine):
+    with pytest.raises(KeyboardInterrupt), acquire_soon(mine):
         raise KeyboardInterrupt
-    with brief(mine):
+    with acquire_soon(mine):
         pass

@@ -24,9 +24,9 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.core.usage import Usage
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.integrations import LangChainCallback
 from paygent.integrations.langchain import handler
 from paygent.integrations.langchain.usage import read_result
@@ -45,7 +45,7 @@ TOLD: Any = {
 
 def who() -> str | None:
     """The user whose calls are made here."""
-    identity = here()
+    identity = current_identity()
     return identity.user_id if identity is not None else None
 
 
@@ -249,7 +249,7 @@ def test_callback__of_an_answer_out_of_langchains_cache__books_nothing(
         for _ in range(3):
             model.invoke("x", config=config)
     assert len(metered.events) == 2
-    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+    assert not any(kind.startswith("unmetered") for kind in diagnostics.counts)
 
 
 def test_callback__of_a_known_package_whose_call_no_hook_saw__says_so(pg: Paygent) -> None:
@@ -260,7 +260,7 @@ def test_callback__of_a_known_package_whose_call_no_hook_saw__says_so(pg: Paygen
 
     Unseen.__module__ = "langchain_openai.chat_models.base"
     Unseen().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
-    assert failures.counts["unmetered:langchain:Unseen"] == 1
+    assert diagnostics.counts["unmetered:langchain:Unseen"] == 1
 
 
 # -- whose the rest is
@@ -289,7 +289,7 @@ def test_callback__beside_another_of_another_user__leaves_the_place(
     model.invoke("x", config={"callbacks": callbacks})
     assert (metered.only.user_id, who()) == ("u1", None)
     model.invoke("x", config={"callbacks": callbacks})
-    assert not any(kind.startswith("unmetered") for kind in failures.counts)
+    assert not any(kind.startswith("unmetered") for kind in diagnostics.counts)
 
 
 class Raises(BaseCallbackHandler):

@@ -14,7 +14,7 @@ from typing import Any
 from paygent.client.instrument.http_sdks.route import Route
 from paygent.client.instrument.streams.reader import counted, field, text_bytes
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, fields_of, from_anthropic, get
+from paygent.core.usage import JobStatus, Usage, fields_of, from_anthropic, get
 
 name = "anthropic"
 module = "anthropic"
@@ -149,10 +149,10 @@ class MessageStream:
         return known._replace(tool_calls=tuple(self._tools)) if known is not None else None
 
 
-def read_batch(answer: Any, want_tools: bool) -> Deferred | None:
+def read_batch(answer: Any, want_tools: bool) -> JobStatus | None:
     """Read a batch that was started; its results tell its use."""
     batch_id = get(answer, "id")
-    return Deferred(_ref(batch_id), tier="batch") if isinstance(batch_id, str) else None
+    return JobStatus(_ref(batch_id), tier="batch") if isinstance(batch_id, str) else None
 
 
 def _ref(batch_id: str) -> str:
@@ -193,9 +193,9 @@ class BatchResults:
         """Note that this was the last line."""
         self._is_whole = True
 
-    def usage(self, estimate: Estimate) -> Deferred:
+    def usage(self, estimate: Estimate) -> JobStatus:
         """Return what the batch used, if all of it was seen; see `StreamReader.usage`."""
-        return Deferred(
+        return JobStatus(
             self._ref, (*self._small.values(), *self._large) if self._is_whole else None
         )
 
@@ -233,8 +233,8 @@ _BATCHES = Route(
     read_batch,
     MessageStream,
     max_tokens_names=("max_tokens",),
-    view=view_batch,
-    alike="messages",
+    expand_batch=view_batch,
+    forecast_as="messages",
     tier="batch",
 )
 _COMPLETE = Route(
@@ -257,7 +257,7 @@ def route(method: str, path: str) -> Route | bool:
         if results is None:
             return True
         reader = partial(BatchResults, ref=_ref(results[1]))
-        return Route("messages.batches.results", read_batch, reader, collects=True)
+        return Route("messages.batches.results", read_batch, reader, reports_job_usage=True)
     return method in ("DELETE", "HEAD")
 
 

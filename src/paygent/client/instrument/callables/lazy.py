@@ -14,13 +14,13 @@ import itertools
 import weakref
 from typing import Any
 
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Usage
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 _FRAMES = ("gi_frame", "ag_frame", "cr_frame")
 _keys = itertools.count()
@@ -52,7 +52,7 @@ def say_unread(kind: str, route: str) -> None:
         kind: The name of the answer's type.
         route: What was called.
     """
-    failures.say(
+    diagnostics.warn_once(
         f"unread:{route}:{kind}",
         "the usage of an answer of type %s (%s) cannot be read; the estimate is booked",
         kind,
@@ -68,7 +68,7 @@ class Watched:
     def __init__(self, lazy: Any, meter: Meter, call: Call) -> None:
         self._meter = meter
         self._call = call
-        self._ending = Ending(meter, call, Unseen(type(lazy).__name__, call.request.route))
+        self._ending = StreamEnd(meter, call, Unseen(type(lazy).__name__, call.request.route))
         self._frame_name = next((name for name in _FRAMES if hasattr(lazy, name)), None)
         self._key = next(_keys)
         self._reference = weakref.ref(lazy, self._collected)

@@ -26,7 +26,7 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.patching.patches import Patch, Patches, Switch, as_function
 from paygent.client.metering.call import Request
 from paygent.client.runtime.providers import ProviderConfig
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 _REQUEST_KEYS = ("messages", "input", "prompt", "system", "instructions")
@@ -68,7 +68,7 @@ def find(target: Target, module: Any) -> tuple[type, Any] | None:
 def say_missing(target: Target) -> None:
     """Say that a target is not where its config says: no silent bypass."""
     config, module, class_name, method = target
-    failures.say(
+    diagnostics.warn_once(
         f"unhooked:{config.name}",
         "provider %s: %s has no class %s with a method %s; its calls are neither gated nor metered",
         config.name,
@@ -109,7 +109,7 @@ class TargetHook:
         if self.patch is not None and self.patch.owner is owner:
             if vars(owner).get(target.method) is self.patch.wrapper:
                 return  # a reload of the module would have made another class
-            failures.say(
+            diagnostics.warn_once(
                 f"hook_displaced:{self.name}",
                 "%s.%s was replaced by other code; the hook is put on top of it",
                 owner.__name__,

@@ -19,7 +19,12 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any
 
-from paygent.client.context.identity import CALL_ARGUMENTS, Identity, here, paygent_context
+from paygent.client.context.identity import (
+    CALL_ARGUMENTS,
+    Identity,
+    current_identity,
+    paygent_context,
+)
 from paygent.client.instrument.callables.lazy import Running, is_lazy, say_unread, watch
 from paygent.client.instrument.callables.usage import AnyStream, read_known
 from paygent.client.instrument.http_sdks.outcome import (
@@ -35,9 +40,9 @@ from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Size
-from paygent.core.usage import Deferred, Usage, get
+from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 UNSEEN = Size(4, 0)
 """Size of a request that nobody sees: always the same, so that what such calls took is what the
@@ -162,11 +167,11 @@ def take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
     if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
         return None
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
-    own = Identity(user_id, session_id, None, metadata).over(here())
+    own = Identity(user_id, session_id, None, metadata).merged_with(current_identity())
     return paygent_context(own.user_id, own.session_id, own.plan, own.metadata)
 
 
-def prepare(request: Request, read: Callable[[Any, bool], Usage | Deferred | None]) -> Prepared:
+def prepare(request: Request, read: Callable[[Any, bool], Usage | JobStatus | None]) -> Prepared:
     """Return a request as the funnel's endings take it.
 
     Args:
@@ -174,7 +179,7 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | Deferred | Non
         read: Reads the usage of an answer; what it cannot read is said once per type of answer.
     """
 
-    def read_or_say(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+    def read_or_say(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
         usage = read(answer, want_tools)
         if usage is None:
             say_unread(type(answer).__name__, request.route)
@@ -210,7 +215,9 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> b
     elif (usage := attempt("usage", read_known, answer, want_tools)) is not None:
         meter.settle(call, usage)  # an answer that can be iterated too, such as a mock
     elif not watch(answer, meter, call):
-        failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
+        diagnostics.warn_once(
+            "stream_untapped", "a stream of type %s cannot be read", type(answer).__name__
+        )
         meter.settle(call, None)
     return True
 

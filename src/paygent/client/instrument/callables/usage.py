@@ -21,7 +21,7 @@ from paygent.client.instrument.openai.answers import (
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.runtime.providers import ProviderConfig, usage_of
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, fields_of, get
+from paygent.core.usage import JobStatus, Usage, fields_of, get
 from paygent.failopen import attempt
 
 _PARTS = ("usage", "model", "type", "object", "service_tier")
@@ -36,7 +36,7 @@ _COUNTS = (
 _ANTHROPIC_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
-def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | Deferred | None:
+def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | JobStatus | None:
     """Read an answer of OpenAI's or Anthropic's shape, an SDK's object or a dict.
 
     Args:
@@ -86,7 +86,7 @@ def _plain(answer: Any) -> Any:
 
 def reader_for(
     provider: str, extractors: Iterable[ProviderConfig]
-) -> Callable[[Any, bool], Usage | Deferred | None]:
+) -> Callable[[Any, bool], Usage | JobStatus | None]:
     """Return a function that reads the usage of any answer, as `Route.read` does.
 
     Args:
@@ -97,7 +97,7 @@ def reader_for(
     known = {each.name: each.extract_tokens for each in extractors if each.extract_tokens}
     named = known.get(provider)
 
-    def read(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+    def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
         if named is not None:
             return _extract(provider, named, answer)
         usage = read_known(answer, want_tools, provider)
@@ -159,6 +159,6 @@ class AnyStream:
             self._reader = made(self._want_tools, False)
         return self._reader.feed(chunk)
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was used; see `StreamReader.usage`."""
         return self._reader.usage(estimate) if self._reader is not None else None

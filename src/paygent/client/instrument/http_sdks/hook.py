@@ -18,7 +18,7 @@ from typing import Any
 
 from paygent.client.instrument.http_sdks.wrapper import wrap_async, wrap_resource, wrap_sync
 from paygent.client.instrument.patching.patches import Patches, is_mock
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 
 class SdkHook:
@@ -61,7 +61,9 @@ class SdkHook:
     def _check(self, client_class: type, patches: Patches) -> None:
         """Say it when a call of a client of this class does not reach the funnel first."""
         if not _is_hooked(client_class, patches):
-            failures.say(f"unhooked:{self.name}", "the hook in %s is not in place", self.name)
+            diagnostics.warn_once(
+                f"unhooked:{self.name}", "the hook in %s is not in place", self.name
+            )
 
     # -- clients
 
@@ -97,7 +99,7 @@ class SdkHook:
             patches.lock.release()
 
     def _say_displaced(self, what: str) -> None:
-        failures.say(
+        diagnostics.warn_once(
             f"hook_displaced:{self.name}",
             "%s.request was replaced by other code; the hook is put on top of it",
             what,

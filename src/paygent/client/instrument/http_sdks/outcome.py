@@ -11,17 +11,17 @@ from typing import Any
 
 from paygent.client.instrument.http_sdks.request import Prepared
 from paygent.client.instrument.streams.byte_tap import BytesReader, tap_bytes
-from paygent.client.instrument.streams.ending import Ending, Ends, Settles
+from paygent.client.instrument.streams.ending import EndableCall, Settler, StreamEnd
 from paygent.client.instrument.streams.iterator_tap import tap_stream
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, get
-from paygent.failopen import attempt, failures
+from paygent.core.usage import JobStatus, Usage, get
+from paygent.failopen import attempt, diagnostics
 
 
-def end_answered(meter: Settles, call: Ends, prepared: Prepared, answer: Any) -> None:
+def end_answered(meter: Settler, call: EndableCall, prepared: Prepared, answer: Any) -> None:
     """End a call that was answered: now, or when its stream ends."""
     route = prepared.route
     want_tools = call.wants_tools
@@ -30,13 +30,15 @@ def end_answered(meter: Settles, call: Ends, prepared: Prepared, answer: Any) ->
         return
     reader = route.stream_reader(want_tools, call.drops_usage_chunk)
 
-    def read(document: Any) -> Usage | Deferred | None:
+    def read(document: Any) -> Usage | JobStatus | None:
         return route.read(document, want_tools)
 
     if prepared.is_raw or _is_http(answer):
         _end_raw(meter, call, answer, reader, read)
     elif not tap_stream(answer, meter, call, reader, read):
-        failures.say("stream_untapped", "a stream of type %s cannot be read", type(answer).__name__)
+        diagnostics.warn_once(
+            "stream_untapped", "a stream of type %s cannot be read", type(answer).__name__
+        )
         meter.settle(call, None)
 
 
@@ -46,11 +48,11 @@ def _is_http(answer: Any) -> bool:
 
 
 def _end_raw(
-    meter: Settles,
-    call: Ends,
+    meter: Settler,
+    call: EndableCall,
     answer: Any,
     reader: StreamReader,
-    read: Callable[[Any], Usage | Deferred | None],
+    read: Callable[[Any], Usage | JobStatus | None],
 ) -> None:
     """End a call whose answer the application reads raw: from its bytes, read or still to come."""
     response = answer if _is_http(answer) else getattr(answer, "http_response", None)
@@ -61,7 +63,7 @@ def _end_raw(
         meter.settle(call, attempt("usage", _read_whole, response, reader, read, call.estimate))
         return
     bytes_reader = BytesReader(response.headers, reader, read)
-    ending = Ending(meter, call, bytes_reader)
+    ending = StreamEnd(meter, call, bytes_reader)
     if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
         call.hand_over()
     else:
@@ -71,9 +73,9 @@ def _end_raw(
 def _read_whole(
     response: Any,
     reader: StreamReader,
-    read: Callable[[Any], Usage | Deferred | None],
+    read: Callable[[Any], Usage | JobStatus | None],
     estimate: Estimate,
-) -> Usage | Deferred | None:
+) -> Usage | JobStatus | None:
     """Read the usage of an HTTP response that has been read to its end."""
     is_events = "event-stream" in str(response.headers.get("content-type"))
     if not (is_events or getattr(reader, "reads_lines", False)):
@@ -178,11 +180,11 @@ class _Collector:
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
-        self.late_ends = meter.late_ends
+        self.deferred_ends = meter.deferred_ends
 
-    def settle(self, call: Any, found: Usage | Deferred | None) -> None:
+    def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
         """Book what is said of earlier work."""
-        if call.claim_end() and isinstance(found, Deferred):
+        if call.claim_end() and isinstance(found, JobStatus):
             self._meter.collect(call.request, found)
 
 

@@ -19,7 +19,7 @@ from paygent.client.instrument.http_sdks.route import (
     route_name,
 )
 from paygent.client.metering.call import Request
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 CARRIER_HEADER = "x-paygent-call"
 """Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed
@@ -57,31 +57,31 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         if not route:
             shown = route_name(str(options.method).upper(), plain_path(options.url))
             kind = f"unmetered:{sdk.name}:{shown}"
-            failures.say(kind, "%s %s is neither gated nor metered", sdk.name, shown)
+            diagnostics.warn_once(kind, "%s %s is neither gated nor metered", sdk.name, shown)
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     extra = getattr(options, "extra_json", None)
     if body is not None and isinstance(extra, Mapping) and extra:
         body = {**body, **extra}
     requests = 1
-    if body is not None and route.view is not None:
-        body, requests = route.view(body)
+    if body is not None and route.expand_batch is not None:
+        body, requests = route.expand_batch(body)
     get_field = body.get if body is not None else _nothing
     told = None
-    if route.told is not None and body is not None:
-        told = attempt("told", route.told, body, getattr(options, "files", None))
+    if route.declared_usage is not None and body is not None:
+        told = attempt("told", route.declared_usage, body, getattr(options, "files", None))
     is_stream = bool(kwargs.get("stream"))
     asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
     model = get_field("model")
     request = Request(
         _provider_of(sdk, client),
-        route.alike or route.name,
+        route.forecast_as or route.name,
         model if isinstance(model, str) else "",
         body,
         generates=route.generates,
         max_tokens=max_tokens_of(route, get_field),
         identity=identity,
-        told=told,
+        declared_usage=told,
         requests=requests,
         tier=route.tier,
     )

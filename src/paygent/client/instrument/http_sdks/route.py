@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 
 _VARIABLE_SEGMENT = re.compile(r"^(?=.*\d).{6,}$")  # an id; operations have no digits
 
@@ -38,16 +38,16 @@ class Route(NamedTuple):
     """
 
     name: str
-    read: Callable[[Any, bool], Usage | Deferred | None]
+    read: Callable[[Any, bool], Usage | JobStatus | None]
     stream_reader: Callable[[bool, bool], StreamReader]
     generates: bool = True
     max_tokens_names: tuple[str, ...] = ()
     asks_for_usage: bool = False
-    view: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], int]] | None = None
-    alike: str = ""
+    expand_batch: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], int]] | None = None
+    forecast_as: str = ""
     tier: str = ""
-    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
-    collects: bool = False
+    declared_usage: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    reports_job_usage: bool = False
 
 
 class Sdk(Protocol):

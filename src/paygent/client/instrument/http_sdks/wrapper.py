@@ -22,7 +22,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any, cast
 
-from paygent.client.context.identity import CALL_ARGUMENTS, Identity, take_along
+from paygent.client.context.identity import CALL_ARGUMENTS, Identity, propagate
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,
@@ -35,7 +35,7 @@ from paygent.client.instrument.http_sdks.route import Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
 from paygent.client.metering.call import Wait
 from paygent.client.metering.meter import Meter
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 _active: Meter | None = None
 _was_active = False
@@ -58,7 +58,7 @@ def meter_or_say() -> Meter | None:
     once.
     """
     if _active is None and _was_active:
-        failures.say("shut_down", "Paygent is shut down; calls pass unmetered")
+        diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
     return _active
 
 
@@ -82,7 +82,7 @@ def wrap_sync(
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return send(client, *args, **kwargs)
-        if prepared.route.collects:
+        if prepared.route.reports_job_usage:
             answer = send(client, *args, **kwargs)
             attempt("collect", end_collected, meter, prepared, answer)
             return answer
@@ -125,7 +125,7 @@ def wrap_async(
         prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
         if prepared is None:
             return await send(client, *args, **kwargs)
-        if prepared.route.collects:
+        if prepared.route.reports_job_usage:
             answer = await send(client, *args, **kwargs)
             attempt("collect", end_collected, meter, prepared, answer)
             return answer
@@ -222,7 +222,7 @@ _inside: ContextVar[Gateway | _UnderWay | None] = ContextVar("paygent_inside", d
 """The request that is under way here, or the gateway's call: a second wrapper of ours inside it
 stands back.
 """
-take_along(_inside)  # an SDK may send what it is asked for on a thread of its own
+propagate(_inside)  # an SDK may send what it is asked for on a thread of its own
 
 
 def _meter_for(

@@ -13,7 +13,7 @@ from paygent.client.instrument.http_sdks.outcome import NEVER_SENT
 from paygent.client.instrument.openai.answers import ChatStream, read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.core.estimate import Estimate, measure
-from paygent.core.usage import Deferred, Usage, fields_of, get
+from paygent.core.usage import JobStatus, Usage, fields_of, get
 
 PROVIDERS = {
     "azure_ai": "azure",
@@ -37,7 +37,7 @@ _CACHED = "cached_response"
 """The provider of a stream that comes out of LiteLLM's cache."""
 
 
-def read_completion(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+def read_completion(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
     """Read an answer of the chat shape: whoever answered, its input includes what a cache gave.
 
     LiteLLM writes its own idea of the cost into `usage.cost`; only OpenRouter's is a bill.
@@ -75,7 +75,7 @@ class MessageEvents:
             self._events.feed(chunk)
         return None
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was used; see `StreamReader.usage`."""
         return self._events.usage(estimate)
 
@@ -111,7 +111,7 @@ def provider_of(answer: Any) -> str:
     return ""
 
 
-def answered_by(provider: str, usage: Usage | Deferred | None) -> Usage | Deferred | None:
+def answered_by(provider: str, usage: Usage | JobStatus | None) -> Usage | JobStatus | None:
     """Return a usage with who answered."""
     return usage._replace(provider=provider) if isinstance(usage, Usage) else usage
 
@@ -130,7 +130,7 @@ def is_from_cache(answer: Any) -> bool:
     )
 
 
-def read_part(usage: Usage | Deferred | None, asked: Any, whole: Any) -> Usage | Deferred | None:
+def read_part(usage: Usage | JobStatus | None, asked: Any, whole: Any) -> Usage | JobStatus | None:
     """Return what embedding took where a cache gave the rest: LiteLLM adds up the tokens of both.
 
     Args:
@@ -167,7 +167,7 @@ def is_rejected(names: Collection[str], error: BaseException) -> bool:
     return True
 
 
-def read_rejected(answer: Any, estimate: Estimate) -> Usage | Deferred | None:
+def read_rejected(answer: Any, estimate: Estimate) -> Usage | JobStatus | None:
     """Read an answer that LiteLLM has rejected, which it tells whole or as its text; None for one
     that it does not tell.
     """

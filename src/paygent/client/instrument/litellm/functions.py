@@ -30,7 +30,7 @@ from paygent.client.instrument.openai.answers import (
 )
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Request
-from paygent.core.usage import Deferred, Usage, get
+from paygent.core.usage import JobStatus, Usage, get
 from paygent.failopen import attempt
 
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
@@ -51,10 +51,10 @@ class Function(NamedTuple):
     """
 
     name: str
-    read: Callable[[Any, bool], Usage | Deferred | None]
+    read: Callable[[Any, bool], Usage | JobStatus | None]
     reader: Callable[[bool, bool], StreamReader] = ChatStream
     generates: bool = True
-    told: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    declared_usage: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
     mocks: tuple[str, ...] = ()
 
 
@@ -72,8 +72,8 @@ METERED = (
     Function("responses", read_response, ResponseStream, mocks=_MOCKS),
     Function("image_generation", read_images, mocks=_MOCKS),
     Function("image_edit", read_images),
-    Function("transcription", read_transcription, told=_told_by_file),
-    Function("speech", read_nothing, told=told_by_speech),
+    Function("transcription", read_transcription, declared_usage=_told_by_file),
+    Function("speech", read_nothing, declared_usage=told_by_speech),
     Function("rerank", read_completion, generates=False),
     Function("anthropic_messages", read_message, MessageEvents, mocks=_MOCKS),
 )
@@ -171,7 +171,9 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
         body,
         generates=function.generates,
         max_tokens=max_tokens_of(_ROUTE, body.get),
-        told=attempt("told", function.told, body, None) if function.told is not None else None,
+        declared_usage=attempt("told", function.declared_usage, body, None)
+        if function.declared_usage is not None
+        else None,
     )
 
 

@@ -50,11 +50,11 @@ from paygent.client.instrument.litellm.functions import (
 )
 from paygent.client.instrument.litellm.streams import Reader, Tap, is_stream, tap
 from paygent.client.instrument.patching.patches import Patch, Patches, is_mock
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
-from paygent.core.usage import Deferred, Usage
-from paygent.failopen import attempt, failures
+from paygent.core.usage import JobStatus, Usage
+from paygent.failopen import attempt, diagnostics
 
 
 class LiteLLMHook:
@@ -201,7 +201,9 @@ def _say_unmetered(original: Callable[..., Any], name: str, patches: Patches) ->
     def say(kwargs: Mapping[str, Any]) -> None:
         if patches.switch.is_on and _outer(kwargs) is None:
             kind = f"unmetered:litellm:{name}"
-            failures.say(kind, "litellm.%s is neither gated nor metered; use pg.wrap", name)
+            diagnostics.warn_once(
+                kind, "litellm.%s is neither gated nor metered; use pg.wrap", name
+            )
 
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
         attempt("gateway", say, kwargs)
@@ -315,7 +317,7 @@ class _GatewayCall(Work):
     ) -> None:
         gateway = LiteLLMGateway((request.body or {}).get("model"))
 
-        def read(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+        def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
             usage = function.read(answer, want_tools)
             return answered_by(provider_of(answer) or gateway.provider, usage)
 
@@ -342,21 +344,21 @@ class _GatewayCall(Work):
         if is_stream(answer):
             reader = Reader(answer, self._function, call.wants_tools, self.gateway.provider)
             give_up = None if self.gateway.in_front else self._give_up
-            if tap(answer, Tap(Ending(meter, call, reader), reader, give_up), self._patches):
+            if tap(answer, Tap(StreamEnd(meter, call, reader), reader, give_up), self._patches):
                 call.hand_over()
             else:
                 kind = type(answer).__name__
-                failures.say("stream_untapped", "a stream of type %s cannot be read", kind)
+                diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
                 meter.settle(call, None)
             return True
         return super().end_with(meter, call, answer)
 
-    def _part(self, answer: Any) -> Usage | Deferred | None:
+    def _part(self, answer: Any) -> Usage | JobStatus | None:
         body = self._prepared.request.body or {}
         usage = self._prepared.route.read(answer, False)
         return read_part(usage, self.gateway.embeds, body.get("input"))
 
-    def _rejected(self, call: Call, error: BaseException) -> Usage | Deferred | None:
+    def _rejected(self, call: Call, error: BaseException) -> Usage | JobStatus | None:
         usage = read_rejected(getattr(error, "raw_response", None), call.estimate)
         return answered_by(self.gateway.provider, usage)
 

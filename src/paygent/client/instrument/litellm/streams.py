@@ -22,11 +22,11 @@ from paygent.client.instrument.litellm.callers import LiteLLMGateway
 from paygent.client.instrument.litellm.functions import Function
 from paygent.client.instrument.openai.answers import ChatStream
 from paygent.client.instrument.patching.patches import Patches
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.instrument.streams.iterator_tap import AsyncLoop, SyncLoop
 from paygent.client.metering import nesting
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage, get
+from paygent.core.usage import JobStatus, Usage, get
 from paygent.failopen import attempt
 
 _NEXT = ("__next__", "__anext__")
@@ -105,13 +105,15 @@ class Reader:
         self._inner.feed(chunk)
         return None
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was used; see `StreamReader.usage`."""
         return answered_by(self._provider, self._usage(estimate))
 
-    def _usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def _usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         seen = self._inner.usage(estimate)
-        if not self._is_chat and (isinstance(seen, Deferred) or (seen and seen.quality == "exact")):
+        if not self._is_chat and (
+            isinstance(seen, JobStatus) or (seen and seen.quality == "exact")
+        ):
             return seen
         told = next((each for each in reversed(self._kept or ()) if get(each, "usage")), None)
         usage = read_completion(told, False) if told is not None else None
@@ -138,7 +140,7 @@ class Tap:
     __slots__ = ("_around", "ending", "is_busy", "reader")
 
     def __init__(
-        self, ending: Ending, reader: Reader, give_up: Callable[[], None] | None = None
+        self, ending: StreamEnd, reader: Reader, give_up: Callable[[], None] | None = None
     ) -> None:
         """Take the parts.
 

@@ -15,8 +15,8 @@ from typing import Any
 from paygent.client.instrument.streams.reader import counted, field, text_bytes
 from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
 from paygent.core.usage import (
-    Deferred,
     Fields,
+    JobStatus,
     Usage,
     fields_of,
     from_images,
@@ -63,7 +63,7 @@ def _searches(model: str | None) -> bool:
 _STILL_AT_WORK = ("queued", "in_progress")
 
 
-def read_response(answer: Any, want_tools: bool) -> Usage | Deferred | None:
+def read_response(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
     """Read a response of the Responses API; one that works in the background tells its use later,
     to whoever retrieves it.
     """
@@ -76,9 +76,9 @@ def read_response(answer: Any, want_tools: bool) -> Usage | Deferred | None:
     ref = f"response:{response_id}"
     model = model if isinstance(model, str) else None
     if usage is not None and status not in _STILL_AT_WORK:
-        return Deferred(ref, (usage,), model)
+        return JobStatus(ref, (usage,), model)
     # One that has failed is not billed; of one that was cancelled nobody tells.
-    return Deferred(ref, () if status == "failed" else None, model)
+    return JobStatus(ref, () if status == "failed" else None, model)
 
 
 def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
@@ -139,7 +139,7 @@ def read_speech(answer: Any, want_tools: bool) -> Usage | None:
 _BATCH_OVER = ("completed", "failed", "expired", "cancelled")
 
 
-def read_batch(answer: Any, want_tools: bool) -> Deferred | None:
+def read_batch(answer: Any, want_tools: bool) -> JobStatus | None:
     """Read a batch, which tells its use when it is over."""
     fields = fields_of(answer)
     batch_id, status, model = fields.get("id"), fields.get("status"), fields.get("model")
@@ -154,7 +154,7 @@ def read_batch(answer: Any, want_tools: bool) -> Deferred | None:
             usages = (usage._replace(tier="batch", largest_input_tokens=-1 if done == 1 else 0),)
         elif status == "failed":
             usages = ()  # it was refused as a whole
-    return Deferred(f"batch:{batch_id}", usages, model, "batch")
+    return JobStatus(f"batch:{batch_id}", usages, model, "batch")
 
 
 def _strings(names: Iterable[Any]) -> tuple[str, ...]:
@@ -251,8 +251,8 @@ class ResponseStream:
 
     def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
         self._want_tools = want_tools
-        self._answer: Usage | Deferred | None = None
-        self._known: Deferred | None = None
+        self._answer: Usage | JobStatus | None = None
+        self._known: JobStatus | None = None
         self._is_seen = False
         self._model: Any = None
         self._text_bytes = 0
@@ -270,10 +270,10 @@ class ResponseStream:
         elif kind in ("response.created", "response.queued"):
             self._model = field(event, "response", "model")
             begun = read_response(get(event, "response"), False)
-            self._known = begun if isinstance(begun, Deferred) else None
+            self._known = begun if isinstance(begun, JobStatus) else None
         return None
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was used; see `StreamReader.usage`."""
         if self._answer is not None:
             return self._answer

@@ -131,12 +131,12 @@ _ROUTES = {
     "/images/generations": Route("images.generate", read_images, FinalEvents),
     "/images/edits": Route("images.edit", read_images, FinalEvents),
     "/images/variations": Route("images.variations", read_images, FinalEvents),
-    "/audio/speech": Route("audio.speech", read_speech, FinalEvents, told=told_by_speech),
+    "/audio/speech": Route("audio.speech", read_speech, FinalEvents, declared_usage=told_by_speech),
     "/audio/transcriptions": Route(
-        "audio.transcriptions", read_transcription, FinalEvents, told=told_by_audio
+        "audio.transcriptions", read_transcription, FinalEvents, declared_usage=told_by_audio
     ),
     "/audio/translations": Route(
-        "audio.translations", read_transcription, FinalEvents, told=told_by_audio
+        "audio.translations", read_transcription, FinalEvents, declared_usage=told_by_audio
     ),
     "/batches": Route("batches", read_batch, FinalEvents, generates=False),
     "/decisions": Route("decisions", read_chat, ChatStream),
@@ -146,11 +146,11 @@ _JOBS = (
     # Without the list of all, whose use would be told for each of them.
     (
         re.compile(r"/responses/[^/]+(/cancel)?$"),
-        Route("responses.retrieve", read_response, ResponseStream, collects=True),
+        Route("responses.retrieve", read_response, ResponseStream, reports_job_usage=True),
     ),
     (
         re.compile(r"/batches/[^/]+(/cancel)?$"),
-        Route("batches.retrieve", read_batch, FinalEvents, collects=True),
+        Route("batches.retrieve", read_batch, FinalEvents, reports_job_usage=True),
     ),
 )
 """Where work that was started earlier tells its use."""

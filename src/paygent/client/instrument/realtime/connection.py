@@ -29,7 +29,7 @@ from paygent.client.instrument.realtime.conversation import Conversation, Outgoi
 from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, failures, isolate, isolate_async
+from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ an error that names it (there was nothing left to cancel) is about ours.
 """
 
 
-class Line:
+class ConnectionState:
     """What stays of a connection when an SDK opens it again.
 
     Attributes:
@@ -100,7 +100,7 @@ class _Writing:
             return
         self.meter.void(self.call, "never written")
         if is_sent:
-            failures.say(
+            diagnostics.warn_once(
                 "socket_unseen",
                 "this version of websockets writes in a way that is not known; responses over"
                 " sockets count on the user who has connected",
@@ -143,7 +143,7 @@ class _Taps:
     """The method of the connection that the library calls when it is gone."""
 
     def __init__(
-        self, connection: Any, conversation: Conversation, line: Line, switch: Switch
+        self, connection: Any, conversation: Conversation, line: ConnectionState, switch: Switch
     ) -> None:
         self.conversation = conversation
         self._line = line
@@ -205,7 +205,7 @@ class _Taps:
         speak.
         """
         try:
-            return (meter.begin if outgoing.begins else meter.look)(outgoing.request)
+            return (meter.begin if outgoing.begins else meter.check)(outgoing.request)
         except PaygentLimitExceeded as error:
             if is_flushing.get():
                 self._line.refusal = error

@@ -15,20 +15,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from paygent.client.context.identity import Identity, here
+from paygent.client.context.identity import Identity, current_identity
 from paygent.client.instrument.callables.run import UNSEEN
 from paygent.client.instrument.openai.answers import ResponseStream, read_chat, read_transcription
 from paygent.client.instrument.realtime import messages
-from paygent.client.instrument.realtime.dedup import Counted, counted_of
+from paygent.client.instrument.realtime.dedup import CountedResponses, counted_of
 from paygent.client.instrument.realtime.messages import Sent
-from paygent.client.instrument.realtime.pending import Responses, Running, body_of, lane_of
+from paygent.client.instrument.realtime.pending import PendingResponse, Responses, body_of, lane_of
 from paygent.client.instrument.realtime.session import Destination, Session
 from paygent.client.instrument.streams.reader import field
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
-from paygent.core.usage import Deferred, Usage, from_realtime, from_seconds, get
+from paygent.core.usage import JobStatus, Usage, from_realtime, from_seconds, get
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 _AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
 _BASE64 = 4 / 3  # characters for each byte
@@ -70,7 +70,7 @@ class Conversation:
         self._meter = meter
         self._is_ours = destination.is_ours
         shared = destination.conversation_id
-        self._counted = counted_of(shared) if shared else Counted()
+        self._counted = counted_of(shared) if shared else CountedResponses()
         # What a Live session delegates is read by each of its connections for itself.
         is_realtime = destination.route == "realtime"
         self._responses = self._counted.responses if is_realtime else Responses()
@@ -87,8 +87,8 @@ class Conversation:
         sent = messages.read_sent(message)
         if sent is None or not (self._is_ours or self._is_now_ours(sent)):
             return None
-        sender = here()
-        identity = sender.over(self._identity) if sender is not None else self._identity
+        sender = current_identity()
+        identity = sender.merged_with(self._identity) if sender is not None else self._identity
         is_whole = sent.size is None
         if sent.kind != messages.CREATE or self._destination.route not in ("realtime", "responses"):
             return Outgoing(self._request({}, identity), sent, begins=False)
@@ -103,7 +103,7 @@ class Conversation:
         is_shaped = messages.asks_for_response(sent, self._destination.route)
         if is_shaped:
             self._is_ours = True
-            failures.say(
+            diagnostics.warn_once(
                 f"socket_like_openai:{self._destination.route}",
                 "a socket to an unknown host asks for a response as OpenAI's do; it is gated and "
                 "metered like them (%s)",
@@ -226,12 +226,12 @@ class Conversation:
         meter = self._meter()
         if meter is not None:
             try:
-                meter.look(self.entry())
+                meter.check(self.entry())
             except PaygentLimitExceeded as error:
                 return error
         return None
 
-    def _begin_unasked(self, event: Any, lane: Any) -> Running | None:
+    def _begin_unasked(self, event: Any, lane: Any) -> PendingResponse | None:
         """Begin to count a response that runs already; None where calls pass."""
         meter = self._meter()
         if meter is None:
@@ -240,10 +240,10 @@ class Conversation:
         call = meter.begin(self._request(body, self._identity, has_run=True))
         return self._running(call, meter, lane, None) if isinstance(call, Call) else None
 
-    def _running(self, call: Call, meter: Meter, lane: Any, event_id: Any) -> Running:
+    def _running(self, call: Call, meter: Meter, lane: Any, event_id: Any) -> PendingResponse:
         is_text = self._destination.route in ("responses", "live")
         reader = ResponseStream(call.wants_tools, False) if is_text else None
-        return Running(call, meter, reader, event_id=event_id, lane=lane)
+        return PendingResponse(call, meter, reader, event_id=event_id, lane=lane)
 
     def _feed(self, event: Any, lane: Any) -> None:
         """Read a piece of text, which belongs to the response under way in its lane."""
@@ -273,7 +273,7 @@ class Conversation:
         else:
             running.meter.settle(running.call, usage)
 
-    def _usage(self, running: Running, event: Any) -> Usage | Deferred | None:
+    def _usage(self, running: PendingResponse, event: Any) -> Usage | JobStatus | None:
         """Return what a response that has ended has used."""
         call = running.call
         if running.reader is not None:
@@ -311,7 +311,7 @@ class Conversation:
             self._refused(refused)
 
     @staticmethod
-    def _refused(running: Running) -> None:
+    def _refused(running: PendingResponse) -> None:
         running.meter.void(running.call, "the provider refused it")
 
     # -- what runs beside the responses
@@ -374,7 +374,7 @@ class Conversation:
         if self._destination.route == "translations":
             self._book_audio("estimated")
 
-    def _break_off(self, running: Running) -> None:
+    def _break_off(self, running: PendingResponse) -> None:
         usage = None
         if running.reader is not None:
             usage = attempt("usage", running.reader.usage, running.call.estimate)

@@ -14,7 +14,7 @@ _IDS_MAX = 4_096  # of responses of one conversation; of older ones no event com
 _SHARED_MAX = 1_024  # conversations that are known by their id, those that were joined last
 
 
-class Counted:
+class CountedResponses:
     """What was counted of one conversation. Its connections are read by several threads.
 
     Attributes:
@@ -65,14 +65,14 @@ class Counted:
             return rest_ms
 
 
-_shared: dict[str, Counted] = {}
+_shared: dict[str, CountedResponses] = {}
 _shared_lock = threading.Lock()  # for a few steps in memory, where connections begin
 
 
-def counted_of(conversation_id: str) -> Counted:
+def counted_of(conversation_id: str) -> CountedResponses:
     """Return what was counted of a conversation that a provider has given an id."""
     with _shared_lock:
-        found = _shared.pop(conversation_id, None) or Counted()
+        found = _shared.pop(conversation_id, None) or CountedResponses()
         _shared[conversation_id] = found
         while len(_shared) > _SHARED_MAX:
             del _shared[next(iter(_shared))]

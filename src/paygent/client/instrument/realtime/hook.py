@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.client.instrument.http_sdks.route import route_name
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.openai.routes import is_known_host, provider_at
@@ -32,7 +32,7 @@ from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime import sdk_hook
 from paygent.client.instrument.realtime.connection import (
     AsyncTaps,
-    Line,
+    ConnectionState,
     SyncTaps,
     ask_awaiting,
     ask_blocking,
@@ -43,7 +43,7 @@ from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import Destination
 from paygent.client.metering.meter import Meter
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, failures
+from paygent.failopen import attempt, diagnostics
 
 
 class SocketHook:
@@ -100,7 +100,7 @@ class UntappedHook:
     def _say(self, connection: Any) -> None:
         address = _address(connection)
         if _is_provider(address.host):
-            failures.say(
+            diagnostics.warn_once(
                 f"unmetered:{self.module}",
                 "a connection through %s is neither gated nor metered; use websockets.asyncio",
                 self.module,
@@ -154,7 +154,7 @@ def _wrap_async(original: Callable[..., Any], patches: Patches) -> Callable[...,
 class _Entry:
     """A connection that is looked at before its handshake."""
 
-    def __init__(self, conversation: Conversation, line: Line, meter: Meter) -> None:
+    def __init__(self, conversation: Conversation, line: ConnectionState, meter: Meter) -> None:
         self._request = conversation.entry()
         self.line = line
         self._meter = meter
@@ -164,7 +164,7 @@ class _Entry:
         swallow that: it comes out of the next `recv` then, and out of a `send`.
         """
         try:
-            return self._meter.look(self._request)
+            return self._meter.check(self._request)
         except PaygentLimitExceeded as error:
             if not self.line.is_open:
                 raise
@@ -188,7 +188,7 @@ def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
     meter = meter_or_say()
     if meter is None:
         return None
-    line = opening.line if opening is not None else Line(here())
+    line = opening.line if opening is not None else ConnectionState(current_identity())
 
     def meter_now() -> Meter | None:
         return meter_or_say() if patches.switch.is_on else None
@@ -229,7 +229,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     if not route or not (is_ours or route in ("realtime", "responses")):
         if is_ours:
             shown = route_name("WS", path)
-            failures.say(
+            diagnostics.warn_once(
                 f"unmetered:{provider}:{shown}", "a connection to %s is not metered", shown
             )
         return None

@@ -20,7 +20,7 @@ from paygent.client.metering.meter import Meter
 from paygent.core.usage import get
 
 
-class Running:
+class PendingResponse:
     """A response that was asked for or is under way.
 
     Attributes:
@@ -72,8 +72,8 @@ class Responses:
 
     def __init__(self) -> None:
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._asked: list[Running] = []
-        self._running: dict[str | int, Running] = {}
+        self._asked: list[PendingResponse] = []
+        self._running: dict[str | int, PendingResponse] = {}
         self._numbers = itertools.count()
 
     def join(self, connection: Any) -> None:
@@ -85,7 +85,7 @@ class Responses:
         self._connections.discard(connection)
         return not self._connections
 
-    def ask(self, running: Running) -> None:
+    def ask(self, running: PendingResponse) -> None:
         """Note a response that is being asked for."""
         self._asked.append(running)
 
@@ -95,7 +95,7 @@ class Responses:
             if each.call is call:
                 self._take(each)
 
-    def take_asked(self, lane: Any, *, or_any: bool = False) -> Running | None:
+    def take_asked(self, lane: Any, *, or_any: bool = False) -> PendingResponse | None:
         """Take the response of a lane that was asked for first. One that may be refused comes
         after those that were not: else each later response would count on who asked before.
 
@@ -112,7 +112,7 @@ class Responses:
                 return each
         return None
 
-    def take_refused(self, error: Any, connection: Any) -> Running | None:
+    def take_refused(self, error: Any, connection: Any) -> PendingResponse | None:
         """Take the response that an error of the Realtime API is about.
 
         That is the one whose event it names. Where it names none (the SDK gives events no ids), the
@@ -138,11 +138,11 @@ class Responses:
                 return None
         return next((each for each in mine if self._take(each)), None)
 
-    def begin(self, response_id: str | None, running: Running) -> None:
+    def begin(self, response_id: str | None, running: PendingResponse) -> None:
         """Note that a response has begun; None where a gateway names no ids."""
         self._running[next(self._numbers) if response_id is None else response_id] = running
 
-    def end(self, response_id: str | int | None, lane: Any = None) -> Running | None:
+    def end(self, response_id: str | int | None, lane: Any = None) -> PendingResponse | None:
         """Take a response that has ended; None where it is not under way.
 
         Args:
@@ -159,7 +159,7 @@ class Responses:
                 return running
         return None
 
-    def in_lane(self, lane: Any) -> tuple[str | int, Running] | None:
+    def in_lane(self, lane: Any) -> tuple[str | int, PendingResponse] | None:
         """Return the key of the response under way in a lane, and it."""
         for response_id, running in reversed(list(self._running.items())):
             if running.lane == lane:
@@ -174,7 +174,7 @@ class Responses:
         """Tell whether a lane waits for a response to begin."""
         return any(each.lane == lane for each in list(self._asked))
 
-    def take_all(self) -> list[Running]:
+    def take_all(self) -> list[PendingResponse]:
         """Take everything: the last connection is gone."""
         taken = [each for each in list(self._asked) if self._take(each)]
         for response_id in list(self._running):
@@ -183,7 +183,7 @@ class Responses:
                 taken.append(running)
         return taken
 
-    def _take(self, running: Running) -> bool:
+    def _take(self, running: PendingResponse) -> bool:
         try:
             self._asked.remove(running)
         except ValueError:

@@ -17,9 +17,9 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.client.instrument.patching.patches import Hook, Patches
-from paygent.client.instrument.realtime.connection import Line, is_flushing
+from paygent.client.instrument.realtime.connection import ConnectionState, is_flushing
 
 _MODULES = {
     "openai.resources.realtime.realtime": "realtime",
@@ -49,7 +49,7 @@ class Opening(NamedTuple):
         route: What it leads to.
     """
 
-    line: Line
+    line: ConnectionState
     route: str
 
 
@@ -61,7 +61,7 @@ def opening() -> Opening | None:
     return _opening.get()
 
 
-_lines: weakref.WeakKeyDictionary[Any, Line] = weakref.WeakKeyDictionary()
+_lines: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictionary()
 
 
 class SdkSocketHook:
@@ -121,7 +121,7 @@ class _Set:
 def _opens(manager: Any, *, route: str, is_entered: bool = False) -> _Set:
     line = None if is_entered else _lines.get(manager)
     if line is None:
-        line = _lines[manager] = Line(here())
+        line = _lines[manager] = ConnectionState(current_identity())
     return _Set(_opening, Opening(line, route))
 
 

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 from paygent.failopen import attempt
 
 _JSON_BYTES_MAX = 16 * 1024 * 1024  # a larger JSON answer is not read for its usage
@@ -69,7 +69,7 @@ class BytesReader:
         self._in_long_line = self._is_whole = False
         self._reader = reader
         self._read = read
-        self._seen: Usage | Deferred | None = None
+        self._seen: Usage | JobStatus | None = None
 
     def feed_bytes(self, data: bytes) -> None:
         """Take the next bytes.
@@ -139,7 +139,7 @@ class BytesReader:
         """Chunks come as bytes here; see `feed_bytes`."""
         return None
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was seen; see `StreamReader.usage`."""
         attempt("usage", self.finish)
         return self._seen if self._seen is not None else self._reader.usage(estimate)
@@ -151,12 +151,12 @@ class ByteTap:
     """
 
     _inner: Any
-    _ending: Ending
+    _ending: StreamEnd
     _bytes: BytesReader
     _exhausted: bool
     is_parsed: bool
 
-    def watch(self, inner: Any, ending: Ending, reader: BytesReader) -> None:
+    def watch(self, inner: Any, ending: StreamEnd, reader: BytesReader) -> None:
         """Take the place of `inner`.
 
         Args:
@@ -246,7 +246,7 @@ def _tap_class(stream_class: Hashable) -> type | None:
     return None
 
 
-def tap_bytes(response: Any, ending: Ending, reader: BytesReader) -> ByteTap | None:
+def tap_bytes(response: Any, ending: StreamEnd, reader: BytesReader) -> ByteTap | None:
     """Put a byte tap into an HTTP response; None where it has no stream that can be watched."""
     inner = getattr(response, "stream", None)
     tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None

@@ -6,13 +6,13 @@ import sys
 from typing import Any, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
-from paygent.client.metering.abandoned import LateEnds
+from paygent.client.metering.abandoned import DeferredEnds
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 from paygent.failopen import attempt
 
 
-class Ends(Protocol):
+class EndableCall(Protocol):
     """What a stream ends: a call, or a question about earlier work."""
 
     @property
@@ -33,23 +33,23 @@ class Ends(Protocol):
         """Leave the end to who carries it from now on."""
 
 
-class Settles(Protocol):
+class Settler(Protocol):
     """What takes the usage at the end: the meter."""
 
     @property
-    def late_ends(self) -> LateEnds:
+    def deferred_ends(self) -> DeferredEnds:
         """Ends that cannot be made now."""
 
-    def settle(self, call: Any, found: Usage | Deferred | None) -> None:
+    def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
         """End a call with what it has used."""
 
 
-class Ending:
+class StreamEnd:
     """Ends one streamed call with whatever its reader has seen by then; the first end counts."""
 
     __slots__ = ("_call", "_meter", "_reader")
 
-    def __init__(self, meter: Settles, call: Ends, reader: StreamReader) -> None:
+    def __init__(self, meter: Settler, call: EndableCall, reader: StreamReader) -> None:
         self._meter = meter
         self._call = call
         self._reader = reader
@@ -70,7 +70,7 @@ class Ending:
         if self._call.done:
             return
         if _is_inside_ours():
-            self._meter.late_ends.add(self)
+            self._meter.deferred_ends.add(self)
         else:
             self()
 
@@ -86,11 +86,11 @@ class Ending:
     def left(self) -> None:
         """Note that nobody reads the stream any more, unless somebody comes back to it."""
         if not self._call.done:
-            self._meter.late_ends.note_left()
+            self._meter.deferred_ends.mark_abandoned()
 
     def note_async(self, number: int, *, is_open: bool) -> None:
         """Note that an `async for` begins or ends."""
-        self._meter.late_ends.note_async(number, is_open=is_open)
+        self._meter.deferred_ends.note_async(number, is_open=is_open)
 
     def _settle(self) -> None:
         usage = attempt("usage", self._reader.usage, self._call.estimate)

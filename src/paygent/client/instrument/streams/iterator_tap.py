@@ -15,12 +15,14 @@ from functools import cached_property
 from typing import Any
 
 from paygent.client.instrument.streams.byte_tap import BytesReader, ByteTap, tap_bytes
-from paygent.client.instrument.streams.ending import Ending, Ends, Settles
+from paygent.client.instrument.streams.ending import EndableCall, Settler, StreamEnd
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.failopen import attempt
 
 
-def tap_stream(stream: Any, meter: Settles, call: Ends, reader: StreamReader, read: Any) -> bool:
+def tap_stream(
+    stream: Any, meter: Settler, call: EndableCall, reader: StreamReader, read: Any
+) -> bool:
     """Put both taps into an SDK's stream object; false where it is none.
 
     Args:
@@ -34,8 +36,10 @@ def tap_stream(stream: Any, meter: Settles, call: Ends, reader: StreamReader, re
         return False
     response = getattr(stream, "response", None) or getattr(stream, "http_response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
-    tap = attempt("tap_bytes", tap_bytes, response, Ending(meter, call, bytes_reader), bytes_reader)
-    ending = Ending(meter, call, reader)
+    tap = attempt(
+        "tap_bytes", tap_bytes, response, StreamEnd(meter, call, bytes_reader), bytes_reader
+    )
+    ending = StreamEnd(meter, call, reader)
     shown = type(inner) if isinstance(inner, _LaterIterator) else inner
     kind = AsyncIteratorTap if hasattr(shown, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)
@@ -60,7 +64,7 @@ class IteratorTap:
     __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
 
     def __init__(
-        self, inner: Iterator[Any], reader: StreamReader, ending: Ending, tap: ByteTap | None
+        self, inner: Iterator[Any], reader: StreamReader, ending: StreamEnd, tap: ByteTap | None
     ) -> None:
         self._inner = inner
         self._next = inner.__next__
@@ -99,7 +103,11 @@ class AsyncIteratorTap:
     __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
 
     def __init__(
-        self, inner: AsyncIterator[Any], reader: StreamReader, ending: Ending, tap: ByteTap | None
+        self,
+        inner: AsyncIterator[Any],
+        reader: StreamReader,
+        ending: StreamEnd,
+        tap: ByteTap | None,
     ) -> None:
         self._inner = inner
         self._next = inner.__anext__
@@ -137,7 +145,7 @@ class _Loop:
 
     __slots__ = ("_ending", "_next", "_tap")
 
-    def __init__(self, tap: Any, ending: Ending, step: Callable[[], Any]) -> None:
+    def __init__(self, tap: Any, ending: StreamEnd, step: Callable[[], Any]) -> None:
         self._tap = tap
         self._ending = ending
         self._next = step
@@ -166,7 +174,7 @@ class AsyncLoop(_Loop):
 
     __slots__ = ()
 
-    def __init__(self, tap: Any, ending: Ending, step: Callable[[], Any]) -> None:
+    def __init__(self, tap: Any, ending: StreamEnd, step: Callable[[], Any]) -> None:
         super().__init__(tap, ending, step)
         ending.note_async(id(self), is_open=True)
 
@@ -181,7 +189,7 @@ class AsyncLoop(_Loop):
         return self._next()
 
 
-def _dropped(tap: ByteTap | None, ending: Ending) -> None:
+def _dropped(tap: ByteTap | None, ending: StreamEnd) -> None:
     """End a stream whose iterator is collected, or leave it to its bytes.
 
     Some helpers of older SDKs read the response with a stream object of their own and drop the

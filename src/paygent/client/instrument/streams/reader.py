@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
-from paygent.core.usage import Deferred, Usage, get
+from paygent.core.usage import JobStatus, Usage, get
 
 
 class StreamReader(Protocol):
@@ -20,7 +20,7 @@ class StreamReader(Protocol):
         application".
         """
 
-    def usage(self, estimate: Estimate) -> Usage | Deferred | None:
+    def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return what was used, as far as it was seen; None when nothing was."""
 
 

@@ -26,7 +26,7 @@ from paygent import (
     paygent_context,
 )
 from paygent.client.instrument.registry import instrumentation
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
 
@@ -347,7 +347,7 @@ def test_custom__a_method_that_was_displaced__is_said_and_hooked_again(
     with paygent_context("u1"):
         acme.Client().generate(model="gpt-4o")
     assert metered.only.user_id == "u1"
-    assert failures.counts["hook_displaced:acme"] == 1
+    assert diagnostics.counts["hook_displaced:acme"] == 1
 
 
 @pytest.mark.parametrize(
@@ -383,7 +383,7 @@ def test_custom__a_class_that_refuses_the_patch__is_said_and_left_alone(
 
     acme.Client = Stubborn("Client", (), dict(vars(Client)))
     init(registry=registry_of(async_class_name=None))
-    assert failures.counts["unhooked:acme"] == 1
+    assert diagnostics.counts["unhooked:acme"] == 1
 
 
 LATER = """

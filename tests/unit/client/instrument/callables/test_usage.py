@@ -10,13 +10,13 @@ from tests.conftest import Swallowed
 from paygent import ProviderConfig
 from paygent.client.instrument.callables.usage import AnyStream, reader_for
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 
 ESTIMATE = Estimate(50, 60)
 ANSWER = {"model": "gpt-4o", "usage": {"prompt_tokens": 3, "completion_tokens": 4}}
 
 
-def tokens(usage: Usage | Deferred | None) -> tuple[int, int] | None:
+def tokens(usage: Usage | JobStatus | None) -> tuple[int, int] | None:
     """Input and output."""
     return (usage.input_tokens, usage.output_tokens) if isinstance(usage, Usage) else None
 

@@ -26,7 +26,7 @@ from paygent.client.instrument.http_sdks.wrapper import (
     wrap_sync,
 )
 from paygent.client.instrument.openai import routes as openai_names
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import Answer, FakeProvider
 
 
@@ -115,7 +115,7 @@ async def test_wrappers__a_request_that_cannot_be_read__passes(
     asynchronous = wrap_async(original_async, openai_names)
     assert sync(Client(), object, object()) == "answer"
     assert await asynchronous(Client(), object, object()) == "answer"
-    assert failures.counts["prepare"] == 2
+    assert diagnostics.counts["prepare"] == 2
 
 
 async def test_wrappers__around_each_other__count_a_call_once(init: Init) -> None:

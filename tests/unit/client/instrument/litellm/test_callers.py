@@ -27,7 +27,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 )
 
 from paygent import Paygent
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 
@@ -164,7 +164,7 @@ def test_litellm__a_function_that_is_not_metered_below_another__is_not_said(
     """It is a part of that call."""
     litellm.acts.append(lambda: litellm.ocr() and answer())
     litellm.completion(**CALL)
-    assert "unmetered:litellm:ocr" not in failures.counts
+    assert "unmetered:litellm:ocr" not in diagnostics.counts
 
 
 # -- other code in between

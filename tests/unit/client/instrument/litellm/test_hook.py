@@ -32,7 +32,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 from paygent import ModelCostRate, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.instrument.litellm.functions import BY_NAME, Arguments
 from paygent.client.instrument.registry import instrumentation
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 
@@ -397,7 +397,9 @@ def test_litellm__a_function_that_is_not_metered__is_said_once_and_stays_of_its_
     assert (litellm.ocr(), litellm.search()) == ("text", "found")
     assert asyncio.run(litellm.avideo_remix()) == "video"
     assert litellm.get_responses() == "what there is"
-    said = {name: count for name, count in failures.counts.items() if name.startswith("unmetered")}
+    said = {
+        name: count for name, count in diagnostics.counts.items() if name.startswith("unmetered")
+    }
     assert said == {f"unmetered:litellm:{name}": 1 for name in ("ocr", "search", "avideo_remix")}
     for name in ("avideo_remix", "acompletion", "aembedding"):
         assert inspect.iscoroutinefunction(getattr(litellm, name))
@@ -409,10 +411,10 @@ def test_litellm__a_module_that_it_loads_later__is_found(pg: Paygent, litellm: A
     """Its functions are made by the same decorator."""
     make = sys.modules["litellm.utils"].client
     assert make(placed("litellm.late.main", _generate))() == "text"
-    assert failures.counts["unmetered:litellm:late._generate"] == 1
+    assert diagnostics.counts["unmetered:litellm:late._generate"] == 1
     pg.uninstrument()
     assert make(placed("litellm.later.main", _generate))() == "text"
-    assert "unmetered:litellm:later._generate" not in failures.counts
+    assert "unmetered:litellm:later._generate" not in diagnostics.counts
 
 
 def _generate() -> str:
@@ -470,4 +472,4 @@ def test_litellm__modules_that_load_themselves__are_left_asleep(
     with paygent_context("u1"):
         litellm.completion(**CALL)
     instrumentation.uninstall()
-    assert failures.counts.get("patch:litellm") is None
+    assert diagnostics.counts.get("patch:litellm") is None

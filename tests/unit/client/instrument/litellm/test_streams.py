@@ -24,7 +24,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 )
 
 from paygent import Paygent, PlanConfig
-from paygent.failopen import failures
+from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 
@@ -151,7 +151,7 @@ async def test_litellm__an_async_stream_whose_loop_is_left__is_collected_when_ro
     one_at_a_time: None, pg: Paygent, litellm: Any
 ) -> None:
     """While its loop is open, a task that finds no room is known to have one."""
-    late = pg._meter.late_ends
+    late = pg._meter.deferred_ends
     litellm.acts.append(lambda: cyclic(litellm))
     async for _chunk in await litellm.acompletion(**CALL):
         assert late.collect_left(is_first=True) == "soon"
@@ -322,7 +322,7 @@ def test_litellm__a_stream_that_takes_no_tap__is_said_and_estimated(
     litellm.acts.append(Slots)
     litellm.completion(**CALL)
     assert metered.only.quality == "estimated"
-    assert failures.counts["stream_untapped"] == 1
+    assert diagnostics.counts["stream_untapped"] == 1
 
 
 def test_litellm__a_stream_of_the_applications_provider__counts_by_what_it_calls(

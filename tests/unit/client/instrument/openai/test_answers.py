@@ -25,7 +25,7 @@ from paygent.client.instrument.openai.answers import (
     told_by_speech,
 )
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 
 ESTIMATE = Estimate(50, 60)
 USED = {"input_tokens": 3, "output_tokens": 4}
@@ -39,13 +39,16 @@ def response(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("document", "expected"),
     [
-        (response(usage=USED), Deferred("response:resp_1", (Usage(3, 4, model="gpt-5"),), "gpt-5")),
-        (response(usage=None, status="queued"), Deferred("response:resp_1", None, "gpt-5")),
-        (response(usage=USED, status="in_progress"), Deferred("response:resp_1", None, "gpt-5")),
-        (response(usage=None, status="failed"), Deferred("response:resp_1", (), "gpt-5")),
-        (response(usage=None, status="cancelled"), Deferred("response:resp_1", None, "gpt-5")),
+        (
+            response(usage=USED),
+            JobStatus("response:resp_1", (Usage(3, 4, model="gpt-5"),), "gpt-5"),
+        ),
+        (response(usage=None, status="queued"), JobStatus("response:resp_1", None, "gpt-5")),
+        (response(usage=USED, status="in_progress"), JobStatus("response:resp_1", None, "gpt-5")),
+        (response(usage=None, status="failed"), JobStatus("response:resp_1", (), "gpt-5")),
+        (response(usage=None, status="cancelled"), JobStatus("response:resp_1", None, "gpt-5")),
         (response(usage=USED, status="incomplete", model=None),
-         Deferred("response:resp_1", (Usage(3, 4),), None)),
+         JobStatus("response:resp_1", (Usage(3, 4),), None)),
         (response(usage=USED, id=None), Usage(3, 4, model="gpt-5")),
         (response(usage=USED, background=False), Usage(3, 4, model="gpt-5")),
         (response(usage=None, background=None), None),
@@ -63,14 +66,14 @@ def test_read_response__in_the_background__tells_its_use_when_it_is_over(
     ("document", "expected"),
     [
         ({"id": "b", "status": "validating", "usage": USED},
-         Deferred("batch:b", None, None, "batch")),
-        ({"id": "b", "status": "failed"}, Deferred("batch:b", (), None, "batch")),
-        ({"id": "b", "status": "completed"}, Deferred("batch:b", None, None, "batch")),
+         JobStatus("batch:b", None, None, "batch")),
+        ({"id": "b", "status": "failed"}, JobStatus("batch:b", (), None, "batch")),
+        ({"id": "b", "status": "completed"}, JobStatus("batch:b", None, None, "batch")),
         ({"id": "b", "status": "cancelled", "usage": USED, "model": "gpt-5"},
-         Deferred("batch:b", (Usage(3, 4, model="gpt-5", tier="batch", largest_input_tokens=0),),
+         JobStatus("batch:b", (Usage(3, 4, model="gpt-5", tier="batch", largest_input_tokens=0),),
                   "gpt-5", "batch")),
         ({"id": "b", "status": "completed", "usage": USED, "request_counts": {"completed": 1}},
-         Deferred("batch:b", (Usage(3, 4, tier="batch"),), None, "batch")),
+         JobStatus("batch:b", (Usage(3, 4, tier="batch"),), None, "batch")),
         ({"status": "completed", "usage": USED}, None),
         (None, None),
     ],
@@ -223,9 +226,9 @@ def test_response_stream__in_the_background__is_told_later_where_it_was_left() -
     begun = response(status="queued", usage=None)
     reader.feed({"type": "response.queued", "response": begun})
     reader.feed({"type": "response.output_text.delta", "delta": "12345678"})
-    assert reader.usage(ESTIMATE) == Deferred("response:resp_1", None, "gpt-5")
+    assert reader.usage(ESTIMATE) == JobStatus("response:resp_1", None, "gpt-5")
     reader.feed({"type": "response.completed", "response": response(usage=USED)})
-    expected = Deferred("response:resp_1", (Usage(3, 4, model="gpt-5"),), "gpt-5")
+    expected = JobStatus("response:resp_1", (Usage(3, 4, model="gpt-5"),), "gpt-5")
     assert reader.usage(ESTIMATE) == expected
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
-from paygent.client.context.identity import here
+from paygent.client.context.identity import current_identity
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.session import Destination
@@ -29,7 +29,7 @@ def pg(init: Init) -> Iterator[Paygent]:
 
 def talk(route: str = "realtime", meter: Any = meter_or_say) -> Conversation:
     """A conversation."""
-    return Conversation(Destination("openai", route, "gpt-realtime"), here(), meter)
+    return Conversation(Destination("openai", route, "gpt-realtime"), current_identity(), meter)
 
 
 def begin(conversation: Conversation, **fields: Any) -> Any:
@@ -322,7 +322,7 @@ def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygen
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_unnamed")
     for user_id in ("ada", "bob"):
         with paygent_context(user_id):
-            conversation = Conversation(destination, here(), meter_or_say)
+            conversation = Conversation(destination, current_identity(), meter_or_say)
             begin(conversation)
         hear(conversation, "response.created", response={})
         hear(conversation, "response.done", response={"usage": ANSWERED})
@@ -335,7 +335,7 @@ def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -
     """Both are told of each response and each transcript."""
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_twice")
-    both = [Conversation(destination, here(), meter_or_say) for _ in range(2)]
+    both = [Conversation(destination, current_identity(), meter_or_say) for _ in range(2)]
     asked = begin(both[1])
     kind = "conversation.item.input_audio_transcription.completed"
     told = {"usage": {"type": "duration", "seconds": 3.0}, "item_id": "i", "content_index": 0}
@@ -358,9 +358,9 @@ def test_conversation__a_response_of_another_connection__is_of_who_asked_for_it(
     pg.assign_plan("broke", "none")
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_others")
     with paygent_context("broke"):
-        monitor = Conversation(destination, here(), meter_or_say)
+        monitor = Conversation(destination, current_identity(), meter_or_say)
     with paygent_context("ada"):
-        asking = Conversation(destination, here(), meter_or_say)
+        asking = Conversation(destination, current_identity(), meter_or_say)
         for number in "12":
             begin(asking)
             for conversation in (monitor, asking):
@@ -378,7 +378,9 @@ def test_conversation__what_a_connection_leaves_to_another__is_booked_once(pg: P
     """It is gone before its answer; when the last one goes, nothing stays held."""
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_leaves")
-    asking, staying = (Conversation(destination, here(), meter_or_say) for _ in range(2))
+    asking, staying = (
+        Conversation(destination, current_identity(), meter_or_say) for _ in range(2)
+    )
     with paygent_context("ada"):
         begin(asking)
         begin(asking)
@@ -458,7 +460,7 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
     for route, asks in (("realtime", {}), ("responses", {"model": "gpt-4o", "input": "hi"})):
         metered = Metered(pg)
         destination = Destination("openai", route, "", is_ours=False)
-        conversation = Conversation(destination, here(), meter_or_say)
+        conversation = Conversation(destination, current_identity(), meter_or_say)
         hear(conversation, "session.created", session={"model": "gpt-4o"})
         hear(conversation, "session.pinged")
         answer(conversation, "theirs")
@@ -477,9 +479,9 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
 def test_conversation__live_seconds__are_booked_once_as_they_are_told(pg: Paygent) -> None:
     """They are told as sums, also to a second connection. gpt-live-1 costs 3 dollars an hour."""
     metered = Metered(pg)
-    first = Conversation(Destination("openai", "live"), here(), meter_or_say)
+    first = Conversation(Destination("openai", "live"), current_identity(), meter_or_say)
     destination = Destination("openai", "live", conversation_id="sess_live")
-    second = Conversation(destination, here(), meter_or_say)
+    second = Conversation(destination, current_identity(), meter_or_say)
     for conversation in (first, second):
         hear(conversation, "session.started", session={"id": "sess_live", "model": "gpt-live-1"})
     for conversation in (first, second):
@@ -497,7 +499,7 @@ def test_conversation__what_a_live_session_delegates__is_booked_by_its_own_model
 ) -> None:
     """Responses and decisions tell their tokens inside of events of Live."""
     metered = Metered(pg)
-    live = Conversation(Destination("openai", "live"), here(), meter_or_say)
+    live = Conversation(Destination("openai", "live"), current_identity(), meter_or_say)
     response: dict[str, Any] = {"id": "r1", "model": "gpt-4o"}
     for kind, usage in (("created", None), ("completed", ANSWERED)):
         event = {"type": f"response.{kind}", "response": {**response, "usage": usage}}
@@ -521,7 +523,7 @@ def test_conversation__a_translation__is_booked_by_what_was_spoken(
         Conversation, "_book", lambda own, route, model, usage: booked.append(usage)
     )
     destination = Destination("openai", "translations", "gpt-realtime-translate")
-    conversation = Conversation(destination, here(), meter_or_say)
+    conversation = Conversation(destination, current_identity(), meter_or_say)
     for seconds in (9, 3, 6):
         audio = "A" * (seconds * 64_000)
         message = json.dumps({"type": "session.input_audio_buffer.append", "audio": audio})

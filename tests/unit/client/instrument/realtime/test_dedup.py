@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paygent.client.instrument.realtime import dedup
-from paygent.client.instrument.realtime.dedup import Counted, counted_of
+from paygent.client.instrument.realtime.dedup import CountedResponses, counted_of
 
 
 def test_counted__what_one_connection_claims__no_other_one_gets() -> None:
@@ -19,7 +19,7 @@ def test_counted__what_one_connection_claims__no_other_one_gets() -> None:
 
 def test_counted__a_long_conversation__forgets_the_oldest() -> None:
     """Memory is bounded, in a conversation and in their number."""
-    long, owner = Counted(), object()
+    long, owner = CountedResponses(), object()
     for number in range(dedup._IDS_MAX + 10):
         long.claim(str(number), owner)
     assert not long.knows("9")
@@ -40,7 +40,7 @@ def test_counted__a_conversation_that_is_joined_again__is_not_the_oldest() -> No
 
 def test_counted__seconds__are_taken_once() -> None:
     """A total that is told twice, or falls, adds nothing."""
-    live = Counted()
+    live = CountedResponses()
     taken = []
     for total_ms in (3_000, 3_000, 2_000, 5_000):
         live.tell_total(total_ms)

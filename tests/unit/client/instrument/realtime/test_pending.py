@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from paygent.client.instrument.realtime.pending import Responses, Running
+from paygent.client.instrument.realtime.pending import PendingResponse, Responses
 
 
-def running(lane: Any = None, event_id: Any = None) -> Running:
+def running(lane: Any = None, event_id: Any = None) -> PendingResponse:
     """A response; who holds for it does not matter here."""
     call: Any = SimpleNamespace()
     meter: Any = SimpleNamespace()
-    return Running(call, meter, None, event_id=event_id, lane=lane)
+    return PendingResponse(call, meter, None, event_id=event_id, lane=lane)
 
 
 def test_responses__each_lane__is_a_queue_of_its_own() -> None:

@@ -13,10 +13,10 @@ from paygent.client.instrument.openai.answers import (
     read_chat,
 )
 from paygent.client.instrument.streams.byte_tap import BytesReader
-from paygent.client.metering.abandoned import LateEnds
+from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.metering.call import Call
 from paygent.core.estimate import Estimate
-from paygent.core.usage import Deferred, Usage
+from paygent.core.usage import JobStatus, Usage
 
 ESTIMATE = Estimate(50, 60)
 
@@ -40,7 +40,7 @@ class NotingMeter:
 
     def __init__(self) -> None:
         self.settled: list[Usage | None] = []
-        self.late_ends = LateEnds(lambda: None)
+        self.deferred_ends = DeferredEnds(lambda: None)
 
     def settle(self, call: Call, usage: Usage | None) -> None:
         """Note a settlement."""
@@ -67,7 +67,7 @@ def bytes_reader(headers: dict[str, str] | None = None) -> BytesReader:
     return BytesReader(EVENTS if headers is None else headers, chat(), read)
 
 
-def tokens(usage: Usage | Deferred | None) -> tuple[int, int] | None:
+def tokens(usage: Usage | JobStatus | None) -> tuple[int, int] | None:
     """Input and output."""
     return (usage.input_tokens, usage.output_tokens) if isinstance(usage, Usage) else None
 

@@ -30,9 +30,9 @@ from tests.unit.client.instrument.streams.streams import (
 from paygent.client.instrument.anthropic.routes import BatchResults
 from paygent.client.instrument.streams import byte_tap
 from paygent.client.instrument.streams.byte_tap import BytesReader, ByteTap, tap_bytes
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.metering.meter import Meter
-from paygent.core.usage import Deferred
+from paygent.core.usage import JobStatus
 
 JSON = {"content-type": "application/json"}
 
@@ -158,7 +158,7 @@ def tap_of(source: Any, headers: dict[str, str] | None = None) -> tuple[Any, Not
     meter = NotingMeter()
     response = SimpleNamespace(stream=source)
     reader = bytes_reader(headers)
-    tap = tap_bytes(response, Ending(cast(Meter, meter), call_of(), reader), reader)
+    tap = tap_bytes(response, StreamEnd(cast(Meter, meter), call_of(), reader), reader)
     assert tap is response.stream
     return tap, meter
 
@@ -250,7 +250,7 @@ def test_tap_bytes__a_stream_of_another_library__is_left_alone(stream: Any) -> N
     """What is no httpx stream is neither tapped nor changed."""
     response = SimpleNamespace(stream=stream)
     reader = bytes_reader()
-    ending = Ending(cast(Meter, NotingMeter()), call_of(), reader)
+    ending = StreamEnd(cast(Meter, NotingMeter()), call_of(), reader)
     assert tap_bytes(response, ending, reader) is None
     assert response.stream is stream
 
@@ -298,10 +298,10 @@ def test_bytes_reader__json_lines__are_read_wherever_they_are_cut(size: int, end
     body = LINES + end
     for start in range(0, len(body), size):
         reader.feed_bytes(body[start : start + size])
-    assert reader.usage(ESTIMATE) == Deferred("messages.batch:b")  # not at its end yet
+    assert reader.usage(ESTIMATE) == JobStatus("messages.batch:b")  # not at its end yet
     reader.end()
     found = reader.usage(ESTIMATE)
-    assert isinstance(found, Deferred)
+    assert isinstance(found, JobStatus)
     assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]
 
 
@@ -312,5 +312,5 @@ def test_bytes_reader__an_odd_line__does_not_cost_the_others() -> None:
         reader.feed_bytes(b"odd\n" + LINES + b"\n")
     reader.end()
     found = reader.usage(ESTIMATE)
-    assert isinstance(found, Deferred)
+    assert isinstance(found, JobStatus)
     assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]

@@ -30,7 +30,7 @@ from paygent import Paygent, paygent_context
 from paygent.client.instrument.openai.answers import (
     ChatStream,
 )
-from paygent.client.instrument.streams.ending import Ending
+from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.instrument.streams.iterator_tap import tap_stream
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Estimate
@@ -202,7 +202,7 @@ def test_tap_stream__what_is_no_stream__is_left_alone() -> None:
 def test_ending__however_often_it_fires__counts_once() -> None:
     """Last chunk, close and collection may all end a call."""
     meter, call = NotingMeter(), call_of()
-    ending = Ending(cast(Meter, meter), call, chat())
+    ending = StreamEnd(cast(Meter, meter), call, chat())
     ending()
     ending()
     assert meter.settled == [None]
