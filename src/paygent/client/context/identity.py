@@ -84,7 +84,7 @@ class IdentitySource(Protocol):
 
 
 class LazyIdentity:
-    """An identity that is resolved when it is first needed, after the application has signed in users.
+    """An identity resolved when it is first needed, after the application has signed in users.
 
     Thread-safe. What the application answers is kept, once it is an answer.
     """
