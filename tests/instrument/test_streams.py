@@ -299,7 +299,7 @@ def test_stream__left_before_any_text__has_its_input(
     assert_settled_once(pg, metered, name, 0)
 
 
-def test_stream__read_by_several_hands__settles_once(
+def test_stream__read_on_after_its_loop_was_left__is_corrected_to_what_it_used(
     name: str, init: Init, fake: FakeProvider, clients: dict[str, Any]
 ) -> None:
     """`next`, a loop that is left, another loop to the end, and a close behind it."""
@@ -313,8 +313,35 @@ def test_stream__read_by_several_hands__settles_once(
             pass
         assert list(stream) == []
         stream.close()
-    event = metered.only
-    assert (event.quality, event.input_tokens, event.output_tokens) == ("exact", 100, 20)
+    left, correction = metered.events
+    # Anthropic counts the input before the first text.
+    assert left.quality == ("partial" if name == "messages" else "estimated")
+    assert correction.quality == "exact"
+    assert correction.corrects == left.id
+    assert left.input_tokens + correction.input_tokens == 100
+    assert left.output_tokens + correction.output_tokens == 20
+    (row,) = pg.report()
+    assert (row.calls, row.input_tokens, row.output_tokens) == (1, 100, 20)
+    usage = pg.get_usage("u1")
+    assert usage.period_tokens_total == 120
+    assert usage.period_cost_nano == left.cost_total_nano + correction.cost_total_nano
+
+
+def test_stream__left_and_never_read_on__stays_as_it_was_settled(
+    name: str, init: Init, fake: FakeProvider, clients: dict[str, Any]
+) -> None:
+    """Closing or dropping it later corrects nothing, since nothing more came."""
+    kind, pg = KINDS[name], init()
+    metered = Metered(pg)
+    with paygent_context(user_id="u1"):
+        stream = kind.start(clients[kind.sdk])
+        for _ in stream:
+            break
+        assert pg.health()["calls_in_flight"] == 0
+        stream.close()
+        del stream, _
+    gc.collect()
+    assert metered.only.quality in ("estimated", "partial")
 
 
 def test_stream__of_twenty_thousand_chunks__takes_no_memory(

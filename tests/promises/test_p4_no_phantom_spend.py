@@ -26,7 +26,6 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
-from paygent.client.metering import abandoned
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.core.account import amount
 from paygent.core.usage import Usage
@@ -487,13 +486,11 @@ def has_text(chunk: Any) -> bool:
 @pytest.mark.usefixtures("_collector_by_hand")
 @pytest.mark.parametrize("wait_s", [30.0, 0.0])
 def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
-    init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch, wait_s: float
+    init: Init, client: openai.OpenAI, wait_s: float
 ) -> None:
-    """One thread, a `break` in each loop, room for one call: a stream is dropped as a cycle, and
-    must not refuse the next call for itself.
+    """One thread, a `break` in each loop, room for one call: a stream that was left is settled
+    with what was received, and does not refuse the next call.
     """
-    monkeypatch.setattr(abandoned, "_PAUSE_S", 0)
-    monkeypatch.setattr(abandoned, "_PAUSE_FACTOR", 0)
     pg = limited(init, ROOM_FOR_ONE.model_copy(update={"contention_wait_s": wait_s}))
     with paygent_context("u1"):
         for _ in range(3):
@@ -503,9 +500,8 @@ def test_p4__streams_that_are_left_half_way__do_not_stand_in_the_way(
             for chunk in stream:
                 if has_text(chunk):
                     break
+            assert nothing_left(pg)
             del stream, chunk
-            assert not nothing_left(pg)
-    gc.collect()
     assert 0 < pg.get_usage("u1").period_cost < 0.0009
     assert nothing_left(pg)
 
@@ -529,8 +525,8 @@ def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_receive
     cycle.append(cycle)
     del response, lines, cycle
     assert not nothing_left(pg)
-    pg._meter.deferred_ends.mark_abandoned()
-    assert pg._meter.deferred_ends.collect_left(is_first=False) == "now"
+    gc.collect()
+    pg._meter.deferred_ends.run()
     assert dropped == []
     assert pg.get_usage("u1").period_tokens_by_model == {"gpt-4o": 120}
     assert nothing_left(pg)
@@ -538,13 +534,11 @@ def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_receive
 
 @pytest.mark.usefixtures("_collector_by_hand")
 def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
-    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+    init: Init, fake: FakeProvider
 ) -> None:
-    """The loop closes what an `async for` left, the delivering thread has the stream collected, and
-    the call waits for that; one inside of the `async for` does not wait for itself.
+    """The event loop closes what an `async for` left some rounds later, and the call waits for
+    that; one inside of the `async for` does not wait for itself.
     """
-    monkeypatch.setattr(abandoned, "_PAUSE_S", 0)
-    monkeypatch.setattr(abandoned, "_PAUSE_FACTOR", 0)
     pg = limited(init, ROOM_FOR_ONE)
 
     async def ask(client: openai.AsyncOpenAI) -> Any:
@@ -568,4 +562,3 @@ def test_p4__async_streams_that_are_left_half_way__let_the_same_task_go_on(
     gc.collect()
     assert 0 < pg.get_usage("u1").period_cost < 0.0009
     assert nothing_left(pg)
-    assert not pg._meter.deferred_ends._async_loops

@@ -299,3 +299,19 @@ def event_from_begin(record: Mapping[str, Any]) -> Event:
         price_id=str(record["price"]),
         metadata=record.get("meta"),
     )
+
+
+def difference(whole: Event, original: Event) -> Event:
+    """Return the correction that turns an event into another: signed differences of its counts and
+    costs, booked into the windows of the original.
+    """
+    return whole._replace(
+        corrects=original.event_id,
+        input_tokens=whole.input_tokens - original.input_tokens,
+        output_tokens=whole.output_tokens - original.output_tokens,
+        cached_input_tokens=whole.cached_input_tokens - original.cached_input_tokens,
+        cache_write_tokens=whole.cache_write_tokens - original.cache_write_tokens,
+        reasoning_tokens=whole.reasoning_tokens - original.reasoning_tokens,
+        cost_tokens_nano=whole.cost_tokens_nano - original.cost_tokens_nano,
+        cost_tools_nano=whole.cost_tools_nano - original.cost_tools_nano,
+    )

@@ -240,7 +240,7 @@ class Paygent(Verbs):
 
     def _before_round(self) -> None:
         """Do what the delivering thread does before each of its rounds."""
-        self._meter.deferred_ends.before_round()
+        self._meter.deferred_ends.run()
         now_s = time.monotonic()
         if now_s >= self._next_check_s and active() is self._meter:
             self._next_check_s = now_s + _CHECK_EVERY_S

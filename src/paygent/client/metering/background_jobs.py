@@ -17,7 +17,7 @@ from typing import NamedTuple
 from paygent.client.accounts.registry import User
 from paygent.client.context.identity import Identity
 from paygent.client.runtime import ids
-from paygent.core.event import Event
+from paygent.core.event import Event, difference
 from paygent.core.pricing import Rates
 from paygent.core.usage import QUALITIES, JobStatus, Quality, Usage
 from paygent.prices.catalogue import Catalogue
@@ -125,7 +125,7 @@ class BackgroundJobs:
                 corrects=original_id,
                 restates=known is None and not number,
             )
-            correction = whole if number else _difference(whole, original)
+            correction = whole if number else difference(whole, original)
             yield Finished(user, correction, share.rates)
 
 
@@ -205,16 +205,4 @@ def _unknown(event_id: str, user: User, identity: Identity, at_us: int) -> Event
         0,
         0,
         metadata=identity.metadata,
-    )
-
-
-def _difference(whole: Event, original: Event) -> Event:
-    """Return what a job's use adds to what was booked for it at first."""
-    return whole._replace(
-        input_tokens=whole.input_tokens - original.input_tokens,
-        output_tokens=whole.output_tokens - original.output_tokens,
-        cached_input_tokens=whole.cached_input_tokens - original.cached_input_tokens,
-        cache_write_tokens=whole.cache_write_tokens - original.cache_write_tokens,
-        reasoning_tokens=whole.reasoning_tokens - original.reasoning_tokens,
-        cost_tokens_nano=whole.cost_tokens_nano - original.cost_tokens_nano,
     )

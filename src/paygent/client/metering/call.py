@@ -12,6 +12,7 @@ from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.client.runtime.event_loops import running_loop, runs_loop
 from paygent.core.estimate import Estimate, Size
+from paygent.core.event import Event
 from paygent.core.plan import PlanConfig
 from paygent.core.usage import Usage
 from paygent.failopen import attempt
@@ -118,6 +119,7 @@ class Call:
         "model_key",
         "pid",
         "plan",
+        "provisional",
         "request",
         "resolved",
         "session_id",
@@ -141,6 +143,7 @@ class Call:
     model_key: str
     pid: int
     plan: PlanConfig
+    provisional: Event | None
     request: Request
     resolved: Resolved
     session_id: str
@@ -166,6 +169,11 @@ class Call:
     def done(self) -> bool:
         """Whether the call has ended."""
         return not self.ends
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether it was settled when its stream was left, and may be corrected."""
+        return self.provisional is not None
 
     @property
     def wants_tools(self) -> bool:

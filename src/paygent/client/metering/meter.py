@@ -53,6 +53,7 @@ from paygent.core.estimate import measure
 from paygent.core.event import (
     Begin,
     Event,
+    difference,
     encode_begin,
     encode_end,
     encode_head,
@@ -98,7 +99,7 @@ class Meter:
         self._dropped = self._drop  # bound once
         self._attribution = Attribution(settings.on_missing_user, callbacks)
         self.records = RecordWriter(accounts, journal, worker, callbacks)
-        self.deferred_ends = DeferredEnds(worker.wake)
+        self.deferred_ends = DeferredEnds()
 
     # -- before the provider
 
@@ -137,6 +138,7 @@ class Meter:
         call.drops_usage_chunk = False
         call.event_id = call.booked_id = ""
         call.unseen_nano = None
+        call.provisional = None
         call.started_ns = time.perf_counter_ns()
         call.request, call.identity, call.user, call.plan, call.at_us = (
             request,
@@ -300,14 +302,13 @@ class Meter:
         found = self._accounts.hold(user, call.hold, strict=strict)
         if not (isinstance(found, Decision) and found.retryable):
             return found
-        is_first = call.request.waiter is None
-        room = self.deferred_ends.collect_left(is_first=is_first)
-        waiter = self._waiter(call, looks_soon=is_first and room == "soon")
-        if waiter is None and room != "now":
+        # An event loop closes the streams that a task has left some rounds later, so a task whose
+        # own calls are all that is in its way looks once more.
+        soon = call.request.is_async and call.request.waiter is None
+        waiter = self._waiter(call, looks_soon=soon)
+        if waiter is None:
             return found
-        return self._accounts.hold(
-            user, call.hold, strict=strict, waiter=waiter, may_be_alone=room == "soon"
-        )
+        return self._accounts.hold(user, call.hold, strict=strict, waiter=waiter, may_be_alone=soon)
 
     def _refuse(self, call: Call, refusal: GuardResult) -> None:
         """Say that a call is refused, and raise; or let it run, where the product chose so.
@@ -398,7 +399,29 @@ class Meter:
             self._force_end(call, None)
             raise
 
-    def _settle(self, call: Call, found: Usage | JobStatus | None) -> None:
+    def settle_left(self, call: Call, found: Usage | JobStatus | None) -> None:
+        """Settle a call whose stream was left with what was received by then; whoever reads the
+        stream on has it corrected.
+        """
+        try:
+            if call.claim_end():
+                event = self._settle(call, found)
+                call.provisional = None if isinstance(found, JobStatus) else event
+        except BaseException:  # as above
+            self._force_end(call, None)
+            raise
+
+    def correct(self, call: Call, found: Usage | JobStatus | None) -> None:
+        """Book what a call used beyond what was settled when its stream was left."""
+        original, call.provisional = call.provisional, None
+        if original is None or not isinstance(found, Usage):
+            return
+        whole = self._event(call, found)
+        correction = difference(whole, original)
+        if correction.total_tokens or correction.cost_nano:
+            self.records.book(call.user, correction._replace(event_id=new_id(self._now_us())))
+
+    def _settle(self, call: Call, found: Usage | JobStatus | None) -> Event:
         job, usage = (found, found.use_now) if isinstance(found, JobStatus) else (None, found)
         if usage is None:
             usage = estimated(call, job)
@@ -416,6 +439,7 @@ class Meter:
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
+        return event
 
     def void(self, call: Call, why: str) -> None:
         """End a call that spent nothing.

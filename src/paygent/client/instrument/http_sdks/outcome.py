@@ -187,12 +187,19 @@ class _Collector:
         if call.claim_end() and isinstance(found, JobStatus):
             self._meter.collect(call.request, found)
 
+    def settle_left(self, call: Any, found: Usage | JobStatus | None) -> None:
+        """Wait for the end: what was left may be read on, and nothing is held meanwhile."""
+
+    def correct(self, call: Any, found: Usage | JobStatus | None) -> None:
+        """Correct nothing: nothing is booked before the end."""
+
 
 class _Question:
     """Stands for a call that is none: nothing was held, and nothing is lost where it is dropped."""
 
     drops_usage_chunk = False
     wants_tools = False
+    is_provisional = False
     estimate = Estimate(0, 0)
 
     def __init__(self, request: Request) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
@@ -27,6 +28,10 @@ class EndableCall(Protocol):
     def wants_tools(self) -> bool:
         """Whether the names of called tools are wanted."""
 
+    @property
+    def is_provisional(self) -> bool:
+        """Whether it was settled when its stream was left, and may be corrected."""
+
     drops_usage_chunk: bool
 
     def hand_over(self) -> None:
@@ -41,7 +46,13 @@ class Settler(Protocol):
         """Ends that cannot be made now."""
 
     def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """End a call with what it has used."""
+        """End a call with its usage."""
+
+    def settle_left(self, call: Any, found: Usage | JobStatus | None) -> None:
+        """End a call with the usage received when its stream was left; `correct` may follow."""
+
+    def correct(self, call: Any, found: Usage | JobStatus | None) -> None:
+        """Correct a call that was settled when its stream was left, and was read on."""
 
 
 class StreamEnd:
@@ -55,46 +66,64 @@ class StreamEnd:
         self._reader = reader
 
     def __call__(self) -> None:
-        """End the call, unless it has ended."""
+        """End the call, unless it has ended; correct it, if it was read on after it was left."""
         if not self._call.done:
             attempt("settle", self._settle)
+        elif self._call.is_provisional:
+            attempt("settle", self._correct)
 
     def from_anywhere(self) -> None:
         """End the call from where a finalizer may run: not now, if this thread is inside our own
         code, where it may hold a lock that the end needs too.
 
-        A dropped stream is a cycle (it and its generator know each other), so the garbage collector
-        ends it, at an allocation of any code or when a call is in want of room (`left`); the SDK's
-        generator closes the response then.
+        A dropped stream is a cycle (it and its generator refer to each other), so the garbage
+        collector ends it, at an allocation of any code; the SDK's generator closes the response
+        then.
         """
-        if self._call.done:
-            return
+        if not self._is_over:
+            self._from_anywhere(self)
+
+    def _from_anywhere(self, end: Callable[[], None]) -> None:
         if _is_inside_ours():
-            self._meter.deferred_ends.add(self)
+            self._meter.deferred_ends.add(end)
         else:
-            self()
+            end()
 
     def at_its_end(self) -> None:
         """Let the reader know that the stream has come to its own end, if that means something to
         it; then end the call.
         """
         end = getattr(self._reader, "end", None)
-        if end is not None and not self._call.done:
+        if end is not None and not self._is_over:
             attempt("usage", end)
         self()
 
     def left(self) -> None:
-        """Note that nobody reads the stream any more, unless somebody comes back to it."""
+        """Settle with what was received by now: the loop over the stream was left. Where the
+        application reads on later, the end corrects it.
+        """
         if not self._call.done:
-            self._meter.deferred_ends.mark_abandoned()
+            self._from_anywhere(self._leave)
 
-    def note_async(self, number: int, *, is_open: bool) -> None:
-        """Note that an `async for` begins or ends."""
-        self._meter.deferred_ends.note_async(number, is_open=is_open)
+    def _leave(self) -> None:
+        if not self._call.done:
+            attempt("settle", self._settle_left)
+
+    def _settle_left(self) -> None:
+        self._meter.settle_left(self._call, self._usage())
+
+    @property
+    def _is_over(self) -> bool:
+        return self._call.done and not self._call.is_provisional
 
     def _settle(self) -> None:
-        usage = attempt("usage", self._reader.usage, self._call.estimate)
-        self._meter.settle(self._call, usage)
+        self._meter.settle(self._call, self._usage())
+
+    def _correct(self) -> None:
+        self._meter.correct(self._call, self._usage())
+
+    def _usage(self) -> Usage | JobStatus | None:
+        return attempt("usage", self._reader.usage, self._call.estimate)
 
 
 _PASSED_THROUGH = (

@@ -174,14 +174,6 @@ class AsyncLoop(_Loop):
 
     __slots__ = ()
 
-    def __init__(self, tap: Any, ending: StreamEnd, step: Callable[[], Any]) -> None:
-        super().__init__(tap, ending, step)
-        ending.note_async(id(self), is_open=True)
-
-    def __del__(self) -> None:
-        self._ending.note_async(id(self), is_open=False)
-        super().__del__()
-
     def __aiter__(self) -> AsyncLoop:
         return self
 

@@ -40,18 +40,25 @@ class NotingMeter:
 
     def __init__(self) -> None:
         self.settled: list[Usage | None] = []
-        self.deferred_ends = DeferredEnds(lambda: None)
+        self.deferred_ends = DeferredEnds()
 
     def settle(self, call: Call, usage: Usage | None) -> None:
         """Note a settlement."""
         call.ends = []
         self.settled.append(usage)
 
+    def settle_left(self, call: Call, usage: Usage | None) -> None:
+        """Note a settlement of a stream that was left."""
+        self.settle(call, usage)
+
+    def correct(self, call: Call, usage: Usage | None) -> None:
+        """Nothing is corrected: no call here is provisional."""
+
 
 def call_of() -> Call:
     """A call under way."""
     call = Call()
-    call.ends, call.drops_usage_chunk = [None], False
+    call.ends, call.drops_usage_chunk, call.provisional = [None], False, None
     call.hold = Hold(Use(ESTIMATE, 0), "gpt-4o")
     return call
 

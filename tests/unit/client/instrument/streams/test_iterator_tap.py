@@ -253,7 +253,7 @@ def test_openai__a_real_stream_of_many_chunks__keeps_less_than_a_megabyte(
         paygent_context("u1"),
     ):
         stream = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
-        next(iter(stream))
+        next(stream)
         tracemalloc.start()
         try:
             before = tracemalloc.get_traced_memory()[0]
