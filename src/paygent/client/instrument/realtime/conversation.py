@@ -89,14 +89,10 @@ class Conversation:
             return None
         sender = current_identity()
         identity = sender.merged_with(self._identity) if sender is not None else self._identity
-        is_whole = sent.size is None
         if sent.kind != messages.CREATE or self._destination.route not in ("realtime", "responses"):
             return Outgoing(self._request({}, identity), sent, begins=False)
-        body = body_of(sent.event, self._destination.route) if is_whole else sent.event
-        request = self._request(body, identity)
-        if sent.size is not None and self._destination.route == "responses":
-            request.body, request.size = None, sent.size
-        return Outgoing(request, sent, begins=True)
+        body = body_of(sent.event, self._destination.route)
+        return Outgoing(self._request(body, identity), sent, begins=True)
 
     def _is_now_ours(self, sent: Sent) -> bool:
         """Tell whether a message shows that an unknown place speaks as the provider does."""
@@ -116,7 +112,7 @@ class Conversation:
         event_id, lane = get(sent.event, "event_id"), lane_of(sent.event)
         running = self._running(call, meter, lane, event_id)
         running.connection = self
-        self._responses.ask(running)
+        self._responses.add(running)
 
     def not_sent(self, call: Call) -> None:
         """Forget a response that could not be written."""
@@ -207,11 +203,11 @@ class Conversation:
         response_id = _id_of(event)
         if response_id is not None and not self._counted.claim(response_id, self):
             return None  # another connection was told first, and has matched it
-        running = self._responses.take_asked(lane, or_any=lane is None)
+        running = self._responses.take_waiting(lane, or_any=lane is None)
         refusal = None
         if running is None:
             # While something waits to begin, this may be that: it is not cancelled.
-            is_maybe_asked = self._destination.route != "realtime" or self._responses.is_any_asked()
+            is_maybe_asked = self._destination.route != "realtime" or self._responses.has_waiting()
             refusal = None if is_maybe_asked else self._refusal()
             running = self._begin_unasked(event, lane)
         if running is not None:
@@ -259,14 +255,12 @@ class Conversation:
                 self._counted.knows(response_id) or not self._counted.claim(response_id, self)
             ):
                 return  # it has ended, or another connection counts it
-            running = self._responses.take_asked(lane, or_any=lane is None)
+            running = self._responses.take_waiting(lane, or_any=lane is None)
             if running is None:
                 running = self._begin_unasked(event, lane)
             if running is None:
                 return
         usage = attempt("usage", self._usage, running, event)
-        if isinstance(usage, Usage) and get(event, "is_cut") is True:
-            usage = usage._replace(quality="partial")  # its tools were not read
         is_failure = field(event, "response", "status") == "failed" and running.reader is None
         if usage is None and is_failure:
             running.meter.void(running.call, "the provider failed")
@@ -301,18 +295,14 @@ class Conversation:
         else:
             found = self._responses.in_lane(lane)
             is_in_stream = get(event, "sequence_number") is not None
-            if found is not None and (is_in_stream or not self._responses.is_asked(lane)):
+            if found is not None and (is_in_stream or not self._responses.waits_in(lane)):
                 running = self._responses.end(found[0])
                 if running is not None:
                     self._break_off(running)
                 return
-            refused = self._responses.take_asked(lane)
+            refused = self._responses.take_waiting(lane)
         if refused is not None:
-            self._refused(refused)
-
-    @staticmethod
-    def _refused(running: PendingResponse) -> None:
-        running.meter.void(running.call, "the provider refused it")
+            refused.meter.void(refused.call, "the provider refused it")
 
     # -- what runs beside the responses
 
@@ -370,7 +360,7 @@ class Conversation:
         """
         if self._responses.leave(self):
             for running in self._responses.take_all():
-                (self._refused if running.is_passed else self._break_off)(running)
+                self._break_off(running)
         if self._destination.route == "translations":
             self._book_audio("estimated")
 

@@ -22,14 +22,14 @@ def test_responses__each_lane__is_a_queue_of_its_own() -> None:
     queue = Responses()
     first, other, second = running("a"), running("b"), running("a")
     for each in (first, other, second):
-        queue.ask(each)
-    assert queue.is_asked("b")
-    assert queue.take_asked("b") is other
-    assert not queue.is_asked("b")
-    assert queue.take_asked(None) is None
-    assert queue.take_asked("a") is first
-    assert queue.take_asked(None, or_any=True) is second
-    assert queue.take_asked(None, or_any=True) is None
+        queue.add(each)
+    assert queue.waits_in("b")
+    assert queue.take_waiting("b") is other
+    assert not queue.waits_in("b")
+    assert queue.take_waiting(None) is None
+    assert queue.take_waiting("a") is first
+    assert queue.take_waiting(None, or_any=True) is second
+    assert queue.take_waiting(None, or_any=True) is None
 
 
 def test_responses__in_a_lane__the_latest_goes_on() -> None:
@@ -53,8 +53,8 @@ def test_responses__withdrawn_or_gone__are_taken_once(monkeypatch: pytest.Monkey
     """Whichever direction is faster."""
     queue = Responses()
     one, other = running(), running()
-    queue.ask(one)
-    queue.ask(other)
+    queue.add(one)
+    queue.add(other)
     queue.withdraw(one.call)
     queue.withdraw(one.call)
     queue.begin("r1", one)
