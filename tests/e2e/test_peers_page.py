@@ -49,20 +49,20 @@ def test_page__its_rows_of_neighbours__are_those_of_the_table() -> None:
     assert [row[: len(start)] for row, start in zip(shown, starts, strict=True)] == starts
 
 
-def test_page__every_result__is_that_all_tests_hold() -> None:
+def test_page__every_result__says_that_all_tests_pass() -> None:
     """A run with a failure must not be what is published."""
     shown = rows(PAGE.read_text(encoding="utf-8"))
-    assert [row for row in shown if not re.search(r"\| all [1-9]\d* tests hold \| 20", row)] == []
+    assert [row for row in shown if not re.search(r"\| all [1-9]\d* tests pass \| 20", row)] == []
 
 
-def test_page_after__a_run_with_failures__says_how_many_hold() -> None:
+def test_page_after__a_run_with_failures__counts_those_that_pass() -> None:
     """The rows tell apart names that begin alike, and the rest of the page stays."""
     page = page_after("a\n<!-- peers -->\nold\n<!-- /peers -->\nb", RUN, datetime.date(2026, 1, 2))
     found = {name: outcome(named(name), RUN) for name in ("logfire", "logfire-instance")}
-    assert found == {"logfire": "1 of 2 tests hold", "logfire-instance": "all 1 tests hold"}
-    assert page.startswith("a\n<!-- peers -->\n| beside |")
+    assert found == {"logfire": "1 of 2 tests pass", "logfire-instance": "all 1 tests pass"}
+    assert page.startswith("a\n<!-- peers -->\n| tool |")
     assert page.endswith("<!-- /peers -->\nb")
-    assert f"{row_start(named('logfire'))} 1 of 2 tests hold | 2026-01-02 |\n" in page
+    assert f"{row_start(named('logfire'))} 1 of 2 tests pass | 2026-01-02 |\n" in page
 
 
 def test_table__each_neighbour__can_be_switched_on_and_is_pinned() -> None:

@@ -232,8 +232,8 @@ def _stream_type(client: Any) -> Any:
 
 
 IN_BACKGROUND = {**RESPONSE, "background": True}
-TOLD = "the answer tells no usage; "
-UNPRICED = "no price list has it"
+NO_USAGE = "the answer contains no usage; "
+UNPRICED = "it is in no price list"
 
 OPENAI = (
     Shape(
@@ -279,8 +279,8 @@ OPENAI = (
         92_500,
         tokens=(5, 8),
         quality="estimated",
-        reason="a raw stream is not asked for its usage, since the chunk could not be taken out "
-        "again; its text is counted",
+        reason="usage is not requested for a raw stream, because its chunk could not be removed "
+        "again; the text is counted",
     ),
     Shape(
         "openai",
@@ -486,7 +486,7 @@ OPENAI = (
         30_150,
         tokens=(1, 50),
         quality="estimated",
-        reason="its use is told when it is retrieved; what was held is booked until then",
+        reason="its usage becomes known when it is retrieved; until then its hold is booked",
         needs="responses",
         in_oldest=False,
     ),
@@ -579,7 +579,7 @@ OPENAI = (
         0,
         tokens=(0, 0),
         quality="unpriced",
-        reason=TOLD + UNPRICED,
+        reason=NO_USAGE + UNPRICED,
     ),
     Shape(
         "openai",
@@ -589,7 +589,7 @@ OPENAI = (
         0,
         tokens=(0, 0),
         quality="unpriced",
-        reason=TOLD + UNPRICED,
+        reason=NO_USAGE + UNPRICED,
     ),
     Shape(
         "openai",
@@ -599,7 +599,7 @@ OPENAI = (
         180_000,
         tokens=(0, 0),
         quality="estimated",
-        reason=TOLD + "the characters of the request are counted",
+        reason=NO_USAGE + "the characters of the request are counted",
     ),
     Shape(
         "openai",
@@ -611,7 +611,7 @@ OPENAI = (
         180_000,
         tokens=(0, 0),
         quality="estimated",
-        reason=TOLD + "the characters of the request are counted",
+        reason=NO_USAGE + "the characters of the request are counted",
     ),
     Shape(
         "openai",
@@ -621,7 +621,7 @@ OPENAI = (
         205_800,
         tokens=(3, 17),
         quality="estimated",
-        reason=TOLD + "audio tokens are told from the characters",
+        reason=NO_USAGE + "audio tokens are derived from the characters",
     ),
     Shape(
         "openai",
@@ -670,7 +670,7 @@ OPENAI = (
         300_000,
         tokens=(0, 0),
         quality="estimated",
-        reason=TOLD + "the duration is told from the size of the file",
+        reason=NO_USAGE + "the duration is derived from the file size",
     ),
     Shape(
         "openai",
@@ -680,7 +680,7 @@ OPENAI = (
         300_000,
         tokens=(0, 0),
         quality="estimated",
-        reason=TOLD + "the duration is told from the size of the file",
+        reason=NO_USAGE + "the duration is derived from the file size",
     ),
     Shape(
         "openai",
@@ -714,7 +714,7 @@ OPENAI = (
         0,
         tokens=(0, 0),
         quality="estimated",
-        reason="what is in the file is not known; its use is told when it is retrieved",
+        reason="the contents of the file are unknown; usage becomes known when it is retrieved",
     ),
     Shape(
         "openai",
@@ -919,7 +919,7 @@ ANTHROPIC = (
         650_000,
         tokens=(10, 128),
         quality="estimated",
-        reason="its results tell what it used; what was held is booked until they are read",
+        reason="usage is in its results; until they are read its hold is booked",
         needs="messages.batches",
         in_oldest=False,
     ),
@@ -1058,13 +1058,13 @@ def table() -> str:
 
 def _row(shape: Shape) -> str:
     metered = {0: "free", 1: "once"}.get(shape.calls, f"{shape.calls} calls")
-    gated = "yes" if shape.is_gated else "no: it costs nothing"
+    gated = "yes" if shape.is_gated else "no: free of charge"
     cost = shape.quality if shape.calls else "none"
     if shape.reason:
         cost += f": {shape.reason}"
     cells = (
         f"`{shape.name}`",
-        "yes" if shape.asynchronous is not None else "no such form",
+        "yes" if shape.asynchronous is not None else "n/a",
         gated,
         metered,
         cost,

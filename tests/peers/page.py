@@ -26,7 +26,7 @@ from tests.peers.neighbours import (
 
 PAGE = ROOT / "docs" / "guide" / "coverage.md"
 HEADER = (
-    "| beside | version | how it works | orders | result | run on |\n|---|---|---|---|---|---|\n"
+    "| tool | version | how it works | orders | result | tested on |\n|---|---|---|---|---|---|\n"
 )
 _BEGIN, _END = "<!-- peers -->\n", "<!-- /peers -->"
 
@@ -71,7 +71,7 @@ def outcome(entry: Entry, result: str) -> str:
         if re.search(rf"\[{re.escape(entry.name)}: ", case.get("name", ""))
     ]
     held = sum(len(case) == 0 for case in cases)
-    return f"{held} of {len(cases)} tests hold" if held < len(cases) else f"all {held} tests hold"
+    return f"{held} of {len(cases)} tests pass" if held < len(cases) else f"all {held} tests pass"
 
 
 if __name__ == "__main__":
