@@ -1,5 +1,5 @@
-"""Crews of CrewAI: a step callback names the user of a crew, and the refusal at the cap comes out
-of `kickoff`. On OpenAI, and at the cap there on Claude. Needs crewai and anthropic.
+"""CrewAI: a step callback sets the user of a crew, and `kickoff` raises the refusal at the cap. Runs
+on OpenAI, and on Claude once the OpenAI cap is reached. Needs crewai and anthropic.
 
 ```text
 ada: Hello.
@@ -29,7 +29,7 @@ logging.basicConfig(level=logging.CRITICAL)
 logging.getLogger("paygent").setLevel(logging.WARNING)
 warnings.simplefilter("ignore")
 
-from crewai import LLM, Agent, Crew, Task  # noqa: E402 - its settings come first
+from crewai import LLM, Agent, Crew, Task  # noqa: E402 - reads its settings on import
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig  # noqa: E402
 from paygent.integrations import CrewAICallback  # noqa: E402
@@ -39,7 +39,7 @@ pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
 pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 100, "claude-sonnet-5-5": 100}))
 pg.assign_plan("ada", "pro")
 
-# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+# A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="Hello.")) as fake:
     options = {"api_key": "demo", "max_tokens": 50}
     gpt = LLM(model="openai/gpt-4o", base_url=fake.openai_url, **options)
@@ -49,7 +49,7 @@ with FakeProvider(Answer(text="Hello.")) as fake:
         task = Task(description="Say hello.", expected_output="a greeting", agent=host)
         crew = Crew(agents=[host], tasks=[task], step_callback=CrewAICallback(pg, user_id="ada"))
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # what CrewAI prints by itself
+            with contextlib.redirect_stdout(io.StringIO()):  # hides CrewAI's own output
                 answer = crew.kickoff()
             print("ada:", answer)
         except PaygentLimitExceeded as refusal:

@@ -1,6 +1,6 @@
-"""FastAPI: one middleware, and the calls of a request are its user's, streamed ones too.
+"""FastAPI: one middleware attributes all calls of a request to its user, also streamed ones.
 
-Install `fastapi`, `openai` and `httpx` beside Paygent. It prints:
+Needs fastapi, openai and httpx. Prints:
 
 ```text
 alice hello 200 "Hello from the fake provider."
@@ -30,26 +30,26 @@ pg.configure_plan("free", PlanConfig(model_limits={"gpt-4o": 350}))
 for user in ("alice", "bob"):
     pg.assign_plan(user, "free")
 
-fake = FakeProvider().start()  # a stand-in for the provider: take it out, and set OPENAI_API_KEY
+fake = FakeProvider().start()  # a fake provider: remove it, and set OPENAI_API_KEY
 client = AsyncOpenAI(base_url=fake.openai_url, api_key="demo")
-TOKENS = {"Bearer a": "alice", "Bearer b": "bob"}  # a stand-in for the sign-in of an application
+TOKENS = {"Bearer a": "alice", "Bearer b": "bob"}  # stands in for real authentication
 app = FastAPI()
 
 
 @app.middleware("http")
 async def sign_in(request: Request, call_next):
-    """Find out who it is."""
+    """Identify the user."""
     request.state.user_id = TOKENS.get(request.headers.get("authorization"))
     return await call_next(request)
 
 
-# It stands around the sign-in, and asks at the request's first call, when that has run.
+# Runs outside of `sign_in`, but reads the user at the request's first LLM call, after it.
 app.add_middleware(PaygentMiddleware, user_id=lambda scope: scope["state"]["user_id"])
 
 
 @app.exception_handler(PaygentLimitExceeded)
 async def refuse(_: Request, refusal: PaygentLimitExceeded) -> JSONResponse:
-    """Answer a user who has reached a limit."""
+    """Respond to a user who has reached a limit."""
     return JSONResponse({"error": str(refusal)}, status_code=429)
 
 
@@ -61,14 +61,14 @@ async def ask(text: str, **options):
 
 @app.get("/hello")
 async def hello() -> str:
-    """Answer at once."""
+    """Answer in one piece."""
     return (await ask("Say hello.")).choices[0].message.content
 
 
 @app.get("/story")
 async def story() -> StreamingResponse:
-    """Answer piece by piece."""
-    # Asked here and not in the generator: whoever is refused gets a 429 and not half a 200.
+    """Stream the answer."""
+    # Call here and not in the generator, so that a refusal is a 429 and not half of a 200.
     stream = await ask("Tell a story.", stream=True)
 
     async def pieces():
@@ -80,13 +80,13 @@ async def story() -> StreamingResponse:
 
 @app.get("/later")
 async def later(tasks: BackgroundTasks) -> str:
-    """Answer now, and call afterwards."""
+    """Respond first and make the call in the background."""
     tasks.add_task(ask, "Think about it.")
     return "It is being thought about."
 
 
 async def main() -> None:
-    """Be the browser of two users."""
+    """Send requests as two users."""
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://app") as browser:
         for token, path in (

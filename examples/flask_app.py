@@ -1,6 +1,6 @@
-"""Flask: one WSGI middleware, and the calls of a request are its user's, streamed ones too.
+"""Flask: one WSGI middleware attributes all calls of a request to its user, also streamed ones.
 
-Install `flask` and `openai` beside Paygent. It prints:
+Needs flask and openai. Prints:
 
 ```text
 alice hello 200 Hello from the fake provider.
@@ -27,19 +27,19 @@ pg.configure_plan("free", PlanConfig(model_limits={"gpt-4o": 350}))
 for user in ("alice", "bob"):
     pg.assign_plan(user, "free")
 
-fake = FakeProvider().start()  # a stand-in for the provider: take it out, and set OPENAI_API_KEY
+fake = FakeProvider().start()  # a fake provider: remove it, and set OPENAI_API_KEY
 client = OpenAI(base_url=fake.openai_url, api_key="demo")
-TOKENS = {"Bearer a": "alice", "Bearer b": "bob"}  # a stand-in for the sign-in of an application
+TOKENS = {"Bearer a": "alice", "Bearer b": "bob"}  # stands in for real authentication
 app = Flask(__name__)
 
 
 @app.before_request
 def sign_in() -> None:
-    """Find out who it is."""
+    """Identify the user."""
     request.environ["app.user_id"] = TOKENS.get(request.headers.get("authorization"))
 
 
-# It is asked at the request's first call, so after the sign-in, and also when a stream is read.
+# Read at the request's first LLM call, so after `sign_in`, and also while a stream is read.
 app.wsgi_app = PaygentWSGIMiddleware(
     app.wsgi_app, user_id=lambda environ: environ.get("app.user_id")
 )
@@ -47,7 +47,7 @@ app.wsgi_app = PaygentWSGIMiddleware(
 
 @app.errorhandler(PaygentLimitExceeded)
 def refuse(refusal: PaygentLimitExceeded) -> tuple[str, int]:
-    """Answer a user who has reached a limit."""
+    """Respond to a user who has reached a limit."""
     return f"refused: {refusal}", 429
 
 
@@ -59,14 +59,14 @@ def ask(text: str, **options):
 
 @app.get("/hello")
 def hello() -> str:
-    """Answer at once."""
+    """Answer in one piece."""
     return ask("Say hello.").choices[0].message.content
 
 
 @app.get("/story")
 def story() -> Response:
-    """Answer piece by piece, after the application has returned."""
-    # Asked here and not in the generator: whoever is refused gets a 429 and not half a 200.
+    """Stream the answer, after the handler has returned."""
+    # Call here and not in the generator, so that a refusal is a 429 and not half of a 200.
     stream = ask("Tell a story.", stream=True)
 
     def pieces():

@@ -1,4 +1,4 @@
-"""A pool of gevent's greenlets: each keeps the user who spawned it, on both SDKs. Needs gevent.
+"""A gevent pool: each greenlet keeps the user it was spawned for, on both SDKs. Needs gevent.
 
 ```text
 ada: Hello. Hello.
@@ -30,20 +30,20 @@ for user in ("ada", "bob"):
     pg.assign_plan(user, "pro")
 messages = [{"role": "user", "content": "Say hello."}]
 
-# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+# A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="Hello.")) as fake:
     gpt = OpenAI(base_url=fake.openai_url, api_key="demo")
     claude = Anthropic(base_url=fake.url, api_key="demo")
 
     def ask_gpt() -> str:
         """Ask OpenAI."""
-        made = gpt.chat.completions.create(model="gpt-4o", max_tokens=50, messages=messages)
-        return made.choices[0].message.content
+        answer = gpt.chat.completions.create(model="gpt-4o", max_tokens=50, messages=messages)
+        return answer.choices[0].message.content
 
     def ask_claude() -> str:
         """Ask Anthropic."""
-        made = claude.messages.create(model="claude-sonnet-5-5", max_tokens=50, messages=messages)
-        return made.content[0].text
+        answer = claude.messages.create(model="claude-sonnet-5-5", max_tokens=50, messages=messages)
+        return answer.content[0].text
 
     pool = Pool(4)
     spawned = {}
@@ -51,7 +51,7 @@ with FakeProvider(Answer(text="Hello.")) as fake:
         with paygent_context(user_id=user):
             spawned[user] = [pool.spawn(ask_gpt), pool.spawn(ask_claude)]
     for user, greenlets in spawned.items():
-        print(f"{user}:", *(each.get() for each in greenlets))
+        print(f"{user}:", *(greenlet.get() for greenlet in greenlets))
     with paygent_context(user_id="ada"):
         pool.spawn(ask_gpt).get()
         try:

@@ -1,5 +1,6 @@
-"""LangChain on OpenAI and Anthropic: a callback names the user of a chain, a block that of a batch,
-and the refusal at the cap reaches you. Needs langchain-openai and langchain-anthropic.
+"""LangChain on OpenAI and Anthropic: a callback sets the user of a chain, `paygent_context` that of
+a batch, and the refusal at the cap reaches your code. Needs langchain-openai and
+langchain-anthropic.
 
 ```text
 ada: Hello. Hello.
@@ -26,7 +27,7 @@ pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 200}))
 for user in ("ada", "bob"):
     pg.assign_plan(user, "pro")
 
-# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+# A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="Hello.")) as fake:
     gpt = ChatOpenAI(model="gpt-4o", base_url=fake.openai_url, api_key="demo", max_tokens=50)
     claude = ChatAnthropic(

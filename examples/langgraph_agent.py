@@ -1,5 +1,5 @@
-"""An agent of LangGraph with a tool: each of its model turns is a call of its own, on the user
-around it. On OpenAI, and at the cap there on Claude. Needs langgraph, langchain-openai and
+"""A LangGraph agent with a tool: each model turn is a separate call of the current user. Runs on
+OpenAI, and on Claude once the OpenAI cap is reached. Needs langgraph, langchain-openai and
 langchain-anthropic.
 
 ```text
@@ -37,7 +37,7 @@ def weather(city: str) -> str:
 
 
 def agent_on(model):
-    """Return an agent that answers with a model and the tool."""
+    """Return an agent that uses the model and the tool."""
     graph = StateGraph(MessagesState)
     graph.add_node("agent", lambda state: {"messages": [model.invoke(state["messages"])]})
     graph.add_node("tools", ToolNode([weather]))
@@ -47,7 +47,7 @@ def agent_on(model):
     return graph.compile()
 
 
-# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+# A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
     options = {"api_key": "demo", "max_tokens": 50}
     models = {

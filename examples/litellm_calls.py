@@ -1,4 +1,4 @@
-"""LiteLLM: its functions and its router are metered, whatever provider they call. Needs litellm.
+"""LiteLLM: its functions and its router are metered, for any provider. Needs litellm.
 
 ```text
 openai/gpt-4o: Hello.
@@ -14,7 +14,7 @@ ada openai gpt-4o 0.00045
 import os
 import tempfile
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch prices when it is imported
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it fetches prices on import
 
 import litellm
 
@@ -28,7 +28,7 @@ events = []
 pg.on_usage(events.append)
 messages = [{"role": "user", "content": "Say hello."}]
 
-# A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+# A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
 with FakeProvider(Answer(text="Hello.")) as fake, paygent_context(user_id="ada"):
     for model, base in (
         ("openai/gpt-4o", fake.openai_url),

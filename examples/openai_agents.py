@@ -1,5 +1,5 @@
-"""An agent of the OpenAI Agents SDK with a tool: each turn counts on the user around it. On OpenAI,
-and at the cap there on Claude, which the SDK reaches through LiteLLM. Needs openai-agents[litellm].
+"""The OpenAI Agents SDK with a tool: each turn is a call of the current user. Runs on OpenAI, and
+on Claude, through LiteLLM, once the OpenAI cap is reached. Needs openai-agents[litellm].
 
 ```text
 gpt-4o: It is sunny in Rome.
@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # LiteLLM asks for its prices otherwise
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or LiteLLM fetches prices
 
 from agents import Agent, Runner, function_tool, set_tracing_disabled
 from agents.extensions.models.litellm_model import LitellmModel
@@ -40,8 +40,8 @@ def weather(city: str) -> str:
 
 
 async def main() -> None:
-    """Ask each model twice; the second time is beyond its cap."""
-    # A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+    """Ask each model twice; the second question exceeds its cap."""
+    # A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
     with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
         client = AsyncOpenAI(base_url=fake.openai_url, api_key="demo")
         models = {

@@ -1,4 +1,4 @@
-"""Agents of pydantic-ai on OpenAI and Anthropic. Needs pydantic-ai-slim[openai,anthropic].
+"""pydantic-ai agents on OpenAI and Anthropic. Needs pydantic-ai-slim[openai,anthropic].
 
 ```text
 gpt-4o: Hello.
@@ -30,8 +30,8 @@ pg.assign_plan("ada", "pro")
 
 
 async def main() -> None:
-    """Ask until the cap of one model, then go on with another."""
-    # A stand-in for the providers: take it out, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
+    """Ask one model until its cap, then continue with another."""
+    # A fake of both providers: remove it, and set OPENAI_API_KEY and ANTHROPIC_API_KEY.
     with FakeProvider(Answer(text="Hello.")) as fake:
         openai = AsyncOpenAI(base_url=fake.openai_url, api_key="demo")
         anthropic = AsyncAnthropic(base_url=fake.url, api_key="demo")
