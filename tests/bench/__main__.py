@@ -28,7 +28,7 @@ from tests.bench.streams import streams
 def hot_loop(rounds: int) -> None:
     """Measure begin and settle around nothing, whole and by step."""
     from paygent import ModelLimitConfig, Paygent, PlanConfig, paygent_context
-    from paygent.client.accounts.forecasts import Hold
+    from paygent.client.accounts.holds import Hold
     from paygent.client.metering.call import Call, Request
     from paygent.client.metering.estimates import use_of
     from paygent.core.estimate import measure as measure_body
@@ -87,8 +87,8 @@ def hot_loop(rounds: int) -> None:
 
             def hold() -> None:
                 held = Hold(use_of(first), "gpt-4o", first.session_id, now)
-                pg._accounts.hold(user, held, strict=False)
-                pg._accounts.release(user, held)
+                pg._accounts.admission.hold(user, held, strict=False)
+                pg._accounts.admission.release(user, held)
 
             show("gate: hold and release", measure(hold, rounds))
             show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))

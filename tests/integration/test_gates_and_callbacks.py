@@ -320,7 +320,7 @@ def test_gate__a_user_who_is_switched_off__passes_unmetered(init: Init) -> None:
     """`sdk_enabled=False` on a user: no gate, no event."""
     pg = started(init, PlanConfig(max_spend_per_period=0))
     pg.get_usage("u1")
-    pg._accounts.users["u1"].sdk_enabled = False
+    pg._accounts.registry.users["u1"].sdk_enabled = False
     assert call(pg) == answer()
     assert pg.get_user_state("u1").sdk_enabled is False
     assert pg.get_usage("u1").period_cost_nano == 0

@@ -17,8 +17,9 @@ from tests.promises.scripts import run
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.client.accounts import admission
 from paygent.client.accounts import registry as accounts_module
+from paygent.client.accounts.admission import Admission
 from paygent.client.accounts.forecasts import UsageForecast
-from paygent.client.accounts.registry import Accounts
+from paygent.client.accounts.registry import UserRegistry
 from paygent.client.journal import journal
 from paygent.client.journal.journal import Journal
 from paygent.client.metering import meter, records
@@ -55,18 +56,18 @@ def broken(*args: Any, **kwargs: Any) -> Any:
 
 SEAMS: dict[str, tuple[Any, str, str]] = {
     "identify": (Attribution, "resolve", "begin"),
-    "user state": (Accounts, "user", "begin"),
+    "user state": (UserRegistry, "user", "begin"),
     "price lookup": (Catalogue, "resolve", "begin"),
     "estimate": (meter, "use_of", "begin"),
-    "likes of the call": (Accounts, "forecast", "begin"),
+    "likes of the call": (Admission, "forecast", "begin"),
     "expectation": (UsageForecast, "use", "begin"),
-    "hold": (Accounts, "hold", "begin"),
-    "gate": (admission, "in_the_way", "begin"),
+    "hold": (Admission, "hold", "begin"),
+    "gate": (admission, "_obstacle", "begin"),
     "size": (meter, "measure", "begin"),
     "lock": (accounts_module, "acquire_soon", "begin"),
     "journal begin": (Journal, "begin", "begin"),
     "pricing the answer": (meter, "price", "settle"),
-    "settling": (Accounts, "settle", "settle"),
+    "settling": (Admission, "settle", "settle"),
     "learning": (UsageForecast, "learn", "settle"),
     "price list": (records, "rates_to_json", "price_list"),
     "journal end": (Journal, "end", "settle"),
@@ -88,7 +89,7 @@ def test_p1__a_seam_that_fails__leaves_the_answer_alone(
     assert pg is not None
     assert pg.health()["counts"][kind] == 1
     monkeypatch.undo()
-    users = list(pg._accounts.users.values())
+    users = list(pg._accounts.registry.users.values())
     assert not any(account.calls for user in users for account in user.accounts.values())
     if seam == "journal end":  # nothing can be said of it any more: booked when the process ends
         assert pg.health()["calls_in_flight"] == 1
@@ -137,7 +138,7 @@ def test_p1__a_clock_that_jumps__changes_no_answer_and_leaves_no_hold(
     for _ in range(3):
         assert pg.wrap(jumping, "u1", "gpt-4o")["model"] == "gpt-4o"
         now[0] -= jump_s * 10**6
-    books = pg._accounts.users["u1"].accounts.values()
+    books = pg._accounts.registry.users["u1"].accounts.values()
     assert not any(account.calls or account.held for account in books)
     assert sum(row.calls for row in pg.report()) == 3 or jump_s > 0
     pg.flush()

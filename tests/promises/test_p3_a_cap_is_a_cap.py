@@ -19,8 +19,9 @@ import openai
 import pytest
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.accounts.forecasts import Hold
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.runtime.settings import Settings
 from paygent.core.period import Subscription, to_us
 from paygent.testing import Answer, FakeProvider, Tokens
@@ -140,7 +141,7 @@ class Crowd:
     def outcome(self) -> Outcome:
         """Return what has become of the callers so far."""
         usage = self.pg.get_usage(self.user_id)
-        user = self.pg._accounts.users[self.user_id]
+        user = self.pg._accounts.registry.users[self.user_id]
         held = sum(account.held + len(account.calls) for account in user.accounts.values())
         assert not any(account.waiting for account in user.accounts.values())
         return Outcome(len(self.served), self.refusals, usage.period_cost_nano, held)
@@ -211,7 +212,7 @@ class Watched:
 
     def __init__(self, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
         self.grants: list[tuple[Hold, int, int, list[Hold]]] = []
-        original = accounts.hold
+        original = accounts.admission.hold
 
         def hold(user: User, hold: Hold, **arguments: Any) -> Any:
             with self.lock:  # one at a time, so that what is read belongs together
@@ -223,7 +224,7 @@ class Watched:
                 return answer
 
         self.lock = threading.Lock()
-        monkeypatch.setattr(accounts, "hold", hold)
+        monkeypatch.setattr(accounts.admission, "hold", hold)
 
     @staticmethod
     def account(user: User) -> Any:
@@ -240,14 +241,14 @@ def test_p3__calls_that_differ_by_30_percent__pass_the_cap_by_no_more_than_the_b
     pg = started(init, plan(fit=100))
     crowd = Crowd(pg, noisy(seed), latency_s=0.01)
     costs: dict[Hold, int] = {}
-    settle = pg._accounts.settle
+    settle = pg._accounts.admission.settle
 
     def noted(user: User, hold: Hold | None, event: Any, learned: Any = None) -> None:
         if hold is not None:
             costs[hold] = event.cost_nano
         settle(user, hold, event, learned)
 
-    monkeypatch.setattr(pg._accounts, "settle", noted)
+    monkeypatch.setattr(pg._accounts.admission, "settle", noted)
     watched = Watched(pg._accounts, monkeypatch)
     outcome = crowd.come(carrier)
     over_nano = outcome.spent_nano - 100 * CALL_NANO
@@ -400,7 +401,7 @@ def test_p3__check_guard_while_calls_are_in_flight__names_contention(init: Init)
 
     thread = threading.Thread(target=lambda: pg.wrap(provider, user_id="u1", model="m"))
     thread.start()
-    while not any(each.calls for each in pg._accounts.users["u1"].accounts.values()):
+    while not any(each.calls for each in pg._accounts.registry.users["u1"].accounts.values()):
         time.sleep(0.001)
     result = pg.check_guard("u1", "m")
     assert (result.status, result.gate_reason, result.retryable) == (
@@ -503,9 +504,9 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
     pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
     pg.configure_plan("default", plan(fit=1))
     pg.configure_plan("gold", plan(fit=100))
-    user = pg._accounts.user("u1", now[0])
+    user = pg._accounts.registry.user("u1", now[0])
     subscription = Subscription(to_us(start), to_us(end), "none")
-    pg._accounts.assign("u1", "gold", None, subscription, now[0])
+    pg._accounts.registry.assign("u1", "gold", None, subscription, now[0])
     crowd = Crowd(pg, latency_s=0.2)
     threads = at_once(crowd, 3)
     now[0] += 2 * 10**6

@@ -44,7 +44,10 @@ def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
 
 def held(pg: Paygent, user_id: str = "u1") -> set[int]:
     """What is held on a user's accounts."""
-    return {account.held for account in pg._accounts.user(user_id, pg._now_us()).accounts.values()}
+    return {
+        account.held
+        for account in pg._accounts.registry.user(user_id, pg._now_us()).accounts.values()
+    }
 
 
 def begun(pg: Paygent) -> Call:
@@ -60,8 +63,8 @@ def begun(pg: Paygent) -> Call:
 def within(pg: Paygent, where: str) -> Any:
     """A lock of ours, as the code that holds it has it."""
     return {
-        "user": pg._accounts.user("u1", pg._now_us()).lock,
-        "accounts": pg._accounts.lock,
+        "user": pg._accounts.registry.user("u1", pg._now_us()).lock,
+        "accounts": pg._accounts.registry.lock,
         "rotation": pg._journal._rotation,
     }[where]
 
@@ -79,7 +82,7 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
             next(stream)
     finished = threading.Event()
     put_off: list[object] = []
-    settled = pg._accounts.settle
+    settled = pg._accounts.admission.settle
     lock = within(pg, where)
 
     def collect_while_locked(*args: Any) -> None:
@@ -92,7 +95,7 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
     gc.disable()
     try:
         del stream
-        monkeypatch.setattr(pg._accounts, "settle", collect_while_locked)
+        monkeypatch.setattr(pg._accounts.admission, "settle", collect_while_locked)
 
         def work() -> None:
             pg.record_event("u2", cost=1)
@@ -186,7 +189,7 @@ def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
 
 def nothing_left(pg: Paygent, user_id: str = "u1") -> bool:
     """Tell whether no call holds, waits or is written as under way."""
-    books = pg._accounts.users[user_id].accounts.values()
+    books = pg._accounts.registry.users[user_id].accounts.values()
     return not any(account.held or account.calls or account.waiting for account in books)
 
 
@@ -312,7 +315,7 @@ def test_p4__shutdown_with_calls_in_line_and_under_way__ends_them_all(init: Init
 
 def is_undelivered_right(pg: Paygent) -> bool:
     """Tell whether each account counts what the ledger does not have yet, and nothing else."""
-    user = pg._accounts.users["u1"]
+    user = pg._accounts.registry.users["u1"]
     with user.lock:
         return all(
             account.pending
@@ -397,7 +400,7 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
     while where:
         line += 1
         where = interrupted_at(line, once)
-        assert not pg._accounts.users["u1"].lock.locked(), where
+        assert not pg._accounts.registry.users["u1"].lock.locked(), where
         pg.get_usage("u1")  # as any next step does, it ends what nobody else can
         assert nothing_left(pg), where
         assert is_undelivered_right(pg), where
@@ -451,7 +454,7 @@ def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_ret
         if corrects:
             of["corrects"] = pg.record_event("u1", cost=0).id
         where = interrupted_at(line, once)
-        assert not pg._accounts.users["u1"].lock.locked(), where
+        assert not pg._accounts.registry.users["u1"].lock.locked(), where
         assert not pg._manual._lock.locked(), where
         once()
         assert pg.get_usage("u1").period_cost_nano == key * 10**9, where

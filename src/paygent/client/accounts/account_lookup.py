@@ -1,14 +1,14 @@
-"""Which accounts a user has here and now, and which of them count a call or an event.
+"""The accounts of a user: which exist now, and which of them count a call or an event.
 
-A user's plan, period and sessions say which accounts there are; they are opened when they are first
-touched and forgotten when nothing refers to them any more. Everything here changes a `User` and is
-called under the user's lock.
+They follow from the user's plan, period and sessions; they are opened when they are first needed
+and dropped when nothing refers to them any more. Everything here changes a `User` and is called
+under the user's lock.
 """
 
 from __future__ import annotations
 
-from paygent.client.accounts.forecasts import Hold
-from paygent.client.accounts.user_state import Account, ModelUse, User
+from paygent.client.accounts.holds import Account, Hold
+from paygent.client.accounts.user_state import ModelUse, User
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
 from paygent.core.gate import Reading, Thresholds, lines_of
@@ -16,50 +16,44 @@ from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
 from paygent.prices.model_names import plain
 
-BOOKS_MAX = 256
-"""Accounts kept per user; beyond it, those of idle sessions are forgotten."""
-
-ROUTES_MAX = 64
-"""(Model, session) pairs remembered per user."""
+ACCOUNTS_MAX = 256
+"""Accounts kept per user; beyond it, those of idle sessions are dropped."""
 
 PERIOD_SPEND = LimitKey("spend", "user", "", "period")
 SESSION_SPEND = LimitKey("spend", "session", "", "session")
-"""The two accounts that every user has, limited or not, because people ask for them."""
+"""The two accounts that every user has, limited or not: `get_usage` returns them."""
 
-KEEP = Thresholds(-1, -1, -1)
-"""Stands for the lines that an account has already."""
+_UNCHANGED = Thresholds(-1, -1, -1)  # an account keeps the lines that it has
 
 
 def accounts_for_call(
     user: User, session_id: str, model_key: str, at_us: int
 ) -> tuple[Account, ...]:
-    """Return the accounts that a call touches, remembered until one of their windows ends."""
+    """Return the accounts that a call touches; cached until one of their windows ends."""
     known = user.call_accounts.get((model_key, session_id))
     if known is not None and at_us < known[0]:
         return known[1]
-    if len(user.accounts) >= BOOKS_MAX:
+    if len(user.accounts) >= ACCOUNTS_MAX:
         _close_idle_sessions(user, session_id)
-    found: list[Account] = []
-    seen: set[LimitKey] = set()
+    accounts: list[Account] = []
+    limited: set[LimitKey] = set()
     plan = user.plan
     for limit in limits_of(plan):
         if limit.model is not None and plain(limit.model) != model_key:
             continue
         if limit.scope == "session" and not session_id:
             continue
-        found.append(_account(user, plan, limit, session_id, at_us))
-        seen.add(limit.key)
-    found += [
+        accounts.append(_account(user, plan, limit, session_id, at_us))
+        limited.add(limit.key)
+    accounts += [
         open_account(user, account_key(key, user.period, session_id, at_us), key.reason, None)
         for key in (PERIOD_SPEND, SESSION_SPEND)
-        if key not in seen and (key.scope == "user" or session_id)
+        if key not in limited and (key.scope == "user" or session_id)
     ]
-    until = min(account.key.end_us for account in found)
-    if len(user.call_accounts) >= ROUTES_MAX:
-        user.call_accounts.clear()
-    accounts = tuple(found)
-    user.call_accounts[(model_key, session_id)] = (until, accounts)
-    return accounts
+    until_us = min(account.key.end_us for account in accounts)
+    touched = tuple(accounts)
+    user.call_accounts[(model_key, session_id)] = (until_us, touched)
+    return touched
 
 
 def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
@@ -74,8 +68,8 @@ def _lines(plan: PlanConfig, limit: Limit) -> Thresholds:
     )
 
 
-def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
-    """Return the session limits of a plan as a session that is not open yet meets them."""
+def limits_of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
+    """Return the session limits of a plan as they apply to a session that is not open yet."""
     return [
         (limit.key, Reading(limit.key.reason, _lines(plan, limit), 0, 0, metric=limit.metric))
         for limit in limits_of(plan)
@@ -84,7 +78,7 @@ def of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
 
 
 def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | None) -> Account:
-    """Return an account of a user, opened with what this process has not delivered yet.
+    """Return an account of a user, opened with the spend that this process has not delivered yet.
 
     Args:
         lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
@@ -92,18 +86,25 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | N
     """
     account = user.accounts.get(key)
     if account is None:
-        account = user.accounts[key] = Account(key, reason, None if lines is KEEP else lines)
+        account = user.accounts[key] = Account(key, reason, None if lines is _UNCHANGED else lines)
         user.event_accounts.clear()
-        account.pending = _undelivered(user, key)
+        account.pending = _pending(user, key)
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
         for call in in_flight(user):
             if key.counts(call):
                 account.add(call, weighs=False)
-    if lines is not KEEP and account.lines != lines:
+    if lines is not _UNCHANGED and account.lines != lines:
         account.lines = lines
         account.warned = False
     return account
+
+
+def spend_account(user: User, session_id: str, at_us: int) -> Account:
+    """Return the account of all spend of a user in the period, or in a session."""
+    limit = SESSION_SPEND if session_id else PERIOD_SPEND
+    key = account_key(limit, user.period, session_id, at_us)
+    return open_account(user, key, limit.reason, _UNCHANGED)
 
 
 def in_flight(user: User) -> tuple[Hold, ...]:
@@ -130,34 +131,31 @@ def _close_idle_sessions(user: User, kept: str) -> None:
 
 
 def accounts_for_event(user: User, event: Event) -> tuple[Account, ...]:
-    """Return the accounts that count an event, remembered while the user's accounts stay."""
-    key = (event.model_key, event.model, event.session_id)
-    kept = user.event_accounts.get(key)
+    """Return the accounts that count an event; cached while the user's accounts stay the same."""
+    cache_key = (event.model_key, event.model, event.session_id)
+    cached = user.event_accounts.get(cache_key)
     at_us = event.at_us
-    if kept is not None and kept[0] <= at_us < kept[1]:
-        return kept[2]
+    if cached is not None and cached[0] <= at_us < cached[1]:
+        return cached[2]
     if user.period.contains(at_us):  # the accounts of an older window are there if held
         accounts_for_call(user, event.session_id, event.model_key, at_us)
-    found = tuple(account for each, account in user.accounts.items() if each.counts(event))
-    if len(user.event_accounts) >= ROUTES_MAX:
-        user.event_accounts.clear()
-    # Windows may overlap (a subscription that starts within a month), so what is remembered
-    # holds up to the next edge of any of them.
+    counting = tuple(account for key, account in user.accounts.items() if key.counts(event))
+    # Windows may overlap (a subscription that starts within a month), so the cache is valid up to
+    # the next edge of any of them.
     edges = {edge for each in user.accounts for edge in (each.start_us, each.end_us)}
-    user.event_accounts[key] = (
+    user.event_accounts[cache_key] = (
         max((edge for edge in edges if edge <= at_us), default=at_us),
         min((edge for edge in edges if edge > at_us), default=at_us),
-        found,
+        counting,
     )
-    return found
+    return counting
 
 
 def count(user: User, event: Event) -> None:
-    """Add an event to what is undelivered, on the accounts that count it."""
+    """Add an event to the pending spend of the accounts that count it."""
     cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
-    accounts = accounts_for_event(
-        user, event
-    )  # first: what it opens counts all that is pending by now
+    # First: an account that this opens counts everything that is pending by then.
+    accounts = accounts_for_event(user, event)
     try:
         user.pending[event.event_id] = event
         for account in accounts:
@@ -169,14 +167,14 @@ def count(user: User, event: Event) -> None:
             use.tokens += tokens
             use.cost_nano += cost_nano
     except BaseException:  # an interruption between two sums
-        _count_anew(user)
+        _recount(user)
         raise
 
 
-def _count_anew(user: User) -> None:
-    """Work out what is undelivered from the events themselves."""
+def _recount(user: User) -> None:
+    """Recompute the pending spend from the events themselves."""
     for key, account in user.accounts.items():
-        account.pending = _undelivered(user, key)
+        account.pending = _pending(user, key)
     for use in user.models.values():
         use.tokens = use.cost_nano = 0
     for event in user.pending.values():
@@ -186,8 +184,8 @@ def _count_anew(user: User) -> None:
             use.cost_nano += event.cost_nano
 
 
-def _undelivered(user: User, key: AccountKey) -> int:
-    """Return what an account counts of the events that the ledger does not have yet."""
+def _pending(user: User, key: AccountKey) -> int:
+    """Return the spend that an account counts of the events not acknowledged yet."""
     return sum(
         amount(
             key.limit.metric,
@@ -208,7 +206,13 @@ def _model_use(user: User, model_key: str) -> ModelUse:
 
 
 def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
-    """Move an event from what is undelivered to what the ledger says, if it is news to it."""
+    """Move an event from pending to acknowledged.
+
+    Args:
+        user: Made the call.
+        event: The ledger has booked it.
+        is_new: Whether this delivery booked it; otherwise the ledger's figure contains it already.
+    """
     settled = user.pending.pop(event.event_id, None)
     if settled is None:
         return
@@ -238,7 +242,7 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
 
 
 def drop_ended(user: User, at_us: int) -> None:
-    """Forget accounts of windows that ended, unless calls or events still refer to them."""
+    """Drop accounts of windows that ended, unless calls or events still refer to them."""
     for key, account in list(user.accounts.items()):
         if key.end_us <= at_us and not account.is_in_use:
             del user.accounts[key]

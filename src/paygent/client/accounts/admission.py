@@ -1,67 +1,312 @@
-"""What stands in a call's way: the gate over the accounts that a call touches.
+"""Admission: a call holds on all of its accounts, waits, or is refused; then it settles or is void.
 
-`core.gate` decides about figures; here they are read off the accounts, and what a figure cannot
-say is added: that a free model has no limit in dollars, that calls of which nothing is known go two
-at a time, and that nobody waits for themselves. Called under the user's lock; changes
-nothing.
+`core.gate` decides on figures; here they are read off the accounts, and what figures cannot express
+is added: a free model has no limit in dollars, calls of unknown size go two at a time, and a call
+never waits for its own thread or task.
 """
 
 from __future__ import annotations
 
-from paygent.client.accounts.forecasts import Hold, Use
-from paygent.client.accounts.user_state import Account
+from collections.abc import Iterable
+
+from paygent.client.accounts import account_lookup
+from paygent.client.accounts.forecasts import ForecastTable, UsageForecast, Use
+from paygent.client.accounts.holds import Account, Hold
+from paygent.client.accounts.user_state import Figures, User
+from paygent.client.accounts.wait_queue import Waiter, pass_turn, wake
+from paygent.client.runtime.locks import acquire_soon
+from paygent.core.estimate import Observation
+from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, contention, decide, judge
+from paygent.core.plan import LimitKey
+from paygent.prices.catalogue import Resolved
 
-_COLD_MAX = 2  # calls in flight of a model of which nothing is known, where they do not all fit
+_COLD_MAX = 2  # calls in flight of a model of unknown size, where they do not all fit
 
 
-def in_the_way(
+class Admission:
+    """Holds, settlements and readings of users' accounts. Thread-safe.
+
+    Each user's lock is held for microseconds: no I/O, no callback and no logging under it, and
+    waiters are woken after it.
+    """
+
+    def __init__(self, *, warn_every_call: bool = False) -> None:
+        """Start with nothing learned.
+
+        Args:
+            warn_every_call: Whether a warning fires on every call past the line, not once.
+        """
+        self._warn_every_call = warn_every_call
+        self._forecasts = ForecastTable()
+
+    def forecast(
+        self, user: User, route: str, resolved: Resolved, *, generates: bool = True
+    ) -> UsageForecast:
+        """Return the forecast for a user's calls of one model, route and price list.
+
+        Args:
+            user: Makes the calls.
+            route: The operation, such as "chat.completions".
+            resolved: The model's rates under the user's plan.
+            generates: Whether the route has output.
+        """
+        key = (route, id(resolved))
+        forecast = user.forecasts.get(key)
+        if forecast is None:
+            with acquire_soon(user.lock):
+                forecast = user.forecasts[key] = self._forecasts.forecast(
+                    user.plan, user.histories, route, resolved, generates=generates
+                )
+        return forecast
+
+    def hold(
+        self,
+        user: User,
+        hold: Hold,
+        *,
+        strict: bool,
+        enforce: bool = True,
+        waiter: Waiter | None = None,
+        may_be_alone: bool = False,
+    ) -> Decision | Waiter | None:
+        """Hold what a call may use on all its accounts, or on none.
+
+        Args:
+            user: Makes the call.
+            hold: What it may use; it is on the accounts when this returns None.
+            strict: Whether spend may never pass a line.
+            enforce: False holds in any case (a call that runs past a hard gate).
+            waiter: Queues where only holds of other calls are in the way.
+            may_be_alone: Queue it also where all these holds are of its own thread or task: an
+                event loop may be about to end some of them.
+
+        Returns:
+            None when it holds; the decision that refuses it; or the waiter, when it queues.
+        """
+        woken: list[Waiter] = []
+        queued_at: Account | None = None
+        with acquire_soon(user.lock):
+            accounts = account_lookup.accounts_for_call(
+                user, hold.session_id, hold.model_key, hold.at_us
+            )
+            hold.period = user.period
+            decision: Decision | None = None
+            past_warn: list[Account] = []
+            obstacle = _obstacle(accounts, hold, past_warn, strict=strict) if enforce else None
+            if obstacle is None:
+                hold.warnings = self._warnings(past_warn, hold)
+                for account in accounts:
+                    account.add(hold, account.lines is not None)
+                user.is_active = True
+            else:
+                decision, account = obstacle
+                if not decision.retryable:
+                    hold.warnings = self._warnings(past_warn, hold)
+                elif waiter is not None and (may_be_alone or _others_hold(account, hold)):
+                    queued_at = account
+            _move_on(waiter, queued_at, accounts, woken)
+        if woken:
+            wake(woken)
+        return waiter if queued_at is not None else decision
+
+    def _warnings(self, past_warn: list[Account], hold: Hold) -> tuple[Reading, ...]:
+        """Return readings of the accounts whose warning is due, and mark them as warned."""
+        if not past_warn:
+            return ()
+        due = [each for each in past_warn if self._warn_every_call or not each.warned]
+        for account in due:
+            account.warned = True
+        return tuple(read_account(account, hold.use) for account in due)
+
+    def settle(
+        self,
+        user: User,
+        hold: Hold | None,
+        event: Event,
+        learned: tuple[UsageForecast, Observation] | None = None,
+    ) -> None:
+        """Replace a hold by what was spent, on the accounts of the windows in which the call began.
+
+        Args:
+            user: Made the call.
+            hold: What the call held; None for an event that is no call.
+            event: What it cost.
+            learned: The forecast that learns from it, and the observation; None where the
+                provider did not count everything.
+        """
+        woken: list[Waiter] = []
+        with acquire_soon(user.lock):
+            if event.event_id not in user.pending:  # settled again after an interruption
+                account_lookup.count(user, event)
+            user.is_active = True
+            if hold is not None:
+                if learned is not None:
+                    forecast, observation = learned
+                    forecast.learn(observation, hold.use)
+                _release(hold, woken)
+        if woken:
+            wake(woken)
+
+    def release(self, user: User, hold: Hold) -> None:
+        """End a hold of a user's call that spent nothing."""
+        woken: list[Waiter] = []
+        with acquire_soon(user.lock):
+            _release(hold, woken)
+        wake(woken)
+
+    def leave(self, user: User, waiter: Waiter, *, gives_up: bool) -> None:
+        """Take a call out of the queue.
+
+        Args:
+            user: Makes the call.
+            waiter: Of the call.
+            gives_up: Whether it will not try again; a turn that it was given goes to the next.
+        """
+        woken: list[Waiter] = []
+        with acquire_soon(user.lock):
+            account = waiter.account
+            if waiter in account.waiting:
+                account.waiting.remove(waiter)
+            elif gives_up:
+                pass_turn(account, woken)
+        wake(woken)
+
+    def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
+        """Return the gate's decision on a call of a model now; nothing is held.
+
+        Args:
+            user, session_id: Who would make it, in which session; "" is a session not opened yet.
+            model_key: The canonical model; "" leaves out limits of models.
+            at_us: Now.
+        """
+        with acquire_soon(user.lock):
+            accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
+            readings = tuple(read_account(each) for each in accounts if each.lines is not None)
+            return decide(readings, strict=user.plan.pre_call_estimate)
+
+    def limits(
+        self, user: User, session_id: str, model_key: str | None, at_us: int
+    ) -> tuple[tuple[LimitKey, Reading], ...]:
+        """Return every limit of a user with its reading.
+
+        Args:
+            user, session_id: As in `check`.
+            model_key: Leaves out limits of other models; None leaves out none.
+            at_us: Now.
+        """
+        with acquire_soon(user.lock):
+            if model_key is not None:
+                accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
+            else:
+                keys = account_lookup.keys_now(user, session_id, at_us)
+                accounts = tuple(user.accounts[key] for key in keys)
+            readings = [(each.key.limit, read_account(each)) for each in accounts if each.lines]
+        if not session_id:
+            readings += account_lookup.limits_of_a_new_session(user.plan)
+        return tuple(readings)
+
+    def figures(self, user: User, session_id: str, at_us: int) -> Figures:
+        """Return what a user has used in the current period and in a session."""
+        with acquire_soon(user.lock):
+            period = account_lookup.spend_account(user, "", at_us)
+            session = account_lookup.spend_account(user, session_id, at_us) if session_id else None
+            held_tokens: dict[str, int] = {}
+            for hold in period.calls:
+                tokens = held_tokens.get(hold.model_key, 0) + hold.use.tokens
+                held_tokens[hold.model_key] = tokens
+            return Figures(
+                period_cost_nano=period.spent,
+                session_cost_nano=session.spent if session is not None else 0,
+                held_cost_nano=sum(hold.use.cost_nano for hold in period.calls),
+                by_model={
+                    model: (
+                        use.acknowledged_tokens + use.tokens,
+                        use.acknowledged_cost_nano + use.cost_nano,
+                    )
+                    for model, use in user.models.items()
+                    if model
+                },
+                held_tokens=held_tokens,
+            )
+
+    def renew_after_fork(self) -> None:
+        """Forget what was learned under locks that the parent's threads may hold."""
+        self._forecasts = ForecastTable()
+
+
+def waiting_count(users: Iterable[User]) -> int:
+    """Return how many calls wait for holds of others."""
+    count = 0
+    for user in users:
+        with acquire_soon(user.lock):
+            count += sum(len(account.waiting) for account in user.accounts.values())
+    return count
+
+
+def read_account(account: Account, use: Use | None = None) -> Reading:
+    """Return the reading of an account with a cap.
+
+    Args:
+        account: Has lines.
+        use: What a call would add; None adds nothing.
+    """
+    assert account.lines is not None  # the caller has checked
+    spent, held = account.spent, account.held
+    need = account.projected(use)[1] - held if use is not None else 0
+    left = max(account.lines.block - spent, 0)
+    # A call that straddles the line holds all that is left, and no more.
+    return Reading(account.reason, account.lines, spent, min(held, left), need, account.metric)
+
+
+def _obstacle(
     accounts: tuple[Account, ...], hold: Hold, past_warn: list[Account], *, strict: bool
 ) -> tuple[Decision, Account] | None:
-    """Return what refuses a call, and the account where it would wait; None where it may go.
+    """Return the decision that refuses a call, and the account where it would wait; None where it
+    may go.
 
     Args:
         accounts: That the call touches.
         hold: What it may use.
-        past_warn: Takes up the accounts that are past their warn line and not used up: one that
-            refuses says so itself.
+        past_warn: Takes the accounts past their warn line and not used up: one that refuses
+            reports itself.
         strict: Whether spend may never pass a line.
     """
     use = hold.use
-    cold = use.forecast is not None and not use.forecast.own.stats[0]
-    found: Account | None = None
+    is_cold = use.forecast is not None and not use.forecast.own.stats.calls
+    obstacle: Account | None = None
     for account in accounts:
         lines = account.lines
         if lines is None or _is_exempt(account, use):
             continue
-        spent = account.acknowledged + account.pending
+        spent = account.spent
         if lines.warn <= spent < lines.block:
             past_warn.append(account)
         held, then_held = account.projected(use)
         if then_held > held and spent + then_held <= lines.block:
-            continue  # fits, as `judge` would say; most calls are far from their lines
+            continue  # fits, as `judge` would decide; most calls are far from their lines
         verdict = judge(spent, held, then_held - held, lines.block, strict=strict)
         if verdict == "fits" or (
-            verdict == "straddles" and not (cold and _has_many(account, hold.model_key))
+            verdict == "straddles" and not (is_cold and _has_many(account, hold.model_key))
         ):
             continue
-        if found is None or verdict == "exhausted":
-            found = account
-    if found is None:
+        if obstacle is None or verdict == "exhausted":
+            obstacle = account
+    if obstacle is None:
         return None
-    readings = [
+    readings = tuple(
         read_account(each, use)
         for each in accounts
         if each.lines is not None and not _is_exempt(each, use)
-    ]
-    decision = decide(tuple(readings), strict=strict)
-    if decision.status != "hard_gate":  # it might straddle, were it not cold
-        decision = contention(read_account(found, use), strict=strict)
-    return decision, found
+    )
+    decision = decide(readings, strict=strict)
+    if decision.status != "hard_gate":  # it would straddle, if its size were not unknown
+        decision = contention(read_account(obstacle, use), strict=strict)
+    return decision, obstacle
 
 
 def _is_exempt(account: Account, use: Use) -> bool:
-    """Tell whether a limit is not a call's: it counts dollars, and the call's model costs none.
+    """Return whether a limit does not apply to a call: it counts dollars, and the model is free.
 
     A cap of 0 dollars is meant to block.
     """
@@ -70,7 +315,7 @@ def _is_exempt(account: Account, use: Use) -> bool:
 
 
 def _has_many(account: Account, model_key: str) -> bool:
-    """Tell whether so many calls of a model are in flight that one of unknown size should wait."""
+    """Return whether enough calls of a model are in flight that one of unknown size should wait."""
     count = 0
     for other in account.calls:
         count += other.model_key == model_key
@@ -79,15 +324,33 @@ def _has_many(account: Account, model_key: str) -> bool:
     return False
 
 
-def others_hold(account: Account, hold: Hold) -> bool:
-    """Tell whether anyone else holds on an account: who waits for their own call waits for ever."""
+def _others_hold(account: Account, hold: Hold) -> bool:
+    """Return whether another thread or task holds: waiting on one's own call would deadlock."""
     return any(other.owner != hold.owner for other in account.calls)
 
 
-def read_account(account: Account, use: Use | None = None) -> Reading:
-    """Read an account with a cap; the call that straddles its line holds all that is left."""
-    assert account.lines is not None  # the caller looked
-    spent, held = account.spent, account.held
-    need = account.projected(use)[1] - held if use is not None else 0
-    left = max(account.lines.block - spent, 0)
-    return Reading(account.reason, account.lines, spent, min(held, left), need, account.metric)
+def _move_on(
+    waiter: Waiter | None,
+    queued_at: Account | None,
+    accounts: tuple[Account, ...],
+    woken: list[Waiter],
+) -> None:
+    """Queue a call where it waits now, and pass the turn on wherever it does not wait any more."""
+    left = waiter.account if waiter is not None else None
+    passing = accounts
+    if queued_at is not None and waiter is not None:
+        waiter.queue_at(queued_at)
+        passing = ()
+    if left is not None and left is not queued_at and left not in passing:
+        pass_turn(left, woken)
+    for account in passing:
+        if account.waiting:
+            pass_turn(account, woken)
+
+
+def _release(hold: Hold, woken: list[Waiter]) -> None:
+    """Take a hold off its accounts, and pass the turn on where it leaves room; under the lock."""
+    for account in hold.accounts:
+        account.remove(hold)
+        if account.waiting:
+            pass_turn(account, woken)

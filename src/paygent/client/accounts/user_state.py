@@ -1,6 +1,6 @@
-"""What a process knows of one user: plan, windows, accounts, what is on its way to the ledger.
+"""The state of one user in this process: plan, windows, accounts, events not delivered yet.
 
-Plain state without rules; `accounts.py` changes it, under its lock.
+Plain state without rules; the other modules of `accounts/` change it, under the user's lock.
 """
 
 from __future__ import annotations
@@ -8,55 +8,23 @@ from __future__ import annotations
 import threading
 from typing import NamedTuple
 
-from paygent.client.accounts.forecasts import HoldSet, UsageForecast, UsageHistory
-from paygent.client.accounts.wait_queue import Waiter
+from paygent.client.accounts.forecasts import (
+    HISTORIES_PER_USER_MAX,
+    History,
+    UsageForecast,
+)
+from paygent.client.accounts.holds import Account
 from paygent.core.account import AccountKey
+from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event
-from paygent.core.gate import Thresholds
 from paygent.core.messages import SessionState
 from paygent.core.period import END_OF_TIME_US, Subscription, Window
 from paygent.core.plan import PlanConfig
 
+_CACHED_MAX = 64  # (model, session) pairs per user of which the accounts are cached
+
 UNLIMITED = PlanConfig()
 """The plan of users whose plan nobody configured."""
-
-
-class Account(HoldSet):
-    """One limit of one user in one window, and the calls in flight that it counts. All amounts are
-    in the unit of its metric.
-    """
-
-    __slots__ = (
-        "acknowledged",
-        "key",
-        "lines",
-        "pending",
-        "reason",
-        "stale_us",
-        "waiting",
-        "warned",
-    )
-
-    def __init__(self, key: AccountKey, reason: str, lines: Thresholds | None) -> None:
-        super().__init__(key.limit.metric)
-        self.key = key
-        self.reason = reason
-        self.lines = lines
-        self.acknowledged = 0
-        self.pending = 0
-        self.warned = False
-        self.stale_us = END_OF_TIME_US
-        self.waiting: list[Waiter] = []
-
-    @property
-    def spent(self) -> int:
-        """Settled in the window: the ledger's figure and what it does not know yet."""
-        return self.acknowledged + self.pending
-
-    @property
-    def is_in_use(self) -> bool:
-        """Whether something would be lost by forgetting this account."""
-        return bool(self.calls or self.pending or self.waiting)
 
 
 class ModelUse:
@@ -82,6 +50,7 @@ class User:
         "event_accounts",
         "forecasts",
         "has_waited",
+        "histories",
         "is_active",
         "known",
         "lock",
@@ -94,7 +63,6 @@ class User:
         "plan_name",
         "read_us",
         "sdk_enabled",
-        "seen",
         "session_id",
         "session_timeout_us",
         "session_used_us",
@@ -128,16 +96,34 @@ class User:
         self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
         self.sessions: set[str] = set()
         self.accounts: dict[AccountKey, Account] = {}
-        self.call_accounts: dict[tuple[str, str], tuple[int, tuple[Account, ...]]] = {}
-        self.event_accounts: dict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]] = {}
+        self.call_accounts: BoundedDict[tuple[str, str], tuple[int, tuple[Account, ...]]] = (
+            BoundedDict(_CACHED_MAX)
+        )
+        self.event_accounts: BoundedDict[
+            tuple[str, str, str], tuple[int, int, tuple[Account, ...]]
+        ] = BoundedDict(_CACHED_MAX)
         self.models: dict[str, ModelUse] = {}
         self.pending: dict[str, Event] = {}
-        self.forecasts: dict[tuple[str, int], UsageForecast] = {}
-        self.seen: dict[tuple[str, str], UsageHistory] = {}
+        self.forecasts: BoundedDict[tuple[str, int], UsageForecast] = BoundedDict(
+            HISTORIES_PER_USER_MAX
+        )
+        self.histories: History = BoundedDict(HISTORIES_PER_USER_MAX)
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's lock, its pending events and its holds."""
+        self.lock = threading.Lock()
+        self.pending = {}
+        self.known = self.has_waited = False
+        self.accounts = {}
+        self.models = {}
+        self.call_accounts.clear()
+        self.event_accounts.clear()
+        self.forecasts.clear()
+        self.histories.clear()
 
     @property
     def is_idle(self) -> bool:
-        """Whether the ledger knows all of this user, so that nothing is lost by forgetting them."""
+        """Whether the ledger knows everything of this user, so that eviction loses nothing."""
         opened = self.open_session
         changed_us = max(self.closed_us, opened.started_us if opened is not None else 0)
         return (
@@ -147,10 +133,10 @@ class User:
         )
 
     def session_now(self, session_id: str | None, at_us: int) -> str:
-        """Return the session that a call would belong to, and open none: "" is a new one.
+        """Return the session that a call would belong to; "" is one that it would open.
 
         Args:
-            session_id: As the application names it, or None.
+            session_id: The application's session id, or None.
             at_us: Now.
         """
         opened = self.open_session

@@ -1,31 +1,47 @@
 """Calls that wait for their turn at an account, while holds of calls in flight are in the way.
 
-Waiters stand in the order in which they first came. Whoever makes room wakes the first of them;
+Waiters queue in the order in which they first came. Whoever makes room wakes the first of them;
 that one tries again, and when it holds and room is left, it wakes the next. So each settlement
-costs one look, however many wait. A turn that is lost (its thread was killed, its loop is gone) is
-made good by every waiter looking for itself every second or two.
+costs one try, however many wait. Every waiter also tries again by itself every second or two, which
+makes up for a lost turn (its thread was killed, its loop is gone).
 """
 
 from __future__ import annotations
 
 import itertools
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from paygent.core.gate import Thresholds
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from paygent.client.accounts.user_state import Account, User
+RETRY_S = 1.0
+"""How long a waiter waits for its turn, at least, before it tries again by itself."""
 
-LOOK_S = 1.0
-"""How long a waiter waits for its turn, at least, before it looks for itself."""
+RETRY_SOON_S = 0.05
+"""The same where room is expected in a moment: an event loop needs a few of its rounds."""
 
-SOON_S = 0.05
-"""How long one waits that expects room in a moment: an event loop needs a few of its rounds."""
-
-_SPREAD = 32  # moments, over as long again, at which waiters look, so that they do not all at once
+_SPREAD = 32  # retries are spread over as long again, so that waiters do not retry all at once
 
 _numbers = itertools.count()
+
+
+class WaitPoint(Protocol):
+    """Where calls wait: an account."""
+
+    lines: Thresholds | None
+    waiting: list[Waiter]
+
+    @property
+    def spent(self) -> int:
+        """Settled in the window."""
+
+    @property
+    def held(self) -> int:
+        """Held by calls in flight."""
 
 
 class Waiter:
@@ -34,50 +50,50 @@ class Waiter:
     Attributes:
         number: Its place: lower came earlier.
         account: Where it waits, or waited last; None before.
-        turn: Done when it may try again.
+        turn: Resolved when it may try again.
     """
 
-    __slots__ = ("_deadline_s", "_looks_soon", "account", "number", "turn")
+    __slots__ = ("_deadline_s", "_retries_soon", "account", "number", "turn")
 
-    account: Account | None
+    account: Any  # a WaitPoint; callers compare it with their accounts
     turn: Future[bool]
 
     def __init__(self, wait_s: float) -> None:
         """Start the clock.
 
         Args:
-            wait_s: How long the call may wait in all.
+            wait_s: How long the call may wait in all, in seconds.
         """
         self.number = next(_numbers)
         self.account = None
         self._deadline_s = time.monotonic() + wait_s
-        self._looks_soon = False
+        self._retries_soon = False
 
     @property
     def left_s(self) -> float:
-        """How long the call may still wait; 0 when it has waited enough."""
+        """How long the call may still wait; 0 once it has waited long enough."""
         return max(self._deadline_s - time.monotonic(), 0.0)
 
     @property
-    def look_s(self) -> float:
-        """How long to wait for the turn before looking, or giving up."""
-        if self._looks_soon:
-            return min(self.left_s, SOON_S)
-        return min(self.left_s, LOOK_S + LOOK_S * (self.number % _SPREAD) / _SPREAD)
+    def retry_s(self) -> float:
+        """How long to wait for the turn before trying again, or giving up."""
+        if self._retries_soon:
+            return min(self.left_s, RETRY_SOON_S)
+        return min(self.left_s, RETRY_S + RETRY_S * (self.number % _SPREAD) / _SPREAD)
 
-    def get_ready(self, *, looks_soon: bool = False) -> None:
-        """Make ready to stand in line; before the lock is taken.
+    def prepare(self, *, retries_soon: bool = False) -> None:
+        """Prepare to queue; before the lock is taken.
 
         Args:
-            looks_soon: Whether there may be room in a moment without anybody passing the turn.
+            retries_soon: Whether there may be room in a moment although no turn is passed on.
         """
         from concurrent.futures import Future  # 8 ms, and most calls never wait
 
-        self._looks_soon = looks_soon
+        self._retries_soon = retries_soon
         self.turn = Future()
 
-    def stand_at(self, account: Account) -> None:
-        """Wait at an account; under the user's lock."""
+    def queue_at(self, account: WaitPoint) -> None:
+        """Queue at an account; under the user's lock."""
         self.account = account
         waiting = account.waiting
         place = len(waiting)
@@ -86,8 +102,13 @@ class Waiter:
         waiting.insert(place, self)
 
 
-def pass_turn(account: Account, woken: list[Waiter]) -> None:
-    """Let the first who waits try, where there is room; everyone, where there never will be."""
+def pass_turn(account: WaitPoint, woken: list[Waiter]) -> None:
+    """Let the first waiter try, where there is room; all of them, where there never will be.
+
+    Args:
+        account: Where they wait.
+        woken: Takes the waiters to `wake` once the lock is released.
+    """
     lines, spent = account.lines, account.spent
     if lines is None or spent >= lines.block:
         woken += account.waiting
@@ -96,10 +117,10 @@ def pass_turn(account: Account, woken: list[Waiter]) -> None:
         woken.append(account.waiting.pop(0))
 
 
-def all_waiting(user: User) -> list[Waiter]:
-    """Take everyone out of line who waits at a user's accounts: their limits have changed."""
+def take_all(accounts: Iterable[WaitPoint]) -> list[Waiter]:
+    """Take every waiter out of the queues: the limits have changed."""
     woken: list[Waiter] = []
-    for account in user.accounts.values():
+    for account in accounts:
         if account.waiting:
             woken += account.waiting
             account.waiting.clear()
@@ -107,7 +128,7 @@ def all_waiting(user: User) -> list[Waiter]:
 
 
 def wake(woken: list[Waiter]) -> None:
-    """Let calls try again; not under a lock, since event loops may be woken."""
+    """Let calls try again; never under a lock, since event loops may be woken."""
     for waiter in woken:
         if not waiter.turn.done():
             waiter.turn.set_result(True)

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from paygent.client.accounts.registry import Accounts
+from paygent.client.accounts.admission import waiting_count
+from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import valid_seconds
 from paygent.client.api.plans import PlanRegistry
 from paygent.client.api.queries import UserQueries
@@ -373,7 +374,7 @@ class Paygent(Verbs):
     @property
     def pending_events(self) -> int:
         """How many events the ledger does not have yet."""
-        return sum(len(user.pending) for user in list(self._accounts.users.values()))
+        return sum(len(user.pending) for user in list(self._accounts.registry.users.values()))
 
     @property
     def queue_stats(self) -> dict[str, Any]:
@@ -391,7 +392,9 @@ class Paygent(Verbs):
     @property
     def session_count(self) -> int:
         """How many users of this process have an open session."""
-        return sum(user.open_session is not None for user in list(self._accounts.users.values()))
+        return sum(
+            user.open_session is not None for user in list(self._accounts.registry.users.values())
+        )
 
     def health(self) -> dict[str, Any]:
         """Return how Paygent itself is.
@@ -406,7 +409,7 @@ class Paygent(Verbs):
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,
             "calls_in_flight": self._journal.calls_in_flight,
-            "calls_waiting": self._accounts.waiting_count(),
+            "calls_waiting": waiting_count(list(self._accounts.registry.users.values())),
             "journal_durable": self._journal.is_durable and self._journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(diagnostics.counts),
@@ -427,7 +430,7 @@ class Paygent(Verbs):
         """
         self._journal.renew_after_fork(_owner_name())
         self._ledger.forget_after_fork()
-        self._accounts.forget_after_fork()
+        self._accounts.renew_after_fork()
         self._worker.renew_after_fork()
         self._meter.renew_after_fork()
         self._callbacks.renew_after_fork()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.journal import RECORD_BYTES_MAX
@@ -71,7 +72,7 @@ class PlanRegistry:
             findings.raise_if_any()
         for cap in config.caps_out_of_range:
             warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
-        self._accounts.set_plan(name, config)
+        self._accounts.registry.set_plan(name, config)
         self._write(record)
 
     def assign(
@@ -119,30 +120,30 @@ class PlanRegistry:
             if len(encode_directory(record)) > RECORD_BYTES_MAX:
                 findings.add("plan_config", plan, _TOO_LARGE)
                 findings.raise_if_any()
-            self._accounts.assign(whose, plan, own, subscription, now_us)
+            self._accounts.registry.assign(whose, plan, own, subscription, now_us)
             self._write(record)
-        if own is None and plan not in (*self._accounts.plans, self._default_plan):
+        if own is None and plan not in (*self._accounts.registry.plans, self._default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens_session:
             self._open_session(user, now_us)
         return self._asking.state(user)
 
     def _open_session(self, user: User, now_us: int) -> None:
-        self._accounts.session(user, None, now_us)
+        self._accounts.sessions.session_for_call(user, None, now_us)
         if self._entries is not None:
             self._entries.write_opened_sessions()
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
         user = self._asking.known(user_id)
-        closed = self._accounts.close_session(user, self._now_us())
+        closed = self._accounts.sessions.close(user, self._now_us())
         if closed is not None:
             self._write(closed)
 
     def say_opened(self, user_id: str) -> None:
         """Tell the application that a session of a user was opened."""
         if self._callbacks.wants("session_start"):
-            user = self._accounts.user(user_id, self._now_us())
+            user = self._accounts.registry.user(user_id, self._now_us())
             self._callbacks.fire("session_start", self._asking.state(user))
 
     def _write(self, record: DirectoryRecord) -> None:

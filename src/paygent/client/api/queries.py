@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from paygent.client.accounts.registry import Accounts, User
-from paygent.client.context.identity import current_identity
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
+from paygent.client.context.scopes import current_identity
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.call import wait_for
 from paygent.client.runtime.event_loops import runs_loop
@@ -80,12 +81,12 @@ class UserQueries:
         """
         self._end_late()
         now_us = self._now_us()
-        user = self._accounts.user(user_id, now_us)
+        user = self._accounts.registry.user(user_id, now_us)
         session_id = _context_session(user_id)
-        if self._can_ask and self._accounts.needs_refresh(user, session_id, now_us):
+        if self._can_ask and self._accounts.sync.needs_refresh(user, session_id, now_us):
             self._ask(user, session_id)
-            self._accounts.mark_waited(user, session_id, now_us)
-        return self._accounts.user(user_id, now_us)
+            self._accounts.sync.mark_waited(user, session_id, now_us)
+        return self._accounts.registry.user(user_id, now_us)
 
     def _ask(self, user: User, session_id: str | None) -> None:
         answer = self._worker.ask(user, session_id)
@@ -108,7 +109,7 @@ class UserQueries:
         model_key = ""
         if model:
             model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
-        decision = self._accounts.check(user, self.session_of(user), model_key, now_us)
+        decision = self._accounts.admission.check(user, self.session_of(user), model_key, now_us)
         return guard_result(decision, user.user_id)
 
     def session_of(self, user: User) -> str:
@@ -121,7 +122,7 @@ class UserQueries:
     def usage(self, user: User) -> CurrentUsage:
         """Return what a user has used in the current period and session."""
         session_id = self.session_of(user)
-        figures = self._accounts.figures(user, session_id, self._now_us())
+        figures = self._accounts.admission.figures(user, session_id, self._now_us())
         opened = user.open_session
         started = (
             to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
@@ -158,10 +159,10 @@ class UserQueries:
     def model_usage(self, user: User) -> list[ModelUsage]:
         """Return what a user has used of each model, and of each that the plan limits."""
         now_us = self._now_us()
-        used = self._accounts.figures(user, "", now_us).by_model
+        used = self._accounts.admission.figures(user, "", now_us).by_model
         caps = {
             key.model: reading.lines.cap
-            for key, reading in self._accounts.limits(user, "", None, now_us)
+            for key, reading in self._accounts.admission.limits(user, "", None, now_us)
             if _is_model_limit(key)
         }
         names = [*used, *(name for name in caps if name not in used)]
@@ -177,7 +178,7 @@ class UserQueries:
 
     def remaining(self, user: User) -> BudgetRemaining:
         """Return what a further call of a user could still use."""
-        limits = self._accounts.limits(user, self.session_of(user), None, self._now_us())
+        limits = self._accounts.admission.limits(user, self.session_of(user), None, self._now_us())
         left = _Left(limits)
         nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
         return BudgetRemaining(
@@ -199,7 +200,7 @@ class UserQueries:
         now_us = self._now_us()
         resolved = self._catalogue.resolve("", model, now_us, user.plan)
         session_id, model_key = self.session_of(user), resolved.model_key
-        limits = self._accounts.limits(user, session_id, model_key, now_us)
+        limits = self._accounts.admission.limits(user, session_id, model_key, now_us)
         if resolved.context_tokens is not None:
             most = min(most, resolved.context_tokens)
         binding = "unbounded"
@@ -226,17 +227,17 @@ class UserQueries:
         if user.plan.pre_call_estimate:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
         resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
-        flight = self._accounts.forecast(user, "chat.completions", resolved)
+        flight = self._accounts.admission.forecast(user, "chat.completions", resolved)
         return flight.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
         """Return a user as the ledger knows them now, or as they were known if it does not answer
         in a quarter second; on a thread that runs an event loop nobody waits for it.
         """
-        user = self._accounts.user(user_id, self._now_us())
+        user = self._accounts.registry.user(user_id, self._now_us())
         if self._can_ask:
             self._ask(user, _context_session(user_id))
-        return self._accounts.user(user_id, self._now_us())
+        return self._accounts.registry.user(user_id, self._now_us())
 
     def event(self, user: User, event_id: str) -> BookedEvent | None:
         """Return an event of a user with its corrections, or None where nobody knows it.

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.context.identity import Identity
 from paygent.client.metering.records import RecordWriter
 from paygent.client.runtime import ids
@@ -102,7 +103,7 @@ class EventRecorder:
         event = Event(
             event_id=self._id_of(user, entry, at_us),
             user_id=user.user_id,
-            session_id=self._accounts.session(user, identity.session_id, at_us),
+            session_id=self._accounts.sessions.session_for_call(user, identity.session_id, at_us),
             at_us=at_us,
             model=entry.model or "",
             model_key=priced.model_key,

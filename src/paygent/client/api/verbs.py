@@ -10,14 +10,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from paygent.client.accounts.registry import Accounts
+from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import read_advice, read_entry, valid_question, valid_user
 from paygent.client.api.plans import PlanRegistry
 from paygent.client.api.queries import UserQueries
 from paygent.client.api.record_event import EventRecorder
 from paygent.client.api.wrap import CallableWrapper
-from paygent.client.context.identity import Identity, current_identity
-from paygent.client.context.propagation import bind, paygent_track
+from paygent.client.context.identity import Identity
+from paygent.client.context.scopes import current_identity
+from paygent.client.context.propagation import bind
+from paygent.client.context.track import paygent_track
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID, Settings
 from paygent.core.gate import CONTENTION
@@ -111,7 +113,7 @@ class Verbs:
         anew. What was spent, and what calls in flight hold, stays.
         """
         whose = valid_user("reset_user", user_id)
-        self._accounts.forget(self._accounts.user(whose, self._now_us()))
+        self._accounts.registry.forget(self._accounts.registry.user(whose, self._now_us()))
 
     def remove_session(self, user_id: Any) -> None:
         """Close the user's open session; the next call without a session id opens another."""

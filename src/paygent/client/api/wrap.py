@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from paygent.client.context.identity import paygent_context
+from paygent.client.context.scopes import paygent_context
 from paygent.client.instrument.callables.run import UNSEEN, Work, prepare, run, run_async
 from paygent.client.instrument.callables.usage import reader_for
 from paygent.client.metering.call import Request

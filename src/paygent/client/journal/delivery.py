@@ -27,7 +27,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.journal.journal import Journal, adopt, unfinished
 from paygent.client.journal.segments import Record
 from paygent.core.event import Event, decode_end, encode_end, event_from_begin
@@ -387,7 +388,7 @@ class Worker:
             records = self._journal.take(RECORDS_PER_BATCH_MAX)
             events = _events(records)
             now_us = self._now_us()
-            questions = self._accounts.take_active_users(
+            questions = self._accounts.sync.take_active_users(
                 {event.user_id for event in events}, now_us
             )
             if not records and not questions:
@@ -408,7 +409,7 @@ class Worker:
         return worked
 
     def _undelivered(self) -> list[bytes]:
-        return [encode_end(event) for event in self._accounts.pending_events()]
+        return [encode_end(event) for event in self._accounts.sync.pending_events()]
 
     def _book(self, batch: Batch) -> bool:
         """Settle what was just taken from the journal, and acknowledge it; false if the ledger is
@@ -421,7 +422,7 @@ class Worker:
             self._refused = 0
             self._is_away = False
             self._journal.delivered()
-            self._accounts.acknowledge(batch.events, answer, batch.at_us)
+            self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
             is_known = True
         except LedgerUnavailable as error:
             diagnostics.warn_once(
@@ -439,16 +440,16 @@ class Worker:
         return is_known
 
     def _touch_again(self, user_id: str) -> None:
-        user = self._accounts.users.get(user_id)
+        user = self._accounts.registry.users.get(user_id)
         if user is not None:
             user.is_active = True
 
     def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
         for record in directory:
             if isinstance(record, PlanRecord):
-                self._accounts.confirm_recorded("plan:" + record.name)
+                self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
-                self._accounts.confirm_recorded("user:" + record.user_id)
+                self._accounts.registry.confirm_recorded("user:" + record.user_id)
 
     # -- the asking thread
 
@@ -478,9 +479,9 @@ class Worker:
                 # places; figures read then would count them twice.
                 self._round.wait_for(lambda: user.user_id not in self._booking, _BOOKING_WAIT_S)
             now_us = self._now_us()
-            deliveries = self._accounts.deliveries
-            question = self._accounts.question(
-                self._accounts.user(user.user_id, now_us), session_id, now_us
+            deliveries = self._accounts.sync.deliveries
+            question = self._accounts.sync.question(
+                self._accounts.registry.user(user.user_id, now_us), session_id, now_us
             )
             try:
                 answer: Answer = self._ledger.state((question,), now_us)
@@ -488,7 +489,7 @@ class Worker:
                 return False
             if user.user_id in self._booking:
                 continue
-            if self._accounts.apply_answer(answer, now_us, as_of=deliveries) and user.known:
+            if self._accounts.sync.apply_answer(answer, now_us, as_of=deliveries) and user.known:
                 return True
         return user.known
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from paygent.client.accounts.registry import User
+from paygent.client.accounts.user_state import User
 from paygent.client.context.identity import Identity
 from paygent.client.runtime import ids
 from paygent.core.event import Event, difference

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from paygent.client.accounts.forecasts import Hold, UsageForecast
-from paygent.client.accounts.registry import User
+from paygent.client.accounts.forecasts import UsageForecast
+from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.client.runtime.event_loops import running_loop, runs_loop

@@ -30,10 +30,10 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from paygent.client.accounts.forecasts import Hold
+from paygent.client.accounts.holds import Hold
 from paygent.client.accounts.offline_allowance import Allowance
-from paygent.client.accounts.registry import Accounts, User
-from paygent.client.accounts.user_state import UNLIMITED
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import UNLIMITED, User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.client.journal.delivery import Worker
@@ -129,7 +129,7 @@ class Meter:
             self._assign_from_context(user, identity.plan, at_us)
         plan = user.plan
         if plan is UNLIMITED:
-            self._accounts.warn_unlimited(user)
+            self._accounts.registry.warn_unlimited(user)
 
         call = Call()
         call.ends = []  # none to claim before it holds
@@ -147,7 +147,7 @@ class Meter:
             plan,
             at_us,
         )
-        call.session_id = self._accounts.session(user, identity.session_id, at_us)
+        call.session_id = self._accounts.sessions.session_for_call(user, identity.session_id, at_us)
 
         resolved = self._catalogue.resolve(
             request.provider, request.model, at_us, plan, request.tier
@@ -155,7 +155,7 @@ class Meter:
         call.resolved = resolved
         call.model_key = resolved.model_key
         call.size = measure(request.body) if request.size is None else request.size
-        call.forecast = self._accounts.forecast(
+        call.forecast = self._accounts.admission.forecast(
             user, request.route, resolved, generates=request.generates
         )
         call.hold = Hold(use_of(call), call.model_key, call.session_id, at_us, caller())
@@ -199,7 +199,7 @@ class Meter:
             refusal = self._refusal_offline(user, plan, 0)
         if refusal is None:
             session_id = user.session_now(identity.session_id, at_us)
-            decision = self._accounts.check(user, session_id, resolved.model_key, at_us)
+            decision = self._accounts.admission.check(user, session_id, resolved.model_key, at_us)
             if decision.status != "hard_gate" or decision.retryable:
                 return None
             refusal = guard_result(decision, user.user_id)
@@ -208,8 +208,11 @@ class Meter:
 
     def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
         """Return the user of a request, or the wait for the ledger's word on them."""
-        user = self._accounts.user(identity.user_id or MISSING_USER_ID, at_us)
-        if self._accounts.needs_refresh(user, identity.session_id, at_us) and not request.has_run:
+        user = self._accounts.registry.user(identity.user_id or MISSING_USER_ID, at_us)
+        if (
+            self._accounts.sync.needs_refresh(user, identity.session_id, at_us)
+            and not request.has_run
+        ):
             return self._wait_for(user, identity.session_id)
         return user
 
@@ -225,7 +228,7 @@ class Meter:
                     "the ledger did not answer in %s s; calls go on",
                     FIRST_TOUCH_WAIT_S,
                 )
-            self._accounts.mark_waited(user, session_id, self._now_us())
+            self._accounts.sync.mark_waited(user, session_id, self._now_us())
 
         return Wait(answer, FIRST_TOUCH_WAIT_S, done)
 
@@ -233,11 +236,11 @@ class Meter:
         """Return the wait for a turn at a limit whose room other calls hold."""
 
         def done(gives_up: bool) -> None:
-            self._accounts.leave(user, waiter, gives_up=gives_up)
+            self._accounts.admission.leave(user, waiter, gives_up=gives_up)
 
-        return Wait(waiter.turn, waiter.look_s, done)
+        return Wait(waiter.turn, waiter.retry_s, done)
 
-    def _waiter(self, call: Call, *, looks_soon: bool) -> Waiter | None:
+    def _waiter(self, call: Call, *, retries_soon: bool) -> Waiter | None:
         """Return a call's place in line; None for one that must not wait, or has waited enough."""
         request, wait_s = call.request, call.plan.contention_wait_s
         if not self._settings.raise_on_hard_gate or not wait_s:
@@ -249,7 +252,7 @@ class Meter:
             waiter = request.waiter = Waiter(wait_s)
         if not waiter.left_s:
             return None
-        waiter.get_ready(looks_soon=looks_soon)
+        waiter.prepare(retries_soon=retries_soon)
         return waiter
 
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
@@ -258,12 +261,12 @@ class Meter:
             diagnostics.warn_once(
                 "context_plan", "a context names plan %s for a user who has another one", plan
             )
-        elif plan not in self._accounts.plans:
+        elif plan not in self._accounts.registry.plans:
             diagnostics.warn_once(
                 "context_plan_unknown", "a context names plan %s, which is not configured", plan
             )
         else:
-            self._accounts.assign(user.user_id, plan, None, user.subscription, at_us)
+            self._accounts.registry.assign(user.user_id, plan, None, user.subscription, at_us)
             self.records.write(
                 AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
             )
@@ -299,16 +302,18 @@ class Meter:
     def _hold(self, call: Call) -> Decision | Waiter | None:
         """Hold; or return what refuses the call, or its place in line behind other calls."""
         user, strict = call.user, call.plan.pre_call_estimate
-        found = self._accounts.hold(user, call.hold, strict=strict)
+        found = self._accounts.admission.hold(user, call.hold, strict=strict)
         if not (isinstance(found, Decision) and found.retryable):
             return found
         # An event loop closes the streams that a task has left some rounds later, so a task whose
         # own calls are all that is in its way looks once more.
         soon = call.request.is_async and call.request.waiter is None
-        waiter = self._waiter(call, looks_soon=soon)
+        waiter = self._waiter(call, retries_soon=soon)
         if waiter is None:
             return found
-        return self._accounts.hold(user, call.hold, strict=strict, waiter=waiter, may_be_alone=soon)
+        return self._accounts.admission.hold(
+            user, call.hold, strict=strict, waiter=waiter, may_be_alone=soon
+        )
 
     def _refuse(self, call: Call, refusal: GuardResult) -> None:
         """Say that a call is refused, and raise; or let it run, where the product chose so.
@@ -331,7 +336,9 @@ class Meter:
 
     def _hold_unconditionally(self, call: Call) -> None:
         """Hold what a call may use, whatever the limits say."""
-        self._accounts.hold(call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False)
+        self._accounts.admission.hold(
+            call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False
+        )
 
     def _refusal_before_limits(self, call: Call) -> GuardResult | None:
         """Return why a call is refused before any limit is looked at: its model, or an absent
@@ -355,7 +362,7 @@ class Meter:
             return None
         allowance = plan.offline_allowance_nano
         if allowance is not None and self._allowance.take(
-            cost_nano, allowance, answers=self._accounts.deliveries
+            cost_nano, allowance, answers=self._accounts.sync.deliveries
         ):
             return None
         message = "the ledger is away, and the plan does not let calls go on without it"
@@ -429,7 +436,7 @@ class Meter:
         if job is not None:
             call.booked_id = self._jobs.event_id(job.ref)
             event = event._replace(event_id=call.booked_id)
-        self._accounts.settle(call.user, call.hold, event, learned(call, event, usage))
+        self._accounts.admission.settle(call.user, call.hold, event, learned(call, event, usage))
         self._give_back(call, event.cost_nano)
         asked = (call.request.model, call.model_key, call.request.provider)
         head = call.head if (event.model, event.model_key, event.provider) == asked else ""
@@ -450,7 +457,7 @@ class Meter:
         try:
             if not call.claim_end():
                 return
-            self._accounts.release(call.user, call.hold)
+            self._accounts.admission.release(call.user, call.hold)
             self._give_back(call, 0)
             if self._journal.begun(call.event_id) is not None:
                 self._journal.end(call.event_id, encode_void(call.event_id))
@@ -469,10 +476,10 @@ class Meter:
         begun = self._journal.begun(call.event_id)
         event = None
         try:
-            self._accounts.release(call.user, call.hold)
+            self._accounts.admission.release(call.user, call.hold)
             if begun is not None and void is None:
                 event = call.user.pending.get(call.booked_id) or event_from_begin(begun)
-                self._accounts.settle(call.user, None, event)
+                self._accounts.admission.settle(call.user, None, event)
             self._give_back(call, event.cost_nano if event is not None else 0)
         finally:
             if begun is not None:
@@ -554,7 +561,9 @@ class Meter:
             self._attribution.fallback_user_id
         )
         at_us = self._now_us()
-        asker = self._accounts.user(identity.user_id or self._attribution.fallback_user_id, at_us)
+        asker = self._accounts.registry.user(
+            identity.user_id or self._attribution.fallback_user_id, at_us
+        )
         for done in self._jobs.finish(found, request.provider, asker, identity, at_us):
             if not done.user.sdk_enabled:
                 return

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import Worker, directory_record
 from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
@@ -42,7 +43,7 @@ class RecordWriter:
         self.write_opened_sessions()
         payload = encode_end(event)
         try:
-            self._accounts.settle(user, None, event)
+            self._accounts.admission.settle(user, None, event)
             self._journal.append(payload)
         except BaseException:  # the money is spent; a record twice counts once
             self._journal.append(payload)
@@ -63,7 +64,7 @@ class RecordWriter:
 
     def write_opened_sessions(self) -> None:
         """Write the sessions that were opened meanwhile, and say so."""
-        for opened in self._accounts.take_opened():
+        for opened in self._accounts.sessions.take_opened():
             self.write(opened)
             self.session_opened(opened.user_id)
 

@@ -6,8 +6,8 @@ import pytest
 from tests.contract.samples import NOON_US, make_event
 from tests.unit.client.accounts.test_registry import capped, held, make_accounts, settle, usd
 
-from paygent.client.accounts.forecasts import Hold
-from paygent.client.accounts.registry import Accounts
+from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.process_accounts import Accounts
 from paygent.core.estimate import Observation, Size
 from paygent.core.gate import Decision
 from paygent.core.plan import Limit, ModelCostRate, PlanConfig
@@ -21,11 +21,11 @@ def try_call(
     accounts: Accounts, model: str = "m", *, max_tokens: int | None = 100, owner: object = None
 ) -> Hold | Decision:
     """Ask for the hold of a call without text, of which its likes tell what it may use."""
-    user = accounts.user("ann", NOON_US)
+    user = accounts.registry.user("ann", NOON_US)
     resolved = CATALOGUE.resolve("", model, NOON_US, user.plan)
-    use = accounts.forecast(user, "chat", resolved).use(Size(0), max_tokens)
+    use = accounts.admission.forecast(user, "chat", resolved).use(Size(0), max_tokens)
     hold = Hold(use, resolved.model_key, "s1", NOON_US, owner or object())
-    decision = accounts.hold(user, hold, strict=user.plan.pre_call_estimate)
+    decision = accounts.admission.hold(user, hold, strict=user.plan.pre_call_estimate)
     assert decision is None or isinstance(decision, Decision)
     return hold if decision is None else decision
 
@@ -35,9 +35,9 @@ def end(accounts: Accounts, event_id: str, hold: Hold, output_tokens: int = 100)
     cost = output_tokens * 4_000
     taken = Observation(0, 0, output_tokens, cost)
     event = make_event(event_id, model="m", model_key="m", cost_tokens_nano=cost)
-    user = accounts.user("ann", NOON_US)
+    user = accounts.registry.user("ann", NOON_US)
     assert hold.use.forecast is not None
-    accounts.settle(user, hold, event, (hold.use.forecast, taken))
+    accounts.admission.settle(user, hold, event, (hold.use.forecast, taken))
 
 
 def test_hold__of_unknown_size_that_fits__goes_however_many() -> None:
@@ -124,11 +124,13 @@ def test_set_plan__a_limit_added_with_calls_in_flight__counts_them_from_the_star
     accounts = make_accounts(capped(10**9))
     early = held(accounts, 400, model="o3")
     other = held(accounts, 400, model="gpt-4o")
-    accounts.set_plan("pro", capped(10**9, limits=(Limit("spend", model="o3", cap=usd(1_000)),)))
-    user = accounts.user("ann", NOON_US)
+    accounts.registry.set_plan(
+        "pro", capped(10**9, limits=(Limit("spend", model="o3", cap=usd(1_000)),))
+    )
+    user = accounts.registry.user("ann", NOON_US)
     late = held(accounts, 100, model="o3")
     (account,) = [each for key, each in user.accounts.items() if key.limit.model == "o3"]
     assert account.held == 500
     for hold in (early, other, late):
-        accounts.release(accounts.users["ann"], hold)
+        accounts.admission.release(accounts.registry.users["ann"], hold)
     assert account.held == 0

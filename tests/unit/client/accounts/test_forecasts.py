@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from paygent.client.accounts import forecasts
-from paygent.client.accounts.forecasts import Hold, HoldSet, UsageForecast, UsageHistory, Use
+from paygent.client.accounts import holds as holds_module
+from paygent.client.accounts.forecasts import UsageForecast, UsageHistory, Use
+from paygent.client.accounts.holds import Hold, HoldSet
 from paygent.core.estimate import OBSERVATIONS_MIN, ColdStartPolicy, Estimate, Observation, Size
 from paygent.core.pricing import Prices, Rates
 from paygent.prices.catalogue import Resolved
@@ -205,7 +206,7 @@ def test_add__more_bounds_than_are_told_apart__are_rounded_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """An app that asks for a different `max_tokens` each time costs no more per call."""
-    monkeypatch.setattr(forecasts, "_TALLIES_MAX", 2)
+    monkeypatch.setattr(holds_module, "_GROUPS_MAX", 2)
     forecast = make_flight()
     account, holds = in_flight(*(forecast.use(Size(0), bound) for bound in (10, 11, 33, 60, 64, 0)))
     assert account.held == 4_000 * (10 + 11 + 64 + 64 + 64 + 1)

@@ -6,8 +6,9 @@ import pytest
 from tests.contract.samples import MONTH, NOON_US
 from tests.unit.client.accounts.test_registry import all_held, capped, held, make_accounts, settle
 
-from paygent.client.accounts.forecasts import Hold, Use
-from paygent.client.accounts.registry import Accounts
+from paygent.client.accounts.forecasts import Use
+from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.core.estimate import Estimate
 from paygent.core.gate import Decision
@@ -24,11 +25,11 @@ def try_with(
     strict: bool = False,
 ) -> Hold | Decision | Waiter:
     """Try to hold as a call that may wait does."""
-    user = accounts.user("ann", NOON_US)
+    user = accounts.registry.user("ann", NOON_US)
     hold = Hold(Use(Estimate(0, 0), cost_nano), model, "s1", NOON_US, owner)
     if waiter.account is None:  # a later try would be noted as not woken
-        waiter.get_ready()
-    answer = accounts.hold(user, hold, strict=strict, waiter=waiter)
+        waiter.prepare()
+    answer = accounts.admission.hold(user, hold, strict=strict, waiter=waiter)
     return hold if answer is None else answer
 
 
@@ -94,16 +95,16 @@ def test_release__of_a_call_that_spent_nothing__lets_the_first_try() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.release(accounts.users["ann"], full)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [0]
 
 
-def test_stand_at__again_after_a_try_in_vain__keeps_its_place() -> None:
+def test_queue_at__again_after_a_try_in_vain__keeps_its_place() -> None:
     """Who came first is first, however often it looked in between."""
     accounts = make_accounts(capped(pre_call_estimate=True))
     full, _ = held(accounts, 400, strict=True), held(accounts, 600, strict=True)
     waiters = in_line(accounts, 2, cost_nano=900, strict=True)
-    accounts.release(accounts.users["ann"], full)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [0]
     assert try_with(accounts, waiters[0], 900, strict=True) is waiters[0]  # still too large
     account = waiters[0].account
@@ -116,9 +117,9 @@ def test_leave__before_its_turn__is_out_of_the_line() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 3)
-    accounts.leave(accounts.users["ann"], waiters[0], gives_up=True)
+    accounts.admission.leave(accounts.registry.users["ann"], waiters[0], gives_up=True)
     assert woken(waiters) == []
-    accounts.release(accounts.users["ann"], full)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [1]
 
 
@@ -130,8 +131,8 @@ def test_leave__at_its_turn__hands_it_on_if_it_gives_up(
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.release(accounts.users["ann"], full)
-    accounts.leave(accounts.users["ann"], waiters[0], gives_up=gives_up)
+    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.leave(accounts.registry.users["ann"], waiters[0], gives_up=gives_up)
     assert woken(waiters) == next_ones
 
 
@@ -152,9 +153,9 @@ def test_hold__refused_elsewhere_at_its_turn__hands_it_on() -> None:
 def test_hold__only_its_own_calls_are_in_the_way__is_refused_at_once() -> None:
     """A thread or task that waits for its own call would wait for ever."""
     accounts = make_accounts(capped())
-    user = accounts.user("ann", NOON_US)
+    user = accounts.registry.user("ann", NOON_US)
     mine = Hold(Use(Estimate(0, 0), 1_000), "gpt-4o", "s1", NOON_US, "me")
-    assert accounts.hold(user, mine, strict=False) is None
+    assert accounts.admission.hold(user, mine, strict=False) is None
     decision = try_with(accounts, Waiter(30.0), owner="me")
     assert isinstance(decision, Decision)
     assert (decision.reason, decision.retryable) == ("contention", True)
@@ -167,7 +168,7 @@ def test_hold__waits_for_one_model__leaves_others_alone() -> None:
     busy = held(accounts, 1, model="o3")
     (waiter,) = in_line(accounts, 1, model="o3")
     assert isinstance(try_with(accounts, Waiter(30.0), model="gpt-4o"), Hold)
-    accounts.release(accounts.users["ann"], busy)
+    accounts.admission.release(accounts.registry.users["ann"], busy)
     assert waiter.turn.done()
 
 
@@ -178,10 +179,10 @@ def test_set_plan_or_assign__while_calls_wait__lets_them_all_look(by: str) -> No
     held(accounts, 1_000)
     waiters = in_line(accounts, 2)
     if by == "set_plan":
-        accounts.set_plan("pro", capped(5_000))
+        accounts.registry.set_plan("pro", capped(5_000))
     else:
-        accounts.set_plan("gold", PlanConfig())
-        accounts.assign("ann", "gold", None, None, NOON_US)
+        accounts.registry.set_plan("gold", PlanConfig())
+        accounts.registry.assign("ann", "gold", None, None, NOON_US)
     assert woken(waiters) == [0, 1]
     assert isinstance(try_with(accounts, waiters[0]), Hold)
 
@@ -194,7 +195,7 @@ def test_release__on_an_account_that_lost_its_cap__wakes_everyone() -> None:
     account = waiters[0].account
     assert account is not None
     account.lines = None
-    accounts.release(accounts.users["ann"], full)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [0, 1]
 
 
@@ -203,10 +204,10 @@ def test_hold__at_its_turn_in_another_period__hands_the_old_one_on() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.release(accounts.users["ann"], full)
-    user = accounts.user("ann", MONTH.end_us)
+    accounts.admission.release(accounts.registry.users["ann"], full)
+    user = accounts.registry.user("ann", MONTH.end_us)
     later = Hold(Use(Estimate(0, 0), 1), "gpt-4o", "s1", MONTH.end_us, "me")
-    assert accounts.hold(user, later, strict=False, waiter=waiters[0]) is None
+    assert accounts.admission.hold(user, later, strict=False, waiter=waiters[0]) is None
     assert woken(waiters) == [0, 1]
 
 
@@ -222,7 +223,7 @@ def test_hold__that_stands_elsewhere_at_its_turn__hands_the_old_one_on() -> None
     full = held(accounts, 999, strict=True)
     held(accounts, 1, model="o3", strict=True)
     waiters = in_line(accounts, 2, model="o3", strict=True) + in_line(accounts, 1, strict=True)
-    accounts.release(accounts.users["ann"], full)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [0]
     for place in (0, 1):
         assert try_with(accounts, waiters[place], model="o3", strict=True) is waiters[place]
@@ -238,27 +239,27 @@ def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     (waiter,) = in_line(accounts, 1)
-    accounts.user("ann", MONTH.end_us)
-    accounts.release(accounts.users["ann"], full)
+    accounts.registry.user("ann", MONTH.end_us)
+    accounts.admission.release(accounts.registry.users["ann"], full)
     assert waiter.turn.done()
-    assert set(all_held(accounts.users["ann"])) == {0}
+    assert set(all_held(accounts.registry.users["ann"])) == {0}
 
 
 def test_look_s__waiters_of_one_moment__look_at_many() -> None:
     """A crowd that came together does not wake together, and nobody looks beyond their time."""
-    waits = {Waiter(30.0).look_s for _ in range(64)}
+    waits = {Waiter(30.0).retry_s for _ in range(64)}
     assert len(waits) == 32
     assert (min(waits), max(waits)) == (1.0, 1.96875)
-    assert Waiter(0.5).look_s <= 0.5
+    assert Waiter(0.5).retry_s <= 0.5
 
 
 def test_look_s__of_one_that_expects_room_in_a_moment__is_short_once() -> None:
     """What the waiter's own task has left is closed by its loop in a moment, or never."""
     waiter = Waiter(30.0)
-    waiter.get_ready(looks_soon=True)
-    assert waiter.look_s == 0.05
-    waiter.get_ready()
-    assert waiter.look_s >= 1.0
+    waiter.prepare(retries_soon=True)
+    assert waiter.retry_s == 0.05
+    waiter.prepare()
+    assert waiter.retry_s >= 1.0
 
 
 def test_left_s__a_waiter_that_waited_enough__is_0() -> None:

@@ -956,7 +956,7 @@ def test_call__rarer_counts__are_kept_with_the_event(
     fake.default = Answer(tokens=Tokens(input=100, output=20, audio_input=10))
     with paygent_context("u1"):
         client.chat.completions.create(model="gpt-4o-audio-preview", messages=MESSAGES)
-    (event,) = pg._accounts.users["u1"].pending.values()
+    (event,) = pg._accounts.registry.users["u1"].pending.values()
     assert event.details == {"audio_input_tokens": 10}
     pg.shutdown(timeout=0.3)
 
@@ -1020,16 +1020,17 @@ def test_call__models_without_end__are_remembered_within_bounds(
     init: Init, client: openai.OpenAI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is learned of models for estimates has a bound."""
-    from paygent.client.accounts import forecasts
+    from paygent.client.accounts import forecasts, user_state
 
-    monkeypatch.setattr(forecasts, "_SEEN_MAX", 3)
-    monkeypatch.setattr(forecasts, "_SEEN_PER_USER_MAX", 2)
+    monkeypatch.setattr(forecasts, "_HISTORIES_MAX", 3)
+    monkeypatch.setattr(user_state, "HISTORIES_PER_USER_MAX", 2)
     pg = init()
     for number in range(5):
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
-    user = pg._accounts.users["u1"]
-    assert (len(pg._accounts._forecasts.seen), len(user.seen), len(user.forecasts)) == (2, 1, 1)
+    user = pg._accounts.registry.users["u1"]
+    everyone = pg._accounts.admission._forecasts._everyone
+    assert (len(everyone), len(user.histories), len(user.forecasts)) == (3, 2, 2)
 
 
 def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(

@@ -139,7 +139,7 @@ def test_record_event__interrupted__is_booked_once_by_its_retry(
 ) -> None:
     """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
     pg.get_usage("u1")
-    owner = {"settle": pg._accounts, "append": pg._journal, "nudge": pg._worker}.get(
+    owner = {"settle": pg._accounts.admission, "append": pg._journal, "nudge": pg._worker}.get(
         part, pg._meter.records
     )
     original, interruptions = getattr(owner, part), [KeyboardInterrupt()]

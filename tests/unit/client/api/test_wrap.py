@@ -31,7 +31,7 @@ from paygent import (
     paygent_context,
 )
 from paygent.client.api.wrap import CallableWrapper
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Request, Wait
 from paygent.client.metering.meter import Meter
@@ -626,7 +626,7 @@ async def test_wrap__where_nothing_is_metered__runs(
     metered = Metered(pg)
     if how == "user off":
         used_up(pg)
-        pg._accounts.users["u1"].sdk_enabled = False
+        pg._accounts.registry.users["u1"].sdk_enabled = False
     if how == "shut down":
         pg.shutdown()
 

@@ -18,7 +18,8 @@ from tests.contract.samples import MONTH, NOON_US, day_key, make_event, period_k
 from tests.unit.client.journal.ledgers import FakeLedger
 
 import paygent.client.journal.delivery as worker_module
-from paygent.client.accounts.registry import Accounts, User
+from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import (
     RECORDS_PER_BATCH_MAX,
     Worker,
@@ -53,7 +54,7 @@ class Bench:
         self.accounts = Accounts(
             default_plan="pro", new_id=lambda at_us: f"session-{next(numbers)}"
         )
-        self.accounts.set_plan("pro", PlanConfig(max_spend_per_period=1.0))
+        self.accounts.registry.set_plan("pro", PlanConfig(max_spend_per_period=1.0))
         self.journal = Journal(folder, owner=f"me{id(self)}")
         self.worker = Worker(
             self.ledger,
@@ -65,12 +66,12 @@ class Bench:
 
     def user(self, user_id: str = "ann") -> User:
         """Return a user as of now."""
-        return self.accounts.user(user_id, NOON_US)
+        return self.accounts.registry.user(user_id, NOON_US)
 
     def spend(self, event_id: str, **fields: Any) -> Event:
         """Settle one call, as the meter does."""
         event = make_event(event_id, **fields)
-        self.accounts.settle(self.user(event.user_id), None, event)
+        self.accounts.admission.settle(self.user(event.user_id), None, event)
         self.journal.end(event_id, encode_end(event))
         self.worker.nudge()
         return event
@@ -82,7 +83,7 @@ class Bench:
 
     def spent(self, user_id: str = "ann") -> int:
         """Return what the user spent in the period, as the gate sees it."""
-        return self.accounts.figures(self.user(user_id), "", NOON_US).period_cost_nano
+        return self.accounts.admission.figures(self.user(user_id), "", NOON_US).period_cost_nano
 
 
 @pytest.fixture
@@ -361,15 +362,15 @@ def test_deliver__the_ledger_away_or_failing__asks_again_about_users_that_were_a
 def test_touch_again__a_user_forgotten_meanwhile__is_passed_over(bench: Bench) -> None:
     """A user may have been forgotten while the ledger was away."""
     bench.worker._touch_again("nobody")
-    assert bench.accounts.users == {}
+    assert bench.accounts.registry.users == {}
 
 
 def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
     bench: Bench,
 ) -> None:
     """Once a change has arrived, the ledger's word on it counts again."""
-    bench.accounts.set_plan("gold", PlanConfig(price=1))
-    bench.accounts.assign("ann", "gold", None, None, NOON_US)
+    bench.accounts.registry.set_plan("gold", PlanConfig(price=1))
+    bench.accounts.registry.assign("ann", "gold", None, None, NOON_US)
     records: list[DirectoryRecord] = [
         PlanRecord("gold", plan_to_json(PlanConfig(price=1)), NOON_US),
         AssignRecord("ann", "gold", None, None, NOON_US),
@@ -385,7 +386,7 @@ def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
     bench.ledger.directory.append(AssignRecord("ann", "pro", None, None, NOON_US + 1))
     bench.user().is_active = True
     bench.worker.nudge()
-    assert eventually(lambda: bench.accounts.plans["gold"] == PlanConfig(price=2))
+    assert eventually(lambda: bench.accounts.registry.plans["gold"] == PlanConfig(price=2))
     assert eventually(lambda: bench.user().plan_name == "pro")
 
 
@@ -562,7 +563,7 @@ def test_ask__a_user__brings_the_ledgers_state(bench: Bench) -> None:
     user = bench.user()
     assert bench.worker.ask(user, None).result(WAIT_S) is True
     assert (user.known, bench.spent()) == (True, 500)
-    assert bench.accounts.needs_refresh(user, None, NOON_US) is False
+    assert bench.accounts.sync.needs_refresh(user, None, NOON_US) is False
 
 
 def test_ask__a_session__is_known_afterwards(bench: Bench) -> None:
@@ -570,8 +571,8 @@ def test_ask__a_session__is_known_afterwards(bench: Bench) -> None:
     bench.ledger.events["theirs"] = make_event("theirs", session_id="mine")
     user = bench.user()
     assert bench.worker.ask(user, "mine").result(WAIT_S) is True
-    assert bench.accounts.figures(user, "mine", NOON_US).session_cost_nano == 1_000
-    assert bench.accounts.needs_refresh(user, "mine", NOON_US) is False
+    assert bench.accounts.admission.figures(user, "mine", NOON_US).session_cost_nano == 1_000
+    assert bench.accounts.sync.needs_refresh(user, "mine", NOON_US) is False
 
 
 def test_ask__the_same_question_meanwhile__shares_the_answer(bench: Bench) -> None:
@@ -644,7 +645,7 @@ def test_ask__a_delivery_in_between__reads_again(bench: Bench) -> None:
 
     def deliver_once() -> None:
         if next(deliveries, False):
-            bench.accounts.acknowledge((), Answer(), NOON_US)
+            bench.accounts.sync.acknowledge((), Answer(), NOON_US)
 
     bench.ledger.before_state = deliver_once
     assert bench.worker.ask(user, None).result(WAIT_S) is True
@@ -668,15 +669,15 @@ def test_ask__while_a_batch_is_booked_and_not_acknowledged__counts_its_events_on
 
     bench.ledger.after_commit = wait_for_question
     user = bench.user()
-    bench.accounts.session(user, "current", NOON_US)
+    bench.accounts.sessions.session_for_call(user, "current", NOON_US)
     bench.spend("a", session_id="aside")
     assert committed.wait(WAIT_S)
     answer = bench.worker.ask(user, "aside")
     answer.add_done_callback(lambda future: asked.set())
     answer.result(WAIT_S)
-    during = bench.accounts.figures(user, "aside", NOON_US)
+    during = bench.accounts.admission.figures(user, "aside", NOON_US)
     assert eventually(lambda: not user.pending)
-    after = bench.accounts.figures(user, "aside", NOON_US)
+    after = bench.accounts.admission.figures(user, "aside", NOON_US)
     assert {
         "period": (during.period_cost_nano, after.period_cost_nano),
         "session": (during.session_cost_nano, after.session_cost_nano),

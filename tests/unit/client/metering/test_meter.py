@@ -67,7 +67,7 @@ def test_look__in_a_session_at_its_cap__is_refused_there_alone(init: Init) -> No
     look(pg, entry(session_id="s2"))
     pg.record_event("u1", cost=1)
     assert refused(pg, entry()) == "session_spend"
-    pg._accounts.users["u1"].session_timeout_us = -1  # any pause is too long
+    pg._accounts.registry.users["u1"].session_timeout_us = -1  # any pause is too long
     look(pg, entry())
 
 
@@ -84,7 +84,7 @@ def test_look__that_is_refused__has_the_user_read_anew(
         patched.setattr(pg._worker, "nudge", lambda: nudges.append(True))
         assert refused(pg, entry()) == "total_spend"
         assert nudges
-        assert pg._accounts.users["u1"].is_active
+        assert pg._accounts.registry.users["u1"].is_active
 
 
 def test_look__at_a_model_that_the_plan_blocks__is_refused(init: Init) -> None:

@@ -13,7 +13,8 @@ from tests.instrument.shapes import Metered
 from tests.unit.client.instrument.requests import Init, prepared
 
 from paygent import PlanConfig, paygent_context
-from paygent.client.accounts.forecasts import Hold, Use
+from paygent.client.accounts.forecasts import Use
+from paygent.client.accounts.holds import Hold
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_failed
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter

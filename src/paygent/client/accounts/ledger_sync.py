@@ -1,0 +1,231 @@
+"""The accounts' side of the ledger: questions about users, and what is done with the answers.
+
+`spent` of an account is the ledger's figure as last read (`acknowledged`) plus the events of this
+process that the ledger has not acknowledged (`pending`). An acknowledgement moves an event from the
+second to the first and reads the first again in one step under the user's lock, so no call ever
+sees an event twice or not at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from paygent.client.accounts import account_lookup
+from paygent.client.accounts.registry import UserRegistry
+from paygent.client.accounts.user_state import ModelUse, User
+from paygent.client.runtime.locks import acquire_blocking, acquire_soon
+from paygent.core.event import Event
+from paygent.core.messages import Answer, Question, SessionState, UserLedger
+from paygent.core.period import ROLLING_STEPS, rolling_length_us
+from paygent.core.plan import PlanConfig, plan_from_json
+from paygent.failopen import attempt
+
+_STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
+
+
+class LedgerSync:
+    """Asks the ledger about users, and takes over its answers. Thread-safe.
+
+    Attributes:
+        deliveries: Acknowledged deliveries so far; an answer from before the last one is stale.
+    """
+
+    def __init__(self, registry: UserRegistry, *, refresh_us: int) -> None:
+        """Start with nothing read.
+
+        Args:
+            registry: The users and plans that are kept current.
+            refresh_us: Age, in microseconds, at which a user's figures are read again.
+        """
+        self._registry = registry
+        self._refresh_us = refresh_us
+        self.deliveries = 0
+
+    def question(self, user: User, session_id: str | None, at_us: int) -> Question:
+        """Return the question about a user: every account of the plan, here and now."""
+        with acquire_soon(user.lock):
+            session = session_id or (user.open_session.session_id if user.open_session else "")
+            return Question(
+                user.user_id, account_lookup.keys_now(user, session, at_us), user.period.start_us
+            )
+
+    def needs_refresh(self, user: User, session_id: str | None, at_us: int) -> bool:
+        """Return whether the ledger should be asked before this user's next call is decided.
+
+        That is so once per user, per session named by the application, per limit that was added,
+        and for rolling windows whose sum has aged. After one wait, calls go on with what is known.
+        """
+        if not user.known:
+            return not user.has_waited
+        if session_id is not None and session_id not in user.sessions:
+            return True
+        return at_us >= user.stale_us
+
+    def mark_waited(self, user: User, session_id: str | None, at_us: int) -> None:
+        """Note that a call has waited for the ledger, so that the next one does not."""
+        with acquire_soon(user.lock):
+            user.has_waited = True
+            if session_id is not None:
+                user.sessions.add(session_id)
+            if at_us >= user.stale_us:
+                user.stale_us = at_us + _STALE_RETRY_US
+
+    def take_active_users(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
+        """Return questions for the users active since the last call, and for those named."""
+        active = {
+            user.user_id: user for user in list(self._registry.users.values()) if user.is_active
+        }
+        for user_id in also:
+            known = self._registry.users.get(user_id)
+            if known is not None:
+                active[user_id] = known
+        for user in active.values():
+            user.is_active = False
+        return tuple(
+            self.question(self._registry.user(user.user_id, at_us), user.session_id or None, at_us)
+            for user in active.values()
+        )
+
+    def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
+        """Acknowledge delivered events and read the ledger's figures, in one step; called by the
+        delivery thread alone.
+
+        Args:
+            delivered: Events that the ledger has booked now or earlier.
+            answer: The ledger's state after that.
+            at_us: When the answer came.
+        """
+        self._read_plans(answer)
+        with acquire_blocking(self._registry.lock):
+            self.deliveries += 1
+        by_user: dict[str, list[Event]] = {}
+        for event in delivered:
+            by_user.setdefault(event.user_id, []).append(event)
+        for user_id in {**by_user, **answer.users}:
+            user = self._registry.users.get(user_id)
+            if user is None:
+                continue
+            state = answer.users.get(user_id)
+            own = _own_plan(state)
+            with acquire_blocking(user.lock):
+                for event in by_user.get(user_id, ()):
+                    account_lookup.acknowledge(user, event, is_new=event.event_id in answer.counted)
+                if state is not None:
+                    self._read_state(user, state, own, at_us)
+        self._registry.emit_warnings()
+
+    def pending_events(self) -> list[Event]:
+        """Return the events that the ledger has not acknowledged."""
+        users = list(self._registry.users.values())
+        return [event for user in users for event in list(user.pending.values())]
+
+    def _read_plans(self, answer: Answer) -> None:
+        registry = self._registry
+        for name, (version, document) in answer.plans.items():
+            # A plan that this process is changing stays as it is until the ledger has it.
+            if registry.plan_versions.get(name) != version and not registry.is_changing(
+                "plan:" + name
+            ):
+                registry.replace_plan(
+                    name, version, attempt("plan_document", plan_from_json, document)
+                )
+
+    def apply_answer(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
+        """Take over plans and the state of users that were asked about.
+
+        Args:
+            answer: The ledger's answer.
+            at_us: When it came.
+            as_of: `deliveries` when the question was asked; None accepts the answer as it is.
+
+        Returns:
+            False if a delivery was acknowledged since: the figures may be older than it, and are
+            dropped.
+        """
+        self._read_plans(answer)
+        for user_id, state in answer.users.items():
+            user = self._registry.users.get(user_id)
+            if user is not None:
+                own = _own_plan(state)
+                with acquire_soon(user.lock):
+                    if as_of is not None and as_of != self.deliveries:
+                        return False
+                    self._read_state(user, state, own, at_us)
+        self._registry.emit_warnings()
+        return True
+
+    def _read_state(
+        self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
+    ) -> None:
+        """Take over the ledger's state of a user; under the user's lock."""
+        self._read_assignment(user, state, own, at_us)
+        _read_session(user, state.open_session)
+        user.stale_us = at_us + self._refresh_us
+        _read_accounts(user, state, at_us)
+        is_current = state.period_start_us == user.period.start_us
+        if is_current:
+            _read_models(user, state)
+        # A plan or period that was new has other accounts than the question; then ask again.
+        needed = set(account_lookup.keys_now(user, "", at_us))
+        user.known = is_current and state.spent.keys() >= needed
+        user.read_us = at_us
+
+    def _read_assignment(
+        self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
+    ) -> None:
+        registry = self._registry
+        if registry.is_changing("user:" + user.user_id):
+            return  # this process has just changed it, and the ledger does not know yet
+        current = (user.plan_name, user.subscription, user.own)
+        default = user.plan_name if not user.assigned else registry.default_plan
+        new = (state.plan or default, state.subscription, own)
+        if user.ended is not None and state.subscription == user.ended:
+            new = current  # a subscription that has ended stays ended
+        if new != current:
+            user.plan_name, user.subscription, user.own = new
+            user.ended = None
+            registry.refresh_plan(user, at_us)
+        user.assigned = state.plan is not None
+        user.sdk_enabled = state.sdk_enabled
+
+
+def _read_session(user: User, theirs: SessionState | None) -> None:
+    """Take over the ledger's open session, unless this process knows a later one."""
+    ours = user.open_session
+    if theirs is None or theirs.started_us <= user.closed_us:
+        return  # none, or one closed here that the ledger still has open
+    if ours is not None and theirs.session_id == ours.session_id:
+        user.session_used_us = max(user.session_used_us, theirs.used_us)
+    elif ours is None or theirs.started_us > ours.started_us:
+        user.open_session = theirs
+        user.session_used_us = theirs.used_us
+        user.sessions.add(theirs.session_id)
+
+
+def _read_accounts(user: User, state: UserLedger, at_us: int) -> None:
+    for key, spent in state.spent.items():
+        account = user.accounts.get(key)
+        if account is None:
+            continue
+        account.acknowledged = spent
+        if key.session_id:
+            user.sessions.add(key.session_id)
+        length_us = rolling_length_us(key.limit.window)
+        if length_us is not None:
+            account.stale_us = at_us + length_us // ROLLING_STEPS
+            user.stale_us = min(user.stale_us, account.stale_us)
+
+
+def _read_models(user: User, state: UserLedger) -> None:
+    for model, (tokens, cost_nano) in state.by_model.items():
+        use = user.models.get(model)
+        if use is None:
+            use = user.models[model] = ModelUse()
+        use.acknowledged_tokens, use.acknowledged_cost_nano = tokens, cost_nano
+
+
+def _own_plan(state: UserLedger | None) -> PlanConfig | None:
+    """Return a user's own version of a plan; parsing may log, so never under a lock."""
+    if state is None or state.own is None:
+        return None
+    return attempt("plan_document", plan_from_json, state.own)

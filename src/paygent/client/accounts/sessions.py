@@ -1,0 +1,89 @@
+"""Sessions: the one a call belongs to, and the records of those opened in this process."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from paygent.client.accounts.user_state import User
+from paygent.client.runtime.locks import acquire_soon
+from paygent.core.messages import SessionRecord, SessionState
+
+
+class Sessions:
+    """Opens, rotates and closes the sessions of one process. Thread-safe."""
+
+    def __init__(self, new_id: Callable[[int], str]) -> None:
+        """Start with none.
+
+        Args:
+            new_id: Makes an id from a time in microseconds.
+        """
+        self._new_id = new_id
+        self._lock = threading.Lock()
+        self._opened: deque[SessionRecord] = deque()
+
+    def session_for_call(self, user: User, session_id: str | None, at_us: int) -> str:
+        """Return the session of a call that begins.
+
+        Args:
+            user: Makes the call.
+            session_id: The application's session id; None uses the user's open session, which is
+                opened first where there is none, or where it was idle for too long.
+            at_us: When the call begins.
+        """
+        if session_id is None:
+            open_session = user.open_session
+            idle_us = at_us - user.session_used_us
+            if open_session is not None and idle_us <= user.session_timeout_us:
+                if idle_us > 0:
+                    user.session_used_us = at_us
+                user.session_id = open_session.session_id
+                return open_session.session_id
+            with acquire_soon(user.lock):
+                if user.open_session is open_session:  # no other thread has rotated it
+                    self._rotate(user, at_us)
+                assert user.open_session is not None  # opened just now, here or by another thread
+                session_id = user.open_session.session_id
+        user.session_id = session_id
+        return session_id
+
+    def _rotate(self, user: User, at_us: int) -> None:
+        """Open a session in place of the last one; under the user's lock."""
+        session = SessionState(self._new_id(at_us), at_us, at_us)
+        user.open_session = session
+        user.session_used_us = at_us
+        user.sessions.add(session.session_id)
+        self._opened.append(SessionRecord(user.user_id, session.session_id, True, at_us, at_us))
+
+    def take_opened(self) -> list[SessionRecord]:
+        """Return the sessions opened since the last call, for the journal."""
+        if not self._opened:
+            return []
+        with acquire_soon(self._lock):  # so that each is taken once
+            return [self._opened.popleft() for _ in range(len(self._opened))]
+
+    def close(self, user: User, at_us: int) -> SessionRecord | None:
+        """Close the user's open session; the next call without a session id opens another.
+
+        Returns:
+            The record to write, or None where no session is open.
+        """
+        with acquire_soon(user.lock):
+            session, user.open_session = user.open_session, None
+            if session is None:
+                return None
+            # A ledger that has not heard of it yet must not open it again.
+            user.closed_us = max(at_us, session.started_us)
+            if user.session_id == session.session_id:
+                user.session_id = ""
+            used_us = max(user.session_used_us, session.used_us)
+            return SessionRecord(
+                user.user_id, session.session_id, True, session.started_us, used_us, user.closed_us
+            )
+
+    def renew_after_fork(self) -> None:
+        """Leave the parent's records to the parent."""
+        self._lock = threading.Lock()
+        self._opened.clear()
