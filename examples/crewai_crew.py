@@ -1,5 +1,5 @@
-"""CrewAI: a step callback sets the user of a crew, and `kickoff` raises the refusal at the cap. Runs
-on OpenAI, and on Claude once the OpenAI cap is reached. Needs crewai and anthropic.
+"""CrewAI: a step callback sets the user of a crew, and `kickoff` raises the refusal at the cap.
+Runs on OpenAI, and on Claude once the OpenAI cap is reached. Needs crewai and anthropic.
 
 ```text
 ada: Hello.

@@ -6,9 +6,9 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; say what to install where its libraries are missing."""
+    """Run the command line, or print what to install if its libraries are missing."""
     try:
-        from paygent.cli.app import app
+        from paygent.cli.app import app  # here, so that a missing library is reported
     except ModuleNotFoundError as error:
         print(f'{error.name} is missing: pip install ".[demo]"', file=sys.stderr)
         sys.exit(2)

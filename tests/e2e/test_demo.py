@@ -1,4 +1,4 @@
-"""`paygent demo`, as it is run: the whole command in a process, and its story scaled down."""
+"""`paygent demo` end to end: the whole command in a process, and a scaled-down scenario."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _DEMO_WAIT_S = 300.0
 
 
 class Notes:
-    """A watch that keeps what it is told."""
+    """A watch that records what happens."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -53,8 +53,8 @@ class Notes:
 
 
 class Machine:
-    """Where the command is run: an empty home and temporary folder, settings that must not count,
-    and a mark by which its processes are found.
+    """The command's environment: an empty home and temporary folder, settings that it must ignore,
+    and a mark that identifies its processes.
     """
 
     def __init__(self, root: Path) -> None:
@@ -92,23 +92,23 @@ class Machine:
         )
 
     def processes(self) -> list[str]:
-        """Return the ids of processes of the command that are still there."""
-        found = []
+        """Return the ids of the command's processes that are still running."""
+        pids = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 environ = (folder / "environ").read_bytes()
             except OSError:
-                continue  # it has ended meanwhile
+                continue  # it has exited meanwhile
             if self._mark.encode() in environ:
-                found.append(folder.name)
-        return found
+                pids.append(folder.name)
+        return pids
 
     def files(self) -> list[Path]:
-        """Return what was left behind."""
+        """Return the files that were left behind."""
         return [*self.home.rglob("*"), *self.temporary.rglob("*")]
 
     def assert_clean(self) -> None:
-        """Check that no process and no file of the command is left."""
+        """Assert that no process and no file of the command is left."""
         deadline = time.monotonic() + _LEFT_WAIT_S
         while self.processes() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -118,13 +118,13 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """A machine for the command."""
+    """An environment for the command."""
     return Machine(tmp_path)
 
 
-def test_demo__run_as_a_command__tells_the_whole_story(machine: Machine) -> None:
-    """The command ends by itself with status 0 and the exact figures, in plain lines, and leaves
-    nothing behind.
+def test_demo__run_as_a_command__prints_the_exact_figures(machine: Machine) -> None:
+    """The command exits with 0, prints the exact figures in plain lines, and leaves nothing
+    behind.
     """
     demo = machine.start()
     out, err = demo.communicate(timeout=_DEMO_WAIT_S)
@@ -144,7 +144,7 @@ def test_demo__run_as_a_command__tells_the_whole_story(machine: Machine) -> None
     assert re.search(r"blocked .*power has used 51,700 of 50,000 tokens on gpt-4o", second)
     assert _amounts(both, "power") == ["$140.00", "−$91.00", "$9.08", "$39.92"]
     assert _amounts(both, "total") == ["$171.00", "−$24.00", "$40.08", "$106.92"]
-    assert not any(ord(each) < 32 for each in out.replace("\n", ""))
+    assert not any(ord(char) < 32 for char in out.replace("\n", ""))
     machine.assert_clean()
 
 
@@ -157,13 +157,13 @@ def _amounts(text: str, user_id: str) -> list[str]:
 
 
 def _row(text: str, user_id: str) -> list[str]:
-    """Return calls, cost of the dearest model, cost and margin from a user's row."""
+    """Return calls, cost of the first model, cost and margin from a user's row."""
     table = text[text.index("cost by model") :]
     return [_line(table, user_id).split()[1], *_amounts(table, user_id)]
 
 
 def test_demo__interrupted__leaves_nothing_behind(machine: Machine) -> None:
-    """Ctrl-C in the middle ends the command, its provider and its folder."""
+    """Ctrl-C in mid-run ends the command and its provider, and removes its folder."""
     demo = machine.start()
     assert demo.stdout is not None
     while "calls" not in (line := demo.stdout.readline()):
@@ -177,7 +177,7 @@ def test_demo__interrupted__leaves_nothing_behind(machine: Machine) -> None:
 
 @pytest.fixture
 def run(fake: FakeProvider) -> Callable[[PlanConfig, Notes], story.Outcome]:
-    """The story, two rounds of calls for each user."""
+    """The scenario with two rounds of calls per user."""
 
     def go(plan: PlanConfig, notes: Notes) -> story.Outcome:
         return story.run(plan, _FEW, fake, _MONTH, notes)
@@ -189,10 +189,10 @@ def _requests(fake: FakeProvider) -> dict[str, int]:
     return Counter(request.body["model"] for request in fake.requests)
 
 
-def test_story__without_limits__every_call_is_made_and_costs_what_it_costs(
+def test_story__without_limits__every_call_is_made_at_its_exact_cost(
     fake: FakeProvider, run: Callable[[PlanConfig, Notes], story.Outcome]
 ) -> None:
-    """Without limits each call reaches the provider once and is in the report at its exact cost."""
+    """Without limits each call reaches the provider once and is reported at its exact cost."""
     notes = Notes()
     outcome = run(story.WITHOUT_LIMITS, notes)
     assert _requests(fake) == {"claude-sonnet-5": 2, "gpt-5": 2, "gpt-4o": 14, "gpt-4o-mini": 2}
@@ -208,8 +208,8 @@ def test_story__without_limits__every_call_is_made_and_costs_what_it_costs(
 def test_story__with_limits__refused_calls_never_reach_the_provider(
     fake: FakeProvider, run: Callable[[PlanConfig, Notes], story.Outcome]
 ) -> None:
-    """Past the cap the application goes on with the smaller model, and the refused calls are none
-    of the provider's.
+    """Past the cap the application continues with the smaller model, and refused calls are never
+    sent.
     """
     notes = Notes()
     outcome = run(story.WITH_LIMITS, notes)
@@ -223,10 +223,10 @@ def test_story__with_limits__refused_calls_never_reach_the_provider(
     assert [result.current_value for _, result in notes.refusals] == [51_700] * 9
 
 
-def test_story__told_to_its_watch__happens_in_the_simulated_month(
+def test_story__events_of_the_watch__are_in_the_simulated_month(
     run: Callable[[PlanConfig, Notes], story.Outcome],
 ) -> None:
-    """The moments that the watch is told are those of the calls: the fifth and sixth of 16."""
+    """The watch receives the times of the calls: the fifth and sixth of 16."""
     notes = Notes()
     run(story.WITH_LIMITS, notes)
     length_us = _MONTH.end_us - _MONTH.start_us
@@ -240,7 +240,7 @@ def test_story__a_call_fails__raises_it_and_cleans_up(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """An error of a provider is the run's error; no Paygent and no folder stays behind."""
+    """The run raises the provider's error; no Paygent and no folder stays behind."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     fake.default = Answer(status=500)
     with pytest.raises((openai.APIStatusError, Exception), match="fake 500"):
@@ -250,15 +250,15 @@ def test_story__a_call_fails__raises_it_and_cleans_up(
 
 
 def test_last_full_month__in_january__is_december() -> None:
-    """The month told is the one before this one, over a year's end too."""
+    """The result is the previous month, across the end of a year too."""
     now_us = to_us(datetime(2027, 1, 15, 12, tzinfo=timezone.utc))
     month = story.last_full_month(now_us)
     assert to_datetime(month.start_us) == datetime(2026, 12, 1, tzinfo=timezone.utc)
     assert to_datetime(month.end_us) == datetime(2027, 1, 1, tzinfo=timezone.utc)
 
 
-def test_clock__asked_by_nobody_in_particular__is_at_the_latest_moment() -> None:
-    """A user who is behind does not turn back the time of others."""
+def test_clock__outside_of_any_user__is_at_the_latest_moment() -> None:
+    """A user who is behind does not turn back the clock of others."""
     clock = story.Clock(0)
     assert clock() == 0
     clock.move(7)
@@ -274,7 +274,7 @@ def test_clock__asked_by_nobody_in_particular__is_at_the_latest_moment() -> None
 
 
 def test_provider_process__used_and_stopped__counts_and_ends() -> None:
-    """The process counts by model what has reached it, and is gone when it is stopped."""
+    """The process counts requests by model and exits when it is stopped."""
     with ProviderProcess() as provider:
         client = openai.OpenAI(api_key="x", base_url=provider.openai_url, max_retries=0)
         with client:
@@ -285,10 +285,10 @@ def test_provider_process__used_and_stopped__counts_and_ends() -> None:
     assert provider._process.returncode == 0
 
 
-def test_provider_process__died__says_so() -> None:
-    """A provider that is gone is an error, never a count of nothing."""
+def test_provider_process__killed__raises() -> None:
+    """A provider that has exited is an error, never a count of zero."""
     with ProviderProcess() as provider:
         provider._process.kill()
         provider._process.wait()
-        with pytest.raises(RuntimeError, match="has ended"):
+        with pytest.raises(RuntimeError, match="has exited"):
             provider.requests()

@@ -1,4 +1,4 @@
-"""What the documents say is run and looked up: examples print what they claim, paths exist."""
+"""The documentation is executed and checked: examples print what they claim, paths exist."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ PAGES = [
 _BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.M | re.S)
 
 BUILT_LATER: tuple[str, ...] = ()
-"""Paths of the flow table that a later part of the product brings."""
+"""Paths of the flow table that are not built yet."""
 
 
 def blocks(page: str) -> tuple[str, str]:
-    """Return a page's Python blocks as one program, and what it says they print."""
-    found = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-    code = "\n".join(text for kind, text in found if kind == "python")
-    return code, "".join(text for kind, text in found if kind == "text")
+    """Return a page's Python blocks as one program, and the output it shows."""
+    fenced = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
+    code = "\n".join(text for kind, text in fenced if kind == "python")
+    return code, "".join(text for kind, text in fenced if kind == "text")
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)[0]])
-def test_docs__the_examples_of_a_page__run_and_print_what_it_says(
+def test_docs__the_examples_of_a_page__run_and_print_what_it_shows(
     page: str, tmp_path: Path
 ) -> None:
     """Every Python block of a page runs, in order, in one process with an empty home."""
@@ -36,8 +36,8 @@ def test_docs__the_examples_of_a_page__run_and_print_what_it_says(
     assert out == expected
 
 
-def test_docs__the_readme__shows_an_example_by_line_25_and_never_sends_to_the_index() -> None:
-    """The first screen runs; the package of this name on the index is another product."""
+def test_docs__the_readme__shows_an_example_by_line_25_and_never_points_to_the_index() -> None:
+    """The first screen runs; the package of this name on the index is a different product."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     first = text.splitlines().index("```python") + 1
     assert first <= 25
@@ -45,7 +45,7 @@ def test_docs__the_readme__shows_an_example_by_line_25_and_never_sends_to_the_in
 
 
 def test_docs__the_flow_table__names_paths_that_exist() -> None:
-    """Each of the eleven words of the flow has its one home."""
+    """Each of the eleven steps of the flow has one home."""
     lines = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").splitlines()
     header = next(number for number, line in enumerate(lines) if line.startswith("| call |"))
     words = [cell.strip() for cell in lines[header].strip("|").split("|")]
@@ -63,8 +63,8 @@ def test_docs__the_flow_table__names_paths_that_exist() -> None:
     assert missing == []
 
 
-def test_docs__links_between_pages__lead_somewhere() -> None:
-    """No page links to a file that is not there."""
+def test_docs__links_between_pages__resolve() -> None:
+    """No page links to a missing file."""
     pages = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]
     links = [
         (page, target)
@@ -73,12 +73,12 @@ def test_docs__links_between_pages__lead_somewhere() -> None:
         if "://" not in target
     ]
     assert links
-    broken = [f"{page.name}: {each}" for page, each in links if not (page.parent / each).exists()]
+    broken = [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()]
     assert broken == []
 
 
-def test_docs__the_layers_of_the_architecture__are_those_that_are_checked() -> None:
-    """The page and the contracts name the same layers in the same order."""
+def test_docs__the_layers_of_the_architecture__match_the_contracts() -> None:
+    """The page and the import contracts list the same layers in the same order."""
     contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.findall(r"^layers = \[(.*?)\]", contract, re.M | re.S)
     checked = [re.findall(r"\w+", re.sub(r"\(\w+\)|__main__", "", layers)) for layers in listed]

@@ -1,7 +1,7 @@
-"""`paygent`: the commands, what they take, and nothing of what they do.
+"""`paygent`: the commands and their arguments.
 
-Exit status: 0 good, 1 a finding or an unexpected failure, 2 a usage error. A command's own module
-is imported when the command runs, so that `--help` needs none of their libraries.
+Exit status: 0 success, 1 a finding or an unexpected failure, 2 a usage error. A command's module is
+imported when the command runs, so that `--help` works without the libraries it needs.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ app = typer.Typer(
     help="The runtime cost-control layer for AI agents.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # a traceback with local values could show what is private
+    pretty_exceptions_enable=False,  # local values in a traceback may be private
 )
 
 
 @app.callback()
 def paygent() -> None:
-    """Stand for the command line itself, so that each command is named, also while there is one."""
+    """Keep command names mandatory, even if there is only one command."""
 
 
 @app.command()
 def demo(
     local: Annotated[
-        bool, typer.Option("--local", help="Keep the books in this process (the only mode).")
+        bool, typer.Option("--local", help="Run without a backend (the only mode).")
     ] = False,
 ) -> None:
     """Three users of a $49 plan over a simulated month, first without limits, then with them."""
-    del local  # accepted for scripts that name the mode; there is no other yet
+    del local  # accepted for scripts that pass it; there is no other mode yet
     try:
         from paygent.cli import demo as command
-    except ModuleNotFoundError as error:  # installed with the command line, without the SDKs
+    except ModuleNotFoundError as error:  # the CLI extra is installed, the SDKs are not
         typer.echo(f'{error.name} is missing: pip install ".[demo]"', err=True)
         raise typer.Exit(2) from None
     command.main()
@@ -44,13 +44,13 @@ def demo(
 def explain(
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="Id of the event.")],
     db: Annotated[
-        str | None, typer.Option("--db", help="File of the store (PAYGENT_DB_PATH).")
+        str | None, typer.Option("--db", help="The database file (PAYGENT_DB_PATH).")
     ] = None,
     product: Annotated[
-        str | None, typer.Option("--product", help="Whose event (PAYGENT_PRODUCT).")
+        str | None, typer.Option("--product", help="The product of the event (PAYGENT_PRODUCT).")
     ] = None,
 ) -> None:
-    """How the cost of one event came about: counts, rates, their source, and the limits."""
+    """Show how the cost of one event was computed: counts, rates, their source, and the limits."""
     from paygent.cli import explain as command
 
     raise typer.Exit(command.run(event_id, db, product))

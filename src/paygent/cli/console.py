@@ -1,4 +1,4 @@
-"""The consoles that commands print to: for people on a terminal, plain anywhere else."""
+"""The console that commands print to: styled on an interactive terminal, plain anywhere else."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import IO
 
 from rich.console import Console
 
-_PLAIN_WIDTH = 100
+_PLAIN_WIDTH = 100  # a pipe has no width; rich would assume 80 and wrap the tables
 
 
-def is_for_people(stream: IO[str], environ: Mapping[str, str]) -> bool:
-    """Tell whether output goes to a terminal that someone looks at: no pipe, no CI, no dumb one."""
+def is_interactive(stream: IO[str], environ: Mapping[str, str]) -> bool:
+    """Return whether output goes to an interactive terminal, and not to a pipe or a CI log."""
     return stream.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
 
 
 def make_console(stream: IO[str], environ: Mapping[str, str]) -> Console:
-    """Return a console that writes colours and bars for people, and plain text for anything else.
-
-    The choice is ours alone: variables that force colours do not put control characters in a pipe.
-    """
-    if is_for_people(stream, environ):
+    """Return a console: colours and bars on an interactive terminal, plain text elsewhere."""
+    if is_interactive(stream, environ):
         return Console(file=stream, highlight=False)
+    # Explicit, so that FORCE_COLOR and the like put no control characters into a pipe.
     return Console(
         file=stream,
         force_terminal=False,

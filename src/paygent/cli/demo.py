@@ -1,8 +1,8 @@
-"""`paygent demo`: tells the story of `paygent.cli.demo_story` in the terminal.
+"""`paygent demo`: presents the scenario of `paygent.cli.demo_story` in the terminal.
 
-On a terminal a progress bar shows the calls, and what the gate says is printed above it; in a pipe
-or in CI there are plain lines without control characters. Every amount is formatted from the exact
-integers of the report; this module computes nothing but differences of them.
+On a terminal, progress bars show the calls, with warnings and refusals printed above them; in a
+pipe or in CI the output is plain lines without control characters. Every amount is formatted from
+the exact integers of the report; this module computes only their differences.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 
 
 def main() -> None:
-    """Run the story twice, without and with limits, and compare."""
+    """Run the scenario twice, without and with limits, and compare."""
     console = make_console(sys.stdout, os.environ)
     month = story.last_full_month(time.time_ns() // 1_000)
     _introduce(console, month)
-    _say(console, "\n[bold]1. Without limits[/]")
+    _print(console, "\n[bold]1. Without limits[/]")
     before = _run(console, story.WITHOUT_LIMITS, month)
-    _say(
+    _print(
         console,
         f"\n[bold]2. The same month, {story.CAPPED_MODEL} limited to "
         f"{story.CAP_TOKENS:,} tokens per user[/]",
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 class ShowWatch:
-    """Shows a run as it happens; see `story.Watch`."""
+    """Displays a run as it happens; see `story.Watch`."""
 
     def __init__(self, console: Console, users: Sequence[story.DemoUser]) -> None:
         self._console = console
@@ -74,7 +74,7 @@ class ShowWatch:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show the bars, where there are any, until the run is over."""
+        """Show the bars, if there are any, until the run is over."""
         if self._progress is None:
             yield
         else:
@@ -82,7 +82,7 @@ class ShowWatch:
                 yield
 
     def called(self, user_id: str) -> None:
-        """Move the user's bar, or write a line at each quarter of all calls."""
+        """Advance the user's bar, or print a line at each quarter of all calls."""
         if self._progress is not None:
             self._progress.advance(self._tasks[user_id])
             return
@@ -90,37 +90,37 @@ class ShowWatch:
             parts_before = self._calls * _PARTS_SHOWN // self._calls_all
             self._calls += 1
             if self._calls * _PARTS_SHOWN // self._calls_all > parts_before:
-                _say(self._console, f"  {self._calls:,} of {self._calls_all:,} calls")
+                _print(self._console, f"  {self._calls:,} of {self._calls_all:,} calls")
 
     def warned(self, at: datetime, result: GuardResult) -> None:
-        """Write the first warning of each limit."""
+        """Print the first warning of each limit."""
         if result.gate_reason not in self._warned:
             self._warned.add(result.gate_reason)
             share = f"{result.usage_pct:.0%}"
-            _say(
+            _print(
                 self._console,
                 f"  [yellow]warning[/]  {at:%d %b %H:%M}  {result.message} ({share})",
             )
 
     def refused(self, at: datetime, result: GuardResult) -> None:
-        """Write the first refusal of each limit; thousands like it follow."""
+        """Print the first refusal of each limit; thousands of others follow."""
         if result.gate_reason not in self._refused:
             self._refused.add(result.gate_reason)
-            _say(
+            _print(
                 self._console,
                 f"  [red]blocked[/]  {at:%d %b %H:%M}  {result.message}; "
-                "the application takes a smaller model",
+                "the application switches to a smaller model",
             )
 
 
 def _introduce(console: Console, month: Window) -> None:
     price = _usd(console, story.WITHOUT_LIMITS.price_nano or 0)
-    _say(
+    _print(
         console,
         f"[bold]Paygent demo[/]: {len(story.USERS)} users who pay {price} a month each, "
         f"in {to_datetime(month.start_us):%B %Y}.",
     )
-    _say(
+    _print(
         console,
         "The openai and anthropic SDKs are real; the provider is a fake on this machine, "
         "and nothing is billed.",
@@ -128,21 +128,21 @@ def _introduce(console: Console, month: Window) -> None:
 
 
 def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
-    """Run the story on a plan and show what came of it."""
+    """Run the scenario on a plan and print its outcome."""
     watch = ShowWatch(console, story.USERS)
     with ProviderProcess() as provider:
         with watch.shown():
             outcome = story.run(plan, story.USERS, provider, month, watch)
         requests = provider.requests()
     console.print(outcome_table(console, outcome))
-    _say(
+    _print(
         console,
         f"\n  The provider saw {sum(requests.values()):,} requests, "
         f"{requests.get(story.CAPPED_MODEL, 0):,} of them for {story.CAPPED_MODEL}; "
         f"Paygent metered {outcome.calls:,} calls.",
     )
     if outcome.refused:
-        _say(
+        _print(
             console,
             f"  {outcome.refused:,} calls of {story.CAPPED_MODEL} were refused: "
             "none of them reached the provider or cost anything.\n"
@@ -169,8 +169,8 @@ def outcome_table(console: Console, outcome: story.Outcome) -> Table:
 
 
 def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> None:
-    """Show both runs side by side, and say what the limit has changed."""
-    _say(console, "\n[bold]Side by side[/]")
+    """Print both runs side by side, and what the limit has changed."""
+    _print(console, "\n[bold]Side by side[/]")
     table = _table(("user", "cost", "margin", "cost, limited", "margin, limited"))
     for first, second in zip(before.margins, after.margins, strict=True):
         table.add_row(
@@ -189,7 +189,7 @@ def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> N
         _signed(console, after.margin_nano),
     )
     console.print(table)
-    _say(
+    _print(
         console,
         f"\n  One limit saves {_usd(console, before.cost_nano - after.cost_nano)} a month: the "
         f"margin goes from {_usd(console, before.margin_nano)} "
@@ -198,7 +198,7 @@ def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> N
 
 
 def _table(headers: Sequence[str]) -> Table:
-    """Return a table whose figures stand right and whose names stand left."""
+    """Return a table with figures aligned right and names aligned left."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for header in headers:
         named = header in ("user", "cost by model")
@@ -207,17 +207,16 @@ def _table(headers: Sequence[str]) -> Table:
 
 
 def _usd(console: Console, amount_nano: int) -> str:
-    """Write an amount, with a plain hyphen where the output's encoding has no minus sign."""
+    """Format an amount, with a hyphen if the output's encoding has no minus sign."""
     text = format_usd(amount_nano)
     return text if console.encoding.startswith("utf") else text.replace("−", "-")
 
 
 def _signed(console: Console, amount_nano: int) -> str:
-    """Write a margin, a loss in red."""
+    """Format a margin, a loss in red."""
     text = _usd(console, amount_nano)
     return f"[red]{text}[/]" if amount_nano < 0 else text
 
 
-def _say(console: Console, text: str) -> None:
-    """Write a line of our own; it is not cut at the width of the terminal."""
-    console.print(text, soft_wrap=True)
+def _print(console: Console, text: str) -> None:
+    console.print(text, soft_wrap=True)  # not broken at the width of a plain console

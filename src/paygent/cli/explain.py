@@ -1,7 +1,7 @@
-"""`paygent explain`: how the cost of one event came about, and which limits it counts to.
+"""`paygent explain`: how the cost of one event was computed, and which limits count it.
 
-Reads the store without changing anything: no file is made and no schema is migrated, so it may be
-run beside the application whose store it is.
+Only reads the store: it creates no file and migrates no schema, so it may be run while the
+application that uses the store is running.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from paygent.prices.model_names import plain
 from paygent.store.port import StoreUnavailable
 from paygent.store.sqlite import SqliteStore
 
-_DOLLAR_PLACES = 18  # of an unrounded amount
+_DOLLAR_PLACES = 18  # decimals of an unrounded amount
 _PRICE_PLACES = 12  # prices are pico-dollars
 
 
 class NotFound(Exception):
-    """There is nothing to explain; says what was looked for, and where."""
+    """There is no such event; the message names the event and the store."""
 
 
 class LimitRow(NamedTuple):
     """One limit that counts an event.
 
     Attributes:
-        name: Its reason.
-        window: When it counts, for people.
-        spent, cap: In words, with their unit.
-        share: Spent as a share of the cap.
+        name: The reason of its refusals, such as "total_spend".
+        window: Its window, formatted.
+        spent, cap: Amounts, formatted with their unit.
+        share: Spent as a percentage of the cap.
     """
 
     name: str
@@ -64,23 +64,23 @@ def run(
     except InvalidValue as error:
         print(f"paygent explain: {error}", file=sys.stderr)
         return 2
-    whose = product or settings.ledger_product
+    product_id = product or settings.ledger_product
     store = SqliteStore(settings.db_path, read_only=True)
     try:
-        booked = store.event(whose, event_id)
+        booked = store.event(product_id, event_id)
         if booked is None:
             raise NotFound(
-                f"EVENT_ID = {event_id!r}: must be an event of product {whose!r} in"
+                f"EVENT_ID = {event_id!r}: must be an event of product {product_id!r} in"
                 f" {settings.db_path} (a running application delivers within a second)"
             )
-        limits = list(_limits(store, whose, booked.event))
+        limits = list(_limits(store, product_id, booked.event))
     except (NotFound, StoreUnavailable) as error:
         print(f"paygent explain: {error}", file=sys.stderr)
         return 1
     finally:
         store.close()
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a pipe that takes ASCII only
+        sys.stdout.reconfigure(errors="replace")  # the pipe may be ASCII only
     console = make_console(sys.stdout, environ)
     is_right, lines = _arithmetic(booked)
     for line in (*_head(booked.event), *lines, *_corrected(booked)):
@@ -92,12 +92,12 @@ def run(
 
 
 def _printable(line: str) -> str:
-    """Return a line without control characters: ids and descriptions come from applications."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in line)
+    """Escape control characters: ids and descriptions come from applications."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _head(event: Event) -> Iterator[str]:
-    """Say whose event it is, and what it was."""
+    """Yield the lines that identify the event."""
     yield f"event      {event.event_id}"
     yield f"user       {event.user_id}"
     yield f"session    {event.session_id or '-'}"
@@ -114,70 +114,73 @@ def _head(event: Event) -> Iterator[str]:
 
 
 def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
-    """Return whether the event's cost follows from its price list, and what to print of it."""
+    """Return whether the event's cost follows from its price list, and the lines that show it."""
     event = booked.event
     if event.cost_explicit:
         cost = format_usd(event.cost_nano, decimals=9)
-        return True, [f"cost       {cost}, as it was given to record_event"]
+        return True, [f"cost       {cost}, as passed to record_event"]
     if event.price_id.startswith(BILLED):
         cost = format_usd(event.cost_nano, decimals=9)
-        return True, [f"cost       {cost}, as {event.provider} says that it has billed"]
+        return True, [f"cost       {cost}, as billed by {event.provider}"]
     lines: list[Any] = []
     is_right, is_assumed = True, False
     if booked.prices is not None and event.corrects is None:
         rates = rates_from_json(event.price_id, booked.prices)
-        found = explain(event, rates)
-        lines += [_source(event.price_id, rates.as_of, found), _cost_table(found)]
-        is_right = found.cost_nano == event.cost_tokens_nano
-        is_assumed = bool(found.assumed)
+        explanation = explain(event, rates)
+        lines += [_source(event.price_id, rates.as_of, explanation), _cost_table(explanation)]
+        is_right = explanation.cost_nano == event.cost_tokens_nano
+        is_assumed = bool(explanation.assumed)
         if is_assumed:
-            lines.append(f"assumed    this list lacks {', '.join(found.assumed)}")
+            lines.append(f"assumed    this list lacks {', '.join(explanation.assumed)}")
         if not is_right:
-            told = format_usd(event.cost_tokens_nano, decimals=9)
-            lines.append(f"MISMATCH   booked {told}, but these prices make another amount")
+            booked_cost = format_usd(event.cost_tokens_nano, decimals=9)
+            lines.append(f"MISMATCH   booked {booked_cost}; the recomputed cost differs")
     elif event.corrects is not None:
         tokens = f"{event.input_tokens:+,} input, {event.output_tokens:+,} output"
         at = f"by {event.price_id}" if event.source == "auto" else "at the original's prices"
         lines.append(f"difference {tokens}, {at}")
     elif event.price_id:
-        lines.append(f"prices     {event.price_id}: this list was not kept")
+        lines.append(f"prices     {event.price_id}: this list was not stored")
     elif event.quality == "unpriced":
-        lines.append("prices     nobody has a price for this model: its tokens count, it costs 0")
+        lines.append("prices     no price for this model: its tokens are counted, its cost is 0")
     if event.quality == "estimated" and not is_assumed:
-        lines.append("estimate   no usage came: this is what the request tells, or what was held")
+        lines.append("estimate   no usage was reported: estimated from the request, or its hold")
     if event.tool_calls:
         tools = format_usd(event.cost_tools_nano, decimals=9)
-        lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} by the plan")
+        lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} at the plan's rates")
     lines.append(f"booked     {format_usd(event.cost_nano, decimals=9)}")
     return is_right, lines
 
 
-def _source(price_id: str, as_of: str, found: Explanation) -> str:
+def _source(price_id: str, as_of: str, explanation: Explanation) -> str:
     text = f"prices     {price_id}" + (f", as of {as_of}" if as_of else "")
-    if found.tier_above is not None:
-        text += f", tier above {found.tier_above:,} input tokens"
+    if explanation.tier_above is not None:
+        text += f", tier above {explanation.tier_above:,} input tokens"
     return text
 
 
-def _cost_table(found: Explanation) -> Table:
+def _cost_table(explanation: Explanation) -> Table:
     table = Table(box=None, pad_edge=False, show_footer=True)
     table.add_column("component", footer="rounded once, half to even")
     table.add_column("count", justify="right")
     table.add_column("rate", justify="right")
-    table.add_column("amount", justify="right", footer=format_usd(found.cost_nano, decimals=9))
-    for line in found.lines:
+    rounded = format_usd(explanation.cost_nano, decimals=9)
+    table.add_column("amount", justify="right", footer=rounded)
+    for line in explanation.lines:
         rate = _short(from_units(line.price_pico, _PRICE_PLACES))
-        is_audio = line.component == "audio_hour"
+        is_audio = line.component == "audio_hour"  # counted in milliseconds, priced per hour
         table.add_row(
             "audio" if is_audio else line.component,
             f"{line.quantity / 1000:,.3f} s" if is_audio else f"{line.quantity:,}",
             f"${rate} per {_UNITS.get(line.component, 'million')}",
             _exact(line.amount),
         )
-    if found.others_nano:
-        others = format_usd(found.others_nano, decimals=9)
+    # Work of other models is priced by their own lists and already rounded.
+    if explanation.others_nano:
+        others = format_usd(explanation.others_nano, decimals=9)
         table.add_row("other models", "", "by their own lists", others)
-    table.add_row("sum", "", "", _exact(found.amount + found.others_nano * _PARTS_PER_NANO))
+    total = explanation.amount + explanation.others_nano * _PARTS_PER_NANO
+    table.add_row("sum", "", "", _exact(total))
     return table
 
 
@@ -186,36 +189,37 @@ _PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 
 def _exact(parts: int) -> str:
-    """Write an unrounded amount: exactly, where it has an end."""
+    """Format an unrounded amount, exactly if its decimals are finite."""
     places = from_units(divide_half_even(parts * 10**_DOLLAR_PLACES, PARTS_PER_USD), _DOLLAR_PLACES)
     return "$" + _short(places)
 
 
 def _short(number: Any) -> str:
-    """Write an exact number without the zeros at its end."""
+    """Format an exact number without trailing zeros."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _corrected(booked: BookedEvent) -> Iterator[str]:
-    """Say what was added to the event later, and what it comes to."""
-    for each in booked.corrections:
-        tokens = f"{each.input_tokens:+,} input, {each.output_tokens:+,} output"
-        cost = format_usd(each.cost_nano, decimals=9)
-        why = f": {each.description}" if each.description else ""
-        yield f"corrected  {cost}, {tokens} by {each.event_id}{why}"
+    """Yield the corrections of the event, and the total."""
+    for correction in booked.corrections:
+        tokens = f"{correction.input_tokens:+,} input, {correction.output_tokens:+,} output"
+        cost = format_usd(correction.cost_nano, decimals=9)
+        reason = f": {correction.description}" if correction.description else ""
+        yield f"corrected  {cost}, {tokens} by {correction.event_id}{reason}"
     if booked.corrections:
-        total = booked.event.cost_nano + sum(each.cost_nano for each in booked.corrections)
-        yield f"in all     {format_usd(total, decimals=9)}"
+        corrections_nano = sum(correction.cost_nano for correction in booked.corrections)
+        total = booked.event.cost_nano + corrections_nano
+        yield f"total      {format_usd(total, decimals=9)}"
 
 
 def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow]:
-    """Return the limits of the user's present plan that count an event."""
+    """Yield the limits of the user's current plan that count the event."""
     now_us = time.time_ns() // 1_000
     question = Question(event.user_id, (), event.period_start_us)
     answer = store.read(product, (question,), now_us)
     user = answer.users[event.user_id]
-    document = user.own
+    document = user.own  # the user's own version overrides the named plan
     if document is None:
         named = answer.plans.get(user.plan or event.plan)
         document = named[1] if named is not None else None
@@ -229,6 +233,7 @@ def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow
             key = account_key(limit.key, period, event.session_id, event.at_us)
             if key.counts(event) and (limit.scope != "session" or event.session_id):
                 keys[key] = limit
+    # Asked again, now with the accounts that the plan's limits lead to.
     question = Question(event.user_id, tuple(keys), event.period_start_us)
     spent = store.read(product, (question,), now_us).users[event.user_id].spent
     for key, limit in keys.items():

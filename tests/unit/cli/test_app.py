@@ -1,4 +1,4 @@
-"""The command line: what it takes, and the status that it exits with."""
+"""The command line: its arguments and exit statuses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from paygent.cli.app import app
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note that the demo was run, in place of running it."""
-    seen: list[str] = []
-    monkeypatch.setattr(demo, "main", lambda: seen.append("demo"))
-    return seen
+def demo_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record runs of the demo instead of running it."""
+    runs: list[str] = []
+    monkeypatch.setattr(demo, "main", lambda: runs.append("demo"))
+    return runs
 
 
 @pytest.mark.parametrize("arguments", [["demo"], ["demo", "--local"]])
-def test_demo__with_or_without_its_mode__runs(told: list[str], arguments: list[str]) -> None:
-    """The demo runs by its name, and `--local` names the mode that it has anyway."""
+def test_demo__with_or_without_its_mode__runs(demo_runs: list[str], arguments: list[str]) -> None:
+    """The demo runs by name, and `--local` selects the only mode."""
     result = CliRunner().invoke(app, arguments)
-    assert (result.exit_code, told) == (0, ["demo"])
+    assert (result.exit_code, demo_runs) == (0, ["demo"])
 
 
 @pytest.mark.parametrize(
@@ -35,24 +35,24 @@ def test_demo__with_or_without_its_mode__runs(told: list[str], arguments: list[s
         (["demo", "please"], "please"),
     ],
 )
-def test_app__used_wrongly__exits_with_2_and_says_why(
-    told: list[str], arguments: list[str], named: str
+def test_app__wrong_usage__exits_with_2_and_names_the_error(
+    demo_runs: list[str], arguments: list[str], named: str
 ) -> None:
-    """A usage error has status 2, names what is wrong, and runs nothing."""
+    """A usage error exits with 2, names the wrong argument, and runs nothing."""
     result = CliRunner().invoke(app, arguments, env={"NO_COLOR": "1", "TERM": "dumb"})
-    assert (result.exit_code, told) == (2, [])
+    assert (result.exit_code, demo_runs) == (2, [])
     assert named in result.output
 
 
 def test_app__asked_for_help__lists_the_commands() -> None:
-    """`--help` is no error and names the commands."""
+    """`--help` exits with 0 and lists the commands."""
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
     assert "demo" in result.output
 
 
-def test_demo__without_the_sdks__says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installation without the provider SDKs gets a sentence and status 2, no traceback."""
+def test_demo__without_the_sdks__prints_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the provider SDKs the command prints a sentence and exits with 2, no traceback."""
     monkeypatch.delattr("paygent.cli.demo")
     for name in ("paygent.cli.demo", "paygent.cli.demo_story.story", "openai"):
         monkeypatch.delitem(sys.modules, name, raising=False)

@@ -1,4 +1,4 @@
-"""How the demo writes: for people on a terminal, in plain lines everywhere else."""
+"""The demo's output: styled on an interactive terminal, plain lines everywhere else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import pytest
 
 from paygent import GuardResult
-from paygent.cli.console import is_for_people, make_console
+from paygent.cli.console import is_interactive, make_console
 from paygent.cli.demo import ShowWatch, outcome_table
 from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
 from paygent.core.period import to_datetime
@@ -20,14 +20,14 @@ _LOSS = Outcome(
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 class AsciiPipe(io.StringIO):
-    """A pipe that can carry ASCII only."""
+    """A pipe that accepts only ASCII."""
 
     encoding = "ascii"
 
@@ -41,15 +41,15 @@ class AsciiPipe(io.StringIO):
         (io.StringIO(), {"TERM": "xterm"}, False),
     ],
 )
-def test_is_for_people__terminals_and_others__told_apart(
+def test_is_interactive__terminals_and_other_streams__are_distinguished(
     stream: io.StringIO, environ: dict[str, str], expected: bool
 ) -> None:
     """Only a real terminal outside CI gets bars and colours."""
-    assert expected is is_for_people(stream, environ)
+    assert expected is is_interactive(stream, environ)
 
 
 def test_watch__in_a_pipe__writes_plain_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe gets a line per quarter and one per limit, without control characters, even where
+    """A pipe gets one line per quarter and one per limit, without control characters, even if
     colours are forced.
     """
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -65,7 +65,7 @@ def test_watch__in_a_pipe__writes_plain_lines_once(monkeypatch: pytest.MonkeyPat
     lines = out.getvalue().splitlines()
     assert [line.split()[0] for line in lines] == ["warning", "blocked", "2", "4", "6", "8"]
     assert "u has used 41 of 50 (83%)" in lines[0]
-    assert not any(ord(each) < 32 for line in lines for each in line)
+    assert not any(ord(char) < 32 for line in lines for char in line)
 
 
 def test_watch__on_a_terminal__draws_bars_and_writes_above_them(
@@ -91,7 +91,7 @@ def test_watch__on_a_terminal__draws_bars_and_writes_above_them(
 def test_outcome_table__a_loss__keeps_its_sign_in_any_encoding(
     stream: io.StringIO, margin: str
 ) -> None:
-    """A loss is a loss also where the output has no minus sign."""
+    """A loss is shown as one even if the output has no minus sign."""
     console = make_console(stream, {})
     console.print(outcome_table(console, _LOSS))
     assert margin in stream.getvalue()

@@ -1,4 +1,4 @@
-"""`paygent explain`: what it shows of events of every kind, and that it leaves the store alone."""
+"""`paygent explain`: its output for every kind of event, and that it never changes the store."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ CHAT: Any = {
 
 
 def explain(db_path: str, event_id: str, *more: str) -> tuple[int, str]:
-    """Run the command; return its exit status and what it printed, in one text."""
+    """Run the command; return its exit status and its output."""
     result = CliRunner().invoke(app, ["explain", event_id, "--db", db_path, *more])
     return result.exit_code, result.output
 
 
 @pytest.fixture
 def pg(init: Init) -> Paygent:
-    """A Paygent whose user is on a plan with limits of every kind."""
-    made = init()
-    made.configure_plan(
+    """A Paygent with a default plan that has limits of every kind."""
+    pg = init()
+    pg.configure_plan(
         "default",
         PlanConfig(
             max_spend_per_period=25,
@@ -52,11 +52,11 @@ def pg(init: Init) -> Paygent:
             cost_rates={"house": ModelCostRate.per_million(3, 15)},
         ),
     )
-    return made
+    return pg
 
 
 def event_of(pg: Paygent, answer: Any = CHAT, model: str = "gpt-4o", **more: Any) -> str:
-    """Make one call and deliver it; return its event's id."""
+    """Make one call and deliver it; return the id of its event."""
     events: list[Any] = []
     pg._callbacks.register("usage", events.append)
     pg.wrap(lambda: answer, "ann [x]", model, provider="openai", **more)
@@ -67,7 +67,7 @@ def event_of(pg: Paygent, answer: Any = CHAT, model: str = "gpt-4o", **more: Any
 def test_explain__a_call__shows_each_component_its_rate_and_the_sum(
     pg: Paygent, db_path: str
 ) -> None:
-    """Count times rate, where the rate is from, the sum, and the limits that count it."""
+    """Count times rate, the source of the rates, the sum, and the limits that count the event."""
     status, text = explain(db_path, event_of(pg))
     assert status == 0
     lines = [" ".join(line.split()) for line in text.splitlines()]
@@ -89,8 +89,8 @@ def test_explain__a_call__shows_each_component_its_rate_and_the_sum(
     assert "1,500 tokens 50,000 tokens 3.0 %" in limits[2]
 
 
-def test_explain__a_plans_rate_and_tools__are_told_apart(pg: Paygent, db_path: str) -> None:
-    """The plan's own list is named, and what its tools cost beside the tokens."""
+def test_explain__a_plans_rate_and_tools__are_shown_separately(pg: Paygent, db_path: str) -> None:
+    """The plan's own price list is named, and the cost of tools is separate from tokens."""
     call = {"function": {"name": "search"}}
     answer = {
         "model": "house",
@@ -100,35 +100,37 @@ def test_explain__a_plans_rate_and_tools__are_told_apart(pg: Paygent, db_path: s
     status, text = explain(db_path, event_of(pg, answer, "house"))
     assert status == 0
     assert "prices     plan:house@" in text
-    assert "tools      search: $0.010000000 by the plan" in text
+    assert "tools      search: $0.010000000 at the plan's rates" in text
     assert "booked     $0.010030000" in text
 
 
-def test_explain__an_explicit_cost_and_its_correction__are_said_as_such(
+def test_explain__an_explicit_cost_and_its_correction__are_both_shown(
     pg: Paygent, db_path: str
 ) -> None:
-    """A person sees what was given, what was added later, and what it comes to."""
+    """The original amount, each correction and the total are shown."""
     event = pg.record_event("ann", cost="0.5", description="a search")
     correction = pg.record_event("ann", corrects=event.id, cost="-0.1", description="too much")
     pg.flush()
     status, text = explain(db_path, event.id)
     assert status == 0
-    assert "cost       $0.500000000, as it was given to record_event" in text
+    assert "cost       $0.500000000, as passed to record_event" in text
     assert f"by {correction.id}: too much" in text
-    assert "in all     $0.400000000" in text
+    assert "total      $0.400000000" in text
     status, text = explain(db_path, correction.id)
     assert status == 0
     assert f"corrects   {event.id}" in text
 
 
-def test_explain__an_estimate_and_an_unpriced_model__say_why(pg: Paygent, db_path: str) -> None:
-    """Nothing is passed off as exact."""
+def test_explain__an_estimate_and_an_unpriced_model__give_the_reason(
+    pg: Paygent, db_path: str
+) -> None:
+    """An inexact figure is never presented as exact."""
     _, text = explain(db_path, event_of(pg, None, estimated_input_tokens=7, estimated_max_tokens=3))
     assert "quality    estimated" in text
-    assert "no usage came" in text
-    answer = {"model": "nobody", "usage": {"prompt_tokens": 10, "completion_tokens": 0}}
-    _, text = explain(db_path, event_of(pg, answer, "nobody"))
-    assert "nobody has a price for this model" in text
+    assert "no usage was reported" in text
+    answer = {"model": "unlisted", "usage": {"prompt_tokens": 10, "completion_tokens": 0}}
+    _, text = explain(db_path, event_of(pg, answer, "unlisted"))
+    assert "no price for this model" in text
 
 
 def priced_event(pg: Paygent, usage: Usage, provider: str = "openai") -> str:
@@ -147,18 +149,20 @@ def priced_event(pg: Paygent, usage: Usage, provider: str = "openai") -> str:
     return events[0].id
 
 
-def test_explain__what_the_provider_has_billed__is_said_as_such(pg: Paygent, db_path: str) -> None:
-    """There is no list to follow: the figure is the provider's."""
+def test_explain__a_cost_billed_by_the_provider__is_marked_as_such(
+    pg: Paygent, db_path: str
+) -> None:
+    """There is no price list to apply: the figure is the provider's."""
     usage = Usage(5, 5, model="vendor/model", billed_nano=1_500_000)
     status, text = explain(db_path, priced_event(pg, usage, "openrouter"))
     assert status == 0
-    assert "cost       $0.001500000, as openrouter says that it has billed" in text
+    assert "cost       $0.001500000, as billed by openrouter" in text
 
 
 def test_explain__other_models_and_audio__have_their_lines(pg: Paygent, db_path: str) -> None:
-    """What other models did is a line of its own; audio is told in seconds and priced by hours."""
-    drawn = Usage(100, 200, image_output_tokens=200, model="gpt-image-1")
-    status, text = explain(db_path, priced_event(pg, Usage(8, 0, model="gpt-5", others=(drawn,))))
+    """Work of other models has its own line; audio is shown in seconds and priced per hour."""
+    images = Usage(100, 200, image_output_tokens=200, model="gpt-image-1")
+    status, text = explain(db_path, priced_event(pg, Usage(8, 0, model="gpt-5", others=(images,))))
     assert status == 0
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert "other models by their own lists $0.008500000" in lines
@@ -170,32 +174,32 @@ def test_explain__other_models_and_audio__have_their_lines(pg: Paygent, db_path:
 
 
 def test_explain__an_assumed_price__is_named(pg: Paygent, db_path: str) -> None:
-    """A variant that the list lacks is not passed off as one that it has."""
+    """A variant missing from the list is not presented as one that it contains."""
     usage = Usage(100, 20, model="gpt-5", tier="ultrafast")
     _, text = explain(db_path, priced_event(pg, usage))
     assert "quality    estimated" in text
     assert "assumed    this list lacks variant" in text
-    assert "no usage came" not in text
+    assert "no usage was reported" not in text
 
 
-def test_explain__the_use_of_a_job__is_a_difference_by_its_own_list(
+def test_explain__the_usage_of_a_job__is_a_difference_at_its_own_list(
     pg: Paygent, db_path: str
 ) -> None:
-    """What a background response or a batch has used corrects what was booked at first."""
+    """The usage of a background response or batch corrects what was booked at first."""
     events: list[UsageEvent] = []
     pg.on_usage(events.append)
-    found = JobStatus("response:r", (Usage(100, 20, model="gpt-5"),))
-    pg._meter.collect(Request("openai", "responses.retrieve", "", None), found)
+    status_of_job = JobStatus("response:r", (Usage(100, 20, model="gpt-5"),))
+    pg._meter.collect(Request("openai", "responses.retrieve", "", None), status_of_job)
     pg.flush()
     status, text = explain(db_path, events[0].id)
     assert status == 0
     assert "difference +100 input, +20 output, by genai-prices:openai/gpt-5@" in text
 
 
-def test_explain__booked_other_than_its_prices_make__is_a_finding(
+def test_explain__a_cost_that_differs_from_its_prices__is_a_finding(
     pg: Paygent, db_path: str
 ) -> None:
-    """A figure that does not follow from its list is said, with status 1."""
+    """A cost that does not follow from its price list is reported, with status 1."""
     event_id = event_of(pg)
     pg.shutdown()
     with sqlite3.connect(db_path) as connection:
@@ -206,10 +210,10 @@ def test_explain__booked_other_than_its_prices_make__is_a_finding(
     assert "MISMATCH   booked $0.004750001" in text
 
 
-def test_explain__a_call_that_died_with_its_process__shows_the_prices_of_its_estimate(
+def test_explain__a_call_killed_with_its_process__shows_the_prices_of_its_estimate(
     init: Init, db_path: str
 ) -> None:
-    """The list is kept before the provider is asked, so also where no call was ever settled."""
+    """The list is stored before the provider is called, so it exists even without a settlement."""
     code = """
 import sys, paygent
 pg = paygent.Paygent.init(db_path=sys.argv[1])
@@ -227,13 +231,13 @@ pg.wrap(ask, "u1", "gpt-4o", estimated_input_tokens=1_000)
     connection.close()
     status, text = explain(db_path, event_id)
     assert status == 0
-    assert "was not kept" not in text
+    assert "was not stored" not in text
     assert re.search(r"input +1,200 +\$2.5 per million +\$0.003", text)
-    assert "estimate   no usage came" in text
+    assert "estimate   no usage was reported" in text
 
 
-def test_explain__a_list_that_was_not_kept__is_said(pg: Paygent, db_path: str) -> None:
-    """Events of before lists were kept have their name only."""
+def test_explain__a_list_that_was_not_stored__is_reported(pg: Paygent, db_path: str) -> None:
+    """Events from before price lists were stored name their list only."""
     event_id = event_of(pg)
     pg.shutdown()
     with sqlite3.connect(db_path) as connection:
@@ -241,35 +245,35 @@ def test_explain__a_list_that_was_not_kept__is_said(pg: Paygent, db_path: str) -
     connection.close()
     status, text = explain(db_path, event_id)
     assert status == 0
-    assert "this list was not kept" in text
+    assert "this list was not stored" in text
 
 
 def test_explain__an_unknown_event_or_product__is_a_finding(pg: Paygent, db_path: str) -> None:
-    """Field, value and rule, in one line."""
+    """One line names field, value and rule."""
     event_id = event_of(pg)
-    for arguments in (("nobody",), (event_id, "--product", "other")):
+    for arguments in (("unknown",), (event_id, "--product", "other")):
         status, text = explain(db_path, *arguments)
         assert status == 1
         assert "EVENT_ID = " in text
         assert "must be an event of product" in text
 
 
-def test_explain__no_store__is_a_finding_and_makes_none(tmp_path: Path) -> None:
-    """Looking at something must not bring it about."""
+def test_explain__no_store__is_a_finding_and_creates_none(tmp_path: Path) -> None:
+    """A command that only reads must not create a file."""
     status, text = explain(str(tmp_path / "none.db"), "x")
     assert (status, list(tmp_path.iterdir())) == (1, [])
     assert "there is no store at" in text
 
 
 def files_beside(db_path: str) -> dict[str, bytes]:
-    """Return the files of a store's folder with what is in them."""
+    """Return the files of the store's folder with their contents."""
     folder = Path(db_path).parent
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_explain__a_store__is_left_as_it_is(pg: Paygent, db_path: str, running: bool) -> None:
-    """No file appears and none changes, beside a running application or after it."""
+def test_explain__a_store__is_unchanged(pg: Paygent, db_path: str, running: bool) -> None:
+    """No file appears and none changes, while an application is running or afterwards."""
     event_id = event_of(pg)
     if not running:
         pg.shutdown()
@@ -279,7 +283,7 @@ def test_explain__a_store__is_left_as_it_is(pg: Paygent, db_path: str, running: 
     os.chmod(db_path, 0o400)
     assert explain(db_path, event_id)[0] == 0
     after = files_beside(db_path)
-    if running:  # the log's index is memory that this one process, which reads and writes, shares
+    if running:  # the log's index is shared memory, which readers update too
         assert after.pop("local.db-shm") and before.pop("local.db-shm")
     assert after == before
 
@@ -288,7 +292,7 @@ def test_explain__a_store__is_left_as_it_is(pg: Paygent, db_path: str, running: 
 def test_explain__a_store_whose_process_died__is_read_with_its_log(
     pg: Paygent, db_path: str, tmp_path: Path, has_index: bool
 ) -> None:
-    """What stands in the log alone counts; a copy may lack the log's index, which is then made."""
+    """Events that are only in the log are found; a missing index of the log is created."""
     event_id = event_of(pg)
     (tmp_path / "copy").mkdir()
     copied = str(tmp_path / "copy" / "local.db")
@@ -303,10 +307,10 @@ def test_explain__a_store_whose_process_died__is_read_with_its_log(
     assert set(after) - set(before) == (set() if has_index else {"local.db-shm"})
 
 
-def test_explain__an_event_of_a_backends_product__is_found_by_the_applications_settings(
+def test_explain__an_event_of_a_backends_product__is_found_with_the_applications_settings(
     db_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `PAYGENT_API_KEY` the local store keeps figures under the key's hash."""
+    """With `PAYGENT_API_KEY` the local store keeps figures under a hash of the key."""
     monkeypatch.setenv("PAYGENT_API_KEY", "pg_live_secret")
     with pytest.warns(UserWarning, match="cannot be reached"):
         pg = Paygent.init(db_path=db_path, base_url="http://127.0.0.1:9")
@@ -323,7 +327,7 @@ def test_explain__an_event_of_a_backends_product__is_found_by_the_applications_s
 def test_explain__a_store_of_another_schema__is_a_finding(
     pg: Paygent, db_path: str, version: int, says: str
 ) -> None:
-    """It is not migrated by somebody who only looks."""
+    """A command that only reads does not migrate it."""
     event_id = event_of(pg)
     pg.shutdown()
     with sqlite3.connect(db_path) as connection:
@@ -336,12 +340,12 @@ def test_explain__a_store_of_another_schema__is_a_finding(
 
 
 def test_explain__no_event_named__is_a_usage_error() -> None:
-    """Status 2, as for any command."""
+    """The status is 2, as for any command."""
     assert CliRunner().invoke(app, ["explain"]).exit_code == 2
 
 
-def test_explain__a_correction_of_tokens__says_the_difference(pg: Paygent, db_path: str) -> None:
-    """It has no components of its own: what was taken off is said as such."""
+def test_explain__a_correction_of_tokens__shows_the_difference(pg: Paygent, db_path: str) -> None:
+    """It has no components of its own: only the difference is shown."""
     event_id = event_of(pg)
     event = pg.record_event("ann [x]", corrects=event_id, input_tokens=-100)
     pg.flush()
@@ -354,7 +358,7 @@ def test_explain__a_correction_of_tokens__says_the_difference(pg: Paygent, db_pa
 def test_explain__control_characters_of_an_application__do_not_reach_the_terminal(
     pg: Paygent, db_path: str
 ) -> None:
-    """An id is text, not a command to somebody's terminal."""
+    """An id is text, not a command to the terminal."""
     event = pg.record_event("ann\x1b[31m", cost=1, description="a\nb")
     pg.flush()
     _, text = explain(db_path, event.id)
@@ -364,7 +368,7 @@ def test_explain__control_characters_of_an_application__do_not_reach_the_termina
 
 
 def test_explain__an_empty_path__is_a_usage_error() -> None:
-    """Said by name, with status 2."""
+    """The setting is named, and the status is 2."""
     status, text = explain("", "x")
     assert status == 2
     assert "db_path" in text

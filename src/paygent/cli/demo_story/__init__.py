@@ -1,1 +1,1 @@
-"""The demo: three users of a $49 plan, a provider on this machine, and what each of them costs."""
+"""The demo: three users of a $49 plan, a local fake provider, and the cost of each user."""

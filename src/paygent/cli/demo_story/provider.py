@@ -1,7 +1,7 @@
-"""The demo's fake provider, in a process of its own, as a real provider would be.
+"""The demo's fake provider, in a separate process, like a real provider.
 
-Parent and child speak in lines: the child writes its address, then, for each line that it reads,
-the requests that it has seen, by model, as JSON. It ends when its standard input does, so none is
+Parent and child exchange lines: the child prints its address, then, for each line it reads, the
+number of requests by model as JSON. It exits when its standard input is closed, so no process is
 left behind, however the parent ends.
 """
 
@@ -17,7 +17,7 @@ from typing import IO
 from paygent.testing import FakeProvider
 
 STOP_WAIT_S = 5.0
-"""How long the child may take to end by itself; it needs milliseconds, then it is killed."""
+"""Time for the child to exit by itself, which takes milliseconds; after that it is killed."""
 
 
 class ProviderProcess:
@@ -33,7 +33,8 @@ class ProviderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C is for the parent, which then ends the child; the child would only complain.
+            # Ctrl-C must reach only the parent, which stops the child; the child would print
+            # a traceback.
             start_new_session=True,
         )
         try:
@@ -48,17 +49,17 @@ class ProviderProcess:
         return self.url + "/v1"
 
     def requests(self) -> dict[str, int]:
-        """Return how many requests have reached the provider, by the model that they asked for.
+        """Return the number of requests that have reached the provider, by requested model.
 
         Raises:
-            RuntimeError: if the process has ended.
+            RuntimeError: if the process has exited.
         """
         assert self._process.stdin is not None  # a pipe was asked for
         try:
             self._process.stdin.write("requests\n")
             self._process.stdin.flush()
         except OSError as error:
-            raise RuntimeError("the fake provider has ended") from error
+            raise RuntimeError("the fake provider has exited") from error
         counts: dict[str, int] = json.loads(self._read())
         return counts
 
@@ -66,19 +67,19 @@ class ProviderProcess:
         assert self._process.stdout is not None  # a pipe was asked for
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("the fake provider has ended")
+            raise RuntimeError("the fake provider has exited")
         return line.strip()
 
     def stop(self) -> None:
-        """End the process and wait for it; idempotent."""
+        """Stop the process and wait for it; idempotent."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
             try:
                 self._process.stdin.close()
             except OSError:
-                pass  # the child has ended already, and its pipe with it
+                pass  # the child has already exited, and its pipe with it
             self._process.wait(STOP_WAIT_S)
-        except BaseException as error:  # also Ctrl-C while waiting: no process may be left
+        except BaseException as error:  # Ctrl-C too: no process may be left behind
             self._process.kill()
             self._process.wait()
             if not isinstance(error, subprocess.TimeoutExpired):
@@ -98,13 +99,15 @@ class ProviderProcess:
         self.stop()
 
 
-def serve(questions: IO[str], answers: IO[str]) -> None:
-    """Run a fake provider until there are no more questions; see the module for the lines."""
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Run a fake provider until its input ends; the module describes the protocol."""
     with FakeProvider() as fake:
-        print(fake.url, file=answers, flush=True)
-        for _ in questions:
-            seen = Counter(str((request.body or {}).get("model", "")) for request in fake.requests)
-            print(json.dumps(seen), file=answers, flush=True)
+        print(fake.url, file=replies, flush=True)
+        for _ in requests:
+            counts = Counter(
+                str((request.body or {}).get("model", "")) for request in fake.requests
+            )
+            print(json.dumps(counts), file=replies, flush=True)
 
 
 if __name__ == "__main__":

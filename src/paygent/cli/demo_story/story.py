@@ -1,10 +1,10 @@
-"""The story: who calls what in a month, as data, and a run of that month, as functions.
+"""The demo's scenario: a month of users and calls as data, and functions that run it.
 
-The calls are those of an application: real provider SDKs, one thread and one client per user, each
-inside its `paygent_context`. Simulated are the clock and the provider, which answers the usage that
-the header `x-fake-usage` asks for. Every figure of an `Outcome` comes from Paygent's report or from
-the provider's own count. Nothing here prints, reads the environment or writes outside a temporary
-folder.
+The calls are those of a real application: real provider SDKs, one thread and one client per user,
+each inside its `paygent_context`. Only the clock and the provider are simulated; the provider
+returns the usage requested in the header `x-fake-usage`. Every figure of an `Outcome` comes from
+Paygent's report or from the provider's own count. Nothing here prints, reads the environment or
+writes outside a temporary folder.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ CAP_TOKENS = 50_000
 WITHOUT_LIMITS = PlanConfig(price=49)
 WITH_LIMITS = PlanConfig(price=49, model_limits={CAPPED_MODEL: ModelLimitConfig(CAP_TOKENS)})
 
-_ANSWER_TOKENS_MAX = 10_000  # Anthropic wants a bound; above every answer of the story
-_REQUEST_WAIT_S = 30.0  # loopback answers in a millisecond; longer means that the provider is gone
+_ANSWER_TOKENS_MAX = 10_000  # required by Anthropic; above every answer of the scenario
+_REQUEST_WAIT_S = 30.0  # loopback takes a millisecond; any longer means the provider has died
 _REFRESH_S = 86_400.0  # a simulated day: calls are hours apart, and no plan changes in between
 
 
@@ -53,30 +53,30 @@ class Step:
     """One kind of call that a user makes.
 
     Attributes:
-        sdk: "anthropic" streams a message, "openai" asks for a chat completion, "openai-stream"
+        sdk: "anthropic" streams a message, "openai" requests a chat completion, "openai-stream"
             streams one.
-        model: Asked for.
-        prompt: A short text; what it uses is told by `tokens`.
-        tokens: What the provider says was used.
-        instead: Model that the application goes on with when this one is refused; None lets the
-            refusal through.
+        model: The requested model.
+        prompt: A short text; its usage is given by `tokens`.
+        tokens: The usage that the provider reports.
+        fallback: The model the application falls back to when this one is refused; None lets
+            the refusal through.
     """
 
     sdk: Literal["anthropic", "openai", "openai-stream"]
     model: str
     prompt: str
     tokens: Tokens
-    instead: str | None = None
+    fallback: str | None = None
 
 
 @dataclass(frozen=True)
 class DemoUser:
-    """A user of the story.
+    """A user of the scenario.
 
     Attributes:
-        user_id: Their name.
+        user_id: The user's name.
         steps: One round of calls, in order.
-        rounds: How often they go round in a month.
+        rounds: Number of rounds in the month.
     """
 
     user_id: str
@@ -85,7 +85,7 @@ class DemoUser:
 
     @property
     def calls(self) -> int:
-        """Calls in the month."""
+        """Number of calls in the month."""
         return len(self.steps) * self.rounds
 
 
@@ -106,7 +106,7 @@ _WRITING = Step(
     CAPPED_MODEL,
     "Write the product page.",
     Tokens(input=8_140, cached=2_000, output=2_200),
-    instead="gpt-4o-mini",
+    fallback="gpt-4o-mini",
 )
 _TAGGING = Step("openai", "gpt-4o-mini", "Tag this ticket.", Tokens(input=3_000, output=1_000))
 
@@ -118,7 +118,7 @@ USERS = (
 
 
 class Provider(Protocol):
-    """Where the calls go: `ProviderProcess`, or a fake in this process."""
+    """The target of the calls: `ProviderProcess`, or a fake in this process."""
 
     @property
     def url(self) -> str:
@@ -130,25 +130,25 @@ class Provider(Protocol):
 
 
 class Watch(Protocol):
-    """Who is told what happens, as it happens. Called on several threads."""
+    """Observes a run as it happens. Called from several threads."""
 
     def called(self, user_id: str) -> None:
-        """Note that a user's call is done."""
+        """Record that a user's call is done."""
 
     def warned(self, at: datetime, result: GuardResult) -> None:
-        """Note that a user has passed the warn line of a limit, at a simulated moment."""
+        """Record that a user has passed the warn line of a limit, at a simulated time."""
 
     def refused(self, at: datetime, result: GuardResult) -> None:
-        """Note that a call has been refused, at a simulated moment."""
+        """Record that a call was refused, at a simulated time."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-        margins: Per user, in the order of the story.
-        refused: Calls that were refused before they left.
+        margins: By user, in the order of the scenario.
+        refused: Number of calls refused before they were sent.
     """
 
     margins: tuple[Margin, ...]
@@ -156,12 +156,12 @@ class Outcome:
 
     @property
     def calls(self) -> int:
-        """Calls that Paygent has metered."""
+        """Number of calls that Paygent metered."""
         return sum(margin.calls for margin in self.margins)
 
     @property
     def capped_tokens(self) -> int:
-        """Most tokens that any user has used of the model that the second plan limits."""
+        """The most tokens any user used of the model that the second plan limits."""
         rows = [row for margin in self.margins for row in margin.by_model]
         return max(
             (row.input_tokens + row.output_tokens for row in rows if row.model == CAPPED_MODEL),
@@ -170,25 +170,25 @@ class Outcome:
 
     @property
     def cost_nano(self) -> int:
-        """What all users cost together, in nano-dollars."""
+        """Total cost of all users, in nano-dollars."""
         return sum(margin.cost_nano for margin in self.margins)
 
     @property
     def margin_nano(self) -> int:
-        """What is left of all prices together, in nano-dollars."""
+        """Total margin over all users, in nano-dollars."""
         return sum(margin.margin_nano for margin in self.margins)
 
 
 def last_full_month(now_us: int) -> Window:
-    """Return the last calendar month that is over, in microseconds since 1970 UTC."""
+    """Return the last complete calendar month, in microseconds since 1970 UTC."""
     return calendar_month(calendar_month(now_us).start_us - 1)
 
 
 class Clock:
     """The simulated time, in microseconds since 1970 UTC.
 
-    Each user's thread, and what is called on its behalf, is at the moment of the user's own call;
-    everybody else is at the latest moment that any user has reached.
+    A user's thread, and code called on its behalf, is at the time of that user's current call;
+    all other code is at the latest time that any user has reached.
     """
 
     def __init__(self, start_us: int) -> None:
@@ -197,7 +197,7 @@ class Clock:
         self._own_us: ContextVar[int] = ContextVar("paygent_demo_own_us")
 
     def __call__(self) -> int:
-        """Return the time for whoever asks."""
+        """Return the time for the calling context."""
         return self._own_us.get(self._latest_us)
 
     def move(self, at_us: int) -> None:
@@ -210,24 +210,24 @@ class Clock:
 def run(
     plan: PlanConfig, users: Sequence[DemoUser], provider: Provider, month: Window, watch: Watch
 ) -> Outcome:
-    """Live a month on a plan, on a store of its own that is gone afterwards.
+    """Run a month on a plan, with a temporary store.
 
     Args:
-        plan: What every user pays, and may use.
-        users: Whose calls are made, each on a thread, spread evenly over the month.
-        provider: Where the calls go.
-        month: When.
-        watch: Who is told what happens.
+        plan: The plan of all users.
+        users: The users, each on its own thread, with calls spread evenly over the month.
+        provider: The target of the calls.
+        month: The simulated month.
+        watch: Observes the run.
 
     Returns:
-        What Paygent reports at the end.
+        Paygent's figures at the end.
 
     Raises:
-        Exception: whatever a call raised first; the other users stop then.
+        Exception: the first one raised by a call; the other users stop then.
     """
     clock = Clock(month.start_us)
     with TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True) as folder:
-        # `launch` and not `init`: the PAYGENT_* variables of the machine are not for the demo.
+        # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
         settings = Settings(
             db_path=os.path.join(folder, "local.db"),
             refresh_interval_s=_REFRESH_S,
@@ -238,7 +238,7 @@ def run(
             pg.configure_plan(PLAN_NAME, plan)
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
-            refused = _live_all(users, provider, month, clock, watch)
+            refused = _run_users(users, provider, month, clock, watch)
             rows = pg.report(
                 ("user", "model"),
                 start=to_datetime(month.start_us),
@@ -246,28 +246,29 @@ def run(
             )
         finally:
             pg.shutdown()
-    found = margins(rows, price_nano=plan.price_nano or 0)
-    order = {user.user_id: place for place, user in enumerate(users)}
-    return Outcome(tuple(sorted(found, key=lambda margin: order[margin.user_id])), refused)
+    by_user = margins(rows, price_nano=plan.price_nano or 0)
+    order = {user.user_id: position for position, user in enumerate(users)}
+    return Outcome(tuple(sorted(by_user, key=lambda margin: order[margin.user_id])), refused)
 
 
-def _live_all(
+def _run_users(
     users: Sequence[DemoUser], provider: Provider, month: Window, clock: Clock, watch: Watch
 ) -> int:
-    """Live the month of every user at once; return how many calls were refused."""
+    """Run all users concurrently; return the number of refused calls."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(users), thread_name_prefix="paygent-demo") as pool:
-        lives = [
-            pool.submit(_live, user, provider, month, clock, watch, stop.is_set) for user in users
+        runs = [
+            pool.submit(_run_user, user, provider, month, clock, watch, stop.is_set)
+            for user in users
         ]
         try:
-            return sum(life.result() for life in as_completed(lives))
-        except BaseException:  # also Ctrl-C: leaving the pool waits for its threads
+            return sum(run.result() for run in as_completed(runs))
+        except BaseException:  # Ctrl-C too: leaving the pool waits for its threads
             stop.set()
             raise
 
 
-def _live(
+def _run_user(
     user: DemoUser,
     provider: Provider,
     month: Window,
@@ -275,7 +276,7 @@ def _live(
     watch: Watch,
     is_stopped: Callable[[], bool],
 ) -> int:
-    """Live the month of one user, as the code of an application; return the number of refusals."""
+    """Make one user's calls, like an application; return the number of refused calls."""
     refused = 0
     length_us = month.end_us - month.start_us
     with _Clients(provider) as clients, paygent_context(user_id=user.user_id):
@@ -287,10 +288,10 @@ def _live(
             try:
                 clients.call(step, step.model)
             except PaygentLimitExceeded:
-                if step.instead is None:
+                if step.fallback is None:
                     raise
                 refused += 1
-                clients.call(step, step.instead)
+                clients.call(step, step.fallback)
             watch.called(user.user_id)
     return refused
 
@@ -298,7 +299,7 @@ def _live(
 class _Clients:
     """The SDK clients of one thread.
 
-    The keys are no keys, and a proxy of the environment is left aside: nothing leaves the machine.
+    The keys are dummies and proxy settings are ignored: nothing leaves the machine.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -314,8 +315,8 @@ class _Clients:
             base_url=provider.url,
             max_retries=0,
             timeout=_REQUEST_WAIT_S,
-            # This client of Anthropic's reads the proxy variables whatever `trust_env` says; a
-            # mount of our own goes before theirs.
+            # Anthropic's client reads the proxy variables even without `trust_env`; an explicit
+            # mount takes precedence over them.
             http_client=anthropic.DefaultHttpxClient(trust_env=False, mounts={"http://": None}),
         )
 
@@ -327,7 +328,7 @@ class _Clients:
         self._anthropic.close()
 
     def call(self, step: Step, model: str) -> None:
-        """Make one call of a step and read its whole answer."""
+        """Make the call of a step and read its whole answer."""
         headers = usage_header(step.tokens)
         if step.sdk == "anthropic":
             for _ in self._anthropic.messages.create(
@@ -356,5 +357,5 @@ class _Clients:
 
 
 def usage_header(tokens: Tokens) -> Mapping[str, str]:
-    """Return the header that tells the fake provider what a call has used."""
+    """Return the header that sets the usage the fake provider reports."""
     return {"x-fake-usage": json.dumps(asdict(tokens))}
