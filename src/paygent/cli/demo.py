@@ -33,6 +33,7 @@ _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 def main() -> None:
     """Run the scenario twice, without and with limits, and compare."""
     console = make_console(sys.stdout, os.environ)
+    # A complete month, so that the simulated clock is never ahead of the real one.
     month = story.last_full_month(time.time_ns() // 1_000)
     _introduce(console, month)
     _print(console, "\n[bold]1. Without limits[/]")
@@ -46,12 +47,12 @@ def main() -> None:
     _compare(console, before, after)
 
 
-class ShowWatch:
+class ConsoleWatch:
     """Displays a run as it happens; see `story.Watch`."""
 
     def __init__(self, console: Console, users: Sequence[story.DemoUser]) -> None:
         self._console = console
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # each user's thread counts its calls
         self._calls_all = sum(user.calls for user in users)
         self._calls = 0
         self._warned: set[str | None] = set()
@@ -65,7 +66,7 @@ class ShowWatch:
                 TextColumn("calls"),
                 TimeElapsedColumn(),
                 console=console,
-                transient=True,
+                transient=True,  # the table that follows replaces the bars
             )
             self._tasks = {
                 user.user_id: self._progress.add_task(user.user_id, total=user.calls)
@@ -84,7 +85,7 @@ class ShowWatch:
     def called(self, user_id: str) -> None:
         """Advance the user's bar, or print a line at each quarter of all calls."""
         if self._progress is not None:
-            self._progress.advance(self._tasks[user_id])
+            self._progress.advance(self._tasks[user_id])  # rich has its own lock
             return
         with self._lock:
             parts_before = self._calls * _PARTS_SHOWN // self._calls_all
@@ -94,6 +95,7 @@ class ShowWatch:
 
     def warned(self, at: datetime, result: GuardResult) -> None:
         """Print the first warning of each limit."""
+        # Callbacks run on a single thread, so these sets need no lock.
         if result.gate_reason not in self._warned:
             self._warned.add(result.gate_reason)
             share = f"{result.usage_pct:.0%}"
@@ -129,10 +131,11 @@ def _introduce(console: Console, month: Window) -> None:
 
 def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
     """Run the scenario on a plan and print its outcome."""
-    watch = ShowWatch(console, story.USERS)
+    watch = ConsoleWatch(console, story.USERS)
     with ProviderProcess() as provider:
         with watch.shown():
             outcome = story.run(plan, story.USERS, provider, month, watch)
+        # The provider's own count, so that Paygent's figures are checked by a second source.
         requests = provider.requests()
     console.print(outcome_table(console, outcome))
     _print(
@@ -209,6 +212,7 @@ def _table(headers: Sequence[str]) -> Table:
 def _usd(console: Console, amount_nano: int) -> str:
     """Format an amount, with a hyphen if the output's encoding has no minus sign."""
     text = format_usd(amount_nano)
+    # Encoding a minus sign in ASCII would raise in the middle of a table.
     return text if console.encoding.startswith("utf") else text.replace("−", "-")
 
 

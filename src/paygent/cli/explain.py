@@ -82,7 +82,7 @@ def run(
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # the pipe may be ASCII only
     console = make_console(sys.stdout, environ)
-    is_right, lines = _arithmetic(booked)
+    is_right, lines = _arithmetic(booked)  # before any output, in case it raises
     for line in (*_head(booked.event), *lines, *_corrected(booked)):
         shown = _printable(line) if isinstance(line, str) else line
         console.print(shown, markup=False, soft_wrap=isinstance(line, str))
@@ -116,6 +116,7 @@ def _head(event: Event) -> Iterator[str]:
 def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
     """Return whether the event's cost follows from its price list, and the lines that show it."""
     event = booked.event
+    # Costs from outside of any price list have no arithmetic to check.
     if event.cost_explicit:
         cost = format_usd(event.cost_nano, decimals=9)
         return True, [f"cost       {cost}, as passed to record_event"]
@@ -224,6 +225,7 @@ def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow
         named = answer.plans.get(user.plan or event.plan)
         document = named[1] if named is not None else None
     plan = plan_from_json(document) if document is not None else PlanConfig()
+    # The period in which the event was counted, not the current one.
     period = billing_period(user.subscription, event.at_us)
     if period is None:
         return

@@ -1,5 +1,4 @@
-"""Public fakes: a provider on loopback that real SDKs accept, for the demo, for our tests and for
-yours.
+"""A fake provider on loopback that real SDKs accept, for the demo, Paygent's tests and yours.
 
     with FakeProvider() as fake:
         client = openai.OpenAI(api_key="x", base_url=fake.openai_url)
@@ -7,9 +6,8 @@ yours.
         assert fake.requests[-1].path == "/v1/chat/completions"
 
 Answers follow the type definitions of openai 3.57 and anthropic 2.13; they show what an SDK
-accepts, not what a provider bills. What a call answers is set, most specific first, by one scripted
-`Answer` per request, by the request header `x-fake-usage` (JSON of `Tokens` fields), and by the
-server's `default`.
+accepts, not what a provider bills. The answer to a request is the next scripted `Answer`, or the
+server's `default`; the request header `x-fake-usage` (JSON of `Tokens` fields) overrides its usage.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from paygent.testing import anthropic, openai
-from paygent.testing.answer import Answer, Asked, Jobs, Reply, Tokens
+from paygent.testing.answer import Answer, FakeRequest, Jobs, Reply, Tokens
 
 __all__ = ["Answer", "FakeProvider", "Recorded", "Tokens"]
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """One request as it arrived.
+    """One received request.
 
     Attributes:
-        method, path: As sent, the path without its query; "CONNECT" and "WS" are a socket that was
-            opened and an event that came over it.
+        method, path: As sent, the path without its query. The method "CONNECT" records an opened
+            WebSocket, "WS" an event received over one.
         headers: By lower-case name.
         body: Parsed JSON, or None.
     """
@@ -51,13 +49,13 @@ class Recorded:
 
 
 class FakeProvider:
-    """The server; binds a free port of 127.0.0.1. A context manager, or `start` and `stop`."""
+    """The server, on a free port of 127.0.0.1. A context manager; or call `start` and `stop`."""
 
     def __init__(self, default: Answer | None = None) -> None:
         self.default = default or Answer()
         self.requests: list[Recorded] = []
         self.jobs: Jobs = {}
-        self._script: deque[Answer] = deque()
+        self._script: deque[Answer] = deque()  # popped by several request threads at once
         fake = self
 
         class Handler(_Handler):
@@ -83,24 +81,24 @@ class FakeProvider:
 
     @property
     def url(self) -> str:
-        """The address, as Anthropic's SDK wants it."""
+        """The base URL for Anthropic's SDK."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def openai_url(self) -> str:
-        """The address, as OpenAI's SDK wants it."""
+        """The base URL for OpenAI's SDK."""
         return self.url + "/v1"
 
     def script(self, *answers: Answer) -> None:
-        """Answer the next requests with these, one each; then the default again."""
+        """Use each of these for one of the next requests; after them, the default again."""
         self._script.extend(answers)
 
-    def note(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
-        """Record a request, or an event that came over a socket."""
+    def record(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
+        """Record a request, or an event received over a WebSocket."""
         self.requests.append(Recorded(method, path, headers, body))
 
     def next_answer(self, headers: dict[str, str]) -> Answer:
-        """Return how the next request is answered."""
+        """Return the answer for the next request."""
         answer = self._script.popleft() if self._script else self.default
         if "x-fake-usage" in headers:
             tokens = dataclasses.replace(answer.tokens, **json.loads(headers["x-fake-usage"]))
@@ -110,41 +108,41 @@ class FakeProvider:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 256
+    request_queue_size = 256  # hundreds of threads connect at once in load tests
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent about clients that hang up; those are part of the tests."""
+        """Ignore clients that hang up, as tests do on purpose."""
         if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
             super().handle_error(request, client_address)
 
 
 class _CutError(Exception):
-    """The answer ends here, in the middle."""
+    """The answer is to be cut here."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     provider: FakeProvider
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    wbufsize = -1
+    disable_nagle_algorithm = True  # or small stream events are delayed by 40 ms
+    wbufsize = -1  # buffered: an event leaves in one packet, when it is flushed
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Log nothing."""
+        """Suppress the access log."""
 
     def do_POST(self) -> None:
-        """Answer any method."""
+        """Answer a request of any method."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         raw = self.rfile.read(int(headers.get("content-length") or 0))
         try:
             body = json.loads(raw) if raw else None
-        except ValueError:
+        except ValueError:  # a form
             body = None
         target = urlsplit(self.path)
         path = unquote(target.path)
         if headers.get("upgrade", "").lower() == "websocket":
             self._open_socket(target, headers)
             return
-        self.provider.note(self.command, path, headers, body)
+        self.provider.record(self.command, path, headers, body)
         answer = self.provider.next_answer(headers)
         if answer.delay_s:
             time.sleep(answer.delay_s)
@@ -152,39 +150,41 @@ class _Handler(BaseHTTPRequestHandler):
             if answer.status != 200:
                 self._send_error(path, answer.status)
             else:
-                self._answer(Asked(self.provider.url, target, raw, self.provider.jobs, answer))
+                self._answer(
+                    FakeRequest(self.provider.url, target, raw, self.provider.jobs, answer)
+                )
         except _CutError:
             self.close_connection = True
             self.wfile.flush()
-            self.connection.shutdown(2)
+            self.connection.shutdown(2)  # both ways, so that the client notices at once
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
-    do_GET = do_DELETE = do_POST  # noqa: N815 - names of the standard library
+    do_GET = do_DELETE = do_POST  # noqa: N815 - names required by the standard library
 
     def _open_socket(self, target: SplitResult, headers: dict[str, str]) -> None:
-        """Answer over a WebSocket until it is closed."""
-        from paygent.testing.sockets import Socket  # needs the `websockets` library
+        """Serve a WebSocket until it is closed."""
+        from paygent.testing.sockets import Socket  # lazily: it needs the `websockets` library
 
         self.close_connection = True
-        self.provider.note("CONNECT", target.path, headers, None)
+        self.provider.record("CONNECT", target.path, headers, None)
         try:
             Socket(self.provider, self, target).serve()
         except (ConnectionError, TimeoutError):
-            pass  # the client hangs up; that is part of the tests
+            pass  # the client hung up, as tests do on purpose
 
-    def _answer(self, asked: Asked) -> None:
-        for method, ending, maker in _ROUTES:
-            if self.command == method and re.search(ending + "$", asked.path):
-                reply = maker.reply(asked)
+    def _answer(self, request: FakeRequest) -> None:
+        for method, suffix, responder in _ROUTES:
+            if self.command == method and re.search(suffix + "$", request.path):
+                reply = responder.reply(request)
                 break
         else:
-            self._send_error(asked.path, 404)
+            self._send_error(request.path, 404)
             return
         if isinstance(reply.body, bytes):
-            self._send(reply.body, reply.content_type, cut=asked.answer.cut_after is not None)
+            self._send(reply.body, reply.content_type, cut=request.answer.cut_after is not None)
         else:
-            self._send_stream(asked.answer, reply, reply.body)
+            self._send_stream(request.answer, reply, reply.body)
 
     def _send_error(self, path: str, status: int) -> None:
         self._send(json.dumps(_error(path, status)).encode(), "application/json", status)
@@ -214,13 +214,14 @@ class _Handler(BaseHTTPRequestHandler):
         for number, event in enumerate(events):
             if answer.cut_after is not None and number >= answer.cut_after:
                 raise _CutError
+            # After an in-stream error a provider sends nothing more.
             if answer.error_after is not None and number >= answer.error_after:
                 self._send_event(reply.error)
                 break
             self._send_event(event)
             if answer.chunk_delay_s:
                 time.sleep(answer.chunk_delay_s)
-        self.wfile.write(b"0\r\n\r\n")
+        self.wfile.write(b"0\r\n\r\n")  # the last chunk; a cut answer lacks it
         self.wfile.flush()
 
     def _send_event(self, event: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What the fake provider answers: tokens, and how a request goes well or badly."""
+"""How the fake provider answers: usage, text, errors and delays; and what all routes share."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from urllib.parse import SplitResult, unquote
 
 @dataclass(frozen=True)
 class Tokens:
-    """What an answer says was used: inclusive totals; Anthropic's answers subtract what they
-    exclude.
+    """The usage that an answer reports, as inclusive totals; Anthropic's answers subtract the parts
+    that its API excludes.
 
     Attributes:
         input, output: Totals.
         cached, cache_write, cache_write_long: Parts of the input.
         reasoning: Part of the output.
-        cached_audio: Part of `cached`; of the Realtime API.
+        cached_audio: Part of `cached`; Realtime API only.
         audio_input, image_input: Parts of the input.
         audio_output, image_output: Parts of the output.
-        web_searches: Requests of the provider's search tool.
-        seconds: Length of audio, for what is billed by its duration.
-        service_tier: The answer's tier, or None for the standard one.
-        speed, inference_geo: As Anthropic names them, or None.
-        cost: Dollars that the answer says were billed, or None.
-        extra: Fields that the usage has besides, as the provider writes them.
-        tool_usage: Of a response, as the provider writes it, or None.
+        web_searches: Number of requests to the provider's search tool.
+        seconds: Length of audio, for operations billed by duration.
+        service_tier: The tier named in the answer, or None for the standard one.
+        speed, inference_geo: Anthropic's fields of these names, or None.
+        cost: Billed dollars that the answer reports, or None.
+        extra: Further fields of the usage, in the provider's format.
+        tool_usage: `tool_usage` of a response, in the provider's format, or None.
         items: Types of further output items of a response, such as "file_search_call".
     """
 
@@ -63,19 +63,19 @@ class Answer:
     """How one request is answered.
 
     Attributes:
-        status: HTTP status; 4xx and 5xx answer the provider's error.
+        status: HTTP status; 4xx and 5xx return an error in the provider's format.
         delay_s: Seconds before the first byte.
         chunk_delay_s: Seconds between events of a stream.
-        cut_after: Cut the connection after so many events (a JSON answer: in the middle of its
+        cut_after: Cut the connection after this many events (a JSON answer: in the middle of its
             body).
-        error_after: Send the provider's in-stream error after so many events.
-        without_usage: Leave the usage out.
-        text: What the model says.
-        chunks: Number of text deltas in a stream; None is one per word.
-        model: Model named in the answer; None is the one asked for.
+        error_after: Send the provider's in-stream error after this many events.
+        without_usage: Omit the usage.
+        text: The model's text.
+        chunks: Number of text deltas in a stream; None sends one per word.
+        model: Model named in the answer; None names the requested one.
         tool_call: (name, JSON arguments) of a tool that the answer calls.
-        job: Status of a background response or a batch that is asked for.
-        tokens: What was used.
+        job: Status of a background response or batch when it is retrieved.
+        tokens: The reported usage.
     """
 
     status: int = 200
@@ -93,19 +93,19 @@ class Answer:
 
 
 Jobs = dict[str, dict[str, Any]]
-"""Requests that were started and are asked for later, by the id they were given."""
+"""Bodies of the requests that started background work, by its id."""
 
 
-class Asked:
-    """A request as the makers of answers see it.
+class FakeRequest:
+    """A request, as the responders see it.
 
     Attributes:
         url: Address of the server.
         path: As sent, without its query.
         query: As sent, such as "stream=true"; "" where there is none.
         fields: The JSON body, or the fields of a form; empty where there is neither.
-        jobs: What was started before.
-        answer: How it is to be answered.
+        jobs: Background work started earlier.
+        answer: How to answer.
     """
 
     def __init__(
@@ -120,25 +120,26 @@ class Asked:
 
     @property
     def model(self) -> str:
-        """The model that answers."""
-        named = re.search(r"/models?/([^/:]+(?::\d+)?)[/:]", self.path)  # as on other clouds
-        asked = self.fields.get("model") or (named[1] if named else "fake-model")
-        return self.answer.model or str(asked)
+        """The model to name in the answer."""
+        # Bedrock and Vertex name the model in the path, not in the body.
+        in_path = re.search(r"/models?/([^/:]+(?::\d+)?)[/:]", self.path)
+        requested = self.fields.get("model") or (in_path[1] if in_path else "fake-model")
+        return self.answer.model or str(requested)
 
     @property
     def id_in_path(self) -> str:
-        """The id that the path names."""
-        found = re.search(r"/(?:responses|batches)/([^/]+)", self.path)
-        return found[1] if found else ""
+        """The id in the path, or ""."""
+        match = re.search(r"/(?:responses|batches)/([^/]+)", self.path)
+        return match[1] if match else ""
 
     def start(self, prefix: str) -> str:
-        """Remember the request as one that is asked for later; return the id of its work."""
+        """Record the request as background work that is retrieved later; return its id."""
         job_id = f"{prefix}{next(_numbers)}"
         self.jobs[job_id] = self.fields
         return job_id
 
 
-_numbers = itertools.count(1)
+_numbers = itertools.count(1)  # of all fakes, so that no two jobs share an id
 
 
 class Reply(NamedTuple):
@@ -146,8 +147,8 @@ class Reply(NamedTuple):
 
     Attributes:
         body: Bytes, or the events of a stream.
-        content_type: As sent.
-        error: What is sent as the in-stream error.
+        content_type: Value of the header.
+        error: The in-stream error event.
     """
 
     body: bytes | Iterator[bytes]
@@ -155,42 +156,42 @@ class Reply(NamedTuple):
     error: bytes = b""
 
 
-class Maker(Protocol):
-    """Makes the answers of one route."""
+class Responder(Protocol):
+    """Answers the requests of one route."""
 
-    def reply(self, asked: Asked) -> Reply:
-        """Answer a request that goes well."""
+    def reply(self, request: FakeRequest) -> Reply:
+        """Return the successful answer to a request."""
 
 
 class JsonOrStream:
-    """A route that answers a document, or a stream of events where the request asks for it."""
+    """A route that answers with a document, or with a stream of events on request."""
 
     stream_error = b""
 
-    def reply(self, asked: Asked) -> Reply:
-        """Answer a request that goes well."""
-        if asked.fields.get("stream"):
-            events = self.stream(asked)
+    def reply(self, request: FakeRequest) -> Reply:
+        """Return the successful answer to a request."""
+        if request.fields.get("stream"):
+            events = self.stream(request)
             return Reply(events, "text/event-stream; charset=utf-8", self.stream_error)
-        return json_reply(self.document(asked))
+        return json_reply(self.document(request))
 
-    def document(self, asked: Asked) -> Any:
-        """Return the answer as a whole."""
+    def document(self, request: FakeRequest) -> Any:
+        """Return the whole answer."""
         raise NotImplementedError
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        """Return the answer event by event."""
-        yield event(self.document(asked))
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        """Yield the events of the answer."""
+        yield event(self.document(request))
 
 
-class Plain(JsonOrStream):
-    """An answer that is the same document always."""
+class FixedDocument(JsonOrStream):
+    """A route that always answers with the same document."""
 
     def __init__(self, document: Any) -> None:
         self._document = document
 
-    def document(self, asked: Asked) -> Any:
-        """Return that document."""
+    def document(self, request: FakeRequest) -> Any:
+        """Return the fixed document."""
         return self._document
 
 
@@ -207,7 +208,7 @@ def event(document: Any, name: str | None = None) -> bytes:
 
 
 def aws_event(kind: str, payload: bytes) -> bytes:
-    """Return an event of AWS's binary event stream: prelude, headers and payload, each checked."""
+    """Return an event of AWS's binary event stream: prelude, headers, payload and checksums."""
     headers = b"".join(
         struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", 7, len(value)) + value
         for name, value in (
@@ -216,22 +217,24 @@ def aws_event(kind: str, payload: bytes) -> bytes:
             (":message-type", b"event"),
         )
     )
+    # The lengths include every checksum, each of which covers all bytes before it.
     prelude = struct.pack("!II", 12 + len(headers) + len(payload) + 4, len(headers))
     message = prelude + struct.pack("!I", binascii.crc32(prelude)) + headers + payload
     return message + struct.pack("!I", binascii.crc32(message))
 
 
 def aws_chunk(data: bytes) -> bytes:
-    """Return an event of a model as Bedrock wraps it."""
+    """Return a model's event in Bedrock's envelope."""
     wrapped = json.dumps({"bytes": base64.b64encode(data).decode()}).encode()
     return aws_event("chunk", wrapped)
 
 
 def words_of(answer: Answer) -> list[str]:
-    """Return what the model says in pieces."""
+    """Return the model's text as the deltas of a stream."""
     words = [word + " " for word in answer.text.split(" ")]
     if answer.chunks is None:
         return words
+    # Repeated as often as needed: tests of long streams ask for thousands of deltas.
     return [words[number % len(words)] for number in range(answer.chunks)]
 
 
@@ -239,10 +242,10 @@ _FORM_FIELD = re.compile(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', re.DOTALL)
 
 
 def _fields_of(raw: bytes) -> dict[str, Any]:
-    """Read a JSON body, or the fields of a form that are no files."""
+    """Read a JSON body, or the fields of a form other than files."""
     try:
         body = json.loads(raw) if raw else {}
-    except ValueError:
-        found = {name.decode(): value.decode() for name, value in _FORM_FIELD.findall(raw)}
-        return {**found, "stream": found.get("stream") == "true"}
-    return body if isinstance(body, dict) else {}
+    except ValueError:  # a multipart form, as uploads of audio and images are
+        form = {name.decode(): value.decode() for name, value in _FORM_FIELD.findall(raw)}
+        return {**form, "stream": form.get("stream") == "true"}  # a form has only strings
+    return body if isinstance(body, dict) else {}  # valid JSON, but no request

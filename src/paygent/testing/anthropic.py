@@ -1,4 +1,4 @@
-"""The fake's answers to Anthropic's SDK, route by route, also as other clouds wrap them."""
+"""The fake's answers to Anthropic's SDK by route, including the formats of other clouds."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from paygent.testing.answer import (
     Answer,
-    Asked,
+    FakeRequest,
+    FixedDocument,
     JsonOrStream,
-    Maker,
-    Plain,
     Reply,
+    Responder,
     Tokens,
     aws_chunk,
     event,
@@ -23,6 +23,7 @@ from paygent.testing.answer import (
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
     written = tokens.cache_write + tokens.cache_write_long
+    # Anthropic's `input_tokens` exclude what was read from a cache or written to one.
     usage: dict[str, Any] = {
         "input_tokens": tokens.input - tokens.cached - written,
         "output_tokens": tokens.output,
@@ -50,7 +51,8 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 
 def _message(model: str, answer: Answer, fields: dict[str, Any]) -> dict[str, Any]:
     wants_json = "format" in (fields.get("output_config") or fields.get("output_format") or {})
-    wants_json = wants_json or "output_format" in fields
+    wants_json = wants_json or "output_format" in fields  # the parameter's older name
+    # Helpers such as `parse` validate the text, so it has to fit the tests' schema.
     text = '{"answer": "yes"}' if wants_json else answer.text
     block: dict[str, Any] = {"type": "text", "text": text, "citations": None}
     if answer.tool_call:
@@ -75,7 +77,7 @@ def _message(model: str, answer: Answer, fields: dict[str, Any]) -> dict[str, An
     return document
 
 
-_WITH_THE_LAST = (
+_FIELDS_OF_MESSAGE_DELTA = (
     "input_tokens",
     "output_tokens",
     "cache_creation_input_tokens",
@@ -84,7 +86,7 @@ _WITH_THE_LAST = (
     "output_tokens_details",
     "iterations",
 )
-_NOT_WITH_THE_FIRST = ("output_tokens_details", "server_tool_use", "iterations")
+_NOT_IN_MESSAGE_START = ("output_tokens_details", "server_tool_use", "iterations")
 
 
 class _Messages(JsonOrStream):
@@ -92,21 +94,22 @@ class _Messages(JsonOrStream):
         {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, "error"
     )
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        return _message(asked.model, asked.answer, asked.fields)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        return _message(request.model, request.answer, request.fields)
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        for document in self.events(asked):
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        for document in self.events(request):
             yield event(document, document["type"])
 
-    def events(self, asked: Asked) -> Iterator[dict[str, Any]]:
-        """Return the events of a message, not yet wrapped."""
-        answer = asked.answer
+    def events(self, request: FakeRequest) -> Iterator[dict[str, Any]]:
+        """Yield the events of a message as documents."""
+        answer = request.answer
         full = _usage(answer.tokens)
-        begun = self.document(asked)
-        start = {name: count for name, count in full.items() if name not in _NOT_WITH_THE_FIRST}
-        begun.update(content=[], stop_reason=None, usage={**start, "output_tokens": 1})
-        yield {"type": "message_start", "message": begun}
+        initial = self.document(request)
+        start = {name: count for name, count in full.items() if name not in _NOT_IN_MESSAGE_START}
+        # The real API starts with one output token, too.
+        initial.update(content=[], stop_reason=None, usage={**start, "output_tokens": 1})
+        yield {"type": "message_start", "message": initial}
         block: dict[str, Any] = {"type": "text", "text": ""}
         if answer.tool_call:
             block = {"type": "tool_use", "id": "toolu_1", "name": answer.tool_call[0], "input": {}}
@@ -117,38 +120,40 @@ class _Messages(JsonOrStream):
         for delta in deltas:
             yield {"type": "content_block_delta", "index": 0, "delta": delta}
         yield {"type": "content_block_stop", "index": 0}
-        last = {name: full[name] for name in _WITH_THE_LAST if name in full}
+        # The last event repeats the totals; the first one has only what is known before the text.
+        last = {name: full[name] for name in _FIELDS_OF_MESSAGE_DELTA if name in full}
         yield {
             "type": "message_delta",
             "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            # The SDK requires a usage here; this one has no more than the first event had.
             "usage": {"output_tokens": 1} if answer.without_usage else last,
         }
         yield {"type": "message_stop"}
 
 
 class _BedrockStream(_Messages):
-    """The same events in AWS's binary frames."""
+    """The events of a message in AWS's binary frames."""
 
-    def reply(self, asked: Asked) -> Reply:
-        frames = (aws_chunk(json.dumps(each).encode()) for each in self.events(asked))
+    def reply(self, request: FakeRequest) -> Reply:
+        frames = (aws_chunk(json.dumps(document).encode()) for document in self.events(request))
         return Reply(frames, "application/vnd.amazon.eventstream")
 
 
 class _Batches(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        return _batch(asked, asked.start("msgbatch_fake"), "in_progress")
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        return _batch(request, request.start("msgbatch_fake"), "in_progress")
 
 
 class _RetrievedBatch(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        is_over = asked.answer.job == "completed"
-        return _batch(asked, asked.id_in_path, "ended" if is_over else "in_progress")
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        is_over = request.answer.job == "completed"
+        return _batch(request, request.id_in_path, "ended" if is_over else "in_progress")
 
 
-def _batch(asked: Asked, batch_id: str, status: str) -> dict[str, Any]:
-    requests = len(asked.jobs.get(batch_id, {}).get("requests", ()))
+def _batch(request: FakeRequest, batch_id: str, status: str) -> dict[str, Any]:
+    requests = len(request.jobs.get(batch_id, {}).get("requests", ()))
     is_over = status == "ended"
-    root = asked.path.split("/messages/batches")[0]
+    root = request.path.split("/messages/batches")[0]  # such as "/v1"
     return {
         "id": batch_id,
         "type": "message_batch",
@@ -165,56 +170,59 @@ def _batch(asked: Asked, batch_id: str, status: str) -> dict[str, Any]:
             "canceled": 0,
             "expired": 0,
         },
-        "results_url": f"{asked.url}{root}/messages/batches/{batch_id}/results"
+        # Absolute: the SDK fetches it as given.
+        "results_url": f"{request.url}{root}/messages/batches/{batch_id}/results"
         if is_over
         else None,
     }
 
 
 class _Results:
-    """A line for each request of a batch; one whose id begins with "bad" has failed."""
+    """The results of a batch, one line per request; an id that begins with "bad" has failed."""
 
-    def reply(self, asked: Asked) -> Reply:
-        return Reply(self._lines(asked), "application/x-jsonl")
+    def reply(self, request: FakeRequest) -> Reply:
+        return Reply(self._lines(request), "application/x-jsonl")
 
     @staticmethod
-    def _lines(asked: Asked) -> Iterator[bytes]:
-        for request in asked.jobs.get(asked.id_in_path, {}).get("requests", ()):
-            params = request["params"]
-            answer = asked.answer
+    def _lines(request: FakeRequest) -> Iterator[bytes]:
+        for item in request.jobs.get(request.id_in_path, {}).get("requests", ()):
+            params = item["params"]
+            answer = request.answer
             message = _message(answer.model or params["model"], answer, params)
+            # The tier by which a reader knows that batch prices apply.
             message.get("usage", {})["service_tier"] = "batch"
             result: dict[str, Any] = {"type": "succeeded", "message": message}
-            if request["custom_id"].startswith("bad"):
+            if item["custom_id"].startswith("bad"):
                 error = {"type": "invalid_request_error", "message": "fake"}
                 result = {"type": "errored", "error": {"type": "error", "error": error}}
-            yield json.dumps({"custom_id": request["custom_id"], "result": result}).encode() + b"\n"
+            yield json.dumps({"custom_id": item["custom_id"], "result": result}).encode() + b"\n"
 
 
 class _Complete:
-    """The text completions of the oldest SDKs."""
+    """Legacy text completions, in the oldest supported SDKs."""
 
-    def reply(self, asked: Asked) -> Reply:
+    def reply(self, request: FakeRequest) -> Reply:
         return json_reply(
             {
                 "id": "compl_fake",
                 "type": "completion",
-                "completion": asked.answer.text,
+                "completion": request.answer.text,
                 "stop_reason": "stop_sequence",
-                "model": asked.model,
+                "model": request.model,
             }
         )
 
 
 _MESSAGES = _Messages()
 
-ROUTES: tuple[tuple[str, str, Maker], ...] = (
+ROUTES: tuple[tuple[str, str, Responder], ...] = (
     ("POST", "/messages", _MESSAGES),
-    ("POST", "/messages/count_tokens", Plain({"input_tokens": 10})),
+    ("POST", "/messages/count_tokens", FixedDocument({"input_tokens": 10})),
     ("POST", "/messages/batches", _Batches()),
     ("GET", "/messages/batches/[^/]+", _RetrievedBatch()),
     ("GET", "/messages/batches/[^/]+/results", _Results()),
     ("POST", "/v1/complete", _Complete()),
+    # Vertex, then Bedrock.
     ("POST", "/models/[^/]+:(rawPredict|streamRawPredict)", _MESSAGES),
     ("POST", "/model/.+/invoke", _MESSAGES),
     ("POST", "/model/.+/invoke-with-response-stream", _BedrockStream()),

@@ -1,17 +1,18 @@
-"""The fake's answers to OpenAI's SDK, route by route."""
+"""The fake's answers to OpenAI's SDK by route."""
 
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from paygent.testing.answer import (
-    Asked,
+    FakeRequest,
+    FixedDocument,
     JsonOrStream,
-    Maker,
-    Plain,
     Reply,
+    Responder,
     Tokens,
     event,
     words_of,
@@ -34,7 +35,7 @@ def _chat_usage(tokens: Tokens) -> dict[str, Any]:
         },
         **tokens.extra,
     }
-    if tokens.cost is not None:
+    if tokens.cost is not None:  # a field of OpenRouter, the billed dollars
         usage["cost"] = tokens.cost
     return usage
 
@@ -47,6 +48,7 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
         "input_tokens_details": {
             "cached_tokens": tokens.cached,
             "cache_write_tokens": tokens.cache_write + tokens.cache_write_long,
+            # Times to live, as the Responses API names them; chat has one total only.
             "cache_write_tokens_details": {
                 "ttl_30m_tokens": tokens.cache_write,
                 "ttl_12h_tokens": tokens.cache_write_long,
@@ -60,11 +62,11 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 class _Chat(JsonOrStream):
     stream_error = event({"error": {"message": "fake stream error", "type": "server_error"}})
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        answer = asked.answer
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        answer = request.answer
         message: dict[str, Any] = {
             "role": "assistant",
-            "content": _text(asked),
+            "content": _text(request),
             "refusal": None,
         }
         if answer.tool_call:
@@ -74,13 +76,13 @@ class _Chat(JsonOrStream):
                 "type": "function",
                 "function": {"name": name, "arguments": arguments},
             }
-            message.update(content=None, tool_calls=[call])
+            message.update(content=None, tool_calls=[call])  # a tool call replaces the text
         finish = "tool_calls" if answer.tool_call else "stop"
         document = {
             "id": "chatcmpl-fake",
             "object": "chat.completion",
             "created": 1,
-            "model": asked.model,
+            "model": request.model,
             "service_tier": answer.tokens.service_tier or "default",
             "choices": [
                 {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
@@ -90,22 +92,22 @@ class _Chat(JsonOrStream):
             document["usage"] = _chat_usage(answer.tokens)
         return document
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        answer = asked.answer
-        wants = (asked.fields.get("stream_options") or {}).get("include_usage")
-        tells = wants and not answer.without_usage
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        answer = request.answer
+        wants_usage = (request.fields.get("stream_options") or {}).get("include_usage")
+        has_usage = wants_usage and not answer.without_usage
         base = {
             "id": "chatcmpl-fake",
             "object": "chat.completion.chunk",
             "created": 1,
-            "model": asked.model,
+            "model": request.model,
         }
-        if answer.tokens.service_tier:
+        if answer.tokens.service_tier:  # absent from chunks for the standard tier
             base["service_tier"] = answer.tokens.service_tier
 
         def chunk(delta: Any, finish: str | None = None) -> bytes:
             choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-            return event({**base, "choices": [choice], **({"usage": None} if tells else {})})
+            return event({**base, "choices": [choice], **({"usage": None} if has_usage else {})})
 
         yield chunk({"role": "assistant", "content": ""})
         if answer.tool_call:
@@ -121,64 +123,76 @@ class _Chat(JsonOrStream):
             for word in words_of(answer):
                 yield chunk({"content": word})
         yield chunk({}, "tool_calls" if answer.tool_call else "stop")
-        if tells:
+        if has_usage:  # in a chunk of its own, without choices
             yield event({**base, "choices": [], "usage": _chat_usage(answer.tokens)})
         yield event("[DONE]")
 
 
-def _text(asked: Asked) -> str:
-    """Return the text of an answer; JSON where a schema was asked for."""
-    format_of_chat = asked.fields.get("response_format") or {}
-    format_of_response = (asked.fields.get("text") or {}).get("format") or {}
+def _text(request: FakeRequest) -> str:
+    """Return the text of an answer, or JSON if the request has a schema."""
+    format_of_chat = request.fields.get("response_format") or {}
+    format_of_response = (request.fields.get("text") or {}).get("format") or {}
     wants_json = any(
-        each.get("type") == "json_schema"
-        for each in (format_of_chat, format_of_response)
-        if isinstance(each, dict)
+        requested.get("type") == "json_schema"
+        for requested in (format_of_chat, format_of_response)
+        if isinstance(requested, dict)
     )
-    text = asked.answer.text
+    text = request.answer.text
+    # Helpers such as `parse` validate the text; a test that scripts JSON brings its own.
     return '{"answer": "yes"}' if wants_json and not text.startswith("{") else text
 
 
 class _Completions(JsonOrStream):
     stream_error = _Chat.stream_error
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        choice = {"text": asked.answer.text, "index": 0, "logprobs": None, "finish_reason": "stop"}
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        choice = {
+            "text": request.answer.text,
+            "index": 0,
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
         document = {
             "id": "cmpl-fake",
             "object": "text_completion",
             "created": 1,
-            "model": asked.model,
+            "model": request.model,
             "choices": [choice],
         }
-        if not asked.answer.without_usage:
-            document["usage"] = _chat_usage(asked.answer.tokens)
+        if not request.answer.without_usage:
+            document["usage"] = _chat_usage(request.answer.tokens)
         return document
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        answer = asked.answer
-        base = {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": asked.model}
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        answer = request.answer
+        base = {
+            "id": "cmpl-fake",
+            "object": "text_completion",
+            "created": 1,
+            "model": request.model,
+        }
         for word in words_of(answer):
             choice = {"text": word, "index": 0, "logprobs": None, "finish_reason": None}
             yield event({**base, "choices": [choice]})
-        wants = (asked.fields.get("stream_options") or {}).get("include_usage")
-        if wants and not answer.without_usage:
+        wants_usage = (request.fields.get("stream_options") or {}).get("include_usage")
+        if wants_usage and not answer.without_usage:
             yield event({**base, "choices": [], "usage": _chat_usage(answer.tokens)})
         yield event("[DONE]")
 
 
 class _Embeddings(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        given = asked.fields.get("input")
-        items = len(given) if isinstance(given, list) else 1
-        is_packed = asked.fields.get("encoding_format") == "base64"
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        texts = request.fields.get("input")
+        items = len(texts) if isinstance(texts, list) else 1
+        is_packed = request.fields.get("encoding_format") == "base64"
+        # The SDK asks for base64 by default, for speed: packed 32-bit floats, here 0.1 and 0.2.
         vector: Any = "zczMPc3MTD4=" if is_packed else [0.1, 0.2]
         data = [
             {"object": "embedding", "index": number, "embedding": vector} for number in range(items)
         ]
-        tokens = asked.answer.tokens.input
-        document: dict[str, Any] = {"object": "list", "model": asked.model, "data": data}
-        if not asked.answer.without_usage:
+        tokens = request.answer.tokens.input
+        document: dict[str, Any] = {"object": "list", "model": request.model, "data": data}
+        if not request.answer.without_usage:
             document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
         return document
 
@@ -188,36 +202,37 @@ class _Responses(JsonOrStream):
         {"type": "error", "code": "server_error", "message": "fake", "sequence_number": 9}, "error"
     )
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        if asked.fields.get("background"):
-            return _response(asked, asked.start("resp_fake"), "queued")
-        return _response(asked, "resp_fake", "completed")
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        if request.fields.get("background"):  # answered at once, retrieved later by its id
+            return _response(request, request.start("resp_fake"), "queued")
+        return _response(request, "resp_fake", "completed")
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        is_background = asked.fields.get("background")
-        response_id = asked.start("resp_fake") if is_background else "resp_fake"
-        return _response_events(asked, response_id)
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        is_background = request.fields.get("background")
+        response_id = request.start("resp_fake") if is_background else "resp_fake"
+        return _response_events(request, response_id)
 
 
 class _RetrievedResponse(JsonOrStream):
-    """A response in the background, as it stands when it is asked for."""
+    """A background response, when it is retrieved."""
 
     stream_error = _Responses.stream_error
 
-    def reply(self, asked: Asked) -> Reply:
-        wants_stream = "stream=true" in asked.query
-        asked.fields = {**asked.jobs.get(asked.id_in_path, {}), "stream": wants_stream}
-        return super().reply(asked)
+    def reply(self, request: FakeRequest) -> Reply:
+        # Model and options come from the request that started it; the retrieval has none.
+        wants_stream = "stream=true" in request.query
+        request.fields = {**request.jobs.get(request.id_in_path, {}), "stream": wants_stream}
+        return super().reply(request)
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        return _response_events(asked, asked.id_in_path)
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        return _response_events(request, request.id_in_path)
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        return _response(asked, asked.id_in_path, asked.answer.job)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        return _response(request, request.id_in_path, request.answer.job)
 
 
-def _response(asked: Asked, response_id: str, status: str) -> dict[str, Any]:
-    answer, tokens = asked.answer, asked.answer.tokens
+def _response(request: FakeRequest, response_id: str, status: str) -> dict[str, Any]:
+    answer, tokens = request.answer, request.answer.tokens
     item: dict[str, Any] = {
         "id": "msg_1",
         "type": "message",
@@ -226,7 +241,7 @@ def _response(asked: Asked, response_id: str, status: str) -> dict[str, Any]:
         "content": [
             {
                 "type": "output_text",
-                "text": _text(asked),
+                "text": _text(request),
                 "annotations": [],
                 "logprobs": [],
             }
@@ -241,22 +256,22 @@ def _response(asked: Asked, response_id: str, status: str) -> dict[str, Any]:
             "name": name,
             "arguments": arguments,
         }
-    is_whole = status == "completed"
+    is_whole = status == "completed"  # before that a response has neither output nor usage
     document: dict[str, Any] = {
         "id": response_id,
         "object": "response",
         "created_at": 1,
         "status": status,
-        "background": bool(asked.fields.get("background")),
+        "background": bool(request.fields.get("background")),
         "error": None,
         "incomplete_details": None,
         "instructions": None,
-        "model": asked.model,
+        "model": request.model,
         "output": [item, *map(_hosted, tokens.items)] if is_whole else [],
         "parallel_tool_calls": True,
         "temperature": 1.0,
         "tool_choice": "auto",
-        "tools": asked.fields.get("tools") or [],
+        "tools": request.fields.get("tools") or [],
         "top_p": 1.0,
         "metadata": {},
         "service_tier": tokens.service_tier or "default",
@@ -265,13 +280,14 @@ def _response(asked: Asked, response_id: str, status: str) -> dict[str, Any]:
     if tokens.tool_usage is not None:
         document["tool_usage"] = tokens.tool_usage
     elif tokens.web_searches:
+        # The number of billed requests, which may differ from the number of output items.
         document["tool_usage"] = {"web_search": {"num_requests": tokens.web_searches}}
     return document
 
 
 def _hosted(kind: str) -> dict[str, Any]:
-    """Return an output item of one of the provider's own tools."""
-    kind, _, action = kind.partition(":")
+    """Return an output item of a hosted tool, such as "web_search_call:open_page"."""
+    kind, _, action = kind.partition(":")  # some actions of a web search are free
     item: dict[str, Any] = {"id": "item_1", "type": kind, "status": "completed"}
     if kind == "web_search_call":
         item["action"] = {"type": action or "search", "query": "q"}
@@ -284,23 +300,23 @@ def _hosted(kind: str) -> dict[str, Any]:
     return item
 
 
-def _response_events(asked: Asked, response_id: str) -> Iterator[bytes]:
-    for each in response_events(asked, response_id):
-        yield event(each, each["type"])
+def _response_events(request: FakeRequest, response_id: str) -> Iterator[bytes]:
+    for document in response_events(request, response_id):
+        yield event(document, document["type"])
 
 
-def response_events(asked: Asked, response_id: str) -> Iterator[dict[str, Any]]:
-    """Yield the events of a response as they are sent, over HTTP or a socket."""
-    answer = asked.answer
-    number = iter(range(10**9))
+def response_events(request: FakeRequest, response_id: str) -> Iterator[dict[str, Any]]:
+    """Yield the events of a streamed response, over HTTP or a WebSocket."""
+    answer = request.answer
+    sequence = itertools.count()
 
-    def made(kind: str, **fields: Any) -> dict[str, Any]:
-        return {**fields, "type": kind, "sequence_number": next(number)}
+    def numbered(kind: str, **fields: Any) -> dict[str, Any]:
+        return {**fields, "type": kind, "sequence_number": next(sequence)}
 
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    begun = _response(asked, response_id, "in_progress")
-    whole = _response(asked, response_id, "completed")
-    yield made("response.created", response=begun)
+    initial = _response(request, response_id, "in_progress")
+    whole = _response(request, response_id, "completed")  # only this one carries the usage
+    yield numbered("response.created", response=initial)
     item = {
         "id": "msg_1",
         "type": "message",
@@ -308,21 +324,21 @@ def response_events(asked: Asked, response_id: str) -> Iterator[dict[str, Any]]:
         "status": "in_progress",
         "content": [],
     }
-    yield made("response.output_item.added", output_index=0, item=item)
+    yield numbered("response.output_item.added", output_index=0, item=item)
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-    yield made("response.content_part.added", part=part, **place)
+    yield numbered("response.content_part.added", part=part, **place)
     for word in words_of(answer):
-        yield made("response.output_text.delta", delta=word, logprobs=[], **place)
-    text = _text(asked)
-    yield made("response.output_text.done", text=text, logprobs=[], **place)
-    yield made("response.content_part.done", part={**part, "text": text}, **place)
-    yield made("response.output_item.done", output_index=0, item=whole["output"][0])
-    yield made("response.completed", response=whole)
+        yield numbered("response.output_text.delta", delta=word, logprobs=[], **place)
+    text = _text(request)
+    yield numbered("response.output_text.done", text=text, logprobs=[], **place)
+    yield numbered("response.content_part.done", part={**part, "text": text}, **place)
+    yield numbered("response.output_item.done", output_index=0, item=whole["output"][0])
+    yield numbered("response.completed", response=whole)
 
 
 class _Compact(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        usage = _usage(asked.answer.tokens)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        usage = _usage(request.answer.tokens)
         return {
             "id": "cmp_1",
             "object": "response.compaction",
@@ -333,12 +349,13 @@ class _Compact(JsonOrStream):
 
 
 class _Decisions(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        usage = _usage(asked.answer.tokens)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        usage = _usage(request.answer.tokens)
         answers = [{"type": "predicate", "name": "q", "probability": 0.5}]
-        return {"answers": answers, "model": asked.model, "usage": usage}
+        return {"answers": answers, "model": request.model, "usage": usage}
 
 
+# A transparent PNG of one pixel.
 _PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
     "awAAAABJRU5ErkJggg=="
@@ -348,15 +365,17 @@ _PIXEL = (
 class _Images(JsonOrStream):
     stream_error = event({"type": "error", "error": {"message": "fake"}}, "error")
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        drawn = [{"b64_json": _PIXEL} for _ in range(int(asked.fields.get("n") or 1))]
-        document: dict[str, Any] = {"created": 1, "data": drawn}
-        if not asked.answer.without_usage and not asked.model.startswith("dall-e"):
-            document["usage"] = _image_usage(asked.answer.tokens)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        images = [{"b64_json": _PIXEL} for _ in range(int(request.fields.get("n") or 1))]
+        document: dict[str, Any] = {"created": 1, "data": images}
+        # The dall-e models are billed per image and report no usage.
+        if not request.answer.without_usage and not request.model.startswith("dall-e"):
+            document["usage"] = _image_usage(request.answer.tokens)
         return document
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        kind = "image_edit" if asked.path.endswith("edits") else "image_generation"
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        # Generations and edits name their events differently.
+        kind = "image_edit" if request.path.endswith("edits") else "image_generation"
         image = {
             "b64_json": _PIXEL,
             "background": "opaque",
@@ -366,7 +385,7 @@ class _Images(JsonOrStream):
             "size": "1024x1024",
         }
         yield event({**image, "type": f"{kind}.partial_image", "partial_image_index": 0})
-        whole = {**image, "type": f"{kind}.completed", "usage": _image_usage(asked.answer.tokens)}
+        whole = {**image, "type": f"{kind}.completed", "usage": _image_usage(request.answer.tokens)}
         yield event(whole)
 
 
@@ -384,14 +403,14 @@ def _image_usage(tokens: Tokens) -> dict[str, Any]:
 
 
 class _Speech:
-    def reply(self, asked: Asked) -> Reply:
-        if asked.fields.get("stream_format") == "sse":
-            return Reply(self._events(asked), "text/event-stream; charset=utf-8")
-        return Reply(b"ID3" + b"\0" * 253, "audio/mpeg")
+    def reply(self, request: FakeRequest) -> Reply:
+        if request.fields.get("stream_format") == "sse":
+            return Reply(self._events(request), "text/event-stream; charset=utf-8")
+        return Reply(b"ID3" + b"\0" * 253, "audio/mpeg")  # no JSON, so no usage
 
     @staticmethod
-    def _events(asked: Asked) -> Iterator[bytes]:
-        tokens = asked.answer.tokens
+    def _events(request: FakeRequest) -> Iterator[bytes]:
+        tokens = request.answer.tokens
         yield event({"type": "speech.audio.delta", "audio": base64.b64encode(bytes(64)).decode()})
         usage = {
             "input_tokens": tokens.input,
@@ -402,30 +421,33 @@ class _Speech:
 
 
 class _Transcriptions(JsonOrStream):
-    def reply(self, asked: Asked) -> Reply:
-        if asked.fields.get("response_format") in ("text", "srt", "vtt"):
-            return Reply(asked.answer.text.encode(), "text/plain")
-        return super().reply(asked)
+    def reply(self, request: FakeRequest) -> Reply:
+        # These formats are plain text, which has no place for usage.
+        if request.fields.get("response_format") in ("text", "srt", "vtt"):
+            return Reply(request.answer.text.encode(), "text/plain")
+        return super().reply(request)
 
-    def document(self, asked: Asked) -> dict[str, Any]:
-        tokens = asked.answer.tokens
-        document: dict[str, Any] = {"text": asked.answer.text}
-        if asked.fields.get("response_format") == "verbose_json":
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        tokens = request.answer.tokens
+        document: dict[str, Any] = {"text": request.answer.text}
+        if request.fields.get("response_format") == "verbose_json":
             document.update(duration=tokens.seconds, language="english", segments=[])
-        if not asked.answer.without_usage and "translations" not in asked.path:
-            document["usage"] = self._usage(asked)
+        # Translations report no usage.
+        if not request.answer.without_usage and "translations" not in request.path:
+            document["usage"] = self._usage(request)
         return document
 
-    def stream(self, asked: Asked) -> Iterator[bytes]:
-        for word in words_of(asked.answer):
+    def stream(self, request: FakeRequest) -> Iterator[bytes]:
+        for word in words_of(request.answer):
             yield event({"type": "transcript.text.delta", "delta": word})
-        usage = self._usage(asked)
-        yield event({"type": "transcript.text.done", "text": asked.answer.text, "usage": usage})
+        usage = self._usage(request)
+        yield event({"type": "transcript.text.done", "text": request.answer.text, "usage": usage})
 
     @staticmethod
-    def _usage(asked: Asked) -> dict[str, Any]:
-        tokens = asked.answer.tokens
-        if asked.model.startswith("whisper") or asked.model == "gpt-transcribe":
+    def _usage(request: FakeRequest) -> dict[str, Any]:
+        tokens = request.answer.tokens
+        # Billed by duration, unlike the other transcription models.
+        if request.model.startswith("whisper") or request.model == "gpt-transcribe":
             return {"type": "duration", "seconds": tokens.seconds}
         return {
             "type": "tokens",
@@ -440,26 +462,27 @@ class _Transcriptions(JsonOrStream):
 
 
 class _Batches(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        return _batch(asked, asked.start("batch_fake"), "validating")
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        return _batch(request, request.start("batch_fake"), "validating")
 
 
 class _RetrievedBatch(JsonOrStream):
-    def document(self, asked: Asked) -> dict[str, Any]:
-        return _batch(asked, asked.id_in_path, asked.answer.job)
+    def document(self, request: FakeRequest) -> dict[str, Any]:
+        return _batch(request, request.id_in_path, request.answer.job)
 
 
-def _batch(asked: Asked, batch_id: str, status: str) -> dict[str, Any]:
-    answer = asked.answer
+def _batch(request: FakeRequest, batch_id: str, status: str) -> dict[str, Any]:
+    answer = request.answer
     document: dict[str, Any] = {
         "id": batch_id,
         "object": "batch",
         "completion_window": "24h",
         "created_at": 1,
-        "endpoint": asked.jobs.get(batch_id, {}).get("endpoint", "/v1/chat/completions"),
+        "endpoint": request.jobs.get(batch_id, {}).get("endpoint", "/v1/chat/completions"),
         "input_file_id": "file-1",
         "status": status,
     }
+    # The model and the usage of a batch are known only at its end.
     if status == "completed":
         document["model"] = answer.model or "gpt-4o-mini"
         document["request_counts"] = {"total": 10, "completed": 10, "failed": 0}
@@ -480,14 +503,15 @@ _FILE = {
     "status": "processed",
 }
 _COUNTED = {"object": "response.input_tokens", "input_tokens": 10}
+# A route that Paygent has no reader for.
 _VIDEO = {"id": "video_1", "object": "video", "model": "sora-2", "status": "queued"}
 
-ROUTES: tuple[tuple[str, str, Maker], ...] = (
+ROUTES: tuple[tuple[str, str, Responder], ...] = (
     ("POST", "/chat/completions", _Chat()),
     ("POST", "/completions", _Completions()),
     ("POST", "/embeddings", _Embeddings()),
     ("POST", "/responses/compact", _Compact()),
-    ("POST", "/responses/input_tokens", Plain(_COUNTED)),
+    ("POST", "/responses/input_tokens", FixedDocument(_COUNTED)),
     ("POST", "/responses", _Responses()),
     ("GET", "/responses/[^/]+", _RetrievedResponse()),
     ("POST", "/responses/[^/]+/cancel", _RetrievedResponse()),
@@ -498,8 +522,9 @@ ROUTES: tuple[tuple[str, str, Maker], ...] = (
     ("POST", "/batches", _Batches()),
     ("GET", "/batches/[^/]+", _RetrievedBatch()),
     ("POST", "/batches/[^/]+/cancel", _RetrievedBatch()),
-    ("POST", "/moderations", Plain(_MODERATION)),
-    ("POST", "/files", Plain(_FILE)),
-    ("POST", "/videos", Plain(_VIDEO)),
-    ("GET", "/models", Plain({"object": "list", "data": [_MODEL]})),
+    # From here on: free of charge, or not metered.
+    ("POST", "/moderations", FixedDocument(_MODERATION)),
+    ("POST", "/files", FixedDocument(_FILE)),
+    ("POST", "/videos", FixedDocument(_VIDEO)),
+    ("GET", "/models", FixedDocument({"object": "list", "data": [_MODEL]})),
 )

@@ -1,12 +1,13 @@
-"""The fake's WebSockets: the Realtime API and Responses over a socket, as OpenAI's SDK wants them.
+"""The fake's WebSockets: OpenAI's Realtime API, and Responses over a WebSocket.
 
-The protocol is the `websockets` library's, which whoever opens such a connection has; the bytes go
-through the HTTP server's own connection. The provider's events are recorded as they arrive, as
-requests of the method "WS".
+The protocol is implemented by the `websockets` library, which any client of such a connection has
+installed; the bytes go through the HTTP server's own connection. Events of the client are recorded
+as they arrive, as requests with the method "WS".
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import select
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs
 
 from paygent.testing import openai
-from paygent.testing.answer import Answer, Asked, Tokens, words_of
+from paygent.testing.answer import Answer, FakeRequest, Tokens, words_of
 
 if TYPE_CHECKING:
     from http.server import BaseHTTPRequestHandler
@@ -23,21 +24,21 @@ if TYPE_CHECKING:
 
 Events = Iterator[dict[str, Any]]
 
-_CONTROL = 7  # opcodes above it are no data
+_CONTROL = 7  # opcodes above it are control frames
 
 
 class Socket:
-    """One connection, from its handshake to its end."""
+    """One connection, from its handshake to its close."""
 
     def __init__(
         self, provider: FakeProvider, handler: BaseHTTPRequestHandler, target: SplitResult
     ) -> None:
-        """Take over the connection of a request that asks for a socket.
+        """Take over the connection of an upgrade request.
 
         Args:
-            provider: Records events and says how they are answered.
-            handler: Has the connection.
-            target: The request's address.
+            provider: Records events and supplies the answers.
+            handler: Owns the connection.
+            target: The request's URL.
         """
         from websockets.server import ServerProtocol
 
@@ -45,14 +46,15 @@ class Socket:
         self._handler = handler
         self._target = target
         self._protocol = ServerProtocol(max_size=None)
-        named = parse_qs(target.query).get("model", ["fake-model"])[0]
-        self._session: dict[str, Any] = {"type": "realtime", "model": named}
-        self._numbers = iter(range(10**9))
+        model = parse_qs(target.query).get("model", ["fake-model"])[0]
+        self._session: dict[str, Any] = {"type": "realtime", "model": model}
+        self._numbers = itertools.count()
         self._message = b""
 
     def serve(self) -> None:
-        """Answer events until either side closes."""
+        """Answer events until either side closes the connection."""
         handler = self._handler
+        # The HTTP server has consumed the request, so it is written out again for the protocol.
         head = "".join(f"{name}: {value}\r\n" for name, value in handler.headers.items())
         self._protocol.receive_data(f"GET {handler.path} HTTP/1.1\r\n{head}\r\n".encode())
         (request,) = self._protocol.events_received()
@@ -80,14 +82,14 @@ class Socket:
         self._handler.wfile.flush()
 
     def _send(self, event: dict[str, Any]) -> None:
-        if self._is_closed:
+        if self._is_closed:  # the client may leave between two events
             return
         numbered = {"event_id": f"event_{next(self._numbers)}", **event}
         self._protocol.send_text(json.dumps(numbered).encode())
         self._flush()
 
     def _receive(self) -> list[dict[str, Any]]:
-        """Wait for the next events of the client, and record them."""
+        """Wait for the client's next events and record them."""
         data = self._handler.rfile.read1()
         if data:
             self._protocol.receive_data(data)
@@ -99,16 +101,16 @@ class Socket:
             if frame.opcode > _CONTROL:
                 continue
             self._message += frame.data
-            if frame.fin:
+            if frame.fin:  # a message may arrive in several frames
                 message, self._message = self._message, b""
                 events.append(self._read(message))
         self._flush()
         for event in events:
-            self._provider.note("WS", self._target.path, {}, event)
+            self._provider.record("WS", self._target.path, {}, event)
         return events
 
     def _read(self, message: bytes) -> dict[str, Any]:
-        """Read an event; what is none closes the connection, as the provider does."""
+        """Parse an event; anything else closes the connection, as the provider does."""
         try:
             event = json.loads(message)
         except ValueError:
@@ -119,7 +121,7 @@ class Socket:
         return {}
 
     def _cancelled_within(self, seconds: float) -> bool:
-        """Tell whether the client cancels a response in this time; 0 does not look."""
+        """Return whether the client cancels the response within this time; 0 does not wait."""
         if not seconds:
             return False
         ready, _, _ = select.select([self._handler.connection], [], [], seconds)
@@ -138,12 +140,12 @@ class Socket:
             self._send({"type": "session.updated", "session": self._session})
         elif kind == "input_audio_buffer.commit":
             self._send({"type": "input_audio_buffer.committed", "item_id": "item_1"})
-            self._hear()
+            self._transcribe()
 
-    def _hear(self) -> None:
-        """Write down what was spoken, and answer it, where the session asks for that."""
-        heard = (self._session.get("audio") or {}).get("input") or {}
-        if heard.get("transcription"):
+    def _transcribe(self) -> None:
+        """Transcribe the spoken input and answer it, if the session is configured to."""
+        config = (self._session.get("audio") or {}).get("input") or {}
+        if config.get("transcription"):
             usage = {"type": "duration", "seconds": self._provider.default.tokens.seconds}
             self._send(
                 {
@@ -154,11 +156,12 @@ class Socket:
                     "usage": usage,
                 }
             )
-        if heard.get("turn_detection"):
+        if config.get("turn_detection"):  # the server starts the turn by itself
             self._respond({})
 
     def _respond(self, event: dict[str, Any]) -> None:
         answer = self._provider.next_answer({})
+        # Events of a lane carry its id.
         lane = {"stream_id": event["stream_id"]} if "stream_id" in event else {}
         if answer.status != 200:
             error = {
@@ -170,29 +173,32 @@ class Socket:
             }
             self._send({"type": "error", "status": answer.status, "error": error, **lane})
             return
-        made = self._response_events(event, answer)
-        for number, each in enumerate(made):
+        replies = self._response_events(event, answer)
+        for number, reply in enumerate(replies):
             if answer.cut_after is not None and number >= answer.cut_after:
-                self._handler.connection.shutdown(2)
+                self._handler.connection.shutdown(2)  # without a closing handshake
                 self._protocol.receive_eof()
                 return
-            self._send({**each, **lane})
+            self._send({**reply, **lane})
+            # The client may cancel after "response.created", which names the response.
             if (
                 number == 0
                 and answer.chunk_delay_s
                 and self._cancelled_within(answer.chunk_delay_s)
             ):
-                self._send(self._done(each["response"], answer, "cancelled"))
+                self._send(self._done(reply["response"], answer, "cancelled"))
                 return
 
     def _response_events(self, event: dict[str, Any], answer: Answer) -> Events:
         response_id = f"resp_{next(self._numbers)}"
         if self._is_responses:
             raw = json.dumps(event).encode()
-            asked = Asked(self._provider.url, self._target, raw, self._provider.jobs, answer)
-            yield from openai.response_events(asked, response_id)
+            request = FakeRequest(
+                self._provider.url, self._target, raw, self._provider.jobs, answer
+            )
+            yield from openai.response_events(request, response_id)
             return
-        begun: dict[str, Any] = {
+        initial: dict[str, Any] = {
             "id": response_id,
             "object": "realtime.response",
             "status": "in_progress",
@@ -200,21 +206,21 @@ class Socket:
             "output": [],
             "usage": None,
         }
-        yield {"type": "response.created", "response": begun}
+        yield {"type": "response.created", "response": initial}
         place = {"response_id": response_id, "item_id": "item_2", "output_index": 0}
         for word in words_of(answer):
             delta = {"type": "response.output_audio_transcript.delta", "content_index": 0}
             yield {**delta, **place, "delta": word}
-        yield self._done(begun, answer, "completed")
+        yield self._done(initial, answer, "completed")
 
-    def _done(self, begun: dict[str, Any], answer: Answer, status: str) -> dict[str, Any]:
+    def _done(self, initial: dict[str, Any], answer: Answer, status: str) -> dict[str, Any]:
         output = []
         if answer.tool_call:
             name, arguments = answer.tool_call
             call = {"id": "item_3", "type": "function_call", "call_id": "c1"}
             output.append({**call, "name": name, "arguments": arguments})
         usage = None if answer.without_usage else _usage(answer.tokens)
-        done = {**begun, "status": status, "output": output, "usage": usage}
+        done = {**initial, "status": status, "output": output, "usage": usage}
         return {"type": "response.done", "response": done}
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from paygent import GuardResult
 from paygent.cli.console import is_interactive, make_console
-from paygent.cli.demo import ShowWatch, outcome_table
+from paygent.cli.demo import ConsoleWatch, outcome_table
 from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
 from paygent.core.period import to_datetime
 from paygent.core.report import Margin, UsageRow
@@ -54,7 +54,7 @@ def test_watch__in_a_pipe__writes_plain_lines_once(monkeypatch: pytest.MonkeyPat
     """
     monkeypatch.setenv("FORCE_COLOR", "1")
     out = io.StringIO()
-    watch = ShowWatch(make_console(out, {}), (DemoUser("u", USERS[0].steps, 8),))
+    watch = ConsoleWatch(make_console(out, {}), (DemoUser("u", USERS[0].steps, 8),))
     result = GuardResult("soft_gate", "model_limit:m", 0.83, 41.0, 50.0, "u has used 41 of 50")
     with watch.shown():
         for _ in range(2):
@@ -75,7 +75,7 @@ def test_watch__on_a_terminal__draws_bars_and_writes_above_them(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     out = Terminal()
-    watch = ShowWatch(make_console(out, {"TERM": "xterm"}), (DemoUser("u", USERS[0].steps, 2),))
+    watch = ConsoleWatch(make_console(out, {"TERM": "xterm"}), (DemoUser("u", USERS[0].steps, 2),))
     with watch.shown():
         watch.called("u")
         watch.warned(to_datetime(0), GuardResult("soft_gate", "r", 0.8, 4.0, 5.0, "u has used 4"))

@@ -110,6 +110,7 @@ _WRITING = Step(
 )
 _TAGGING = Step("openai", "gpt-4o-mini", "Tag this ticket.", Tokens(input=3_000, output=1_000))
 
+# One user far below the price of the plan, one near half of it, and one far above.
 USERS = (
     DemoUser("light", (_RESEARCH,), 50),
     DemoUser("typical", (_PLANNING,), 400),
@@ -194,6 +195,7 @@ class Clock:
     def __init__(self, start_us: int) -> None:
         self._lock = threading.Lock()
         self._latest_us = start_us
+        # A context variable and not a thread-local: callbacks run in a copy of the context.
         self._own_us: ContextVar[int] = ContextVar("paygent_demo_own_us")
 
     def __call__(self) -> int:
@@ -283,6 +285,7 @@ def _run_user(
         for number in range(user.calls):
             if is_stopped():
                 break
+            # In the middle of its share of the month, so that no call is on the boundary.
             clock.move(month.start_us + (2 * number + 1) * length_us // (2 * user.calls))
             step = user.steps[number % len(user.steps)]
             try:
@@ -306,7 +309,7 @@ class _Clients:
         self._openai = openai.OpenAI(
             api_key="demo",
             base_url=provider.openai_url,
-            max_retries=0,
+            max_retries=0,  # a retry would hide a failure and disturb the counts
             timeout=_REQUEST_WAIT_S,
             http_client=openai.DefaultHttpxClient(trust_env=False),
         )
