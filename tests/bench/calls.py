@@ -1,10 +1,9 @@
-"""The in-situ benchmark as a script that any environment with a `paygent` and openai can run.
+"""The in-situ benchmark, as a script for any environment with a `paygent` and openai.
 
-The HTTP answer is made inside the process (a transport that answers at once), so that what is
-measured is the SDK's own work and ours. Bare calls use the SDK's methods as they were before
-Paygent patched them; metered and bare calls alternate, so that whatever else the machine does hits
-both alike. With `--steps` further calls are made with watches around the steps, which cost some
-time themselves.
+The HTTP answer is produced inside the process (a transport that answers at once), so the script
+measures the work of the SDK and of Paygent. Bare calls use the SDK's methods from before Paygent
+patched them; metered and bare calls alternate, so that other load on the machine affects both
+equally. With `--steps`, further calls are timed step by step; the timers themselves take some time.
 """
 
 SCRIPT = r"""
@@ -64,26 +63,26 @@ with paygent_context(user_id="user"):
 
 steps = {}
 
-def watched(owner, name, label):
+def timed_step(owner, name, label):
     inner = getattr(owner, name)
     readings = steps.setdefault(label, [])
-    def watch(*args):
+    def measured(*args):
         start = time.perf_counter_ns()
         try:
             return inner(*args)
         finally:
             readings.append(time.perf_counter_ns() - start)
-    setattr(owner, name, watch)
+    setattr(owner, name, measured)
 
 if "--steps" in sys.argv:
-    from paygent.client.instrument import funnel
+    from paygent.client.instrument.http_sdks import wrapper
     from paygent.client.metering.meter import Meter
     from paygent.client.journal.journal import Journal
-    watched(funnel, "prepare", "call: read the request")
-    watched(Meter, "begin", "begin, whole")
-    watched(Journal, "begin", "begin: the journal's write")
-    watched(funnel, "end_answered", "end, whole")
-    watched(Journal, "end", "end: the journal's write")
+    timed_step(wrapper, "prepare", "call: read the request")
+    timed_step(Meter, "begin", "begin, whole")
+    timed_step(Journal, "begin", "begin: journal write")
+    timed_step(wrapper, "end_answered", "end, whole")
+    timed_step(Journal, "end", "end: journal write")
     with paygent_context(user_id="user"):
         for number in range(rounds):
             timed(bare_create, bare_client), timed(Completions.create, metered_client)

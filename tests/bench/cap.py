@@ -1,7 +1,7 @@
-"""How well a cap is used and kept: callers of one user who come again until they are refused.
+"""How fully a cap is used, and how well it is kept: one user's callers repeat until refused.
 
-A provider is a pause of random length on the event loop, so that hundreds of calls are in flight at
-once without a processor being busy.
+The provider is a pause of random length on the event loop, so that hundreds of calls are in flight
+at once without using the processor.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ _CALL_NANO = _INPUT * 1_000 + _OUTPUT * 4_000
 
 
 class _Crowd:
-    """So many callers of one user, each in a loop of calls."""
+    """Concurrent callers of one user, each in a loop of calls."""
 
     def __init__(self, pg: Any, fit: int, noise: float, latency_s: float, seed: int) -> None:
         self.pg = pg
         self.cap_nano = fit * _CALL_NANO
         self.noise = noise
         self.latency_s = latency_s
-        self.chance = random.Random(seed)
-        self.flying_nano = 0
+        self.random = random.Random(seed)
+        self.in_flight_nano = 0
         self.used_at_first_refusal: float | None = None
 
     async def provider(self) -> dict[str, Any]:
-        """Take a while, and as many tokens as it happens."""
+        """Sleep for a random time and return a random usage."""
         factor = 1.0
         if self.noise:
-            factor = self.chance.lognormvariate(-(self.noise**2) / 2, self.noise)
+            factor = self.random.lognormvariate(-(self.noise**2) / 2, self.noise)
         input_tokens, output_tokens = round(_INPUT * factor), round(_OUTPUT * factor)
         cost_nano = input_tokens * 1_000 + output_tokens * 4_000
-        self.flying_nano += cost_nano
-        await asyncio.sleep(self.chance.expovariate(1 / self.latency_s))
-        self.flying_nano -= cost_nano
+        self.in_flight_nano += cost_nano
+        await asyncio.sleep(self.random.expovariate(1 / self.latency_s))
+        self.in_flight_nano -= cost_nano
         return {
             "model": "m",
             "usage": {"prompt_tokens": input_tokens, "completion_tokens": output_tokens},
@@ -51,15 +51,15 @@ class _Crowd:
         except PaygentLimitExceeded:
             if self.used_at_first_refusal is None:
                 spent_nano = self.pg.get_usage("user").period_cost_nano
-                self.used_at_first_refusal = (spent_nano + self.flying_nano) / self.cap_nano
+                self.used_at_first_refusal = (spent_nano + self.in_flight_nano) / self.cap_nano
 
-    async def come(self, callers: int) -> None:
-        """Let all of them call."""
+    async def run(self, callers: int) -> None:
+        """Run all callers to their refusal."""
         await asyncio.gather(*(self.caller() for _ in range(callers)))
 
 
 def cap(seeds: int) -> None:
-    """Print overspend in calls, and the use of the cap at the first refusal, by the worst seed."""
+    """Print overspend in calls, and the share of the cap used at the first refusal, worst seed."""
     from paygent import ModelCostRate, Paygent, PlanConfig
 
     print(
@@ -81,7 +81,7 @@ def cap(seeds: int) -> None:
             )
             pg.configure_plan("default", plan)
             crowd = _Crowd(pg, fit, noise, latency_s, seed)
-            asyncio.run(crowd.come(callers))
+            asyncio.run(crowd.run(callers))
             spent_nano = pg.get_usage("user").period_cost_nano
             over.append((spent_nano - crowd.cap_nano) / _CALL_NANO)
             used.append(crowd.used_at_first_refusal or 0.0)

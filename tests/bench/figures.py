@@ -1,4 +1,4 @@
-"""What every benchmark does with its readings."""
+"""Timing, percentiles and output, for every benchmark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def show(name: str, values: list[int], budget: str = "") -> None:
 
 
 def show_added(name: str, bare: list[int], metered: list[int], budget: str = "") -> None:
-    """Print how much later the percentiles of metered readings are than those of bare ones."""
+    """Print the differences between the percentiles of metered and bare readings."""
     p50, p99, p999 = (
         percentile(metered, share) - percentile(bare, share) for share in (0.5, 0.99, 0.999)
     )
@@ -27,7 +27,7 @@ def show_added(name: str, bare: list[int], metered: list[int], budget: str = "")
 
 
 def measure(action: Callable[[], object], rounds: int) -> list[int]:
-    """Time an action, after a tenth of the rounds unmeasured."""
+    """Time an action, after a warm-up of a tenth of the rounds."""
     clock = time.perf_counter_ns
     for _ in range(rounds // 10):
         action()

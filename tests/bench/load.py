@@ -1,8 +1,8 @@
-"""The added path where many calls are under way: busy threads, tasks on one loop, and the journal's
-kinds of segments beside each other.
+"""The added path under load: busy threads, tasks on one loop, and a comparison of the journal's
+kinds of segments.
 
-The provider is a function that answers at once, behind the real funnel; metered and bare calls
-alternate in each thread and task.
+The provider is a function that answers at once, behind the real request wrapper; metered and bare
+calls alternate in each thread and task.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.bench.figures import show, show_added
 
 THREADS = 16
 TASKS = 1_000
-WORK_US = 1_000  # of pure Python before each call, so that the interpreter's lock is always wanted
+WORK_US = 1_000  # of pure Python before each call, so that the interpreter lock is contended
 _USERS = 50
 _BODY = {
     "model": "gpt-4o",
@@ -66,7 +66,7 @@ def _stub() -> Iterator[tuple[Any, Any, Any]]:
 
 
 def _loops_of(work_us: int) -> int:
-    """Return how many rounds of `_work` take so long, on a thread that has the machine."""
+    """Return how many rounds of `_work` take that long on an otherwise idle machine."""
     start = time.perf_counter_ns()
     _work(200_000)
     return int(200_000 * work_us * 1000 / (time.perf_counter_ns() - start))
@@ -88,7 +88,7 @@ def _in_threads(run: Callable[[int], None]) -> None:
 
 
 def busy_threads(rounds: int) -> None:
-    """Measure the added path in threads that all want the interpreter."""
+    """Measure the added path in threads that compete for the interpreter."""
     from paygent import paygent_context
     from paygent.client.instrument.http_sdks.wrapper import wrap_sync
     from paygent.client.instrument.openai import routes as sdk
@@ -99,10 +99,10 @@ def busy_threads(rounds: int) -> None:
         def provider(client: Any, cast_to: Any, options: Any) -> Any:
             return answer
 
-        funnel = wrap_sync(provider, sdk)
+        metered_request = wrap_sync(provider, sdk)
         loops = _loops_of(WORK_US)
         print(f"{THREADS} busy threads, {THREADS * rounds} calls, {WORK_US} µs of work before each")
-        for name, users in (("a user for each thread", THREADS), ("one user for all", 1)):
+        for name, users in (("one user per thread", THREADS), ("one shared user", 1)):
             bare: list[int] = []
             metered: list[int] = []
 
@@ -114,7 +114,7 @@ def busy_threads(rounds: int) -> None:
             ) -> None:
                 with paygent_context(user_id=f"user-{thread % users}"):
                     for number in range(rounds + rounds // 10):
-                        for call, readings in ((provider, bare), (funnel, metered)):
+                        for call, readings in ((provider, bare), (metered_request, metered)):
                             _work(loops)
                             start = clock()
                             call(client, None, options)
@@ -127,7 +127,7 @@ def busy_threads(rounds: int) -> None:
 
 
 def tasks_on_one_loop(rounds: int) -> None:
-    """Measure what a call takes of the loop's thread with a thousand calls in flight."""
+    """Measure the time a call occupies the loop's thread with a thousand calls in flight."""
     from paygent import paygent_context
     from paygent.client.instrument.http_sdks.wrapper import wrap_async
     from paygent.client.instrument.openai import routes as sdk
@@ -135,25 +135,25 @@ def tasks_on_one_loop(rounds: int) -> None:
     clock = time.perf_counter_ns
     with _stub() as (client, options, answer):
 
-        async def provider(client: Any, cast_to: Any, options: Any, *, seen: list[int]) -> Any:
-            seen.append(clock())
+        async def provider(client: Any, cast_to: Any, options: Any, *, moments: list[int]) -> Any:
+            moments.append(clock())
             await asyncio.sleep(0.05)
-            seen.append(clock())
+            moments.append(clock())
             return answer
 
-        funnel = wrap_async(provider, sdk)
+        metered_request = wrap_async(provider, sdk)
         bare: list[int] = []
         metered: list[int] = []
 
         async def run(task: int) -> None:
             with paygent_context(user_id=f"user-{task % _USERS}"):
                 for number in range(rounds + 2):
-                    for call, readings in ((provider, bare), (funnel, metered)):
-                        seen: list[int] = []
+                    for call, readings in ((provider, bare), (metered_request, metered)):
+                        moments: list[int] = []
                         start = clock()
-                        await call(client, None, options, seen=seen)
+                        await call(client, None, options, moments=moments)
                         # Before the provider and after it; no other task runs in between.
-                        took = seen[0] - start + clock() - seen[1]
+                        took = moments[0] - start + clock() - moments[1]
                         if number >= 2:
                             readings.append(took)
 
@@ -166,9 +166,10 @@ def tasks_on_one_loop(rounds: int) -> None:
 
 
 def journals(rounds: int) -> None:
-    """Compare the kinds of segments in turn: alone, and in threads that all want the interpreter.
+    """Compare the kinds of segments alternately: on one thread, and in threads that compete for the
+    interpreter.
 
-    A round is what a call appends, a begin and an end record.
+    A round appends what a call does, a begin and an end record.
     """
     from paygent.client.journal import journal as module
     from paygent.client.journal.journal import Journal
@@ -181,7 +182,7 @@ def journals(rounds: int) -> None:
         for kind in ("mapped", "written"):
             with mock.patch.object(module, "can_map", return_value=kind == "mapped"):
                 kinds.append((kind, Journal(Path(folder) / kind, owner="bench")))
-                kinds[-1][1].append(begin)  # the first append asks
+                kinds[-1][1].append(begin)  # the first append selects the kind
 
         done = threading.Event()
 
@@ -205,7 +206,7 @@ def journals(rounds: int) -> None:
 
         delivering = threading.Thread(target=deliver)
         delivering.start()
-        print("the journal, a begin and an end record, kinds of segments in turn")
+        print("the journal, a begin and an end record, segment kinds alternating")
         readings: dict[str, list[int]] = {"mapped": [], "written": []}
         run(0, 20 * rounds, 0)
         for kind in readings:

@@ -1,6 +1,4 @@
-"""What a stream pays: the taps' time for each chunk beside the SDK's own, and the memory of a long
-one.
-"""
+"""The overhead of a stream: the taps' time per chunk, and the memory of a long stream."""
 
 from __future__ import annotations
 
@@ -23,16 +21,16 @@ CHUNKS = 20_000
 
 
 class _Ending:
-    """Ends nothing, so that only the taps are measured."""
+    """Ends no call, so that only the taps are measured."""
 
     def __call__(self) -> None:
-        """End nothing."""
+        """Do nothing."""
 
     at_its_end = left = from_anywhere = __call__
 
 
 def _chunk(kind: str) -> Any:
-    """Return a chunk of text as the SDK makes it."""
+    """Return a chunk of text as the SDK produces it."""
     if kind == "chat":
         from openai.types.chat import ChatCompletionChunk
 
@@ -61,7 +59,7 @@ _READERS: dict[str, Callable[[bool, bool], StreamReader]] = {
 
 
 def _per_chunk(source: Callable[[], Iterator[Any]], rounds: int = 9) -> list[int]:
-    """Return nanoseconds for each chunk, of several readings of a whole stream."""
+    """Return nanoseconds per chunk, for several passes over a whole stream."""
     readings = []
     for _ in range(rounds):
         stream = source()
@@ -73,7 +71,7 @@ def _per_chunk(source: Callable[[], Iterator[Any]], rounds: int = 9) -> list[int
 
 
 def streams() -> None:
-    """Measure what the taps add to each chunk, and what a long stream keeps."""
+    """Measure the time the taps add per chunk, and the memory a long stream keeps."""
     print(f"streams of {CHUNKS} chunks, the taps alone (budget: ≤ 1 µs per chunk, memory O(1))")
     for kind, make in _READERS.items():
         chunk = _chunk(kind)
@@ -85,7 +83,7 @@ def streams() -> None:
             return iter(IteratorTap(iter([chunk] * CHUNKS), make(False, False), _Ending(), None))  # type: ignore[arg-type]
 
         least = min(_per_chunk(bare))
-        show(f"{kind}, per chunk", [each - least for each in _per_chunk(tapped)])
+        show(f"{kind}, per chunk", [reading - least for reading in _per_chunk(tapped)])
     data = b'data: {"choices":[{"index":0,"delta":{"content":"word "}}],"model":"gpt-4o"}\n\n'
     readings = []
     for _ in range(9):
@@ -114,4 +112,4 @@ def _memory() -> None:
     usage = reader.usage(Estimate(0, 0))
     assert usage is not None
     assert usage.output_tokens == CHUNKS * 5 // 4
-    print(f"    kept of a stream: {kept / 1024:.1f} kB (budget 1 MB)")
+    print(f"    memory kept per stream: {kept / 1024:.1f} kB (budget 1 MB)")
