@@ -14,6 +14,7 @@ from typing import Any
 from paygent.client.context.scopes import paygent_context
 from paygent.client.instrument.callables.run import UNSEEN, Work, prepare, run, run_async
 from paygent.client.instrument.callables.usage import reader_for
+from paygent.client.metering import nesting
 from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
@@ -66,9 +67,10 @@ class CallableWrapper:
             answer = fn if is_given else fn()
             if not inspect.isawaitable(answer):
                 return answer
-            if hasattr(answer, "get_coro"):
-                work.runs_in(answer)
-            return await answer
+            if not hasattr(answer, "get_coro"):
+                return await answer
+            with nesting.enclosing_task(answer, work.void_for_inner):  # its context was copied
+                return await answer
 
         try:
             return await run_async(work, action)

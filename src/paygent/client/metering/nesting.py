@@ -1,90 +1,49 @@
-"""Which calls stand around the code that runs here, so that a call inside them counts instead.
+"""Which calls enclose the code that runs here, so that a metered call inside them counts instead.
 
-A wrapped callable may make calls that are metered themselves. Then the call around them must not
-count, and must give up what it holds *before* they are gated: otherwise they would wait for their
-own wrapper. Two kinds of code run inside a wrapped call: what the callable does before it returns,
-which its context tells, and the body of a generator or coroutine that it returned, which runs later
-and elsewhere, and which only the stack tells.
+A wrapped callable may make calls that are metered themselves. Then the enclosing call must not
+count, and must release its hold *before* they are gated: otherwise they would wait for their own
+wrapper. A context variable names the innermost enclosing call: during the callable, and at each
+step of a generator or coroutine that it returned. A task that was given to `awrap` runs in a
+context that was copied earlier, so it is found by its identity.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Protocol
+from typing import Any
 
-from paygent.client.context.identity import propagate
+from paygent.client.context.scopes import propagate, reset_or_ignore
 from paygent.client.metering.call import Request
+from paygent.client.runtime.event_loops import caller
 
 GiveUp = Callable[[], None]
 """Voids a call, if it has not ended."""
 
 _around: ContextVar[GiveUp | None] = ContextVar("paygent_around", default=None)
 
+propagate(_around)  # a callable may make its calls on threads
 
-class Lazy(Protocol):
-    """A generator or coroutine of the application's that a wrapped call returned."""
+yield_hooks: list[Callable[[Request], None]] = []
+"""Void the enclosing calls that an integration keeps by itself, given the call that begins."""
 
-    def give_up(self) -> None:
-        """Void the call that returned it."""
-
-    def runs_in(self, frames: set[int]) -> bool:
-        """Tell whether its body is among these frames, named by identity."""
-
-    def look(self) -> None:
-        """End the call if the body has come to its end."""
-
-
-lazies: dict[int, Lazy] = {}
-"""Those whose calls have not ended; by a key of their own."""
+_tasks: dict[Any, GiveUp] = {}
+"""By the tasks that are awaited as calls."""
 
 
 def enter(give_up: GiveUp | None) -> Token[GiveUp | None]:
-    """Note that what runs from here on runs inside a call; inside none with None."""
+    """Note that the code from here on runs inside a call; inside none with None."""
     return _around.set(give_up)
 
 
 def leave(token: Token[GiveUp | None]) -> None:
     """Note that the call's code has run."""
-    try:
-        _around.reset(token)
-    except ValueError:
-        pass  # left in another context than it was entered in; that one is gone
-
-
-class OnStack(Protocol):
-    """Knows of calls that stand around a place, by its stack."""
-
-    def give_up(self, request: Request) -> None:
-        """Have them give up for a call that is metered itself."""
-
-    def around(self) -> GiveUp | None:
-        """Return what has them give up, for another thread that is started here; or None."""
-
-
-on_stack: list[OnStack] = []
-
-
-def enclosing_call() -> GiveUp | None:
-    """Return what has the calls around this place give up, or None."""
-    told = [_around.get(), *(each.around() for each in on_stack)]
-    found = [each for each in told if each is not None]
-    if len(found) < 2:  # as nearly always
-        return found[0] if found else None
-
-    def give_up() -> None:
-        for each in found:
-            each()
-
-    return give_up
-
-
-propagate(_around, enclosing_call)  # a callable may make its calls on threads
+    reset_or_ignore(token)
 
 
 class Around:
-    """Has a call be the one around what runs in a block; may be entered again when it was left."""
+    """Makes a call the enclosing one of a block; may be entered again once it was left."""
 
     __slots__ = ("_give_up", "_token")
 
@@ -98,31 +57,24 @@ class Around:
         leave(self._token)
 
 
+@contextmanager
+def enclosing_task(task: Any, give_up: GiveUp) -> Iterator[None]:
+    """Make a call the enclosing one of a task while it is awaited in this block."""
+    _tasks[task] = give_up
+    try:
+        yield
+    finally:
+        _tasks.pop(task, None)  # two calls may await one task
+
+
 def yield_to_inner(request: Request) -> None:
-    """Have the calls around this place give up: a call that is metered itself begins here."""
+    """Void the enclosing calls: a call that is metered itself begins here."""
     outer = _around.get()
     if outer is not None:
         outer()
-    for each in on_stack:
-        each.give_up(request)
-    if lazies:
-        frames = _frames_here()
-        for lazy in list(lazies.values()):
-            if lazy.runs_in(frames):
-                lazy.give_up()
-
-
-def look() -> None:
-    """End the calls whose generator has come to its end without anybody telling."""
-    for lazy in list(lazies.values()):
-        lazy.look()
-
-
-def _frames_here() -> set[int]:
-    """Return the frames of this thread's stack, by identity."""
-    frames = set()
-    frame = sys._getframe(1)
-    while frame is not None:
-        frames.add(id(frame))
-        frame = frame.f_back  # type: ignore[assignment]
-    return frames
+    for hook in yield_hooks:
+        hook(request)
+    if _tasks:
+        outer = _tasks.get(caller())
+        if outer is not None:
+            outer()

@@ -8,8 +8,10 @@ import functools
 import gc
 import inspect
 import json
+import sys
 import threading
 import time
+import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
@@ -626,7 +628,7 @@ async def test_wrap__where_nothing_is_metered__runs(
     metered = Metered(pg)
     if how == "user off":
         used_up(pg)
-        pg._accounts.registry.users["u1"].sdk_enabled = False
+        pg._parts.accounts.registry.users["u1"].sdk_enabled = False
     if how == "shut down":
         pg.shutdown()
 
@@ -661,17 +663,16 @@ def held(pg: Paygent) -> int:
     return pg.get_usage("u1").reserved_cost_nano
 
 
-@pytest.mark.parametrize("end", ["read", "close", "drop", "raise"])
-def test_wrap__a_generator__is_the_very_object_and_counts_when_it_ends(
-    init: Init, end: str
-) -> None:
-    """It holds until it is read to its end, closed, broken or dropped; then it counts once."""
+@pytest.mark.parametrize("end", ["read", "close", "drop", "raise", "never started"])
+def test_wrap__a_generator__holds_until_it_ends_and_counts_once(init: Init, end: str) -> None:
+    """It may be read to its end, closed, broken or dropped; a wrapping generator sees each."""
     pg = init()
     metered = Metered(pg)
-    made: Any = words()
-    stream: Any = pg.wrap(lambda: made, "u1", "gpt-4o", estimated_max_tokens=3)
-    assert stream is made
-    assert next(stream) == "a"
+    stream: Any = pg.wrap(words, "u1", "gpt-4o", estimated_max_tokens=3)
+    assert inspect.isgenerator(stream)
+    assert (stream.__name__, stream.__qualname__) == (words.__name__, words.__qualname__)
+    if end != "never started":
+        assert next(stream) == "a"
     assert (held(pg) > 0, metered.events) == (True, [])
     if end == "read":
         assert list(stream) == ["b"]
@@ -681,11 +682,171 @@ def test_wrap__a_generator__is_the_very_object_and_counts_when_it_ends(
         with pytest.raises(KeyError):
             stream.throw(KeyError())
     else:
-        del made, stream
+        del stream
     assert (held(pg), metered.only.quality, metered.only.output_tokens) == (0, "estimated", 3)
-    stream = made = None
+    stream = None
     gc.collect()
     assert len(metered.events) == 1
+    assert diagnostics.counts["unread:wrap:generator"] == 1
+
+
+def test_wrap__a_generator__passes_on_what_is_sent_thrown_and_returned(init: Init) -> None:
+    """The wrapper follows the whole protocol of generators."""
+    pg = init()
+    metered = Metered(pg)
+
+    def body() -> Any:
+        got = yield "a"
+        try:
+            yield got
+        except KeyError:
+            yield "caught"
+        return "returned"
+
+    stream: Any = pg.wrap(body, "u1", "gpt-4o")
+    assert [next(stream), stream.send("sent"), stream.throw(KeyError())] == ["a", "sent", "caught"]
+    with pytest.raises(StopIteration) as caught:
+        next(stream)
+    assert (caught.value.value, len(metered.events)) == ("returned", 1)
+
+
+@pytest.mark.parametrize(
+    ("items", "error", "counts"),
+    [
+        (0, KeyError(), False), (1, KeyError(), True), (0, TimeoutError(), True),
+        (0, KeyboardInterrupt(), True), (1, asyncio.CancelledError(), True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_wrap__a_generator_that_raises__counts_if_a_request_may_have_been_paid(
+    init: Init, items: int, error: BaseException, counts: bool, kind: str
+) -> None:
+    """Before its first item the error decides, as for any callable; afterwards it was answered."""
+    pg = init()
+    metered = Metered(pg)
+
+    def body() -> Iterator[int]:
+        yield from range(items)
+        raise error
+
+    async def body_async() -> AsyncIterator[int]:
+        for item in body():
+            yield item
+
+    with pytest.raises(type(error)) as caught:
+        if kind == "sync":
+            list(pg.wrap(body, "u1", "gpt-4o"))
+        else:
+            [item async for item in pg.wrap(body_async, "u1", "gpt-4o")]
+    assert caught.value is error
+    assert ([event.quality for event in metered.events], held(pg)) == (["estimated"] * counts, 0)
+
+
+async def test_wrap__an_async_generator__passes_on_what_is_sent_thrown_and_closed(
+    init: Init,
+) -> None:
+    """The wrapper follows the whole protocol of async generators, also when it is dropped."""
+    pg = init()
+    metered = Metered(pg)
+    ends: list[str] = []
+
+    async def body() -> Any:
+        try:
+            got = yield "a"
+            try:
+                yield got
+            except KeyError:
+                yield "caught"
+        finally:
+            await asyncio.sleep(0)
+            ends.append("closed")
+
+    for end in ("close", "drop"):
+        stream: Any = pg.wrap(body, "u1", "gpt-4o")
+        assert inspect.isasyncgen(stream)
+        assert await anext(stream) == "a"
+        assert await stream.asend("sent") == "sent"  # type: ignore[arg-type]
+        assert await stream.athrow(KeyError()) == "caught"
+        assert held(pg) > 0
+        if end == "close":
+            await stream.aclose()
+        else:
+            del stream
+            await asyncio.sleep(0.01)  # the event loop closes it
+        assert held(pg) == 0
+    assert (ends, len(metered.events)) == (["closed", "closed"], 2)
+
+
+def test_wrap__an_async_generator_without_a_loop__counts_when_it_is_collected(init: Init) -> None:
+    """The garbage collector closes it: its call ends where no lock may be held."""
+    pg = init()
+    metered = Metered(pg)
+    stream: Any = pg.wrap(words_async, "u1", "gpt-4o")
+    with pytest.raises(StopIteration) as caught:
+        anext(stream).send(None)
+    assert caught.value.value == "a"
+    del stream, caught
+    gc.collect()
+    assert (held(pg), metered.only.quality) == (0, "estimated")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_wrap__each_step_of_a_generator__runs_as_the_user_of_its_call(
+    init: Init, kind: str
+) -> None:
+    """The code that iterates keeps its own user between two steps, on whatever thread it is."""
+    pg = init()
+
+    def user() -> Any:
+        identity = current_identity()
+        return identity.user_id if identity is not None else None
+
+    def body() -> Iterator[Any]:
+        yield user()
+        yield user()
+
+    async def body_async() -> AsyncIterator[Any]:
+        yield user()
+        yield user()
+
+    seen: list[Any] = []
+    with paygent_context("reader"):
+        if kind == "sync":
+            for item in pg.wrap(body, "u1"):
+                seen += [item, user()]
+        else:
+            async for item in pg.wrap(body_async, "u1"):
+                seen += [item, user()]
+    assert seen == ["u1", "reader"] * 2
+
+
+def test_wrap__while_a_generator_is_open__a_call_on_another_thread_walks_no_stack(
+    init: Init,
+) -> None:
+    """Only the iteration itself costs anything: other threads do not look for its body."""
+    pg = init()
+    stream = pg.wrap(words, "u1", "gpt-4o")
+    assert next(stream) == "a"
+    walks: list[str] = []
+
+    def note(frame: Any, event: str, function: Any) -> None:
+        if event == "c_call" and function in (sys._getframe, sys._current_frames):
+            walks.append(frame.f_code.co_filename)
+
+    def call() -> None:
+        sys.setprofile(note)
+        try:
+            pg.wrap(lambda: ANSWER, "u2", "gpt-4o")
+        finally:
+            sys.setprofile(None)
+
+    call()  # the first call logs, and `logging` looks for its caller
+    walks.clear()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert (walks, list(stream)) == ([], ["b"])
 
 
 async def test_awrap__an_async_generator__counts_when_it_ends(init: Init) -> None:
@@ -707,7 +868,7 @@ async def test_awrap__an_async_generator__counts_when_it_ends(init: Init) -> Non
 def test_wrap__iterators_of_other_kinds__count_when_they_are_collected_or_at_once(
     init: Init,
 ) -> None:
-    """One that can be watched is; one that cannot is booked as estimated, and that is said."""
+    """They stay the very objects. Where the end cannot be noticed, the estimate is booked."""
 
     class Own:
         def __iter__(self) -> Iterator[int]:
@@ -719,7 +880,7 @@ def test_wrap__iterators_of_other_kinds__count_when_they_are_collected_or_at_onc
     pg = init()
     metered = Metered(pg)
     own = pg.wrap(Own, "u1", "gpt-4o")
-    assert metered.events == []
+    assert (type(own), metered.events) == (Own, [])
     del own
     assert len(metered.events) == 1
     kept = pg.wrap(lambda: map(str, [1]), "u1", "gpt-4o")
@@ -729,17 +890,67 @@ def test_wrap__iterators_of_other_kinds__count_when_they_are_collected_or_at_onc
 
 
 async def test_wrap__an_async_function_by_mistake__still_counts_once(init: Init) -> None:
-    """The coroutine is the very object, and its call ends when it has run."""
+    """The call ends when the wrapping coroutine has run, and its result is read."""
     pg = init()
     metered = Metered(pg)
 
     async def call() -> Any:
+        await asyncio.sleep(0)
         return ANSWER
 
-    made = pg.wrap(call, "u1", "gpt-4o")
-    assert held(pg) > 0
-    assert await made is ANSWER
-    assert (len(metered.events), held(pg)) == (1, 0)
+    coroutine = pg.wrap(call, "u1", "gpt-4o")
+    assert (inspect.iscoroutine(coroutine), held(pg) > 0) == (True, True)
+    assert await asyncio.create_task(coroutine) is ANSWER
+    assert (metered.only.quality, held(pg)) == ("exact", 0)
+
+
+@pytest.mark.parametrize("end", ["cancelled", "raised", "closed", "never awaited"])
+async def test_wrap__a_coroutine_that_does_not_return__ends_its_call_once(
+    init: Init, end: str
+) -> None:
+    """A cancelled or dropped one may have sent its request; an error decides for itself."""
+    pg = init()
+    metered = Metered(pg)
+
+    async def call() -> None:
+        if end == "raised":
+            raise KeyError
+        await asyncio.sleep(60)
+
+    coroutine: Any = pg.wrap(call, "u1", "gpt-4o", estimated_max_tokens=3)
+    if end == "cancelled":
+        task = asyncio.create_task(coroutine)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    elif end == "raised":
+        with pytest.raises(KeyError):
+            await coroutine
+    elif end == "closed":
+        coroutine.send(None)
+        coroutine.close()
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            del coroutine
+            gc.collect()
+    counts = end != "raised"
+    assert ([event.output_tokens for event in metered.events], held(pg)) == ([3] * counts, 0)
+
+
+async def test_wrap__a_generator_that_is_a_coroutine__stays_awaitable(init: Init) -> None:
+    """`types.coroutine` makes an awaitable of a generator."""
+    pg = init()
+    metered = Metered(pg)
+
+    @types.coroutine
+    def call() -> Any:
+        yield
+        return ANSWER
+
+    assert await pg.wrap(call, "u1", "gpt-4o") is ANSWER
+    assert metered.only.quality == "exact"
 
 
 def test_wrap__an_answer_that_breaks_our_reading__is_returned_and_nothing_stays_held(
@@ -815,7 +1026,7 @@ async def test_awrap__inner_calls_of_several_tasks__count_and_the_outer_does_not
 async def test_awrap__inner_calls_of_a_task_that_it_is_given__count_and_it_does_not(
     init: Init,
 ) -> None:
-    """A task runs in a context of its own; the stack tells. One without calls counts itself."""
+    """A task runs in a context of its own. One without calls counts itself."""
     pg = init()
     metered = Metered(pg)
 
@@ -828,11 +1039,11 @@ async def test_awrap__inner_calls_of_a_task_that_it_is_given__count_and_it_does_
     assert [event.quality for event in metered.events] == ["exact"] * 2
     assert await pg.awrap(lambda: asyncio.create_task(one()), "u1", "gpt-4o") is ANSWER
     assert [event.quality for event in metered.events] == ["exact"] * 3
-    assert (held(pg), nesting.lazies) == (0, {})
+    assert (held(pg), nesting._tasks) == (0, {})
 
 
 def test_wrap__calls_in_the_body_of_its_generator__count_and_it_does_not(init: Init) -> None:
-    """The body runs later, in another thread and context; it is told by the stack."""
+    """The body runs later, on another thread and in another context."""
     pg = init()
     metered = Metered(pg)
 
@@ -899,7 +1110,7 @@ async def test_wrap__a_meter_that_breaks__is_counted_and_the_answer_arrives(
     def broken(*args: Any) -> Any:
         raise RuntimeError("of ours")
 
-    monkeypatch.setattr(pg._meter, method, broken)
+    monkeypatch.setattr(pg._parts.meter, method, broken)
     error = TimeoutError()
 
     async def answer() -> Any:

@@ -1,11 +1,10 @@
-"""Which calls stand around a place: told by context and by stack, and left in any order."""
+"""Which calls enclose a place: by context and by task, and left in any order."""
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-from collections.abc import Iterator
-
-import pytest
+import threading
 
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Request
@@ -13,45 +12,18 @@ from paygent.client.metering.call import Request
 REQUEST = Request("openai", "chat.completions", "gpt-4o", None)
 
 
-@pytest.fixture(autouse=True)
-def _no_lazies() -> Iterator[None]:
-    """Leave none behind."""
-    yield
-    nesting.lazies.clear()
-
-
-class Noted:
-    """A lazy object whose body is a given frame."""
-
-    def __init__(self, frame_id: int) -> None:
-        self.frame_id = frame_id
-        self.told: list[str] = []
-
-    def give_up(self) -> None:
-        """Note it."""
-        self.told.append("give up")
-
-    def runs_in(self, frames: set[int]) -> bool:
-        """Look for the frame."""
-        return self.frame_id in frames
-
-    def look(self) -> None:
-        """Note it."""
-        self.told.append("look")
-
-
-def test_give_up__inside_a_call__tells_that_call_and_afterwards_none() -> None:
-    """The innermost is told; the ones around it were told when it began."""
-    told: list[str] = []
+def test_yield_to_inner__inside_a_call__voids_that_call_and_afterwards_none() -> None:
+    """The innermost is voided; the ones around it were voided when it began."""
+    voided: list[str] = []
     nesting.yield_to_inner(REQUEST)
-    outer = nesting.enter(lambda: told.append("outer"))
-    inner = nesting.enter(lambda: told.append("inner"))
+    outer = nesting.enter(lambda: voided.append("outer"))
+    inner = nesting.enter(lambda: voided.append("inner"))
     nesting.yield_to_inner(REQUEST)
     nesting.leave(inner)
     nesting.yield_to_inner(REQUEST)
     nesting.leave(outer)
     nesting.yield_to_inner(REQUEST)
-    assert told == ["inner", "outer"]
+    assert voided == ["inner", "outer"]
 
 
 def test_leave__in_another_context__is_no_error() -> None:
@@ -60,16 +32,22 @@ def test_leave__in_another_context__is_no_error() -> None:
     nesting.leave(token)
 
 
-def test_give_up__a_lazy_body_on_the_stack__is_told_and_no_other() -> None:
-    """Its frame is among those of this thread, however deep."""
-    import sys
+async def test_yield_to_inner__in_a_task_that_is_awaited_as_a_call__voids_that_call() -> None:
+    """The task's context was copied before; neither other tasks nor other threads are affected."""
+    voided: list[str] = []
 
-    running, other = Noted(id(sys._getframe())), Noted(0)
-    nesting.lazies.update({1: running, 2: other})
-
-    def deeper() -> None:
+    async def begin() -> None:
         nesting.yield_to_inner(REQUEST)
 
-    deeper()
-    nesting.look()
-    assert (running.told, other.told) == (["give up", "look"], ["look"])
+    task = asyncio.create_task(begin())
+    with nesting.enclosing_task(task, lambda: voided.append("call")):
+        nesting.yield_to_inner(REQUEST)
+        thread = threading.Thread(target=nesting.yield_to_inner, args=(REQUEST,))
+        thread.start()
+        thread.join()
+        assert voided == []
+        await task
+    assert voided == ["call"]
+    with nesting.enclosing_task(task, voided.clear), nesting.enclosing_task(task, voided.clear):
+        pass  # two calls may await one task
+    assert nesting._tasks == {}

@@ -2,14 +2,14 @@
 
 Theory of operation
 -------------------
-`Work` is one run of a callable as one call. Entered, it says whose calls are made here; `begin`
-gates; left with an exception, it ends the call as failed; `end` takes the answer. `run` and
-`run_async` differ in how they wait, and in nothing else. While the callable runs, the call is the
-one *around* what it does (`enclosing`): if that makes calls which are metered themselves, this one
-gives up its hold and counts for nothing.
+`Work` is one run of a callable as one call. Entering it sets the user of the calls inside; `begin`
+gates; leaving it with an exception ends the call as failed; `end` takes the answer. `run` and
+`run_async` differ only in how they wait. While the callable runs, the call *encloses* what it does
+(`nesting.py`): if that makes calls which are metered themselves, this one drops its hold and counts
+for nothing.
 
-The answer is what the application gets, whatever it is. A stream object of an SDK gets the taps of
-`stream.py`; a generator or coroutine is watched (`lazy.py`); anything else is read at once.
+The application gets the very answer, except for a generator or coroutine, which `iteration.py`
+wraps. A stream object of an SDK gets the taps of `streams/`; anything else is read at once.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any
 
-from paygent.client.context.identity import (
-    CALL_ARGUMENTS,
-    Identity,
-    current_identity,
-    paygent_context,
+from paygent.client.context.identity import CALL_ARGUMENTS, Identity
+from paygent.client.context.scopes import current_identity, paygent_context
+from paygent.client.instrument.callables.iteration import (
+    end_later,
+    end_unread,
+    end_when_collected,
+    is_lazy,
+    warn_unread,
+    wrap_lazy,
 )
-from paygent.client.instrument.callables.lazy import Running, is_lazy, say_unread, watch
 from paygent.client.instrument.callables.usage import AnyStream, read_known
 from paygent.client.instrument.http_sdks.outcome import (
     end_answered,
@@ -45,8 +48,8 @@ from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
 
 UNSEEN = Size(4, 0)
-"""Size of a request that nobody sees: always the same, so that what such calls took is what the
-next one is expected to take.
+"""Size of a request that cannot be measured: always the same, so that the next call is expected to
+use what such calls have used.
 """
 
 
@@ -58,12 +61,12 @@ class Work:
     def __init__(
         self, meter: Meter | None, prepared: Prepared, scope: paygent_context | None
     ) -> None:
-        """Take the parts.
+        """Create a run.
 
         Args:
             meter: Gates and meters; None lets the callable run.
-            prepared: The request and how its answer is read.
-            scope: Whose calls are made meanwhile; None is whose they are anyway.
+            prepared: The request and the reader of its answer.
+            scope: The user of the calls inside; None keeps the current one.
         """
         self._meter = meter
         self._prepared = prepared
@@ -78,7 +81,7 @@ class Work:
         return self
 
     def begin(self) -> Wait | None:
-        """Gate the call; return what it has to wait for before it asks again.
+        """Gate the call; return what it has to wait for before the next try.
 
         Raises:
             PaygentLimitExceeded: if a limit refuses it.
@@ -86,20 +89,19 @@ class Work:
         if self._meter is None:
             return None
         self._prepared.request.is_async = self.is_async
-        found = attempt("begin", self._meter.begin, self._prepared.request)
-        if isinstance(found, Wait):
-            return found
-        if found is not None:
-            self._call = found
+        call = attempt("begin", self._meter.begin, self._prepared.request)
+        if isinstance(call, Wait):
+            return call
+        if call is not None:
+            self._call = call
             self._token = nesting.enter(self._give_up)
         return None
 
-    def runs_in(self, task: Any) -> None:
-        """Note that the work is done by a task, where the context of this run does not reach."""
-        if self._meter is not None and self._call is not None:
-            attempt("prepare", Running(task.get_coro(), self._meter, self._call).start)
-
     def _give_up(self) -> None:
+        self.void_for_inner()
+
+    def void_for_inner(self) -> None:
+        """Void the call, since calls inside it are metered themselves."""
         if self._meter is not None and self._call is not None:
             attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
 
@@ -116,28 +118,68 @@ class Work:
         if error is not None and self._meter is not None and self._call is not None:
             attempt("settle", self.end_raised, self._meter, self._call, error)
 
-    def end(self, answer: Any) -> None:
-        """End the call with its answer: now, or when the stream that it is has ended."""
+    def end(self, answer: Any) -> Any:
+        """End the call with its answer: now, or when the stream that it is has ended.
+
+        Returns:
+            What the application gets: the answer, or a wrapper around a generator or coroutine.
+        """
         meter, call = self._meter, self._call
-        if meter is None or call is None or call.done:
-            return
-        if not attempt("settle", self.end_with, meter, call, answer):
+        if meter is None or call is None:
+            return answer
+        if is_lazy(answer):
+            wrapper = attempt("settle", wrap_lazy, self, answer)
+            if wrapper is not None:
+                return wrapper
+        if not call.done and not attempt("settle", self.end_with, meter, call, answer):
             attempt("settle", meter.settle, call, None)  # a hold must always end
+        return answer
 
     def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
-        """End a call whose callable returned; true when that is seen to."""
+        """End a call whose callable returned; true once its end is certain."""
         return end_returned(meter, call, self._prepared, answer)
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End a call whose callable raised."""
         end_raised(meter, call, self._prepared, error)
 
+    # -- a generator or coroutine; see `iteration.SteppedCall`
+
+    def step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run one step of the body inside the call. Between two steps, the code that iterates keeps
+        its own user.
+        """
+        if self._scope is not None:
+            self._scope.__enter__()
+        token = nesting.enter(self.void_for_inner)
+        try:
+            return action(*args)
+        finally:
+            nesting.leave(token)
+            if self._scope is not None:
+                self._scope.__exit__(None, None, None)
+
+    def end_unread(self, kind: str) -> None:
+        """End the call with its estimate."""
+        if self._meter is not None and self._call is not None:
+            attempt("settle", end_unread, self._meter, self._call, kind)
+
+    def end_later(self, kind: str) -> None:
+        """End the call with its estimate where that is safe; callable from a finalizer."""
+        if self._meter is not None and self._call is not None:
+            end_later(self._meter, self._call, kind)
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with the exception that its body raised before it gave anything."""
+        if self._meter is not None and self._call is not None:
+            attempt("settle", self.end_raised, self._meter, self._call, error)
+
 
 def run(work: Work, action: Callable[[], Any]) -> Any:
-    """Run a callable as a call and return what it returns.
+    """Run a callable as a call and return its answer; see `Work.end`.
 
     Raises:
-        PaygentLimitExceeded: if a limit refuses it; whatever else the callable raises.
+        PaygentLimitExceeded: if a limit refuses it; also whatever the callable raises.
     """
     with work:
         wait = work.begin()
@@ -145,12 +187,11 @@ def run(work: Work, action: Callable[[], Any]) -> Any:
             wait.block()
             wait = work.begin()
         answer = action()
-    work.end(answer)
-    return answer
+    return work.end(answer)
 
 
 async def run_async(work: Work, action: Callable[[], Any]) -> Any:
-    """Await what a callable returns as a call, and return that; see `run`."""
+    """Await the answer of a callable as a call, and return it; see `run`."""
     work.is_async = True
     with work:
         wait = work.begin()
@@ -158,12 +199,11 @@ async def run_async(work: Work, action: Callable[[], Any]) -> Any:
             await wait
             wait = work.begin()
         answer = await action()
-    work.end(answer)
-    return answer
+    return work.end(answer)
 
 
 def take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
-    """Take our arguments off a call; return whose it is by them, or None where it has none."""
+    """Remove the `paygent_*` arguments of a call; return them as a scope, or None."""
     if kwargs.keys().isdisjoint(CALL_ARGUMENTS):
         return None
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
@@ -172,31 +212,31 @@ def take_arguments(kwargs: dict[str, Any]) -> paygent_context | None:
 
 
 def prepare(request: Request, read: Callable[[Any, bool], Usage | JobStatus | None]) -> Prepared:
-    """Return a request as the funnel's endings take it.
+    """Return a request in the form that `outcome.py` ends.
 
     Args:
-        request: What is known of the call.
-        read: Reads the usage of an answer; what it cannot read is said once per type of answer.
+        request: Of the call.
+        read: Reads the usage of an answer; unreadable ones are logged once per type.
     """
 
-    def read_or_say(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
+    def read_or_warn(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
         usage = read(answer, want_tools)
         if usage is None:
-            say_unread(type(answer).__name__, request.route)
+            warn_unread(type(answer).__name__, request.route)
         return usage
 
-    route = Route(request.route, read_or_say, AnyStream)
+    route = Route(request.route, read_or_warn, AnyStream)
     return Prepared(request, route, is_stream=False, is_raw=False, asks_for_usage=False)
 
 
 def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> bool:
-    """End a call whose callable returned, now or when what it returned has ended; true when that is
-    seen to.
+    """End a call whose callable returned, now or with the stream it returned; true once the end is
+    certain.
     """
     want_tools = call.wants_tools
     read = prepared.route.read
     if get(answer, "http_response") is not None or get(answer, "is_stream_consumed") is not None:
-        # An SDK's raw response, or the HTTP library's own, which raises for no status.
+        # An SDK's raw response, or the HTTP library's own, which does not raise for a status.
         status = get(get(answer, "http_response") or answer, "status_code")
         if isinstance(status, int) and status >= 400:
             meter.void(call, f"status {status}")
@@ -214,7 +254,7 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> b
         pass  # the taps end it
     elif (usage := attempt("usage", read_known, answer, want_tools)) is not None:
         meter.settle(call, usage)  # an answer that can be iterated too, such as a mock
-    elif not watch(answer, meter, call):
+    elif not end_when_collected(answer, meter, call):
         diagnostics.warn_once(
             "stream_untapped", "a stream of type %s cannot be read", type(answer).__name__
         )
@@ -223,8 +263,8 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> b
 
 
 def _is_stream_object(answer: Any) -> bool:
-    """Tell whether an answer is a stream object of an SDK: it knows its HTTP response, and keeps
-    its iterator in a field or makes it when it is first asked for.
+    """Return whether an answer is a stream object of an SDK: it has its HTTP response, and its
+    iterator in a field or in a property that creates it.
     """
     kind = type(answer)
     return all(
@@ -246,19 +286,18 @@ _BROKE_OFF = frozenset(
         "DeadlineExceeded",
     }
 )
-"""Classes of the standard library's and other HTTP libraries' errors that come after a request was
-sent. Those of the SDKs' own libraries are known to the funnel.
+"""Error classes of the standard library and other HTTP libraries, raised after a request was sent.
+`outcome.py` knows those of the SDKs' own libraries.
 """
 
 
 def end_raised(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:
     """End a call whose callable raised.
 
-    A provider's error ends it as in the funnel: a 4xx or 5xx and a connection that was never made
-    are void, a time-out, a broken connection, an answer that is no JSON and an interruption settle
-    the estimate. Any other exception is of the callable's own code and says nothing about a request
-    having left, so it is void: a callable that fails on a bad argument must not use up a user's
-    cap, and no answer has reached the application.
+    A provider's error ends it as in `outcome.py`: a 4xx or 5xx and a connection that was never made
+    are void; a time-out, a broken connection, an answer that is no JSON and an interruption settle
+    the estimate. Any other exception is of the callable's own code and does not show that a request
+    was sent, so it is void: a callable that fails on a bad argument must not use up a user's cap.
     """
     names = names_of_causes(error) if isinstance(error, Exception) else []
     has_status = isinstance(getattr(error, "status_code", None), int)
