@@ -11,27 +11,40 @@ import itertools
 import json
 import select
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from http.server import BaseHTTPRequestHandler
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qs
 
 from paygent.testing import openai
-from paygent.testing.answer import Answer, FakeRequest, Tokens, words_of
-
-if TYPE_CHECKING:
-    from http.server import BaseHTTPRequestHandler
-
-    from paygent.testing import FakeProvider
+from paygent.testing.answer import Answer, FakeRequest, Jobs, Tokens, words_of
 
 Events = Iterator[dict[str, Any]]
 
 _CONTROL = 7  # opcodes above it are control frames
 
 
+class Provider(Protocol):
+    """The part of `FakeProvider` that a connection needs."""
+
+    default: Answer
+    jobs: Jobs
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+
+    def record(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
+        """Record an event of the client."""
+
+    def next_answer(self, headers: dict[str, str]) -> Answer:
+        """Return the answer for the next response."""
+
+
 class Socket:
     """One connection, from its handshake to its close."""
 
     def __init__(
-        self, provider: FakeProvider, handler: BaseHTTPRequestHandler, target: SplitResult
+        self, provider: Provider, handler: BaseHTTPRequestHandler, target: SplitResult
     ) -> None:
         """Take over the connection of an upgrade request.
 
