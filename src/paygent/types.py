@@ -124,6 +124,8 @@ def _sentence(decision: Decision, user_id: str) -> str | None:
         where = f"on {limit.partition(':')[2]}"
     else:
         where = "in " + _LIMIT_WORDS[limit] if limit in _LIMIT_WORDS else f"({limit})"
+    if decision.worst_case:
+        return f"{user_id}: {_too_large(decision)} {where}"
     cap = _amount(decision.cap, decision.metric)
     spent = format_usd(decision.spent) if decision.metric == "spend" else f"{decision.spent:,}"
     text = f"{user_id} has used {spent} of {cap} {where}"
@@ -131,6 +133,14 @@ def _sentence(decision: Decision, user_id: str) -> str | None:
         held = _amount(decision.held, decision.metric)
         return f"{text}, and calls in flight hold {held}; try again when they have settled"
     return text
+
+
+def _too_large(decision: Decision) -> str:
+    """Return the words for a strict call of which the worst case does not fit."""
+    if decision.metric == "tokens":
+        return f"this call may use up to {decision.worst_case:,} tokens; {decision.left:,} are left"
+    most, left = (_amount(value, "spend") for value in (decision.worst_case, decision.left))
+    return f"this call may cost up to {most}; {left} is left"
 
 
 _NANO_PER_CENT = 10**7

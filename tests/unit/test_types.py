@@ -212,6 +212,48 @@ def test_guard_result__of_each_reason__is_one_sentence_for_people(
     assert guard_result(given, "u").message == message
 
 
+@pytest.mark.parametrize(
+    ("reason", "metric", "cap", "need", "message"),
+    [
+        (
+            "total_spend",
+            "spend",
+            1_000_000_000,
+            1_280_002_500,
+            "u: this call may cost up to $1.28; $1.00 is left in this billing period",
+        ),
+        (
+            "session_spend",
+            "spend",
+            3_000_000,
+            12_500_000,
+            "u: this call may cost up to $0.012500; $0.003000 is left in this session",
+        ),
+        (
+            "model_limit:gpt-4o",
+            "tokens",
+            10_000,
+            16_386,
+            "u: this call may use up to 16,386 tokens; 10,000 are left on gpt-4o",
+        ),
+    ],
+)
+def test_guard_result__a_strict_call_that_cannot_fit__names_its_worst_case_and_what_is_left(
+    reason: str, metric: str, cap: int, need: int, message: str
+) -> None:
+    """The cap is not used up, so the sentence does not claim that it is."""
+    reading = Reading(reason, Thresholds(cap, cap, cap), 0, 0, need, metric)
+    result = guard_result(decide((reading,), strict=True), "u")
+    assert (result.status, result.retryable, result.message) == ("hard_gate", False, message)
+
+
+def test_guard_result__a_strict_call_on_a_used_up_cap__names_what_is_used() -> None:
+    """Nothing is left, so the size of the call does not matter."""
+    reading = Reading("total_spend", Thresholds(10**9, 10**9, 10**9), 10**9, 0, 5)
+    message = guard_result(decide((reading,), strict=True), "u").message
+    assert message == "u has used $1.00 of $1.00 in this billing period"
+
+
 def test_guard_result__ok__has_no_sentence_and_no_reason() -> None:
     """Nothing to say, nothing said."""
     result = guard_result(decision("total_spend", "spend", 1, 10), "u")

@@ -63,6 +63,9 @@ class Decision(NamedTuple):
             settle.
         limit: The reason of the deciding limit itself, also where `reason` is contention.
         metric: Unit of the figures.
+        worst_case: What a strict call may use at most, where that alone refuses it: it is more than
+            is left, though the cap is not used up. Otherwise 0.
+        left: What is left below the line then; 0 otherwise.
     """
 
     status: Literal["ok", "soft_gate", "hard_gate"]
@@ -74,6 +77,8 @@ class Decision(NamedTuple):
     retryable: bool = False
     limit: str | None = None
     metric: str = "spend"
+    worst_case: int = 0
+    left: int = 0
 
 
 def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
@@ -152,6 +157,8 @@ def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
     refused = verdict in ("exhausted", "contention")
     warned = reading.spent >= reading.lines.warn
     contended = verdict == "contention"
+    left = reading.lines.block - reading.spent
+    is_too_large = verdict == "exhausted" and left > 0
     return Decision(
         status="hard_gate" if refused else "soft_gate" if warned else "ok",
         reason=CONTENTION if contended else reading.reason if refused or warned else None,
@@ -162,6 +169,8 @@ def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
         retryable=contended,
         limit=reading.reason,
         metric=reading.metric,
+        worst_case=reading.need if is_too_large else 0,
+        left=left if is_too_large else 0,
     )
 
 

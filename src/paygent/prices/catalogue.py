@@ -34,6 +34,7 @@ from paygent.core.usage import US_ONLY
 from paygent.core.validation import InvalidValue
 from paygent.failopen import attempt, diagnostics
 from paygent.prices import model_names
+from paygent.prices.max_output import max_output_tokens
 
 _COMPONENT_KEYS = {
     "input": ("input_mtok", "input_text_mtok"),
@@ -75,8 +76,9 @@ class Resolved(NamedTuple):
     Attributes:
         rates: What a call costs.
         model_key: The name that limits and reports count the model under.
-        context_tokens: Most tokens the model takes in and gives out together, or None where not
-            known.
+        context_tokens: Most tokens that the model takes in and gives out together, or None where
+            not known.
+        max_output_tokens: Most output that the model gives to one request, or None where not known.
         valid_from_us, valid_until_us: Between which changes of the catalogue's price this holds.
         is_free: Every rate is 0 because the plan says so; then nothing is said about it.
         is_certain: Nothing has to be assumed of the price of tokens of text, as of most calls.
@@ -89,6 +91,15 @@ class Resolved(NamedTuple):
     valid_until_us: int
     is_free: bool
     is_certain: bool = False
+    max_output_tokens: int | None = None
+
+    @property
+    def output_ceiling(self) -> int | None:
+        """A count that no output exceeds: the maximum output, else the context window, else None.
+
+        The window is a ceiling for an estimate, and far too large to be held by every call.
+        """
+        return self.context_tokens if self.max_output_tokens is None else self.max_output_tokens
 
 
 class Listing(NamedTuple):
@@ -140,7 +151,10 @@ class Catalogue:
         if found is not None and found.valid_from_us <= at_us < found.valid_until_us:
             return found
         found = self._find(provider, model, at_us, plan, tier)
-        found = found._replace(is_certain=_is_certain(found.rates))
+        found = found._replace(
+            is_certain=_is_certain(found.rates),
+            max_output_tokens=max_output_tokens(model_names.canonical(model)),
+        )
         if len(self._resolved) >= _RESOLVED_MAX:
             self._resolved.clear()
             self._plans.clear()

@@ -211,8 +211,20 @@ def test_decide__strict__refuses_what_could_pass_the_cap() -> None:
     reading = dollar(0, 0, USD + 1)
     assert decide((reading,), strict=False).status == "ok"
     assert decide((reading,), strict=True) == Decision(
-        "hard_gate", "total_spend", 1_000_000, 0, 0, USD, False, "total_spend", "spend"
+        "hard_gate",
+        "total_spend",
+        1_000_000,
+        0,
+        0,
+        USD,
+        False,
+        "total_spend",
+        "spend",
+        worst_case=USD + 1,
+        left=USD,
     )
+    spent = decide((dollar(USD, 0, USD),), strict=True)
+    assert (spent.status, spent.worst_case, spent.left) == ("hard_gate", 0, 0)
 
 
 CALLS_SOFT = Reading("calls:day", Thresholds(10, 10, 8), 9, 0, 1, metric="calls")

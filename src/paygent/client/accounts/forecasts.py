@@ -175,7 +175,7 @@ class ForecastTable:
         key = (resolved.model_key, route)
         cold_start = ColdStartPolicy(
             plan.pre_call_buffer_tokens,
-            resolved.context_tokens,
+            resolved.output_ceiling,
             read_parts_per_million(plan.reservation_safety_factor),
             generates,
         )

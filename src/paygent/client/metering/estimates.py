@@ -44,7 +44,7 @@ def _worst_case(call: Call) -> Use:
         call.size,
         max_tokens=request.max_tokens,
         buffer_tokens=call.plan.pre_call_buffer_tokens,
-        model_max_tokens=forecast.cold_start.model_max_tokens,
+        model_max_tokens=call.resolved.max_output_tokens,
         generates=request.generates,
     )
     # What a request only refers to has no bound; what was seen of it is added.
