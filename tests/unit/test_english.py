@@ -70,7 +70,7 @@ def test_english__a_private_phrase__occurs_nowhere(phrase: str) -> None:
     """Source, documentation and examples use standard wording."""
     pattern = re.compile(phrase, re.I)
     offenders = [place for place, line in lines() if pattern.search(line)]
-    assert offenders == [], f"write instead: {DIALECT[phrase]}"
+    assert not offenders, "\n".join([f"write instead: {DIALECT[phrase]}", *offenders])
 
 
 def test_english__words_of_the_old_dialect__are_rare() -> None:
