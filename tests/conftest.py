@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paygent import Paygent
-from paygent.client.context.identity import PropagatedContext
+from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics

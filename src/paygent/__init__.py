@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from paygent.client.api.paygent import Paygent as Paygent
-    from paygent.client.context.identity import paygent_context as paygent_context
-    from paygent.client.context.propagation import paygent_track as paygent_track
+    from paygent.client.context.scopes import paygent_context as paygent_context
+    from paygent.client.context.track import paygent_track as paygent_track
     from paygent.client.runtime.providers import ProviderConfig as ProviderConfig
     from paygent.client.runtime.providers import ProviderRegistry as ProviderRegistry
     from paygent.client.runtime.providers import TokenInfo as TokenInfo
@@ -50,8 +50,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "client.api.paygent": ("Paygent",),
-    "client.context.identity": ("paygent_context",),
-    "client.context.propagation": ("paygent_track",),
+    "client.context.scopes": ("paygent_context",),
+    "client.context.track": ("paygent_track",),
     "client.runtime.providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
     "errors": (
         "InvalidValue",

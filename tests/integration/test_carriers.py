@@ -19,7 +19,8 @@ import pytest
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
-from paygent.client.context.identity import LazyIdentity, attach_identity, current_identity
+from paygent.client.context.identity import LazyIdentity
+from paygent.client.context.scopes import attach_identity, current_identity
 from paygent.client.instrument.registry import instrumentation
 from paygent.testing import FakeProvider
 

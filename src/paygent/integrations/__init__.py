@@ -1,8 +1,7 @@
-"""What applications import to say whose calls they are, one module for each kind of host.
+"""Public integrations with web servers and agent frameworks, one module for each.
 
-Each takes an application as it is and sets the user and session of the calls inside; none of them
-meters what the hooks see. Names are loaded when they are first used, since each belongs to a
-library that may not be there.
+Each sets the user and session of the calls made inside; the hooks of the SDKs meter them. Names are
+loaded when they are first used, since each belongs to a library that may not be installed.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CrewAICallback", "LangChainCallback", "PaygentMiddleware", "PaygentWSGIMiddleware"]
 
-_HOMES = {
+_MODULE_OF = {
     "CrewAICallback": "crewai",
     "LangChainCallback": "langchain",
     "PaygentMiddleware": "asgi",
@@ -24,14 +23,15 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name from its home, once."""
-    home = _HOMES.get(name)
-    if home is None:
+    """Load a public name from its module, once."""
+    module = _MODULE_OF.get(name)
+    if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    globals()[name] = found = getattr(import_module(f"{__name__}.{home}"), name)
-    return found
+    # From now on the name is found without this function.
+    globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)
+    return value
 
 
 def __dir__() -> list[str]:

@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 
 
 def who() -> tuple[Any, Any]:
-    """User and session of this place."""
+    """Return the user and session of a call made here."""
     identity = current_identity()
     return (None, None) if identity is None else (identity.user_id, identity.session_id)
 
 
 class Crew:
-    """A crew that says who runs it."""
+    """A crew that returns the user it runs as."""
 
     def __init__(self, step: Any = None, task: Any = None, agents: Any = None) -> None:
         self.step_callback = step
@@ -47,7 +47,7 @@ def integration(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     sys.modules.pop("paygent.integrations.crewai", None)
 
 
-async def test_callback__of_a_crew__names_its_user_wherever_it_stands(integration: Any) -> None:
+async def test_callback__of_a_crew__names_its_user_wherever_it_is_set(integration: Any) -> None:
     """As the crew's step or task callback, or an agent's; sync and async."""
     crew = integration.Crew
     callback = integration.CrewAICallback(None, "u1", "s1")
@@ -61,7 +61,7 @@ async def test_callback__of_a_crew__names_its_user_wherever_it_stands(integratio
 def test_callback__of_a_crew_that_another_library_has_wrapped__names_its_user(
     integration: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What stands in the class may be a descriptor that learns its object when it is looked up."""
+    """The class attribute may be a descriptor that binds its object on access."""
 
     class Proxy:
         def __init__(self, inner: Any) -> None:
@@ -81,17 +81,17 @@ def test_callback__of_a_crew_that_another_library_has_wrapped__names_its_user(
     assert Wrapped(integration.CrewAICallback(None, "u1", "s1")).kickoff() == ("u1", "s1")
 
 
-async def test_crew__without_a_callback__runs_as_whoever_runs_it(integration: Any) -> None:
-    """Another callback is none of ours."""
+async def test_crew__without_a_callback__runs_as_the_surrounding_user(integration: Any) -> None:
+    """Another library's callback names no user."""
     for made in (integration.Crew(), integration.Crew(print)):
         assert made.kickoff() == (None, None)
         assert await made.kickoff_async() == (None, None)
 
 
-def test_crew__of_another_shape__is_said(
+def test_crew__of_another_shape__is_logged(
     integration: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A version that cannot be told whose it is is no silent bypass."""
+    """A version that cannot be patched is no silent bypass."""
     monkeypatch.setattr(integration, "Crew", type("Crew", (), {}))
     integration._hook()
-    assert "cannot be told whose it is" in caplog.text
+    assert "no known method that runs a crew" in caplog.text

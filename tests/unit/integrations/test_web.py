@@ -15,7 +15,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 
 import paygent.integrations
 from paygent import InvalidValue, Paygent, paygent_context
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 from paygent.integrations import PaygentMiddleware, PaygentWSGIMiddleware
 from paygent.testing import FakeProvider
 

@@ -17,7 +17,7 @@ from threading import Thread
 from types import MethodType, ModuleType
 from typing import Any
 
-from paygent.client.context.identity import PropagatedContext, detached_context
+from paygent.client.context.scopes import PropagatedContext, detached_context
 from paygent.client.context.propagation import BoundCallable
 from paygent.client.instrument.patching.patches import Patches
 from paygent.failopen import attempt

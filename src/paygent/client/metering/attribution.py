@@ -4,7 +4,8 @@ says anything of follows `on_missing_user`.
 
 from __future__ import annotations
 
-from paygent.client.context.identity import Identity, current_identity
+from paygent.client.context.identity import Identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID

@@ -1,4 +1,4 @@
-"""What a LangChain model has used, as its result tells.
+"""The usage of a LangChain model's call, as reported in its result.
 
 Read from langchain-core 1.8 (2026-11).
 """
@@ -12,20 +12,22 @@ from paygent.core.usage import Usage
 
 
 def read_result(result: Any, want_tools: bool) -> Usage | None:
-    """Read the usage of LangChain's `LLMResult`, which is one call's: what its message says, or the
-    model's own output; None where neither does.
+    """Read the usage of one call from LangChain's `LLMResult`.
 
     Args:
         result: The result.
-        want_tools: Whether the names of the tools that its messages call are wanted.
+        want_tools: Whether to read the names of the tools that its messages call.
+
+    Returns:
+        The usage of the message, or else of the model's output; None where neither reports any.
     """
     messages = _messages_of(result)
-    tools = tuple(name for each in messages for name in _tools_of(each)) if want_tools else ()
+    tools = tuple(name for message in messages for name in _tools_of(message)) if want_tools else ()
     for message in messages:
         usage = _of_message(getattr(message, "usage_metadata", None))
         if usage is not None:
-            told: Mapping[str, Any] = getattr(message, "response_metadata", None) or {}
-            model = told.get("model_name") or told.get("model")
+            metadata: Mapping[str, Any] = getattr(message, "response_metadata", None) or {}
+            model = metadata.get("model_name") or metadata.get("model")
             model = model if isinstance(model, str) else None
             return usage._replace(model=model, tool_calls=tools)
     usage = _of_output(getattr(result, "llm_output", None))
@@ -33,35 +35,37 @@ def read_result(result: Any, want_tools: bool) -> Usage | None:
 
 
 def is_cached(result: Any) -> bool:
-    """Tell whether LangChain has answered from its own cache, which costs nothing: it says so by a
-    cost of zero.
-    """
-    told = [getattr(each, "usage_metadata", None) for each in _messages_of(result)]
-    return any(isinstance(each, Mapping) and each.get("total_cost") == 0 for each in told)
+    """Return whether LangChain has answered from its own cache, which costs nothing."""
+    usages = [getattr(message, "usage_metadata", None) for message in _messages_of(result)]
+    # It marks such an answer by a total cost of zero; older versions do not mark it.
+    return any(isinstance(usage, Mapping) and usage.get("total_cost") == 0 for usage in usages)
 
 
 def _messages_of(result: Any) -> list[Any]:
     """Return the first message of each generation, where generations have messages."""
-    all_of_it = getattr(result, "generations", None) or ()
-    return [getattr(each[0], "message", None) for each in all_of_it if each]
+    prompts = getattr(result, "generations", None) or ()
+    # More than one generation of a prompt share one request, and so one usage.
+    return [getattr(generations[0], "message", None) for generations in prompts if generations]
 
 
 def _tools_of(message: Any) -> list[str]:
     """Return the names of the tools that a message calls."""
     calls = getattr(message, "tool_calls", None) or ()
-    names = [each.get("name") for each in calls if isinstance(each, Mapping)]
+    names = [call.get("name") for call in calls if isinstance(call, Mapping)]
     return [name for name in names if isinstance(name, str) and name]
 
 
-def _of_message(told: Any) -> Usage | None:
-    """Read `usage_metadata`, whose totals include what its details name."""
-    if not isinstance(told, Mapping):
+def _of_message(metadata: Any) -> Usage | None:
+    """Read a message's `usage_metadata`."""
+    if not isinstance(metadata, Mapping):
         return None
-    inputs: Mapping[str, Any] = told.get("input_token_details") or {}
-    outputs: Mapping[str, Any] = told.get("output_token_details") or {}
-    input_tokens, output_tokens = _count(told, "input_tokens"), _count(told, "output_tokens")
+    inputs: Mapping[str, Any] = metadata.get("input_token_details") or {}
+    outputs: Mapping[str, Any] = metadata.get("output_token_details") or {}
+    input_tokens = _count(metadata, "input_tokens")
+    output_tokens = _count(metadata, "output_tokens")
     if not input_tokens and not output_tokens:
         return None
+    # The totals include the details; a detail above its total is a provider's mistake.
     cached = min(_count(inputs, "cache_read"), input_tokens)
     return Usage(
         input_tokens,
@@ -74,9 +78,9 @@ def _of_message(told: Any) -> Usage | None:
     )
 
 
-def _of_output(told: Any) -> Usage | None:
+def _of_output(output: Any) -> Usage | None:
     """Read the `token_usage` that older models put into their output."""
-    usage = told.get("token_usage") if isinstance(told, Mapping) else None
+    usage = output.get("token_usage") if isinstance(output, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
     input_tokens, output_tokens = (

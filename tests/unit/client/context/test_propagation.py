@@ -15,14 +15,9 @@ import pytest
 from tests.conftest import Swallowed
 
 from paygent import InvalidValue, Paygent, paygent_context, paygent_track
-from paygent.client.context.identity import (
-    Identity,
-    LazyIdentity,
-    PropagatedContext,
-    attach_identity,
-    current_identity,
-)
+from paygent.client.context.identity import Identity, LazyIdentity
 from paygent.client.context.propagation import bind
+from paygent.client.context.scopes import PropagatedContext, attach_identity, current_identity
 from paygent.client.runtime import lifecycle
 
 Init = Callable[..., Paygent]
@@ -289,7 +284,7 @@ def test_bind__in_a_process_without_paygent__says_so(
     with paygent_context("a"):
         bound = pickle.loads(pickle.dumps(bind(who)))
     assert (bound(), caplog.text) == ("a", "")
-    monkeypatch.setattr(lifecycle, "_hooks", [])
+    monkeypatch.setattr(lifecycle, "_installed", [])
     assert bound() == "a"
     assert "Paygent.init was not called" in caplog.text
     assert pickle.loads(pickle.dumps(bound))() == "a"

@@ -1,9 +1,11 @@
-"""LangChain's callback: it says whose calls they are, and meters only what no hook sees."""
+"""LangChain's callback: it sets the user of calls, and meters only those that no hook sees."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -24,17 +26,17 @@ from langchain_core.runnables import RunnableLambda, RunnableParallel
 from tests.instrument.shapes import MESSAGES, Metered
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current, current_identity
 from paygent.core.usage import Usage
 from paygent.failopen import diagnostics
 from paygent.integrations import LangChainCallback
-from paygent.integrations.langchain import handler
+from paygent.integrations.langchain import runs
 from paygent.integrations.langchain.usage import read_result
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
 
-TOLD: Any = {
+USAGE: Any = {
     "input_tokens": 100,
     "output_tokens": 20,
     "total_tokens": 120,
@@ -44,7 +46,7 @@ TOLD: Any = {
 
 
 def who() -> str | None:
-    """The user whose calls are made here."""
+    """Return the user of a call made here."""
     identity = current_identity()
     return identity.user_id if identity is not None else None
 
@@ -64,7 +66,7 @@ class OpenAIModel(BaseChatModel):
     def _generate(self, messages: Any, *args: Any, **kwargs: Any) -> ChatResult:
         with self._client() as client:
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-        return _result(AIMessage("Hello.", usage_metadata=TOLD))
+        return _result(AIMessage("Hello.", usage_metadata=USAGE))
 
     def _stream(self, messages: Any, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
         with self._client() as client:
@@ -101,7 +103,7 @@ class OwnModel(BaseChatModel):
         if self.error is not None:
             raise self.error
         told = {"model_name": "gpt-4o"}
-        return _result(AIMessage("Hello.", usage_metadata=TOLD, response_metadata=told))
+        return _result(AIMessage("Hello.", usage_metadata=USAGE, response_metadata=told))
 
 
 def _result(message: AIMessage) -> ChatResult:
@@ -155,7 +157,7 @@ async def test_callback__awaited__names_the_user(pg: Paygent, model: OpenAIModel
         model.abatch(["x"], config=first),  # type: ignore[arg-type]
     )
     async for _ in model.astream("x", config=first):  # type: ignore[arg-type]
-        assert who() is None  # who reads is not who asked
+        assert who() is None  # the reader is not the stream's user
     events = await asyncio.to_thread(lambda: metered.events)
     assert sorted(event.user_id for event in events) == ["u1", "u1", "u1", "u2"]
     assert who() is None
@@ -336,16 +338,34 @@ class TextModel(LLM):
 async def test_callback__of_a_text_model__names_its_user_and_counts_once(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """LangChain tells of these in comprehensions, and in tasks of their own."""
+    """Alone and in a batch, in which LangChain starts all prompts before the first call."""
     metered = Metered(pg)
     model, config = TextModel(url=fake.openai_url), {"callbacks": [LangChainCallback(pg, "u1")]}
     await asyncio.to_thread(model.invoke, "x", config)  # type: ignore[arg-type]
     await asyncio.to_thread(model.batch, ["x", "y"], config)  # type: ignore[arg-type]
-    await model.ainvoke("x", config)  # type: ignore[arg-type]
-    await model.abatch(["x", "y"], config)  # type: ignore[arg-type]
+    await asyncio.to_thread(model.generate, ["x", "y"], callbacks=config["callbacks"])  # type: ignore[arg-type]
     events = await asyncio.to_thread(lambda: metered.events)
-    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")] * 6
-    assert (len(fake.requests), handler._runs) == (6, {})
+    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")] * 5
+    assert (len(fake.requests), runs._runs) == (5, {})
+
+
+async def test_callback__of_an_awaited_text_model__needs_a_context_for_its_user(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """LangChain reports its start from another task; inside `paygent_context` each counts once."""
+    metered = Metered(pg)
+    model = TextModel(url=fake.openai_url)
+    with paygent_context("u1"):
+        await model.ainvoke("x")
+        await model.abatch(["x", "y"])
+    # With the callback too, where hooks are known to see the model: no false alarm, no leak.
+    model.invoke("x", {"callbacks": [LangChainCallback(pg, "u1")]})
+    with paygent_context("u1"):
+        await model.ainvoke("x", {"callbacks": [LangChainCallback(pg, "u2")]})
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")] * 5
+    assert not any(kind.startswith("unmetered") for kind in diagnostics.counts)
+    assert (who(), runs._runs) == (None, {})
 
 
 def test_callback__beside_one_of_the_models_own__has_each_call_once(pg: Paygent) -> None:
@@ -393,7 +413,7 @@ def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
             if self.calls == 1:
                 return super()._generate(*args, **kwargs)
             told = {"model_name": "gpt-4o"}
-            return _result(AIMessage("x", usage_metadata=TOLD, response_metadata=told))
+            return _result(AIMessage("x", usage_metadata=USAGE, response_metadata=told))
 
     metered = Metered(pg)
     model = Routes(url=fake.openai_url)
@@ -419,12 +439,10 @@ def test_callback__in_which_the_model_names_another_user__leaves_the_call_to_tha
     assert metered.only.user_id == "inner"
 
 
-def test_callback__of_a_stream_that_calls_again__names_the_user_of_both(
+def test_callback__of_a_stream_that_calls_again__names_the_user_of_the_first_call(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """A model may go on with a second call when the first has ended; between them its reader is
-    who they are.
-    """
+    """From the first token on the stream runs as its reader."""
 
     class Continues(OpenAIModel):
         def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
@@ -436,21 +454,20 @@ def test_callback__of_a_stream_that_calls_again__names_the_user_of_both(
         model = Continues(url=fake.openai_url)
         for _ in model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]}):
             assert who() == "reader"
-    assert [event.user_id for event in metered.events] == ["u1", "u1"]
+    assert [event.user_id for event in metered.events] == ["u1", "reader"]
 
 
 async def test_callback__of_many_calls_in_one_task__keeps_nothing_of_them(pg: Paygent) -> None:
-    """A worker's task may live for long."""
+    """The task of a worker may live for long: its context keeps at most the last run."""
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
-    task: Any = asyncio.current_task()
-    before = len(getattr(task, "_callbacks", None) or ())
     for _ in range(3):
         await OwnModel().ainvoke("x", config)
-    assert (len(getattr(task, "_callbacks", None) or ()), handler._runs) == (before, {})
+    last: Any = current.get()
+    assert (last.has_ended, last.outer, runs._runs) == (True, None, {})
 
 
 async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: Paygent) -> None:
-    """What may have been sent is booked as estimated; whoever goes on is nobody."""
+    """A request that may have been sent is booked as estimated; the user's scope ends."""
 
     class Slow(OwnModel):
         async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -460,7 +477,7 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
 
     def ask() -> None:
-        """Ask twice in a loop of its own: the last one keeps the traceback of what it raised."""
+        """Call in a loop of its own, twice: the last loop keeps the traceback of its error."""
 
         async def cancelled() -> None:
             task = asyncio.create_task(Slow().ainvoke("x", config=config))
@@ -476,7 +493,7 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
     await asyncio.to_thread(ask)
     gc.collect()
     await asyncio.to_thread(pg.flush)
-    assert (pg.health()["calls_in_flight"], handler._runs) == (0, {})
+    assert (pg.health()["calls_in_flight"], runs._runs) == (0, {})
 
 
 def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
@@ -503,6 +520,77 @@ def test_callback__of_a_model_that_calls_on_a_thread__names_the_user_there(
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
     Threaded(url=fake.openai_url).invoke("x", config=config)
     assert (metered.only.user_id, who()) == ("u1", None)
+
+
+def test_callback__while_a_run_is_open__calls_on_other_threads_walk_no_stack(
+    pg: Paygent, fake: FakeProvider, model: OpenAIModel
+) -> None:
+    """An open run costs other threads nothing, however deep their stacks are."""
+    stream = model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    next(stream)
+    begun: Any = LangChainCallback(pg, "u1")
+    begun.on_llm_start({"id": ["own"]}, ["x"], run_id=(run_id := uuid4()))
+    walked: list[str] = []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        module = frame.f_globals.get("__name__", "")
+        is_walk = event == "c_call" and argument in (sys._getframe, sys._current_frames)
+        if is_walk and not module.endswith("streams.ending"):  # a finalizer's, run by the collector
+            walked.append(module)
+
+    def call() -> None:
+        sys.setprofile(profile)
+        try:
+            with (
+                openai.OpenAI(api_key="k", base_url=fake.openai_url) as client,
+                paygent_context("u2"),
+            ):
+                client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        finally:
+            sys.setprofile(None)
+
+    assert len(runs._runs) == 2
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join(30)
+    begun.on_llm_error(ValueError(), run_id=run_id)
+    list(stream)
+    assert (walked, runs._runs) == ([], {})
+
+
+def test_callback__whose_reader_makes_a_call_of_its_own__counts_both(
+    pg: Paygent, fake: FakeProvider
+) -> None:
+    """A call between two pieces of a stream is the reader's, and does not void the stream's."""
+
+    class Streams(OwnModel):
+        def _stream(self, *args: Any, **kwargs: Any) -> Iterator[ChatGenerationChunk]:
+            for number in range(2):
+                message = AIMessageChunk(content="x", usage_metadata=USAGE if number else None)
+                yield ChatGenerationChunk(message=message)
+
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client, paygent_context("reader"):
+        stream = Streams().stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+        next(stream)
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        list(stream)
+    assert sorted(event.user_id for event in metered.events) == ["reader", "u1"]
+
+
+def test_callback__of_a_model_that_calls_another__counts_the_inner_one(pg: Paygent) -> None:
+    """A model around a model makes no request of its own."""
+
+    class Delegates(OwnModel):
+        def _generate(
+            self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+        ) -> ChatResult:
+            inner = OwnModel().invoke("x", config={"callbacks": run_manager.handlers})
+            return _result(inner)
+
+    metered = Metered(pg)
+    Delegates().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert (metered.only.user_id, pg.health()["calls_in_flight"]) == ("u1", 0)
 
 
 # -- models that no hook sees

@@ -22,7 +22,8 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any, cast
 
-from paygent.client.context.identity import CALL_ARGUMENTS, Identity, propagate
+from paygent.client.context.identity import CALL_ARGUMENTS, Identity
+from paygent.client.context.scopes import propagate
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from paygent.client.context.identity import Identity, current_identity
+from paygent.client.context.identity import Identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.callables.run import UNSEEN
 from paygent.client.instrument.openai.answers import ResponseStream, read_chat, read_transcription
 from paygent.client.instrument.realtime import messages

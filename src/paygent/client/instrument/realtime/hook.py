@@ -24,7 +24,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.http_sdks.route import route_name
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.openai.routes import is_known_host, provider_at

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime.connection import ConnectionState, is_flushing
 

@@ -128,7 +128,8 @@ class StreamEnd:
 
 _PASSED_THROUGH = (
     "paygent.client.instrument.",
-    "paygent.client.context.identity",
+    "paygent.client.context.",
+    "paygent.integrations.",
     "paygent.cli.demo_story.",
     "paygent.testing",
     "paygent.cli.",

@@ -10,7 +10,7 @@ import pytest
 from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
-from paygent.client.context.identity import current_identity
+from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.session import Destination

@@ -1,0 +1,236 @@
+"""Where an identity is in effect: `paygent_context`, and the snapshot that threads take along.
+
+One context variable holds an `IdentitySource`, which is resolved at the moment of a call. The
+arguments `paygent_*` of a single call win over it. Scopes form a chain through `outer`; a scope
+that ended out of order stays in contexts that were copied meanwhile, and resolves to its outer one
+there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar, Token
+from types import TracebackType
+from typing import Any
+
+from paygent.client.context.identity import Identity, IdentitySource
+from paygent.failopen import diagnostics
+
+current: ContextVar[IdentitySource | None] = ContextVar("paygent_identity", default=None)
+"""The identity source of the current context; None where no user is known."""
+
+
+def current_identity() -> Identity | None:
+    """Return the identity in effect for the current context, or None."""
+    source = current.get()
+    return source.resolve() if source is not None else None
+
+
+def current_source() -> IdentitySource | None:
+    """Return the identity source in effect, unresolved, without the scopes that have ended."""
+    source = current.get()
+    # Ended scopes are skipped here, so that a scope that is entered next does not keep them alive.
+    while isinstance(source, Scope) and source.has_ended:
+        source = source.outer
+    return source
+
+
+def reset_or_ignore(token: Token[Any]) -> bool:
+    """Restore a variable's previous value; return False in another context than it was set in.
+
+    There is nothing to restore there: the context that the value was set in is gone, or a copy.
+    """
+    try:
+        token.var.reset(token)
+    except ValueError:
+        return False
+    return True
+
+
+class Scope:
+    """A block that was entered: the identity source inside it, and its outer one once it has ended.
+
+    Attributes:
+        identity: The identity inside.
+        outer: The source in effect around it.
+        owner: The object that was entered.
+        has_ended: Whether it has ended for every context that still refers to it.
+    """
+
+    __slots__ = ("_token", "has_ended", "identity", "outer", "owner")
+
+    def __init__(self, identity: Identity, outer: IdentitySource | None, owner: object) -> None:
+        self.identity = identity
+        self._token: Token[IdentitySource | None] | None = None
+        self.outer = outer
+        self.owner = owner
+        self.has_ended = False
+
+    def resolve(self) -> Identity | None:
+        """Return the identity inside, or around it once it has ended; see `IdentitySource`."""
+        if not self.has_ended:
+            return self.identity
+        return self.outer.resolve() if self.outer is not None else None
+
+    def enter(self) -> None:
+        """Put the scope into effect in the current context."""
+        self._token = current.set(self)
+
+    def leave(self) -> bool:
+        """Restore the outer source; return whether the scope is left where it was entered.
+
+        Only then do tasks started inside keep the identity; otherwise it ends for all of them,
+        since the context that it was entered in still refers to it.
+        """
+        # The token refers to its context, and a task may keep this scope for long.
+        token, self._token = self._token, None
+        if current_source() is self:
+            if token is not None and reset_or_ignore(token):
+                return True
+            current.set(self.outer)  # a copy of the context that it was entered in
+        self.has_ended = True
+        return False
+
+
+class paygent_context:  # noqa: N801 - the documented name, used like a function
+    """Set the user of all calls made inside a `with` (or `async with`) block.
+
+    Args:
+        user_id: The application's id of the user: a string of 1 to 255 characters, an int or a
+            UUID.
+        session_id: The application's id of a session; None for the user's open one.
+        plan: Plan for a user without an assigned one; ignored with a warning for others.
+        metadata: Up to 16 keys and 1 kB, carried by every event of the block.
+
+    Blocks nest: the inner user wins, and inherits session and metadata only from a block of the
+        same user. A block in a generator is also in effect for the generator's reader between two
+        steps: put `paygent_track` around the generator instead.
+    """
+
+    __slots__ = ("_identity",)
+
+    def __init__(
+        self,
+        user_id: Any,
+        session_id: Any = None,
+        plan: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._identity = Identity(user_id, session_id, plan, metadata)
+
+    def __enter__(self) -> paygent_context:
+        outer = current_source()
+        surrounding = outer.resolve() if outer is not None else None
+        identity = self._identity
+        if surrounding is not None and identity.user_id == surrounding.user_id is not None:
+            identity = identity.merged_with(surrounding)
+        Scope(identity, outer, self).enter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # One object may be entered many times, also by several threads and tasks at once, so its
+        # scope is found through the context. It is not the innermost one where generators with
+        # blocks of their own are read in turn.
+        source = current.get()
+        while isinstance(source, Scope) and (source.owner is not self or source.has_ended):
+            source = source.outer
+        if not isinstance(source, Scope) or not source.leave():
+            diagnostics.warn_once("left_elsewhere", _LEFT_ELSEWHERE)
+
+    async def __aenter__(self) -> paygent_context:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+_LEFT_ELSEWHERE = (
+    "a paygent_context was left in another context than it was entered in, or before a block inside"
+    " it: decorate generators with paygent_track, since a block in one also applies to its reader"
+)
+
+
+class attach_identity:  # noqa: N801 - used like `paygent_context`
+    """Make a source the only one in effect inside a block; None detaches the surrounding user."""
+
+    __slots__ = ("_source", "_token")
+
+    def __init__(self, source: IdentitySource | None) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        self._token = current.set(self._source)
+
+    def __exit__(self, *error: object) -> None:
+        reset_or_ignore(self._token)
+
+
+_propagated: list[ContextVar[Any]] = [current]
+
+
+def propagate(variable: ContextVar[Any]) -> None:
+    """Propagate another variable, None by default, together with the identity."""
+    _propagated.append(variable)
+
+
+class PropagatedContext:
+    """A snapshot of the identity source and the enclosing calls, which a thread takes along."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, *values: tuple[ContextVar[Any], Any]) -> None:
+        self._values = values
+
+    @classmethod
+    def for_identity(cls, identity: Identity | None) -> PropagatedContext:
+        """Return a snapshot that has an identity and no enclosing call."""
+        return cls((current, identity))
+
+    @classmethod
+    def capture(cls) -> PropagatedContext | None:
+        """Return a snapshot of the current context; None where there is nothing to propagate.
+
+        The source is not resolved: a thread may be started before the application signs in users.
+        """
+        values = [
+            (variable, current_source() if variable is current else variable.get())
+            for variable in _propagated
+        ]
+        return None if all(value is None for _, value in values) else cls(*values)
+
+    def enter(self) -> list[Token[Any]]:
+        """Apply the snapshot to the current context; return the tokens for `leave`."""
+        return [variable.set(value) for variable, value in self._values]
+
+    @staticmethod
+    def leave(tokens: list[Token[Any]]) -> None:
+        """Restore the state before `enter`."""
+        for token in tokens:
+            reset_or_ignore(token)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the identity alone, resolved now: another process cannot end a call."""
+        source = next(value for variable, value in self._values if variable is current)
+        return PropagatedContext.for_identity, (source.resolve() if source is not None else None,)
+
+
+class detached_context:  # noqa: N801 - used like `paygent_context`
+    """Run a block without a user and outside any call, to start what outlives the current call."""
+
+    __slots__ = ("_tokens",)
+
+    def __enter__(self) -> None:
+        self._tokens = [variable.set(None) for variable in _propagated]
+
+    def __exit__(self, *error: object) -> None:
+        PropagatedContext.leave(self._tokens)

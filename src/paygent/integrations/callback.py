@@ -1,0 +1,37 @@
+"""What the callbacks of frameworks share: the user that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from paygent.client.context.identity import Identity
+
+if TYPE_CHECKING:
+    from paygent.client.api.paygent import Paygent
+
+
+class UserCallback:
+    """A framework's callback that names the user of the framework's model calls.
+
+    Args:
+        pg: The process's `Paygent`.
+        user_id: The application's id of the user.
+        session_id: The application's id of a session; None for the user's open one.
+        metadata: Up to 16 keys and 1 kB, carried by every event.
+    """
+
+    def __init__(
+        self,
+        pg: Paygent,
+        user_id: Any,
+        session_id: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.pg = pg
+        self._identity = Identity(user_id, session_id, None, metadata)
+
+    @property
+    def user_id(self) -> str | None:
+        """The user of the calls; None for an id that cannot be used."""
+        return self._identity.user_id

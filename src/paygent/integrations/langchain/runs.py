@@ -1,0 +1,244 @@
+"""Model calls of LangChain under way.
+
+Theory of operation
+-------------------
+A run is a `Scope`: in the context in which LangChain reports its start it is the identity source,
+and once it has ended it resolves to its outer one. Where a hook sees the call (OpenAI, Anthropic,
+LiteLLM), the hook gates and meters it. Any other model is gated and metered here, from the usage in
+LangChain's result. Which of the two a model is, is known of the packages built on an SDK with a
+hook, and learned of the others: a hooked call inside a run voids what the run holds.
+
+LangChain reports no end of a task that is cancelled, or of a call that another handler refuses.
+Such a run ends when LangChain drops the run's id, which the methods under way keep alive.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from paygent.client.context.identity import Identity
+from paygent.client.context.scopes import Scope, attach_identity, current_source
+from paygent.client.instrument.callables.run import end_raised, prepare
+from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.metering import nesting
+from paygent.client.metering.call import Call, Request
+from paygent.client.metering.meter import Meter
+from paygent.client.runtime.event_loops import runs_loop
+from paygent.failopen import attempt, diagnostics
+from paygent.integrations.langchain.usage import is_cached, read_result
+
+_ROUTE = "langchain"
+_PROVIDERS = {
+    "amazon_bedrock": "aws",
+    "google_genai": "google",
+    "google_vertexai": "google",
+    "mistralai": "mistral",
+    "xai": "x-ai",
+}
+"""LangChain's names of providers that are called differently here."""
+
+_HOOKED_PACKAGES = ("langchain_openai", "langchain_anthropic", "langchain_litellm")
+"""Packages whose models call an SDK that has a hook."""
+
+_HOOKED_IDS = ("openai", "azure_openai", "anthropic", "litellm")
+"""The same by LangChain's id of a model (`langchain.llms.openai.OpenAI`), its third part."""
+
+_seen_by_hooks: set[tuple[str, ...]] = set()
+"""Kinds of models of which a hook was seen to meter a call."""
+
+_runs: dict[int, Run] = {}
+"""Open runs by the number of their id. The id itself as a key would never be dropped."""
+
+
+class Run(Scope):
+    """One model call, from LangChain's report of its start.
+
+    Attributes:
+        is_hooked: Whether a hook is expected to see its request; then nothing is held here.
+        is_findable: Whether hooked calls inside find this run; not those of an awaited text model,
+            which are made in another task than the one that reports its start.
+    """
+
+    def __init__(
+        self, handler: object, identity: Identity, serialized: Any, options: Mapping[str, Any]
+    ) -> None:
+        outer = current_source()
+        surrounding = outer.resolve() if outer is not None else None
+        if surrounding is not None and surrounding.user_id == identity.user_id:
+            identity = identity.merged_with(surrounding)
+        super().__init__(identity, outer, handler)
+        self._kind = _kind_of(serialized)
+        self._is_known = self._kind is not None and _is_known(self._kind)
+        self.is_hooked = self._is_known or self._kind in _seen_by_hooks
+        self.is_findable = True
+        # LangChain starts all prompts of a batch before it calls the model, with one object.
+        self._batch = options.get("invocation_params")
+        self._is_metered_inside = False
+        self._meter: Meter | None = None
+        self._request: Request | None = None
+        self._call: Call | None = None
+        self._id_ref: weakref.ref[UUID] | None = None
+
+    def begin(self, meter: Meter, request: Request) -> None:
+        """Gate a call that no hook may see.
+
+        Raises:
+            PaygentLimitExceeded: if a limit refuses it.
+        """
+        outer = self.outer
+        while isinstance(outer, Run) and outer._batch is self._batch is not None:
+            outer = outer.outer  # runs of one batch are not inside one another
+        with attach_identity(outer):
+            answer = attempt("begin", meter.begin, request)
+            while answer is not None and not isinstance(answer, Call):
+                if runs_loop():
+                    request.has_run = True  # nothing may wait here: meter it ungated
+                else:
+                    answer.block()
+                answer = attempt("begin", meter.begin, request)
+        self._meter, self._request, self._call = meter, request, answer
+
+    def open(self, run_id: UUID) -> None:
+        """Put the user into effect until the run ends, or LangChain drops its id."""
+        number = run_id.int
+        self._id_ref = weakref.ref(run_id, lambda _: _abandon(number))
+        _runs[number] = self
+        self.enter()
+
+    def end_scope(self) -> None:
+        """End the user's scope, also for contexts that were copied meanwhile."""
+        self.leave()
+        self.has_ended = True
+
+    def drop_call(self) -> None:
+        """Forget the call, whose finalizer then settles the estimate."""
+        self._call = None
+
+    def yield_to(self, request: Request) -> None:
+        """Void this run's call: `request` is made inside it and metered itself."""
+        if not request.generates:
+            return  # embeddings, for a cache: the model's own call is still to come
+        self._is_metered_inside = True
+        if request.route != _ROUTE and self._kind is not None:
+            _seen_by_hooks.add(self._kind)
+        if self._meter is not None and self._call is not None:
+            attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
+
+    def end_answered(self, response: Any) -> None:
+        """End the call with the usage in LangChain's result."""
+        cached = is_cached(response)
+        if self.is_hooked and self.is_findable and not self._is_metered_inside and not cached:
+            self._end_unseen(response)
+        meter, call = self._meter, self._call
+        if meter is None or call is None or call.done:
+            return
+        if cached:
+            meter.void(call, "answered from a cache")
+        else:
+            meter.settle(call, attempt("usage", read_result, response, call.wants_tools))
+
+    def _end_unseen(self, response: Any) -> None:
+        """Handle a call that a hook should have seen, and has not."""
+        usage = attempt("usage", read_result, response, False)
+        meter = meter_or_say()
+        if usage is None or meter is None or self._kind is None:
+            return
+        if self._is_known:
+            # Not booked: older versions do not mark an answer that comes out of a cache.
+            name = self._kind[-1]
+            diagnostics.warn_once(
+                f"unmetered:langchain:{name}", "a call of %s was seen by no hook", name
+            )
+            return
+        _seen_by_hooks.discard(self._kind)
+        request = _request_of(self.identity, [], {"metadata": {"ls_model_name": usage.model}})
+        request.has_run = True
+        self.begin(meter, request)
+
+    def end_raised(self, error: BaseException) -> None:
+        """End the call with the exception that it raised."""
+        if self._meter is not None and self._call is not None and self._request is not None:
+            prepared = prepare(self._request, _read_nothing)
+            end_raised(self._meter, self._call, prepared, error)
+
+
+def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, Any]) -> None:
+    """Gate a run if no hook will, and open it; see `LangChainCallback.on_chat_model_start`."""
+    if run_id.int in _runs:
+        return  # another handler has it
+    meter = meter_or_say()
+    if meter is not None and not run.is_hooked:
+        run.begin(meter, _request_of(run.identity, texts, options))
+    run.open(run_id)
+
+
+def find_run(handler: object, run_id: UUID) -> Run | None:
+    """Return an open run that this handler began."""
+    run = _runs.get(run_id.int)
+    return run if run is not None and run.owner is handler else None
+
+
+def take_run(handler: object, run_id: UUID) -> Run | None:
+    """Close a run that this handler began, and return it."""
+    run = find_run(handler, run_id)
+    if run is not None:
+        _runs.pop(run_id.int, None)
+        run.end_scope()
+    return run
+
+
+def _abandon(number: int) -> None:
+    """End a run of which LangChain reports no end. Called by a finalizer: takes no lock."""
+    run = _runs.pop(number, None)
+    if run is not None:
+        run.has_ended = True
+        run.drop_call()
+
+
+def _yield_enclosing(request: Request) -> None:
+    """Void the runs around the current context; see `nesting.yield_hooks`."""
+    source = current_source()
+    while isinstance(source, Scope):
+        if isinstance(source, Run) and not source.has_ended:
+            source.yield_to(request)
+        source = source.outer
+
+
+nesting.yield_hooks.append(_yield_enclosing)
+
+
+def _kind_of(serialized: Any) -> tuple[str, ...] | None:
+    """Return LangChain's id of a model's class, by which is learned whether a hook sees it."""
+    parts = serialized.get("id") if isinstance(serialized, Mapping) else None
+    return tuple(map(str, parts)) if isinstance(parts, (list, tuple)) and parts else None
+
+
+def _is_known(kind: tuple[str, ...]) -> bool:
+    """Return whether a kind of models is built on an SDK that has a hook."""
+    return kind[0] in _HOOKED_PACKAGES or (
+        kind[0] == "langchain" and len(kind) > 3 and kind[2] in _HOOKED_IDS
+    )
+
+
+def _request_of(identity: Identity, texts: list[Any], options: Mapping[str, Any]) -> Request:
+    """Return the request that LangChain reports."""
+    parameters: Mapping[str, Any] = options.get("invocation_params") or {}
+    metadata: Mapping[str, Any] = options.get("metadata") or {}
+    provider = str(metadata.get("ls_provider") or "")
+    model = metadata.get("ls_model_name") or parameters.get("model") or parameters.get("model_name")
+    max_tokens = metadata.get("ls_max_tokens") or parameters.get("max_tokens")
+    return Request(
+        _PROVIDERS.get(provider, provider),
+        _ROUTE,
+        model if isinstance(model, str) else "",
+        {"messages": [{"content": text} for text in texts]},
+        max_tokens=max_tokens if type(max_tokens) is int and max_tokens > 0 else None,
+        identity=identity,
+    )
+
+
+def _read_nothing(answer: Any, want_tools: bool) -> None:
+    """Return no usage: a call that raised has no answer."""
