@@ -29,6 +29,7 @@ class UserCallback:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.pg = pg
+        # Read once: an unusable id is logged when the callback is made.
         self._identity = Identity(user_id, session_id, None, metadata)
 
     @property

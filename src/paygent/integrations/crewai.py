@@ -110,4 +110,5 @@ def _hook() -> None:
         )
 
 
+# Importing the callback patches the class: a crew without one runs as before.
 attempt("patch:crewai", _hook)

@@ -33,6 +33,7 @@ class RequestMiddleware:
         session_id: Selector = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
+        # A wrong argument configures every request, so it raises here and not at the first call.
         errors = ValidationErrors(type(self).__name__)
         for name, selector in (("user_id", user_id), ("session_id", session_id)):
             is_optional = name == "session_id"

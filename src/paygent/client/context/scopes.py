@@ -1,4 +1,4 @@
-"""Where an identity is in effect: `paygent_context`, and the snapshot that threads take along.
+"""Where an identity is in effect: `paygent_context`, and the snapshot that threads receive.
 
 One context variable holds an `IdentitySource`, which is resolved at the moment of a call. The
 arguments `paygent_*` of a single call win over it. Scopes form a chain through `outer`; a scope
@@ -68,9 +68,12 @@ class Scope:
 
     def resolve(self) -> Identity | None:
         """Return the identity inside, or around it once it has ended; see `IdentitySource`."""
-        if not self.has_ended:
-            return self.identity
-        return self.outer.resolve() if self.outer is not None else None
+        source: IdentitySource | None = self
+        while isinstance(source, Scope):  # not recursive: a batch may leave a long chain
+            if not source.has_ended:
+                return source.identity
+            source = source.outer
+        return source.resolve() if source is not None else None
 
     def enter(self) -> None:
         """Put the scope into effect in the current context."""
@@ -184,7 +187,7 @@ def propagate(variable: ContextVar[Any]) -> None:
 
 
 class PropagatedContext:
-    """A snapshot of the identity source and the enclosing calls, which a thread takes along."""
+    """A snapshot of the identity source and the enclosing calls, for another thread or process."""
 
     __slots__ = ("_values",)
 

@@ -74,6 +74,7 @@ class LangChainCallback(UserCallback, BaseCallbackHandler):
         options: Mapping[str, Any],
         is_findable: bool = True,
     ) -> None:
+        # Begun before LangChain's other handlers run: one of them may still refuse the call.
         run = Run(self, self._identity, serialized, options)
         run.is_findable = is_findable
         start_run(run, run_id, texts, options)
@@ -95,7 +96,7 @@ class LangChainCallback(UserCallback, BaseCallbackHandler):
             attempt("settle", run.end_answered, response)
 
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
-        """End a call that raised, or whose stream was closed early."""
+        """End a call that raised, or a stream that was closed early."""
         run = take_run(self, run_id)
         if run is not None:
             attempt("settle", run.end_raised, error)

@@ -9,7 +9,8 @@ LangChain's result. Which of the two a model is, is known of the packages built 
 hook, and learned of the others: a hooked call inside a run voids what the run holds.
 
 LangChain reports no end of a task that is cancelled, or of a call that another handler refuses.
-Such a run ends when LangChain drops the run's id, which the methods under way keep alive.
+Such a run ends with its task, or when the run's id is dropped: the methods under way keep it alive,
+and so do tracers, which wait for the same report.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Any
 from uuid import UUID
 
 from paygent.client.context.identity import Identity
-from paygent.client.context.scopes import Scope, attach_identity, current_source
+from paygent.client.context.scopes import Scope, attach_identity, current, current_source
 from paygent.client.instrument.callables.run import end_raised, prepare
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
-from paygent.client.runtime.event_loops import runs_loop
+from paygent.client.runtime.event_loops import caller, runs_loop
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
 
@@ -41,7 +42,7 @@ _PROVIDERS = {
 """LangChain's names of providers that are called differently here."""
 
 _HOOKED_PACKAGES = ("langchain_openai", "langchain_anthropic", "langchain_litellm")
-"""Packages whose models call an SDK that has a hook."""
+"""Packages of models that call an SDK with a hook."""
 
 _HOOKED_IDS = ("openai", "azure_openai", "anthropic", "litellm")
 """The same by LangChain's id of a model (`langchain.llms.openai.OpenAI`), its third part."""
@@ -81,6 +82,7 @@ class Run(Scope):
         self._request: Request | None = None
         self._call: Call | None = None
         self._id_ref: weakref.ref[UUID] | None = None
+        self._task: Any = None
 
     def begin(self, meter: Meter, request: Request) -> None:
         """Gate a call that no hook may see.
@@ -102,19 +104,37 @@ class Run(Scope):
         self._meter, self._request, self._call = meter, request, answer
 
     def open(self, run_id: UUID) -> None:
-        """Put the user into effect until the run ends, or LangChain drops its id."""
+        """Put the user into effect until the run ends, its task is cancelled or its id dropped."""
         number = run_id.int
         self._id_ref = weakref.ref(run_id, lambda _: _abandon(number))
+        task = caller()
+        if not isinstance(task, int):  # not a thread
+            self._task = task
+            self._task.add_done_callback(self._end_with_task)
         _runs[number] = self
         self.enter()
+
+    def _end_with_task(self, task: Any) -> None:
+        # A step of a stream may have a task of its own, which ends before the stream does.
+        run_id = self._id_ref() if self._id_ref is not None else None
+        if task.cancelled() and run_id is not None:
+            _abandon(run_id.int)
+
+    def close(self) -> None:
+        """End the scope, and forget the task: it may make many more calls."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.remove_done_callback(self._end_with_task)
+        self.end_scope()
 
     def end_scope(self) -> None:
         """End the user's scope, also for contexts that were copied meanwhile."""
         self.leave()
         self.has_ended = True
+        current.set(current_source())  # without the runs of a batch that have ended before
 
     def drop_call(self) -> None:
-        """Forget the call, whose finalizer then settles the estimate."""
+        """Forget the call: its finalizer then settles the estimate."""
         self._call = None
 
     def yield_to(self, request: Request) -> None:
@@ -122,6 +142,7 @@ class Run(Scope):
         if not request.generates:
             return  # embeddings, for a cache: the model's own call is still to come
         self._is_metered_inside = True
+        # An inner LangChain model has a run of its own, which is no evidence of a hook.
         if request.route != _ROUTE and self._kind is not None:
             _seen_by_hooks.add(self._kind)
         if self._meter is not None and self._call is not None:
@@ -130,6 +151,7 @@ class Run(Scope):
     def end_answered(self, response: Any) -> None:
         """End the call with the usage in LangChain's result."""
         cached = is_cached(response)
+        # LangChain skips the model for a cached answer, so no hook can have seen a request.
         if self.is_hooked and self.is_findable and not self._is_metered_inside and not cached:
             self._end_unseen(response)
         meter, call = self._meter, self._call
@@ -168,7 +190,7 @@ class Run(Scope):
 def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, Any]) -> None:
     """Gate a run if no hook will, and open it; see `LangChainCallback.on_chat_model_start`."""
     if run_id.int in _runs:
-        return  # another handler has it
+        return  # another handler has it: a call counts once, on the first handler's user
     meter = meter_or_say()
     if meter is not None and not run.is_hooked:
         run.begin(meter, _request_of(run.identity, texts, options))
@@ -186,7 +208,7 @@ def take_run(handler: object, run_id: UUID) -> Run | None:
     run = find_run(handler, run_id)
     if run is not None:
         _runs.pop(run_id.int, None)
-        run.end_scope()
+        run.close()
     return run
 
 
@@ -228,6 +250,7 @@ def _request_of(identity: Identity, texts: list[Any], options: Mapping[str, Any]
     parameters: Mapping[str, Any] = options.get("invocation_params") or {}
     metadata: Mapping[str, Any] = options.get("metadata") or {}
     provider = str(metadata.get("ls_provider") or "")
+    # Models report these fields at will; the standard `ls_…` metadata is the most reliable.
     model = metadata.get("ls_model_name") or parameters.get("model") or parameters.get("model_name")
     max_tokens = metadata.get("ls_max_tokens") or parameters.get("max_tokens")
     return Request(

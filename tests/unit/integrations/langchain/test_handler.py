@@ -460,8 +460,11 @@ def test_callback__of_a_stream_that_calls_again__names_the_user_of_the_first_cal
 async def test_callback__of_many_calls_in_one_task__keeps_nothing_of_them(pg: Paygent) -> None:
     """The task of a worker may live for long: its context keeps at most the last run."""
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
+    task: Any = asyncio.current_task()
+    before = len(getattr(task, "_callbacks", None) or ())
     for _ in range(3):
         await OwnModel().ainvoke("x", config)
+    assert len(getattr(task, "_callbacks", None) or ()) == before
     last: Any = current.get()
     assert (last.has_ended, last.outer, runs._runs) == (True, None, {})
 
@@ -494,6 +497,33 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
     gc.collect()
     await asyncio.to_thread(pg.flush)
     assert (pg.health()["calls_in_flight"], runs._runs) == (0, {})
+
+
+async def test_callback__of_a_cancelled_task__ends_though_its_id_is_kept(pg: Paygent) -> None:
+    """Tracers keep the id of a run until LangChain reports its end."""
+
+    class Slow(OwnModel):
+        async def _agenerate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    run_id = uuid4()
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1")], "run_id": run_id}
+    task = asyncio.create_task(Slow().ainvoke("x", config=config))
+    await asyncio.sleep(0.05)
+    assert list(runs._runs) == [run_id.int]
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(pg.flush)
+    assert (pg.health()["calls_in_flight"], runs._runs) == (0, {})
+
+
+def test_callback__of_a_large_batch__resolves_and_keeps_no_chain(pg: Paygent) -> None:
+    """LangChain starts all prompts of a batch before it calls the model."""
+    prompts: Any = [[HumanMessage("x")]] * 1_200
+    OwnModel().generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
+    assert (who(), current.get(), runs._runs) == (None, None, {})
 
 
 def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
