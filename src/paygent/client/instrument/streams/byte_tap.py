@@ -1,7 +1,7 @@
-"""The byte tap: takes the place of the byte stream inside an HTTP response.
+"""The byte tap: replaces the byte stream inside an HTTP response.
 
-It sees `close()`, and the bytes of raw responses that nobody parses. Those are read for their usage
-piece by piece, within bounds, and given on unchanged.
+It sees `close()`, and the bytes of raw responses that nothing parses. Those are read for their
+usage piece by piece, within bounds, and passed on unchanged.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LINE_BYTES_MAX = 1024 * 1024  # a longer line of a server-sent event is skipped
 
 
 def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
-    """Return what unpacks a body piece by piece; None for what the standard library cannot."""
+    """Return the decoder of a body; None for an encoding that the standard library lacks."""
     if encoding == "identity":
         return bytes
     if encoding in ("gzip", "deflate"):
-        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # 32: told by the header
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress  # 32: the header decides which
     return None
 
 
@@ -50,13 +50,13 @@ class BytesReader:
     def __init__(
         self, headers: Any, reader: StreamReader, read: Any, *, is_plain: bool = False
     ) -> None:
-        """Look at what is coming.
+        """Prepare for a response.
 
         Args:
             headers: The response's headers.
             reader: Fed with the events of an event stream, or the lines of a file of JSON lines.
-            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | Deferred | None`.
-            is_plain: The bytes are unpacked already.
+            read: Reads the usage of a whole JSON answer, `(answer) -> Usage | JobStatus | None`.
+            is_plain: The bytes are decoded already.
         """
         content_type = str(headers.get("content-type") or "")
         encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
@@ -72,7 +72,7 @@ class BytesReader:
         self._seen: Usage | JobStatus | None = None
 
     def feed_bytes(self, data: bytes) -> None:
-        """Take the next bytes.
+        """Read the next bytes.
 
         Raises:
             ValueError: if an event among them was no JSON; the others were read.
@@ -81,7 +81,7 @@ class BytesReader:
             return
         try:
             self._buffer += self._decode(data)
-        except zlib.error:  # not what its header says
+        except zlib.error:  # the header was wrong
             self._skipping = True
             return
         if not (self._is_events or self._is_lines):
@@ -92,19 +92,19 @@ class BytesReader:
         *lines, rest = self._buffer.split(b"\n")
         self._buffer = rest
         if lines and self._in_long_line:
-            del lines[0]  # the end of a line that was given up
+            del lines[0]  # the rest of the skipped line
             self._in_long_line = False
         if len(rest) > _LINE_BYTES_MAX:
             self._buffer.clear()
             self._in_long_line = True
-        odd: ValueError | None = None
+        failure: ValueError | None = None
         for line in lines:
             try:
                 self._feed_line(line)
-            except ValueError as error:  # noqa: PERF203 - one odd line does not cost the others
-                odd = error
-        if odd is not None:
-            raise odd
+            except ValueError as error:  # noqa: PERF203 - the other lines are still read
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _feed_line(self, line: bytearray) -> None:
         if self._is_lines:
@@ -114,7 +114,7 @@ class BytesReader:
             self._reader.feed(json.loads(line[5:]))
 
     def end(self) -> None:
-        """Note that the bytes have come to their own end."""
+        """Record the stream's own end."""
         self._is_whole = True
         if self._is_lines and self._buffer and not self._skipping:
             line, self._buffer = self._buffer, bytearray()
@@ -124,7 +124,7 @@ class BytesReader:
             end()
 
     def finish(self) -> None:
-        """Read what only the whole answer tells."""
+        """Read the usage that only a whole answer has."""
         if not self._buffer or self._is_events or self._is_lines:
             return
         try:
@@ -136,18 +136,18 @@ class BytesReader:
         self._seen = self._read(document)
 
     def feed(self, chunk: Any) -> bool | None:
-        """Chunks come as bytes here; see `feed_bytes`."""
+        """Ignore chunks: they come as bytes here; see `feed_bytes`."""
         return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was seen; see `StreamReader.usage`."""
+        """Return the usage that was seen; see `StreamReader.usage`."""
         attempt("usage", self.finish)
         return self._seen if self._seen is not None else self._reader.usage(estimate)
 
 
 class ByteTap:
-    """What the byte taps of both kinds share; made a subclass of the HTTP library's own stream
-    class.
+    """What the byte taps of both kinds share; `_tap_class` mixes it with the HTTP library's own
+    stream class.
     """
 
     _inner: Any
@@ -157,13 +157,13 @@ class ByteTap:
     is_parsed: bool
 
     def watch(self, inner: Any, ending: StreamEnd, reader: BytesReader) -> None:
-        """Take the place of `inner`.
+        """Replace `inner`.
 
         Args:
             inner: The HTTP library's own stream.
-            ending: Fired by a close before the end; and by the end, if nobody parses the stream.
+            ending: Fired by a close before the end; and by the end, if nothing parses the stream.
             reader: Reads the bytes as long as `is_parsed` is false. An iterator tap sets that when
-                it is asked for its first chunk, since it then sees the chunks itself.
+                its first chunk is requested, since it then sees the chunks itself.
         """
         self._inner = inner
         self._ending = ending
@@ -180,7 +180,7 @@ class ByteTap:
         if not self.is_parsed:
             attempt("stream_bytes", self._bytes.feed_bytes, data)
 
-    def _note_exhausted(self) -> None:
+    def _exhaust(self) -> None:
         self._exhausted = True
         if not self.is_parsed:
             attempt("stream_bytes", self._bytes.end)
@@ -202,10 +202,10 @@ class _SyncByteTap(ByteTap):
             for data in self._inner:
                 self._feed(data)
                 yield data
-        except BaseException:  # it broke off, or is read no more: nothing else may tell of it soon
+        except BaseException:  # it broke off, or reading stopped; no close may follow soon
             self._end()
             raise
-        self._note_exhausted()
+        self._exhaust()
 
     def close(self) -> None:
         try:
@@ -223,7 +223,7 @@ class _AsyncByteTap(ByteTap):
         except BaseException:  # as in the sync tap
             self._end()
             raise
-        self._note_exhausted()
+        self._exhaust()
 
     async def aclose(self) -> None:
         try:
@@ -234,10 +234,11 @@ class _AsyncByteTap(ByteTap):
 
 @lru_cache(maxsize=16)
 def _tap_class(stream_class: Hashable) -> type | None:
-    """Return a tap class that the HTTP library takes for one of its own streams (it checks the
+    """Return a tap class that the HTTP library accepts as one of its own streams (it checks the
     type).
 
-    httpx and httpx2 have classes of the same names; neither is imported here, the one in use tells.
+    httpx and httpx2 have classes of the same names. Neither is imported here: the stream in use
+    shows which one it is.
     """
     for base in cast(type, stream_class).__mro__:
         if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
@@ -247,7 +248,7 @@ def _tap_class(stream_class: Hashable) -> type | None:
 
 
 def tap_bytes(response: Any, ending: StreamEnd, reader: BytesReader) -> ByteTap | None:
-    """Put a byte tap into an HTTP response; None where it has no stream that can be watched."""
+    """Put a byte tap into an HTTP response; None if it has no stream that can be tapped."""
     inner = getattr(response, "stream", None)
     tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
     if tap_class is None:

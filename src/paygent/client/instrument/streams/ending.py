@@ -1,4 +1,4 @@
-"""The end of a streamed call, which several taps may ask for, and a finalizer: it counts once."""
+"""The end of a streamed call: taps and a finalizer may request it, and the first one counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paygent.failopen import attempt
 
 
 class EndableCall(Protocol):
-    """What a stream ends: a call, or a question about earlier work."""
+    """What a stream ends: a call, or a request for the usage of an earlier job."""
 
     @property
     def done(self) -> bool:
@@ -22,41 +22,41 @@ class EndableCall(Protocol):
 
     @property
     def estimate(self) -> Estimate:
-        """What it was held for."""
+        """The estimate that it holds."""
 
     @property
     def wants_tools(self) -> bool:
-        """Whether the names of called tools are wanted."""
+        """Whether the names of called tools are needed."""
 
     @property
     def is_provisional(self) -> bool:
-        """Whether it was settled when its stream was left, and may be corrected."""
+        """Whether it was settled when its stream was left, so that it may be corrected."""
 
     drops_usage_chunk: bool
 
     def hand_over(self) -> None:
-        """Leave the end to who carries it from now on."""
+        """Leave the end to the taps from now on."""
 
 
 class Settler(Protocol):
-    """What takes the usage at the end: the meter."""
+    """Takes the usage at the end: the meter."""
 
     @property
     def deferred_ends(self) -> DeferredEnds:
-        """Ends that cannot be made now."""
+        """Ends that cannot run now."""
 
-    def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
+    def settle(self, call: Any, usage: Usage | JobStatus | None) -> None:
         """End a call with its usage."""
 
-    def settle_left(self, call: Any, found: Usage | JobStatus | None) -> None:
+    def settle_left(self, call: Any, usage: Usage | JobStatus | None) -> None:
         """End a call with the usage received when its stream was left; `correct` may follow."""
 
-    def correct(self, call: Any, found: Usage | JobStatus | None) -> None:
+    def correct(self, call: Any, usage: Usage | JobStatus | None) -> None:
         """Correct a call that was settled when its stream was left, and was read on."""
 
 
 class StreamEnd:
-    """Ends one streamed call with whatever its reader has seen by then; the first end counts."""
+    """Ends one streamed call with the usage that its reader has seen by then."""
 
     __slots__ = ("_call", "_meter", "_reader")
 
@@ -73,12 +73,11 @@ class StreamEnd:
             attempt("settle", self._correct)
 
     def from_anywhere(self) -> None:
-        """End the call from where a finalizer may run: not now, if this thread is inside our own
-        code, where it may hold a lock that the end needs too.
+        """End the call; safe in a finalizer.
 
         A dropped stream is a cycle (it and its generator refer to each other), so the garbage
-        collector ends it, at an allocation of any code; the SDK's generator closes the response
-        then.
+        collector ends it, at an allocation of any code. Inside our own code this thread may hold a
+        lock that the end needs too, so there it is deferred.
         """
         if not self._is_over:
             self._from_anywhere(self)
@@ -90,16 +89,14 @@ class StreamEnd:
             end()
 
     def at_its_end(self) -> None:
-        """Let the reader know that the stream has come to its own end, if that means something to
-        it; then end the call.
-        """
+        """Notify a reader that wants it of the stream's own end; then end the call."""
         end = getattr(self._reader, "end", None)
         if end is not None and not self._is_over:
             attempt("usage", end)
         self()
 
     def left(self) -> None:
-        """Settle with what was received by now: the loop over the stream was left. Where the
+        """Settle with what was received by now: the loop over the stream was left. If the
         application reads on later, the end corrects it.
         """
         if not self._call.done:
@@ -134,11 +131,11 @@ _PASSED_THROUGH = (
     "paygent.testing",
     "paygent.cli.",
 )
-"""Our modules below which an SDK or the application runs, and which hold no lock meanwhile."""
+"""Our modules that call an SDK or the application, and hold no lock meanwhile."""
 
 
 def _is_inside_ours() -> bool:
-    """Tell whether this thread is inside code of ours that may hold a lock."""
+    """Return whether this thread is inside our code that may hold a lock."""
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

@@ -1,7 +1,7 @@
-"""What the readers of all SDKs' streams share: their shape, and what is made of a part.
+"""What the readers of all SDKs' streams share: the protocol, and the usage of a partial stream.
 
 Reading has no effects: a reader keeps the usage and a count of text bytes, and nothing else, so
-that memory does not grow with the length of a stream.
+memory does not grow with the length of a stream.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from paygent.core.usage import JobStatus, Usage, get
 
 
 class StreamReader(Protocol):
-    """Reads the chunks of one stream of one route; made anew for each stream."""
+    """Reads the chunks of one stream of one route; each stream has a reader of its own."""
 
     def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk, an SDK object or a dict; true means "ours alone, keep it from the
-        application".
+        """Read one chunk, an SDK object or a dict; true for one that only Paygent requested, which
+        is withheld from the application.
         """
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was used, as far as it was seen; None when nothing was."""
+        """Return the usage as far as it was seen; None when nothing was."""
 
 
 def counted(
@@ -36,11 +36,11 @@ def counted(
     received.
 
     Args:
-        known: What the provider said so far, or None.
+        known: The usage that the provider has reported so far, or None.
         text_bytes: UTF-8 length of the text received.
-        estimate: What the call was held for; its input is taken where the provider did not tell.
+        estimate: That the call holds; its input counts where the provider reported none.
         input_is_known: Whether `known` has the true input.
-        is_seen: Whether anything was received, be it without text.
+        is_seen: Whether anything was received, even without text.
     """
     if known is None and not text_bytes and not is_seen:
         return None
