@@ -249,7 +249,7 @@ class Paygent(Verbs):
 
     def _provide(self) -> None:
         settings = self._settings
-        instrumentation.provide(settings.registry, carries_user=settings.carry_user)
+        instrumentation.provide(settings.registry, propagates_user=settings.carry_user)
 
     def _greet_backend(self) -> None:
         """Ask the backend whether it is there; warn, or raise (`strict_backend`), if not."""

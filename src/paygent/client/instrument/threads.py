@@ -1,10 +1,10 @@
-"""The user in threads and pools: what starts a thread or takes work for one takes the user along.
+"""Propagation of the current user to threads, executors and pools.
 
 Tasks, `asyncio.to_thread` and callbacks of a loop copy the context themselves. A thread starts with
-an empty one, so `Thread.start` hands the user over; work that is given to a pool carries it, and
-the pool's own threads and processes, which outlive the call that they were started in, are started
-as nobody: otherwise whoever was first would pay for all that come after. Only our own variable is
-touched. Whatever else carries work (a queue, `_thread`) needs `bind`.
+an empty one, so `Thread.start` propagates the user, and so does work that is given to a pool. The
+pool's own threads and processes outlive the call that they were started in, so they start without a
+user: otherwise the first user would pay for all later ones. Only Paygent's own variables are set.
+Anything else that carries work (a queue, `_thread`) needs `bind`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from threading import Thread
 from types import MethodType, ModuleType
 from typing import Any
 
-from paygent.client.context.scopes import PropagatedContext, detached_context
 from paygent.client.context.propagation import BoundCallable
-from paygent.client.instrument.patching.patches import Patches
+from paygent.client.context.scopes import PropagatedContext, detached_context
+from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.failopen import attempt
 
 _TAKES_WORK = (
@@ -34,7 +34,7 @@ _TAKES_WORK = (
 """Methods of `multiprocessing.pool.Pool` that take work; `apply` goes through `apply_async`."""
 
 
-class CarrierHook:
+class PoolHook(Hook):
     """Patches one class that starts threads or takes work; see `patches.Hook`."""
 
     def __init__(
@@ -44,95 +44,97 @@ class CarrierHook:
         starts: tuple[str, ...],
         takes: tuple[str, ...],
         *,
-        called: str = "",
+        work_name: str = "",
     ) -> None:
-        """Name what is patched.
+        """Name the methods to patch.
 
         Args:
-            module, class_name: Where the class is.
-            starts: Methods that start threads or processes of its own, which belong to nobody.
-            takes: Methods whose first argument is work.
-            called: Name of that argument, where it may be given by its name.
+            module, class_name: The class.
+            starts: Methods that start the pool's own threads or processes, which have no user.
+            takes: Methods that take work as their first argument.
+            work_name: Name of that argument, where it may be a keyword argument.
         """
         self.name = f"carry:{class_name}"
         self.module = module
         self._class_name = class_name
         self._starts = starts
         self._takes = takes
-        self._called = called
+        self._work_name = work_name
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the class; see `patches.Hook`."""
-        kind = getattr(module, self._class_name)
+        pool_class = getattr(module, self._class_name)
         for name in dict.fromkeys((*self._starts, *self._takes)):
-            original = getattr_static(kind, name)
+            original = getattr_static(pool_class, name)
             if not patches.is_ours(original):
-                wrapper = _starting(original, patches) if name in self._starts else original
+                wrapper = _detach_starts(original, patches) if name in self._starts else original
                 if name in self._takes:
-                    wrapper = functools.wraps(original)(_taking(wrapper, patches, self._called))
-                patches.put(kind, name, wrapper)
+                    bind_work = _bind_first(wrapper, patches, self._work_name)
+                    wrapper = functools.wraps(original)(bind_work)
+                patches.put(pool_class, name, wrapper)
 
 
-class ThreadHook:
+class ThreadHook(Hook):
     """Patches `Thread.start`; see `patches.Hook`."""
 
     name = "carry:Thread"
     module = "threading"
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Have new threads begin as the user who started them; see `patches.Hook`."""
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Propagate the user who starts a thread; see `patches.Hook`."""
         original = getattr_static(module.Thread, "start")
         if patches.is_ours(original):
             return
 
         @functools.wraps(original)
         def start(thread: Thread, /, *args: Any, **kwargs: Any) -> Any:
-            place = _here(patches)
-            if place is None or getattr(thread, "_context", None) is not None:
-                return original(thread, *args, **kwargs)  # nobody's, or in a context of its own
-            put_back = attempt("carry", _run_in, thread, place)
+            context = _capture(patches)
+            # From Python 3.14 the application may give a thread a context of its own.
+            if context is None or getattr(thread, "_context", None) is not None:
+                return original(thread, *args, **kwargs)
+            restore = attempt("carry", _run_in, thread, context)
             try:
                 return original(thread, *args, **kwargs)
             except BaseException:  # it was started before, or there can be no more threads
-                if put_back is not None:
-                    put_back()
+                if restore is not None:
+                    restore()
                 raise
 
         patches.put(module.Thread, "start", start)
 
 
-class GreenletHook:
-    """Has gevent tell of each greenlet that is spawned; see `patches.Hook`.
+class GreenletHook(Hook):
+    """Registers a callback for each greenlet that gevent spawns; see `patches.Hook`.
 
-    A greenlet starts with an empty context, like a thread. Its class cannot be patched, but it
-    calls back when one is spawned.
+    A greenlet starts with an empty context, like a thread. Its class is immutable, so it cannot be
+    patched.
     """
 
     name = "carry:Greenlet"
     module = "gevent.greenlet"
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Have new greenlets run as the user who spawned them; see `patches.Hook`."""
-        kind = module.Greenlet
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Propagate the user who spawns a greenlet; see `patches.Hook`."""
+        greenlet_class = module.Greenlet
 
-        def spawned(greenlet: Any) -> None:
+        def on_spawn(greenlet: Any) -> None:
             if patches.switch.is_on:
-                attempt("carry", _give_context, greenlet)
+                attempt("carry", _enter_context_of, greenlet)
 
         patches.do_once(
             self.name,
-            lambda: kind.add_spawn_callback(spawned),
-            lambda: kind.remove_spawn_callback(spawned),
+            lambda: greenlet_class.add_spawn_callback(on_spawn),
+            lambda: greenlet_class.remove_spawn_callback(on_spawn),
         )
 
 
-def _give_context(greenlet: Any) -> None:
-    place = PropagatedContext.capture()
-    if place is None:
+def _enter_context_of(greenlet: Any) -> None:
+    context = PropagatedContext.capture()
+    if context is None:
         return
     if greenlet.gr_context is None:
         greenlet.gr_context = Context()
-    greenlet.gr_context.run(place.enter)
+    greenlet.gr_context.run(context.enter)
 
 
 _SUBMIT = (("submit",), ("submit",))  # starts the executor's threads where it lacks some
@@ -140,65 +142,63 @@ _SUBMIT = (("submit",), ("submit",))  # starts the executor's threads where it l
 HOOKS = (
     ThreadHook(),
     GreenletHook(),
-    CarrierHook("concurrent.futures.thread", "ThreadPoolExecutor", *_SUBMIT),
-    CarrierHook("concurrent.futures.process", "ProcessPoolExecutor", *_SUBMIT),
-    CarrierHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES_WORK, called="func"),
-    CarrierHook("multiprocessing.managers", "BaseManager", ("start",), ()),
+    PoolHook("concurrent.futures.thread", "ThreadPoolExecutor", *_SUBMIT),
+    PoolHook("concurrent.futures.process", "ProcessPoolExecutor", *_SUBMIT),
+    PoolHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES_WORK, work_name="func"),
+    PoolHook("multiprocessing.managers", "BaseManager", ("start",), ()),
 )
 
 
-def _here(patches: Patches) -> PropagatedContext | None:
-    """Return what is taken along, or None."""
+def _capture(patches: Patches) -> PropagatedContext | None:
     return attempt("carry", PropagatedContext.capture) if patches.switch.is_on else None
 
 
-def _run_in(thread: Thread, place: PropagatedContext) -> Callable[[], None]:
-    """Have a thread that is about to start run as in a place; return what undoes that.
-
-    What stands in its `run` is a method like any other, since other libraries take it apart; it is
-    gone again when the thread runs.
-    """
+def _run_in(thread: Thread, context: PropagatedContext) -> Callable[[], None]:
+    """Make a thread that is about to start run in a context; return a function that undoes that."""
     before = vars(thread).get("run")
 
-    def put_back() -> None:
+    def restore() -> None:
         if before is None:
             vars(thread).pop("run", None)
         else:
             vars(thread)["run"] = before
 
     def run(thread: Thread) -> None:
-        put_back()
-        place.enter()  # the thread's context ends with it
+        restore()  # the thread's own code must find its own `run`
+        context.enter()  # never left: the thread's context ends with it
         thread.run()
 
+    # A bound method and not a closure: other libraries take `thread.run.__func__` apart.
     vars(thread)["run"] = MethodType(run, thread)
-    return put_back
+    return restore
 
 
-def _taking(original: Callable[..., Any], patches: Patches, called: str) -> Callable[..., Any]:
-    """Return a method that takes work, which then runs as in the place where it was given."""
+def _bind_first(
+    original: Callable[..., Any], patches: Patches, work_name: str
+) -> Callable[..., Any]:
+    """Return a method that binds the work it takes to the context in which it is given."""
 
     def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        place = _here(patches)
-        if place is None:
+        context = _capture(patches)
+        if context is None:
             return original(pool, *args, **kwargs)
         if args:
-            args = (_bound(args[0], place), *args[1:])
-        elif called in kwargs:
-            kwargs[called] = _bound(kwargs[called], place)
+            args = (_bound(args[0], context), *args[1:])
+        elif work_name in kwargs:
+            kwargs[work_name] = _bound(kwargs[work_name], context)
         return original(pool, *args, **kwargs)
 
     return method
 
 
-def _bound(work: Any, place: PropagatedContext) -> Any:
-    """Return work that runs as in a place; what is no work is the pool's to complain about."""
-    return BoundCallable(work, place) if callable(work) else work
+def _bound(work: Any, context: PropagatedContext) -> Any:
+    # An argument that is not callable is left to the pool's own error.
+    return BoundCallable(work, context) if callable(work) else work
 
 
-def _starting(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return a method that may start threads or processes of the pool's own: they are there for
-    others too, and so belong to nobody.
+def _detach_starts(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
+    """Return a method that starts the pool's own threads or processes without a user: they will
+    serve other users too.
     """
 
     @functools.wraps(original)

@@ -1,8 +1,8 @@
-"""Known SDKs of providers that have no hook here: noticed when they are imported, and said once.
+"""Known provider SDKs without a hook here: their import is logged once.
 
-Their calls are neither gated nor metered, which must not go unseen. `pg.wrap` or a registered
-provider meters them; one that is registered is not said. The name of a package says little where
-most of its users call something else: for AWS it is the client for Bedrock that is noticed.
+Their calls are neither metered nor limited, which must not go unnoticed. `pg.wrap` or a registered
+provider meters them; a registered one is not logged. Most users of AWS's package call other
+services, so there the log is written when a client for Bedrock is made.
 """
 
 from __future__ import annotations
@@ -51,82 +51,82 @@ _AWS_SERVICES = {
 }
 
 _MESSAGE = (
-    "%s was imported; calls that it makes are neither gated nor metered: put them into pg.wrap, or"
-    " register the SDK"
+    "%s is not instrumented: its calls are neither metered nor limited."
+    " Use pg.wrap() or register it."
 )
 
 
-class NoticedHook:
-    """Says that an SDK has been imported; see `patches.Hook`."""
+class ImportHook(Hook):
+    """Logs the import of an SDK; see `patches.Hook`."""
 
-    def __init__(self, module: str, shown: str, package: str = "") -> None:
-        """Name the SDK.
+    def __init__(self, module: str, sdk: str, package: str = "") -> None:
+        """Create the hook.
 
         Args:
-            module: Whose import is waited for.
-            shown: What it is called in the log.
-            package: What it is counted as; "" is the module.
+            module: The module whose import is logged.
+            sdk: The SDK's name in the log.
+            package: The kind under which it is counted; "" is the module.
         """
         self.name = f"noticed:{module}"
         self.module = module
-        self._shown = shown
+        self._sdk = sdk
         self._package = package or module
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Say it; see `patches.Hook`."""
-        if not arguments_only and not patches.has_provider(self.module):
-            _say(self._package, self._shown)
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Log it; see `patches.Hook`."""
+        if not patches.has_provider(self.module):
+            _warn(self._package, self._sdk)
 
 
-class BedrockHook:
-    """Says that a client for Bedrock is made; see `patches.Hook`."""
+class BedrockHook(Hook):
+    """Logs the creation of a client for Bedrock; see `patches.Hook`."""
 
     def __init__(self, module: str, creator: str) -> None:
-        """Name what makes clients.
+        """Create the hook.
 
         Args:
-            module: Where its class is.
-            creator: The class.
+            module: The module of the class that creates clients.
+            creator: That class.
         """
         self.name = f"noticed:{creator}"
         self.module = module
         self._creator = creator
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Look at the clients that are made from now on; see `patches.Hook`."""
-        kind = getattr(module, self._creator)
-        original = vars(kind)["create_client"]
-        if arguments_only or patches.is_ours(original):
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Watch the clients that are created from now on; see `patches.Hook`."""
+        owner = getattr(module, self._creator)
+        original = vars(owner)["create_client"]
+        if patches.is_ours(original):
             return
 
         @functools.wraps(original)
         def create_client(creator: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt("noticed", _notice_service, args, kwargs, patches)
+            attempt("noticed", _check_service, args, kwargs, patches)
             return original(creator, *args, **kwargs)
 
         @functools.wraps(original)
         async def create_client_async(creator: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt("noticed", _notice_service, args, kwargs, patches)
+            attempt("noticed", _check_service, args, kwargs, patches)
             return await original(creator, *args, **kwargs)
 
         is_async = inspect.iscoroutinefunction(original)
-        patches.put(kind, "create_client", create_client_async if is_async else create_client)
+        patches.put(owner, "create_client", create_client_async if is_async else create_client)
 
 
 HOOKS: tuple[Hook, ...] = (
-    *(NoticedHook(*each) for each in _MODULES.items()),
-    NoticedHook("mistralai.client", "Mistral", "mistralai"),  # its package has no module of its own
+    *(ImportHook(*item) for item in _MODULES.items()),
+    ImportHook("mistralai.client", "Mistral", "mistralai"),  # its package has no module of its own
     BedrockHook("botocore.client", "ClientCreator"),
     BedrockHook("aiobotocore.client", "AioClientCreator"),
 )
 
 
-def _notice_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patches) -> None:
+def _check_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patches) -> None:
     service_name: Any = args[0] if args else kwargs.get("service_name")
-    shown = _AWS_SERVICES.get(service_name)
-    if shown is not None and patches.switch.is_on and not patches.has_provider("botocore"):
-        _say(service_name, shown)
+    sdk = _AWS_SERVICES.get(service_name)
+    if sdk is not None and patches.switch.is_on and not patches.has_provider("botocore"):
+        _warn(service_name, sdk)
 
 
-def _say(what: str, shown: str) -> None:
-    diagnostics.warn_once(f"unmetered_sdk:{what}", _MESSAGE, shown)
+def _warn(package: str, sdk: str) -> None:
+    diagnostics.warn_once(f"unmetered_sdk:{package}", _MESSAGE, sdk)

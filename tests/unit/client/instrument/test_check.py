@@ -1,4 +1,4 @@
-"""The look at what was patched: what other code has displaced is said and, where safe, mended."""
+"""The check of the patches: displaced ones are logged and, where that is safe, restored."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 )
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
+from paygent.client.instrument.http_sdks import hook
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
@@ -44,8 +45,8 @@ def ask(fake: FakeProvider) -> Iterator[Callable[[], Any]]:
         yield lambda: client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
 
-def said() -> dict[str, int]:
-    """What was said of displaced hooks."""
+def logged() -> dict[str, int]:
+    """The counts of displaced hooks."""
     return {kind: count for kind, count in diagnostics.counts.items() if "displaced" in kind}
 
 
@@ -85,7 +86,7 @@ def test_check__where_all_is_in_place__says_and_changes_nothing(pg: Paygent) -> 
         patched.setattr(SyncAPIClient, "request", theirs)
         instrumentation.check()
         assert request() is theirs
-    assert said() == {}
+    assert logged() == {}
 
 
 def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
@@ -99,7 +100,7 @@ def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
         instrumentation.check()
         ask()
     assert (len(metered.events), request()) == (2, ours)
-    assert said() == {"hook_displaced:openai": 1}
+    assert logged() == {"hook_displaced:openai": 1}
 
 
 def test_check__by_the_delivering_thread_and_by_health__is_made(
@@ -129,17 +130,35 @@ def test_check__while_another_thread_patches__does_not_wait(pg: Paygent) -> None
     assert request() is ours
 
 
-def test_client__whose_hook_was_taken_out_while_another_thread_patches__does_not_wait(
-    pg: Paygent, ask: Callable[[], Any]
+def test_client__made_while_another_thread_patches__does_not_wait(
+    pg: Paygent, fake: FakeProvider
 ) -> None:
-    """It may run an event loop: a later call of it puts the hook back."""
+    """It may be made on an event loop: the next check puts the hook in place."""
+    original = vars(openai.OpenAI).get("request")
+
+    class OwnRequest(openai.OpenAI):
+        """A client that overrides `request` and calls the provider past our hook."""
+
+        def request(self, *args: Any, **kwargs: Any) -> Any:
+            return request().__wrapped__(self, *args, **kwargs)
+
     metered = Metered(pg)
-    SyncAPIClient.request = request().__wrapped__  # type: ignore[method-assign]
     with patching():
-        ask()
-    assert (metered.events, said()) == ([], {})
-    ask()
-    assert len(metered.events) == 1
+        client = OwnRequest(api_key="k", base_url=fake.openai_url)
+    assert (original, logged()) == (None, {})
+    OwnRequest(api_key="k", base_url=fake.openai_url).close()
+    with client:
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(metered.events), logged()) == (1, {"hook_displaced:openai": 1})
+
+
+def test_call__of_a_client__looks_for_no_displaced_hook(
+    pg: Paygent, ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hooks are verified when a client is made and every two seconds, and not at each call."""
+    monkeypatch.setattr(hook, "_owner", None)
+    monkeypatch.setattr(hook, "_is_hooked", None)
+    assert ask().model == "gpt-4o"
 
 
 def test_litellm__a_stream_while_another_thread_patches__does_not_wait(
@@ -164,7 +183,7 @@ def test_check__a_mock_that_a_test_has_put_there__is_left_for_it_to_look_at(pg: 
         assert request() is stand
         stand.assert_called_once()
     instrumentation.check()
-    assert (request(), said()) == (ours, {})
+    assert (request(), logged()) == (ours, {})
 
 
 def test_check__mocks_that_keep_a_signature__are_left_for_a_test_to_set(
@@ -201,7 +220,7 @@ def test_check__a_mock_on_one_client__is_left_and_not_counted(pg: Paygent) -> No
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
         assert client.request is stand
         stand.assert_called_once()
-    assert (metered.events, said()) == ([], {})
+    assert (metered.events, logged()) == ([], {})
 
 
 def test_check__a_stand_in_of_a_test__is_said_and_not_touched_anywhere(
@@ -223,11 +242,11 @@ def test_check__a_stand_in_of_a_test__is_said_and_not_touched_anywhere(
         assert litellm.completion is helpers.fake is fake
         assert litellm.completion(**CALL) == "fake"
     assert litellm.completion is ours
-    assert (metered.events, said()) == ([], {"hook_displaced:litellm": 1})
+    assert (metered.events, logged()) == ([], {"hook_displaced:litellm": 1})
 
 
 def test_check__a_method_that_a_test_replaces__is_said_and_left(pg: Paygent) -> None:
-    """Only a client's `request` gets a hook on top, and that before a call."""
+    """Only a client's `request` gets a hook on top."""
 
     def fake(self: Any, **kwargs: Any) -> str:
         return "fake"
@@ -236,7 +255,7 @@ def test_check__a_method_that_a_test_replaces__is_said_and_left(pg: Paygent) -> 
     with mock.patch.object(Completions, "create", fake):
         instrumentation.check()
         assert vars(Completions)["create"] is fake
-    assert (vars(Completions)["create"], said()) == (ours, {"hook_displaced:openai": 1})
+    assert (vars(Completions)["create"], logged()) == (ours, {"hook_displaced:openai": 1})
 
 
 def test_check__after_a_stand_in__looks_again(pg: Paygent, litellm: Any) -> None:
@@ -249,7 +268,7 @@ def test_check__after_a_stand_in__looks_again(pg: Paygent, litellm: Any) -> None
     assert litellm.completion is ours
     litellm.completion = lambda **kwargs: "another"
     instrumentation.check()
-    assert said() == {"hook_displaced:litellm": 3}
+    assert logged() == {"hook_displaced:litellm": 3}
 
 
 def test_uninstall__after_a_stand_in_was_taken_away__restores_what_was_there(
@@ -286,7 +305,7 @@ def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
         instrumentation.check()
         ask()
     assert len(metered.events) == 2
-    assert said() == {"hook_displaced:openai": 2}  # by the look, and by the call that mends it
+    assert logged() == {"hook_displaced:openai": 1}
     instrumentation.uninstall()
     assert request() is theirs
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
@@ -304,7 +323,7 @@ def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew
         instrumentation.check()
         litellm.completion(**CALL)
         assert metered.only.cost_total_nano == ANSWER_NANO
-        assert said() == {"hook_displaced:litellm": 1}
+        assert logged() == {"hook_displaced:litellm": 1}
 
 
 def test_check__litellms_functions_that_were_replaced__count_once(
@@ -350,7 +369,7 @@ def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, li
     litellm.app.complete = own
     instrumentation.check()
     assert litellm.app.complete is own
-    assert said() == {}
+    assert logged() == {}
     assert list(instrumentation._patches.displaced()) == []  # it is not looked at again
 
 
@@ -365,7 +384,7 @@ def test_check__threads__are_only_said(pg: Paygent) -> None:
         patched.setattr(threading.Thread, "start", theirs)
         instrumentation.check()
         assert threading.Thread.start is theirs
-    assert said() == {"hook_displaced:threading": 1}
+    assert logged() == {"hook_displaced:threading": 1}
 
 
 def test_check__when_switched_off__does_nothing(litellm: Any) -> None:
@@ -374,7 +393,7 @@ def test_check__when_switched_off__does_nothing(litellm: Any) -> None:
     litellm.completion = None
     instrumentation.check()
     assert litellm.completion is None
-    assert said() == {}
+    assert logged() == {}
     instrumentation.uninstall()
 
 
@@ -396,6 +415,6 @@ def test_check__a_registered_provider__is_put_back_or_only_said(
     acme.Client.ask = theirs = lambda client: ours(client)
     instrumentation.check()
     assert acme.Client.ask is theirs
-    assert said() == {"hook_displaced:acme": 2}
+    assert logged() == {"hook_displaced:acme": 2}
     init(registry=ProviderRegistry())
     assert acme.Client.ask is theirs

@@ -28,7 +28,7 @@ from paygent.client.instrument.http_sdks.hook import SdkHook
 from paygent.client.instrument.openai import routes as openai_names
 from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.registry import Instrumentation, instrumentation
-from paygent.client.instrument.threads import CarrierHook
+from paygent.client.instrument.threads import PoolHook
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
@@ -146,9 +146,7 @@ def test_install__an_sdk_whose_import_fails__is_left() -> None:
     """What was waited for has not come, which is Python's to tell and nothing of ours."""
     own = Instrumentation()
     own.install()
-    own._awaited["made_up_nowhere"] = [
-        CarrierHook("made_up_nowhere", "Nothing", starts=(), takes=())
-    ]
+    own._awaited["made_up_nowhere"] = [PoolHook("made_up_nowhere", "Nothing", starts=(), takes=())]
     own._install_in("made_up_nowhere")
     assert not [kind for kind in diagnostics.counts if kind.startswith("patch")]
     own.uninstall()
@@ -176,8 +174,8 @@ def test_install__where_something_without_a_binding_stands__calls_it_as_python_d
 def test_client__whose_hook_was_taken_out_by_another_library__is_hooked_again(
     init: Init, fake: FakeProvider
 ) -> None:
-    """Who was there before us puts back what it had found, and our hook is gone: it is noticed at
-    the next call of a client that was made before.
+    """Another library puts back what it had found before us, and our hook is gone: the next check
+    puts it back, also for clients that were made before.
     """
     from openai._base_client import SyncAPIClient
 
@@ -186,6 +184,7 @@ def test_client__whose_hook_was_taken_out_by_another_library__is_hooked_again(
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
         SyncAPIClient.request = bare  # type: ignore[method-assign]
+        instrumentation.check()
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.user_id == "u1"
     assert diagnostics.counts["hook_displaced:openai"] == 1

@@ -1,8 +1,8 @@
 """Providers that the application registered: gate and meter around the methods it named.
 
-A registered class may stand above an SDK that is metered itself; then the SDK's own call counts,
-and the one around it gives up (`enclosing`). The `paygent_*` arguments of a call never reach the
-provider's method, also where nothing is metered.
+A registered class may call an SDK that is metered itself; then the SDK's call counts, and the one
+around it is void (`nesting.py`). The `paygent_*` arguments of a call never reach the provider's
+method, also where nothing is metered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from paygent.client.instrument.callables.run import (
 from paygent.client.instrument.callables.usage import AnyStream, read_known, reader_for
 from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
-from paygent.client.instrument.patching.patches import Patch, Patches, Switch, as_function
+from paygent.client.instrument.patching.patches import Hook, Patch, Patches, Switch, as_function
 from paygent.client.metering.call import Request
 from paygent.client.runtime.providers import ProviderConfig
 from paygent.failopen import attempt, diagnostics
@@ -37,7 +37,7 @@ class Target(NamedTuple):
 
     Attributes:
         config: The provider.
-        module, class_name, method: Where it is.
+        module, class_name, method: Its place.
     """
 
     config: ProviderConfig
@@ -52,25 +52,26 @@ def targets_of(configs: list[ProviderConfig]) -> list[Target]:
 
 
 def find(target: Target, module: Any) -> tuple[type, Any] | None:
-    """Return the class of a target and its method as it stands in the class or a base of it; None
-    where there is none.
+    """Return the class of a target and its method as the class or a base of it has it; None where
+    there is none.
     """
-    found = module
+    owner = module
     for name in target.class_name.split("."):
-        found = getattr(found, name, None)
-    if not isinstance(found, type):
+        owner = getattr(owner, name, None)
+    if not isinstance(owner, type):
         return None
-    method = inspect.getattr_static(found, target.method, None)
+    method = inspect.getattr_static(owner, target.method, None)
     plain = getattr(method, "__func__", method)
-    return (found, method) if inspect.isroutine(plain) else None
+    return (owner, method) if inspect.isroutine(plain) else None
 
 
-def say_missing(target: Target) -> None:
-    """Say that a target is not where its config says: no silent bypass."""
+def warn_missing(target: Target) -> None:
+    """Log once that a target is not at the place its config names: no silent bypass."""
     config, module, class_name, method = target
     diagnostics.warn_once(
         f"unhooked:{config.name}",
-        "provider %s: %s has no class %s with a method %s; its calls are neither gated nor metered",
+        "provider %s: %s has no class %s with a method %s;"
+        " its calls are neither metered nor limited",
         config.name,
         module,
         class_name,
@@ -78,19 +79,21 @@ def say_missing(target: Target) -> None:
     )
 
 
-class TargetHook:
+class TargetHook(Hook):
     """Patches one method of a registered provider; see `patches.Hook`.
 
     Attributes:
-        patch: What was put in, or None.
+        patch: The patch that was put in, or None.
     """
 
+    takes_arguments = True
+
     def __init__(self, target: Target, bare: dict[Any, Any]) -> None:
-        """Take a target.
+        """Create the hook.
 
         Args:
-            target: What is patched.
-            bare: Wrappers of registered providers, and what is in them; shared by all of them.
+            target: The method to patch.
+            bare: The originals of all registered providers' methods, by their wrappers; shared.
         """
         self._target = target
         self._bare = bare
@@ -98,14 +101,14 @@ class TargetHook:
         self.module = target.module
         self.patch: Patch | None = None
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Put gate and meter around the method; see `patches.Hook`."""
         target = self._target
-        found = find(target, module)
-        if found is None:
-            say_missing(target)
+        place = find(target, module)
+        if place is None:
+            warn_missing(target)
             return
-        owner, method = found
+        owner, method = place
         if self.patch is not None and self.patch.owner is owner:
             if vars(owner).get(target.method) is self.patch.wrapper:
                 return  # a reload of the module would have made another class
@@ -121,16 +124,16 @@ class TargetHook:
         self.patch = patches.put(owner, target.method, wrapper)
         self._bare[wrapper] = method
         if vars(owner).get(target.method) is not wrapper:
-            say_missing(target)
+            warn_missing(target)
 
 
 def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
-    """Return a method with gate and meter around it, of the kind that it is.
+    """Return a method with gate and meter around it, of the same kind.
 
     Args:
-        target: What it is.
-        method: As it stands in the class: a function, or a static or class method of one.
-        switch: Where it is off, our arguments are taken off a call, and that is all.
+        target: The provider's method.
+        method: The attribute of its class: a function, or a static or class method of one.
+        switch: While it is off, the `paygent_*` arguments are removed and nothing else is done.
     """
     if isinstance(method, (staticmethod, classmethod)):
         return type(method)(_wrap_function(target, method.__func__, switch))
@@ -170,11 +173,9 @@ def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
 
 
 def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:
-    """Read a call as its keyword arguments tell; a request that they do not tell has a size of
-    its own.
-    """
+    """Read the request of a call from its keyword arguments; without any, its size is `UNSEEN`."""
     model = kwargs.get("model")
-    is_seen = any(kwargs.get(name) is not None for name in _REQUEST_KEYS)
+    has_body = any(kwargs.get(name) is not None for name in _REQUEST_KEYS)
     route = Route(target.method, read_known, AnyStream, max_tokens_names=_BOUNDS)
     return Request(
         target.config.name,
@@ -182,5 +183,5 @@ def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:
         model if isinstance(model, str) else "",
         kwargs,
         max_tokens=max_tokens_of(route, kwargs.get),
-        size=None if is_seen else UNSEEN,
+        size=None if has_body else UNSEEN,
     )

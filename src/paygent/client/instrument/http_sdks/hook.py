@@ -1,10 +1,9 @@
-"""The hook of a generated SDK: its `request`, its clients, and the arguments of its resources.
+"""The hooks of a generated SDK: one for its `request` and its clients, one for call arguments.
 
 The patch goes to the class in the method resolution order that owns `request`, because another
-instrumentation may have put its own there: a patch further down would never be called. A self-check
-runs after each patch, whenever a client is made, and whenever a resource method is called: other
-code gives a single client a `request` of its own, or takes out what it has put into a class before
-us, and our hook with it.
+instrumentation may have put its own there: a patch further down would never be called. Other code
+may displace the hook later, or remove what it had put into a class before us, and our hook with it.
+That is noticed when a client is made and at each check of the registry, and the hook is put on top.
 """
 
 from __future__ import annotations
@@ -12,41 +11,54 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 from paygent.client.instrument.http_sdks.wrapper import wrap_async, wrap_resource, wrap_sync
-from paygent.client.instrument.patching.patches import Patches, is_mock
+from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
 from paygent.failopen import attempt, diagnostics
 
 
-class SdkHook:
-    """Patches one SDK as its thin file says; see `patches.Hook`."""
+class SdkHook(Hook):
+    """Patches `request` of one SDK, and watches its clients; see `patches.Hook`."""
 
     def __init__(self, sdk: Any) -> None:
-        """Take an SDK.
+        """Create the hook.
 
         Args:
-            sdk: Its thin file: `openai` or `anthropic` beside this one.
+            sdk: The SDK's `routes` module.
         """
         self._sdk = sdk
-        self.name: str = sdk.name
-        self.module: str = sdk.module
+        self.name = sdk.name
+        self.module = sdk.module
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
-        sdk = self._sdk
-        if not arguments_only:
-            for class_name in sdk.clients:
-                self._patch_owner(getattr(module, class_name), patches)
-            base = importlib.import_module(sdk.base_module)
-            for class_name in sdk.base_clients:
-                self._watch_clients(getattr(base, class_name), patches)
-        self._patch_resources(patches)
-        if not arguments_only:
-            for class_name in sdk.clients:
-                self._check(getattr(module, class_name), patches)
+        for client_class in self._clients(module):
+            self._patch_owner(client_class, patches)
+        base = importlib.import_module(self._sdk.base_module)
+        for class_name in self._sdk.base_clients:
+            self._watch_clients(getattr(base, class_name), patches)
+        for client_class in self._clients(module):
+            self._verify(client_class, patches)
+
+    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:
+        """Put the hook on top of other code's `request`, which may go to the provider directly. The
+        wrapper counts a call once where it goes through both.
+        """
+        module = sys.modules.get(self.module)
+        logged = [patch.owner for patch in displaced if patch.name == "request"]
+        for client_class in self._clients(module) if module is not None else ():
+            owner = _owner(client_class)
+            if not patches.leads_to_ours(vars(owner)["request"]):
+                if owner not in logged:
+                    self._warn_displaced(owner.__name__)
+                self._patch_owner(client_class, patches)
+
+    def _clients(self, module: ModuleType) -> list[type]:
+        return [getattr(module, class_name) for class_name in self._sdk.clients]
 
     def _patch_owner(self, client_class: type, patches: Patches) -> None:
         owner = _owner(client_class)
@@ -58,17 +70,24 @@ class SdkHook:
         is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
         return (wrap_async if is_async else wrap_sync)(original, self._sdk, patches.switch)
 
-    def _check(self, client_class: type, patches: Patches) -> None:
-        """Say it when a call of a client of this class does not reach the funnel first."""
+    def _verify(self, client_class: type, patches: Patches) -> None:
+        """Log it when calls of a client of this class do not reach the hook first."""
         if not _is_hooked(client_class, patches):
             diagnostics.warn_once(
                 f"unhooked:{self.name}", "the hook in %s is not in place", self.name
             )
 
+    def _warn_displaced(self, owner: str) -> None:
+        diagnostics.warn_once(
+            f"hook_displaced:{self.name}",
+            "%s.request was replaced by other code; the hook is put on top of it",
+            owner,
+        )
+
     # -- clients
 
     def _watch_clients(self, base_class: type, patches: Patches) -> None:
-        """Have every new client checked: its class may own a `request` that we have not seen."""
+        """Check the class of every new client: it may own a `request` that is not patched yet."""
         original = vars(base_class)["__init__"]
         if patches.is_ours(original):
             return
@@ -83,89 +102,89 @@ class SdkHook:
         patches.put(base_class, "__init__", init)
 
     def _hook_again(self, client_class: type, patches: Patches) -> None:
-        """Put the hook on top of what has displaced it; the funnel sees to it that a call counts
-        once. A later call does it where another thread patches, which may take as long as an
-        import: this is a call of the application's, maybe on an event loop.
-        """
+        """Put the hook on top of what has displaced it."""
+        # Another thread may patch for as long as an import takes, and this may be an event loop;
+        # then the registry's next check does it.
         if not patches.lock.acquire(blocking=False):
             return
         try:
             if not patches.switch.is_on:
                 return
-            self._say_displaced(_owner(client_class).__name__)
+            self._warn_displaced(_owner(client_class).__name__)
             self._patch_owner(client_class, patches)
-            self._check(client_class, patches)
+            self._verify(client_class, patches)
         finally:
             patches.lock.release()
 
-    def _say_displaced(self, what: str) -> None:
-        diagnostics.warn_once(
-            f"hook_displaced:{self.name}",
-            "%s.request was replaced by other code; the hook is put on top of it",
-            what,
-        )
-
-    def _check_client(self, patches: Patches, client: Any) -> None:
-        """Put the hook on top of whatever a client's calls go to instead: a `request` that it alone
-        has, or one that was put into its class, or back into it, since.
-        """
-        if not patches.switch.is_on:
-            return
-        own = vars(client).get("request")
-        if own is None:
-            if not _is_hooked(type(client), patches):
-                self._hook_again(type(client), patches)
-            return
-        if isinstance(own, _OnClient) or is_mock(own):
+    def hook_client(self, patches: Patches, client: Any) -> None:
+        """Put the hook on top of a `request` that one client alone has, which hides the class's."""
+        own = vars(client)["request"]
+        if not patches.switch.is_on or isinstance(own, _OnClient) or is_mock(own):
             return
 
         @functools.wraps(own)
         def original(client: Any, *args: Any, **kwargs: Any) -> Any:
             return own(*args, **kwargs)
 
-        self._say_displaced(type(client).__name__)
+        self._warn_displaced(type(client).__name__)
         client.request = _OnClient(self._wrap(original, patches), client)
 
-    # -- resources
 
-    def _patch_resources(self, patches: Patches) -> None:
-        """Have the resource methods take the `paygent_*` arguments; a version lacks some modules or
-        classes.
+class ArgumentsHook(Hook):
+    """Takes the `paygent_*` arguments out of the calls of one SDK's resources; also while Paygent
+    is disabled, since the SDK would refuse them.
+    """
+
+    takes_arguments = True
+
+    def __init__(self, sdk: Any, sdk_hook: SdkHook) -> None:
+        """Create the hook.
+
+        Args:
+            sdk: The SDK's `routes` module.
+            sdk_hook: Hooks clients that have a `request` of their own.
         """
+        self._sdk = sdk
+        self._sdk_hook = sdk_hook
+        self.name = sdk.name
+        self.module = sdk.module
+
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Patch the resources; a version of the SDK lacks some modules or classes."""
         for module_name, class_names in self._sdk.resources.items():
             try:
-                module = importlib.import_module(module_name)
+                resources = importlib.import_module(module_name)
             except ImportError:
                 continue
             for class_name in class_names:
-                resource = getattr(module, class_name, None)
+                resource = getattr(resources, class_name, None)
                 if isinstance(resource, type):
                     self._patch_resource(resource, patches)
 
     def _patch_resource(self, resource: type, patches: Patches) -> None:
-        check = functools.partial(self._check_client, patches)
+        hook_client = functools.partial(self._sdk_hook.hook_client, patches)
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
             if callable(original) and not (patches.is_ours(original) or is_mock(original)):
                 is_coroutine = inspect.iscoroutinefunction(original)
-                wrapper = wrap_resource(original, check, is_coroutine=is_coroutine)
+                wrapper = wrap_resource(original, hook_client, is_coroutine=is_coroutine)
                 patches.put(resource, name, wrapper)
 
 
 class _OnClient(functools.partial):  # type: ignore[type-arg]
-    """The funnel around a `request` that one client alone has; passes calls on when the switch is
-    off, so it is never taken out.
+    """The wrapper around a `request` that one client alone has. It is never taken out, since it
+    passes calls on when the switch is off.
     """
 
     __slots__ = ()
 
 
 def _is_hooked(client_class: type, patches: Patches) -> bool:
-    """Tell whether a hook stands where the requests of a class's clients go, or a test's mock."""
-    found = vars(_owner(client_class))["request"]
-    return patches.is_ours(found) or is_mock(found)
+    """Return whether the requests of a class's clients go to a hook, or to a test's mock."""
+    request = vars(_owner(client_class))["request"]
+    return patches.is_ours(request) or is_mock(request)
 
 
 def _owner(client_class: type) -> type:
     """Return the class in the resolution order that defines `request`."""
-    return next(each for each in client_class.__mro__ if "request" in vars(each))
+    return next(base for base in client_class.__mro__ if "request" in vars(base))

@@ -1,17 +1,16 @@
-"""The call: the one wrapper around a provider SDK's own funnel, sync and async.
+"""The call: the one wrapper around a provider SDK's own `request`, sync and async.
 
 Theory of operation
 -------------------
-Generated SDKs send everything through one method, `request`, outside their retry loop; that is
-where a call is gated and metered, so that retries are one call and no operation slips by. An
-operation is known by its path: *metered* ones are gated and metered, *free* ones pass, and the rest
-passes too, but is counted and said once per route.
+Generated SDKs send everything through one method, `request`, outside their retry loop. A call is
+gated and metered there, so that retries are one call and no operation is missed. An operation is
+known by its path: *metered* ones are gated and metered, *free* ones pass, and unknown ones pass too
+but are counted and logged once per route.
 
-What comes before the call is in `request.py`, how it ends in `outcome.py`. The provider's answer is
-held in a local before any code of ours runs on it, and is what the application gets; so is the
-provider's exception. Everything of ours runs inside `attempt`, which lets only
-`PaygentLimitExceeded` through. Sync and async share every step; only the two places that wait
-differ.
+`request.py` reads the request before the call, `outcome.py` ends the call. The provider's answer is
+held in a local before any of our code runs on it, and is what the application gets; so is the
+provider's exception. All our code runs inside `attempt`, which lets only `PaygentLimitExceeded`
+through. Sync and async share every step (`_Exchange`); only waiting and sending differ.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import functools
 from collections.abc import Callable, Hashable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
+from types import TracebackType
 from typing import Any, cast
 
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
@@ -28,13 +28,14 @@ from paygent.client.instrument.http_sdks.outcome import end_answered, end_collec
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,
     Carrier,
+    Prepared,
     ask_for_usage,
     prepare,
     route_of,
 )
 from paygent.client.instrument.http_sdks.route import Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
-from paygent.client.metering.call import Wait
+from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
 from paygent.failopen import attempt, diagnostics
 
@@ -43,7 +44,7 @@ _was_active = False
 
 
 def set_active(meter: Meter | None) -> None:
-    """Let calls go through a meter from now on; None lets them pass."""
+    """Send calls through a meter from now on; None lets them pass."""
     global _active, _was_active
     _was_active = _was_active or meter is not None
     _active = meter
@@ -55,9 +56,7 @@ def active() -> Meter | None:
 
 
 def meter_or_say() -> Meter | None:
-    """Return the meter that calls go through; None where there is none any more, which is said
-    once.
-    """
+    """Return the meter that calls go through, or None; after a shutdown that is logged once."""
     if _active is None and _was_active:
         diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
     return _active
@@ -69,43 +68,23 @@ def meter_or_say() -> Meter | None:
 def wrap_sync(
     original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
 ) -> Callable[..., Any]:
-    """Return the sync funnel method of an SDK with gate and meter around it, which pass calls on
-    when the switch is off.
+    """Return the sync `request` of an SDK with gate and meter around it. It only passes calls on
+    while the switch is off.
     """
     send = as_function(original)
 
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-        options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
-        if meter is None:
+        exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
+        if exchange is None:
             return send(client, *args, **kwargs)
-        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
-        if prepared is None:
-            return send(client, *args, **kwargs)
-        if prepared.route.reports_job_usage:
+        wait = exchange.begin()
+        while wait is not None:
+            wait.block()
+            wait = exchange.begin()
+        with exchange:
             answer = send(client, *args, **kwargs)
-            attempt("collect", end_collected, meter, prepared, answer)
-            return answer
-        call = attempt("begin", meter.begin, prepared.request)
-        while isinstance(call, Wait):
-            call.block()
-            call = attempt("begin", meter.begin, prepared.request)
-        if call is None:
-            return send(client, *args, **kwargs)
-        under_way, token = _UnderWay(client, options, request), None
-        try:
-            if prepared.asks_for_usage:
-                call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
-            token = _inside.set(under_way)
-            answer = send(client, *args, **kwargs)
-        except BaseException as error:
-            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
-            raise
-        finally:
-            if token is not None:
-                _leave(under_way, token)
-        attempt("settle", end_answered, meter, call, prepared, answer)
+        exchange.end(answer)
         return answer
 
     return request
@@ -114,45 +93,109 @@ def wrap_sync(
 def wrap_async(
     original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
 ) -> Callable[..., Any]:
-    """Return the async funnel method of an SDK with gate and meter around it; see `wrap_sync`."""
+    """Return the async `request` of an SDK with gate and meter around it; see `wrap_sync`."""
     send = as_function(original)
 
     @functools.wraps(original)
     async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
-        options = args[1] if len(args) > 1 else kwargs.get("options")
-        meter = _meter_for(sdk, client, options, kwargs, request) if switch.is_on else None
-        if meter is None:
+        exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
+        if exchange is None:
             return await send(client, *args, **kwargs)
-        prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
-        if prepared is None:
-            return await send(client, *args, **kwargs)
-        if prepared.route.reports_job_usage:
+        exchange.request.is_async = True
+        wait = exchange.begin()
+        while wait is not None:
+            await wait
+            wait = exchange.begin()
+        with exchange:
             answer = await send(client, *args, **kwargs)
-            attempt("collect", end_collected, meter, prepared, answer)
-            return answer
-        prepared.request.is_async = True
-        call = attempt("begin", meter.begin, prepared.request)
-        while isinstance(call, Wait):
-            await call
-            call = attempt("begin", meter.begin, prepared.request)
-        if call is None:
-            return await send(client, *args, **kwargs)
-        under_way, token = _UnderWay(client, options, request), None
-        try:
-            if prepared.asks_for_usage:
-                call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, options))
-            token = _inside.set(under_way)
-            answer = await send(client, *args, **kwargs)
-        except BaseException as error:
-            attempt("settle", end_failed, meter, call, prepared, error, token is not None)
-            raise
-        finally:
-            if token is not None:
-                _leave(under_way, token)
-        attempt("settle", end_answered, meter, call, prepared, answer)
+        exchange.end(answer)
         return answer
 
     return request
+
+
+def _open(
+    sdk: Sdk, client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Any
+) -> _Exchange | None:
+    """Return the exchange of a request; None for one that passes unmetered.
+
+    Args:
+        sdk: The client's SDK.
+        client, args, kwargs: The arguments of `request`.
+        layer: Our wrapper that was called.
+    """
+    options = args[1] if len(args) > 1 else kwargs.get("options")
+    meter = _meter_for(sdk, client, options, kwargs, layer)
+    if meter is None:
+        return None
+    prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+    if prepared is None:
+        return None
+    return _Exchange(meter, prepared, options, _UnderWay(client, options, layer))
+
+
+class _Exchange:
+    """A request and its answer as one call; entered around the SDK's own `request`."""
+
+    __slots__ = ("_call", "_meter", "_options", "_prepared", "_token", "_under_way", "request")
+
+    def __init__(
+        self, meter: Meter, prepared: Prepared, options: Any, under_way: _UnderWay
+    ) -> None:
+        self._meter = meter
+        self._prepared = prepared
+        self._options = options
+        self._under_way = under_way
+        self._token: Token[Gateway | _UnderWay | None] | None = None
+        self._call: Call | None = None
+        self.request = prepared.request
+
+    def begin(self) -> Wait | None:
+        """Gate the call; return what it has to wait for before the next try.
+
+        Raises:
+            PaygentLimitExceeded: if a limit refuses it.
+        """
+        if self._prepared.route.reports_job_usage:
+            return None  # free: its answer reports the usage of an earlier call
+        call = attempt("begin", self._meter.begin, self.request)
+        if isinstance(call, Wait):
+            return call
+        self._call = call
+        return None
+
+    def __enter__(self) -> None:
+        call = self._call
+        if call is None:
+            return
+        try:
+            if self._prepared.asks_for_usage:
+                asks = attempt("stream_usage", ask_for_usage, self._options)
+                call.drops_usage_chunk = bool(asks)
+            self._token = _inside.set(self._under_way)
+        except BaseException as error:  # an interruption; `with` does not call `__exit__` for it
+            self.__exit__(type(error), error, None)
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        was_sent = self._token is not None
+        if self._token is not None:
+            _leave(self._under_way, self._token)
+        if error is not None and self._call is not None:
+            call, prepared = self._call, self._prepared
+            attempt("settle", end_failed, self._meter, call, prepared, error, was_sent)
+
+    def end(self, answer: Any) -> None:
+        """End the call with its answer: now, or when its stream ends."""
+        if self._call is not None:
+            attempt("settle", end_answered, self._meter, self._call, self._prepared, answer)
+        elif self._prepared.route.reports_job_usage:
+            attempt("collect", end_collected, self._meter, self._prepared, answer)
 
 
 # -- one call is one, whatever else wraps it
@@ -308,13 +351,13 @@ def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, A
 
 
 def wrap_resource(
-    original: Callable[..., Any], check: Callable[[Any], None], *, is_coroutine: bool
+    original: Callable[..., Any], hook_client: Callable[[Any], None], *, is_coroutine: bool
 ) -> Callable[..., Any]:
-    """Return a resource method that hands its `paygent_*` arguments to the funnel.
+    """Return a resource method that hands its `paygent_*` arguments to the wrapper of `request`.
 
     Args:
         original: The method.
-        check: Looks whether a client's calls come to the funnel.
+        hook_client: Called with a client that has a `request` of its own, beside its class's.
         is_coroutine: Whether the method is a coroutine function.
     """
 
@@ -322,8 +365,8 @@ def wrap_resource(
 
     def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         client = getattr(args[0], "_client", None) if args else None
-        if client is not None:
-            attempt("self_check", check, client)
+        if "request" in getattr(client, "__dict__", ()):
+            attempt("self_check", hook_client, client)
         return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
 
     if is_coroutine:
@@ -342,9 +385,10 @@ def wrap_resource(
 
 
 def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Move our arguments of a call into a header that the funnel takes out again.
+    """Move the `paygent_*` arguments of a call into a header that the wrapper of `request` removes.
 
-    A header, and not the context: helpers such as `.stream()` send their request later, elsewhere.
+    A header and not the context, since helpers such as `.stream()` send their request later, in
+    another context.
     """
     kwargs = dict(kwargs)
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)

@@ -49,7 +49,7 @@ from paygent.client.instrument.litellm.functions import (
     resolve,
 )
 from paygent.client.instrument.litellm.streams import Reader, Tap, is_stream, tap
-from paygent.client.instrument.patching.patches import Patch, Patches, is_mock
+from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
 from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
@@ -57,25 +57,26 @@ from paygent.core.usage import JobStatus, Usage
 from paygent.failopen import attempt, diagnostics
 
 
-class LiteLLMHook:
+class LiteLLMHook(Hook):
     """Patches LiteLLM's functions; see `patches.Hook`."""
 
     name = "litellm"
     module = "litellm"
+    takes_arguments = True
 
     def __init__(self) -> None:
         self._made: dict[int, Any] = {}  # our wrappers, by identity
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Put gate and meter around its functions, under every name that modules have for them:
         an application may have imported a function before `init`.
         """
         wrappers: dict[int, tuple[Any, Any]] = {}
-        for name in BY_NAME if arguments_only else (*BY_NAME, *OTHERS):
+        for name in (*BY_NAME, *OTHERS) if patches.switch.is_on else BY_NAME:
             found = getattr(module, name, None)
             if inspect.isroutine(found) and not (self._is_ours(found) or is_mock(found)):
                 wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))
-        if not arguments_only:
+        if patches.switch.is_on:
             for found in _calls():
                 if id(found) not in wrappers and not self._is_ours(found):
                     wrapper = self._wrapper(found, found.__name__, module, patches)
@@ -84,6 +85,8 @@ class LiteLLMHook:
         for each in list(sys.modules.values()):
             attempt("patch:litellm", _rebind, each, wrappers, patches)
 
+    def restore(self, displaced: Any, patches: Patches) -> None:
+        for patch in displaced: self.mend(patch, patches)
     def mend(self, displaced: Patch, patches: Patches) -> None:
         """Put gate and meter around a function of LiteLLM's that has come where another one was, in
         that place alone. What others have put there is theirs: a test's stand-in asks nobody.

@@ -1,28 +1,29 @@
-"""Patches of other people's classes and modules: put in, known again, and taken out.
+"""Patches of other packages' classes and modules: put in, recognised, and taken out.
 
-A patch is taken out only where nobody has patched over it since; where somebody has, our wrapper
-stays inside theirs. So every wrapper looks at the switch that it was made with, and does nothing
-but pass calls on when that is off.
+A patch is taken out only where no other code has patched over it since; otherwise its wrapper stays
+inside theirs. So every wrapper checks the switch that it was created with, and only passes calls on
+when that is off.
 """
 
 from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from paygent.failopen import attempt
 
-_INHERITED = object()  # stands for what the patched class took from a base
-_WRAPPERS_MAX = 32  # of others around ours that are looked through
+_INHERITED = object()  # in place of an original that the patched class took from a base
+_WRAPPERS_MAX = 32  # wrappers of other code that are followed down to ours
 _MOCKS = ("unittest.mock", "mock.mock")  # the second is the same as a package
 _NO_FIELDS: Mapping[str, Any] = {}
 
 
 class Switch:
-    """Whether the wrappers that look at it do their work."""
+    """Whether the wrappers that check it do their work."""
 
     __slots__ = ("is_on",)
 
@@ -31,17 +32,17 @@ class Switch:
 
 
 ALWAYS_ON = Switch(True)
-"""For wrappers that nobody switches off."""
+"""For wrappers that are never switched off."""
 
 
 class Patch(NamedTuple):
     """One attribute that was replaced.
 
     Attributes:
-        owner: The class or module that has it.
+        owner: Its class or module.
         name: Its name.
-        original: What stood there.
-        wrapper: What stands there now.
+        original: The object that was replaced.
+        wrapper: The object that replaces it.
     """
 
     owner: Any
@@ -54,7 +55,7 @@ class Patches:
     """The patches of one `Instrumentation`, in the order in which they were put in.
 
     Attributes:
-        lock: Held by who patches.
+        lock: Held while patching.
         switch: On while calls are gated and metered.
         provided: Modules of the providers that the application has registered.
     """
@@ -66,15 +67,17 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
-        self._left: dict[int, Any] = {}  # by the identity of a patch: whose place it was left to
+        self._left: dict[
+            int, Any
+        ] = {}  # by the identity of a patch: the object its place is left to
         self._undo: dict[str, Callable[[], None]] = {}
 
     def renew_after_fork(self) -> None:
-        """Have a lock of its own in the child: a thread that is not there may hold this one."""
+        """Replace the lock in a child: a thread of the parent may have held it."""
         self.lock = threading.RLock()
 
     def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
-        """Put a wrapper in the place of a class's or module's own or inherited attribute."""
+        """Replace an own or inherited attribute of a class or module by a wrapper."""
         patch = Patch(owner, name, vars(owner).get(name, _INHERITED), wrapper)
         setattr(owner, name, wrapper)
         self._wrappers[id(wrapper)] = wrapper
@@ -82,38 +85,40 @@ class Patches:
         return patch
 
     def is_ours(self, value: Any) -> bool:
-        """Tell whether something is a wrapper that was put in and not taken out."""
+        """Return whether an object is a wrapper that was put in and not taken out."""
         return self._wrappers.get(id(value)) is value and value is not None
 
     def has_provider(self, package: str) -> bool:
-        """Tell whether the application has registered a provider in a package."""
+        """Return whether the application has registered a provider in a package."""
         return any(f"{module}.".startswith(f"{package}.") for module in self.provided)
 
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""
-        self._put_in = [each for each in self._put_in if each is not patch]
+        self._put_in = [other for other in self._put_in if other is not patch]
         self._left.pop(id(patch), None)
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
     def do_once(self, name: str, do: Callable[[], None], undo: Callable[[], None]) -> None:
-        """Do something that is no patch, unless it is done, and have it undone with the patches."""
+        """Do something other than a patch, unless it is done; it is undone with the patches."""
         if name not in self._undo:
             do()
             self._undo[name] = undo
 
     def displaced(self) -> Iterator[Patch]:
-        """Find the patches that nothing leads to any more, the last one first: something else
-        stands there, to which the place was not left, and does not show that it goes through ours.
+        """Find the patches that calls no longer reach, the last one first: another object is in
+        their place, which the place was not left to, and which does not lead to our wrapper.
         """
-        for each in reversed(tuple(self._put_in)):
-            if self._is_reached(each):
-                self._left.pop(id(each), None)
-            elif self._left.get(id(each), each) is not _standing(each):
-                yield each
+        for patch in reversed(tuple(self._put_in)):
+            if self.leads_to_ours(_current(patch)):
+                self._left.pop(id(patch), None)
+            elif self._left.get(id(patch), patch) is not _current(patch):
+                yield patch
 
-    def _is_reached(self, patch: Patch) -> bool:
-        value = _standing(patch)
+    def leads_to_ours(self, value: Any) -> bool:
+        """Return whether an object is a wrapper that is in place, or shows in `__wrapped__` that it
+        calls one; or a test's mock.
+        """
         if is_mock(value):
             return True
         for _ in range(_WRAPPERS_MAX):
@@ -123,8 +128,8 @@ class Patches:
         return self.is_ours(value)
 
     def put_back(self, patch: Patch) -> bool:
-        """Put a wrapper in its place again where what it had replaced was put back; false where
-        something else stands there.
+        """Put a wrapper in its place again if its original was put back; false where another object
+        is.
         """
         if vars(patch.owner).get(patch.name, _INHERITED) is not patch.original:
             return False
@@ -132,13 +137,13 @@ class Patches:
         return True
 
     def leave(self, patch: Patch) -> None:
-        """Leave a place to what stands there now; what goes through our wrapper still does. It is
-        watched again when something else stands there, and taken out where our wrapper does.
+        """Leave a place to the object that is there now. The place is watched again once another
+        object is there, and restored at the end if it is our wrapper.
         """
-        self._left[id(patch)] = _standing(patch)
+        self._left[id(patch)] = _current(patch)
 
     def take_out_all(self) -> None:
-        """Take every patch out, the last one first; one that cannot be is counted and stays."""
+        """Take every patch out, the last one first; a failure is counted and stays in place."""
         for undo in reversed(self._undo.values()):
             attempt("unpatch", undo)
         self._undo.clear()
@@ -150,21 +155,22 @@ class Patches:
 
 
 def is_mock(value: Any) -> bool:
-    """Tell whether an application's test has put a mock somewhere: for a while, and to look at it
-    there. One that keeps the signature of a function (`autospec`) is a function with a mock in it.
+    """Return whether an object is a mock, which a test puts in place for a while and then inspects.
+
+    One that keeps the signature of a function (`autospec`) is a function with a mock in it.
     """
     inside = getattr(value, "__dict__", _NO_FIELDS).get("mock") if callable(value) else None
     return type(value).__module__ in _MOCKS or type(inside).__module__ in _MOCKS
 
 
-def _standing(patch: Patch) -> Any:
-    """Return what stands at the place of a patch now; None for nothing."""
+def _current(patch: Patch) -> Any:
+    """Return the object at the place of a patch; None for none."""
     return vars(patch.owner).get(patch.name)
 
 
 def _restore(patch: Patch) -> None:
     if vars(patch.owner).get(patch.name) is not patch.wrapper:
-        return  # somebody has patched over it: their chain goes through ours, which passes on
+        return  # other code has patched over it, and its chain goes through our wrapper
     if patch.original is _INHERITED:
         delattr(patch.owner, patch.name)
     else:
@@ -174,8 +180,8 @@ def _restore(patch: Patch) -> None:
 def as_function(method: Any) -> Callable[..., Any]:
     """Return a method of a class as a function that takes the object first.
 
-    What other code has put into a class may be a descriptor that learns its object only when it is
-    looked up on it; or none (a mock, a `functools.partial`), which is called without its object.
+    What other code has put into a class may be a descriptor, which gets the object when it is
+    looked up; or none (a mock, a `functools.partial`), which is called without the object.
     """
     if type(method) is FunctionType:  # proxies call themselves instances of it
         return method
@@ -189,22 +195,33 @@ def as_function(method: Any) -> Callable[..., Any]:
     return function
 
 
-class Hook(Protocol):
-    """What is patched when one module has been imported."""
+class Hook(ABC):
+    """Patches one module once it has been imported.
 
-    @property
-    def name(self) -> str:
-        """What it is called in counts and logs."""
+    Attributes:
+        name: Used in counts and logs.
+        module: The module whose import it waits for.
+        takes_arguments: It removes the `paygent_*` arguments from calls, so it is also installed
+            while Paygent is disabled, with the switch off.
+    """
 
-    @property
-    def module(self) -> str:
-        """Whose import it waits for."""
+    name: str
+    module: str
+    takes_arguments = False
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
-        """Patch a module that has been imported; called again when it is imported anew.
+    @abstractmethod
+    def install(self, module: ModuleType, patches: Patches) -> None:
+        """Patch a module that has been imported; called again after each further import.
 
         Args:
             module: The module.
-            patches: Where patches are put in.
-            arguments_only: Gate and meter nothing, but take the `paygent_*` arguments out of calls.
+            patches: Receives the patches.
+        """
+
+    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:  # noqa: B027
+        """Patch again what must not stay displaced. By default, other code's replacement stays.
+
+        Args:
+            displaced: Patches of any hook that were replaced by other code since the last check.
+            patches: Receives the patches.
         """

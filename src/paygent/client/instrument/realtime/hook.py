@@ -46,7 +46,7 @@ from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
 
 
-class SocketHook:
+class SocketHook(Hook):
     """Patches the connections of the `websockets` library; see `patches.Hook`."""
 
     def __init__(self, module: str, *, is_async: bool) -> None:
@@ -60,15 +60,15 @@ class SocketHook:
         self.module = module
         self._is_async = is_async
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Have connections tapped before they stand; see `patches.Hook`."""
         original = vars(module.ClientConnection)["handshake"]
-        if not patches.is_ours(original) and not arguments_only:
+        if not patches.is_ours(original):
             wrap = _wrap_async if self._is_async else _wrap_sync
             patches.put(module.ClientConnection, "handshake", wrap(original, patches))
 
 
-class UntappedHook:
+class UntappedHook(Hook):
     """Says that a connection to a provider is made by a part of the library without taps."""
 
     def __init__(self, module: str, class_name: str) -> None:
@@ -81,11 +81,11 @@ class UntappedHook:
         self.name = self.module = module
         self._class_name = class_name
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Look at the connections that are made from now on; see `patches.Hook`."""
         owner = getattr(module, self._class_name)
         original = vars(owner)["handshake"]
-        if arguments_only or patches.is_ours(original):
+        if patches.is_ours(original):
             return
 
         @functools.wraps(original)

@@ -64,7 +64,7 @@ def opening() -> Opening | None:
 _lines: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictionary()
 
 
-class SdkSocketHook:
+class SdkSocketHook(Hook):
     """Patches the connection managers of one module of the SDK; see `patches.Hook`."""
 
     def __init__(self, module: str, route: str) -> None:
@@ -78,10 +78,8 @@ class SdkSocketHook:
         self.module = module
         self._route = route
 
-    def install(self, module: ModuleType, patches: Patches, *, arguments_only: bool) -> None:
+    def install(self, module: ModuleType, patches: Patches) -> None:
         """Have connections say who opens them; see `patches.Hook`."""
-        if arguments_only:
-            return
         for owner in list(vars(module).values()):
             if not isinstance(owner, type) or owner.__module__ != module.__name__:
                 continue

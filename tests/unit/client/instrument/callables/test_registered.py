@@ -369,7 +369,7 @@ def test_custom__a_method_that_is_not_there__is_said_loudly(
     registry.register(ProviderConfig("acme", **fields))
     pg = init(registry=registry)
     assert pg.health()["counts"]["unhooked:acme"] == 1
-    assert "neither gated nor metered" in caplog.text
+    assert "neither metered nor limited" in caplog.text
 
 
 def test_custom__a_class_that_refuses_the_patch__is_said_and_left_alone(
