@@ -1,4 +1,4 @@
-"""Events, for any text and figures: what was written is read back, on one line."""
+"""Events, for any text and figures: encoding is lossless and on one line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUALITIES: st.SearchStrategy[Quality] = st.sampled_from(
 
 @st.composite
 def events(draw: st.DrawFn) -> Event:
-    """Draw an event: of ours with our id, or a manual one with any id."""
+    """Draw an event: metered with a UUID, or manual with any id."""
     manual = draw(st.booleans())
     return Event(
         event_id=draw(TEXT if manual else IDS),
@@ -101,8 +101,8 @@ def test_decode_end__any_event__is_read_back_from_one_line(event: Event) -> None
         st.one_of(st.just(""), st.dictionaries(TEXT, JSON, max_size=3).map(json.dumps)),
     )
 )
-def test_presumed__any_begin__is_the_event_it_expected(begin: Begin) -> None:
-    """A begin that was never ended becomes an event with all that the begin record said."""
+def test_event_from_begin__any_begin__is_the_event_it_expected(begin: Begin) -> None:
+    """A begin record without an end becomes an event with all of its figures."""
     record = json.loads(encode_begin(begin))
     event = event_from_begin(record)
     assert record["k"] == "begin"

@@ -28,7 +28,7 @@ class AssignRecord(NamedTuple):
     Attributes:
         own: The user's own version of the plan, or None.
         subscription: The billing period as given; None is the calendar month.
-        keeps: Only counts when nobody has assigned the user yet (a plan named by a context).
+        keeps: Applies only if the user has no assignment yet (a plan named by a context).
     """
 
     user_id: str
@@ -40,8 +40,9 @@ class AssignRecord(NamedTuple):
 
 
 class SessionRecord(NamedTuple):
-    """A session that was opened, used or (ended_us > 0) closed; `implicit` ones are the user's open
-    one.
+    """A session that was opened, used or (ended_us > 0) closed.
+
+    `implicit` marks the one open session of a user without explicit session ids.
     """
 
     user_id: str
@@ -53,7 +54,7 @@ class SessionRecord(NamedTuple):
 
 
 class PriceRecord(NamedTuple):
-    """A price list that events are booked with: its id and its JSON document, for ever."""
+    """A price list that events are booked with: its id and its immutable JSON document."""
 
     price_id: str
     document: dict[str, Any]
@@ -73,16 +74,16 @@ class SessionState(NamedTuple):
 
 @dataclass(frozen=True)
 class UserLedger:
-    """What the ledger says of one user.
+    """The ledger's figures of one user.
 
     Attributes:
-        plan: Name of the assigned plan, or None when nobody assigned one.
+        plan: Name of the assigned plan, or None without an assignment.
         own: The user's own version of it.
         subscription: The billing period as given.
         sdk_enabled: False passes the user's calls through unmetered.
         open_session: The user's open implicit session.
-        spent: By account, for those that were asked for or that the ledger keeps.
-        period_start_us: The period that `by_model` is about, as asked for.
+        spent: By account, for each account of the question.
+        period_start_us: Start of the period of `by_model`, as in the question.
         by_model: (tokens, nano-dollars) by canonical model name in that period.
     """
 
@@ -98,13 +99,13 @@ class UserLedger:
 
 @dataclass(frozen=True)
 class BookedEvent:
-    """An event as the ledger has it, with what belongs to it.
+    """An event as the ledger has it, with its corrections and prices.
 
     Attributes:
         event: The event.
-        corrections: What corrects it, by id.
-        prices: Document of the price list that it was booked with; None where that is not kept (it
-            cost nothing, its cost was given, or it was booked before lists were kept).
+        corrections: Its corrections, by id.
+        prices: Document of the price list that it was booked with; None if there is none (it cost
+            nothing, or its cost was given).
     """
 
     event: Event
@@ -114,12 +115,12 @@ class BookedEvent:
 
 @dataclass(frozen=True)
 class Question:
-    """What a process wants to know of one user.
+    """A process's question about one user.
 
     Attributes:
-        user_id: Whose.
-        accounts: Accounts whose spent is wanted, also where the ledger does not keep them yet.
-        period_start_us: Period of `by_model`.
+        user_id: The user.
+        accounts: Accounts to read, including those that the ledger does not keep yet.
+        period_start_us: Start of the period of `by_model`.
     """
 
     user_id: str
@@ -129,12 +130,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Batch:
-    """Records to book, and what the process wants to know in return.
+    """Records to book, and questions to answer after it.
 
     Attributes:
-        events: Usage events, at most the process's batch size.
+        events: Usage events, at most `max_batch_size`.
         directory: Plans, assignments, sessions and price lists, in order.
-        questions: Users to read after the booking, with the accounts to keep for them from now on.
+        questions: Users to read after the booking; the ledger keeps the accounts they name from
+            then on.
         at_us: The process's clock.
     """
 
@@ -146,11 +148,11 @@ class Batch:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a ledger returns.
+    """A ledger's answer.
 
     Attributes:
-        counted: Ids of the batch's events that were new; the others had been counted before.
-        users: State of every user asked for.
+        counted: Ids of the batch's events that were new; the others had been booked before.
+        users: State of every user in a question.
         plans: Every plan of the product: its version and document by name.
     """
 

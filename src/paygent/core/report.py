@@ -1,23 +1,25 @@
-"""Figures for people: who used what, and what is left of the price they pay.
+"""Report figures: usage by user and model, and margins.
 
-Rows come from the store's rollups; this module groups them and computes margins, in integers.
+Rows come from the store's rollups; this module groups them and computes margins in integers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
 
 class UsageRow(NamedTuple):
-    """What one user used of one model in a span of time.
+    """One user's usage of one model in a span of time.
 
     Attributes:
-        user_id, model: Whose, and under which canonical name.
+        user_id: The user, or "" in a sum over users.
+        model: The model's canonical name, or "" in a sum over models.
         calls: Number of events; a correction is none.
-        input_tokens, output_tokens: Inclusive totals, corrected.
-        cost_nano: In nano-dollars, corrected.
-        doubtful_calls: Calls whose quality is not `exact` and that no exact correction has settled.
+        input_tokens, output_tokens: Inclusive totals, after corrections.
+        cost_nano: In nano-dollars, after corrections.
+        doubtful_calls: Calls of another quality than `exact` without an exact correction.
     """
 
     user_id: str
@@ -30,14 +32,14 @@ class UsageRow(NamedTuple):
 
 
 class Margin(NamedTuple):
-    """What a user costs and what is left of their price.
+    """A user's cost, price and margin.
 
     Attributes:
-        user_id: Whose.
+        user_id: The user.
         calls: All calls of the user.
-        cost_nano: What they cost.
-        price_nano: What the user pays in the same span of time.
-        by_model: The rows of the user, dearest first.
+        cost_nano: Their cost.
+        price_nano: The user's price in the same span of time.
+        by_model: The user's rows, dearest first.
     """
 
     user_id: str
@@ -57,12 +59,12 @@ def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
 
     Args:
         rows: At most one row per user and model.
-        price_nano: What each of these users pays in the span that the rows cover.
+        price_nano: Price of each of these users in the span that the rows cover.
     """
     by_user: dict[str, list[UsageRow]] = {}
     for row in rows:
         by_user.setdefault(row.user_id, []).append(row)
-    found = [
+    unsorted = [
         Margin(
             user_id,
             sum(row.calls for row in own),
@@ -72,28 +74,30 @@ def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
         )
         for user_id, own in by_user.items()
     ]
-    return tuple(sorted(found, key=lambda margin: (-margin.cost_nano, margin.user_id)))
+    # The id breaks ties, so that two runs list users in the same order.
+    return tuple(sorted(unsorted, key=lambda margin: (-margin.cost_nano, margin.user_id)))
 
 
-_KEYS = {"user": "user_id", "model": "model"}
+_KEYS = {"user": "user_id", "model": "model"}  # what `group` takes, and the field it keeps
+_SUMS = tuple(name for name in UsageRow._fields if name not in _KEYS.values())
 
 
 def group(rows: Iterable[UsageRow], by: tuple[str, ...]) -> tuple[UsageRow, ...]:
     """Sum usage rows by user, by model or by both, dearest first.
 
     Args:
-        by: "user", "model" or both; what is not named is "" in the result.
+        by: "user", "model" or both; the other one is "" in the result.
 
     Raises:
         ValueError: if `by` is empty or names something else.
     """
     if not by or any(name not in _KEYS for name in by):
         raise ValueError('must be "user", "model" or both')
-    sums: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str], Counter[str]] = {}
     for row in rows:
         key = (row.user_id if "user" in by else "", row.model if "model" in by else "")
-        total = sums.setdefault(key, [0] * 5)
-        for position, value in enumerate(row[2:]):
-            total[position] += value
-    grouped = [UsageRow(user_id, model, *total) for (user_id, model), total in sums.items()]
+        sums = groups.setdefault(key, Counter())
+        for name in _SUMS:
+            sums[name] += getattr(row, name)
+    grouped = [UsageRow(user_id, model, **sums) for (user_id, model), sums in groups.items()]
     return tuple(sorted(grouped, key=lambda row: (-row.cost_nano, row.user_id, row.model)))

@@ -1,4 +1,4 @@
-"""Events: begin, end and void records, what is read back, and what a lost call becomes."""
+"""Events: begin, end and void records, decoding them, and the event of a lost call."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import paygent.core.event as event_module
 from paygent.core.event import (
     Begin,
     Event,
@@ -63,7 +64,7 @@ def test_event__totals__are_sums_of_two() -> None:
 
 
 def test_encode_begin__a_begin__is_one_json_object() -> None:
-    """A begin record names the call, its windows and what it holds."""
+    """A begin record names the call, its windows and its hold."""
     assert json.loads(encode_begin(BEGIN)) == {
         "k": "begin",
         "id": "0198-a",
@@ -83,7 +84,7 @@ def test_encode_begin__a_begin__is_one_json_object() -> None:
 
 
 def test_encode_begin__metadata__is_carried() -> None:
-    """Metadata that was written as JSON once is carried as it is."""
+    """Metadata that is JSON already is embedded unchanged."""
     record = json.loads(encode_begin(BEGIN._replace(metadata_json='{"team": "é"}')))
     assert record["meta"] == {"team": "é"}
 
@@ -142,14 +143,14 @@ def test_encode_end__an_event__has_every_field_and_no_line_break() -> None:
     ],
 )
 def test_decode_end__what_encode_end_wrote__is_the_same_event(changes: dict[str, Any]) -> None:
-    """An event is read back as it was written, rare fields and odd letters included."""
+    """An event is decoded as it was encoded, rare fields and unusual characters included."""
     event = EVENT._replace(**changes)
     assert decode_end(json.loads(encode_end(event))) == event
 
 
 @pytest.mark.parametrize("missing", sorted(json.loads(encode_end(EVENT)).keys() - {"k"}))
 def test_decode_end__a_field_is_missing__is_a_key_error(missing: str) -> None:
-    """No field of an end record is optional but the rare ones."""
+    """Only rare fields of an end record are optional."""
     record = json.loads(encode_end(EVENT))
     del record[missing]
     with pytest.raises(KeyError, match=missing):
@@ -159,10 +160,33 @@ def test_decode_end__a_field_is_missing__is_a_key_error(missing: str) -> None:
 @pytest.mark.parametrize("wrong", [None, [], "many", float("nan")])
 @pytest.mark.parametrize("name", ["at", "in", "cost", "ms"])
 def test_decode_end__a_count_that_is_none__is_a_documented_error(name: str, wrong: Any) -> None:
-    """A record that we did not write raises what the docstring says, nothing else."""
+    """A foreign record raises the documented errors, nothing else."""
     record = {**json.loads(encode_end(EVENT)), name: wrong}
     with pytest.raises((TypeError, ValueError)):
         decode_end(record)
+
+
+def test_fields__the_table__names_every_field_once_and_in_order() -> None:
+    """A field that the table of records lacks, or a key that two fields share, would be lost."""
+    assert tuple(event_module._FIELDS) == Event._fields
+    keys = [field.key for field in event_module._FIELDS.values()]
+    assert len(set(keys)) == len(keys)
+    assert "k" not in keys
+    assert "ends" not in keys
+
+
+def test_fields__all_but_rare_ones__are_written_always() -> None:
+    """A rare field needs a default; every other one is in each end record."""
+    rare = {name for name, field in event_module._FIELDS.items() if not field.form}
+    assert rare <= Event._field_defaults.keys()
+    written = json.loads(encode_end(EVENT)).keys() - {"k"}
+    fields = event_module._FIELDS
+    assert written == {fields[name].key for name in fields.keys() - rare}
+
+
+def test_encode_end__empty_metadata__is_left_out() -> None:
+    """No metadata and empty metadata are the same."""
+    assert encode_end(EVENT._replace(metadata={}, details={})) == encode_end(EVENT)
 
 
 def test_encode_void__a_call_that_spent_nothing__is_its_id() -> None:
@@ -171,10 +195,10 @@ def test_encode_void__a_call_that_spent_nothing__is_its_id() -> None:
 
 
 @pytest.mark.parametrize(("metadata_json", "metadata"), [("", None), ('{"a":1}', {"a": 1})])
-def test_presumed__a_begin_without_an_end__books_its_estimate(
+def test_event_from_begin__a_begin_without_an_end__books_its_estimate(
     metadata_json: str, metadata: dict[str, int] | None
 ) -> None:
-    """A call that was never heard of again is booked as what it was expected to take."""
+    """A call that never ended is booked with its expected usage."""
     record = json.loads(encode_begin(BEGIN._replace(metadata_json=metadata_json)))
     assert event_from_begin(record) == Event(
         event_id="0198-a",
@@ -201,8 +225,8 @@ def test_presumed__a_begin_without_an_end__books_its_estimate(
     )
 
 
-def test_presumed__a_field_is_missing__is_a_key_error() -> None:
-    """A record that is no begin is refused."""
+def test_event_from_begin__a_field_is_missing__is_a_key_error() -> None:
+    """A record that is not a begin record is rejected."""
     record = json.loads(encode_begin(BEGIN))
     del record["price"]
     with pytest.raises(KeyError, match="price"):
