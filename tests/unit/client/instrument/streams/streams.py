@@ -7,7 +7,8 @@ from typing import Any
 
 import httpx2
 
-from paygent.client.accounts.forecasts import Hold, Use
+from paygent.client.accounts.forecasts import Use
+from paygent.client.accounts.holds import Hold
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     read_chat,
