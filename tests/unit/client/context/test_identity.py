@@ -1,240 +1,29 @@
-"""Identities and scopes: nested blocks, and how ids and metadata are read."""
+"""Identities: how ids and metadata are read, and identities that are resolved later."""
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import json
-import sys
+import pickle
 import threading
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 from uuid import UUID
 
-import openai
 import pytest
 from tests.conftest import Swallowed
-from tests.instrument.shapes import MESSAGES
 
-from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.context.identity import Identity, read_metadata, read_user_id
-from paygent.client.context.scopes import current, current_identity
+from paygent.client.context.identity import Identity, LazyIdentity, read_metadata, read_user_id
+from paygent.client.context.scopes import (
+    PropagatedContext,
+    attach_identity,
+    current_identity,
+)
 from paygent.failopen import diagnostics
-from paygent.testing import FakeProvider
-
-Init = Callable[..., Paygent]
 
 
 def who() -> str | None:
     """Return the user of a call made here."""
     identity = current_identity()
     return identity.user_id if identity is not None else None
-
-
-def place() -> tuple[Any, Any, Any, Any]:
-    """Return the user, session, plan and metadata of a call made here."""
-    identity = current_identity()
-    if identity is None:
-        return (None, None, None, None)
-    return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
-
-
-# -- blocks
-
-
-def test_context__nested_blocks__the_inner_user_wins_and_the_outer_comes_back() -> None:
-    """Blocks nest like functions do."""
-    seen = [who()]
-    with paygent_context("a"):
-        seen.append(who())
-        with paygent_context("b"):
-            seen.append(who())
-        seen.append(who())
-    assert [*seen, who()] == [None, "a", "b", "a", None]
-
-
-def test_context__an_inner_block_of_the_same_user__inherits_what_it_does_not_name() -> None:
-    """Session, plan and metadata of the same user are inherited; the inner block's own win."""
-    with paygent_context("a", "s1", "pro", {"x": 1, "y": 1}):
-        with paygent_context("a"):
-            assert place() == ("a", "s1", "pro", {"x": 1, "y": 1})
-        with paygent_context("a", "s2", metadata={"y": 2, "z": 3}):
-            assert place() == ("a", "s2", "pro", {"x": 1, "y": 2, "z": 3})
-
-
-def test_context__an_inner_block_of_another_user__inherits_nothing() -> None:
-    """One user's session and metadata never reach another user."""
-    with paygent_context("a", "s1", "pro", {"x": 1}), paygent_context("b"):
-        assert place() == ("b", None, None, None)
-
-
-def test_context__a_missing_user_inside__is_missing_and_not_the_outer_one() -> None:
-    """A call whose user id got lost must not be billed to the surrounding user."""
-    with paygent_context("a"), paygent_context(None):
-        assert who() is None
-
-
-def test_context__one_object_entered_twice__leaves_in_order() -> None:
-    """A block object can be kept and entered again, even inside itself."""
-    block = paygent_context("a")
-    with block:
-        with block:
-            assert who() == "a"
-        assert who() == "a"
-    assert who() is None
-
-
-def test_context__an_exception__passes_and_the_block_ends() -> None:
-    """A block swallows nothing."""
-    with pytest.raises(KeyError), paygent_context("a"):
-        raise KeyError("x")
-    assert who() is None
-
-
-async def test_context__async_blocks__are_each_tasks_own() -> None:
-    """Tasks at the same time have their own users."""
-
-    async def one(user: str) -> str | None:
-        async with paygent_context(user_id=user):
-            await asyncio.sleep(0)
-            return who()
-
-    seen = await asyncio.gather(one("a"), one("b"))
-    assert list(seen) == ["a", "b"]
-    assert who() is None
-
-
-def test_context__left_in_an_unrelated_context__warns_and_stays_where_it_was_entered() -> None:
-    """A block that another task leaves (a generator's) is no error, and changes nothing there."""
-    block, elsewhere = paygent_context("a"), contextvars.copy_context()
-    elsewhere.run(block.__enter__)
-    with paygent_context("b"):
-        block.__exit__(None, None, None)
-        assert who() == "b"
-    assert (who(), elsewhere.run(who)) == (None, "a")
-    assert diagnostics.counts["left_elsewhere"] == 1
-
-
-def test_context__left_in_a_copy_of_its_context__ends_in_both_and_warns() -> None:
-    """A task that was started inside a block may leave it."""
-    with paygent_context("outer"):
-        block = paygent_context("a")
-        block.__enter__()
-        copied = contextvars.copy_context()
-        copied.run(block.__exit__, None, None, None)
-        assert (copied.run(who), who()) == ("outer", "outer")
-        block.__exit__(None, None, None)
-        assert who() == "outer"
-    assert who() is None
-    assert diagnostics.counts["left_elsewhere"] == 2
-
-
-def test_context__in_generators_read_in_turn__ends_with_each() -> None:
-    """Whichever ends first, no user is left behind, and the reader keeps its own."""
-
-    def steps(user: str) -> Iterator[str | None]:
-        with paygent_context(user):
-            yield who()
-            yield who()
-
-    with paygent_context("reader"):
-        a, b = steps("a"), steps("b")
-        assert (next(a), next(b)) == ("a", "b")
-        a.close()  # type: ignore[attr-defined]
-        b.close()  # type: ignore[attr-defined]
-        assert who() == "reader"
-        kept = steps("c")
-        next(kept)
-        with paygent_context("d"):
-            kept.close()  # type: ignore[attr-defined]
-            assert who() == "d"
-        assert who() == "reader"
-    assert who() is None
-    assert diagnostics.counts["left_elsewhere"] == 2
-
-
-def test_context__left_out_of_order_again_and_again__keeps_no_chain() -> None:
-    """A scope that has ended is not kept alive by the next one."""
-
-    def steps(user: str) -> Iterator[str | None]:
-        with paygent_context(user):
-            yield who()
-            yield who()
-
-    for _ in range(3_000):
-        a, b = steps("a"), steps("b")
-        next(a), next(b)
-        a.close()  # type: ignore[attr-defined]
-        b.close()  # type: ignore[attr-defined]
-    with paygent_context("x"):
-        depth, says = 0, current.get()
-        while says is not None:
-            depth, says = depth + 1, getattr(says, "outer", None)
-    assert (depth <= 2, who()) == (True, None)
-
-
-def test_context__one_object_in_many_threads__is_each_threads_own() -> None:
-    """One block object may serve all threads."""
-    block, wrong = paygent_context("svc"), list[Any]()
-    switches = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-
-    def work() -> None:
-        for _ in range(300):
-            with block:
-                time.sleep(0)
-                inside = who()
-            if (inside, who()) != ("svc", None):
-                wrong.append((inside, who()))
-
-    try:
-        threads = [threading.Thread(target=work) for _ in range(16)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(60)
-    finally:
-        sys.setswitchinterval(switches)
-    assert wrong == []
-    assert "left_elsewhere" not in diagnostics.counts
-
-
-async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:
-    """Each task leaves its own scope, in any order."""
-    block, first_is_out = paygent_context("a"), asyncio.Event()
-
-    async def first() -> str | None:
-        with block:
-            await asyncio.sleep(0.01)
-        first_is_out.set()
-        return who()
-
-    async def second() -> tuple[str | None, str | None]:
-        with block:
-            await first_is_out.wait()
-            inside = who()
-        return inside, who()
-
-    assert list(await asyncio.gather(first(), second())) == [None, ("a", None)]
-    assert "left_elsewhere" not in diagnostics.counts
-
-
-async def test_context__left_by_what_was_started_inside__keeps_its_user() -> None:
-    """A task that outlives the block keeps its user."""
-    is_out = asyncio.Event()
-
-    async def work() -> str | None:
-        await is_out.wait()
-        return who()
-
-    with paygent_context("a"):
-        task = asyncio.create_task(work())
-    is_out.set()
-    assert await task == "a"
-
-
-# -- ids
 
 
 @pytest.mark.parametrize(
@@ -298,9 +87,6 @@ def test_identity__a_plan_that_is_no_name__is_ignored(given: Any, expected: str 
     assert Identity("u", plan=given).plan == expected
 
 
-# -- metadata
-
-
 def test_read_metadata__within_bounds__is_kept_with_its_json() -> None:
     """Plain values stay as they are, others become text."""
     kept, text = read_metadata({"a": 1, "b": None, "c": UUID(int=1), 4: True})
@@ -360,62 +146,83 @@ def test_read_metadata__an_item_that_cannot_be_text__is_dropped_and_counted(
     assert read_metadata({"a": Hostile()}) == (None, "")
 
 
-# -- a plan that a context names
+# -- identities that are resolved at the first call
 
 
-@pytest.fixture
-def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
-    """A client of the fake provider, without retries."""
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
-        yield made
+def test_lazy_identity__without_a_user_yet__asks_again_until_there_is_one() -> None:
+    """The application may sign in its user after the block was entered."""
+    users: list[str | None] = [None, "a", "b"]
+    lazy = LazyIdentity(lambda: users.pop(0), None, {"x": 1})
+    assert [lazy.resolve().user_id for _ in range(3)] == [None, "a", "a"]
+    assert (lazy.resolve().metadata, users) == ({"x": 1}, ["b"])
 
 
-def call(client: openai.OpenAI) -> Any:
-    """Make one call of $0.00045."""
-    return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=20)
+def test_lazy_identity__without_a_session_yet__asks_again_too() -> None:
+    """The user's function is not called again for that."""
+    users, sessions = ["a"], [None, "s1", "s2"]
+    lazy = LazyIdentity(users.pop, lambda: sessions.pop(0))
+    assert [lazy.resolve().session_id for _ in range(3)] == [None, "s1", "s1"]
+    assert lazy.resolve().user_id == "a"
 
 
-def test_context__a_plan_for_an_unassigned_user__counts_and_is_kept(
-    init: Init, client: openai.OpenAI
-) -> None:
-    """A user without an assigned plan is assigned the context's one."""
-    pg = init()
-    pg.configure_plan("tiny", PlanConfig(max_spend_per_period=0.0004))
-    with paygent_context("u1", plan="tiny"):
-        call(client)
-    with paygent_context("u1"), pytest.raises(PaygentLimitExceeded):
-        call(client)
-    pg.shutdown()
-    again = init()
-    with paygent_context("u1"), pytest.raises(PaygentLimitExceeded):
-        call(client)
-    assert again.get_usage("u1").period_cost_nano == 450_000
+@pytest.mark.parametrize("user", ["a", None])
+def test_lazy_identity__pickled_into_another_process__is_resolved_first(user: str | None) -> None:
+    """The other process has neither the request nor the application's functions."""
+    lazy = LazyIdentity(lambda: user, lambda: "s1", {"x": 1})
+    with attach_identity(lazy):
+        found: Any = pickle.loads(pickle.dumps(PropagatedContext.capture()))
+    tokens = found.enter()
+    taken = current_identity()
+    found.leave(tokens)
+    assert type(taken) is Identity
+    assert (taken.user_id, taken.session_id, taken.metadata) == (user, "s1", {"x": 1})
 
 
-def test_context__a_plan_for_an_assigned_user__is_ignored_and_logged_once(
-    init: Init, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An assignment is the operator's decision; a context does not override it."""
-    pg = init()
-    pg.configure_plan("tiny", PlanConfig(max_spend_per_period=0))
-    pg.configure_plan("pro", PlanConfig())
-    pg.assign_plan("u1", "pro")
-    with paygent_context("u1", plan="tiny"):
-        call(client)
-        call(client)
-    with paygent_context("u1", plan="pro"):
-        call(client)
-    assert caplog.text.count("names plan tiny for a user") == 1
-    assert diagnostics.counts["context_plan"] == 2
+def test_lazy_identity__propagated_to_a_thread__asks_at_its_first_call() -> None:
+    """Signing in a user may need a thread, and a lock that the function takes."""
+    asked: list[str] = []
+    lazy = LazyIdentity(lambda: asked.append("user") or "a", None)  # type: ignore[func-returns-value]
+    with attach_identity(lazy):
+        place: Any = PropagatedContext.capture()
+    assert asked == []
+    tokens = place.enter()
+    assert (who(), asked) == ("a", ["user"])
+    place.leave(tokens)
 
 
-def test_context__an_unknown_plan__is_ignored_and_logged(
-    init: Init, client: openai.OpenAI, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A plan that is not configured changes no user's plan."""
-    pg = init()
-    with paygent_context("u1", plan="nope"):
-        call(client)
-    assert "names plan nope, which is not configured" in caplog.text
-    assert pg.start_session("u2").plan == "default"
-    assert [row.user_id for row in pg.report()] == ["u1"]
+def test_lazy_identity__that_fails__has_no_user_and_is_counted(swallowed: Swallowed) -> None:
+    """An error of the application's function never reaches a call."""
+    swallowed.expect("ask_user", "ask_session")
+    lazy = LazyIdentity(lambda: 1 / 0, lambda: 1 / 0)
+    assert (lazy.resolve().user_id, lazy.resolve().session_id) == (None, None)
+
+
+def test_lazy_identity__with_a_function_that_makes_a_call__asks_once() -> None:
+    """The function may use an executor or make a call, which has no user yet."""
+    asked: list[str | None] = []
+
+    def ask() -> str:
+        asked.append(who())
+        return "a"
+
+    with attach_identity(LazyIdentity(ask, None)):
+        assert (who(), who(), asked) == ("a", "a", [None])
+
+
+def test_lazy_identity__resolved_by_two_threads__answers_both() -> None:
+    """Only a call inside the function has no user."""
+    both = threading.Barrier(2)
+
+    def ask() -> str:
+        both.wait(10)
+        return "a"
+
+    lazy, found = LazyIdentity(ask, None), []
+    threads = [
+        threading.Thread(target=lambda: found.append(lazy.resolve().user_id)) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert found == ["a", "a"]
