@@ -1,4 +1,4 @@
-"""The user is kept wherever a call is carried: each carrier, each SDK, sync and async."""
+"""The user is propagated with the work: each way of running it, each SDK, sync and async."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WAIT_S = 30.0
 
 
 def who(*_: Any) -> str | None:
-    """The user whose calls are made here."""
+    """Return the user of a call made here."""
     identity = current_identity()
     return identity.user_id if identity is not None else None
 
@@ -105,7 +105,7 @@ def in_tracked_generator(call: Call) -> None:
 
 
 def in_open_generator(call: Call) -> None:
-    """A generator with a block of its own, around the call."""
+    """A generator with a block around the call."""
 
     def work() -> Iterator[Any]:
         with paygent_context("u1"):
@@ -121,7 +121,7 @@ def in_copied_context(call: Call) -> None:
 
 
 def in_queue(call: Call) -> None:
-    """A worker that was there before, and reads bound work from a queue."""
+    """A worker that was started before, and reads bound work from a queue."""
     with ThreadPoolExecutor(1) as pool:
         bound = instance().bind(call)
         worker: Future[Any] = contextvars.Context().run(pool.submit, lambda: bound())
@@ -260,8 +260,8 @@ def test_stream__read_elsewhere__belongs_to_the_user_of_its_call(
 # -- what lives longer than the block it was made in
 
 
-def test_pools__made_in_one_users_block__call_as_whoever_gives_them_work(init: Init) -> None:
-    """Their threads are nobody's: the first user does not pay for those who come after."""
+def test_pools__made_in_one_users_block__call_as_the_user_who_submits(init: Init) -> None:
+    """Their threads have no user: the first one does not pay for later users."""
     init()
     with paygent_context("first"):
         executor, old = ThreadPoolExecutor(1), ThreadPool(1)
@@ -283,10 +283,10 @@ def test_pools__made_in_one_users_block__call_as_whoever_gives_them_work(init: I
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_pools_of_processes__made_in_one_users_block__call_as_whoever_gives_them_work(
+def test_pools_of_processes__made_in_one_users_block__call_as_the_user_who_submits(
     method: str, init: Init
 ) -> None:
-    """Across processes too, however they are started."""
+    """Across processes too, with each start method."""
     init()
     context: Any = multiprocessing.get_context(method)
     with paygent_context("first"):
@@ -294,13 +294,13 @@ def test_pools_of_processes__made_in_one_users_block__call_as_whoever_gives_them
             first = (executor.submit(who).result(WAIT_S), old.apply(who))
             with paygent_context("second"):
                 second = (executor.submit(who).result(WAIT_S), old.apply(who))
-            nobody = contextvars.Context().run(
+            detached = contextvars.Context().run(
                 lambda: (executor.submit(who).result(WAIT_S), old.apply(who))
             )
-    assert (first, second, nobody) == (("first",) * 2, ("second",) * 2, (None, None))
+    assert (first, second, detached) == (("first",) * 2, ("second",) * 2, (None, None))
 
 
-def test_pools__given_work_that_was_bound__have_threads_that_are_nobodys(init: Init) -> None:
+def test_pools__given_work_that_was_bound__have_threads_without_a_user(init: Init) -> None:
     """The work keeps its own user; the thread that was started for it has none."""
     pg = init()
     with paygent_context("a"), ThreadPoolExecutor(1) as executor:
@@ -310,7 +310,7 @@ def test_pools__given_work_that_was_bound__have_threads_that_are_nobodys(init: I
 
 @pytest.mark.parametrize("user", ["a", None])
 def test_pools__arguments_of_any_name__reach_the_work(init: Init, user: str | None) -> None:
-    """What we call our own parameters is the work's to use."""
+    """The names of Paygent's own parameters are free for the work."""
     init()
 
     def work(**given: int) -> dict[str, int]:
@@ -322,8 +322,8 @@ def test_pools__arguments_of_any_name__reach_the_work(init: Init, user: str | No
         assert old.apply(work, (), given) == given
 
 
-def test_pools__of_the_old_kind__keep_the_user_of_what_they_are_given(init: Init) -> None:
-    """Work that is given by its name, and the body of a generator that the pool reads at once."""
+def test_pools__of_the_old_kind__keep_the_user_of_their_work(init: Init) -> None:
+    """Work as a keyword argument, and a generator's body that the pool reads at once."""
     init()
     with paygent_context("a"), ThreadPool(1) as old:
         assert old.map(func=who, iterable=[1]) == ["a"]
@@ -332,7 +332,7 @@ def test_pools__of_the_old_kind__keep_the_user_of_what_they_are_given(init: Init
 
 
 def test_pools__work_of_a_request_that_has_no_user__reaches_another_process(init: Init) -> None:
-    """Nothing of the request is taken along: it could not be pickled."""
+    """Nothing of the request is propagated: it could not be pickled."""
     init()
     late = LazyIdentity(lambda: None, None, {"tier": Tier.GOLD})
     with attach_identity(late), ProcessPoolExecutor(1) as executor:
@@ -342,13 +342,13 @@ def test_pools__work_of_a_request_that_has_no_user__reaches_another_process(init
 
 
 class Tier(str, enum.Enum):
-    """A kind of text that another process may not know."""
+    """A subclass of `str` that another process may lack."""
 
     GOLD = "gold"
 
 
 def test_thread__in_a_context_that_the_application_gave_it__is_left_alone(init: Init) -> None:
-    """From Python 3.14 on a thread may be given one; what is in it is the application's."""
+    """From Python 3.14 a thread may have one, which is the application's to fill."""
     init()
     seen: list[str | None] = []
     thread: Any = threading.Thread(target=lambda: seen.append(who()))
@@ -359,11 +359,11 @@ def test_thread__in_a_context_that_the_application_gave_it__is_left_alone(init: 
 
 
 @pytest.mark.parametrize("carry", [in_thread_of_a_thread, in_pool])
-def test_wrap__whose_call_is_made_on_a_thread__counts_once_and_does_not_wait_for_itself(
+def test_wrap__with_its_call_on_a_thread__counts_once_and_does_not_wait_for_itself(
     carry: Carrier, init: Init, fake: FakeProvider
 ) -> None:
-    """What stands around a place goes along with the user: the call inside counts, and the wrapper
-    gives up its hold, also where both do not fit under the cap.
+    """The enclosing call is propagated with the user: the inner call counts, and the wrapper
+    releases its hold, also where both do not fit under the cap.
     """
     pg = init()
     pg.configure_plan(
@@ -388,7 +388,7 @@ def test_wrap__whose_call_is_made_on_a_thread__counts_once_and_does_not_wait_for
 
 
 def test_thread__that_cannot_be_started__is_left_as_it_was(init: Init) -> None:
-    """Python's own error arrives, and the thread's `run` is its own."""
+    """Python's own error arrives, and the thread's `run` is restored."""
     init()
     seen: list[str | None] = []
     thread = threading.Thread(target=lambda: seen.append(who()))
@@ -419,7 +419,7 @@ def test_thread__with_a_run_set_on_it__runs_that_and_keeps_it(init: Init) -> Non
 def test_thread__beside_a_library_that_takes_its_run_apart__runs_once_as_its_user(
     peer_first: bool, init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Sentry and others patch `start` too, and call the function in a thread's `run`."""
+    """Sentry and others patch `start` too, and call the function behind a thread's `run`."""
     seen: list[str | None] = []
 
     def patch() -> None:
@@ -449,7 +449,7 @@ def test_thread__beside_a_library_that_takes_its_run_apart__runs_once_as_its_use
 def test_greenlet__when_it_is_spawned__is_given_its_user(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a stand-in of gevent's shape; the real one is run by `make test-peers`."""
+    """On a stand-in for gevent; `make test-peers` runs the real one."""
     import sys
     from types import ModuleType, SimpleNamespace
 
@@ -478,7 +478,7 @@ def test_greenlet__when_it_is_spawned__is_given_its_user(
 
 
 def test_work__that_raises_or_cannot_be_called__ends_as_without_paygent(init: Init) -> None:
-    """The executor's own exceptions arrive."""
+    """The executor's own exceptions are raised."""
     init()
     with paygent_context("a"), ThreadPoolExecutor(1) as pool:
         with pytest.raises(ZeroDivisionError):
@@ -507,7 +507,7 @@ def _carried() -> tuple[Any, ...]:
 
 
 def test_carry_user__off__patches_no_thread_and_no_pool(init: Init) -> None:
-    """The opt-out; a later `init` has its own choice."""
+    """The opt-out applies to one `init`; a later one may differ."""
     bare = _carried()
     pg = init(carry_user=False)
     assert _carried() == bare
@@ -520,7 +520,7 @@ def test_carry_user__off__patches_no_thread_and_no_pool(init: Init) -> None:
 
 
 def test_uninstrument__takes_the_patches_of_threads_out(init: Init) -> None:
-    """And `instrument` puts them in again, once."""
+    """`instrument` puts them in again, once."""
     bare = _carried()
     pg = init()
     once = _carried()
@@ -534,8 +534,8 @@ def test_uninstrument__takes_the_patches_of_threads_out(init: Init) -> None:
     assert _carried() == bare
 
 
-def test_uninstrument__inside_another_patch__takes_nobody_along(init: Init) -> None:
-    """Where somebody has patched over ours, it passes on."""
+def test_uninstrument__inside_another_patch__propagates_no_user(init: Init) -> None:
+    """Under another library's patch, Paygent's passes the call through."""
     pg = init()
     ours, init_of_pool = ThreadPoolExecutor.submit, multiprocessing.pool.Pool.__init__
     bare: Any = ours.__wrapped__  # type: ignore[attr-defined]

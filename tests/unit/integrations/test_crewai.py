@@ -49,12 +49,12 @@ def integration(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 async def test_callback__of_a_crew__names_its_user_wherever_it_is_set(integration: Any) -> None:
     """As the crew's step or task callback, or an agent's; sync and async."""
-    crew = integration.Crew
+    new_crew = integration.Crew
     callback = integration.CrewAICallback(None, "u1", "s1")
-    agent = crew(callback)
-    for made in (crew(callback), crew(task=callback), crew(agents=[crew(), agent])):
-        assert made.kickoff() == ("u1", "s1")
-        assert await made.kickoff_async() == ("u1", "s1")
+    agent = new_crew(callback)
+    for crew in (new_crew(callback), new_crew(task=callback), new_crew(agents=[new_crew(), agent])):
+        assert crew.kickoff() == ("u1", "s1")
+        assert await crew.kickoff_async() == ("u1", "s1")
     assert (callback("a step"), callback.user_id, who()) == (None, "u1", (None, None))
 
 
@@ -83,9 +83,9 @@ def test_callback__of_a_crew_that_another_library_has_wrapped__names_its_user(
 
 async def test_crew__without_a_callback__runs_as_the_surrounding_user(integration: Any) -> None:
     """Another library's callback names no user."""
-    for made in (integration.Crew(), integration.Crew(print)):
-        assert made.kickoff() == (None, None)
-        assert await made.kickoff_async() == (None, None)
+    for crew in (integration.Crew(), integration.Crew(print)):
+        assert crew.kickoff() == (None, None)
+        assert await crew.kickoff_async() == (None, None)
 
 
 def test_crew__of_another_shape__is_logged(

@@ -23,7 +23,7 @@ Init = Callable[..., Paygent]
 
 
 def who() -> tuple[str | None, str | None]:
-    """User and session of this place."""
+    """Return the user and session of a call made here."""
     identity = current_identity()
     return (None, None) if identity is None else (identity.user_id, identity.session_id)
 
@@ -41,7 +41,7 @@ async def serve(app: Any, scope: dict[str, Any]) -> None:
 
 
 async def test_asgi__headers__name_user_and_session() -> None:
-    """In any letter case; without them there is nobody."""
+    """In any letter case; without them there is no user."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -56,8 +56,8 @@ async def test_asgi__headers__name_user_and_session() -> None:
     assert who() == (None, None)
 
 
-async def test_asgi__a_function__is_asked_when_the_first_call_is_made() -> None:
-    """Whoever signs users in, inside, has run by then."""
+async def test_asgi__a_function__is_called_at_the_first_call() -> None:
+    """The application has signed in its user by then."""
     asked: list[Any] = []
     seen: list[Any] = []
 
@@ -76,8 +76,8 @@ async def test_asgi__a_function__is_asked_when_the_first_call_is_made() -> None:
     assert len(asked) == 1
 
 
-async def test_asgi__a_coroutine_function__is_asked_before(swallowed: Swallowed) -> None:
-    """One that fails is counted, and the request goes on as nobody."""
+async def test_asgi__a_coroutine_function__is_awaited_first(swallowed: Swallowed) -> None:
+    """One that fails is counted, and the request has no user."""
     swallowed.expect("ask_user")
     seen: list[Any] = []
 
@@ -98,7 +98,7 @@ async def test_asgi__a_coroutine_function__is_asked_before(swallowed: Swallowed)
 
 
 async def test_asgi__other_scopes__pass_untouched() -> None:
-    """A server's start and end have no user."""
+    """A server's startup and shutdown have no user."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -132,7 +132,7 @@ async def test_asgi__calls_of_requests_at_once__are_each_their_users(
 
 
 def get(app: Any, **environ: Any) -> tuple[Any, list[bytes]]:
-    """Serve one request as a server does; return the body object and what it gave."""
+    """Serve one request as a server does; return the body object and its pieces."""
     setup_testing_defaults(environ)
     body = app(environ, lambda status, headers: None)
     pieces = list(body)
@@ -142,7 +142,7 @@ def get(app: Any, **environ: Any) -> tuple[Any, list[bytes]]:
 
 
 def test_wsgi__headers_and_functions__name_the_user() -> None:
-    """The same as in ASGI; a list is handed on as it is."""
+    """The same as in ASGI; a list is returned as it is."""
     made = [b"ok"]
     seen: list[Any] = []
 
@@ -159,7 +159,7 @@ def test_wsgi__headers_and_functions__name_the_user() -> None:
 
 
 def test_wsgi__a_streamed_response__is_made_as_its_user() -> None:
-    """Each piece, by whatever thread, and what closes it; the server's own place is left alone."""
+    """Each piece, on any thread, and its `close`; the server's own context stays as it was."""
     seen: list[Any] = []
 
     class Body:
@@ -183,7 +183,7 @@ def test_wsgi__a_streamed_response__is_made_as_its_user() -> None:
 
 
 def test_wsgi__a_file__is_left_to_the_server(tmp_path: Any) -> None:
-    """Servers send a wrapped file by themselves if they know it."""
+    """Servers that know the wrapper send the file by themselves."""
     path = tmp_path / "f"
     path.write_bytes(b"content")
 
@@ -194,12 +194,12 @@ def test_wsgi__a_file__is_left_to_the_server(tmp_path: Any) -> None:
     assert (type(body), pieces) == (FileWrapper, [b"content"])
 
 
-# -- what is given
+# -- arguments and names
 
 
 @pytest.mark.parametrize("kind", [PaygentMiddleware, PaygentWSGIMiddleware])
 def test_middleware__bad_arguments__are_all_named(kind: Any) -> None:
-    """Each with its rule."""
+    """Each is named with its rule."""
     with pytest.raises(InvalidValue) as caught:
         kind(None, "not a header", 5, "metadata")
     message = str(caught.value)
@@ -210,7 +210,7 @@ def test_middleware__bad_arguments__are_all_named(kind: Any) -> None:
 
 
 def test_integrations__names__are_loaded_when_they_are_used() -> None:
-    """Each belongs to a library that may not be there."""
+    """Each belongs to a library that may not be installed."""
     assert set(paygent.integrations.__all__) <= set(dir(paygent.integrations))
     assert paygent.integrations.PaygentMiddleware is PaygentMiddleware
     with pytest.raises(AttributeError, match="nothing"):

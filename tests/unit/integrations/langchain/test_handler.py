@@ -102,8 +102,8 @@ class OwnModel(BaseChatModel):
     def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
         if self.error is not None:
             raise self.error
-        told = {"model_name": "gpt-4o"}
-        return _result(AIMessage("Hello.", usage_metadata=USAGE, response_metadata=told))
+        metadata = {"model_name": "gpt-4o"}
+        return _result(AIMessage("Hello.", usage_metadata=USAGE, response_metadata=metadata))
 
 
 def _result(message: AIMessage) -> ChatResult:
@@ -112,11 +112,11 @@ def _result(message: AIMessage) -> ChatResult:
 
 @pytest.fixture
 def pg(init: Init) -> Paygent:
-    """A Paygent with a user who may spend nothing."""
-    made = init()
-    made.configure_plan("none", PlanConfig(max_spend_per_period=0))
-    made.assign_plan("poor", "none")
-    return made
+    """A Paygent with a user on a plan of $0."""
+    paygent = init()
+    paygent.configure_plan("none", PlanConfig(max_spend_per_period=0))
+    paygent.assign_plan("poor", "none")
+    return paygent
 
 
 @pytest.fixture
@@ -163,10 +163,8 @@ async def test_callback__awaited__names_the_user(pg: Paygent, model: OpenAIModel
     assert who() is None
 
 
-def test_callback__in_a_block__wins_and_leaves_it_as_it_was(
-    pg: Paygent, model: OpenAIModel
-) -> None:
-    """Of another user it inherits nothing, of the same one session and metadata."""
+def test_callback__in_a_block__wins_and_restores_it(pg: Paygent, model: OpenAIModel) -> None:
+    """It inherits session and metadata from a block of its user, nothing from another's."""
     metered = Metered(pg)
     with paygent_context("u1", "s1", metadata={"x": 1}):
         for user in ("u1", "u2"):
@@ -175,15 +173,15 @@ def test_callback__in_a_block__wins_and_leaves_it_as_it_was(
             assert who() == "u1"
             list(stream)
             assert who() == "u1"
-    found = {event.user_id: event for event in metered.events}
-    assert (found["u1"].session_id, found["u1"].metadata) == ("s1", {"x": 1})
-    assert found["u2"].session_id != "s1"
+    events = {event.user_id: event for event in metered.events}
+    assert (events["u1"].session_id, events["u1"].metadata) == ("s1", {"x": 1})
+    assert events["u2"].session_id != "s1"
 
 
 def test_callback__at_the_cap__lets_the_refusal_reach_the_application(
     pg: Paygent, model: OpenAIModel, fake: FakeProvider
 ) -> None:
-    """Itself, out of the chain, and nothing is sent."""
+    """The exception leaves the chain as it is, and nothing is sent."""
     config: Any = {"callbacks": [LangChainCallback(pg, "poor")]}
     chain = RunnableLambda(str) | model
     for call in (chain.invoke, lambda text, config: list(chain.stream(text, config))):
@@ -196,7 +194,7 @@ def test_callback__at_the_cap__lets_the_refusal_reach_the_application(
 
 
 class PackageModel(OpenAIModel):
-    """As in LangChain's own package, which is known to be built on a hooked SDK."""
+    """A model of a LangChain package that is known to be built on a hooked SDK."""
 
     __module__ = "langchain_openai.chat_models.base"
 
@@ -204,7 +202,7 @@ class PackageModel(OpenAIModel):
 def test_callback__of_a_model_of_a_known_package__asks_the_gate_once(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """Also at the first call of its class: nothing is held beside what the hook holds."""
+    """Also at the first call of its class: only the hook holds anything."""
     refused: list[str] = []
     pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
     model = PackageModel(url=fake.openai_url)
@@ -217,7 +215,7 @@ def test_callback__of_a_model_of_a_known_package__asks_the_gate_once(
 def test_callback__of_a_class_that_was_seen__asks_the_gate_once(
     pg: Paygent, model: OpenAIModel
 ) -> None:
-    """That a hook meters its calls is learned from the first one."""
+    """The first call shows that a hook meters its calls."""
     refused: list[str] = []
     pg.on_hard_gate(lambda result: refused.append(result.gate_reason))
     model.invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
@@ -230,20 +228,20 @@ def test_callback__of_a_class_that_was_seen__asks_the_gate_once(
 async def test_callback__awaited_by_many__waits_for_them_as_the_hook_does(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """A handler cannot wait on an event loop; the hook can, and everything fits."""
+    """A handler cannot wait on an event loop; the hook can, and every call fits."""
     plan = PlanConfig(max_spend_per_period=0.13, contention_wait_s=20)  # two fit at a time
     pg.configure_plan("small", plan)
     pg.assign_plan("u1", "small")
     model = PackageModel(url=fake.openai_url)
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
-    found = await asyncio.gather(*(model.ainvoke("x", config=config) for _ in range(6)))
-    assert [each.content for each in found] == ["Hello."] * 6
+    answers = await asyncio.gather(*(model.ainvoke("x", config=config) for _ in range(6)))
+    assert [message.content for message in answers] == ["Hello."] * 6
 
 
 def test_callback__of_an_answer_out_of_langchains_cache__books_nothing(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """Of models with a hook and without one; and nothing is said of a hook that saw nothing."""
+    """For models with a hook and without one; no warning that the hook saw no call."""
     metered = Metered(pg)
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
     for model in (OwnModel(), PackageModel(url=fake.openai_url)):
@@ -254,38 +252,38 @@ def test_callback__of_an_answer_out_of_langchains_cache__books_nothing(
     assert not any(kind.startswith("unmetered") for kind in diagnostics.counts)
 
 
-def test_callback__of_a_known_package_whose_call_no_hook_saw__says_so(pg: Paygent) -> None:
-    """Such as a model with a client of the application's own."""
+def test_callback__of_a_known_package_that_no_hook_saw__warns(pg: Paygent) -> None:
+    """Such as a model with the application's own client."""
 
     class Unseen(OwnModel):
-        """Calls what no hook sees."""
+        """A model without a hooked call."""
 
     Unseen.__module__ = "langchain_openai.chat_models.base"
     Unseen().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
     assert diagnostics.counts["unmetered:langchain:Unseen"] == 1
 
 
-# -- whose the rest is
+# -- the scope of the user
 
 
-def test_callback__of_several_prompts__counts_each_and_leaves_the_place(
+def test_callback__of_several_prompts__counts_each_and_restores_the_user(
     pg: Paygent, model: OpenAIModel
 ) -> None:
-    """LangChain begins them all before the first call."""
+    """LangChain starts them all before the first call."""
     metered = Metered(pg)
     prompts: Any = [[HumanMessage("a")], [HumanMessage("b")], [HumanMessage("c")]]
-    for each in (OwnModel(), model):
-        each.generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
+    for used in (OwnModel(), model):
+        used.generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
         assert who() is None
     assert [event.user_id for event in metered.events] == ["u1"] * 6
     assert [event.quality for event in metered.events] == ["exact"] * 6
     assert pg.health()["calls_in_flight"] == 0
 
 
-def test_callback__beside_another_of_another_user__leaves_the_place(
+def test_callback__beside_another_of_another_user__restores_the_user(
     pg: Paygent, model: OpenAIModel
 ) -> None:
-    """The first that is told has it, whoever else is told."""
+    """The call belongs to the first handler, whatever others there are."""
     metered = Metered(pg)
     callbacks: Any = [LangChainCallback(pg, "u1"), LangChainCallback(pg, "u2")]
     model.invoke("x", config={"callbacks": callbacks})
@@ -295,7 +293,7 @@ def test_callback__beside_another_of_another_user__leaves_the_place(
 
 
 class Raises(BaseCallbackHandler):
-    """A handler of the application's that refuses every call."""
+    """An application's handler that refuses every call."""
 
     raise_error = True
 
@@ -308,12 +306,12 @@ class Raises(BaseCallbackHandler):
 def test_callback__of_a_call_that_another_handler_refuses__leaves_nothing_behind(
     pg: Paygent, model: OpenAIModel, is_hooked: bool
 ) -> None:
-    """LangChain tells of no end then: the user is gone with the method, and so is the hold."""
-    asked = model if is_hooked else OwnModel()
+    """LangChain reports no end then: the user and the hold end with the method."""
+    used = model if is_hooked else OwnModel()
     config: Any = {"callbacks": [LangChainCallback(pg, "u1"), Raises()]}
     for _ in range(3):
         with pytest.raises(RuntimeError):
-            asked.invoke("x", config=config)
+            used.invoke("x", config=config)
         assert who() is None
     gc.collect()
     pg.flush()
@@ -368,8 +366,8 @@ async def test_callback__of_an_awaited_text_model__needs_a_context_for_its_user(
     assert (who(), runs._runs) == (None, {})
 
 
-def test_callback__beside_one_of_the_models_own__has_each_call_once(pg: Paygent) -> None:
-    """Of a model without a hook too; and nothing is learned of it from the other handler."""
+def test_callback__beside_the_models_own_one__counts_each_call_once(pg: Paygent) -> None:
+    """For a model without a hook too; the other handler's run is no sign of a hook."""
     metered = Metered(pg)
     own, other = LangChainCallback(pg, "service"), LangChainCallback(pg, "u1")
     model = OwnModel(callbacks=[own])
@@ -382,7 +380,7 @@ def test_callback__beside_one_of_the_models_own__has_each_call_once(pg: Paygent)
 def test_callback__of_a_model_that_embeds_first__counts_both(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """A cache that looks for what is alike makes a call of its own, and is not the model's."""
+    """A semantic cache makes a call of its own, which is not the model's."""
 
     class Embeds(OwnModel):
         url: str
@@ -403,7 +401,7 @@ def test_callback__of_a_model_that_embeds_first__counts_both(
 def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """What was learned of it is forgotten again when no hook sees a call."""
+    """A class is no longer taken for hooked once a hook misses a call."""
 
     class Routes(OpenAIModel):
         calls: int = 0
@@ -412,8 +410,8 @@ def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
             self.calls += 1
             if self.calls == 1:
                 return super()._generate(*args, **kwargs)
-            told = {"model_name": "gpt-4o"}
-            return _result(AIMessage("x", usage_metadata=USAGE, response_metadata=told))
+            metadata = {"model_name": "gpt-4o"}
+            return _result(AIMessage("x", usage_metadata=USAGE, response_metadata=metadata))
 
     metered = Metered(pg)
     model = Routes(url=fake.openai_url)
@@ -422,10 +420,10 @@ def test_callback__of_a_class_whose_calls_are_hooked_at_times__loses_none(
     assert [event.quality for event in metered.events] == ["exact"] * 3
 
 
-def test_callback__in_which_the_model_names_another_user__leaves_the_call_to_that(
+def test_callback__of_a_model_with_a_block_of_its_own__leaves_the_call_to_that(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """A block inside the model's method is nearer to the call than the handler."""
+    """A block inside the model's method is nearer to the call than the run."""
 
     class Names(OpenAIModel):
         def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -479,7 +477,7 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
 
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
 
-    def ask() -> None:
+    def call_twice() -> None:
         """Call in a loop of its own, twice: the last loop keeps the traceback of its error."""
 
         async def cancelled() -> None:
@@ -493,7 +491,7 @@ async def test_callback__of_a_task_that_is_cancelled__leaves_nothing_behind(pg: 
         for _ in range(2):
             asyncio.run(cancelled())
 
-    await asyncio.to_thread(ask)
+    await asyncio.to_thread(call_twice)
     gc.collect()
     await asyncio.to_thread(pg.flush)
     assert (pg.health()["calls_in_flight"], runs._runs) == (0, {})
@@ -529,7 +527,7 @@ def test_callback__of_a_large_batch__resolves_and_keeps_no_chain(pg: Paygent) ->
 def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
     pg: Paygent, model: OpenAIModel
 ) -> None:
-    """What the reader does between two pieces, and starts there, is the reader's own."""
+    """Calls and threads between two pieces belong to the reader."""
     stream = model.stream("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
     next(stream)
     with ThreadPoolExecutor(1) as executor:
@@ -539,7 +537,7 @@ def test_callback__of_a_stream_that_is_left_and_kept__is_its_users_alone(
 def test_callback__of_a_model_that_calls_on_a_thread__names_the_user_there(
     pg: Paygent, fake: FakeProvider
 ) -> None:
-    """A thread that the model starts goes on as its user, and the call counts once."""
+    """A thread that the model starts runs as its user, and the call counts once."""
 
     class Threaded(OpenAIModel):
         def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
@@ -630,7 +628,7 @@ def test_callback__of_a_model_that_calls_another__counts_the_inner_one(pg: Payge
 async def test_callback__of_a_model_without_a_hook_awaited__meters_a_first_call_ungated(
     pg: Paygent,
 ) -> None:
-    """Who is not known yet cannot be asked about on an event loop; from then on they are."""
+    """An unknown user cannot be queried on an event loop; the next call is gated."""
     metered = Metered(pg)
     pg.reset_user("poor")
     config: Any = {"callbacks": [LangChainCallback(pg, "poor")]}
@@ -642,7 +640,7 @@ async def test_callback__of_a_model_without_a_hook_awaited__meters_a_first_call_
 
 
 def test_callback__of_any_other_model__gates_and_meters_it(pg: Paygent) -> None:
-    """From what LangChain says of its use: 70 and 30 cached in, 20 out, by gpt-4o."""
+    """By the usage that LangChain reports: 70 and 30 cached in, 20 out, by gpt-4o."""
     metered = Metered(pg)
     OwnModel().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
     event = metered.only
@@ -655,7 +653,7 @@ def test_callback__of_any_other_model__gates_and_meters_it(pg: Paygent) -> None:
 
 
 def test_callback__of_a_model_that_raises__holds_nothing(pg: Paygent) -> None:
-    """An error of its own costs nothing, a time-out what was held."""
+    """An error of the model's code costs nothing, a time-out its hold."""
     metered = Metered(pg)
     for error in (ValueError("bad"), TimeoutError("late")):
         with pytest.raises(type(error)):
@@ -666,7 +664,7 @@ def test_callback__of_a_model_that_raises__holds_nothing(pg: Paygent) -> None:
 
 
 def test_callback__of_a_stream_that_is_left__is_booked_and_holds_nothing(pg: Paygent) -> None:
-    """LangChain says so; the text models too, which tell nothing, no name either: no price."""
+    """LangChain reports it; a text model that reports no usage and no name has no price."""
     metered = Metered(pg)
     config: Any = {"callbacks": [LangChainCallback(pg, "u1")]}
     stream = GenericFakeChatModel(messages=iter([AIMessage("Hello there.")])).stream("x", config)
@@ -684,7 +682,7 @@ def test_callback__without_paygent__changes_nothing(pg: Paygent, model: OpenAIMo
     assert model.invoke("x", config={"callbacks": [callback]}).content == "Hello."
 
 
-def test_callback__words_of_runs_that_nobody_began__are_ignored(pg: Paygent) -> None:
+def test_callback__reports_of_unknown_runs__are_ignored(pg: Paygent) -> None:
     """A handler may be added in the middle of a run."""
     callback = LangChainCallback(pg, "u1")
     callback.on_llm_new_token("x", run_id=uuid4())
@@ -717,7 +715,7 @@ def _message(**fields: Any) -> Any:
     ],
 )
 def test_read_result__of_any_shape__is_read_or_none(result: Any, expected: Usage | None) -> None:
-    """What a model does not tell is not made up."""
+    """Usage that a model does not report is not made up."""
     assert read_result(result, False) == expected
 
 
@@ -727,7 +725,7 @@ def test_read_result__with_tools__names_what_the_message_calls() -> None:
         "usage_metadata": {"input_tokens": 3},
         "tool_calls": [{"name": "search"}, {"name": None}, "odd"],
     }
-    found: Any = read_result(_message(**message), True)
-    assert (found.input_tokens, found.tool_calls) == (3, ("search",))
+    usage: Any = read_result(_message(**message), True)
+    assert (usage.input_tokens, usage.tool_calls) == (3, ("search",))
     output = SimpleNamespace(llm_output={"token_usage": {"prompt_tokens": 3}})
     assert read_result(output, True) == Usage(3, 0)
