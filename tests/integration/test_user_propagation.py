@@ -26,7 +26,7 @@ from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
 Call = Callable[[], Any]
-Carrier = Callable[[Call], Any]
+Runner = Callable[[Call], Any]
 
 WAIT_S = 30.0
 
@@ -50,7 +50,7 @@ def call(request: pytest.FixtureRequest, fake: FakeProvider) -> Iterator[Call]:
             )
 
 
-# -- ways to carry a call; each is called inside the user's block
+# -- ways to run a call elsewhere; each is used inside the user's block
 
 
 class _Subclass(threading.Thread):
@@ -163,7 +163,7 @@ def from_a_callback(call: Call) -> None:
     loop.close()
 
 
-CARRIERS: dict[str, Carrier] = {
+RUNNERS: dict[str, Runner] = {
     "here": lambda call: call(),
     "thread": lambda call: _start(threading.Thread(target=call)),
     "subclass of Thread": lambda call: _start(_Subclass(call)),
@@ -189,16 +189,18 @@ def instance() -> Paygent:
     return found
 
 
-@pytest.mark.parametrize("carrier", CARRIERS.values(), ids=CARRIERS.keys())
-def test_carrier__of_a_sync_call__keeps_the_user(carrier: Carrier, call: Call, init: Init) -> None:
+@pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS.keys())
+def test_propagation__of_a_sync_call__keeps_the_user(
+    runner: Runner, call: Call, init: Init
+) -> None:
     """Metered once, on the user of the block."""
     metered = Metered(init())
     with paygent_context("u1", session_id="s1"):
-        carrier(call)
+        runner(call)
     assert (metered.only.user_id, metered.only.quality) == ("u1", "exact")
 
 
-ASYNC_CARRIERS: dict[str, Callable[[Callable[[], Any]], Awaitable[Any]]] = {
+ASYNC_RUNNERS: dict[str, Callable[[Callable[[], Any]], Awaitable[Any]]] = {
     "here": lambda work: work(),
     "task": lambda work: asyncio.create_task(work()),
     "gather": lambda work: asyncio.gather(work(), return_exceptions=False),
@@ -219,9 +221,9 @@ def _bare() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("sdk", ["openai", "anthropic"])
-@pytest.mark.parametrize("carrier", ASYNC_CARRIERS.values(), ids=ASYNC_CARRIERS.keys())
-async def test_carrier__of_an_async_call__keeps_the_user(
-    carrier: Callable[[Callable[[], Any]], Awaitable[Any]],
+@pytest.mark.parametrize("runner", ASYNC_RUNNERS.values(), ids=ASYNC_RUNNERS.keys())
+async def test_propagation__of_an_async_call__keeps_the_user(
+    runner: Callable[[Callable[[], Any]], Awaitable[Any]],
     sdk: str,
     init: Init,
     fake: FakeProvider,
@@ -239,7 +241,7 @@ async def test_carrier__of_an_async_call__keeps_the_user(
             )
 
     with paygent_context("u1"):
-        await carrier(work)
+        await runner(work)
     events = await asyncio.to_thread(lambda: metered.events)
     assert [(event.user_id, event.quality) for event in events] == [("u1", "exact")]
 
@@ -358,9 +360,9 @@ def test_thread__in_a_context_that_the_application_gave_it__is_left_alone(init: 
     assert seen == [None]
 
 
-@pytest.mark.parametrize("carry", [in_thread_of_a_thread, in_pool])
+@pytest.mark.parametrize("runner", [in_thread_of_a_thread, in_pool])
 def test_wrap__with_its_call_on_a_thread__counts_once_and_does_not_wait_for_itself(
-    carry: Carrier, init: Init, fake: FakeProvider
+    runner: Runner, init: Init, fake: FakeProvider
 ) -> None:
     """The enclosing call is propagated with the user: the inner call counts, and the wrapper
     releases its hold, also where both do not fit under the cap.
@@ -378,7 +380,7 @@ def test_wrap__with_its_call_on_a_thread__counts_once_and_does_not_wait_for_itse
             return client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=20)
 
         pg.wrap(
-            lambda: carry(call),
+            lambda: runner(call),
             "a",
             model="gpt-4o",
             estimated_input_tokens=10,
@@ -496,7 +498,7 @@ def test_work__that_raises_or_cannot_be_called__ends_as_without_paygent(init: In
 # -- in and out
 
 
-def _carried() -> tuple[Any, ...]:
+def _patched() -> tuple[Any, ...]:
     return (
         threading.Thread.start,
         ThreadPoolExecutor.submit,
@@ -508,30 +510,30 @@ def _carried() -> tuple[Any, ...]:
 
 def test_carry_user__off__patches_no_thread_and_no_pool(init: Init) -> None:
     """The opt-out applies to one `init`; a later one may differ."""
-    bare = _carried()
+    bare = _patched()
     pg = init(carry_user=False)
-    assert _carried() == bare
+    assert _patched() == bare
     pg.instrument()
-    assert _carried() == bare
+    assert _patched() == bare
     init()
-    assert all(now is not before for now, before in zip(_carried(), bare, strict=True))
+    assert all(now is not before for now, before in zip(_patched(), bare, strict=True))
     init(carry_user=False)
-    assert _carried() == bare
+    assert _patched() == bare
 
 
 def test_uninstrument__takes_the_patches_of_threads_out(init: Init) -> None:
     """`instrument` puts them in again, once."""
-    bare = _carried()
+    bare = _patched()
     pg = init()
-    once = _carried()
+    once = _patched()
     pg.instrument()
-    assert _carried() == once
+    assert _patched() == once
     pg.uninstrument()
-    assert _carried() == bare
+    assert _patched() == bare
     pg.instrument()
-    assert [each.__wrapped__ for each in _carried()] == list(bare)
+    assert [each.__wrapped__ for each in _patched()] == list(bare)
     instrumentation.uninstall()
-    assert _carried() == bare
+    assert _patched() == bare
 
 
 def test_uninstrument__inside_another_patch__propagates_no_user(init: Init) -> None:
