@@ -1,9 +1,9 @@
-"""`make bench`: what a call pays for Paygent.
+"""`make bench`: the overhead Paygent adds to a call.
 
-The hot loop (a stubbed provider, nothing but our path), whole and by step; the path where many
-threads or tasks are under way; the journal's kinds of segments; and the path inside real SDK calls.
-Each metered call is beside a bare one, so that drift hits both alike. With `--reference PYTHON` the
-last is also measured there, for another `paygent` installed in that environment.
+The hot loop (a stubbed provider and Paygent's path alone), in total and by step; the path with many
+threads or tasks; the journal's kinds of segments; and the path inside real SDK calls. Metered and
+bare calls alternate, so that drift affects both equally. With `--reference PYTHON` the last one is
+also measured for the `paygent` that is installed in that environment.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from tests.bench.streams import streams
 
 
 def hot_loop(rounds: int) -> None:
-    """Measure begin and settle around nothing, whole and by step."""
+    """Measure begin and settle without a provider, in total and by step."""
     from paygent import ModelLimitConfig, Paygent, PlanConfig, paygent_context
     from paygent.client.accounts.holds import Hold
+    from paygent.client.instrument.openai.usage import from_openai
     from paygent.client.metering.call import Call, Request
     from paygent.client.metering.estimates import use_of
-    from paygent.core.estimate import measure as measure_body
     from paygent.core.event import encode_end
     from paygent.core.pricing import cost_nano
-    from paygent.core.usage import Usage, from_openai
+    from paygent.core.request_size import measure as measure_body
+    from paygent.core.usage import Usage
 
     with tempfile.TemporaryDirectory() as folder:
         pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
@@ -58,7 +59,7 @@ def hot_loop(rounds: int) -> None:
             "completion_tokens_details": {"reasoning_tokens": 0},
         }
         usage = Usage(150, 40, 64, model="gpt-4o")
-        meter = pg._meter
+        meter = pg._parts.meter
 
         with paygent_context(user_id="user"):
 
@@ -75,20 +76,22 @@ def hot_loop(rounds: int) -> None:
             print(f"hot loop, {rounds} calls, stubbed provider (budget: p50 ≤ 25 µs, p99 ≤ 100 µs)")
             show("whole added path", measure(once, rounds))
             print("  by step:")
-            resolved = pg._catalogue.resolve("openai", "gpt-4o", first.at_us, first.plan)
+            resolved = pg._parts.catalogue.resolve("openai", "gpt-4o", first.at_us, first.plan)
             user, now = first.user, first.at_us
             show("identify", measure(lambda: meter._attribution.resolve(request), rounds))
             show("estimate: measure the body", measure(lambda: measure_body(body), rounds))
             show("estimate: tokens", measure(lambda: use_of(first), rounds))
             show(
                 "price list",
-                measure(lambda: pg._catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds),
+                measure(
+                    lambda: pg._parts.catalogue.resolve("openai", "gpt-4o", now, first.plan), rounds
+                ),
             )
 
             def hold() -> None:
                 held = Hold(use_of(first), "gpt-4o", first.session_id, now)
-                pg._accounts.admission.hold(user, held, strict=False)
-                pg._accounts.admission.release(user, held)
+                pg._parts.accounts.admission.hold(user, held, strict=False)
+                pg._parts.accounts.admission.release(user, held)
 
             show("gate: hold and release", measure(hold, rounds))
             show("journal: begin record", measure(lambda: meter._write_begin(first), rounds))
@@ -97,12 +100,14 @@ def hot_loop(rounds: int) -> None:
             event = meter._event(first, usage)
             show("settle: the event", measure(lambda: meter._event(first, usage), rounds))
             show("settle: encode", measure(lambda: encode_end(event), rounds))
-            show("journal: an append", measure(lambda: pg._journal.append(b"x" * 400), rounds))
+            show(
+                "journal: an append", measure(lambda: pg._parts.journal.append(b"x" * 400), rounds)
+            )
         pg.shutdown(timeout=30)
 
 
 def in_situ(python: str, rounds: int, label: str, *options: str) -> dict[str, Any]:
-    """Measure real SDK calls, metered and bare in turn, in a process of its own."""
+    """Measure real SDK calls, metered and bare alternately, in a separate process."""
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd()) if python == sys.executable else ""}
     done = subprocess.run(
         [python, "-c", IN_SITU_SCRIPT, str(rounds), *options],
@@ -127,7 +132,7 @@ def in_situ(python: str, rounds: int, label: str, *options: str) -> dict[str, An
 
 
 def import_time() -> None:
-    """Measure `import paygent`, best of five processes."""
+    """Measure `import paygent` in five processes."""
     code = "import time; s=time.perf_counter(); import paygent; print((time.perf_counter()-s)*1000)"
     readings = [
         float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout)
@@ -155,7 +160,7 @@ def main() -> None:
     journals(300)
     streams()
     cap(3)
-    print("inside real SDK calls, metered and bare in turn (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
+    print("inside real SDK calls, metered and bare alternating (budget: p50 ≤ 60 µs, p99 ≤ 150 µs)")
     ours = in_situ(sys.executable, 4_000, "paygent", "--steps")
     if options.reference:
         theirs = in_situ(options.reference, 4_000, "reference")

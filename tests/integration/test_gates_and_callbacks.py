@@ -233,10 +233,12 @@ async def test_callbacks__async_ones_of_an_async_call__run_on_its_loop_and_flush
         return answer()
 
     await pg.awrap(provider, "u1", "m")
-    flushing = asyncio.ensure_future(asyncio.to_thread(pg._callbacks.flush, 10.0))
+    flushing = asyncio.ensure_future(asyncio.to_thread(pg._parts.callbacks.flush, 10.0))
     await asyncio.sleep(0.02)
     assert (flushing.done(), ran) == (False, [])
-    assert pg._callbacks.flush(0.5) is True  # on the loop itself it does not wait: it would stop it
+    assert (
+        pg._parts.callbacks.flush(0.5) is True
+    )  # on the loop itself it does not wait: it would stop it
     release.set()
     assert await flushing is True
     assert ran == [(True, 0.01)]
@@ -255,10 +257,10 @@ def test_flush__an_async_callback_whose_loop_has_ended__is_not_waited_for(init: 
 
     loop = asyncio.new_event_loop()
     loop.run_until_complete(pg.awrap(provider, "u1", "m"))
-    assert pg._callbacks.flush(0.05) is False
+    assert pg._parts.callbacks.flush(0.05) is False
     tasks = asyncio.all_tasks(loop)
     loop.close()
-    assert pg._callbacks.flush(5.0) is True
+    assert pg._parts.callbacks.flush(5.0) is True
     for task in tasks:
         task._log_destroy_pending = False  # type: ignore[attr-defined] # as meant
 
@@ -320,7 +322,7 @@ def test_gate__a_user_who_is_switched_off__passes_unmetered(init: Init) -> None:
     """`sdk_enabled=False` on a user: no gate, no event."""
     pg = started(init, PlanConfig(max_spend_per_period=0))
     pg.get_usage("u1")
-    pg._accounts.registry.users["u1"].sdk_enabled = False
+    pg._parts.accounts.registry.users["u1"].sdk_enabled = False
     assert call(pg) == answer()
     assert pg.get_user_state("u1").sdk_enabled is False
     assert pg.get_usage("u1").period_cost_nano == 0

@@ -39,7 +39,7 @@ def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
 
 def held(pg: Paygent) -> int:
     """What is held on the user's accounts."""
-    return sum(each.held for each in pg._accounts.registry.users["u1"].accounts.values())
+    return sum(each.held for each in pg._parts.accounts.registry.users["u1"].accounts.values())
 
 
 @pytest.mark.parametrize("answer", [Answer(status=500), Answer(status=429), Answer(status=400)])

@@ -250,7 +250,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 def test_p10__any_odd_value_of_any_argument__is_taken_or_named(init: Init, verb: str) -> None:
     """No other exception than the one that names the field, and the next call works as ever."""
     pg = init(auto_instrument=False)
-    pg._callbacks.register = lambda kind, callback: None  # type: ignore[method-assign] # odd ones
+    pg._parts.callbacks.register = lambda kind, callback: None  # type: ignore[method-assign] # odd ones
     good, named = ARGUMENTS[verb], set[str]()
 
     def call(name: str, value: Any) -> None:

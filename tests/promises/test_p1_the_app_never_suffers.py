@@ -22,7 +22,7 @@ from paygent.client.accounts.forecasts import UsageForecast
 from paygent.client.accounts.registry import UserRegistry
 from paygent.client.journal import journal
 from paygent.client.journal.journal import Journal
-from paygent.client.metering import meter, records
+from paygent.client.metering import booking, meter, records
 from paygent.client.metering.attribution import Attribution
 from paygent.client.runtime.settings import Settings
 from paygent.ledger.port import LedgerUnavailable
@@ -66,7 +66,7 @@ SEAMS: dict[str, tuple[Any, str, str]] = {
     "size": (meter, "measure", "begin"),
     "lock": (accounts_module, "acquire_soon", "begin"),
     "journal begin": (Journal, "begin", "begin"),
-    "pricing the answer": (meter, "price", "settle"),
+    "pricing the answer": (booking, "price", "settle"),
     "settling": (Admission, "settle", "settle"),
     "learning": (UsageForecast, "learn", "settle"),
     "price list": (records, "rates_to_json", "price_list"),
@@ -89,7 +89,7 @@ def test_p1__a_seam_that_fails__leaves_the_answer_alone(
     assert pg is not None
     assert pg.health()["counts"][kind] == 1
     monkeypatch.undo()
-    users = list(pg._accounts.registry.users.values())
+    users = list(pg._parts.accounts.registry.users.values())
     assert not any(account.calls for user in users for account in user.accounts.values())
     if seam == "journal end":  # nothing can be said of it any more: booked when the process ends
         assert pg.health()["calls_in_flight"] == 1
@@ -138,7 +138,7 @@ def test_p1__a_clock_that_jumps__changes_no_answer_and_leaves_no_hold(
     for _ in range(3):
         assert pg.wrap(jumping, "u1", "gpt-4o")["model"] == "gpt-4o"
         now[0] -= jump_s * 10**6
-    books = pg._accounts.registry.users["u1"].accounts.values()
+    books = pg._parts.accounts.registry.users["u1"].accounts.values()
     assert not any(account.calls or account.held for account in books)
     assert sum(row.calls for row in pg.report()) == 3 or jump_s > 0
     pg.flush()
@@ -250,7 +250,7 @@ def test_p1__a_ledger_that_is_away__changes_nothing_for_the_app(
                     call(client)
         assert pg.get_usage("u1").period_cost_nano == 5 * 450_000
         assert pg.pending_events == 5
-    pg._worker._wake.set()
+    pg._parts.worker._wake.set()
     while pg.pending_events:
         pg.flush()
     assert pg.report()[0].cost_nano == 5 * 450_000

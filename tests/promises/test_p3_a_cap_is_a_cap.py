@@ -141,7 +141,7 @@ class Crowd:
     def outcome(self) -> Outcome:
         """Return what has become of the callers so far."""
         usage = self.pg.get_usage(self.user_id)
-        user = self.pg._accounts.registry.users[self.user_id]
+        user = self.pg._parts.accounts.registry.users[self.user_id]
         held = sum(account.held + len(account.calls) for account in user.accounts.values())
         assert not any(account.waiting for account in user.accounts.values())
         return Outcome(len(self.served), self.refusals, usage.period_cost_nano, held)
@@ -241,15 +241,15 @@ def test_p3__calls_that_differ_by_30_percent__pass_the_cap_by_no_more_than_the_b
     pg = started(init, plan(fit=100))
     crowd = Crowd(pg, noisy(seed), latency_s=0.01)
     costs: dict[Hold, int] = {}
-    settle = pg._accounts.admission.settle
+    settle = pg._parts.accounts.admission.settle
 
     def noted(user: User, hold: Hold | None, event: Any, learned: Any = None) -> None:
         if hold is not None:
             costs[hold] = event.cost_nano
         settle(user, hold, event, learned)
 
-    monkeypatch.setattr(pg._accounts.admission, "settle", noted)
-    watched = Watched(pg._accounts, monkeypatch)
+    monkeypatch.setattr(pg._parts.accounts.admission, "settle", noted)
+    watched = Watched(pg._parts.accounts, monkeypatch)
     outcome = crowd.come(carrier)
     over_nano = outcome.spent_nano - 100 * CALL_NANO
     hold, _, held, others = watched.grants[-1]
@@ -287,6 +287,17 @@ def test_p3__a_strict_plan__is_never_passed(
     assert FIT * CALL_NANO - worst_nano < outcome.spent_nano <= FIT * CALL_NANO
     assert outcome.held == 0
     assert {each.gate_reason for each in outcome.refusals} == {"total_spend"}
+
+
+def test_p3__a_strict_plan__lets_the_first_call_go(init: Init, fake: FakeProvider) -> None:
+    """A call without `max_tokens` is bound by the model's maximum output, not its context window."""
+    pg = init()
+    pg.configure_plan("default", PlanConfig(max_spend_per_period=1.0, pre_call_estimate=True))
+    client = openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0)
+    fake.default = Answer(model="gpt-4o", tokens=Tokens(8, 9))
+    with paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=HELLO)
+    assert 0 < pg.get_usage("u1").period_cost < 0.001
 
 
 @pytest.mark.parametrize("carrier", ["threads", "tasks"])
@@ -401,7 +412,7 @@ def test_p3__check_guard_while_calls_are_in_flight__names_contention(init: Init)
 
     thread = threading.Thread(target=lambda: pg.wrap(provider, user_id="u1", model="m"))
     thread.start()
-    while not any(each.calls for each in pg._accounts.registry.users["u1"].accounts.values()):
+    while not any(each.calls for each in pg._parts.accounts.registry.users["u1"].accounts.values()):
         time.sleep(0.001)
     result = pg.check_guard("u1", "m")
     assert (result.status, result.gate_reason, result.retryable) == (
@@ -504,9 +515,9 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
     pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
     pg.configure_plan("default", plan(fit=1))
     pg.configure_plan("gold", plan(fit=100))
-    user = pg._accounts.registry.user("u1", now[0])
+    user = pg._parts.accounts.registry.user("u1", now[0])
     subscription = Subscription(to_us(start), to_us(end), "none")
-    pg._accounts.registry.assign("u1", "gold", None, subscription, now[0])
+    pg._parts.accounts.registry.assign("u1", "gold", None, subscription, now[0])
     crowd = Crowd(pg, latency_s=0.2)
     threads = at_once(crowd, 3)
     now[0] += 2 * 10**6

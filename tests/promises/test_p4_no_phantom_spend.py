@@ -46,16 +46,18 @@ def held(pg: Paygent, user_id: str = "u1") -> set[int]:
     """What is held on a user's accounts."""
     return {
         account.held
-        for account in pg._accounts.registry.user(user_id, pg._now_us()).accounts.values()
+        for account in pg._parts.accounts.registry.user(user_id, pg._now_us()).accounts.values()
     }
 
 
 def begun(pg: Paygent) -> Call:
     """A call under way, of the context's user."""
-    call = pg._meter.begin(Request("openai", "chat.completions", "gpt-4o", {"messages": []}))
+    call = pg._parts.meter.begin(Request("openai", "chat.completions", "gpt-4o", {"messages": []}))
     while isinstance(call, Wait):
         call.block()
-        call = pg._meter.begin(Request("openai", "chat.completions", "gpt-4o", {"messages": []}))
+        call = pg._parts.meter.begin(
+            Request("openai", "chat.completions", "gpt-4o", {"messages": []})
+        )
     assert call is not None
     return call
 
@@ -63,9 +65,9 @@ def begun(pg: Paygent) -> Call:
 def within(pg: Paygent, where: str) -> Any:
     """A lock of ours, as the code that holds it has it."""
     return {
-        "user": pg._accounts.registry.user("u1", pg._now_us()).lock,
-        "accounts": pg._accounts.registry.lock,
-        "rotation": pg._journal._rotation,
+        "user": pg._parts.accounts.registry.user("u1", pg._now_us()).lock,
+        "accounts": pg._parts.accounts.registry.lock,
+        "rotation": pg._parts.journal._rotation,
     }[where]
 
 
@@ -82,20 +84,20 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
             next(stream)
     finished = threading.Event()
     put_off: list[object] = []
-    settled = pg._accounts.admission.settle
+    settled = pg._parts.accounts.admission.settle
     lock = within(pg, where)
 
     def collect_while_locked(*args: Any) -> None:
         monkeypatch.undo()  # once: the delivering thread may settle the stream through here too
         with lock:
             gc.collect()
-            put_off.extend(pg._meter.deferred_ends.waiting)
+            put_off.extend(pg._parts.meter.deferred_ends.waiting)
         settled(*args)
 
     gc.disable()
     try:
         del stream
-        monkeypatch.setattr(pg._accounts.admission, "settle", collect_while_locked)
+        monkeypatch.setattr(pg._parts.accounts.admission, "settle", collect_while_locked)
 
         def work() -> None:
             pg.record_event("u2", cost=1)
@@ -120,7 +122,7 @@ def test_p4__a_dropped_stream__is_counted_without_another_call(
     pg = init()
     with paygent_context(user_id="u1"):
         call = begun(pg)
-    pg._meter.deferred_ends.add(lambda: pg._meter.settle(call, Usage(100, 20)))
+    pg._parts.meter.deferred_ends.add(lambda: pg._parts.meter.settle(call, Usage(100, 20)))
     assert pg.flush() >= 0
     assert (held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 120)
 
@@ -135,7 +137,7 @@ def test_p4__two_threads_end_one_call__it_ends_once(init: Init) -> None:
 
             def end(call: Call = call, barrier: threading.Barrier = barrier) -> None:
                 barrier.wait(WAIT_S)
-                pg._meter.settle(call, Usage(100, 20))
+                pg._parts.meter.settle(call, Usage(100, 20))
 
             for done in [pool.submit(end) for _ in range(2)]:
                 done.result(WAIT_S)
@@ -160,12 +162,12 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
 
-    part = pg._callbacks if where == "callbacks.fire" else pg._journal
+    part = pg._parts.callbacks if where == "callbacks.fire" else pg._parts.journal
     with monkeypatch.context() as patch, paygent_context(user_id="u1"):
         patch.setattr(part, where.split(".")[1], interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-    assert (fake.requests, held(pg), pg._journal.calls_in_flight) == ([], {0}, 0)
+    assert (fake.requests, held(pg), pg._parts.journal.calls_in_flight) == ([], {0}, 0)
     assert pg.get_usage("u1").period_cost_nano == 500_000_000
 
 
@@ -189,7 +191,7 @@ def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
 
 def nothing_left(pg: Paygent, user_id: str = "u1") -> bool:
     """Tell whether no call holds, waits or is written as under way."""
-    books = pg._accounts.registry.users[user_id].accounts.values()
+    books = pg._parts.accounts.registry.users[user_id].accounts.values()
     return not any(account.held or account.calls or account.waiting for account in books)
 
 
@@ -315,7 +317,7 @@ def test_p4__shutdown_with_calls_in_line_and_under_way__ends_them_all(init: Init
 
 def is_undelivered_right(pg: Paygent) -> bool:
     """Tell whether each account counts what the ledger does not have yet, and nothing else."""
-    user = pg._accounts.registry.users["u1"]
+    user = pg._parts.accounts.registry.users["u1"]
     with user.lock:
         return all(
             account.pending
@@ -391,7 +393,7 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
 
     def once() -> None:
         with paygent_context("u1"):
-            pg._meter.settle(begun(pg), Usage(10, 5, model="gpt-4o"))
+            pg._parts.meter.settle(begun(pg), Usage(10, 5, model="gpt-4o"))
 
     for _ in range(40):
         once()
@@ -400,7 +402,7 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
     while where:
         line += 1
         where = interrupted_at(line, once)
-        assert not pg._accounts.registry.users["u1"].lock.locked(), where
+        assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
         pg.get_usage("u1")  # as any next step does, it ends what nobody else can
         assert nothing_left(pg), where
         assert is_undelivered_right(pg), where
@@ -425,9 +427,9 @@ def test_p4__an_interruption_at_any_line_of_a_calls_void__books_nothing(init: In
         line += 1
         with paygent_context("u1"):
             call = begun(pg)
-        where = interrupted_at(line, lambda call=call: pg._meter.void(call, "a test"))  # type: ignore[misc]
+        where = interrupted_at(line, lambda call=call: pg._parts.meter.void(call, "a test"))  # type: ignore[misc]
         if where.startswith("void: try") or not call.done:
-            pg._meter.void(call, "a test")  # interrupted before anything was done
+            pg._parts.meter.void(call, "a test")  # interrupted before anything was done
         assert nothing_left(pg), where
         assert pg.health()["calls_in_flight"] == 0, where
     assert line > 10
@@ -454,8 +456,8 @@ def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_ret
         if corrects:
             of["corrects"] = pg.record_event("u1", cost=0).id
         where = interrupted_at(line, once)
-        assert not pg._accounts.registry.users["u1"].lock.locked(), where
-        assert not pg._manual._lock.locked(), where
+        assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
+        assert not pg._parts.recorder._lock.locked(), where
         once()
         assert pg.get_usage("u1").period_cost_nano == key * 10**9, where
         assert is_undelivered_right(pg), where
@@ -516,7 +518,7 @@ def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_receive
     """Its finalizers run in any order with that of the call, which knows the estimate only."""
     pg = limited(init, PlanConfig())
     dropped: list[Call] = []
-    monkeypatch.setattr(pg._meter, "_dropped", dropped.append)
+    monkeypatch.setattr(pg._parts.meter, "_dropped", dropped.append)
     with paygent_context("u1"):
         response = client.chat.completions.with_raw_response.create(
             model="gpt-4o", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
@@ -529,7 +531,7 @@ def test_p4__a_raw_stream_that_is_collected_inside_ours__counts_what_was_receive
     del response, lines, cycle
     assert not nothing_left(pg)
     gc.collect()
-    pg._meter.deferred_ends.run()
+    pg._parts.meter.deferred_ends.run()
     assert dropped == []
     assert pg.get_usage("u1").period_tokens_by_model == {"gpt-4o": 120}
     assert nothing_left(pg)

@@ -58,7 +58,7 @@ def pg(init: Init) -> Paygent:
 def event_of(pg: Paygent, answer: Any = CHAT, model: str = "gpt-4o", **more: Any) -> str:
     """Make one call and deliver it; return the id of its event."""
     events: list[Any] = []
-    pg._callbacks.register("usage", events.append)
+    pg._parts.callbacks.register("usage", events.append)
     pg.wrap(lambda: answer, "ann [x]", model, provider="openai", **more)
     pg.flush()
     return str(events[0].id)
@@ -137,7 +137,7 @@ def priced_event(pg: Paygent, usage: Usage, provider: str = "openai") -> str:
     """Book a usage as the answer of a call, and return the event's id."""
     events: list[UsageEvent] = []
     pg.on_usage(events.append)
-    meter = pg._meter
+    meter = pg._parts.meter
     request = Request(provider, "any", usage.model or "", None)
     call = meter.begin(request)
     while isinstance(call, Wait):
@@ -189,7 +189,7 @@ def test_explain__the_usage_of_a_job__is_a_difference_at_its_own_list(
     events: list[UsageEvent] = []
     pg.on_usage(events.append)
     status_of_job = JobStatus("response:r", (Usage(100, 20, model="gpt-5"),))
-    pg._meter.collect(Request("openai", "responses.retrieve", "", None), status_of_job)
+    pg._parts.meter.collect(Request("openai", "responses.retrieve", "", None), status_of_job)
     pg.flush()
     status, text = explain(db_path, events[0].id)
     assert status == 0

@@ -25,7 +25,7 @@ class Accounts:
         sync: Questions to the ledger, and its answers.
     """
 
-    __slots__ = ("admission", "registry", "sessions", "sync")
+    __slots__ = ("__weakref__", "admission", "registry", "sessions", "sync")
 
     def __init__(
         self,

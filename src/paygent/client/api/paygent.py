@@ -12,42 +12,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from paygent.client.accounts.admission import waiting_count
-from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import valid_seconds
-from paygent.client.api.plans import PlanRegistry
-from paygent.client.api.queries import UserQueries
-from paygent.client.api.record_event import EventRecorder
+from paygent.client.api.composition import MEMORY, compose
 from paygent.client.api.verbs import Verbs
-from paygent.client.api.wrap import CallableWrapper
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.journal.delivery import Worker
-from paygent.client.journal.journal import Journal
-from paygent.client.metering.meter import Meter
-from paygent.client.runtime import ids
-from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.lifecycle import EXIT_WAIT_S, watch
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.client.runtime.settings import (
-    SYNC_INTERVAL_S,
     Settings,
     is_disabled,
     read_settings,
 )
 from paygent.failopen import attempt, diagnostics, warn
 from paygent.ledger.handshake import Probe
-from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
-from paygent.prices.catalogue import Catalogue
-
-_MEMORY = ":memory:"
-_CHECK_EVERY_S = 2.0  # a look at every patch takes less than half a millisecond
-
-_T = TypeVar("_T")
-_C = TypeVar("_C", bound=Callable[..., Any])
 
 
 def system_clock() -> int:
@@ -178,53 +160,7 @@ class Paygent(Verbs):
         self._probe = (
             None if disabled or not settings.api_key else Probe(settings.base_url, settings.api_key)
         )
-        product = settings.ledger_product
-        path = _MEMORY if disabled else settings.db_path
-        self._ledger = ledger if ledger is not None else _local_ledger(product, path)
-        self._catalogue = Catalogue()
-        self._accounts = Accounts(
-            default_plan=settings.default_plan,
-            new_id=ids.new_id,
-            warn_every_call=settings.soft_gate == "every_call",
-            refresh_us=int(settings.refresh_interval_s * 1_000_000),
-        )
-        self._journal = _journal_beside(path, product, settings.max_queue_size)
-        self._worker = Worker(
-            self._ledger,
-            self._accounts,
-            self._journal,
-            now_us=now_us,
-            interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
-            enabled=not disabled,
-        )
-        self._callbacks = Callbacks()
-        self._meter = Meter(
-            settings,
-            self._accounts,
-            self._catalogue,
-            self._journal,
-            self._worker,
-            self._callbacks,
-            now_us,
-        )
-        self._worker.before_round = self._before_round
-        self._next_check_s = 0.0
-        self._asking = UserQueries(
-            self._accounts,
-            self._catalogue,
-            self._worker,
-            now_us,
-            enabled=not disabled,
-            end_late=self._meter.deferred_ends.run,
-        )
-        meter = None if disabled else self._meter
-        entries = None if disabled else self._meter.records
-        self._directory = PlanRegistry(
-            settings.default_plan, self._accounts, self._asking, self._callbacks, entries, now_us
-        )
-        self._meter.records.session_opened = self._directory.say_opened
-        self._wrapping = CallableWrapper(meter, settings.registry)
-        self._manual = EventRecorder(product, self._accounts, self._catalogue, entries, now_us)
+        self._parts = compose(settings, now_us=now_us, ledger=ledger, disabled=disabled)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
@@ -233,19 +169,11 @@ class Paygent(Verbs):
         if self._disabled:
             attempt("patch", instrumentation.install, True)
             return
-        if self._settings.db_path != _MEMORY:
+        if self._settings.db_path != MEMORY:
             attempt("data_folder", _make_folder, self._settings.db_path)
-        set_active(self._meter)
+        set_active(self._parts.meter)
         # An application may name the user of a single call, which the SDKs would refuse.
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
-
-    def _before_round(self) -> None:
-        """Do what the delivering thread does before each of its rounds."""
-        self._meter.deferred_ends.run()
-        now_s = time.monotonic()
-        if now_s >= self._next_check_s and active() is self._meter:
-            self._next_check_s = now_s + _CHECK_EVERY_S
-            attempt("self_check", instrumentation.check)
 
     def _provide(self) -> None:
         settings = self._settings
@@ -277,12 +205,12 @@ class Paygent(Verbs):
         Returns:
             How many events were delivered while this waited.
         """
-        before = self._worker.flushed
-        self._meter.deferred_ends.run()
-        self._callbacks.flush(EXIT_WAIT_S)
-        if self._worker.is_running or self._journal.has_any:
-            self._worker.flush(10.0)
-        return self._worker.flushed - before
+        before = self._parts.worker.flushed
+        self._parts.meter.deferred_ends.run()
+        self._parts.callbacks.flush(EXIT_WAIT_S)
+        if self._parts.worker.is_running or self._parts.journal.has_any:
+            self._parts.worker.flush(10.0)
+        return self._parts.worker.flushed - before
 
     def sync_pending(self) -> int:
         """Deliver what waits in the journal to the ledger now; the same as `flush`.
@@ -308,18 +236,18 @@ class Paygent(Verbs):
             if self._is_shut_down:
                 return
             self._is_shut_down = True
-            self._wrapping.stop()
-            if active() is self._meter:
+            self._parts.wrapper.stop()
+            if active() is self._parts.meter:
                 set_active(None)
             if type(self)._instance is self:
                 type(self)._instance = None
         deadline = time.monotonic() + timeout
-        self._meter.deferred_ends.run()
-        self._callbacks.flush(timeout / 2)
-        self._callbacks.stop()
-        if self._worker.stop(max(deadline - time.monotonic(), 0.0)):
-            self._journal.close()
-            self._ledger.close()
+        self._parts.meter.deferred_ends.run()
+        self._parts.callbacks.flush(timeout / 2)
+        self._parts.callbacks.stop()
+        if self._parts.worker.stop(max(deadline - time.monotonic(), 0.0)):
+            self._parts.journal.close()
+            self._parts.ledger.close()
 
     def instrument(self) -> None:
         """Patch the provider SDKs, now and when they are imported later; idempotent."""
@@ -374,7 +302,7 @@ class Paygent(Verbs):
     @property
     def pending_events(self) -> int:
         """How many events the ledger does not have yet."""
-        return sum(len(user.pending) for user in list(self._accounts.registry.users.values()))
+        return sum(len(user.pending) for user in list(self._parts.accounts.registry.users.values()))
 
     @property
     def queue_stats(self) -> dict[str, Any]:
@@ -382,18 +310,19 @@ class Paygent(Verbs):
         is_running.
         """
         return {
-            "total_pushed": self._worker.flushed + self.pending_events,
-            "total_flushed": self._worker.flushed,
-            "total_dropped": self._journal.dropped,
+            "total_pushed": self._parts.worker.flushed + self.pending_events,
+            "total_flushed": self._parts.worker.flushed,
+            "total_dropped": self._parts.journal.dropped,
             "pending": self.pending_events,
-            "is_running": self._worker.is_running,
+            "is_running": self._parts.worker.is_running,
         }
 
     @property
     def session_count(self) -> int:
         """How many users of this process have an open session."""
         return sum(
-            user.open_session is not None for user in list(self._accounts.registry.users.values())
+            user.open_session is not None
+            for user in list(self._parts.accounts.registry.users.values())
         )
 
     def health(self) -> dict[str, Any]:
@@ -408,59 +337,22 @@ class Paygent(Verbs):
         return {
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,
-            "calls_in_flight": self._journal.calls_in_flight,
-            "calls_waiting": waiting_count(list(self._accounts.registry.users.values())),
-            "journal_durable": self._journal.is_durable and self._journal.folder is not None,
+            "calls_in_flight": self._parts.journal.calls_in_flight,
+            "calls_waiting": waiting_count(list(self._parts.accounts.registry.users.values())),
+            "journal_durable": self._parts.journal.is_durable
+            and self._parts.journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(diagnostics.counts),
-            "catalogue": self._catalogue.as_of,
+            "catalogue": self._parts.catalogue.as_of,
         }
 
     def pause_for_fork(self) -> None:
         """Close what a forked child must not inherit."""
-        self._ledger.pause_for_fork()
+        self._parts.ledger.pause_for_fork()
 
     def resume_after_fork(self) -> None:
         """Go on in the parent of a fork."""
-        self._ledger.resume_after_fork()
-
-    def renew_after_fork(self) -> None:
-        """Start anew in a forked child: its own journal, threads and connections, no calls in
-        flight.
-        """
-        self._journal.renew_after_fork(_owner_name())
-        self._ledger.forget_after_fork()
-        self._accounts.renew_after_fork()
-        self._worker.renew_after_fork()
-        self._meter.renew_after_fork()
-        self._callbacks.renew_after_fork()
-        self._manual.renew_after_fork()
-        instrumentation.renew_after_fork()
-        type(self)._installing = threading.RLock()
-
-
-# -- small parts
-
-
-def _journal_beside(path: str, product: str, max_queue_size: int) -> Journal:
-    """Return a product's journal, in a folder beside the store or in memory."""
-    return Journal(
-        None if path == _MEMORY else Path(path + ".journal") / product,
-        owner=_owner_name(),
-        records_in_memory_max=2 * max_queue_size,  # a call begins and ends
-    )
-
-
-def _local_ledger(product: str, path: str) -> Ledger:
-    """Return a ledger over a store in this process, a connection for each thread that uses it."""
-    from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
-
-    writer = SqliteStore(path)
-    return LocalLedger(product, writer, writer if path == _MEMORY else SqliteStore(path))
-
-
-def _owner_name() -> str:
-    return f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._parts.ledger.resume_after_fork()
 
 
 def _make_folder(db_path: str) -> None:

@@ -1,7 +1,7 @@
-"""Plans and who is on them: the verbs that configure.
+"""Plans and assignments: the verbs that configure.
 
-Each changes this process's memory at once and is a record of the journal, which the ledger gets in
-its turn. Bad values raise here, all at once: nobody's call is under way.
+Each changes this process's memory at once and appends a record to the journal, for the ledger. Bad
+values raise here, all of them at once: no call is in flight.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.journal import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
-from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
-from paygent.core.plan import PlanConfig, plan_to_json
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_to_json
 from paygent.core.validation import ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
@@ -33,9 +33,8 @@ class PlanRegistry:
         self,
         default_plan: str,
         accounts: Accounts,
-        asking: UserQueries,
-        callbacks: Callbacks,
-        entries: RecordWriter | None,
+        queries: UserQueries,
+        records: RecordWriter | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -43,16 +42,14 @@ class PlanRegistry:
         Args:
             default_plan: The plan that may be assigned without being configured.
             accounts: This process's memory.
-            asking: Knows users.
-            callbacks: Told when a session opens.
-            entries: Writes the records; None writes none (Paygent is switched off).
+            queries: Looks users up.
+            records: Writes the records; None writes none (Paygent is switched off).
             now_us: The clock.
         """
         self._default_plan = default_plan
         self._accounts = accounts
-        self._asking = asking
-        self._callbacks = callbacks
-        self._entries = entries
+        self._queries = queries
+        self._records = records
         self._now_us = now_us
 
     def configure(self, name: Any, config: Any) -> None:
@@ -61,15 +58,15 @@ class PlanRegistry:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = ValidationErrors("configure_plan")
-        check_name(findings, "name", name)
+        errors = ValidationErrors("configure_plan")
+        check_name(errors, "name", name)
         if not isinstance(config, PlanConfig):
-            findings.add("config", config, "must be a PlanConfig")
-        findings.raise_if_any()
+            errors.add("config", config, "must be a PlanConfig")
+        errors.raise_if_any()
         record = PlanRecord(name, plan_to_json(config), self._now_us())
         if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            findings.add("config", name, _TOO_LARGE)
-            findings.raise_if_any()
+            errors.add("config", name, _TOO_LARGE)
+            errors.raise_if_any()
         for cap in config.caps_out_of_range:
             warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
         self._accounts.registry.set_plan(name, config)
@@ -96,16 +93,16 @@ class PlanRegistry:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        findings = ValidationErrors(verb)
-        whose = check_user(findings, user_id)
-        check_name(findings, "plan", plan)
+        errors = ValidationErrors(verb)
+        known_id = check_user(errors, user_id)
+        check_name(errors, "plan", plan)
         if own is not None and not isinstance(own, PlanConfig):
-            findings.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
+            errors.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
         if billing_period is not None and not isinstance(billing_period, BillingPeriod):
-            findings.add("billing_period", billing_period, "must be a BillingPeriod, or None")
-        findings.raise_if_any()
+            errors.add("billing_period", billing_period, "must be a BillingPeriod, or None")
+        errors.raise_if_any()
         now_us = self._now_us()
-        user = self._asking.known(whose)
+        user = self._queries.known(known_id)
         subscription = subscription_of(billing_period)
         if opens_session and subscription is None:
             subscription = user.subscription  # a session does not change how the user pays
@@ -116,36 +113,30 @@ class PlanRegistry:
             subscription,
         ):
             document = plan_to_json(own) if own is not None else None
-            record = AssignRecord(whose, plan, document, subscription, now_us)
+            record = AssignRecord(known_id, plan, document, subscription, now_us)
             if len(encode_directory(record)) > RECORD_BYTES_MAX:
-                findings.add("plan_config", plan, _TOO_LARGE)
-                findings.raise_if_any()
-            self._accounts.registry.assign(whose, plan, own, subscription, now_us)
+                errors.add("plan_config", plan, _TOO_LARGE)
+                errors.raise_if_any()
+            self._accounts.registry.assign(known_id, plan, own, subscription, now_us)
             self._write(record)
         if own is None and plan not in (*self._accounts.registry.plans, self._default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens_session:
             self._open_session(user, now_us)
-        return self._asking.state(user)
+        return self._queries.state(user)
 
     def _open_session(self, user: User, now_us: int) -> None:
         self._accounts.sessions.session_for_call(user, None, now_us)
-        if self._entries is not None:
-            self._entries.write_opened_sessions()
+        if self._records is not None:
+            self._records.write_opened_sessions()
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
-        user = self._asking.known(user_id)
+        user = self._queries.known(user_id)
         closed = self._accounts.sessions.close(user, self._now_us())
         if closed is not None:
             self._write(closed)
 
-    def say_opened(self, user_id: str) -> None:
-        """Tell the application that a session of a user was opened."""
-        if self._callbacks.wants("session_start"):
-            user = self._accounts.registry.user(user_id, self._now_us())
-            self._callbacks.fire("session_start", self._asking.state(user))
-
     def _write(self, record: DirectoryRecord) -> None:
-        if self._entries is not None:
-            self._entries.write(record)
+        if self._records is not None:
+            self._records.write(record)

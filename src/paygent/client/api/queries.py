@@ -19,12 +19,13 @@ from paygent.client.journal.delivery import Worker
 from paygent.client.metering.call import wait_for
 from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
-from paygent.core.estimate import bound, measure, output_that_fits
+from paygent.core.estimate import bound, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
+from paygent.core.limit import LimitKey
 from paygent.core.messages import BookedEvent
 from paygent.core.period import calendar_month, to_datetime, to_us
-from paygent.core.plan import LimitKey
 from paygent.core.report import UsageRow, group
+from paygent.core.request_size import measure
 from paygent.core.validation import ValidationErrors
 from paygent.core.value import exact_usd
 from paygent.failopen import diagnostics
@@ -56,7 +57,7 @@ class UserQueries:
         now_us: Callable[[], int],
         *,
         enabled: bool,
-        end_late: Callable[[], None],
+        before_read: Callable[[], None],
     ) -> None:
         """Take the parts.
 
@@ -66,9 +67,9 @@ class UserQueries:
             worker: Asks the ledger.
             now_us: The clock.
             enabled: False asks no ledger (Paygent is switched off): nobody has used anything.
-            end_late: Ends what is to be ended before figures are read.
+            before_read: Called before figures are read; runs deferred ends.
         """
-        self._end_late = end_late
+        self._before_read = before_read
         self._accounts = accounts
         self._catalogue = catalogue
         self._worker = worker
@@ -79,7 +80,7 @@ class UserQueries:
         """Return a user, asked of the ledger if this process does not know them yet (a quarter
         second at most; on a thread that runs an event loop nobody waits).
         """
-        self._end_late()
+        self._before_read()
         now_us = self._now_us()
         user = self._accounts.registry.user(user_id, now_us)
         session_id = _context_session(user_id)
@@ -201,8 +202,8 @@ class UserQueries:
         resolved = self._catalogue.resolve("", model, now_us, user.plan)
         session_id, model_key = self.session_of(user), resolved.model_key
         limits = self._accounts.admission.limits(user, session_id, model_key, now_us)
-        if resolved.context_tokens is not None:
-            most = min(most, resolved.context_tokens)
+        if resolved.output_ceiling is not None:
+            most = min(most, resolved.output_ceiling)
         binding = "unbounded"
         for key, reading in limits:
             if key.metric == "spend" and resolved.is_free and reading.lines.cap:
@@ -286,7 +287,7 @@ class UserQueries:
         start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
         if not self._can_ask:
             raise LedgerUnavailable("this Paygent has been shut down")
-        self._end_late()
+        self._before_read()
         if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
             diagnostics.warn_once(
                 "report_incomplete", "a report lacks events that the ledger does not have yet"

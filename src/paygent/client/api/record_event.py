@@ -73,7 +73,7 @@ class EventRecorder:
         product: str,
         accounts: Accounts,
         catalogue: Catalogue,
-        entries: RecordWriter | None,
+        records: RecordWriter | None,
         now_us: Callable[[], int],
     ) -> None:
         """Take the parts.
@@ -82,13 +82,13 @@ class EventRecorder:
             product: Under which idempotency keys are kept apart.
             accounts: Where sessions are opened.
             catalogue: Prices of tokens.
-            entries: Books the events; None books nothing (Paygent is switched off).
+            records: Books the events; None books nothing (Paygent is switched off).
             now_us: The clock.
         """
         self._product = product
         self._accounts = accounts
         self._catalogue = catalogue
-        self._entries = entries
+        self._records = records
         self._now_us = now_us
         self._booked: dict[str, UsageEvent] = {}
         self._corrections: dict[str, dict[str, Event]] = {}
@@ -98,8 +98,8 @@ class EventRecorder:
         """Price and book an entry, or return the event that its idempotency key booked before."""
         at_us = self._now_us()
         priced = self._price(entry, user.plan, at_us)
-        if self._entries is not None and priced.rates is not None:
-            self._entries.record_price_list(priced.rates, at_us)
+        if self._records is not None and priced.rates is not None:
+            self._records.record_price_list(priced.rates, at_us)
         event = Event(
             event_id=self._id_of(user, entry, at_us),
             user_id=user.user_id,
@@ -142,8 +142,8 @@ class EventRecorder:
         earlier = self._booked.get(event.event_id) if is_keyed else None
         if earlier is not None:
             return earlier
-        if self._entries is not None:
-            self._entries.book(user, event)
+        if self._records is not None:
+            self._records.book(user, event)
         return self._remember(event.event_id, public) if is_keyed else public
 
     def correct(
@@ -160,7 +160,7 @@ class EventRecorder:
         Raises:
             InvalidValue: if there is no such original, or more is taken off than it has.
         """
-        if self._entries is None:  # switched off: nothing is known and nothing is booked
+        if self._records is None:  # switched off: nothing is known and nothing is booked
             return self.book(user, identity, entry)
         event_id = self._id_of(user, entry, self._now_us())
         earlier = self._earlier(event_id, booked)

@@ -10,17 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
-from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import read_advice, read_entry, valid_question, valid_user
-from paygent.client.api.plans import PlanRegistry
-from paygent.client.api.queries import UserQueries
-from paygent.client.api.record_event import EventRecorder
-from paygent.client.api.wrap import CallableWrapper
+from paygent.client.api.composition import Parts
 from paygent.client.context.identity import Identity
-from paygent.client.context.scopes import current_identity
 from paygent.client.context.propagation import bind
+from paygent.client.context.scopes import current_identity
 from paygent.client.context.track import paygent_track
-from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID, Settings
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
@@ -45,14 +40,9 @@ _C = TypeVar("_C", bound=Callable[..., Any])
 class Verbs:
     """What an application asks of its `Paygent`. All methods are thread-safe."""
 
-    _accounts: Accounts
-    _asking: UserQueries
-    _callbacks: Callbacks
-    _directory: PlanRegistry
-    _manual: EventRecorder
+    _parts: Parts
     _now_us: Callable[[], int]
     _settings: Settings
-    _wrapping: CallableWrapper
     _is_shut_down: bool
 
     # -- plans and users
@@ -67,7 +57,7 @@ class Verbs:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        self._directory.configure(name, config)
+        self._parts.plans.configure(name, config)
 
     def assign_plan(
         self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
@@ -83,7 +73,7 @@ class Verbs:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._directory.assign("assign_plan", user_id, plan, None, billing_period)
+        return self._parts.plans.assign("assign_plan", user_id, plan, None, billing_period)
 
     def start_session(
         self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
@@ -98,7 +88,7 @@ class Verbs:
         Raises:
             InvalidValue: naming what breaks a rule.
         """
-        return self._directory.assign(
+        return self._parts.plans.assign(
             "start_session", user_id, plan, plan_config, None, opens_session=True
         )
 
@@ -106,18 +96,22 @@ class Verbs:
         """Read a user anew from the ledger, waiting a quarter second at most, and return the state;
         what is known stays where the ledger does not answer.
         """
-        return self._asking.state(self._asking.refresh(valid_user("refresh_user", user_id)))
+        return self._parts.queries.state(
+            self._parts.queries.refresh(valid_user("refresh_user", user_id))
+        )
 
     def reset_user(self, user_id: Any) -> None:
         """Forget what this process has read and learned of a user, so that the next call reads it
         anew. What was spent, and what calls in flight hold, stays.
         """
         whose = valid_user("reset_user", user_id)
-        self._accounts.registry.forget(self._accounts.registry.user(whose, self._now_us()))
+        self._parts.accounts.registry.forget(
+            self._parts.accounts.registry.user(whose, self._now_us())
+        )
 
     def remove_session(self, user_id: Any) -> None:
         """Close the user's open session; the next call without a session id opens another."""
-        self._directory.close_session(valid_user("remove_session", user_id))
+        self._parts.plans.close_session(valid_user("remove_session", user_id))
 
     # -- asking
 
@@ -125,28 +119,36 @@ class Verbs:
         """Return what a user has used in the current period and session; an unknown user has used
         nothing.
         """
-        return self._asking.usage(self._asking.known(valid_user("get_usage", user_id)))
+        return self._parts.queries.usage(
+            self._parts.queries.known(valid_user("get_usage", user_id))
+        )
 
     def get_model_usage(self, user_id: Any) -> list[ModelUsage]:
         """Return what a user has used of each model in the current period, dearest first; models
         that the plan limits are listed also where they were not used.
         """
-        return self._asking.model_usage(self._asking.known(valid_user("get_model_usage", user_id)))
+        return self._parts.queries.model_usage(
+            self._parts.queries.known(valid_user("get_model_usage", user_id))
+        )
 
     def get_remaining_budget(self, user_id: Any) -> BudgetRemaining:
         """Return what a further call of a user could still use, by limit."""
-        user = self._asking.known(valid_user("get_remaining_budget", user_id))
-        return self._asking.remaining(user)
+        user = self._parts.queries.known(valid_user("get_remaining_budget", user_id))
+        return self._parts.queries.remaining(user)
 
     def get_session(self, user_id: Any) -> UserState:
         """Return a user's state; the same as `get_user_state`."""
-        return self._asking.state(self._asking.known(valid_user("get_session", user_id)))
+        return self._parts.queries.state(
+            self._parts.queries.known(valid_user("get_session", user_id))
+        )
 
     def get_user_state(self, user_id: Any) -> UserState:
         """Return a user with plan, usage, session and period; an unknown user is on the default
         plan.
         """
-        return self._asking.state(self._asking.known(valid_user("get_user_state", user_id)))
+        return self._parts.queries.state(
+            self._parts.queries.known(valid_user("get_user_state", user_id))
+        )
 
     def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
         """Say what the gate would say to a call now, without making one.
@@ -160,7 +162,7 @@ class Verbs:
             InvalidValue: naming what breaks a rule.
         """
         whose = valid_question("check_guard", user_id, model)
-        return self._asking.guard(self._asking.known(whose), model)
+        return self._parts.queries.guard(self._parts.queries.known(whose), model)
 
     def is_within_limit(self, user_id: Any, model: str | None = None) -> bool:
         """Tell whether no limit of a user is used up; a warning is within.
@@ -175,7 +177,7 @@ class Verbs:
             InvalidValue: naming what breaks a rule.
         """
         whose = valid_question("is_within_limit", user_id, model)
-        result = self._asking.guard(self._asking.known(whose), model)
+        result = self._parts.queries.guard(self._parts.queries.known(whose), model)
         return result.status != "hard_gate" or result.gate_reason == CONTENTION
 
     def get_max_tokens(
@@ -203,11 +205,11 @@ class Verbs:
             InvalidValue: naming every argument that breaks a rule.
         """
         whose = read_advice(locals())
-        user = self._asking.known(whose)
+        user = self._parts.queries.known(whose)
         input_tokens = estimated_input_tokens
         if not input_tokens and messages:
-            input_tokens = self._asking.input_tokens(user, model, {"messages": messages})
-        return self._asking.max_tokens(user, model, input_tokens, hard_cap)
+            input_tokens = self._parts.queries.input_tokens(user, model, {"messages": messages})
+        return self._parts.queries.max_tokens(user, model, input_tokens, hard_cap)
 
     def report(
         self,
@@ -227,7 +229,7 @@ class Verbs:
             InvalidValue: naming what breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        return self._asking.report(by, start, end)
+        return self._parts.queries.report(by, start, end)
 
     # -- any other code
 
@@ -263,7 +265,7 @@ class Verbs:
             PaygentLimitExceeded: if a limit refuses the call; `fn` is not called then.
             InvalidValue: if `fn` is not callable. Whatever `fn` raises arrives unchanged.
         """
-        answer: _T = self._wrapping.run(locals())
+        answer: _T = self._parts.wrapper.run(locals())
         return answer
 
     async def awrap(
@@ -280,7 +282,7 @@ class Verbs:
         """Await what a function returns, or an awaitable, as one call; otherwise as `wrap`. A
         coroutine that is refused is closed.
         """
-        answer: _T = await self._wrapping.run_async(locals())
+        answer: _T = await self._parts.wrapper.run_async(locals())
         return answer
 
     # -- by hand
@@ -329,11 +331,11 @@ class Verbs:
         if self._is_shut_down:
             diagnostics.warn_once("shut_down", "Paygent is shut down; events wait in the journal")
         identity = self._identity(user_id, session_id, metadata)
-        user = self._asking.known(identity.user_id or MISSING_USER_ID)
+        user = self._parts.queries.known(identity.user_id or MISSING_USER_ID)
         if entry.corrects is None:
-            return self._manual.book(user, identity, entry)
-        original = self._asking.event(user, entry.corrects)
-        return self._manual.correct(user, original, identity, entry)
+            return self._parts.recorder.book(user, identity, entry)
+        original = self._parts.queries.event(user, entry.corrects)
+        return self._parts.recorder.correct(user, original, identity, entry)
 
     def _identity(
         self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
@@ -378,7 +380,7 @@ class Verbs:
             findings = ValidationErrors(f"on_{kind}")
             findings.add("callback", callback, "must be callable")
             findings.raise_if_any()
-        self._callbacks.register(kind, callback)
+        self._parts.callbacks.register(kind, callback)
         return callback
 
     track = staticmethod(paygent_track)

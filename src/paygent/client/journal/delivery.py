@@ -78,6 +78,7 @@ class Worker:
         *,
         now_us: Callable[[], int],
         interval_s: float,
+        before_round: Callable[[], None] | None = None,
         enabled: bool = True,
     ) -> None:
         """Start nothing yet.
@@ -88,6 +89,7 @@ class Worker:
             journal: Where records come from.
             now_us: The process's clock.
             interval_s: Longest time between a settlement and its delivery.
+            before_round: Called by the delivery thread before each of its rounds.
             enabled: False never starts a thread (Paygent is switched off).
         """
         self._enabled = enabled
@@ -96,7 +98,7 @@ class Worker:
         self._journal = journal
         self._now_us = now_us
         self._interval_s = interval_s
-        self.before_round: Callable[[], None] = _nothing
+        self._before_round = before_round or _nothing
         self.flushed = 0
         self._renew()
 
@@ -381,7 +383,7 @@ class Worker:
     def _deliver_round(self) -> bool:
         """Deliver everything there is; return whether there was anything to do."""
         worked = False
-        self.before_round()
+        self._before_round()
         while not self._stopping or self._journal.has_unread:
             self._adopt_now_and_then()
             self._journal.maintain()

@@ -495,14 +495,18 @@ class Journal:
         if not any(self.folder.glob(f"{self.owner}-*.seg")):
             (self.folder / f"{self.owner}.lock").unlink(missing_ok=True)
 
-    def renew_after_fork(self, owner: str) -> None:
-        """Start anew in a forked child: the parent's files and calls are the parent's."""
+    def renew_after_fork(self, owner: str | None = None) -> None:
+        """Start over in a forked child: the parent's files and calls stay the parent's.
+
+        Args:
+            owner: Name for the child's files; None makes one.
+        """
         for segment in (*self._segments, *([self._spare] if self._spare else ())):
             segment.abandon()  # the child's copy of descriptor and mapping; the parent has its own
         if self._lock_fd is not None:
             os.close(self._lock_fd)
         _OWN.clear()
-        self.owner = owner
+        self.owner = owner or new_owner_name()
         self._lock_fd = None
         self._current = None
         self._spare = None
@@ -596,3 +600,8 @@ def unfinished(records: list[Record]) -> Iterator[Record]:
         if record.get("k") == "begin" and event_id not in answered and event_id not in seen:
             seen.add(event_id)
             yield record
+
+
+def new_owner_name() -> str:
+    """Return a name for this process's files that no other process has."""
+    return f"{os.getpid()}-{os.urandom(4).hex()}"

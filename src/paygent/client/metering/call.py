@@ -12,9 +12,10 @@ from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.client.runtime.event_loops import running_loop, runs_loop
-from paygent.core.estimate import Estimate, Size
+from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.plan import PlanConfig
+from paygent.core.request_size import Size
 from paygent.core.usage import Usage
 from paygent.failopen import attempt
 from paygent.prices.catalogue import Resolved
@@ -118,6 +119,7 @@ class Call:
         "hold",
         "identity",
         "model_key",
+        "offline_nano",
         "pid",
         "plan",
         "provisional",
@@ -126,7 +128,6 @@ class Call:
         "session_id",
         "size",
         "started_ns",
-        "unseen_nano",
         "user",
     )
 
@@ -150,7 +151,7 @@ class Call:
     session_id: str
     size: Size
     started_ns: int
-    unseen_nano: int | None
+    offline_nano: int | None
     user: User
 
     def __del__(self) -> None:

@@ -1,6 +1,6 @@
-"""What is written and is no call: manual entries, plans, assignments, sessions, price lists.
+"""Journal records other than calls: manual events, plans, assignments, sessions, price lists.
 
-Each is a record in the journal, and the delivering thread is told. Nothing here is gated.
+Each is appended to the journal, and wakes the delivery thread. Nothing here is gated.
 """
 
 from __future__ import annotations
@@ -22,24 +22,34 @@ from paygent.types import usage_event
 
 
 class RecordWriter:
-    """Writes the entries of one `Paygent`. Thread-safe.
-
-    Attributes:
-        session_opened: Called with the user's id for each session that was opened.
-    """
+    """Writes the records of one `Paygent`. Thread-safe."""
 
     def __init__(
-        self, accounts: Accounts, journal: Journal, worker: Worker, callbacks: Callbacks
+        self,
+        accounts: Accounts,
+        journal: Journal,
+        worker: Worker,
+        callbacks: Callbacks,
+        session_opened: Callable[[str], None],
     ) -> None:
+        """Take the parts.
+
+        Args:
+            accounts: Where events are counted.
+            journal: Where records are appended.
+            worker: Delivers them.
+            callbacks: Notified of usage.
+            session_opened: Called with the user's id for each session that was opened.
+        """
         self._accounts = accounts
         self._journal = journal
         self._worker = worker
         self._callbacks = callbacks
+        self._session_opened = session_opened
         self._listed: set[str] = set()
-        self.session_opened: Callable[[str], None] = _nothing
 
     def book(self, user: User, event: Event) -> None:
-        """Book an event that is no call's: the money is spent, so no limit is asked."""
+        """Book an event that is no call: the money is spent, so no limit is checked."""
         self.write_opened_sessions()
         payload = encode_end(event)
         try:
@@ -53,7 +63,7 @@ class RecordWriter:
             self._callbacks.fire("usage", usage_event(event))
 
     def record_price_list(self, rates: Rates, at_us: int) -> None:
-        """Have a price list kept, once, so that what was booked with it can be explained."""
+        """Record a price list once, so that events priced with it can be explained."""
         if rates.price_id not in self._listed:
             self._listed.add(rates.price_id)
             if rates.price_id:
@@ -63,10 +73,10 @@ class RecordWriter:
         self.write(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
 
     def write_opened_sessions(self) -> None:
-        """Write the sessions that were opened meanwhile, and say so."""
+        """Write the sessions opened since the last call, and report them."""
         for opened in self._accounts.sessions.take_opened():
             self.write(opened)
-            self.session_opened(opened.user_id)
+            self._session_opened(opened.user_id)
 
     def write(self, record: DirectoryRecord) -> None:
         """Write a plan, an assignment, a session or a price list into the journal."""
@@ -74,12 +84,8 @@ class RecordWriter:
         self._worker.nudge()
 
     def renew_after_fork(self) -> None:
-        """Forget what the parent has listed: its records are the parent's to deliver."""
+        """Forget which price lists were recorded: those records are the parent's to deliver."""
         self._listed = set()
-
-
-def _nothing(user_id: str) -> None:
-    """Stand for what is told of opened sessions, where nobody asked for anything."""
 
 
 def encode_directory(record: DirectoryRecord) -> bytes:

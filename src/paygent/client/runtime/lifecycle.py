@@ -1,7 +1,10 @@
-"""The process's forks and its end, for every `Paygent` that it makes.
+"""Forks and the end of the process.
 
-Hooks are registered with the first `Paygent`, once, and hold it weakly. No signal handler is
-installed: a process that is killed leaves its journal, and the next one adopts it.
+What must not be inherited by a forked child registers a callback here where it is made
+(`on_fork_child`); a `Paygent` also registers what has to be closed before a fork and before the
+process ends (`watch`). Hooks are installed with the first registration, never at import, and hold
+objects weakly. No signal handler is installed: a process that is killed leaves its journal, and the
+next one adopts it.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections.abc import Callable
 from typing import Protocol
 
 from paygent.client.runtime import ids
@@ -19,7 +23,7 @@ EXIT_WAIT_S = 2.0
 
 
 class Watched(Protocol):
-    """What is told of forks and of the end."""
+    """What is notified of forks and of the end."""
 
     def shutdown(self, timeout: float = 10.0) -> None:
         """Deliver what there is, within a time, and stop."""
@@ -30,50 +34,68 @@ class Watched(Protocol):
     def resume_after_fork(self) -> None:
         """Go on in the parent."""
 
-    def renew_after_fork(self) -> None:
-        """Start anew in a forked child."""
-
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_hooks: list[bool] = []
+_renewals: list[Callable[[], Callable[[], None] | None]] = []  # references, mostly weak
+_installed: list[bool] = []
 
 
-def watch(made: Watched) -> None:
-    """Have something told of forks and of the end of the process."""
-    _watched.add(made)
-    if not _hooks:
-        _hooks.append(True)
-        atexit.register(_at_exit)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(
-                before=_before_fork,
-                after_in_parent=_after_fork_in_parent,
-                after_in_child=_after_fork_in_child,
-            )
+def watch(paygent: Watched) -> None:
+    """Notify an object of forks and of the end of the process."""
+    _watched.add(paygent)
+    _install()
+
+
+def on_fork_child(renew: Callable[[], None]) -> None:
+    """Call a function in each forked child, before the child's own code runs.
+
+    Args:
+        renew: Replaces locks and forgets what belongs to the parent; called in the order of
+            registration. A bound method is held weakly, so that its object can be collected.
+    """
+    _renewals[:] = [reference for reference in _renewals if reference() is not None]
+    is_method = hasattr(renew, "__self__")
+    _renewals.append(weakref.WeakMethod(renew) if is_method else lambda: renew)
+    _install()
+
+
+def _install() -> None:
+    if _installed:
+        return
+    _installed.append(True)
+    atexit.register(_at_exit)
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(
+            before=_before_fork,
+            after_in_parent=_after_fork_in_parent,
+            after_in_child=_after_fork_in_child,
+        )
 
 
 def is_watched() -> bool:
-    """Tell whether this process, or the one that it was forked from, has made a `Paygent`."""
-    return bool(_hooks)
+    """Return whether this process, or the one that it was forked from, has made a `Paygent`."""
+    return bool(_installed)
 
 
 def _at_exit() -> None:
-    for made in list(_watched):
-        attempt("exit", made.shutdown, EXIT_WAIT_S)
+    for watched in list(_watched):
+        attempt("exit", watched.shutdown, EXIT_WAIT_S)
 
 
 def _before_fork() -> None:
-    for made in list(_watched):
-        attempt("fork", made.pause_for_fork)
+    for watched in list(_watched):
+        attempt("fork", watched.pause_for_fork)
 
 
 def _after_fork_in_parent() -> None:
-    for made in list(_watched):
-        attempt("fork", made.resume_after_fork)
+    for watched in list(_watched):
+        attempt("fork", watched.resume_after_fork)
 
 
 def _after_fork_in_child() -> None:
     diagnostics.renew_after_fork()
     ids.renew_after_fork()
-    for made in list(_watched):
-        attempt("fork", made.renew_after_fork)
+    for reference in _renewals:
+        renew = reference()
+        if renew is not None:
+            attempt("fork", renew)

@@ -32,9 +32,9 @@ def started(init: Init, **fields: Any) -> Paygent:
 def called(pg: Paygent) -> str:
     """Make one call of three thousandths of a dollar; return its event's id."""
     events: list[Any] = []
-    pg._callbacks.register("usage", events.append)
+    pg._parts.callbacks.register("usage", events.append)
     pg.wrap(lambda: ANSWER, "u1", "m")
-    pg._callbacks.flush(5)
+    pg._parts.callbacks.flush(5)
     return str(events[0].id)
 
 
@@ -136,14 +136,14 @@ def test_correct__by_several_threads_at_once__never_below_nothing(
         pg.flush()
     threads_count = 4
     have_looked = threading.Barrier(threads_count)
-    look = pg._asking.event
+    look = pg._parts.queries.event
 
     def event(*arguments: Any) -> Any:
         found = look(*arguments)
         have_looked.wait(5)
         return found
 
-    monkeypatch.setattr(pg._asking, "event", event)
+    monkeypatch.setattr(pg._parts.queries, "event", event)
     answers: list[str] = []
 
     def correct() -> None:
@@ -171,7 +171,10 @@ def test_correct__a_booking_that_failed__leaves_what_it_would_have_taken(
     def fail(*arguments: object) -> None:
         raise RuntimeError("no")
 
-    for owner, name in ((pg._meter.records, "write_opened_sessions"), (pg._journal, "append")):
+    for owner, name in (
+        (pg._parts.records, "write_opened_sessions"),
+        (pg._parts.journal, "append"),
+    ):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):
             patch.setattr(owner, name, fail)
             pg.record_event("u1", corrects=event_id, cost="-0.002")
@@ -189,7 +192,7 @@ def test_correct__events_without_end__are_remembered_within_bounds(
     events = [pg.record_event("u1", cost=1) for _ in range(4)]
     for event in events:
         pg.record_event("u1", corrects=event.id, cost=-1)
-    assert len(pg._manual._corrections) == 2
+    assert len(pg._parts.recorder._corrections) == 2
     for delivered in (False, True):
         if delivered:
             pg.flush()
@@ -312,7 +315,7 @@ def test_correct__tokens_of_a_model_without_a_price__stay_unpriced(init: Init) -
     events: list[Any] = []
     pg.on_usage(events.append)
     pg.wrap(lambda: answer, "u1", "nobody")
-    pg._callbacks.flush(5)
+    pg._parts.callbacks.flush(5)
     event = pg.record_event("u1", corrects=events[0].id, input_tokens=-50)
     assert (event.quality, event.cost_total_nano) == ("unpriced", 0)
 
@@ -324,7 +327,7 @@ def test_correct__tokens_of_a_call_in_a_dearer_tier__cost_what_they_cost(init: I
     events: list[Any] = []
     pg.on_usage(events.append)
     pg.wrap(lambda: answer, "u1", "gpt-5.4", provider="openai")
-    pg._callbacks.flush(5)
+    pg._parts.callbacks.flush(5)
     event = pg.record_event("u1", corrects=events[0].id, input_tokens=-100_000)
     assert event.cost_total_nano * 3 == -events[0].cost_total_nano != 0
 

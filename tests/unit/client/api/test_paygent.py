@@ -369,8 +369,13 @@ def test_start_session__a_plan_config__is_this_users_own(init: Init) -> None:
     assert pg.start_session("u2", "p").plan_config.max_spend_per_period == 100
     pg.shutdown()
     again = init()
-    assert again._asking.state(again._asking.known("u1")).plan_config == own
-    assert again._asking.state(again._asking.known("u2")).plan_config.max_spend_per_period == 100
+    assert again._parts.queries.state(again._parts.queries.known("u1")).plan_config == own
+    assert (
+        again._parts.queries.state(
+            again._parts.queries.known("u2")
+        ).plan_config.max_spend_per_period
+        == 100
+    )
 
 
 def test_start_session__the_same_again__writes_nothing_new(init: Init) -> None:
@@ -379,7 +384,7 @@ def test_start_session__the_same_again__writes_nothing_new(init: Init) -> None:
     pg.start_session("u1", "p", PlanConfig(max_spend_per_period=5))
     pg.flush()
     pg.start_session("u1", "p", PlanConfig(max_spend_per_period=5))
-    assert pg._journal.has_unread is False
+    assert pg._parts.journal.has_unread is False
 
 
 def test_get_usage__in_a_context__is_about_its_session(init: Init) -> None:
@@ -479,7 +484,7 @@ def test_report__a_ledger_that_does_not_answer__is_given_up(
     """A report waits for a bounded time."""
     monkeypatch.setattr(queries, "REPORT_WAIT_S", 0.05)
     pg = init(auto_instrument=False)
-    monkeypatch.setattr(pg._worker, "read", lambda reading: Future())
+    monkeypatch.setattr(pg._parts.worker, "read", lambda reading: Future())
     with pytest.raises(LedgerUnavailable, match=r"did not answer in 0\.05 s"):
         pg.report()
 
@@ -594,13 +599,13 @@ def test_fork__in_the_child__starts_anew_without_the_parents_calls(
     pg = init()
     call(client)
     pg.flush()
-    parents = pg._worker._threads
+    parents = pg._parts.worker._threads
     _before_fork()
     _after_fork_in_child()
     call(client)
     pg.flush()
     assert pg.get_usage("u1").period_cost_nano == 2 * CALL_NANO
-    assert not set(parents) & set(pg._worker._threads)
+    assert not set(parents) & set(pg._parts.worker._threads)
 
 
 # -- callbacks
@@ -826,7 +831,7 @@ def test_call__with_the_ledger_away_and_a_plan_that_blocks__is_refused_as_offlin
             call(client)
     else:
         call(client)
-    assert pg._callbacks.flush(5)
+    assert pg._parts.callbacks.flush(5)
     assert [(each.gate_reason, each.retryable) for each in heard] == [("offline", True)]
     assert len(fake.requests) == (0 if raises else 1)
     pg.shutdown(timeout=0.3)
@@ -872,7 +877,7 @@ def test_call__that_waits_for_others_with_the_ledger_away__takes_its_allowance_o
     for thread in (first, second):
         thread.join(10)
     assert refused == ["calls:period"]
-    assert pg._meter._allowance._held_nano == 0
+    assert pg._parts.meter._policy._allowance._held_nano == 0
     pg.shutdown(timeout=0.3)
 
 
@@ -956,7 +961,7 @@ def test_call__rarer_counts__are_kept_with_the_event(
     fake.default = Answer(tokens=Tokens(input=100, output=20, audio_input=10))
     with paygent_context("u1"):
         client.chat.completions.create(model="gpt-4o-audio-preview", messages=MESSAGES)
-    (event,) = pg._accounts.registry.users["u1"].pending.values()
+    (event,) = pg._parts.accounts.registry.users["u1"].pending.values()
     assert event.details == {"audio_input_tokens": 10}
     pg.shutdown(timeout=0.3)
 
@@ -969,14 +974,14 @@ def test_meter__a_call_that_has_ended__ends_no_second_time(init: Init) -> None:
     calls = []
     for _ in range(2):
         with paygent_context("u1"):
-            made = pg._meter.begin(Request("openai", "chat.completions", "gpt-4o", {}))
+            made = pg._parts.meter.begin(Request("openai", "chat.completions", "gpt-4o", {}))
         assert isinstance(made, Call)
         calls.append(made)
-    pg._meter.settle(calls[0], Usage(100, 20))
-    pg._meter.void(calls[1], "a test")
+    pg._parts.meter.settle(calls[0], Usage(100, 20))
+    pg._parts.meter.void(calls[1], "a test")
     for each in calls:
-        pg._meter.settle(each, Usage(5, 5))
-        pg._meter.void(each, "again")
+        pg._parts.meter.settle(each, Usage(5, 5))
+        pg._parts.meter.void(each, "again")
     assert metered.only.cost_total_nano == CALL_NANO
     assert pg.get_usage("u1").reserved_cost_nano == 0
 
@@ -1028,8 +1033,8 @@ def test_call__models_without_end__are_remembered_within_bounds(
     for number in range(5):
         with paygent_context("u1"):
             client.chat.completions.create(model=f"m{number}", messages=MESSAGES)
-    user = pg._accounts.registry.users["u1"]
-    everyone = pg._accounts.admission._forecasts._everyone
+    user = pg._parts.accounts.registry.users["u1"]
+    everyone = pg._parts.accounts.admission._forecasts._everyone
     assert (len(everyone), len(user.histories), len(user.forecasts)) == (3, 2, 2)
 
 
@@ -1042,7 +1047,7 @@ def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(
     def broken(*args: Any) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(pg._journal, "begin", broken)
+    monkeypatch.setattr(pg._parts.journal, "begin", broken)
     swallowed.expect("begin")
     assert call(client).id == "chatcmpl-fake"
     assert pg.get_usage("u1").reserved_cost_nano == 0

@@ -139,9 +139,11 @@ def test_record_event__interrupted__is_booked_once_by_its_retry(
 ) -> None:
     """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
     pg.get_usage("u1")
-    owner = {"settle": pg._accounts.admission, "append": pg._journal, "nudge": pg._worker}.get(
-        part, pg._meter.records
-    )
+    owner = {
+        "settle": pg._parts.accounts.admission,
+        "append": pg._parts.journal,
+        "nudge": pg._parts.worker,
+    }.get(part, pg._parts.records)
     original, interruptions = getattr(owner, part), [KeyboardInterrupt()]
 
     def interrupted(*arguments: Any) -> Any:
@@ -164,13 +166,13 @@ def test_record_event__one_key_on_two_threads_at_once__is_one_event(
 ) -> None:
     """Both book before either is remembered; both are told of the same event."""
     both = threading.Barrier(2)
-    booked = pg._meter.records.book
+    booked = pg._parts.records.book
 
     def together(*arguments: Any) -> None:
         both.wait(5)
         booked(*arguments)
 
-    monkeypatch.setattr(pg._meter.records, "book", together)
+    monkeypatch.setattr(pg._parts.records, "book", together)
     told: list[Any] = []
 
     def book(cost: int) -> None:
@@ -194,7 +196,7 @@ def test_record_event__keys_without_end__are_remembered_within_bounds(
     monkeypatch.setattr(manual_module, "_KEYS_REMEMBERED", 3)
     for number in range(5):
         pg.record_event("u1", cost=1, idempotency_key=f"k{number}")
-    assert len(pg._manual._booked) == 3
+    assert len(pg._parts.recorder._booked) == 3
     pg.flush()
     pg.record_event("u1", cost=1, idempotency_key="k0")
     pg.flush()
@@ -203,8 +205,8 @@ def test_record_event__keys_without_end__are_remembered_within_bounds(
 
 def test_manual__after_a_fork__has_a_lock_of_its_own(pg: Paygent) -> None:
     """A lock that a thread of the parent held does not stop the child."""
-    pg._manual._lock.acquire()
-    pg._manual.renew_after_fork()
+    pg._parts.recorder._lock.acquire()
+    pg._parts.recorder.renew_after_fork()
     assert pg.record_event("u1", cost=1, idempotency_key="k").cost_total == 1.0
 
 

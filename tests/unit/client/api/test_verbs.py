@@ -320,10 +320,10 @@ def test_reset_user__in_the_middle_of_everything__keeps_spend_and_holds(init: In
     call = InFlight(pg, estimated_input_tokens=1_000, estimated_max_tokens=500)
     held = pg.get_usage("u1").reserved_cost_nano
     pg.reset_user("u1")
-    assert pg._accounts.registry.users["u1"].known is False
+    assert pg._parts.accounts.registry.users["u1"].known is False
     usage = pg.get_usage("u1")
     assert (usage.period_cost_nano, usage.reserved_cost_nano) == (2_000_000_000, held)
-    assert pg._accounts.registry.users["u1"].known is True
+    assert pg._parts.accounts.registry.users["u1"].known is True
     call.end()
     assert pg.get_usage("u1").reserved_cost_nano == 0
 
@@ -425,7 +425,7 @@ def test_sync_pending__delivers__and_says_how_many(init: Init) -> None:
     """As `flush`."""
     pg = configured(init)
     pg.record_event("u1", cost=1)
-    assert pg.sync_pending() + pg._worker.flushed >= 1
+    assert pg.sync_pending() + pg._parts.worker.flushed >= 1
     assert (pg.pending_events, pg.sync_pending()) == (0, 0)
 
 

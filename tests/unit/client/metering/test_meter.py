@@ -36,10 +36,10 @@ def entry(model: str = "gpt-realtime", **identity: Any) -> Request:
 
 def look(pg: Paygent, request: Request) -> None:
     """Look, and wait for the ledger where that is asked for."""
-    wait = pg._meter.check(request)
+    wait = pg._parts.meter.check(request)
     if wait is not None:
         wait.block()
-        assert pg._meter.check(request) is None
+        assert pg._parts.meter.check(request) is None
 
 
 def refused(pg: Paygent, request: Request) -> str | None:
@@ -67,7 +67,7 @@ def test_look__in_a_session_at_its_cap__is_refused_there_alone(init: Init) -> No
     look(pg, entry(session_id="s2"))
     pg.record_event("u1", cost=1)
     assert refused(pg, entry()) == "session_spend"
-    pg._accounts.registry.users["u1"].session_timeout_us = -1  # any pause is too long
+    pg._parts.accounts.registry.users["u1"].session_timeout_us = -1  # any pause is too long
     look(pg, entry())
 
 
@@ -81,10 +81,10 @@ def test_look__that_is_refused__has_the_user_read_anew(
     nudges: list[bool] = []
     pg.flush()
     with monkeypatch.context() as patched:
-        patched.setattr(pg._worker, "nudge", lambda: nudges.append(True))
+        patched.setattr(pg._parts.worker, "nudge", lambda: nudges.append(True))
         assert refused(pg, entry()) == "total_spend"
         assert nudges
-        assert pg._accounts.registry.users["u1"].is_active
+        assert pg._parts.accounts.registry.users["u1"].is_active
 
 
 def test_look__at_a_model_that_the_plan_blocks__is_refused(init: Init) -> None:

@@ -198,10 +198,10 @@ def test_settle__a_usage_that_tells_who_answered__is_priced_and_booked_as_theirs
     metered = Metered(pg)
     pg.get_usage("u1")  # from now on nothing has to be asked
     with paygent_context("u1"):
-        call = pg._meter.begin(Request("openai", "chat.completions", "gpt-4o", {}))
+        call = pg._parts.meter.begin(Request("openai", "chat.completions", "gpt-4o", {}))
     assert isinstance(call, Call)
     answered = Usage(100, 20, model="claude-sonnet-4-5", provider="anthropic")
-    pg._meter.settle(call, answered)
+    pg._parts.meter.settle(call, answered)
     booked = metered.only
     assert (booked.provider, booked.model) == ("anthropic", "claude-sonnet-4-5")
     assert (booked.cost_total_nano, booked.quality) == (600_000, "exact")
