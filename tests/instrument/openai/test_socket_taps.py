@@ -210,7 +210,7 @@ def test_taps__a_library_that_writes_in_another_way__is_said_and_metered(
 ) -> None:
     """A later version of it: whoever has connected pays."""
     metered = Metered(pg)
-    monkeypatch.setattr(connection_module._Taps, "_writer", lambda self, original: original)
+    monkeypatch.setattr(connection_module._Taps, "_wrap_writer", lambda self, original: original)
     with serving(answers_all) as port, paygent_context("u1"):
         with connect(client_of(port)) as connection:
             connection.response.create()

@@ -1,6 +1,6 @@
-"""What LiteLLM's answers and errors tell: usage, who answered, a cache, a connection never made.
+"""LiteLLM's answers and errors: usage, provider, cache hits, connections that were never made.
 
-Pure reading; see `litellm.py` for the call. Names were read from litellm 1.60 and 1.110 (2026-11).
+Pure reading; the call is in `call.py`. Names were read from litellm 1.60 and 1.110 (2026-11).
 """
 
 from __future__ import annotations
@@ -31,22 +31,20 @@ PROVIDERS = {
     "vertex_ai_beta": "google",
     "xai": "x-ai",
 }
-"""LiteLLM's names of providers that have another one here."""
+"""LiteLLM's names of providers that have another name here."""
 
 _CACHED = "cached_response"
-"""The provider of a stream that comes out of LiteLLM's cache."""
+"""The provider that LiteLLM names for a stream from its cache."""
 
 
 def read_completion(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
-    """Read an answer of the chat shape: whoever answered, its input includes what a cache gave.
-
-    LiteLLM writes its own idea of the cost into `usage.cost`; only OpenRouter's is a bill.
+    """Read an answer in the format of chat completions. For every provider, LiteLLM's input tokens
+    include the cached ones.
     """
     usage = read_chat(answer, want_tools)
     if usage is None:
         return None
-    told = fields_of(get(answer, "usage"))
-    details = fields_of(told.get("prompt_tokens_details"))
+    details = fields_of(get(get(answer, "usage"), "prompt_tokens_details"))
     if not (usage.cache_write_tokens or usage.cache_write_long_tokens):
         written = _count(details, "cache_creation_tokens", usage.input_tokens)
         lifetimes = fields_of(details.get("cache_creation_token_details"))
@@ -54,13 +52,14 @@ def read_completion(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
         usage = usage._replace(
             cache_write_tokens=written - written_long, cache_write_long_tokens=written_long
         )
+    # LiteLLM writes a cost of its own into `usage.cost`; only OpenRouter's is a bill.
     if hidden_of(answer).get("custom_llm_provider") != "openrouter":
         usage = usage._replace(billed_nano=None)
     return usage
 
 
 class MessageEvents:
-    """Reads a stream of Anthropic's messages, which LiteLLM hands on as the bytes of its events."""
+    """Reads a stream of Anthropic's messages, which LiteLLM passes on as bytes of events."""
 
     def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
         self._events = MessageStream(want_tools, drops_usage_chunk)
@@ -76,43 +75,43 @@ class MessageEvents:
         return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage; see `StreamReader.usage`."""
         return self._events.usage(estimate)
 
 
 def read_nothing(answer: Any, want_tools: bool) -> None:
-    """Read an answer that tells nothing, such as sound."""
+    """Read an answer without usage, such as sound."""
 
 
-def _count(fields: Mapping[str, Any], name: str, most: int) -> int:
+def _count(fields: Mapping[str, Any], name: str, maximum: int) -> int:
     value = fields.get(name)
-    return min(value, most) if type(value) is int and value > 0 else 0
+    return min(value, maximum) if type(value) is int and value > 0 else 0
 
 
 def hidden_of(answer: Any) -> Mapping[str, Any]:
-    """Return what LiteLLM keeps with an answer, beside its fields."""
+    """Return the hidden parameters that LiteLLM attaches to an answer."""
     hidden = getattr(answer, "_hidden_params", None)
     return hidden if isinstance(hidden, Mapping) else {}
 
 
-# -- who answered
+# -- the provider
 
 
 def provider_of(answer: Any) -> str:
-    """Return who gave an answer or a stream, which after a fallback is not who was asked; "" where
-    it does not tell.
+    """Return the provider of an answer or a stream, which after a fallback is not the requested
+    one; "" where it is not named.
     """
-    for told in (
+    for name in (
         hidden_of(answer).get("custom_llm_provider"),
         getattr(answer, "custom_llm_provider", None),
     ):
-        if isinstance(told, str) and told:
-            return PROVIDERS.get(told, told)
+        if isinstance(name, str) and name:
+            return PROVIDERS.get(name, name)
     return ""
 
 
 def answered_by(provider: str, usage: Usage | JobStatus | None) -> Usage | JobStatus | None:
-    """Return a usage with who answered."""
+    """Return a usage with its provider."""
     return usage._replace(provider=provider) if isinstance(usage, Usage) else usage
 
 
@@ -120,29 +119,29 @@ def answered_by(provider: str, usage: Usage | JobStatus | None) -> Usage | JobSt
 
 
 def is_from_cache(answer: Any) -> bool:
-    """Tell whether an answer, or a part of it, comes out of LiteLLM's cache."""
+    """Return whether an answer, or a part of it, comes from LiteLLM's cache."""
     if hidden_of(answer).get("cache_hit"):
         return True
-    within = getattr(answer, "completion_stream", None)  # of a stream around a stream
+    inner = getattr(answer, "completion_stream", None)  # of a stream around a stream
     return _CACHED in (
         getattr(answer, "custom_llm_provider", None),
-        getattr(within, "custom_llm_provider", None),
+        getattr(inner, "custom_llm_provider", None),
     )
 
 
-def read_part(usage: Usage | JobStatus | None, asked: Any, whole: Any) -> Usage | JobStatus | None:
-    """Return what embedding took where a cache gave the rest: LiteLLM adds up the tokens of both.
+def read_part(usage: Usage | JobStatus | None, part: Any, whole: Any) -> Usage | JobStatus | None:
+    """Return the usage of embeddings that a cache had in part: LiteLLM adds up the tokens of both.
 
     Args:
-        usage: As the answer tells it.
-        asked: What the provider was asked to embed.
-        whole: What the application asked for.
+        usage: As the answer reports it.
+        part: The input that was sent to the provider.
+        whole: The input of the application's request.
     """
-    asked_bytes = measure({"input": asked}).text_bytes
+    part_bytes = measure({"input": part}).text_bytes
     whole_bytes = measure({"input": whole}).text_bytes
-    if not isinstance(usage, Usage) or not asked_bytes < whole_bytes:
+    if not isinstance(usage, Usage) or not part_bytes < whole_bytes:
         return usage
-    input_tokens = -(-usage.input_tokens * asked_bytes // whole_bytes)
+    input_tokens = -(-usage.input_tokens * part_bytes // whole_bytes)
     return usage._replace(input_tokens=input_tokens, quality="estimated")
 
 
@@ -150,15 +149,16 @@ def read_part(usage: Usage | JobStatus | None, asked: Any, whole: Any) -> Usage 
 
 
 def is_rejected(names: Collection[str], error: BaseException) -> bool:
-    """Tell whether LiteLLM was given an answer, and does not hand it on: a rule or a schema of the
-    application's forbids it. A rule for requests raises the same, before anything is sent.
+    """Return whether LiteLLM has received an answer, and rejects it by a rule or a schema of the
+    application.
 
     Args:
         names: Of the error's class and its bases.
-        error: What LiteLLM raised.
+        error: LiteLLM's error.
     """
     if "APIResponseValidationError" not in names:
         return False
+    # A rule for requests raises the same class, before anything is sent.
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_name == "pre_call_rules":
@@ -168,9 +168,7 @@ def is_rejected(names: Collection[str], error: BaseException) -> bool:
 
 
 def read_rejected(answer: Any, estimate: Estimate) -> Usage | JobStatus | None:
-    """Read an answer that LiteLLM has rejected, which it tells whole or as its text; None for one
-    that it does not tell.
-    """
+    """Read a rejected answer, which LiteLLM's error has whole, as its text, or not at all."""
     if not isinstance(answer, str):
         return read_completion(answer, False)
     reader = ChatStream(False, False)
@@ -179,26 +177,26 @@ def read_rejected(answer: Any, estimate: Estimate) -> Usage | JobStatus | None:
 
 
 _NEVER_SENT = frozenset({*NEVER_SENT, "ClientConnectorError", "ConnectionTimeoutError"})
-"""The last two are of aiohttp, which LiteLLM's async calls may go through."""
+"""The last two are of aiohttp, which LiteLLM's async calls may use."""
 _ERRORS_MAX = 16
 
 
 def was_never_sent(error: BaseException, handled: BaseException | None) -> bool:
-    """Tell whether what LiteLLM made an error of is a connection that was never made.
-
-    LiteLLM raises its own error while it handles the one that came from below, and most often names
-    no cause, so the contexts are gone through: not beyond what the application was handling when it
-    called, and not into an earlier attempt, whose error is LiteLLM's own again.
+    """Return whether a LiteLLM error was caused by a connection that was never made.
 
     Args:
-        error: What LiteLLM raised.
+        error: LiteLLM's error.
         handled: The exception that the caller was handling when the call began.
     """
-    each: BaseException | None = error
+    # LiteLLM raises its error while it handles the one from below, and usually sets no cause. The
+    # search ends at the caller's own exception, and at an earlier attempt: another LiteLLM error.
+    cause: BaseException | None = error
     for _ in range(_ERRORS_MAX):
-        if each is None or each is handled or (each is not error and hasattr(each, "llm_provider")):
+        if cause is None or cause is handled:
             break
-        if any(base.__name__ in _NEVER_SENT for base in type(each).__mro__):
+        if cause is not error and hasattr(cause, "llm_provider"):
+            break
+        if any(base.__name__ in _NEVER_SENT for base in type(cause).__mro__):
             return True
-        each = each.__cause__ or each.__context__
+        cause = cause.__cause__ or cause.__context__
     return False

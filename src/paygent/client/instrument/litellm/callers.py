@@ -1,169 +1,140 @@
-"""What runs inside a call of LiteLLM's: its own work, or code of the application's that it runs.
+"""Calls inside a LiteLLM call: LiteLLM's own are parts of it, the application's count themselves.
 
-LiteLLM calls SDKs from its files for providers, and calls its own functions again below themselves:
-those are parts of the call. But it also runs callbacks, hooks and whole providers of the
-application's, and what these call is theirs. The stack tells one from the other: whose frame comes
-first above a call, LiteLLM's or somebody else's, and from which file LiteLLM went there. Other code
-between LiteLLM's file and an SDK may be an instrumentation; but where a request is already under
-way around it, it is a hook, a transport or a source of tokens of the application's. Where a
-thread or a task begins, the stack ends, and what LiteLLM starts there itself it marks by an
-argument.
+LiteLLM calls SDKs, and its own functions again. It also runs callbacks, and whole providers that
+the application has registered. A context variable (`http_sdks/wrapper.py`) says that a LiteLLM call
+is open here; the nearest frame of LiteLLM says which of the two runs. That frame, and not the
+nearest of all: another instrumentation may be between LiteLLM and an SDK.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from paygent.client.context.identity import CALL_ARGUMENTS
-from paygent.client.instrument.http_sdks.wrapper import Gateway
+from paygent.client.instrument.http_sdks.wrapper import Gateway, gateway_here
+from paygent.client.instrument.litellm.answers import PROVIDERS
+from paygent.client.instrument.litellm.functions import is_custom, resolve
 
-_PACKAGE = "litellm"
-_SENDS_FROM = "litellm.llms."
-_RUNS_CALLBACKS_FROM = (
+_RUNS_CALLBACKS = (
     "litellm.integrations.",
     "litellm.litellm_core_utils.litellm_logging",
     "litellm.litellm_core_utils.logging_worker",
     "litellm.proxy.",
     "litellm.utils",
 )
-_BEGINNINGS = frozenset(
-    {
-        "asyncio.base_events",
-        "asyncio.events",
-        "asyncio.runners",
-        "concurrent.futures.thread",
-        "threading",
-        "uvloop",
-    }
-)
-"""Modules in which a thread or a task begins: what is below on the stack has nothing to do with
-it.
+"""Modules from which LiteLLM calls code of the application (litellm 1.60 and 1.110, 2026-11)."""
+
+_OWN_ARGUMENT = "litellm_logging_obj"
+"""LiteLLM's decorator adds this argument to a call, and passes it on to every function below, also
+on another thread, where no frame of LiteLLM is left.
 """
-_HOOK, _ENTERS = "paygent.client.instrument.litellm.hook", "action"
-"""The function from which our wrapper enters LiteLLM's."""
 
-_HTTP = frozenset(
-    {"aiohttp", "botocore", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"}
-)
-"""Libraries that run code of the application's while they send a request."""
-_FUNNEL, _SENDS = "paygent.client.instrument.http_sdks.wrapper", "request"
-"""The function from which our wrapper enters an SDK's funnel, which may run such code too."""
-
-_STANDARD = sys.stdlib_module_names
-EMBEDDING_FLAG = "aembedding"
-_FLAGS = (
-    EMBEDDING_FLAG,
-    "acompletion",
-    "aimg_generation",
-    "aresponses",
-    "arerank",
-    "aspeech",
-    "async_call",
-    "atext_completion",
-    "atranscription",
-)
-"""Arguments with which an async function of LiteLLM's calls its sync twin on another thread."""
+_PARTLY_CACHED = "aembedding"
+"""Argument with which the async function calls the sync one for what its cache did not have."""
+_CONTENT = ("messages", "input", "prompt", "query", "file", "image")
 
 
-class _Caller(NamedTuple):
-    """Who makes a call.
-
-    Attributes:
-        module: LiteLLM's module that comes first above it; "" where none does.
-        is_direct: No code but ours and an SDK's stands in between.
-        is_wrapped: LiteLLM's function has not begun: other code stands around it, below a wrapper
-            of ours.
-        is_sending: A request of LiteLLM's is under way, and other code makes the call meanwhile.
-    """
-
-    module: str
-    is_direct: bool
-    is_wrapped: bool = False
-    is_sending: bool = False
-
-
-def _caller(sdk: str = "") -> _Caller:
-    """Look up who makes the call that is made here.
-
-    Args:
-        sdk: The package of the SDK that is called; "" where LiteLLM is.
-    """
-    between = (sdk, "paygent")
-    is_direct = True
-    is_called = not sdk  # by somebody further up: code around the SDK's own funnel calls nobody
-    is_others = is_sending = False
+def _nearest_module() -> str:
+    """Return the module of the nearest frame of LiteLLM; "" on a thread or task of others."""
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
-        package = name.partition(".")[0]
-        if package == _PACKAGE:
-            return _Caller(name, is_direct, is_sending=is_sending)
-        if name in _BEGINNINGS:
-            break
-        if name == _HOOK and frame.f_code.co_name == _ENTERS:
-            return _Caller("", is_direct, is_wrapped=True)
-        is_sending |= is_others and (
-            package in _HTTP or (name == _FUNNEL and frame.f_code.co_name == _SENDS)
-        )
-        is_called |= package == sdk
-        is_foreign = package not in between and package not in _STANDARD
-        is_others |= is_called and is_foreign
-        is_direct &= not is_foreign
+        if f"{name}.".startswith("litellm."):
+            return name
         frame = frame.f_back  # type: ignore[assignment]
-    return _Caller("", is_direct)
-
-
-def _runs_callback(caller: _Caller) -> bool:
-    return not caller.is_direct and caller.module.startswith(_RUNS_CALLBACKS_FROM)
+    return ""
 
 
 def is_in_callback() -> bool:
-    """Tell whether a callback of the application's runs here, beside the call it is told of."""
-    return _runs_callback(_caller())
+    """Return whether LiteLLM is running a callback of the application here."""
+    return _nearest_module().startswith(_RUNS_CALLBACKS)
+
+
+def _is_in_litellm() -> bool:
+    module = _nearest_module()
+    return bool(module) and not module.startswith(_RUNS_CALLBACKS)
 
 
 class LiteLLMGateway(Gateway):
-    """One run of a function of LiteLLM's.
-
-    In front of every provider but the application's own (`CustomLLM`): what that calls counts
-    instead.
+    """One run of a LiteLLM function. It is in front of every provider but the application's own
+    (`CustomLLM`), which counts by the calls that it makes.
 
     Attributes:
-        model: As the application asked for it.
-        provider: Who was asked last, where that is another one after a fallback; "" otherwise.
-        embeds: What a provider was asked to embed, where a cache may have given the rest.
+        provider: After a fallback, the provider that was asked last; "" before one.
+        embeds: What a provider was asked to embed, where a cache may have had the rest.
     """
 
-    __slots__ = ("embeds", "model", "provider")
+    __slots__ = ("_content", "_layer", "_model", "_name", "embeds", "provider")
 
-    def __init__(self, model: Any = None) -> None:
+    def __init__(
+        self, name: str = "", layer: object = None, body: Mapping[str, Any] | None = None
+    ) -> None:
+        """Open a run.
+
+        Args:
+            name: Of the function.
+            layer: Our wrapper.
+            body: The arguments by name.
+        """
         super().__init__()
-        self.model = model
+        self._name = name
+        self._layer = layer
+        self._model = (body or {}).get("model")
+        self._content = _content_of(body or {})
         self.provider = ""
         self.embeds: Any = None
 
     def sends(self, sdk: str) -> bool:
-        """Tell whether LiteLLM makes a request; see `Gateway.sends`."""
-        caller = _caller(sdk)
-        if caller.is_sending or not caller.module:
-            return False
-        return caller.is_direct or caller.module.startswith(_SENDS_FROM)
+        """Return whether LiteLLM makes the request; see `Gateway.sends`."""
+        return _is_in_litellm()
 
-    def calls(self, kwargs: Mapping[str, Any]) -> bool:
-        """Tell whether LiteLLM calls a function of its own, as a part of this call.
+    def includes(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
+        """Return whether a LiteLLM function is called as a part of this run.
 
         Args:
-            kwargs: The function's arguments.
+            name: Of the function.
+            layer: Our wrapper around it.
+            body: Its arguments by name.
         """
-        if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
-            return False
-        caller = _caller()
-        if caller.is_wrapped:
+        if not body.keys().isdisjoint(CALL_ARGUMENTS):
+            return False  # LiteLLM does not know our arguments, so the application calls
+        if _OWN_ARGUMENT in body or self._is_layer(name, layer, body):
             return True
-        if not caller.module:
-            return any(kwargs.get(flag) is True for flag in _FLAGS)
-        if caller.is_sending:
-            return False
-        return caller.is_direct or (self.in_front and not _runs_callback(caller))
+        return self.in_front and _is_in_litellm()
+
+    def _is_layer(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
+        """Return whether another wrapper of ours sees the same call. Between the two is the code of
+        another library, which has kept our first one.
+        """
+        is_same = name == self._name and self._content is not None
+        return is_same and layer is not self._layer and _content_of(body) is self._content
+
+    def note_part(self, litellm: Any, body: Mapping[str, Any]) -> None:
+        """Note which provider a part of this run asks, and for what.
+
+        Args:
+            litellm: The module.
+            body: The arguments of the part, by name.
+        """
+        if body.get("model") == self._model:
+            self.provider = ""
+        else:  # a fallback
+            provider = resolve(litellm, body)[1]
+            self.provider = PROVIDERS.get(provider, provider)
+            self.in_front = self.in_front and not is_custom(litellm, body)
+        if body.get(_PARTLY_CACHED) is True:
+            self.embeds = body.get("input")
+
+
+def _content_of(body: Mapping[str, Any]) -> Any:
+    return next((body[name] for name in _CONTENT if body.get(name) is not None), None)
+
+
+def enclosing_call(name: str, layer: object, body: Mapping[str, Any]) -> LiteLLMGateway | None:
+    """Return the run that a call is a part of; None for a call of its own. See `includes`."""
+    gateway = gateway_here()
+    if isinstance(gateway, LiteLLMGateway) and gateway.includes(name, layer, body):
+        return gateway
+    return None

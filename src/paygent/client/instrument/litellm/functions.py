@@ -1,4 +1,4 @@
-"""LiteLLM's functions: which are metered, which are free, and how a request of each is read.
+"""LiteLLM's functions: which are metered, which are free, and how their requests are read.
 
 Nothing here calls or patches. Names were read from litellm 1.60 and 1.110 (2026-11).
 """
@@ -38,7 +38,7 @@ _ROUTE = Route("litellm", read_completion, ChatStream, max_tokens_names=_BOUNDS)
 
 
 class Function(NamedTuple):
-    """A function of LiteLLM's, and its async twin under "a" and its name.
+    """A LiteLLM function, and its async twin, which is named "a" and the name.
 
     Attributes:
         name: Of the sync one.
@@ -46,8 +46,8 @@ class Function(NamedTuple):
         reader: Reads the chunks of a stream.
         generates: Whether there is output.
         told: Says what a request will use, of functions whose answers may tell nothing.
-        mocks: The arguments that have LiteLLM make the answer up, where they are not empty; an
-            empty one is sent by some versions. `mock_timeout` is none: it makes no answer.
+        mocks: Arguments with which LiteLLM makes up the answer, unless they are empty, as some
+            versions send them. `mock_timeout` is not among them: it makes no answer.
     """
 
     name: str
@@ -77,10 +77,10 @@ METERED = (
     Function("rerank", read_completion, generates=False),
     Function("anthropic_messages", read_message, MessageEvents, mocks=_MOCKS),
 )
-BY_NAME = {prefix + each.name: each for each in METERED for prefix in ("", "a")}
+BY_NAME = {prefix + function.name: function for function in METERED for prefix in ("", "a")}
 
 OTHERS = ("ocr", "aocr", "run_thread", "arun_thread")
-"""Functions that call a provider and are made in another way than `is_call` knows."""
+"""Functions that call a provider, and that `is_call` does not recognize."""
 
 _FREE = re.compile(
     r"a?("
@@ -93,7 +93,7 @@ _FREE = re.compile(
 
 
 def is_free(name: str) -> bool:
-    """Tell whether a function is known to cost nothing: it asks for what there is, or removes."""
+    """Return whether a function is known to cost nothing: it reads or removes what exists."""
     return _FREE.fullmatch(name) is not None
 
 
@@ -101,11 +101,11 @@ _WRAPPERS_MAX = 16
 
 
 def is_call(value: Any) -> bool:
-    """Tell whether something is a function that LiteLLM's decorator `client` has made, which all
-    that call a provider are.
+    """Return whether an object is a function made by LiteLLM's decorator `client`, as all are that
+    call a provider.
     """
     for _ in range(_WRAPPERS_MAX):
-        if type(value) is not FunctionType:  # proxies call themselves instances of it
+        if type(value) is not FunctionType:  # proxies claim to be instances of it
             break
         inner = value.__dict__.get("__wrapped__")
         if inner is not None and value.__globals__.get("__name__") == "litellm.utils":
@@ -118,22 +118,22 @@ def is_call(value: Any) -> bool:
 
 
 class Arguments:
-    """Names the arguments that a call of a function gives without their names."""
+    """Names the positional arguments of calls of one function."""
 
     __slots__ = ("_functions", "_names")
 
     def __init__(self, original: Callable[..., Any], twin: Callable[..., Any] | None) -> None:
-        """Take a function.
+        """Create it for a function.
 
         Args:
             original: The function.
-            twin: The sync one, whose names it takes where it has none of its own.
+            twin: The sync one: its names count where the function has none of its own.
         """
         self._functions = (original, twin)
         self._names: tuple[str, ...] | None = None
 
     def body(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments of a call by name; those that have none are left out."""
+        """Return the arguments of a call by name; those without a name are left out."""
         if not args:
             return kwargs
         if self._names is None:
@@ -142,22 +142,22 @@ class Arguments:
 
 
 def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
-    """Return the names of the parameters that a call need not name."""
+    """Return the names of the positional parameters."""
     if function is None:
         return ()
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # other code's wrapper, which tells none
+    except (TypeError, ValueError):  # other code's wrapper, without a signature
         return ()
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(each.name for each in parameters if each.kind in kinds)
+    return tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
 
 
 def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Request | None:
-    """Read a request; None for one that no provider will see.
+    """Read a request; None for one that no provider receives.
 
     Args:
-        function: What is called.
+        function: That is called.
         litellm: The module.
         body: The arguments by name.
     """
@@ -178,8 +178,8 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
 
 
 def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the own name of the model that is asked for and its provider, as LiteLLM takes them;
-    "" for what it does not tell.
+    """Return the model's own name and its provider, as LiteLLM understands the request; "" for what
+    it cannot tell.
     """
     model = body.get("model")
     if not isinstance(model, str) or not model:
@@ -188,19 +188,19 @@ def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:
         named, provider, *_ = litellm.get_llm_provider(
             model, body.get("custom_llm_provider"), body.get("api_base")
         )
-    except Exception:  # noqa: BLE001 - a model that it does not know; it will say so itself
+    except Exception:  # noqa: BLE001 - an unknown model, which LiteLLM will refuse itself
         return model, ""
     return str(named), str(provider)
 
 
 def is_custom(litellm: Any, body: Mapping[str, Any]) -> bool:
-    """Tell whether the provider that is asked for is code of the application's (`CustomLLM`); one
-    with the name of a provider that LiteLLM has is not called.
+    """Return whether the requested provider is code of the application (`CustomLLM`). LiteLLM
+    prefers its own where both have one name.
     """
     registered = getattr(litellm, "custom_provider_map", None)
     if not registered:
         return False
-    own = {get(each, "provider") for each in registered}
-    own -= {each.value for each in getattr(litellm, "LlmProviders", ())}
+    own = {get(entry, "provider") for entry in registered}
+    own -= {provider.value for provider in getattr(litellm, "LlmProviders", ())}
     model, provider = resolve(litellm, body)
     return bool(own & {provider or model.partition("/")[0]})

@@ -1,10 +1,10 @@
-"""LiteLLM: gate and meter around its own functions, outside whatever it calls below.
+"""LiteLLM: gate and meter around its own functions, outside of whatever it calls below.
 
-LiteLLM speaks to most providers by itself, and where it calls OpenAI's SDK it turns every exception
-into one of its own, ours too. So its public functions are the call, and the hooks of the SDKs stand
-back for what it sends while one of them runs (`litellm_gateway.py`). What it answers from its
-cache, or from a `mock_response`, costs nothing. Every function that calls a provider and is neither
-metered nor known to be free is said.
+LiteLLM speaks to most providers by itself, and where it calls OpenAI's SDK, it turns every
+exception into one of its own, ours too. So its public functions are the call, and the hooks of the
+SDKs let pass what it sends meanwhile (`callers.py`). An answer from its cache, or from a
+`mock_response`, costs nothing. Every function that calls a provider and is neither metered nor
+known to be free is logged.
 """
 
 from __future__ import annotations
@@ -12,31 +12,15 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from paygent.client.instrument.callables.run import (
-    Work,
-    end_raised,
-    prepare,
-    run,
-    run_async,
-    take_arguments,
-)
-from paygent.client.instrument.http_sdks.wrapper import behind_gateway, gateway_here, meter_or_say
-from paygent.client.instrument.litellm.answers import (
-    PROVIDERS,
-    answered_by,
-    is_from_cache,
-    is_rejected,
-    provider_of,
-    read_part,
-    read_rejected,
-    was_never_sent,
-)
-from paygent.client.instrument.litellm.callers import EMBEDDING_FLAG, LiteLLMGateway, is_in_callback
+from paygent.client.context.identity import CALL_ARGUMENTS
+from paygent.client.instrument.callables.run import run, run_async, take_arguments
+from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.litellm.call import GatewayCall
+from paygent.client.instrument.litellm.callers import LiteLLMGateway, enclosing_call
 from paygent.client.instrument.litellm.functions import (
     BY_NAME,
     OTHERS,
@@ -46,14 +30,9 @@ from paygent.client.instrument.litellm.functions import (
     is_custom,
     is_free,
     request_of,
-    resolve,
 )
-from paygent.client.instrument.litellm.streams import Reader, Tap, is_stream, tap
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
-from paygent.client.instrument.streams.ending import StreamEnd
-from paygent.client.metering.call import Call, Request
-from paygent.client.metering.meter import Meter
-from paygent.core.usage import JobStatus, Usage
+from paygent.client.metering.call import Request
 from paygent.failopen import attempt, diagnostics
 
 
@@ -65,60 +44,64 @@ class LiteLLMHook(Hook):
     takes_arguments = True
 
     def __init__(self) -> None:
-        self._made: dict[int, Any] = {}  # our wrappers, by identity
+        # By identity: a proxy around a wrapper may claim to be equal to it.
+        self._own: dict[int, Any] = {}
 
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Put gate and meter around its functions, under every name that modules have for them:
-        an application may have imported a function before `init`.
+        """Wrap the functions, under every name that modules have for them: an application may have
+        imported a function before `init`.
         """
         wrappers: dict[int, tuple[Any, Any]] = {}
         for name in (*BY_NAME, *OTHERS) if patches.switch.is_on else BY_NAME:
-            found = getattr(module, name, None)
-            if inspect.isroutine(found) and not (self._is_ours(found) or is_mock(found)):
-                wrappers[id(found)] = (found, self._wrapper(found, name, module, patches))
+            function = getattr(module, name, None)
+            if inspect.isroutine(function) and not (self._is_ours(function) or is_mock(function)):
+                wrapper = self._wrapper(function, name, module, patches)
+                wrappers[id(function)] = (function, wrapper)
         if patches.switch.is_on:
-            for found in _calls():
-                if id(found) not in wrappers and not self._is_ours(found):
-                    wrapper = self._wrapper(found, found.__name__, module, patches)
-                    wrappers[id(found)] = (found, wrapper)
+            for function in _calls():
+                if id(function) not in wrappers and not self._is_ours(function):
+                    wrapper = self._wrapper(function, function.__name__, module, patches)
+                    wrappers[id(function)] = (function, wrapper)
             self._watch_decorator(wrappers, module, patches)
-        for each in list(sys.modules.values()):
-            attempt("patch:litellm", _rebind, each, wrappers, patches)
+        for loaded in list(sys.modules.values()):
+            # A module may be any object, and raise at any access: that costs only its own names.
+            attempt("patch:litellm", _rebind, loaded, wrappers, patches)
 
-    def restore(self, displaced: Any, patches: Patches) -> None:
-        for patch in displaced: self.mend(patch, patches)
-    def mend(self, displaced: Patch, patches: Patches) -> None:
-        """Put gate and meter around a function of LiteLLM's that has come where another one was, in
-        that place alone. What others have put there is theirs: a test's stand-in asks nobody.
+    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:
+        """Wrap LiteLLM functions that have replaced our wrappers, in their places alone. Code of
+        others is left: a stub of a test calls no provider.
         """
-        owner, name = displaced.owner, displaced.name
-        found, litellm = vars(owner).get(name), sys.modules.get(self.module)
-        if litellm is None or self._is_ours(found) or not is_call(found):
+        for patch in displaced:
+            self._restore(patch.owner, patch.name, patches)
+
+    def _restore(self, owner: Any, name: str, patches: Patches) -> None:
+        function, litellm = vars(owner).get(name), sys.modules.get(self.module)
+        if litellm is None or self._is_ours(function) or not is_call(function):
             return
-        wrapper = self._wrapper(found, found.__name__, litellm, patches)
-        if wrapper is not found:
+        wrapper = self._wrapper(function, function.__name__, litellm, patches)
+        if wrapper is not function:
             patches.put(owner, name, wrapper)
 
     def _is_ours(self, value: Any) -> bool:
-        return self._made.get(id(value)) is value
+        return self._own.get(id(value)) is value
 
-    def _wrapper(self, found: Any, name: str, litellm: ModuleType, patches: Patches) -> Any:
-        """Return what stands in the place of a function; itself, where it is free."""
+    def _wrapper(self, original: Any, name: str, litellm: ModuleType, patches: Patches) -> Any:
+        """Return the wrapper of a function; the function itself where it is free."""
         function = BY_NAME.get(name)
         if function is not None:
-            wrapper = _wrap(found, function, litellm, patches)
+            wrapper = _wrap(original, name, function, litellm, patches)
         elif is_free(name):
-            return found
+            return original
         else:
-            wrapper = _say_unmetered(found, _shown(found, litellm), patches)
-        self._made[id(wrapper)] = wrapper
+            wrapper = _report_unmetered(original, _public_name(original, litellm), patches)
+        self._own[id(wrapper)] = wrapper
         return wrapper
 
     def _watch_decorator(
         self, wrappers: dict[int, tuple[Any, Any]], litellm: ModuleType, patches: Patches
     ) -> None:
-        """Have the functions that LiteLLM's decorator makes from now on found too: some modules are
-        loaded when they are first asked for.
+        """Wrap the functions that LiteLLM's decorator makes from now on: some of its modules are
+        loaded when they are first used.
         """
         original = _fields(sys.modules.get("litellm.utils")).get("client")
         if not inspect.isfunction(original) or self._is_ours(original):
@@ -126,15 +109,15 @@ class LiteLLMHook(Hook):
 
         @functools.wraps(original)
         def client(function: Any) -> Any:
-            made = original(function)
+            decorated = original(function)
             if not patches.switch.is_on:
-                return made
-            wrapped = attempt(
-                "patch:litellm", self._wrapper, made, function.__name__, litellm, patches
+                return decorated
+            wrapper = attempt(
+                "patch:litellm", self._wrapper, decorated, function.__name__, litellm, patches
             )
-            return made if wrapped is None else wrapped
+            return decorated if wrapper is None else wrapper
 
-        self._made[id(client)] = client
+        self._own[id(client)] = client
         wrappers[id(original)] = (original, client)
 
 
@@ -142,8 +125,8 @@ class LiteLLMHook(Hook):
 
 
 def _fields(module: Any) -> Mapping[str, Any]:
-    """Return what a module has, without waking it: one that loads itself lazily does so at the
-    first look at any attribute of it.
+    """Return the attributes of a module without waking it: a lazy one loads itself at the first
+    access to any attribute.
     """
     if not issubclass(type(module), ModuleType):
         return {}
@@ -152,7 +135,7 @@ def _fields(module: Any) -> Mapping[str, Any]:
 
 
 def _calls() -> Iterator[Any]:
-    """Find the functions of LiteLLM's that call a provider, under whatever name."""
+    """Find LiteLLM's functions that call a provider, under any name."""
     seen = set()
     for name, module in list(sys.modules.items()):
         for value in list(_fields(module).values()) if f"{name}.".startswith("litellm.") else ():
@@ -162,15 +145,15 @@ def _calls() -> Iterator[Any]:
 
 
 def _rebind(module: Any, wrappers: Mapping[int, tuple[Any, Any]], patches: Patches) -> None:
-    """Put wrappers in the place of functions wherever a module has them."""
+    """Replace functions by their wrappers wherever a module has them."""
     for name, value in list(_fields(module).items()):
-        found = wrappers.get(id(value))
-        if found is not None and found[0] is value and found[1] is not value:
-            patches.put(module, name, found[1])
+        original, wrapper = wrappers.get(id(value), (None, None))
+        if original is value and wrapper is not value:
+            patches.put(module, name, wrapper)
 
 
-def _shown(function: Any, litellm: ModuleType) -> str:
-    """Return what a function is called by who calls it."""
+def _public_name(function: Any, litellm: ModuleType) -> str:
+    """Return the name by which applications call a function."""
     name = str(function.__name__)
     if _fields(litellm).get(name) is function:
         return name
@@ -180,11 +163,11 @@ def _shown(function: Any, litellm: ModuleType) -> str:
 # -- its functions
 
 
-def _kept_kind(
+def _same_kind(
     original: Callable[..., Any], sync: Callable[..., Any], coroutine: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """Return the one of two wrappers that is of the kind of a function: a coroutine function, a
-    plain one, or a plain one around a coroutine function, which gives a coroutine.
+    """Return the wrapper that is of the kind of the original: a coroutine function, a plain one, or
+    a plain one around a coroutine function, which returns a coroutine.
     """
     if inspect.iscoroutinefunction(original):
         return functools.wraps(original)(coroutine)
@@ -192,190 +175,73 @@ def _kept_kind(
         return functools.wraps(original)(sync)
 
     @functools.wraps(original)
-    def gives_coroutine(*args: Any, **kwargs: Any) -> Any:
+    def returns_coroutine(*args: Any, **kwargs: Any) -> Any:
         return coroutine(*args, **kwargs)
 
-    return gives_coroutine
+    return returns_coroutine
 
 
-def _say_unmetered(original: Callable[..., Any], name: str, patches: Patches) -> Any:
-    """Return a function that says that it is not metered."""
+def _report_unmetered(original: Callable[..., Any], name: str, patches: Patches) -> Any:
+    """Return a function that logs that it is not metered."""
 
-    def say(kwargs: Mapping[str, Any]) -> None:
-        if patches.switch.is_on and _outer(kwargs) is None:
+    def report(kwargs: Mapping[str, Any]) -> None:
+        if patches.switch.is_on and enclosing_call(name, None, kwargs) is None:
             kind = f"unmetered:litellm:{name}"
             diagnostics.warn_once(
-                kind, "litellm.%s is neither gated nor metered; use pg.wrap", name
+                kind, "litellm.%s is neither metered nor limited; use pg.wrap()", name
             )
 
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        attempt("gateway", say, kwargs)
+        attempt("gateway", report, kwargs)
         return await original(*args, **kwargs)
 
     def sync(*args: Any, **kwargs: Any) -> Any:
-        attempt("gateway", say, kwargs)
+        attempt("gateway", report, kwargs)
         return original(*args, **kwargs)
 
-    return _kept_kind(original, sync, coroutine)
-
-
-def _outer(kwargs: Mapping[str, Any]) -> LiteLLMGateway | None:
-    """Return the call of LiteLLM's that a function runs as a part of; None for a call of its own.
-
-    Args:
-        kwargs: The function's arguments.
-    """
-    gateway = gateway_here()
-    return gateway if isinstance(gateway, LiteLLMGateway) and gateway.calls(kwargs) else None
+    return _same_kind(original, sync, coroutine)
 
 
 def _wrap(
-    original: Callable[..., Any], function: Function, litellm: ModuleType, patches: Patches
+    original: Callable[..., Any],
+    name: str,
+    function: Function,
+    litellm: ModuleType,
+    patches: Patches,
 ) -> Callable[..., Any]:
-    """Return a function of LiteLLM's with gate and meter around it."""
+    """Return a LiteLLM function with gate and meter around it."""
     arguments = Arguments(original, getattr(litellm, function.name, None))
+    layer = object()
 
-    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _GatewayCall | None:
-        """Return the call; None for what is a part of one that is under way."""
-        outer = attempt("gateway", _outer, kwargs)
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> GatewayCall | None:
+        """Return the call; None for a part of one that is under way."""
+        body = attempt("prepare", arguments.body, args, kwargs) or kwargs
+        outer = attempt("gateway", enclosing_call, name, layer, body)
         if outer is not None:
-            attempt("gateway", note_part, outer, args, kwargs)
+            attempt("gateway", outer.note_part, litellm, body)
             return None
         scope = attempt("prepare", take_arguments, kwargs)
+        body = {key: value for key, value in body.items() if key not in CALL_ARGUMENTS}
         meter = meter_or_say() if patches.switch.is_on else None
-        request = None
-        is_mocked = False
-        if meter is not None:
-            request = attempt("prepare", read, args, kwargs)
-            is_mocked = request is None
-        if request is None:
+        request = attempt("prepare", request_of, function, litellm, body) if meter else None
+        gateway = None
+        if meter is None or request is not None:
+            gateway = LiteLLMGateway(name, layer, body)
+            gateway.in_front = not attempt("prepare", is_custom, litellm, body)
+        if request is None:  # nothing to meter: LiteLLM makes up the answer, or Paygent is off
             meter, request = None, Request("", function.name, "", None)
-        call = _GatewayCall(meter, request, scope, function, patches)
-        if is_mocked:
-            call.inside = nullcontext()
-        call.gateway.in_front = not attempt("prepare", is_custom, litellm, request.body or {})
-        return call
-
-    def read(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Request | None:
-        return request_of(function, litellm, arguments.body(args, kwargs))
-
-    def note_part(outer: LiteLLMGateway, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        _note_part(outer, litellm, arguments.body(args, kwargs))
+        return GatewayCall(meter, request, scope, function, patches, gateway)
 
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
         if call is None:
             return await original(*args, **kwargs)
-
-        async def action() -> Any:
-            with call.inside:
-                return await original(*args, **kwargs)
-
-        return await run_async(call, action)
+        return await run_async(call, functools.partial(original, *args, **kwargs))
 
     def sync(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
         if call is None:
             return original(*args, **kwargs)
+        return run(call, functools.partial(original, *args, **kwargs))
 
-        def action() -> Any:
-            with call.inside:
-                return original(*args, **kwargs)
-
-        return run(call, action)
-
-    return _kept_kind(original, sync, coroutine)
-
-
-def _note_part(gateway: LiteLLMGateway, litellm: ModuleType, body: Mapping[str, Any]) -> None:
-    """Note what a part of a call tells of it: who is asked, and what a cache did not give."""
-    if body.get("model") == gateway.model:
-        gateway.provider = ""
-    else:  # a fallback
-        provider = resolve(litellm, body)[1]
-        gateway.provider = PROVIDERS.get(provider, provider)
-        gateway.in_front = gateway.in_front and not is_custom(litellm, body)
-    if body.get(EMBEDDING_FLAG) is True:
-        gateway.embeds = body.get("input")
-
-
-class _GatewayCall(Work):
-    """One call of a function of LiteLLM's; see `run.Work`.
-
-    Attributes:
-        gateway: What stands around its inside.
-        inside: Has it stand there; not for an answer that LiteLLM is asked to make up, since a
-            fallback that is not is a call of its own.
-    """
-
-    __slots__ = ("_function", "_handled", "_patches", "gateway", "inside")
-
-    def __init__(
-        self,
-        meter: Meter | None,
-        request: Request,
-        scope: Any,
-        function: Function,
-        patches: Patches,
-    ) -> None:
-        gateway = LiteLLMGateway((request.body or {}).get("model"))
-
-        def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
-            usage = function.read(answer, want_tools)
-            return answered_by(provider_of(answer) or gateway.provider, usage)
-
-        super().__init__(meter, prepare(request, read), scope)
-        self._function = function
-        self._patches = patches
-        self._handled = sys.exc_info()[1]
-        self.gateway = gateway
-        self.inside: AbstractContextManager[None] = behind_gateway(gateway)
-
-    def _give_up(self) -> None:
-        """Let what runs inside count instead: a provider of the application's, and no callback."""
-        if not self.gateway.in_front and not is_in_callback():
-            super()._give_up()
-
-    def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
-        """End a call with its answer; a stream of LiteLLM's ends it later."""
-        if is_from_cache(answer):
-            if self.gateway.embeds is None:
-                meter.void(call, "answered from a cache")
-            else:
-                meter.settle(call, attempt("usage", self._part, answer))
-            return True
-        if is_stream(answer):
-            reader = Reader(answer, self._function, call.wants_tools, self.gateway.provider)
-            give_up = None if self.gateway.in_front else self._give_up
-            if tap(answer, Tap(StreamEnd(meter, call, reader), reader, give_up), self._patches):
-                call.hand_over()
-            else:
-                kind = type(answer).__name__
-                diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
-                meter.settle(call, None)
-            return True
-        return super().end_with(meter, call, answer)
-
-    def _part(self, answer: Any) -> Usage | JobStatus | None:
-        body = self._prepared.request.body or {}
-        usage = self._prepared.route.read(answer, False)
-        return read_part(usage, self.gateway.embeds, body.get("input"))
-
-    def _rejected(self, call: Call, error: BaseException) -> Usage | JobStatus | None:
-        usage = read_rejected(getattr(error, "raw_response", None), call.estimate)
-        return answered_by(self.gateway.provider, usage)
-
-    def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
-        """End a call that raised: LiteLLM gives its own statuses to what has none."""
-        names = {base.__name__ for base in type(error).__mro__}
-        body = self._prepared.request.body or {}
-        if "APITimeoutError" in names and body.get("mock_timeout") is True:
-            meter.void(call, "a time-out that was asked for")
-        elif is_rejected(names, error):
-            meter.settle(call, attempt("usage", self._rejected, call, error))
-        elif "APITimeoutError" in names or (
-            "APIConnectionError" in names and not was_never_sent(error, self._handled)
-        ):
-            meter.settle(call, None)
-        else:
-            end_raised(meter, call, self._prepared, error)
+    return _same_kind(original, sync, coroutine)

@@ -1,9 +1,9 @@
 """LiteLLM's streams: read as the application reads them, by taps in their classes.
 
-The application gets the very object, and some of LiteLLM's own code looks at its class, so the taps
-stand in the class that has `__next__` or `__anext__`, from the first stream of it that a call gave.
-A stream that no call gave has no tap, and passes. Only a loop over a stream gets an iterator of its
-own, whose end shows that the loop was left.
+The application gets the very object, and LiteLLM's own code checks its class, so the methods of the
+class are wrapped, once a call has returned a stream of it. A stream of no call has no tap, and
+passes. Only a loop over a stream gets an iterator of its own, whose end shows that the loop was
+left.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ _LOOPS: Mapping[str, tuple[str, Any]] = {
     "__iter__": ("__next__", SyncLoop),
     "__aiter__": ("__anext__", AsyncLoop),
 }
-"""What gives a loop its iterator: the method of a step, and what stands for the loop."""
+"""The methods that return an iterator: the method of a step, and the class of the loop."""
 _METHODS = (*_NEXT, *_CLOSE, *_LOOPS)
 _TAP = "_paygent_tap"
 _NO_FIELDS: Mapping[str, Any] = {}
 _KEEPS = ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper")
-"""The class of streams that keep their chunks, which others stand around."""
+"""The class of streams that keep their chunks, which other streams wrap."""
 
 
 def is_stream(answer: Any) -> bool:
-    """Tell whether an answer is a stream object of LiteLLM's: its class says in Python how it goes
-    on, as no generator's does.
+    """Return whether an answer is a LiteLLM stream: the class has a step written in Python, as no
+    generator's has.
     """
     return any(_method(type(answer), name)[1] is not None for name in _NEXT)
 
 
-def tap(answer: Any, made: Tap, patches: Patches) -> bool:
-    """Put a tap on a stream; false for an object that takes none, whose tap is never asked."""
+def tap(answer: Any, stream_tap: Tap, patches: Patches) -> bool:
+    """Attach a tap to a stream; false for an object without attributes."""
     own = getattr(answer, "__dict__", None)
     if own is None:
-        made.is_busy = True
+        stream_tap.is_busy = True  # so that dropping the tap does not end the call
         return False
     kinds = [type(answer)]
     keeps = getattr(sys.modules.get(_KEEPS[0]), _KEEPS[1], None)
@@ -67,23 +67,23 @@ def tap(answer: Any, made: Tap, patches: Patches) -> bool:
             for kind in kinds:
                 for name in _METHODS:
                     _tap_method(kind, name, patches)
-    own[_TAP] = made
+    own[_TAP] = stream_tap
     return True
 
 
 class Reader:
-    """Reads a stream of LiteLLM's: what it keeps of the chunks has the usage, which the application
-    sees only if it asked for it. A stream of another kind stands around one that keeps them.
+    """Reads a LiteLLM stream. The usage is in the chunks that the stream keeps, or that the stream
+    keeps which it wraps; the application sees it only on request.
     """
 
     def __init__(self, stream: Any, function: Function, want_tools: bool, provider: str) -> None:
-        """Look at a stream.
+        """Create a reader.
 
         Args:
-            stream: As the application got it.
-            function: What gave it.
+            stream: As the application gets it.
+            function: That returned it.
             want_tools: As in `Call`.
-            provider: Who was asked, where the stream does not tell who answers; "" as in `Usage`.
+            provider: Of the request, where the stream does not name it; "" as in `Usage`.
         """
         self._kept: Any = getattr(stream, "chunks", None)
         self._provider = provider_of(stream) or provider
@@ -91,22 +91,22 @@ class Reader:
         self._is_chat = function.reader is ChatStream
         self._is_whole = False
 
-    def stands_around(self, stream: Any) -> None:
-        """Note a stream that is read below this one."""
+    def add_inner(self, stream: Any) -> None:
+        """Use the chunks of a stream that is read below this one."""
         if self._kept is None:
             self._kept = getattr(stream, "chunks", None)
 
     def end(self) -> None:
-        """Note that the stream has come to its own end."""
+        """Record the stream's own end."""
         self._is_whole = True
 
     def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk; see `StreamReader.feed`. None is ever kept from the application."""
+        """Read one chunk; see `StreamReader.feed`. None is withheld from the application."""
         self._inner.feed(chunk)
         return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage; see `StreamReader.usage`."""
         return answered_by(self._provider, self._usage(estimate))
 
     def _usage(self, estimate: Estimate) -> Usage | JobStatus | None:
@@ -115,12 +115,13 @@ class Reader:
             isinstance(seen, JobStatus) or (seen and seen.quality == "exact")
         ):
             return seen
-        told = next((each for each in reversed(self._kept or ()) if get(each, "usage")), None)
-        usage = read_completion(told, False) if told is not None else None
+        last = next((chunk for chunk in reversed(self._kept or ()) if get(chunk, "usage")), None)
+        usage = read_completion(last, False) if last is not None else None
         if not isinstance(usage, Usage):
             return seen._replace(billed_nano=None) if isinstance(seen, Usage) else seen
         if self._is_whole or not isinstance(seen, Usage):
             return usage._replace(tool_calls=seen.tool_calls if isinstance(seen, Usage) else ())
+        # Anthropic reports its input at once, and the output as it goes.
         output_tokens = max(usage.output_tokens, seen.output_tokens)
         return usage._replace(output_tokens=output_tokens, quality="partial")
 
@@ -129,12 +130,12 @@ class Reader:
 
 
 class Tap:
-    """What a stream of LiteLLM's carries, and enters for each of its steps; goes with the stream.
+    """Attached to a LiteLLM stream, which enters it for each step; collected with the stream.
 
     Attributes:
         ending: Ends the call.
         reader: Reads the chunks.
-        is_busy: A step is under way; one that the stream takes on itself then is a part of it.
+        is_busy: A step is under way; a further one that the stream takes then is a part of it.
     """
 
     __slots__ = ("_around", "ending", "is_busy", "reader")
@@ -142,13 +143,13 @@ class Tap:
     def __init__(
         self, ending: StreamEnd, reader: Reader, give_up: Callable[[], None] | None = None
     ) -> None:
-        """Take the parts.
+        """Create a tap.
 
         Args:
             ending: Ends the call.
             reader: Reads the chunks.
-            give_up: Voids the call for what is called below the stream, which counts instead; None
-                where that is a part of the call. Some streams are sent for when they are read.
+            give_up: Voids the call in favor of calls below the stream; None where those are parts
+                of it. Some streams send their request when they are read.
         """
         self.ending = ending
         self.reader = reader
@@ -171,7 +172,7 @@ class Tap:
         self.is_busy = False
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self.ending.at_its_end()
-        elif error is not None:  # an error, an interruption: each ends the call
+        elif error is not None:  # an interruption ends the call too
             self.ending()
 
     def __del__(self) -> None:
@@ -180,7 +181,7 @@ class Tap:
 
 
 class _Reading(LiteLLMGateway):
-    """One step of a stream, as a call of LiteLLM's."""
+    """One step of a stream, in front of what LiteLLM sends during it."""
 
     __slots__ = ("reader",)
 
@@ -190,15 +191,15 @@ class _Reading(LiteLLMGateway):
 
 
 def _method(kind: type, name: str) -> tuple[type, Any]:
-    """Return the class that a method comes from, and the method where it is one in Python."""
-    owner = next((each for each in kind.__mro__ if name in vars(each)), kind)
-    found = vars(owner).get(name)
-    return owner, found if inspect.isfunction(found) else None
+    """Return the class that defines a method, and the method if it is written in Python."""
+    owner = next((base for base in kind.__mro__ if name in vars(base)), kind)
+    method = vars(owner).get(name)
+    return owner, method if inspect.isfunction(method) else None
 
 
 def _is_tapped(kind: type, patches: Patches) -> bool:
-    found = (_method(kind, name)[1] for name in _METHODS)
-    return all(each is None or patches.is_ours(each) for each in found)
+    methods = (_method(kind, name)[1] for name in _METHODS)
+    return all(method is None or patches.is_ours(method) for method in methods)
 
 
 def _tap_method(kind: type, name: str, patches: Patches) -> None:
@@ -215,12 +216,12 @@ def _tap_method(kind: type, name: str, patches: Patches) -> None:
 def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
     @functools.wraps(original)
     def method(stream: Any) -> Any:
-        found = original(stream)
-        tapped = _tap_of(stream)
-        if tapped is None or found is not stream:
-            return found
-        begun = attempt("stream", loop, stream, tapped.ending, getattr(stream, step))
-        return found if begun is None else begun
+        iterator = original(stream)
+        stream_tap = _tap_of(stream)
+        if stream_tap is None or iterator is not stream:
+            return iterator
+        watched = attempt("stream", loop, stream, stream_tap.ending, getattr(stream, step))
+        return iterator if watched is None else watched
 
     return method
 
@@ -228,13 +229,13 @@ def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
 def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
     @functools.wraps(original)
     def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        tapped = _tap_of(stream)
-        if tapped is None:
+        stream_tap = _tap_of(stream)
+        if stream_tap is None:
             return original(stream, *args, **kwargs)
-        with tapped:
-            found = original(stream, *args, **kwargs)
-        then(tapped, found)
-        return found
+        with stream_tap:
+            answer = original(stream, *args, **kwargs)
+        then(stream_tap, answer)
+        return answer
 
     return method
 
@@ -242,31 +243,31 @@ def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -
 def _wrap_async(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
     @functools.wraps(original)
     async def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
-        tapped = _tap_of(stream)
-        if tapped is None:
+        stream_tap = _tap_of(stream)
+        if stream_tap is None:
             return await original(stream, *args, **kwargs)
-        with tapped:
-            found = await original(stream, *args, **kwargs)
-        then(tapped, found)
-        return found
+        with stream_tap:
+            answer = await original(stream, *args, **kwargs)
+        then(stream_tap, answer)
+        return answer
 
     return method
 
 
-def _feed(tapped: Tap, chunk: Any) -> None:
-    attempt("stream", tapped.reader.feed, chunk)
+def _feed(stream_tap: Tap, chunk: Any) -> None:
+    attempt("stream", stream_tap.reader.feed, chunk)
 
 
-def _close(tapped: Tap, found: Any) -> None:
-    tapped.ending()
+def _close(stream_tap: Tap, answer: Any) -> None:
+    stream_tap.ending()
 
 
 def _tap_of(stream: Any) -> Tap | None:
-    """Return the tap of a stream that takes a step; None for a part of one, and without a tap."""
-    tapped: Tap | None = getattr(stream, "__dict__", _NO_FIELDS).get(_TAP)
-    if tapped is None:
+    """Return the tap of a stream that takes a step; None for an inner step, and without a tap."""
+    stream_tap: Tap | None = getattr(stream, "__dict__", _NO_FIELDS).get(_TAP)
+    if stream_tap is None:
         gateway = gateway_here()
         if isinstance(gateway, _Reading):
-            gateway.reader.stands_around(stream)
+            gateway.reader.add_inner(stream)
         return None
-    return None if tapped.is_busy else tapped
+    return None if stream_tap.is_busy else stream_tap

@@ -1,14 +1,14 @@
-"""The taps on one connection of the `websockets` library: what goes over it is seen, as it is.
+"""Taps on one connection of the `websockets` library: they see what passes, and change nothing.
 
-The application's `send` is gated, and a response that it begins is noted in the moment in which the
-library writes it, so that the order of what was asked for is the order of the wire, however many
-threads or tasks send: no lock of ours is held over the library's. What arrives is read when the
-library takes it off the wire, whoever receives it later, in whole or in pieces. A connection ends
-when the library says so, whether somebody is receiving or not.
+The application's `send` is gated, and a response that it begins is recorded at the moment the
+library writes it. So requests are recorded in the order of the wire, however many threads or tasks
+send, and none of our locks is held over the library's. What arrives is read when the library takes
+it off the wire, no matter who receives it later, in whole or in pieces. A connection ends when the
+library reports it, even while nothing receives.
 
-A message of the server is never kept from the application. A response that the server begins by
-itself and a limit refuses is cancelled at once; the refusal comes out of the `recv` after the one
-that has told of it.
+A message of the server is never withheld from the application. A response that the server begins by
+itself and a limit refuses is cancelled at once; the refusal is raised by the `recv` after the one
+that returned its beginning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from functools import partial
 from typing import Any, TypeVar
 
 from paygent.client.context.identity import Identity
@@ -34,20 +33,20 @@ from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 _T = TypeVar("_T")
 
 _TEXT, _BINARY, _CONTINUED = 1, 2, 0  # opcodes of data (RFC 6455)
-_PIECES_BYTES_MAX = 2**26  # of one message; longer ones are none that tell a use
+_PIECES_BYTES_MAX = 2**26  # of one message; no event that reports usage is longer
 CANCEL_ID = "paygent_cancel"
-"""`event_id` of the events with which responses are cancelled that nobody of the application began:
-an error that names it (there was nothing left to cancel) is about ours.
+"""`event_id` of the events that cancel responses which the application did not request: an error
+that names it (there was nothing left to cancel) is caused by Paygent.
 """
 
 
 class ConnectionState:
-    """What stays of a connection when an SDK opens it again.
+    """The state of a connection that outlives a reconnect by the SDK.
 
     Attributes:
-        identity: Whose it is: of the moment in which it was first opened.
+        identity: Of the context in which it was first opened.
         is_open: Whether it has been open.
-        refusal: What an SDK has swallowed, for the next who sends or receives.
+        refusal: A refusal that the SDK has swallowed, for the next `send` or `recv`.
     """
 
     def __init__(self, identity: Identity | None) -> None:
@@ -56,100 +55,111 @@ class ConnectionState:
         self.refusal: PaygentLimitExceeded | None = None
 
     def raise_refusal(self) -> None:
-        """Raise what was swallowed, once."""
+        """Raise the swallowed refusal, once."""
         refusal, self.refusal = self.refusal, None
         if refusal is not None:
             raise refusal
 
 
 is_flushing: ContextVar[bool] = ContextVar("paygent_is_flushing", default=False)
-"""Whether an SDK sends here what it has queued, and swallows what we raise."""
+"""Whether an SDK is sending its queue here, which swallows what we raise."""
 
 
-class _Writing:
-    """A response whose `response.create` the library is about to write."""
+class _Sending:
+    """One gated `send`, entered around the library's own.
 
-    __slots__ = ("call", "is_begun", "meter", "outgoing", "taps")
+    A response counts from the moment the library writes its `response.create`. Where `send` is left
+    before that, the call is void. If it was being written, the provider may answer: the call ends
+    with the answer, or with the connection.
+    """
 
-    def __init__(self, taps: _Taps, call: Call, meter: Meter, outgoing: Outgoing) -> None:
+    __slots__ = ("_call", "_meter", "_outgoing", "is_begun", "taps")
+
+    def __init__(self, taps: _Taps, call: Call | None, meter: Meter, outgoing: Outgoing) -> None:
         self.taps = taps
-        self.call = call
-        self.meter = meter
-        self.outgoing = outgoing
+        self._call = call
+        self._meter = meter
+        self._outgoing = outgoing
         self.is_begun = False
 
     def begin(self) -> None:
-        """Note that it is being written."""
+        """Record that the response is being written."""
         self.is_begun = True
-        attempt("socket", self.taps.conversation.begun, self.call, self.meter, self.outgoing.sent)
+        record = self.taps.conversation.record_begin
+        attempt("socket", record, self._call, self._meter, self._outgoing.sent)
 
-    def take_back(self) -> None:
-        """Note that nothing of it was written."""
+    def withdraw(self) -> None:
+        """Record that nothing of it was written."""
         self.is_begun = False
-        attempt("socket", self.taps.conversation.not_sent, self.call)
+        attempt("socket", self.taps.conversation.withdraw, self._call)
 
-    def left(self, *, is_sent: bool) -> None:
-        """End it where `send` was left before anything of it was written. If something was, the
-        provider may answer: it ends with the answer, or with the connection.
+    def __enter__(self) -> None:
+        if self._call is not None:
+            _sending.set(self)
 
-        Args:
-            is_sent: Whether the library says so. If it was not seen writing, its answer counts all
-                the same, on whose connection it is.
-        """
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._call is not None:
+            _sending.set(None)
+            attempt("settle", self._leave, self._call, kind is None)
+        elif kind is None:
+            attempt("socket", self.taps.conversation.record_audio, self._outgoing.sent)
+
+    def _leave(self, call: Call, is_sent: bool) -> None:
         if self.is_begun:
             return
-        self.meter.void(self.call, "never written")
+        self._meter.void(call, "never written")
         if is_sent:
+            # The answer counts all the same, for the user of the connection.
             diagnostics.warn_once(
                 "socket_unseen",
-                "this version of websockets writes in a way that is not known; responses over"
-                " sockets count on the user who has connected",
+                "this version of websockets writes in an unknown way; responses over sockets are"
+                " booked on the user who has connected",
             )
 
 
-_writing: ContextVar[_Writing | None] = ContextVar("paygent_writing", default=None)
+_sending: ContextVar[_Sending | None] = ContextVar("paygent_sending", default=None)
 
 
 def ask_blocking(ask: Callable[[], _T | Wait | None]) -> _T | None:
-    """Ask the meter, and wait where it says so."""
-    found = attempt("begin", ask)
-    while isinstance(found, Wait):
-        found.block()
-        found = attempt("begin", ask)
-    return found
+    """Ask the meter, and block while it requires a wait."""
+    answer = attempt("begin", ask)
+    while isinstance(answer, Wait):
+        answer.block()
+        answer = attempt("begin", ask)
+    return answer
 
 
 async def ask_awaiting(ask: Callable[[], _T | Wait | None]) -> _T | None:
-    """Ask the meter, and await what it says."""
-    found = attempt("begin", ask)
-    while isinstance(found, Wait):
-        await found
-        found = attempt("begin", ask)
-    return found
+    """Ask the meter, and await while it requires a wait."""
+    answer = attempt("begin", ask)
+    while isinstance(answer, Wait):
+        await answer
+        answer = attempt("begin", ask)
+    return answer
 
 
 _tapped: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def is_tapped(connection: Any) -> bool:
-    """Tell whether a connection has its taps: a second pair would count everything twice."""
+    """Return whether a connection has its taps: a second pair would count everything twice."""
     return connection in _tapped
 
 
 class _Taps:
-    """Stand in the place of some methods of a connection, on this one object."""
+    """Replace some methods of a connection, on this one object."""
 
-    ending = ""
+    end_method = ""
     """The method of the connection that the library calls when it is gone."""
 
     def __init__(
-        self, connection: Any, conversation: Conversation, line: ConnectionState, switch: Switch
+        self, connection: Any, conversation: Conversation, state: ConnectionState, switch: Switch
     ) -> None:
         self.conversation = conversation
-        self._line = line
+        self._state = state
         self._switch = switch
         self._refusal: PaygentLimitExceeded | None = None
-        self._refused_at = self._arrivals = self._received = 0  # messages, counted
+        self._refused_at = self._arrivals = self._received = 0  # numbers of messages
         self._pieces: list[bytes] = []
         self._pieces_bytes = 0
         self._connection = connection
@@ -157,14 +167,14 @@ class _Taps:
         self._recv = connection.recv
         self._recv_streaming = connection.recv_streaming
         self._process_event = connection.process_event
-        self._ending = getattr(connection, self.ending)
+        self._end = getattr(connection, self.end_method)
         protocol = connection.protocol
-        protocol.send_text = self._writer(protocol.send_text)
-        protocol.send_binary = self._writer(protocol.send_binary)
+        protocol.send_text = self._wrap_writer(protocol.send_text)
+        protocol.send_binary = self._wrap_writer(protocol.send_binary)
         connection.send, connection.recv = self.send, self.recv
         connection.recv_streaming = self.recv_streaming
         connection.process_event = self.process_event
-        setattr(connection, self.ending, self.ended)
+        setattr(connection, self.end_method, self.end)
         _tapped.add(connection)
 
     send: Any
@@ -177,60 +187,61 @@ class _Taps:
         return self._recv_streaming(*args, **kwargs)
 
     def process_event(self, event: Any, *args: Any) -> Any:
-        """Read what has arrived before anybody can receive it, and pass it on."""
-        attempt("socket", self._arrived, event)
+        """Read what has arrived before it can be received, and pass it on."""
+        attempt("socket", self._read_frame, event)
         return self._process_event(event, *args)
 
-    def ended(self, *args: Any) -> Any:
-        """Let the library end the connection, and end what was under way."""
+    def end(self, *args: Any) -> Any:
+        """Let the library end the connection, and end the calls under way."""
         try:
-            return self._ending(*args)
+            return self._end(*args)
         finally:
-            attempt("settle", self.conversation.ended)
+            attempt("settle", self.conversation.end)
 
-    # -- what is sent
+    # -- outgoing messages
 
-    def _outgoing(self, message: Any) -> tuple[Outgoing | None, Meter | None]:
+    def _read_outgoing(self, message: Any) -> tuple[Outgoing, Meter] | None:
         """Return what a message means and the meter it goes through; None for most."""
         if not self._switch.is_on:
-            return None, None
-        outgoing = attempt("socket", self.conversation.outgoing, message)
+            return None
+        outgoing = attempt("socket", self.conversation.read_outgoing, message)
         if outgoing is None:
-            return None, None
-        self._line.raise_refusal()
-        return outgoing, meter_or_say()
+            return None
+        self._state.raise_refusal()
+        meter = meter_or_say()
+        return None if meter is None else (outgoing, meter)
 
     def _gate(self, outgoing: Outgoing, meter: Meter) -> Call | Wait | None:
-        """Gate a message; one that begins no response is only looked at: who is not known yet may
-        speak.
+        """Gate a message. One that begins no response is only checked: a user without an account
+        may send audio.
         """
         try:
             return (meter.begin if outgoing.begins else meter.check)(outgoing.request)
         except PaygentLimitExceeded as error:
             if is_flushing.get():
-                self._line.refusal = error
+                self._state.refusal = error
             raise
 
-    def _writer(self, original: Callable[..., None]) -> Callable[..., None]:
-        """Return what writes a message, and notes the response that it begins."""
+    def _wrap_writer(self, original: Callable[..., None]) -> Callable[..., None]:
+        """Return a writer that also records the response that its message begins."""
 
         def write(*args: Any, **kwargs: Any) -> None:
-            writing = _writing.get()
-            if writing is None or writing.taps is not self or writing.is_begun:
+            sending = _sending.get()
+            if sending is None or sending.taps is not self or sending.is_begun:
                 return original(*args, **kwargs)
-            writing.begin()
+            sending.begin()
             try:
                 return original(*args, **kwargs)
             except BaseException:  # the library refuses to write in this state of the connection
-                writing.take_back()
+                sending.withdraw()
                 raise
 
         return write
 
-    # -- what arrives
+    # -- incoming messages
 
-    def _arrived(self, event: Any) -> None:
-        """Put a message together and read it; what is no piece of data is none of ours."""
+    def _read_frame(self, event: Any) -> None:
+        """Assemble a message and read it; anything but a piece of data is ignored."""
         opcode = getattr(event, "opcode", None)
         if opcode not in (_TEXT, _BINARY, _CONTINUED):
             return
@@ -245,24 +256,28 @@ class _Taps:
             return
         data, self._pieces = b"".join(self._pieces), []
         self._arrivals += 1
-        refused = self.conversation.incoming(data) if data else None
+        refused = self.conversation.read_incoming(data) if data else None
         if refused is not None:
-            self._refusal, self._refused_at = refused[0], self._arrivals
-            cancel = {"type": "response.cancel", "event_id": CANCEL_ID}
-            if refused[1] is not None:
-                cancel["response_id"] = refused[1]
-            self._send_later(json.dumps(cancel))
+            self._refusal, response_id = refused
+            self._refused_at = self._arrivals
+            self._cancel(response_id)
+
+    def _cancel(self, response_id: str | None) -> None:
+        cancel = {"type": "response.cancel", "event_id": CANCEL_ID}
+        if response_id is not None:
+            cancel["response_id"] = response_id
+        self._send_later(json.dumps(cancel))
 
     def _send_later(self, message: str) -> None:
         raise NotImplementedError
 
     def _raise_refusal(self) -> None:
-        """Raise what the application has not been told yet: of a response that the server has begun
-        once it has received the message that says so.
+        """Raise a pending refusal: that of a response which the server has begun, once the
+        application has received the message of its beginning.
         """
         if not self._switch.is_on:
             return
-        self._line.raise_refusal()
+        self._state.raise_refusal()
         if self._refusal is not None and self._received >= self._refused_at:
             refusal, self._refusal = self._refusal, None
             raise refusal
@@ -271,40 +286,27 @@ class _Taps:
 class SyncTaps(_Taps):
     """On a connection of threads."""
 
-    ending = "close_socket"
+    end_method = "close_socket"
 
     def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a message, unless a limit refuses what it begins."""
-        outgoing, meter = self._outgoing(message)
-        if outgoing is None or meter is None:
+        gated = self._read_outgoing(message)
+        if gated is None:
             return self._send(message, *args, **kwargs)
+        outgoing, meter = gated
         call = ask_blocking(lambda: self._gate(outgoing, meter))
-        if call is None:
-            answer = self._send(message, *args, **kwargs)
-            attempt("socket", self.conversation.spoken, outgoing.sent)
-            return answer
-        writing = _Writing(self, call, meter, outgoing)
-        _writing.set(writing)
-        is_sent = False
-        try:
-            answer = self._send(message, *args, **kwargs)
-            is_sent = True
-            return answer
-        finally:
-            _writing.set(None)
-            attempt("settle", partial(writing.left, is_sent=is_sent))
+        with _Sending(self, call, meter, outgoing):
+            return self._send(message, *args, **kwargs)
 
     def recv(self, *args: Any, **kwargs: Any) -> Any:
-        """Receive a message, unless there is a refusal to be told."""
+        """Receive a message, unless a refusal is pending."""
         self._raise_refusal()
         message = self._recv(*args, **kwargs)
         self._received += 1
         return message
 
     def _send_later(self, message: str) -> None:
-        """Send a message of ours on a thread of its own: this one reads, and must not wait until
-        the other side does.
-        """
+        # On a thread of its own: this one reads, and must not wait until the other side does.
         threading.Thread(
             target=isolate, args=("socket", self._send_now, message), daemon=True
         ).start()
@@ -312,46 +314,35 @@ class SyncTaps(_Taps):
     def _send_now(self, message: str) -> None:
         from websockets.exceptions import ConnectionClosed  # imported already, with the connection
 
-        with suppress(ConnectionClosed):  # nothing runs there any more
+        with suppress(ConnectionClosed):  # nothing is left to be cancelled
             self._send(message)
 
 
 class AsyncTaps(_Taps):
     """On a connection of an event loop."""
 
-    ending = "connection_lost"
+    end_method = "connection_lost"
 
     async def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a message, unless a limit refuses what it begins."""
-        outgoing, meter = self._outgoing(message)
-        if outgoing is None or meter is None:
+        gated = self._read_outgoing(message)
+        if gated is None:
             return await self._send(message, *args, **kwargs)
+        outgoing, meter = gated
         outgoing.request.is_async = True
         call = await ask_awaiting(lambda: self._gate(outgoing, meter))
-        if call is None:
-            answer = await self._send(message, *args, **kwargs)
-            attempt("socket", self.conversation.spoken, outgoing.sent)
-            return answer
-        writing = _Writing(self, call, meter, outgoing)
-        _writing.set(writing)
-        is_sent = False
-        try:
-            answer = await self._send(message, *args, **kwargs)
-            is_sent = True
-            return answer
-        finally:
-            _writing.set(None)
-            attempt("settle", partial(writing.left, is_sent=is_sent))
+        with _Sending(self, call, meter, outgoing):
+            return await self._send(message, *args, **kwargs)
 
     async def recv(self, *args: Any, **kwargs: Any) -> Any:
-        """Receive a message, unless there is a refusal to be told."""
+        """Receive a message, unless a refusal is pending."""
         self._raise_refusal()
         message = await self._recv(*args, **kwargs)
         self._received += 1
         return message
 
     def _send_later(self, message: str) -> None:
-        """Send a message of ours in a task of its own: what arrives is read in a callback."""
+        # In a task of its own: what arrives is read in a callback of the loop.
         task = self._connection.loop.create_task(isolate_async("socket", self._send_now, message))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)

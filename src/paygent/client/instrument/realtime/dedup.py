@@ -1,7 +1,8 @@
-"""What connections to one conversation of a provider have counted already, so that it counts once.
+"""What the connections of one conversation have counted, so that each response counts once.
 
-Several connections can carry one conversation: two to one `call_id`, a second one beside a Live
-session. Each of them is told of every response and of the same seconds. In memory, in this process.
+Several connections can carry one conversation: two with one `call_id`, a second one attached to a
+Live session. Each of them receives the events of every response and the same seconds. Kept in
+memory, in this process.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import threading
 
 from paygent.client.instrument.realtime.pending import Responses
 
-_IDS_MAX = 4_096  # of responses of one conversation; of older ones no event comes any more
-_SHARED_MAX = 1_024  # conversations that are known by their id, those that were joined last
+_IDS_MAX = 4_096  # of responses of one conversation; older ones receive no more events
+_SHARED_MAX = 1_024  # conversations known by their id, the most recently joined
 
 
 class CountedResponses:
-    """What was counted of one conversation. Its connections are read by several threads.
+    """What one conversation has counted. Its connections may be read by several threads.
 
     Attributes:
-        responses: What any of its connections has asked for, and what is under way.
+        responses: What any of its connections has requested, and what is under way.
     """
 
     def __init__(self) -> None:
@@ -27,36 +28,34 @@ class CountedResponses:
         self._owners: dict[str, object] = {}
         self._total_ms = self._taken_ms = 0
 
-    def claim(self, what: str, owner: object) -> bool:
-        """Take it upon oneself to count something; false where another connection does.
+    def claim(self, claimed_id: str, owner: object) -> bool:
+        """Claim a response or item for a connection; false where another one counts it.
 
         Args:
-            what: The id of a response or of an item.
+            claimed_id: Of a response, or of a part of an item.
             owner: The connection.
         """
         with self._lock:
-            while len(self._owners) >= _IDS_MAX and what not in self._owners:
+            while len(self._owners) >= _IDS_MAX and claimed_id not in self._owners:
                 del self._owners[next(iter(self._owners))]
-            return self._owners.setdefault(what, owner) is owner
+            return self._owners.setdefault(claimed_id, owner) is owner
 
-    def knows(self, what: str) -> bool:
-        """Tell whether something is counted, or was."""
-        return what in self._owners
+    def knows(self, claimed_id: str) -> bool:
+        """Return whether a response or item was claimed."""
+        return claimed_id in self._owners
 
-    def tell_total(self, total_ms: int) -> None:
-        """Note how much audio there has been in all, by the provider's word."""
+    def raise_total(self, total_ms: int) -> None:
+        """Set the total of audio, as the provider reports it; it never falls."""
         with self._lock:
             self._total_ms = max(self._total_ms, total_ms)
 
     def add(self, audio_ms: int) -> None:
-        """Note some more audio."""
+        """Add audio to the total."""
         with self._lock:
             self._total_ms += audio_ms
 
     def take(self, at_least_ms: int = 1) -> int:
-        """Return the milliseconds that nobody has taken yet, and take them; 0 if they are fewer
-        than asked for.
-        """
+        """Take the milliseconds that were not taken yet; 0 if they are fewer than `at_least_ms`."""
         with self._lock:
             rest_ms = self._total_ms - self._taken_ms
             if rest_ms < at_least_ms:
@@ -66,14 +65,14 @@ class CountedResponses:
 
 
 _shared: dict[str, CountedResponses] = {}
-_shared_lock = threading.Lock()  # for a few steps in memory, where connections begin
+_shared_lock = threading.Lock()  # as above, where connections begin
 
 
 def counted_of(conversation_id: str) -> CountedResponses:
-    """Return what was counted of a conversation that a provider has given an id."""
+    """Return the counts of a conversation to which a provider has given an id."""
     with _shared_lock:
-        found = _shared.pop(conversation_id, None) or CountedResponses()
-        _shared[conversation_id] = found
+        counted = _shared.pop(conversation_id, None) or CountedResponses()
+        _shared[conversation_id] = counted
         while len(_shared) > _SHARED_MAX:
             del _shared[next(iter(_shared))]
-    return found
+    return counted

@@ -1,19 +1,19 @@
-"""WebSockets to a provider: gated when they connect and before each response, metered from their
+"""WebSockets to a provider: checked when they connect and before each response, metered from their
 own events.
 
-No HTTP request carries what goes over a socket, so the hook stands in the handshake of the
-`websockets` library, through which OpenAI's SDK, its agents and others connect. It decides by the
-address, and by who connects, which connections are a provider's:
+What goes over a socket is in no HTTP request, so the hook is in the handshake of the `websockets`
+library, through which OpenAI's SDK, its agents and others connect. Which connections are a
+provider's is decided by the address, and by the opener:
 
-| connection | what is done |
+| connection | effect |
 |---|---|
-| opened by OpenAI's SDK (`sdk_sockets.py`), wherever it leads | gated when it connects, tapped |
+| opened by OpenAI's SDK (`sdk_hook.py`), wherever it leads | checked when it connects, tapped |
 | to a known host, at an address that is metered | the same |
-| to a known host, at another address | said |
-| to another host, at an address of the same ending | tapped; passes until a response is asked for |
-| every other | left as it is |
+| to a known host, at another address | logged |
+| to another host, at an address of the same ending | tapped; passes until it requests a response |
+| every other | left alone |
 
-The taps (`taps.py`) see what goes over it, and `conversation.py` reads that.
+The taps (`connection.py`) see what goes over it, and `conversation.py` reads that.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ class SocketHook(Hook):
     """Patches the connections of the `websockets` library; see `patches.Hook`."""
 
     def __init__(self, module: str, *, is_async: bool) -> None:
-        """Name what is patched.
+        """Create the hook.
 
         Args:
-            module: Where `ClientConnection` is.
-            is_async: Whether it is awaited.
+            module: Of `ClientConnection`.
+            is_async: Whether its handshake is awaited.
         """
         self.name = "websockets"
         self.module = module
         self._is_async = is_async
 
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Have connections tapped before they stand; see `patches.Hook`."""
+        """Tap connections before their handshake; see `patches.Hook`."""
         original = vars(module.ClientConnection)["handshake"]
         if not patches.is_ours(original):
             wrap = _wrap_async if self._is_async else _wrap_sync
@@ -69,20 +69,20 @@ class SocketHook(Hook):
 
 
 class UntappedHook(Hook):
-    """Says that a connection to a provider is made by a part of the library without taps."""
+    """Logs connections to a provider through parts of the library that have no taps."""
 
     def __init__(self, module: str, class_name: str) -> None:
-        """Name what is looked at.
+        """Create the hook.
 
         Args:
-            module: Where its class of connections is.
-            class_name: That class.
+            module: Of the class of connections.
+            class_name: Of that class.
         """
         self.name = self.module = module
         self._class_name = class_name
 
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Look at the connections that are made from now on; see `patches.Hook`."""
+        """Watch the connections that are made from now on; see `patches.Hook`."""
         owner = getattr(module, self._class_name)
         original = vars(owner)["handshake"]
         if patches.is_ours(original):
@@ -91,18 +91,19 @@ class UntappedHook(Hook):
         @functools.wraps(original)
         async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
             if patches.switch.is_on:
-                uri = args[0] if args else kwargs.get("wsuri")  # of the old implementation
-                attempt("prepare", self._say, connection if uri is None else uri)
+                # The old implementation is given the address, the others have it.
+                uri = args[0] if args else kwargs.get("wsuri")
+                attempt("prepare", self._report, connection if uri is None else uri)
             return await original(connection, *args, **kwargs)
 
         patches.put(owner, "handshake", handshake)
 
-    def _say(self, connection: Any) -> None:
+    def _report(self, connection: Any) -> None:
         address = _address(connection)
         if _is_provider(address.host):
             diagnostics.warn_once(
                 f"unmetered:{self.module}",
-                "a connection through %s is neither gated nor metered; use websockets.asyncio",
+                "a connection through %s is neither metered nor limited; use websockets.asyncio",
                 self.module,
             )
 
@@ -117,67 +118,67 @@ HOOKS: tuple[Hook, ...] = (
 
 
 def _wrap_sync(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the sync handshake with a look at the limits before it, and taps."""
+    """Return the sync handshake with a check of the limits before it, and taps."""
 
     @functools.wraps(original)
     def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
         entry = attempt("prepare", _entry, connection, SyncTaps, patches)
         if entry is not None:
-            ask_blocking(entry.look)
+            ask_blocking(entry.check)
         answer = original(connection, *args, **kwargs)
         if entry is not None:
-            entry.line.is_open = True
+            entry.state.is_open = True
         return answer
 
     return handshake
 
 
 def _wrap_async(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the async handshake with a look at the limits before it, and taps."""
+    """Return the async handshake with a check of the limits before it, and taps."""
 
     @functools.wraps(original)
     async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
         entry = attempt("prepare", _entry, connection, AsyncTaps, patches)
         if entry is not None:
-            await ask_awaiting(entry.look)
+            await ask_awaiting(entry.check)
         answer = await original(connection, *args, **kwargs)
         if entry is not None:
-            entry.line.is_open = True
+            entry.state.is_open = True
         return answer
 
     return handshake
 
 
-# -- gated when it connects
+# -- checked when it connects
 
 
 class _Entry:
-    """A connection that is looked at before its handshake."""
+    """A connection that is checked before its handshake."""
 
-    def __init__(self, conversation: Conversation, line: ConnectionState, meter: Meter) -> None:
-        self._request = conversation.entry()
-        self.line = line
+    def __init__(self, conversation: Conversation, state: ConnectionState, meter: Meter) -> None:
+        self._request = conversation.connect_request()
+        self.state = state
         self._meter = meter
 
-    def look(self) -> Any:
-        """Refuse what the gate would refuse. Where an SDK opens a connection again, it would
-        swallow that: it comes out of the next `recv` then, and out of a `send`.
+    def check(self) -> Any:
+        """Refuse a user beyond a limit. An SDK that reconnects would swallow that, so there the
+        next `recv` or `send` raises it.
         """
         try:
             return self._meter.check(self._request)
         except PaygentLimitExceeded as error:
-            if not self.line.is_open:
+            if not self.state.is_open:
                 raise
-            self.line.refusal = error
+            self.state.refusal = error
             return None
 
 
 def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
-    """Tap a connection if it is a provider's; return what is to be looked at before its handshake.
+    """Tap a connection if it is a provider's; return what is checked before its handshake.
 
-    A connection that nobody opens (one for all users, opened when the application starts) is not:
-    each of its responses has a user of its own. Nor is one that is tapped already: where another
-    library has wrapped the handshake, our hook may stand on both sides of it.
+    A connection without a user (one for all users, opened when the application starts) is not
+    checked: each of its responses has a user of its own. Nor is one that is tapped already: where
+    another library has wrapped the handshake, our hook may be on both sides of it.
     """
     if not patches.switch.is_on or is_tapped(connection):
         return None
@@ -188,16 +189,17 @@ def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
     meter = meter_or_say()
     if meter is None:
         return None
-    line = opening.line if opening is not None else ConnectionState(current_identity())
+    state = opening.state if opening is not None else ConnectionState(current_identity())
 
+    # A connection may outlive `uninstrument` and `shutdown`, so it asks each time.
     def meter_now() -> Meter | None:
         return meter_or_say() if patches.switch.is_on else None
 
-    conversation = Conversation(destination, line.identity, meter_now)
-    taps(connection, conversation, line, patches.switch)
-    if not destination.is_ours or line.identity is None or line.identity.user_id is None:
+    conversation = Conversation(destination, state.identity, meter_now)
+    taps(connection, conversation, state, patches.switch)
+    if not destination.is_ours or state.identity is None or state.identity.user_id is None:
         return None
-    return _Entry(conversation, line, meter)
+    return _Entry(conversation, state, meter)
 
 
 # -- which connections
@@ -210,7 +212,7 @@ class _Address(NamedTuple):
 
 
 def _address(connection: Any) -> _Address:
-    """Return where a connection leads; takes the parsed address too."""
+    """Return where a connection leads; also accepts a parsed address."""
     protocol = getattr(connection, "protocol", None)
     uri = connection
     if protocol is not None:
@@ -221,32 +223,35 @@ def _address(connection: Any) -> _Address:
 
 
 def _destination(address: _Address, opening: Opening | None) -> Destination | None:
-    """Return what a connection is, or None for one that is none of ours."""
+    """Return the destination of a connection, or None for one that is left alone."""
     host, path, query = address
+    # The SDK may be pointed at a gateway, so the opener counts more than the host.
     is_ours = opening is not None or _is_provider(host)
     route = _route_of(path) or (opening.route if opening is not None else "")
     provider = provider_at(host)
+    # Only these two announce themselves by a `response.create` in the provider's format.
     if not route or not (is_ours or route in ("realtime", "responses")):
         if is_ours:
-            shown = route_name("WS", path)
+            name = route_name("WS", path)
             diagnostics.warn_once(
-                f"unmetered:{provider}:{shown}", "a connection to %s is not metered", shown
+                f"unmetered:{provider}:{name}", "a connection to %s is not metered", name
             )
         return None
-    named = [query[name][0] for name in ("model", "deployment") if name in query]
+    models = [query[name][0] for name in ("model", "deployment") if name in query]
     joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)
+    # Call ids are unique per provider only, ids of Live sessions in general.
     shared = f"{host}:{joined}" if joined and route == "realtime" else joined
-    return Destination(provider, route, named[0] if named else "", is_ours, shared)
+    return Destination(provider, route, models[0] if models else "", is_ours, shared)
 
 
 def _is_provider(host: str) -> bool:
-    """Tell whether sockets to a host go to models. Hosts of AWS serve anything else as well."""
+    """Return whether sockets to a host go to models. Hosts of AWS serve much else as well."""
     is_aws = provider_at(host) == "aws"
     return is_known_host(host) and (not is_aws or "bedrock" in host)
 
 
 def _route_of(path: str) -> str:
-    """Return which operation an address is of, or "" for none that is metered."""
+    """Return the metered operation of an address, or ""."""
     if path.endswith("/realtime/translations"):
         return "translations"
     if path.endswith(("/realtime", "/responses")):

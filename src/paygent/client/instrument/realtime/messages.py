@@ -107,7 +107,7 @@ def read_sent(message: Any) -> Sent | None:
 
 
 def asks_for_response(sent: Sent, route: str) -> bool:
-    """Return whether a message has the shape in which OpenAI is asked for a response.
+    """Return whether a message requests a response in the format of OpenAI.
 
     Args:
         sent: The message.

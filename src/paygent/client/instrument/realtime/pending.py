@@ -91,6 +91,7 @@ class Responses:
         waiting = list(self._waiting)
         of_lane = [response for response in waiting if response.lane == lane]
         candidates = of_lane or (waiting if or_any else [])
+        # The other direction may take one at the same time: `_take` decides.
         return next(filter(self._take, candidates), None)
 
     def take_refused(self, error: Any, connection: Any) -> PendingResponse | None:
@@ -107,7 +108,7 @@ class Responses:
         if event_id is not None:
             waiting = [response for response in waiting if response.event_id == event_id]
         elif len(waiting) > 1:
-            return None
+            return None  # voiding the wrong one would give away a paid response
         return next(filter(self._take, waiting), None)
 
     def begin(self, response_id: str | None, response: PendingResponse) -> None:

@@ -1,8 +1,9 @@
-"""Who opens a socket: OpenAI's SDK, whose connections are a provider's wherever they lead.
+"""Connections that OpenAI's SDK opens: they are a provider's, wherever they lead.
 
-Its connection managers are patched where they connect, and tell the handshake (`sockets.py`) that
-it is theirs. A manager also connects again when a connection breaks: what stays then (whose it is,
-a refusal that the SDK swallows) is kept with the manager, until the application enters it again.
+The SDK's connection managers are patched where they connect, and announce the opening to the
+handshake's hook (`hook.py`). A manager also reconnects when a connection breaks; the state that
+outlives that (its identity, a refusal that the SDK swallows) is kept with the manager, until the
+application enters it again.
 
 Read from the resources of openai 3.57 and 1.60 (2026-11).
 """
@@ -30,26 +31,26 @@ _MODULES = {
     "openai.resources.live.live": "live",
     "openai.resources.live.forks": "live",
     "openai.resources.live.sideband": "live",
-    "openai._websocket_connection": "",  # what the others share
+    "openai._websocket_connection": "",  # the base of the others
 }
-"""Where the SDK connects, and what to; versions lack some."""
+"""Modules in which the SDK connects, and the route; older versions lack some."""
 
 _CONNECT = "_connect_ws"
-"""What connects, also by itself; older versions connect only where they are entered."""
+"""The method that connects and reconnects; older versions connect only where they are entered."""
 
 _ENTER = ("__enter__", "__aenter__", "enter")
-"""Where the application connects: two names of one method."""
+"""The methods by which the application connects."""
 
 
 class Opening(NamedTuple):
     """A connection that the SDK opens.
 
     Attributes:
-        line: What stays of it when it is opened again.
-        route: What it leads to.
+        state: What outlives a reconnect.
+        route: The route it leads to; "" where its address names it.
     """
 
-    line: ConnectionState
+    state: ConnectionState
     route: str
 
 
@@ -57,35 +58,37 @@ _opening: ContextVar[Opening | None] = ContextVar("paygent_opening", default=Non
 
 
 def opening() -> Opening | None:
-    """Return what the SDK opens here, or None."""
+    """Return the connection that the SDK is opening in this context, or None."""
     return _opening.get()
 
 
-_lines: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictionary()
+# A manager may be dropped without being left, so nothing here keeps it alive.
+_states: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictionary()
 
 
 class SdkSocketHook(Hook):
     """Patches the connection managers of one module of the SDK; see `patches.Hook`."""
 
     def __init__(self, module: str, route: str) -> None:
-        """Name what is patched.
+        """Create the hook.
 
         Args:
-            module: Where the managers are.
-            route: What they connect to.
+            module: Of the managers.
+            route: That they connect to.
         """
         self.name = "openai"
         self.module = module
         self._route = route
 
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Have connections say who opens them; see `patches.Hook`."""
+        """Let the managers announce what they open; see `patches.Hook`."""
         for owner in list(vars(module).values()):
             if not isinstance(owner, type) or owner.__module__ != module.__name__:
-                continue
+                continue  # imported from another module, which has a hook of its own
             if owner.__name__.endswith("ConnectionManager"):
                 opens = functools.partial(_opens, route=self._route)
                 self._put(owner, _CONNECT, patches, opens)
+                # Entering begins a new state: another user may enter the same manager.
                 for name in _ENTER:
                     enters = functools.partial(opens, is_entered=True)
                     self._put(owner, name, patches, enters)
@@ -98,7 +101,7 @@ class SdkSocketHook(Hook):
             patches.put(owner, name, _wrap(original, patches, around))
 
 
-HOOKS: tuple[Hook, ...] = tuple(SdkSocketHook(*each) for each in _MODULES.items())
+HOOKS: tuple[Hook, ...] = tuple(SdkSocketHook(*item) for item in _MODULES.items())
 
 
 class _Set:
@@ -117,10 +120,10 @@ class _Set:
 
 
 def _opens(manager: Any, *, route: str, is_entered: bool = False) -> _Set:
-    line = None if is_entered else _lines.get(manager)
-    if line is None:
-        line = _lines[manager] = ConnectionState(current_identity())
-    return _Set(_opening, Opening(line, route))
+    state = None if is_entered else _states.get(manager)
+    if state is None:
+        state = _states[manager] = ConnectionState(current_identity())
+    return _Set(_opening, Opening(state, route))
 
 
 def _flushes(connection: Any) -> _Set:
@@ -130,7 +133,7 @@ def _flushes(connection: Any) -> _Set:
 def _wrap(
     original: Callable[..., Any], patches: Patches, around: Callable[[Any], _Set]
 ) -> Callable[..., Any]:
-    """Return a method of the SDK that runs in a block of ours."""
+    """Return a method of the SDK that runs inside one of our blocks."""
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)

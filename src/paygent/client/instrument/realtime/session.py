@@ -1,6 +1,6 @@
-"""What is known of a connection: where it leads, and what the server has accepted of its session.
+"""A connection's destination, and its session as the server has accepted it.
 
-What the application asks a session for is not read: it may be refused.
+What the application requests of a session is not read: the server may refuse it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from paygent.core.usage import get
 
 
 class Destination(NamedTuple):
-    """What a connection's address and opener say of it.
+    """What a connection's address and opener reveal.
 
     Attributes:
-        provider: Who is called.
+        provider: The provider that is called.
         route: "realtime", "responses", "live" or "translations".
-        model: As the address names it; "" where the events do.
-        is_ours: Whether it is known to be a provider's. At any other place it is taken for one once
-            a response is asked for.
+        model: As the address names it; "" where only the events do.
+        is_ours: Whether it is known to lead to a provider. Any other host is taken for one once a
+            response is requested.
         conversation_id: The provider's id of the conversation that it joins, or "".
     """
 
@@ -31,16 +31,16 @@ class Destination(NamedTuple):
 
 
 class Session:
-    """What a server says of the session of a connection.
+    """The session of a connection, as the server reports it.
 
     Attributes:
-        model: Which answers.
-        transcribes: Which writes down what the user says; "" where none does.
-        max_tokens: Most output of a response that says nothing else, or None.
+        model: The model that answers.
+        transcribes: The model that transcribes the user's speech; "" where none does.
+        max_tokens: Upper bound of a response's output where it sets none of its own, or None.
     """
 
     def __init__(self, model: str) -> None:
-        """Know the model that the address names, or ""."""
+        """Start with the model that the address names, or ""."""
         self.model = model
         self.transcribes = ""
         self.max_tokens: int | None = None
@@ -50,13 +50,13 @@ class Session:
         model = get(session, "model")
         if isinstance(model, str) and model:
             self.model = model
-        for asked in (
+        for model in (
             field(session, "audio", "input", "transcription", "model"),
             field(session, "input_audio_transcription", "model"),  # of the beta
         ):
-            if isinstance(asked, str) and asked:
-                self.transcribes = asked
+            if isinstance(model, str) and model:
+                self.transcribes = model
         for name in ("max_output_tokens", "max_response_output_tokens"):  # the second is the beta's
-            most = get(session, name)
-            if most is not None:
-                self.max_tokens = most if type(most) is int else None  # "inf" is no bound
+            max_tokens = get(session, name)
+            if max_tokens is not None:  # "inf" is no bound
+                self.max_tokens = max_tokens if type(max_tokens) is int else None

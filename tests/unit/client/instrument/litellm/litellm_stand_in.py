@@ -141,17 +141,26 @@ class ConnectError(Exception):
 
 
 def _client(function: Any) -> Any:
-    """LiteLLM's decorator of what calls a provider."""
+    """LiteLLM's decorator of what calls a provider, which adds an argument of its own."""
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    takes_any = inspect.Parameter.VAR_KEYWORD in kinds
+
+    def mark(kwargs: dict[str, Any]) -> None:
+        if takes_any:
+            kwargs.setdefault("litellm_logging_obj", object())
+
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def wrapper_async(*args: Any, **kwargs: Any) -> Any:
+            mark(kwargs)
             return await function(*args, **kwargs)
 
         return wrapper_async
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        mark(kwargs)
         return function(*args, **kwargs)
 
     return wrapper

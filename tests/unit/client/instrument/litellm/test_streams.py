@@ -129,9 +129,9 @@ def one_at_a_time(pg: Paygent) -> Iterator[None]:
     gc.set_threshold(*before)
 
 
-def cyclic(litellm: Any) -> Any:
+def cyclic(litellm: Any, usage: Any = None) -> Any:
     """A stream that only the collector frees, as LiteLLM's are."""
-    made = litellm.stream()
+    made = litellm.stream(usage)
     made.itself = made
     return made
 
@@ -139,7 +139,7 @@ def cyclic(litellm: Any) -> Any:
 def test_litellm__a_stream_whose_loop_is_left__does_not_keep_the_next_call_out(
     one_at_a_time: None, pg: Paygent, litellm: Any
 ) -> None:
-    """It is collected when that finds no room."""
+    """It is settled when the loop is left, long before the collector frees the stream."""
     for _ in range(2):
         litellm.acts.append(lambda: cyclic(litellm))
         for _chunk in litellm.completion(**CALL):
@@ -147,18 +147,19 @@ def test_litellm__a_stream_whose_loop_is_left__does_not_keep_the_next_call_out(
     assert len(litellm.seen) == 2
 
 
-async def test_litellm__an_async_stream_whose_loop_is_left__is_collected_when_room_is_wanted(
+async def test_litellm__an_async_stream_whose_loop_is_left__holds_nothing(
     one_at_a_time: None, pg: Paygent, litellm: Any
 ) -> None:
-    """While its loop is open, a task that finds no room is known to have one."""
-    late = pg._meter.deferred_ends
-    litellm.acts.append(lambda: cyclic(litellm))
+    """It is settled at once; reading on corrects it."""
+    metered = Metered(pg)
+    stream = cyclic(litellm, TOLD)
+    litellm.acts.append(lambda: stream)
     async for _chunk in await litellm.acompletion(**CALL):
-        assert late.collect_left(is_first=True) == "soon"
         break
-    assert pg.health()["calls_in_flight"] == 1
-    assert await asyncio.to_thread(late.collect_left, is_first=True) == "now"
     assert pg.health()["calls_in_flight"] == 0
+    assert len([chunk async for chunk in stream]) == 2
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert sum(event.cost_total_nano for event in events) == ANSWER_NANO
 
 
 def test_litellm__a_loop_over_a_stream__shows_what_the_stream_has(

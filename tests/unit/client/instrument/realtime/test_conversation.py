@@ -34,7 +34,7 @@ def talk(route: str = "realtime", meter: Any = meter_or_say) -> Conversation:
 
 def begin(conversation: Conversation, **fields: Any) -> Any:
     """Ask for a response, as the taps do."""
-    outgoing = conversation.outgoing(json.dumps({"type": "response.create", **fields}))
+    outgoing = conversation.read_outgoing(json.dumps({"type": "response.create", **fields}))
     meter = meter_or_say()
     assert outgoing is not None
     assert meter is not None
@@ -42,13 +42,13 @@ def begin(conversation: Conversation, **fields: Any) -> Any:
     while hasattr(call, "block"):
         call.block()
         call = meter.begin(outgoing.request)
-    conversation.begun(call, meter, outgoing.sent)
+    conversation.record_begin(call, meter, outgoing.sent)
     return call
 
 
 def hear(conversation: Conversation, kind: str, **fields: Any) -> Any:
     """Receive an event."""
-    return conversation.incoming(json.dumps({"type": kind, **fields}).encode())
+    return conversation.read_incoming(json.dumps({"type": kind, **fields}).encode())
 
 
 def test_conversation__a_response_that_failed__costs_nothing(pg: Paygent) -> None:
@@ -103,7 +103,7 @@ def test_conversation__an_error_that_names_no_event__voids_the_only_one_that_wai
         response = {"id": user_id, "usage": ANSWERED}
         hear(conversation, "response.created", response=response)
         hear(conversation, "response.done", response=response)
-    conversation.ended()
+    conversation.end()
     assert [event.user_id for event in metered.events] == ["bob", "eve"]
 
 
@@ -121,7 +121,7 @@ def test_conversation__an_error_that_names_no_event_while_several_wait__voids_no
         response = {"id": str(number), "usage": ANSWERED}
         hear(conversation, "response.created", response=response)
         hear(conversation, "response.done", response=response)
-    conversation.ended()
+    conversation.end()
     booked = [(event.user_id, event.quality) for event in metered.events]
     assert booked == [("ada", "exact"), ("bob", "exact"), ("eve", "estimated")]
     assert pg.health()["calls_in_flight"] == 0
@@ -132,7 +132,10 @@ def test_conversation__the_models_of_a_session__are_those_it_was_last_told(pg: P
     metered = Metered(pg)
     conversation = talk()
     session: dict[str, Any] = {"model": "gpt-realtime-2"}
-    assert conversation.outgoing(json.dumps({"type": "session.update", "session": session})) is None
+    assert (
+        conversation.read_outgoing(json.dumps({"type": "session.update", "session": session}))
+        is None
+    )
     hear(conversation, "session.updated", session={"model": "gpt-realtime-mini"})
     written = {"input_audio_transcription": {"model": "whisper-1"}}
     hear(conversation, "transcription_session.updated", session=written)
@@ -157,10 +160,10 @@ def test_conversation__without_paygent__books_nothing(pg: Paygent) -> None:
 def test_conversation__messages_that_are_no_text__mean_nothing(pg: Paygent) -> None:
     """Pieces of a message, and events of no interest."""
     conversation = talk("responses")
-    assert conversation.outgoing(iter(["a"])) is None
-    assert conversation.outgoing(b'{"type": "x", "of": "response.create"}') is None
+    assert conversation.read_outgoing(iter(["a"])) is None
+    assert conversation.read_outgoing(b'{"type": "x", "of": "response.create"}') is None
     hear(conversation, "response.output_text.delta", delta="nobody's")
-    conversation.ended()
+    conversation.end()
 
 
 def test_conversation__that_ends__books_what_was_asked_for(pg: Paygent) -> None:
@@ -168,8 +171,8 @@ def test_conversation__that_ends__books_what_was_asked_for(pg: Paygent) -> None:
     metered = Metered(pg)
     conversation = talk()
     begin(conversation)
-    conversation.ended()
-    conversation.ended()
+    conversation.end()
+    conversation.end()
     assert metered.only.quality == "estimated"
 
 
@@ -221,7 +224,7 @@ def test_conversation__an_error_in_a_lane__is_about_that_lane(pg: Paygent) -> No
     assert (ada.done, bob.done) == (False, True)
     hear(conversation, "error", status=400, error={"code": "x"})
     assert ada.done is False
-    conversation.ended()
+    conversation.end()
 
 
 def test_conversation__an_error_in_a_response__ends_it(pg: Paygent) -> None:
@@ -267,7 +270,7 @@ def test_conversation__a_response_that_only_ends__counts_on_who_asked_for_it(
         begin(conversation, model="gpt-4o")
     response = {"id": "r1", "model": "gpt-4o", "usage": ANSWERED}
     hear(conversation, "response.completed", response=response)
-    conversation.ended()
+    conversation.end()
     assert (metered.only.user_id, metered.only.quality) == ("ada", "exact")
 
 
@@ -299,7 +302,7 @@ def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygen
             begin(conversation)
         hear(conversation, "response.created", response={})
         hear(conversation, "response.done", response={"usage": ANSWERED})
-        conversation.ended()
+        conversation.end()
     found = [(event.user_id, event.quality) for event in metered.events]
     assert found == [("ada", "exact"), ("bob", "exact")]
 
@@ -357,10 +360,10 @@ def test_conversation__what_a_connection_leaves_to_another__is_booked_once(pg: P
     with paygent_context("ada"):
         begin(asking)
         begin(asking)
-    asking.ended()
+    asking.end()
     hear(staying, "response.created", response={"id": "r1"})
     hear(staying, "response.done", response={"id": "r1", "usage": ANSWERED})
-    staying.ended()
+    staying.end()
     found = [(event.user_id, event.quality) for event in metered.events]
     assert found == [("ada", "exact"), ("ada", "estimated")]
     assert pg.health()["calls_in_flight"] == 0
@@ -394,7 +397,7 @@ def test_conversation__the_bound_of_a_session__bounds_its_responses(pg: Paygent)
     conversation = talk()
 
     def bound(**fields: Any) -> Any:
-        outgoing = conversation.outgoing(json.dumps({"type": "response.create", **fields}))
+        outgoing = conversation.read_outgoing(json.dumps({"type": "response.create", **fields}))
         assert outgoing is not None
         return outgoing.request.max_tokens
 
@@ -415,7 +418,7 @@ def test_conversation__a_large_response__is_gated_by_all_of_it(pg: Paygent) -> N
         "max_output_tokens": 9,
         "input": "a " * 99999,
     }
-    outgoing = talk("responses").outgoing(json.dumps(event))
+    outgoing = talk("responses").read_outgoing(json.dumps(event))
     assert outgoing is not None
     request = outgoing.request
     assert (request.model, request.max_tokens, outgoing.begins) == ("gpt-4o", 9, True)
@@ -437,9 +440,11 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
         hear(conversation, "session.created", session={"model": "gpt-4o"})
         hear(conversation, "session.pinged")
         answer(conversation, "theirs")
-        assert conversation.outgoing(json.dumps({"type": "input_audio_buffer.append"})) is None
+        assert conversation.read_outgoing(json.dumps({"type": "input_audio_buffer.append"})) is None
         for other in ({"of": "a survey"}, {"response": 5}):
-            assert conversation.outgoing(json.dumps({"type": "response.create", **other})) is None
+            assert (
+                conversation.read_outgoing(json.dumps({"type": "response.create", **other})) is None
+            )
         begin(conversation, **asks)
         answer(conversation, "r1")
         assert (metered.only.model, metered.only.quality) == ("gpt-4o", "exact")
@@ -462,7 +467,7 @@ def test_conversation__live_seconds__are_booked_once_as_they_are_told(pg: Paygen
         hear(conversation, "session.usage.updated", usage={"seconds": "odd"})
     for conversation in (first, second):
         hear(conversation, "session.closed", usage={"seconds": 36.0})
-        conversation.ended()
+        conversation.end()
     assert [event.cost_total_nano for event in metered.events] == [10_000_000, 20_000_000]
     assert {(event.model, event.quality) for event in metered.events} == {("gpt-live-1", "exact")}
 
@@ -482,7 +487,7 @@ def test_conversation__what_a_live_session_delegates__is_booked_by_its_own_model
     hear(live, "decision.event", event=None)
     assert [event.model for event in metered.events][:2] == ["gpt-4o", "gpt-4o-mini"]
     assert [event.quality for event in metered.events][:2] == ["exact", "exact"]
-    asked = live.outgoing(json.dumps({"type": "response.create"}))
+    asked = live.read_outgoing(json.dumps({"type": "response.create"}))
     assert asked is not None
     assert asked.begins is False
 
@@ -500,10 +505,10 @@ def test_conversation__a_translation__is_booked_by_what_was_spoken(
     for seconds in (9, 3, 6):
         audio = "A" * (seconds * 64_000)
         message = json.dumps({"type": "session.input_audio_buffer.append", "audio": audio})
-        outgoing = conversation.outgoing(message)
+        outgoing = conversation.read_outgoing(message)
         assert outgoing is not None
-        conversation.spoken(outgoing.sent)
-    conversation.ended()
+        conversation.record_audio(outgoing.sent)
+    conversation.end()
     assert [(usage.audio_ms, usage.quality) for usage in booked] == [
         (12_000, "estimated"),
         (6_000, "estimated"),

@@ -43,7 +43,7 @@ def test_counted__seconds__are_taken_once() -> None:
     live = CountedResponses()
     taken = []
     for total_ms in (3_000, 3_000, 2_000, 5_000):
-        live.tell_total(total_ms)
+        live.raise_total(total_ms)
         taken.append(live.take())
     assert taken == [3_000, 0, 0, 2_000]
     live.add(400)
