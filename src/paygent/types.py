@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, ClassVar, Literal
 
+from paygent.core.cost_rate import ModelCostRate
 from paygent.core.event import Event
 from paygent.core.gate import FULL_PPM, Decision
+from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.money import format_usd, to_usd
 from paygent.core.period import to_datetime
-from paygent.core.plan import Limit, ModelCostRate, ModelLimitConfig, PlanConfig
+from paygent.core.plan import PlanConfig
 from paygent.core.usage import Quality
 from paygent.core.validation import ValidationErrors
 from paygent.core.value import Value, exact_usd

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.figures import show
 
-from paygent.client.instrument.anthropic.routes import MessageStream
+from paygent.client.instrument.anthropic.answers import MessageStream
 from paygent.client.instrument.openai.answers import ChatStream, ResponseStream, read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.client.instrument.streams.iterator_tap import IteratorTap

@@ -7,9 +7,9 @@ from typing import Any
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
+from paygent.core.limit import LimitKey
 from paygent.core.messages import Batch, Question
 from paygent.core.period import END_OF_TIME_US, billing_period, calendar_month, day
-from paygent.core.plan import LimitKey
 
 DAY_US = 86_400_000_000
 HOUR_US = 3_600_000_000

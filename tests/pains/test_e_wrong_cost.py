@@ -78,7 +78,7 @@ def test_e__a_gateway_that_splits_the_input_at_the_end__is_not_counted_twice(
     init: Init, fake: FakeProvider, claude: anthropic.Anthropic
 ) -> None:
     """Some put the whole prompt into the first event and tell the cached part in the last."""
-    from paygent.client.instrument.anthropic.routes import MessageStream
+    from paygent.client.instrument.anthropic.answers import MessageStream
 
     reader = MessageStream(False, False)
     whole = {"input_tokens": 1_000, "output_tokens": 1}

@@ -7,22 +7,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.estimate import (
-    ColdStartPolicy,
-    Observation,
-    Size,
-    UsageStats,
-    bound,
-    cost_of,
-    expect,
-    held_by,
-    load_of,
-    measure,
-    observe,
-    tokens_of,
-    weight_of,
-)
+from paygent.core.estimate import bound, cost_of, held_by, load_of, tokens_of
 from paygent.core.pricing import Prices, Rates, tokens_cost_nano
+from paygent.core.request_size import Size, measure, weight_of
+from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
 
 KEYS = st.sampled_from(
     ["messages", "input", "prompt", "system", "tools", "type", "content", "text", "image_url"]

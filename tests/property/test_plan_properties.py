@@ -11,15 +11,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.plan import (
-    Limit,
-    ModelCostRate,
-    ModelLimitConfig,
-    PlanConfig,
-    limits_of,
-    plan_from_json,
-    plan_to_json,
-)
+from paygent.core.cost_rate import ModelCostRate
+from paygent.core.limit import Limit, ModelLimitConfig
+from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.core.validation import InvalidValue
 
 NAMES = st.text(min_size=1, max_size=12)

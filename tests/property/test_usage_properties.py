@@ -7,14 +7,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.usage import (
-    Usage,
-    from_anthropic,
-    from_openai,
-    from_realtime,
-    read_tier,
-    with_hosted_tools,
-)
+from paygent.client.instrument.anthropic.usage import from_anthropic
+from paygent.client.instrument.openai.usage import from_openai, from_realtime, with_hosted_tools
+from paygent.core.usage import Usage, read_tier
 
 ODD = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-5, 10**14), st.floats(), st.text(max_size=6)),

@@ -23,7 +23,8 @@ from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
 from paygent.core.messages import BookedEvent, Question
 from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
-from paygent.core.plan import PlanConfig, limits_of, plan_from_json
+from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan_json import plan_from_json
 from paygent.core.pricing import FACTORS, PARTS_PER_USD
 from paygent.core.validation import InvalidValue
 from paygent.prices.model_names import plain

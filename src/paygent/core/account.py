@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from paygent.core.plan import LimitKey
+from paygent.core.limit import LimitKey
 
 
 class Countable(Protocol):

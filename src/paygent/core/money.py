@@ -1,4 +1,4 @@
-"""Exact money: integers inside, floats only where a person reads them.
+"""Exact money: integers inside, floats only for display.
 
 Amounts are nano-dollars (10⁻⁹ $), prices are pico-dollars (10⁻¹² $) per list unit (a million
 tokens, an hour, a thousand requests). A price of $0.0375 per million tokens is 37.5 nano-dollars
@@ -25,13 +25,12 @@ COST_NANO_MAX = 10**6 * NANO_PER_USD
 """A single cost above a million dollars is a mistake, not a cost."""
 
 CAP_NANO_MAX = 9 * 10**9 * NANO_PER_USD
-"""Sums are kept in 64-bit integers; a cap above this could not be told from no cap."""
+"""Sums are kept in 64-bit integers, so a cap above this is no cap."""
+
+_DIGITS_MAX = 40  # smaller numbers are 0 in any unit; "1e-999999" is never expanded
 
 
-_DIGITS_MAX = 40  # what is smaller is 0 in any unit; keeps "1e-999999" from being expanded
-
-
-def to_usd(amount_nano: int) -> float:
+def to_usd(amount_nano: NanoUsd | int) -> float:
     """Return the double nearest to an exact amount, for display.
 
     Integer true division in Python is correctly rounded, so 150_000_000 gives exactly `0.15`.
@@ -55,7 +54,7 @@ def read_decimal(value: Any) -> Decimal | None:
         value: Decimal, int, float (taken as its shortest decimal) or str.
 
     Returns:
-        The exact decimal (also infinite or NaN ones), or None when `value` is no number.
+        The exact decimal (also infinite or NaN), or None if `value` is not a number.
     """
     if isinstance(value, bool):
         return None
@@ -76,14 +75,14 @@ def scale(value: Decimal, factor: int) -> int:
         value: A finite decimal.
         factor: A positive power of ten.
     """
-    # By fractions, since decimals compute with the precision and traps of the application.
+    # Fractions, because decimals compute with the application's precision and traps.
     if not value or value.adjusted() < -_DIGITS_MAX:
         return 0
     return round(Fraction(value) * factor)
 
 
 def from_units(amount: int, places: int) -> Decimal:
-    """Return `amount × 10^-places`, exactly, whatever precision the application computes with."""
+    """Return `amount × 10^-places` exactly, independent of the application's decimal context."""
     sign = 1 if amount < 0 else 0
     return Decimal((sign, tuple(map(int, str(abs(amount)))), -places))
 
@@ -96,7 +95,7 @@ def shifted(number: Decimal, places: int) -> Decimal:
     return Decimal((sign, digits, exponent + places))
 
 
-def read_cost_nano(value: Any) -> int:
+def read_cost_nano(value: Any) -> NanoUsd:
     """Read one cost in dollars.
 
     Args:
@@ -106,7 +105,7 @@ def read_cost_nano(value: Any) -> int:
         Nano-dollars.
 
     Raises:
-        ValueError: naming the rule that `value` breaks.
+        ValueError: Names the rule that `value` breaks.
     """
     number = read_decimal(value)
     if number is None:
@@ -119,10 +118,10 @@ def read_cost_nano(value: Any) -> int:
         raise ValueError("must not be negative")
     if number > COST_NANO_MAX // NANO_PER_USD:
         raise ValueError("must be at most 1,000,000 dollars")
-    return scale(number, NANO_PER_USD)
+    return NanoUsd(scale(number, NANO_PER_USD))
 
 
-def read_cap_nano(value: Any) -> int | None:
+def read_cap_nano(value: Any) -> NanoUsd | None:
     """Read a cap in dollars.
 
     Args:
@@ -133,7 +132,7 @@ def read_cap_nano(value: Any) -> int | None:
         Nano-dollars, or None for no limit.
 
     Raises:
-        ValueError: naming the rule that `value` breaks.
+        ValueError: Names the rule that `value` breaks.
     """
     if value is None:
         return None
@@ -148,10 +147,10 @@ def read_cap_nano(value: Any) -> int | None:
         raise ValueError("must not be negative")
     if number.is_infinite() or number > CAP_NANO_MAX // NANO_PER_USD:
         return None
-    return scale(number, NANO_PER_USD)
+    return NanoUsd(scale(number, NANO_PER_USD))
 
 
-def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> int:
+def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> PicoUsd:
     """Read a price in dollars.
 
     Args:
@@ -163,7 +162,7 @@ def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> int:
         Pico-dollars per list unit.
 
     Raises:
-        ValueError: naming the rule that `value` breaks.
+        ValueError: Names the rule that `value` breaks.
     """
     number = read_decimal(value)
     if number is None:
@@ -174,14 +173,14 @@ def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> int:
         raise ValueError("must not be negative")
     if number > COST_NANO_MAX // NANO_PER_USD:
         raise ValueError("must be at most 1,000,000 dollars")
-    return scale(number, PICO_PER_USD * units_per_list_unit)
+    return PicoUsd(scale(number, PICO_PER_USD * units_per_list_unit))
 
 
 def read_parts_per_million(value: Any) -> int:
     """Read a fraction such as 0.8 as parts per million, half to even.
 
     Raises:
-        ValueError: if `value` is not a finite number.
+        ValueError: `value` is not a finite number.
     """
     number = read_decimal(value)
     if number is None or number.is_nan() or number.is_infinite():
@@ -192,9 +191,7 @@ def read_parts_per_million(value: Any) -> int:
 
 
 def is_unlimited(value: Any) -> bool:
-    """Tell whether a cap as written means "no limit" without being None or infinite (it is too
-    large).
-    """
+    """Return whether a cap is so large that it means "no limit", though it is a finite number."""
     number = read_decimal(value)
     if number is None or number.is_nan() or number.is_infinite():
         return False
@@ -202,7 +199,7 @@ def is_unlimited(value: Any) -> bool:
 
 
 def format_usd(amount_nano: int, *, decimals: int = 2) -> str:
-    """Write an amount for people: `$1,234.50`, with a minus sign in front of the dollar sign."""
+    """Format an amount for display: `$1,234.50`, with a minus sign in front of the dollar sign."""
     unit = 10 ** (9 - decimals)
     cents = divide_half_even(abs(amount_nano), unit)
     whole, part = divmod(cents, 10**decimals)

@@ -7,9 +7,10 @@ that pricing a call is a sum of products and cannot fail.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from paygent.core.money import divide_half_even
+from paygent.core.money import NanoUsd, divide_half_even
 from paygent.core.usage import Usage
 
 TOKEN_COMPONENTS = (
@@ -136,7 +137,7 @@ TIERS = "price tiers of its requests"
 """What has to be assumed of a sum of requests that may have reached a tier, each for itself."""
 
 
-def complete(own: dict[str, int]) -> tuple[Prices, frozenset[str]]:
+def complete(own: Mapping[str, int]) -> tuple[Prices, frozenset[str]]:
     """Fill in the components that a price list does not name from their parents.
 
     Args:
@@ -238,14 +239,16 @@ def prices_of(usage: Usage, rates: Rates) -> Prices:
     return prices_for(rates, largest if largest >= 0 else usage.input_tokens)
 
 
-def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> int:
+def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> NanoUsd:
     """Return what plain input and output cost, in nano-dollars, rounded once, half to even."""
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
     numerator = input_tokens * prices[0] + output_tokens * prices[4]
-    return divide_half_even(numerator, _ONE_NANO)
+    return NanoUsd(divide_half_even(numerator, _ONE_NANO))
 
 
-def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_cache: bool) -> int:
+def bound_nano(
+    input_tokens: int, output_tokens: int, rates: Rates, *, writes_cache: bool
+) -> NanoUsd:
     """Return the most that so many tokens of text can cost, in nano-dollars, rounded up.
 
     Args:
@@ -256,15 +259,15 @@ def bound_nano(input_tokens: int, output_tokens: int, rates: Rates, *, writes_ca
     prices = prices_for(rates, input_tokens)
     dearest = max(prices[:4]) if writes_cache else max(prices[:2])
     numerator = input_tokens * dearest + output_tokens * max(prices[4:6])
-    return -(-numerator // _ONE_NANO)
+    return NanoUsd(-(-numerator // _ONE_NANO))
 
 
-def cost_nano(usage: Usage, rates: Rates) -> int:
+def cost_nano(usage: Usage, rates: Rates) -> NanoUsd:
     """Return what a usage costs, in nano-dollars, rounded once, half to even."""
     prices = prices_of(usage, rates) if rates.tiers else rates.prices
     has_fee = prices.request
     if is_plain(usage) and not has_fee:
-        return divide_half_even(usage[0] * prices[0] + usage[1] * prices[4], _ONE_NANO)
+        return NanoUsd(divide_half_even(usage[0] * prices[0] + usage[1] * prices[4], _ONE_NANO))
     if usage[6:17] == _PLAIN_MEDIA and not has_fee:
         cached, written, written_long, reasoning = usage[2:6]
         rest_input = usage[0] - cached - written - written_long
@@ -276,9 +279,9 @@ def cost_nano(usage: Usage, rates: Rates) -> int:
             + (usage[1] - reasoning if usage[1] > reasoning else 0) * prices[4]
             + reasoning * prices[5]
         )
-        return divide_half_even(numerator, _ONE_NANO)
+        return NanoUsd(divide_half_even(numerator, _ONE_NANO))
     amounts = (part for _, _, part in amounts_of(usage, prices).values())
-    return divide_half_even(sum(amounts), _ONE_NANO * _HOUR_PARTS)
+    return NanoUsd(divide_half_even(sum(amounts), _ONE_NANO * _HOUR_PARTS))
 
 
 def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
+from paygent.core.cost_rate import ModelCostRate
 from paygent.core.money import read_price_pico
 from paygent.core.period import to_datetime, to_us
-from paygent.core.plan import ModelCostRate, PlanConfig
+from paygent.core.plan import PlanConfig
 from paygent.core.pricing import (
     ASSUMED,
     FEES,
@@ -286,7 +287,7 @@ def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: st
     catalogue's own.
     """
     listed = complete(listing.prices)[0]._asdict() if listing is not None else {}
-    own = dict(rate.pico)
+    own: dict[str, int] = dict(rate.pico)
     for component, parent in PARENTS.items():
         if component in own or parent not in own:
             continue

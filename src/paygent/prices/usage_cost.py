@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from paygent.core.explain import BILLED, OTHERS
+from paygent.core.money import NanoUsd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, assumed_parts, cost_nano, unpriced_parts
 from paygent.core.usage import Quality, Usage
@@ -85,7 +86,7 @@ def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
     cost = cost_nano(usage, rates)
     if usage.others:
         others_nano, is_priced = _others(catalogue, asked, usage.others)
-        cost += others_nano
+        cost = NanoUsd(cost + others_nano)
         details = {**(details or {}), OTHERS: others_nano}
         if not is_priced:
             quality = "unpriced"

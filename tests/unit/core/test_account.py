@@ -8,7 +8,7 @@ import pytest
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.plan import LimitKey
+from paygent.core.limit import LimitKey
 
 
 def make_event(**changes: Any) -> Event:

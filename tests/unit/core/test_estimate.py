@@ -7,24 +7,10 @@ from typing import Any
 
 import pytest
 
-from paygent.core.estimate import (
-    ColdStartPolicy,
-    Estimate,
-    HoldMoments,
-    Observation,
-    Size,
-    UsageStats,
-    bound,
-    cost_of,
-    expect,
-    held_by,
-    load_of,
-    measure,
-    observe,
-    tokens_of,
-    weight_of,
-)
+from paygent.core.estimate import Estimate, HoldMoments, bound, cost_of, held_by, load_of, tokens_of
 from paygent.core.pricing import Prices, Rates
+from paygent.core.request_size import Size, measure, weight_of
+from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
 
 
 @pytest.mark.parametrize(

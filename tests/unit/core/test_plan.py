@@ -10,16 +10,10 @@ from typing import Any
 
 import pytest
 
-from paygent.core.plan import (
-    Limit,
-    LimitKey,
-    ModelCostRate,
-    ModelLimitConfig,
-    PlanConfig,
-    limits_of,
-    plan_from_json,
-    plan_to_json,
-)
+from paygent.core.cost_rate import ModelCostRate
+from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
+from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.core.validation import InvalidValue
 
 Found = tuple[str, Any, str]
@@ -648,7 +642,7 @@ def test_plan_config__a_broken_rule__names_field_value_and_rule(
         ),
         (
             {"limits": [Limit(cap=1), {"metric": "calls", "cap": 3}, Limit(cap=2)]},
-            ("limits", ("spend", "user", "", "period"), "stands twice; a limit may be given once"),
+            ("limits", ("spend", "user", "", "period"), "is given twice; a limit may be given once"),
         ),
         (
             {"when_offline": {"allow_up_to": -1}},

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from paygent.core.plan import Limit, PlanConfig
+from paygent.core.limit import Limit
+from paygent.core.plan import PlanConfig
 from paygent.core.validation import InvalidValue
 from paygent.core.value import Value, exact_usd
 

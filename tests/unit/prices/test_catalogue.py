@@ -13,8 +13,8 @@ import pytest
 from tests.conftest import Swallowed
 
 from paygent import ModelCostRate, PlanConfig
+from paygent.core.limit import ModelLimitConfig
 from paygent.core.period import to_us
-from paygent.core.plan import ModelLimitConfig
 from paygent.core.pricing import cost_nano
 from paygent.core.usage import Usage
 from paygent.failopen import diagnostics

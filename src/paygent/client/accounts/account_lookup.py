@@ -12,8 +12,9 @@ from paygent.client.accounts.user_state import ModelUse, User
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
 from paygent.core.gate import Reading, Thresholds, lines_of
+from paygent.core.limit import Limit, LimitKey
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
-from paygent.core.plan import Limit, LimitKey, PlanConfig, limits_of
+from paygent.core.plan import PlanConfig, limits_of
 from paygent.prices.model_names import plain
 
 ACCOUNTS_MAX = 256

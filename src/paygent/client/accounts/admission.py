@@ -15,10 +15,10 @@ from paygent.client.accounts.holds import Account, Hold
 from paygent.client.accounts.user_state import Figures, User
 from paygent.client.accounts.wait_queue import Waiter, pass_turn, wake
 from paygent.client.runtime.locks import acquire_soon
-from paygent.core.estimate import Observation
 from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, contention, decide, judge
-from paygent.core.plan import LimitKey
+from paygent.core.limit import LimitKey
+from paygent.core.usage_stats import Observation
 from paygent.prices.catalogue import Resolved
 
 _COLD_MAX = 2  # calls in flight of a model of unknown size, where they do not all fit

@@ -9,23 +9,19 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from paygent.core.bounded_dict import BoundedDict
-from paygent.core.estimate import (
-    OBSERVATIONS_MIN,
-    ColdStartPolicy,
-    Estimate,
-    Expectation,
-    Observation,
-    Size,
-    UsageStats,
-    cost_of,
-    expect,
-    observe,
-    tokens_of,
-    weight_of,
-)
+from paygent.core.estimate import Estimate, Expectation, cost_of, tokens_of
 from paygent.core.money import read_parts_per_million
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates
+from paygent.core.request_size import Size, weight_of
+from paygent.core.usage_stats import (
+    OBSERVATIONS_MIN,
+    ColdStartPolicy,
+    Observation,
+    UsageStats,
+    expect,
+    observe,
+)
 from paygent.prices.catalogue import Resolved
 
 HISTORIES_PER_USER_MAX = 64

@@ -17,7 +17,8 @@ from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Question, SessionState, UserLedger
 from paygent.core.period import ROLLING_STEPS, rolling_length_us
-from paygent.core.plan import PlanConfig, plan_from_json
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_from_json
 from paygent.failopen import attempt
 
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this

@@ -15,8 +15,9 @@ from paygent.client.accounts.user_state import UNLIMITED, User
 from paygent.client.accounts.wait_queue import take_all, wake
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.client.runtime.settings import MISSING_USER_ID
+from paygent.core.limit import LimitKey
 from paygent.core.period import Subscription, billing_period
-from paygent.core.plan import LimitKey, PlanConfig, limits_of, without_limits
+from paygent.core.plan import PlanConfig, limits_of, without_limits
 from paygent.failopen import diagnostics
 
 USERS_MAX = 20_000

@@ -18,7 +18,7 @@ from paygent.client.metering import nesting
 from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
-from paygent.core.estimate import BYTES_PER_TOKEN, Size
+from paygent.core.request_size import BYTES_PER_TOKEN, Size
 from paygent.core.validation import ValidationErrors
 from paygent.failopen import attempt, diagnostics
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from paygent.client.accounts.forecasts import UsageForecast, Use
 from paygent.client.metering.call import Call
-from paygent.core.estimate import Estimate, Observation, bound, cost_of, weight_of
+from paygent.core.estimate import Estimate, bound, cost_of
 from paygent.core.event import Event
 from paygent.core.pricing import bound_nano, cost_nano, in_units_of, is_plain
+from paygent.core.request_size import weight_of
 from paygent.core.usage import JobStatus, Usage
+from paygent.core.usage_stats import Observation
 
 _CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
 

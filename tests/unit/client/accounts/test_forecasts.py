@@ -10,8 +10,10 @@ import pytest
 from paygent.client.accounts import holds as holds_module
 from paygent.client.accounts.forecasts import UsageForecast, UsageHistory, Use
 from paygent.client.accounts.holds import Hold, HoldSet
-from paygent.core.estimate import OBSERVATIONS_MIN, ColdStartPolicy, Estimate, Observation, Size
+from paygent.core.estimate import Estimate
 from paygent.core.pricing import Prices, Rates
+from paygent.core.request_size import Size
+from paygent.core.usage_stats import OBSERVATIONS_MIN, ColdStartPolicy, Observation
 from paygent.prices.catalogue import Resolved
 
 RATES = Rates(Prices(input=10**12, output=4 * 10**12), source="plan")  # $1 and $4 per million

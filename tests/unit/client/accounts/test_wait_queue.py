@@ -12,7 +12,8 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.core.estimate import Estimate
 from paygent.core.gate import Decision
-from paygent.core.plan import Limit, PlanConfig
+from paygent.core.limit import Limit
+from paygent.core.plan import PlanConfig
 
 
 def try_with(

@@ -28,6 +28,7 @@ from paygent.client.journal.delivery import (
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, event_from_begin
+from paygent.core.limit import Limit
 from paygent.core.messages import (
     Answer,
     AssignRecord,
@@ -37,7 +38,8 @@ from paygent.core.messages import (
     SessionRecord,
 )
 from paygent.core.period import Subscription
-from paygent.core.plan import Limit, PlanConfig, plan_to_json
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_to_json
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 

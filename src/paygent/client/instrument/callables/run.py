@@ -42,7 +42,7 @@ from paygent.client.instrument.streams.iterator_tap import tap_stream
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
-from paygent.core.estimate import Size
+from paygent.core.request_size import Size
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics

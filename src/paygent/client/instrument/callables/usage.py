@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from paygent.client.instrument.anthropic.routes import MessageStream, read_message
+from paygent.client.instrument.anthropic.answers import MessageStream, read_message
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     ResponseStream,

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from paygent.client.instrument.anthropic.routes import MessageStream, read_message
+from paygent.client.instrument.anthropic.answers import MessageStream, read_message
 from paygent.client.instrument.http_sdks.outcome import NEVER_SENT
 from paygent.client.instrument.openai.answers import ChatStream, read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
-from paygent.core.estimate import Estimate, measure
+from paygent.core.estimate import Estimate
+from paygent.core.request_size import measure
 from paygent.core.usage import JobStatus, Usage, fields_of, get
 
 PROVIDERS = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
-from paygent.client.instrument.anthropic.routes import read_message
+from paygent.client.instrument.anthropic.answers import read_message
 from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
 from paygent.client.instrument.litellm.answers import (
     PROVIDERS,
@@ -25,9 +25,8 @@ from paygent.client.instrument.openai.answers import (
     read_images,
     read_response,
     read_transcription,
-    told_by_audio,
-    told_by_speech,
 )
+from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Request
 from paygent.core.usage import JobStatus, Usage, get
@@ -59,7 +58,7 @@ class Function(NamedTuple):
 
 
 def _told_by_file(body: Mapping[str, Any], files: Any) -> Usage | None:
-    return told_by_audio(body, {"file": body.get("file")})
+    return usage_of_audio(body, {"file": body.get("file")})
 
 
 _CHAT_MOCKS = ("mock_response", "mock_tool_calls")
@@ -73,7 +72,7 @@ METERED = (
     Function("image_generation", read_images, mocks=_MOCKS),
     Function("image_edit", read_images),
     Function("transcription", read_transcription, declared_usage=_told_by_file),
-    Function("speech", read_nothing, declared_usage=told_by_speech),
+    Function("speech", read_nothing, declared_usage=usage_of_speech),
     Function("rerank", read_completion, generates=False),
     Function("anthropic_messages", read_message, MessageEvents, mocks=_MOCKS),
 )

@@ -1,32 +1,25 @@
-"""What OpenAI's answers and streams tell of their use, route by route. Readers only: no names of
-routes or hosts, nothing is sent or changed.
+"""Reads the usage of OpenAI's answers and streams, route by route. Nothing is sent or changed.
 
 Fields were read from the type definitions of openai 3.57 and 1.60 (2026-11).
 """
 
 from __future__ import annotations
 
-import io
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from paygent.client.instrument.streams.reader import counted, field, text_bytes
-from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
-from paygent.core.usage import (
-    Fields,
-    JobStatus,
-    Usage,
-    fields_of,
+from paygent.client.instrument.openai.usage import (
     from_images,
     from_openai,
     from_seconds,
     from_transcription,
-    get,
     read_billed,
     with_hosted_tools,
 )
+from paygent.client.instrument.streams.reader import counted, field, text_bytes
+from paygent.core.estimate import Estimate
+from paygent.core.usage import Fields, JobStatus, Usage, fields_of, get, model_name
 
 # -- answers
 
@@ -34,14 +27,14 @@ from paygent.core.usage import (
 def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     """Read a chat completion, a legacy completion, an embedding or a decision."""
     fields = fields_of(answer)
-    told = fields.get("usage")
-    usage = from_openai(told, model=fields.get("model"), tier=fields.get("service_tier"))
+    reported = fields.get("usage")
+    usage = from_openai(reported, model=fields.get("model"), tier=fields.get("service_tier"))
     if usage is None:
         return None
-    billed_nano = read_billed(told)
+    billed_nano = read_billed(reported)
     if billed_nano is not None:
         usage = usage._replace(billed_nano=billed_nano)
-    if _searches(usage.model):
+    if _always_searches(usage.model):
         usage = usage._replace(web_searches=1)
     if not want_tools:
         return usage
@@ -53,37 +46,36 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     return usage._replace(tool_calls=_strings(names))
 
 
-def _searches(model: str | None) -> bool:
-    """Tell whether a model searches the web in each of its calls and bills that, without a word of
-    it in the usage (`gpt-4o-search-preview`, `gpt-5-search-api`; OpenAI's price list, 2026-11).
+def _always_searches(model: str | None) -> bool:
+    """Return whether each call of a model is billed for a web search that its usage does not report
+    (`gpt-4o-search-preview`, `gpt-5-search-api`; OpenAI's price list, 2026-11).
     """
     return model is not None and "-search-" in model
 
 
-_STILL_AT_WORK = ("queued", "in_progress")
+_UNFINISHED = ("queued", "in_progress")
 
 
 def read_response(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
-    """Read a response of the Responses API; one that works in the background tells its use later,
-    to whoever retrieves it.
+    """Read a response of the Responses API; a background response reports its usage later, when it
+    is retrieved.
     """
     fields = fields_of(answer)
     usage = _of_response(fields, want_tools)
     response_id = fields.get("id")
     if fields.get("background") is not True or not isinstance(response_id, str):
         return usage
-    status, model = fields.get("status"), fields.get("model")
+    status, model = fields.get("status"), model_name(fields.get("model"))
     ref = f"response:{response_id}"
-    model = model if isinstance(model, str) else None
-    if usage is not None and status not in _STILL_AT_WORK:
+    if usage is not None and status not in _UNFINISHED:
         return JobStatus(ref, (usage,), model)
-    # One that has failed is not billed; of one that was cancelled nobody tells.
+    # A failed response is not billed; whether a cancelled one is billed is not documented.
     return JobStatus(ref, () if status == "failed" else None, model)
 
 
 def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
-    told = fields.get("usage")
-    usage = from_openai(told, model=fields.get("model"), tier=fields.get("service_tier"))
+    reported = fields.get("usage")
+    usage = from_openai(reported, model=fields.get("model"), tier=fields.get("service_tier"))
     if usage is None:
         return None
     output, tool_usage = fields.get("output"), fields.get("tool_usage")
@@ -91,7 +83,7 @@ def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
         usage = with_hosted_tools(
             usage, tool_usage=tool_usage, output=output, tools=fields.get("tools")
         )
-    billed_nano = read_billed(told)
+    billed_nano = read_billed(reported)
     if billed_nano is not None:
         usage = usage._replace(billed_nano=billed_nano)
     if not want_tools:
@@ -101,32 +93,31 @@ def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
 
 
 def read_images(answer: Any, want_tools: bool) -> Usage | None:
-    """Read drawn or changed images: drawings in SVG are written by a model of their own, and models
-    that count no tokens are billed by the image.
+    """Read generated or edited images. SVG images are written by another model; models that count
+    no tokens are billed by the image.
     """
     fields = fields_of(answer)
     usage = from_images(fields.get("usage"))
-    written = fields.get("svg_usage")
+    svg = fields.get("svg_usage")
     if usage is None:
         images = fields.get("data")
         return Usage(unlisted_units=len(images)) if isinstance(images, list) and images else None
-    if written is None:
+    if svg is None:
         return usage
-    own = from_openai(
-        {**fields_of(written), "output_tokens_details": fields_of(written)},
-        model=get(written, "model"),
+    svg_usage = from_openai(
+        {**fields_of(svg), "output_tokens_details": fields_of(svg)}, model=get(svg, "model")
     )
-    return usage._replace(others=(own,)) if own is not None else usage
+    return usage._replace(others=(svg_usage,)) if svg_usage is not None else usage
 
 
 def read_transcription(answer: Any, want_tools: bool) -> Usage | None:
-    """Read a transcription or translation; those that are plain text tell nothing."""
+    """Read a transcription or translation; plain text has no usage."""
     usage = from_transcription(get(answer, "usage"))
     return usage if usage is not None else from_seconds(get(answer, "duration"))
 
 
 def read_speech(answer: Any, want_tools: bool) -> Usage | None:
-    """Read speech: only one that comes as events tells its use, in the last of them."""
+    """Read speech: only an event stream reports usage, in its last event."""
     response = get(answer, "response") or answer
     if "event-stream" not in str(getattr(response, "headers", {}).get("content-type", "")):
         return None
@@ -136,36 +127,36 @@ def read_speech(answer: Any, want_tools: bool) -> Usage | None:
     return None
 
 
-_BATCH_OVER = ("completed", "failed", "expired", "cancelled")
+_FINISHED_BATCH = ("completed", "failed", "expired", "cancelled")
 
 
 def read_batch(answer: Any, want_tools: bool) -> JobStatus | None:
-    """Read a batch, which tells its use when it is over."""
+    """Read a batch, which reports its usage once it has finished."""
     fields = fields_of(answer)
-    batch_id, status, model = fields.get("id"), fields.get("status"), fields.get("model")
+    batch_id, status = fields.get("id"), fields.get("status")
+    model = model_name(fields.get("model"))
     if not isinstance(batch_id, str):
         return None
-    model = model if isinstance(model, str) else None
     usages: tuple[Usage, ...] | None = None
-    if status in _BATCH_OVER:
+    if status in _FINISHED_BATCH:
         usage = from_openai(fields.get("usage"), model=model)
         if usage is not None:
             done = get(fields.get("request_counts"), "completed")
             usages = (usage._replace(tier="batch", largest_input_tokens=-1 if done == 1 else 0),)
         elif status == "failed":
-            usages = ()  # it was refused as a whole
+            usages = ()  # rejected as a whole
     return JobStatus(f"batch:{batch_id}", usages, model, "batch")
 
 
 def _strings(names: Iterable[Any]) -> tuple[str, ...]:
-    return tuple(each for each in names if isinstance(each, str) and each)
+    return tuple(name for name in names if isinstance(name, str) and name)
 
 
 # -- streams
 
 
 class ChatStream:
-    """Chunks of chat and legacy completions: usage in the last chunk, if it was asked for."""
+    """Reads the chunks of chat and legacy completions: usage is in the last chunk, if requested."""
 
     __slots__ = (
         "_billed_nano",
@@ -193,7 +184,7 @@ class ChatStream:
         fields = fields_of(chunk)
         choices, usage = fields.get("choices"), fields.get("usage")
         if choices is None and usage is None:
-            return None  # not a chunk of any kind that is known
+            return None  # not a known kind of chunk
         self._is_seen = True
         if usage is not None:
             self._model = fields.get("model")
@@ -218,34 +209,34 @@ class ChatStream:
             text = fields.get(name)
             if text is not None:
                 self._text_bytes += text_bytes(text)
-        called = fields.get("function_call")
-        if called is not None:
-            self._text_bytes += text_bytes(get(called, "arguments"))
+        function = fields.get("function_call")
+        if function is not None:
+            self._text_bytes += text_bytes(get(function, "arguments"))
         for tool in fields.get("tool_calls") or ():
             self._text_bytes += text_bytes(field(tool, "function", "arguments"))
             if self._want_tools:
                 self._tools.append(field(tool, "function", "name"))
 
     def usage(self, estimate: Estimate) -> Usage | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage read; see `StreamReader.usage`."""
         usage = self._known or counted(None, self._text_bytes, estimate, is_seen=self._is_seen)
         if usage is None:
             return None
-        model = usage.model or (self._model if isinstance(self._model, str) else None)
+        model = usage.model or model_name(self._model)
         return usage._replace(
             model=model,
             tool_calls=_strings(self._tools),
             billed_nano=self._billed_nano,
-            web_searches=int(_searches(model)),
+            web_searches=int(_always_searches(model)),
         )
 
 
 _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
-"""Where a delta has text; the last two are how DeepSeek and OpenRouter show a model's thinking."""
+"""Fields of a delta with text; the last two are DeepSeek's and OpenRouter's, for thinking."""
 
 
 class ResponseStream:
-    """Events of the Responses API: usage in the event that ends the response."""
+    """Reads the events of the Responses API: usage is in the event that ends the response."""
 
     __slots__ = ("_answer", "_is_seen", "_known", "_model", "_text_bytes", "_want_tools")
 
@@ -269,26 +260,25 @@ class ResponseStream:
             self._answer = read_response(get(event, "response"), self._want_tools)
         elif kind in ("response.created", "response.queued"):
             self._model = field(event, "response", "model")
-            begun = read_response(get(event, "response"), False)
-            self._known = begun if isinstance(begun, JobStatus) else None
+            created = read_response(get(event, "response"), False)
+            self._known = created if isinstance(created, JobStatus) else None
         return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage read; see `StreamReader.usage`."""
         if self._answer is not None:
             return self._answer
         if self._known is not None:
-            return self._known  # it goes on in the background, whoever reads it
+            return self._known  # a background response continues without its reader
         usage = counted(None, self._text_bytes, estimate, is_seen=self._is_seen)
-        model = self._model if isinstance(self._model, str) else None
-        return usage._replace(model=model) if usage is not None else None
+        return usage._replace(model=model_name(self._model)) if usage is not None else None
 
 
 class FinalEvents:
-    """Events of images, speech and transcriptions: usage in the event that ends each of them.
+    """Reads the events of images, speech and transcriptions: usage is in the last event of each.
 
-    Text that came before says little: what is drawn or spoken is what costs. So a stream that is
-    left early has used what was held for it.
+    Earlier text says little about the cost, which is for images and sound. So a stream that is
+    abandoned is booked at what was held for it.
     """
 
     __slots__ = ("_known",)
@@ -298,83 +288,22 @@ class FinalEvents:
 
     def feed(self, event: Any) -> bool | None:
         """Read one event; see `StreamReader.feed`."""
-        told = get(event, "usage")
-        if told is None:
+        reported = get(event, "usage")
+        if reported is None:
             return None
         is_image = str(get(event, "type")).startswith("image_")
-        usage = from_images(told) if is_image else from_transcription(told)
+        usage = from_images(reported) if is_image else from_transcription(reported)
         if usage is not None and self._known is not None and is_image:  # another image of the call
-            usage = usage._replace(
-                **{name: getattr(usage, name) + getattr(self._known, name) for name in _OF_IMAGES}
-            )
+            sums = {
+                name: getattr(usage, name) + getattr(self._known, name) for name in _IMAGE_COUNTS
+            }
+            usage = usage._replace(**sums)
         self._known = usage or self._known
         return None
 
     def usage(self, estimate: Estimate) -> Usage | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage read; see `StreamReader.usage`."""
         return self._known
 
 
-_OF_IMAGES = ("input_tokens", "output_tokens", "image_input_tokens", "image_output_tokens")
-
-
-# -- what a request alone tells
-
-_TTS_TOKENS_PER_CHARACTER = (7, 5)
-"""Audio tokens of spoken text: gpt-4o-mini-tts makes some 1,250 a minute (its list price of $12 per
-million against the $0.015 a minute that OpenAI names), in which 900 characters are spoken.
-"""
-
-_AUDIO_BYTES_PER_S = 16_000  # of a file whose header does not tell: 128 kbit/s
-_AUDIO_TOKENS_PER_MINUTE = 1_000  # gpt-4o-transcribe: $6 per million, $0.006 a minute
-_TEXT_TOKENS_PER_MINUTE = 200  # of speech written down
-_MS_PER_MINUTE = 60_000
-
-
-def told_by_speech(body: Mapping[str, Any], files: Any) -> Usage | None:
-    """Return what text to be spoken will use: its characters, or the tokens that they make."""
-    text = body.get("input")
-    if not isinstance(text, str):
-        return None
-    tokens, characters = _TTS_TOKENS_PER_CHARACTER
-    return Usage(
-        input_tokens=-(-text_bytes(text) // BYTES_PER_TOKEN),
-        output_tokens=-(-len(text) * tokens // characters),
-        characters=len(text),
-    )
-
-
-def told_by_audio(body: Mapping[str, Any], files: Any) -> Usage | None:
-    """Return what audio to be written down will use: its duration, or the tokens that it makes."""
-    bytes_per_s, size = _AUDIO_BYTES_PER_S, 0
-    for data in _contents(files):
-        size += _size_of(data)
-        if isinstance(data, bytes) and data[:4] == b"RIFF" and data[8:12] == b"WAVE":
-            bytes_per_s = int.from_bytes(data[28:32], "little") or bytes_per_s
-    if not size:
-        return None
-    duration_ms = -(-size * 1000 // bytes_per_s)
-    heard = -(-duration_ms * _AUDIO_TOKENS_PER_MINUTE // _MS_PER_MINUTE)
-    written = -(-duration_ms * _TEXT_TOKENS_PER_MINUTE // _MS_PER_MINUTE)
-    return Usage(
-        input_tokens=heard, output_tokens=written, audio_input_tokens=heard, audio_ms=duration_ms
-    )
-
-
-def _contents(files: Any) -> list[Any]:
-    """Return the contents of a request's files, as its HTTP library takes them."""
-    pairs = files.items() if isinstance(files, Mapping) else files or ()
-    return [
-        each[1][1] if isinstance(each[1], tuple) and len(each[1]) > 1 else each[1] for each in pairs
-    ]
-
-
-def _size_of(data: Any) -> int:
-    """Return the size of a file's content in bytes, unread; 0 where it does not tell."""
-    if isinstance(data, (bytes, bytearray)):
-        return len(data)
-    if isinstance(data, io.BytesIO):
-        return data.getbuffer().nbytes
-    if isinstance(data, (io.BufferedReader, io.FileIO)):
-        return os.fstat(data.fileno()).st_size  # which the kernel answers from memory
-    return 0  # such as a spooled file, which would go to the disk if it were asked for its number
+_IMAGE_COUNTS = ("input_tokens", "output_tokens", "image_input_tokens", "image_output_tokens")

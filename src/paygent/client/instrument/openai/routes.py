@@ -1,5 +1,4 @@
-"""OpenAI's SDK (1.60 to 3.x): names of its routes and hosts. No logic of its own; how its answers
-tell their use stands in `openai_usage.py`.
+"""OpenAI's SDK (1.60 to 3.x): its clients, resources and operations.
 
 Routes were read from the resources of openai 3.57 and 1.60 (2026-11).
 """
@@ -21,9 +20,8 @@ from paygent.client.instrument.openai.answers import (
     read_response,
     read_speech,
     read_transcription,
-    told_by_audio,
-    told_by_speech,
 )
+from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
 
 name = "openai"
 module = "openai"
@@ -44,7 +42,7 @@ resources = {
     "openai.resources.batches": ("Batches", "AsyncBatches"),
     "openai.resources.beta.responses": ("Responses", "AsyncResponses"),
 }
-"""Where the resource methods are that take the `paygent_*` arguments; versions lack some."""
+"""Classes of the methods that accept `paygent_*` arguments, by module; some versions lack some."""
 
 resource_methods = (
     "create",
@@ -104,8 +102,8 @@ _FREE_POST = (
     "/threads",
 )
 _COSTLY_BELOW = ("/search", "/runs", "/submit_tool_outputs")
-"""Operations that cost nothing by themselves, and endings of those below them that do; what stands
-neither here nor among the routes passes and is said.
+"""Operations that cost nothing, and endings of operations below them that do. An operation in
+neither list and without a route passes unmetered, which is logged once.
 """
 
 # -- routes
@@ -131,19 +129,21 @@ _ROUTES = {
     "/images/generations": Route("images.generate", read_images, FinalEvents),
     "/images/edits": Route("images.edit", read_images, FinalEvents),
     "/images/variations": Route("images.variations", read_images, FinalEvents),
-    "/audio/speech": Route("audio.speech", read_speech, FinalEvents, declared_usage=told_by_speech),
+    "/audio/speech": Route(
+        "audio.speech", read_speech, FinalEvents, declared_usage=usage_of_speech
+    ),
     "/audio/transcriptions": Route(
-        "audio.transcriptions", read_transcription, FinalEvents, declared_usage=told_by_audio
+        "audio.transcriptions", read_transcription, FinalEvents, declared_usage=usage_of_audio
     ),
     "/audio/translations": Route(
-        "audio.translations", read_transcription, FinalEvents, declared_usage=told_by_audio
+        "audio.translations", read_transcription, FinalEvents, declared_usage=usage_of_audio
     ),
     "/batches": Route("batches", read_batch, FinalEvents, generates=False),
     "/decisions": Route("decisions", read_chat, ChatStream),
 }
 
 _JOBS = (
-    # Without the list of all, whose use would be told for each of them.
+    # Not the list of all responses or batches: it would report each of them again.
     (
         re.compile(r"/responses/[^/]+(/cancel)?$"),
         Route("responses.retrieve", read_response, ResponseStream, reports_job_usage=True),
@@ -153,7 +153,7 @@ _JOBS = (
         Route("batches.retrieve", read_batch, FinalEvents, reports_job_usage=True),
     ),
 )
-"""Where work that was started earlier tells its use."""
+"""Operations that report the usage of work started earlier."""
 
 
 def route(method: str, path: str) -> Route | bool:
@@ -161,12 +161,12 @@ def route(method: str, path: str) -> Route | bool:
     `route.Sdk`.
     """
     if method == "POST":
-        found = _ROUTES.get(path)
-        if found is not None:
-            return found
-        for known, other in _ROUTES.items():  # a host without /v1, a path with a deployment in it
-            if known != "/completions" and path.endswith(known):
-                return other
+        exact = _ROUTES.get(path)
+        if exact is not None:
+            return exact
+        for ending, metered in _ROUTES.items():  # a host without /v1, a path with a deployment
+            if ending != "/completions" and path.endswith(ending):
+                return metered
         if path.endswith("/cancel"):
             return _job(path) or True
         return path.startswith(_FREE_POST) and not path.endswith(_COSTLY_BELOW)
@@ -176,7 +176,7 @@ def route(method: str, path: str) -> Route | bool:
 
 
 def _job(path: str) -> Route | None:
-    return next((found for pattern, found in _JOBS if pattern.search(path)), None)
+    return next((job for pattern, job in _JOBS if pattern.search(path)), None)
 
 
 # -- who is called

@@ -19,6 +19,7 @@ from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.callables.run import UNSEEN
 from paygent.client.instrument.openai.answers import ResponseStream, read_chat, read_transcription
+from paygent.client.instrument.openai.usage import from_realtime, from_seconds
 from paygent.client.instrument.realtime import messages
 from paygent.client.instrument.realtime.dedup import CountedResponses, counted_of
 from paygent.client.instrument.realtime.messages import Sent
@@ -27,7 +28,7 @@ from paygent.client.instrument.realtime.session import Destination, Session
 from paygent.client.instrument.streams.reader import field
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
-from paygent.core.usage import JobStatus, Usage, from_realtime, from_seconds, get
+from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
 

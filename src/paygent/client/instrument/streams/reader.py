@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from paygent.core.estimate import BYTES_PER_TOKEN, Estimate
+from paygent.core.estimate import Estimate
+from paygent.core.request_size import BYTES_PER_TOKEN
 from paygent.core.usage import JobStatus, Usage, get
 
 

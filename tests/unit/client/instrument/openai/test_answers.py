@@ -21,9 +21,8 @@ from paygent.client.instrument.openai.answers import (
     read_response,
     read_speech,
     read_transcription,
-    told_by_audio,
-    told_by_speech,
 )
+from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
 from paygent.core.estimate import Estimate
 from paygent.core.usage import JobStatus, Usage
 
@@ -271,9 +270,9 @@ def test_final_events__of_a_transcription__have_its_usage() -> None:
         ({}, None),
     ],
 )
-def test_told_by_speech__a_text__has_characters_and_tokens(body: Any, expected: Any) -> None:
+def test_usage_of_speech__a_text__has_characters_and_tokens(body: Any, expected: Any) -> None:
     """Characters are those of the text; seven audio tokens are spoken for five of them."""
-    assert told_by_speech(body, None) == expected
+    assert usage_of_speech(body, None) == expected
 
 
 def wav(seconds: int, bytes_per_s: int) -> bytes:
@@ -287,7 +286,7 @@ def wav(seconds: int, bytes_per_s: int) -> bytes:
 MINUTE = Usage(1_000, 200, audio_input_tokens=1_000, audio_ms=60_000)
 
 
-def test_told_by_audio__a_file__has_a_duration_and_tokens(tmp_path: Path) -> None:
+def test_usage_of_audio__a_file__has_a_duration_and_tokens(tmp_path: Path) -> None:
     """By its bit rate, which a WAV file names; whichever way the file is given."""
     minute = bytes(60 * 16_000)
     path = tmp_path / "a.mp3"
@@ -301,19 +300,19 @@ def test_told_by_audio__a_file__has_a_duration_and_tokens(tmp_path: Path) -> Non
             [("file", bytearray(minute))],
             [("file", ("a.wav", wav(60, 88_200)))],
         ):
-            assert told_by_audio({}, files) == MINUTE
+            assert usage_of_audio({}, files) == MINUTE
         assert opened.tell() == 0  # nothing was read
 
 
-def test_told_by_audio__a_spooled_file__is_left_in_memory() -> None:
+def test_usage_of_audio__a_spooled_file__is_left_in_memory() -> None:
     """Upload handlers keep small files there; asking for their size must not write them out."""
     with tempfile.SpooledTemporaryFile(max_size=10_000) as spooled:
         spooled.write(bytes(100))
-        assert told_by_audio({}, [("file", ("a.mp3", spooled))]) is None
+        assert usage_of_audio({}, [("file", ("a.mp3", spooled))]) is None
         assert spooled._rolled is False  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("files", [None, [], {}, [("file", object())], [("file", ("a", b""))]])
-def test_told_by_audio__a_file_of_unknown_size__tells_nothing(files: Any) -> None:
+def test_usage_of_audio__a_file_of_unknown_size__tells_nothing(files: Any) -> None:
     """Then what is held is what such calls took before."""
-    assert told_by_audio({}, files) is None
+    assert usage_of_audio({}, files) is None

@@ -27,7 +27,7 @@ from tests.unit.client.instrument.streams.streams import (
     tokens,
 )
 
-from paygent.client.instrument.anthropic.routes import BatchResults
+from paygent.client.instrument.anthropic.answers import BatchResults
 from paygent.client.instrument.streams import byte_tap
 from paygent.client.instrument.streams.byte_tap import BytesReader, ByteTap, tap_bytes
 from paygent.client.instrument.streams.ending import StreamEnd

@@ -7,12 +7,8 @@ from typing import Any
 import pytest
 from tests.unit.client.instrument.streams.streams import ESTIMATE, tokens
 
-from paygent.client.instrument.anthropic.routes import (
-    BatchResults,
-    MessageStream,
-    read_message,
-    view_batch,
-)
+from paygent.client.instrument.anthropic.answers import BatchResults, MessageStream, read_message
+from paygent.client.instrument.anthropic.routes import expand_batch
 
 
 def message_event(kind: str, **fields: Any) -> dict[str, Any]:
@@ -93,6 +89,6 @@ def test_batch_results__large_requests__stand_alone() -> None:
         ({}, ({"model": None, "messages": [], "max_tokens": 0}, 1)),
     ],
 )  # fmt: skip
-def test_view_batch__many_requests__are_as_large_as_all_of_them(body: Any, expected: Any) -> None:
+def test_expand_batch__many_requests__are_as_large_as_all_of_them(body: Any, expected: Any) -> None:
     """A batch is gated as a whole: its texts and its bounds on output together."""
-    assert view_batch(body) == expected
+    assert expand_batch(body) == expected

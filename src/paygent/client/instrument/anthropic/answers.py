@@ -1,0 +1,184 @@
+"""Reads the usage of Anthropic's answers, streams and batches. Nothing is sent or changed.
+
+Fields were read from the type definitions of anthropic 2.13 and 0.40 (2026-11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from paygent.client.instrument.anthropic.usage import from_anthropic
+from paygent.client.instrument.streams.reader import counted, field, text_bytes
+from paygent.core.estimate import Estimate
+from paygent.core.usage import JobStatus, Usage, fields_of, get
+
+
+def read_message(answer: Any, want_tools: bool) -> Usage | None:
+    """Read a message."""
+    usage = from_anthropic(get(answer, "usage"), model=get(answer, "model"))
+    if usage is None or not want_tools:
+        return usage
+    names = [
+        get(block, "name")
+        for block in get(answer, "content") or ()
+        if get(block, "type") == "tool_use"
+    ]
+    return usage._replace(tool_calls=tuple(name for name in names if isinstance(name, str)))
+
+
+_USAGE_FIELDS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+    "cache_creation",
+    "output_tokens_details",
+    "server_tool_use",
+    "service_tier",
+    "speed",
+    "inference_geo",
+    "iterations",
+)
+
+
+_TEXTS = ("text", "thinking", "partial_json")
+"""Fields of a delta with text."""
+
+
+class MessageStream:
+    """Reads the events of a message: input comes with the first, output with the last. Later values
+    of a field replace earlier ones; they are not added.
+    """
+
+    __slots__ = ("_fields", "_is_whole", "_model", "_text_bytes", "_tools", "_want_tools")
+
+    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
+        self._want_tools = want_tools
+        self._fields: dict[str, Any] = {}
+        self._is_whole = False
+        self._model: Any = None
+        self._text_bytes = 0
+        self._tools: list[str] = []
+
+    def feed(self, event: Any) -> bool | None:
+        """Read one event; see `StreamReader.feed`."""
+        fields = fields_of(event)
+        kind = fields.get("type")
+        if kind == "content_block_delta":
+            delta = fields_of(fields.get("delta"))
+            for name in _TEXTS:
+                text = delta.get(name)
+                if text is not None:
+                    self._text_bytes += text_bytes(text)
+        elif kind == "message_delta":
+            self._update(fields.get("usage"))
+            self._is_whole = True
+        elif kind == "message_start":
+            self._model = field(event, "message", "model")
+            self._update(field(event, "message", "usage"))
+        elif kind == "content_block_start" and self._want_tools:
+            self._feed_tool(fields.get("content_block"))
+        return None
+
+    def _feed_tool(self, block: Any) -> None:
+        if get(block, "type") == "tool_use":
+            self._tools.append(str(get(block, "name")))
+
+    def _update(self, usage: Any) -> None:
+        """Keep the latest value of each field. Only the first event divides the cache writes, so an
+        absent field does not clear an earlier one.
+        """
+        if usage is None:
+            return
+        for name in _USAGE_FIELDS:
+            value = get(usage, name)
+            if value is not None:
+                self._fields[name] = value
+
+    def usage(self, estimate: Estimate) -> Usage | None:
+        """Return the usage read; see `StreamReader.usage`."""
+        known = from_anthropic(self._fields or None, model=self._model)
+        if known is None or not self._is_whole:
+            known = counted(known, self._text_bytes, estimate, input_is_known=known is not None)
+        return known._replace(tool_calls=tuple(self._tools)) if known is not None else None
+
+
+def read_batch(answer: Any, want_tools: bool) -> JobStatus | None:
+    """Read a batch that was started; its results report its usage."""
+    batch_id = get(answer, "id")
+    return JobStatus(batch_ref(batch_id), tier="batch") if isinstance(batch_id, str) else None
+
+
+def batch_ref(batch_id: str) -> str:
+    """Return the `JobStatus.ref` of a batch."""
+    return f"messages.batch:{batch_id}"
+
+
+class BatchResults:
+    """Reads the results of a batch, a line for each request; its usage is known once all are read.
+
+    Large requests, which may have reached a price tier, are kept apart; the others are summed by
+    model, so that memory does not grow with the batch.
+    """
+
+    __slots__ = ("_is_whole", "_large", "_ref", "_small")
+
+    reads_lines = True
+
+    def __init__(self, want_tools: bool, drops_usage_chunk: bool, *, ref: str) -> None:
+        self._ref = ref
+        self._small: dict[str | None, Usage] = {}
+        self._large: list[Usage] = []
+        self._is_whole = False
+
+    def feed(self, line: Any) -> bool | None:
+        """Read one line; see `StreamReader.feed`. Failed and expired requests are not billed."""
+        usage = read_message(field(line, "result", "message"), False)
+        if usage is None:
+            return None
+        usage = usage._replace(tier="batch")
+        if usage.input_tokens > _SMALL_TOKENS_MAX or usage.others:
+            self._large.append(usage)
+        else:
+            before = self._small.get(usage.model)
+            small = usage._replace(largest_input_tokens=_SMALL_TOKENS_MAX)
+            self._small[usage.model] = small if before is None else _sum(before, small)
+        return None
+
+    def end(self) -> None:
+        """Record that the last line was read."""
+        self._is_whole = True
+
+    def usage(self, estimate: Estimate) -> JobStatus:
+        """Return the batch's usage if all of it was read; see `StreamReader.usage`."""
+        return JobStatus(
+            self._ref, (*self._small.values(), *self._large) if self._is_whole else None
+        )
+
+
+_SMALL_TOKENS_MAX = 32_768  # no price list has a tier below this
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    """Add two usages of one model."""
+    sums = map(int.__add__, one.counts, other.counts)
+    quality = one.quality if other.quality == "exact" else "partial"
+    return one._replace(**dict(zip(Usage._fields, sums, strict=False)), quality=quality)  # type: ignore[arg-type]
+
+
+def expand_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Return one request as large as all requests of a batch, and their number: a batch is gated as
+    a whole.
+    """
+    given = body.get("requests")
+    requests: Iterable[Any] = given if isinstance(given, (list, tuple)) else ()
+    params = [params for params in (get(request, "params") for request in requests) if params]
+    texts = [get(each, name) for each in params for name in ("system", "messages", "tools")]
+    bounds = [get(each, "max_tokens") for each in params]
+    whole = {
+        "model": next((get(each, "model") for each in params), None),
+        "messages": [text for text in texts if text is not None],
+        "max_tokens": sum(bound for bound in bounds if type(bound) is int),
+    }
+    return whole, max(len(params), 1)

@@ -1,0 +1,120 @@
+"""Limits: what is counted, for whom, over which time, and how much is allowed.
+
+A limit's identity is (metric, scope, model, window), never a plan version, so a change of plan
+keeps what was spent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from paygent.core.field_readers import read_count
+from paygent.core.money import read_cap_nano, read_decimal, to_usd
+from paygent.core.period import rolling_length_us
+from paygent.core.validation import ValidationErrors
+from paygent.core.value import Value, exact_usd
+
+Metric = Literal["spend", "tokens", "calls"]
+Scope = Literal["user", "session"]
+
+
+@dataclass(frozen=True)
+class ModelLimitConfig(Value):
+    """The limits of one model.
+
+    Attributes:
+        max_tokens_per_period: Tokens, input and output together, per billing period; None is no
+            limit.
+    """
+
+    max_tokens_per_period: int | None = None
+
+    def __post_init__(self) -> None:
+        errors = ValidationErrors("ModelLimitConfig")
+        exact = read_count(
+            errors, "max_tokens_per_period", self.max_tokens_per_period, optional=True
+        )
+        errors.raise_if_any()
+        object.__setattr__(self, "max_tokens_per_period", exact)
+
+
+@dataclass(frozen=True)
+class Limit(Value):
+    """A limit in its general form.
+
+    Attributes:
+        metric: The unit that is limited: "spend" (dollars), "tokens" or "calls".
+        scope: One "user", or one "session" of a user.
+        model: Only calls of this model, or None for all.
+        window: The time span: "period" (billing period), "session", "day" (UTC), "rolling:24h".
+        cap: Dollars for spend, otherwise a count. 0 blocks every call.
+        cap_exact: The cap in nano-dollars, or the count; None if there is no limit.
+    """
+
+    metric: Metric = "spend"
+    scope: Scope = "user"
+    model: str | None = None
+    window: str = "period"
+    cap: float = math.inf
+    cap_exact: int | None = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        errors = ValidationErrors("Limit")
+        if self.metric not in ("spend", "tokens", "calls"):
+            errors.add("metric", self.metric, 'must be "spend", "tokens" or "calls"')
+        if self.scope not in ("user", "session"):
+            errors.add("scope", self.scope, 'must be "user" or "session"')
+        if self.model is not None and (not isinstance(self.model, str) or not self.model):
+            errors.add("model", self.model, "must be a model name, or None for all models")
+        rule = self.window if isinstance(self.window, str) else ""
+        if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
+            errors.add(
+                "window", self.window, 'must be "period", "session", "day" or like "rolling:24h"'
+            )
+        if (self.scope == "session") != (rule == "session"):
+            errors.add("window", self.window, 'must be "session" exactly when scope is "session"')
+        exact: int | None = None
+        if self.metric == "spend":
+            try:
+                exact = read_cap_nano(self.cap)
+            except ValueError as error:
+                errors.add("cap", self.cap, str(error))
+        elif read_decimal(self.cap) != math.inf:
+            exact = read_count(errors, "cap", self.cap, optional=False)
+        errors.raise_if_any()
+        object.__setattr__(self, "cap_exact", exact)
+        if exact is not None:
+            object.__setattr__(self, "cap", to_usd(exact) if self.metric == "spend" else exact)
+        elif self.cap is not None:
+            object.__setattr__(self, "cap", float(read_decimal(self.cap) or 0))
+
+    def _exact_argument(self, name: str) -> Any:
+        if name == "cap" and self.metric == "spend" and self.cap_exact is not None:
+            return exact_usd(self.cap_exact)
+        return getattr(self, name)
+
+    @property
+    def key(self) -> LimitKey:
+        """The identity of this limit, the same in every version of every plan."""
+        return LimitKey(self.metric, self.scope, self.model or "", self.window)
+
+
+class LimitKey(NamedTuple):
+    """The identity of a limit across plans. `model` is "" for all models."""
+
+    metric: str
+    scope: str
+    model: str
+    window: str
+
+    @property
+    def reason(self) -> str:
+        """The `gate_reason` of a refusal by this limit."""
+        if self.model and self.metric == "tokens":
+            return f"model_limit:{self.model}"
+        if self.metric == "spend" and not self.model and self.window in ("period", "session"):
+            return "session_spend" if self.scope == "session" else "total_spend"
+        parts = [self.metric, self.window]
+        return ":".join([*parts, self.model] if self.model else parts)

@@ -1,0 +1,146 @@
+"""The size of a request: bytes of text, image and file parts, whether it writes a cache.
+
+English measures 0.24 tokens per UTF-8 byte. Images and files count as a constant, because their
+size in bytes says little about their tokens. No tokenizer is loaded: it would cost megabytes, a
+download at first use, and milliseconds per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+BYTES_PER_TOKEN = 4
+PART_TOKENS = 1_500
+"""Tokens of an image or file part: a full-detail image of 1024 × 1024 costs 765 to 1,600, depending
+on the provider.
+"""
+
+_DEPTH_MAX = 24  # deeper JSON than any SDK sends; stops at a cyclic body
+_NOTHING: dict[str, Any] = {}
+_OPAQUE_TYPES = frozenset(
+    {
+        "image_url",
+        "image",
+        "input_image",
+        "input_audio",
+        "audio",
+        "input_file",
+        "file",
+        "document",
+        "video_url",
+    }
+)
+_TEXT_KEYS = (
+    "messages",
+    "input",
+    "prompt",
+    "system",
+    "instructions",
+    "tools",
+    "response_format",
+    "text",
+)
+
+
+class Size(NamedTuple):
+    """The size of a request.
+
+    Attributes:
+        text_bytes: UTF-8 bytes of its text.
+        parts: Image or file parts.
+        caches: Whether it requests that the provider write a cache.
+    """
+
+    text_bytes: int
+    parts: int = 0
+    caches: bool = False
+
+
+_NO_SIZE = Size(0)
+_CACHE_KEY = "cache_control"  # Anthropic's; other providers write caches without a request
+
+
+def weight_of(size: Size) -> int:
+    """Return the size of a request in bytes of text; an opaque part counts as the text of as many
+    tokens.
+    """
+    return size[0] + size[1] * (PART_TOKENS * BYTES_PER_TOKEN)
+
+
+def measure(body: Any) -> Size:
+    """Return the size of a request body.
+
+    Args:
+        body: The JSON body as the SDK holds it. Anything else counts as empty.
+    """
+    if not isinstance(body, Mapping):
+        return Size(0, 0)
+    total = parts = 0
+    caches = not _is_absent(body.get(_CACHE_KEY))
+    for key in _TEXT_KEYS:
+        value = body.get(key)
+        if _is_absent(value):
+            continue
+        if isinstance(value, str):
+            total += utf8_length(value)
+        elif key == "messages" and isinstance(value, list):
+            for item in value:
+                # Most messages have a role and a text only; skipping the walk halves the time.
+                if type(item) is dict and len(item) == 2:
+                    role, text = item.get("role"), item.get("content")
+                    if type(role) is str and type(text) is str:
+                        total += utf8_length(role) + utf8_length(text)
+                        continue
+                inner = _walk((item,), 0)
+                total += inner[0]
+                parts += inner[1]
+                caches |= inner[2]
+        else:
+            inner = _walk(value, 0)
+            total += inner[0]
+            parts += inner[1]
+            caches |= inner[2]
+    return Size(total, parts, caches)
+
+
+def _is_absent(value: Any) -> bool:
+    """Return whether a field will not be sent: SDKs put a placeholder object in its place."""
+    return value is None or type(value).__name__ in _PLACEHOLDERS
+
+
+_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
+
+
+def utf8_length(text: str) -> int:
+    """Return the length of a text in UTF-8; ASCII, the common case, is not encoded for it."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def _walk(value: Any, depth: int, path: tuple[int, ...] = ()) -> Size:
+    """Return the size of a nested JSON value."""
+    if depth > _DEPTH_MAX or id(value) in path:
+        return _NO_SIZE
+    total = parts = 0
+    caches = False
+    if isinstance(value, dict):
+        kind = value.get("type")
+        caches = not _is_absent(value.get(_CACHE_KEY))
+        if isinstance(kind, str) and kind in _OPAQUE_TYPES:  # a JSON Schema may have a list here
+            return Size(0, 1, caches)
+        items: Any = value.values()
+    elif isinstance(value, (list, tuple)):
+        if value and type(value[0]) is int:  # an embedding input that is already tokens
+            return Size(len(value) * BYTES_PER_TOKEN)
+        items = value
+    else:  # an SDK's object, such as an answer appended to the messages
+        items = getattr(value, "__dict__", _NOTHING).values()
+    for item in items:
+        if isinstance(item, str):
+            total += utf8_length(item)
+        else:
+            inner = _walk(item, depth + 1, (*path, id(value)))
+            total += inner[0]
+            parts += inner[1]
+            caches |= inner[2]
+    return Size(total, parts, caches)
