@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from paygent.core.estimate import Estimate
-from paygent.core.request_size import BYTES_PER_TOKEN
+from paygent.core.request_size import BYTES_PER_TOKEN, utf8_length
 from paygent.core.usage import JobStatus, Usage, get
 
 
@@ -55,9 +55,7 @@ def counted(
 
 def text_bytes(value: Any) -> int:
     """Return the UTF-8 length of a piece of text; 0 for anything else."""
-    if not isinstance(value, str):
-        return 0
-    return len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+    return utf8_length(value) if isinstance(value, str) else 0
 
 
 def field(value: Any, *names: str) -> Any:
