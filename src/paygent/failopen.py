@@ -104,6 +104,25 @@ def attempt(kind: str, action: Callable[..., _T], *args: Any) -> _T | None:
         return None
 
 
+class guard:  # noqa: N801 - used in a `with` statement, like a function
+    """Run a block as `attempt` runs a function; for blocks that await."""
+
+    __slots__ = ("_kind",)
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        # A cancellation is no `Exception`, so it passes.
+        if not isinstance(error, Exception) or isinstance(error, PaygentLimitExceeded):
+            return False
+        diagnostics.record_error(self._kind, error)
+        return True
+
+
 async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
     """Await a callback of the application on its own loop; nothing it raises may end that loop.
 

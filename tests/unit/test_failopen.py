@@ -12,7 +12,7 @@ from tests.conftest import Swallowed
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig
 from paygent.errors import PaygentWarning
-from paygent.failopen import Diagnostics, attempt, diagnostics, isolate, isolate_async
+from paygent.failopen import Diagnostics, attempt, diagnostics, guard, isolate, isolate_async
 
 
 def fail(error: BaseException) -> Any:
@@ -69,6 +69,21 @@ def test_attempt__what_is_no_exception__passes(error: BaseException) -> None:
     with pytest.raises(type(error)):
         attempt("kind", fail, error)
     assert diagnostics.counts == {}
+
+
+async def test_guard__around_a_block_that_awaits__swallows_as_attempt_does(
+    swallowed: Swallowed,
+) -> None:
+    """Failures are counted; a refusal and a cancellation pass."""
+    swallowed.expect("kind")
+    with guard("kind"):
+        await asyncio.sleep(0)
+        raise ValueError
+    assert diagnostics.counts == {"kind": 1}
+    refusal = PaygentLimitExceeded(GuardResult("hard_gate", "no_user", message="no"))
+    for error in (refusal, asyncio.CancelledError()):
+        with pytest.raises(type(error)), guard("kind"):
+            raise error
 
 
 async def test_isolate_async__a_failure__is_counted_and_a_cancellation_passes(

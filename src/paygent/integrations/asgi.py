@@ -11,7 +11,7 @@ import inspect
 from typing import Any
 
 from paygent.client.context.scopes import attach_identity
-from paygent.failopen import diagnostics
+from paygent.failopen import guard
 from paygent.integrations.middleware import RequestMiddleware, Selector
 
 
@@ -54,10 +54,8 @@ async def _awaited(selector: Selector, scope: Any) -> Selector:
     if not callable(selector) or not _is_async(selector):
         return selector
     value = None
-    try:
+    with guard("ask_user"):  # the application's function may fail; the request goes on
         value = await selector(scope)
-    except Exception as error:  # noqa: BLE001 - the application's own function; the request goes on
-        diagnostics.record_error("ask_user", error)
     return lambda _: value
 
 
