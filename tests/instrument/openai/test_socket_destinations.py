@@ -29,9 +29,9 @@ from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.instrument.realtime import hook
-from paygent.client.instrument.realtime.connection import ConnectionState
 from paygent.client.instrument.realtime.hook import _Address, _destination
 from paygent.client.instrument.realtime.sdk_hook import Opening, opening
+from paygent.client.instrument.realtime.session import ConnectionState
 
 Init = Callable[..., Paygent]
 

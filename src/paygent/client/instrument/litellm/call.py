@@ -47,11 +47,11 @@ class GatewayCall(Work):
 
         Args:
             meter, scope: As in `Work`.
-            request: What is asked for.
+            request: Of the call.
             function: The function that is called.
             patches: Where the taps of streams are put in.
-            gateway: The run; None where LiteLLM makes up the answer: a fallback that asks a
-                provider is a call of its own then.
+            gateway: The run; None where LiteLLM makes up the answer: a fallback to a provider is a
+                call of its own then.
         """
         inside: AbstractContextManager[None]
         inside = nullcontext() if gateway is None else behind_gateway(gateway)
@@ -93,7 +93,7 @@ class GatewayCall(Work):
         if is_from_cache(answer):
             if self._gateway.embeds is None:
                 meter.void(call, "answered from a cache")
-            else:
+            else:  # only the rest of the input was sent to the provider
                 meter.settle(call, attempt("usage", self._usage_of_part, answer))
             return True
         if not is_stream(answer):

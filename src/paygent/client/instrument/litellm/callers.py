@@ -1,9 +1,8 @@
 """Calls inside a LiteLLM call: LiteLLM's own are parts of it, the application's count themselves.
 
 LiteLLM calls SDKs, and its own functions again. It also runs callbacks, and whole providers that
-the application has registered. A context variable (`http_sdks/wrapper.py`) says that a LiteLLM call
-is open here; the nearest frame of LiteLLM says which of the two runs. That frame, and not the
-nearest of all: another instrumentation may be between LiteLLM and an SDK.
+the application has registered. A context variable (`http_sdks/wrapper.py`) shows that a LiteLLM
+call is open here; the nearest frame of LiteLLM shows which of the two runs.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ _CONTENT = ("messages", "input", "prompt", "query", "file", "image")
 
 def _nearest_module() -> str:
     """Return the module of the nearest frame of LiteLLM; "" on a thread or task of others."""
+    # Not the nearest frame of all: another instrumentation may be between LiteLLM and an SDK.
     frame = sys._getframe(1)
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
@@ -62,8 +62,8 @@ class LiteLLMGateway(Gateway):
     (`CustomLLM`), which counts by the calls that it makes.
 
     Attributes:
-        provider: After a fallback, the provider that was asked last; "" before one.
-        embeds: What a provider was asked to embed, where a cache may have had the rest.
+        provider: After a fallback, the provider of the last request; "" before one.
+        embeds: The input that was sent to be embedded, where a cache may have had the rest.
     """
 
     __slots__ = ("_content", "_layer", "_model", "_name", "embeds", "provider")
@@ -83,7 +83,7 @@ class LiteLLMGateway(Gateway):
         self._layer = layer
         self._model = (body or {}).get("model")
         self._content = _content_of(body or {})
-        self.provider = ""
+        self.provider = ""  # as long as the answer comes from the requested model
         self.embeds: Any = None
 
     def sends(self, sdk: str) -> bool:
@@ -102,6 +102,7 @@ class LiteLLMGateway(Gateway):
             return False  # LiteLLM does not know our arguments, so the application calls
         if _OWN_ARGUMENT in body or self._is_layer(name, layer, body):
             return True
+        # A provider of the application is called from LiteLLM too, and its calls are its own.
         return self.in_front and _is_in_litellm()
 
     def _is_layer(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
@@ -112,7 +113,7 @@ class LiteLLMGateway(Gateway):
         return is_same and layer is not self._layer and _content_of(body) is self._content
 
     def note_part(self, litellm: Any, body: Mapping[str, Any]) -> None:
-        """Note which provider a part of this run asks, and for what.
+        """Record the provider and the input of a part of this run.
 
         Args:
             litellm: The module.

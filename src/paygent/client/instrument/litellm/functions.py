@@ -44,7 +44,7 @@ class Function(NamedTuple):
         read: Reads the usage of an answer.
         reader: Reads the chunks of a stream.
         generates: Whether there is output.
-        told: Says what a request will use, of functions whose answers may tell nothing.
+        declared_usage: Reads the usage of a request, where the answer may report none.
         mocks: Arguments with which LiteLLM makes up the answer, unless they are empty, as some
             versions send them. `mock_timeout` is not among them: it makes no answer.
     """
@@ -107,6 +107,7 @@ def is_call(value: Any) -> bool:
         if type(value) is not FunctionType:  # proxies claim to be instances of it
             break
         inner = value.__dict__.get("__wrapped__")
+        # Other code may have wrapped it since, so the whole chain counts.
         if inner is not None and value.__globals__.get("__name__") == "litellm.utils":
             return True
         value = inner
@@ -161,7 +162,7 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
         body: The arguments by name.
     """
     if any(body.get(name) for name in function.mocks):
-        return None
+        return None  # LiteLLM makes up the answer
     model, provider = resolve(litellm, body)
     return Request(
         PROVIDERS.get(provider, provider),
@@ -170,7 +171,7 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
         body,
         generates=function.generates,
         max_tokens=max_tokens_of(_ROUTE, body.get),
-        declared_usage=attempt("told", function.declared_usage, body, None)
+        declared_usage=attempt("usage", function.declared_usage, body, None)
         if function.declared_usage is not None
         else None,
     )

@@ -89,7 +89,7 @@ class LiteLLMHook(Hook):
         """Return the wrapper of a function; the function itself where it is free."""
         function = BY_NAME.get(name)
         if function is not None:
-            wrapper = _wrap(original, name, function, litellm, patches)
+            wrapper = _Metered(original, name, function, litellm, patches).wrapper()
         elif is_free(name):
             return original
         else:
@@ -103,6 +103,7 @@ class LiteLLMHook(Hook):
         """Wrap the functions that LiteLLM's decorator makes from now on: some of its modules are
         loaded when they are first used.
         """
+        # The decorator itself is replaced, also where a module has imported it by name.
         original = _fields(sys.modules.get("litellm.utils")).get("client")
         if not inspect.isfunction(original) or self._is_ours(original):
             return
@@ -202,46 +203,55 @@ def _report_unmetered(original: Callable[..., Any], name: str, patches: Patches)
     return _same_kind(original, sync, coroutine)
 
 
-def _wrap(
-    original: Callable[..., Any],
-    name: str,
-    function: Function,
-    litellm: ModuleType,
-    patches: Patches,
-) -> Callable[..., Any]:
-    """Return a LiteLLM function with gate and meter around it."""
-    arguments = Arguments(original, getattr(litellm, function.name, None))
-    layer = object()
+class _Metered:
+    """Gate and meter around one LiteLLM function."""
 
-    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> GatewayCall | None:
-        """Return the call; None for a part of one that is under way."""
-        body = attempt("prepare", arguments.body, args, kwargs) or kwargs
-        outer = attempt("gateway", enclosing_call, name, layer, body)
+    def __init__(
+        self, original: Any, name: str, function: Function, litellm: ModuleType, patches: Patches
+    ) -> None:
+        self._original = original
+        self._name = name
+        self._function = function
+        self._litellm = litellm
+        self._patches = patches
+        self._arguments = Arguments(original, getattr(litellm, function.name, None))
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GatewayCall | None:
+        """Return the call, with our arguments removed; None for a part of one that is under way."""
+        body = attempt("prepare", self._arguments.body, args, kwargs) or kwargs
+        outer = attempt("gateway", enclosing_call, self._name, self, body)
         if outer is not None:
-            attempt("gateway", outer.note_part, litellm, body)
+            attempt("gateway", outer.note_part, self._litellm, body)
             return None
         scope = attempt("prepare", take_arguments, kwargs)
         body = {key: value for key, value in body.items() if key not in CALL_ARGUMENTS}
-        meter = meter_or_say() if patches.switch.is_on else None
-        request = attempt("prepare", request_of, function, litellm, body) if meter else None
+        meter = meter_or_say() if self._patches.switch.is_on else None
+        request = None
+        if meter is not None:
+            request = attempt("prepare", request_of, self._function, self._litellm, body)
         gateway = None
+        # LiteLLM makes up an answer without a request, so there it is in front of nothing.
         if meter is None or request is not None:
-            gateway = LiteLLMGateway(name, layer, body)
-            gateway.in_front = not attempt("prepare", is_custom, litellm, body)
-        if request is None:  # nothing to meter: LiteLLM makes up the answer, or Paygent is off
-            meter, request = None, Request("", function.name, "", None)
-        return GatewayCall(meter, request, scope, function, patches, gateway)
+            gateway = LiteLLMGateway(self._name, self, body)
+            gateway.in_front = not attempt("prepare", is_custom, self._litellm, body)
+        if request is None:
+            meter, request = None, Request("", self._function.name, "", None)
+        return GatewayCall(meter, request, scope, self._function, self._patches, gateway)
 
-    async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if call is None:
-            return await original(*args, **kwargs)
-        return await run_async(call, functools.partial(original, *args, **kwargs))
+    def wrapper(self) -> Callable[..., Any]:
+        """Return the function that replaces the original."""
+        original = self._original
 
-    def sync(*args: Any, **kwargs: Any) -> Any:
-        call = begin(args, kwargs)
-        if call is None:
-            return original(*args, **kwargs)
-        return run(call, functools.partial(original, *args, **kwargs))
+        async def coroutine(*args: Any, **kwargs: Any) -> Any:
+            call = self.begin(args, kwargs)
+            if call is None:
+                return await original(*args, **kwargs)
+            return await run_async(call, functools.partial(original, *args, **kwargs))
 
-    return _same_kind(original, sync, coroutine)
+        def sync(*args: Any, **kwargs: Any) -> Any:
+            call = self.begin(args, kwargs)
+            if call is None:
+                return original(*args, **kwargs)
+            return run(call, functools.partial(original, *args, **kwargs))
+
+        return _same_kind(original, sync, coroutine)

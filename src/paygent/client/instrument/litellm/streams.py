@@ -67,7 +67,7 @@ def tap(answer: Any, stream_tap: Tap, patches: Patches) -> bool:
             for kind in kinds:
                 for name in _METHODS:
                     _tap_method(kind, name, patches)
-    own[_TAP] = stream_tap
+    own[_TAP] = stream_tap  # in the stream itself, so that both are collected together
     return True
 
 

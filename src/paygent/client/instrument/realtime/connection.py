@@ -21,10 +21,10 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from paygent.client.context.identity import Identity
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
 from paygent.client.instrument.patching.patches import Switch
 from paygent.client.instrument.realtime.conversation import Conversation, Outgoing
+from paygent.client.instrument.realtime.session import ConnectionState
 from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
 from paygent.errors import PaygentLimitExceeded
@@ -38,27 +38,6 @@ CANCEL_ID = "paygent_cancel"
 """`event_id` of the events that cancel responses which the application did not request: an error
 that names it (there was nothing left to cancel) is caused by Paygent.
 """
-
-
-class ConnectionState:
-    """The state of a connection that outlives a reconnect by the SDK.
-
-    Attributes:
-        identity: Of the context in which it was first opened.
-        is_open: Whether it has been open.
-        refusal: A refusal that the SDK has swallowed, for the next `send` or `recv`.
-    """
-
-    def __init__(self, identity: Identity | None) -> None:
-        self.identity = identity
-        self.is_open = False
-        self.refusal: PaygentLimitExceeded | None = None
-
-    def raise_refusal(self) -> None:
-        """Raise the swallowed refusal, once."""
-        refusal, self.refusal = self.refusal, None
-        if refusal is not None:
-            raise refusal
 
 
 is_flushing: ContextVar[bool] = ContextVar("paygent_is_flushing", default=False)

@@ -32,7 +32,6 @@ from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime import sdk_hook
 from paygent.client.instrument.realtime.connection import (
     AsyncTaps,
-    ConnectionState,
     SyncTaps,
     ask_awaiting,
     ask_blocking,
@@ -40,7 +39,7 @@ from paygent.client.instrument.realtime.connection import (
 )
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.sdk_hook import Opening
-from paygent.client.instrument.realtime.session import Destination
+from paygent.client.instrument.realtime.session import ConnectionState, Destination
 from paygent.client.metering.meter import Meter
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics

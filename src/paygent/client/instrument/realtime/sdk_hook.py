@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.patching.patches import Hook, Patches
-from paygent.client.instrument.realtime.connection import ConnectionState, is_flushing
+from paygent.client.instrument.realtime.connection import is_flushing
+from paygent.client.instrument.realtime.session import ConnectionState
 
 _MODULES = {
     "openai.resources.realtime.realtime": "realtime",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from paygent.client.context.identity import Identity
 from paygent.client.instrument.streams.reader import field
 from paygent.core.usage import get
+from paygent.errors import PaygentLimitExceeded
 
 
 class Destination(NamedTuple):
@@ -28,6 +30,27 @@ class Destination(NamedTuple):
     model: str = ""
     is_ours: bool = True
     conversation_id: str = ""
+
+
+class ConnectionState:
+    """The state of a connection that outlives a reconnect by the SDK.
+
+    Attributes:
+        identity: Of the context in which it was first opened.
+        is_open: Whether it has been open.
+        refusal: A refusal that the SDK has swallowed, for the next `send` or `recv`.
+    """
+
+    def __init__(self, identity: Identity | None) -> None:
+        self.identity = identity
+        self.is_open = False
+        self.refusal: PaygentLimitExceeded | None = None
+
+    def raise_refusal(self) -> None:
+        """Raise the swallowed refusal, once."""
+        refusal, self.refusal = self.refusal, None
+        if refusal is not None:
+            raise refusal
 
 
 class Session:
