@@ -1,9 +1,9 @@
-"""What this process lets calls spend unseen while the ledger is away.
+"""What calls may spend in this process while the ledger is unreachable.
 
-A plan with `when_offline={"allow_up_to": dollars}` lets calls of users whom the ledger has not told
-about go on up to that amount, summed over the process. What was spent and what calls in flight hold
-count; the call that crosses the line is the last. The allowance starts anew once the ledger has
-answered, since then it has seen what was spent.
+A plan with `when_offline={"allow_up_to": dollars}` lets calls of users that the ledger has not
+answered about go on up to that amount, summed over the process. Spend and holds of calls in flight
+count; the call that crosses the line is the last. The allowance starts over once the ledger has
+answered, since it has seen the spend by then.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import threading
 
 
 class Allowance:
-    """Unseen spend of one process, in nano-dollars. Thread-safe."""
+    """Offline spend of one process, in nano-dollars. Thread-safe."""
 
     def __init__(self) -> None:
         self._renew()
@@ -23,11 +23,11 @@ class Allowance:
         self._answers = 0
 
     def take(self, cost_nano: int, allowance_nano: int, *, answers: int) -> bool:
-        """Hold what a call is expected to cost; false where the allowance is used up.
+        """Hold what a call is expected to cost; False where the allowance is used up.
 
         Args:
-            cost_nano: What the call is expected to cost.
-            allowance_nano: What the plan allows.
+            cost_nano: Expected cost of the call.
+            allowance_nano: Allowance of the plan.
             answers: How often the ledger has answered so far.
         """
         with self._lock:
@@ -43,7 +43,7 @@ class Allowance:
 
         Args:
             held_nano: What `take` held.
-            spent_nano: What the call really cost; 0 for one that is void.
+            spent_nano: What the call cost; 0 if it is void.
         """
         with self._lock:
             self._held_nano -= held_nano

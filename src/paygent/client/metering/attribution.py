@@ -1,5 +1,5 @@
-"""Identify: whose call it is. What the call itself says wins over the context; a call that neither
-says anything of follows `on_missing_user`.
+"""Identify: the user of a call. The call's own arguments win over the context; without a user it
+follows `on_missing_user`.
 """
 
 from __future__ import annotations
@@ -15,61 +15,61 @@ from paygent.types import GuardResult
 
 
 class Attribution:
-    """Tells whose the calls of one `Paygent` are. Thread-safe.
+    """Resolves the users of one `Paygent`'s calls. Thread-safe.
 
     Attributes:
-        nobody: The user of what has none and cannot be refused.
+        fallback_user_id: The user of calls without one.
     """
 
     def __init__(self, policy: str, callbacks: Callbacks) -> None:
-        """Take the policy for nobody.
+        """Take the policy for calls without a user.
 
         Args:
             policy: `on_missing_user`: "warn", "block", "ignore" or a user id.
-            callbacks: Told of calls that are refused.
+            callbacks: Notified of refused calls.
         """
         self._policy = policy
         self._callbacks = callbacks
         self.fallback_user_id = MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
 
     def resolve(self, request: Request) -> Identity:
-        """Return whose call it is.
+        """Return the identity of a call, with a user in any case.
 
         Raises:
             PaygentLimitExceeded: with `no_user`, where calls without a user are refused.
         """
+        # A request that has to wait is resolved once: its context may be another by then.
         if request.resolved_identity is None:
-            said = self._said(request)
-            if said is None or said.user_id is None:
+            identity = self._stated(request)
+            if identity is None or identity.user_id is None:
                 if not request.has_run:
-                    self._say_missing()
-                session_id = said.session_id if said is not None else None
-                said = Identity(self.fallback_user_id, session_id).merged_with(said)
-            request.resolved_identity = said
+                    self._apply_missing_user_policy()
+                session_id = identity.session_id if identity is not None else None
+                identity = Identity(self.fallback_user_id, session_id).merged_with(identity)
+            request.resolved_identity = identity
         return request.resolved_identity
 
     def explicit(self, request: Request) -> Identity | None:
-        """Return whose call it is, where that is said; None where it is not."""
-        said = self._said(request)
-        return said if said is not None and said.user_id is not None else None
+        """Return the identity of a call where the call or its context names a user, or None."""
+        identity = self._stated(request)
+        return identity if identity is not None and identity.user_id is not None else None
 
     @staticmethod
-    def _said(request: Request) -> Identity | None:
-        """Return what is said of whose call it is, in the call and around it."""
-        around = current_identity()
-        return around if request.identity is None else request.identity.merged_with(around)
+    def _stated(request: Request) -> Identity | None:
+        context = current_identity()
+        return context if request.identity is None else request.identity.merged_with(context)
 
-    def _say_missing(self) -> None:
-        """Do with a call that has no user what the policy says: refuse it, say it, or nothing."""
+    def _apply_missing_user_policy(self) -> None:
+        """Apply the missing-user policy: block, warn or ignore."""
         if self._policy == "block":
-            message = "this call has no user; put it into a paygent_context"
+            message = "This call has no user; wrap it in a paygent_context."
             result = GuardResult("hard_gate", "no_user", 1.0, 0.0, 0.0, message)
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
             diagnostics.warn_once(
                 "no_user",
-                "a call has no user and is counted on %s: put it into a paygent_context, or hand"
-                " its work over with pg.bind",
+                "A call has no user and counts on %s: wrap it in a paygent_context, or use pg.bind"
+                " for work that is handed to another thread.",
                 MISSING_USER_ID,
             )

@@ -1,11 +1,11 @@
-"""Jobs: what providers do after their answer (responses in the background, batches), whose use they
-tell when somebody asks for it.
+"""Background jobs: work that a provider does after its answer (background responses, batches), and
+whose usage it reports when the application retrieves the job.
 
-The call that starts a job is booked as estimated, under an id made of the provider's own, so that
-any process that hears of the job's use knows which event it corrects. The use itself has such an id
-too: whoever asks again, or at the same time elsewhere, books it no second time. A process that has
-started a job itself books the difference; any other brings the whole, and the store, which has the
-original, takes the difference (`Event.restates`).
+The call that starts a job is booked as estimated, under an id derived from the provider's job id,
+so any process that retrieves the job knows which event its usage corrects. The correction has a
+derived id too, so retrieving a job again, here or elsewhere, books nothing twice. A process that
+started the job books the difference; any other sends the whole, and the store, which has the
+original, computes the difference (`Event.restates`).
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from typing import NamedTuple
 from paygent.client.accounts.user_state import User
 from paygent.client.context.identity import Identity
 from paygent.client.runtime import ids
+from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event, difference
 from paygent.core.pricing import Rates
 from paygent.core.usage import QUALITIES, JobStatus, Quality, Usage
 from paygent.prices.catalogue import Catalogue
 from paygent.prices.usage_cost import Priced, PriceQuery, price
 
-_REMEMBERED_MAX = 10_000  # jobs of this process under way; the ledger knows all of them
-_BOOKED_MAX = 10_000  # uses that this process has booked; the ledger counts an id once
+_STARTED_MAX = 10_000  # jobs in progress that this process remembers; the ledger has them all
+_BOOKED_MAX = 10_000  # finished jobs that it remembers; the ledger counts an id once anyway
 
 
 class Finished(NamedTuple):
-    """What is booked of a job that has ended, for one of its models.
+    """What to book for a job that has ended, for one of its models.
 
     Attributes:
-        user: On whom.
+        user: Who pays.
         event: The correction.
         rates: The price list that it was priced with, or None.
     """
@@ -42,70 +43,64 @@ class Finished(NamedTuple):
 
 
 class BackgroundJobs:
-    """The jobs that this process has started, and those whose use it has booked. Plain dicts, whose
-    single steps are safe between threads.
+    """The jobs that this process has started, and those that it has booked. Thread-safe: each
+    change is one step of a dict.
     """
 
     def __init__(self, product: str, catalogue: Catalogue) -> None:
-        """Know of none.
+        """Start with none.
 
         Args:
-            product: Under which ids are kept apart.
-            catalogue: Prices of what they use.
+            product: Namespace of the derived ids.
+            catalogue: Prices of their usage.
         """
         self._product = product
         self._catalogue = catalogue
-        self._started: dict[str, tuple[User, Event]] = {}
-        self._booked: dict[str, None] = {}
+        self._started: BoundedDict[str, tuple[User, Event]] = BoundedDict(_STARTED_MAX)
+        self._booked: BoundedDict[str, None] = BoundedDict(_BOOKED_MAX)
 
     def event_id(self, ref: str) -> str:
-        """Return the id of the event that a job is started with."""
+        """Return the id of the event that a job starts with."""
         return ids.id_of_key(self._product, "", f"job:{ref}")
 
     def start(self, job: JobStatus, user: User, event: Event) -> None:
-        """Remember how a job was booked at first."""
+        """Remember the event that a job started with."""
         if job.usages is not None:
             self.note_booked(job)  # it was over at once
             return
         self._started[event.event_id] = (user, event)
-        if len(self._started) > _REMEMBERED_MAX:
-            self._started.pop(next(iter(self._started)), None)
 
-    def is_news(self, found: JobStatus) -> bool:
-        """Tell whether a job has ended, and this process has not booked its use."""
-        return found.usages is not None and found.ref not in self._booked
+    def is_news(self, status: JobStatus) -> bool:
+        """Return whether a job has ended and this process has not booked its usage."""
+        return status.usages is not None and status.ref not in self._booked
 
-    def note_booked(self, found: JobStatus) -> None:
-        """Note that the use of a job is booked; how it was booked at first is not needed any
-        more.
-        """
-        self._booked[found.ref] = None
-        self._started.pop(self.event_id(found.ref), None)
-        if len(self._booked) > _BOOKED_MAX:
-            self._booked.pop(next(iter(self._booked)), None)
+    def note_booked(self, status: JobStatus) -> None:
+        """Note that the usage of a job is booked; its first event is not needed any more."""
+        self._booked[status.ref] = None
+        self._started.pop(self.event_id(status.ref), None)
 
     def finish(
-        self, found: JobStatus, provider: str, asker: User, identity: Identity, at_us: int
+        self, status: JobStatus, provider: str, asker: User, identity: Identity, at_us: int
     ) -> Iterator[Finished]:
-        """Return what is to be booked of a job that has ended.
+        """Return the corrections to book for a job that has ended, one for each of its models.
 
         Args:
-            found: What the provider says of it.
-            provider: Who says so.
-            asker, identity: Who asks; theirs is a job that nobody knows.
+            status: The provider's status of the job.
+            provider: The provider.
+            asker, identity: The user who retrieves it; an unknown job is booked on them.
             at_us: Now.
         """
-        original_id = self.event_id(found.ref)
+        original_id = self.event_id(status.ref)
         known = self._started.get(original_id)
         user, original = known or (asker, _unknown(original_id, asker, identity, at_us))
-        asked = PriceQuery(provider, "", user.plan, original.at_us)
+        query = PriceQuery(provider, "", user.plan, original.at_us)
         shares: dict[str, _Share] = {}
-        for usage in found.usages or ():
-            share = _Share.of(usage, price(self._catalogue, asked, usage))
+        for usage in status.usages or ():
+            share = _Share.of(usage, price(self._catalogue, query, usage))
             shares[share.model_key] = share.plus(shares.get(share.model_key))
         for number, share in enumerate(shares.values() or (_NO_SHARE,)):
             whole = Event(
-                ids.id_of_key(self._product, "", f"use:{number}:{found.ref}"),
+                ids.id_of_key(self._product, "", f"use:{number}:{status.ref}"),
                 user.user_id,
                 original.session_id,
                 original.at_us,
@@ -133,7 +128,7 @@ _Counts = tuple[int, int, int, int, int]
 
 
 class _Share(NamedTuple):
-    """What one model did for a job; fields as in `Priced`, and counts in the order of `Event`."""
+    """What one model used for a job; fields as in `Priced`, counts in the order of `Event`."""
 
     model: str
     model_key: str
@@ -166,7 +161,7 @@ class _Share(NamedTuple):
         )
 
     def plus(self, other: _Share | None) -> _Share:
-        """Return what two usages of one model make together, worth what the worse one is."""
+        """Return the sum of two usages of one model; its quality is the worse of the two."""
         if other is None:
             return self
         details = Counter(self.details or {})
@@ -184,9 +179,7 @@ _NO_SHARE = _Share("", "", (0, 0, 0, 0, 0), 0, "exact", "", None, None)  # it fa
 
 
 def _unknown(event_id: str, user: User, identity: Identity, at_us: int) -> Event:
-    """Return what stands for the first booking of a job that this process did not start: all
-    zero, in the name of whoever asks.
-    """
+    """Return a zero event in place of the first one of a job that this process did not start."""
     return Event(
         event_id,
         user.user_id,

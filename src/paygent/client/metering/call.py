@@ -1,4 +1,4 @@
-"""The values of the flow: a request, the call that holds for it, and what a call may wait for."""
+"""The values of the flow: a request, the call that holds for it, and a wait."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """What the funnel knows of a call before it leaves.
+    """A call as it is known before it is sent.
 
     Attributes:
         provider: "openai", "anthropic", "azure", …
-        route: Which operation, such as "chat.completions"; estimates are tuned per model and route.
-        model: As the application asked for it; "" where it did not.
-        body: The JSON body, read for its size only and never kept.
+        route: The operation, such as "chat.completions"; forecasts are per model and route.
+        model: As the application named it; "" where it did not.
+        body: The JSON body; read for its size only, never kept.
         generates: Whether the route has output (embeddings have none).
         max_tokens: Most output that the request allows in all its answers together, or None.
-        identity: What the call's own `paygent_*` arguments say, or None.
-        size: Size of a request whose body nobody sees; None measures `body`.
+        identity: From the call's own `paygent_*` arguments, or None.
+        size: Size of a request whose body is not seen; None measures `body`.
         input_tokens: The application's own estimate of its input, or None.
-        told: What it will use, in every unit that a price list may have, where the request tells
-            it (text to be spoken, audio to be written down); None for the others.
-        requests: How many requests it holds, of which size and bound are sums (a batch).
-        tier: Its price variant, where the route tells; as in `Usage`.
-        has_run: Whether it is under way or over already: then it is metered and never refused.
-        is_async: Whether whoever makes the call can await.
-        waiter: Its place in line, once it had to wait for other calls.
-        whose: Whose it is, once that was found; a request that has to wait is asked about once.
+        declared_usage: What it will use, in every unit that a price list may have, where the
+            request itself determines it (text to speak, audio to transcribe); otherwise None.
+        requests: Number of requests in it (a batch); size and bound are sums over them.
+        tier: Its price variant, where the route determines it; as in `Usage`.
+        has_run: Whether it is in progress or over already: it is metered and never refused.
+        is_async: Whether the caller can await.
+        waiter: Its place in the queue, once it had to wait for other calls.
+        resolved_identity: The identity that it is attributed to, once that was resolved.
     """
 
     __slots__ = (
@@ -102,8 +102,18 @@ class Request:
 
 
 class Call:
-    """A call between `begin` and its end. Carried by streams; never pickled, never shared with a
-    fork. `booked_id` is the id of its event: that of its begin record, but for jobs.
+    """A call between `begin` and its end; never pickled, never shared with a fork.
+
+    Attributes:
+        event_id: Id of its begin record; "" before it was written.
+        booked_id: Id of its event: the same, except for background jobs.
+        ends: One item until the call has ended; taking it is the right to end the call.
+        provisional: The event booked when its stream was left; a later end corrects it.
+        offline_nano: What it holds on the plan's offline allowance, or None.
+        head: The start of its begin record, which the end record repeats.
+        dropped: Called by the finalizer if nothing has ended the call.
+        drops_usage_chunk: Whether the stream's usage chunk was requested by us, so that the
+            application must not see it.
     """
 
     __slots__ = (
@@ -155,15 +165,16 @@ class Call:
     user: User
 
     def __del__(self) -> None:
-        # Nobody is left to end it: an interruption came between the steps of who should have, or
-        # already while it was being made.
+        # Nothing is left to end it: an interruption came between two steps of its owner, or while
+        # it was being made.
         if getattr(self, "ends", None) and hasattr(self, "dropped"):
             self.dropped(self)
 
     def hand_over(self) -> None:
-        """Leave the end to who carries the call from now on, and ends it better when dropped.
+        """Leave the end to the stream that carries the call from now on.
 
-        The finalizers of what is collected together run in any order.
+        Finalizers of objects that are collected together run in any order, and the stream's knows
+        what was received.
         """
         self.dropped = _ignore
 
@@ -179,18 +190,18 @@ class Call:
 
     @property
     def wants_tools(self) -> bool:
-        """Whether the names of the tools that the answer calls are wanted: the plan prices some."""
+        """Whether the plan prices tools, so that the names of called tools are needed."""
         return bool(self.plan.tool_costs_nano)
 
     @property
     def estimate(self) -> Estimate:
-        """What it was held for."""
+        """The tokens that it holds."""
         return self.hold.use.estimate
 
     def claim_end(self) -> bool:
-        """Take the right to end this call; true for the first who asks.
+        """Take the right to end this call; True for the first caller.
 
-        Several threads may end a stream in the same moment, and `list.pop` is one step. A call that
+        Several threads may end a stream at the same moment, and `list.pop` is one step. A call that
         a forked child inherited is its parent's to end.
         """
         if self.pid != os.getpid():
@@ -203,15 +214,15 @@ class Call:
 
 
 def _ignore(call: Call) -> None:
-    """Leave a dropped call to who carries it."""
+    """Leave a dropped call to the stream that carries it."""
 
 
 class Wait:
-    """What a call waits for: the ledger's word on its user, or its turn at a limit.
+    """What a call waits for: the ledger's answer about its user, or its turn at a limit.
 
     A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with
     what is known by then. A sync call on a thread that runs an event loop does not wait: it would
-    stop that loop.
+    block that loop.
     """
 
     __slots__ = ("_answer", "_done", "_timeout_s")
@@ -219,13 +230,13 @@ class Wait:
     def __init__(
         self, answer: Future[bool], timeout_s: float, done: Callable[[bool], None]
     ) -> None:
-        """Wait for nothing yet.
+        """Prepare to wait.
 
         Args:
-            answer: What is waited for.
-            timeout_s: How long at most.
-            done: Called once the waiting has ended, with whether the caller gives up (it was
-                interrupted or cancelled, and will not try again).
+            answer: Resolves the wait.
+            timeout_s: Longest time to wait.
+            done: Called when the wait is over, with whether the caller gives up (it was interrupted
+                or cancelled, and will not try again).
         """
         self._answer = answer
         self._timeout_s = timeout_s
@@ -259,7 +270,7 @@ class Wait:
 
 
 def wait_for(answer: Future[Any], timeout_s: float) -> bool:
-    """Wait on this thread for an answer; false when it did not come in time."""
+    """Block this thread until an answer comes; False when it did not come in time."""
     from concurrent.futures import wait  # 8 ms; the first answer comes after `init`
 
     return bool(wait((answer,), timeout_s).done)
