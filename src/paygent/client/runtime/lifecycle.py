@@ -36,7 +36,7 @@ class Watched(Protocol):
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
-_renewals: list[Callable[[], Callable[[], None] | None]] = []  # references, mostly weak
+_renewals: list[weakref.WeakMethod[Callable[[], None]]] = []
 _installed: list[bool] = []
 
 
@@ -47,15 +47,14 @@ def watch(paygent: Watched) -> None:
 
 
 def on_fork_child(renew: Callable[[], None]) -> None:
-    """Call a function in each forked child, before the child's own code runs.
+    """Call a bound method in each forked child, before the child's own code runs.
 
     Args:
-        renew: Replaces locks and forgets what belongs to the parent; called in the order of
-            registration. A bound method is held weakly, so that its object can be collected.
+        renew: Replaces locks and forgets what belongs to the parent. Held weakly, so that its
+            object can be collected; called in the order of registration.
     """
     _renewals[:] = [reference for reference in _renewals if reference() is not None]
-    is_method = hasattr(renew, "__self__")
-    _renewals.append(weakref.WeakMethod(renew) if is_method else lambda: renew)
+    _renewals.append(weakref.WeakMethod(renew))
     _install()
 
 

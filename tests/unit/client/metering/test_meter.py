@@ -25,6 +25,9 @@ class AwayLedger:
 
         return absent
 
+    def forget_after_fork(self) -> None:
+        """Nothing to forget."""
+
     def close(self) -> None:
         """Nothing to close."""
 
