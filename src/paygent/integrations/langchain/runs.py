@@ -28,20 +28,18 @@ from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.event_loops import caller, runs_loop
+from paygent.core.providers import canonical_provider
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
 
 _ROUTE = "langchain"
-_PROVIDERS = {
-    "amazon_bedrock": "aws",
-    "google_genai": "google",
-    "google_vertexai": "google",
-    "mistralai": "mistral",
-    "xai": "x-ai",
-}
-"""LangChain's names of providers that are called differently here."""
-
-_HOOKED_PACKAGES = ("langchain_openai", "langchain_anthropic", "langchain_litellm")
+_HOOKED_PACKAGES = (
+    "langchain_openai",
+    "langchain_anthropic",
+    "langchain_litellm",
+    "langchain_deepseek",  # this and the next derive from the models of langchain_openai
+    "langchain_xai",
+)
 """Packages of models that call an SDK with a hook."""
 
 _HOOKED_IDS = ("openai", "azure_openai", "anthropic", "litellm")
@@ -254,7 +252,7 @@ def _request_of(identity: Identity, texts: list[Any], options: Mapping[str, Any]
     model = metadata.get("ls_model_name") or parameters.get("model") or parameters.get("model_name")
     max_tokens = metadata.get("ls_max_tokens") or parameters.get("max_tokens")
     return Request(
-        _PROVIDERS.get(provider, provider),
+        canonical_provider(provider),
         _ROUTE,
         model if isinstance(model, str) else "",
         {"messages": [{"content": text} for text in texts]},

@@ -550,6 +550,46 @@ def test_callback__of_a_model_that_calls_on_a_thread__names_the_user_there(
     assert (metered.only.user_id, who()) == ("u1", None)
 
 
+def test_callback__of_a_model_that_leaves_a_thread_running__names_no_user_there_afterwards(
+    pg: Paygent,
+) -> None:
+    """What the model started resolves to the surrounding user once the run has ended."""
+    has_begun, is_over, seen = threading.Event(), threading.Event(), list[str | None]()
+
+    class Threaded(OwnModel):
+        def _generate(self, *args: Any, **kwargs: Any) -> ChatResult:
+            thread.start()
+            has_begun.wait(30)
+            return super()._generate(*args, **kwargs)
+
+    def work() -> None:
+        seen.append(who())
+        has_begun.set()
+        is_over.wait(30)
+        seen.append(who())
+
+    thread = threading.Thread(target=work)
+    with paygent_context("outer"):
+        Threaded().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    is_over.set()
+    thread.join(30)
+    assert seen == ["u1", "outer"]
+
+
+@pytest.mark.parametrize("report", ["on_llm_new_token", "on_stream_event"])
+def test_callback__at_the_first_piece_of_an_answer__ends_the_scope_and_not_the_call(
+    pg: Paygent, report: str
+) -> None:
+    """LangChain reports pieces as tokens or as events, depending on the version of its protocol."""
+    run_id, callback = uuid4(), LangChainCallback(pg, "u1")
+    callback.on_llm_start({"id": ["own"]}, ["x"], run_id=run_id)
+    assert (who(), pg.health()["calls_in_flight"]) == ("u1", 1)
+    getattr(callback, report)("x", run_id=run_id)
+    assert (who(), pg.health()["calls_in_flight"]) == (None, 1)
+    callback.on_llm_end(None, run_id=run_id)
+    assert pg.health()["calls_in_flight"] == 0
+
+
 def test_callback__while_a_run_is_open__calls_on_other_threads_walk_no_stack(
     pg: Paygent, fake: FakeProvider, model: OpenAIModel
 ) -> None:
