@@ -1,7 +1,7 @@
-"""Accounts: one counter for each limit of a user in one window, and which events it counts.
+"""Accounts: one counter for each limit of a user in one window, and the events it counts.
 
-An account is the fold of the events that it `counts`: nothing else changes what it says was spent.
-Memory, store and audit all go by this one rule.
+An account is the fold of the events that it `counts`; nothing else changes its spent. Memory, store
+and audit all follow this one rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from paygent.core.limit import LimitKey
 
 
 class Countable(Protocol):
-    """What an account may count: an event, or a call that will be one."""
+    """Something an account may count: an event, or a call that will become one."""
 
     @property
     def at_us(self) -> int:
@@ -20,7 +20,7 @@ class Countable(Protocol):
 
     @property
     def session_id(self) -> str:
-        """In which session."""
+        """The session of the call."""
 
     @property
     def model_key(self) -> str:
@@ -28,7 +28,7 @@ class Countable(Protocol):
 
     @property
     def model(self) -> str:
-        """The model as it was named."""
+        """The model as named by the request or the answer."""
 
 
 class AccountKey(NamedTuple):
@@ -36,9 +36,9 @@ class AccountKey(NamedTuple):
 
     Attributes:
         limit: Identity of the limit; its model is a plain (lower-case) name or "".
-        session_id: Of a session limit; "" otherwise.
-        start_us, end_us: The window, half-open. A rolling window spans all time: its sum is read
-            anew.
+        session_id: The session of a session limit; "" otherwise.
+        start_us, end_us: The window, half-open. A rolling window spans all time here: the ledger
+            sums its events at each reading.
     """
 
     limit: LimitKey
@@ -47,21 +47,23 @@ class AccountKey(NamedTuple):
     end_us: int
 
     def counts(self, event: Countable) -> bool:
-        """Tell whether an event or call of this user belongs to this account."""
+        """Return whether an event or call of this user belongs to this account."""
         limit = self.limit
         return (
+            # By when the call began, however late it is settled.
             self.start_us <= event.at_us < self.end_us
             and (not self.session_id or self.session_id == event.session_id)
+            # A plan may limit a model by its canonical name or by an exact one.
             and (not limit.model or limit.model in (event.model_key, event.model))
         )
 
 
 def amount(metric: str, *, cost_nano: int, tokens: int, calls: int = 1) -> int:
-    """Return what one call or event weighs in an account, in the unit of its metric.
+    """Return the amount that a call or event adds to an account, in the unit of its metric.
 
     Args:
-        metric: The account's.
-        cost_nano, tokens: Of the call; negative where a correction lowers them.
+        metric: The account's metric.
+        cost_nano, tokens: Of the call; negative if a correction lowers them.
         calls: 0 for a correction, which is no call.
     """
     if metric == "spend":

@@ -1,5 +1,5 @@
-"""The store: plans, users, events and what is derived from them, in one SQL database.
+"""The store: plans, users, events and the counters derived from them, in one SQL database.
 
-`port.py` is the contract, `sqlite.py` the embedded engine; the statements are in `sql/`, named,
-with reasons.
+`port.py` is the contract and `sqlite.py` the embedded engine; `rows.py` maps values to rows. The
+named statements, with reasons, are in `sql/`.
 """

@@ -2,25 +2,26 @@
 
 Theory of operation
 -------------------
-Events are append-only facts. Everything else that is counted, accounts and rollups, is derived from
-them in the same transaction that stores them, so that counter == fold(events) at every commit. An
-event's id is claimed first, in that same transaction: a batch that is sent twice is stored once,
-and a batch that fails has claimed nothing.
+Events are append-only facts. Every counter, account or rollup, is derived from them in the
+transaction that stores them, so that counter == fold(events) at every commit. An event's id is
+claimed first, in that same transaction: a batch that is sent twice is stored once, and a batch that
+fails has claimed nothing.
 
 Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
-- **Corrections.** One whose original is stored is booked on the original's user, session, time,
-  plan and period, whatever it says itself, and a manual one on its model too; one whose original
-  is not is booked by its own fields. It weighs 0 in calls, and its signed tokens and costs are
-  added like any other's. One that *restates* comes with the figures of the whole: what the original
-  has is taken off them; an original that is stored after it adds nothing.
-- **Price lists.** The first document of a price id stays for ever.
+- **Corrections.** If its original is stored, a correction is booked on the original's user,
+  session, time, plan and period, whatever its own fields are, and a manual one on its model too;
+  otherwise its own fields apply. It counts as 0 calls; its signed tokens and costs are added like
+  any event's. One that *restates* carries the figures of the whole: the original's figures are
+  subtracted, and an original that is stored after it adds nothing.
+- **Price lists.** The first document of a price id is kept; later ones are ignored.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.
 - **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed
-  later; an adapter waits for a lock at most as long as it was told.
-- **Threads.** One instance is used by one thread at a time; a lock inside makes any other use safe.
+  later; an adapter waits for a lock no longer than its configured time.
+- **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
+  safe.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class StoreUnavailable(Exception):
 
 
 class Store(Protocol):
-    """What ledgers and the server ask of a database; see the module's contract."""
+    """The database as ledgers and the server use it; see the module's contract."""
 
     def open(self) -> None:
         """Connect and migrate to the newest schema; idempotent.
@@ -76,7 +77,7 @@ class Store(Protocol):
         """
 
     def event(self, product: str, event_id: str) -> BookedEvent | None:
-        """Return an event with its corrections and its price list; None where it is not stored.
+        """Return an event with its corrections and its price list; None if it is not stored.
 
         Raises:
             StoreUnavailable: if the database cannot be read now.
@@ -86,14 +87,14 @@ class Store(Protocol):
         """Close connections; the store is not used afterwards."""
 
     def pause_for_fork(self) -> None:
-        """Close what a forked child must not inherit, and let nobody open it until
-        `resume_after_fork`; waits for a running transaction, for a second at most.
+        """Close what a forked child must not inherit, and block its reopening until
+        `resume_after_fork`; waits up to a second for a running transaction.
         """
 
     def resume_after_fork(self) -> None:
-        """Go on in the parent; the next use connects again."""
+        """Continue in the parent; the next use reconnects."""
 
     def forget_after_fork(self) -> None:
-        """Start anew in a forked child: drop connections that belong to the parent process, without
-        closing them.
+        """Start over in a forked child: drop the parent process's connections without closing
+        them.
         """

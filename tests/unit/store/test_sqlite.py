@@ -1,4 +1,4 @@
-"""What SQLite alone does: locks, damage, schema versions, and its named statements."""
+"""What is specific to SQLite: locks, damage, schema versions, and its named statements."""
 
 from __future__ import annotations
 
@@ -18,15 +18,17 @@ from tests.contract.samples import (
     PRODUCT,
     ask,
     batch_of,
-    make_correction,
     make_event,
     period_key,
 )
 
 import paygent.store.sqlite as sqlite_module
-from paygent.core.messages import AssignRecord, Batch, PlanRecord
+import paygent.store.sqlite_file as file_module
+from paygent.core.event import Event
+from paygent.core.messages import Batch
 from paygent.store.port import StoreUnavailable
-from paygent.store.sqlite import SQL_FOLDER, SqliteStore, load_queries
+from paygent.store.sqlite import SqliteStore, load_queries
+from paygent.store.sqlite_file import SQL_FOLDER
 
 _ROOT = Path(__file__).parents[3]
 
@@ -45,12 +47,12 @@ _TABLES = {
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """Where a store's file may be made."""
+    """Path for a store's file."""
     return str(tmp_path / "store.db")
 
 
 def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Start a process of our own that runs some lines."""
+    """Start a Python process that runs the given code."""
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdin=subprocess.PIPE,
@@ -72,7 +74,7 @@ def make_file(path: str) -> None:
 
 
 def test_store__locked_by_another_writer__is_unavailable_soon_and_works_later(path: str) -> None:
-    """A busy database is given up for now within a short time; the same batch succeeds later."""
+    """A busy database is unavailable after a short wait; the same batch succeeds later."""
     store = SqliteStore(path, busy_wait_s=0.02)
     store.open()
     other = sqlite3.connect(path, isolation_level=None)
@@ -89,7 +91,7 @@ def test_store__locked_by_another_writer__is_unavailable_soon_and_works_later(pa
 
 
 def test_store__locked_while_it_migrates__is_unavailable_and_opens_later(path: str) -> None:
-    """A store that cannot be opened now can be opened when the lock is gone."""
+    """A store that could not be opened opens once the lock is released."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("PRAGMA journal_mode=WAL")
     other.execute("BEGIN IMMEDIATE")
@@ -104,7 +106,7 @@ def test_store__locked_while_it_migrates__is_unavailable_and_opens_later(path: s
 
 
 def test_migrate__two_processes_at_once__migrate_once(path: str) -> None:
-    """Processes that start together find one whole schema, whoever made it."""
+    """Processes that start together get one complete schema."""
     code = (
         "import sys\n"
         "from paygent.store.port import StoreUnavailable\n"
@@ -137,10 +139,10 @@ def test_migrate__another_process_was_first__finds_its_schema_under_the_lock(
 ) -> None:
     """The version is read again under the write lock, so that a migration never runs twice."""
     make_file(path)
-    read_version = sqlite_module._schema_version
+    read_version = file_module._schema_version
     versions = [0]  # as it was before the other process committed
     monkeypatch.setattr(
-        sqlite_module,
+        file_module,
         "_schema_version",
         lambda connection: versions.pop() if versions else read_version(connection),
     )
@@ -154,7 +156,7 @@ def test_migrate__another_process_was_first__finds_its_schema_under_the_lock(
 
 
 def test_open__a_corrupt_file__is_unavailable(path: str) -> None:
-    """What is no database is not overwritten and is said to be unavailable."""
+    """A file that is not a database is reported as unavailable and not overwritten."""
     Path(path).write_bytes(b"this is no database" * 500)
     with pytest.raises(StoreUnavailable, match="not a database"):
         SqliteStore(path).open()
@@ -162,7 +164,7 @@ def test_open__a_corrupt_file__is_unavailable(path: str) -> None:
 
 
 def test_store__damaged_while_it_is_open__is_unavailable(path: str) -> None:
-    """Damage that shows later is a failure of that request, not of the process."""
+    """Damage found later fails that request, not the process."""
     store = SqliteStore(path)
     store.open()
     store.ingest(PRODUCT, batch_of(make_event("a")))
@@ -177,20 +179,20 @@ def test_store__damaged_while_it_is_open__is_unavailable(path: str) -> None:
 
 
 def test_open__a_path_that_is_a_folder__is_unavailable(tmp_path: Path) -> None:
-    """A place that cannot be a file is said to be unavailable."""
+    """A path that cannot be a file is reported as unavailable."""
     with pytest.raises(StoreUnavailable, match="unable to open"):
         SqliteStore(str(tmp_path)).open()
 
 
 def test_open__a_file_in_place_of_the_folder__is_unavailable(tmp_path: Path) -> None:
-    """A folder that cannot be one is said to be unavailable."""
+    """A parent that cannot be a folder is reported as unavailable."""
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreUnavailable, match="unable to open"):
         SqliteStore(str(tmp_path / "file" / "store.db")).open()
 
 
 def test_store__never_opened__opens_at_its_first_use(path: str) -> None:
-    """A reader that nobody opened connects by itself."""
+    """A store connects at its first use."""
     store = SqliteStore(path)
     assert store.read(PRODUCT, (), NOON_US).plans == {}
     store.close()
@@ -280,7 +282,7 @@ def test_ingest__a_failure_that_ends_the_transaction__is_unavailable_and_nothing
 
 
 def test_migrate__an_empty_file__has_the_whole_schema_and_its_version(path: str) -> None:
-    """From nothing, every migration runs, and the file says which was the last."""
+    """On an empty file every migration runs, and the file records the last one."""
     make_file(path)
     with sqlite3.connect(path) as connection:
         assert _tables(connection) == _TABLES
@@ -290,48 +292,8 @@ def test_migrate__an_empty_file__has_the_whole_schema_and_its_version(path: str)
     connection.close()
 
 
-def test_migrate__a_file_of_the_first_schema__keeps_all_it_has(path: str, tmp_path: Path) -> None:
-    """What was booked before corrections came is there after, and can be corrected."""
-    newer = SqliteStore(str(tmp_path / "newer.db"))
-    events = [make_event("a"), make_event("b", cost_tokens_nano=7, model="o3", model_key="o3")]
-    plan = PlanRecord("pro", {"max_spend_per_period": "5"}, NOON_US)
-    user = AssignRecord("ann", "pro", None, None, NOON_US)
-    newer.ingest(PRODUCT, Batch(tuple(events), (plan, user), ask("ann", period_key()), NOON_US))
-    newer.close()
-    old = sqlite3.connect(path)
-    old.executescript((SQL_FOLDER / "migrations" / "0001_ledger.sql").read_text())
-    old.execute("PRAGMA user_version = 1")
-    old.execute("ATTACH ? AS newer", (str(tmp_path / "newer.db"),))
-    names = {t: ", ".join(name for _, name, *_ in _columns(old, t)) for t in _tables(old)}
-    for table, columns in names.items():
-        old.execute(f"INSERT INTO {table} ({columns}) SELECT {columns} FROM newer.{table}")
-    old.commit()
-    before = {t: old.execute(f"SELECT {names[t]} FROM {t}").fetchall() for t in names}
-    assert {table for table, rows in before.items() if rows} >= {"events", "plans", "users"}
-    old.close()
-
-    store = SqliteStore(path)
-    answer = store.read(PRODUCT, ask("ann", period_key()), NOON_US)
-    assert (answer.users["ann"].plan, answer.users["ann"].spent) == ("pro", {period_key(): 1_007})
-    booked = store.event(PRODUCT, "b")
-    assert booked is not None
-    assert (booked.event, booked.corrections, booked.prices) == (events[1], (), None)
-    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == frozenset()
-    with sqlite3.connect(path) as after:
-        for table, columns in names.items():
-            rows = after.execute(f"SELECT {columns} FROM {table}").fetchall()
-            assert rows == before[table], table
-    after.close()
-    correction = make_correction("c", events[1])
-    assert store.ingest(PRODUCT, batch_of(correction)).counted == {"c"}
-    booked = store.event(PRODUCT, "b")
-    assert booked is not None
-    assert booked.corrections == (correction,)
-    store.close()
-
-
 def test_migrate__every_table__leads_its_key_with_the_product(path: str) -> None:
-    """Tenants cannot meet by construction."""
+    """Tenants are separate by construction."""
     make_file(path)
     with sqlite3.connect(path) as connection:
         first = {
@@ -361,10 +323,8 @@ def test_migrate__a_migration_that_fails__leaves_the_file_as_it_was(
     """Migrations are one transaction: a later start finds the old schema and tries again."""
     folder = tmp_path / "sql"
     (folder / "migrations").mkdir(parents=True)
-    for name in ("queries.sql", "sqlite.sql"):
-        (folder / name).write_text((SQL_FOLDER / name).read_text())
     (folder / "migrations" / "0001_a.sql").write_text("CREATE TABLE a (b TEXT);\nCREATE TABLE a;\n")
-    monkeypatch.setattr(sqlite_module, "SQL_FOLDER", folder)
+    monkeypatch.setattr(file_module, "SQL_FOLDER", folder)
     with pytest.raises(StoreUnavailable):
         SqliteStore(path).open()
     with sqlite3.connect(path) as connection:
@@ -383,7 +343,7 @@ def test_forget_after_fork__the_connection__is_dropped_and_not_closed(path: str)
     parents = store._connection
     assert parents is not None
     store.forget_after_fork()
-    assert parents.execute("SELECT count(*) FROM events").fetchone() == (1,)
+    assert tuple(parents.execute("SELECT count(*) FROM events").fetchone()) == (1,)
     assert store.ingest(PRODUCT, batch_of(make_event("b"))).counted == {"b"}
     store.close()
     sqlite_module._PARENTS_CONNECTIONS.remove(parents)
@@ -391,7 +351,7 @@ def test_forget_after_fork__the_connection__is_dropped_and_not_closed(path: str)
 
 
 def test_forget_after_fork__nothing_open__changes_nothing(path: str) -> None:
-    """A store that was never used has nothing of the parent's."""
+    """A store that was never used has nothing to drop."""
     store = SqliteStore(path)
     before = list(sqlite_module._PARENTS_CONNECTIONS)
     store.forget_after_fork()
@@ -399,7 +359,7 @@ def test_forget_after_fork__nothing_open__changes_nothing(path: str) -> None:
 
 
 def test_pause_for_fork__the_connection__is_closed_until_the_parent_goes_on(path: str) -> None:
-    """A child inherits nothing of it; the parent's other threads wait, then connect again."""
+    """A child inherits no connection; the parent's other threads wait, then reconnect."""
     store = SqliteStore(path)
     store.ingest(PRODUCT, batch_of(make_event("a")))
     store.pause_for_fork()
@@ -421,7 +381,7 @@ def test_pause_for_fork__the_connection__is_closed_until_the_parent_goes_on(path
 def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The application is not held up for ever; the child then drops what it has inherited."""
+    """The fork goes on after a limited wait; the child then drops the inherited connection."""
     monkeypatch.setattr(sqlite_module, "_FORK_WAIT_S", 0.01)
     store = SqliteStore(path)
     store.ingest(PRODUCT, batch_of(make_event("a")))
@@ -447,7 +407,7 @@ def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork
 def test_pause_for_fork__two_threads_at_once__each_lets_go_of_what_is_its_own(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that waited in vain neither frees what the other holds nor keeps it from being freed."""
+    """A thread that timed out neither releases the other's lock nor keeps it held."""
     monkeypatch.setattr(sqlite_module, "_FORK_WAIT_S", 0.01)
     store = SqliteStore(path)
     store.ingest(PRODUCT, batch_of(make_event("a")))
@@ -473,7 +433,7 @@ def test_pause_for_fork__two_threads_at_once__each_lets_go_of_what_is_its_own(
 
 
 def test_pause_for_fork__a_store_in_memory__is_kept() -> None:
-    """Closing it would lose it."""
+    """Closing a store in memory would lose it."""
     store = SqliteStore(":memory:")
     store.ingest(PRODUCT, batch_of(make_event("a")))
     store.pause_for_fork()
@@ -524,6 +484,20 @@ def _names() -> list[str]:
 def test_queries__every_name__is_given_once() -> None:
     """Of two statements of one name, one would silently override the other."""
     assert [name for name, times in Counter(_names()).items() if times > 1] == []
+
+
+def test_queries__statements_of_events__name_every_field() -> None:
+    """A field that is added to `Event` and missed in a statement would be lost in silence."""
+    queries = load_queries()
+    columns, values = re.findall(r"\(([^()]+)\)", queries.insert_events.sql)
+    names = re.findall(r"\w+", columns)
+    assert re.findall(r":(\w+)", values) == names
+    assert set(names) == {"product_id", "day", *Event._fields}
+    for statement in (queries.events_of_user.sql, queries.event_and_corrections.sql):
+        selected = re.findall(r"\w+", statement.partition("FROM")[0])
+        assert set(selected) - {"SELECT"} == set(Event._fields) - {
+            "restates"
+        }  # stored as differences
 
 
 def test_queries__every_name__is_used_by_the_adapter() -> None:

@@ -1,5 +1,5 @@
--- Statements in the dialect that SQLite and PostgreSQL share. What an engine must say in its own way, bulk
--- input above all, is in the file named after the engine.
+-- Statements in the dialect that SQLite and PostgreSQL share. Statements that differ between engines, bulk input
+-- above all, are in the file named after the engine.
 
 -- name: latest_plans
 -- The newest version of every plan; a product has few.
@@ -11,7 +11,7 @@ WHERE p.product_id = :product_id
   );
 
 -- name: add_plan!
--- A new version, unless the newest one already says the same (applications configure at every start) or is
+-- Adds a version, unless the newest one has the same document (applications configure at every start) or is
 -- younger (a dead process's journal arrives late).
 INSERT INTO plans (product_id, name, version, document, created_us)
 SELECT :product_id, :name, COALESCE(MAX(version), 0) + 1, :document, :at_us
@@ -25,7 +25,7 @@ HAVING COALESCE((
 AND COALESCE(MAX(created_us), 0) <= :at_us;
 
 -- name: assign_plan!
--- An assignment that only keeps (`keeps` = 1) gives way to one that is there, and each to a younger one.
+-- Last writer wins by time, but an assignment with keeps = 1 applies only to a user without one.
 INSERT INTO users (
     product_id, user_id, plan, own, period_start_us, period_end_us, renews, created_us, assigned_us
 )
@@ -51,8 +51,8 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     ended_us = CASE WHEN excluded.ended_us > sessions.ended_us THEN excluded.ended_us ELSE sessions.ended_us END;
 
 -- name: sum_of_window^
--- What an account would say if it were kept: the fold of the events that it counts. Seeds answers about
--- accounts that are not kept yet, and rolling windows, which never are.
+-- The fold of the events that an account counts: for accounts that are not kept yet, and for rolling windows,
+-- which never are.
 SELECT
     COALESCE(SUM(cost_tokens_nano + cost_tools_nano), 0) AS cost_nano,
     COALESCE(SUM(input_tokens + output_tokens), 0) AS tokens,
@@ -85,7 +85,7 @@ WHERE product_id = :product_id AND user_id = :user_id
 ORDER BY at_us, event_id;
 
 -- name: event_and_corrections
--- The event itself first, if it is there, then its corrections.
+-- The event itself comes first, if it is stored, then its corrections.
 SELECT
     event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
     input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
@@ -95,10 +95,24 @@ FROM events
 WHERE product_id = :product_id AND (event_id = :event_id OR corrects = :event_id)
 ORDER BY CASE event_id WHEN :event_id THEN 0 ELSE 1 END, event_id;
 
+-- name: insert_events*!
+INSERT INTO events (
+    product_id, event_id, user_id, session_id, at_us, day, model, model_key, provider, plan, period_start_us,
+    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens, cost_tokens_nano,
+    cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit, tool_calls, description,
+    metadata, details, corrects, restates
+)
+VALUES (
+    :product_id, :event_id, :user_id, :session_id, :at_us, :day, :model, :model_key, :provider, :plan,
+    :period_start_us, :input_tokens, :output_tokens, :cached_input_tokens, :cache_write_tokens,
+    :reasoning_tokens, :cost_tokens_nano, :cost_tools_nano, :quality, :source, :price_id, :latency_ms,
+    :blocked, :cost_explicit, :tool_calls, :description, :metadata, :details, :corrects, :restates
+);
+
 -- name: adopt_originals!
--- A correction belongs where its original is booked, whatever its sender says; runs before anything counts
--- it. One whose original is not stored stays where its own fields put it. What a provider says of a job keeps its
--- model: that of a batch is known only when it has ended.
+-- A correction is booked where its original is, whatever its own fields are; runs before it is counted. Without a
+-- stored original its own fields apply. A metered correction (a provider's job) keeps its model, because the model
+-- of a batch is known only when the batch has ended.
 UPDATE events AS c
 SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, plan = o.plan,
     period_start_us = o.period_start_us,
@@ -112,8 +126,8 @@ WHERE c.product_id = :product_id
   AND o.event_id = c.corrects;
 
 -- name: take_differences!
--- A correction that restates its original comes with the figures of the whole: what the original has is taken
--- off; runs before anything counts it.
+-- A correction that restates its original carries the figures of the whole: those of the original are subtracted;
+-- runs before it is counted.
 UPDATE events AS c
 SET input_tokens = c.input_tokens - o.input_tokens, output_tokens = c.output_tokens - o.output_tokens,
     cached_input_tokens = c.cached_input_tokens - o.cached_input_tokens,
@@ -130,7 +144,7 @@ WHERE c.product_id = :product_id
 SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :price_id;
 
 -- name: add_price_list!
--- The first one stays: a price id names one list for ever.
+-- The first document stays: a price id names one list for ever.
 INSERT INTO price_lists (product_id, price_id, document, first_us)
 VALUES (:product_id, :price_id, :document, :at_us)
 ON CONFLICT (product_id, price_id) DO NOTHING;

@@ -1,30 +1,15 @@
--- Bulk statements in SQLite's dialect: many rows come in as one JSON array.
+-- Bulk statements in SQLite's dialect: many rows are passed as one JSON array.
 
 -- name: claim_ids
--- Ids that nobody claimed before; an id is claimed in the transaction that counts its event, so a batch that
--- fails has claimed nothing.
+-- Returns the ids that were not claimed before. An id is claimed in the transaction that counts its event, so a
+-- failed batch has claimed nothing.
 INSERT INTO event_ids (product_id, event_id)
 SELECT :product_id, value FROM json_each(:ids) WHERE true
 ON CONFLICT (product_id, event_id) DO NOTHING
 RETURNING event_id;
 
--- name: insert_events!
-INSERT INTO events (
-    product_id, event_id, user_id, session_id, at_us, day, model, model_key, provider, plan, period_start_us,
-    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details, corrects, restates
-)
-SELECT
-    :product_id, json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'), json_extract(value, '$[3]'),
-    strftime('%Y-%m-%d', json_extract(value, '$[3]') / 1000000, 'unixepoch'),
-    json_extract(value, '$[4]'), json_extract(value, '$[5]'), json_extract(value, '$[6]'), json_extract(value, '$[7]'), json_extract(value, '$[8]'), json_extract(value, '$[9]'), json_extract(value, '$[10]'), json_extract(value, '$[11]'),
-    json_extract(value, '$[12]'), json_extract(value, '$[13]'), json_extract(value, '$[14]'), json_extract(value, '$[15]'), json_extract(value, '$[16]'), json_extract(value, '$[17]'), json_extract(value, '$[18]'),
-    json_extract(value, '$[19]'), json_extract(value, '$[20]'), json_extract(value, '$[21]'), json_extract(value, '$[22]'), json_extract(value, '$[23]'), json_extract(value, '$[24]'), json_extract(value, '$[25]'), json_extract(value, '$[26]'), json_extract(value, '$[27]')
-FROM json_each(:rows);
-
 -- name: clear_restated!
--- An original that comes after the correction that restates it: the whole is booked already.
+-- An original that arrives after the correction that restates it adds nothing: the whole is booked already.
 UPDATE events AS o
 SET input_tokens = 0, output_tokens = 0, cached_input_tokens = 0, cache_write_tokens = 0, reasoning_tokens = 0,
     cost_tokens_nano = 0
@@ -38,7 +23,7 @@ WHERE o.product_id = :product_id
   );
 
 -- name: add_users!
--- Users appear on first sight, on nobody's plan.
+-- Creates users at their first event, without a plan.
 INSERT INTO users (product_id, user_id, created_us)
 SELECT DISTINCT product_id, user_id, :at_us
 FROM events
@@ -55,43 +40,49 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     used_us = CASE WHEN excluded.used_us > sessions.used_us THEN excluded.used_us ELSE sessions.used_us END;
 
 -- name: open_accounts!
--- Accounts that are asked for and not kept yet, seeded from the events of their window; runs before the
--- batch's own events are stored, which `book_accounts` then adds.
+-- Opens accounts that are not kept yet, seeded from the events of their window; runs before the batch's own events
+-- are stored, which `book_accounts` then adds. Two questions may name one account.
 INSERT INTO accounts (
     product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent
 )
 SELECT
-    :product_id, json_extract(k.value, '$[0]'), json_extract(k.value, '$[1]'), json_extract(k.value, '$[2]'), json_extract(k.value, '$[3]'), json_extract(k.value, '$[4]'), json_extract(k.value, '$[5]'),
-    json_extract(k.value, '$[6]'), json_extract(k.value, '$[7]'),
+    :product_id, json_extract(k.value, '$.user_id'), json_extract(k.value, '$.session_id'),
+    json_extract(k.value, '$.metric'), json_extract(k.value, '$.scope'), json_extract(k.value, '$.model'),
+    json_extract(k.value, '$.window_rule'),
+    json_extract(k.value, '$.start_us'), json_extract(k.value, '$.end_us'),
     COALESCE((
-        SELECT SUM(CASE json_extract(k.value, '$[2]')
+        SELECT SUM(CASE json_extract(k.value, '$.metric')
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
             WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END)
         FROM events AS e
         WHERE e.product_id = :product_id
-          AND e.user_id = json_extract(k.value, '$[0]')
-          AND e.at_us >= json_extract(k.value, '$[6]')
-          AND e.at_us < json_extract(k.value, '$[7]')
-          AND (json_extract(k.value, '$[1]') = '' OR e.session_id = json_extract(k.value, '$[1]'))
-          AND (json_extract(k.value, '$[4]') = '' OR e.model_key = json_extract(k.value, '$[4]') OR e.model = json_extract(k.value, '$[4]'))
+          AND e.user_id = json_extract(k.value, '$.user_id')
+          AND e.at_us >= json_extract(k.value, '$.start_us')
+          AND e.at_us < json_extract(k.value, '$.end_us')
+          AND (json_extract(k.value, '$.session_id') = '' OR e.session_id = json_extract(k.value, '$.session_id'))
+          AND (
+              json_extract(k.value, '$.model') = ''
+              OR json_extract(k.value, '$.model') IN (e.model_key, e.model)
+          )
     ), 0)
 FROM json_each(:keys) AS k
 WHERE NOT EXISTS (
     SELECT 1 FROM accounts AS a
     WHERE a.product_id = :product_id
-      AND a.user_id = json_extract(k.value, '$[0]')
-      AND a.session_id = json_extract(k.value, '$[1]')
-      AND a.metric = json_extract(k.value, '$[2]')
-      AND a.scope = json_extract(k.value, '$[3]')
-      AND a.model = json_extract(k.value, '$[4]')
-      AND a.window_rule = json_extract(k.value, '$[5]')
-      AND a.start_us = json_extract(k.value, '$[6]')
-);
+      AND a.user_id = json_extract(k.value, '$.user_id')
+      AND a.session_id = json_extract(k.value, '$.session_id')
+      AND a.metric = json_extract(k.value, '$.metric')
+      AND a.scope = json_extract(k.value, '$.scope')
+      AND a.model = json_extract(k.value, '$.model')
+      AND a.window_rule = json_extract(k.value, '$.window_rule')
+      AND a.start_us = json_extract(k.value, '$.start_us')
+)
+ON CONFLICT (product_id, user_id, session_id, metric, scope, model, window_rule, start_us) DO NOTHING;
 
 -- name: book_accounts!
--- An account is the fold of the events it counts; this adds the new ones. Settlements always book: no cap is
--- tested here.
+-- An account is the fold of the events it counts; this adds the new ones. A settlement is always booked: caps are
+-- not checked here.
 UPDATE accounts AS a
 SET spent = a.spent + d.amount
 FROM (
@@ -122,8 +113,8 @@ WHERE a.product_id = :product_id
   AND a.start_us = d.start_us;
 
 -- name: roll_up_days!
--- A call is doubtful while neither its own figures nor those of a correction are exact. So a call that comes
--- after its exact correction never was; `roll_up_resolved` takes away the doubt of one that is stored already.
+-- A call is doubtful while neither its own figures nor those of a correction are exact. A call that arrives after
+-- its exact correction is not; `roll_up_resolved` resolves one that is stored already.
 INSERT INTO rollup_day (
     product_id, day, user_id, model, provider, plan,
     calls, input_tokens, output_tokens, cost_nano, doubtful_calls
@@ -148,8 +139,8 @@ ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls;
 
 -- name: roll_up_resolved!
--- The first exact correction of a call that was stored before takes its doubt away, where that was counted: a
--- batch was booked before its model was known. Of several in one batch the first is the one with the smallest id.
+-- The first exact correction of a stored call resolves its doubt in the rollup that counted it: a provider's batch
+-- may have been booked before its model was known. Of several in one batch the first has the smallest id.
 UPDATE rollup_day AS r
 SET doubtful_calls = r.doubtful_calls - d.calls
 FROM (
@@ -193,19 +184,19 @@ ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
     cost_nano = rollup_period.cost_nano + excluded.cost_nano;
 
 -- name: kept_accounts
--- The kept ones of the accounts asked for.
+-- Those of the given accounts that are kept.
 SELECT
     a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent
 FROM json_each(:keys) AS k
 JOIN accounts AS a
     ON a.product_id = :product_id
-    AND a.user_id = json_extract(k.value, '$[0]')
-    AND a.session_id = json_extract(k.value, '$[1]')
-    AND a.metric = json_extract(k.value, '$[2]')
-    AND a.scope = json_extract(k.value, '$[3]')
-    AND a.model = json_extract(k.value, '$[4]')
-    AND a.window_rule = json_extract(k.value, '$[5]')
-    AND a.start_us = json_extract(k.value, '$[6]');
+    AND a.user_id = json_extract(k.value, '$.user_id')
+    AND a.session_id = json_extract(k.value, '$.session_id')
+    AND a.metric = json_extract(k.value, '$.metric')
+    AND a.scope = json_extract(k.value, '$.scope')
+    AND a.model = json_extract(k.value, '$.model')
+    AND a.window_rule = json_extract(k.value, '$.window_rule')
+    AND a.start_us = json_extract(k.value, '$.start_us');
 
 -- name: users_asked_for
 SELECT u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled
@@ -213,7 +204,7 @@ FROM json_each(:user_ids) AS k
 JOIN users AS u ON u.product_id = :product_id AND u.user_id = k.value;
 
 -- name: open_sessions
--- The implicit session that each user has open: of those not closed, the one that started last.
+-- The open implicit session of each user: of those not closed, the one that started last.
 SELECT s.user_id, s.session_id, s.started_us, s.used_us
 FROM json_each(:user_ids) AS k
 JOIN sessions AS s
@@ -228,5 +219,5 @@ SELECT r.user_id, r.model, r.input_tokens + r.output_tokens AS tokens, r.cost_na
 FROM json_each(:periods) AS k
 JOIN rollup_period AS r
     ON r.product_id = :product_id
-    AND r.user_id = json_extract(k.value, '$[0]')
-    AND r.period_start_us = json_extract(k.value, '$[1]');
+    AND r.user_id = json_extract(k.value, '$.user_id')
+    AND r.period_start_us = json_extract(k.value, '$.period_start_us');

@@ -1,4 +1,4 @@
--- The ledger's first schema. Every table leads its key with product_id: tenants cannot meet by construction.
+-- The ledger's schema. The key of every table starts with product_id, so tenants are separate by construction.
 -- Money is nano-dollars, times are microseconds since 1970 UTC; days are ISO 8601 text.
 
 CREATE TABLE plans (
@@ -35,8 +35,8 @@ CREATE TABLE sessions (
     PRIMARY KEY (product_id, user_id, session_id)
 );
 
--- session_id stands before the window, so that the accounts of an event are found without reading the
--- accounts of the user's other sessions.
+-- session_id precedes the window in the key, so that the accounts of an event are found without reading those of
+-- the user's other sessions.
 CREATE TABLE accounts (
     product_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -51,14 +51,18 @@ CREATE TABLE accounts (
     PRIMARY KEY (product_id, user_id, session_id, metric, scope, model, window_rule, start_us)
 );
 
--- Ids are claimed here and not by the key of events, because events will be partitioned by month, and a
--- unique key of a partitioned table must contain the partition's column.
+-- Ids are claimed here, not by the key of events: events will be partitioned by month, and a unique key of a
+-- partitioned table must contain the partition column.
 CREATE TABLE event_ids (
     product_id TEXT NOT NULL,
     event_id TEXT NOT NULL,
     PRIMARY KEY (product_id, event_id)
 );
 
+-- corrects: id of the event that this one corrects. The original may be stored later, or have been dropped with
+-- its month, so there is no foreign key.
+-- restates: 1 on a correction that came with the figures of the whole; an original that is stored after it adds
+-- nothing.
 CREATE TABLE events (
     product_id TEXT NOT NULL,
     event_id TEXT NOT NULL,
@@ -88,10 +92,23 @@ CREATE TABLE events (
     description TEXT,
     metadata TEXT,
     details TEXT,
+    corrects TEXT,
+    restates INTEGER NOT NULL,
     PRIMARY KEY (product_id, event_id)
 );
 
 CREATE INDEX events_by_user ON events (product_id, user_id, at_us);
+
+CREATE INDEX events_by_original ON events (product_id, corrects) WHERE corrects IS NOT NULL;
+
+-- A row is written once and never changed: a price id names one list for ever.
+CREATE TABLE price_lists (
+    product_id TEXT NOT NULL,
+    price_id TEXT NOT NULL,
+    document TEXT NOT NULL,
+    first_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, price_id)
+);
 
 CREATE TABLE rollup_day (
     product_id TEXT NOT NULL,

@@ -1,0 +1,99 @@
+"""Rows of the store and the values they hold, by column name, the same for every engine.
+
+A column has the name of the field it keeps. A field without an entry in `_CONVERTED` is stored as
+it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from paygent.core.account import AccountKey
+from paygent.core.event import Event
+from paygent.core.limit import LimitKey
+from paygent.core.period import day_name
+
+Row = Any
+"""A row with values by column name (`sqlite3.Row`)."""
+
+
+def text(value: str) -> str:
+    """Return a text that a database can hold: NUL and lone surrogates are replaced.
+
+    One odd id must not keep a whole batch from being stored.
+    """
+    if value.isascii() and "\0" not in value:
+        return value
+    whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole.replace("\0", "\ufffd")
+
+
+def _to_json(value: Any) -> str | None:
+    return json.dumps(dict(value) if isinstance(value, Mapping) else value) if value else None
+
+
+def from_json(value: str | None) -> Any:
+    """Return the value of a column that holds JSON or NULL."""
+    return None if value is None else json.loads(value)
+
+
+_CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "blocked": (int, bool),
+    "cost_explicit": (int, bool),
+    "tool_calls": (_to_json, lambda value: tuple(from_json(value) or ())),
+    "metadata": (_to_json, from_json),
+    "details": (_to_json, from_json),
+    "restates": (int, bool),
+}
+"""Fields of `Event` whose column holds another type: how to write and how to read it."""
+
+_READ_FIELDS = tuple(
+    (name, _CONVERTED[name][1] if name in _CONVERTED else None)
+    for name in Event._fields
+    if name != "restates"  # the stored figures are differences already
+)
+
+
+def event_row(product: str, event: Event) -> dict[str, Any]:
+    """Return the row of an event."""
+    row: dict[str, Any] = {"product_id": product, "day": day_name(event.at_us)}
+    for name, value in zip(Event._fields, event, strict=True):
+        if name in _CONVERTED:
+            row[name] = _CONVERTED[name][0](value)
+        else:
+            row[name] = text(value) if isinstance(value, str) else value
+    return row
+
+
+def event_of(row: Row) -> Event:
+    """Return the event of a row."""
+    return Event(
+        **{name: row[name] if read is None else read(row[name]) for name, read in _READ_FIELDS}
+    )
+
+
+def account_row(user_id: str, key: AccountKey) -> dict[str, Any]:
+    """Return the key columns of a user's account."""
+    return {
+        "user_id": text(user_id),
+        "session_id": text(key.session_id),
+        "metric": key.limit.metric,
+        "scope": key.limit.scope,
+        "model": key.limit.model,
+        "window_rule": key.limit.window,
+        "start_us": key.start_us,
+        "end_us": key.end_us,
+    }
+
+
+def account_key_of(row: Row) -> AccountKey:
+    """Return the key of an account's row."""
+    limit = LimitKey(row["metric"], row["scope"], row["model"], row["window_rule"])
+    return AccountKey(limit, row["session_id"], row["start_us"], row["end_us"])
+
+
+def storable(key: AccountKey) -> AccountKey:
+    """Return the key as the store keeps it; see `text`."""
+    return key._replace(session_id=text(key.session_id)) if key.session_id else key

@@ -1,0 +1,112 @@
+"""The file of a SQLite store: created, migrated, or opened without changing it.
+
+The schema's version is SQLite's `user_version`: the number of migrations that ran.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+from paygent.store.port import StoreUnavailable
+
+SQL_FOLDER = Path(__file__).parent / "sql"
+
+
+def create_private(path: str) -> None:
+    """Create a missing database file, readable by its owner alone.
+
+    An existing file is never opened here: closing it again would drop every lock that this process
+    has on it through another connection, and the process that closes its own last would remove the
+    log that others write to.
+    """
+    how = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
+    try:
+        os.close(os.open(path, how, 0o600))
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StoreUnavailable(f"unable to open the file ({type(error).__name__})") from error
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction.
+
+    Raises:
+        sqlite3.Error: if the database cannot be written now.
+        StoreUnavailable: if a newer Paygent has written this file.
+    """
+    files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
+    newest = len(files)
+    if _schema_version(connection) == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        # Processes may start together, so the version is read again under the write lock.
+        version = _schema_version(connection)
+        if version > newest:
+            raise StoreUnavailable(
+                f"the file has schema {version}; this Paygent knows up to {newest}"
+            )
+        for path in files[version:]:
+            for statement in _statements(path.read_text(encoding="utf-8")):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {newest}")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
+    """Connect to an existing store without changing any of its files; only a log without its index,
+    as in a copy, gets one.
+
+    Raises:
+        StoreUnavailable: if it does not exist, or has another schema.
+        sqlite3.Error: if it cannot be read.
+    """
+    if not os.path.isfile(path):
+        raise StoreUnavailable(f"there is no store at {path}")
+    # Without a log beside it no process has it open, and SQLite would create one to read it safely.
+    # The log's index is read as it is, or built in memory if its writer died.
+    how = "mode=ro" if os.path.exists(path + "-wal") else "immutable=1"
+    if os.path.exists(path + "-shm"):
+        how += "&readonly_shm=1"
+    connection = sqlite3.connect(
+        f"{Path(path).absolute().as_uri()}?{how}",
+        uri=True,
+        timeout=busy_wait_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        version = _schema_version(connection)
+        newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
+        if version != newest:
+            raise StoreUnavailable(
+                f"the file has schema {version}; this Paygent reads {newest}"
+                + (" (an application that starts on it migrates it)" * (version < newest))
+            )
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _schema_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """Split a migration into statements: `executescript` would commit the open transaction."""
+    statement = ""
+    for line in script.splitlines():
+        statement += line + "\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
