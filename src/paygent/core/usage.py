@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any, Literal, NamedTuple, get_args
 
+from paygent.core.providers import STANDARD_TIERS
+
 Quality = Literal["exact", "partial", "estimated", "unpriced"]
 """How far a usage or a cost can be trusted, best first.
 
@@ -154,12 +156,6 @@ class JobStatus(NamedTuple):
 
 
 _COUNT_MAX = 10**12  # a larger "count of tokens" is a broken answer
-_STANDARD_TIERS = frozenset(
-    {"", "default", "standard", "auto", "standard_only", "on_demand"}  # the last is Groq's
-)
-US_ONLY = "us"
-"""Price variant of Anthropic's US-only inference."""
-
 
 Fields = Mapping[str, Any]
 
@@ -252,6 +248,6 @@ def model_name(value: Any) -> str | None:
 
 def read_tier(tier: Any) -> str:
     """Return the price variant of a service tier; "" for the standard tier and for none."""
-    if not isinstance(tier, str) or tier in _STANDARD_TIERS:
+    if not isinstance(tier, str) or tier in STANDARD_TIERS:
         return ""
     return tier

@@ -31,7 +31,7 @@ from paygent.core.pricing import (
     Tier,
     complete,
 )
-from paygent.core.usage import US_ONLY
+from paygent.core.providers import US_ONLY, US_ONLY_TENTHS
 from paygent.core.validation import InvalidValue
 from paygent.failopen import attempt, diagnostics
 from paygent.prices import model_names
@@ -57,11 +57,6 @@ _COMPONENT_KEYS = {
     "request": ("requests_kcount",),
 }
 """Our components and the catalogue's keys for them, the first that is set counts."""
-
-_US_ONLY_TENTHS = 11
-"""What US-only inference multiplies every token price by, in tenths (Anthropic's price list, "data
-residency", 2026-11; only models that have the premium take the option).
-"""
 
 DEAREST = "plan-dearest"
 """Source of the rates of an unknown model in a plan that books its dearest rate."""
@@ -345,7 +340,7 @@ def _read(provider: str, info: Any, at: datetime, tier: str) -> Listing:
 def _dearer_in_us(prices: dict[str, int]) -> dict[str, int]:
     """Return the prices of inference that stays in the United States; fees are the same there."""
     return {
-        name: price * _US_ONLY_TENTHS // 10 if name in TOKEN_COMPONENTS else price
+        name: price * US_ONLY_TENTHS // 10 if name in TOKEN_COMPONENTS else price
         for name, price in prices.items()
     }
 

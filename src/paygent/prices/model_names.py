@@ -12,11 +12,13 @@ import re
 from functools import lru_cache
 from typing import Any
 
+from paygent.core.providers import BEDROCK_VENDORS
+
 _SNAPSHOT = re.compile(
     r"(?:[-@](?:\d{8}|\d{4}-\d{2}-\d{2}|latest))(?:-v\d+(?::\d+)?)?$|-v\d+(?::\d+)?$"
 )
 _REGION = re.compile(r"^(?:[a-z]{2,6}(?:-gov)?|global|regional)\.(?=[a-z0-9-]+\.)")
-_VENDOR = re.compile(r"^(?:anthropic|openai|meta|amazon|mistral|cohere|ai21|deepseek)\.")
+_VENDOR = re.compile(rf"^(?:{'|'.join(BEDROCK_VENDORS)})\.")
 _AFTER_PREFIX = re.compile(
     r"^(?:-preview)?(?:[-@.]?(?:\d{8}|\d{4}-\d{2}-\d{2}|\d{4}|\d{3}|latest))?(?:-v\d+(?::\d+)?)?$"
 )

@@ -13,12 +13,10 @@ from paygent.core.explain import BILLED, OTHERS
 from paygent.core.money import NanoUsd
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, assumed_parts, cost_nano, unpriced_parts
+from paygent.core.providers import provider_facts
 from paygent.core.usage import Quality, Usage
 from paygent.failopen import diagnostics
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
-
-_BILLS_IN_DOLLARS = ("openrouter",)
-"""Providers whose answers tell what they bill; what others mean by a `cost`, nobody knows."""
 
 
 class PriceQuery(NamedTuple):
@@ -75,7 +73,7 @@ def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
         model, resolved = _answered(catalogue, asked, usage)
     details = usage.rare_counts
     billed_nano = usage.billed_nano
-    if billed_nano is not None and asked.provider in _BILLS_IN_DOLLARS:
+    if billed_nano is not None and provider_facts(asked.provider).reports_bill:
         key, price_id = resolved.model_key, BILLED + asked.provider
         return Priced(model, key, billed_nano, price_id, usage.quality, None, details)
     rates = resolved.rates

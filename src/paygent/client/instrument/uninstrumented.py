@@ -13,42 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from paygent.client.instrument.patching.patches import Hook, Patches
+from paygent.core.providers import BEDROCK_SERVICES, PROVIDERS
 from paygent.failopen import attempt, diagnostics
-
-_MODULES = {
-    "azure.ai.inference": "Azure AI inference",
-    "google.cloud.aiplatform": "Vertex AI (google-cloud-aiplatform)",
-    "google.genai": "Gemini (google-genai)",
-    "google.generativeai": "Gemini (google-generativeai)",
-    "vertexai": "Vertex AI",
-    "mistralai": "Mistral",
-    "cohere": "Cohere",
-    "groq": "Groq",
-    "together": "Together",
-    "fireworks": "Fireworks",
-    "replicate": "Replicate",
-    "ollama": "Ollama",
-    "ai21": "AI21",
-    "cerebras.cloud.sdk": "Cerebras",
-    "xai_sdk": "xAI",
-    "writerai": "Writer",
-    "voyageai": "Voyage",
-    "dashscope": "DashScope",
-    "zhipuai": "Zhipu",
-    "volcenginesdkarkruntime": "Volcengine Ark",
-    "ibm_watsonx_ai": "watsonx",
-    "huggingface_hub.inference._client": "Hugging Face inference",
-    "portkey_ai": "Portkey",
-    "aleph_alpha_client": "Aleph Alpha",
-    "llama_api_client": "Llama API",
-    "perplexity": "Perplexity",
-    "openrouter": "OpenRouter",
-}
-
-_AWS_SERVICES = {
-    "bedrock-runtime": "Bedrock (botocore)",
-    "bedrock-agent-runtime": "Bedrock agents (botocore)",
-}
 
 _MESSAGE = (
     "%s is not instrumented: its calls are neither metered nor limited."
@@ -114,7 +80,7 @@ class BedrockHook(Hook):
 
 
 HOOKS: tuple[Hook, ...] = (
-    *(ImportHook(*item) for item in _MODULES.items()),
+    *(ImportHook(*sdk) for provider in PROVIDERS for sdk in provider.sdks),
     ImportHook("mistralai.client", "Mistral", "mistralai"),  # its package has no module of its own
     BedrockHook("botocore.client", "ClientCreator"),
     BedrockHook("aiobotocore.client", "AioClientCreator"),
@@ -123,7 +89,7 @@ HOOKS: tuple[Hook, ...] = (
 
 def _check_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patches) -> None:
     service_name: Any = args[0] if args else kwargs.get("service_name")
-    sdk = _AWS_SERVICES.get(service_name)
+    sdk = BEDROCK_SERVICES.get(service_name)
     if sdk is not None and patches.switch.is_on and not patches.has_provider("botocore"):
         _warn(service_name, sdk)
 

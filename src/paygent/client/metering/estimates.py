@@ -10,11 +10,10 @@ from paygent.client.metering.call import Call
 from paygent.core.estimate import Estimate, bound, cost_of
 from paygent.core.event import Event
 from paygent.core.pricing import bound_nano, cost_nano, in_units_of, is_plain
+from paygent.core.providers import provider_facts
 from paygent.core.request_size import weight_of
 from paygent.core.usage import JobStatus, Usage
 from paygent.core.usage_stats import Observation
-
-_CACHES_WHEN_ASKED = ("anthropic", "aws")  # others may write their cache unasked
 
 
 def use_of(call: Call) -> Use:
@@ -52,7 +51,7 @@ def _worst_case(call: Call) -> Use:
     # What a request only refers to has no bound; what was seen of it is added.
     told = most.input_tokens if request.input_tokens is None else request.input_tokens
     most = most._replace(input_tokens=told + forecast.expectation.input_extra)
-    writes_cache = call.size.caches or request.provider not in _CACHES_WHEN_ASKED
+    writes_cache = call.size.caches or not provider_facts(request.provider).caches_on_request
     most_nano = max(
         bound_nano(*most, forecast.rates, writes_cache=writes_cache),
         cost_of(forecast.expectation, most, forecast.rates),  # of tools, or of another model

@@ -18,6 +18,7 @@ from paygent.client.instrument.anthropic.answers import (
     read_message,
 )
 from paygent.client.instrument.http_sdks.route import Route
+from paygent.core.providers import provider_of_client
 
 name = "anthropic"
 module = "anthropic"
@@ -35,15 +36,6 @@ resources = {
 """Classes of the methods that accept `paygent_*` arguments, by module; some versions lack some."""
 
 resource_methods = ("create", "parse", "stream", "tool_runner", "results")
-
-_PROVIDERS = (
-    ("Bedrock", "aws"),
-    ("Vertex", "google"),
-    ("Foundry", "azure"),
-)
-"""Who sells the tokens, by a part of the client's class name. `AnthropicAWS` and
-`AnthropicGoogleCloud` reach Anthropic's own platform, at its prices.
-"""
 
 _FREE_POST = (
     "/messages/count_tokens",
@@ -100,12 +92,9 @@ _ROUTES = (("/messages", _MESSAGES), ("/messages/batches", _BATCHES), ("/complet
 
 
 def provider(client: Any) -> str:
-    """Return who is called through a client, told by its class."""
-    kind = type(client).__name__
-    for part, who in _PROVIDERS:
-        if part in kind:
-            return who
-    return "anthropic"
+    """Return the provider of a client, known by its class."""
+    by_class = provider_of_client(type(client).__name__)
+    return by_class.name if by_class is not None else name
 
 
 def tells_stream_usage(client: Any) -> bool:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from paygent.core.providers import US_ONLY
 from paygent.core.usage import (
-    US_ONLY,
     CountReader,
     Fields,
     Usage,

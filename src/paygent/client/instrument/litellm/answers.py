@@ -13,26 +13,9 @@ from paygent.client.instrument.http_sdks.outcome import NEVER_SENT
 from paygent.client.instrument.openai.answers import ChatStream, read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.core.estimate import Estimate
+from paygent.core.providers import canonical_provider
 from paygent.core.request_size import measure
 from paygent.core.usage import JobStatus, Usage, fields_of, get
-
-PROVIDERS = {
-    "azure_ai": "azure",
-    "azure_text": "azure",
-    "bedrock": "aws",
-    "bedrock_converse": "aws",
-    "cohere_chat": "cohere",
-    "custom_openai": "openai",
-    "fireworks_ai": "fireworks",
-    "gemini": "google",
-    "moonshot": "moonshotai",
-    "text-completion-openai": "openai",
-    "together_ai": "together",
-    "vertex_ai": "google",
-    "vertex_ai_beta": "google",
-    "xai": "x-ai",
-}
-"""LiteLLM's names of providers that have another name here."""
 
 _CACHED = "cached_response"
 """The provider that LiteLLM names for a stream from its cache."""
@@ -107,7 +90,7 @@ def provider_of(answer: Any) -> str:
         getattr(answer, "custom_llm_provider", None),
     ):
         if isinstance(name, str) and name:
-            return PROVIDERS.get(name, name)
+            return canonical_provider(name)
     return ""
 
 

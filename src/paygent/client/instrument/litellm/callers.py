@@ -13,8 +13,8 @@ from typing import Any
 
 from paygent.client.context.identity import CALL_ARGUMENTS
 from paygent.client.instrument.http_sdks.wrapper import Gateway, gateway_here
-from paygent.client.instrument.litellm.answers import PROVIDERS
 from paygent.client.instrument.litellm.functions import is_custom, resolve
+from paygent.core.providers import canonical_provider
 
 _RUNS_CALLBACKS = (
     "litellm.integrations.",
@@ -106,9 +106,10 @@ class LiteLLMGateway(Gateway):
         return self.in_front and _is_in_litellm()
 
     def _is_layer(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
-        """Return whether another wrapper of ours sees the same call. Between the two is the code of
-        another library, which has kept our first one.
+        """Return whether another of our wrappers sees the same call: a library between the two has
+        kept the first one.
         """
+        # By identity: the library may have rebuilt the arguments, but not the content.
         is_same = name == self._name and self._content is not None
         return is_same and layer is not self._layer and _content_of(body) is self._content
 
@@ -123,7 +124,7 @@ class LiteLLMGateway(Gateway):
             self.provider = ""
         else:  # a fallback
             provider = resolve(litellm, body)[1]
-            self.provider = PROVIDERS.get(provider, provider)
+            self.provider = canonical_provider(provider)
             self.in_front = self.in_front and not is_custom(litellm, body)
         if body.get(_PARTLY_CACHED) is True:
             self.embeds = body.get("input")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from paygent.client.instrument.anthropic.answers import read_message
 from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
 from paygent.client.instrument.litellm.answers import (
-    PROVIDERS,
     MessageEvents,
     read_completion,
     read_nothing,
@@ -29,6 +28,7 @@ from paygent.client.instrument.openai.answers import (
 from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Request
+from paygent.core.providers import canonical_provider
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.failopen import attempt
 
@@ -96,14 +96,14 @@ def is_free(name: str) -> bool:
     return _FREE.fullmatch(name) is not None
 
 
-_WRAPPERS_MAX = 16
+_WRAPPERS_MAX = 16  # around one function
 
 
 def is_call(value: Any) -> bool:
     """Return whether an object is a function made by LiteLLM's decorator `client`, as all are that
     call a provider.
     """
-    for _ in range(_WRAPPERS_MAX):
+    for _ in range(_WRAPPERS_MAX):  # a chain may be a cycle
         if type(value) is not FunctionType:  # proxies claim to be instances of it
             break
         inner = value.__dict__.get("__wrapped__")
@@ -165,7 +165,7 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
         return None  # LiteLLM makes up the answer
     model, provider = resolve(litellm, body)
     return Request(
-        PROVIDERS.get(provider, provider),
+        canonical_provider(provider),
         f"litellm.{function.name}",
         model,
         body,
@@ -194,13 +194,12 @@ def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def is_custom(litellm: Any, body: Mapping[str, Any]) -> bool:
-    """Return whether the requested provider is code of the application (`CustomLLM`). LiteLLM
-    prefers its own where both have one name.
-    """
+    """Return whether the requested provider is code of the application (`CustomLLM`)."""
     registered = getattr(litellm, "custom_provider_map", None)
     if not registered:
         return False
     own = {get(entry, "provider") for entry in registered}
+    # LiteLLM prefers its own provider where both have one name.
     own -= {provider.value for provider in getattr(litellm, "LlmProviders", ())}
     model, provider = resolve(litellm, body)
     return bool(own & {provider or model.partition("/")[0]})

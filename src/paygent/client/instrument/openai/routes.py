@@ -22,6 +22,7 @@ from paygent.client.instrument.openai.answers import (
     read_transcription,
 )
 from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
+from paygent.core.providers import provider_at, provider_of_client
 
 name = "openai"
 module = "openai"
@@ -57,30 +58,7 @@ resource_methods = (
 
 STREAM_USAGE_HOSTS_VARIABLE = "PAYGENT_STREAM_USAGE_HOSTS"
 
-_HOSTS = {
-    "api.openai.com": "openai",
-    "openrouter.ai": "openrouter",
-    "api.groq.com": "groq",
-    "api.deepseek.com": "deepseek",
-    "api.mistral.ai": "mistral",
-    "api.x.ai": "x-ai",
-    "api.together.xyz": "together",
-    "api.fireworks.ai": "fireworks",
-    "api.perplexity.ai": "perplexity",
-    "api.cerebras.ai": "cerebras",
-    "api.moonshot.ai": "moonshotai",
-    "generativelanguage.googleapis.com": "google",
-    "api.anthropic.com": "anthropic",
-}
-_AZURE_HOSTS = (
-    ".openai.azure.com",
-    ".cognitiveservices.azure.com",
-    ".services.ai.azure.com",
-    ".azure-api.net",
-)
-_AWS_HOSTS = (".amazonaws.com", ".api.aws")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
-_STREAM_USAGE_PROVIDERS = ("openai", "azure", "openrouter", "groq")
 
 _FREE_POST = (
     "/moderations",
@@ -179,46 +157,33 @@ def _job(path: str) -> Route | None:
     return next((job for pattern, job in _JOBS if pattern.search(path)), None)
 
 
-# -- who is called
+# -- the provider
 
 
 def provider(client: Any) -> str:
-    """Return who is called through a client: told by its class and host, not by the path."""
-    kind = type(client).__name__
-    if "Azure" in kind:
-        return "azure"
-    return "aws" if "Bedrock" in kind else provider_at(_host(client))
+    """Return the provider of a client, known by its class and host, not by the path."""
+    by_class = provider_of_client(type(client).__name__)
+    return by_class.name if by_class is not None else provider_name_at(_host(client))
 
 
-def provider_at(host: str) -> str:
-    """Return who is called at a host; "openai" for one that is not known, since it speaks alike."""
-    if host.endswith(_AZURE_HOSTS):
-        return "azure"
-    if host.endswith(_AWS_HOSTS):
-        return "aws"
-    if host.endswith("aiplatform.googleapis.com"):
-        return "google"
-    return _HOSTS.get(host, "openai")
-
-
-def is_known_host(host: str) -> bool:
-    """Tell whether a host is known to serve models."""
-    return host in _HOSTS or host.endswith((*_AZURE_HOSTS, *_AWS_HOSTS))
+def provider_name_at(host: str) -> str:
+    """Return the provider at a host; "openai" for an unknown host, since it has OpenAI's API."""
+    known = provider_at(host)
+    return known.name if known is not None else name
 
 
 def tells_stream_usage(client: Any) -> bool:
-    """Tell whether the host is known to honour `include_usage`.
+    """Return whether a client's host is known to honour `include_usage`.
 
-    Others may refuse the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS`
+    Other hosts may reject the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS`
     (host names, separated by commas) names them.
     """
     host = _host(client)
-    if host in _HOSTS or host.endswith(_AZURE_HOSTS):
-        return provider(client) in _STREAM_USAGE_PROVIDERS
-    if host in _LOOPBACK or "Azure" in type(client).__name__:
+    known = provider_of_client(type(client).__name__) or provider_at(host)
+    if host in _LOOPBACK or (known is not None and known.reports_stream_usage):
         return True
-    named = os.environ.get(STREAM_USAGE_HOSTS_VARIABLE, "")
-    return host in {each.strip().lower() for each in named.split(",")}
+    hosts = os.environ.get(STREAM_USAGE_HOSTS_VARIABLE, "")
+    return bool(host) and host in {item.strip().lower() for item in hosts.split(",")}
 
 
 def _host(client: Any) -> str:

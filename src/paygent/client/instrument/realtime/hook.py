@@ -27,7 +27,7 @@ from urllib.parse import parse_qs
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.http_sdks.route import route_name
 from paygent.client.instrument.http_sdks.wrapper import meter_or_say
-from paygent.client.instrument.openai.routes import is_known_host, provider_at
+from paygent.client.instrument.openai.routes import provider_name_at
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime import sdk_hook
 from paygent.client.instrument.realtime.connection import (
@@ -41,6 +41,7 @@ from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import ConnectionState, Destination
 from paygent.client.metering.meter import Meter
+from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
 
@@ -227,7 +228,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     # The SDK may be pointed at a gateway, so the opener counts more than the host.
     is_ours = opening is not None or _is_provider(host)
     route = _route_of(path) or (opening.route if opening is not None else "")
-    provider = provider_at(host)
+    provider = provider_name_at(host)
     # Only these two announce themselves by a `response.create` in the provider's format.
     if not route or not (is_ours or route in ("realtime", "responses")):
         if is_ours:
@@ -245,8 +246,8 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
 
 def _is_provider(host: str) -> bool:
     """Return whether sockets to a host go to models. Hosts of AWS serve much else as well."""
-    is_aws = provider_at(host) == "aws"
-    return is_known_host(host) and (not is_aws or "bedrock" in host)
+    provider = provider_at(host)
+    return provider is not None and (provider.name != "aws" or "bedrock" in host)
 
 
 def _route_of(path: str) -> str:

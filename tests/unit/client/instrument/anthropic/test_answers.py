@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 from tests.unit.client.instrument.streams.streams import ESTIMATE, tokens
 
-from paygent.client.instrument.anthropic.answers import BatchResults, MessageStream, read_message
-from paygent.client.instrument.anthropic.routes import expand_batch
+from paygent.client.instrument.anthropic.answers import (
+    BatchResults,
+    MessageStream,
+    expand_batch,
+    read_message,
+)
 
 
 def message_event(kind: str, **fields: Any) -> dict[str, Any]:
