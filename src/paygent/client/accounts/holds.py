@@ -10,6 +10,7 @@ Plain state, changed under the user's lock.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import cast
 
 from paygent.client.accounts.forecasts import UsageForecast, Use
@@ -19,43 +20,33 @@ from paygent.core.estimate import HoldMoments, held_by, load_around, load_of
 from paygent.core.gate import Reading, Thresholds
 from paygent.core.period import END_OF_TIME_US, Window
 
+NO_PERIOD = Window(0, 0)
+"""The billing period of what has none yet."""
+
 _GROUPS_MAX = 64  # with more, bounds on output are rounded up to powers of two: about twenty
 
 
+@dataclass(slots=True, eq=False)
 class Hold:
     """What a call holds, on every account that it touches.
 
     Attributes:
         use: What the call may use.
-        model_key, session_id, at_us: Which accounts count it.
+        model_key, session_id, at_us: Decide which accounts count it.
         owner: The thread or task that began the call.
         period: The billing period that it belongs to.
         warnings: Readings of accounts newly past their warn line.
         accounts: The accounts that it is on, in the order in which they took it.
     """
 
-    __slots__ = (
-        "accounts",
-        "at_us",
-        "model_key",
-        "owner",
-        "period",
-        "session_id",
-        "use",
-        "warnings",
-    )
-
-    def __init__(
-        self, use: Use, model_key: str, session_id: str = "", at_us: int = 0, owner: object = None
-    ) -> None:
-        self.use = use
-        self.model_key = model_key
-        self.session_id = session_id
-        self.at_us = at_us
-        self.owner = owner
-        self.period = Window(0, 0)
-        self.warnings: tuple[Reading, ...] = ()
-        self.accounts: list[Account] = []
+    use: Use
+    model_key: str
+    session_id: str = ""
+    at_us: int = 0
+    owner: object = None
+    period: Window = NO_PERIOD
+    warnings: tuple[Reading, ...] = ()
+    accounts: list[Account] = field(default_factory=list)
 
     @property
     def model(self) -> str:

@@ -6,6 +6,7 @@ Plain state without rules; the other modules of `accounts/` change it, under the
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from paygent.client.accounts.forecasts import (
@@ -13,7 +14,7 @@ from paygent.client.accounts.forecasts import (
     History,
     UsageForecast,
 )
-from paygent.client.accounts.holds import Account
+from paygent.client.accounts.holds import NO_PERIOD, Account
 from paygent.core.account import AccountKey
 from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event
@@ -23,91 +24,65 @@ from paygent.core.plan import PlanConfig
 
 _CACHED_MAX = 64  # (model, session) pairs per user of which the accounts are cached
 
+_CallAccounts = BoundedDict[tuple[str, str], tuple[int, tuple[Account, ...]]]
+_EventAccounts = BoundedDict[tuple[str, str, str], tuple[int, int, tuple[Account, ...]]]
+_Forecasts = BoundedDict[tuple[str, int], UsageForecast]
+
 UNLIMITED = PlanConfig()
 """The plan of users whose plan nobody configured."""
 
 
+@dataclass(slots=True, eq=False)
 class ModelUse:
-    """What a user used of one model in the current period."""
+    """What a user used of one model in the current period: acknowledged by the ledger, and not."""
 
-    __slots__ = ("acknowledged_cost_nano", "acknowledged_tokens", "cost_nano", "tokens")
+    acknowledged_tokens: int = 0
+    acknowledged_cost_nano: int = 0
+    tokens: int = 0
+    cost_nano: int = 0
 
-    def __init__(self) -> None:
-        self.acknowledged_tokens = self.acknowledged_cost_nano = 0
-        self.tokens = self.cost_nano = 0
 
-
+@dataclass(slots=True, eq=False)
 class User:
-    """What this process knows of one user. Changed by `Accounts` only, under `lock`."""
+    """What this process knows of one user. Changed by `accounts/` only, under `lock`."""
 
-    __slots__ = (
-        "accounts",
-        "assigned",
-        "call_accounts",
-        "closed_us",
-        "ended",
-        "epoch",
-        "event_accounts",
-        "forecasts",
-        "has_waited",
-        "histories",
-        "is_active",
-        "known",
-        "lock",
-        "models",
-        "open_session",
-        "own",
-        "pending",
-        "period",
-        "plan",
-        "plan_name",
-        "read_us",
-        "sdk_enabled",
-        "session_id",
-        "session_timeout_us",
-        "session_used_us",
-        "sessions",
-        "stale_us",
-        "subscription",
-        "user_id",
-    )
+    user_id: str
+    plan_name: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self, user_id: str, plan_name: str) -> None:
-        self.lock = threading.Lock()
-        self.user_id = user_id
-        self.plan_name = plan_name
-        self.plan = UNLIMITED
-        self.own: PlanConfig | None = None
-        self.assigned = False
-        self.sdk_enabled = True
-        self.subscription: Subscription | None = None
-        self.ended: Subscription | None = None
-        self.period = Window(0, 0)
-        self.epoch = -1
-        self.known = False
-        self.has_waited = False
-        self.is_active = False
-        self.read_us = 0
-        self.stale_us = END_OF_TIME_US
-        self.session_id = ""
-        self.open_session: SessionState | None = None
-        self.session_used_us = 0
-        self.closed_us = 0
-        self.session_timeout_us = int(UNLIMITED.session_timeout_minutes * 60_000_000)
-        self.sessions: set[str] = set()
-        self.accounts: dict[AccountKey, Account] = {}
-        self.call_accounts: BoundedDict[tuple[str, str], tuple[int, tuple[Account, ...]]] = (
-            BoundedDict(_CACHED_MAX)
-        )
-        self.event_accounts: BoundedDict[
-            tuple[str, str, str], tuple[int, int, tuple[Account, ...]]
-        ] = BoundedDict(_CACHED_MAX)
-        self.models: dict[str, ModelUse] = {}
-        self.pending: dict[str, Event] = {}
-        self.forecasts: BoundedDict[tuple[str, int], UsageForecast] = BoundedDict(
-            HISTORIES_PER_USER_MAX
-        )
-        self.histories: History = BoundedDict(HISTORIES_PER_USER_MAX)
+    # Plan and period
+    plan: PlanConfig = UNLIMITED
+    own: PlanConfig | None = None  # the user's own version of the plan
+    assigned: bool = False
+    sdk_enabled: bool = True
+    subscription: Subscription | None = None
+    ended: Subscription | None = None  # a subscription that ended, so that it stays ended
+    period: Window = NO_PERIOD
+    epoch: int = -1  # of the plans, when plan and period were last refreshed
+
+    # The ledger
+    known: bool = False  # whether the ledger has answered about every account
+    has_waited: bool = False  # whether a call has waited for that
+    is_active: bool = False  # since the last delivery
+    read_us: int = 0
+    stale_us: int = END_OF_TIME_US
+    pending: dict[str, Event] = field(default_factory=dict)  # not acknowledged yet, by id
+
+    # Sessions
+    session_id: str = ""  # the one used last
+    sessions: set[str] = field(default_factory=set)  # the ledger has answered about these
+    open_session: SessionState | None = None
+    session_used_us: int = 0
+    session_timeout_us: int = int(UNLIMITED.session_timeout_minutes * 60_000_000)
+    closed_us: int = 0  # when this process last closed one
+
+    # Accounts and forecasts
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    call_accounts: _CallAccounts = field(default_factory=lambda: BoundedDict(_CACHED_MAX))
+    event_accounts: _EventAccounts = field(default_factory=lambda: BoundedDict(_CACHED_MAX))
+    models: dict[str, ModelUse] = field(default_factory=dict)
+    forecasts: _Forecasts = field(default_factory=lambda: BoundedDict(HISTORIES_PER_USER_MAX))
+    histories: History = field(default_factory=lambda: BoundedDict(HISTORIES_PER_USER_MAX))
 
     def renew_after_fork(self) -> None:
         """Forget the parent's lock, its pending events and its holds."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.accounts.forecasts import UsageForecast
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 
+@dataclass(slots=True, eq=False)
 class Request:
     """A call as it is known before it is sent.
 
@@ -47,60 +49,26 @@ class Request:
         resolved_identity: The identity that it is attributed to, once that was resolved.
     """
 
-    __slots__ = (
-        "body",
-        "declared_usage",
-        "generates",
-        "has_run",
-        "identity",
-        "input_tokens",
-        "is_async",
-        "max_tokens",
-        "model",
-        "provider",
-        "requests",
-        "resolved_identity",
-        "route",
-        "size",
-        "tier",
-        "waiter",
-    )
-
-    def __init__(
-        self,
-        provider: str,
-        route: str,
-        model: str,
-        body: Mapping[str, Any] | None,
-        *,
-        generates: bool = True,
-        max_tokens: int | None = None,
-        identity: Identity | None = None,
-        size: Size | None = None,
-        input_tokens: int | None = None,
-        declared_usage: Usage | None = None,
-        requests: int = 1,
-        tier: str = "",
-        has_run: bool = False,
-    ) -> None:
-        self.provider = provider
-        self.route = route
-        self.model = model
-        self.body = body
-        self.generates = generates
-        self.max_tokens = max_tokens
-        self.identity = identity
-        self.is_async = False
-        self.waiter: Waiter | None = None
-        self.resolved_identity: Identity | None = None
-        self.size = size
-        self.input_tokens = input_tokens
-        self.declared_usage = declared_usage
-        self.requests = requests
-        self.tier = tier
-        self.has_run = has_run
+    provider: str
+    route: str
+    model: str
+    body: Mapping[str, Any] | None
+    _: KW_ONLY
+    generates: bool = True
+    max_tokens: int | None = None
+    identity: Identity | None = None
+    size: Size | None = None
+    input_tokens: int | None = None
+    declared_usage: Usage | None = None
+    requests: int = 1
+    tier: str = ""
+    has_run: bool = False
+    is_async: bool = False
+    waiter: Waiter | None = None
+    resolved_identity: Identity | None = None
 
 
+@dataclass(slots=True, eq=False, init=False)
 class Call:
     """A call between `begin` and its end; never pickled, never shared with a fork.
 
@@ -115,31 +83,6 @@ class Call:
         drops_usage_chunk: Whether the stream's usage chunk was requested by us, so that the
             application must not see it.
     """
-
-    __slots__ = (
-        "at_us",
-        "blocked",
-        "booked_id",
-        "dropped",
-        "drops_usage_chunk",
-        "ends",
-        "event_id",
-        "forecast",
-        "head",
-        "hold",
-        "identity",
-        "model_key",
-        "offline_nano",
-        "pid",
-        "plan",
-        "provisional",
-        "request",
-        "resolved",
-        "session_id",
-        "size",
-        "started_ns",
-        "user",
-    )
 
     at_us: int
     blocked: bool
