@@ -1,4 +1,4 @@
-"""Reads the arguments of configuring verbs; every broken rule is reported at once."""
+"""Reads the arguments of configuring methods; every broken rule is reported at once."""
 
 from __future__ import annotations
 
@@ -19,14 +19,12 @@ _TOOL_CALLS_MAX = 1_000
 _SECONDS_MAX = 86_400
 
 
-def check_user(findings: ValidationErrors, user_id: Any) -> str:
-    """Return a user id as text; note the rule that it breaks."""
-    found = read_user_id(user_id)
-    if found is None:
-        findings.add(
-            "user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID"
-        )
-    return found or ""
+def check_user(errors: ValidationErrors, user_id: Any) -> str:
+    """Return a user id as text; record the rule that it breaks."""
+    text = read_user_id(user_id)
+    if text is None:
+        errors.add("user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID")
+    return text or ""
 
 
 def valid_user(verb: str, user_id: Any) -> str:
@@ -35,10 +33,10 @@ def valid_user(verb: str, user_id: Any) -> str:
     Raises:
         InvalidValue: if it cannot be one.
     """
-    findings = ValidationErrors(verb)
-    found = check_user(findings, user_id)
-    findings.raise_if_any()
-    return found
+    errors = ValidationErrors(verb)
+    text = check_user(errors, user_id)
+    errors.raise_if_any()
+    return text
 
 
 def valid_question(verb: str, user_id: Any, model: Any) -> str:
@@ -47,34 +45,34 @@ def valid_question(verb: str, user_id: Any, model: Any) -> str:
     Raises:
         InvalidValue: naming both if both break a rule.
     """
-    findings = ValidationErrors(verb)
-    found = check_user(findings, user_id)
+    errors = ValidationErrors(verb)
+    text = check_user(errors, user_id)
     if model is not None:
-        check_name(findings, "model", model)
-    findings.raise_if_any()
-    return found
+        check_name(errors, "model", model)
+    errors.raise_if_any()
+    return text
 
 
 def valid_seconds(verb: str, name: str, value: Any) -> float:
     """Return a number of seconds, 0 for a negative one.
 
     Raises:
-        InvalidValue: if it is no finite number, or more than a day.
+        InvalidValue: if it is not a finite number, or more than a day.
     """
     number = read_decimal(value) if not isinstance(value, str) else None
     if number is None or not number.is_finite() or number > _SECONDS_MAX:
-        findings = ValidationErrors(verb)
-        findings.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
-        findings.raise_if_any()
+        errors = ValidationErrors(verb)
+        errors.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
+        errors.raise_if_any()
     return max(float(value), 0.0)
 
 
-def check_name(findings: ValidationErrors, name: str, value: Any) -> None:
-    """Note the rule that a name breaks."""
+def check_name(errors: ValidationErrors, name: str, value: Any) -> None:
+    """Record the rule that a name breaks."""
     if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
-        findings.add(name, value, "must be a string of 1 to 255 characters")
-    elif "\0" in value or any("\ud800" <= each <= "\udfff" for each in value):
-        findings.add(name, value, "must be text without NUL and half surrogate pairs")
+        errors.add(name, value, "must be a string of 1 to 255 characters")
+    elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+        errors.add(name, value, "must be text without NUL and half surrogate pairs")
 
 
 def subscription_of(period: BillingPeriod | None) -> Subscription | None:
@@ -88,17 +86,17 @@ def read_advice(given: Mapping[str, Any]) -> str:
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = ValidationErrors("get_max_tokens")
-    whose = check_user(findings, given["user_id"])
-    check_name(findings, "model", given["model"])
+    errors = ValidationErrors("get_max_tokens")
+    user_id = check_user(errors, given["user_id"])
+    check_name(errors, "model", given["model"])
     for name, least in (("estimated_input_tokens", 0), ("hard_cap", 1)):
         if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
-            findings.add(name, given[name], f"must be a whole number from {least} to 10¹²")
+            errors.add(name, given[name], f"must be a whole number from {least} to 10¹²")
     messages = given["messages"]
     if messages is not None and not isinstance(messages, (list, tuple)):
-        findings.add("messages", messages, "must be a list of messages, or None")
-    findings.raise_if_any()
-    return whose
+        errors.add("messages", messages, "must be a list of messages, or None")
+    errors.raise_if_any()
+    return user_id
 
 
 def read_entry(given: Mapping[str, Any]) -> ManualEvent:
@@ -107,27 +105,25 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = ValidationErrors("record_event")
+    errors = ValidationErrors("record_event")
     if given["user_id"] is not None:
-        check_user(findings, given["user_id"])
+        check_user(errors, given["user_id"])
     is_correction = given["corrects"] is not None
-    cost = _read_cost(findings, given["cost"], signed=is_correction)
+    cost = _read_cost(errors, given["cost"], signed=is_correction)
     least = -_TOKENS_MAX if is_correction else 0
     for name in ("input_tokens", "output_tokens"):
         if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
             rule = f"must be a whole number from {'-10¹²' if is_correction else '0'} to 10¹²"
-            findings.add(name, given[name], rule)
+            errors.add(name, given[name], rule)
     for name in ("model", "session_id", "tool_calls") if is_correction else ():
         if given[name] is not None:
-            findings.add(name, given[name], "must not be given: it is that of the corrected event")
+            errors.add(name, given[name], "must not be given: it is that of the corrected event")
     for name in ("model", "idempotency_key", "session_id", "corrects"):
         if given[name] is not None:
-            check_name(findings, name, given[name])
+            check_name(errors, name, given[name])
     text = given["description"]
     if text is not None and (not isinstance(text, str) or len(text) > _TEXT_CHARS_MAX):
-        findings.add(
-            "description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters"
-        )
+        errors.add("description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters")
     tools = given["tool_calls"]
     if tools is not None:
         if (
@@ -135,15 +131,15 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
             or not isinstance(tools, (list, tuple))
             or len(tools) > _TOOL_CALLS_MAX
         ):
-            findings.add(
+            errors.add(
                 "tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
             )
         else:
             for tool in tools:
-                check_name(findings, "tool_calls", tool)
+                check_name(errors, "tool_calls", tool)
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
-        findings.add("metadata", given["metadata"], "must be a dict")
-    findings.raise_if_any()
+        errors.add("metadata", given["metadata"], "must be a dict")
+    errors.raise_if_any()
     return ManualEvent(
         cost,
         given["input_tokens"],
@@ -156,15 +152,15 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     )
 
 
-def _read_cost(findings: ValidationErrors, given: Any, *, signed: bool) -> int | None:
-    """Return a cost in nano-dollars, also a negative one if `signed`; note what rule it breaks."""
+def _read_cost(errors: ValidationErrors, given: Any, *, signed: bool) -> int | None:
+    """Return a cost in nano-dollars, also a negative one if `signed`; record a broken rule."""
     if given is None:
         return None
     number = read_decimal(given) if signed else None
-    is_less = number is not None and not number.is_nan() and number < 0
+    is_negative = number is not None and not number.is_nan() and number < 0
     try:
-        cost = read_cost_nano(-number if is_less and number is not None else given)
+        cost = read_cost_nano(-number if is_negative and number is not None else given)
     except ValueError as error:
-        findings.add("cost", given, str(error))
+        errors.add("cost", given, str(error))
         return None
-    return -cost if is_less else cost
+    return -cost if is_negative else cost

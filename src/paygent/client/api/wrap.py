@@ -1,8 +1,8 @@
-"""`wrap` and `awrap`: gate and meter any callable of the application's.
+"""`wrap` and `awrap`: gate and meter any callable of the application.
 
-Only its result and what its caller says of it are known, so the estimate is the caller's, and usage
-is read from whatever comes back. Nothing but a refusal and what can never run raises here: bad
-estimates, models and providers are said once and ignored.
+Only the caller's estimates and the result are known, so the hold is the caller's estimate, and the
+usage is read from the result. Only a refusal, and an argument that is not callable, raises: invalid
+estimates, models and providers are logged once and ignored.
 """
 
 from __future__ import annotations
@@ -23,40 +23,40 @@ from paygent.core.validation import ValidationErrors
 from paygent.failopen import attempt, diagnostics
 
 _ROUTE = "wrap"
-_SIZED_ROUTE = "wrap.sized"  # what such calls take is learned apart from the others
+_SIZED_ROUTE = "wrap.sized"  # the usage of such calls is learned separately
 _NAME_CHARS_MAX = 255
-_TOKENS_MAX = 10**9  # of an estimate; no model takes or gives as much
+_TOKENS_MAX = 10**9  # of an estimate; beyond any model's limits
 
 
 class CallableWrapper:
     """Runs the callables of one `Paygent`. Thread-safe: it keeps nothing."""
 
     def __init__(self, meter: Meter | None, registry: ProviderRegistry | None) -> None:
-        """Take the parts.
+        """Create the wrapper.
 
         Args:
-            meter: Gates and meters; None lets everything run (Paygent is switched off).
-            registry: Whose extractors are asked about answers of unknown shape.
+            meter: Gates and meters; None lets everything run (Paygent is disabled).
+            registry: Provides extractors for answers of unknown format.
         """
         self._meter = meter
         self._registry = registry
 
     def stop(self) -> None:
-        """Let callables run unmetered from now on, which is said once."""
+        """Let callables run unmetered from now on, which is logged once."""
         self._meter = None
         self._is_stopped = True
 
     _is_stopped = False
 
     def run(self, given: Mapping[str, Any]) -> Any:
-        """Run the callable of `wrap`, which was given these arguments, by name."""
+        """Run the callable of `wrap`, given its arguments by name."""
         action = given["fn"]
         if not callable(action):
             _refuse("wrap", action, "must be callable")
         return run(self._work(given), action)
 
     async def run_async(self, given: Mapping[str, Any]) -> Any:
-        """Await the callable or awaitable of `awrap`, which was given these arguments, by name."""
+        """Await the callable or awaitable of `awrap`, given its arguments by name."""
         fn = given["fn"]
         is_given = inspect.isawaitable(fn)
         if not is_given and not callable(fn):
@@ -76,7 +76,7 @@ class CallableWrapper:
             return await run_async(work, action)
         except BaseException:
             if inspect.iscoroutine(fn):
-                fn.close()  # refused or cancelled before it began; otherwise it has ended
+                fn.close()  # refused or cancelled before it began: avoids Python's warning
             raise
 
     def _work(self, given: Mapping[str, Any]) -> Work:
@@ -113,26 +113,26 @@ class CallableWrapper:
 
 
 def _refuse(verb: str, fn: Any, rule: str) -> None:
-    findings = ValidationErrors(verb)
-    findings.add("fn", fn, rule)
-    findings.raise_if_any()
+    errors = ValidationErrors(verb)
+    errors.add("fn", fn, rule)
+    errors.raise_if_any()
 
 
 def _read_name(given: Mapping[str, Any], name: str) -> str:
-    """Return a model's or provider's name; "" for none, and for one that cannot be used."""
+    """Return a model's or provider's name; "" for none, and for an invalid one."""
     value = given[name]
     if value is None or (isinstance(value, str) and len(value) <= _NAME_CHARS_MAX):
         return value or ""
-    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is not usable; ignored", name)
+    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
     return ""
 
 
 def _read_tokens(given: Mapping[str, Any], name: str) -> int | None:
-    """Return an estimate of tokens; None for none, and for one that cannot be used."""
+    """Return an estimate of tokens; None for none, and for an invalid one."""
     value = given[name]
     if value is None or (type(value) is int and 0 <= value <= _TOKENS_MAX):
         return value
     diagnostics.warn_once(
-        f"wrap_{name}", "the %s given to wrap is no number of tokens; ignored", name
+        f"wrap_{name}", "the %s given to wrap is not a number of tokens and ignored", name
     )
     return None

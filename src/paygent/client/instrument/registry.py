@@ -90,7 +90,7 @@ class Instrumentation:
                 self._finder = AfterImport(self._awaited, self._install_in)
                 sys.meta_path.insert(0, self._finder)
             for module in self._awaited:
-                if is_under_way(module) and not self._finder.is_told_of(module):
+                if is_under_way(module) and not self._finder.handles(module):
                     after_import(module, self._install_in)
                 elif is_imported(module) and not is_under_way(module):
                     self._install_in(module)

@@ -1,33 +1,30 @@
-"""Providers that the application registers itself: values that say where an SDK is called, and how
-its answers tell what was used. `instrument/callables/registered.py` puts the patches in; nothing
-is imported here.
+"""Providers that the application registers: where their SDK is called, and how usage is read from
+answers. `instrument/callables/registered.py` installs the patches; nothing is imported here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from operator import index
 from typing import Any
 
-from paygent.core.usage import Usage
+from paygent.core.usage import Usage, token_count
 from paygent.core.validation import ValidationErrors
 
 _NAME_CHARS_MAX = 255
-_TOKENS_MAX = 10**12  # a larger "count of tokens" is a broken answer, not a use
 
 
 @dataclass
 class TokenInfo:
-    """What an answer of a registered provider used; not frozen, since extractors fill it in step by
+    """The usage of a registered provider's answer; not frozen, since extractors fill it in step by
     step.
 
     Attributes:
         model: The model that answered, or None for the one asked for.
         input_tokens: All input tokens, cached ones included.
         output_tokens: All output tokens, reasoning included.
-        total_tokens: Both together; what it says beyond their sum counts as output (providers leave
-            out what a model spent on thinking), or as input where there is nothing else.
+        total_tokens: Both together. A surplus over their sum counts as output (some providers leave
+            out the tokens a model spends on thinking), or as input if no other count is given.
     """
 
     model: str | None = None
@@ -38,7 +35,7 @@ class TokenInfo:
 
 @dataclass(frozen=True)
 class ProviderConfig:
-    """Where one provider is called; checked when it is registered.
+    """The method in which one provider is called; validated when it is registered.
 
     Attributes:
         name: The provider's name in events and prices, such as "mistral".
@@ -92,12 +89,12 @@ class ProviderRegistry:
         Raises:
             InvalidValue: naming every field that breaks a rule.
         """
-        findings = ValidationErrors("ProviderRegistry.register")
+        errors = ValidationErrors("ProviderRegistry.register")
         if not isinstance(config, ProviderConfig):
-            findings.add("config", config, "must be a ProviderConfig")
-            findings.raise_if_any()
-        _check(findings, config)
-        findings.raise_if_any()
+            errors.add("config", config, "must be a ProviderConfig")
+            errors.raise_if_any()
+        _check(errors, config)
+        errors.raise_if_any()
         self._configs[config.name] = config
 
     def get(self, name: str) -> ProviderConfig | None:
@@ -123,12 +120,12 @@ class ProviderRegistry:
         return True  # an empty registry is one that is there
 
 
-def _check(findings: ValidationErrors, config: ProviderConfig) -> None:
-    """Note the rules that a provider breaks."""
+def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
+    """Record the rules that a provider breaks."""
     name = config.name
     if not isinstance(name, str) or not 0 < len(name.strip()) <= _NAME_CHARS_MAX:
-        findings.add("name", name, "must be a string of 1 to 255 characters")
-    for each, is_path in (
+        errors.add("name", name, "must be a string of 1 to 255 characters")
+    for field_name, is_path in (
         ("module_path", True),
         ("class_name", True),
         ("method_name", False),
@@ -136,14 +133,14 @@ def _check(findings: ValidationErrors, config: ProviderConfig) -> None:
         ("async_module_path", True),
         ("async_method_name", False),
     ):
-        value = getattr(config, each)
-        if value is None and each.startswith("async_"):
+        value = getattr(config, field_name)
+        if value is None and field_name.startswith("async_"):
             continue
         if not _is_name(value, is_path=is_path):
-            what = "identifiers with dots between them" if is_path else "an identifier"
-            findings.add(each, value, f"must be {what}")
+            rule = "identifiers with dots between them" if is_path else "an identifier"
+            errors.add(field_name, value, f"must be {rule}")
     if config.extract_tokens is not None and not callable(config.extract_tokens):
-        findings.add("extract_tokens", config.extract_tokens, "must be callable, or None")
+        errors.add("extract_tokens", config.extract_tokens, "must be callable, or None")
 
 
 def _is_name(value: Any, *, is_path: bool) -> bool:
@@ -154,48 +151,32 @@ def _is_name(value: Any, *, is_path: bool) -> bool:
 
 
 def usage_of(extracted: Any) -> Usage | None:
-    """Return what an extractor found in the normal form; None for nonsense, and where it found no
-    tokens at all.
+    """Return the usage that an extractor returned; None if it is invalid or has no tokens at all.
 
     Args:
-        extracted: What `extract_tokens` returned.
+        extracted: The return value of `extract_tokens`.
     """
     if isinstance(extracted, (tuple, list)):
         if len(extracted) != 2:
             return None
-        found: Mapping[str, Any] = {"input_tokens": extracted[0], "output_tokens": extracted[1]}
+        fields: Mapping[str, Any] = {"input_tokens": extracted[0], "output_tokens": extracted[1]}
     elif isinstance(extracted, Mapping):
-        found = extracted
+        fields = extracted
     else:
-        found = {name: getattr(extracted, name, None) for name in _FIELDS}
-    counts = [_count(found.get(name)) for name in _FIELDS[1:]]
+        fields = {name: getattr(extracted, name, None) for name in _FIELDS}
+    counts = [token_count(fields.get(name)) for name in _FIELDS[1:]]
     if None in counts:
         return None
-    input_tokens, output_tokens, total = (each or 0 for each in counts)
+    input_tokens, output_tokens, total = (count or 0 for count in counts)
     if not input_tokens and not output_tokens:
         input_tokens = total
     output_tokens = max(output_tokens, total - input_tokens)
     if not input_tokens and not output_tokens:
         return None
-    model = found.get("model")
+    model = fields.get("model")
     return Usage(
         input_tokens, output_tokens, model=model if isinstance(model, str) and model else None
     )
 
 
 _FIELDS = ("model", "input_tokens", "output_tokens", "total_tokens")
-
-
-def _count(value: Any) -> int | None:
-    """Return a count of tokens: absent is 0, None is no count."""
-    if value is None:
-        return 0
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value == value // 1:
-        value = int(value) if abs(value) <= _TOKENS_MAX else -1
-    try:
-        count = index(value)  # also the whole numbers of numpy
-    except TypeError:
-        return None
-    return count if 0 <= count <= _TOKENS_MAX else None

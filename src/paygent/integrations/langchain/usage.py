@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paygent.core.usage import Usage
+from paygent.core.usage import Usage, token_count
 
 
 def read_result(result: Any, want_tools: bool) -> Usage | None:
@@ -92,5 +92,4 @@ def _of_output(output: Any) -> Usage | None:
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int:
-    value = fields.get(name)
-    return value if type(value) is int and value > 0 else 0
+    return token_count(fields.get(name)) or 0

@@ -26,6 +26,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 )
 
 from paygent import Paygent, ProviderConfig, ProviderRegistry
+from paygent.client.api import composition
 from paygent.client.instrument.http_sdks import hook
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics
@@ -107,13 +108,13 @@ def test_check__by_the_delivering_thread_and_by_health__is_made(
     pg: Paygent, ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to ask for it."""
+    monkeypatch.setattr(composition, "_CHECK_EVERY_S", 0.0)
     ask()
     ours = request()
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
     assert pg.health()["counts"]["hook_displaced:openai"] == 1
     assert request() is ours
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
-    monkeypatch.setattr(pg, "_next_check_s", 0.0)
     pg.record_event("u1", cost=1)
     pg.flush()
     assert request() is ours

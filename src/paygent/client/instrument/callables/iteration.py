@@ -12,32 +12,68 @@ from __future__ import annotations
 
 import inspect
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
+from paygent.client.context.scopes import paygent_context
+from paygent.client.metering import nesting
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
 from paygent.failopen import attempt, diagnostics
 
 
-class SteppedCall(Protocol):
-    """A call that lasts as long as a generator or coroutine."""
+class SteppedCall(ABC):
+    """A call that lasts as long as the body of a generator or coroutine; see `run.Work`."""
 
-    def step(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run one step of the body inside the call."""
+    __slots__ = ("_call", "_meter", "_scope")
 
+    _meter: Meter | None
+    _call: Call | None
+    _scope: paygent_context | None
+
+    @abstractmethod
     def end(self, answer: Any) -> Any:
         """End the call with the result of a coroutine; return what the application gets."""
 
+    @abstractmethod
+    def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
+        """End the call with an exception that was raised before there was an answer."""
+
+    def void_for_inner(self) -> None:
+        """Void the call, since calls inside it are metered themselves."""
+        if self._meter is not None and self._call is not None:
+            attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
+
+    def step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run one step of the body inside the call. Between two steps, the code that iterates keeps
+        its own user.
+        """
+        if self._scope is not None:
+            self._scope.__enter__()
+        token = nesting.enter(self.void_for_inner)
+        try:
+            return action(*args)
+        finally:
+            nesting.leave(token)
+            if self._scope is not None:
+                self._scope.__exit__(None, None, None)
+
     def end_unread(self, kind: str) -> None:
         """End the call with its estimate."""
+        if self._meter is not None and self._call is not None:
+            attempt("settle", end_unread, self._meter, self._call, kind)
 
     def end_later(self, kind: str) -> None:
         """End the call with its estimate where that is safe; callable from a finalizer."""
+        if self._meter is not None and self._call is not None:
+            end_later(self._meter, self._call, kind)
 
     def fail(self, error: BaseException) -> None:
-        """End the call with the exception that its body raised before it gave anything."""
+        """End the call with the exception of its body, which was raised before any item."""
+        if self._meter is not None and self._call is not None:
+            attempt("settle", self.end_raised, self._meter, self._call, error)
 
 
 def is_lazy(answer: Any) -> bool:
@@ -183,7 +219,7 @@ async def _async_generator(
 
 
 def _end_raised(work: SteppedCall, body: Any, error: BaseException, *, has_yielded: bool) -> None:
-    """End a call whose body raised. One that gave something first has an answer, which was paid."""
+    """End a call with the exception of its body; items that came before it were paid for."""
     if has_yielded:
         work.end_unread(type(body).__name__)
     else:

@@ -22,8 +22,7 @@ from typing import Any
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
 from paygent.client.context.scopes import current_identity, paygent_context
 from paygent.client.instrument.callables.iteration import (
-    end_later,
-    end_unread,
+    SteppedCall,
     end_when_collected,
     is_lazy,
     warn_unread,
@@ -53,10 +52,10 @@ use what such calls have used.
 """
 
 
-class Work:
+class Work(SteppedCall):
     """One run of a callable as one call; a context manager around it."""
 
-    __slots__ = ("_call", "_meter", "_prepared", "_scope", "_token", "is_async")
+    __slots__ = ("_prepared", "_token", "is_async")
 
     def __init__(
         self, meter: Meter | None, prepared: Prepared, scope: paygent_context | None
@@ -100,11 +99,6 @@ class Work:
     def _give_up(self) -> None:
         self.void_for_inner()
 
-    def void_for_inner(self) -> None:
-        """Void the call, since calls inside it are metered themselves."""
-        if self._meter is not None and self._call is not None:
-            attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -136,43 +130,12 @@ class Work:
         return answer
 
     def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
-        """End a call whose callable returned; true once its end is certain."""
+        """End the call after its callable has returned; true once its end is certain."""
         return end_returned(meter, call, self._prepared, answer)
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
-        """End a call whose callable raised."""
+        """End the call with the exception of its callable."""
         end_raised(meter, call, self._prepared, error)
-
-    # -- a generator or coroutine; see `iteration.SteppedCall`
-
-    def step(self, action: Callable[..., Any], *args: Any) -> Any:
-        """Run one step of the body inside the call. Between two steps, the code that iterates keeps
-        its own user.
-        """
-        if self._scope is not None:
-            self._scope.__enter__()
-        token = nesting.enter(self.void_for_inner)
-        try:
-            return action(*args)
-        finally:
-            nesting.leave(token)
-            if self._scope is not None:
-                self._scope.__exit__(None, None, None)
-
-    def end_unread(self, kind: str) -> None:
-        """End the call with its estimate."""
-        if self._meter is not None and self._call is not None:
-            attempt("settle", end_unread, self._meter, self._call, kind)
-
-    def end_later(self, kind: str) -> None:
-        """End the call with its estimate where that is safe; callable from a finalizer."""
-        if self._meter is not None and self._call is not None:
-            end_later(self._meter, self._call, kind)
-
-    def fail(self, error: BaseException) -> None:
-        """End the call with the exception that its body raised before it gave anything."""
-        if self._meter is not None and self._call is not None:
-            attempt("settle", self.end_raised, self._meter, self._call, error)
 
 
 def run(work: Work, action: Callable[[], Any]) -> Any:
@@ -230,8 +193,8 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | JobStatus | No
 
 
 def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> bool:
-    """End a call whose callable returned, now or with the stream it returned; true once the end is
-    certain.
+    """End a call after its callable has returned: now, or with the stream that it returned. True
+    once the end is certain.
     """
     want_tools = call.wants_tools
     read = prepared.route.read
@@ -292,7 +255,7 @@ _BROKE_OFF = frozenset(
 
 
 def end_raised(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:
-    """End a call whose callable raised.
+    """End a call with the exception of its callable.
 
     A provider's error ends it as in `outcome.py`: a 4xx or 5xx and a connection that was never made
     are void; a time-out, a broken connection, an answer that is no JSON and an interruption settle

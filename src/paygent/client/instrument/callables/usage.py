@@ -1,8 +1,8 @@
-"""Reads the usage of an answer whose maker nobody named: any known shape, then the application's
-own extractors.
+"""Reads the usage of answers of unknown providers: any known format, then the application's own
+extractors.
 
-An answer may be anything that a callable returns, so nothing here relies on more than the fields it
-looks at, and what cannot be read is None.
+An answer may be anything that a callable returns, so the code relies only on the fields that it
+reads, and returns None for what it cannot read.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _ANTHROPIC_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 
 def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | JobStatus | None:
-    """Read an answer of OpenAI's or Anthropic's shape, an SDK's object or a dict.
+    """Read an answer in OpenAI's or Anthropic's format, an SDK's object or a dict.
 
     Args:
-        answer: What the call gave.
-        want_tools: Whether the names of called tools are wanted.
-        provider: "openai" or "anthropic" where that is known; otherwise the shape tells.
+        answer: The answer.
+        want_tools: Whether to read the names of called tools.
+        provider: "openai" or "anthropic" where that is known; otherwise the fields decide.
     """
     answer = _plain(answer)
     usage = get(answer, "usage")
@@ -56,7 +56,7 @@ def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | Job
 
 
 def _is_message(answer: Any, usage: Any) -> bool:
-    """Tell whether an answer is Anthropic's, whose input excludes what its cache gave."""
+    """Return whether an answer is Anthropic's, which excludes cached tokens from the input."""
     if get(answer, "type") == "message":
         return True
     fields = fields_of(usage)
@@ -64,8 +64,8 @@ def _is_message(answer: Any, usage: Any) -> bool:
 
 
 def _plain(answer: Any) -> Any:
-    """Return an answer whose fields can be read: itself, or for an object with slots or properties
-    a dict of what is looked at.
+    """Return an answer with readable fields: itself, or for an object with slots or properties a
+    dict of the relevant ones.
     """
     if get(answer, "usage") is not None:
         usage = get(answer, "usage")
@@ -90,11 +90,10 @@ def reader_for(
     """Return a function that reads the usage of any answer, as `Route.read` does.
 
     Args:
-        provider: Who is called, "" where that is not known; a registered name has its own extractor
-            asked first, and alone.
+        provider: The provider, "" if unknown; for a registered one, only its own extractor is used.
         extractors: The application's providers.
     """
-    known = {each.name: each.extract_tokens for each in extractors if each.extract_tokens}
+    known = {config.name: config.extract_tokens for config in extractors if config.extract_tokens}
     named = known.get(provider)
 
     def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
@@ -102,7 +101,7 @@ def reader_for(
             return _extract(provider, named, answer)
         usage = read_known(answer, want_tools, provider)
         if usage is None:
-            parsed = _opened(answer)
+            parsed = _parsed(answer)
             if parsed is not None:
                 usage = read_known(parsed, want_tools, provider)
         for name, extract in known.items() if usage is None else ():
@@ -113,34 +112,35 @@ def reader_for(
 
 
 def _extract(name: str, extract: Callable[[Any], Any], answer: Any) -> Usage | None:
-    """Return what the application's extractor finds; one that fails is said once."""
+    """Return the usage by the application's extractor; a failing one is logged once."""
     return attempt(f"extract_tokens:{name}", lambda: usage_of(extract(answer)))
 
 
-def _opened(answer: Any) -> Any:
-    """Return what is inside an envelope that is opened with `parse()`; None for other answers.
+def _parsed(answer: Any) -> Any:
+    """Return the content of an envelope with a `parse()` method, such as a raw response; or None.
 
-    Only a plain method without arguments is called: a parser of the application's wants a text.
+    Only a plain method without arguments is called: a parser of the application needs a text.
     """
     parse = getattr(answer, "parse", None)
     if not inspect.ismethod(parse) or inspect.iscoroutinefunction(parse):
         return None
     needed = [
-        each
-        for each in inspect.signature(parse).parameters.values()
-        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+        parameter
+        for parameter in inspect.signature(parse).parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     if needed:
         return None
     parsed = parse()
-    if inspect.iscoroutine(parsed):  # of a method that does not look it
+    if inspect.iscoroutine(parsed):  # of a plain method that returns one
         parsed.close()
         return None
     return parsed
 
 
 class AnyStream:
-    """Chunks of a stream whose maker the first chunk tells."""
+    """Reads a stream of an unknown provider; its first chunk shows the format."""
 
     __slots__ = ("_reader", "_want_tools")
 
@@ -149,16 +149,16 @@ class AnyStream:
         self._reader: StreamReader | None = None
 
     def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk; see `StreamReader.feed`. None is ever kept from the application."""
+        """Read one chunk; see `StreamReader.feed`. It keeps none from the application."""
         if self._reader is None:
             kind = get(chunk, "type")
             if not isinstance(kind, str):
-                made: Any = ChatStream
+                reader: Any = ChatStream
             else:
-                made = ResponseStream if kind.startswith("response.") else MessageStream
-            self._reader = made(self._want_tools, False)
+                reader = ResponseStream if kind.startswith("response.") else MessageStream
+            self._reader = reader(self._want_tools, False)
         return self._reader.feed(chunk)
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return what was used; see `StreamReader.usage`."""
+        """Return the usage; see `StreamReader.usage`."""
         return self._reader.usage(estimate) if self._reader is not None else None

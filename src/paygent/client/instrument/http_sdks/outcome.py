@@ -1,7 +1,7 @@
-"""After a call: how it ends, by what the provider has answered or what was raised.
+"""After a call: its end, by the provider's answer or by the exception.
 
-An answer settles with its usage, at once or when its stream ends; what cannot have cost anything is
-void; whatever the provider may have billed settles what was held for it.
+An answer settles with its usage, at once or when its stream ends. A call that cannot have cost
+anything is void; one that the provider may have billed settles at its hold.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paygent.failopen import attempt, diagnostics
 
 
 def end_answered(meter: Settler, call: EndableCall, prepared: Prepared, answer: Any) -> None:
-    """End a call that was answered: now, or when its stream ends."""
+    """End a call with its answer: now, or when its stream ends."""
     route = prepared.route
     want_tools = call.wants_tools
     if not prepared.is_raw and not prepared.is_stream and not _is_http(answer):
@@ -43,7 +43,7 @@ def end_answered(meter: Settler, call: EndableCall, prepared: Prepared, answer: 
 
 
 def _is_http(answer: Any) -> bool:
-    """Tell whether an answer is the HTTP library's own response (`cast_to=Response`)."""
+    """Return whether an answer is the HTTP library's own response (`cast_to=Response`)."""
     return hasattr(answer, "is_stream_consumed") and hasattr(answer, "stream")
 
 
@@ -54,7 +54,7 @@ def _end_raw(
     reader: StreamReader,
     read: Callable[[Any], Usage | JobStatus | None],
 ) -> None:
-    """End a call whose answer the application reads raw: from its bytes, read or still to come."""
+    """End a call by the bytes of its response, read or still to come: the application parses it."""
     response = answer if _is_http(answer) else getattr(answer, "http_response", None)
     if response is None:
         meter.settle(call, None)
@@ -82,7 +82,7 @@ def _read_whole(
         try:
             document = response.json()
         except ValueError:
-            return None  # no JSON: audio, or text
+            return None  # audio or text, not JSON
         return read(document)
     bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
     bytes_reader.feed_bytes(response.content)
@@ -97,7 +97,7 @@ NEVER_SENT = (
     "UnsupportedProtocol",
     "LocalProtocolError",
 )
-"""Classes of the HTTP libraries' errors that come before a request has left."""
+"""Error classes of the HTTP libraries, raised before a request was sent."""
 
 _CAUSES_MAX = 8
 
@@ -109,7 +109,7 @@ def end_failed(
 
     A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
     cancellation settle the estimate, since the provider may have billed. An answer that the SDK
-    could not parse was paid too; where the error carries the answer, its usage counts.
+    could not parse was billed too; if the error carries the answer, its usage counts.
 
     Args:
         was_sent: False for an interruption between the gate and the provider.
@@ -142,22 +142,22 @@ def end_failed(
 
 
 def names_of_causes(error: BaseException) -> list[str]:
-    """Return the class names of an error and of what the SDK says caused it.
+    """Return the class names of an error and of its explicit causes.
 
-    Not of its context: a call that is made while the application handles another error has that one
-    there.
+    `__context__` is not followed: during a call in an `except` block of the application, that is
+    the application's error.
     """
     names: list[str] = []
-    each: BaseException | None = error
-    while each is not None and len(names) < _CAUSES_MAX:
-        names.extend(base.__name__ for base in type(each).__mro__)
-        each = each.__cause__
+    cause: BaseException | None = error
+    while cause is not None and len(names) < _CAUSES_MAX:
+        names.extend(base.__name__ for base in type(cause).__mro__)
+        cause = cause.__cause__
     return names
 
 
 def is_paid(name: str) -> bool:
-    """Tell whether an exception's class is one of the SDKs' or HTTP libraries' for an exchange that
-    broke, or for an answer that the SDK would not parse.
+    """Return whether an exception's class is one of the SDKs or HTTP libraries for a broken
+    exchange, or for an answer that the SDK could not parse.
     """
     return name in (
         "ContentFilterFinishReasonError",
@@ -171,31 +171,31 @@ def is_paid(name: str) -> bool:
 
 
 def end_collected(meter: Meter, prepared: Prepared, answer: Any) -> None:
-    """Take in an answer that tells the use of earlier work: now, or when its stream ends."""
-    end_answered(_Collector(meter), _Question(prepared.request), prepared, answer)
+    """Book an answer that reports the usage of an earlier job: now, or when its stream ends."""
+    end_answered(_JobSettler(meter), _StatusRequest(prepared.request), prepared, answer)
 
 
-class _Collector:
-    """Stands where a meter ends calls, for answers that end none."""
+class _JobSettler:
+    """Takes the place of the meter for answers that end no call."""
 
     def __init__(self, meter: Meter) -> None:
         self._meter = meter
         self.deferred_ends = meter.deferred_ends
 
     def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """Book what is said of earlier work."""
+        """Book the reported status of a job."""
         if call.claim_end() and isinstance(found, JobStatus):
             self._meter.collect(call.request, found)
 
     def settle_left(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """Wait for the end: what was left may be read on, and nothing is held meanwhile."""
+        """Wait for the end: the stream may be read on, and nothing is held meanwhile."""
 
     def correct(self, call: Any, found: Usage | JobStatus | None) -> None:
         """Correct nothing: nothing is booked before the end."""
 
 
-class _Question:
-    """Stands for a call that is none: nothing was held, and nothing is lost where it is dropped."""
+class _StatusRequest:
+    """Takes the place of a call: nothing was held, and nothing is lost if it is dropped."""
 
     drops_usage_chunk = False
     wants_tools = False
@@ -207,9 +207,9 @@ class _Question:
         self.done = False
 
     def claim_end(self) -> bool:
-        """Take the right to end it; true for the first who asks."""
+        """Take the right to end it; true for the first caller."""
         first, self.done = not self.done, True
         return first
 
     def hand_over(self) -> None:
-        """Leave the end to who carries it."""
+        """Do nothing: only real calls have an end to hand over."""

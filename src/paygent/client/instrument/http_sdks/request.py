@@ -1,7 +1,7 @@
 """Before a call: its request, read as the SDK is about to send it.
 
-The body is looked at and never changed, but for one thing: a stream that would not tell its usage
-is asked to, once its call has begun. What is ours in the headers is taken out here.
+The body is read and never changed, with one exception: a stream that would not report its usage is
+asked to, once its call has begun. Paygent's header is removed here.
 """
 
 from __future__ import annotations
@@ -22,16 +22,14 @@ from paygent.client.metering.call import Request
 from paygent.failopen import attempt, diagnostics
 
 CARRIER_HEADER = "x-paygent-call"
-"""Carries the `paygent_*` arguments of one call from the resource method to the funnel; removed
-there.
+"""Carries the `paygent_*` arguments of one call from the resource method to `request`'s wrapper,
+which removes it.
 """
 _RAW_HEADER = "x-stainless-raw-response"
 
 
 class Carrier(str):
-    """A header value that carries whose call it is; empty as text, so that it tells nothing if it
-    leaks.
-    """
+    """A header value that carries an identity; its text is empty, so a leak reveals nothing."""
 
     identity: Identity
 
@@ -47,17 +45,16 @@ class Prepared(NamedTuple):
 
 
 def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
-    """Read a request as the SDK is about to send it; None for one that is not metered.
-
-    Removes what is ours from the headers.
+    """Read a request as the SDK is about to send it, and remove Paygent's header; None for a
+    request that is not metered.
     """
     identity, raw = _take_headers(options)
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
     if isinstance(route, bool):
         if not route:
-            shown = route_name(str(options.method).upper(), plain_path(options.url))
-            kind = f"unmetered:{sdk.name}:{shown}"
-            diagnostics.warn_once(kind, "%s %s is neither gated nor metered", sdk.name, shown)
+            name = route_name(str(options.method).upper(), plain_path(options.url))
+            kind = f"unmetered:{sdk.name}:{name}"
+            diagnostics.warn_once(kind, "%s %s is neither metered nor limited", sdk.name, name)
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     extra = getattr(options, "extra_json", None)
@@ -67,9 +64,11 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     if body is not None and route.expand_batch is not None:
         body, requests = route.expand_batch(body)
     get_field = body.get if body is not None else _nothing
-    told = None
+    declared = None
     if route.declared_usage is not None and body is not None:
-        told = attempt("told", route.declared_usage, body, getattr(options, "files", None))
+        declared = attempt(
+            "declared_usage", route.declared_usage, body, getattr(options, "files", None)
+        )
     is_stream = bool(kwargs.get("stream"))
     asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
     model = get_field("model")
@@ -81,7 +80,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         generates=route.generates,
         max_tokens=max_tokens_of(route, get_field),
         identity=identity,
-        declared_usage=told,
+        declared_usage=declared,
         requests=requests,
         tier=route.tier,
     )
@@ -89,8 +88,8 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
 
 
 _providers: dict[tuple[type, int], tuple[Any, str]] = {}
-"""Who is called through a class of clients and a URL object: reading a host out of a URL takes
-microseconds. The URL is kept beside its identity, so that this stays its own.
+"""The provider, by the class of a client and the identity of its URL object: parsing a host takes
+microseconds. The URL is kept in the value, so that its identity is not reused.
 """
 _PROVIDERS_MAX = 1_024
 
@@ -108,17 +107,17 @@ def _provider_of(sdk: Sdk, client: Any) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def route_of(sdk: Hashable, method: str, url: str) -> Route | bool:
-    """Return the route of a request; the same few come again and again."""
+    """Return the route of a request; an application uses few of them."""
     return cast(Sdk, sdk).route(method.upper(), plain_path(url))
 
 
 def _nothing(name: str) -> None:
-    """Stand for the fields of a body that is no JSON object."""
+    """Return no field, for a body that is not a JSON object."""
 
 
 def _take_headers(options: Any) -> tuple[Identity | None, bool]:
-    """Return whose call the headers say it is, and whether a raw response was asked for; remove
-    what is ours.
+    """Return the identity in the headers, and whether a raw response was requested; remove
+    Paygent's header.
     """
     headers = options.headers
     if not isinstance(headers, Mapping) or not headers:
@@ -138,10 +137,10 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
 
 
 def ask_for_usage(options: Any) -> bool:
-    """Have a stream end with its usage; true when we asked and not the application.
+    """Request the usage at the end of a stream; true if the application did not request it.
 
-    Then the chunk is ours to take out again, so this is done only for calls that have begun: the
-    stream of any other has no tap.
+    Then the tap must remove that chunk, so this is done only for calls that have begun: the stream
+    of any other call has no tap.
     """
     body = options.json_data
     stream_options = body.get("stream_options")

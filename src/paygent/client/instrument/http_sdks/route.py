@@ -1,6 +1,7 @@
-"""What the thin file of an SDK tells the funnel: its operations, and how each is read.
+"""The operations of an SDK, and how each is read: the contract between `wrapper.py` and the
+`routes` modules of the SDKs.
 
-Nothing here sends, meters or remembers anything.
+Nothing here sends, meters or keeps anything.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ class Route(NamedTuple):
 
     Attributes:
         name: Such as "chat.completions".
-        read: Reads the usage of an answer: `(answer, want_tools) -> Usage | Deferred | None`.
-        stream_reader: Makes a reader for a stream: `(want_tools, drops_usage_chunk) ->
+        read: Reads the usage of an answer: `(answer, want_tools) -> Usage | JobStatus | None`.
+        stream_reader: Creates a reader for a stream: `(want_tools, drops_usage_chunk) ->
             StreamReader`.
         generates: Whether there is output.
         max_tokens_names: Body fields that bound the output, the first that is set counts.
-        asks_for_usage: Whether a stream tells its usage only when `stream_options.include_usage`
-            asks for it.
-        view: Makes of a body that holds many requests one that is as large as all of them, and
-            counts them.
-        alike: The route whose calls tell what these take; "" is this one.
+        asks_for_usage: Whether a stream reports its usage only if `stream_options.include_usage`
+            requests it.
+        expand_batch: Returns, for a body that holds many requests, one body of the size of all of
+            them, and their number.
+        forecast_as: The route that forecasts are learned from; "" is this one.
         tier: Price variant of the route, as in `Usage`.
-        told: Says what a request will use, of routes whose answers may tell nothing: `(body, files)
-            -> Usage | None`.
-        collects: The operation costs nothing itself, and its answer tells the use of work that an
-            earlier call has started.
+        declared_usage: Returns the usage of a request from its parameters, for routes that may not
+            report it in the answer: `(body, files) -> Usage | None`.
+        reports_job_usage: The operation costs nothing itself, and its answer reports the usage of a
+            job that an earlier call has started.
     """
 
     name: str
@@ -51,27 +52,28 @@ class Route(NamedTuple):
 
 
 class Sdk(Protocol):
-    """What the thin file of an SDK tells the funnel."""
+    """The `routes` module of an SDK."""
 
     name: str
 
     def route(self, method: str, path: str) -> Route | bool:
-        """Return a metered route, True for a free operation, False for one that we do not know."""
+        """Return a metered route, True for a free operation, False for an unknown one."""
 
     def provider(self, client: Any) -> str:
-        """Return who is called through this client."""
+        """Return the provider that this client calls."""
 
     def tells_stream_usage(self, client: Any) -> bool:
-        """Tell whether the host behind this client is known to honour `include_usage`."""
+        """Return whether the host of this client is known to honour `include_usage`."""
 
 
 def max_tokens_of(route: Route, get_field: Callable[[str], Any]) -> int | None:
-    """Return how much output a request allows in all its answers together, or None."""
+    """Return the most output tokens that a request allows in all its answers together, or None."""
     for name in route.max_tokens_names:
         value = get_field(name)
         if type(value) is int and value > 0:
-            # `best_of` answers are all made, however few of them are given.
-            answers = [each for each in (get_field("n"), get_field("best_of")) if type(each) is int]
+            # All `best_of` answers are generated, however few of them are returned.
+            counts = (get_field("n"), get_field("best_of"))
+            answers = [count for count in counts if type(count) is int]
             return value * max(answers, default=1) if answers else value
     return None
 
@@ -86,6 +88,7 @@ def plain_path(url: Any) -> str:
 
 
 def route_name(method: str, path: str) -> str:
-    """Return a path with its ids left out, so that a route is said once and not once per id."""
-    segments = ["{id}" if _VARIABLE_SEGMENT.match(each) else each for each in path.split("/")]
-    return f"{method} {'/'.join(segments)}"
+    """Return a path without its ids, so that a route is logged once and not once per id."""
+    segments = path.split("/")
+    names = ["{id}" if _VARIABLE_SEGMENT.match(segment) else segment for segment in segments]
+    return f"{method} {'/'.join(names)}"

@@ -1,8 +1,8 @@
-"""Modules as they are imported: calls back after the import of those that are waited for.
+"""Calls back after the import of awaited modules.
 
-Paygent imports no SDK itself. What is imported already is patched at once; for the rest a finder
-stands first in `sys.meta_path`, finds the module as everyone else would, and lends it a loader that
-calls back when the module has run. An import that has begun before is waited for by a thread.
+Paygent imports no SDK itself. Modules that are imported already are patched at once. For the rest,
+a finder is first in `sys.meta_path`: it finds the module through the other finders, and gives it a
+loader that calls back once the module has run. A thread waits for imports that began earlier.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 
 def is_imported(name: str) -> bool:
-    """Tell whether a module's import has begun."""
+    """Return whether a module's import has begun."""
     return name in sys.modules
 
 
 def is_under_way(name: str) -> bool:
-    """Tell whether a module is being imported, here or by another thread."""
+    """Return whether a module is being imported, by any thread."""
     return bool(getattr(_spec_of(name), "_initializing", False))
 
 
 def _spec_of(name: str) -> Any:
-    """Return the spec of a module, without waking one that loads itself when it is looked at."""
+    """Return the spec of a module without loading a lazy one, which any attribute access does."""
     module = sys.modules.get(name)
     if not isinstance(module, ModuleType):
         return None
@@ -41,9 +41,9 @@ def _spec_of(name: str) -> Any:
 
 
 def after_import(name: str, then: Callable[[str], None]) -> None:
-    """Call back once an import has ended that was under way before anybody could look.
+    """Call back once an import has ended that was under way before the finder was in place.
 
-    What waits is a thread of its own: the import may be waiting for this one.
+    A separate thread waits, since the import may be waiting for the current one.
     """
 
     def wait() -> None:
@@ -55,13 +55,13 @@ def after_import(name: str, then: Callable[[str], None]) -> None:
 
 
 class AfterImport:
-    """Finds modules as everyone else would, and calls back after the import of some."""
+    """A finder that delegates to the others, and calls back after the import of some modules."""
 
     def __init__(self, awaited: Mapping[str, Any], then: Callable[[str], None]) -> None:
-        """Wait for nothing yet: it has to be put into `sys.meta_path`.
+        """Create a finder, which waits once it is in `sys.meta_path`.
 
         Args:
-            awaited: The names of the modules that are waited for.
+            awaited: The names of the awaited modules.
             then: Called with the name of a module that has been imported.
         """
         self.awaited = awaited
@@ -72,21 +72,21 @@ class AfterImport:
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return an awaited module's own spec with a loader that calls back; None for others."""
-        asked: set[str] = self._here.__dict__.setdefault("asked", set())
-        if name not in self.awaited or name in asked:
-            return None  # or another finder asks all others, as this one does
-        asked.add(name)
+        searched: set[str] = self._here.__dict__.setdefault("searched", set())
+        if name not in self.awaited or name in searched:
+            return None  # another finder may delegate to all others too: no endless recursion
+        searched.add(name)
         try:
             spec = self._find(name, path, target)
         finally:
-            asked.discard(name)
+            searched.discard(name)
         if spec is not None and hasattr(spec.loader, "exec_module"):
             then = functools.partial(self._then, name)
             spec.loader = cast(Any, _CallingBack(spec.loader, then))
         return spec
 
-    def is_told_of(self, name: str) -> bool:
-        """Tell whether the import of a module that is under way will call back."""
+    def handles(self, name: str) -> bool:
+        """Return whether the import of a module that is under way will call back."""
         return isinstance(getattr(_spec_of(name), "loader", None), _CallingBack)
 
     def _find(
@@ -101,16 +101,16 @@ class AfterImport:
 
 
 class _CallingBack:
-    """A loader that does what the real one does and then calls back."""
+    """A loader that calls back after the real one."""
 
     def __init__(self, loader: Any, then: Callable[[], None]) -> None:
         self._loader = loader
         self._then = then
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Leave the making of the module to the real loader."""
-        made: ModuleType | None = self._loader.create_module(spec)
-        return made
+        """Create the module with the real loader."""
+        module: ModuleType | None = self._loader.create_module(spec)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, give it its real loader back, and call back."""
