@@ -105,10 +105,11 @@ def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
 
 
 def test_check__by_the_delivering_thread_and_by_health__is_made(
-    pg: Paygent, ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+    init: Init, ask: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody has to ask for it."""
+    """The application does not have to ask for it."""
     monkeypatch.setattr(composition, "_CHECK_EVERY_S", 0.0)
+    pg = init()
     ask()
     ours = request()
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
