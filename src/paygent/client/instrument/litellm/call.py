@@ -102,7 +102,7 @@ class GatewayCall(Work):
         give_up = None if self._gateway.in_front else self._give_up
         if tap(answer, Tap(StreamEnd(meter, call, reader), reader, give_up), self._patches):
             call.hand_over()
-        else:
+        else:  # no usage will be seen, and the hold must end
             kind = type(answer).__name__
             diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
             meter.settle(call, None)
@@ -122,7 +122,7 @@ class GatewayCall(Work):
         names = {base.__name__ for base in type(error).__mro__}
         body = self._prepared.request.body or {}
         if "APITimeoutError" in names and body.get("mock_timeout") is True:
-            meter.void(call, "a mocked time-out")
+            meter.void(call, "a mocked time-out")  # LiteLLM sends nothing
         elif is_rejected(names, error):
             meter.settle(call, attempt("usage", self._usage_of_rejected, call, error))
         elif "APITimeoutError" in names or (

@@ -138,7 +138,7 @@ def _fields(module: Any) -> Mapping[str, Any]:
 def _calls() -> Iterator[Any]:
     """Find LiteLLM's functions that call a provider, under any name."""
     seen = set()
-    for name, module in list(sys.modules.items()):
+    for name, module in list(sys.modules.items()):  # a copy: other threads may import
         for value in list(_fields(module).values()) if f"{name}.".startswith("litellm.") else ():
             if id(value) not in seen and is_call(value):
                 seen.add(id(value))

@@ -2,7 +2,7 @@
 
 The application gets the very object, and LiteLLM's own code checks its class, so the methods of the
 class are wrapped, once a call has returned a stream of it. A stream of no call has no tap, and
-passes. Only a loop over a stream gets an iterator of its own, whose end shows that the loop was
+passes. Only a loop over a stream gets an iterator of its own: when that is dropped, the loop was
 left.
 """
 
@@ -58,6 +58,7 @@ def tap(answer: Any, stream_tap: Tap, patches: Patches) -> bool:
         stream_tap.is_busy = True  # so that dropping the tap does not end the call
         return False
     kinds = [type(answer)]
+    # Another kind of stream reads one of these, which then has the usage.
     keeps = getattr(sys.modules.get(_KEEPS[0]), _KEEPS[1], None)
     if isinstance(keeps, type):
         kinds.append(keeps)
@@ -218,7 +219,7 @@ def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
     def method(stream: Any) -> Any:
         iterator = original(stream)
         stream_tap = _tap_of(stream)
-        if stream_tap is None or iterator is not stream:
+        if stream_tap is None or iterator is not stream:  # a generator sees its own end
             return iterator
         watched = attempt("stream", loop, stream, stream_tap.ending, getattr(stream, step))
         return iterator if watched is None else watched
@@ -264,6 +265,7 @@ def _close(stream_tap: Tap, answer: Any) -> None:
 
 def _tap_of(stream: Any) -> Tap | None:
     """Return the tap of a stream that takes a step; None for an inner step, and without a tap."""
+    # From the object itself: some streams answer any attribute.
     stream_tap: Tap | None = getattr(stream, "__dict__", _NO_FIELDS).get(_TAP)
     if stream_tap is None:
         gateway = gateway_here()

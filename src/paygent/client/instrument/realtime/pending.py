@@ -95,16 +95,16 @@ class Responses:
         return next(filter(self._take, candidates), None)
 
     def take_refused(self, error: Any, connection: Any) -> PendingResponse | None:
-        """Take the response that an error of the Realtime API refers to: the one whose event it
-        names, or the only one that waits. Where several wait and it names none (the SDK gives
-        events no ids), nothing is taken; what is never answered settles at the disconnect.
+        """Take the response that an error of the Realtime API refers to: the one that was requested
+        by the event it names, or the only one that waits. Where several wait and it names none (the
+        SDK sends no ids), nothing is taken; what stays unanswered settles at the disconnect.
 
         Args:
             error: The provider's error.
             connection: It refers to what was requested over this one.
         """
         event_id = get(error, "event_id")
-        waiting = [each for each in list(self._waiting) if each.connection is connection]
+        waiting = [item for item in list(self._waiting) if item.connection is connection]
         if event_id is not None:
             waiting = [response for response in waiting if response.event_id == event_id]
         elif len(waiting) > 1:

@@ -67,6 +67,7 @@ class StreamEnd:
 
     def __call__(self) -> None:
         """End the call, unless it has ended; correct it, if it was read on after it was left."""
+        # Inside `attempt`: a failure to settle must not reach the application's loop.
         if not self._call.done:
             attempt("settle", self._settle)
         elif self._call.is_provisional:
@@ -82,6 +83,7 @@ class StreamEnd:
         if not self._is_over:
             self._from_anywhere(self)
 
+    # A finalizer may run at any allocation, so the end waits until no lock of ours can be held.
     def _from_anywhere(self, end: Callable[[], None]) -> None:
         if _is_inside_ours():
             self._meter.deferred_ends.add(end)
@@ -90,7 +92,7 @@ class StreamEnd:
 
     def at_its_end(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
-        end = getattr(self._reader, "end", None)
+        end = getattr(self._reader, "end", None)  # few readers distinguish an end from a break
         if end is not None and not self._is_over:
             attempt("usage", end)
         self()
@@ -103,7 +105,7 @@ class StreamEnd:
             self._from_anywhere(self._leave)
 
     def _leave(self) -> None:
-        if not self._call.done:
+        if not self._call.done:  # it may have ended since this was deferred
             attempt("settle", self._settle_left)
 
     def _settle_left(self) -> None:

@@ -45,10 +45,11 @@ def counted(
     """
     if known is None and not text_bytes and not is_seen:
         return None
-    output_tokens = -(-text_bytes // BYTES_PER_TOKEN)
+    output_tokens = -(-text_bytes // BYTES_PER_TOKEN)  # rounded up: some text is some token
     if known is None:
         return Usage(estimate.input_tokens, output_tokens, quality="estimated")
     output_tokens = max(output_tokens, known.output_tokens)
+    # The input is certain once the provider has reported it; the output never is.
     quality = "partial" if input_is_known else "estimated"
     return known._replace(output_tokens=output_tokens, quality=quality)  # type: ignore[arg-type]
 
