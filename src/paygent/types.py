@@ -1,4 +1,4 @@
-"""Public value types: what verbs return and callbacks receive.
+"""Public value types: the results of verbs and the arguments of callbacks.
 
 All are frozen dataclasses with `model_dump`, `model_dump_json` and `model_copy`. Dollar fields are
 floats, each the double nearest to the exact amount, which its twin `…_nano` holds as integer
@@ -53,36 +53,36 @@ class BillingPeriod(Value):
     end: datetime
 
     def __post_init__(self) -> None:
-        findings = ValidationErrors("BillingPeriod")
+        errors = ValidationErrors("BillingPeriod")
         for name in ("start", "end"):
             value = getattr(self, name)
             if not isinstance(value, datetime):
-                findings.add(name, value, "must be a datetime")
+                errors.add(name, value, "must be a datetime")
             elif value.tzinfo is None:
                 object.__setattr__(self, name, value.replace(tzinfo=timezone.utc))
             else:
                 try:
                     object.__setattr__(self, name, value.astimezone(timezone.utc))
                 except OverflowError:
-                    findings.add(name, value, "must be within the years 1 to 9999, in UTC")
-        if not findings.found and self.end <= self.start:
-            findings.add("end", self.end, "must be after start")
-        findings.raise_if_any()
+                    errors.add(name, value, "must be within the years 1 to 9999, in UTC")
+        if not errors.found and self.end <= self.start:
+            errors.add("end", self.end, "must be after start")
+        errors.raise_if_any()
 
 
 @dataclass(frozen=True)
 class GuardResult(Value):
-    """What the gate says about a user.
+    """The gate's decision about a user.
 
     Attributes:
         status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
         gate_reason: total_spend, session_spend, model_limit:<model>, contention,
             unknown_model:<model>, no_user, offline, or None when ok.
         usage_pct: Spent and held as a fraction of the cap (0.8), of the limit that decides.
-        current_value: What is spent, in dollars, tokens or calls as the reason says.
+        current_value: The amount spent, in the limit's unit: dollars, tokens or calls.
         limit_value: The cap before gates, in the same unit.
-        message: One sentence for people.
-        held_value: What calls in flight hold, in the same unit.
+        message: A sentence for display.
+        held_value: The amount held by calls in flight, in the same unit.
         retryable: Whether calls in flight may leave room when they settle.
     """
 
@@ -96,8 +96,19 @@ class GuardResult(Value):
     retryable: bool = False
 
 
+def refusal(reason: str, message: str, *, retryable: bool = False) -> GuardResult:
+    """Return a refusal that no limit has made, so that it has no figures.
+
+    Args:
+        reason: The `gate_reason`.
+        message: A sentence for display.
+        retryable: Whether trying again may help.
+    """
+    return GuardResult("hard_gate", reason, 1.0, message=message, retryable=retryable)
+
+
 def guard_result(decision: Decision, user_id: str) -> GuardResult:
-    """Return a decision in its public form, with a sentence about it."""
+    """Return a decision in its public form, with a sentence for display."""
     return GuardResult(
         status=decision.status,
         gate_reason=decision.reason,
@@ -118,7 +129,7 @@ _LIMIT_WORDS = {"total_spend": "this billing period", "session_spend": "this ses
 
 
 def _sentence(decision: Decision, user_id: str) -> str | None:
-    """Say what a decision means, for a log line or a person."""
+    """Return the sentence for a decision, for display or a log; None if it is ok."""
     if decision.status == "ok" or decision.limit is None:
         return None
     limit = decision.limit
@@ -160,7 +171,7 @@ class UsageEvent(Value):
 
     Attributes:
         id: UUIDv7, or derived from an idempotency key.
-        user_id, session_id: Whose use, in which session.
+        user_id, session_id: The user, and the session of the call.
         timestamp: When the call began.
         model: The model that answered; None for an event without one.
         input_tokens, output_tokens, total_tokens: Inclusive totals.
@@ -168,19 +179,19 @@ class UsageEvent(Value):
         cost_tokens: Dollars for tokens and the provider's per-request fees.
         cost_tools: Dollars for tools at the plan's prices.
         cost_total: Their sum.
-        metadata: What the context carried.
+        metadata: The metadata of the context.
         source: "auto" for a metered call, "manual" for `record_event`.
         description: Free text of a manual event.
         cost_explicit: The cost was given by the caller.
         synced: A backend has acknowledged the event.
-        provider: Who was called.
+        provider: The provider that answered.
         cached_input_tokens, cache_write_tokens, reasoning_tokens: Parts of the totals.
         quality: exact, partial, estimated or unpriced.
         price_id: The price list used.
         latency_ms: From the call's begin to its settlement.
         blocked: Ran past a hard gate with `raise_on_hard_gate=False`.
-        corrects: Id of the event that this one corrects; its counts and costs are differences then,
-            also negative ones.
+        corrects: Id of the event that this one corrects; its counts and costs are then differences,
+            which may be negative.
     """
 
     id: str
@@ -252,13 +263,13 @@ def usage_event(event: Event) -> UsageEvent:
 
 @dataclass(frozen=True)
 class CurrentUsage(Value):
-    """What a user has used in the current billing period and session.
+    """The usage of a user in the current billing period and session.
 
     Attributes:
         period_cost: Dollars in the period.
         session_cost: Dollars in the session.
-        session_id: The context's session, else the one used last; None when there is none.
-        session_started_at: When it was opened.
+        session_id: The context's session, else the one used last; None if there is none.
+        session_started_at: Time at which it was opened.
         period_tokens_total: Tokens in the period.
         period_tokens_by_model, period_cost_by_model: By canonical model name.
         reserved_cost: Dollars held by calls in flight.
@@ -292,12 +303,12 @@ class CurrentUsage(Value):
 
 @dataclass(frozen=True)
 class ModelUsage(Value):
-    """What a user has used of one model in the current billing period.
+    """The usage of one model by a user in the current billing period.
 
     Attributes:
         model: Its canonical name, or the name under which the plan limits it.
         tokens_used: Input and output together.
-        tokens_limit: Tokens per billing period, before gates; None where there is no such limit.
+        tokens_limit: Tokens per billing period, before gates; None if there is no such limit.
         cost: Dollars.
     """
 
@@ -315,15 +326,15 @@ class ModelUsage(Value):
 
 @dataclass(frozen=True)
 class BudgetRemaining(Value):
-    """What a further call of a user could still use: up to the line where calls are refused, less
+    """The amounts that further calls of a user can use before calls are refused: the hard gate less
     what is spent and what calls in flight hold; never below 0.
 
     Attributes:
-        period_spend_remaining: Dollars in the billing period; infinite where there is no limit.
-        session_spend_remaining: Dollars in the session; infinite where there is no limit.
-        model_tokens_remaining: Tokens in the billing period, by each model that the plan limits.
-        most_constrained: The limit of which most is used: "period_spend", "session_spend",
-            "model_tokens", "unbounded" where there is none, or the reason of another limit.
+        period_spend_remaining: Dollars in the billing period; infinite without a limit.
+        session_spend_remaining: Dollars in the session; infinite without a limit.
+        model_tokens_remaining: Tokens in the billing period, for each model that the plan limits.
+        most_constrained: The limit with the highest used fraction: "period_spend", "session_spend",
+            "model_tokens", "unbounded" if there is none, or the reason of another limit.
     """
 
     period_spend_remaining: float = math.inf
@@ -341,16 +352,16 @@ class BudgetRemaining(Value):
 
 @dataclass(frozen=True)
 class MaxTokensAdvice(Value):
-    """How much output a call may ask for without passing a limit.
+    """How much output a call may request without passing a limit.
 
     Attributes:
-        max_tokens: The largest `max_tokens` that fits; 0 says that a call would be refused, or that
-            its input alone does not fit.
-        binding_limit: What decided: "period_spend", "session_spend", "model_tokens", the reason of
-            another limit, "blocked" where `max_tokens` is 0, or "unbounded" where no limit of the
-            plan did.
+        max_tokens: The largest `max_tokens` that fits; 0 means that a call would be refused, or
+            that its input alone does not fit.
+        binding_limit: The limit that determined it: "period_spend", "session_spend",
+            "model_tokens", the reason of another limit, "blocked" if `max_tokens` is 0, or
+            "unbounded" if no limit of the plan did.
         period_spend_remaining, session_spend_remaining: As in `BudgetRemaining`.
-        model_tokens_remaining: Tokens left of the model; None where the plan does not limit it.
+        model_tokens_remaining: Tokens left of the model; None if the plan does not limit it.
     """
 
     max_tokens: int = 0
@@ -369,17 +380,17 @@ class MaxTokensAdvice(Value):
 
 @dataclass(frozen=True)
 class UserState(Value):
-    """A user with plan, usage and period.
+    """A user with their plan, usage and billing period.
 
     Attributes:
-        user_id: As the application knows the user.
-        paygent_user_id: The ledger's own id of the user; None where it has none.
+        user_id: The application's id of the user.
+        paygent_user_id: The ledger's id of the user, or None.
         plan: Name of the plan.
         sdk_enabled: False passes the user's calls through unmetered.
         plan_config: The plan as it applies to this user.
-        current_usage: What the user has used.
+        current_usage: Their usage.
         billing_period: The current period.
-        last_refreshed: When the ledger was last read for this user; None before the first time.
+        last_refreshed: Time of the last read from the ledger for this user; None before the first.
     """
 
     user_id: str

@@ -1,7 +1,7 @@
-"""Errors about values: every finding at once, each naming field, value and rule.
+"""Errors about values: every broken rule at once, each with field, value and rule.
 
-Used wherever something comes from outside: `init`, plans, `record_event`, files, requests. The call
-path never raises these; what runs around a provider call must not fail for a bad value.
+Used for values from outside: `init`, plans, `record_event`, files, requests. The call path never
+raises these, because a bad value must not make a provider call fail.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-_SHOWN_CHARS_MAX = 80  # a value in an error message is for recognising it, not for reading it whole
+NAME_CHARS_MAX = 255
+"""Characters of a user id and of the name of a model, plan or provider."""
+
+NAME_RULE = f"must be a string of 1 to {NAME_CHARS_MAX} characters"
+
+_SHOWN_CHARS_MAX = 80  # enough to recognize a value in an error message
 
 
 @dataclass(frozen=True)
@@ -20,7 +25,7 @@ class FieldError:
     Attributes:
         field: Dotted path of the value, as the caller wrote it (`model_limits.gpt-4o`).
         value: The value itself.
-        rule: What would have been accepted, in words.
+        rule: The values that are accepted, in words.
     """
 
     field: str
@@ -33,7 +38,7 @@ class FieldError:
 
 def _shown(value: Any) -> str:
     shown = f"<{type(value).__name__}>"
-    with suppress(Exception):  # it runs the application's code; a number of 5,000 digits has none
+    with suppress(Exception):  # runs the application's code; a number of 5,000 digits has no repr
         shown = repr(value)
     return shown if len(shown) <= _SHOWN_CHARS_MAX else shown[: _SHOWN_CHARS_MAX - 1] + "…"
 
@@ -63,14 +68,14 @@ class ValidationErrors:
     found: list[FieldError] = field(default_factory=list)
 
     def add(self, name: str, value: Any, rule: str) -> None:
-        """Note that the field `name` with `value` breaks `rule`."""
+        """Record that the field `name` with `value` breaks `rule`."""
         self.found.append(FieldError(name, value, rule))
 
     def raise_if_any(self) -> None:
-        """Raise what was found.
+        """Raise the recorded errors.
 
         Raises:
-            InvalidValue: if at least one rule was broken.
+            InvalidValue: At least one rule was broken.
         """
         if self.found:
             raise InvalidValue(self.what, tuple(self.found))

@@ -193,13 +193,14 @@ def test_openai__break_and_close__settle_what_was_received(
 def test_openai__a_stream_that_is_dropped__settles_when_it_is_collected(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
-    """A stream nobody reads or closes counts when the collector takes it."""
+    """A stream that is neither read to its end nor closed is settled when it is collected."""
     metered = Metered(pg)
     with paygent_context(user_id="u1"):
         stream: Any = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
-        next(iter(stream))
+        chunks = iter(stream)
+        next(chunks)
     assert pg.get_usage("u1").reserved_cost_nano > 0
-    del stream
+    del stream, chunks
     gc.collect()
     assert metered.only.quality == "estimated"
     assert pg.get_usage("u1").reserved_cost_nano == 0

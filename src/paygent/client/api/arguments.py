@@ -9,10 +9,9 @@ from paygent.client.api.record_event import ManualEvent
 from paygent.client.context.identity import read_user_id
 from paygent.core.money import read_cost_nano, read_decimal
 from paygent.core.period import Subscription, to_us
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
 from paygent.types import BillingPeriod
 
-_NAME_CHARS_MAX = 255
 _TEXT_CHARS_MAX = 1_000
 _TOKENS_MAX = 10**12
 _TOOL_CALLS_MAX = 1_000
@@ -23,7 +22,7 @@ def check_user(errors: ValidationErrors, user_id: Any) -> str:
     """Return a user id as text; record the rule that it breaks."""
     text = read_user_id(user_id)
     if text is None:
-        errors.add("user_id", user_id, "must be a string of 1 to 255 characters, an int or a UUID")
+        errors.add("user_id", user_id, f"{NAME_RULE}, an int or a UUID")
     return text or ""
 
 
@@ -69,8 +68,8 @@ def valid_seconds(verb: str, name: str, value: Any) -> float:
 
 def check_name(errors: ValidationErrors, name: str, value: Any) -> None:
     """Record the rule that a name breaks."""
-    if not isinstance(value, str) or not 0 < len(value) <= _NAME_CHARS_MAX:
-        errors.add(name, value, "must be a string of 1 to 255 characters")
+    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
+        errors.add(name, value, NAME_RULE)
     elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
         errors.add(name, value, "must be text without NUL and half surrogate pairs")
 

@@ -19,12 +19,11 @@ from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.core.request_size import BYTES_PER_TOKEN, Size
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import NAME_CHARS_MAX, ValidationErrors
 from paygent.failopen import attempt, diagnostics
 
 _ROUTE = "wrap"
 _SIZED_ROUTE = "wrap.sized"  # the usage of such calls is learned separately
-_NAME_CHARS_MAX = 255
 _TOKENS_MAX = 10**9  # of an estimate; beyond any model's limits
 
 
@@ -121,7 +120,7 @@ def _refuse(verb: str, fn: Any, rule: str) -> None:
 def _read_name(given: Mapping[str, Any], name: str) -> str:
     """Return a model's or provider's name; "" for none, and for an invalid one."""
     value = given[name]
-    if value is None or (isinstance(value, str) and len(value) <= _NAME_CHARS_MAX):
+    if value is None or (isinstance(value, str) and len(value) <= NAME_CHARS_MAX):
         return value or ""
     diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
     return ""

@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import Any, Protocol
 from uuid import UUID
 
-from paygent.client.runtime.settings import USER_ID_CHARS_MAX
+from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import attempt, diagnostics
 
 METADATA_KEYS_MAX = 16
@@ -137,7 +137,7 @@ def read_user_id(value: Any) -> str | None:
     """Return a usable user id: a string as it is, `int` and `UUID` as strings. Anything else is
     None, and logged once.
     """
-    if type(value) is str and 0 < len(value) <= USER_ID_CHARS_MAX:
+    if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         return value
     if value is None:
         return None
@@ -147,7 +147,7 @@ def read_user_id(value: Any) -> str | None:
             "bad_user_id",
             "a user_id of type %s is not usable (1 to %d characters are); treated as missing",
             type(value).__name__,
-            USER_ID_CHARS_MAX,
+            NAME_CHARS_MAX,
         )
     return text
 
@@ -172,7 +172,7 @@ def _as_text(value: Any) -> str | None:
         text = str(value)
     except ValueError:  # an int of thousands of digits
         return None
-    return text if 0 < len(text) <= USER_ID_CHARS_MAX else None
+    return text if 0 < len(text) <= NAME_CHARS_MAX else None
 
 
 def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:

@@ -11,7 +11,7 @@ from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics
-from paygent.types import GuardResult
+from paygent.types import refusal
 
 
 class Attribution:
@@ -63,7 +63,7 @@ class Attribution:
         """Apply the missing-user policy: block, warn or ignore."""
         if self._policy == "block":
             message = "This call has no user; wrap it in a paygent_context."
-            result = GuardResult("hard_gate", "no_user", 1.0, 0.0, 0.0, message)
+            result = refusal("no_user", message)
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":

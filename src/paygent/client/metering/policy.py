@@ -12,7 +12,7 @@ from paygent.client.metering.call import Call, Request
 from paygent.client.runtime.event_loops import running_loop, runs_loop
 from paygent.core.plan import PlanConfig
 from paygent.prices.catalogue import Resolved
-from paygent.types import GuardResult
+from paygent.types import GuardResult, refusal
 
 
 class CallPolicy:
@@ -38,14 +38,14 @@ class CallPolicy:
         the ledger is unreachable.
         """
         user, plan = call.user, call.plan
-        refusal = model_refusal(call.request, plan, call.resolved)
-        if refusal is not None:
-            return refusal
+        result = model_refusal(call.request, plan, call.resolved)
+        if result is not None:
+            return result
         cost_nano = call.hold.use.cost_nano
-        refusal = self.offline_refusal(user, plan, cost_nano)
-        if refusal is None and not user.known and plan.when_offline != "allow":
+        result = self.offline_refusal(user, plan, cost_nano)
+        if result is None and not user.known and plan.when_offline != "allow":
             call.offline_nano = cost_nano
-        return refusal
+        return result
 
     def offline_refusal(self, user: User, plan: PlanConfig, cost_nano: int) -> GuardResult | None:
         """Return why a call is refused while the ledger is unreachable; None holds its cost on the
@@ -64,7 +64,7 @@ class CallPolicy:
         ):
             return None
         message = "The ledger is unreachable and this plan blocks calls while offline."
-        return GuardResult("hard_gate", "offline", 1.0, 0.0, 0.0, message, retryable=True)
+        return refusal("offline", message, retryable=True)
 
     def end_offline(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held on the offline allowance, if anything, by what it spent."""
@@ -101,4 +101,4 @@ def model_refusal(request: Request, plan: PlanConfig, resolved: Resolved) -> Gua
         return None
     name = request.model or "(none)"
     message = f"{name} has no price, and this plan blocks models without one."
-    return GuardResult("hard_gate", f"unknown_model:{name}", 1.0, 0.0, 0.0, message)
+    return refusal(f"unknown_model:{name}", message)

@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paygent.core.usage import Usage, token_count
-from paygent.core.validation import ValidationErrors
-
-_NAME_CHARS_MAX = 255
+from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
 
 
 @dataclass
@@ -123,8 +121,8 @@ class ProviderRegistry:
 def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
     """Record the rules that a provider breaks."""
     name = config.name
-    if not isinstance(name, str) or not 0 < len(name.strip()) <= _NAME_CHARS_MAX:
-        errors.add("name", name, "must be a string of 1 to 255 characters")
+    if not isinstance(name, str) or not 0 < len(name.strip()) <= NAME_CHARS_MAX:
+        errors.add("name", name, NAME_RULE)
     for field_name, is_path in (
         ("module_path", True),
         ("class_name", True),

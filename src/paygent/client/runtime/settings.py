@@ -16,13 +16,12 @@ from urllib.parse import urlsplit
 
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.core.money import read_decimal
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8790"
 DEFAULT_DB_PATH = os.path.join("~", ".paygent", "local.db")
 DEFAULT_PRODUCT = "default"
 
-USER_ID_CHARS_MAX = 255
 TAG_KEYS_MAX = 5
 MISSING_USER_ID = "(none)"
 """The reserved user that calls without a user are metered on; it has no limits and a line in
@@ -213,10 +212,8 @@ def _read_choices(
     for name in ("default_plan", "on_missing_user"):
         if name in given:
             value = given[name]
-            if not isinstance(value, str) or not 0 < len(value) <= USER_ID_CHARS_MAX:
-                findings.add(
-                    name, value, f"must be a string of 1 to {USER_ID_CHARS_MAX} characters"
-                )
+            if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
+                findings.add(name, value, NAME_RULE)
             read[name] = value
     if "soft_gate" in given:
         if given["soft_gate"] not in ("once", "every_call"):
