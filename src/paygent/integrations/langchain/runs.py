@@ -23,7 +23,7 @@ from uuid import UUID
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import Scope, attach_identity, current, current_source
 from paygent.client.instrument.callables.run import end_raised, prepare
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
@@ -163,7 +163,7 @@ class Run(Scope):
     def _end_unseen(self, response: Any) -> None:
         """Handle a call that a hook should have seen, and has not."""
         usage = attempt("usage", read_result, response, False)
-        meter = meter_or_say()
+        meter = meter_or_warn()
         if usage is None or meter is None or self._kind is None:
             return
         if self._is_known:
@@ -189,7 +189,7 @@ def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, An
     """Gate a run if no hook will, and open it; see `LangChainCallback.on_chat_model_start`."""
     if run_id.int in _runs:
         return  # another handler has it: a call counts once, on the first handler's user
-    meter = meter_or_say()
+    meter = meter_or_warn()
     if meter is not None and not run.is_hooked:
         run.begin(meter, _request_of(run.identity, texts, options))
     run.open(run_id)

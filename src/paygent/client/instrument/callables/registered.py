@@ -22,7 +22,7 @@ from paygent.client.instrument.callables.run import (
 )
 from paygent.client.instrument.callables.usage import AnyStream, read_known, reader_for
 from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, Switch, as_function
 from paygent.client.metering.call import Request
 from paygent.client.runtime.providers import ProviderConfig
@@ -148,7 +148,7 @@ def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
         read = read_known
 
     def work_of(kwargs: dict[str, Any]) -> Work:
-        meter = meter_or_say() if switch.is_on else None
+        meter = meter_or_warn() if switch.is_on else None
         scope = attempt("prepare", take_arguments, kwargs)
         request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
         if request is None:

@@ -17,13 +17,18 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable, Mapping
-from contextlib import AbstractContextManager
-from contextvars import ContextVar, Token
+from contextvars import Token
 from types import TracebackType
 from typing import Any, cast
 
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
-from paygent.client.context.scopes import propagate
+from paygent.client.instrument.http_sdks.layers import (
+    Gateway,
+    OpenRequest,
+    inside,
+    is_behind_gateway,
+    leave,
+)
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,
@@ -55,7 +60,7 @@ def active() -> Meter | None:
     return _active
 
 
-def meter_or_say() -> Meter | None:
+def meter_or_warn() -> Meter | None:
     """Return the meter that calls go through, or None; after a shutdown that is logged once."""
     if _active is None and _was_active:
         diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
@@ -131,22 +136,22 @@ def _open(
     prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
     if prepared is None:
         return None
-    return _Exchange(meter, prepared, options, _UnderWay(client, options, layer))
+    return _Exchange(meter, prepared, options, OpenRequest(client, options, layer))
 
 
 class _Exchange:
     """A request and its answer as one call; entered around the SDK's own `request`."""
 
-    __slots__ = ("_call", "_meter", "_options", "_prepared", "_token", "_under_way", "request")
+    __slots__ = ("_call", "_meter", "_open_request", "_options", "_prepared", "_token", "request")
 
     def __init__(
-        self, meter: Meter, prepared: Prepared, options: Any, under_way: _UnderWay
+        self, meter: Meter, prepared: Prepared, options: Any, open_request: OpenRequest
     ) -> None:
         self._meter = meter
         self._prepared = prepared
         self._options = options
-        self._under_way = under_way
-        self._token: Token[Gateway | _UnderWay | None] | None = None
+        self._open_request = open_request
+        self._token: Token[Gateway | OpenRequest | None] | None = None
         self._call: Call | None = None
         self.request = prepared.request
 
@@ -172,7 +177,7 @@ class _Exchange:
             if self._prepared.asks_for_usage:
                 asks = attempt("stream_usage", ask_for_usage, self._options)
                 call.drops_usage_chunk = bool(asks)
-            self._token = _inside.set(self._under_way)
+            self._token = inside.set(self._open_request)
         except BaseException as error:  # an interruption; `with` does not call `__exit__` for it
             self.__exit__(type(error), error, None)
             raise
@@ -185,7 +190,7 @@ class _Exchange:
     ) -> None:
         was_sent = self._token is not None
         if self._token is not None:
-            _leave(self._under_way, self._token)
+            leave(self._open_request, self._token)
         if error is not None and self._call is not None:
             call, prepared = self._call, self._prepared
             attempt("settle", end_failed, self._meter, call, prepared, error, was_sent)
@@ -198,149 +203,28 @@ class _Exchange:
             attempt("collect", end_collected, self._meter, self._prepared, answer)
 
 
-# -- one call is one, whatever else wraps it
-
-
-class Gateway:
-    """One run of a gateway's own function, which is the call: SDKs' hooks stand back inside it.
-
-    Threads and tasks that were started inside may carry it on when the function has returned: then
-    it is closed, and what they call is theirs.
-
-    Attributes:
-        is_open: The function has not returned.
-        in_front: Hooks stand back for what the gateway itself sends.
-    """
-
-    __slots__ = ("in_front", "is_open")
-
-    def __init__(self, *, in_front: bool = True) -> None:
-        self.is_open = True
-        self.in_front = in_front
-
-    def sends(self, sdk: str) -> bool:
-        """Tell whether a request through an SDK, made here and now, is the gateway's own.
-
-        Args:
-            sdk: The SDK's package.
-        """
-        return True
-
-
-class _UnderWay:
-    """A request of an SDK that is under way.
-
-    Threads and tasks that were started inside may carry it on when it has its answer: then it is
-    closed, and what they send is their own.
-    """
-
-    __slots__ = ("_client", "_layers", "_options", "is_open")
-
-    def __init__(self, client: Any, options: Any, layer: Any) -> None:
-        self._client = client
-        self._options = options
-        self._layers = [layer]
-        self.is_open = True
-
-    def takes_in(self, client: Any, options: Any, layer: Any) -> bool:
-        """Tell whether a request is this one, on its way down to another of our wrappers: through a
-        class that overrides `request`, or through other code's wrapper. It has the same client, or
-        is a copy that another client sends. Whatever enters a wrapper that it has passed is another
-        request, made while this one is under way.
-
-        Args:
-            client, options: Of the request.
-            layer: Our wrapper that it has come to.
-        """
-        if not self.is_open or any(layer is each for each in self._layers):
-            return False
-        body = getattr(options, "json_data", None)
-        is_copy = body is not None and body is getattr(self._options, "json_data", None)
-        if not (client is self._client or options is self._options or is_copy):
-            return False
-        self._layers.append(layer)
-        return True
-
-
-_inside: ContextVar[Gateway | _UnderWay | None] = ContextVar("paygent_inside", default=None)
-"""The request that is under way here, or the gateway's call: a second wrapper of ours inside it
-stands back.
-"""
-propagate(_inside)  # an SDK may send what it is asked for on a thread of its own
-
-
 def _meter_for(
     sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], layer: Any
 ) -> Meter | None:
-    """Return the meter that a request goes through; None where it passes: there is none any more,
-    or the request is part of a call that is under way.
-
-    Args:
-        sdk: Whose client it is.
-        client, options, kwargs: What the SDK was called with.
-        layer: Our wrapper that was called.
+    """Return the meter of a request; None if Paygent is shut down, or the request is part of a call
+    that is under way.
     """
     meter = _active
     if meter is None:
-        return meter_or_say()
-    under_way = _inside.get()
-    if under_way is None:
+        return meter_or_warn()
+    enclosing = inside.get()
+    if enclosing is None:
         return meter
-    if isinstance(under_way, Gateway):
-        if not (is_behind_gateway() and attempt("gateway", under_way.sends, sdk.name)):
+    if isinstance(enclosing, Gateway):
+        if not (is_behind_gateway() and attempt("gateway", enclosing.sends, sdk.name)):
             return meter
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None
-    return None if under_way.takes_in(client, options, layer) else meter
-
-
-def _leave(inside: Gateway | _UnderWay, token: Token[Gateway | _UnderWay | None]) -> None:
-    """Note that a call is no longer under way, here or wherever it was carried."""
-    inside.is_open = False
-    try:
-        _inside.reset(token)
-    except ValueError:
-        pass  # left in another context than it was entered in; that one is gone
-
-
-def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
-    """Have the hooks of SDKs stand back in a block: a gateway's own function is the call.
-
-    Args:
-        gateway: Its call, closed when the block is left, and opened when it is entered again; None
-            is one that sends all there is.
-    """
-    return _BehindGateway(gateway or Gateway())
-
-
-def gateway_here() -> Gateway | None:
-    """Return the call of a gateway whose function runs around this place, if any."""
-    under_way = _inside.get()
-    return under_way if isinstance(under_way, Gateway) and under_way.is_open else None
-
-
-def is_behind_gateway() -> bool:
-    """Tell whether a gateway's function runs here, in front of what it sends."""
-    gateway = gateway_here()
-    return gateway is not None and gateway.in_front
-
-
-class _BehindGateway:
-    __slots__ = ("_gateway", "_token")
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def __enter__(self) -> None:
-        self._gateway.is_open = True
-        self._token = _inside.set(self._gateway)
-
-    def __exit__(self, *error: object) -> None:
-        _leave(self._gateway, self._token)
+    return None if enclosing.includes(client, options, layer) else meter
 
 
 def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
-    """Have a stream tell its usage to the gateway, which keeps that from the application."""
+    """Request the usage of a stream for the gateway, which removes it for the application."""
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
     asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
     if asks and sdk.tells_stream_usage(client):

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from paygent.client.instrument.callables.run import Work, end_raised, prepare
-from paygent.client.instrument.http_sdks.wrapper import behind_gateway
+from paygent.client.instrument.http_sdks.layers import behind_gateway
 from paygent.client.instrument.litellm.answers import (
     answered_by,
     is_from_cache,

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paygent.client.context.identity import CALL_ARGUMENTS
-from paygent.client.instrument.http_sdks.wrapper import Gateway, gateway_here
+from paygent.client.instrument.http_sdks.layers import Gateway, current_gateway
 from paygent.client.instrument.litellm.functions import is_custom, resolve
 from paygent.core.providers import canonical_provider
 
@@ -136,7 +136,7 @@ def _content_of(body: Mapping[str, Any]) -> Any:
 
 def enclosing_call(name: str, layer: object, body: Mapping[str, Any]) -> LiteLLMGateway | None:
     """Return the run that a call is a part of; None for a call of its own. See `includes`."""
-    gateway = gateway_here()
+    gateway = current_gateway()
     if isinstance(gateway, LiteLLMGateway) and gateway.includes(name, layer, body):
         return gateway
     return None

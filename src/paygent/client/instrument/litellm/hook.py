@@ -18,7 +18,7 @@ from typing import Any
 
 from paygent.client.context.identity import CALL_ARGUMENTS
 from paygent.client.instrument.callables.run import run, run_async, take_arguments
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.litellm.call import GatewayCall
 from paygent.client.instrument.litellm.callers import LiteLLMGateway, enclosing_call
 from paygent.client.instrument.litellm.functions import (
@@ -225,7 +225,7 @@ class _Metered:
             return None
         scope = attempt("prepare", take_arguments, kwargs)
         body = {key: value for key, value in body.items() if key not in CALL_ARGUMENTS}
-        meter = meter_or_say() if self._patches.switch.is_on else None
+        meter = meter_or_warn() if self._patches.switch.is_on else None
         request = None
         if meter is not None:
             request = attempt("prepare", request_of, self._function, self._litellm, body)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from paygent.client.instrument.http_sdks.wrapper import behind_gateway, gateway_here
+from paygent.client.instrument.http_sdks.layers import behind_gateway, current_gateway
 from paygent.client.instrument.litellm.answers import answered_by, provider_of, read_completion
 from paygent.client.instrument.litellm.callers import LiteLLMGateway
 from paygent.client.instrument.litellm.functions import Function
@@ -268,7 +268,7 @@ def _tap_of(stream: Any) -> Tap | None:
     # From the object itself: some streams answer any attribute.
     stream_tap: Tap | None = getattr(stream, "__dict__", _NO_FIELDS).get(_TAP)
     if stream_tap is None:
-        gateway = gateway_here()
+        gateway = current_gateway()
         if isinstance(gateway, _Reading):
             gateway.reader.add_inner(stream)
         return None

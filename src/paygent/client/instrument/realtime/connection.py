@@ -21,7 +21,7 @@ from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Switch
 from paygent.client.instrument.realtime.conversation import Conversation, Outgoing
 from paygent.client.instrument.realtime.session import ConnectionState
@@ -187,7 +187,7 @@ class _Taps:
         if outgoing is None:
             return None
         self._state.raise_refusal()
-        meter = meter_or_say()
+        meter = meter_or_warn()
         return None if meter is None else (outgoing, meter)
 
     def _gate(self, outgoing: Outgoing, meter: Meter) -> Call | Wait | None:

@@ -26,7 +26,7 @@ from urllib.parse import parse_qs
 
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.http_sdks.route import route_name
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.openai.routes import provider_name_at
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime import sdk_hook
@@ -186,14 +186,14 @@ def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
     destination = _destination(_address(connection), opening)
     if destination is None:
         return None
-    meter = meter_or_say()
+    meter = meter_or_warn()
     if meter is None:
         return None
     state = opening.state if opening is not None else ConnectionState(current_identity())
 
     # A connection may outlive `uninstrument` and `shutdown`, so it asks each time.
     def meter_now() -> Meter | None:
-        return meter_or_say() if patches.switch.is_on else None
+        return meter_or_warn() if patches.switch.is_on else None
 
     conversation = Conversation(destination, state.identity, meter_now)
     taps(connection, conversation, state, patches.switch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 import threading
 from collections.abc import Iterator
@@ -17,9 +16,7 @@ from tests.unit.client.instrument.requests import Client, Init, options_of
 
 from paygent import paygent_context
 from paygent.client.instrument.http_sdks.wrapper import (
-    behind_gateway,
     carry,
-    is_behind_gateway,
     set_active,
     wrap_async,
     wrap_resource,
@@ -242,22 +239,3 @@ def test_openai__what_was_started_inside_a_request__is_its_own_when_that_is_over
         is_over.set()
         threads[0].join(30)
     assert [event.user_id for event in metered.events] == ["u1", "u1"]
-
-
-def test_behind_gateway__in_a_context_that_outlives_it__is_over(
-    init: Init, fake: FakeProvider
-) -> None:
-    """What a gateway's function has started goes on in its context: its calls are metered."""
-    metered = Metered(init())
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
-
-        def call() -> bool:
-            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-            return is_behind_gateway()
-
-        with paygent_context("u1"), behind_gateway():
-            inside = contextvars.copy_context()
-            assert inside.copy().run(call)
-            assert metered.events == []
-        assert not inside.run(call)
-    assert metered.only.user_id == "u1"

@@ -11,7 +11,7 @@ from tests.instrument.shapes import Metered
 
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.client.context.scopes import current_identity
-from paygent.client.instrument.http_sdks.wrapper import meter_or_say
+from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.session import Destination
 from paygent.core.usage import Usage
@@ -27,7 +27,7 @@ def pg(init: Init) -> Iterator[Paygent]:
         yield made
 
 
-def talk(route: str = "realtime", meter: Any = meter_or_say) -> Conversation:
+def talk(route: str = "realtime", meter: Any = meter_or_warn) -> Conversation:
     """A conversation."""
     return Conversation(Destination("openai", route, "gpt-realtime"), current_identity(), meter)
 
@@ -35,7 +35,7 @@ def talk(route: str = "realtime", meter: Any = meter_or_say) -> Conversation:
 def begin(conversation: Conversation, **fields: Any) -> Any:
     """Ask for a response, as the taps do."""
     outgoing = conversation.read_outgoing(json.dumps({"type": "response.create", **fields}))
-    meter = meter_or_say()
+    meter = meter_or_warn()
     assert outgoing is not None
     assert meter is not None
     call: Any = meter.begin(outgoing.request)
@@ -298,7 +298,7 @@ def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygen
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_unnamed")
     for user_id in ("ada", "bob"):
         with paygent_context(user_id):
-            conversation = Conversation(destination, current_identity(), meter_or_say)
+            conversation = Conversation(destination, current_identity(), meter_or_warn)
             begin(conversation)
         hear(conversation, "response.created", response={})
         hear(conversation, "response.done", response={"usage": ANSWERED})
@@ -311,7 +311,7 @@ def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -
     """Both are told of each response and each transcript."""
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_twice")
-    both = [Conversation(destination, current_identity(), meter_or_say) for _ in range(2)]
+    both = [Conversation(destination, current_identity(), meter_or_warn) for _ in range(2)]
     asked = begin(both[1])
     kind = "conversation.item.input_audio_transcription.completed"
     told = {"usage": {"type": "duration", "seconds": 3.0}, "item_id": "i", "content_index": 0}
@@ -334,9 +334,9 @@ def test_conversation__a_response_of_another_connection__is_of_who_asked_for_it(
     pg.assign_plan("broke", "none")
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_others")
     with paygent_context("broke"):
-        monitor = Conversation(destination, current_identity(), meter_or_say)
+        monitor = Conversation(destination, current_identity(), meter_or_warn)
     with paygent_context("ada"):
-        asking = Conversation(destination, current_identity(), meter_or_say)
+        asking = Conversation(destination, current_identity(), meter_or_warn)
         for number in "12":
             begin(asking)
             for conversation in (monitor, asking):
@@ -355,7 +355,7 @@ def test_conversation__what_a_connection_leaves_to_another__is_booked_once(pg: P
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_leaves")
     asking, staying = (
-        Conversation(destination, current_identity(), meter_or_say) for _ in range(2)
+        Conversation(destination, current_identity(), meter_or_warn) for _ in range(2)
     )
     with paygent_context("ada"):
         begin(asking)
@@ -436,7 +436,7 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
     for route, asks in (("realtime", {}), ("responses", {"model": "gpt-4o", "input": "hi"})):
         metered = Metered(pg)
         destination = Destination("openai", route, "", is_ours=False)
-        conversation = Conversation(destination, current_identity(), meter_or_say)
+        conversation = Conversation(destination, current_identity(), meter_or_warn)
         hear(conversation, "session.created", session={"model": "gpt-4o"})
         hear(conversation, "session.pinged")
         answer(conversation, "theirs")
@@ -457,9 +457,9 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
 def test_conversation__live_seconds__are_booked_once_as_they_are_told(pg: Paygent) -> None:
     """They are told as sums, also to a second connection. gpt-live-1 costs 3 dollars an hour."""
     metered = Metered(pg)
-    first = Conversation(Destination("openai", "live"), current_identity(), meter_or_say)
+    first = Conversation(Destination("openai", "live"), current_identity(), meter_or_warn)
     destination = Destination("openai", "live", conversation_id="sess_live")
-    second = Conversation(destination, current_identity(), meter_or_say)
+    second = Conversation(destination, current_identity(), meter_or_warn)
     for conversation in (first, second):
         hear(conversation, "session.started", session={"id": "sess_live", "model": "gpt-live-1"})
     for conversation in (first, second):
@@ -477,7 +477,7 @@ def test_conversation__what_a_live_session_delegates__is_booked_by_its_own_model
 ) -> None:
     """Responses and decisions tell their tokens inside of events of Live."""
     metered = Metered(pg)
-    live = Conversation(Destination("openai", "live"), current_identity(), meter_or_say)
+    live = Conversation(Destination("openai", "live"), current_identity(), meter_or_warn)
     response: dict[str, Any] = {"id": "r1", "model": "gpt-4o"}
     for kind, usage in (("created", None), ("completed", ANSWERED)):
         event = {"type": f"response.{kind}", "response": {**response, "usage": usage}}
@@ -501,7 +501,7 @@ def test_conversation__a_translation__is_booked_by_what_was_spoken(
         Conversation, "_book", lambda own, route, model, usage: booked.append(usage)
     )
     destination = Destination("openai", "translations", "gpt-realtime-translate")
-    conversation = Conversation(destination, current_identity(), meter_or_say)
+    conversation = Conversation(destination, current_identity(), meter_or_warn)
     for seconds in (9, 3, 6):
         audio = "A" * (seconds * 64_000)
         message = json.dumps({"type": "session.input_audio_buffer.append", "audio": audio})

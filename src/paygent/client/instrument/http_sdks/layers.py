@@ -1,0 +1,122 @@
+"""One call counts once, however many layers of code wrap it.
+
+A request may pass several of our wrappers: that of `request` in a class and in a subclass that
+overrides it, or one that other code kept and put back around ours. Or the call is a gateway's own
+function, and the SDK that it calls below is a part of it. A context variable holds the outermost of
+them while it is open; the wrappers inside let their requests pass.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from contextvars import ContextVar, Token
+from typing import Any
+
+from paygent.client.context.scopes import propagate, reset_or_ignore
+
+
+class Gateway:
+    """One run of a gateway's own function, which is the call; SDKs' hooks inside it are inactive.
+
+    Threads and tasks that were started inside may inherit it and outlive the function: then it is
+    closed, and their calls are their own.
+
+    Attributes:
+        is_open: The function has not returned.
+        in_front: The gateway's own requests count as parts of its call.
+    """
+
+    __slots__ = ("in_front", "is_open")
+
+    def __init__(self, *, in_front: bool = True) -> None:
+        self.is_open = True
+        self.in_front = in_front
+
+    def sends(self, sdk: str) -> bool:
+        """Return whether the gateway itself makes the current request.
+
+        Args:
+            sdk: The package of the SDK through which it is made.
+        """
+        return True
+
+
+class OpenRequest:
+    """A request of an SDK that is under way.
+
+    Threads and tasks that were started inside may inherit it and outlive its answer: then it is
+    closed, and their requests are their own.
+    """
+
+    __slots__ = ("_client", "_layers", "_options", "is_open")
+
+    def __init__(self, client: Any, options: Any, layer: Any) -> None:
+        self._client = client
+        self._options = options
+        self._layers = [layer]
+        self.is_open = True
+
+    def includes(self, client: Any, options: Any, layer: Any) -> bool:
+        """Return whether a request is this one, on its way to another of our wrappers. It has the
+        same client, or is a copy that another client sends. A request that enters a wrapper for the
+        second time is another one, made while this one is under way.
+
+        Args:
+            client, options: Of the request.
+            layer: Our wrapper that it has reached.
+        """
+        if not self.is_open or any(layer is passed for passed in self._layers):
+            return False
+        body = getattr(options, "json_data", None)
+        is_copy = body is not None and body is getattr(self._options, "json_data", None)
+        if not (client is self._client or options is self._options or is_copy):
+            return False
+        self._layers.append(layer)
+        return True
+
+
+inside: ContextVar[Gateway | OpenRequest | None] = ContextVar("paygent_inside", default=None)
+"""The outermost call or request around the current code."""
+propagate(inside)  # an SDK may send its request on a thread of its own
+
+
+def leave(layer: Gateway | OpenRequest, token: Token[Gateway | OpenRequest | None]) -> None:
+    """Close a call or request, in every context that inherited it."""
+    layer.is_open = False
+    reset_or_ignore(token)
+
+
+def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
+    """Deactivate the hooks of SDKs in a block, in which a gateway's own function is the call.
+
+    Args:
+        gateway: Its call, closed when the block is left, and opened when it is entered again; None
+            is one that makes all requests.
+    """
+    return _BehindGateway(gateway or Gateway())
+
+
+def current_gateway() -> Gateway | None:
+    """Return the call of the gateway in which the current code runs, if any."""
+    enclosing = inside.get()
+    return enclosing if isinstance(enclosing, Gateway) and enclosing.is_open else None
+
+
+def is_behind_gateway() -> bool:
+    """Return whether the current code runs in a gateway that counts its requests as its own."""
+    gateway = current_gateway()
+    return gateway is not None and gateway.in_front
+
+
+class _BehindGateway:
+    __slots__ = ("_gateway", "_token")
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def __enter__(self) -> None:
+        self._gateway.is_open = True
+        self._token = inside.set(self._gateway)
+
+    def __exit__(self, *error: object) -> None:
+        leave(self._gateway, self._token)
