@@ -381,16 +381,16 @@ def test_p1__a_sync_call_on_a_loops_thread__does_not_wait_for_the_ledger(
     """It would stop the very loop: it goes on with what is known."""
     import threading
 
-    from paygent.client.journal.delivery import Worker
+    from paygent.client.journal.refresh import UserRefresh
 
     answered = threading.Event()
-    original = Worker._answer
+    original = UserRefresh._answer
 
-    def late(self: Worker, *args: Any) -> bool:
+    def late(self: UserRefresh, *args: Any) -> bool:
         answered.wait(5)
         return original(self, *args)
 
-    monkeypatch.setattr(Worker, "_answer", late)
+    monkeypatch.setattr(UserRefresh, "_answer", late)
     init()
 
     async def handler() -> str:

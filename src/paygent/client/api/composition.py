@@ -99,6 +99,7 @@ def compose(
         journal,
         now_us=now_us,
         interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
+        max_batch_size=settings.max_batch_size,
         before_round=_housekeeping(deferred_ends),
         enabled=not disabled,
     )

@@ -1,47 +1,36 @@
-"""The threads that talk to the ledger, so that no caller has to.
+"""The delivering thread: moves records from the journal to the ledger, so that no caller has to.
 
 Theory of operation
 -------------------
-*deliver* reads records back from the journal and settles them with the ledger in few, set-based
-batches, within a second of each settlement; only when the ledger has acknowledged a batch does the
-journal let it go. With every batch it reads the state of the users that were active, so that what
-other processes spent is known within a second too. Before its first batch it makes the ledger
-ready; then, every few seconds, it adopts the journals of processes that have died. A record that no
-ledger takes is set aside after some tries, so that it does not keep the others waiting.
+*deliver* reads records back from the journal and settles them with the ledger in set-based batches,
+within a second of each settlement; the journal releases a batch only when the ledger has
+acknowledged it. Each batch also reads the state of the users that were active, so that the spend of
+other processes is known within a second too. Before its first batch the thread opens the ledger;
+then, every few seconds, it adopts the journals of dead processes. A record that the ledger rejects
+is quarantined after some tries, so that it does not hold up the others.
 
-*ask* answers the first call of a user or session from the ledger's state on a connection of its
-own, so that it never queues behind a delivery. The caller waits at most a quarter of a second, then
-goes on with what is known; the next delivery brings the state.
+*ask* (`refresh`) answers questions about users on a connection of its own.
 
-Both are daemons, started by the first call that needs them and never at import. A failure of the
-ledger is waited out: records stay in the journal and are sent again.
+Both are daemons, started by the first call that needs them and never at import. While the ledger is
+unavailable, records stay in the journal and are sent again.
 """
 
 from __future__ import annotations
 
 import os
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.client.journal.journal import Journal, adopt, unfinished
+from paygent.client.journal.codec import abandoned_events, directory_of, events_of
+from paygent.client.journal.journal import Journal, adopt
+from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
-from paygent.core.event import Event, decode_end, encode_end, event_from_begin
-from paygent.core.messages import (
-    Answer,
-    AssignRecord,
-    Batch,
-    DirectoryRecord,
-    PlanRecord,
-    PriceRecord,
-    SessionRecord,
-)
-from paygent.core.period import Subscription
+from paygent.core.event import encode_end
+from paygent.core.messages import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord
 from paygent.failopen import attempt, diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
 
@@ -50,20 +39,10 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-RECORDS_PER_BATCH_MAX = 1_000
-"""Records per transaction: enough to be cheap for the ledger, few enough to acknowledge in a
-millisecond or so.
-"""
-
-_READY_WAIT_S = (
-    0.2  # what a question waits for adopted journals; less than its caller waits for the answer
-)
 _RETRY_S = 0.5  # pause after the ledger was unavailable
-_FLUSH_RETRY_S = 0.05  # the same while somebody waits for it
-_REFUSED_MAX = 4  # so often a ledger fails oddly before the record that it chokes on is looked for
-_LOOK_S = 5.0  # between two looks for journals of processes that died
-_BOOKING_WAIT_S = 0.2  # what a question waits for the delivery of the same user's events
-_ROUNDS_MAX = 3  # a plan that was news changes what must be asked: at most so often per question
+_FLUSH_RETRY_S = 0.05  # the same while a caller waits in `flush`
+_REFUSED_MAX = 4  # failures in a row, other than unavailability, before the bad record is searched
+_ADOPT_EVERY_S = 5.0  # between two searches for journals of dead processes
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
 
 
@@ -78,21 +57,25 @@ class Worker:
         *,
         now_us: Callable[[], int],
         interval_s: float,
+        max_batch_size: int,
         before_round: Callable[[], None] | None = None,
         enabled: bool = True,
     ) -> None:
         """Start nothing yet.
 
         Args:
-            ledger: Where records go.
-            accounts: What the process knows; acknowledged and refreshed here.
-            journal: Where records come from.
+            ledger: Destination of the records.
+            accounts: The process's accounts; acknowledged and refreshed here.
+            journal: Source of the records.
             now_us: The process's clock.
             interval_s: Longest time between a settlement and its delivery.
+            max_batch_size: Events per batch, at most.
             before_round: Called by the delivery thread before each of its rounds.
             enabled: False never starts a thread (Paygent is switched off).
         """
         self._enabled = enabled
+        self._max_batch_size = max_batch_size
+        self._refresh = UserRefresh(ledger, accounts, now_us)
         self._ledger = ledger
         self._accounts = accounts
         self._journal = journal
@@ -109,16 +92,12 @@ class Worker:
         self._stopping = False
         self._idle = False
         self._wake = threading.Event()
-        self._ready = threading.Event()
         self._round = threading.Condition()
         self._rounds = 0
-        self._booking: frozenset[str] = frozenset()
         self._refused = 0
         self._is_away = False
-        self._look_for_dead = False
-        self._looked_s = time.monotonic()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._asked: dict[tuple[str, str | None], Future[bool]] = {}
+        self._adopt_soon = False
+        self._adopted_s = time.monotonic()
 
     # -- called by anyone
 
@@ -129,7 +108,7 @@ class Worker:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether `stop` was called: nothing is delivered or answered any more."""
+        """Whether `stop` was called, so nothing is delivered or answered any more."""
         return self._stopping
 
     def start(self) -> None:
@@ -141,82 +120,70 @@ class Worker:
                 return
             for name, run in (
                 ("paygent-deliver", self._deliver_forever),
-                ("paygent-ask", self._answer_forever),
+                ("paygent-ask", self._refresh.run),
             ):
                 if any(thread.name == name for thread in self._threads):
-                    continue  # started by a call for which the other thread was one too many
+                    continue  # an earlier call started it and could not start the other
                 thread = threading.Thread(target=run, name=name, daemon=True)
                 try:
                     thread.start()
-                except RuntimeError:  # the process may have no more; the next call tries again
-                    diagnostics.warn_once("no_thread", "no thread can be started; events wait")
+                except RuntimeError:  # the process has no threads left; the next call tries again
+                    diagnostics.warn_once(
+                        "no_thread", "no thread can be started; events wait in the journal"
+                    )
                     return
                 self._threads.append(thread)
             self._started = True
 
     def nudge(self) -> None:
-        """Note that there is something to deliver or refresh; cheap when the thread is awake
-        anyway.
-        """
+        """Signal that there is something to deliver or refresh; cheap while the thread is awake."""
         if not self._started:
             self.start()
         if self._idle:
             self._wake.set()
 
     def wake(self) -> None:
-        """Have the next round begin now."""
+        """Start the next round now."""
         self.nudge()
         self._wake.set()
 
     def ask(self, user: User, session_id: str | None) -> Future[bool]:
-        """Have the ledger asked about a user; questions about the same user and session share an
-        answer.
+        """Ask the ledger about a user; questions about the same user and session share an answer.
 
         Returns:
-            A future that is True once the state is in the accounts, False when it cannot be had
+            A future that is True once the state is in the accounts, False if it is not available
             now.
         """
-        from concurrent.futures import Future  # 8 ms, at the first question and not at import
-
         self.start()
-        key = (user.user_id, session_id)
-        future = self._asked.get(key)
-        if future is None:
-            future = self._asked[key] = Future()
-            self._jobs.put(partial(self._answer_ask, user, session_id, future))
-        return future
+        return self._refresh.ask(user, session_id)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
-        """Have something read from the ledger, on the asking thread and its connection.
+        """Read from the ledger, on the asking thread and its connection.
 
         Returns:
-            A future with what `reading` returned, or with the `LedgerUnavailable` that it raised.
+            A future with the result of `reading`, or with the exception that it raised.
         """
-        from concurrent.futures import Future
-
         self.start()
-        future: Future[_T] = Future()
-        self._jobs.put(partial(self._answer_read, reading, future))
-        return future
+        return self._refresh.read(reading)
 
     def flush(self, timeout_s: float, *, gives_up: bool = False) -> bool:
-        """Deliver everything that was appended before this call, waiting for it.
+        """Deliver everything that was appended before this call, and wait for it.
 
         Args:
             timeout_s: Longest wait.
-            gives_up: Whether a ledger that is not available now ends the wait.
+            gives_up: Whether to stop waiting when the ledger is unavailable.
 
         Returns:
-            Whether the ledger has it all; False when the time was not enough.
+            Whether the ledger has it all; False after a time-out.
         """
         self.start()
         if not self._started or self._stopping:
             return not self._journal.has_unread
         deadline = time.monotonic() + timeout_s
         with self._round:
-            # The round that is under way may have read the journal before our caller's last record.
+            # The current round may have read the journal before the caller's last record.
             wanted = self._rounds + 2
-        self._look_for_dead = True
+        self._adopt_soon = True
         mark = self._journal.mark()
 
         def is_delivered() -> bool:
@@ -235,17 +202,17 @@ class Worker:
                 return False
 
     def stop(self, timeout_s: float) -> bool:
-        """Deliver what there is, within a time, and end the threads.
+        """Deliver the rest, within a time, and end the threads.
 
         Returns:
-            Whether the threads have ended, so that what they used can be closed.
+            Whether the threads have ended, so that journal and ledger can be closed.
         """
         deadline = time.monotonic() + timeout_s
         if self._threads and not self._stopping:
             self.flush(timeout_s)
         self._stopping = True
         self._wake.set()
-        self._jobs.put(None)
+        self._refresh.stop()
         for thread in self._threads:
             if thread is not threading.current_thread():
                 thread.join(max(deadline - time.monotonic(), 0.05))
@@ -254,6 +221,7 @@ class Worker:
     def renew_after_fork(self) -> None:
         """Forget the parent's threads; the child's first call starts its own."""
         self._renew()
+        self._refresh.renew_after_fork()
         self.flushed = 0
 
     # -- the delivering thread
@@ -276,7 +244,7 @@ class Worker:
             else:
                 self._idle = True
                 if self._journal.calls_in_flight:
-                    self._wake.wait(self._interval_s)  # a dropped stream wakes nobody
+                    self._wake.wait(self._interval_s)  # a dropped stream wakes no thread
                 elif not self._journal.has_unread:
                     self._wake.wait()
                 self._idle = False
@@ -289,124 +257,118 @@ class Worker:
             self._round.notify_all()
 
     def _make_ready(self) -> bool:
-        """Open the ledger and adopt what dead processes left; False when the ledger is not
-        available.
-        """
+        """Open the ledger and adopt dead processes' journals; False if it is unavailable."""
         try:
             self._ledger.open()
-            self._adopt()
         except LedgerUnavailable as error:
-            diagnostics.warn_once(
-                "ledger_unavailable",
-                "the ledger is not available (%s); events wait in the journal",
-                error,
-            )
-            self._is_away = True
+            self._note_away(error)
             return False
-        self._ready.set()
+        if not self._adopt():
+            return False
+        self._refresh.ready.set()
         return True
 
-    def _adopt(self) -> None:
-        """Take over what dead processes left.
+    def _note_away(self, error: LedgerUnavailable) -> None:
+        self._is_away = True
+        diagnostics.warn_once(
+            "ledger_unavailable", "ledger unavailable (%s); events wait in the journal", error
+        )
 
-        Raises:
-            LedgerUnavailable: if the ledger could not book it now; any other failure is counted and
-                leaves the rest to the next start.
+    def _adopt(self) -> bool:
+        """Take over the journals of dead processes; False if the ledger is unavailable.
+
+        Any other failure is counted and leaves the rest to the next search.
         """
-        folder = self._journal.folder
-        if folder is None:
-            return
-        unavailable: list[LedgerUnavailable] = []
+        self._adopt_soon, self._adopted_s = False, time.monotonic()
+        return attempt("adopt", self._adopt_folder) is not False
 
-        def adopt_all() -> None:
-            try:
-                adopt(folder, deliver=self._deliver_dead)
-            except LedgerUnavailable as error:
-                unavailable.append(error)
-
-        attempt("adopt", adopt_all)
-        if unavailable:
-            raise unavailable[0]
-
-    def _adopt_now_and_then(self) -> None:
-        """Look for journals of processes that died meanwhile, every few seconds and when somebody
-        waits for a delivery.
-        """
-        now_s = time.monotonic()
-        if self._look_for_dead or now_s - self._looked_s >= _LOOK_S:
-            self._look_for_dead, self._looked_s = False, now_s
-            try:
-                self._adopt()
-            except LedgerUnavailable:
-                pass  # the round's own batch says so
+    def _adopt_folder(self) -> bool:
+        try:
+            if self._journal.folder is not None:
+                adopt(self._journal.folder, deliver=self._deliver_dead)
+        except LedgerUnavailable as error:
+            self._note_away(error)
+            return False
+        return True
 
     def _deliver_dead(self, records: list[Record]) -> None:
-        """Settle the records of a process that died; its calls in flight as estimated."""
-        begun = (
-            attempt("event_record", event_from_begin, record) for record in unfinished(records)
-        )
-        events = [*_events(records), *(event for event in begun if event is not None)]
-        self._settle(Batch(directory=tuple(_directory(records)), at_us=self._now_us()))
-        for start in range(0, len(events), RECORDS_PER_BATCH_MAX):
-            part = tuple(events[start : start + RECORDS_PER_BATCH_MAX])
+        """Settle the records of a dead process; its calls in flight as estimated."""
+        events = (*events_of(records), *abandoned_events(records))
+        self._settle(Batch(directory=directory_of(records), at_us=self._now_us()))
+        for start in range(0, len(events), self._max_batch_size):
+            part = events[start : start + self._max_batch_size]
             self._settle(Batch(events=part, at_us=self._now_us()))
 
     def _settle(self, batch: Batch) -> Answer:
-        """Settle a batch with the ledger; what it cannot take at all is set aside, loudly.
+        """Settle a batch with the ledger; a record that it rejects is quarantined and logged.
 
         Raises:
             LedgerUnavailable: if it could not be booked now.
         """
+        if self._refused < _REFUSED_MAX - 1:
+            try:
+                return self._ledger.settle(batch)
+            except LedgerUnavailable:
+                raise
+            except BaseException:  # perhaps an accident: the same batch is sent again
+                self._refused += 1
+                raise
+        outcome = attempt("ledger_refused", self._settle_or_return, batch)
+        if isinstance(outcome, LedgerUnavailable):
+            raise outcome
+        return outcome or self._settle_in_parts(batch)
+
+    def _settle_or_return(self, batch: Batch) -> Answer | LedgerUnavailable:
+        """Settle, returning unavailability, so that `attempt` swallows only what it should."""
         try:
             return self._ledger.settle(batch)
-        except LedgerUnavailable:
-            raise
-        except Exception as error:
-            self._refused += 1
-            if self._refused < _REFUSED_MAX:  # it may have been an accident
-                raise
-            diagnostics.record_error("ledger_refused", error)
-        # One record of many; it must not keep the others from being booked.
+        except LedgerUnavailable as error:
+            return error
+
+    def _settle_in_parts(self, batch: Batch) -> Answer:
+        """Settle halves of a rejected batch, down to the record that the ledger rejects."""
         events, directory = batch.events, batch.directory
+        counted: frozenset[str] = frozenset()
         if len(events) + len(directory) <= 1:
             for record in (*events, *directory):
                 attempt("set_aside", self._journal.quarantine, {"refused": str(record)})
-            return self._ledger.settle(Batch((), (), batch.questions, batch.at_us))
-        counted: frozenset[str] = frozenset()
-        for half in (slice(None, (len(events) + 1) // 2), slice((len(events) + 1) // 2, None)):
-            counted |= self._settle(Batch(events[half], (), (), batch.at_us)).counted
-        for record in directory:
-            self._settle(Batch((), (record,), (), batch.at_us))
-        answer = self._ledger.settle(Batch((), (), batch.questions, batch.at_us))
+        else:
+            middle = (len(events) + 1) // 2
+            for half in (events[:middle], events[middle:]):
+                counted |= self._settle(Batch(events=half, at_us=batch.at_us)).counted
+            for record in directory:
+                self._settle(Batch(directory=(record,), at_us=batch.at_us))
+        answer = self._ledger.settle(Batch(questions=batch.questions, at_us=batch.at_us))
         return Answer(counted, answer.users, answer.plans)
 
     def _deliver_round(self) -> bool:
-        """Deliver everything there is; return whether there was anything to do."""
+        """Deliver everything unread; return whether there was anything to do."""
         worked = False
         self._before_round()
         while not self._stopping or self._journal.has_unread:
-            self._adopt_now_and_then()
+            if self._adopt_soon or time.monotonic() - self._adopted_s >= _ADOPT_EVERY_S:
+                self._adopt()
             self._journal.maintain()
-            records = self._journal.take(RECORDS_PER_BATCH_MAX)
-            events = _events(records)
+            records = self._journal.take(self._max_batch_size)
+            events = events_of(records)
             now_us = self._now_us()
             questions = self._accounts.sync.take_active_users(
                 {event.user_id for event in events}, now_us
             )
             if not records and not questions:
-                self._journal.delivered()  # a segment that was read to its end may go
+                self._journal.delivered()  # frees a segment that was read to its end
                 if self._journal.requeue_lost(self._undelivered):
                     continue
                 return worked
-            directory = tuple(_directory(records))
+            directory = directory_of(records)
             if not self._book(Batch(tuple(events), directory, questions, now_us)):
                 return True
             self._note_recorded(directory)
             self.flushed += len(events)
             worked = True
-            if len(records) < RECORDS_PER_BATCH_MAX:
+            if len(records) < self._max_batch_size:
                 return worked
-            # A busy process may never be without a backlog; who waits, waits for two batches of it.
+            # A busy process may always have a backlog; `flush` waits for two batches of it.
             self._finish_round()
         return worked
 
@@ -414,32 +376,25 @@ class Worker:
         return [encode_end(event) for event in self._accounts.sync.pending_events()]
 
     def _book(self, batch: Batch) -> bool:
-        """Settle what was just taken from the journal, and acknowledge it; false if the ledger is
-        not available.
+        """Settle a batch taken from the journal and acknowledge it; False if the ledger is
+        unavailable.
         """
-        self._booking = frozenset(event.user_id for event in batch.events)
-        is_known = False
+        is_booked = False
         try:
-            answer = self._settle(batch)
-            self._refused = 0
-            self._is_away = False
-            self._journal.delivered()
-            self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
-            is_known = True
+            with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
+                answer = self._settle(batch)
+                self._refused = 0
+                self._is_away = False
+                self._journal.delivered()
+                self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
+                is_booked = True
         except LedgerUnavailable as error:
-            diagnostics.warn_once(
-                "ledger_unavailable",
-                "the ledger is not available (%s); events wait in the journal",
-                error,
-            )
-            self._is_away = True
+            self._note_away(error)
         finally:
-            for question in () if is_known else batch.questions:
+            # A question without an answer is asked again with the next batch.
+            for question in () if is_booked else batch.questions:
                 self._touch_again(question.user_id)
-            with self._round:
-                self._booking = frozenset()
-                self._round.notify_all()
-        return is_known
+        return is_booked
 
     def _touch_again(self, user_id: str) -> None:
         user = self._accounts.registry.users.get(user_id)
@@ -453,109 +408,6 @@ class Worker:
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
 
-    # -- the asking thread
-
-    def _answer_forever(self) -> None:
-        while True:
-            job = self._jobs.get()
-            if job is None:
-                return
-            self._ready.wait(_READY_WAIT_S)
-            attempt("ask", job)
-
-    def _answer_ask(self, user: User, session_id: str | None, future: Future[bool]) -> None:
-        known = attempt("ask", self._answer, user, session_id)
-        self._asked.pop((user.user_id, session_id), None)
-        future.set_result(bool(known))
-
-    def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
-        try:
-            future.set_result(reading(self._ledger))
-        except Exception as error:  # whatever it is, it belongs to the caller, who waits for it
-            future.set_exception(error)
-
-    def _answer(self, user: User, session_id: str | None) -> bool:
-        for _ in range(_ROUNDS_MAX):
-            with self._round:
-                # Between the ledger's commit and our acknowledgement a user's events are in both
-                # places; figures read then would count them twice.
-                self._round.wait_for(lambda: user.user_id not in self._booking, _BOOKING_WAIT_S)
-            now_us = self._now_us()
-            deliveries = self._accounts.sync.deliveries
-            question = self._accounts.sync.question(
-                self._accounts.registry.user(user.user_id, now_us), session_id, now_us
-            )
-            try:
-                answer: Answer = self._ledger.state((question,), now_us)
-            except LedgerUnavailable:
-                return False
-            if user.user_id in self._booking:
-                continue
-            if self._accounts.sync.apply_answer(answer, now_us, as_of=deliveries) and user.known:
-                return True
-        return user.known
-
 
 def _nothing() -> None:
-    """Stand for what is done before a round, where nobody asked for anything."""
-
-
-def _events(records: Iterable[Record]) -> list[Event]:
-    """Return the events among records; one that cannot be read is counted and left out."""
-    ends = (
-        attempt("event_record", decode_end, record)
-        for record in records
-        if record.get("k") == "end"
-    )
-    return [event for event in ends if event is not None]
-
-
-def _directory(records: Iterable[Record]) -> list[DirectoryRecord]:
-    """Return the directory records among records, in order."""
-    found = (attempt("directory_record", _read_directory, record) for record in records)
-    return [record for record in found if record is not None]
-
-
-def _read_directory(record: Record) -> DirectoryRecord | None:
-    kind = record.get("k")
-    if kind == "plan":
-        return PlanRecord(str(record["name"]), dict(record["document"]), int(record["at"]))
-    if kind == "assign":
-        period = record.get("period")
-        return AssignRecord(
-            str(record["user"]),
-            str(record["plan"]),
-            record.get("own"),
-            Subscription(*period) if period else None,
-            int(record["at"]),
-            bool(record.get("keeps", False)),
-        )
-    if kind == "session":
-        return SessionRecord(*record["session"])
-    if kind == "prices":
-        return PriceRecord(str(record["id"]), dict(record["document"]), int(record["at"]))
-    return None
-
-
-def directory_record(record: DirectoryRecord) -> dict[str, Any]:
-    """Return a directory record as the journal keeps it; `_read_directory` reads it back."""
-    if isinstance(record, PlanRecord):
-        return {"k": "plan", "name": record.name, "document": record.document, "at": record.at_us}
-    if isinstance(record, AssignRecord):
-        return {
-            "k": "assign",
-            "user": record.user_id,
-            "plan": record.plan,
-            "own": record.own,
-            "period": list(record.subscription) if record.subscription else None,
-            "at": record.at_us,
-            "keeps": record.keeps,
-        }
-    if isinstance(record, PriceRecord):
-        return {
-            "k": "prices",
-            "id": record.price_id,
-            "document": record.document,
-            "at": record.at_us,
-        }
-    return {"k": "session", "session": list(record)}
+    """The default `before_round`."""

@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.client.journal.delivery import Worker, directory_record
+from paygent.client.journal.codec import directory_record
+from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.event import Event, encode_end

@@ -18,15 +18,15 @@ from tests.contract.samples import MONTH, NOON_US, day_key, make_event, period_k
 from tests.unit.client.journal.ledgers import FakeLedger
 
 import paygent.client.journal.delivery as worker_module
+import paygent.client.journal.refresh as refresh_module
+from paygent import Paygent
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.client.journal.delivery import (
-    RECORDS_PER_BATCH_MAX,
-    Worker,
-    directory_record,
-)
+from paygent.client.journal.codec import directory_record
+from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
+from paygent.client.runtime.settings import read_settings
 from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, event_from_begin
 from paygent.core.limit import Limit
 from paygent.core.messages import (
@@ -42,6 +42,9 @@ from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
+
+BATCH_MAX = 100
+"""Events per batch, at most."""
 
 WAIT_S = 5.0
 """Longest wait of a test for something that takes milliseconds."""
@@ -63,7 +66,7 @@ class Bench:
             self.accounts,
             self.journal,
             now_us=lambda: NOON_US,
-            **{"interval_s": 0.005, **arguments},
+            **{"interval_s": 0.005, "max_batch_size": BATCH_MAX, **arguments},
         )
 
     def user(self, user_id: str = "ann") -> User:
@@ -114,7 +117,7 @@ def bench(new_bench: Callable[..., Bench]) -> Bench:
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make pauses after failures short; what is tested is that they end."""
     monkeypatch.setattr(worker_module, "_RETRY_S", 0.005)
-    monkeypatch.setattr(worker_module, "_READY_WAIT_S", 0.05)
+    monkeypatch.setattr(refresh_module, "_READY_WAIT_S", 0.05)
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
@@ -169,15 +172,27 @@ def test_flush__nothing_waits__returns_at_once(bench: Bench) -> None:
 def test_flush__a_long_backlog__is_delivered_in_batches_of_a_bounded_size(
     new_bench: Callable[..., Bench],
 ) -> None:
-    """A transaction takes at most so many records, so that an acknowledgement stays short."""
+    """A batch has at most `max_batch_size` events, so that an acknowledgement stays short."""
     bench = new_bench(enabled=False)
-    for number in range(2 * RECORDS_PER_BATCH_MAX + 100):
+    for number in range(2 * BATCH_MAX + 100):
         bench.spend(f"e{number}")
     bench.worker._enabled = True
     assert bench.worker.flush(WAIT_S) is True
-    assert len(bench.ledger.events) == 2 * RECORDS_PER_BATCH_MAX + 100
-    assert max(len(batch.events) for batch in bench.ledger.batches) <= RECORDS_PER_BATCH_MAX
-    assert bench.spent() == (2 * RECORDS_PER_BATCH_MAX + 100) * 1_000
+    assert len(bench.ledger.events) == 2 * BATCH_MAX + 100
+    assert max(len(batch.events) for batch in bench.ledger.batches) <= BATCH_MAX
+    assert bench.spent() == (2 * BATCH_MAX + 100) * 1_000
+
+
+def test_init__max_batch_size__bounds_the_events_of_each_batch(tmp_path: Path) -> None:
+    """The argument of `init` reaches the delivery."""
+    ledger = FakeLedger()
+    settings = read_settings({"db_path": str(tmp_path / "pg.db"), "max_batch_size": 3}, {})
+    pg = Paygent.launch(settings, ledger=ledger)
+    for _ in range(10):
+        pg.record_event("ann", cost=0.001)
+    pg.shutdown(WAIT_S)
+    assert len(ledger.events) == 10
+    assert max(len(batch.events) for batch in ledger.batches) <= 3
 
 
 def test_deliver__nobody_flushes__happens_by_itself(bench: Bench) -> None:
@@ -432,11 +447,11 @@ def test_deliver__the_journal_back_on_disk__is_tried_with_each_round(
 def test_deliver__stopping__ends_after_the_last_full_batch(new_bench: Callable[..., Bench]) -> None:
     """At exit a round goes on until nothing is unread, and no further."""
     bench = new_bench(enabled=False)
-    for number in range(RECORDS_PER_BATCH_MAX):
+    for number in range(BATCH_MAX):
         bench.spend(f"e{number}")
     bench.worker._stopping = True
     assert bench.worker._deliver_round() is True
-    assert len(bench.ledger.events) == RECORDS_PER_BATCH_MAX
+    assert len(bench.ledger.events) == BATCH_MAX
 
 
 # -- readiness, and the journals of the dead
@@ -519,11 +534,11 @@ def test_adopt__a_long_journal__is_booked_in_batches_of_a_bounded_size(
     """A dead process may have left much."""
     bury(
         tmp_path / "journal",
-        *(encode_end(make_event(f"e{number}")) for number in range(RECORDS_PER_BATCH_MAX + 10)),
+        *(encode_end(make_event(f"e{number}")) for number in range(BATCH_MAX + 10)),
     )
     assert bench.worker.flush(WAIT_S) is True
-    assert eventually(lambda: len(bench.ledger.events) == RECORDS_PER_BATCH_MAX + 10)
-    assert max(len(batch.events) for batch in bench.ledger.batches) <= RECORDS_PER_BATCH_MAX
+    assert eventually(lambda: len(bench.ledger.events) == BATCH_MAX + 10)
+    assert max(len(batch.events) for batch in bench.ledger.batches) <= BATCH_MAX
 
 
 def test_adopt__the_ledger_away_meanwhile__is_tried_again(
@@ -588,7 +603,7 @@ def test_ask__the_same_question_meanwhile__shares_the_answer(bench: Bench) -> No
     gate.set()
     assert first.result(WAIT_S) is True
     assert len([asked for asked in bench.ledger.asked if asked[0].user_id == "ann"]) <= 2
-    assert eventually(lambda: not bench.worker._asked)
+    assert eventually(lambda: not bench.worker._refresh._asked)
     assert bench.worker.ask(user, None) is not first
 
 
