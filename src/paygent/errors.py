@@ -1,7 +1,17 @@
-"""The exceptions and warnings that applications meet.
+"""The exceptions and warnings that applications can see.
 
-During a call only `PaygentLimitExceeded` reaches the application. What configures (`init`, plans,
+During a call only `PaygentLimitExceeded` reaches the application. Configuration (`init`, plans,
 `record_event`) raises `InvalidValue` for bad input.
+
+    Exception
+     +-- PaygentLimitExceeded            a call was refused
+     +-- ValueError
+     |    +-- InvalidValue               bad input, every broken rule at once
+     +-- Warning
+          +-- UserWarning
+               +-- PaygentWarning
+                    +-- PaygentBackendUnreachable   at `init`
+                    +-- PaygentAuthInvalid          at `init`
 """
 
 from __future__ import annotations
@@ -26,7 +36,7 @@ class PaygentLimitExceeded(Exception):
     """A call was refused by a limit before a token was sent; nothing was spent.
 
     Attributes:
-        guard_result: Which limit, what is spent and held, and whether trying again can help.
+        guard_result: The limit, the amounts spent and held, and whether trying again can help.
     """
 
     def __init__(self, guard_result: GuardResult) -> None:
@@ -38,12 +48,12 @@ class PaygentLimitExceeded(Exception):
 
 
 class PaygentWarning(UserWarning):
-    """Something that a team should know and that does not stop their application."""
+    """A problem that the team should know about and that does not stop the application."""
 
 
 class PaygentBackendUnreachable(PaygentWarning):
-    """The backend could not be reached when `init` asked; calls go on and are metered locally."""
+    """The backend was unreachable at `init`; calls proceed and are metered locally."""
 
 
 class PaygentAuthInvalid(PaygentWarning):
-    """The backend refused the API key when `init` asked; calls go on and are metered locally."""
+    """The backend rejected the API key at `init`; calls proceed and are metered locally."""

@@ -1,7 +1,7 @@
-"""How the cost of one event came about: each component, its count, its rate, and what that makes.
+"""Explains the cost of one event: the count, rate and amount of each component.
 
-The same integers that priced the call, kept apart instead of summed at once, so that a person can
-follow them. Nothing here decides anything.
+The same integers that priced the call, listed instead of summed at once, so that a person can check
+them. Nothing is decided here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from paygent.core.usage import RARE_COUNTS, Usage
 _PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 OTHERS = "others_nano"
-"""Among an event's details: what other models cost that the provider had work for the call."""
+"""Key in an event's details: the cost of other models that the provider used for the call."""
 
 LARGEST_INPUT = "largest_input_tokens"
-"""Among the details of an event that sums up several requests; see `Usage`."""
+"""Key in the details of an event for several requests; see `Usage`."""
 
 BILLED = "billed:"
-"""How the price id of an event begins whose cost the provider has told itself."""
+"""Prefix of the price id of an event with a cost reported by the provider."""
 
 
 class CostComponent(NamedTuple):
@@ -54,12 +54,12 @@ class Explanation(NamedTuple):
     """The arithmetic of one event.
 
     Attributes:
-        lines: Its components that were used.
+        lines: The components with a count.
         amount: Their sum, in parts of a dollar (`PARTS_PER_USD`), unrounded.
-        cost_nano: That, rounded once, half to even, with what other models cost.
-        others_nano: What other models cost that worked for the call, by their own lists.
-        tier_above: The input above which the tier begins that applied, or None.
-        assumed: What the list does not have, so that a price had to be taken from another.
+        cost_nano: That sum, rounded once, half to even, plus `others_nano`.
+        others_nano: The cost of other models used for the call, by their own price lists.
+        tier_above: The input threshold of the price tier that applied, or None.
+        assumed: Components without a price in the list, priced like another component.
     """
 
     lines: tuple[CostComponent, ...]
@@ -71,16 +71,16 @@ class Explanation(NamedTuple):
 
 
 def explain(event: Event, rates: Rates) -> Explanation:
-    """Work out what an event's tokens cost.
+    """Recompute the cost of an event's tokens.
 
     Args:
-        event: As it was booked.
-        rates: The price list that it was booked with.
+        event: The event as booked.
+        rates: The price list with which it was booked.
     """
     usage = _usage_of(event)
     prices = prices_of(usage, rates)
     tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
-    lines = tuple(CostComponent(name, *found) for name, found in amounts_of(usage, prices).items())
+    lines = tuple(CostComponent(name, *row) for name, row in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
     others_nano = (event.details or {}).get(OTHERS, 0)
     cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
@@ -95,7 +95,7 @@ def explain(event: Event, rates: Rates) -> Explanation:
 
 
 def _usage_of(event: Event) -> Usage:
-    """Return the counts of an event as they were priced."""
+    """Return the counts of an event in the form in which they were priced."""
     rare: dict[str, Any] = {name: (event.details or {}).get(name, 0) for name in RARE_COUNTS}
     return Usage(
         event.input_tokens,
@@ -121,10 +121,10 @@ def rates_to_json(rates: Rates) -> dict[str, Any]:
 
 
 def rates_from_json(price_id: str, document: Mapping[str, Any]) -> Rates:
-    """Read a price list that `rates_to_json` wrote.
+    """Read a price list written by `rates_to_json`.
 
     Raises:
-        KeyError, TypeError, ValueError: if the document is not one.
+        KeyError, TypeError, ValueError: The document is not a price list.
     """
     tiers: Iterable[Any] = document["tiers"]
     return Rates(
@@ -134,5 +134,5 @@ def rates_from_json(price_id: str, document: Mapping[str, Any]) -> Rates:
         str(document["source"]),
         str(document["as_of"]),
         frozenset(document["unpriced"]),
-        frozenset(document.get("assumed", ())),  # lists of before it was known have none
+        frozenset(document.get("assumed", ())),  # absent from lists of older versions
     )

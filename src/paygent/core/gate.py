@@ -1,11 +1,11 @@
-"""The gate: may this call leave, given what is spent and held? Pure, in integers.
+"""The gate: may a call be sent, given the amounts spent and held? Pure, in integers.
 
-A limit is read as an account: what is spent in its window, what calls in flight hold, and two
-lines, floor(cap × gate). The block line decides; the warn line is compared with what is *spent*
-alone, since holds come and go. A call that finds room but not enough of it may go as the one that
-straddles the line; then no room is left for another until it has settled. Where only holds of calls
-in flight stand between a call and its cap, that is contention and not exhaustion, and a refusal
-says which it was.
+A limit is read as an account: the amount spent in its window, the amount held by calls in flight,
+and two thresholds, floor(cap × gate). The block line decides; the warn line is compared with the
+amount *spent* alone, because holds come and go. A call for which there is some room, but not
+enough, may go as the one that straddles the line; then no room is left for another until it has
+settled. If only holds of calls in flight are in the way, that is contention, not exhaustion, and a
+refusal names which it was.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _PPM = 10**6
 FULL_PPM = _PPM
 
 CONTENTION = "contention"
-"""The `gate_reason` of a call that only finds other calls in its way."""
+"""The `gate_reason` of a call that only other calls in flight stop."""
 
 Verdict = Literal["fits", "straddles", "contention", "exhausted"]
-"""What one account says: the need fits; it does not fit but the call may go as the one that crosses
-the line; holds are in the way; the cap is used up."""
+"""The result for one account: the need fits; it does not fit, but the call may go as the one that
+crosses the line; holds are in the way; the cap is used up, or a strict call can never fit."""
 
 
 class Thresholds(NamedTuple):
-    """Where a cap blocks and warns, in the unit of its metric."""
+    """The amounts at which a cap blocks and warns, in the unit of its metric."""
 
     cap: int
     block: int
@@ -32,14 +32,14 @@ class Thresholds(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """One account at one moment, in the unit of its metric (nano-dollars, tokens, calls).
+    """The state of one account, in the unit of its metric (nano-dollars, tokens, calls).
 
     Attributes:
         reason: The `gate_reason` of this limit.
-        lines: Its cap and lines.
+        lines: Its cap and thresholds.
         spent: Settled in the window.
-        held: Held by calls in flight, without the call that asks.
-        need: What the call that asks would add to it; 0 when nobody asks.
+        held: Held by calls in flight, without the call that is being decided.
+        need: The amount that this call would add to `held`; 0 without a call.
         metric: Unit of the figures: "spend" (nano-dollars), "tokens" or "calls".
     """
 
@@ -52,7 +52,7 @@ class Reading(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What the gate says about a call.
+    """The gate's decision about a call.
 
     Attributes:
         status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
@@ -63,9 +63,9 @@ class Decision(NamedTuple):
             settle.
         limit: The reason of the deciding limit itself, also where `reason` is contention.
         metric: Unit of the figures.
-        worst_case: What a strict call may use at most, where that alone refuses it: it is more than
-            is left, though the cap is not used up. Otherwise 0.
-        left: What is left below the line then; 0 otherwise.
+        worst_case: The most that a strict call may use, if that alone refuses it: more than is
+            left, though the cap is not used up. Otherwise 0.
+        left: The amount left below the block line in that case; 0 otherwise.
     """
 
     status: Literal["ok", "soft_gate", "hard_gate"]
@@ -82,19 +82,19 @@ class Decision(NamedTuple):
 
 
 def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
-    """Return the lines of a cap: floor(cap × gate), in integers."""
+    """Return the thresholds of a cap: floor(cap × gate), in integers."""
     return Thresholds(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
 
 
 def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verdict:
-    """Say whether a need fits under one block line.
+    """Return whether a need fits below one block line.
 
     Args:
         spent: Settled in the window.
-        held: Held by other calls in flight; past the line while one of them straddles it.
-        need: What this call would add to it, at least 0.
+        held: Held by other calls in flight; above the line while one of them straddles it.
+        need: The amount that this call would add to it, at least 0.
         block: The block line.
-        strict: Whether spend may never pass the line: then nothing straddles.
+        strict: Whether spend may never pass the line; then no call straddles it.
     """
     if spent >= block:
         return "exhausted"
@@ -106,12 +106,12 @@ def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verd
 
 
 def room(reading: Reading) -> int:
-    """Return what a further call could use before its line blocks, in the unit of the metric."""
+    """Return the amount that further calls can use before the limit blocks."""
     return max(reading.lines.block - reading.spent - reading.held, 0)
 
 
 def usage_ppm(reading: Reading, *, strict: bool) -> int:
-    """Return how much of a cap is used, in parts per million; a cap of 0 is wholly used."""
+    """Return the used fraction of a cap, in parts per million; a cap of 0 is fully used."""
     cap = reading.lines.cap
     if cap == 0:
         return _PPM
@@ -119,14 +119,14 @@ def usage_ppm(reading: Reading, *, strict: bool) -> int:
 
 
 def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
-    """Combine the accounts of a call: hard over soft over ok, then the highest share of the cap.
+    """Combine the accounts of a call: hard over soft over ok, then the highest used fraction.
 
     Args:
         readings: Every account that limits the call; empty means no limit.
         strict: Whether the plan is strict.
 
     Returns:
-        The decision, with the figures of the account that made it.
+        The decision, with the figures of the deciding account.
     """
     best: Decision | None = None
     for reading in readings:
@@ -144,12 +144,12 @@ def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
 
 
 def contention(reading: Reading, *, strict: bool) -> Decision:
-    """Return the decision that has a call wait for others that hold on an account."""
+    """Return the decision to make a call wait for other holds on an account."""
     return _decision(reading, "contention", strict=strict)
 
 
 def warning(reading: Reading, *, strict: bool) -> Decision:
-    """Return the decision that tells of an account past its warn line."""
+    """Return the decision for the warning about an account past its warn line."""
     return _decision(reading, "fits", strict=strict)
 
 
@@ -178,7 +178,5 @@ _SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
 
 
 def _rank(decision: Decision) -> tuple[int, bool, int]:
-    """Order decisions: severity, then a cap that is used up over one that is only held, then the
-    share.
-    """
+    """Order decisions: by severity, then exhaustion over contention, then the used fraction."""
     return _SEVERITY[decision.status], not decision.retryable, decision.usage_ppm

@@ -1,8 +1,8 @@
-"""Windows of time over which limits count: half-open, in UTC, anchored where the rule says.
+"""Time windows over which limits count: half-open, in UTC, anchored as their rule defines.
 
-Times are integers, microseconds since 1970-01-01 UTC, so that a window is the same value in memory,
-in the journal and in the store. Month arithmetic clamps to the last day and returns to the anchor's
-day: Jan 31 → Feb 28 → Mar 31.
+Times are integers, microseconds since 1970-01-01 UTC, so that a window has the same value in
+memory, in the journal and in the store. Month arithmetic clamps to the last day and returns to the
+anchor's day: Jan 31 → Feb 28 → Mar 31.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
 END_OF_TIME_US = 253_402_300_800 * MICROSECONDS_PER_SECOND
-"""Year 10000: the end of a window that does not end by time (a session's)."""
+"""Year 10000: the end of a window that no time ends (a session)."""
 
 Renewal = Literal["auto", "month", "week", "day", "none"]
-"""How a subscription's period goes on: by its own length, by a calendar unit, or not at all."""
+"""How a subscription's period renews: by its own length, by a calendar unit, or not at all."""
 
 _ROLLING = re.compile(r"rolling:([0-9]{1,4})(m|h|d)")
 _ROLLING_UNIT_US = {"m": 60 * 10**6, "h": 3600 * 10**6, "d": _DAY_US}
 ROLLING_STEPS = 60
-"""A rolling window forgets in steps of a sixtieth of its length, always late, never early."""
+"""A rolling window drops old usage in steps of a sixtieth of its length: late, never early."""
 
 
 class Window(NamedTuple):
@@ -35,16 +35,16 @@ class Window(NamedTuple):
     end_us: int
 
     def contains(self, at_us: int) -> bool:
-        """Tell whether a moment lies in the window."""
+        """Return whether a time is in the window."""
         return self.start_us <= at_us < self.end_us
 
 
 class Subscription(NamedTuple):
-    """The billing period of a user as it was given, and how it renews.
+    """The first billing period of a user, and how it renews.
 
     Attributes:
         start_us: Start of the first period.
-        end_us: Its end; the later ones follow from `renews`.
+        end_us: Its end; later periods follow from `renews`.
         renews: "auto" renews by the period's own length (by calendar month where it spans one).
     """
 
@@ -65,20 +65,20 @@ def to_datetime(at_us: int) -> datetime:
 
 
 def calendar_month(at_us: int) -> Window:
-    """Return the UTC calendar month that contains a moment."""
+    """Return the UTC calendar month that contains a time."""
     at = to_datetime(at_us)
     start = datetime(at.year, at.month, 1, tzinfo=timezone.utc)
     return Window(to_us(start), to_us(_add_months(start, 1)))
 
 
 def day(at_us: int) -> Window:
-    """Return the UTC day that contains a moment."""
+    """Return the UTC day that contains a time."""
     start = at_us - at_us % _DAY_US
     return Window(start, start + _DAY_US)
 
 
 def day_name(at_us: int) -> str:
-    """Return the UTC day of a moment, ISO 8601."""
+    """Return the UTC day of a time, ISO 8601."""
     return to_datetime(at_us).strftime("%Y-%m-%d")
 
 
@@ -91,14 +91,14 @@ def rolling_length_us(rule: str) -> int | None:
 
 
 def billing_period(subscription: Subscription | None, at_us: int) -> Window | None:
-    """Return the billing period that contains a moment.
+    """Return the billing period that contains a time.
 
     Args:
         subscription: The user's period; None for the UTC calendar month.
-        at_us: The moment. Before the first period it is counted to the first one.
+        at_us: The time. A time before the first period counts in the first one.
 
     Returns:
-        The period, or None when the subscription does not renew and has ended.
+        The period, or None if the subscription has ended and does not renew.
     """
     if subscription is None:
         return calendar_month(at_us)
@@ -122,8 +122,7 @@ def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Win
     """Return the period of `months` calendar months that contains `at_us`, at or after
     `renews_from`.
 
-    Periods are counted from an anchor, so that a clamped day (Feb 28) does not become the new
-    anchor.
+    Periods are counted from one anchor, so a clamped day (Feb 28) never becomes the anchor.
     """
     spanned = _months_spanned(first)
     anchor = to_datetime(first.start_us if spanned else renews_from)
@@ -147,10 +146,10 @@ def _months_spanned(window: Window) -> int:
 
 
 def _add_months(moment: datetime, months: int) -> datetime:
-    """Add calendar months; a day that the month does not have becomes its last."""
+    """Add calendar months; a day that the target month lacks becomes its last day."""
     year, month = divmod(moment.month - 1 + months, 12)
     year += moment.year
-    if year > 9998:  # the last whole year that a datetime holds
+    if year > 9998:  # the last year in which a month can be added to a datetime
         return datetime(9999, 12, 31, tzinfo=timezone.utc)
     last = calendar.monthrange(year, month + 1)[1]
     return moment.replace(year=year, month=month + 1, day=min(moment.day, last))

@@ -1,8 +1,8 @@
-"""What every public value type has: a dump, a JSON dump and a changed copy.
+"""The methods of every public value type: dump, JSON dump and changed copy.
 
-Applications written for the documented API call `model_dump()` and friends on plans, events and
-results. The types are frozen dataclasses; this mixin gives them those three methods and keeps each
-dollar field and its exact integer twin (`…_nano`) in step.
+Applications call `model_dump()`, `model_dump_json()` and `model_copy()` on plans, events and
+results. The types are frozen dataclasses; this mixin adds these methods and keeps each dollar field
+consistent with its exact integer twin (`…_nano`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Value:
         """Return the fields as a dict.
 
         Args:
-            mode: "python" keeps datetimes and infinities; "json" gives only what JSON can carry
-                (ISO 8601 strings, None for an infinite limit).
+            mode: "python" keeps datetimes and infinities; "json" has JSON types only (ISO 8601
+                strings, None for an infinite limit).
         """
         return {name: _dump(getattr(self, name), mode) for name in _fields(self)}
 
@@ -50,8 +50,8 @@ class Value:
             update: New values by field name. A dollar field may be given by its exact twin instead.
 
         Raises:
-            InvalidValue: if a new value breaks a rule of the type.
-            TypeError: if `update` names a field that the type does not have.
+            InvalidValue: A new value breaks a rule of the type.
+            TypeError: `update` names a field that the type does not have.
         """
         changes = dict(update or {})
         known = _fields(self)
@@ -75,15 +75,14 @@ class Value:
         return type(self)(**arguments)
 
     def _exact_argument(self, name: str) -> Any:
-        """Return what the constructor is given for a field that a copy keeps."""
+        """Return the constructor's argument for a field that a copy keeps."""
         exact = getattr(self, name + "_nano") if name in self._dollars else None
         return getattr(self, name) if exact is None else exact_usd(exact)
 
     def _settle_dollars(self) -> None:
-        """Compute the exact twins of the dollar fields, and show each field as the nearest double.
+        """Compute the exact twins of the dollar fields, and set each field to the nearest double.
 
-        For results that Paygent makes itself; what an application writes is validated by its own
-        type.
+        For results that Paygent makes; types that an application makes validate their own fields.
         """
         for name in self._dollars:
             given = getattr(self, name)
@@ -110,7 +109,7 @@ def exact_usd(amount_nano: Any) -> Any:
 
 def _fields(value: Value) -> dict[str, bool]:
     """Return the fields of a dataclass instance, each with whether its constructor takes it."""
-    return {each.name: each.init for each in dataclasses.fields(cast(Any, value))}
+    return {spec.name: spec.init for spec in dataclasses.fields(cast(Any, value))}
 
 
 def _nano(given: Any) -> int:
