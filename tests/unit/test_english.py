@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = (
     *sorted((ROOT / "src" / "paygent").rglob("*.py")),
+    *sorted((ROOT / "src" / "paygent").rglob("*.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / "examples").glob("*.*")),
     ROOT / "README.md",
