@@ -71,7 +71,7 @@ def pg(init: Init) -> Paygent:
 
 
 def respond(server: ServerConnection) -> None:
-    """Answer what is asked for, in Realtime or over Responses."""
+    """Answer each request, in Realtime or over Responses."""
     number = 0
     for event in hear(server):
         if event["type"] != "response.create":
@@ -115,7 +115,7 @@ def port() -> Iterator[int]:
 def test_destination__by_its_address__is_metered_or_said_or_left_alone(
     host: str, path: str, route: str, said: str, pg: Paygent
 ) -> None:
-    """What is said has no ids in it, so that it is said once."""
+    """The log has no ids in it, so that it is logged once."""
     found = _destination(_Address(host, path, {}), None)
     assert (found.route if found is not None else "") == route
     counts = [name for name in pg.health()["counts"] if name.startswith("unmetered:")]
@@ -200,7 +200,7 @@ async def test_socket__of_the_librarys_old_part__is_said_where_it_leads_to_a_pro
 
 
 def test_socket__that_nobody_opens__is_gated_at_each_response(init: Init, port: int) -> None:
-    """One for all users, opened when the application starts, though nobody may call unnamed."""
+    """One for all users, opened when the application starts, while missing users are blocked."""
     pg = init(on_missing_user="block")
     metered = Metered(pg)
     with connect(client_of(port)) as connection:

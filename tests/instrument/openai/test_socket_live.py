@@ -42,7 +42,7 @@ def test_sdk__of_today__has_live_sessions() -> None:
 
 
 def live(server: ServerConnection) -> None:
-    """Tell twelve seconds more with each piece of audio."""
+    """Report twelve more seconds with each piece of audio."""
     seconds = 0
     for event in hear(server):
         if event["type"] == "session.start":
@@ -77,7 +77,7 @@ if HAS_LIVE:
         assert {(each.model, each.quality) for each in metered.events} == {("gpt-live-1", "exact")}
 
     async def test_translation__audio_that_is_sent__is_booked_when_it_ends(init: Init) -> None:
-        """By its length, since the provider tells nothing."""
+        """By its length, since the provider reports nothing."""
         pg = init()
         metered = Metered(pg)
 

@@ -1,5 +1,5 @@
-"""Taps on connections: several senders, interruptions, ends that nobody waits for, what a library
-does behind the application.
+"""Taps on connections: several senders, interruptions, ends that are not awaited, and a library's
+work behind the application.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def test_taps__our_hook_on_both_sides_of_anothers__count_once(
 
 
 def test_taps__threads_that_send_at_once__pay_for_their_own_responses(pg: Paygent) -> None:
-    """The order of what is asked for is that of the wire, however the threads take turns."""
+    """The order of requests is that of the wire, however the threads take turns."""
     metered, users, each_asks = Metered(pg), range(1, 9), 30
     with serving(answers_all) as port, connect(client_of(port)) as connection:
 
@@ -252,13 +252,13 @@ async def test_taps__audio_on_a_loop__is_only_looked_at(pg: Paygent) -> None:
 
 
 def hangs_up(server: ServerConnection) -> None:
-    """Go away without a word once something was asked for."""
+    """Disconnect without a word after the first request."""
     next(hear(server))
     server.socket.shutdown(2)
 
 
 def test_taps__a_server_that_hangs_up__leaves_no_hold(pg: Paygent) -> None:
-    """Though nobody receives, and the application keeps the connection."""
+    """Even while nothing receives, and the application keeps the connection."""
     metered = Metered(pg)
     with serving(hangs_up) as port, paygent_context("u1"):
         connection = connect(client_of(port)).enter()

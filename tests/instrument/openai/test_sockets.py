@@ -60,7 +60,7 @@ def test_sdk__of_today__has_both_kinds_of_sockets() -> None:
 
 @pytest.fixture
 def fake() -> Iterator[FakeProvider]:
-    """A provider whose answers are spoken."""
+    """A provider with spoken answers."""
     with FakeProvider(Answer(tokens=SPOKEN)) as provider:
         yield provider
 
@@ -111,7 +111,7 @@ def sent(fake: FakeProvider, kind: str) -> int:
 
 @pytest.fixture
 def pg(init: Init) -> Paygent:
-    """A Paygent whose plan `tiny` ends with the first response."""
+    """A Paygent with a plan `tiny` that is used up by the first response."""
     made = init()
     made.configure_plan("tiny", PlanConfig(max_spend_per_period=0.0004))
     for user_id in ("poor", "poor2"):
@@ -145,7 +145,7 @@ def test_socket__a_response__is_metered_once_from_its_own_usage(
 async def test_socket__an_async_response__is_metered_once(
     part: str, pg: Paygent, fake: FakeProvider
 ) -> None:
-    """The same, awaited, and read in another task than it was asked for in."""
+    """The same, awaited, and read in another task than the requesting one."""
     metered = Metered(pg)
     async with openai.AsyncOpenAI(**_arguments(fake)) as client:
         with paygent_context("u1"):
@@ -166,7 +166,7 @@ async def test_socket__an_async_response__is_metered_once(
 def test_socket__of_several_users__each_response_is_its_own_users(
     pg: Paygent, client: openai.OpenAI
 ) -> None:
-    """Whoever asks pays; where nobody is named, whoever connected."""
+    """The user of the request pays; without one, the user who connected."""
     metered = Metered(pg)
     with paygent_context("u1"):
         connection = connect(client).enter()
@@ -430,7 +430,7 @@ def test_socket__a_recv_that_times_out__ends_nothing(pg: Paygent, client: openai
 
 
 def test_socket__to_another_place__is_left_as_it_is(pg: Paygent, fake: FakeProvider) -> None:
-    """A chat of the application's own has no taps; nobody is refused there."""
+    """The application's own chat has no taps; nothing is refused there."""
     pg.record_event("poor", cost=1)
     address = fake.url.replace("http", "ws")
     with paygent_context("poor"):

@@ -18,23 +18,20 @@ from typing import Any, NamedTuple
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.callables.run import UNSEEN
-from paygent.client.instrument.openai.answers import ResponseStream, read_chat, read_transcription
-from paygent.client.instrument.openai.usage import from_realtime, from_seconds
+from paygent.client.instrument.openai.answers import ResponseStream
+from paygent.client.instrument.openai.usage import from_realtime
 from paygent.client.instrument.realtime import messages
 from paygent.client.instrument.realtime.dedup import CountedResponses, counted_of
 from paygent.client.instrument.realtime.messages import Sent
 from paygent.client.instrument.realtime.pending import PendingResponse, Responses, body_of, lane_of
 from paygent.client.instrument.realtime.session import Destination, Session
+from paygent.client.instrument.realtime.side_usage import SideUsage
 from paygent.client.instrument.streams.reader import field
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
-
-_AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
-_BASE64 = 4 / 3  # characters for each byte
-_TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
 
 Refused = tuple[PaygentLimitExceeded, str | None]
 
@@ -73,6 +70,7 @@ class Conversation:
         self._is_ours = destination.is_ours
         shared = destination.conversation_id
         self._counted = counted_of(shared) if shared else CountedResponses()
+        self._side = SideUsage(destination, self._session, identity, self._counted, meter)
         # Each connection of a Live session reads for itself what the session delegates.
         is_realtime = destination.route == "realtime"
         self._responses = self._counted.responses if is_realtime else Responses()
@@ -126,9 +124,7 @@ class Conversation:
         """Record audio that was sent to a translation, which is billed by it."""
         if self._destination.route == "translations" and sent.kind != messages.CREATE:
             audio = get(sent.event, "audio")
-            length = len(audio) if isinstance(audio, str) else sent.characters
-            self._counted.add(int(length / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
-            self._book_audio("estimated", at_least_ms=_TRANSLATED_MS)
+            self._side.book_sent(len(audio) if isinstance(audio, str) else sent.characters)
 
     def _request(
         self, body: Mapping[str, Any], identity: Identity | None, *, has_run: bool = False
@@ -181,15 +177,15 @@ class Conversation:
         elif kind == "error":
             self._failed(event, lane)
         elif kind == messages.TRANSCRIBED:
-            self._transcribed(event)
+            self._side.book_transcription(event)
         elif kind in messages.SESSIONS:
             self._read_session(get(event, "session"))
         elif kind in messages.LIVE_USAGE:
-            self._read_seconds(event)
+            self._side.book_seconds(event)
         elif kind == messages.LIVE_RESPONSE:
             self._read(get(event, "event"), str(get(event, "delegation_id")))
         elif kind == messages.LIVE_DECISION:
-            self._decided(field(event, "event", "decision"))
+            self._side.book_decision(field(event, "event", "decision"))
         else:
             self._feed(event, lane)
         return None
@@ -198,7 +194,7 @@ class Conversation:
         self._session.read(session)
         session_id = get(session, "id")
         if self._destination.route == "live" and isinstance(session_id, str):
-            self._counted = counted_of(session_id)
+            self._counted = self._side.counted = counted_of(session_id)
 
     def _created(self, event: Any, lane: Any) -> Refused | None:
         """Match a response with the `response.create` that requested it, over any connection of the
@@ -308,54 +304,6 @@ class Conversation:
         if refused is not None:
             refused.meter.void(refused.call, "the provider refused it")
 
-    # -- beside the responses
-
-    def _transcribed(self, event: Any) -> None:
-        """Book the usage of a transcription of the user's speech."""
-        item_id = get(event, "item_id")
-        part_id = f"{item_id}/{get(event, 'content_index')}"
-        if item_id is None or self._counted.claim(part_id, self):
-            model = self._session.transcribes or self._session.model
-            self._book("realtime.transcription", model, read_transcription(event, False))
-
-    def _read_seconds(self, event: Any) -> None:
-        """Book the seconds of a Live session since the last report."""
-        reported = from_seconds(field(event, "usage", "seconds"))
-        if reported is not None:
-            self._counted.raise_total(reported.audio_ms)
-            self._book_audio("exact")
-
-    def _book_audio(self, quality: Any, at_least_ms: int = 1) -> None:
-        audio_ms = self._counted.take(at_least_ms)
-        if audio_ms:
-            usage = Usage(audio_ms=audio_ms, quality=quality)
-            self._book(self._destination.route, self._session.model, usage)
-
-    def _decided(self, decision: Any) -> None:
-        """Book a decision that was made for a Live session."""
-        usage = read_chat(decision, False)
-        model = usage.model if usage is not None else None
-        self._book("decisions", model or "", usage)
-
-    def _book(self, route: str, model: str, usage: Usage | None) -> None:
-        """Book usage beside the responses; it has run, so no limit refuses it."""
-        meter = self._meter()
-        if meter is None:
-            return
-        request = Request(
-            self._destination.provider,
-            route,
-            model,
-            None,
-            generates=False,
-            identity=self._identity,
-            size=UNSEEN,
-            has_run=True,
-        )
-        call: Call | Wait | None = meter.begin(request)
-        if isinstance(call, Call):
-            meter.settle(call, usage)
-
     # -- the end
 
     def end(self) -> None:
@@ -366,7 +314,7 @@ class Conversation:
             for response in self._responses.take_all():
                 self._break_off(response)
         if self._destination.route == "translations":
-            self._book_audio("estimated")
+            self._side.book_audio("estimated")
 
     def _break_off(self, response: PendingResponse) -> None:
         usage = None

@@ -1,4 +1,4 @@
-"""A stand-in of LiteLLM: modules of its shape, whose functions do what a test has told them."""
+"""A stand-in for LiteLLM: modules of its shape, with functions that do what a test prescribes."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def _client(function: Any) -> Any:
 
 
 def _act(made: Any) -> Any:
-    """What every function does: as the test has told it; then callbacks run."""
+    """Do what the test prescribes, as every function does; then run the callbacks."""
 
     def log(found: Any) -> Any:
         for callback in made.callbacks:

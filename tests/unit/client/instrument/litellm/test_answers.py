@@ -1,4 +1,4 @@
-"""What LiteLLM's answers tell: caches that were written, and bills that are none."""
+"""What LiteLLM's answers report: caches that were written, and bills that are none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from paygent.client.instrument.litellm.answers import read_completion
 def test_read_completion__cache_writes__are_in_its_own_fields(
     details: dict[str, Any], written: tuple[int, int]
 ) -> None:
-    """As LiteLLM tells what Anthropic has written to its caches."""
+    """As LiteLLM reports what Anthropic has written to its caches."""
     found = read_completion(
         {"usage": {**TOLD, "prompt_tokens_details": details}, "model": "m"}, False
     )

@@ -129,7 +129,7 @@ async def test_litellm__a_callback_in_a_task__is_a_call_beside(pg: Paygent, lite
 def test_litellm__a_call_inside_that_names_its_user__is_a_call_beside(
     pg: Paygent, litellm: Any
 ) -> None:
-    """LiteLLM does not know our arguments, so it is the application's, wherever it stands."""
+    """LiteLLM does not know our arguments, so the application calls, wherever that is."""
     metered = Metered(pg)
 
     def call() -> Any:
@@ -155,7 +155,7 @@ def test_litellm__a_function_that_is_not_metered_below_another__is_not_said(
 def test_litellm__other_code_between_it_and_an_sdk__changes_nothing(
     pg: Paygent, litellm: Any, ask: Callable[[], Any]
 ) -> None:
-    """Another instrumentation's wrapper stands there."""
+    """Another instrumentation's wrapper is there."""
     metered = Metered(pg)
 
     def send() -> Any:
@@ -167,7 +167,7 @@ def test_litellm__other_code_between_it_and_an_sdk__changes_nothing(
 
 
 def _with_hook(hook: Callable[[], Any], url: str) -> openai.OpenAI:
-    """A client whose HTTP library runs a hook of the application's at its first request."""
+    """A client with an HTTP library that runs a hook of the application at its first request."""
     left = [hook]
     hooks = {"request": [lambda request: left and left.pop()()]}
     library: Any = httpx.Client(event_hooks=hooks)
@@ -178,7 +178,7 @@ def _with_hook(hook: Callable[[], Any], url: str) -> openai.OpenAI:
 def test_litellm__a_hook_of_the_http_library__is_a_part_of_the_call(
     calls_litellm: bool, pg: Paygent, litellm: Any, ask: Callable[[], Any], fake: FakeProvider
 ) -> None:
-    """The nearest frame of LiteLLM is the one that sends: nothing shows whose call it is."""
+    """The nearest frame of LiteLLM is the one that sends, so the call is taken for LiteLLM's."""
     metered = Metered(pg)
     hook = functools.partial(litellm.completion, **CALL) if calls_litellm else ask
     with _with_hook(hook, fake.openai_url) as client:

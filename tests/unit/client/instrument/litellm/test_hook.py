@@ -1,4 +1,4 @@
-"""LiteLLM's hook, on a stand-in of its shape: calls, caches, errors, what is found and said. The
+"""LiteLLM's hook, on a stand-in of its shape: calls, caches, errors, discovery and logs. The
 real one is run beside Paygent by `make test-peers`.
 """
 
@@ -80,7 +80,7 @@ async def test_litellm__at_the_cap__the_refusal_arrives_itself(pg: Paygent, lite
 def test_litellm__over_openais_sdk__counts_once_and_asks_for_its_usage(
     pg: Paygent, litellm: Any, fake: FakeProvider
 ) -> None:
-    """The hook below stands back, but has streams tell their usage, which LiteLLM keeps."""
+    """The SDK's hook lets it pass, but requests the usage of streams, which LiteLLM keeps."""
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         for stream in (False, True):
@@ -199,7 +199,7 @@ async def test_litellm__arguments_of_an_async_twin__have_the_sync_ones_names(
 
 
 def test_arguments__of_a_function_that_tells_no_names__are_left_out() -> None:
-    """Other code's wrapper: what stands where is not known, so nothing is taken for a model."""
+    """Other code's wrapper: the order is unknown, so nothing is taken for a model."""
 
     def wrapper(*args: Any) -> None:
         """Stand for it."""
@@ -212,7 +212,7 @@ def test_arguments__of_a_function_that_tells_no_names__are_left_out() -> None:
 async def test_litellm__a_fallback__is_booked_as_whose_answer_it_is(
     pg: Paygent, litellm: Any
 ) -> None:
-    """By what the answer tells; where it does not, by whom LiteLLM asked last."""
+    """The provider that the answer names; otherwise the one of LiteLLM's last request."""
     metered = Metered(pg)
     claude = "anthropic/claude-sonnet-4-5"
     told = {"custom_llm_provider": "anthropic"}
@@ -260,7 +260,7 @@ def test_litellm__models_and_providers__have_our_names(pg: Paygent, litellm: Any
 
 
 def test_litellm__sound__is_booked_as_estimated(pg: Paygent, litellm: Any) -> None:
-    """By what the request tells, at the plan's own rate: the answer tells nothing."""
+    """By the request, at the plan's own rate: the answer reports no usage."""
     rates = {"a-voice": ModelCostRate.per_million(10, 0)}
     pg.configure_plan("speakers", PlanConfig(cost_rates=rates))
     pg.assign_plan("u1", "speakers")
@@ -314,7 +314,7 @@ def pre_call_rules() -> Any:
 def test_litellm__an_answer_that_it_rejects__is_booked(
     act: Callable[[], Any], expected: list[Any], pg: Paygent, litellm: Any
 ) -> None:
-    """It was paid, whatever status LiteLLM gives that; by what the error tells of it. A request
+    """It was paid, whatever status LiteLLM gives it; the error has its usage. A request
     that a rule forbids was not.
     """
     metered = Metered(pg)
@@ -336,7 +336,7 @@ def _refused() -> Any:
 def test_litellm__a_connection_that_was_never_made__costs_nothing(
     pg: Paygent, litellm: Any
 ) -> None:
-    """LiteLLM has made it an error of the provider; what stands behind it tells."""
+    """LiteLLM has made it an error of the provider; the error behind it counts."""
     metered = Metered(pg)
     litellm.acts.append(_refused)
     with pytest.raises(ServerError):
@@ -456,7 +456,7 @@ def test_litellm__switched_off__takes_our_arguments_out_and_patches_nothing_else
 def test_litellm__modules_that_load_themselves__are_left_asleep(
     init: Init, litellm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A look at any attribute of one would run it; one that breaks costs nobody the hook."""
+    """Access to any attribute of one would run it; one that breaks does not prevent the hook."""
     woken = []
 
     class Lazy(ModuleType):

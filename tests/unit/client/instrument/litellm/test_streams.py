@@ -93,7 +93,7 @@ async def test_litellm__an_async_stream_that_breaks__settles_and_raises(
 def test_litellm__a_stream_with_early_usage__is_partial_where_it_was_left(
     pg: Paygent, litellm: Any
 ) -> None:
-    """Anthropic tells its input at once, and the output as it goes."""
+    """Anthropic reports its input at once, and the output as it goes."""
     metered = Metered(pg)
     stream = litellm.stream()
     litellm.acts.append(lambda: stream)
@@ -105,7 +105,7 @@ def test_litellm__a_stream_with_early_usage__is_partial_where_it_was_left(
 
 
 def test_litellm__streams_of_others__are_left_alone(pg: Paygent, litellm: Any) -> None:
-    """One that no call of ours gave: sync, async, closed."""
+    """A stream of no metered call: sync, async, closed."""
     assert len(list(litellm.stream())) == 3
     assert litellm.stream().close() == "closed"
 
@@ -120,7 +120,7 @@ def test_litellm__streams_of_others__are_left_alone(pg: Paygent, litellm: Any) -
 
 @pytest.fixture
 def one_at_a_time(pg: Paygent) -> Iterator[None]:
-    """A user whose cap has room for one call in flight, and a collector that is called alone."""
+    """A user with room for one call in flight, and no automatic garbage collection."""
     pg.configure_plan("narrow", PlanConfig(max_spend_per_period=0.0004, contention_wait_s=9))
     pg.assign_plan("u1", "narrow")
     before = gc.get_threshold()
@@ -260,7 +260,7 @@ class TextCompletionStreamWrapper:
 def test_litellm__a_stream_around_one_that_is_sent_for_when_it_is_read__counts_once(
     left_early: bool, pg: Paygent, litellm: Any, fake: FakeProvider
 ) -> None:
-    """The SDK's hook stands back then too, and the usage is what the inner one keeps."""
+    """The SDK's hook lets it pass then too, and the usage is in the chunks of the inner stream."""
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
 

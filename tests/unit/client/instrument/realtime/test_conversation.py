@@ -14,6 +14,7 @@ from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.session import Destination
+from paygent.client.instrument.realtime.side_usage import SideUsage
 from paygent.core.usage import Usage
 
 Init = Callable[..., Paygent]
@@ -66,7 +67,7 @@ def test_conversation__a_response_that_failed__costs_nothing(pg: Paygent) -> Non
 
 
 def test_conversation__an_error__is_about_the_event_that_it_names(pg: Paygent) -> None:
-    """Others go on; one about nothing of ours changes nothing."""
+    """Others go on; an error about an unknown event changes nothing."""
     conversation = talk()
     first, second = begin(conversation, event_id="a"), begin(conversation, event_id="b")
     hear(conversation, "error", error={"event_id": "b"})
@@ -293,7 +294,7 @@ def test_conversation__responses_without_ids__are_matched_in_order(pg: Paygent) 
 
 
 def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygent) -> None:
-    """A second connection to a conversation is not told that all of it is counted already."""
+    """A second connection to a conversation does not take all of it for counted already."""
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_unnamed")
     for user_id in ("ada", "bob"):
@@ -308,7 +309,7 @@ def test_conversation__two_users_without_ids__do_not_share_a_response(pg: Paygen
 
 
 def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -> None:
-    """Both are told of each response and each transcript."""
+    """Both receive each response and each transcript."""
     metered = Metered(pg)
     destination = Destination("openai", "realtime", "gpt-realtime", True, "rtc_twice")
     both = [Conversation(destination, current_identity(), meter_or_warn) for _ in range(2)]
@@ -328,7 +329,7 @@ def test_conversation__two_connections_to_one_call__count_it_once(pg: Paygent) -
 def test_conversation__a_response_of_another_connection__is_of_who_asked_for_it(
     pg: Paygent,
 ) -> None:
-    """Whichever connection is told of it first; nor does the cap of the other's user cancel it."""
+    """Whichever connection receives it first; nor does the cap of the other user cancel it."""
     metered = Metered(pg)
     pg.configure_plan("none", PlanConfig(max_spend_per_period=0))
     pg.assign_plan("broke", "none")
@@ -455,7 +456,7 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
 
 
 def test_conversation__live_seconds__are_booked_once_as_they_are_told(pg: Paygent) -> None:
-    """They are told as sums, also to a second connection. gpt-live-1 costs 3 dollars an hour."""
+    """They are reported as sums, to a second connection too. gpt-live-1 costs 3 dollars an hour."""
     metered = Metered(pg)
     first = Conversation(Destination("openai", "live"), current_identity(), meter_or_warn)
     destination = Destination("openai", "live", conversation_id="sess_live")
@@ -497,9 +498,7 @@ def test_conversation__a_translation__is_booked_by_what_was_spoken(
 ) -> None:
     """Its events tell nothing: estimated, from 24,000 samples a second."""
     booked: list[Usage] = []
-    monkeypatch.setattr(
-        Conversation, "_book", lambda own, route, model, usage: booked.append(usage)
-    )
+    monkeypatch.setattr(SideUsage, "_book", lambda own, route, model, usage: booked.append(usage))
     destination = Destination("openai", "translations", "gpt-realtime-translate")
     conversation = Conversation(destination, current_identity(), meter_or_warn)
     for seconds in (9, 3, 6):

@@ -39,7 +39,7 @@ def test_counted__a_conversation_that_is_joined_again__is_not_the_oldest() -> No
 
 
 def test_counted__seconds__are_taken_once() -> None:
-    """A total that is told twice, or falls, adds nothing."""
+    """A total that is reported twice, or falls, adds nothing."""
     live = CountedResponses()
     taken = []
     for total_ms in (3_000, 3_000, 2_000, 5_000):

@@ -1,4 +1,4 @@
-"""The queue of what was asked for, where both directions are at work at once."""
+"""The queue of requested responses, where both directions are at work at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def running(lane: Any = None, event_id: Any = None) -> PendingResponse:
 
 
 def test_responses__each_lane__is_a_queue_of_its_own() -> None:
-    """In the order in which they were asked for; another lane is taken only where that is said."""
+    """In the order of the requests; another lane is used only on request."""
     queue = Responses()
     first, other, second = running("a"), running("b"), running("a")
     for each in (first, other, second):

@@ -1,4 +1,4 @@
-"""Streams, readers and a meter that notes what it is told, for the tests of taps."""
+"""Streams, readers and a meter that records its calls, for the tests of taps."""
 
 from __future__ import annotations
 

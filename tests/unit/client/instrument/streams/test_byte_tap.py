@@ -98,7 +98,7 @@ def test_bytes_reader__a_body_that_is_no_json__is_counted_and_unknown(
 
 
 def test_bytes_reader__a_body_that_was_cut__is_unknown() -> None:
-    """Connections break; that is no failure of ours."""
+    """Connections break; that is no internal failure."""
     reader = bytes_reader(JSON)
     reader.feed_bytes(b'{"usage": {"prompt')
     assert reader.usage(ESTIMATE) is None
@@ -154,7 +154,7 @@ class AsyncSource(httpx2.AsyncByteStream):
 
 
 def tap_of(source: Any, headers: dict[str, str] | None = None) -> tuple[Any, NotingMeter]:
-    """A response whose bytes are tapped."""
+    """A response with a byte tap."""
     meter = NotingMeter()
     response = SimpleNamespace(stream=source)
     reader = bytes_reader(headers)
@@ -188,7 +188,7 @@ async def test_tap_bytes__async__settles_once_and_changes_no_byte() -> None:
 
 
 def test_tap_bytes__closed_before_the_end__settles_what_was_seen() -> None:
-    """An app that hangs up ends its call; a chunk without text shows that nothing was said yet."""
+    """An app that hangs up ends its call; a chunk without text shows that no text has come yet."""
     chunk = b'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
     tap, meter = tap_of(Source(chunk, STREAM))
     next(iter(tap))
@@ -197,7 +197,7 @@ def test_tap_bytes__closed_before_the_end__settles_what_was_seen() -> None:
 
 
 def test_tap_bytes__closed_with_nothing_readable__settles_the_estimate() -> None:
-    """What tells nothing may have cost anything that was held."""
+    """Without any usage, the cost may be all that was held."""
     tap, meter = tap_of(Source(b"data: {}\n\n", STREAM))
     next(iter(tap))
     tap.close()
@@ -205,7 +205,7 @@ def test_tap_bytes__closed_with_nothing_readable__settles_the_estimate() -> None
 
 
 def test_tap_bytes__dropped_without_reading__settles_when_collected() -> None:
-    """Nobody closes what nobody keeps."""
+    """A dropped stream is not closed."""
     tap, meter = tap_of(Source(STREAM))
     del tap
     gc.collect()
@@ -306,7 +306,7 @@ def test_bytes_reader__json_lines__are_read_wherever_they_are_cut(size: int, end
 
 
 def test_bytes_reader__an_odd_line__does_not_cost_the_others() -> None:
-    """It is told of once, and the rest is read."""
+    """It is logged once, and the rest is read."""
     reader = results_reader()
     with pytest.raises(ValueError, match="Expecting value"):
         reader.feed_bytes(b"odd\n" + LINES + b"\n")

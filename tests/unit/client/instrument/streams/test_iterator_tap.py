@@ -111,14 +111,14 @@ async def test_tap_stream__an_async_stream_that_fails__settles_and_raises() -> N
 
 
 def test_tap_stream__a_usage_chunk_that_is_ours__is_kept_from_the_app() -> None:
-    """Only the chunk that we asked for is taken out."""
+    """Only the chunk that Paygent requested is withheld."""
     stream = SdkStream(iter([chunk(), last(), chunk("more")]))
     tapped(stream, ChatStream(False, True))
     assert list(stream) == [chunk(), chunk("more")]
 
 
 async def test_tap_stream__a_usage_chunk_that_is_ours__is_kept_from_an_async_app() -> None:
-    """Only the chunk that we asked for is taken out."""
+    """Only the chunk that Paygent requested is withheld."""
 
     async def source() -> AsyncIterator[Any]:
         for each in (chunk(), last()):
@@ -151,7 +151,7 @@ def test_tap_stream__a_reader_that_fails__lets_every_chunk_pass(swallowed: Swall
 
 
 def test_tap_stream__dropped_without_being_read__settles_when_collected() -> None:
-    """A stream that nobody reads still ends its call."""
+    """A stream that is never read still ends its call."""
     stream = SdkStream(iter([chunk(), last()]))
     meter = tapped(stream)
     del stream
@@ -193,7 +193,7 @@ async def test_tap_stream__what_the_sdk_asks_of_an_async_iterator__is_answered()
 
 
 def test_tap_stream__what_is_no_stream__is_left_alone() -> None:
-    """An object without an iterator cannot be tapped, which is told."""
+    """An object without an iterator cannot be tapped, and the result says so."""
     answer = object()
     meter = cast(Meter, NotingMeter())
     assert tap_stream(answer, meter, call_of(), chat(), lambda document: None) is False

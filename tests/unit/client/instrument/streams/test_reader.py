@@ -13,7 +13,7 @@ from paygent.core.usage import Usage
 
 
 def test_counted__what_was_received__stands_in_for_what_was_not_told() -> None:
-    """Text in quarters of a token per byte, rounded up; never below what the provider said."""
+    """Text in quarters of a token per byte, rounded up; never below the provider's report."""
     known = Usage(9, 5)
     assert counted(None, 0, ESTIMATE) is None
     assert counted(None, 5, ESTIMATE) == Usage(50, 2, quality="estimated")

@@ -1,0 +1,102 @@
+"""Usage beside the responses of a socket: transcriptions, seconds of audio, decisions.
+
+It is booked as it is reported. It has run by then, so no limit refuses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from paygent.client.context.identity import Identity
+from paygent.client.instrument.callables.run import UNSEEN
+from paygent.client.instrument.openai.answers import read_chat, read_transcription
+from paygent.client.instrument.openai.usage import from_seconds
+from paygent.client.instrument.realtime.dedup import CountedResponses
+from paygent.client.instrument.realtime.session import Destination, Session
+from paygent.client.instrument.streams.reader import field
+from paygent.client.metering.call import Call, Request
+from paygent.client.metering.meter import Meter
+from paygent.core.usage import Usage, get
+
+_AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
+_BASE64 = 4 / 3  # characters for each byte
+_TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
+
+
+class SideUsage:
+    """Books the usage beside the responses of one connection.
+
+    Attributes:
+        counted: Of the conversation; a Live session names it only once it has started.
+    """
+
+    def __init__(
+        self,
+        destination: Destination,
+        session: Session,
+        identity: Identity | None,
+        counted: CountedResponses,
+        meter: Callable[[], Meter | None],
+    ) -> None:
+        """Create it for a connection; see `Conversation`."""
+        self._destination = destination
+        self._session = session
+        self._identity = identity
+        self.counted = counted
+        self._meter = meter
+
+    def book_transcription(self, event: Any) -> None:
+        """Book the usage of a transcription of the user's speech."""
+        item_id = get(event, "item_id")
+        part_id = f"{item_id}/{get(event, 'content_index')}"
+        if item_id is None or self.counted.claim(part_id, self):
+            model = self._session.transcribes or self._session.model
+            self._book("realtime.transcription", model, read_transcription(event, False))
+
+    def book_seconds(self, event: Any) -> None:
+        """Book the seconds of a Live session since the last report."""
+        reported = from_seconds(field(event, "usage", "seconds"))
+        if reported is not None:
+            self.counted.raise_total(reported.audio_ms)
+            self.book_audio("exact")
+
+    def book_sent(self, characters: int) -> None:
+        """Book audio that was sent to a translation, once there is enough of it.
+
+        Args:
+            characters: Length of the audio in base64.
+        """
+        self.counted.add(int(characters / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
+        self.book_audio("estimated", at_least_ms=_TRANSLATED_MS)
+
+    def book_audio(self, quality: Any, at_least_ms: int = 1) -> None:
+        """Book the audio that no connection has booked yet."""
+        audio_ms = self.counted.take(at_least_ms)
+        if audio_ms:
+            usage = Usage(audio_ms=audio_ms, quality=quality)
+            self._book(self._destination.route, self._session.model, usage)
+
+    def book_decision(self, decision: Any) -> None:
+        """Book a decision that was made for a Live session."""
+        usage = read_chat(decision, False)
+        model = usage.model if usage is not None else None
+        self._book("decisions", model or "", usage)
+
+    def _book(self, route: str, model: str, usage: Usage | None) -> None:
+        meter = self._meter()
+        if meter is None:
+            return
+        request = Request(
+            self._destination.provider,
+            route,
+            model,
+            None,
+            generates=False,
+            identity=self._identity,
+            size=UNSEEN,
+            has_run=True,
+        )
+        call = meter.begin(request)
+        if isinstance(call, Call):  # what has run never waits
+            meter.settle(call, usage)
