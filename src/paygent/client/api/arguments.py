@@ -13,7 +13,7 @@ from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
 from paygent.types import BillingPeriod
 
 _TEXT_CHARS_MAX = 1_000
-_TOKENS_MAX = 10**12
+_TOKENS_MAX = 10**12  # sums stay within 64 bits
 _TOOL_CALLS_MAX = 1_000
 _SECONDS_MAX = 86_400
 
@@ -63,13 +63,14 @@ def valid_seconds(verb: str, name: str, value: Any) -> float:
         errors = ValidationErrors(verb)
         errors.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
         errors.raise_if_any()
-    return max(float(value), 0.0)
+    return max(float(value), 0.0)  # a deadline that has passed already
 
 
 def check_name(errors: ValidationErrors, name: str, value: Any) -> None:
     """Record the rule that a name breaks."""
     if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
         errors.add(name, value, NAME_RULE)
+    # Neither PostgreSQL nor UTF-8 can store these.
     elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
         errors.add(name, value, "must be text without NUL and half surrogate pairs")
 
@@ -107,6 +108,7 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     errors = ValidationErrors("record_event")
     if given["user_id"] is not None:
         check_user(errors, given["user_id"])
+    # A correction is a signed difference; its subject is that of the corrected event.
     is_correction = given["corrects"] is not None
     cost = _read_cost(errors, given["cost"], signed=is_correction)
     least = -_TOKENS_MAX if is_correction else 0
@@ -125,11 +127,8 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
         errors.add("description", text, f"must be a string of at most {_TEXT_CHARS_MAX} characters")
     tools = given["tool_calls"]
     if tools is not None:
-        if (
-            isinstance(tools, str)
-            or not isinstance(tools, (list, tuple))
-            or len(tools) > _TOOL_CALLS_MAX
-        ):
+        # No other sequences: a str would be one of one-letter names.
+        if not isinstance(tools, (list, tuple)) or len(tools) > _TOOL_CALLS_MAX:
             errors.add(
                 "tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
             )
@@ -155,6 +154,7 @@ def _read_cost(errors: ValidationErrors, given: Any, *, signed: bool) -> int | N
     """Return a cost in nano-dollars, also a negative one if `signed`; record a broken rule."""
     if given is None:
         return None
+    # `read_cost_nano` accepts no negative amount, so the sign is taken off and put back.
     number = read_decimal(given) if signed else None
     is_negative = number is not None and not number.is_nan() and number < 0
     try:

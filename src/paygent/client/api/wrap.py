@@ -81,7 +81,7 @@ class CallableWrapper:
     def _work(self, given: Mapping[str, Any]) -> Work:
         if self._is_stopped:
             diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
-        meter = self._meter
+        meter = self._meter  # read once: a shutdown may come in between
         prepared = attempt("prepare", self._prepare, given) if meter is not None else None
         if prepared is None:
             meter, prepared = None, prepare(Request("", _ROUTE, "", None), reader_for("", ()))

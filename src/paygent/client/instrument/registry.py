@@ -87,6 +87,7 @@ class Instrumentation:
             self._own = self._own or _create_hooks()
             self._await()
             if self._finder is None:
+                # First in the list, or another finder would import the module unnoticed.
                 self._finder = AfterImport(self._awaited, self._install_in)
                 sys.meta_path.insert(0, self._finder)
             for module in self._awaited:
@@ -152,6 +153,7 @@ class Instrumentation:
             # In any other module, the application reused its own name for a LiteLLM function.
             if id(patch) in provided or _package_of(patch) in packages:
                 _warn_displaced(patch)
+        # Also without displaced patches: a class below the patched one may have a new `request`.
         for hook in self._own:
             attempt("self_check", hook.restore, replaced, self._patches)
         for patch in self._thread_patches.displaced():
@@ -188,7 +190,7 @@ class Instrumentation:
         with self._patches.lock:
             if self._finder is not None and self._finder in sys.meta_path:
                 sys.meta_path.remove(self._finder)
-            self._finder = None
+            self._finder = None  # an import that is under way installs nothing any more
             for patches in (self._patches, self._thread_patches):
                 patches.switch.is_on = False
                 patches.take_out_all()

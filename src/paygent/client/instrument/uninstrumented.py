@@ -29,7 +29,7 @@ class ImportHook(Hook):
         """Create the hook.
 
         Args:
-            module: The module whose import is logged.
+            module: The module that is imported.
             sdk: The SDK's name in the log.
             package: The kind under which it is counted; "" is the module.
         """
@@ -75,6 +75,7 @@ class BedrockHook(Hook):
             attempt("noticed", _check_service, args, kwargs, patches)
             return await original(creator, *args, **kwargs)
 
+        # Clients of aiobotocore are created by a coroutine function of the same name.
         is_async = inspect.iscoroutinefunction(original)
         patches.put(owner, "create_client", create_client_async if is_async else create_client)
 

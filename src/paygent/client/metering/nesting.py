@@ -74,7 +74,7 @@ def yield_to_inner(request: Request) -> None:
         outer()
     for hook in yield_hooks:
         hook(request)
-    if _tasks:
+    if _tasks:  # nearly always empty, and then nothing is looked up
         outer = _tasks.get(caller())
         if outer is not None:
             outer()

@@ -50,6 +50,8 @@ class SteppedCall(ABC):
         """Run one step of the body inside the call. Between two steps, the code that iterates keeps
         its own user.
         """
+        # Entered for each step and not once: what is set in the context of a generator is also seen
+        # by the code that iterates over it.
         if self._scope is not None:
             self._scope.__enter__()
         token = nesting.enter(self.void_for_inner)
@@ -95,7 +97,9 @@ def wrap_lazy(work: SteppedCall, answer: Any) -> Any:
         wrapper = _async_generator(work, answer)
     else:
         return None
-    wrapper.__name__, wrapper.__qualname__ = answer.__name__, answer.__qualname__
+    # Warnings and logs show the application's name, such as "coroutine 'ask' was never awaited".
+    wrapper.__name__ = getattr(answer, "__name__", type(answer).__name__)
+    wrapper.__qualname__ = getattr(answer, "__qualname__", wrapper.__name__)
     # A wrapper that was never started runs no code of its own when it is dropped.
     weakref.finalize(wrapper, work.end_later, type(answer).__name__).atexit = False
     return wrapper
@@ -158,7 +162,7 @@ class _Steps:
 
     def send(self, value: Any) -> Any:
         item = self._work.step(self._body.send, value)
-        self.has_yielded = True
+        self.has_yielded = True  # not reached where the step raised or returned
         return item
 
     def throw(self, *error: Any) -> Any:

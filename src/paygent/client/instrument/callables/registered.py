@@ -123,6 +123,7 @@ class TargetHook(Hook):
         wrapper = wrap_method(target, method, patches.switch)
         self.patch = patches.put(owner, target.method, wrapper)
         self._bare[wrapper] = method
+        # A metaclass may refuse or replace attributes.
         if vars(owner).get(target.method) is not wrapper:
             warn_missing(target)
 
@@ -145,16 +146,18 @@ def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
     config = target.config
     read = reader_for(config.name, [config])
     if config.extract_tokens is None:
-        read = read_known
+        read = read_known  # not `provider=`: its format is unknown, whatever it is called
 
     def work_of(kwargs: dict[str, Any]) -> Work:
         meter = meter_or_warn() if switch.is_on else None
+        # Before the request is read, and without a meter too: the method would refuse them.
         scope = attempt("prepare", take_arguments, kwargs)
         request = attempt("prepare", _request_of, target, kwargs) if meter is not None else None
         if request is None:
             meter, request = None, Request(config.name, target.method, "", None)
         return Work(meter, prepare(request, read), scope)
 
+    # The application, or another tool, may choose how to call a method by its kind.
     if inspect.iscoroutinefunction(inspect.unwrap(method)):
 
         @functools.wraps(method)

@@ -87,6 +87,7 @@ class Work(SteppedCall):
         """
         if self._meter is None:
             return None
+        # The same request at each try: it keeps its place among the waiting calls.
         self._prepared.request.is_async = self.is_async
         call = attempt("begin", self._meter.begin, self._prepared.request)
         if isinstance(call, Wait):
@@ -96,6 +97,7 @@ class Work(SteppedCall):
             self._token = nesting.enter(self._give_up)
         return None
 
+    # Called by a metered call that begins inside; a subclass may keep the call instead.
     def _give_up(self) -> None:
         self.void_for_inner()
 
@@ -105,6 +107,7 @@ class Work(SteppedCall):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # Also after an interruption of `begin`, when there is no token yet.
         if self._token is not None:
             nesting.leave(self._token)
         if self._scope is not None:
@@ -121,6 +124,7 @@ class Work(SteppedCall):
         meter, call = self._meter, self._call
         if meter is None or call is None:
             return answer
+        # Also for a call that is void already: its body still runs as the call's user.
         if is_lazy(answer):
             wrapper = attempt("settle", wrap_lazy, self, answer)
             if wrapper is not None:

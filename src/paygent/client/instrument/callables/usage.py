@@ -50,6 +50,7 @@ def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | Job
         return None
     if provider == "anthropic" or (provider != "openai" and _is_message(answer, usage)):
         return read_message(answer, want_tools)
+    # Other hosts of the Responses API leave `object` out.
     if get(answer, "object") == "response" or get(answer, "output") is not None:
         return read_response(answer, want_tools)
     return read_chat(answer, want_tools)
@@ -70,6 +71,7 @@ def _plain(answer: Any) -> Any:
     if get(answer, "usage") is not None:
         usage = get(answer, "usage")
     else:
+        # A property or a slot. Reading one may run the application's code, so only named ones.
         usage = getattr(answer, "usage", None)
         if usage is None:
             return answer
@@ -77,6 +79,7 @@ def _plain(answer: Any) -> Any:
     fields = fields_of(usage)
     if any(fields.get(name) is not None for name in _COUNTS):
         return answer
+    # Only integers: a mock has every attribute, and each of them can be converted to a number.
     counts = {name: getattr(usage, name, None) for name in _COUNTS}
     return {
         **fields_of(answer),
@@ -104,6 +107,7 @@ def reader_for(
             parsed = _parsed(answer)
             if parsed is not None:
                 usage = read_known(parsed, want_tools, provider)
+        # Last, since an extractor may take any object with two numbers for an answer of its own.
         for name, extract in known.items() if usage is None else ():
             usage = usage or _extract(name, extract, answer)
         return usage

@@ -41,6 +41,7 @@ class SdkHook(Hook):
         base = importlib.import_module(self._sdk.base_module)
         for class_name in self._sdk.base_clients:
             self._watch_clients(getattr(base, class_name), patches)
+        # At the end: the import of the base module may have run other instrumentation.
         for client_class in self._clients(module):
             self._verify(client_class, patches)
 
@@ -95,7 +96,7 @@ class SdkHook(Hook):
 
         @functools.wraps(original)
         def init(client: Any, *args: Any, **kwargs: Any) -> None:
-            original(client, *args, **kwargs)
+            original(client, *args, **kwargs)  # its exceptions are the application's
             if not _is_hooked(type(client), patches):
                 attempt(kind, self._hook_again, type(client), patches)
 
@@ -118,6 +119,7 @@ class SdkHook(Hook):
 
     def hook_client(self, patches: Patches, client: Any) -> None:
         """Put the hook on top of a `request` that one client alone has, which hides the class's."""
+        # Some tools instrument one client by an attribute, and keep the bound method from before.
         own = vars(client)["request"]
         if not patches.switch.is_on or isinstance(own, _OnClient) or is_mock(own):
             return

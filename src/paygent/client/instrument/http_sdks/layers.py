@@ -67,11 +67,12 @@ class OpenRequest:
         """
         if not self.is_open or any(layer is passed for passed in self._layers):
             return False
+        # Other instrumentation may copy the options, and send the copy by a client of its own.
         body = getattr(options, "json_data", None)
         is_copy = body is not None and body is getattr(self._options, "json_data", None)
         if not (client is self._client or options is self._options or is_copy):
             return False
-        self._layers.append(layer)
+        self._layers.append(layer)  # unlocked: one request passes its layers one after the other
         return True
 
 

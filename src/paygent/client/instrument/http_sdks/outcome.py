@@ -56,17 +56,18 @@ def _end_raw(
 ) -> None:
     """End a call by the bytes of its response, read or still to come: the application parses it."""
     response = answer if _is_http(answer) else getattr(answer, "http_response", None)
-    if response is None:
+    if response is None:  # an envelope of an unknown version of the SDK
         meter.settle(call, None)
         return
     if getattr(response, "is_stream_consumed", False) or getattr(response, "is_closed", False):
+        # The bytes are in memory, and no tap would see them again.
         meter.settle(call, attempt("usage", _read_whole, response, reader, read, call.estimate))
         return
     bytes_reader = BytesReader(response.headers, reader, read)
     ending = StreamEnd(meter, call, bytes_reader)
     if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
         call.hand_over()
-    else:
+    else:  # not httpx's stream: unreadable without consuming it
         meter.settle(call, None)
 
 
@@ -99,7 +100,7 @@ NEVER_SENT = (
 )
 """Error classes of the HTTP libraries, raised before a request was sent."""
 
-_CAUSES_MAX = 8
+_CAUSES_MAX = 8  # a chain of causes may be circular
 
 
 def end_failed(
@@ -117,6 +118,7 @@ def end_failed(
     if not was_sent:
         meter.void(call, "interrupted before it was sent")
         return
+    # OpenAI's LengthFinishReasonError and ContentFilterFinishReasonError.
     answered = get(error, "completion")
     if answered is not None:
         usage = attempt("usage", prepared.route.read, answered, call.wants_tools)

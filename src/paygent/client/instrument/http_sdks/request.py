@@ -57,6 +57,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
             diagnostics.warn_once(kind, "%s %s is neither metered nor limited", sdk.name, name)
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
+    # The SDK merges `extra_body` into the body only when it builds the HTTP request.
     extra = getattr(options, "extra_json", None)
     if body is not None and isinstance(extra, Mapping) and extra:
         body = {**body, **extra}
@@ -69,6 +70,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         declared = attempt(
             "declared_usage", route.declared_usage, body, getattr(options, "files", None)
         )
+    # A raw response is parsed by the application, from which no chunk could be removed.
     is_stream = bool(kwargs.get("stream"))
     asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
     model = get_field("model")
@@ -99,6 +101,7 @@ def _provider_of(sdk: Sdk, client: Any) -> str:
     key = (type(client), id(base_url))
     known = _providers.get(key)
     if known is None:
+        # An application may create a client for each request; each has a URL object.
         if len(_providers) >= _PROVIDERS_MAX:
             _providers.clear()
         known = _providers[key] = (base_url, sdk.provider(client))
@@ -130,6 +133,7 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
         elif isinstance(value, Carrier):
             identity = value.identity
     if identity is not None:
+        # Replaced and not changed: the mapping may be shared with the application's defaults.
         options.headers = {
             name: value for name, value in headers.items() if not isinstance(value, Carrier)
         }
@@ -145,7 +149,7 @@ def ask_for_usage(options: Any) -> bool:
     body = options.json_data
     stream_options = body.get("stream_options")
     if isinstance(stream_options, Mapping) and "include_usage" in stream_options:
-        return False
+        return False  # also where it is false: the application's word counts
     own = dict(stream_options) if isinstance(stream_options, Mapping) else {}
     options.json_data = {**body, "stream_options": {**own, "include_usage": True}}
     return True

@@ -84,6 +84,7 @@ def plain_path(url: Any) -> str:
     if "://" in path:
         path = "/" + path.split("://", 1)[1].partition("/")[2]
     path = "/" + path.strip("/")
+    # The SDKs' default base URLs end with or without the version.
     return path[3:] if path.startswith("/v1/") else path
 
 

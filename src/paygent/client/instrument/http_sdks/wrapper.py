@@ -44,6 +44,7 @@ from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
 from paygent.failopen import attempt, diagnostics
 
+# Read at each call without a lock: assignments of module variables are atomic.
 _active: Meter | None = None
 _was_active = False
 
@@ -80,6 +81,7 @@ def wrap_sync(
 
     @functools.wraps(original)
     def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+        # A wrapper that could not be taken out stays here, with its switch off.
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return send(client, *args, **kwargs)
@@ -106,7 +108,7 @@ def wrap_async(
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
-        exchange.request.is_async = True
+        exchange.request.is_async = True  # it can wait for its turn on an event loop
         wait = exchange.begin()
         while wait is not None:
             await wait
@@ -188,6 +190,7 @@ class _Exchange:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # `inside` is set last, right before the SDK is called.
         was_sent = self._token is not None
         if self._token is not None:
             leave(self._open_request, self._token)
@@ -278,6 +281,7 @@ def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
     if _active is None:
         return kwargs
+    # A str, since the SDKs validate and merge headers; the wrapper removes it before it is sent.
     carrier = Carrier("")
     carrier.identity = Identity(user_id, session_id, None, metadata)
     headers = kwargs.get("extra_headers")

@@ -47,6 +47,7 @@ def after_import(name: str, then: Callable[[str], None]) -> None:
     """
 
     def wait() -> None:
+        # Python has no public way to wait for an import; this is what `import` itself does.
         bootstrap: Any = importlib._bootstrap
         attempt("import", bootstrap._lock_unlock_module, name)
         then(name)
@@ -92,6 +93,7 @@ class AfterImport:
     def _find(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None
     ) -> ModuleSpec | None:
+        # `importlib.util.find_spec` would start with this finder again.
         for finder in sys.meta_path:
             if finder is not self and hasattr(finder, "find_spec"):
                 spec = finder.find_spec(name, path, target)
@@ -115,6 +117,7 @@ class _CallingBack:
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, give it its real loader back, and call back."""
         self._loader.exec_module(module)
+        # Tools such as `inspect` and `pkgutil` look at the loader.
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         module.__loader__ = self._loader

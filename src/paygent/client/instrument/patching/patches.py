@@ -200,7 +200,7 @@ class Hook(ABC):
 
     Attributes:
         name: Used in counts and logs.
-        module: The module whose import it waits for.
+        module: The module that it waits for.
         takes_arguments: It removes the `paygent_*` arguments from calls, so it is also installed
             while Paygent is disabled, with the switch off.
     """
