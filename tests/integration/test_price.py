@@ -108,7 +108,7 @@ def test_price__an_assumed_or_absent_price__is_said_once(
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
     assert "gpt-5 lacks variant ultrafast" in said[0]
-    assert "gpt-5 has no price (audio_hour)" in said[1]
+    assert "No price for model gpt-5 (audio_hour)" in said[1]
     assert diagnostics.counts["unpriced:gpt-5"] == 3
 
 

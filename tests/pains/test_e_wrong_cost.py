@@ -209,7 +209,7 @@ def test_e__a_new_model__is_not_free_in_silence(
         client.chat.completions.create(**{**CHAT, "model": "gpt-99"})
     assert [cost(event) for event in metered.events] == [(0, "unpriced")] * 2
     assert [event.total_tokens for event in metered.events] == [120, 120]
-    said = [each for each in caplog.records if "gpt-99 has no price" in each.getMessage()]
+    said = [each for each in caplog.records if "No price for model gpt-99" in each.getMessage()]
     assert len(said) == 1
     assert said[0].levelno == logging.WARNING
     assert pg.health()["counts"]["unpriced:gpt-99"] == 2

@@ -1,9 +1,9 @@
-"""Which model a name means: exact rules, never a bare prefix (`gpt-4o-mini` is not `gpt-4o`).
+"""Normalizes model names by exact rules, never by a bare prefix (`gpt-4o-mini` is not `gpt-4o`).
 
-A provider may be written in front (`openai/gpt-4o`), a region (`us.anthropic.claude-…`), a
-snapshot's date behind (`gpt-4o-2024-08-06`), a fine-tune around
-(`ft:gpt-4o-mini-2024-07-18:acme::x`). The canonical name is what is left without these: limits and
-reports count under it.
+A name may have a provider or a region in front (`openai/gpt-4o`, `us.anthropic.claude-…`), the date
+of a snapshot at its end (`gpt-4o-2024-08-06`), and a fine-tune around it
+(`ft:gpt-4o-mini-2024-07-18:acme::x`). The canonical name has none of these; limits and reports
+count under it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def plain(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def canonical(name: str) -> str:
-    """Return the name that limits and reports count a model under.
+    """Return the name under which limits and reports count a model.
 
     `gpt-4o-2024-08-06`, `openai/gpt-4o`, `GPT-4o` and `ft:gpt-4o-2024-08-06:acme::x` are all
     `gpt-4o`; `us.anthropic.claude-sonnet-4-5-20250929-v1:0` is `claude-sonnet-4-5`.
@@ -48,30 +48,30 @@ def canonical(name: str) -> str:
 
 
 def candidates(name: str) -> tuple[str, ...]:
-    """Return the names to look for in a provider's price list, most exact first."""
-    found = [plain(name)]
-    if "/" in found[0]:
-        found.append(found[0].rsplit("/", 1)[1])
-    base = found[-1]
+    """Return the names to find in a provider's price list, the most exact one first."""
+    names = [plain(name)]
+    if "/" in names[0]:
+        names.append(names[0].rsplit("/", 1)[1])
+    base = names[-1]
     if not base.startswith("ft:"):  # a fine-tune has prices of its own, never those of its base
         without_date = re.sub(r"[-@](?:\d{8}|\d{4}-\d{2}-\d{2})$", "", base)
         if without_date != base:
-            found.append(without_date)
-    return tuple(dict.fromkeys(each for each in found if each))
+            names.append(without_date)
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def provider_prefix(name: str) -> str | None:
-    """Return the provider that a name is prefixed with (`anthropic/claude-…`), or None."""
+    """Return the provider in front of a name (`anthropic/claude-…`), or None."""
     short = plain(name)
     return short.split("/", 1)[0] if "/" in short else None
 
 
 def is_named_by(rule: Any, name: str) -> bool:
-    """Tell whether a catalogue's matching rule names this model exactly.
+    """Return whether a catalogue's matching rule names this model exactly.
 
     The catalogue's rules include prefixes ("starts with claude-sonnet-4-5"), meant for dated
-    snapshots; a prefix counts only when nothing but a date or version follows it, or when it is a
-    fine-tune's.
+    snapshots. A prefix counts only if nothing but a date or version follows it, or if it is the
+    prefix of a fine-tune.
 
     Args:
         rule: A clause of genai-prices: `equals`, `regex`, `starts_with`, `ends_with`, `contains`,

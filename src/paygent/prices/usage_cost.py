@@ -1,8 +1,7 @@
-"""Price one usage: which model answered, at which rates, what that costs, and how far it can be
-trusted.
+"""Prices one usage: the model that answered, its rates, the cost, and how far it can be trusted.
 
-The arithmetic is `core/pricing.py`'s, the rates are the catalogue's. What cannot be priced for
-certain is marked and said once; nothing here raises for an odd model or tier.
+The arithmetic is in `core/pricing.py`, the rates are in the catalogue. A price that is missing or
+uncertain is marked and logged once; nothing here raises for an odd model or tier.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 
 
 class PriceQuery(NamedTuple):
-    """What was asked for, and under which plan.
+    """The requested model and the plan under which it is priced.
 
     Attributes:
-        provider: Who was called.
-        model: As the application asked for it; "" where it did not.
-        plan: The user's.
-        at_us: When the call began; prices have dates.
-        resolved: The rates of that model, where they were looked up already.
+        provider: The provider that was called.
+        model: The requested model; "" if none was named.
+        plan: The user's plan.
+        at_us: Start of the call; prices have dates.
+        resolved: The rates of that model, if already resolved.
     """
 
     provider: str
@@ -41,12 +40,12 @@ class Priced(NamedTuple):
     """A usage with its price.
 
     Attributes:
-        model, model_key: Who answered, and the name that counts.
-        cost_nano: Tokens and fees of all models that worked for it.
-        price_id: The list it was priced with, or who has billed it.
+        model, model_key: The model that answered, and its name for limits and reports.
+        cost_nano: Cost of the tokens and fees of all models involved.
+        price_id: The price list, or the provider that reported its bill.
         quality: How far the figures can be trusted.
-        rates: That list; None where the provider has billed.
-        details: What an event keeps of rarer parts, or None.
+        rates: The price list; None if the provider reported its bill.
+        details: Rare counts for the event, or None.
     """
 
     model: str
@@ -58,23 +57,23 @@ class Priced(NamedTuple):
     details: dict[str, int] | None
 
 
-def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
-    """Price what a call used: the answer's model at its price, where it has one.
+def price(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> Priced:
+    """Price a usage at the rates of the model that answered, if those are known.
 
     Args:
-        catalogue: Where models are resolved.
-        asked: What was asked for.
-        usage: What was used; its `quality` is kept unless the price is worse.
+        catalogue: Resolves models.
+        query: The requested model.
+        usage: The usage; its `quality` is kept unless that of the price is worse.
     """
-    model = usage.model or asked.model
-    if model == asked.model and not usage.tier and asked.resolved is not None:
-        resolved = asked.resolved  # as most calls
+    model = usage.model or query.model
+    if model == query.model and not usage.tier and query.resolved is not None:
+        resolved = query.resolved  # most calls
     else:
-        model, resolved = _answered(catalogue, asked, usage)
+        model, resolved = _answered(catalogue, query, usage)
     details = usage.rare_counts
     billed_nano = usage.billed_nano
-    if billed_nano is not None and provider_facts(asked.provider).reports_bill:
-        key, price_id = resolved.model_key, BILLED + asked.provider
+    if billed_nano is not None and provider_facts(query.provider).reports_bill:
+        key, price_id = resolved.model_key, BILLED + query.provider
         return Priced(model, key, billed_nano, price_id, usage.quality, None, details)
     rates = resolved.rates
     quality = usage.quality
@@ -83,7 +82,7 @@ def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
         quality = _judge(model, resolved, usage)
     cost = cost_nano(usage, rates)
     if usage.others:
-        others_nano, is_priced = _others(catalogue, asked, usage.others)
+        others_nano, is_priced = _others(catalogue, query, usage.others)
         cost = NanoUsd(cost + others_nano)
         details = {**(details or {}), OTHERS: others_nano}
         if not is_priced:
@@ -91,32 +90,30 @@ def price(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> Priced:
     return Priced(model, resolved.model_key, cost, rates.price_id, quality, rates, details)
 
 
-def _answered(catalogue: Catalogue, asked: PriceQuery, usage: Usage) -> tuple[str, Resolved]:
-    """Return the model that answered and its rates; the one asked for where the answer's has no
-    price.
-    """
+def _answered(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> tuple[str, Resolved]:
+    """Return the model that answered with its rates; the requested one if only that has a price."""
 
     def resolve(model: str) -> Resolved:
-        return catalogue.resolve(asked.provider, model, asked.at_us, asked.plan, usage.tier)
+        return catalogue.resolve(query.provider, model, query.at_us, query.plan, usage.tier)
 
-    answered = usage.model or asked.model
+    answered = usage.model or query.model
     resolved = resolve(answered)
-    if answered != asked.model and not resolved.rates.is_known and asked.model:
-        other = resolve(asked.model)
+    if answered != query.model and not resolved.rates.is_known and query.model:
+        other = resolve(query.model)
         if other.rates.is_known:
-            return asked.model, other
+            return query.model, other
     return answered, resolved
 
 
 def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
-    """Return what the cost of a usage is worth at these rates; says once what it lacks."""
+    """Return the quality of a cost at these rates; log once what they lack."""
     rates, shown = resolved.rates, model or "(none)"
     lacking = unpriced_parts(usage, rates)
     if not rates.is_known or lacking:
-        what = f"({', '.join(lacking)})" if rates.is_known else "at all"
+        what = f" ({', '.join(lacking)})" if rates.is_known else ""
         diagnostics.warn_once(
             f"unpriced:{resolved.model_key}",
-            "model %s has no price %s; its use counts, what has no price costs 0",
+            "No price for model %s%s; this usage is recorded at $0.",
             shown,
             what,
         )
@@ -125,7 +122,7 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     if assumed:
         diagnostics.warn_once(
             f"assumed_price:{resolved.model_key}:{usage.tier}",
-            "the price list of model %s lacks %s; what comes nearest is taken",
+            "The price list of model %s lacks %s; the nearest price is used.",
             shown,
             ", ".join(assumed) + (f" {usage.tier}" if usage.tier else ""),
         )
@@ -134,11 +131,11 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     return usage.quality
 
 
-def _others(catalogue: Catalogue, asked: PriceQuery, others: tuple[Usage, ...]) -> tuple[int, bool]:
-    """Return what other models cost that worked for a call, and whether each has its price."""
+def _others(catalogue: Catalogue, query: PriceQuery, others: tuple[Usage, ...]) -> tuple[int, bool]:
+    """Return the cost of other models used for a call, and whether all of them have a price."""
     total_nano, is_priced = 0, True
-    for each in others:
-        own = price(catalogue, asked._replace(model="", resolved=None), each)
-        total_nano += own.cost_nano
-        is_priced &= own.quality != "unpriced"
+    for usage in others:
+        priced = price(catalogue, query._replace(model="", resolved=None), usage)
+        total_nano += priced.cost_nano
+        is_priced &= priced.quality != "unpriced"
     return total_nano, is_priced

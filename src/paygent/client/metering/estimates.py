@@ -1,6 +1,6 @@
-"""Estimate: what a call may use, what counts where nobody told, and what the next are expected by.
+"""Estimates: what a call may use, what is booked without a usage, and what its settlement teaches.
 
-Without effects: `core/estimate.py` has the arithmetic, the call what it is applied to.
+No side effects; the arithmetic is in `core/estimate.py`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from paygent.core.usage_stats import Observation
 
 
 def use_of(call: Call) -> Use:
-    """Return what a call may use: its worst case in a strict plan, what is expected otherwise, and
-    what its request tells where that is certain.
+    """Return what a call may use: its declared usage if there is one, its worst case in a strict
+    plan, the expected usage otherwise.
     """
     request = call.request
     if request.declared_usage is not None:
-        return _told(call, request.declared_usage)
+        return _declared_use(call, request.declared_usage)
     if call.plan.pre_call_estimate:
         return _worst_case(call)
     if request.requests > 1:
@@ -30,10 +30,10 @@ def use_of(call: Call) -> Use:
     return call.forecast.use(call.size, request.max_tokens)
 
 
-def _told(call: Call, told: Usage) -> Use:
-    """Return the use of a call whose request tells it: nothing has to be learned of it."""
+def _declared_use(call: Call, declared: Usage) -> Use:
+    """Return the usage that follows from the request alone; nothing has to be learned."""
     rates = call.resolved.rates
-    usage = in_units_of(rates, told)
+    usage = in_units_of(rates, declared)
     estimate = Estimate(usage.input_tokens, usage.output_tokens)
     return Use(estimate, cost_nano(usage, rates), is_free=call.forecast.is_free)
 
@@ -48,19 +48,19 @@ def _worst_case(call: Call) -> Use:
         model_max_tokens=call.resolved.max_output_tokens,
         generates=request.generates,
     )
-    # What a request only refers to has no bound; what was seen of it is added.
-    told = most.input_tokens if request.input_tokens is None else request.input_tokens
-    most = most._replace(input_tokens=told + forecast.expectation.input_extra)
+    # Content that a request only refers to has no bound; the observed amount is added.
+    visible = most.input_tokens if request.input_tokens is None else request.input_tokens
+    most = most._replace(input_tokens=visible + forecast.expectation.input_extra)
     writes_cache = call.size.caches or not provider_facts(request.provider).caches_on_request
     most_nano = max(
         bound_nano(*most, forecast.rates, writes_cache=writes_cache),
-        cost_of(forecast.expectation, most, forecast.rates),  # of tools, or of another model
+        cost_of(forecast.expectation, most, forecast.rates),  # includes tools, or another model
     )
     return Use(most, most_nano, is_free=forecast.is_free)
 
 
 def _many(call: Call) -> Use:
-    """Return what a call that holds many requests may use: so many times what one of them does."""
+    """Return the usage of a call with many requests: the usage of one, times their number."""
     forecast, count, bound_tokens = call.forecast, call.request.requests, call.request.max_tokens
     size = call.size._replace(
         text_bytes=-(-call.size.text_bytes // count), parts=-(-call.size.parts // count)
@@ -71,18 +71,18 @@ def _many(call: Call) -> Use:
 
 
 def estimated(call: Call, job: JobStatus | None) -> Usage:
-    """Return what is booked where no usage came: what the request tells, or what was held.
+    """Return the usage to book for a call without a reported one: its declared usage, or its hold.
 
     Args:
-        call: Which has ended.
-        job: What it has started, whose use the provider tells later; or None.
+        call: The call, which has ended.
+        job: The job that it has started, with usage reported later; or None.
     """
     request, estimate = call.request, call.estimate
     if request.declared_usage is not None:
         usage = in_units_of(call.resolved.rates, request.declared_usage)
     else:
-        told = request.input_tokens
-        usage = Usage(estimate.input_tokens if told is None else told, estimate.output_tokens)
+        given = request.input_tokens
+        usage = Usage(estimate.input_tokens if given is None else given, estimate.output_tokens)
     if job is not None:
         usage = usage._replace(model=job.model, tier=job.tier)
     if request.requests > 1:
@@ -91,20 +91,20 @@ def estimated(call: Call, job: JobStatus | None) -> Usage:
 
 
 def learned(call: Call, event: Event, usage: Usage) -> tuple[UsageForecast, Observation] | None:
-    """Return what the next calls like this one are expected by; None where the provider did not
-    count all of it.
+    """Return the observation for the forecast of like calls; None if the provider's count is
+    incomplete.
     """
     if event.quality not in ("exact", "unpriced"):
         return None
-    taken = Observation(
+    observation = Observation(
         weight_of(call.size),
         event.input_tokens,
         event.output_tokens,
         event.cost_nano,
         call.hold.use.max_tokens,
-        # Only of the list that the next ones are expected by: another model may have answered.
+        # Only at the forecast's own prices: another model may have answered.
         event.cost_tokens_nano
         if event.price_id == call.forecast.rates.price_id and is_plain(usage)
         else None,
     )
-    return call.forecast, taken
+    return call.forecast, observation
