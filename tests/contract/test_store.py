@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -561,6 +561,8 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
             assert state.by_model == _by_model(own, start_us)
     rows = store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us)
     assert list(rows) == _rows(booked.values(), booked)
+    # The sums over the events equal the rollups, whatever came in which order.
+    assert store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us, "team") == rows
     today = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert list(today) == _rows(
         (event for event in booked.values() if day_name(event.at_us) == day_name(NOON_US)), booked
@@ -991,6 +993,74 @@ def test_usage__several_users_and_models__has_a_row_for_each(store: Store) -> No
         UsageRow("ann", "o3", 1, 20, 10, 1_005, 0),
         UsageRow("bob", "gpt-4o", 1, 20, 10, 1_000, 1),
     )
+
+
+def test_usage__by_a_tag__has_a_row_for_each_value_of_that_key(store: Store) -> None:
+    """Values are text as in JSON; an event without the key, or with null, has the value ""."""
+    values: tuple[Any, ...] = ("search", "search", 7, 1.5, True, None)
+    store.ingest(
+        PRODUCT,
+        batch_of(
+            make_event("none"),
+            *(
+                make_event(f"e{number}", metadata={"other": "x", "team": value})
+                for number, value in enumerate(values)
+            ),
+            make_event("bob", user_id="bob", metadata={"team": "search"}, quality="partial"),
+        ),
+    )
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
+    assert [(row.user_id, row.tag, row.calls) for row in rows] == [
+        ("ann", "", 2),
+        ("ann", "1.5", 1),
+        ("ann", "7", 1),
+        ("ann", "search", 2),
+        ("ann", "true", 1),
+        ("bob", "search", 1),
+    ]
+    assert rows[-1] == UsageRow("bob", "gpt-4o", 1, 20, 10, 1_000, 1, "search")
+
+
+@pytest.mark.parametrize("key", ['"', "$", "a.b", "[0]", "\\", "é", "😀", "'", "%", "team "])
+def test_usage__by_a_tag_of_any_characters__compares_the_key_literally(
+    store: Store, key: str
+) -> None:
+    """A key is text, never a JSON path or part of the statement."""
+    store.ingest(PRODUCT, batch_of(make_event("a", metadata={"team": "x", key: "y"})))
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, key)
+    assert [row.tag for row in rows] == ["y"]
+
+
+def test_usage__by_a_tag__counts_a_correction_under_the_value_of_its_original(
+    store: Store,
+) -> None:
+    """A correction may have other metadata or none; without its original its own applies."""
+    original = make_event("a", metadata={"team": "search"}, quality="estimated")
+    lost = make_event("lost")
+    store.ingest(
+        PRODUCT,
+        batch_of(
+            original,
+            make_correction("c", original, metadata={"team": "other"}),
+            make_correction("d", original, metadata=None),
+            make_correction("e", lost, metadata={"team": "own"}),
+        ),
+    )
+    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team") == (
+        UsageRow("ann", "gpt-4o", 0, -2, -1, -100, 0, "own"),
+        UsageRow("ann", "gpt-4o", 1, 16, 8, 800, 0, "search"),
+    )
+
+
+def test_usage__by_a_tag__counts_the_days_and_the_product_of_the_report(store: Store) -> None:
+    """The range and the tenant apply as they do without a tag."""
+    for number in range(3):
+        event = make_event(f"e{number}", at_us=TODAY_US + number * DAY_US)
+        store.ingest(PRODUCT, batch_of(event))
+    store.ingest("globex", batch_of(make_event("e1", at_us=TODAY_US + DAY_US)))
+    rows = store.usage(PRODUCT, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US, "team")
+    assert rows == store.usage(PRODUCT, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US)
+    assert [row.calls for row in rows] == [1]
 
 
 def test_events__every_field__comes_back_as_it_went_in(store: Store) -> None:

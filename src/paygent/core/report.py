@@ -1,6 +1,6 @@
-"""Report figures: usage by user and model, and margins.
+"""Report figures: usage by user, model and tag, and margins.
 
-Rows come from the store's rollups; this module groups them and computes margins in integers.
+Rows come from the store; this module groups them and computes margins in integers.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class UsageRow(NamedTuple):
         input_tokens, output_tokens: Inclusive totals, after corrections.
         cost_nano: In nano-dollars, after corrections.
         doubtful_calls: Calls of another quality than `exact` without an exact correction.
+        tag: The value of the metadata key that the report groups by, as text; "" for events without
+            it, and where no tag is grouped by.
     """
 
     user_id: str
@@ -29,6 +31,7 @@ class UsageRow(NamedTuple):
     output_tokens: int
     cost_nano: int
     doubtful_calls: int = 0
+    tag: str = ""
 
 
 class Margin(NamedTuple):
@@ -78,26 +81,28 @@ def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
     return tuple(sorted(unsorted, key=lambda margin: (-margin.cost_nano, margin.user_id)))
 
 
-_KEYS = {"user": "user_id", "model": "model"}  # what `group` takes, and the field it keeps
+_KEYS = {"user": "user_id", "model": "model", "tag": "tag"}  # what `group` takes, and the field it keeps
 _SUMS = tuple(name for name in UsageRow._fields if name not in _KEYS.values())
 
 
 def group(rows: Iterable[UsageRow], by: tuple[str, ...]) -> tuple[UsageRow, ...]:
-    """Sum usage rows by user, by model or by both, dearest first.
+    """Sum usage rows by some of user, model and tag, dearest first.
 
     Args:
-        by: "user", "model" or both; the other one is "" in the result.
+        by: Some of "user", "model" and "tag"; the others are "" in the result.
 
     Raises:
         ValueError: if `by` is empty or names something else.
     """
     if not by or any(name not in _KEYS for name in by):
-        raise ValueError('must be "user", "model" or both')
-    groups: dict[tuple[str, str], Counter[str]] = {}
+        raise ValueError('must name some of "user", "model" and "tag"')
+    groups: dict[tuple[str, ...], Counter[str]] = {}
     for row in rows:
-        key = (row.user_id if "user" in by else "", row.model if "model" in by else "")
+        key = tuple(getattr(row, field) if name in by else "" for name, field in _KEYS.items())
         sums = groups.setdefault(key, Counter())
         for name in _SUMS:
             sums[name] += getattr(row, name)
-    grouped = [UsageRow(user_id, model, **sums) for (user_id, model), sums in groups.items()]
-    return tuple(sorted(grouped, key=lambda row: (-row.cost_nano, row.user_id, row.model)))
+    grouped = [
+        UsageRow(user_id, model, tag=tag, **sums) for (user_id, model, tag), sums in groups.items()
+    ]
+    return tuple(sorted(grouped, key=lambda row: (-row.cost_nano, row.user_id, row.model, row.tag)))

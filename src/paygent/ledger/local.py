@@ -47,10 +47,12 @@ class LocalLedger:
         with _as_unavailable():
             return self._reader.read(self._product, questions, at_us)
 
-    def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
-        """Return usage by user and model; see `Ledger.report`."""
+    def report(
+        self, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        """Return usage by user, model and tag; see `Ledger.report`."""
         with _as_unavailable():
-            return self._reader.usage(self._product, start_us, end_us)
+            return self._reader.usage(self._product, start_us, end_us, tag_key)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event and what belongs to it; see `Ledger.event`."""

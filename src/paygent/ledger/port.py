@@ -52,8 +52,11 @@ class Ledger(Protocol):
             LedgerUnavailable: if the ledger cannot be read now.
         """
 
-    def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
-        """Return usage by user and model, of whole days from `start_us` up to before `end_us`.
+    def report(
+        self, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        """Return usage by user and model, of whole days from `start_us` up to before `end_us`; with
+        a `tag_key` also by the value of that metadata key.
 
         Raises:
             LedgerUnavailable: if the ledger cannot be read now.

@@ -61,9 +61,17 @@ class Store(Protocol):
             StoreUnavailable: if the database cannot be read now.
         """
 
-    def usage(self, product: str, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+    def usage(
+        self, product: str, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
         """Return usage by user and model over whole UTC days, from the day of `start_us` to before
         `end_us`.
+
+        Args:
+            product: Names the rows that are read.
+            start_us, end_us: Microseconds since 1970 UTC.
+            tag_key: Also group by the value of this metadata key; a correction counts under the
+                value of its original. None reads no tag.
 
         Raises:
             StoreUnavailable: if the database cannot be read now.

@@ -384,15 +384,20 @@ class SqliteStore:
             calls=row["calls"],
         )
 
-    def usage(self, product: str, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
-        """Return usage by user and model; see `Store.usage`."""
+    def usage(
+        self, product: str, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
+        """Return usage by user, model and tag; see `Store.usage`."""
+        days = {
+            "product_id": product,
+            "first_day": day_name(start_us),
+            "last_day": day_name(max(end_us - 1, start_us)),
+        }
         with self._transaction("BEGIN") as connection:
-            rows = self._queries.usage_by_user_and_model(
-                connection,
-                product_id=product,
-                first_day=day_name(start_us),
-                last_day=day_name(max(end_us - 1, start_us)),
-            )
+            if tag_key is None:
+                rows = self._queries.usage_by_user_and_model(connection, **days)
+            else:
+                rows = self._queries.usage_by_tag(connection, **days, tag_key=tag_key)
             return tuple(UsageRow(**row) for row in rows)
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:

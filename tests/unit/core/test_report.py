@@ -38,6 +38,20 @@ def test_group__by_both__keeps_each_pair() -> None:
     )
 
 
+def test_group__by_tag__sums_over_users_and_models() -> None:
+    """One row per value; rows without the key are one group, named ""."""
+    rows = [row._replace(tag=tag) for row, tag in zip(ROWS, ("", "x", "x"), strict=True)]
+    assert group(rows, ("tag",)) == (
+        UsageRow("", "", 3, 300, 30, 1200, 2, "x"),
+        UsageRow("", "", 4, 400, 40, 100, 1, ""),
+    )
+    assert group(rows, ("tag", "user")) == (
+        UsageRow("bob", "", 1, 100, 10, 900, 0, "x"),
+        UsageRow("ann", "", 2, 200, 20, 300, 2, "x"),
+        UsageRow("ann", "", 4, 400, 40, 100, 1, ""),
+    )
+
+
 def test_group__equal_costs__are_ordered_by_name() -> None:
     """Rows of one cost come in the order of user and model, whatever order they arrived in."""
     rows = [
@@ -49,8 +63,8 @@ def test_group__equal_costs__are_ordered_by_name() -> None:
 
 @pytest.mark.parametrize("by", [(), ("plan",), ("user", "day")])
 def test_group__an_unknown_or_no_name__is_refused(by: tuple[str, ...]) -> None:
-    """What rows cannot be grouped by is refused, saying what they can be."""
-    with pytest.raises(ValueError, match=r'must be "user", "model" or both'):
+    """The error names the columns that rows can be grouped by."""
+    with pytest.raises(ValueError, match=r'must name some of "user", "model" and "tag"'):
         group(ROWS, by)
 
 

@@ -15,6 +15,7 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.plans import PlanRegistry
 from paygent.client.api.queries import UserQueries
 from paygent.client.api.record_event import EventRecorder
+from paygent.client.api.reports import UsageReports
 from paygent.client.api.wrap import CallableWrapper
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.journal.delivery import Worker
@@ -53,7 +54,7 @@ class Parts:
         callbacks: The application's callbacks.
         records: Writes records other than calls.
         meter: The flow of a call.
-        queries, plans, recorder, wrapper: Behind the verbs that ask, configure, record and wrap.
+        queries, reports, plans, recorder, wrapper: Behind the methods that applications call.
     """
 
     ledger: Ledger
@@ -65,6 +66,7 @@ class Parts:
     records: RecordWriter
     meter: Meter
     queries: UserQueries
+    reports: UsageReports
     plans: PlanRegistry
     recorder: EventRecorder
     wrapper: CallableWrapper
@@ -141,6 +143,13 @@ def compose(
         records,
         meter,
         queries,
+        UsageReports(
+            worker,
+            now_us,
+            tag_keys=settings.tag_keys,
+            enabled=not disabled,
+            before_read=deferred_ends.run,
+        ),
         PlanRegistry(settings.default_plan, accounts, queries, written, now_us),
         EventRecorder(product, accounts, catalogue, written, now_us),
         CallableWrapper(None if disabled else meter, settings.registry),

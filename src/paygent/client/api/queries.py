@@ -1,15 +1,13 @@
-"""What applications ask: what a user has used, what the gate would say, who used what.
+"""`UserQueries`: figures and states of users, the gate's decision without a call, and advice.
 
-Figures of a user come from this process's memory, after one question to the ledger about a user
-that it does not know yet; reports are read from the ledger. Nothing here changes what is spent or
-held.
+All of it comes from this process's memory; a user that it does not know is read from the ledger
+first. Nothing here changes what is spent or held.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -23,13 +21,10 @@ from paygent.core.estimate import bound, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
 from paygent.core.limit import LimitKey
 from paygent.core.messages import BookedEvent
-from paygent.core.period import calendar_month, to_datetime, to_us
-from paygent.core.report import UsageRow, group
+from paygent.core.period import to_datetime
 from paygent.core.request_size import measure
-from paygent.core.validation import ValidationErrors
 from paygent.core.value import exact_usd
 from paygent.failopen import diagnostics
-from paygent.ledger.port import LedgerUnavailable
 from paygent.prices.catalogue import Catalogue
 from paygent.types import (
     BillingPeriod,
@@ -42,12 +37,9 @@ from paygent.types import (
     guard_result,
 )
 
-REPORT_WAIT_S = 30.0
-"""Longest wait for a report; one over a year of a large store takes a second."""
-
 
 class UserQueries:
-    """Answers questions about the users of one `Paygent`. Thread-safe."""
+    """Reads the users of one `Paygent`. Thread-safe."""
 
     def __init__(
         self,
@@ -59,14 +51,14 @@ class UserQueries:
         enabled: bool,
         before_read: Callable[[], None],
     ) -> None:
-        """Take the parts.
+        """Create the queries.
 
         Args:
-            accounts: What this process knows.
-            catalogue: Tells which model a name means.
-            worker: Asks the ledger.
+            accounts: The users of this process.
+            catalogue: Resolves model names.
+            worker: Queries the ledger.
             now_us: The clock.
-            enabled: False asks no ledger (Paygent is switched off): nobody has used anything.
+            enabled: False queries no ledger (Paygent is disabled): all figures are 0.
             before_read: Called before figures are read; runs deferred ends.
         """
         self._before_read = before_read
@@ -77,8 +69,8 @@ class UserQueries:
         self._enabled = enabled
 
     def known(self, user_id: str) -> User:
-        """Return a user, asked of the ledger if this process does not know them yet (a quarter
-        second at most; on a thread that runs an event loop nobody waits).
+        """Return a user; one that this process does not know is read from the ledger, which takes a
+        quarter second at most, and is not waited for on a thread that runs an event loop.
         """
         self._before_read()
         now_us = self._now_us()
@@ -101,8 +93,8 @@ class UserQueries:
         return self._enabled and not self._worker.is_stopped
 
     def guard(self, user: User, model: str | None) -> GuardResult:
-        """Return what the gate would say to a call of a model now; None looks at the limits of all
-        models together only.
+        """Return the gate's decision on a call now; without a model, only the limits that apply to
+        all models are checked.
         """
         if not self._enabled:
             return GuardResult()
@@ -114,14 +106,14 @@ class UserQueries:
         return guard_result(decision, user.user_id)
 
     def session_of(self, user: User) -> str:
-        """Return the session that figures are about: the context's, else the one used last, else
-        the open one.
+        """Return the session of the figures: the context's, else the one used last, else the open
+        one.
         """
         opened = user.open_session.session_id if user.open_session is not None else ""
         return _context_session(user.user_id) or user.session_id or opened
 
     def usage(self, user: User) -> CurrentUsage:
-        """Return what a user has used in the current period and session."""
+        """Return a user's usage in the current period and session."""
         session_id = self.session_of(user)
         figures = self._accounts.admission.figures(user, session_id, self._now_us())
         opened = user.open_session
@@ -158,7 +150,7 @@ class UserQueries:
         )
 
     def model_usage(self, user: User) -> list[ModelUsage]:
-        """Return what a user has used of each model, and of each that the plan limits."""
+        """Return a user's usage of each model that was used or that the plan limits."""
         now_us = self._now_us()
         used = self._accounts.admission.figures(user, "", now_us).by_model
         caps = {
@@ -178,7 +170,7 @@ class UserQueries:
         ]
 
     def remaining(self, user: User) -> BudgetRemaining:
-        """Return what a further call of a user could still use."""
+        """Return what is left of a user's limits."""
         limits = self._accounts.admission.limits(user, self.session_of(user), None, self._now_us())
         left = _Left(limits)
         nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
@@ -186,16 +178,16 @@ class UserQueries:
             period_spend_remaining=left.dollars("period"),
             session_spend_remaining=left.dollars("session"),
             model_tokens_remaining=left.model_tokens,
-            most_constrained=_word(nearest[0]) if nearest is not None else "unbounded",
+            most_constrained=_public_name(nearest[0]) if nearest is not None else "unbounded",
         )
 
     def max_tokens(self, user: User, model: str, input_tokens: int, most: int) -> MaxTokensAdvice:
-        """Return how much output a call may ask for.
+        """Return the largest `max_tokens` that fits what is left.
 
         Args:
-            user: Whose call.
-            model: Of which model.
-            input_tokens: What it sends.
+            user: The caller.
+            model: The model that is called.
+            input_tokens: Tokens of the request.
             most: Upper bound on the answer.
         """
         now_us = self._now_us()
@@ -207,12 +199,12 @@ class UserQueries:
         binding = "unbounded"
         for key, reading in limits:
             if key.metric == "spend" and resolved.is_free and reading.lines.cap:
-                continue
+                continue  # the gate lets a free call pass any spend limit except 0
             fits = output_that_fits(
                 key.metric, room(reading), input_tokens, most, rates=resolved.rates
             )
             if fits < most:
-                most, binding = fits, _word(key)
+                most, binding = fits, _public_name(key)
         left = _Left(limits)
         return MaxTokensAdvice(
             max_tokens=most,
@@ -223,7 +215,7 @@ class UserQueries:
         )
 
     def input_tokens(self, user: User, model: str, body: Mapping[str, Any]) -> int:
-        """Return how many tokens a request is expected to send; its most, in a strict plan."""
+        """Return the expected input tokens of a request, or their bound in a strict plan."""
         size = measure(body)
         if user.plan.pre_call_estimate:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
@@ -232,8 +224,8 @@ class UserQueries:
         return flight.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
-        """Return a user as the ledger knows them now, or as they were known if it does not answer
-        in a quarter second; on a thread that runs an event loop nobody waits for it.
+        """Read a user from the ledger again; if it does not answer within a quarter second, return
+        the known state. On a thread that runs an event loop the answer is not waited for.
         """
         user = self._accounts.registry.user(user_id, self._now_us())
         if self._can_ask:
@@ -241,84 +233,50 @@ class UserQueries:
         return self._accounts.registry.user(user_id, self._now_us())
 
     def event(self, user: User, event_id: str) -> BookedEvent | None:
-        """Return an event of a user with its corrections, or None where nobody knows it.
+        """Return an event of a user with its corrections, or None if it is unknown.
 
-        What this process has not delivered yet is in its memory; the rest is asked of the ledger,
-        for a quarter second at most, and not on a thread that runs an event loop.
+        Events that are not delivered are in this process's memory; others are read from the ledger,
+        within a quarter second, but never on a thread that runs an event loop.
         """
-        pending = list(user.pending.values())
-        ours = next((each for each in pending if each.event_id == event_id), None)
-        booked = None
+        pending = {event.event_id: event for event in list(user.pending.values())}
+        stored = None
         if self._can_ask and not runs_loop():
-            read = self._worker.read(lambda ledger: ledger.event(event_id))
-            if wait_for(read, FIRST_TOUCH_WAIT_S) and read.exception() is None:
-                booked = read.result()
-        if ours is None and booked is None:
-            return None
-        corrections = {each.event_id: each for each in booked.corrections} if booked else {}
-        corrections.update({e.event_id: e for e in pending if e.corrects == event_id})
-        found = ours if ours is not None else booked.event if booked is not None else None
-        assert found is not None  # one of the two knows it
-        prices = booked.prices if booked is not None else None
-        return BookedEvent(found, tuple(corrections.values()), prices)
-
-    def report(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
-        """Return usage and cost of a span of days; see `Paygent.report`.
-
-        Args:
-            by, start, end: As the application gave them.
-
-        Raises:
-            InvalidValue: naming what breaks a rule.
-            LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
-        """
-        findings = ValidationErrors("report")
-        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
-        if not names or any(name not in ("user", "model") for name in names):
-            findings.add("by", by, 'must be "user", "model" or both')
-        for name, moment in (("start", start), ("end", end)):
-            if moment is not None and not _is_moment(moment):
-                findings.add(name, moment, "must be an aware datetime of the years 1 to 9999")
-        findings.raise_if_any()
-        if not self._enabled:
-            return ()
-        now_us = self._now_us()
-        end_us = to_us(end) if end is not None else now_us + 1
-        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
-        if not self._can_ask:
-            raise LedgerUnavailable("this Paygent has been shut down")
-        self._before_read()
-        if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
-            diagnostics.warn_once(
-                "report_incomplete", "a report lacks events that the ledger does not have yet"
-            )
-        read = self._worker.read(lambda ledger: ledger.report(start_us, end_us))
-        if not wait_for(read, REPORT_WAIT_S):
-            raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
-        return group(read.result(), names)
+            answer = self._worker.read(lambda ledger: ledger.event(event_id))
+            if wait_for(answer, FIRST_TOUCH_WAIT_S) and answer.exception() is None:
+                stored = answer.result()
+        event = pending.get(event_id)
+        if event is None:
+            if stored is None:
+                return None
+            event = stored.event
+        # A correction may be in both while its delivery is being acknowledged.
+        corrections = {each.event_id: each for each in stored.corrections} if stored else {}
+        corrections |= {key: each for key, each in pending.items() if each.corrects == event_id}
+        prices = stored.prices if stored is not None else None
+        return BookedEvent(event, tuple(corrections.values()), prices)
 
 
 _UNUSED = (0, 0)
-_WORDS = {"total_spend": "period_spend", "session_spend": "session_spend"}
+_PUBLIC_NAMES = {"total_spend": "period_spend", "session_spend": "session_spend"}
 
 
 def _is_model_limit(key: LimitKey) -> bool:
     return key.metric == "tokens" and bool(key.model) and key.window == "period"
 
 
-def _word(key: LimitKey) -> str:
-    """Return the documented word for a limit, else its reason."""
-    return "model_tokens" if _is_model_limit(key) else _WORDS.get(key.reason, key.reason)
+def _public_name(key: LimitKey) -> str:
+    """Return the documented name of a limit, else its reason."""
+    return "model_tokens" if _is_model_limit(key) else _PUBLIC_NAMES.get(key.reason, key.reason)
 
 
 class _Left:
-    """What is left of a user's limits."""
+    """The unused part of a user's limits."""
 
     def __init__(self, limits: Iterable[tuple[LimitKey, Reading]]) -> None:
         self._room = {key: room(reading) for key, reading in limits}
 
     def dollars(self, window: str) -> Any:
-        """Return the dollars left in the period or session, exactly; infinite without a limit."""
+        """Return the dollars left in the period or session; infinite without a limit."""
         scope = "session" if window == "session" else "user"
         left_nano = self._room.get(LimitKey("spend", scope, "", window))
         return math.inf if left_nano is None else exact_usd(left_nano)
@@ -327,17 +285,6 @@ class _Left:
     def model_tokens(self) -> dict[str, int]:
         """The tokens left of each model that has a limit."""
         return {key.model: left for key, left in self._room.items() if _is_model_limit(key)}
-
-
-def _is_moment(value: Any) -> bool:
-    """Tell whether a value is an aware datetime that exists in UTC too."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        return False
-    try:
-        to_us(value)
-    except OverflowError:
-        return False
-    return True
 
 
 def _context_session(user_id: str) -> str | None:

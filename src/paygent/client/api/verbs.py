@@ -218,18 +218,19 @@ class Verbs:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> tuple[UsageRow, ...]:
-        """Return usage and cost of a span of UTC days, dearest first.
+        """Return usage and cost over a range of UTC days, dearest first.
 
         Args:
-            by: "user", "model" or ("user", "model").
-            start: Its day is the first; None is the first of this month. Aware.
-            end: Days before it count; None is now. Aware.
+            by: One or two of "user", "model" and "tag:KEY", where KEY is one of `init(tag_keys=…)`;
+                rows have the value of that metadata key in `tag`, "" for events without it.
+            start: The first day is that of this aware moment; None is the first of this month.
+            end: The last day is the one before or of this aware moment; None is now.
 
         Raises:
             InvalidValue: naming what breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        return self._parts.queries.report(by, start, end)
+        return self._parts.reports.read(by, start, end)
 
     # -- any other code
 

@@ -214,6 +214,29 @@ WHERE s.started_us = (
     WHERE t.product_id = s.product_id AND t.user_id = s.user_id AND t.implicit = 1 AND t.ended_us = 0
 );
 
+-- name: usage_by_tag
+-- As `usage_by_user_and_model`, and by the value of one metadata key, as text ('' where there is none). It reads every
+-- event of these days, because the rollups do not know tags. A correction counts under the value of its original.
+SELECT
+    e.user_id, e.model_key AS model, COUNT(*) - COUNT(e.corrects) AS calls, SUM(e.input_tokens) AS input_tokens,
+    SUM(e.output_tokens) AS output_tokens, SUM(e.cost_tokens_nano + e.cost_tools_nano) AS cost_nano,
+    SUM(CASE
+        WHEN e.corrects IS NULL AND e.quality <> 'exact' AND NOT EXISTS (
+            SELECT 1 FROM events AS c
+            WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
+        ) THEN 1
+        ELSE 0 END) AS doubtful_calls,
+    COALESCE((
+        SELECT CASE WHEN t.type IN ('true', 'false') THEN t.type ELSE CAST(t.atom AS TEXT) END
+        FROM json_each(CASE WHEN o.event_id IS NULL THEN e.metadata ELSE o.metadata END) AS t
+        WHERE t.key = :tag_key
+    ), '') AS tag
+FROM events AS e
+LEFT JOIN events AS o ON o.product_id = e.product_id AND o.event_id = e.corrects
+WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day
+GROUP BY e.user_id, e.model_key, tag
+ORDER BY e.user_id, e.model_key, tag;
+
 -- name: models_of_periods
 SELECT r.user_id, r.model, r.input_tokens + r.output_tokens AS tokens, r.cost_nano
 FROM json_each(:periods) AS k

@@ -33,7 +33,7 @@ from paygent import (
     paygent_context,
 )
 from paygent.client.api import plans as directory_module
-from paygent.client.api import queries
+from paygent.client.api import queries, reports
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.runtime.event_loops import runs_loop
@@ -86,7 +86,9 @@ class AbsentLedger:
         found: LedgerAnswer = self._fail()
         return found
 
-    def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+    def report(
+        self, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
         found: tuple[UsageRow, ...] = self._fail()
         return found
 
@@ -253,7 +255,7 @@ def test_report__while_switched_off__is_empty_at_once(
 ) -> None:
     """There is nobody to wait for."""
     monkeypatch.setenv("PAYGENT_DISABLED", "1")
-    monkeypatch.setattr(queries, "REPORT_WAIT_S", 0.2)
+    monkeypatch.setattr(reports, "REPORT_WAIT_S", 0.2)
     assert init().report() == ()
 
 
@@ -455,11 +457,69 @@ def test_report__of_a_span__counts_its_days(db_path: str) -> None:
     assert [row.cost_nano for row in pg.report(start=day - timedelta(days=1))] == [3 * 10**9]
 
 
-@pytest.mark.parametrize("by", [(), "session", ("user", "day"), None, 5, [["user"]], [None]])
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [
+        ("tag:team", [("", "", "b", 2, 7), ("", "", "", 1, 4), ("", "", "a", 2, 3)]),
+        (["tag:team", "user"], [("v", "", "b", 2, 7), ("u", "", "", 1, 4), ("u", "", "a", 2, 3)]),
+        (
+            ("model", "tag:team"),
+            [
+                ("", "m", "b", 1, 5),
+                ("", "m", "", 1, 4),
+                ("", "m", "a", 2, 3),
+                ("", "n", "b", 1, 2),
+            ],
+        ),
+        ("user", [("u", "", "", 3, 7), ("v", "", "", 2, 7)]),
+    ],
+)
+def test_report__by_a_declared_tag__sums_by_the_value_of_that_metadata_key(
+    init: Init, by: Any, expected: list[tuple[str, str, str, int, int]]
+) -> None:
+    """Events without the key are the row ""; metadata comes from the context or the event."""
+    pg = init(auto_instrument=False, tag_keys=("feature", "team"))
+    with paygent_context("u", metadata={"team": "a", "feature": "chat"}):
+        pg.record_event(model="m", cost=1)
+        pg.record_event(model="m", cost=2)
+    pg.record_event("u", model="m", cost=4)
+    for model, cost in (("m", 5), ("n", 2)):
+        pg.record_event("v", model=model, cost=cost, metadata={"team": "b"})
+    assert [
+        (row.user_id, row.model, row.tag, row.calls, row.cost_nano // 10**9)
+        for row in pg.report(by)
+    ] == expected
+
+
+def test_report__by_a_declared_tag__includes_metered_calls(
+    init: Init, client: openai.OpenAI
+) -> None:
+    """A call has the metadata of its context."""
+    pg = init(tag_keys=("team",))
+    with paygent_context("u1", metadata={"team": "search"}):
+        call(client, "u1")
+    assert [(row.tag, row.cost_nano) for row in pg.report("tag:team")] == [("search", CALL_NANO)]
+
+
+@pytest.mark.parametrize(
+    "by",
+    [
+        *((), "session", ("user", "day"), None, 5, [["user"]], [None]),
+        *("tag", "tag:", "tag:color", "team", ("user", "model", "tag:team")),
+        ("tag:team", "tag:feature"),
+    ],
+)
 def test_report__by_something_else__is_refused_by_name(init: Init, by: Any) -> None:
-    """Whatever is given, the error names the argument and the rule."""
-    with pytest.raises(InvalidValue, match='must be "user", "model" or both'):
-        init().report(by)
+    """The error names the argument, its value and what would have been accepted."""
+    pg = init(auto_instrument=False, tag_keys=("team", "feature"))
+    with pytest.raises(InvalidValue) as caught:
+        pg.report(by)
+    (error,) = caught.value.findings
+    assert (error.field, error.value) == ("by", by)
+    assert error.rule == (
+        'must be one or two of "user", "model", "tag:team", "tag:feature"; at most one tag, '
+        "declared in init(tag_keys=…)"
+    )
 
 
 @pytest.mark.parametrize("moment", [datetime(2026, 1, 1), "2026-01-01"])
@@ -482,7 +542,7 @@ def test_report__a_ledger_that_does_not_answer__is_given_up(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A report waits for a bounded time."""
-    monkeypatch.setattr(queries, "REPORT_WAIT_S", 0.05)
+    monkeypatch.setattr(reports, "REPORT_WAIT_S", 0.05)
     pg = init(auto_instrument=False)
     monkeypatch.setattr(pg._parts.worker, "read", lambda reading: Future())
     with pytest.raises(LedgerUnavailable, match=r"did not answer in 0\.05 s"):
@@ -493,7 +553,7 @@ def test_report__after_shutdown__says_that_the_ledger_is_gone(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No thread is there to answer, so nobody waits for one."""
-    monkeypatch.setattr(queries, "REPORT_WAIT_S", 0.2)
+    monkeypatch.setattr(reports, "REPORT_WAIT_S", 0.2)
     pg = init()
     pg.record_event("u1", cost=1)
     pg.shutdown()
@@ -1146,7 +1206,7 @@ def test_start_session__a_plan_of_its_own_that_is_too_large__is_refused_by_name(
 async def test_verbs__on_a_loops_thread_with_the_ledger_away__do_not_wait(
     db_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event loop waits for nobody, also not a quarter of a second."""
+    """An event loop is never blocked, not even for a quarter of a second."""
     monkeypatch.setattr(queries, "wait_for", lambda *args: pytest.fail("the loop waits"))
     pg = Paygent.launch(Settings(db_path=db_path, auto_instrument=False), ledger=AbsentLedger())
     assert pg.get_usage("u1").period_cost == 0.0

@@ -83,7 +83,9 @@ class FakeLedger:
             self.asked.append(questions)
             return self._answer(questions, frozenset())
 
-    def report(self, start_us: int, end_us: int) -> tuple[UsageRow, ...]:
+    def report(
+        self, start_us: int, end_us: int, tag_key: str | None = None
+    ) -> tuple[UsageRow, ...]:
         """Return one row per event, whatever the days."""
         _follow(self.reading)
         with self.lock:

@@ -1,0 +1,111 @@
+"""`UsageReports`: usage and cost over a range of days, read from the ledger for all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from paygent.client.journal.delivery import Worker
+from paygent.client.metering.call import wait_for
+from paygent.core.period import calendar_month, to_us
+from paygent.core.report import UsageRow, group
+from paygent.core.validation import ValidationErrors
+from paygent.failopen import diagnostics
+from paygent.ledger.port import LedgerUnavailable
+
+REPORT_WAIT_S = 30.0
+"""Longest wait for a report; one over a year of a large store takes a second."""
+
+_TAG = "tag:"
+
+
+class UsageReports:
+    """Reads the reports of one `Paygent`. Thread-safe."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        now_us: Callable[[], int],
+        *,
+        tag_keys: tuple[str, ...],
+        enabled: bool,
+        before_read: Callable[[], None],
+    ) -> None:
+        """Create the reports.
+
+        Args:
+            worker: Delivers pending events and queries the ledger.
+            now_us: The clock.
+            tag_keys: Metadata keys that a report may group by.
+            enabled: False queries no ledger (Paygent is disabled): reports are empty.
+            before_read: Called before the ledger is read; runs deferred ends.
+        """
+        self._worker = worker
+        self._now_us = now_us
+        self._tag_keys = tag_keys
+        self._enabled = enabled
+        self._before_read = before_read
+
+    def read(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
+        """Return usage and cost; see `Paygent.report`.
+
+        Args:
+            by, start, end: As the application passed them, unchecked.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
+        """
+        names = self._valid_groups(by, start, end)
+        if not self._enabled:
+            return ()
+        now_us = self._now_us()
+        end_us = to_us(end) if end is not None else now_us + 1
+        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
+        if self._worker.is_stopped:
+            raise LedgerUnavailable("this Paygent has been shut down")
+        self._before_read()
+        # A report includes the caller's own events of a moment ago, so it delivers them first.
+        if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
+            diagnostics.warn_once(
+                "report_incomplete", "a report lacks events that are not delivered to the ledger"
+            )
+        tag_key = next((name[len(_TAG) :] for name in names if name.startswith(_TAG)), None)
+        rows = self._worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
+        if not wait_for(rows, REPORT_WAIT_S):
+            raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
+        return group(rows.result(), tuple(name.partition(":")[0] for name in names))
+
+    def _valid_groups(self, by: Any, start: Any, end: Any) -> tuple[str, ...]:
+        """Check the arguments; return the names to group by.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+        """
+        errors = ValidationErrors("report")
+        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
+        tags = tuple(_TAG + key for key in self._tag_keys)
+        allowed = ("user", "model", *tags)
+        is_known = bool(names) and all(name in allowed for name in names)
+        # The store reads one metadata key in its pass over the events.
+        if not is_known or len(names) > 2 or sum(name in tags for name in names) > 1:
+            options = ", ".join(f'"{name}"' for name in allowed)
+            rule = f"must be one or two of {options}; at most one tag, declared in init(tag_keys=…)"
+            errors.add("by", by, rule)
+        for name, moment in (("start", start), ("end", end)):
+            if moment is not None and not _is_moment(moment):
+                errors.add(name, moment, "must be an aware datetime of the years 1 to 9999")
+        errors.raise_if_any()
+        return names
+
+
+def _is_moment(value: Any) -> bool:
+    """Return whether a value is an aware datetime within the range of UTC."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return False
+    try:
+        to_us(value)
+    except OverflowError:  # its offset moves it out of the years 1 to 9999
+        return False
+    return True
