@@ -186,8 +186,8 @@ def test_correct__a_booking_that_failed__leaves_what_it_would_have_taken(
 def test_correct__events_without_end__are_remembered_within_bounds(
     init: Init, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is no longer remembered here, the ledger or the journal knows."""
-    monkeypatch.setattr(manual_module, "_CORRECTED_REMEMBERED", 2)
+    """Forgotten corrections are still in the pending events or in the ledger."""
+    monkeypatch.setattr(manual_module, "_CORRECTED_MAX", 2)
     pg = started(init)
     events = [pg.record_event("u1", cost=1) for _ in range(4)]
     for event in events:

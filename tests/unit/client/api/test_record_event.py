@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from paygent import InvalidValue, ModelCostRate, Paygent, PlanConfig, paygent_context
-from paygent.client.api import record_event as manual_module
 from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
@@ -137,7 +136,7 @@ def test_record_event__an_idempotency_key_again__is_the_earlier_event(pg: Paygen
 def test_record_event__interrupted__is_booked_once_by_its_retry(
     pg: Paygent, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
-    """Wherever Ctrl-C came, who brings the key again is not told of an event that is not there."""
+    """A retry with the key never returns an event that was not booked, wherever Ctrl-C came."""
     pg.get_usage("u1")
     owner = {
         "settle": pg._parts.accounts.admission,
@@ -189,11 +188,9 @@ def test_record_event__one_key_on_two_threads_at_once__is_one_event(
     assert pg.report()[0].cost_nano in (10**9, 2 * 10**9)
 
 
-def test_record_event__keys_without_end__are_remembered_within_bounds(
-    pg: Paygent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_record_event__keys_without_end__are_remembered_within_bounds(pg: Paygent) -> None:
     """This process forgets its oldest keys; the ledger still books each once."""
-    monkeypatch.setattr(manual_module, "_KEYS_REMEMBERED", 3)
+    pg._parts.recorder._booked.entries_max = 3
     for number in range(5):
         pg.record_event("u1", cost=1, idempotency_key=f"k{number}")
     assert len(pg._parts.recorder._booked) == 3
