@@ -83,7 +83,7 @@ class GatewayCall(Work):
         self._inside.__exit__(kind, error, trace)
         super().__exit__(kind, error, trace)
 
-    def _give_up(self) -> None:
+    def _yield_to_inner(self) -> None:
         # Only a provider of the application counts by its calls, and its callbacks are beside it.
         if not self._gateway.in_front and not is_in_callback():
             self.void_for_inner()
@@ -99,8 +99,8 @@ class GatewayCall(Work):
         if not is_stream(answer):
             return super().end_with(meter, call, answer)
         reader = Reader(answer, self._function, call.wants_tools, self._gateway.provider)
-        give_up = None if self._gateway.in_front else self._give_up
-        if tap(answer, Tap(StreamEnd(meter, call, reader), reader, give_up), self._patches):
+        yield_to_inner = None if self._gateway.in_front else self._yield_to_inner
+        if tap(answer, Tap(StreamEnd(meter, call, reader), reader, yield_to_inner), self._patches):
             call.hand_over()
         else:  # no usage will be seen, and the hold must end
             kind = type(answer).__name__

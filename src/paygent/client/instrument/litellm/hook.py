@@ -52,6 +52,7 @@ class LiteLLMHook(Hook):
         imported a function before `init`.
         """
         wrappers: dict[int, tuple[Any, Any]] = {}
+        # Switched off, only our arguments have to be removed, which only metered functions accept.
         for name in (*BY_NAME, *OTHERS) if patches.switch.is_on else BY_NAME:
             function = getattr(module, name, None)
             if inspect.isroutine(function) and not (self._is_ours(function) or is_mock(function)):

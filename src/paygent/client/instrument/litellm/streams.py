@@ -139,29 +139,31 @@ class Tap:
         is_busy: A step is under way; a further one that the stream takes then is a part of it.
     """
 
-    __slots__ = ("_around", "ending", "is_busy", "reader")
+    __slots__ = ("_enclosing", "ending", "is_busy", "reader")
 
     def __init__(
-        self, ending: StreamEnd, reader: Reader, give_up: Callable[[], None] | None = None
+        self, ending: StreamEnd, reader: Reader, yield_to_inner: Callable[[], None] | None = None
     ) -> None:
         """Create a tap.
 
         Args:
             ending: Ends the call.
             reader: Reads the chunks.
-            give_up: Voids the call in favor of calls below the stream; None where those are parts
-                of it. Some streams send their request when they are read.
+            yield_to_inner: Voids the call in favor of calls below the stream; None if they are
+                parts of it. Some streams send their request when they are read.
         """
         self.ending = ending
         self.reader = reader
         self.is_busy = False
-        self._around: AbstractContextManager[None] = (
-            behind_gateway(_Reading(reader)) if give_up is None else nesting.Around(give_up)
+        self._enclosing: AbstractContextManager[None] = (
+            behind_gateway(_Reading(reader))
+            if yield_to_inner is None
+            else nesting.EnclosingCall(yield_to_inner)
         )
 
     def __enter__(self) -> None:
         self.is_busy = True
-        self._around.__enter__()
+        self._enclosing.__enter__()
 
     def __exit__(
         self,
@@ -169,7 +171,7 @@ class Tap:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._around.__exit__(None, None, None)
+        self._enclosing.__exit__(None, None, None)
         self.is_busy = False
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self.ending.at_its_end()

@@ -252,6 +252,7 @@ class Conversation:
         response_id = _id_of(event)
         response = self._responses.end(response_id, lane)
         if response is None:
+            # Its beginning was on another connection, or before this one was made.
             if response_id is not None and (
                 self._counted.knows(response_id) or not self._counted.claim(response_id, self)
             ):
@@ -263,6 +264,7 @@ class Conversation:
                 return
         usage = attempt("usage", self._usage, response, event)
         is_failure = field(event, "response", "status") == "failed" and response.reader is None
+        # A failure with a reader has the text that was received, which counts.
         if usage is None and is_failure:
             response.meter.void(response.call, "the provider failed")
         else:

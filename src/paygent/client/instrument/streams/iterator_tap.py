@@ -44,7 +44,7 @@ def tap_stream(
     shown = type(inner) if isinstance(inner, _DeferredIterator) else inner
     kind = AsyncIteratorTap if hasattr(shown, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)
-    call.hand_over()
+    call.hand_over()  # from here on, only the taps end it
     return True
 
 
