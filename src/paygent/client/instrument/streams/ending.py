@@ -83,7 +83,7 @@ class StreamEnd:
         if not self._is_over:
             self._from_anywhere(self)
 
-    # A finalizer may run at any allocation, so the end waits until this thread can hold none of our locks.
+    # A finalizer runs at any allocation, so the end waits until this thread holds no internal lock.
     def _from_anywhere(self, end: Callable[[], None]) -> None:
         if _is_inside_ours():
             self._meter.deferred_ends.add(end)
