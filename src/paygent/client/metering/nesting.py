@@ -18,49 +18,49 @@ from paygent.client.context.scopes import propagate, reset_or_ignore
 from paygent.client.metering.call import Request
 from paygent.client.runtime.event_loops import caller
 
-GiveUp = Callable[[], None]
+VoidCall = Callable[[], None]
 """Voids a call, if it has not ended."""
 
-_around: ContextVar[GiveUp | None] = ContextVar("paygent_around", default=None)
+_enclosing: ContextVar[VoidCall | None] = ContextVar("paygent_enclosing_call", default=None)
 
-propagate(_around)  # a callable may make its calls on threads
+propagate(_enclosing)  # a callable may make its calls on threads
 
 yield_hooks: list[Callable[[Request], None]] = []
 """Void the enclosing calls that an integration keeps by itself, given the call that begins."""
 
-_tasks: dict[Any, GiveUp] = {}
+_tasks: dict[Any, VoidCall] = {}
 """By the tasks that are awaited as calls."""
 
 
-def enter(give_up: GiveUp | None) -> Token[GiveUp | None]:
+def enter(void: VoidCall | None) -> Token[VoidCall | None]:
     """Note that the code from here on runs inside a call; inside none with None."""
-    return _around.set(give_up)
+    return _enclosing.set(void)
 
 
-def leave(token: Token[GiveUp | None]) -> None:
+def leave(token: Token[VoidCall | None]) -> None:
     """Note that the call's code has run."""
     reset_or_ignore(token)
 
 
-class Around:
+class EnclosingCall:
     """Makes a call the enclosing one of a block; may be entered again once it was left."""
 
-    __slots__ = ("_give_up", "_token")
+    __slots__ = ("_token", "_void")
 
-    def __init__(self, give_up: GiveUp) -> None:
-        self._give_up = give_up
+    def __init__(self, void: VoidCall) -> None:
+        self._void = void
 
     def __enter__(self) -> None:
-        self._token = enter(self._give_up)
+        self._token = enter(self._void)
 
     def __exit__(self, *error: object) -> None:
         leave(self._token)
 
 
 @contextmanager
-def enclosing_task(task: Any, give_up: GiveUp) -> Iterator[None]:
+def enclosing_task(task: Any, void: VoidCall) -> Iterator[None]:
     """Make a call the enclosing one of a task while it is awaited in this block."""
-    _tasks[task] = give_up
+    _tasks[task] = void
     try:
         yield
     finally:
@@ -69,7 +69,7 @@ def enclosing_task(task: Any, give_up: GiveUp) -> Iterator[None]:
 
 def yield_to_inner(request: Request) -> None:
     """Void the enclosing calls: a call that is metered itself begins here."""
-    outer = _around.get()
+    outer = _enclosing.get()
     if outer is not None:
         outer()
     for hook in yield_hooks:

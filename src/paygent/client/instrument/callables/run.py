@@ -72,7 +72,7 @@ class Work(SteppedCall):
         self._scope = scope
         self.is_async = False
         self._call: Call | None = None
-        self._token: Token[nesting.GiveUp | None] | None = None
+        self._token: Token[nesting.VoidCall | None] | None = None
 
     def __enter__(self) -> Work:
         if self._scope is not None:
@@ -94,11 +94,11 @@ class Work(SteppedCall):
             return call
         if call is not None:
             self._call = call
-            self._token = nesting.enter(self._give_up)
+            self._token = nesting.enter(self._yield_to_inner)
         return None
 
     # Called by a metered call that begins inside; a subclass may keep the call instead.
-    def _give_up(self) -> None:
+    def _yield_to_inner(self) -> None:
         self.void_for_inner()
 
     def __exit__(
