@@ -11,6 +11,7 @@ from math import isqrt
 from typing import NamedTuple
 
 from paygent.core.money import NanoUsd
+from paygent.core.named_values import values_of
 from paygent.core.pricing import Rates, tokens_cost_nano
 from paygent.core.request_size import PART_TOKENS, Size
 
@@ -54,6 +55,13 @@ class Expectation(NamedTuple):
     drift_nano: int = 0
 
 
+_tokens_of = values_of(
+    Expectation,
+    ("input_tokens", "input_bytes", "input_extra", "output_tokens", "takes_max_tokens"),
+)
+_cost_of = values_of(Expectation, ("cost_nano", "plain_nano", "extra_nano"))
+
+
 def tokens_of(expectation: Expectation, weight: int, max_tokens: int | None) -> Estimate:
     """Return the expected tokens of a call.
 
@@ -62,7 +70,7 @@ def tokens_of(expectation: Expectation, weight: int, max_tokens: int | None) -> 
         weight: Size of its request, from `weight_of`.
         max_tokens: The request's own bound on output (times its number of answers), or None.
     """
-    tokens, per_bytes, extra, output_tokens, takes_max_tokens = expectation[:5]
+    tokens, per_bytes, extra, output_tokens, takes_max_tokens = _tokens_of(expectation)
     if max_tokens is not None and (takes_max_tokens or max_tokens < output_tokens):
         output_tokens = max_tokens
     return Estimate(-(-weight * tokens // per_bytes) + extra, output_tokens)
@@ -70,8 +78,8 @@ def tokens_of(expectation: Expectation, weight: int, max_tokens: int | None) -> 
 
 def cost_of(expectation: Expectation, estimate: Estimate, rates: Rates) -> NanoUsd:
     """Return the expected cost of a call."""
-    nano = int(tokens_cost_nano(estimate[0], estimate[1], rates))
-    cost, plain, extra = expectation[5:8]
+    nano = int(tokens_cost_nano(estimate.input_tokens, estimate.output_tokens, rates))
+    cost, plain, extra = _cost_of(expectation)
     if cost != plain:
         nano = -(-nano * cost // plain)
     return NanoUsd(nano + extra)
@@ -119,7 +127,7 @@ def load_of(
         return _ONE_CALL
     estimate = tokens_of(expectation, weight, max_tokens)
     is_spend = metric == "spend"
-    mean = cost_of(expectation, estimate, rates) if is_spend else estimate[0] + estimate[1]
+    mean = cost_of(expectation, estimate, rates) if is_spend else sum(estimate)
     return load_around(mean, expectation, metric, max_tokens)
 
 
@@ -129,10 +137,11 @@ def load_around(
     """Return the moments of a call with a known mean; otherwise as `load_of`."""
     if metric == "calls":
         return _ONE_CALL
-    if max_tokens is not None and max_tokens <= expectation[3]:
+    if max_tokens is not None and max_tokens <= expectation.output_tokens:
         return HoldMoments(mean)  # its bound stops it there
-    variance, drift = expectation[9::2] if metric == "spend" else expectation[8::2]
-    return HoldMoments(mean, variance, drift)
+    if metric == "spend":
+        return HoldMoments(mean, expectation.variance_nano, expectation.drift_nano)
+    return HoldMoments(mean, expectation.variance_tokens, expectation.drift_tokens)
 
 
 def bound(

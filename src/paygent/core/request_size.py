@@ -65,7 +65,7 @@ def weight_of(size: Size) -> int:
     """Return the size of a request in bytes of text; an opaque part counts as the text of as many
     tokens.
     """
-    return size[0] + size[1] * (PART_TOKENS * BYTES_PER_TOKEN)
+    return size.text_bytes + size.parts * (PART_TOKENS * BYTES_PER_TOKEN)
 
 
 def measure(body: Any) -> Size:

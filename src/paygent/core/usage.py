@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from operator import index
 from typing import Any, Literal, NamedTuple, get_args
 
+from paygent.core.named_values import values_of
 from paygent.core.providers import STANDARD_TIERS
 
 Quality = Literal["exact", "partial", "estimated", "unpriced"]
@@ -26,8 +27,7 @@ that had to be assumed. `unpriced`: the usage is known, and at least one unit of
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 """Best first."""
 
-RARE_COUNTS = (
-    "cache_write_long_tokens",
+MEDIA_COUNTS = (
     "audio_input_tokens",
     "audio_output_tokens",
     "image_input_tokens",
@@ -40,6 +40,9 @@ RARE_COUNTS = (
     "cached_audio_tokens",
     "unlisted_units",
 )
+"""Counts beyond text and its cache."""
+
+RARE_COUNTS = ("cache_write_long_tokens", *MEDIA_COUNTS)
 """Counts that an event stores by name (`Event.details`), because most calls have none of them."""
 
 
@@ -107,7 +110,7 @@ class Usage(NamedTuple):
     @property
     def counts(self) -> tuple[int, ...]:
         """All counts, in the order above."""
-        return self[:17]
+        return _counts_of(self)
 
     @property
     def total_tokens(self) -> int:
@@ -122,12 +125,29 @@ class Usage(NamedTuple):
     @property
     def rare_counts(self) -> dict[str, int] | None:
         """The counts of `RARE_COUNTS` that are not 0, or None where all are."""
-        if not self[4] and self[6:17] == _NONE_RARE:
-            return None  # most calls; comparing slices is much faster than reading names
+        if not self.cache_write_long_tokens and media_of(self) == NO_MEDIA:
+            return None  # most calls; comparing once is much faster than reading every name
         return {name: getattr(self, name) for name in RARE_COUNTS if getattr(self, name)}
 
 
-_NONE_RARE = (0,) * 11
+COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_long_tokens",
+    "reasoning_tokens",
+    *MEDIA_COUNTS,
+)
+"""All counts, in the order of `Usage`."""
+
+_counts_of = values_of(Usage, COUNTS)
+
+media_of = values_of(Usage, MEDIA_COUNTS)
+"""Return the `MEDIA_COUNTS` of a usage."""
+
+NO_MEDIA = (0,) * len(MEDIA_COUNTS)
+"""The `media_of` most calls."""
 
 
 class JobStatus(NamedTuple):

@@ -81,28 +81,29 @@ def observe(
     if plain is None:
         plain = tokens_cost_nano(input_tokens, output_tokens, rates)
     off_tokens = off_nano = 0
-    calls = stats[0]
+    calls = stats.calls
     if calls:
         if expected is None:
             means = _means(stats)
             estimate = tokens_of(means, weight, max_tokens)
-            expected = estimate[0] + estimate[1], cost_of(means, estimate, rates)
-        tokens = input_tokens + output_tokens - expected[0]
-        nano = cost - expected[1]
+            expected = sum(estimate), cost_of(means, estimate, rates)
+        expected_tokens, expected_nano = expected
+        tokens = input_tokens + output_tokens - expected_tokens
+        nano = cost - expected_nano
         # Welford's update: the mean of n calls has an error of its own, hence n / (n + 1).
         off_tokens = tokens * tokens * calls // (calls + 1)
         off_nano = nano * nano * calls // (calls + 1)
         if calls >= _OBSERVED_CALLS_MAX:
             stats = UsageStats(*(total // 2 for total in stats))
     return UsageStats(
-        stats[0] + 1,
-        stats[1] + weight,
-        stats[2] + input_tokens,
-        stats[3] + output_tokens,
-        stats[4] + cost,
-        stats[5] + plain,
-        stats[6] + off_tokens,
-        stats[7] + off_nano,
+        stats.calls + 1,
+        stats.input_bytes + weight,
+        stats.input_tokens + input_tokens,
+        stats.output_tokens + output_tokens,
+        stats.cost_nano + cost,
+        stats.plain_nano + plain,
+        stats.spread_tokens + off_tokens,
+        stats.spread_nano + off_nano,
     )
 
 
@@ -134,14 +135,14 @@ def expect(own: UsageStats, everyone: UsageStats, cold_start: ColdStartPolicy) -
         everyone: All users' calls of them.
         cold_start: What is assumed until enough calls were observed.
     """
-    if own[0] >= OBSERVATIONS_MIN:
-        return _spread(_means(own), own)
+    if own.calls >= OBSERVATIONS_MIN:
+        return _means(own, with_spread=True)
     safety = cold_start.safety_ppm
-    if everyone[0] >= OBSERVATIONS_MIN:
-        means = _spread(_means(everyone), everyone)
-        return _larger(means, _times(_means(own), safety)) if own[0] else means
-    few = own if own[0] else everyone
-    if few[0]:
+    if everyone.calls >= OBSERVATIONS_MIN:
+        means = _means(everyone, with_spread=True)
+        return _larger(means, _times(_means(own), safety)) if own.calls else means
+    few = own if own.calls else everyone
+    if few.calls:
         means = _times(_means(few), safety)
     else:
         means = Expectation(safety, BYTES_PER_TOKEN * _PPM, 0, 0, True)
@@ -156,14 +157,18 @@ def expect(own: UsageStats, everyone: UsageStats, cold_start: ColdStartPolicy) -
 _PPM = 10**6
 
 
-def _means(stats: UsageStats) -> Expectation:
-    """Return the means of at least one observation, without their spread."""
-    calls, weight, input_tokens, output_tokens, cost, plain = stats[:6]
+def _means(stats: UsageStats, *, with_spread: bool = False) -> Expectation:
+    """Return the means of at least one observation; their spread needs at least two."""
+    calls, weight, input_tokens, output_tokens, cost, plain, *_ = stats
     input_extra = 0
     if input_tokens > weight:  # text has at most one token per byte: the rest is hidden input
         input_extra = -(-(input_tokens - weight) // calls)
         input_tokens = weight = 1
     extra_nano = 0 if plain else -(-cost // calls)
+    variance_tokens = variance_nano = 0
+    if with_spread:
+        variance_tokens = stats.spread_tokens // (calls - 1)
+        variance_nano = stats.spread_nano // (calls - 1)
     return Expectation(
         input_tokens,
         weight or 1,
@@ -173,14 +178,11 @@ def _means(stats: UsageStats) -> Expectation:
         cost if plain else 0,
         plain,
         extra_nano,
+        variance_tokens,
+        variance_nano,
+        _root_up(variance_tokens // calls),
+        _root_up(variance_nano // calls),
     )
-
-
-def _spread(means: Expectation, stats: UsageStats) -> Expectation:
-    """Add the spread of at least two observations."""
-    calls = stats[0]
-    tokens, nano = stats[6] // (calls - 1), stats[7] // (calls - 1)
-    return Expectation(*means[:8], tokens, nano, _root_up(tokens // calls), _root_up(nano // calls))
 
 
 def _root_up(square: int) -> int:
