@@ -53,6 +53,7 @@ class Parts:
         worker: Delivers them.
         callbacks: The application's callbacks.
         records: Writes records other than calls.
+        attribution: Resolves the users of calls and events.
         meter: The flow of a call.
         queries, reports, plans, recorder, wrapper: Behind the methods that applications call.
     """
@@ -64,6 +65,7 @@ class Parts:
     worker: Worker
     callbacks: Callbacks
     records: RecordWriter
+    attribution: Attribution
     meter: Meter
     queries: UserQueries
     reports: UsageReports
@@ -116,6 +118,7 @@ def compose(
             callbacks.fire("session_start", queries.state(user))
 
     records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
+    attribution = Attribution(settings.on_missing_user, callbacks)
     policy = CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate)
     meter = Meter(
         MeterParts(
@@ -124,7 +127,7 @@ def compose(
             journal,
             worker,
             callbacks,
-            Attribution(settings.on_missing_user, callbacks),
+            attribution,
             policy,
             records,
             BackgroundJobs(product, catalogue),
@@ -141,6 +144,7 @@ def compose(
         worker,
         callbacks,
         records,
+        attribution,
         meter,
         queries,
         UsageReports(

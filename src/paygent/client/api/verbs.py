@@ -1,7 +1,7 @@
-"""The verbs that applications call: plans and users, questions, other code, entries, callbacks.
+"""The methods that applications call: plans, users, usage, other code, manual events, callbacks.
 
-Each reads its arguments and hands on to the part that knows: `directory`, `asking`, `wrapping`,
-`manual`, `sync.callbacks`. `Paygent` puts those parts together (`client/api/paygent.py`).
+Each checks its arguments and delegates to one of the parts made in `composition.py`. `Paygent` adds
+the start, the end and the state of the process (`paygent.py`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any, TypeVar
 
+from paygent.client.accounts.user_state import User
 from paygent.client.api.arguments import read_advice, read_entry, valid_question, valid_user
 from paygent.client.api.composition import Parts
 from paygent.client.context.identity import Identity
 from paygent.client.context.propagation import bind
-from paygent.client.context.scopes import current_identity
 from paygent.client.context.track import paygent_track
-from paygent.client.runtime.settings import MISSING_USER_ID, Settings
+from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
@@ -38,31 +38,31 @@ _C = TypeVar("_C", bound=Callable[..., Any])
 
 
 class Verbs:
-    """What an application asks of its `Paygent`. All methods are thread-safe."""
+    """The methods of `Paygent` that applications call. All are thread-safe."""
 
+    # Set by `Paygent.__init__`.
     _parts: Parts
     _now_us: Callable[[], int]
-    _settings: Settings
     _is_shut_down: bool
 
     # -- plans and users
 
     def configure_plan(self, name: str, config: PlanConfig) -> None:
-        """Set what users of a plan may spend and what their calls cost; kept over restarts.
+        """Set a plan's limits and prices; survives restarts, and usage is kept.
 
         Args:
             name: 1 to 255 characters.
-            config: The plan; what was spent stays.
+            config: The plan.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
         self._parts.plans.configure(name, config)
 
     def assign_plan(
         self, user_id: Any, plan: str, billing_period: BillingPeriod | None = None
     ) -> UserState:
-        """Put a user on a plan; kept over restarts, and what was spent stays.
+        """Assign a plan to a user; survives restarts, and usage is kept.
 
         Args:
             user_id: The application's id of the user.
@@ -71,113 +71,100 @@ class Verbs:
                 calendar month.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
         return self._parts.plans.assign("assign_plan", user_id, plan, None, billing_period)
 
     def start_session(
         self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
     ) -> UserState:
-        """Put a user on a plan and open a session if none is open; may stand before every request.
+        """Assign a plan to a user and open a session if none is open; may precede every request.
 
         Args:
             user_id: The application's id of the user.
             plan: Name of the plan.
-            plan_config: This user's own version of the plan, never another's.
+            plan_config: The plan as it applies to this user alone.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
         return self._parts.plans.assign(
             "start_session", user_id, plan, plan_config, None, opens_session=True
         )
 
     def refresh_user(self, user_id: Any) -> UserState:
-        """Read a user anew from the ledger, waiting a quarter second at most, and return the state;
-        what is known stays where the ledger does not answer.
+        """Read a user from the ledger again, within a quarter second, and return the state; without
+        an answer the known state stays.
         """
-        return self._parts.queries.state(
-            self._parts.queries.refresh(valid_user("refresh_user", user_id))
-        )
+        user = self._parts.queries.refresh(valid_user("refresh_user", user_id))
+        return self._parts.queries.state(user)
 
     def reset_user(self, user_id: Any) -> None:
         """Forget what this process has read and learned of a user, so that the next call reads it
-        anew. What was spent, and what calls in flight hold, stays.
+        again. Spend, and the holds of calls in flight, stay.
         """
-        whose = valid_user("reset_user", user_id)
-        self._parts.accounts.registry.forget(
-            self._parts.accounts.registry.user(whose, self._now_us())
-        )
+        valid_id = valid_user("reset_user", user_id)
+        registry = self._parts.accounts.registry
+        registry.forget(registry.user(valid_id, self._now_us()))
 
     def remove_session(self, user_id: Any) -> None:
         """Close the user's open session; the next call without a session id opens another."""
         self._parts.plans.close_session(valid_user("remove_session", user_id))
 
-    # -- asking
+    # -- usage, limits and advice
 
     def get_usage(self, user_id: Any) -> CurrentUsage:
-        """Return what a user has used in the current period and session; an unknown user has used
-        nothing.
-        """
-        return self._parts.queries.usage(
-            self._parts.queries.known(valid_user("get_usage", user_id))
-        )
+        """Return a user's usage in the current period and session; 0 for an unknown user."""
+        return self._parts.queries.usage(self._known("get_usage", user_id))
 
     def get_model_usage(self, user_id: Any) -> list[ModelUsage]:
-        """Return what a user has used of each model in the current period, dearest first; models
-        that the plan limits are listed also where they were not used.
+        """Return a user's usage of each model in the current period, dearest first; models that the
+        plan limits are listed even if they were not used.
         """
-        return self._parts.queries.model_usage(
-            self._parts.queries.known(valid_user("get_model_usage", user_id))
-        )
+        return self._parts.queries.model_usage(self._known("get_model_usage", user_id))
 
     def get_remaining_budget(self, user_id: Any) -> BudgetRemaining:
-        """Return what a further call of a user could still use, by limit."""
-        user = self._parts.queries.known(valid_user("get_remaining_budget", user_id))
-        return self._parts.queries.remaining(user)
+        """Return what is left of a user's limits."""
+        return self._parts.queries.remaining(self._known("get_remaining_budget", user_id))
 
     def get_session(self, user_id: Any) -> UserState:
         """Return a user's state; the same as `get_user_state`."""
-        return self._parts.queries.state(
-            self._parts.queries.known(valid_user("get_session", user_id))
-        )
+        return self._parts.queries.state(self._known("get_session", user_id))
 
     def get_user_state(self, user_id: Any) -> UserState:
         """Return a user with plan, usage, session and period; an unknown user is on the default
         plan.
         """
-        return self._parts.queries.state(
-            self._parts.queries.known(valid_user("get_user_state", user_id))
-        )
+        return self._parts.queries.state(self._known("get_user_state", user_id))
 
     def check_guard(self, user_id: Any, model: str | None = None) -> GuardResult:
-        """Say what the gate would say to a call now, without making one.
+        """Return the gate's decision on a call now, without making one.
 
         Args:
             user_id: The application's id of the user.
-            model: Also look at the limits of this model; None looks at those of all models together
-                only.
+            model: Also check the limits of this model; None checks only those that apply to all
+                models.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
-        whose = valid_question("check_guard", user_id, model)
-        return self._parts.queries.guard(self._parts.queries.known(whose), model)
+        valid_id = valid_question("check_guard", user_id, model)
+        return self._parts.queries.guard(self._parts.queries.known(valid_id), model)
 
     def is_within_limit(self, user_id: Any, model: str | None = None) -> bool:
-        """Tell whether no limit of a user is used up; a warning is within.
+        """Return whether none of a user's limits is used up; a warning is within.
 
-        Calls in flight that hold what is left do not count: a call waits for them.
+        A limit that only calls in flight fill is not used up: a call waits for their holds.
 
         Args:
             user_id: The application's id of the user.
-            model: Also look at the limits of this model.
+            model: Also check the limits of this model.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
-        whose = valid_question("is_within_limit", user_id, model)
-        result = self._parts.queries.guard(self._parts.queries.known(whose), model)
+        valid_id = valid_question("is_within_limit", user_id, model)
+        result = self._parts.queries.guard(self._parts.queries.known(valid_id), model)
         return result.status != "hard_gate" or result.gate_reason == CONTENTION
 
     def get_max_tokens(
@@ -193,19 +180,19 @@ class Verbs:
 
         Args:
             user_id: The application's id of the user.
-            model: Which model the call is for.
-            estimated_input_tokens: What it sends, if the application knows; wins over `messages`.
+            model: The model of the call.
+            estimated_input_tokens: Tokens of its input, if known; takes precedence over `messages`.
             messages: Its messages, from which the input is estimated.
             hard_cap: Upper bound on the answer, 1 or more.
 
         Returns:
-            The advice; 0 tokens say that the call would be refused or cannot fit.
+            The advice; 0 tokens mean that the call would be refused or cannot fit.
 
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        whose = read_advice(locals())
-        user = self._parts.queries.known(whose)
+        valid_id = read_advice(locals())
+        user = self._parts.queries.known(valid_id)
         input_tokens = estimated_input_tokens
         if not input_tokens and messages:
             input_tokens = self._parts.queries.input_tokens(user, model, {"messages": messages})
@@ -218,19 +205,22 @@ class Verbs:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> tuple[UsageRow, ...]:
-        """Return usage and cost over a range of UTC days, dearest first.
+        """Return usage and cost over whole UTC days, dearest first.
 
         Args:
             by: One or two of "user", "model" and "tag:KEY", where KEY is one of `init(tag_keys=…)`;
                 rows have the value of that metadata key in `tag`, "" for events without it.
-            start: The first day is that of this aware moment; None is the first of this month.
-            end: The last day is the one before or of this aware moment; None is now.
+            start: An aware moment of the first day; None is the first of this month.
+            end: An aware moment; days that begin before it count. None is now.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
         return self._parts.reports.read(by, start, end)
+
+    def _known(self, verb: str, user_id: Any) -> User:
+        return self._parts.queries.known(valid_user(verb, user_id))
 
     # -- any other code
 
@@ -245,22 +235,21 @@ class Verbs:
         estimated_input_tokens: int | None = None,
         estimated_max_tokens: int | None = None,
     ) -> _T:
-        """Call a function of any code as one gated and metered call. Calls of a metered SDK that it
-        makes count themselves, and this one does not then.
+        """Call a function as one gated and metered call. If it calls an instrumented SDK, those
+        calls are counted instead.
 
         Args:
-            fn: Called without arguments. Its answer's usage counts, where it can be read.
-            user_id: Whose call it is, and whose calls are made inside.
-            model: The model that is called; the answer's own name wins. None tells no price.
-            session_id: In which session; None is the user's open one.
+            fn: Called without arguments. Its answer's usage is counted if it can be read.
+            user_id: The user of this call and of the calls inside.
+            model: The model; the name in the answer takes precedence. None has no price.
+            session_id: The session; None is the user's open one.
             metadata: Up to 16 keys and 1 kB.
-            provider: Who is called: "openai", "anthropic", a registered name, …
-            estimated_input_tokens: What it is held for until it ends; booked if nothing can be
-                read.
-            estimated_max_tokens: The same of its output, the most that it can be.
+            provider: "openai", "anthropic", a registered name, …
+            estimated_input_tokens: Held until the call ends; booked if no usage can be read.
+            estimated_max_tokens: The same for its output, as an upper bound.
 
         Returns:
-            What `fn` returned, the very object.
+            The very object that `fn` returned.
 
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; `fn` is not called then.
@@ -280,13 +269,13 @@ class Verbs:
         estimated_input_tokens: int | None = None,
         estimated_max_tokens: int | None = None,
     ) -> _T:
-        """Await what a function returns, or an awaitable, as one call; otherwise as `wrap`. A
-        coroutine that is refused is closed.
+        """Await an awaitable, or the one that a function returns, as one call; otherwise as `wrap`.
+        A coroutine that is refused is closed.
         """
         answer: _T = await self._parts.wrapper.run_async(locals())
         return answer
 
-    # -- by hand
+    # -- manual events
 
     def record_event(
         self,
@@ -303,27 +292,25 @@ class Verbs:
         metadata: Mapping[str, Any] | None = None,
         corrects: str | None = None,
     ) -> UsageEvent:
-        """Book something that costs and is no call that we see: a tool, another service. Never
-        refused.
+        """Book a cost that is not a metered call: a tool, another service. Never refused.
 
         Args:
-            user_id: Whose; None is the context's user.
-            cost: Dollars, 0 to 1,000,000; wins over what tokens and tools would cost. None computes
-                it.
+            user_id: The user who is charged; None is the context's user.
+            cost: Dollars, 0 to 1,000,000; takes precedence over the prices of tokens and tools.
+                None computes it.
             input_tokens, output_tokens: Counted, and priced by `model` when no cost is given.
             model: Model of the tokens.
             description: Up to 1,000 characters.
             idempotency_key: The same key of the same user books once, ever.
-            session_id: In which session; None is the context's, else the user's open one.
+            session_id: The session; None is the context's, else the user's open one.
             tool_calls: Names of tools, priced by the plan's `tool_costs`, else its
                 `default_tool_cost`.
             metadata: Up to 16 keys and 1 kB.
-            corrects: Id of an earlier event of this user. Then `cost` and tokens are what is to be
-                added to it, also negative, and they count where it counts: in its model, session
-                and period.
+            corrects: Id of an earlier event of this user. Then `cost` and tokens are differences,
+                also negative ones, and count where it counts: in its model, session and period.
 
         Returns:
-            The event; for a key that was booked before by this process, that earlier event.
+            The event; for a key that this process has booked before, that earlier event.
 
         Raises:
             InvalidValue: naming every argument that breaks a rule; nothing is booked then.
@@ -331,79 +318,60 @@ class Verbs:
         entry = read_entry(locals())
         if self._is_shut_down:
             diagnostics.warn_once("shut_down", "Paygent is shut down; events wait in the journal")
-        identity = self._identity(user_id, session_id, metadata)
+        given = Identity(user_id, session_id, None, metadata)
+        identity = self._parts.attribution.resolve_event(given)
         user = self._parts.queries.known(identity.user_id or MISSING_USER_ID)
         if entry.corrects is None:
             return self._parts.recorder.book(user, identity, entry)
         original = self._parts.queries.event(user, entry.corrects)
         return self._parts.recorder.correct(user, original, identity, entry)
 
-    def _identity(
-        self, user_id: Any, session_id: Any, metadata: Mapping[str, Any] | None
-    ) -> Identity:
-        """Return whose event it is; without a user it goes to the reserved one, never refused."""
-        given = Identity(user_id, session_id, None, metadata).merged_with(current_identity())
-        if given.user_id is not None:
-            return given
-        policy = self._settings.on_missing_user
-        if policy not in ("warn", "ignore", "block"):
-            return Identity(policy).merged_with(given)
-        if policy != "ignore":
-            diagnostics.warn_once(
-                "no_user", "an event has no user; it is counted on %s", MISSING_USER_ID
-            )
-        return Identity(MISSING_USER_ID).merged_with(given)
-
     # -- callbacks and decorators
 
     def on_soft_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a limit's warn line is passed; also a
-        decorator.
-        """
+        """Call a function with a `GuardResult` when a warn line is passed; also a decorator."""
         return self._on("soft_gate", callback)
 
     def on_hard_gate(self, callback: _C) -> _C:
-        """Have a function called with a `GuardResult` when a call is refused; also a decorator."""
+        """Call a function with a `GuardResult` when a call is refused; also a decorator."""
         return self._on("hard_gate", callback)
 
     def on_usage(self, callback: _C) -> _C:
-        """Have a function called with the `UsageEvent` of each call and entry; also a decorator."""
+        """Call a function with the `UsageEvent` of each call and manual event; also a decorator."""
         return self._on("usage", callback)
 
     def on_session_start(self, callback: _C) -> _C:
-        """Have a function called with a `UserState` when `start_session` opens a session; also a
-        decorator.
-        """
+        """Call a function with a `UserState` when a session is opened; also a decorator."""
         return self._on("session_start", callback)
 
     def _on(self, kind: str, callback: _C) -> _C:
         if not callable(callback):
-            findings = ValidationErrors(f"on_{kind}")
-            findings.add("callback", callback, "must be callable")
-            findings.raise_if_any()
+            errors = ValidationErrors(f"on_{kind}")
+            errors.add("callback", callback, "must be callable")
+            errors.raise_if_any()
         self._parts.callbacks.register(kind, callback)
-        return callback
+        return callback  # so that it can decorate
 
-    track = staticmethod(paygent_track)
+    track = staticmethod(paygent_track)  # `@pg.track` and `@paygent_track` are the same
 
     # -- other threads
 
     def bind(self, fn: _T) -> _T:
-        """Return `fn` with the user of this moment, for whatever carries it elsewhere.
+        """Return `fn` bound to the current user, for code that runs it elsewhere.
 
-        Threads, executors, pools and tasks keep the user by themselves. This is for the rest: a
+        Threads, executors, pools and tasks propagate the user themselves. This is for the rest: a
         queue that workers read, a callback of another library, a generator that is read after the
         block, a coroutine that another loop runs.
 
         Args:
             fn: A function or coroutine function, a generator function, or a generator or coroutine
-                that has been made. A plain function can be pickled afterwards if it could before.
+                object. A bound plain function can be pickled if the function can.
 
         Returns:
-            The same kind of thing; `fn` itself where there is no user.
+            An object of the same kind; `fn` itself if there is no user.
 
         Raises:
-            InvalidValue: if `fn` is nothing of the kind.
+            InvalidValue: if `fn` is of another kind.
         """
         bound: _T = bind(fn)
         return bound

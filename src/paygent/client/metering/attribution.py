@@ -1,5 +1,5 @@
-"""Identify: the user of a call. The call's own arguments win over the context; without a user it
-follows `on_missing_user`.
+"""Identify: the user of a call or manual event. Its own arguments win over the context; without a
+user it follows `on_missing_user`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ class Attribution:
     """
 
     def __init__(self, policy: str, callbacks: Callbacks) -> None:
-        """Take the policy for calls without a user.
-
-        Args:
-            policy: `on_missing_user`: "warn", "block", "ignore" or a user id.
-            callbacks: Notified of refused calls.
-        """
-        self._policy = policy
+        self._policy = policy  # `on_missing_user`: "warn", "block", "ignore" or a user id
         self._callbacks = callbacks
         self.fallback_user_id = MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
 
@@ -48,6 +42,21 @@ class Attribution:
                 identity = Identity(self.fallback_user_id, session_id).merged_with(identity)
             request.resolved_identity = identity
         return request.resolved_identity
+
+    def resolve_event(self, given: Identity) -> Identity:
+        """Return the identity of a manual event, with a user in any case.
+
+        Args:
+            given: The arguments of `record_event`; the context fills in what they lack.
+        """
+        identity = given.merged_with(current_identity())
+        if identity.user_id is not None:
+            return identity
+        if self._policy in ("warn", "block"):  # not blocked: the event's money has been spent
+            diagnostics.warn_once(
+                "no_user", "An event has no user and counts on %s.", MISSING_USER_ID
+            )
+        return Identity(self.fallback_user_id).merged_with(identity)
 
     def explicit(self, request: Request) -> Identity | None:
         """Return the identity of a call where the call or its context names a user, or None."""
