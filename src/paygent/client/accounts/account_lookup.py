@@ -207,12 +207,9 @@ def _model_use(user: User, model_key: str) -> ModelUse:
 
 
 def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
-    """Move an event from pending to acknowledged.
+    """Move an event that the ledger has booked from pending to acknowledged.
 
-    Args:
-        user: Made the call.
-        event: The ledger has booked it.
-        is_new: Whether this delivery booked it; otherwise the ledger's figure contains it already.
+    `is_new` tells that this delivery booked it; otherwise the figure contains it already.
     """
     settled = user.pending.pop(event.event_id, None)
     if settled is None:

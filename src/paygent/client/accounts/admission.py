@@ -8,6 +8,7 @@ never waits for its own thread or task.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from paygent.client.accounts import account_lookup
 from paygent.client.accounts.forecasts import ForecastTable, UsageForecast, Use
@@ -32,25 +33,13 @@ class Admission:
     """
 
     def __init__(self, *, warn_every_call: bool = False) -> None:
-        """Start with nothing learned.
-
-        Args:
-            warn_every_call: Whether a warning fires on every call past the line, not once.
-        """
-        self._warn_every_call = warn_every_call
+        self._warn_every_call = warn_every_call  # past the line; otherwise once per window
         self._forecasts = ForecastTable()
 
     def forecast(
         self, user: User, route: str, resolved: Resolved, *, generates: bool = True
     ) -> UsageForecast:
-        """Return the forecast for a user's calls of one model, route and price list.
-
-        Args:
-            user: Makes the calls.
-            route: The operation, such as "chat.completions".
-            resolved: The model's rates under the user's plan.
-            generates: Whether the route has output.
-        """
+        """Return the forecast for a user's calls of one model, route and price list."""
         key = (route, id(resolved))
         forecast = user.forecasts.get(key)
         if forecast is None:
@@ -73,8 +62,7 @@ class Admission:
         """Hold what a call may use on all its accounts, or on none.
 
         Args:
-            user: Makes the call.
-            hold: What it may use; it is on the accounts when this returns None.
+            user, hold: Makes the call, and what it may use.
             strict: Whether spend may never pass a line.
             enforce: False holds in any case (a call that runs past a hard gate).
             waiter: Queues where only holds of other calls are in the way.
@@ -129,9 +117,8 @@ class Admission:
         """Replace a hold by what was spent, on the accounts of the windows in which the call began.
 
         Args:
-            user: Made the call.
-            hold: What the call held; None for an event that is no call.
-            event: What it cost.
+            user, hold, event: Made the call, what it held (None for an event that is no call), and
+                what it cost.
             learned: The forecast that learns from it, and the observation; None where the
                 provider did not count everything.
         """
@@ -156,13 +143,7 @@ class Admission:
         wake(woken)
 
     def leave(self, user: User, waiter: Waiter, *, gives_up: bool) -> None:
-        """Take a call out of the queue.
-
-        Args:
-            user: Makes the call.
-            waiter: Of the call.
-            gives_up: Whether it will not try again; a turn that it was given goes to the next.
-        """
+        """Take a call out of the queue; if it gives up, a turn given to it goes to the next."""
         woken: list[Waiter] = []
         with acquire_soon(user.lock):
             account = waiter.account
@@ -178,7 +159,7 @@ class Admission:
         Args:
             user, session_id: Who would make it, in which session; "" is a session not opened yet.
             model_key: The canonical model; "" leaves out limits of models.
-            at_us: Now.
+            at_us: Now, in microseconds.
         """
         with acquire_soon(user.lock):
             accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
@@ -188,12 +169,8 @@ class Admission:
     def limits(
         self, user: User, session_id: str, model_key: str | None, at_us: int
     ) -> tuple[tuple[LimitKey, Reading], ...]:
-        """Return every limit of a user with its reading.
-
-        Args:
-            user, session_id: As in `check`.
-            model_key: Leaves out limits of other models; None leaves out none.
-            at_us: Now.
+        """Return every limit of a user with its reading; see `check` for the arguments. A model
+        leaves out limits of other models, None leaves out none.
         """
         with acquire_soon(user.lock):
             if model_key is not None:
@@ -245,12 +222,7 @@ def waiting_count(users: Iterable[User]) -> int:
 
 
 def read_account(account: Account, use: Use | None = None) -> Reading:
-    """Return the reading of an account with a cap.
-
-    Args:
-        account: Has lines.
-        use: What a call would add; None adds nothing.
-    """
+    """Return the reading of an account with a cap, with what a call would add to it."""
     assert account.lines is not None  # the caller has checked
     spent, held = account.spent, account.held
     need = account.projected(use)[1] - held if use is not None else 0
@@ -262,15 +234,9 @@ def read_account(account: Account, use: Use | None = None) -> Reading:
 def _obstacle(
     accounts: tuple[Account, ...], hold: Hold, past_warn: list[Account], *, strict: bool
 ) -> tuple[Decision, Account] | None:
-    """Return the decision that refuses a call, and the account where it would wait; None where it
-    may go.
+    """Return the decision that refuses a call, and the account where it would wait; or None.
 
-    Args:
-        accounts: That the call touches.
-        hold: What it may use.
-        past_warn: Takes the accounts past their warn line and not used up: one that refuses
-            reports itself.
-        strict: Whether spend may never pass a line.
+    `past_warn` takes the accounts past their warn line; one that is used up reports itself.
     """
     use = hold.use
     is_cold = use.forecast is not None and not use.forecast.own.stats.calls
@@ -306,22 +272,16 @@ def _obstacle(
 
 
 def _is_exempt(account: Account, use: Use) -> bool:
-    """Return whether a limit does not apply to a call: it counts dollars, and the model is free.
-
-    A cap of 0 dollars is meant to block.
-    """
+    """Return whether a limit does not apply to a call: it counts dollars, and the model is free."""
     lines = account.lines
+    # A cap of 0 dollars is meant to block free models too.
     return use.is_free and account.metric == "spend" and lines is not None and lines.cap > 0
 
 
 def _has_many(account: Account, model_key: str) -> bool:
     """Return whether enough calls of a model are in flight that one of unknown size should wait."""
-    count = 0
-    for other in account.calls:
-        count += other.model_key == model_key
-        if count >= _COLD_MAX:
-            return True
-    return False
+    of_model = (other for other in account.calls if other.model_key == model_key)
+    return len(list(islice(of_model, _COLD_MAX))) == _COLD_MAX
 
 
 def _others_hold(account: Account, hold: Hold) -> bool:

@@ -34,18 +34,13 @@ _RENEWED_EVERY = 8  # from then on, holds are re-estimated at every eighth settl
 
 
 class UsageHistory:
-    """What calls of one model and route used, of one user or of everyone.
-
-    Attributes:
-        stats: Running sums.
-        version: Grows when holds that rest on the sums are to be re-estimated.
-    """
+    """What calls of one model and route used, of one user or of everyone."""
 
     __slots__ = ("stats", "version")
 
     def __init__(self) -> None:
-        self.stats = UsageStats()
-        self.version = 0
+        self.stats = UsageStats()  # running sums
+        self.version = 0  # grows when holds that rest on the sums are to be re-estimated
 
     def add(
         self,
@@ -70,8 +65,6 @@ class UsageForecast:
     Attributes:
         resolved: The model under the user's plan; kept, so that its identity stays unique.
         own, everyone: The histories of this user and of all users.
-        rates: What the tokens cost.
-        cold_start: What a call holds until enough is known.
         is_free: The plan prices this model at 0, so spend limits do not apply to it.
     """
 
@@ -98,8 +91,8 @@ class UsageForecast:
         self.resolved = resolved
         self.own = own
         self.everyone = everyone
-        self.rates = resolved.rates
-        self.cold_start = cold_start
+        self.rates = resolved.rates  # what the tokens cost
+        self.cold_start = cold_start  # what a call holds until enough is known
         self.is_free = is_free
         self._stamp: int | None = None
         self._expectation = expect(own.stats, everyone.stats, cold_start)
@@ -134,12 +127,7 @@ class UsageForecast:
             self.everyone.add(observation, self.rates)
 
     def use(self, size: Size, max_tokens: int | None) -> Use:
-        """Return what a call of this size is expected to use now.
-
-        Args:
-            size: Size of the request.
-            max_tokens: The request's bound on output, or None.
-        """
+        """Return what a call of this size, with this bound on output, is expected to use now."""
         expectation = self.expectation
         weight = weight_of(size)
         model_max = self.cold_start.model_max_tokens
@@ -159,15 +147,7 @@ class ForecastTable:
     def forecast(
         self, plan: PlanConfig, own: History, route: str, resolved: Resolved, *, generates: bool
     ) -> UsageForecast:
-        """Return a new forecast for calls of one user.
-
-        Args:
-            plan: The user's plan.
-            own: The user's histories; gets an entry if it has none.
-            route: The operation, such as "chat.completions".
-            resolved: The model's rates under the plan.
-            generates: Whether the route has output.
-        """
+        """Return a new forecast for calls of one user, who gets a history if they have none."""
         key = (resolved.model_key, route)
         cold_start = ColdStartPolicy(
             plan.pre_call_buffer_tokens,
@@ -195,21 +175,16 @@ class Use(NamedTuple):
     """What one call may use.
 
     Attributes:
-        estimate: Its tokens.
-        cost_nano: Their cost.
         forecast: The forecast with which it is re-estimated; None holds a fixed amount.
-        weight: Size of its request in bytes.
-        max_tokens: The request's own bound on output, or None.
-        is_free: Spend limits do not apply to this call.
         expectation: What the estimate was made from, where there is a forecast.
     """
 
-    estimate: Estimate
-    cost_nano: int
+    estimate: Estimate  # its tokens
+    cost_nano: int  # their cost
     forecast: UsageForecast | None = None
-    weight: int = 0
-    max_tokens: int | None = None
-    is_free: bool = False
+    weight: int = 0  # size of its request in bytes
+    max_tokens: int | None = None  # the request's own bound on output, or None
+    is_free: bool = False  # spend limits do not apply to this call
     expectation: Expectation | None = None
 
     @property

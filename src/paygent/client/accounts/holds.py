@@ -31,21 +31,17 @@ class Hold:
     """What a call holds, on every account that it touches.
 
     Attributes:
-        use: What the call may use.
         model_key, session_id, at_us: Decide which accounts count it.
-        owner: The thread or task that began the call.
-        period: The billing period that it belongs to.
-        warnings: Readings of accounts newly past their warn line.
         accounts: The accounts that it is on, in the order in which they took it.
     """
 
-    use: Use
+    use: Use  # what the call may use
     model_key: str
     session_id: str = ""
     at_us: int = 0
-    owner: object = None
-    period: Window = NO_PERIOD
-    warnings: tuple[Reading, ...] = ()
+    owner: object = None  # the thread or task that began the call
+    period: Window = NO_PERIOD  # the billing period that it belongs to
+    warnings: tuple[Reading, ...] = ()  # readings of accounts newly past their warn line
     accounts: list[Account] = field(default_factory=list)
 
     @property
@@ -76,7 +72,6 @@ class HoldSet:
     interrupted or where they were not needed so far (an account without a cap).
 
     Attributes:
-        metric: "spend" (nano-dollars), "tokens" or "calls".
         calls: The holds, each with its group; None for a fixed amount.
     """
 
@@ -91,7 +86,7 @@ class HoldSet:
     )
 
     def __init__(self, metric: str) -> None:
-        self.metric = metric
+        self.metric = metric  # "spend" (nano-dollars), "tokens" or "calls"
         self.calls: dict[Hold, HoldGroup | None] = {}
         self._is_sound = True
         self._clear()
@@ -231,18 +226,7 @@ class HoldSet:
 
 
 class Account(HoldSet):
-    """One limit of one user in one window, and the calls in flight that it counts.
-
-    Attributes:
-        key: The limit, its session and its window.
-        reason: The `gate_reason` of a refusal here.
-        lines: The cap and its lines; None where the plan does not limit this.
-        acknowledged: The ledger's figure as last read, in the unit of the metric.
-        pending: Spend of this process that the ledger has not acknowledged.
-        warned: Whether the warn line was reported in this window.
-        stale_us: When a rolling sum has to be read again.
-        waiting: Calls that wait for room here, the first come first.
-    """
+    """One limit of one user in one window, and the calls in flight that it counts."""
 
     __slots__ = (
         "acknowledged",
@@ -257,14 +241,14 @@ class Account(HoldSet):
 
     def __init__(self, key: AccountKey, reason: str, lines: Thresholds | None) -> None:
         super().__init__(key.limit.metric)
-        self.key = key
-        self.reason = reason
-        self.lines = lines
-        self.acknowledged = 0
-        self.pending = 0
-        self.warned = False
-        self.waiting: list[Waiter] = []
-        self.stale_us = END_OF_TIME_US
+        self.key = key  # the limit, its session and its window
+        self.reason = reason  # the `gate_reason` of a refusal here
+        self.lines = lines  # the cap and its lines; None where the plan does not limit this
+        self.acknowledged = 0  # the ledger's figure as last read, in the unit of the metric
+        self.pending = 0  # spend of this process that the ledger has not acknowledged
+        self.warned = False  # whether the warn line was reported in this window
+        self.waiting: list[Waiter] = []  # calls that wait for room here, the first come first
+        self.stale_us = END_OF_TIME_US  # when a rolling sum has to be read again
 
     @property
     def spent(self) -> int:

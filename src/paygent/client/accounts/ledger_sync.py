@@ -32,14 +32,8 @@ class LedgerSync:
     """
 
     def __init__(self, registry: UserRegistry, *, refresh_us: int) -> None:
-        """Start with nothing read.
-
-        Args:
-            registry: The users and plans that are kept current.
-            refresh_us: Age, in microseconds, at which a user's figures are read again.
-        """
         self._registry = registry
-        self._refresh_us = refresh_us
+        self._refresh_us = refresh_us  # age at which a user's figures are read again
         self.deliveries = 0
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
@@ -88,13 +82,8 @@ class LedgerSync:
         )
 
     def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
-        """Acknowledge delivered events and read the ledger's figures, in one step; called by the
-        delivery thread alone.
-
-        Args:
-            delivered: Events that the ledger has booked now or earlier.
-            answer: The ledger's state after that.
-            at_us: When the answer came.
+        """Acknowledge events that the ledger has booked, now or earlier, and read its figures after
+        that, in one step; called by the delivery thread alone.
         """
         self._read_plans(answer)
         with acquire_blocking(self._registry.lock):
@@ -135,13 +124,11 @@ class LedgerSync:
         """Take over plans and the state of users that were asked about.
 
         Args:
-            answer: The ledger's answer.
-            at_us: When it came.
+            answer, at_us: The ledger's answer, and when it came.
             as_of: `deliveries` when the question was asked; None accepts the answer as it is.
 
         Returns:
-            False if a delivery was acknowledged since: the figures may be older than it, and are
-            dropped.
+            False if a delivery was acknowledged since, so that the figures may be outdated.
         """
         self._read_plans(answer)
         for user_id, state in answer.users.items():

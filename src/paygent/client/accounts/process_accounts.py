@@ -19,8 +19,6 @@ class Accounts:
     """The users, accounts and holds of one process and product. Thread-safe.
 
     Attributes:
-        registry: Users and plans.
-        sessions: Which session a call belongs to.
         admission: Holds, settlements and readings.
         sync: Questions to the ledger, and its answers.
     """
@@ -35,16 +33,8 @@ class Accounts:
         warn_every_call: bool = False,
         refresh_us: int = 60_000_000,
     ) -> None:
-        """Start with nothing known.
-
-        Args:
-            default_plan: Plan of users without an assignment.
-            new_id: Makes an id from a time in microseconds (for sessions).
-            warn_every_call: Whether a warning fires on every call past the line, not once.
-            refresh_us: Age, in microseconds, at which a user's figures are read again.
-        """
-        self.registry = UserRegistry(default_plan)
-        self.sessions = Sessions(new_id)
+        self.registry = UserRegistry(default_plan)  # users and plans
+        self.sessions = Sessions(new_id)  # which session a call belongs to
         self.admission = Admission(warn_every_call=warn_every_call)
         self.sync = LedgerSync(self.registry, refresh_us=refresh_us)
 

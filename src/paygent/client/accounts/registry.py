@@ -31,20 +31,16 @@ class UserRegistry:
     """The users and plans that this process knows. Thread-safe.
 
     Attributes:
-        lock: Guards users and plans.
-        default_plan: Plan of users without an assignment.
         plans: By name, as configured here or read from the ledger.
-        plan_versions: The ledger's version of each plan, by name.
-        users: By id.
         plans_epoch: Grows with each change of a plan; a user is refreshed when it lags behind.
     """
 
     def __init__(self, default_plan: str) -> None:
-        self.lock = threading.Lock()
-        self.default_plan = default_plan
+        self.lock = threading.Lock()  # guards users and plans
+        self.default_plan = default_plan  # plan of users without an assignment
         self.plans: dict[str, PlanConfig] = {}
-        self.plan_versions: dict[str, int] = {}
-        self.users: dict[str, User] = {}
+        self.plan_versions: dict[str, int] = {}  # the ledger's version of each plan, by name
+        self.users: dict[str, User] = {}  # by id
         self.plans_epoch = 0
         self._changing: dict[str, int] = {}
         self._queued_warnings: deque[tuple[str, str]] = deque()
@@ -158,14 +154,8 @@ class UserRegistry:
         subscription: Subscription | None,
         at_us: int,
     ) -> User:
-        """Assign a plan to a user; spend stays.
-
-        Args:
-            user_id: Of whom.
-            plan_name: Name of the plan.
-            own: The user's own version of the plan, or None.
-            subscription: Anchor and length of the billing period; None is the calendar month.
-            at_us: Now.
+        """Assign a plan, or the user's own version of it, to a user; spend stays. Without a
+        subscription the billing period is the calendar month.
         """
         user = self.user(user_id, at_us)
         with acquire_soon(self.lock):

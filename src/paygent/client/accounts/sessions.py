@@ -15,23 +15,13 @@ class Sessions:
     """Opens, rotates and closes the sessions of one process. Thread-safe."""
 
     def __init__(self, new_id: Callable[[int], str]) -> None:
-        """Start with none.
-
-        Args:
-            new_id: Makes an id from a time in microseconds.
-        """
-        self._new_id = new_id
+        self._new_id = new_id  # makes an id from a time in microseconds
         self._lock = threading.Lock()
         self._opened: deque[SessionRecord] = deque()
 
     def session_for_call(self, user: User, session_id: str | None, at_us: int) -> str:
-        """Return the session of a call that begins.
-
-        Args:
-            user: Makes the call.
-            session_id: The application's session id; None uses the user's open session, which is
-                opened first where there is none, or where it was idle for too long.
-            at_us: When the call begins.
+        """Return the session of a call that begins: the application's, or else the user's open one,
+        which is opened or rotated first where there is none, or where it was idle for too long.
         """
         if session_id is None:
             open_session = user.open_session
@@ -65,11 +55,7 @@ class Sessions:
             return [self._opened.popleft() for _ in range(len(self._opened))]
 
     def close(self, user: User, at_us: int) -> SessionRecord | None:
-        """Close the user's open session; the next call without a session id opens another.
-
-        Returns:
-            The record to write, or None where no session is open.
-        """
+        """Close the user's open session; return the record to write, or None where none is open."""
         with acquire_soon(user.lock):
             session, user.open_session = user.open_session, None
             if session is None:

@@ -126,13 +126,11 @@ class Figures(NamedTuple):
 
     Attributes:
         period_cost_nano, session_cost_nano: Spent.
-        held_cost_nano: Held by calls in flight.
         by_model: (tokens, nano-dollars) in the period, by canonical model name.
-        held_tokens: Held by calls in flight, by the same.
     """
 
     period_cost_nano: int
     session_cost_nano: int
-    held_cost_nano: int
+    held_cost_nano: int  # held by calls in flight
     by_model: dict[str, tuple[int, int]]
-    held_tokens: dict[str, int]
+    held_tokens: dict[str, int]  # held by calls in flight, by the same

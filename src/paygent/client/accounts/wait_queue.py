@@ -48,23 +48,17 @@ class Waiter:
     """One call that waits; made at its first try and kept over the others.
 
     Attributes:
-        number: Its place: lower came earlier.
         account: Where it waits, or waited last; None before.
-        turn: Resolved when it may try again.
     """
 
     __slots__ = ("_deadline_s", "_retries_soon", "account", "number", "turn")
 
     account: Any  # a WaitPoint; callers compare it with their accounts
-    turn: Future[bool]
+    turn: Future[bool]  # resolved when it may try again
 
     def __init__(self, wait_s: float) -> None:
-        """Start the clock.
-
-        Args:
-            wait_s: How long the call may wait in all, in seconds.
-        """
-        self.number = next(_numbers)
+        """Start the clock of a call that may wait `wait_s` seconds in all."""
+        self.number = next(_numbers)  # its place: lower came earlier
         self.account = None
         self._deadline_s = time.monotonic() + wait_s
         self._retries_soon = False
@@ -82,10 +76,8 @@ class Waiter:
         return min(self.left_s, RETRY_S + RETRY_S * (self.number % _SPREAD) / _SPREAD)
 
     def prepare(self, *, retries_soon: bool = False) -> None:
-        """Prepare to queue; before the lock is taken.
-
-        Args:
-            retries_soon: Whether there may be room in a moment although no turn is passed on.
+        """Prepare to queue, before the lock is taken; to retry soon where there may be room in a
+        moment although no turn is passed on.
         """
         from concurrent.futures import Future  # 8 ms, and most calls never wait
 
@@ -103,11 +95,8 @@ class Waiter:
 
 
 def pass_turn(account: WaitPoint, woken: list[Waiter]) -> None:
-    """Let the first waiter try, where there is room; all of them, where there never will be.
-
-    Args:
-        account: Where they wait.
-        woken: Takes the waiters to `wake` once the lock is released.
+    """Let the first waiter try, where there is room; all of them, where there never will be. They
+    go to `woken`, to be woken once the lock is released.
     """
     lines, spent = account.lines, account.spent
     if lines is None or spent >= lines.block:

@@ -11,15 +11,11 @@ from collections.abc import Callable
 
 
 class DeferredEnds:
-    """The deferred ends of one `Paygent`. Thread-safe; `add` is also safe in a finalizer.
-
-    Attributes:
-        waiting: The ends that have not run yet.
-    """
+    """The deferred ends of one `Paygent`. Thread-safe; `add` is also safe in a finalizer."""
 
     def __init__(self) -> None:
         # A deque: its single steps are atomic, and a finalizer may not take a lock.
-        self.waiting: deque[Callable[[], None]] = deque()
+        self.waiting: deque[Callable[[], None]] = deque()  # the ends that have not run yet
 
     def add(self, end: Callable[[], None]) -> None:
         """Defer an end that must not run where it was asked for."""

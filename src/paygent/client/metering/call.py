@@ -30,41 +30,29 @@ class Request:
     """A call as it is known before it is sent.
 
     Attributes:
-        provider: "openai", "anthropic", "azure", …
-        route: The operation, such as "chat.completions"; forecasts are per model and route.
-        model: As the application named it; "" where it did not.
-        body: The JSON body; read for its size only, never kept.
-        generates: Whether the route has output (embeddings have none).
         max_tokens: Most output that the request allows in all its answers together, or None.
-        identity: From the call's own `paygent_*` arguments, or None.
-        size: Size of a request whose body is not seen; None measures `body`.
-        input_tokens: The application's own estimate of its input, or None.
         declared_usage: What it will use, in every unit that a price list may have, where the
             request itself determines it (text to speak, audio to transcribe); otherwise None.
-        requests: Number of requests in it (a batch); size and bound are sums over them.
-        tier: Its price variant, where the route determines it; as in `Usage`.
         has_run: Whether it is in progress or over already: it is metered and never refused.
-        is_async: Whether the caller can await.
-        waiter: Its place in the queue, once it had to wait for other calls.
         resolved_identity: The identity that it is attributed to, once that was resolved.
     """
 
-    provider: str
-    route: str
-    model: str
-    body: Mapping[str, Any] | None
+    provider: str  # "openai", "anthropic", "azure", …
+    route: str  # the operation, such as "chat.completions"; forecasts are per model and route
+    model: str  # as the application named it; "" where it did not
+    body: Mapping[str, Any] | None  # the JSON body; read for its size only, never kept
     _: KW_ONLY
-    generates: bool = True
+    generates: bool = True  # whether the route has output (embeddings have none)
     max_tokens: int | None = None
-    identity: Identity | None = None
-    size: Size | None = None
-    input_tokens: int | None = None
+    identity: Identity | None = None  # from the call's own `paygent_*` arguments, or None
+    size: Size | None = None  # size of a request whose body is not seen; None measures `body`
+    input_tokens: int | None = None  # the application's own estimate of its input, or None
     declared_usage: Usage | None = None
-    requests: int = 1
-    tier: str = ""
+    requests: int = 1  # number of requests in it (a batch); size and bound are sums over them
+    tier: str = ""  # its price variant, where the route determines it; as in `Usage`
     has_run: bool = False
-    is_async: bool = False
-    waiter: Waiter | None = None
+    is_async: bool = False  # whether the caller can await
+    waiter: Waiter | None = None  # its place in the queue, once it had to wait for other calls
     resolved_identity: Identity | None = None
 
 
@@ -73,38 +61,31 @@ class Call:
     """A call between `begin` and its end; never pickled, never shared with a fork.
 
     Attributes:
-        event_id: Id of its begin record; "" before it was written.
-        booked_id: Id of its event: the same, except for background jobs.
-        ends: One item until the call has ended; taking it is the right to end the call.
-        provisional: The event booked when its stream was left; a later end corrects it.
-        offline_nano: What it holds on the plan's offline allowance, or None.
-        head: The start of its begin record, which the end record repeats.
-        dropped: Called by the finalizer if nothing has ended the call.
         drops_usage_chunk: Whether the stream's usage chunk was requested by us, so that the
             application must not see it.
     """
 
     at_us: int
     blocked: bool
-    booked_id: str
-    dropped: Callable[[Call], None]
+    booked_id: str  # id of its event: the same, except for background jobs
+    dropped: Callable[[Call], None]  # called by the finalizer if nothing has ended the call
     drops_usage_chunk: bool
-    ends: list[None]
-    event_id: str
+    ends: list[None]  # one item until the call has ended; taking it is the right to end the call
+    event_id: str  # id of its begin record; "" before it was written
     forecast: UsageForecast
-    head: str
+    head: str  # the start of its begin record, which the end record repeats
     hold: Hold
     identity: Identity
     model_key: str
     pid: int
     plan: PlanConfig
-    provisional: Event | None
+    provisional: Event | None  # the event booked when its stream was left; a later end corrects it
     request: Request
     resolved: Resolved
     session_id: str
     size: Size
     started_ns: int
-    offline_nano: int | None
+    offline_nano: int | None  # what it holds on the plan's offline allowance, or None
     user: User
 
     def __del__(self) -> None:

@@ -87,11 +87,7 @@ class MeterParts:
 
 
 class Meter:
-    """Meters and gates the calls of one `Paygent`. Thread-safe; see the module for the flow.
-
-    Attributes:
-        deferred_ends: Ends of calls that wait until no lock is held.
-    """
+    """Meters and gates the calls of one `Paygent`. Thread-safe; see the module for the flow."""
 
     def __init__(self, parts: MeterParts) -> None:
         self._registry = parts.accounts.registry
@@ -107,7 +103,7 @@ class Meter:
         self._records = parts.records
         self._jobs = parts.jobs
         self._now_us = parts.now_us
-        self.deferred_ends = parts.deferred_ends
+        self.deferred_ends = parts.deferred_ends  # ends of calls that wait until no lock is held
         self._dropped = self._drop  # one bound method for all calls
 
     # -- before the provider
@@ -337,11 +333,8 @@ class Meter:
     # -- after the provider
 
     def settle(self, call: Call, usage: Usage | JobStatus | None) -> None:
-        """Price what a call used and book it, once.
-
-        Args:
-            call: One that a forked child inherited is its parent's to end.
-            usage: What it used; None, and a job that is not finished, book the estimate.
+        """Price what a call used and book it, once; without usage, and for a job that is not
+        finished, book the estimate.
         """
         try:
             if call.claim_end():
@@ -399,11 +392,8 @@ class Meter:
         return event
 
     def void(self, call: Call, why: str) -> None:
-        """End a call that spent nothing.
-
-        Args:
-            call: Which.
-            why: What happened, for the log at debug level; no text of the application's.
+        """End a call that spent nothing. `why` goes to the log at debug level; it must not contain
+        text of the application's.
         """
         try:
             if not call.claim_end():
@@ -420,9 +410,7 @@ class Meter:
     def _force_end(self, call: Call, void: bytes | None) -> None:
         """End a call whose end failed or was interrupted: no hold stays, and what was spent counts.
 
-        Args:
-            call: Which.
-            void: Its void record; None books it, as estimated where it was not priced yet.
+        Without a void record it is booked, as estimated where it was not priced yet.
         """
         begun = self._journal.begun(call.event_id)
         event = None

@@ -16,20 +16,10 @@ from paygent.types import GuardResult, refusal
 
 
 class CallPolicy:
-    """Decides what figures do not decide. Thread-safe.
-
-    Attributes:
-        refuses: Whether calls are refused at all (`raise_on_hard_gate`).
-    """
+    """Decides what figures do not decide. Thread-safe."""
 
     def __init__(self, sync: LedgerSync, *, refuses: bool) -> None:
-        """Start with nothing spent offline.
-
-        Args:
-            sync: Knows how often the ledger has answered.
-            refuses: False lets calls run past their limits.
-        """
-        self.refuses = refuses
+        self.refuses = refuses  # whether calls are refused at all (`raise_on_hard_gate`)
         self._sync = sync
         self._allowance = Allowance()
 
@@ -48,13 +38,8 @@ class CallPolicy:
         return result
 
     def offline_refusal(self, user: User, plan: PlanConfig, cost_nano: int) -> GuardResult | None:
-        """Return why a call is refused while the ledger is unreachable; None holds its cost on the
-        plan's offline allowance, if it has one.
-
-        Args:
-            user: Makes the call; one that the ledger has answered about is never refused here.
-            plan: The user's plan.
-            cost_nano: What the call is expected to cost.
+        """Return why a call is refused while the ledger is unreachable; None holds its expected
+        cost on the plan's offline allowance, if it has one.
         """
         if user.known or plan.when_offline == "allow":
             return None

@@ -33,20 +33,11 @@ class RecordWriter:
         callbacks: Callbacks,
         session_opened: Callable[[str], None],
     ) -> None:
-        """Take the parts.
-
-        Args:
-            accounts: Where events are counted.
-            journal: Where records are appended.
-            worker: Delivers them.
-            callbacks: Notified of usage.
-            session_opened: Called with the user's id for each session that was opened.
-        """
         self._accounts = accounts
         self._journal = journal
         self._worker = worker
         self._callbacks = callbacks
-        self._session_opened = session_opened
+        self._session_opened = session_opened  # called with the user id of each opened session
         self._listed: set[str] = set()
 
     def book(self, user: User, event: Event) -> None:
