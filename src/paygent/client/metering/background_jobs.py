@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paygent.client.accounts.user_state import User
 from paygent.client.context.identity import Identity
@@ -29,17 +29,11 @@ _BOOKED_MAX = 10_000  # finished jobs that it remembers; the ledger counts an id
 
 
 class Finished(NamedTuple):
-    """What to book for a job that has ended, for one of its models.
+    """What to book for a job that has ended, for one of its models."""
 
-    Attributes:
-        user: Who pays.
-        event: The correction.
-        rates: The price list that it was priced with, or None.
-    """
-
-    user: User
-    event: Event
-    rates: Rates | None
+    user: User  # who pays
+    event: Event  # the correction
+    rates: Rates | None  # the price list that it was priced with, or None
 
 
 class BackgroundJobs:
@@ -100,21 +94,20 @@ class BackgroundJobs:
             shares[share.model_key] = share.plus(shares.get(share.model_key))
         for number, share in enumerate(shares.values() or (_NO_SHARE,)):
             whole = Event(
-                ids.id_of_key(self._product, "", f"use:{number}:{status.ref}"),
-                user.user_id,
-                original.session_id,
-                original.at_us,
-                share.model,
-                share.model_key or original.model_key,
-                provider,
-                original.plan,
-                original.period_start_us,
-                *share.counts,
-                share.cost_nano,
-                0,
-                share.quality,
-                "auto",
-                share.price_id,
+                event_id=ids.id_of_key(self._product, "", f"use:{number}:{status.ref}"),
+                user_id=user.user_id,
+                session_id=original.session_id,
+                at_us=original.at_us,
+                model=share.model,
+                model_key=share.model_key or original.model_key,
+                provider=provider,
+                plan=original.plan,
+                period_start_us=original.period_start_us,
+                **share.counts,
+                cost_tokens_nano=share.cost_nano,
+                cost_tools_nano=0,
+                quality=share.quality,
+                price_id=share.price_id,
                 metadata=original.metadata,
                 details=share.details,
                 corrects=original_id,
@@ -124,15 +117,12 @@ class BackgroundJobs:
             yield Finished(user, correction, share.rates)
 
 
-_Counts = tuple[int, int, int, int, int]
-
-
 class _Share(NamedTuple):
-    """What one model used for a job; fields as in `Priced`, counts in the order of `Event`."""
+    """What one model used for a job; fields as in `Priced`, counts by their field of `Event`."""
 
     model: str
     model_key: str
-    counts: _Counts
+    counts: dict[str, Any]
     cost_nano: int
     quality: Quality
     price_id: str
@@ -142,13 +132,13 @@ class _Share(NamedTuple):
     @classmethod
     def of(cls, usage: Usage, priced: Priced) -> _Share:
         """Return the share of one usage."""
-        counts = (
-            usage.input_tokens,
-            usage.output_tokens,
-            usage.all_cached_tokens,
-            usage.cache_write_tokens + usage.cache_write_long_tokens,
-            usage.reasoning_tokens,
-        )
+        counts = {
+            "input_tokens": usage.input_tokens,
+            "output_tokens": usage.output_tokens,
+            "cached_input_tokens": usage.all_cached_tokens,
+            "cache_write_tokens": usage.cache_write_tokens + usage.cache_write_long_tokens,
+            "reasoning_tokens": usage.reasoning_tokens,
+        }
         return cls(
             priced.model,
             priced.model_key,
@@ -166,36 +156,41 @@ class _Share(NamedTuple):
             return self
         details = Counter(self.details or {})
         details.update(other.details or {})
-        a, b = self.counts, other.counts
         return self._replace(
-            counts=(a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3], a[4] + b[4]),
+            counts={name: count + other.counts[name] for name, count in self.counts.items()},
             cost_nano=self.cost_nano + other.cost_nano,
             quality=max(self.quality, other.quality, key=QUALITIES.index),
             details=dict(details) or None,
         )
 
 
-_NO_SHARE = _Share("", "", (0, 0, 0, 0, 0), 0, "exact", "", None, None)  # it failed, or never began
+_NO_COUNTS: dict[str, Any] = dict.fromkeys(
+    (
+        "input_tokens",
+        "output_tokens",
+        "cached_input_tokens",
+        "cache_write_tokens",
+        "reasoning_tokens",
+    ),
+    0,
+)
+_NO_SHARE = _Share("", "", _NO_COUNTS, 0, "exact", "", None, None)  # it failed, or never began
 
 
 def _unknown(event_id: str, user: User, identity: Identity, at_us: int) -> Event:
     """Return a zero event in place of the first one of a job that this process did not start."""
     return Event(
-        event_id,
-        user.user_id,
-        identity.session_id or user.session_id,
-        at_us,
-        "",
-        "",
-        "",
-        user.plan_name,
-        user.period.start_us,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
-        0,
+        event_id=event_id,
+        user_id=user.user_id,
+        session_id=identity.session_id or user.session_id,
+        at_us=at_us,
+        model="",
+        model_key="",
+        provider="",
+        plan=user.plan_name,
+        period_start_us=user.period.start_us,
+        **_NO_COUNTS,
+        cost_tokens_nano=0,
+        cost_tools_nano=0,
         metadata=identity.metadata,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from paygent.client.instrument.anthropic.usage import from_anthropic
 from paygent.client.instrument.streams.reader import counted, field, text_bytes
 from paygent.core.estimate import Estimate
-from paygent.core.usage import JobStatus, Usage, fields_of, get
+from paygent.core.usage import COUNTS, JobStatus, Usage, fields_of, get
 
 
 def read_message(answer: Any, want_tools: bool) -> Usage | None:
@@ -98,6 +98,7 @@ class MessageStream:
 
     def usage(self, estimate: Estimate) -> Usage | None:
         """Return the usage read; see `StreamReader.usage`."""
+        # Without its last event the output is counted from the text.
         known = from_anthropic(self._fields or None, model=self._model)
         if known is None or not self._is_whole:
             known = counted(known, self._text_bytes, estimate, input_is_known=known is not None)
@@ -134,10 +135,12 @@ class BatchResults:
 
     def feed(self, line: Any) -> bool | None:
         """Read one line; see `StreamReader.feed`. Failed and expired requests are not billed."""
+        # Tools of a batch run later, outside the call, so their names are not read.
         usage = read_message(field(line, "result", "message"), False)
         if usage is None:
             return None
         usage = usage._replace(tier="batch")
+        # Only these may have reached a price tier.
         if usage.input_tokens > _SMALL_TOKENS_MAX or usage.others:
             self._large.append(usage)
         else:
@@ -162,9 +165,9 @@ _SMALL_TOKENS_MAX = 32_768  # no price list has a tier below this
 
 def _sum(one: Usage, other: Usage) -> Usage:
     """Add two usages of one model."""
-    sums = map(int.__add__, one.counts, other.counts)
+    sums: dict[str, Any] = {name: getattr(one, name) + getattr(other, name) for name in COUNTS}
     quality = one.quality if other.quality == "exact" else "partial"
-    return one._replace(**dict(zip(Usage._fields, sums, strict=False)), quality=quality)  # type: ignore[arg-type]
+    return one._replace(**sums, quality=quality)
 
 
 def expand_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
@@ -174,6 +177,7 @@ def expand_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
     given = body.get("requests")
     requests: Iterable[Any] = given if isinstance(given, (list, tuple)) else ()
     params = [params for params in (get(request, "params") for request in requests) if params]
+    # The same fields that are measured in a single request.
     texts = [get(each, name) for each in params for name in ("system", "messages", "tools")]
     bounds = [get(each, "max_tokens") for each in params]
     whole = {
