@@ -55,6 +55,7 @@ class BillingPeriod(Value):
     def __post_init__(self) -> None:
         errors = ValidationErrors("BillingPeriod")
         for name in ("start", "end"):
+            # Both ends are checked, so that one error names both.
             value = getattr(self, name)
             if not isinstance(value, datetime):
                 errors.add(name, value, "must be a datetime")
@@ -137,6 +138,7 @@ def _sentence(decision: Decision, user_id: str) -> str | None:
         where = f"on {limit.partition(':')[2]}"
     else:
         where = "in " + _LIMIT_WORDS[limit] if limit in _LIMIT_WORDS else f"({limit})"
+    # The cap is not used up, so the usual sentence would be wrong.
     if decision.worst_case:
         return f"{user_id}: {_too_large(decision)} {where}"
     cap = _amount(decision.cap, decision.metric)
@@ -162,6 +164,7 @@ _NANO_PER_CENT = 10**7
 def _amount(value: int, metric: str) -> str:
     if metric != "spend":
         return f"{value:,} {metric}"
+    # Small caps need more digits than cents.
     return format_usd(value, decimals=2 if value % _NANO_PER_CENT == 0 or value >= 10**9 else 6)
 
 

@@ -50,6 +50,7 @@ class ModelCostRate(Value):
         exact: dict[str, PicoUsd] = {}
         for name in _RATE_COMPONENTS:
             given = getattr(self, name)
+            # Absent components are derived later, from the catalogue.
             if given is None and name not in ("input", "output"):
                 continue
             try:
@@ -57,6 +58,7 @@ class ModelCostRate(Value):
             except ValueError as error:
                 errors.add(name, given, str(error))
             else:
+                # The shown price is the double nearest to the exact one.
                 object.__setattr__(self, name, exact[name] / _PICO_PER_THOUSAND_TOKENS)
         errors.raise_if_any()
         object.__setattr__(self, "pico", exact)
@@ -84,6 +86,7 @@ class ModelCostRate(Value):
                 continue
             pico = read_field(errors, name, given, read_price_pico)
             if pico is not None:
+                # Exactly, so that dividing by a thousand loses no digit.
                 thousandths[name] = from_units(pico, 15)
         errors.raise_if_any()
         return cls(**thousandths)

@@ -79,9 +79,11 @@ def explain(event: Event, rates: Rates) -> Explanation:
     """
     usage = _usage_of(event)
     prices = prices_of(usage, rates)
+    # By identity: two tiers may have equal prices.
     tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
     lines = tuple(CostComponent(name, *row) for name, row in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
+    # Other models were priced by their own lists, so only their sum is kept.
     others_nano = (event.details or {}).get(OTHERS, 0)
     cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
     return Explanation(
@@ -96,6 +98,7 @@ def explain(event: Event, rates: Rates) -> Explanation:
 
 def _usage_of(event: Event) -> Usage:
     """Return the counts of an event in the form in which they were priced."""
+    # An event adds up parts that are priced separately; here they are taken apart again.
     rare: dict[str, Any] = {name: (event.details or {}).get(name, 0) for name in RARE_COUNTS}
     return Usage(
         event.input_tokens,

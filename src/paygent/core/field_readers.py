@@ -56,6 +56,7 @@ def read_value(
     if isinstance(given, kind):
         return given
     arguments: Any = given
+    # `{"gpt-4o": 50_000}` means a limit of so many tokens.
     if shorthand is not None and (given is None or isinstance(given, (int, float))):
         arguments = {shorthand: given}
     if not isinstance(arguments, Mapping):
@@ -72,6 +73,7 @@ def read_value(
     except InvalidValue as error:
         for finding in error.findings:
             errors.add(f"{name}.{finding.field}", finding.value, finding.rule)
+    # A required field is absent.
     except TypeError:
         errors.add(name, given, f"lacks a field that {kind.__name__} needs")
     return None
@@ -82,6 +84,7 @@ def read_count(errors: ValidationErrors, name: str, given: Any, *, optional: boo
     if given is None and optional:
         return None
     number = read_decimal(given)
+    # A text such as "1e3" is more likely a mistake than a count.
     if isinstance(given, str) and not given.isdigit():
         number = None
     if number is None or not number.is_finite() or number != number.to_integral_value():

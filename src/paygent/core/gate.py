@@ -96,10 +96,13 @@ def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verd
         block: The block line.
         strict: Whether spend may never pass the line; then no call straddles it.
     """
+    # Spend alone decides first: no hold that ends can make room again.
     if spent >= block:
         return "exhausted"
+    # A need of 0 must not fit exactly at the line: then no call at all has room.
     if spent + held + need <= block and (need or spent + held < block):
         return "fits"
+    # A strict call waits only if it would fit once every hold has ended.
     if strict:
         return "contention" if spent + need <= block else "exhausted"
     return "straddles" if spent + held < block else "contention"
@@ -154,9 +157,11 @@ def warning(reading: Reading, *, strict: bool) -> Decision:
 
 
 def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
+    # The warn line ignores holds: a warning that comes and goes with them is noise.
     refused = verdict in ("exhausted", "contention")
     warned = reading.spent >= reading.lines.warn
     contended = verdict == "contention"
+    # More than is left, on a cap that is not used up: only a strict call gets here.
     left = reading.lines.block - reading.spent
     is_too_large = verdict == "exhausted" and left > 0
     return Decision(

@@ -68,11 +68,13 @@ class Limit(Value):
             errors.add("scope", self.scope, 'must be "user" or "session"')
         if self.model is not None and (not isinstance(self.model, str) or not self.model):
             errors.add("model", self.model, "must be a model name, or None for all models")
+        # Every field is checked, so that one error names all broken rules.
         rule = self.window if isinstance(self.window, str) else ""
         if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
             errors.add(
                 "window", self.window, 'must be "period", "session", "day" or like "rolling:24h"'
             )
+        # Any other pair would count over windows that no session has.
         if (self.scope == "session") != (rule == "session"):
             errors.add("window", self.window, 'must be "session" exactly when scope is "session"')
         exact: int | None = None
@@ -81,6 +83,7 @@ class Limit(Value):
                 exact = read_cap_nano(self.cap)
             except ValueError as error:
                 errors.add("cap", self.cap, str(error))
+        # An infinite cap is no limit and has no exact value.
         elif read_decimal(self.cap) != math.inf:
             exact = read_count(errors, "cap", self.cap, optional=False)
         errors.raise_if_any()
@@ -92,6 +95,7 @@ class Limit(Value):
 
     def _exact_argument(self, name: str) -> Any:
         if name == "cap" and self.metric == "spend" and self.cap_exact is not None:
+            # The float of a large cap is rounded; a copy must keep the exact one.
             return exact_usd(self.cap_exact)
         return getattr(self, name)
 

@@ -40,6 +40,7 @@ def to_usd(amount_nano: NanoUsd | int) -> float:
 
 def divide_half_even(numerator: int, denominator: int) -> int:
     """Divide two integers and round the result half to even (denominator > 0)."""
+    # `divmod` rounds down, so the rest is never negative, also for negative numerators.
     quotient, rest = divmod(numerator, denominator)
     twice = rest * 2
     if twice > denominator or (twice == denominator and quotient & 1):
@@ -83,6 +84,7 @@ def scale(value: Decimal, factor: int) -> int:
 
 def from_units(amount: int, places: int) -> Decimal:
     """Return `amount × 10^-places` exactly, independent of the application's decimal context."""
+    # Built from digits: arithmetic would round to the application's precision.
     sign = 1 if amount < 0 else 0
     return Decimal((sign, tuple(map(int, str(abs(amount)))), -places))
 
@@ -201,6 +203,7 @@ def is_unlimited(value: Any) -> bool:
 def format_usd(amount_nano: int, *, decimals: int = 2) -> str:
     """Format an amount for display: `$1,234.50`, with a minus sign in front of the dollar sign."""
     unit = 10 ** (9 - decimals)
+    # Rounded on the absolute amount, so that a debt shows like an amount.
     cents = divide_half_even(abs(amount_nano), unit)
     whole, part = divmod(cents, 10**decimals)
     sign = "−" if amount_nano < 0 and cents else ""

@@ -55,6 +55,7 @@ class Subscription(NamedTuple):
 
 def to_us(moment: datetime) -> int:
     """Return an aware datetime as microseconds since 1970 UTC, exactly."""
+    # In integers, since a double does not hold every microsecond.
     span = moment.astimezone(timezone.utc) - _EPOCH
     return (span.days * 86_400 + span.seconds) * MICROSECONDS_PER_SECOND + span.microseconds
 
@@ -103,10 +104,12 @@ def billing_period(subscription: Subscription | None, at_us: int) -> Window | No
     if subscription is None:
         return calendar_month(at_us)
     first = Window(subscription.start_us, subscription.end_us)
+    # Also before its start: usage of an early call must count somewhere.
     if at_us < first.end_us:
         return first
     if subscription.renews == "none":
         return None
+    # A period that spans calendar months renews by the month, not by its days.
     months = _months_spanned(first) if subscription.renews == "auto" else 0
     if subscription.renews == "month":
         months = 1
@@ -128,6 +131,7 @@ def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Win
     anchor = to_datetime(first.start_us if spanned else renews_from)
     at = to_datetime(at_us)
     passed = (at.year - anchor.year) * 12 + at.month - anchor.month
+    # One lower, because the day of the month may not be reached yet.
     index = max(passed // months - 1, 0)
     while to_us(_add_months(anchor, (index + 1) * months)) <= at_us:
         index += 1

@@ -99,6 +99,7 @@ class PlanConfig(Value):
     )
 
     def __post_init__(self) -> None:
+        # Every reader runs, so that one error names all broken rules.
         errors = ValidationErrors("PlanConfig")
         self._read_caps(errors)
         self._read_gates(errors)
@@ -117,6 +118,7 @@ class PlanConfig(Value):
             given = getattr(self, name)
             exact = read_field(errors, name, given, read_cap_nano)
             self._set(name + "_nano", exact)
+            # A cap that is too large is no limit; the field shows the number that was given.
             if given is not None and not (exact is None and errors.found):
                 self._set(name, float(read_decimal(given) or 0) if exact is None else to_usd(exact))
         price = (
@@ -211,6 +213,7 @@ class PlanConfig(Value):
             if limit is not None:
                 limits.append(limit)
         keys = [limit.key for limit in limits]
+        # Two caps for one identity: neither can be assumed to be meant.
         for key in sorted({key for key in keys if keys.count(key) > 1}):
             errors.add("limits", tuple(key), "is given twice; a limit may be given once")
         self._set("limits", tuple(limits))
@@ -218,6 +221,7 @@ class PlanConfig(Value):
     def _read_edges(self, errors: ValidationErrors) -> None:
         allowance: NanoUsd | None = None
         if isinstance(self.when_offline, Mapping):
+            # A misspelt key must not silently mean "allow".
             if set(self.when_offline) != {"allow_up_to"}:
                 rule = 'must be "allow", "block" or {"allow_up_to": dollars}'
                 errors.add("when_offline", self.when_offline, rule)
@@ -232,6 +236,7 @@ class PlanConfig(Value):
         self._set("offline_allowance_nano", allowance)
         if self.unknown_model not in ("count", "dearest", "block"):
             errors.add("unknown_model", self.unknown_model, 'must be "count", "dearest" or "block"')
+        # Without a rate there would be no dearest one, and every call would be free.
         elif self.unknown_model == "dearest" and not self.cost_rates and not self.default_cost_rate:
             rule = '"dearest" needs at least one rate in cost_rates or default_cost_rate'
             errors.add("unknown_model", self.unknown_model, rule)
@@ -273,6 +278,7 @@ def limits_of(plan: PlanConfig) -> tuple[Limit, ...]:
     for limit in plan.limits:
         add(limit)
     limits = tuple(by_key.values())
+    # Plans are immutable, so this cannot become stale.
     object.__setattr__(plan, "_all_limits", limits)
     return limits
 

@@ -42,6 +42,7 @@ def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
         "limits": [_limit_to_json(limit) for limit in plan.limits],
     }
     for name in ("max_spend_per_period", "max_spend_per_session", "price"):
+        # A cap without an exact value is too large to count; it is written as given.
         exact, shown = getattr(plan, name + "_nano"), getattr(plan, name)
         document[name] = _exact(exact) if exact is not None else shown and repr(shown)
     return document
@@ -55,6 +56,7 @@ def plan_from_json(document: Mapping[str, Any]) -> PlanConfig:
     """
     errors = ValidationErrors("plan")
     names = {spec.name for spec in fields(PlanConfig) if spec.init}
+    # An unknown field may be a limit of a newer version, so it is never ignored.
     for name in sorted(set(document) - names):
         errors.add(name, document[name], "is not a field of a plan")
     errors.raise_if_any()
@@ -78,6 +80,7 @@ def _rate_from_json(document: Any) -> Any:
     prices: dict[str, Any] = {}
     for name, text in document.items():
         pico = read_decimal(text)
+        # The store has pico-dollars per million; the constructor takes dollars per thousand.
         prices[name] = text if pico is None else shifted(pico, -15)
     return prices
 
@@ -96,5 +99,6 @@ def _limit_to_json(limit: Limit) -> dict[str, Any]:
 
 
 def _exact(amount_nano: int) -> str:
+    # As text: a double does not hold every amount.
     whole, part = divmod(amount_nano, NANO_PER_USD)
     return f"{whole}.{part:09d}"

@@ -143,6 +143,7 @@ def complete(own: Mapping[str, int]) -> tuple[Prices, frozenset[str]]:
     Returns:
         The complete prices, and the components without a price.
     """
+    # The order of TOKEN_COMPONENTS puts each parent before its children.
     prices = dict(own)
     for name in TOKEN_COMPONENTS:
         parent = PARENTS.get(name)
@@ -180,6 +181,7 @@ def split(usage: Usage) -> Counts:
     Some providers do not divide cached tokens into text, audio and images. If the parts exceed the
     whole, the plain component is 0 and the parts count as reported.
     """
+    # Inclusive totals less their parts; each part is priced by itself.
     plain_input = (
         usage.input_tokens
         - usage.cached_input_tokens
@@ -219,6 +221,7 @@ def split(usage: Usage) -> Counts:
 
 def prices_for(rates: Rates, input_tokens: int) -> Prices:
     """Return the prices of a call with this much input; a tier applies to the whole call."""
+    # Tiers are sorted, so the last one that is exceeded applies.
     chosen = rates.prices
     for tier in rates.tiers:
         if input_tokens > tier.above_input_tokens:
@@ -234,6 +237,7 @@ def prices_of(usage: Usage, rates: Rates) -> Prices:
 
 def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> NanoUsd:
     """Return the cost of plain input and output, rounded once, half to even."""
+    # By position: this runs several times for each call.
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
     numerator = input_tokens * prices.input + output_tokens * prices.output
     return NanoUsd(divide_half_even(numerator, _ONE_NANO))
@@ -260,6 +264,7 @@ def bound_nano(
 def cost_nano(usage: Usage, rates: Rates) -> NanoUsd:
     """Return the cost of a usage, rounded once, half to even."""
     prices = prices_of(usage, rates) if rates.tiers else rates.prices
+    # A fee for requests is rare; without one, most usages are two products.
     has_fee = prices.request
     if is_plain(usage) and not has_fee:
         plain = usage.input_tokens * prices.input + usage.output_tokens * prices.output
@@ -278,6 +283,7 @@ def cost_nano(usage: Usage, rates: Rates) -> NanoUsd:
             + reasoning * prices.reasoning
         )
         return NanoUsd(divide_half_even(numerator, _ONE_NANO))
+    # Hours do not divide into tokens, so the general case has a finer unit.
     amounts = (part for _, _, part in amounts_of(usage, prices).values())
     return NanoUsd(divide_half_even(sum(amounts), _ONE_NANO * _HOUR_PARTS))
 
@@ -352,6 +358,7 @@ def unpriced_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
 def assumed_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
     """Return the parts of a usage that were priced like another part."""
     assumed = rates.assumed
+    # Which requests of a sum reached a tier is not known.
     if (
         usage.largest_input_tokens == 0
         and rates.tiers

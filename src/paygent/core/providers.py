@@ -113,6 +113,7 @@ PROVIDERS = (
     Provider("perplexity", ("api.perplexity.ai",), sdks=(("perplexity", "Perplexity"),)),
     Provider("cerebras", ("api.cerebras.ai",), sdks=(("cerebras.cloud.sdk", "Cerebras"),)),
     Provider("moonshotai", ("api.moonshot.ai",), aliases=("moonshot",)),
+    # Providers below are known by their SDK only, to warn that it is not metered.
     Provider("cohere", aliases=("cohere_chat",), sdks=(("cohere", "Cohere"),)),
     Provider("replicate", sdks=(("replicate", "Replicate"),)),
     Provider("ollama", sdks=(("ollama", "Ollama"),)),
@@ -160,6 +161,7 @@ US_ONLY_TENTHS = 11
 residency", 2026-11; only models that have the premium accept the option).
 """
 
+# Look-up tables, made once: hosts are looked up for each new client and socket.
 _BY_NAME = {provider.name: provider for provider in PROVIDERS}
 _BY_ALIAS = {alias: provider.name for provider in PROVIDERS for alias in provider.aliases}
 _BY_HOST = {host: provider for provider in PROVIDERS for host in provider.hosts}
@@ -181,9 +183,11 @@ def canonical_provider(alias: str) -> str:
 
 def provider_at(host: str) -> Provider | None:
     """Return the provider at a host (in lower case), or None for an unknown host."""
+    # The exact name first; few hosts need the scan over suffixes.
     exact = _BY_HOST.get(host)
     if exact is not None:
         return exact
+    # Suffixes begin with "." or "-", so "evil-openai.azure.com.example.com" never matches.
     return next((provider for suffix, provider in _BY_SUFFIX if host.endswith(suffix)), None)
 
 

@@ -190,6 +190,7 @@ def fields_of(value: Any) -> Fields:
     fields: Fields | None = getattr(value, "__dict__", None)
     if fields is None:
         return _NO_FIELDS
+    # Fields that an SDK version does not know yet are kept here by pydantic.
     extra = getattr(value, "__pydantic_extra__", None)
     return {**fields, **extra} if extra else fields
 
@@ -209,10 +210,12 @@ def token_count(value: Any) -> int | None:
     Whole floats and integers of other libraries (numpy) are counts; booleans, negative and absurdly
     large numbers are not.
     """
+    # The common case first: this runs a dozen times for each call.
     if type(value) is int:
         return value if 0 <= value <= _COUNT_MAX else None
     if value is None:
         return 0
+    # A boolean is an integer in Python, and here a broken answer.
     if isinstance(value, bool):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -250,6 +253,7 @@ class CountReader:
         if type(value) is int and 0 <= value <= whole:
             return value  # nearly always
         count = self.read(fields, name)
+        # The whole is what is billed, so the part is cut down to it.
         if count > whole:
             self.clean = False
             return whole

@@ -53,6 +53,7 @@ class Value:
             InvalidValue: A new value breaks a rule of the type.
             TypeError: `update` names a field that the type does not have.
         """
+        # A typing mistake in a name must not pass silently.
         changes = dict(update or {})
         known = _fields(self)
         twins = {name + "_nano" for name in self._dollars}
@@ -65,6 +66,7 @@ class Value:
             if not takes_argument:
                 continue
             twin = name + "_nano"
+            # A given field wins over its twin; kept fields are copied exactly, not by their float.
             if name in changes:
                 arguments[name] = changes[name]
             elif name in self._dollars and twin in changes:
@@ -92,6 +94,7 @@ class Value:
                 object.__setattr__(
                     self, name, {key: to_usd(amount) for key, amount in exact.items()}
                 )
+            # No limit has no exact amount.
             elif given is None or (isinstance(given, float) and math.isinf(given)):
                 object.__setattr__(self, name + "_nano", None)
             else:
@@ -126,6 +129,7 @@ def _dump(value: Any, mode: Literal["python", "json"]) -> Any:
         return {key: _dump(item, mode) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_dump(item, mode) for item in value]
+    # JSON has no infinity: no limit is null there.
     if mode == "json":
         if isinstance(value, datetime):
             return value.isoformat()

@@ -134,6 +134,7 @@ class Catalogue:
 
     def _listed(self, listing: Listing, tier: str) -> Rates:
         prices, missing = complete(listing.prices)
+        # A tier lists only the components that change.
         reached = dict(listing.prices)
         tiers: list[Tier] = []
         for start, own in listing.tiers:  # a component without a step here keeps its last price
@@ -142,6 +143,7 @@ class Catalogue:
         price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (
             f"#{tier}" if tier else ""
         )
+        # Dated prices of one model need different ids.
         if (listing.valid_from_us, listing.valid_until_us) != ALWAYS_US:
             price_id += "~" + _digest(prices, *(each for step in tiers for each in step))
         assumed = ASSUMED - listing.prices.keys() | ({VARIANT} if listing.lacks_variant else set())
@@ -158,7 +160,7 @@ class Catalogue:
         return None
 
     def _providers(self, provider: str, model: str) -> Iterator[Any]:
-        """Yield the price lists to search: the provider's own, then those that the name suggests."""
+        """Yield the price lists to search: the provider's own, then others by the name."""
         if self._snapshot is None:
             return
         listed = {price_list.id: price_list for price_list in self._snapshot.providers}
@@ -168,6 +170,7 @@ class Catalogue:
             for other in getattr(own, "fallback_model_providers", None) or ():
                 if other in listed:  # Azure sells OpenAI's models at OpenAI's prices
                     yield listed[other]
+        # A gateway is called for models of other providers.
         prefix = model_names.provider_prefix(model)
         if prefix in listed and prefix != provider:
             yield listed[prefix]
@@ -196,6 +199,7 @@ def plan_rate(plan: PlanConfig, model: str) -> tuple[ModelCostRate | None, str]:
     fine-tune has prices of its own, so the rate of its base does not apply to it.
     """
     exact = model_names.plain(model)
+    # A rate under a dated name must win over one under the canonical name.
     spellings = (
         (model, exact) if exact.startswith("ft:") else (model, exact, model_names.canonical(model))
     )
@@ -237,6 +241,7 @@ def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: st
         base = listed.get(parent, 0)
         own[component] = own[parent] * listed[component] // base if base else own[parent]
     for fee in FEES:
+        # A plan rates tokens; what is billed by the request has the catalogue's price.
         if listing is not None and fee in listing.prices:
             own[fee] = listing.prices[fee]
     prices, missing = complete(own)

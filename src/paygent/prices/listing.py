@@ -64,6 +64,7 @@ def read_listing(provider: str, info: Any, at: datetime, tier: str) -> Listing:
     prices: dict[str, int] = {}
     tiers: dict[int, dict[str, int]] = {}
     for component, keys in _COMPONENT_KEYS.items():
+        # Prices are plain numbers, or objects with a base and steps.
         value = next((own[key] for key in keys if own.get(key) is not None), None)
         if value is None:
             continue
@@ -74,6 +75,7 @@ def read_listing(provider: str, info: Any, at: datetime, tier: str) -> Listing:
         except (ValueError, InvalidValue) as error:
             diagnostics.record_error("catalogue_price", error)
     if "input" not in prices and "output" in prices:
+        # A list with one side only has no price for the other because it is never billed.
         prices["input"] = 0
     if "output" not in prices and "input" in prices:
         prices["output"] = 0  # embeddings have no output
@@ -111,6 +113,7 @@ def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> tuple[di
     listed: set[str] = set()
     for variant in info.price_variants or ():
         constraint = variant.constraint
+        # Variants have dates too.
         if constraint is not None and not constraint.active(at):
             continue
         if len(variant.when) == 1 and next(iter(variant.when.items())) in wanted:
@@ -141,6 +144,7 @@ def _valid_us(info: Any, at: datetime) -> tuple[int, int]:
             getattr(constraint, "end_time", None),
         ):
             if edge is not None:
+                # Cheaper hours are given in a zone of their own; the window around now is enough.
                 offset = edge.utcoffset() or timedelta()
                 today = (
                     midnight
@@ -157,6 +161,7 @@ def _valid_us(info: Any, at: datetime) -> tuple[int, int]:
 
 def load_snapshot() -> Any:
     """Load the bundled catalogue of genai-prices."""
+    # Imported here, because `import paygent` must stay fast.
     from genai_prices.data_snapshot import get_snapshot
 
     return get_snapshot()

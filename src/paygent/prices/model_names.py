@@ -39,10 +39,12 @@ def canonical(name: str) -> str:
     `gpt-4o`; `us.anthropic.claude-sonnet-4-5-20250929-v1:0` is `claude-sonnet-4-5`.
     """
     short = plain(name)
+    # A fine-tune counts under its base, but is priced by its own name.
     if short.startswith("ft:"):
         short = short.split(":")[1] or short
     if "/" in short:
         short = short.rsplit("/", 1)[1] or short
+    # The region comes first: `us.anthropic.claude-…`.
     short = _VENDOR.sub("", _REGION.sub("", short))
     return _SNAPSHOT.sub("", short) or short
 
@@ -78,6 +80,7 @@ def is_named_by(rule: Any, name: str) -> bool:
             `or_`, `and_`.
         name: A plain model name.
     """
+    # By attributes, so that no class of the catalogue has to be imported.
     for member in getattr(rule, "or_", ()):
         if is_named_by(member, name):
             return True

@@ -70,6 +70,7 @@ def price(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> Priced:
         resolved = query.resolved  # most calls
     else:
         model, resolved = _answered(catalogue, query, usage)
+    # The provider's own bill is better than any price list.
     details = usage.rare_counts
     billed_nano = usage.billed_nano
     if billed_nano is not None and provider_facts(query.provider).reports_bill:
@@ -77,6 +78,7 @@ def price(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> Priced:
         return Priced(model, key, billed_nano, price_id, usage.quality, None, details)
     rates = resolved.rates
     quality = usage.quality
+    # Most calls need no judgement of their parts.
     is_usual = resolved.is_certain and details is None and usage.largest_input_tokens < 0
     if not (is_usual or resolved.is_free) and any(usage.counts):
         quality = _judge(model, resolved, usage)
@@ -84,6 +86,7 @@ def price(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> Priced:
     if usage.others:
         others_nano, is_priced = _others(catalogue, query, usage.others)
         cost = NanoUsd(cost + others_nano)
+        # Kept apart, so that the event can be explained by its own price list.
         details = {**(details or {}), OTHERS: others_nano}
         if not is_priced:
             quality = "unpriced"
@@ -99,6 +102,7 @@ def _answered(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> tuple[st
     answered = usage.model or query.model
     resolved = resolve(answered)
     if answered != query.model and not resolved.rates.is_known and query.model:
+        # An alias or a deployment may be priced while the name in the answer is not.
         other = resolve(query.model)
         if other.rates.is_known:
             return query.model, other

@@ -75,11 +75,13 @@ def route(method: str, path: str) -> Route | bool:
     `route.Sdk`.
     """
     if method == "POST":
+        # By the ending, since a base URL may add a prefix.
         for ending, metered in _ROUTES:
             if path.endswith(ending):
                 return metered
         return path.startswith(_FREE_POST) or path.endswith("/cancel")
     if method == "GET":
+        # The one GET with usage: the results of a batch.
         results = _RESULTS.search(path)
         if results is None:
             return True
@@ -93,6 +95,7 @@ _ROUTES = (("/messages", _MESSAGES), ("/messages/batches", _BATCHES), ("/complet
 
 def provider(client: Any) -> str:
     """Return the provider of a client, known by its class."""
+    # Hosts say nothing here: Bedrock and Vertex clients have regional ones.
     by_class = provider_of_client(type(client).__name__)
     return by_class.name if by_class is not None else name
 

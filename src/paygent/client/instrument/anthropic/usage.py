@@ -45,6 +45,7 @@ def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
     if lifetimes is not None:
         written_long = count.read(fields_of(lifetimes), "ephemeral_1h_input_tokens")
         short = count.read(fields_of(lifetimes), "ephemeral_5m_input_tokens")
+        # The lifetimes may exceed the reported total; all of them are billed.
         written = max(written, written_long + short)
     output_tokens = count.read(fields, "output_tokens")
     details = fields.get("output_tokens_details")
@@ -65,6 +66,7 @@ def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
         tier=_tiers(fields),
         quality=count.quality,
     )
+    # The totals cover the answer only.
     iterations = fields.get("iterations")
     return _with_iterations(totals, iterations) if iterations else totals
 
@@ -103,6 +105,7 @@ def _with_iterations(usage: Usage, iterations: Any) -> Usage:
         )
         if own is None:
             continue
+        # Another model, with prices of its own.
         if kind == "advisor_message":
             others.append(own._replace(tier=usage.tier))
         else:

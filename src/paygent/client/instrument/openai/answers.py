@@ -121,6 +121,7 @@ def read_speech(answer: Any, want_tools: bool) -> Usage | None:
     response = get(answer, "response") or answer
     if "event-stream" not in str(getattr(response, "headers", {}).get("content-type", "")):
         return None
+    # The body was read by the SDK already; the usage is in the last event.
     for line in reversed(response.text.splitlines()):
         if line.startswith("data:") and '"usage"' in line:
             return from_openai(json.loads(line[5:]).get("usage"))
@@ -142,6 +143,7 @@ def read_batch(answer: Any, want_tools: bool) -> JobStatus | None:
         usage = from_openai(fields.get("usage"), model=model)
         if usage is not None:
             done = get(fields.get("request_counts"), "completed")
+            # A sum over several requests: their tiers are not known.
             usages = (usage._replace(tier="batch", largest_input_tokens=-1 if done == 1 else 0),)
         elif status == "failed":
             usages = ()  # rejected as a whole
@@ -190,6 +192,7 @@ class ChatStream:
             self._model = fields.get("model")
             known = from_openai(usage, model=self._model, tier=fields.get("service_tier"))
             self._known = known or self._known
+            # Some hosts send usage with every chunk; the last one counts.
             self._billed_nano = read_billed(usage)
             if not choices:
                 return self._drops

@@ -145,6 +145,7 @@ def route(method: str, path: str) -> Route | bool:
         for ending, metered in _ROUTES.items():  # a host without /v1, a path with a deployment
             if ending != "/completions" and path.endswith(ending):
                 return metered
+        # Cancelling may report the usage of a job, and is free otherwise.
         if path.endswith("/cancel"):
             return _job(path) or True
         return path.startswith(_FREE_POST) and not path.endswith(_COSTLY_BELOW)
@@ -162,6 +163,7 @@ def _job(path: str) -> Route | None:
 
 def provider(client: Any) -> str:
     """Return the provider of a client, known by its class and host, not by the path."""
+    # The class first: a proxy in front of Azure has a host of its own.
     by_class = provider_of_client(type(client).__name__)
     return by_class.name if by_class is not None else provider_name_at(_host(client))
 
@@ -180,6 +182,7 @@ def tells_stream_usage(client: Any) -> bool:
     """
     host = _host(client)
     known = provider_of_client(type(client).__name__) or provider_at(host)
+    # Local servers (gateways, test doubles) accept the option.
     if host in _LOOPBACK or (known is not None and known.reports_stream_usage):
         return True
     hosts = os.environ.get(STREAM_USAGE_HOSTS_VARIABLE, "")
