@@ -1,7 +1,7 @@
 """Patches: one folder for each SDK or protocol.
 
 `registry.py` installs and removes them. `patching/` puts a patch in and takes it out. `http_sdks/`
-is the one wrapper around a generated SDK's `request`, on which the thin folders `openai/` and
-`anthropic/` stand; `streams/` taps what is read in pieces; `callables/` meters functions and
-registered providers, `litellm/` the gateway in a process, `realtime/` web sockets.
+is the one wrapper around a generated SDK's `request`, for which `openai/` and `anthropic/` describe
+their operations; `streams/` taps answers that are read in pieces; `callables/` meters functions and
+registered providers, `litellm/` LiteLLM's functions, `realtime/` WebSockets.
 """

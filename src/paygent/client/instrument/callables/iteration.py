@@ -4,8 +4,7 @@ The application gets a wrapping generator, async generator or coroutine. Each st
 inside the call: as its user, and with the call as the one around further calls, so that a metered
 call in the body counts instead. The call ends exactly once: with the body's return, its exception,
 its closing, or when the wrapper is dropped. Iterators and awaitables of other classes may have
-attributes that the application needs, so these objects stay as they are and end their call when
-they are collected.
+attributes that the application needs, so these objects are not wrapped.
 """
 
 from __future__ import annotations
@@ -63,14 +62,15 @@ class SteppedCall(ABC):
                 self._scope.__exit__(None, None, None)
 
     def end_unread(self, kind: str) -> None:
-        """End the call with its estimate."""
-        if self._meter is not None and self._call is not None:
-            attempt("settle", end_unread, self._meter, self._call, kind)
+        """End the call with its estimate, since nothing in its answer can be read."""
+        if self._meter is not None and self._call is not None and not self._call.done:
+            warn_unread(kind, self._call.request.route)
+            attempt("settle", self._meter.settle, self._call, None)
 
     def end_later(self, kind: str) -> None:
-        """End the call with its estimate where that is safe; callable from a finalizer."""
-        if self._meter is not None and self._call is not None:
-            end_later(self._meter, self._call, kind)
+        """Defer such an end: a finalizer may run while this thread holds a lock of Paygent's."""
+        if self._meter is not None:
+            self._meter.deferred_ends.add(partial(self.end_unread, kind))
 
     def fail(self, error: BaseException) -> None:
         """End the call with the exception of its body, which was raised before any item."""
@@ -103,28 +103,6 @@ def wrap_lazy(work: SteppedCall, answer: Any) -> Any:
     # A wrapper that was never started runs no code of its own when it is dropped.
     weakref.finalize(wrapper, work.end_later, type(answer).__name__).atexit = False
     return wrapper
-
-
-def end_when_collected(answer: Any, meter: Meter, call: Call) -> bool:
-    """End a call when an iterator or awaitable is collected; false where that cannot be noticed."""
-    kind = type(answer).__name__
-    try:
-        weakref.finalize(answer, end_later, meter, call, kind).atexit = False
-    except TypeError:  # such as `map`, which has no weak references
-        return False
-    return True
-
-
-def end_later(meter: Meter, call: Call, kind: str) -> None:
-    """Defer the end of a call: a finalizer may run while this thread holds a lock of Paygent's."""
-    meter.deferred_ends.add(partial(attempt, "settle", end_unread, meter, call, kind))
-
-
-def end_unread(meter: Meter, call: Call, kind: str) -> None:
-    """Settle the estimate of a call, since nothing in its answer can be read."""
-    if not call.done:
-        warn_unread(kind, call.request.route)
-        meter.settle(call, None)
 
 
 def warn_unread(kind: str, route: str) -> None:

@@ -23,7 +23,6 @@ from paygent.client.context.identity import CALL_ARGUMENTS, Identity
 from paygent.client.context.scopes import current_identity, paygent_context
 from paygent.client.instrument.callables.iteration import (
     SteppedCall,
-    end_when_collected,
     is_lazy,
     warn_unread,
     wrap_lazy,
@@ -221,7 +220,7 @@ def end_returned(meter: Meter, call: Call, prepared: Prepared, answer: Any) -> b
         pass  # the taps end it
     elif (usage := attempt("usage", read_known, answer, want_tools)) is not None:
         meter.settle(call, usage)  # an answer that can be iterated too, such as a mock
-    elif not end_when_collected(answer, meter, call):
+    else:  # an iterator of another class: its end cannot be noticed
         diagnostics.warn_once(
             "stream_untapped", "a stream of type %s cannot be read", type(answer).__name__
         )

@@ -8,7 +8,6 @@ them while it is open; the wrappers inside let their requests pass.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -16,7 +15,8 @@ from paygent.client.context.scopes import propagate, reset_or_ignore
 
 
 class Gateway:
-    """One run of a gateway's own function, which is the call; SDKs' hooks inside it are inactive.
+    """One run of a gateway's own function, which is the call. SDKs' hooks are inactive in its
+    `with` block, which may be entered again.
 
     Threads and tasks that were started inside may inherit it and outlive the function: then it is
     closed, and their calls are their own.
@@ -26,11 +26,18 @@ class Gateway:
         in_front: The gateway's own requests count as parts of its call.
     """
 
-    __slots__ = ("in_front", "is_open")
+    __slots__ = ("_token", "in_front", "is_open")
 
     def __init__(self, *, in_front: bool = True) -> None:
         self.is_open = True
         self.in_front = in_front
+
+    def __enter__(self) -> None:
+        self.is_open = True
+        self._token = inside.set(self)
+
+    def __exit__(self, *error: object) -> None:
+        leave(self, self._token)
 
     def sends(self, sdk: str) -> bool:
         """Return whether the gateway itself makes the current request.
@@ -87,16 +94,6 @@ def leave(layer: Gateway | OpenRequest, token: Token[Gateway | OpenRequest | Non
     reset_or_ignore(token)
 
 
-def behind_gateway(gateway: Gateway | None = None) -> AbstractContextManager[None]:
-    """Deactivate the hooks of SDKs in a block, in which a gateway's own function is the call.
-
-    Args:
-        gateway: Its call, closed when the block is left, and opened when it is entered again; None
-            is one that makes all requests.
-    """
-    return _BehindGateway(gateway or Gateway())
-
-
 def current_gateway() -> Gateway | None:
     """Return the call of the gateway in which the current code runs, if any."""
     enclosing = inside.get()
@@ -107,17 +104,3 @@ def is_behind_gateway() -> bool:
     """Return whether the current code runs in a gateway that counts its requests as its own."""
     gateway = current_gateway()
     return gateway is not None and gateway.in_front
-
-
-class _BehindGateway:
-    __slots__ = ("_gateway", "_token")
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    def __enter__(self) -> None:
-        self._gateway.is_open = True
-        self._token = inside.set(self._gateway)
-
-    def __exit__(self, *error: object) -> None:
-        leave(self._gateway, self._token)

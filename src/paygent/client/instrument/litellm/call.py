@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 from paygent.client.instrument.callables.run import Work, end_raised, prepare
-from paygent.client.instrument.http_sdks.layers import behind_gateway
 from paygent.client.instrument.litellm.answers import (
     answered_by,
     is_from_cache,
@@ -53,8 +52,7 @@ class GatewayCall(Work):
             gateway: The run; None where LiteLLM makes up the answer: a fallback to a provider is a
                 call of its own then.
         """
-        inside: AbstractContextManager[None]
-        inside = nullcontext() if gateway is None else behind_gateway(gateway)
+        inside: AbstractContextManager[None] = gateway or nullcontext()
         gateway = gateway or LiteLLMGateway()
 
         def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any
 
-from paygent.client.instrument.http_sdks.layers import behind_gateway, current_gateway
+from paygent.client.instrument.http_sdks.layers import current_gateway
 from paygent.client.instrument.litellm.answers import answered_by, provider_of, read_completion
 from paygent.client.instrument.litellm.callers import LiteLLMGateway
 from paygent.client.instrument.litellm.functions import Function
@@ -156,9 +156,7 @@ class Tap:
         self.reader = reader
         self.is_busy = False
         self._enclosing: AbstractContextManager[None] = (
-            behind_gateway(_Reading(reader))
-            if yield_to_inner is None
-            else nesting.EnclosingCall(yield_to_inner)
+            _Reading(reader) if yield_to_inner is None else nesting.EnclosingCall(yield_to_inner)
         )
 
     def __enter__(self) -> None:

@@ -9,13 +9,11 @@ from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.requests import Init
 
 from paygent import paygent_context
-from paygent.client.instrument.http_sdks.layers import behind_gateway, is_behind_gateway
+from paygent.client.instrument.http_sdks.layers import Gateway, is_behind_gateway
 from paygent.testing import FakeProvider
 
 
-def test_behind_gateway__in_a_context_that_outlives_it__is_over(
-    init: Init, fake: FakeProvider
-) -> None:
+def test_gateway__in_a_context_that_outlives_it__is_over(init: Init, fake: FakeProvider) -> None:
     """Work that a gateway's function has started may outlive it: its calls are metered."""
     metered = Metered(init())
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
@@ -24,7 +22,7 @@ def test_behind_gateway__in_a_context_that_outlives_it__is_over(
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
             return is_behind_gateway()
 
-        with paygent_context("u1"), behind_gateway():
+        with paygent_context("u1"), Gateway():
             inside = contextvars.copy_context()
             assert inside.copy().run(call)
             assert metered.events == []
