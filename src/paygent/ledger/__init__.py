@@ -1,5 +1,5 @@
-"""The ledger: what users have spent and what calls in flight hold.
+"""The ledger: the seam between the client and the place where plans and spend are kept.
 
-`port.py` is the contract, `local.py` the ledger over a store in this process, `accounts.py` what
-one process knows and decides with.
+`port.py` is the contract and `local.py` the ledger over a store in this process; `transport.py` and
+`handshake.py` talk to a backend.
 """

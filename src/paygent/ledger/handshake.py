@@ -1,6 +1,7 @@
-"""What `init` asks a backend: are you there, and do you know us?
+"""The handshake with a backend at `init`: is it reachable, and does it accept the API key?
 
-Asked on a thread of ours, waited for half a second; what is learned later is logged and kept.
+It runs on a thread of its own, and `init` waits half a second for it. A later result is logged and
+kept.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ _REFUSED = (401, 403)
 
 
 class Probe:
-    """One question to one backend.
+    """One handshake with one backend.
 
     Attributes:
         is_reachable: Whether the backend answered; None until known.
-        is_welcome: Whether it also took the key.
+        is_welcome: Whether it also accepted the key.
     """
 
     def __init__(self, url: str, key: str) -> None:
-        """Ask nothing yet.
+        """Send nothing yet.
 
         Args:
             url: The backend's base URL, without a path.
@@ -38,15 +39,15 @@ class Probe:
         self.is_welcome = False
 
     def run(self, *, wants_answer: bool) -> PaygentWarning | None:
-        """Ask, and wait up to half a second.
+        """Start the handshake and wait up to half a second for its result.
 
         Args:
-            wants_answer: Whether no answer by then is a problem too.
+            wants_answer: Whether a missing response is a problem too.
 
         Returns:
-            What is wrong, as far as it is known by then.
+            The problem, if one is known by then.
         """
-        found: list[PaygentWarning] = []
+        problems: list[PaygentWarning] = []
         answered = threading.Event()
         late = threading.Event()
 
@@ -55,20 +56,20 @@ class Probe:
             if problem is not None and late.is_set():
                 diagnostics.warn_once("backend", "%s", problem)
             elif problem is not None:
-                found.append(problem)
+                problems.append(problem)
             answered.set()
 
         threading.Thread(target=ask, name="paygent-probe", daemon=True).start()
         if answered.wait(PROBE_WAIT_S):
-            return found[0] if found else None
-        late.set()
+            return next(iter(problems), None)
+        late.set()  # from now on the thread logs what it finds
         if not wants_answer:
             return None
         return PaygentBackendUnreachable(f"{self._url} did not answer in {PROBE_WAIT_S} s")
 
     def _ask(self) -> PaygentWarning | None:
         try:
-            self.is_welcome = knows_us(HttpTransport(self._url, self._key), PROBE_WAIT_S)
+            self.is_welcome = accepts_key(HttpTransport(self._url, self._key), PROBE_WAIT_S)
         except TransportError as error:
             self.is_reachable = False
             return PaygentBackendUnreachable(
@@ -77,19 +78,20 @@ class Probe:
         self.is_reachable = True
         if self.is_welcome:
             return None
-        return PaygentAuthInvalid(f"{self._url} does not take the API key; calls go on locally")
+        return PaygentAuthInvalid(f"{self._url} rejects the API key; calls are metered locally")
 
 
-def knows_us(transport: Transport, timeout_s: float) -> bool:
-    """Ask a backend whether it takes the key.
+def accepts_key(transport: Transport, timeout_s: float) -> bool:
+    """Return whether a backend accepts the transport's API key.
 
     Raises:
-        TransportError: if it does not answer, or not as a Paygent backend.
+        TransportError: if it does not respond, or is not a Paygent backend.
     """
     health = transport.request("GET", "/api/v1/health", timeout_s=timeout_s)
     if health.status in _REFUSED:
         return False
     if health.status != 200:
         raise TransportError(f"status {health.status}")
+    # `/health` may be public; this route needs the key.
     products = transport.request("GET", "/api/v1/products", timeout_s=timeout_s)
     return products.status not in _REFUSED

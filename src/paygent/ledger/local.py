@@ -1,8 +1,7 @@
-"""The ledger over a store in this process: local mode, and the ledger of last resort with a
-backend.
+"""The ledger over a store in this process, for local mode.
 
-Two instances of the store, since two threads use it: `settle` writes with one, `state`, `report`
-and `event` read with the other, and neither waits for the other's connection.
+It has two instances of the store, because two threads use it: `settle` writes with one; `state`,
+`report` and `event` read with the other. Neither waits for the other's connection.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ class LocalLedger:
     """Adapter of `Ledger` over two connections to one store."""
 
     def __init__(self, product: str, writer: Store, reader: Store) -> None:
-        """Take the stores over.
+        """Take over the stores; nothing is opened yet.
 
         Args:
-            product: Whose rows are read and written.
+            product: The product of the rows.
             writer: Used by the thread that settles.
             reader: Used by the thread that asks; may be `writer` itself (for a store in memory).
         """
@@ -55,7 +54,7 @@ class LocalLedger:
             return self._reader.usage(self._product, start_us, end_us, tag_key)
 
     def event(self, event_id: str) -> BookedEvent | None:
-        """Return an event and what belongs to it; see `Ledger.event`."""
+        """Return an event with corrections and prices; see `Ledger.event`."""
         with _as_unavailable():
             return self._reader.event(self._product, event_id)
 
@@ -70,7 +69,7 @@ class LocalLedger:
             store.pause_for_fork()
 
     def resume_after_fork(self) -> None:
-        """Go on in the parent; see `Ledger.resume_after_fork`."""
+        """Continue in the parent; see `Ledger.resume_after_fork`."""
         for store in self._stores:
             store.resume_after_fork()
 

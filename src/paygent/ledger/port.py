@@ -1,17 +1,17 @@
-"""The port to the ledger: where plans, users and what they spent are kept for all processes.
+"""The port to the ledger, which keeps plans, users and their spend for all processes.
 
 Contract, for every adapter:
 
 - **Atomic.** `settle` books a batch wholly or not at all: events, counters, rollups and directory
   change in one transaction. A failure raises and leaves nothing behind; the caller sends the batch
   again.
-- **Idempotent.** An event is counted once however often it is sent, told by (product, event id).
-  Directory records are last-writer-wins; sending one again changes nothing.
+- **Idempotent.** An event counts once per (product, event id), however often it is sent. Directory
+  records are last-writer-wins; sending one again changes nothing.
 - **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order;
   those of different processes interleave freely, since an account is a sum.
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
 - **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter
-  waits at most its own short time-out for a lock or an answer, never for ever.
+  waits for a lock or a response no longer than its own short time-out.
 - **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
   adapter is safe for that.
 """
@@ -25,11 +25,11 @@ from paygent.core.report import UsageRow
 
 
 class LedgerUnavailable(Exception):
-    """The ledger cannot answer now (locked, away, full); the same request may succeed later."""
+    """The ledger is unavailable (locked, unreachable, full); the same request may succeed later."""
 
 
 class Ledger(Protocol):
-    """What `sync` asks of a ledger; see the module's contract."""
+    """The ledger as the client uses it; see the module's contract."""
 
     def open(self) -> None:
         """Make the ledger ready (migrate a store); idempotent.
@@ -63,7 +63,7 @@ class Ledger(Protocol):
         """
 
     def event(self, event_id: str) -> BookedEvent | None:
-        """Return an event with its corrections and its price list; None where it is not booked.
+        """Return an event with its corrections and its price list; None if it is not booked.
 
         Raises:
             LedgerUnavailable: if the ledger cannot be read now.
@@ -76,9 +76,9 @@ class Ledger(Protocol):
         """Close what a forked child must not inherit, for a second at most; see `Store`."""
 
     def resume_after_fork(self) -> None:
-        """Go on in the parent; the next use connects again."""
+        """Continue in the parent; the next use reconnects."""
 
     def forget_after_fork(self) -> None:
-        """Start anew in a forked child: drop connections that belong to the parent process, without
-        closing them.
+        """Start over in a forked child: drop the parent process's connections without closing
+        them.
         """

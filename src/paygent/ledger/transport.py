@@ -1,8 +1,7 @@
-"""The port to the backend's HTTP: one method. Used by threads of ours only, never by a caller's.
+"""The port to the backend's HTTP API: one method, called on Paygent's own threads only.
 
-Contract: `request` returns the status and body of an answer, whatever the status; it raises
-`TransportError` when there was no answer within the time. It follows no redirects and retries
-nothing. Thread-safe.
+Contract: `request` returns the status and body of any HTTP response, and raises `TransportError` if
+there was none in time. It follows no redirects and does not retry. Thread-safe.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ from typing import NamedTuple, Protocol
 
 
 class TransportError(Exception):
-    """There was no answer: refused, timed out, cut."""
+    """There was no response: the connection was refused, timed out or broke."""
 
 
-class Answered(NamedTuple):
-    """An HTTP answer."""
+class HttpResponse(NamedTuple):
+    """Status and body of an HTTP response."""
 
     status: int
     body: bytes
@@ -26,17 +25,17 @@ class Transport(Protocol):
 
     def request(
         self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
-    ) -> Answered:
-        """Send one request and return its answer.
+    ) -> HttpResponse:
+        """Send one request and return its response.
 
         Args:
             method: HTTP method.
             path: Path below the base URL, with a leading slash.
             body: JSON, or None.
-            timeout_s: Longest wait for each step of the exchange.
+            timeout_s: Longest wait for each step of the exchange (connect, send, receive).
 
         Raises:
-            TransportError: if there was no answer.
+            TransportError: if there was no response.
         """
 
 
@@ -44,7 +43,7 @@ class HttpTransport:
     """Adapter of `Transport` over httpx2, which is imported at the first request."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
-        """Remember where and as whom; nothing is opened before the first request.
+        """Store the address and the key; no connection is opened before the first request.
 
         Args:
             base_url: Without a trailing slash.
@@ -55,18 +54,18 @@ class HttpTransport:
 
     def request(
         self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
-    ) -> Answered:
+    ) -> HttpResponse:
         """Send one request; see `Transport.request`."""
-        import httpx2  # 90 ms; only a backend needs it
+        import httpx2  # takes 90 ms, and only a backend needs it
 
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            answer = httpx2.request(
+            response = httpx2.request(
                 method, self._base_url + path, content=body, headers=headers, timeout=timeout_s
             )
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
-            # ValueError: an address or a key that no request can carry.
+            # ValueError: an address or a key that no request can contain.
             raise TransportError(type(error).__name__) from error
-        return Answered(answer.status_code, answer.content)
+        return HttpResponse(response.status_code, response.content)

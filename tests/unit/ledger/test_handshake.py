@@ -1,4 +1,4 @@
-"""What `init` learns of a backend, and how it says so: a real server on loopback."""
+"""The handshake of `init` and its warnings, against a real server on loopback."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from paygent import (
     PaygentBackendUnreachable,
     PlanConfig,
 )
-from paygent.ledger.handshake import PROBE_WAIT_S, Probe, knows_us
-from paygent.ledger.transport import Answered, TransportError
+from paygent.ledger.handshake import PROBE_WAIT_S, Probe, accepts_key
+from paygent.ledger.transport import HttpResponse, TransportError
 
 Init = Callable[..., Paygent]
 
@@ -43,7 +43,7 @@ class Backend:
                 """Log nothing."""
 
             def do_GET(self) -> None:
-                """Answer as told."""
+                """Send the configured response."""
                 backend.paths.append(self.path)
                 time.sleep(backend.delays.get(self.path, 0.0))
                 body = json.dumps({"status": "ok"}).encode()
@@ -61,7 +61,7 @@ class Backend:
 
 @pytest.fixture
 def backend() -> Iterator[Backend]:
-    """A running server that knows the key."""
+    """A running server that accepts the key."""
     made = Backend()
     threading.Thread(target=made.server.serve_forever, args=(0.01,), daemon=True).start()
     yield made
@@ -71,14 +71,14 @@ def backend() -> Iterator[Backend]:
 
 @pytest.fixture
 def nowhere() -> Iterator[str]:
-    """An address where nobody listens."""
+    """An address without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that a thread of ours is about to do."""
+    """Wait until a condition holds that another thread brings about."""
     deadline = time.monotonic() + 5
     while not condition():
         assert time.monotonic() < deadline
@@ -93,12 +93,12 @@ class Script:
 
     def request(
         self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
-    ) -> Answered:
-        """Give the next answer."""
+    ) -> HttpResponse:
+        """Return the next response."""
         answer = self._answers.pop(0)
         if isinstance(answer, TransportError):
             raise answer
-        return Answered(answer, b"")
+        return HttpResponse(answer, b"")
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,24 @@ class Script:
     [((200, 200), True), ((200, 404), True), ((200, 401), False), ((200, 403), False),
      ((401,), False), ((403,), False)],
 )  # fmt: skip
-def test_knows_us__health_and_products__tell_whether_the_key_is_taken(
+def test_accepts_key__health_and_products__decide_whether_the_key_is_accepted(
     answers: tuple[int, ...], expected: bool
 ) -> None:
-    """A refusal at either is a refusal of the key."""
-    assert knows_us(Script(*answers), 1.0) is expected
+    """A 401 or 403 from either rejects the key."""
+    assert accepts_key(Script(*answers), 1.0) is expected
 
 
 @pytest.mark.parametrize("answers", [(500,), (302,), (200, TransportError("cut"))])
-def test_knows_us__what_is_no_backend__is_no_answer(answers: Any) -> None:
-    """An error page or a broken exchange is not a backend of ours."""
+def test_accepts_key__not_a_backend__is_a_transport_error(answers: Any) -> None:
+    """An error page or a broken exchange is not a Paygent backend."""
     with pytest.raises(TransportError):
-        knows_us(Script(*answers), 1.0)
+        accepts_key(Script(*answers), 1.0)
 
 
 def test_init__a_backend_that_knows_the_key__is_connected_in_silence(
     init: Init, backend: Backend
 ) -> None:
-    """All well: no warning (warnings are errors here), and the properties say so."""
+    """Success gives no warning (warnings are errors here) and shows in the properties."""
     pg = init(api_key="pg_live_x", base_url=backend.url + "/")
     assert backend.paths == [HEALTH, PRODUCTS]
     assert (pg.backend_reachable, pg.is_connected, pg.is_local_mode) == (True, True, False)
@@ -135,9 +135,9 @@ def test_init__a_backend_that_knows_the_key__is_connected_in_silence(
 def test_init__a_backend_that_refuses_the_key__warns_in_the_caller(
     init: Init, backend: Backend, path: str
 ) -> None:
-    """The server is there and the key is not taken: said at the line that called `init`."""
+    """A rejected key is a warning at the line that called `init`."""
     backend.statuses[path] = 401
-    with pytest.warns(PaygentAuthInvalid, match="does not take the API key") as caught:
+    with pytest.warns(PaygentAuthInvalid, match="rejects the API key") as caught:
         pg = Paygent.init(api_key="k", base_url=backend.url, db_path=":memory:")
     assert (pg.backend_reachable, pg.is_connected) == (True, False)
     assert [each.filename for each in caught] == [__file__]
@@ -146,7 +146,7 @@ def test_init__a_backend_that_refuses_the_key__warns_in_the_caller(
 def test_init__a_backend_that_fails__warns_that_calls_are_local(
     init: Init, backend: Backend
 ) -> None:
-    """A 500 is no backend to rely on."""
+    """A server that fails with 500 counts as unreachable."""
     backend.statuses[HEALTH] = 500
     with pytest.warns(PaygentBackendUnreachable, match=r"\(status 500\); calls are metered"):
         pg = init(api_key="k", base_url=backend.url)
@@ -154,7 +154,7 @@ def test_init__a_backend_that_fails__warns_that_calls_are_local(
 
 
 def test_init__nobody_there__warns_in_the_caller_and_goes_on(nowhere: str) -> None:
-    """Refused: one warning, at the line that called `init`, and calls are metered locally."""
+    """A refused connection is one warning at the line that called `init`; metering is local."""
     with pytest.warns(PaygentBackendUnreachable, match="cannot be reached") as caught:
         pg = Paygent.init(api_key="k", base_url=nowhere, db_path=":memory:")
     assert pg.record_event("u1", cost=1).cost_total == 1.0
@@ -163,7 +163,7 @@ def test_init__nobody_there__warns_in_the_caller_and_goes_on(nowhere: str) -> No
 
 
 def test_configure_plan__a_cap_out_of_range__warns_in_the_caller(init: Init) -> None:
-    """A warning of a configuring verb stands at the line that configured."""
+    """The warning of a configuring verb points to the line that called it."""
     pg = init()
     with pytest.warns(UserWarning, match="counts as no limit") as caught:
         pg.configure_plan("huge", PlanConfig(max_spend_per_period=10**10))
@@ -182,7 +182,7 @@ def test_init__warnings_that_are_errors__do_not_break_the_app(
 
 
 def test_init__a_key_that_no_request_can_carry__warns(init: Init, nowhere: str) -> None:
-    """A key with letters that HTTP has no room for is as unusable as an absent server."""
+    """A key that HTTP cannot carry counts as an unreachable backend."""
     with pytest.warns(PaygentBackendUnreachable):
         pg = init(api_key="ключ", base_url=nowhere)
     assert pg.backend_reachable is False
@@ -195,7 +195,7 @@ def test_init__a_key_that_no_request_can_carry__warns(init: Init, nowhere: str) 
 def test_init__strict_backend__raises_and_leaves_nothing_behind(
     init: Init, backend: Backend, statuses: dict[str, int], error: type[Warning]
 ) -> None:
-    """An operator who asked for it gets the exception, and no half-started Paygent."""
+    """`strict_backend` raises, and leaves no half-started Paygent."""
     backend.statuses = statuses
     with pytest.raises(error):
         init(api_key="k", base_url=backend.url, strict_backend=True)
@@ -205,7 +205,7 @@ def test_init__strict_backend__raises_and_leaves_nothing_behind(
 def test_init__a_slow_backend__is_waited_for_half_a_second_and_then_unknown(
     init: Init, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not known by then is no warning; what is learned later is kept."""
+    """No result in time is no warning; a later result is kept."""
     backend.delays = {HEALTH: 0.35, PRODUCTS: 0.35}
     started = time.monotonic()
     pg = init(api_key="k", base_url=backend.url)
@@ -220,16 +220,16 @@ def test_init__a_slow_backend__is_waited_for_half_a_second_and_then_unknown(
 def test_init__a_refusal_that_comes_late__is_logged(
     init: Init, backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After half a second the caller is gone, so the log tells it."""
+    """A problem found after the wait is logged, because the caller is gone."""
     backend.delays = {HEALTH: 0.35, PRODUCTS: 0.35}
     backend.statuses = {PRODUCTS: 401}
     pg = init(api_key="k", base_url=backend.url)
-    until(lambda: "does not take the API key" in caplog.text)
+    until(lambda: "rejects the API key" in caplog.text)
     assert pg.is_connected is False
 
 
 def test_init__a_slow_backend_with_strict_backend__raises(init: Init, backend: Backend) -> None:
-    """Strict means an answer in time."""
+    """`strict_backend` requires a response in time."""
     backend.delays = {HEALTH: 0.35, PRODUCTS: 0.35}
     with pytest.raises(PaygentBackendUnreachable, match=r"did not answer in 0\.5 s"):
         init(api_key="k", base_url=backend.url, strict_backend=True)
@@ -245,14 +245,14 @@ def test_init__without_a_key__asks_nobody(init: Init, backend: Backend) -> None:
 def test_probe__a_bug_of_ours__is_counted_and_no_problem_of_the_app(
     monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
 ) -> None:
-    """What fails while asking is swallowed like any failure of ours."""
+    """A defect in the handshake is swallowed and counted."""
     from paygent.ledger import handshake
 
     def broken(*args: Any) -> bool:
         raise RuntimeError("bug")
 
     swallowed.expect("probe")
-    monkeypatch.setattr(handshake, "knows_us", broken)
+    monkeypatch.setattr(handshake, "accepts_key", broken)
     asked = Probe("http://127.0.0.1:9", "k")
     assert asked.run(wants_answer=True) is None
     assert asked.is_reachable is None

@@ -15,7 +15,7 @@ from paygent.ledger.transport import HttpTransport, TransportError
 
 
 class Backend:
-    """A server that answers what it is told and remembers what it was asked."""
+    """A server that sends configured responses and records requests."""
 
     def __init__(self) -> None:
         self.status = 200
@@ -28,7 +28,7 @@ class Backend:
                 """Log nothing."""
 
             def do_GET(self) -> None:
-                """Answer as told."""
+                """Send the configured response."""
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 backend.seen.append((self.command, self.path, headers, body))
@@ -82,14 +82,14 @@ def test_request__carries_the_key_and_says_what_it_sends(backend: Backend) -> No
 
 
 def test_request__a_slow_answer__is_no_answer(backend: Backend) -> None:
-    """The time is a bound."""
+    """The time-out bounds the wait."""
     backend.delay_s = 0.5
     with pytest.raises(TransportError, match="ReadTimeout"):
         HttpTransport(backend.url, "k").request("GET", "/x", timeout_s=0.05)
 
 
 def test_request__nobody_listening__is_no_answer() -> None:
-    """A refused connection is told by its kind, without the address or the key."""
+    """A refused connection is reported by its kind, without the address or the key."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
@@ -108,6 +108,6 @@ def test_request__nobody_listening__is_no_answer() -> None:
     ],
 )
 def test_request__that_cannot_be_sent__is_no_answer(url: str, key: str) -> None:
-    """An address or a key that no request can carry is the same one error as an absent server."""
+    """An address or key that no request can carry is the same error as an absent server."""
     with pytest.raises(TransportError):
         HttpTransport(url, key).request("GET", "/x", timeout_s=0.2)
