@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from math import isfinite
 from threading import get_ident
 from typing import Any, Protocol
@@ -46,7 +47,7 @@ class Identity:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.user_id = read_user_id(user_id)
-        self.session_id = _read_session_id(session_id)
+        self.session_id = read_user_id(session_id, "session_id")
         self.plan = plan if isinstance(plan, str) and plan else None
         self.metadata, self.metadata_json = read_metadata(metadata)
 
@@ -63,9 +64,7 @@ class Identity:
         same_user = merged.user_id == other.user_id
         merged.session_id = self.session_id or (other.session_id if same_user else None)
         merged.plan = self.plan or (other.plan if same_user else None)
-        both = (
-            {**(other.metadata or {}), **(self.metadata or {})} if self.metadata else other.metadata
-        )
+        both = {**(other.metadata or {}), **(self.metadata or {})}
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
 
@@ -95,15 +94,8 @@ class LazyIdentity:
         ask_session: Callable[[], Any] | None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep the application's functions; call neither of them yet.
-
-        Args:
-            ask_user: Returns the user id. None means "not yet"; it is called again then.
-            ask_session: The same for the session id; None for the user's open session.
-            metadata: As in `paygent_context`.
-        """
-        self._ask_user = ask_user
-        self._ask_session = ask_session
+        self._ask_user = ask_user  # returns None for "not yet", and is called again then
+        self._ask_session = ask_session  # the same; None for the user's open session
         self._metadata = metadata
         self._identity = Identity(None, None, None, metadata)
         self._asking: set[int] = set()
@@ -116,78 +108,51 @@ class LazyIdentity:
         # user, and must not call the function recursively.
         if (known.user_id is not None and is_complete) or thread in self._asking:
             return known
+        user_id, session_id = known.user_id, known.session_id
         self._asking.add(thread)
         try:
-            return self._ask(known)
+            if user_id is None:
+                user_id = read_user_id(attempt("ask_user", self._ask_user))
+            if session_id is None and self._ask_session is not None:
+                answer = attempt("ask_session", self._ask_session)
+                session_id = read_user_id(answer, "session_id")
         finally:
             self._asking.discard(thread)
-
-    def _ask(self, known: Identity) -> Identity:
-        user_id, session_id = known.user_id, known.session_id
-        if user_id is None:
-            user_id = read_user_id(attempt("ask_user", self._ask_user))
-        if session_id is None and self._ask_session is not None:
-            session_id = _read_session_id(attempt("ask_session", self._ask_session))
         if (user_id, session_id) != (known.user_id, known.session_id):
             known = self._identity = Identity(user_id, session_id, None, self._metadata)
         return known
 
 
-def read_user_id(value: Any) -> str | None:
-    """Return a usable user id: a string as it is, `int` and `UUID` as strings. Anything else is
-    None, and logged once.
+def read_user_id(value: Any, field: str = "user_id") -> str | None:
+    """Return a usable id: a string as it is, `int` and `UUID` as strings. Anything else is None,
+    and logged once for each field.
     """
     if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         return value
     if value is None:
         return None
-    text = _as_text(value)
-    if text is None:
-        diagnostics.warn_once(
-            "bad_user_id",
-            "a user_id of type %s is not usable (1 to %d characters are); treated as missing",
-            type(value).__name__,
-            NAME_CHARS_MAX,
-        )
-    return text
-
-
-def _read_session_id(value: Any) -> str | None:
-    if value is None:
-        return None
-    text = _as_text(value)
-    if text is None:
-        diagnostics.warn_once(
-            "bad_session_id", "a session_id of type %s is not usable; ignored", type(value).__name__
-        )
-    return text
-
-
-def _as_text(value: Any) -> str | None:
-    """Return an id as text of a valid length, or None."""
     # True is an int, but as an id it is a bug of the application's.
-    if not isinstance(value, (str, int, UUID)) or isinstance(value, bool):
-        return None
-    try:
-        text = str(value)
-    except ValueError:  # an int of thousands of digits
-        return None
-    return text if 0 < len(text) <= NAME_CHARS_MAX else None
+    if isinstance(value, (str, int, UUID)) and not isinstance(value, bool):
+        with suppress(ValueError):  # an int of thousands of digits
+            text = str(value)
+            if 0 < len(text) <= NAME_CHARS_MAX:
+                return text
+    message = "a %s of type %s is not usable (1 to %d characters are); treated as missing"
+    diagnostics.warn_once(f"bad_{field}", message, field, type(value).__name__, NAME_CHARS_MAX)
+    return None
 
 
 def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:
     """Return metadata within its bounds, and its JSON; the excess is dropped and logged once."""
     if value is None or (isinstance(value, (dict, str)) and not value):
         return None, ""
-    if not isinstance(value, Mapping):
-        diagnostics.warn_once(
-            "bad_metadata", "metadata of type %s is not usable; ignored", type(value).__name__
-        )
-        return None, ""
-    kept = attempt("metadata", _bounded, value)
-    if not kept:
-        return None, ""
-    return kept, json.dumps(kept, separators=(",", ":"))
+    kept = None
+    if isinstance(value, Mapping):
+        kept = attempt("metadata", _bounded, value)
+    else:
+        message = "metadata of type %s is not usable; ignored"
+        diagnostics.warn_once("bad_metadata", message, type(value).__name__)
+    return (kept, json.dumps(kept, separators=(",", ":"))) if kept else (None, "")
 
 
 def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -197,12 +162,9 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
         plain = _as_plain(item)
         size += len(json.dumps({str(key): plain})) - 1
         if len(kept) >= METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
-            diagnostics.warn_once(
-                "metadata_dropped",
-                "metadata is kept up to %d keys and %d bytes; the rest is dropped",
-                METADATA_KEYS_MAX,
-                METADATA_BYTES_MAX,
-            )
+            message = "metadata is kept up to %d keys and %d bytes; the rest is dropped"
+            limits = METADATA_KEYS_MAX, METADATA_BYTES_MAX
+            diagnostics.warn_once("metadata_dropped", message, *limits)
             break
         kept[str(key)] = plain
     return kept
@@ -210,10 +172,8 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def _as_plain(item: Any) -> Any:
     """Return an item that is valid JSON and can be unpickled in any process."""
-    is_plain = item is None or isinstance(item, (str, int, bool))
-    is_plain = is_plain or (isinstance(item, float) and isfinite(item))  # JSON has no NaN
-    plain = item if is_plain else str(item)
-    if type(plain) in _PLAIN:
-        return plain
-    # A member of an enumeration: another process may lack its class.
-    return json.loads(json.dumps(plain))
+    is_json = item is None or isinstance(item, (str, int))
+    is_json = is_json or (isinstance(item, float) and isfinite(item))  # JSON has no NaN
+    plain = item if is_json else str(item)
+    # A member of an enumeration is replaced by its value: another process may lack its class.
+    return plain if type(plain) in _PLAIN else json.loads(json.dumps(plain))

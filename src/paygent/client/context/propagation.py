@@ -25,24 +25,25 @@ class BoundCallable:
     It can be pickled if the function can, so that a pool of processes takes it too.
     """
 
-    def __init__(self, function: Any, context: PropagatedContext) -> None:
+    def __init__(self, function: Any, context: PropagatedContext, is_pickled: bool = False) -> None:
         self._paygent_function = function
         self._paygent_context = context
+        self._paygent_is_pickled = is_pickled  # into this process, which may lack `Paygent.init`
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function in that context."""
-        context = self._paygent_context
-        tokens = context.enter()
+        """Call the function in that context; warn if Paygent does not run in this process."""
         try:
-            return self._paygent_function(*args, **kwargs)
+            return self._paygent_context.run(self._paygent_function, *args, **kwargs)
         finally:
-            context.leave(tokens)
+            # After the work, which may itself call `Paygent.init`.
+            if self._paygent_is_pickled and not is_watched():
+                diagnostics.warn_once("process_without_init", _NO_INIT)
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else MethodType(self, owner)  # bound in a class's body
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _UnpickledCallable, (self._paygent_function, self._paygent_context)
+        return BoundCallable, (self._paygent_function, self._paygent_context, True)
 
     def __getattr__(self, name: str) -> Any:
         # While it is copied or unpickled it has no function yet: without this, endless recursion.
@@ -51,40 +52,16 @@ class BoundCallable:
         return getattr(self._paygent_function, name)
 
 
-class _UnpickledCallable(BoundCallable):
-    """Bound work that was pickled into another process."""
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        """Call the function; warn if Paygent does not run in this process."""
-        try:
-            return super().__call__(*args, **kwargs)
-        finally:
-            if not is_watched():  # after the work, which may itself call `Paygent.init`
-                diagnostics.warn_once("process_without_init", _NO_INIT)
-
-
 _NO_INIT = (
     "work of a user ran in a process in which Paygent.init was not called: calls made there are"
     " neither gated nor metered; call it in the pool's initializer"
 )
 
-_KINDS_BEGUN = (inspect.isgenerator, inspect.isasyncgen, inspect.iscoroutine)
-
-_KINDS_DEFERRED = (
-    inspect.iscoroutinefunction,
-    inspect.isgeneratorfunction,
-    inspect.isasyncgenfunction,
-)
-"""Kinds of functions that return before their body runs: wrapping the call is not enough."""
-
 
 def bind(work: Any) -> Any:
-    """Return work that runs as the user of this moment, wherever it runs; see `Paygent.bind`.
-
-    Raises:
-        InvalidValue: if it is none of the kinds.
-    """
-    if not (callable(work) or any(is_kind(work) for is_kind in _KINDS_BEGUN)):
+    """Return work that runs as the user of this moment, wherever it runs; see `Paygent.bind`."""
+    is_begun = inspect.isgenerator(work) or inspect.isasyncgen(work) or inspect.iscoroutine(work)
+    if not callable(work) and not is_begun:
         errors = ValidationErrors("bind")
         errors.add("fn", work, "must be callable, a generator or a coroutine")
         errors.raise_if_any()
@@ -101,25 +78,17 @@ def bind(work: Any) -> Any:
         return wrap_async_generator(lambda: work, scope)()
     if inspect.iscoroutine(work):
         return _await_as(identity, work)
-    function = work if inspect.isroutine(work) else _function_behind(work)
-    if any(is_kind(function) for is_kind in _KINDS_DEFERRED):
-        return functools.update_wrapper(wrap_in_scope(function, scope), work, updated=())
+    # The kind of an object is that of its `__call__`, unless it is a class or a partial function.
+    is_object = not inspect.isroutine(work) and not isinstance(work, (type, functools.partial))
+    function = getattr(work, "__call__", work) if is_object else work  # noqa: B004 - the method
+    copy_name = functools.partial(functools.update_wrapper, wrapped=work, updated=())
+    # Their bodies run after the call has returned, so wrapping the call is not enough.
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
+        return copy_name(wrap_in_scope(function, scope))
     bound = BoundCallable(work, PropagatedContext.for_identity(identity))
-    attempt("bind", _copy_name, bound, work)  # an object's attributes may raise anything
+    attempt("bind", copy_name, bound)  # an object's attributes may raise anything
     return bound
-
-
-def _copy_name(bound: Any, work: Any) -> None:
-    functools.update_wrapper(bound, work, updated=())
-
-
-def _function_behind(work: Any) -> Any:
-    """Return the method that runs when an object is called; the object itself where its kind is not
-    known from that (a class, a `functools.partial`).
-    """
-    if isinstance(work, (type, functools.partial)):
-        return work
-    return getattr(work, "__call__", work)  # noqa: B004 - the method, not whether there is one
 
 
 async def _await_as(identity: Identity, coroutine: Any) -> Any:

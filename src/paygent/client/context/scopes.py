@@ -8,9 +8,9 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.context.identity import Identity, IdentitySource
@@ -47,6 +47,7 @@ def reset_or_ignore(token: Token[Any]) -> bool:
     return True
 
 
+@dataclass(slots=True, eq=False)
 class Scope:
     """A block that was entered: the identity source inside it, and its outer one once it has ended.
 
@@ -57,14 +58,11 @@ class Scope:
         has_ended: Whether it has ended for every context that still refers to it.
     """
 
-    __slots__ = ("_token", "has_ended", "identity", "outer", "owner")
-
-    def __init__(self, identity: Identity, outer: IdentitySource | None, owner: object) -> None:
-        self.identity = identity
-        self._token: Token[IdentitySource | None] | None = None
-        self.outer = outer
-        self.owner = owner
-        self.has_ended = False
+    identity: Identity
+    outer: IdentitySource | None
+    owner: object
+    has_ended: bool = False
+    _token: Token[IdentitySource | None] | None = None
 
     def resolve(self) -> Identity | None:
         """Return the identity inside, or around it once it has ended; see `IdentitySource`."""
@@ -130,12 +128,7 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         Scope(identity, outer, self).enter()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # One object may be entered many times, also by several threads and tasks at once, so its
         # scope is found through the context. It is not the innermost one where generators with
         # blocks of their own are read in turn.
@@ -148,13 +141,8 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
     async def __aenter__(self) -> paygent_context:
         return self.__enter__()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, trace)
+    async def __aexit__(self, *error: object) -> None:
+        self.__exit__(*error)
 
 
 _LEFT_ELSEWHERE = (
@@ -211,29 +199,25 @@ class PropagatedContext:
         ]
         return None if all(value is None for _, value in values) else cls(*values)
 
+    @classmethod
+    def without_user(cls) -> PropagatedContext:
+        """Return a snapshot without a user and any call, to start what outlives the current one."""
+        return cls(*((variable, None) for variable in _propagated))
+
     def enter(self) -> list[Token[Any]]:
-        """Apply the snapshot to the current context; return the tokens for `leave`."""
+        """Apply the snapshot to the current context; return the tokens that undo it."""
         return [variable.set(value) for variable, value in self._values]
 
-    @staticmethod
-    def leave(tokens: list[Token[Any]]) -> None:
-        """Restore the state before `enter`."""
-        for token in tokens:
-            reset_or_ignore(token)
+    def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call a function in the snapshot, and return its result."""
+        tokens = self.enter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            for token in tokens:
+                reset_or_ignore(token)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the identity alone, resolved now: another process cannot end a call."""
         source = next(value for variable, value in self._values if variable is current)
         return PropagatedContext.for_identity, (source.resolve() if source is not None else None,)
-
-
-class detached_context:  # noqa: N801 - used like `paygent_context`
-    """Run a block without a user and outside any call, to start what outlives the current call."""
-
-    __slots__ = ("_tokens",)
-
-    def __enter__(self) -> None:
-        self._tokens = [variable.set(None) for variable in _propagated]
-
-    def __exit__(self, *error: object) -> None:
-        PropagatedContext.leave(self._tokens)

@@ -49,8 +49,7 @@ def paygent_track(
             if signature is not None:
                 # Wrong arguments are the function's to complain about, in its own words.
                 user = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
-            if user is None:
-                user = user_id
+            user = user_id if user is None else user
             outer = current_identity()
             if user is None and outer is not None:
                 user = outer.user_id
@@ -103,20 +102,20 @@ def wrap_async_generator(
     async def in_async_generator(*args: Any, **kwargs: Any) -> Any:
         generator = function(*args, **kwargs)
         scope = scope_for(args, kwargs)
-        advance = generator.__anext__
+        step = generator.asend(None)
         try:
             while True:
                 with scope:  # only while the generator runs: its reader has another user
                     try:
-                        item = await advance()
+                        item = await step
                     except StopAsyncIteration:
                         return
                 try:
-                    advance = functools.partial(generator.asend, (yield item))
+                    step = generator.asend((yield item))
                 except GeneratorExit:
                     raise
                 except BaseException as error:  # noqa: BLE001 - re-raised inside the generator
-                    advance = functools.partial(generator.athrow, error)
+                    step = generator.athrow(error)
         finally:
             with scope:  # its own `finally` blocks may make calls
                 await generator.aclose()

@@ -18,19 +18,11 @@ from types import MethodType, ModuleType
 from typing import Any
 
 from paygent.client.context.propagation import BoundCallable
-from paygent.client.context.scopes import PropagatedContext, detached_context
+from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.failopen import attempt
 
-_TAKES_WORK = (
-    "apply_async",
-    "imap",
-    "imap_unordered",
-    "map",
-    "map_async",
-    "starmap",
-    "starmap_async",
-)
+_TAKES = ("apply_async", "imap", "imap_unordered", "map", "map_async", "starmap", "starmap_async")
 """Methods of `multiprocessing.pool.Pool` that take work; `apply` goes through `apply_async`."""
 
 
@@ -38,40 +30,44 @@ class PoolHook(Hook):
     """Patches one class that starts threads or takes work; see `patches.Hook`."""
 
     def __init__(
-        self,
-        module: str,
-        class_name: str,
-        starts: tuple[str, ...],
-        takes: tuple[str, ...],
-        *,
-        work_name: str = "",
+        self, module: str, class_name: str, starts: tuple[str, ...], takes: tuple[str, ...]
     ) -> None:
-        """Name the methods to patch.
-
-        Args:
-            module, class_name: The class.
-            starts: Methods that start the pool's own threads or processes, which have no user.
-            takes: Methods that take work as their first argument.
-            work_name: Name of that argument, where it may be a keyword argument.
-        """
         self.name = f"carry:{class_name}"
         self.module = module
         self._class_name = class_name
-        self._starts = starts
-        self._takes = takes
-        self._work_name = work_name
+        self._starts = starts  # methods that start the pool's own threads or processes
+        self._takes = takes  # methods that take work as their first argument
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the class; see `patches.Hook`."""
         pool_class = getattr(module, self._class_name)
-        for name in dict.fromkeys((*self._starts, *self._takes)):
+        for name in {*self._starts, *self._takes}:
             original = getattr_static(pool_class, name)
             if not patches.is_ours(original):
-                wrapper = _detach_starts(original, patches) if name in self._starts else original
-                if name in self._takes:
-                    bind_work = _bind_first(wrapper, patches, self._work_name)
-                    wrapper = functools.wraps(original)(bind_work)
+                starts, takes = name in self._starts, name in self._takes
+                wrapper = _wrap(original, patches, starts=starts, takes=takes)
                 patches.put(pool_class, name, wrapper)
+
+
+def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Callable[..., Any]:
+    """Return a method that binds the work it takes, and starts the pool's own threads or processes
+    without a user: they will serve other users too.
+    """
+
+    @functools.wraps(original)
+    def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
+        context = _capture(patches) if takes else None
+        if context is not None:
+            # An argument that is not callable is left to the pool's own error.
+            if args and callable(args[0]):
+                args = (BoundCallable(args[0], context), *args[1:])
+            elif not args and callable(kwargs.get("func")):  # only multiprocessing has that name
+                kwargs["func"] = BoundCallable(kwargs["func"], context)
+        if starts and patches.switch.is_on:
+            return PropagatedContext.without_user().run(original, pool, *args, **kwargs)
+        return original(pool, *args, **kwargs)
+
+    return method
 
 
 class ThreadHook(Hook):
@@ -115,26 +111,18 @@ class GreenletHook(Hook):
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Propagate the user who spawns a greenlet; see `patches.Hook`."""
-        greenlet_class = module.Greenlet
 
-        def on_spawn(greenlet: Any) -> None:
-            if patches.switch.is_on:
-                attempt("carry", _enter_context_of, greenlet)
+        def enter(greenlet: Any) -> None:
+            context = PropagatedContext.capture() if patches.switch.is_on else None
+            if context is not None:
+                if greenlet.gr_context is None:
+                    greenlet.gr_context = Context()
+                greenlet.gr_context.run(context.enter)
 
-        patches.do_once(
-            self.name,
-            lambda: greenlet_class.add_spawn_callback(on_spawn),
-            lambda: greenlet_class.remove_spawn_callback(on_spawn),
-        )
-
-
-def _enter_context_of(greenlet: Any) -> None:
-    context = PropagatedContext.capture()
-    if context is None:
-        return
-    if greenlet.gr_context is None:
-        greenlet.gr_context = Context()
-    greenlet.gr_context.run(context.enter)
+        on_spawn = functools.partial(attempt, "carry", enter)
+        add = functools.partial(module.Greenlet.add_spawn_callback, on_spawn)
+        remove = functools.partial(module.Greenlet.remove_spawn_callback, on_spawn)
+        patches.do_once(self.name, add, remove)
 
 
 _SUBMIT = (("submit",), ("submit",))  # starts the executor's threads where it lacks some
@@ -144,7 +132,7 @@ HOOKS = (
     GreenletHook(),
     PoolHook("concurrent.futures.thread", "ThreadPoolExecutor", *_SUBMIT),
     PoolHook("concurrent.futures.process", "ProcessPoolExecutor", *_SUBMIT),
-    PoolHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES_WORK, work_name="func"),
+    PoolHook("multiprocessing.pool", "Pool", ("__init__",), _TAKES),
     PoolHook("multiprocessing.managers", "BaseManager", ("start",), ()),
 )
 
@@ -158,9 +146,8 @@ def _run_in(thread: Thread, context: PropagatedContext) -> Callable[[], None]:
     before = vars(thread).get("run")
 
     def restore() -> None:
-        if before is None:
-            vars(thread).pop("run", None)
-        else:
+        vars(thread).pop("run", None)
+        if before is not None:
             vars(thread)["run"] = before
 
     def run(thread: Thread) -> None:
@@ -171,41 +158,3 @@ def _run_in(thread: Thread, context: PropagatedContext) -> Callable[[], None]:
     # A bound method and not a closure: other libraries take `thread.run.__func__` apart.
     vars(thread)["run"] = MethodType(run, thread)
     return restore
-
-
-def _bind_first(
-    original: Callable[..., Any], patches: Patches, work_name: str
-) -> Callable[..., Any]:
-    """Return a method that binds the work it takes to the context in which it is given."""
-
-    def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        context = _capture(patches)
-        if context is None:
-            return original(pool, *args, **kwargs)
-        if args:
-            args = (_bound(args[0], context), *args[1:])
-        elif work_name in kwargs:
-            kwargs[work_name] = _bound(kwargs[work_name], context)
-        return original(pool, *args, **kwargs)
-
-    return method
-
-
-def _bound(work: Any, context: PropagatedContext) -> Any:
-    # An argument that is not callable is left to the pool's own error.
-    return BoundCallable(work, context) if callable(work) else work
-
-
-def _detach_starts(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return a method that starts the pool's own threads or processes without a user: they will
-    serve other users too.
-    """
-
-    @functools.wraps(original)
-    def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if not patches.switch.is_on:
-            return original(pool, *args, **kwargs)
-        with detached_context():
-            return original(pool, *args, **kwargs)
-
-    return method

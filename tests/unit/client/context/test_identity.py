@@ -171,9 +171,7 @@ def test_lazy_identity__pickled_into_another_process__is_resolved_first(user: st
     lazy = LazyIdentity(lambda: user, lambda: "s1", {"x": 1})
     with attach_identity(lazy):
         found: Any = pickle.loads(pickle.dumps(PropagatedContext.capture()))
-    tokens = found.enter()
-    taken = current_identity()
-    found.leave(tokens)
+    taken = found.run(current_identity)
     assert type(taken) is Identity
     assert (taken.user_id, taken.session_id, taken.metadata) == (user, "s1", {"x": 1})
 
@@ -185,9 +183,7 @@ def test_lazy_identity__propagated_to_a_thread__asks_at_its_first_call() -> None
     with attach_identity(lazy):
         place: Any = PropagatedContext.capture()
     assert asked == []
-    tokens = place.enter()
-    assert (who(), asked) == ("a", ["user"])
-    place.leave(tokens)
+    assert (place.run(who), asked) == ("a", ["user"])
 
 
 def test_lazy_identity__that_fails__has_no_user_and_is_counted(swallowed: Swallowed) -> None:
