@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import paygent.client.journal.journal as journal_module
-from paygent.client.journal.journal import RECORD_BYTES_MAX, Journal, adopt
+from paygent.client.journal.journal import RECORD_BYTES_MAX, Journal
+from paygent.client.journal.ownership import adopt
 from paygent.client.journal.segments import MappedSegment, MemorySegment, WrittenSegment
 from paygent.failopen import diagnostics
 

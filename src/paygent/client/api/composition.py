@@ -19,7 +19,8 @@ from paygent.client.api.reports import UsageReports
 from paygent.client.api.wrap import CallableWrapper
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.journal.delivery import Worker
-from paygent.client.journal.journal import Journal, new_owner_name
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import new_owner_name
 from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.background_jobs import BackgroundJobs
@@ -112,6 +113,7 @@ def compose(
         accounts, catalogue, worker, now_us, enabled=not disabled, before_read=deferred_ends.run
     )
 
+    # The records are in a layer below the queries, so a session is reported by a callback.
     def session_opened(user_id: str) -> None:
         if callbacks.wants("session_start"):
             user = accounts.registry.user(user_id, now_us())
@@ -135,7 +137,7 @@ def compose(
             now_us,
         )
     )
-    written = None if disabled else records
+    written = None if disabled else records  # without records nothing is booked
     parts = Parts(
         ledger,
         catalogue,

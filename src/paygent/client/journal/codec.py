@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from paygent.client.journal.journal import unfinished
+from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import Record
 from paygent.core.event import Event, decode_end, event_from_begin
 from paygent.core.messages import (

@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, TypeVar
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.client.journal.codec import abandoned_events, directory_of, events_of
-from paygent.client.journal.journal import Journal, adopt
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import adopt
 from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
 from paygent.core.event import encode_end

@@ -4,23 +4,22 @@ Theory of operation
 -------------------
 A process appends to a segment of its own from many threads without a lock: it copies a record into
 a mapped file where that is safe, and writes it with one `write` elsewhere (`segments`). The journal
-is also the queue: the delivering thread reads records back from the segments, in order, and takes
-a segment away when all it holds has been acknowledged. After a death the segments are still there,
+is also the queue: the delivering thread reads records back from the segments, in order, and removes
+a segment when all of its records are acknowledged. After a death the segments are still there,
 and the next process adopts them.
 
-A segment that is full, has no room for a record or suffered a short write is left for a new one;
-begin records of calls in flight are written again at the head of the new one, so that an old
-segment never has to be kept for a call that is still running. The delivering thread makes the next
-mapped segment ahead, so that a caller leaves one without a system call, and gives back what left
-ones hold open, so that an outage of the ledger costs disk and nothing else.
+A segment that is full, has no room for a record or suffered a short write is replaced by a new one;
+begin records of calls in flight are copied to its head, so that no old segment is kept for a call
+that is still running. The delivering thread prepares the next mapped segment, so that a caller
+switches without a system call, and releases the descriptors of old ones, so that an outage of the
+ledger costs disk space and nothing else.
 
-Without locks, a thread may hold on to a segment that is being left. It announces itself in
-`writers` before it checks that the segment is still current, and the reader seals a segment or
-takes it away only when it is not current and nobody is announced; both orders are safe.
+Without locks, a thread may still use a segment that is being replaced. It announces itself in
+`writers` before it checks that the segment is current, and the reader seals or removes a segment
+only when it is not current and no thread is announced; both orders are safe.
 
-Whose segments are whose is told by a lock on `<owner>.lock`, held with `lockf`, which dies with the
-process and is not inherited by a forked child. Local filesystems only. Where no folder can be
-written, records are kept in memory, which is said loudly: they do not survive the process.
+A lock marks the segments of a live process (`ownership`). Where no folder can be written, records
+are kept in memory, with a warning: they do not survive the process.
 """
 
 from __future__ import annotations
@@ -31,10 +30,15 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+from paygent.client.journal.ownership import (
+    forget_after_fork,
+    new_owner_name,
+    release_lock,
+    take_lock,
+)
 from paygent.client.journal.segments import (
     RECORD_BYTES_MAX as RECORD_BYTES_MAX,  # those who append must keep to it
 )
@@ -50,13 +54,6 @@ from paygent.client.journal.segments import (
 )
 from paygent.core.event import encode_void
 from paygent.failopen import diagnostics
-
-try:
-    import fcntl
-except (
-    ImportError
-):  # pragma: no cover - not a POSIX system: dead processes' segments are not told apart
-    fcntl = None  # type: ignore[assignment]
 
 SEGMENT_BYTES_MAX = 2 * 1024 * 1024
 """Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills
@@ -118,7 +115,7 @@ class Journal:
 
     @property
     def dropped(self) -> int:
-        """How many records neither file nor memory could take, and that were not brought again."""
+        """How many records fit neither file nor memory and were not requeued."""
         return self._lost + self._to_bring_again
 
     @property
@@ -140,7 +137,7 @@ class Journal:
         return tuple((segment, segment.end) for segment in list(self._segments))
 
     def has_reached(self, mark: Mark) -> bool:
-        """Tell whether everything up to a mark has been delivered."""
+        """Return whether everything up to a mark has been delivered."""
         left = list(self._segments)
         return all(segment not in left or segment.read_to >= end for segment, end in mark)
 
@@ -160,33 +157,37 @@ class Journal:
         self.pushed += 1
 
     def _answer_copy(self, event_id: str) -> None:
-        """Answer a begin record that may have been written again while its call ended.
+        """Void the copy of a begin record that may have been made while its call ended.
 
-        Its true end is in the segment before, which may go first. One answer too many is harmless.
+        The true end is in the segment before, which may be removed first. A surplus void does no
+        harm.
         """
         self._append(frame(encode_void(event_id)))
 
     def append(self, payload: bytes) -> None:
-        """Append a record that is no call's (a plan, an assignment, a session, a manual event)."""
+        """Append a record other than a call's: a plan, an assignment, a session, a manual event."""
         if len(payload) > RECORD_BYTES_MAX:
             self._lost += 1
             diagnostics.warn_once(
-                "record_too_large", "a record of %s bytes was not kept", len(payload)
+                "record_too_large",
+                "a record of %s bytes is too large for the journal and was dropped",
+                len(payload),
             )
             return
         self._append(frame(payload))
         self.pushed += 1
 
     def _append(self, data: bytes) -> Segment:
-        """Write a frame to the current segment and return it; never raises: memory takes what no
-        file can.
+        """Write a frame to the current segment and return that segment.
+
+        It never raises: memory takes a record that no file can.
         """
         while True:
             segment = self._current
             if segment is None:
                 segment = self._rotate(None, room=len(data))
             try:
-                # Inside, since an interrupt may come as soon as it is done.
+                # Inside `try`, because an interrupt may follow immediately.
                 segment.writers.append(None)
                 if segment is not self._current:
                     continue
@@ -208,7 +209,7 @@ class Journal:
             return segment
 
     def _rotate(self, left: Segment | None, *, room: int = 0, to_memory: bool = False) -> Segment:
-        """Leave a segment for a new one, unless another thread has; return the current one.
+        """Replace a segment by a new one, unless another thread has; return the current one.
 
         Args:
             left: The segment that was seen as the current one.
@@ -224,16 +225,16 @@ class Journal:
             self._segments.append(fresh)
             self._current = fresh
             failed, self._failed = self._failed, []
-        self._say(fresh, failed)
-        # Whoever ended a copied call before this line is seen here; whoever ends one later sees the
-        # new segment (`end`). So no copy stays without an answer.
+        self._report(fresh, failed)
+        # A copied call that ended before this line is found here; one that ends later finds the new
+        # segment (`end`). So every copy is answered.
         for event_id in copied.keys() - self._in_flight.keys():
             self._answer_copy(event_id)
         return fresh
 
-    def _say(self, fresh: Segment, failed: list[tuple[str, OSError]]) -> None:
-        """Say what went wrong in a rotation, outside of its lock: a handler of the application's
-        log may come back here.
+    def _report(self, fresh: Segment, failed: list[tuple[str, OSError]]) -> None:
+        """Report the failures of a rotation, outside of its lock: a log handler of the application
+        may call back into the journal.
         """
         for kind, error in failed:
             diagnostics.record_error(kind, error)
@@ -262,9 +263,9 @@ class Journal:
         return memory
 
     def _spare_with(self, bytes_min: int) -> MappedSegment | None:
-        """Return the segment that was made ahead if that much fits and half of it stays free.
+        """Return the prepared segment if so much fits and half of it stays free.
 
-        One that is too small is given up: the file made in its place has a later number.
+        One that is too small is removed: the file made in its place has a later number.
         """
         spare, self._spare = self._spare, None
         if spare is not None and spare.capacity < bytes_min + self._segment_bytes_max // 2:
@@ -273,7 +274,7 @@ class Journal:
         return spare
 
     def _new_file(self, head: int, room: int) -> WrittenSegment | MappedSegment | None:
-        """Return a new file with room for a head, a record and what makes it full; None where the
+        """Return a new file with room for a head, a record and what makes it full; None if the
         folder cannot be written.
         """
         if self.folder is None:
@@ -281,7 +282,7 @@ class Journal:
         try:
             if self._lock_fd is None:
                 self._take_folder(self.folder)
-            # What ends after `close` is a record or two; that takes no allocated file.
+            # After `close` only a record or two follows; no need to allocate a file.
             mapped = None if self._closed else self._new_mapped(head, room)
             return mapped or WrittenSegment(self._next_path(self.folder))
         except OSError as error:
@@ -289,7 +290,7 @@ class Journal:
             return None
 
     def _new_mapped(self, head: int, room: int = 0) -> MappedSegment | None:
-        """Return a new mapped segment; None where none can be had."""
+        """Return a new mapped segment, or None if that is not possible."""
         if self.folder is None or not self._maps:
             return None
         try:
@@ -305,22 +306,13 @@ class Journal:
     def _take_folder(self, folder: Path) -> None:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
-        lock_path = folder / f"{self.owner}.lock"
-        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        try:
-            if fcntl is not None:
-                fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # a filesystem without locks: this is asked again and again
-            os.close(fd)
-            raise
-        self._lock_fd = fd
+        self._lock_fd = take_lock(folder, self.owner)
         self._maps = can_map(folder)
-        _OWN.add(self.owner)
 
-    # -- looking after the segments, by the delivering thread
+    # -- maintenance, by the delivering thread
 
     def maintain(self) -> None:
-        """Do now and then what no caller should have to."""
+        """Do the work that no caller should pay for: retry files, seal, prepare a segment."""
         self.try_files_again()
         for segment in list(self._segments):
             if segment is not self._current and not segment.writers:
@@ -328,13 +320,13 @@ class Journal:
         self._make_ahead()
 
     def try_files_again(self) -> None:
-        """Go back from memory to files when that may work again."""
+        """Switch from memory back to files when that may work again."""
         current = self._current
         if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
             self._rotate(current)
 
     def _make_ahead(self) -> None:
-        """Make the next mapped segment once the current one is half full."""
+        """Prepare the next mapped segment once the current one is half full."""
         current, half = self._current, self._segment_bytes_max // 2
         if not isinstance(current, MappedSegment) or self._spare is not None:
             return
@@ -416,7 +408,7 @@ class Journal:
         return bool(again)
 
     def quarantine(self, record: Record) -> None:
-        """Keep a record that no ledger can take, beside the journal, for a person to look at.
+        """Keep a record that the ledger rejects beside the journal, for a person to inspect.
 
         Raises:
             OSError: if it cannot be written.
@@ -431,7 +423,7 @@ class Journal:
             os.close(fd)
 
     def _remove(self, segment: Segment) -> None:
-        """Take a finished segment away, unless it is current or was closed meanwhile."""
+        """Remove a finished segment, unless it is current or was closed meanwhile."""
         with self._rotation:
             if segment is self._current or segment not in self._segments:
                 return
@@ -440,13 +432,13 @@ class Journal:
             segment.remove()
 
     def close(self) -> None:
-        """Give the folder back. What was not delivered stays for the next process.
+        """Release the folder. Undelivered records stay for the next process.
 
-        While calls are in flight the folder stays taken: their begin records are not to be taken
-        for those of a dead process.
+        While calls are in flight the lock is kept, so that their begin records are not mistaken for
+        those of a dead process.
         """
         with self._rotation:
-            self._current = None  # who comes now takes a new segment, for the next process
+            self._current = None  # a later append opens a new segment, for the next process
             if self._spare is not None:
                 self._spare.remove()
                 self._spare = None
@@ -462,7 +454,7 @@ class Journal:
                 self._release_folder()
 
     def _close_again(self, segment: Segment) -> None:
-        """Leave what a call wrote that ended after `close`; the last one gives the folder back."""
+        """Seal the record of a call that ended after `close`; the last one releases the folder."""
         with self._rotation:
             if segment is self._current and not isinstance(segment, MemorySegment):
                 self._current = None
@@ -489,11 +481,8 @@ class Journal:
     def _release_folder(self) -> None:
         if self._lock_fd is None or self.folder is None:
             return
-        os.close(self._lock_fd)
+        release_lock(self.folder, self.owner, self._lock_fd)
         self._lock_fd = None
-        _OWN.discard(self.owner)
-        if not any(self.folder.glob(f"{self.owner}-*.seg")):
-            (self.folder / f"{self.owner}.lock").unlink(missing_ok=True)
 
     def renew_after_fork(self, owner: str | None = None) -> None:
         """Start over in a forked child: the parent's files and calls stay the parent's.
@@ -505,7 +494,7 @@ class Journal:
             segment.abandon()  # the child's copy of descriptor and mapping; the parent has its own
         if self._lock_fd is not None:
             os.close(self._lock_fd)
-        _OWN.clear()
+        forget_after_fork()
         self.owner = owner or new_owner_name()
         self._lock_fd = None
         self._current = None
@@ -518,90 +507,3 @@ class Journal:
         self._batch = []
         self._numbers = itertools.count(1)
         self.pushed = 0
-
-
-_OWN: set[str] = set()
-"""Owners in this process: `lockf` does not conflict within a process, so they are told apart here.
-"""
-
-
-def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
-    """Deliver and remove the segments of processes that have died.
-
-    Args:
-        folder: The data folder's journal.
-        deliver: Called with all records of one dead process, in order; must have stored them when
-            it returns. What it raises leaves the segments where they are, for the next try.
-
-    Returns:
-        How many dead processes' journals were taken over.
-    """
-    adopted = 0
-    if not folder.is_dir():
-        return 0
-    for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
-        if owner in _OWN:
-            continue
-        with _Claim(folder / f"{owner}.lock") as claimed:
-            if not claimed:
-                continue
-            paths = sorted(folder.glob(f"{owner}-*.seg"))
-            if not paths:  # another process took them over between our look and our claim
-                (folder / f"{owner}.lock").unlink(missing_ok=True)
-                continue
-            records: list[Record] = []
-            for path in paths:
-                records += parse(path.read_bytes(), at_end=True)[0]
-            if records:
-                deliver(records)
-            for path in paths:
-                path.unlink(missing_ok=True)
-            (folder / f"{owner}.lock").unlink(missing_ok=True)
-            adopted += 1
-    return adopted
-
-
-class _Claim:
-    """Holds a dead owner's lock while its segments are adopted; false where the owner lives."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd: int | None = None
-
-    def __enter__(self) -> bool:
-        if fcntl is None:  # pragma: no cover - not a POSIX system
-            return False
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
-        try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        try:
-            # Another process may have adopted this owner and removed the file while we waited.
-            return os.stat(self._path).st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
-
-    def __exit__(self, *error: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-
-
-def unfinished(records: list[Record]) -> Iterator[Record]:
-    """Return the begin records that no end or void record answers, in order, each once."""
-    answered = {
-        record.get("ends", record.get("id"))
-        for record in records
-        if record.get("k") in ("end", "void")
-    }
-    seen: set[Any] = set()
-    for record in records:
-        event_id = record.get("id")
-        if record.get("k") == "begin" and event_id not in answered and event_id not in seen:
-            seen.add(event_id)
-            yield record
-
-
-def new_owner_name() -> str:
-    """Return a name for this process's files that no other process has."""
-    return f"{os.getpid()}-{os.urandom(4).hex()}"

@@ -14,8 +14,8 @@ position in one step under the interpreter's lock, so whatever lies before the p
 and nothing else is appended meanwhile. A process killed in the middle of the copy leaves one torn
 frame, the last one; no signal handler can come in between. Its pages are allocated when it is made:
 an access to a page for which the disk has no room would end the process (SIGBUS). So segments are
-mapped only on file systems where allocated room stays ours (`can_map`), and the files are nobody
-else's to shorten.
+mapped only on file systems where allocated room stays allocated (`can_map`), and no other program
+may shorten the files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from paygent.failopen import diagnostics
 
 MAGIC = b"PJ1\x9d"
 HEADER = struct.Struct("<4sII")
-_FOR_THE_NEXT = (b'{"k":"begin"', b'{"k":"void"')  # what only an adopting process reads
+_FOR_THE_NEXT = (b'{"k":"begin"', b'{"k":"void"')  # only an adopting process reads these
 RECORD_BYTES_MAX = 1024 * 1024
 """A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
 """
@@ -108,14 +108,14 @@ def _decode(payload: bytes) -> Record | None:
 
 
 class _FileSegment:
-    """What the two kinds of files have in common: they are read alike.
+    """The reading side of a segment in a file, common to both kinds.
 
     Attributes:
         path: The file.
         writers: An entry for each thread that is about to append.
         read_to: Up to where the ledger has the records, in bytes.
         full_at: Size at which the segment is to be left for a new one.
-        dropped: 1 once a part of it has disappeared, of who knows how many records.
+        dropped: 1 once a part of it has disappeared, with an unknown number of records.
     """
 
     __slots__ = ("_sealed_at", "dropped", "full_at", "path", "read_to", "writers")
@@ -149,7 +149,7 @@ class _FileSegment:
         position, end = self.read_to, self.end
         while position < end and len(taken) < records_max:
             data = self._read(position, min(end - position, _READ_BYTES))
-            if not data:  # somebody took the file away; the records behind it must not wait for it
+            if not data:  # the file was deleted; the records behind it must not wait for it
                 diagnostics.warn_once("journal_lost", "a part of the journal has disappeared")
                 self.dropped = 1
                 return taken, end
@@ -211,7 +211,7 @@ class WrittenSegment(_FileSegment):
         return os.pread(self._fd, size, position)
 
     def seal(self) -> None:
-        """Give the descriptor back; from now on the segment is only read and removed."""
+        """Close the descriptor; from now on the segment is only read and removed."""
         if self._sealed_at is None:
             self._sealed_at = os.fstat(self._fd).st_size
             self.abandon()
@@ -230,7 +230,7 @@ class WrittenSegment(_FileSegment):
 
 
 class MappedSegment(_FileSegment):
-    """A file of a fixed size in this process's memory: a record costs no system call.
+    """A file of a fixed size, mapped into memory: a record costs no system call.
 
     Attributes:
         capacity: How many bytes fit.
@@ -281,7 +281,7 @@ class MappedSegment(_FileSegment):
     end = size
 
     def touch(self) -> None:
-        """Bring all pages into memory, before anybody appends, so that no caller pays for it."""
+        """Bring all pages into memory before the first append, so that no caller pays for it."""
         for position in range(0, self.capacity, mmap.PAGESIZE):
             self._map[position] = 0
 
@@ -307,17 +307,17 @@ class MappedSegment(_FileSegment):
         self.path.unlink(missing_ok=True)
 
     def abandon(self) -> None:
-        """Take the pages out of this process's memory and leave the file alone."""
+        """Unmap the pages and leave the file alone."""
         self._map.close()
 
 
 class MemorySegment:
-    """Records of a process that can write no file; bounded, what comes then is dropped and counted.
+    """Records of a process that can write no file; bounded: beyond it they are dropped and counted.
 
     Attributes:
         writers, read_to, full_at: As for files.
-        frames: What was appended and not delivered.
-        dropped: How many records did not fit.
+        frames: Records that were appended and not delivered.
+        dropped: Number of records that did not fit.
     """
 
     __slots__ = ("dropped", "frames", "full_at", "read_to", "records_max", "size", "writers")
@@ -339,7 +339,7 @@ class MemorySegment:
             self.dropped += 1
             diagnostics.warn_once(
                 "journal_memory_full",
-                "no journal can be written and memory is full: events are delivered late",
+                "the journal cannot be written and memory is full: events are delivered late",
             )
             return True
         self.frames.append(data)
@@ -347,7 +347,7 @@ class MemorySegment:
 
     @property
     def end(self) -> int:
-        """How many records have come by now."""
+        """How many records were appended so far."""
         return self.read_to + len(self.frames)
 
     @property
@@ -366,16 +366,16 @@ class MemorySegment:
         return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)
 
     def release(self, records: int) -> None:
-        """Let go of the oldest records."""
+        """Drop the oldest records."""
         for _ in range(records):
             self.frames.popleft()
             self.read_to += 1
 
     def seal(self) -> None:
-        """Do nothing: there is nothing to give back."""
+        """Do nothing: there is nothing to release."""
 
     def remove(self) -> None:
-        """Forget what is kept."""
+        """Drop the records."""
         self.frames.clear()
 
     def abandon(self) -> None:
@@ -386,7 +386,7 @@ Segment = WrittenSegment | MappedSegment | MemorySegment
 
 
 def can_map(folder: Path) -> bool:
-    """Tell whether segments in a folder may be mapped; False wherever that is not known."""
+    """Return whether segments in a folder may be mapped; False if that is not known."""
     if not hasattr(os, "posix_fallocate") or sys.implementation.name != "cpython":
         return False
     if not getattr(sys, "_is_gil_enabled", lambda: True)():

@@ -25,8 +25,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import paygent.client.journal.journal as journal_module
+import paygent.client.journal.ownership as ownership_module
 import paygent.client.journal.segments as segments_module
-from paygent.client.journal.journal import Journal, adopt, unfinished
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import adopt, unfinished
 from paygent.client.journal.segments import (
     HEADER,
     MAGIC,
@@ -626,7 +628,7 @@ def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_r
 ) -> None:
     """A signal handler that raises in the middle of an append costs at most that append."""
     journal = new_journal(segment_bytes_max=3_000)
-    ours = {journal_module.__file__, segments_module.__file__}
+    ours = {journal_module.__file__, ownership_module.__file__, segments_module.__file__}
     interrupts = 0
 
     def interrupt(signum: int, at: FrameType | None) -> None:
@@ -663,7 +665,7 @@ def let_die(journal: Journal) -> None:
     assert journal._lock_fd is not None
     os.close(journal._lock_fd)
     journal._lock_fd = None
-    journal_module._OWN.discard(journal.owner)
+    ownership_module._OWN.discard(journal.owner)
 
 
 def test_close__something_waits__leaves_it_for_the_next_process(
@@ -1018,7 +1020,7 @@ sys.stdin.readline()
 _ADOPTER = """
 import json, sys
 from pathlib import Path
-from paygent.client.journal.journal import adopt
+from paygent.client.journal.ownership import adopt
 found = []
 sys.stdin.readline()
 count = adopt(Path(sys.argv[1]), deliver=found.extend)
@@ -1180,7 +1182,8 @@ def test_adopt__segments_that_another_process_took_meanwhile__are_not_counted(
 _FORKER = """
 import json, os, sys
 from pathlib import Path
-from paygent.client.journal.journal import Journal, adopt
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import adopt
 folder = Path(sys.argv[1])
 journal = Journal(folder, owner="parent")
 journal.begin("a", b'{"k":"begin","id":"a"}')
@@ -1238,7 +1241,7 @@ def test_journal__a_system_without_file_locks__works_and_adopts_nothing(
     new_journal: Callable[..., Journal], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the living cannot be told from the dead, nobody's segments are touched."""
-    monkeypatch.setattr(journal_module, "fcntl", None)
+    monkeypatch.setattr(ownership_module, "fcntl", None)
     journal = new_journal()
     journal.append(payload(n=1))
     (folder / "dead-000001.seg").write_bytes(framed(2))

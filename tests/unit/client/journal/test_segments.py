@@ -19,7 +19,8 @@ import pytest
 
 import paygent.client.journal.journal as journal_module
 import paygent.client.journal.segments as segments_module
-from paygent.client.journal.journal import Journal, adopt
+from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import adopt
 from paygent.client.journal.segments import (
     MappedSegment,
     Record,
