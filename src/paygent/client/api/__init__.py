@@ -1,1 +1,1 @@
-"""The Python API: `Paygent`, its verbs, and what each of them needs."""
+"""The Python API: `Paygent`, its methods, and the parts behind them."""

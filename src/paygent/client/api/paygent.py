@@ -1,8 +1,7 @@
-"""`Paygent`: the composition root, its life, and what can be read off it.
+"""`Paygent`: its start and end, and the properties that report its state.
 
-`init` reads settings and puts the parts together; everything that a part needs, the clock included,
-is handed to it here and nowhere else. One `Paygent` at a time is the process's: calls that begin go
-through it. What applications ask of it is in `client/api/verbs.py`.
+`init` reads the settings; `composition.py` makes the parts. One `Paygent` at a time is the
+process's: calls that begin go through it. The other methods are in `verbs.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +21,7 @@ from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.runtime.lifecycle import EXIT_WAIT_S, watch
 from paygent.client.runtime.providers import ProviderRegistry
-from paygent.client.runtime.settings import (
-    Settings,
-    is_disabled,
-    read_settings,
-)
+from paygent.client.runtime.settings import Settings, is_disabled, read_settings
 from paygent.failopen import attempt, diagnostics, warn
 from paygent.ledger.handshake import Probe
 from paygent.ledger.port import Ledger
@@ -44,9 +39,10 @@ class Paygent(Verbs):
     """
 
     _instance: ClassVar[Paygent | None] = None
+    # Reentrant: starting one shuts the previous one down.
     _installing: ClassVar[threading.RLock] = threading.RLock()
 
-    # -- composition
+    # -- start
 
     @classmethod
     def init(
@@ -77,19 +73,19 @@ class Paygent(Verbs):
                 ~/.paygent/local.db).
             flush_interval: Upper bound on the delay of deliveries, in seconds.
             max_batch_size: Events per delivery request, at most.
-            max_queue_size: Events queued in memory where no journal can be written, at most; what
-                comes beyond is delivered later.
+            max_queue_size: Events queued in memory if no journal can be written, at most; later
+                ones are delivered later.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.
             auto_instrument: Patch the provider SDKs now and when they are imported later.
-            registry: Providers of the application's own, metered beside those that are known.
-            refresh_interval: Age in seconds at which what is known of a user is read anew.
-            strict_backend: Raise when the backend cannot be used, rather than warn.
-            default_plan: Plan of users that nobody assigned.
-            on_missing_user: What a call without a user is: "warn", "block", "ignore" or a user id.
+            registry: The application's own providers, metered like the built-in ones.
+            refresh_interval: Age in seconds at which a user is read from the ledger again.
+            strict_backend: Raise, instead of warning, if the backend cannot be used.
+            default_plan: Plan of users without an assigned one.
+            on_missing_user: For calls without a user: "warn", "block", "ignore" or a user id.
             soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
-            tag_keys: Metadata keys that reports group by, at most five.
-            carry_user: Have threads, executors and pools take the user along who starts them or
-                gives them work. False patches none of them; `auto_instrument=False` neither.
+            tag_keys: Metadata keys that reports can group by, at most five.
+            carry_user: Propagate the current user to threads, executors and pools. Neither with
+                False nor with `auto_instrument=False` is any of them patched.
 
         Returns:
             The process's `Paygent`.
@@ -112,8 +108,8 @@ class Paygent(Verbs):
         ledger: Ledger | None = None,
         disabled: bool = False,
     ) -> Paygent:
-        """Start Paygent with settings that are read already, reading no environment: `init` without
-        its first step, for simulations and tests that bring their own clock or ledger.
+        """Start Paygent with given settings, without reading the environment: for simulations and
+        tests that have their own clock or ledger.
 
         Args:
             settings: Read and checked settings.
@@ -122,20 +118,20 @@ class Paygent(Verbs):
             disabled: Whether everything is switched off: no patch, no file, no thread.
 
         Returns:
-            The process's `Paygent`; one that was there before is shut down.
+            The process's `Paygent`; the previous one is shut down.
 
         Raises:
             PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only.
         """
         with cls._installing:
             previous = cls._instance
-            made = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
-            made._start()  # first, so that no call passes between the two
-            cls._instance = made
+            paygent = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+            paygent._start()  # before the shutdown, so that no call passes between the two
+            cls._instance = paygent
             if previous is not None:
                 previous.shutdown(EXIT_WAIT_S)
-        made._greet_backend()
-        return made
+        paygent._probe_backend()  # outside the lock: it waits for the network
+        return paygent
 
     def __init__(
         self,
@@ -145,7 +141,7 @@ class Paygent(Verbs):
         ledger: Ledger | None = None,
         disabled: bool = False,
     ) -> None:
-        """Put the parts together; applications call `init`.
+        """Make the parts; applications call `init`.
 
         Args:
             settings: Read and checked settings.
@@ -165,22 +161,23 @@ class Paygent(Verbs):
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
+        # A patch that fails must not keep the application from starting.
         attempt("patch", self._provide)
         if self._disabled:
+            # Even then an application may name the user of a single call, which SDKs would refuse.
             attempt("patch", instrumentation.install, True)
             return
         if self._settings.db_path != MEMORY:
             attempt("data_folder", _make_folder, self._settings.db_path)
         set_active(self._parts.meter)
-        # An application may name the user of a single call, which the SDKs would refuse.
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
 
     def _provide(self) -> None:
         settings = self._settings
         instrumentation.provide(settings.registry, propagates_user=settings.carry_user)
 
-    def _greet_backend(self) -> None:
-        """Ask the backend whether it is there; warn, or raise (`strict_backend`), if not."""
+    def _probe_backend(self) -> None:
+        """Probe the backend; warn, or raise with `strict_backend`, if it cannot be used."""
         if self._probe is None:
             return
         problem = self._probe.run(wants_answer=self._settings.strict_backend)
@@ -196,40 +193,40 @@ class Paygent(Verbs):
         """Return the process's Paygent, or None before `init` and after `shutdown`."""
         return cls._instance
 
-    # -- life
+    # -- delivery and end
 
     def flush(self) -> int:
-        """Deliver everything to the ledger, ten seconds at most, and wait for callbacks that are
-        under way. Takes in what processes that died have left.
+        """Deliver all events to the ledger, within ten seconds, and wait for running callbacks.
+        Includes the events of processes that died.
 
         Returns:
-            How many events were delivered while this waited.
+            The number of events delivered meanwhile.
         """
         before = self._parts.worker.flushed
-        self._parts.meter.deferred_ends.run()
+        self._parts.meter.deferred_ends.run()  # they add events
         self._parts.callbacks.flush(EXIT_WAIT_S)
+        # Without events of its own the process may still adopt those of others.
         if self._parts.worker.is_running or self._parts.journal.has_any:
             self._parts.worker.flush(10.0)
         return self._parts.worker.flushed - before
 
     def sync_pending(self) -> int:
-        """Deliver what waits in the journal to the ledger now; the same as `flush`.
+        """Deliver the journal to the ledger now; the same as `flush`.
 
         Returns:
-            How many events were delivered while this waited.
+            The number of events delivered meanwhile.
         """
         return self.flush()
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Deliver what there is, within a time, and stop; calls go on unmetered, which is said
+        """Deliver all events, within a time, and stop; later calls run unmetered, which is logged
         once.
 
         Args:
-            timeout: Seconds; what could not be delivered waits in the journal for the
-                next start.
+            timeout: Seconds; events that were not delivered wait in the journal for the next start.
 
         Raises:
-            InvalidValue: if `timeout` is no such number.
+            InvalidValue: if `timeout` is not a number of seconds.
         """
         timeout = valid_seconds("shutdown", "timeout", timeout)
         with type(self)._installing:
@@ -237,14 +234,16 @@ class Paygent(Verbs):
                 return
             self._is_shut_down = True
             self._parts.wrapper.stop()
+            # A later Paygent has taken these over if this is its shutdown of the previous one.
             if active() is self._parts.meter:
                 set_active(None)
             if type(self)._instance is self:
                 type(self)._instance = None
         deadline = time.monotonic() + timeout
         self._parts.meter.deferred_ends.run()
-        self._parts.callbacks.flush(timeout / 2)
+        self._parts.callbacks.flush(timeout / 2)  # a hanging callback must not prevent delivery
         self._parts.callbacks.stop()
+        # A worker that is still delivering uses both; the end of the process closes them then.
         if self._parts.worker.stop(max(deadline - time.monotonic(), 0.0)):
             self._parts.journal.close()
             self._parts.ledger.close()
@@ -255,9 +254,9 @@ class Paygent(Verbs):
             instrumentation.install()
 
     def uninstrument(self) -> None:
-        """Take the patches out again; calls pass unmetered until `instrument`.
+        """Remove the patches; calls run unmetered until `instrument`.
 
-        The `paygent_*` arguments of single calls are still taken out, since the SDKs refuse them.
+        The `paygent_*` arguments of single calls are still removed, since the SDKs refuse them.
         """
         instrumentation.uninstall()
         instrumentation.install(arguments_only=True)
@@ -271,7 +270,7 @@ class Paygent(Verbs):
 
     @property
     def base_url(self) -> str:
-        """Where the backend is."""
+        """The address of the backend."""
         return self._settings.base_url
 
     @property
@@ -281,7 +280,7 @@ class Paygent(Verbs):
 
     @property
     def is_connected(self) -> bool:
-        """Whether a backend answered and took the key."""
+        """Whether a backend answered and accepted the key."""
         return self._probe is not None and self._probe.is_welcome
 
     @property
@@ -301,7 +300,8 @@ class Paygent(Verbs):
 
     @property
     def pending_events(self) -> int:
-        """How many events the ledger does not have yet."""
+        """The number of events that the ledger does not have yet."""
+        # A copy, because other threads add users.
         return sum(len(user.pending) for user in list(self._parts.accounts.registry.users.values()))
 
     @property
@@ -319,20 +319,21 @@ class Paygent(Verbs):
 
     @property
     def session_count(self) -> int:
-        """How many users of this process have an open session."""
+        """The number of this process's users with an open session."""
         return sum(
             user.open_session is not None
             for user in list(self._parts.accounts.registry.users.values())
         )
 
     def health(self) -> dict[str, Any]:
-        """Return how Paygent itself is.
+        """Return the state of Paygent itself.
 
         Returns:
             `mode` ("local", "off"), `backend_reachable`, `calls_in_flight`, `calls_waiting` (for
-            holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (what was
-            swallowed or said, by kind), `catalogue` (the price list's release and date).
+            holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (errors
+            swallowed and warnings logged, by kind), `catalogue` (release and date of the prices).
         """
+        # Its result is in the counts.
         attempt("self_check", instrumentation.check)
         return {
             "mode": "off" if self._disabled else "local",
@@ -351,7 +352,7 @@ class Paygent(Verbs):
         self._parts.ledger.pause_for_fork()
 
     def resume_after_fork(self) -> None:
-        """Go on in the parent of a fork."""
+        """Resume in the parent of a fork."""
         self._parts.ledger.resume_after_fork()
 
 

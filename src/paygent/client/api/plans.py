@@ -1,7 +1,7 @@
-"""Plans and assignments: the verbs that configure.
+"""`PlanRegistry`: configures plans, assigns them to users and closes sessions.
 
-Each changes this process's memory at once and appends a record to the journal, for the ledger. Bad
-values raise here, all of them at once: no call is in flight.
+Each step changes this process's memory at once and appends a record to the journal, which delivers
+it to the ledger. Invalid values raise here, all of them at once: no call is in flight.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from collections.abc import Callable
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.user_state import User
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.journal import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
 from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
+from paygent.core.period import Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.core.validation import ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
 from paygent.types import BillingPeriod, UserState
-
-_TOO_LARGE = f"must be at most {RECORD_BYTES_MAX} bytes as JSON"
 
 
 class PlanRegistry:
@@ -37,13 +35,13 @@ class PlanRegistry:
         records: RecordWriter | None,
         now_us: Callable[[], int],
     ) -> None:
-        """Take the parts.
+        """Create the registry.
 
         Args:
             default_plan: The plan that may be assigned without being configured.
-            accounts: This process's memory.
-            queries: Looks users up.
-            records: Writes the records; None writes none (Paygent is switched off).
+            accounts: This process's users and plans.
+            queries: Reads a user that this process does not know.
+            records: Writes the records; None writes none (Paygent is disabled).
             now_us: The clock.
         """
         self._default_plan = default_plan
@@ -56,7 +54,7 @@ class PlanRegistry:
         """Set a plan; see `Paygent.configure_plan`.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
         errors = ValidationErrors("configure_plan")
         check_name(errors, "name", name)
@@ -64,10 +62,8 @@ class PlanRegistry:
             errors.add("config", config, "must be a PlanConfig")
         errors.raise_if_any()
         record = PlanRecord(name, plan_to_json(config), self._now_us())
-        if len(encode_directory(record)) > RECORD_BYTES_MAX:
-            errors.add("config", name, _TOO_LARGE)
-            errors.raise_if_any()
-        for cap in config.caps_out_of_range:
+        _check_size("configure_plan", "config", name, record)
+        for cap in config.caps_out_of_range:  # beyond 64 bits of nano-dollars
             warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
         self._accounts.registry.set_plan(name, config)
         self._write(record)
@@ -82,53 +78,60 @@ class PlanRegistry:
         *,
         opens_session: bool = False,
     ) -> UserState:
-        """Put a user on a plan; see `Paygent.assign_plan` and `Paygent.start_session`.
+        """Assign a plan; see `Paygent.assign_plan` and `Paygent.start_session`.
 
         Args:
-            verb: What the application called, for its errors.
-            user_id, plan, billing_period: As the application gave them.
+            verb: The public method, for error messages.
+            user_id, plan, billing_period: As the application passed them, unchecked.
             own: The user's own version of the plan, or None.
             opens_session: Whether a session is opened if none is.
 
         Raises:
-            InvalidValue: naming what breaks a rule.
+            InvalidValue: naming every argument that breaks a rule.
         """
         errors = ValidationErrors(verb)
-        known_id = check_user(errors, user_id)
+        valid_id = check_user(errors, user_id)
         check_name(errors, "plan", plan)
         if own is not None and not isinstance(own, PlanConfig):
             errors.add("plan_config", own, "must be a PlanConfig, or None for the plan as it is")
         if billing_period is not None and not isinstance(billing_period, BillingPeriod):
             errors.add("billing_period", billing_period, "must be a BillingPeriod, or None")
         errors.raise_if_any()
-        now_us = self._now_us()
-        user = self._queries.known(known_id)
+        user = self._queries.known(valid_id)  # to compare with the stored assignment
         subscription = subscription_of(billing_period)
         if opens_session and subscription is None:
-            subscription = user.subscription  # a session does not change how the user pays
+            subscription = user.subscription  # a session does not change the billing period
+        # `start_session` may precede every request: an unchanged assignment writes no record.
         if (user.assigned, user.plan_name, user.own, user.subscription) != (
             True,
             plan,
             own,
             subscription,
         ):
-            document = plan_to_json(own) if own is not None else None
-            record = AssignRecord(known_id, plan, document, subscription, now_us)
-            if len(encode_directory(record)) > RECORD_BYTES_MAX:
-                errors.add("plan_config", plan, _TOO_LARGE)
-                errors.raise_if_any()
-            self._accounts.registry.assign(known_id, plan, own, subscription, now_us)
-            self._write(record)
+            self._assign(verb, valid_id, plan, own, subscription)
+        # Not an error: another process may configure it later.
         if own is None and plan not in (*self._accounts.registry.plans, self._default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens_session:
-            self._open_session(user, now_us)
+            self._accounts.sessions.session_for_call(user, None, self._now_us())
+            if self._records is not None:
+                self._records.write_opened_sessions()
         return self._queries.state(user)
 
-    def _open_session(self, user: User, now_us: int) -> None:
-        self._accounts.sessions.session_for_call(user, None, now_us)
-        if self._records is not None:
-            self._records.write_opened_sessions()
+    def _assign(
+        self,
+        verb: str,
+        user_id: str,
+        plan: str,
+        own: PlanConfig | None,
+        subscription: Subscription | None,
+    ) -> None:
+        at_us = self._now_us()
+        document = plan_to_json(own) if own is not None else None
+        record = AssignRecord(user_id, plan, document, subscription, at_us)
+        _check_size(verb, "plan_config", plan, record)
+        self._accounts.registry.assign(user_id, plan, own, subscription, at_us)
+        self._write(record)
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
@@ -140,3 +143,16 @@ class PlanRegistry:
     def _write(self, record: DirectoryRecord) -> None:
         if self._records is not None:
             self._records.write(record)
+
+
+def _check_size(verb: str, field: str, name: str, record: DirectoryRecord) -> None:
+    """Check that the journal can hold a record.
+
+    Raises:
+        InvalidValue: if it is too large.
+    """
+    if len(encode_directory(record)) > RECORD_BYTES_MAX:
+        errors = ValidationErrors(verb)
+        # The plan's name is shown; its document would not fit into a message.
+        errors.add(field, name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
+        errors.raise_if_any()

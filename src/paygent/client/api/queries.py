@@ -75,14 +75,18 @@ class UserQueries:
         self._before_read()
         now_us = self._now_us()
         user = self._accounts.registry.user(user_id, now_us)
+        # The figures of a named session are read together with its user's.
         session_id = _context_session(user_id)
         if self._can_ask and self._accounts.sync.needs_refresh(user, session_id, now_us):
             self._ask(user, session_id)
+            # Without an answer the next query does not wait again at once.
             self._accounts.sync.mark_waited(user, session_id, now_us)
+        # Once more, because the answer may have brought other plans.
         return self._accounts.registry.user(user_id, now_us)
 
     def _ask(self, user: User, session_id: str | None) -> None:
         answer = self._worker.ask(user, session_id)
+        # A blocked event loop would stop every call of the application.
         if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
             diagnostics.warn_once(
                 "ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S
@@ -99,7 +103,7 @@ class UserQueries:
         if not self._enabled:
             return GuardResult()
         now_us = self._now_us()
-        model_key = ""
+        model_key = ""  # leaves out the limits of models
         if model:
             model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
         decision = self._accounts.admission.check(user, self.session_of(user), model_key, now_us)
@@ -117,6 +121,7 @@ class UserQueries:
         session_id = self.session_of(user)
         figures = self._accounts.admission.figures(user, session_id, self._now_us())
         opened = user.open_session
+        # The start of a session is known only while it is the user's open one.
         started = (
             to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
         )
@@ -158,6 +163,7 @@ class UserQueries:
             for key, reading in self._accounts.admission.limits(user, "", None, now_us)
             if _is_model_limit(key)
         }
+        # A limited model is listed even if it was not used.
         names = [*used, *(name for name in caps if name not in used)]
         return [
             ModelUsage(
@@ -173,6 +179,7 @@ class UserQueries:
         """Return what is left of a user's limits."""
         limits = self._accounts.admission.limits(user, self.session_of(user), None, self._now_us())
         left = _Left(limits)
+        # By the used share, as the gate compares limits, not by the amount left.
         nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
         return BudgetRemaining(
             period_spend_remaining=left.dollars("period"),
@@ -195,7 +202,7 @@ class UserQueries:
         session_id, model_key = self.session_of(user), resolved.model_key
         limits = self._accounts.admission.limits(user, session_id, model_key, now_us)
         if resolved.output_ceiling is not None:
-            most = min(most, resolved.output_ceiling)
+            most = min(most, resolved.output_ceiling)  # the provider refuses more
         binding = "unbounded"
         for key, reading in limits:
             if key.metric == "spend" and resolved.is_free and reading.lines.cap:
@@ -220,6 +227,7 @@ class UserQueries:
         if user.plan.pre_call_estimate:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
         resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
+        # Forecasts are learned by route; the advice is for a chat request.
         flight = self._accounts.admission.forecast(user, "chat.completions", resolved)
         return flight.use(size, 0).estimate.input_tokens
 

@@ -1,1 +1,1 @@
-"""What every other part of the client stands on: settings, locks, fork and exit, callbacks, ids."""
+"""The base of the client: settings, locks, fork and exit, callbacks, event loops, ids."""

@@ -1,10 +1,10 @@
-"""Runs the application's callbacks on a thread of ours, in order, where nothing they do can reach a
-call.
+"""Runs the application's callbacks in order on a thread of Paygent, so that no error or delay in
+them affects a call.
 
-A sync caller waits up to 50 ms for its own callbacks, so that a warning is usually out before the
-call goes on; a caller on an event loop never waits. Each callback runs in a copy of its caller's
-context. An async callback runs on the caller's loop when there is one, otherwise on a loop of its
-own here.
+A sync caller waits up to 50 ms for its own callbacks, so that a warning usually arrives before the
+call proceeds; a caller on an event loop never waits. Each callback runs in a copy of its caller's
+context. An async callback runs on the caller's loop if there is one, otherwise on a loop of its own
+on the thread.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import asyncio
 
 OWN_WAIT_S = 0.05
-"""How long a sync caller waits for the callbacks of its own call."""
+"""Longest wait of a sync caller for the callbacks of its own call."""
 
 QUEUE_MAX = 1_000
-"""Callbacks waiting at most; a hanging one must not fill the memory. Beyond it they are dropped and
+"""Callbacks queued, at most: a hanging one must not fill the memory. Later ones are dropped and
 counted.
 """
 
@@ -56,24 +56,23 @@ class Callbacks:
         self._registered[kind] = (*self._registered.get(kind, ()), callback)
 
     def wants(self, kind: str) -> bool:
-        """Tell whether anyone listens to a kind; if not, its payload need not be made."""
+        """Return whether a kind has callbacks; if not, its payload need not be made."""
         return kind in self._registered
 
-    def fire(self, kind: str, payload: Any, *, wait: bool = True) -> None:
-        """Run the callbacks of a kind.
+    def fire(self, kind: str, payload: Any) -> None:
+        """Run the callbacks of a kind; wait for them up to 50 ms, but not on a thread that runs an
+        event loop. Never raises.
 
         Args:
-            kind: What happened.
-            payload: Handed to each callback.
-            wait: Whether to wait for them, up to 50 ms; never on a thread that runs an event loop.
-
-        Never raises: a refusal that is told of must still be raised.
+            kind: The event that happened, such as "usage".
+            payload: The argument of each callback.
         """
         callbacks = self._registered.get(kind)
         if callbacks:
-            attempt("callbacks", self._fire, kind, callbacks, payload, wait)
+            # Guarded, because a refusal is raised after its callbacks.
+            attempt("callbacks", self._fire, kind, callbacks, payload)
 
-    def _fire(self, kind: str, callbacks: tuple[Callback, ...], payload: Any, wait: bool) -> None:
+    def _fire(self, kind: str, callbacks: tuple[Callback, ...], payload: Any) -> None:
         loop = running_loop()
         context = contextvars.copy_context()
         last: threading.Event | None = None
@@ -88,23 +87,24 @@ class Callbacks:
                 diagnostics.warn_once(
                     "callbacks_dropped", "callbacks take too long; some were dropped"
                 )
-                last = None
+                last = None  # a queue this full is not waited for
                 break
         if not self._queue.empty():
             self._start()
+        # A callback that fires callbacks would wait for itself.
         may_wait = not runs_loop() and threading.current_thread() is not self._thread
-        if last is not None and wait and may_wait:
+        if last is not None and may_wait:
             last.wait(OWN_WAIT_S)
 
     def _start(self) -> None:
         """Start the thread, once.
 
         Raises:
-            RuntimeError: if the process may have no more threads; what is queued waits for the next
-                time.
+            RuntimeError: if the process may have no more threads; queued callbacks run after the
+                next successful start.
         """
         if self._thread is None:
-            with self._starting:
+            with self._starting:  # several threads may fire at once
                 if self._thread is None:
                     thread = threading.Thread(
                         target=_run_forever,
@@ -118,9 +118,7 @@ class Callbacks:
     def _as_task(
         self, loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any
     ) -> None:
-        """Run an async callback as a task of the caller's loop; its failures are counted like any
-        other's.
-        """
+        """Run an async callback as a task of the caller's loop; its errors are counted too."""
         task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
         self._tasks[task] = loop  # a loop keeps weak references only
         task.add_done_callback(self._end_task)
@@ -131,18 +129,18 @@ class Callbacks:
             self._task_ended.notify_all()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until every callback fired so far has run; False when the time was not enough.
+        """Wait until every callback fired so far has run; return False if the time was too short.
 
-        A callback never waits for itself, and a thread that runs an event loop not for the tasks of
-        that loop, which it would stop.
+        A callback does not wait for itself, nor does a thread that runs an event loop wait for the
+        tasks of that loop, which it would block.
         """
         deadline_s = time.monotonic() + timeout_s
         if self._thread in (None, threading.current_thread()):
-            pass  # nothing was fired, or a callback asks, which would wait for itself
+            pass  # nothing was fired, or a callback flushes, which would wait for itself
         elif self._is_stopped:
-            self._thread.join(timeout_s)  # it ends after what is queued
+            self._thread.join(timeout_s)  # it ends after the queued callbacks
         else:
-            done = threading.Event()
+            done = threading.Event()  # set in turn, after the callbacks queued before it
             try:
                 self._queue.put((_nothing, done), timeout=timeout_s)
             except queue.Full:
@@ -160,7 +158,7 @@ class Callbacks:
             return self._task_ended.wait_for(has_ended, max(deadline_s - time.monotonic(), 0.0))
 
     def stop(self) -> None:
-        """End the thread after what is queued; callbacks fired later are not run."""
+        """End the thread after the queued callbacks; callbacks fired later are not run."""
         self._registered = {}
         self._is_stopped = True
         if self._thread is not None:
@@ -203,12 +201,12 @@ async def _awaited(result: Any) -> None:
 
 
 def _nothing() -> None:
-    """Stand in the queue as a mark that `flush` waits for."""
+    """Do nothing: a mark in the queue that `flush` waits for."""
 
 
-def _run_forever(waiting: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:
+def _run_forever(pending: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:
     while True:
-        item = waiting.get()
+        item = pending.get()
         if item is None:
             return
         run, done = item

@@ -1,4 +1,4 @@
-"""Which event loop runs on this thread, and who makes a call there.
+"""The event loop that runs on this thread, and the task or thread that makes a call.
 
 Paygent imports no event loop: only one that the application has imported can be running.
 """
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
-    """Return the loop of asyncio that runs on this thread, or None."""
+    """Return the asyncio loop that runs on this thread, or None."""
     imported = sys.modules.get("asyncio")
-    # The function behind `get_running_loop`, which raises on every thread without a loop; it is not
-    # there yet while another thread is in the middle of the import.
+    # The function behind `get_running_loop`, which raises on every thread without a loop. It is
+    # missing while another thread is in the middle of the import.
     running = getattr(imported, "_get_running_loop", None)
     loop: asyncio.AbstractEventLoop | None = running() if running is not None else None
     return loop
 
 
 def runs_loop() -> bool:
-    """Tell whether this thread runs a loop of asyncio or trio, so that it must not be blocked."""
+    """Return whether this thread runs an asyncio or trio loop, which must not be blocked."""
     if running_loop() is not None:
         return True
     trio = sys.modules.get("trio")
@@ -33,7 +33,7 @@ def runs_loop() -> bool:
 
 
 def caller() -> object:
-    """Return who makes a call: the task that runs here, else the thread."""
+    """Return an identity of the caller: the current asyncio task, else the thread's id."""
     if running_loop() is None:
         return get_ident()
     return sys.modules["asyncio"].current_task() or get_ident()

@@ -1,9 +1,9 @@
-"""Ids of our own events and sessions: UUIDs of version 7, which sort by time; and those of
+"""Ids of events and sessions: UUIDs of version 7, which sort by time, and ids that follow from
 idempotency keys.
 
-A process draws its random bits once and then counts from a random number on: a system call for each
-id would drop the interpreter's lock, which costs milliseconds in an app of many busy threads, and a
-generator's state is not in the processor's caches when an SDK has run in between.
+A process draws its random bits once and then counts from a random number: a system call for each id
+would release the interpreter's lock, which costs milliseconds in an application with many busy
+threads, and a random generator's state has left the processor's caches when an SDK has run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import os
 import uuid
 
 _KEYS_NAMESPACE = uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10")
-_COUNTS = 1 << 48  # the last twelve digits
+_COUNTS = 1 << 48  # the last twelve hexadecimal digits
 
 
 def _draw() -> tuple[str, itertools.count[int]]:
-    """Return what is random in the ids of this process: 26 bits that all have in common, with
-    version and variant between them, and where the count begins.
+    """Return the random part of this process's ids: 26 bits common to all, with version and
+    variant, and the counter from a random start.
     """
     bits = int.from_bytes(os.urandom(10), "big")
     common = f"7{bits >> 48 & 0xFFF:03x}-{0x8000 | bits >> 60 & 0x3FFF:04x}-"
@@ -43,13 +43,13 @@ def new_id(at_us: int) -> str:
 
 def id_of_key(product: str, user_id: str, key: str) -> str:
     """Return the event id of an idempotency key: the same for the same product, user and key."""
-    # With their lengths, so that no two triples read the same; half a surrogate pair is no text.
+    # With the lengths, no two triples make the same text; a lone surrogate is not valid UTF-8.
     text = "".join(f"{len(part)}:{part}" for part in (product, user_id, key))
     name = text.encode("utf-8", "surrogatepass")
     return str(uuid.UUID(bytes=hashlib.sha1(_KEYS_NAMESPACE.bytes + name).digest()[:16], version=5))  # noqa: S324 - what uuid5 is
 
 
 def renew_after_fork() -> None:
-    """Draw anew, so that a forked child does not make its parent's ids."""
+    """Draw new random bits, so that a forked child does not repeat its parent's ids."""
     global _common, _counter
     _common, _counter = _draw()

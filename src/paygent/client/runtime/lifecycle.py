@@ -1,10 +1,9 @@
 """Forks and the end of the process.
 
-What must not be inherited by a forked child registers a callback here where it is made
-(`on_fork_child`); a `Paygent` also registers what has to be closed before a fork and before the
-process ends (`watch`). Hooks are installed with the first registration, never at import, and hold
-objects weakly. No signal handler is installed: a process that is killed leaves its journal, and the
-next one adopts it.
+A part that a forked child must not inherit registers its renewal where the part is made
+(`on_fork_child`); a `Paygent` is also notified before a fork and before the process ends (`watch`).
+Hooks are installed with the first registration, never at import, and hold objects weakly. No signal
+handler is installed: a process that is killed leaves its journal, and the next one adopts it.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from paygent.client.runtime import ids
 from paygent.failopen import attempt, diagnostics
 
 EXIT_WAIT_S = 2.0
-"""How long the end of the process waits for a last delivery; the rest waits in the journal."""
+"""Longest wait for a last delivery at the end of the process; the rest stays in the journal."""
 
 
 class Watched(Protocol):
-    """What is notified of forks and of the end."""
+    """An object that is notified of forks and of the end of the process."""
 
     def shutdown(self, timeout: float = 10.0) -> None:
-        """Deliver what there is, within a time, and stop."""
+        """Deliver all events, within a time, and stop."""
 
     def pause_for_fork(self) -> None:
         """Close what a forked child must not inherit."""
 
     def resume_after_fork(self) -> None:
-        """Go on in the parent."""
+        """Resume in the parent."""
 
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _renewals: list[weakref.WeakMethod[Callable[[], None]]] = []
-_installed: list[bool] = []
+_installed: list[bool] = []  # a hook of the interpreter cannot be removed, so there is one
 
 
 def watch(paygent: Watched) -> None:
@@ -92,7 +91,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    diagnostics.renew_after_fork()
+    diagnostics.renew_after_fork()  # first, because the others may report errors
     ids.renew_after_fork()
     for reference in _renewals:
         renew = reference()

@@ -1,5 +1,6 @@
-"""Providers that the application registers: where their SDK is called, and how usage is read from
-answers. `instrument/callables/registered.py` installs the patches; nothing is imported here.
+"""Providers that the application registers: the methods of their SDKs that make calls, and how to
+read the usage of their answers. `instrument/callables/registered.py` installs the patches; nothing
+is imported here.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ class TokenInfo:
     step.
 
     Attributes:
-        model: The model that answered, or None for the one asked for.
+        model: The model that answered, or None for the requested one.
         input_tokens: All input tokens, cached ones included.
         output_tokens: All output tokens, reasoning included.
-        total_tokens: Both together. A surplus over their sum counts as output (some providers leave
-            out the tokens a model spends on thinking), or as input if no other count is given.
+        total_tokens: Both together. A surplus over their sum counts as output, since some providers
+            omit reasoning tokens, or as input if no other count is given.
     """
 
     model: str | None = None
@@ -56,6 +57,7 @@ class ProviderConfig:
     async_class_name: str | None = None
     async_module_path: str | None = None
     async_method_name: str | None = None
+    # An extractor may be an unhashable object.
     extract_tokens: Callable[[Any], Any] | None = field(default=None, hash=False)
 
     @property
@@ -73,16 +75,14 @@ class ProviderConfig:
 
 
 class ProviderRegistry:
-    """The providers that an application hands to `Paygent.init(registry=…)`, beside those that
-    Paygent knows itself.
-    """
+    """An application's own providers, for `Paygent.init(registry=…)`."""
 
     def __init__(self) -> None:
         self._configs: dict[str, ProviderConfig] = {}
 
     def register(self, config: ProviderConfig) -> None:
-        """Add a provider, or replace the one of the same name; before `init`, or `instrument()`
-        again.
+        """Add a provider, or replace the one of the same name; after `init` it takes effect at the
+        next `instrument()`.
 
         Raises:
             InvalidValue: naming every field that breaks a rule.
@@ -90,7 +90,7 @@ class ProviderRegistry:
         errors = ValidationErrors("ProviderRegistry.register")
         if not isinstance(config, ProviderConfig):
             errors.add("config", config, "must be a ProviderConfig")
-            errors.raise_if_any()
+            errors.raise_if_any()  # it has no fields to check
         _check(errors, config)
         errors.raise_if_any()
         self._configs[config.name] = config
@@ -115,7 +115,7 @@ class ProviderRegistry:
         return len(self._configs)
 
     def __bool__(self) -> bool:
-        return True  # an empty registry is one that is there
+        return True  # an empty registry is not a missing one
 
 
 def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
@@ -133,7 +133,7 @@ def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
     ):
         value = getattr(config, field_name)
         if value is None and field_name.startswith("async_"):
-            continue
+            continue  # the default
         if not _is_name(value, is_path=is_path):
             rule = "identifiers with dots between them" if is_path else "an identifier"
             errors.add(field_name, value, f"must be {rule}")
@@ -164,10 +164,10 @@ def usage_of(extracted: Any) -> Usage | None:
         fields = {name: getattr(extracted, name, None) for name in _FIELDS}
     counts = [token_count(fields.get(name)) for name in _FIELDS[1:]]
     if None in counts:
-        return None
+        return None  # a count that is not a number of tokens makes all of them doubtful
     input_tokens, output_tokens, total = (count or 0 for count in counts)
     if not input_tokens and not output_tokens:
-        input_tokens = total
+        input_tokens = total  # the split is unknown
     output_tokens = max(output_tokens, total - input_tokens)
     if not input_tokens and not output_tokens:
         return None

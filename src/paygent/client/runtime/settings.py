@@ -1,15 +1,13 @@
-"""Settings of one `Paygent`: arguments of `init`, then the environment, then defaults; all
-validated.
+"""Settings of one `Paygent`: arguments of `init`, then the environment, then defaults.
 
-Reading settings touches nothing but the environment: folders are made and files opened later, by
-the parts that use them.
+Reading settings has no effects: the parts that use a folder or file make and open it later.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -24,45 +22,43 @@ DEFAULT_PRODUCT = "default"
 
 TAG_KEYS_MAX = 5
 MISSING_USER_ID = "(none)"
-"""The reserved user that calls without a user are metered on; it has no limits and a line in
-reports.
-"""
+"""The reserved user of calls without a user; reports list it like any other."""
 
 SYNC_INTERVAL_S = 1.0
-"""Longest time from a settlement to its delivery to the ledger, whatever `flush_interval` says
-above it.
+"""Longest time from a settlement to its delivery to the ledger; a longer `flush_interval` does not
+extend it.
 """
 
 FIRST_TOUCH_WAIT_S = 0.25
-"""Longest time that a call waits for the state of a user that this process does not know yet."""
+"""Longest wait of a call for the state of a user that this process does not know yet."""
 
-_PRODUCT = re.compile(r"\w[\w.-]{0,254}")  # it names a folder too
+_PRODUCT = re.compile(r"\w[\w.-]{0,254}")  # it also names a folder
 
 OnMissingUser = Literal["warn", "block", "ignore"]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What `init` was told, read and checked.
+    """The validated settings.
 
     Attributes:
         api_key: Key of the backend's product, or None in local mode.
         base_url: Where the backend answers, without a trailing slash.
         db_path: The local store: a file path with `~` expanded, or ":memory:".
-        product: Under which product local figures are kept (with an api_key: the key's hash).
+        product: The product of local data (with an api_key: a hash of the key).
         flush_interval_s: Upper bound on the delay of deliveries.
         max_batch_size: Events per delivery request, at most.
-        max_queue_size: Events queued in memory when no journal can be written, at most.
+        max_queue_size: Events queued in memory if no journal can be written, at most.
         raise_on_hard_gate: Whether a refused call raises (False: it runs, marked `blocked`).
         auto_instrument: Whether provider SDKs are patched at `init` and when imported later.
-        refresh_interval_s: How often a known user's plan is re-read although nothing happened.
-        strict_backend: Whether `init` raises when the backend cannot be used.
-        default_plan: Plan of users that nobody assigned.
-        on_missing_user: What a call without a user is; another string is the user it counts to.
+        refresh_interval_s: Age at which an idle user is read from the ledger again.
+        strict_backend: Whether `init` raises if the backend cannot be used.
+        default_plan: Plan of users without an assigned one.
+        on_missing_user: Policy for calls without a user; another string is the user they count to.
         soft_gate: Whether the warning fires once per limit and window, or on every call past the
             line.
-        tag_keys: Metadata keys that reports group by.
-        carry_user: Whether threads and pools take the user along.
+        tag_keys: Metadata keys that reports can group by.
+        carry_user: Whether the current user is propagated to threads and pools.
         registry: Providers that the application registered itself, or None.
     """
 
@@ -91,7 +87,7 @@ class Settings:
 
     @property
     def ledger_product(self) -> str:
-        """Under which product the local store keeps figures; a key is never written down."""
+        """The product id of the ledger; a key itself is never written to a file."""
         if self.api_key is None:
             return self.product
         import hashlib  # 5 ms, and only with a backend
@@ -100,7 +96,7 @@ class Settings:
 
 
 def is_disabled(environ: Mapping[str, str]) -> bool:
-    """Tell whether `PAYGENT_DISABLED` turns everything off."""
+    """Return whether `PAYGENT_DISABLED` turns everything off."""
     return environ.get("PAYGENT_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
 
 
@@ -116,29 +112,29 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
     """Read and check settings.
 
     Args:
-        arguments: What `init` was called with, by its parameter names; None means "not given".
+        arguments: The arguments of `init` by name; None means "not given".
         environ: The environment.
 
     Raises:
         InvalidValue: naming every argument that breaks a rule.
     """
-    findings = ValidationErrors("Paygent.init")
+    errors = ValidationErrors("Paygent.init")
     given = {name: value for name, value in arguments.items() if value is not None}
     read: dict[str, Any] = {}
-    _read_places(findings, given, environ, read)
-    _read_numbers(findings, given, read)
-    _read_choices(findings, given, read)
-    findings.raise_if_any()
+    _read_places(errors, given, environ, read)
+    _read_numbers(errors, given, read)
+    _read_choices(errors, given, read)
+    errors.raise_if_any()
     return Settings(**read)
 
 
 def _read_places(
-    findings: ValidationErrors,
+    errors: ValidationErrors,
     given: Mapping[str, Any],
     environ: Mapping[str, str],
     read: dict[str, Any],
 ) -> None:
-    """Read where the backend, the store and the product are."""
+    """Read the backend's address and key, the store's path and the product."""
     for name, variable in (
         ("api_key", "PAYGENT_API_KEY"),
         ("base_url", "PAYGENT_BASE_URL"),
@@ -150,35 +146,36 @@ def _read_places(
         if name == "db_path" and isinstance(value, os.PathLike):
             value = os.fspath(value)
         if not isinstance(value, str) or not value.strip():
-            findings.add(name, "…" if name == "api_key" else value, "must be a non-empty string")
+            shown = "…" if name == "api_key" else value  # a key never appears in an error message
+            errors.add(name, shown, "must be a non-empty string")
         else:
             read[name] = value.strip()
     if "base_url" in read:
         if not _is_http_address(read["base_url"]):
-            findings.add("base_url", read["base_url"], "must be an http:// or https:// address")
+            errors.add("base_url", read["base_url"], "must be an http:// or https:// address")
         read["base_url"] = read["base_url"].rstrip("/")
     db_path = read.get("db_path", DEFAULT_DB_PATH)
+    # Expanded once, so that a later change of HOME does not split the store from its journal.
     read["db_path"] = db_path if db_path == ":memory:" else os.path.expanduser(db_path)
     if "\0" in db_path:
-        findings.add("db_path", db_path, "must not contain a NUL character")
+        errors.add("db_path", db_path, "must not contain a NUL character")
     read["product"] = environ.get("PAYGENT_PRODUCT", "").strip() or DEFAULT_PRODUCT
     if _PRODUCT.fullmatch(read["product"]) is None:
         rule = "must be 1 to 255 letters, digits, '.', '_' or '-', and begin with a letter or digit"
-        findings.add("PAYGENT_PRODUCT", read["product"], rule)
+        errors.add("PAYGENT_PRODUCT", read["product"], rule)
 
 
-def _read_numbers(
-    findings: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]
-) -> None:
+def _read_numbers(errors: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]) -> None:
     """Read seconds and counts."""
     for name, target, least, most in (
         ("flush_interval", "flush_interval_s", 0.01, 3600.0),
         ("refresh_interval", "refresh_interval_s", 0.01, 86_400.0),
     ):
         if name in given:
+            # Exact numbers of any kind; a str is a mistake even if it reads like a number.
             number = read_decimal(given[name]) if not isinstance(given[name], str) else None
             if number is None or not number.is_finite() or not least <= float(number) <= most:
-                findings.add(
+                errors.add(
                     name, given[name], f"must be a number of seconds from {least:g} to {most:g}"
                 )
             else:
@@ -186,47 +183,43 @@ def _read_numbers(
     for name, most_count in (("max_batch_size", 1_000), ("max_queue_size", 1_000_000)):
         if name in given:
             value = given[name]
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int)
-                or not 1 <= value <= most_count
-            ):
-                findings.add(name, value, f"must be a whole number from 1 to {most_count}")
+            # The type itself, since True is an int.
+            if type(value) is not int or not 1 <= value <= most_count:
+                errors.add(name, value, f"must be a whole number from 1 to {most_count}")
             else:
                 read[name] = value
 
 
-def _read_choices(
-    findings: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]
-) -> None:
-    """Read switches, names, lists and the registry."""
+def _read_choices(errors: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]) -> None:
+    """Read switches, names, tag keys and the registry."""
     if "registry" in given:
         if not isinstance(given["registry"], ProviderRegistry):
-            findings.add("registry", given["registry"], "must be a ProviderRegistry, or None")
+            errors.add("registry", given["registry"], "must be a ProviderRegistry, or None")
         read["registry"] = given["registry"]
     for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend", "carry_user"):
         if name in given:
             if not isinstance(given[name], bool):
-                findings.add(name, given[name], "must be True or False")
+                errors.add(name, given[name], "must be True or False")
             read[name] = given[name]
     for name in ("default_plan", "on_missing_user"):
         if name in given:
             value = given[name]
             if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
-                findings.add(name, value, NAME_RULE)
+                errors.add(name, value, NAME_RULE)
             read[name] = value
     if "soft_gate" in given:
         if given["soft_gate"] not in ("once", "every_call"):
-            findings.add("soft_gate", given["soft_gate"], 'must be "once" or "every_call"')
+            errors.add("soft_gate", given["soft_gate"], 'must be "once" or "every_call"')
         read["soft_gate"] = given["soft_gate"]
     if "tag_keys" in given:
         keys = given["tag_keys"]
-        named = () if isinstance(keys, str) or not hasattr(keys, "__iter__") else tuple(keys)
-        if (
-            (not named and keys != () and keys != [])
-            or not all(isinstance(key, str) and key for key in named)
-            or len(named) > TAG_KEYS_MAX
-        ):
-            findings.add("tag_keys", keys, f"must be at most {TAG_KEYS_MAX} non-empty strings")
+        # Read once, because it may be an iterator; a str would be a list of one-letter keys.
+        is_collection = isinstance(keys, Iterable) and not isinstance(keys, (str, bytes))
+        names = tuple(keys) if is_collection else (None,)
+        # A key that cannot be printed is a mistake, and UTF-8 cannot encode some of them.
+        are_valid = all(isinstance(name, str) and name and name.isprintable() for name in names)
+        if are_valid and len(names) <= TAG_KEYS_MAX:
+            read["tag_keys"] = names
         else:
-            read["tag_keys"] = named
+            rule = f"must be at most {TAG_KEYS_MAX} non-empty strings of printable characters"
+            errors.add("tag_keys", keys, rule)

@@ -1,4 +1,4 @@
-"""The application's callbacks: in order, in their caller's context, and never in a call's way."""
+"""The application's callbacks run in order, in their caller's context, and never hinder a call."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from paygent.failopen import diagnostics
 WAIT_S = 5.0
 """Longest wait of a test for something that takes milliseconds."""
 
-_whose: contextvars.ContextVar[str] = contextvars.ContextVar("whose", default="nobody")
+_user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="none")
 
 
 @pytest.fixture
 def callbacks() -> Iterator[Callbacks]:
-    """Callbacks whose thread is ended after the test."""
+    """Callbacks; their thread is ended after the test."""
     made = Callbacks()
     yield made
     made.stop()
@@ -35,7 +35,7 @@ def callbacks() -> Iterator[Callbacks]:
 
 
 class Recorder:
-    """Remembers payloads and the threads that brought them; waits at `gate` where one is given."""
+    """Records payloads and their threads; waits at `gate` if there is one."""
 
     def __init__(self, gate: threading.Event | None = None) -> None:
         self.payloads: list[Any] = []
@@ -51,8 +51,8 @@ class Recorder:
         self.payloads.append(payload)
 
 
-def test_fire__nobody_listens__does_nothing(callbacks: Callbacks) -> None:
-    """No thread is started for nobody."""
+def test_fire__no_callback__does_nothing(callbacks: Callbacks) -> None:
+    """No thread is started without a callback."""
     callbacks.fire("usage", 1)
     assert (callbacks.wants("usage"), callbacks._thread) == (False, None)
     assert callbacks.flush(0.01) is True
@@ -74,15 +74,13 @@ def test_fire__many_and_of_several_kinds__run_in_order(callbacks: Callbacks) -> 
     callbacks.register("usage", lambda payload: seen.append(("second", payload)))
     callbacks.register("gate", lambda payload: seen.append(("gate", payload)))
     for number in range(20):
-        callbacks.fire("usage", number, wait=False)
-        callbacks.fire("gate", number, wait=False)
+        callbacks.fire("usage", number)
+        callbacks.fire("gate", number)
     assert callbacks.flush(WAIT_S) is True
     assert seen == [(name, number) for number in range(20) for name in ("first", "second", "gate")]
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()], ids=lambda each: repr(each)
-)
+@pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()], ids=repr)
 def test_fire__a_callback_that_raises__is_counted_and_the_next_one_runs(
     callbacks: Callbacks, swallowed: Any, error: BaseException
 ) -> None:
@@ -114,20 +112,6 @@ def test_fire__a_slow_callback__lets_its_caller_go_on(callbacks: Callbacks) -> N
     assert recorder.payloads == [1]
 
 
-def test_fire__asked_not_to_wait__returns_at_once(
-    callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A caller that does not wait is not kept for one moment."""
-    monkeypatch.setattr(callbacks_module, "OWN_WAIT_S", 3_600.0)
-    gate = threading.Event()
-    recorder = Recorder(gate)
-    callbacks.register("usage", recorder)
-    callbacks.fire("usage", 1, wait=False)
-    gate.set()
-    assert callbacks.flush(WAIT_S) is True
-    assert recorder.payloads == [1]
-
-
 def test_fire__from_a_callback__does_not_wait_for_itself(
     callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,12 +121,12 @@ def test_fire__from_a_callback__does_not_wait_for_itself(
 
     def again(payload: Any) -> None:
         if payload == 1:
-            callbacks.fire("usage", 2)
+            callbacks.fire("usage", 2)  # would hang here, if it waited
             seen.append(callbacks.flush(3_600.0))
         seen.append(payload)
 
     callbacks.register("usage", again)
-    callbacks.fire("usage", 1, wait=False)
+    callbacks.fire("usage", 1)
     assert callbacks.flush(WAIT_S) is True
     assert callbacks.flush(WAIT_S) is True
     assert seen == [True, 1, 2]
@@ -155,17 +139,17 @@ def test_fire__in_a_context__is_seen_by_the_callback_and_not_changed_by_it(
     seen: list[str] = []
 
     def look_and_change(payload: Any) -> None:
-        seen.append(_whose.get())
-        _whose.set("changed by a callback")
+        seen.append(_user.get())
+        _user.set("changed by a callback")
 
     callbacks.register("usage", look_and_change)
     callbacks.register("usage", look_and_change)
-    token = _whose.set("ann")
+    token = _user.set("ann")
     try:
         callbacks.fire("usage", 1)
-        assert (seen, _whose.get()) == (["ann", "ann"], "ann")
+        assert (seen, _user.get()) == (["ann", "ann"], "ann")
     finally:
-        _whose.reset(token)
+        _user.reset(token)
 
 
 # -- event loops
@@ -194,12 +178,12 @@ async def test_fire__an_async_callback_of_an_async_call__is_a_task_of_its_loop(
 
     async def callback(payload: str) -> None:
         await asyncio.sleep(0)
-        ran.set_result((payload, _whose.get(), asyncio.get_running_loop() is loop))
+        ran.set_result((payload, _user.get(), asyncio.get_running_loop() is loop))
 
     callbacks.register("usage", callback)
-    token = _whose.set("ann")
+    token = _user.set("ann")
     callbacks.fire("usage", "payload")
-    _whose.reset(token)
+    _user.reset(token)
     assert await asyncio.wait_for(ran, WAIT_S) == ("payload", "ann", True)
     assert callbacks._thread is None
 
@@ -257,7 +241,7 @@ def test_fire__an_async_callback_without_a_loop__runs_on_one_of_ours(callbacks: 
         seen.append((payload, threading.current_thread().name))
 
     callbacks.register("usage", callback)
-    callbacks.fire("usage", "payload", wait=False)
+    callbacks.fire("usage", "payload")
     assert callbacks.flush(WAIT_S) is True
     assert seen == [("payload", "paygent-callbacks")]
 
@@ -283,10 +267,10 @@ def test_fire__a_full_queue__drops_and_says_so(monkeypatch: pytest.MonkeyPatch) 
     recorder = Recorder(gate)
     callbacks = Callbacks()
     callbacks.register("usage", recorder)
-    callbacks.fire("usage", 0, wait=False)
+    callbacks.fire("usage", 0)
     assert recorder.entered.wait(WAIT_S)  # it has left the queue and hangs
     for number in range(1, 6):
-        callbacks.fire("usage", number, wait=False)
+        callbacks.fire("usage", number)
     assert diagnostics.counts == {"callbacks_dropped": 3}
     assert callbacks.flush(0.01) is False
     gate.set()
@@ -296,11 +280,11 @@ def test_fire__a_full_queue__drops_and_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_flush__a_callback_that_takes_longer__returns_false(callbacks: Callbacks) -> None:
-    """A flush waits as long as it was told."""
+    """A flush waits for the given time."""
     gate = threading.Event()
     recorder = Recorder(gate)
     callbacks.register("usage", recorder)
-    callbacks.fire("usage", 1, wait=False)
+    callbacks.fire("usage", 1)
     assert callbacks.flush(0.02) is False
     gate.set()
     assert callbacks.flush(WAIT_S) is True
@@ -312,7 +296,7 @@ def test_stop__with_callbacks_waiting__runs_them_and_ends_the_thread() -> None:
     callbacks = Callbacks()
     callbacks.register("usage", recorder)
     for number in range(5):
-        callbacks.fire("usage", number, wait=False)
+        callbacks.fire("usage", number)
     thread = callbacks._thread
     assert thread is not None  # the first firing has started it
     callbacks.stop()
@@ -337,9 +321,9 @@ def test_stop__a_hanging_callback_and_a_full_queue__says_so(
     recorder = Recorder(gate)
     callbacks = Callbacks()
     callbacks.register("usage", recorder)
-    callbacks.fire("usage", 0, wait=False)
+    callbacks.fire("usage", 0)
     assert recorder.entered.wait(WAIT_S)
-    callbacks.fire("usage", 1, wait=False)
+    callbacks.fire("usage", 1)
     callbacks.stop()
     assert diagnostics.counts == {"callbacks_hung": 1}
     gate.set()
@@ -385,7 +369,7 @@ def test_start__another_caller_was_first__does_nothing(callbacks: Callbacks) -> 
 def test_fire__no_thread_can_be_started__raises_nothing_and_runs_them_later(
     callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
 ) -> None:
-    """A process at its limit of threads: nobody waits, and nothing that was told is lost."""
+    """A process at its limit of threads: the caller does not wait, and no callback is lost."""
     seen: list[int] = []
     callbacks.register("usage", seen.append)
     swallowed.expect("callbacks")
@@ -427,14 +411,14 @@ def test_fire__a_full_queue_and_no_thread__starts_one_as_soon_as_it_can(
 def test_fire__on_a_loop_of_trio__does_not_wait(
     callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No loop is stopped for a callback, whose ever it is."""
+    """A loop of another library is not blocked for a callback either."""
     trio = SimpleNamespace(lowlevel=SimpleNamespace(in_trio_run=lambda: True))
     monkeypatch.setitem(sys.modules, "trio", trio)
     gate = threading.Event()
     callbacks.register("usage", Recorder(gate))
 
     def waited(event: threading.Event, timeout_s: float | None = None) -> bool:
-        raise AssertionError("a loop was stopped")
+        raise AssertionError("a loop was blocked")
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Event, "wait", waited)
@@ -450,7 +434,7 @@ def test_flush__after_the_end__waits_for_what_is_queued_and_no_longer() -> None:
     recorder = Recorder(gate)
     callbacks.register("usage", recorder)
     callbacks.register("usage", lambda payload: callbacks.stop())
-    callbacks.fire("usage", 1, wait=False)
+    callbacks.fire("usage", 1)
     callbacks.stop()
     threading.Timer(0.02, gate.set).start()
     assert callbacks.flush(WAIT_S) is True

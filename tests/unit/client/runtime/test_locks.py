@@ -1,4 +1,4 @@
-"""The lock of a user: it excludes, and whoever finds it taken looks again until it is free."""
+"""The lock of a user: it excludes, and a thread that finds it taken yields until it is free."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from paygent.client.runtime import locks
 from paygent.client.runtime.locks import LockUnavailable, acquire_blocking, acquire_soon
 
 
-def test_brief__many_threads__exclude_each_other() -> None:
-    """No step in the middle is seen by another thread."""
+def test_acquire_soon__many_threads__exclude_each_other() -> None:
+    """At most one thread is inside the block."""
     mine = threading.Lock()
     seen: list[int] = []
     inside = [0]
@@ -32,12 +32,12 @@ def test_brief__many_threads__exclude_each_other() -> None:
     assert (len(seen), set(seen)) == (16 * 300, {1})
 
 
-@pytest.mark.parametrize("looks", [0, 10**6])
-def test_brief__taken__is_waited_for_however_long(
-    monkeypatch: pytest.MonkeyPatch, looks: int
+@pytest.mark.parametrize("yields", [0, 10**6])
+def test_acquire_soon__taken__is_waited_for_however_long(
+    monkeypatch: pytest.MonkeyPatch, yields: int
 ) -> None:
-    """By giving way, later in turn with others."""
-    monkeypatch.setattr(locks, "_LOOKS", looks)
+    """By yielding first, then by sleeping in the queue of the lock."""
+    monkeypatch.setattr(locks, "_YIELDS", yields)
     mine = threading.Lock()
     got: list[bool] = []
 
@@ -54,8 +54,8 @@ def test_brief__taken__is_waited_for_however_long(
     assert got == [True]
 
 
-def test_brief__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal handler that comes in between must not hang the application."""
+def test_acquire_soon__held_by_its_own_thread__raises(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler that interrupts a holder must not hang the application."""
     monkeypatch.setattr(locks, "_WAIT_S", 0.01)
     mine = threading.Lock()
     with acquire_soon(mine), pytest.raises(LockUnavailable), acquire_soon(mine):
@@ -64,11 +64,11 @@ def test_brief__that_its_own_thread_has__is_given_up(monkeypatch: pytest.MonkeyP
         pass
 
 
-def test_patient__taken_for_long__is_waited_for_all_the_same(
+def test_acquire_blocking__taken_for_long__is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What the ledger said is said once: the thread that was told does not give up."""
-    monkeypatch.setattr(locks, "_LOOKS", 1)
+    """The ledger gives an answer once, so the thread that applies it does not time out."""
+    monkeypatch.setattr(locks, "_YIELDS", 1)
     monkeypatch.setattr(locks, "_WAIT_S", 0.001)
     mine = threading.Lock()
     got: list[bool] = []
@@ -86,8 +86,8 @@ def test_patient__taken_for_long__is_waited_for_all_the_same(
     assert got == [True]
 
 
-def test_brief__an_exception_inside__leaves_it_free() -> None:
-    """Whatever is raised in the middle, the next one gets in."""
+def test_acquire_soon__an_exception_inside__releases_it() -> None:
+    """The lock is released whatever is raised in the block."""
     mine = threading.Lock()
     with pytest.raises(KeyboardInterrupt), acquire_soon(mine):
         raise KeyboardInterrupt

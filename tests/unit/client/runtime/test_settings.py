@@ -108,7 +108,7 @@ def test_read_settings__every_valid_argument__is_taken_over() -> None:
 
 
 def test_read_settings__tag_keys_of_an_iterator__are_all_kept() -> None:
-    """Looking at the keys does not use them up."""
+    """Validating the keys does not exhaust the iterator."""
     assert read_settings({"tag_keys": iter(("team", "feature"))}, {}).tag_keys == (
         "team",
         "feature",
@@ -150,11 +150,14 @@ def test_read_settings__tag_keys_of_an_iterator__are_all_kept() -> None:
         ("tag_keys", 5),
         ("tag_keys", ["team", ""]),
         ("tag_keys", ["team", 5]),
+        ("tag_keys", b"team"),
+        ("tag_keys", ["team\0"]),
+        ("tag_keys", ["\ud800"]),
         ("tag_keys", list("abcdef")),
     ],
 )
 def test_read_settings__a_bad_argument__is_named(name: str, value: Any) -> None:
-    """Type, range and shape are each told by the argument's name."""
+    """A wrong type, range or form is reported under the argument's name."""
     assert fields({name: value}) == [name]
 
 
