@@ -39,12 +39,8 @@ class Gateway:
     def __exit__(self, *error: object) -> None:
         leave(self, self._token)
 
-    def sends(self, sdk: str) -> bool:
-        """Return whether the gateway itself makes the current request.
-
-        Args:
-            sdk: The package of the SDK through which it is made.
-        """
+    def sends(self) -> bool:
+        """Return whether the gateway itself makes the current request."""
         return True
 
 

@@ -219,7 +219,7 @@ def _meter_for(
     if enclosing is None:
         return meter
     if isinstance(enclosing, Gateway):
-        if not (is_behind_gateway() and attempt("gateway", enclosing.sends, sdk.name)):
+        if not (is_behind_gateway() and attempt("gateway", enclosing.sends)):
             return meter
         attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
         return None

@@ -5,20 +5,17 @@ Pure reading; the call is in `call.py`. Names were read from litellm 1.60 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from paygent.client.instrument.anthropic.answers import MessageStream, read_message
 from paygent.client.instrument.http_sdks.outcome import NEVER_SENT
-from paygent.client.instrument.openai.answers import ChatStream, read_chat
+from paygent.client.instrument.openai.answers import read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.core.estimate import Estimate
 from paygent.core.providers import canonical_provider
 from paygent.core.request_size import measure
 from paygent.core.usage import JobStatus, Usage, fields_of, get
-
-_CACHED = "cached_response"
-"""The provider that LiteLLM names for a stream from its cache."""
 
 
 def read_completion(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
@@ -50,13 +47,12 @@ class MessageEvents:
         headers = {"content-type": "text/event-stream"}
         self._bytes = BytesReader(headers, self._events, read_message, is_plain=True)
 
-    def feed(self, chunk: Any) -> bool | None:
+    def feed(self, chunk: Any) -> None:
         """Read one chunk; see `StreamReader.feed`."""
         if isinstance(chunk, bytes):
             self._bytes.feed_bytes(chunk)
         else:
             self._events.feed(chunk)
-        return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return the usage; see `StreamReader.usage`."""
@@ -85,10 +81,8 @@ def provider_of(answer: Any) -> str:
     """Return the provider of an answer or a stream, which after a fallback is not the requested
     one; "" where it is not named.
     """
-    for name in (
-        hidden_of(answer).get("custom_llm_provider"),
-        getattr(answer, "custom_llm_provider", None),
-    ):
+    hidden = hidden_of(answer).get("custom_llm_provider")
+    for name in (hidden, getattr(answer, "custom_llm_provider", None)):
         if isinstance(name, str) and name:
             return canonical_provider(name)
     return ""
@@ -107,19 +101,16 @@ def is_from_cache(answer: Any) -> bool:
     if hidden_of(answer).get("cache_hit"):
         return True
     inner = getattr(answer, "completion_stream", None)  # of a stream around a stream
-    return _CACHED in (
-        getattr(answer, "custom_llm_provider", None),
-        getattr(inner, "custom_llm_provider", None),
+    # LiteLLM names this provider for a stream from its cache.
+    return any(
+        getattr(stream, "custom_llm_provider", None) == "cached_response"
+        for stream in (answer, inner)
     )
 
 
 def read_part(usage: Usage | JobStatus | None, part: Any, whole: Any) -> Usage | JobStatus | None:
-    """Return the usage of embeddings that a cache had in part: LiteLLM adds up the tokens of both.
-
-    Args:
-        usage: As the answer reports it.
-        part: The input that was sent to the provider.
-        whole: The input of the application's request.
+    """Return the usage of embeddings that a cache had in part: LiteLLM adds up the tokens of both,
+    and only `part` of the `whole` input was sent to the provider.
     """
     part_bytes = measure({"input": part}).text_bytes
     whole_bytes = measure({"input": whole}).text_bytes
@@ -131,56 +122,22 @@ def read_part(usage: Usage | JobStatus | None, part: Any, whole: Any) -> Usage |
 
 # -- its errors
 
-
-def is_rejected(names: Collection[str], error: BaseException) -> bool:
-    """Return whether LiteLLM has received an answer, and rejects it by a rule or a schema of the
-    application.
-
-    Args:
-        names: Of the error's class and its bases.
-        error: LiteLLM's error.
-    """
-    if "APIResponseValidationError" not in names:
-        return False
-    # A rule for requests raises the same class, before anything is sent.
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_name == "pre_call_rules":
-            return False
-        trace = trace.tb_next
-    return True
-
-
-def read_rejected(answer: Any, estimate: Estimate) -> Usage | JobStatus | None:
-    """Read a rejected answer, which LiteLLM's error has whole, as its text, or not at all."""
-    if not isinstance(answer, str):
-        return read_completion(answer, False)
-    reader = ChatStream(False, False)
-    reader.feed({"choices": [{"delta": {"content": answer}}]})
-    return reader.usage(estimate)
-
-
+# The last two are of aiohttp, which LiteLLM's async calls may use.
 _NEVER_SENT = frozenset({*NEVER_SENT, "ClientConnectorError", "ConnectionTimeoutError"})
-"""The last two are of aiohttp, which LiteLLM's async calls may use."""
 _ERRORS_MAX = 16
 
 
 def was_never_sent(error: BaseException, handled: BaseException | None) -> bool:
-    """Return whether a LiteLLM error was caused by a connection that was never made.
-
-    Args:
-        error: LiteLLM's error.
-        handled: The exception that the caller was handling when the call began.
+    """Return whether a LiteLLM error was caused by a connection that was never made; `handled` is
+    the exception that the caller was handling when the call began.
     """
     # LiteLLM raises its error while it handles the one from below, and usually sets no cause. The
     # search ends at the caller's own exception, and at an earlier attempt: another LiteLLM error.
-    cause: BaseException | None = error
     for _ in range(_ERRORS_MAX):
-        if cause is None or cause is handled:
-            break
-        if cause is not error and hasattr(cause, "llm_provider"):
+        cause = error.__cause__ or error.__context__
+        if cause is None or cause is handled or hasattr(cause, "llm_provider"):
             break
         if any(base.__name__ in _NEVER_SENT for base in type(cause).__mro__):
             return True
-        cause = cause.__cause__ or cause.__context__
+        error = cause
     return False

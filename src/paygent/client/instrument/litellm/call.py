@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
 from typing import Any
 
 from paygent.client.instrument.callables.run import Work, end_raised, prepare
 from paygent.client.instrument.litellm.answers import (
     answered_by,
     is_from_cache,
-    is_rejected,
     provider_of,
+    read_completion,
     read_part,
-    read_rejected,
     was_never_sent,
 )
 from paygent.client.instrument.litellm.callers import LiteLLMGateway, is_in_callback
@@ -42,18 +40,11 @@ class GatewayCall(Work):
         patches: Patches,
         gateway: LiteLLMGateway | None,
     ) -> None:
-        """Create a call.
-
-        Args:
-            meter, scope: As in `Work`.
-            request: Of the call.
-            function: The function that is called.
-            patches: Where the taps of streams are put in.
-            gateway: The run; None where LiteLLM makes up the answer: a fallback to a provider is a
-                call of its own then.
+        """Create a call. Where LiteLLM makes up the answer there is no `gateway`: a fallback to a
+        provider is a call of its own then.
         """
-        inside: AbstractContextManager[None] = gateway or nullcontext()
-        gateway = gateway or LiteLLMGateway()
+        self._inside: AbstractContextManager[None] = gateway or nullcontext()
+        self._gateway = gateway = gateway or LiteLLMGateway()
 
         def read(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
             usage = function.read(answer, want_tools)
@@ -64,20 +55,13 @@ class GatewayCall(Work):
         self._patches = patches
         # LiteLLM's errors name no cause, so their contexts are searched, but not beyond this one.
         self._handled = sys.exc_info()[1]
-        self._gateway = gateway
-        self._inside = inside
 
     def __enter__(self) -> GatewayCall:
         super().__enter__()
         self._inside.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._inside.__exit__(kind, error, trace)
         super().__exit__(kind, error, trace)
 
@@ -111,18 +95,17 @@ class GatewayCall(Work):
         usage = self._prepared.route.read(answer, False)
         return read_part(usage, self._gateway.embeds, body.get("input"))
 
-    def _usage_of_rejected(self, call: Call, error: BaseException) -> Usage | JobStatus | None:
-        usage = read_rejected(getattr(error, "raw_response", None), call.estimate)
-        return answered_by(self._gateway.provider, usage)
-
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End a call that raised, by the class: LiteLLM invents a status where there is none."""
         names = {base.__name__ for base in type(error).__mro__}
         body = self._prepared.request.body or {}
         if "APITimeoutError" in names and body.get("mock_timeout") is True:
             meter.void(call, "a mocked time-out")  # LiteLLM sends nothing
-        elif is_rejected(names, error):
-            meter.settle(call, attempt("usage", self._usage_of_rejected, call, error))
+        elif "APIResponseValidationError" in names:
+            # An answer that a rule or a schema of the application rejects was paid.
+            answer = getattr(error, "raw_response", None)
+            usage = attempt("usage", read_completion, answer, False)
+            meter.settle(call, answered_by(self._gateway.provider, usage))
         elif "APITimeoutError" in names or (
             "APIConnectionError" in names and not was_never_sent(error, self._handled)
         ):

@@ -1,8 +1,8 @@
 """Calls inside a LiteLLM call: LiteLLM's own are parts of it, the application's count themselves.
 
 LiteLLM calls SDKs, and its own functions again. It also runs callbacks, and whole providers that
-the application has registered. A context variable (`http_sdks/wrapper.py`) shows that a LiteLLM
-call is open here; the nearest frame of LiteLLM shows which of the two runs.
+the application has registered. A context variable (`http_sdks/layers.py`) shows that a LiteLLM call
+is open here; the nearest frame of LiteLLM shows which of the two runs.
 """
 
 from __future__ import annotations
@@ -25,13 +25,10 @@ _RUNS_CALLBACKS = (
 )
 """Modules from which LiteLLM calls code of the application (litellm 1.60 and 1.110, 2026-11)."""
 
+# LiteLLM's decorator adds this argument to a call, and passes it on to every function below, even
+# on another thread, where no frame of LiteLLM is left.
 _OWN_ARGUMENT = "litellm_logging_obj"
-"""LiteLLM's decorator adds this argument to a call, and passes it on to every function below, also
-on another thread, where no frame of LiteLLM is left.
-"""
-
-_PARTLY_CACHED = "aembedding"
-"""Argument with which the async function calls the sync one for what its cache did not have."""
+_PARTLY_CACHED = "aembedding"  # the async function calls the sync one for what its cache lacks
 _CONTENT = ("messages", "input", "prompt", "query", "file", "image")
 
 
@@ -71,13 +68,7 @@ class LiteLLMGateway(Gateway):
     def __init__(
         self, name: str = "", layer: object = None, body: Mapping[str, Any] | None = None
     ) -> None:
-        """Open a run.
-
-        Args:
-            name: Of the function.
-            layer: Our wrapper.
-            body: The arguments by name.
-        """
+        """Open a run of a function, called through our wrapper `layer` with arguments by name."""
         super().__init__()
         self._name = name
         self._layer = layer
@@ -86,45 +77,30 @@ class LiteLLMGateway(Gateway):
         self.provider = ""  # as long as the answer comes from the requested model
         self.embeds: Any = None
 
-    def sends(self, sdk: str) -> bool:
+    def sends(self) -> bool:
         """Return whether LiteLLM makes the request; see `Gateway.sends`."""
         return _is_in_litellm()
 
     def includes(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
-        """Return whether a LiteLLM function is called as a part of this run.
-
-        Args:
-            name: Of the function.
-            layer: Our wrapper around it.
-            body: Its arguments by name.
-        """
+        """Return whether a LiteLLM function is called as a part of this run; see `__init__`."""
         if not body.keys().isdisjoint(CALL_ARGUMENTS):
             return False  # LiteLLM does not know our arguments, so the application calls
-        if _OWN_ARGUMENT in body or self._is_layer(name, layer, body):
+        if _OWN_ARGUMENT in body:
+            return True
+        # A library between two of our wrappers has kept the first one, and both see this call. By
+        # identity: it may have rebuilt the arguments, but not the content.
+        is_twin = name == self._name and layer is not self._layer
+        if is_twin and self._content is not None and _content_of(body) is self._content:
             return True
         # A provider of the application is called from LiteLLM too, and its calls are its own.
         return self.in_front and _is_in_litellm()
 
-    def _is_layer(self, name: str, layer: object, body: Mapping[str, Any]) -> bool:
-        """Return whether another of our wrappers sees the same call: a library between the two has
-        kept the first one.
-        """
-        # By identity: the library may have rebuilt the arguments, but not the content.
-        is_same = name == self._name and self._content is not None
-        return is_same and layer is not self._layer and _content_of(body) is self._content
-
     def note_part(self, litellm: Any, body: Mapping[str, Any]) -> None:
-        """Record the provider and the input of a part of this run.
-
-        Args:
-            litellm: The module.
-            body: The arguments of the part, by name.
-        """
+        """Record the provider and the input of a part of this run, by its arguments."""
         if body.get("model") == self._model:
             self.provider = ""
         else:  # a fallback
-            provider = resolve(litellm, body)[1]
-            self.provider = canonical_provider(provider)
+            self.provider = canonical_provider(resolve(litellm, body)[1])
             self.in_front = self.in_front and not is_custom(litellm, body)
         if body.get(_PARTLY_CACHED) is True:
             self.embeds = body.get("input")

@@ -13,11 +13,7 @@ from typing import Any, NamedTuple
 
 from paygent.client.instrument.anthropic.answers import read_message
 from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
-from paygent.client.instrument.litellm.answers import (
-    MessageEvents,
-    read_completion,
-    read_nothing,
-)
+from paygent.client.instrument.litellm.answers import MessageEvents, read_completion, read_nothing
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     ResponseStream,
@@ -57,7 +53,7 @@ class Function(NamedTuple):
     mocks: tuple[str, ...] = ()
 
 
-def _told_by_file(body: Mapping[str, Any], files: Any) -> Usage | None:
+def _usage_of_file(body: Mapping[str, Any], files: Any) -> Usage | None:
     return usage_of_audio(body, {"file": body.get("file")})
 
 
@@ -71,7 +67,7 @@ METERED = (
     Function("responses", read_response, ResponseStream, mocks=_MOCKS),
     Function("image_generation", read_images, mocks=_MOCKS),
     Function("image_edit", read_images),
-    Function("transcription", read_transcription, declared_usage=_told_by_file),
+    Function("transcription", read_transcription, declared_usage=_usage_of_file),
     Function("speech", read_nothing, declared_usage=usage_of_speech),
     Function("rerank", read_completion, generates=False),
     Function("anthropic_messages", read_message, MessageEvents, mocks=_MOCKS),
@@ -117,64 +113,28 @@ def is_call(value: Any) -> bool:
 # -- requests
 
 
-class Arguments:
-    """Names the positional arguments of calls of one function."""
-
-    __slots__ = ("_functions", "_names")
-
-    def __init__(self, original: Callable[..., Any], twin: Callable[..., Any] | None) -> None:
-        """Create it for a function.
-
-        Args:
-            original: The function.
-            twin: The sync one: its names count where the function has none of its own.
-        """
-        self._functions = (original, twin)
-        self._names: tuple[str, ...] | None = None
-
-    def body(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the arguments of a call by name; those without a name are left out."""
-        if not args:
-            return kwargs
-        if self._names is None:
-            self._names = next(filter(None, map(_positional, self._functions)), ())
-        return {**dict(zip(self._names, args, strict=False)), **kwargs}
-
-
-def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
-    """Return the names of the positional parameters."""
-    if function is None:
-        return ()
+def positional_names(function: Any) -> list[str]:
+    """Return the names of a function's positional parameters."""
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # other code's wrapper, without a signature
-        return ()
+    except (TypeError, ValueError):  # None, or other code's wrapper without a signature
+        return []
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(parameter.name for parameter in parameters if parameter.kind in kinds)
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
 def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Request | None:
-    """Read a request; None for one that no provider receives.
-
-    Args:
-        function: That is called.
-        litellm: The module.
-        body: The arguments by name.
-    """
+    """Read a request from its arguments by name; None for one that no provider receives."""
     if any(body.get(name) for name in function.mocks):
         return None  # LiteLLM makes up the answer
     model, provider = resolve(litellm, body)
-    return Request(
-        canonical_provider(provider),
-        f"litellm.{function.name}",
-        model,
-        body,
-        generates=function.generates,
-        max_tokens=max_tokens_of(_ROUTE, body.get),
-        declared_usage=attempt("usage", function.declared_usage, body, None)
-        if function.declared_usage is not None
-        else None,
-    )
+    route = f"litellm.{function.name}"
+    request = Request(canonical_provider(provider), route, model, body)
+    request.generates = function.generates
+    request.max_tokens = max_tokens_of(_ROUTE, body.get)
+    if function.declared_usage is not None:
+        request.declared_usage = attempt("usage", function.declared_usage, body, None)
+    return request
 
 
 def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:

@@ -24,11 +24,11 @@ from paygent.client.instrument.litellm.callers import LiteLLMGateway, enclosing_
 from paygent.client.instrument.litellm.functions import (
     BY_NAME,
     OTHERS,
-    Arguments,
     Function,
     is_call,
     is_custom,
     is_free,
+    positional_names,
     request_of,
 )
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
@@ -72,16 +72,13 @@ class LiteLLMHook(Hook):
         """Wrap LiteLLM functions that have replaced our wrappers, in their places alone. Code of
         others is left: a stub of a test calls no provider.
         """
-        for patch in displaced:
-            self._restore(patch.owner, patch.name, patches)
-
-    def _restore(self, owner: Any, name: str, patches: Patches) -> None:
-        function, litellm = vars(owner).get(name), sys.modules.get(self.module)
-        if litellm is None or self._is_ours(function) or not is_call(function):
-            return
-        wrapper = self._wrapper(function, function.__name__, litellm, patches)
-        if wrapper is not function:
-            patches.put(owner, name, wrapper)
+        litellm = sys.modules.get(self.module)
+        for owner, name, *_ in displaced:
+            function = vars(owner).get(name)
+            if litellm is not None and is_call(function) and not self._is_ours(function):
+                wrapper = self._wrapper(function, function.__name__, litellm, patches)
+                if wrapper is not function:
+                    patches.put(owner, name, wrapper)
 
     def _is_ours(self, value: Any) -> bool:
         return self._own.get(id(value)) is value
@@ -90,11 +87,12 @@ class LiteLLMHook(Hook):
         """Return the wrapper of a function; the function itself where it is free."""
         function = BY_NAME.get(name)
         if function is not None:
-            wrapper = _Metered(original, name, function, litellm, patches).wrapper()
+            metered = _Metered(original, name, function, litellm, patches)
+            wrapper = _wrap(original, metered.begin)
         elif is_free(name):
             return original
         else:
-            wrapper = _report_unmetered(original, _public_name(original, litellm), patches)
+            wrapper = _wrap(original, _reporter(_public_name(original, litellm), patches))
         self._own[id(wrapper)] = wrapper
         return wrapper
 
@@ -114,9 +112,8 @@ class LiteLLMHook(Hook):
             decorated = original(function)
             if not patches.switch.is_on:
                 return decorated
-            wrapper = attempt(
-                "patch:litellm", self._wrapper, decorated, function.__name__, litellm, patches
-            )
+            name = function.__name__
+            wrapper = attempt("patch:litellm", self._wrapper, decorated, name, litellm, patches)
             return decorated if wrapper is None else wrapper
 
         self._own[id(client)] = client
@@ -164,44 +161,42 @@ def _public_name(function: Any, litellm: ModuleType) -> str:
 
 # -- its functions
 
+_Begin = Callable[[tuple[Any, ...], dict[str, Any]], GatewayCall | None]
 
-def _same_kind(
-    original: Callable[..., Any], sync: Callable[..., Any], coroutine: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Return the wrapper that is of the kind of the original: a coroutine function, a plain one, or
-    a plain one around a coroutine function, which returns a coroutine.
-    """
+
+def _wrap(original: Callable[..., Any], begin: _Begin) -> Callable[..., Any]:
+    """Return a function that runs the original in the call that `begin` returns, if any."""
+
+    async def coroutine(*args: Any, **kwargs: Any) -> Any:
+        call = begin(args, kwargs)
+        if call is None:
+            return await original(*args, **kwargs)
+        return await run_async(call, functools.partial(original, *args, **kwargs))
+
+    def sync(*args: Any, **kwargs: Any) -> Any:
+        call = begin(args, kwargs)
+        if call is None:
+            return original(*args, **kwargs)
+        return run(call, functools.partial(original, *args, **kwargs))
+
     if inspect.iscoroutinefunction(original):
         return functools.wraps(original)(coroutine)
     if not inspect.iscoroutinefunction(inspect.unwrap(original)):
         return functools.wraps(original)(sync)
-
-    @functools.wraps(original)
-    def returns_coroutine(*args: Any, **kwargs: Any) -> Any:
-        return coroutine(*args, **kwargs)
-
-    return returns_coroutine
+    # A plain function around a coroutine function stays a plain one, which returns a coroutine.
+    return functools.wraps(original)(lambda *args, **kwargs: coroutine(*args, **kwargs))
 
 
-def _report_unmetered(original: Callable[..., Any], name: str, patches: Patches) -> Any:
-    """Return a function that logs that it is not metered."""
+def _reporter(name: str, patches: Patches) -> _Begin:
+    """Return a `begin` that logs that a function is not metered."""
 
-    def report(kwargs: Mapping[str, Any]) -> None:
+    def report(kwargs: dict[str, Any]) -> None:
         if patches.switch.is_on and enclosing_call(name, None, kwargs) is None:
             kind = f"unmetered:litellm:{name}"
-            diagnostics.warn_once(
-                kind, "litellm.%s is neither metered nor limited; use pg.wrap()", name
-            )
+            message = "litellm.%s is neither metered nor limited; use pg.wrap()"
+            diagnostics.warn_once(kind, message, name)
 
-    async def coroutine(*args: Any, **kwargs: Any) -> Any:
-        attempt("gateway", report, kwargs)
-        return await original(*args, **kwargs)
-
-    def sync(*args: Any, **kwargs: Any) -> Any:
-        attempt("gateway", report, kwargs)
-        return original(*args, **kwargs)
-
-    return _same_kind(original, sync, coroutine)
+    return lambda _, kwargs: attempt("gateway", report, kwargs)
 
 
 class _Metered:
@@ -210,16 +205,18 @@ class _Metered:
     def __init__(
         self, original: Any, name: str, function: Function, litellm: ModuleType, patches: Patches
     ) -> None:
-        self._original = original
         self._name = name
         self._function = function
         self._litellm = litellm
         self._patches = patches
-        self._arguments = Arguments(original, getattr(litellm, function.name, None))
+        # Some async functions only forward their arguments: the sync one names them.
+        twin = getattr(litellm, function.name, None)
+        self._names = positional_names(original) or positional_names(twin)
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GatewayCall | None:
         """Return the call, with our arguments removed; None for a part of one that is under way."""
-        body = attempt("prepare", self._arguments.body, args, kwargs) or kwargs
+        # Arguments without a name are left out.
+        body = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         outer = attempt("gateway", enclosing_call, self._name, self, body)
         if outer is not None:
             attempt("gateway", outer.note_part, self._litellm, body)
@@ -227,10 +224,9 @@ class _Metered:
         scope = attempt("prepare", take_arguments, kwargs)
         body = {key: value for key, value in body.items() if key not in CALL_ARGUMENTS}
         meter = meter_or_warn() if self._patches.switch.is_on else None
-        request = None
+        request = gateway = None
         if meter is not None:
             request = attempt("prepare", request_of, self._function, self._litellm, body)
-        gateway = None
         # LiteLLM makes up an answer without a request, so there it is in front of nothing.
         if meter is None or request is not None:
             gateway = LiteLLMGateway(self._name, self, body)
@@ -238,21 +234,3 @@ class _Metered:
         if request is None:
             meter, request = None, Request("", self._function.name, "", None)
         return GatewayCall(meter, request, scope, self._function, self._patches, gateway)
-
-    def wrapper(self) -> Callable[..., Any]:
-        """Return the function that replaces the original."""
-        original = self._original
-
-        async def coroutine(*args: Any, **kwargs: Any) -> Any:
-            call = self.begin(args, kwargs)
-            if call is None:
-                return await original(*args, **kwargs)
-            return await run_async(call, functools.partial(original, *args, **kwargs))
-
-        def sync(*args: Any, **kwargs: Any) -> Any:
-            call = self.begin(args, kwargs)
-            if call is None:
-                return original(*args, **kwargs)
-            return run(call, functools.partial(original, *args, **kwargs))
-
-        return _same_kind(original, sync, coroutine)

@@ -13,7 +13,6 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from types import TracebackType
 from typing import Any
 
 from paygent.client.instrument.http_sdks.layers import current_gateway
@@ -32,16 +31,13 @@ from paygent.failopen import attempt
 _NEXT = ("__next__", "__anext__")
 _CLOSE = ("close", "aclose")
 _ASYNC = ("__anext__", "aclose")
-_LOOPS: Mapping[str, tuple[str, Any]] = {
-    "__iter__": ("__next__", SyncLoop),
-    "__aiter__": ("__anext__", AsyncLoop),
-}
+_LOOPS = {"__iter__": ("__next__", SyncLoop), "__aiter__": ("__anext__", AsyncLoop)}
 """The methods that return an iterator: the method of a step, and the class of the loop."""
 _METHODS = (*_NEXT, *_CLOSE, *_LOOPS)
 _TAP = "_paygent_tap"
 _NO_FIELDS: Mapping[str, Any] = {}
+# The class of streams that keep their chunks, which other streams wrap.
 _KEEPS = ("litellm.litellm_core_utils.streaming_handler", "CustomStreamWrapper")
-"""The class of streams that keep their chunks, which other streams wrap."""
 
 
 def is_stream(answer: Any) -> bool:
@@ -78,13 +74,8 @@ class Reader:
     """
 
     def __init__(self, stream: Any, function: Function, want_tools: bool, provider: str) -> None:
-        """Create a reader.
-
-        Args:
-            stream: As the application gets it.
-            function: That returned it.
-            want_tools: As in `Call`.
-            provider: Of the request, where the stream does not name it; "" as in `Usage`.
+        """Create a reader of a stream that a function returned; `provider` is the request's, where
+        the stream names none.
         """
         self._kept: Any = getattr(stream, "chunks", None)
         self._provider = provider_of(stream) or provider
@@ -101,10 +92,9 @@ class Reader:
         """Record the stream's own end."""
         self._is_whole = True
 
-    def feed(self, chunk: Any) -> bool | None:
+    def feed(self, chunk: Any) -> None:
         """Read one chunk; see `StreamReader.feed`. None is withheld from the application."""
         self._inner.feed(chunk)
-        return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return the usage; see `StreamReader.usage`."""
@@ -112,9 +102,8 @@ class Reader:
 
     def _usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         seen = self._inner.usage(estimate)
-        if not self._is_chat and (
-            isinstance(seen, JobStatus) or (seen and seen.quality == "exact")
-        ):
+        is_certain = isinstance(seen, JobStatus) or (seen and seen.quality == "exact")
+        if is_certain and not self._is_chat:
             return seen
         last = next((chunk for chunk in reversed(self._kept or ()) if get(chunk, "usage")), None)
         usage = read_completion(last, False) if last is not None else None
@@ -144,17 +133,13 @@ class Tap:
     def __init__(
         self, ending: StreamEnd, reader: Reader, yield_to_inner: Callable[[], None] | None = None
     ) -> None:
-        """Create a tap.
-
-        Args:
-            ending: Ends the call.
-            reader: Reads the chunks.
-            yield_to_inner: Voids the call in favor of calls below the stream; None if they are
-                parts of it. Some streams send their request when they are read.
+        """Create a tap. `yield_to_inner` voids the call in favor of calls below the stream; None if
+        they are parts of it.
         """
         self.ending = ending
         self.reader = reader
         self.is_busy = False
+        # Some streams send their request when they are read.
         self._enclosing: AbstractContextManager[None] = (
             _Reading(reader) if yield_to_inner is None else nesting.EnclosingCall(yield_to_inner)
         )
@@ -163,18 +148,20 @@ class Tap:
         self.is_busy = True
         self._enclosing.__enter__()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._enclosing.__exit__(None, None, None)
         self.is_busy = False
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self.ending.at_its_end()
         elif error is not None:  # an interruption ends the call too
             self.ending()
+
+    def take(self, answer: Any, *, ends: bool) -> None:
+        """Read what a step has returned: a chunk, or the end of a `close`."""
+        if ends:
+            self.ending()
+        else:
+            attempt("stream", self.reader.feed, answer)
 
     def __del__(self) -> None:
         if not self.is_busy:
@@ -205,13 +192,14 @@ def _is_tapped(kind: type, patches: Patches) -> bool:
 
 def _tap_method(kind: type, name: str, patches: Patches) -> None:
     owner, original = _method(kind, name)
-    if original is not None and not patches.is_ours(original):
-        if name in _LOOPS:
-            wrapper = _wrap_loop(original, *_LOOPS[name])
-        else:
-            wrap = _wrap_async if name in _ASYNC else _wrap_sync
-            wrapper = wrap(original, _close if name in _CLOSE else _feed)
-        patches.put(owner, name, wrapper)
+    if original is None or patches.is_ours(original):
+        return
+    if name in _LOOPS:
+        wrapper = _wrap_loop(original, *_LOOPS[name])
+    else:
+        wrap = _wrap_async if name in _ASYNC else _wrap_sync
+        wrapper = wrap(original, ends=name in _CLOSE)
+    patches.put(owner, name, wrapper)
 
 
 def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
@@ -227,7 +215,7 @@ def _wrap_loop(original: Callable[..., Any], step: str, loop: Any) -> Any:
     return method
 
 
-def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
+def _wrap_sync(original: Callable[..., Any], *, ends: bool) -> Any:
     @functools.wraps(original)
     def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
         stream_tap = _tap_of(stream)
@@ -235,13 +223,13 @@ def _wrap_sync(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -
             return original(stream, *args, **kwargs)
         with stream_tap:
             answer = original(stream, *args, **kwargs)
-        then(stream_tap, answer)
+        stream_tap.take(answer, ends=ends)
         return answer
 
     return method
 
 
-def _wrap_async(original: Callable[..., Any], then: Callable[[Tap, Any], None]) -> Any:
+def _wrap_async(original: Callable[..., Any], *, ends: bool) -> Any:
     @functools.wraps(original)
     async def method(stream: Any, *args: Any, **kwargs: Any) -> Any:
         stream_tap = _tap_of(stream)
@@ -249,18 +237,10 @@ def _wrap_async(original: Callable[..., Any], then: Callable[[Tap, Any], None]) 
             return await original(stream, *args, **kwargs)
         with stream_tap:
             answer = await original(stream, *args, **kwargs)
-        then(stream_tap, answer)
+        stream_tap.take(answer, ends=ends)
         return answer
 
     return method
-
-
-def _feed(stream_tap: Tap, chunk: Any) -> None:
-    attempt("stream", stream_tap.reader.feed, chunk)
-
-
-def _close(stream_tap: Tap, answer: Any) -> None:
-    stream_tap.ending()
 
 
 def _tap_of(stream: Any) -> Tap | None:

@@ -30,7 +30,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 )
 
 from paygent import ModelCostRate, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.instrument.litellm.functions import BY_NAME, Arguments
+from paygent.client.instrument.litellm.functions import BY_NAME, positional_names
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
@@ -198,15 +198,14 @@ async def test_litellm__arguments_of_an_async_twin__have_the_sync_ones_names(
     assert [event.provider for event in events] == ["openai"]
 
 
-def test_arguments__of_a_function_that_tells_no_names__are_left_out() -> None:
-    """Other code's wrapper: the order is unknown, so nothing is taken for a model."""
+def test_positional_names__without_a_signature__are_unknown() -> None:
+    """The order of another wrapper's arguments is unknown, so none is taken for a model."""
 
     def wrapper(*args: Any) -> None:
-        """Stand for it."""
+        """Take any argument."""
 
     wrapper.__signature__ = "none"  # type: ignore[attr-defined]
-    for twin in (None, wrapper):
-        assert Arguments(wrapper, twin).body((SECRET,), {"n": 1}) == {"n": 1}
+    assert positional_names(wrapper) == positional_names(None) == []
 
 
 async def test_litellm__a_fallback__is_booked_as_whose_answer_it_is(
@@ -297,33 +296,24 @@ def _reject(**fields: Any) -> Any:
     raise Rejected(**fields)
 
 
-def pre_call_rules() -> Any:
-    """As LiteLLM looks at a request."""
-    return _reject()
-
-
 @pytest.mark.parametrize(
     ("act", "expected"),
     [
-        (_reject, [(None, "estimated")]),
-        (lambda: _reject(raw_response="No JSON."), [(2, "estimated")]),
-        (lambda: _reject(raw_response=answer()), [(20, "exact")]),
-        (pre_call_rules, []),
+        (_reject, (50, "estimated")),
+        (lambda: _reject(raw_response="No JSON."), (50, "estimated")),
+        (lambda: _reject(raw_response=answer()), (20, "exact")),
     ],
 )
 def test_litellm__an_answer_that_it_rejects__is_booked(
-    act: Callable[[], Any], expected: list[Any], pg: Paygent, litellm: Any
+    act: Callable[[], Any], expected: tuple[int, str], pg: Paygent, litellm: Any
 ) -> None:
-    """It was paid, whatever status LiteLLM gives it; the error has its usage. A request
-    that a rule forbids was not.
-    """
+    """It was paid, whatever status LiteLLM gives it: by the error's answer, or at the estimate."""
     metered = Metered(pg)
     litellm.acts.append(act)
     with pytest.raises(Rejected):
         litellm.completion(**CALL)
-    found = [(each.output_tokens, each.quality, each.provider) for each in metered.events]
-    held = [(50 if tokens is None else tokens, how, "openai") for tokens, how in expected]
-    assert found == held
+    event = metered.only
+    assert (event.output_tokens, event.quality, event.provider) == (*expected, "openai")
 
 
 def _refused() -> Any:
