@@ -64,6 +64,7 @@ def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
         rows: At most one row per user and model.
         price_nano: Price of each of these users in the span that the rows cover.
     """
+    # Users without a row used nothing, so their margin is their price; they are not listed.
     by_user: dict[str, list[UsageRow]] = {}
     for row in rows:
         by_user.setdefault(row.user_id, []).append(row)
@@ -81,7 +82,11 @@ def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
     return tuple(sorted(unsorted, key=lambda margin: (-margin.cost_nano, margin.user_id)))
 
 
-_KEYS = {"user": "user_id", "model": "model", "tag": "tag"}  # what `group` takes, and the field it keeps
+_KEYS = {
+    "user": "user_id",
+    "model": "model",
+    "tag": "tag",
+}  # what `group` takes, and the field it keeps
 _SUMS = tuple(name for name in UsageRow._fields if name not in _KEYS.values())
 
 

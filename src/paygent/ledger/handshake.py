@@ -59,6 +59,7 @@ class Probe:
                 problems.append(problem)
             answered.set()
 
+        # A daemon: a mute backend must not keep the process from exiting.
         threading.Thread(target=ask, name="paygent-probe", daemon=True).start()
         if answered.wait(PROBE_WAIT_S):
             return next(iter(problems), None)

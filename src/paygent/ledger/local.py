@@ -29,11 +29,13 @@ class LocalLedger:
         self._product = product
         self._writer = writer
         self._reader = reader
+        # A store in memory is one connection; it must not be closed or paused twice.
         self._stores = (writer,) if reader is writer else (writer, reader)
 
     def open(self) -> None:
         """Migrate the store; see `Ledger.open`."""
         with _as_unavailable():
+            # The reader opens at its first use, when the schema is migrated.
             self._writer.open()
 
     def settle(self, batch: Batch) -> Answer:

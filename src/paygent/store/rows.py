@@ -26,6 +26,7 @@ def text(value: str) -> str:
     """
     if value.isascii() and "\0" not in value:
         return value
+    # UTF-16 joins surrogates that form a pair; only lone ones are replaced.
     whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return whole.replace("\0", "\ufffd")
 
@@ -58,11 +59,13 @@ _READ_FIELDS = tuple(
 
 def event_row(product: str, event: Event) -> dict[str, Any]:
     """Return the row of an event."""
+    # The day is computed here: engines differ in their date functions.
     row: dict[str, Any] = {"product_id": product, "day": day_name(event.at_us)}
     for name, value in zip(Event._fields, event, strict=True):
         if name in _CONVERTED:
             row[name] = _CONVERTED[name][0](value)
         else:
+            # Any text may come from the application, ids and provider names included.
             row[name] = text(value) if isinstance(value, str) else value
     return row
 

@@ -162,10 +162,11 @@ class SqliteStore:
             connection = self._connection
             assert connection is not None  # `open` raises where it cannot connect
             connection.execute(begin)
+            # An interruption rolls back too: a transaction left open would lock out all writers.
             try:
                 yield connection
             except BaseException:
-                if connection.in_transaction:
+                if connection.in_transaction:  # SQLite ends one by itself after some errors
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
@@ -175,6 +176,7 @@ class SqliteStore:
     def ingest(self, product: str, batch: Batch) -> Answer:
         """Store a batch and answer its questions; see `Store.ingest`."""
         with self._transaction("BEGIN IMMEDIATE") as connection:
+            # Accounts are seeded from stored events, so they open before the batch's are stored.
             self._write_directory(connection, product, batch)
             self._open_accounts(connection, product, batch.questions)
             counted = self._write_events(connection, product, batch)
@@ -242,7 +244,7 @@ class SqliteStore:
             account_row(question.user_id, key)
             for question in questions
             for key in question.accounts
-            if rolling_length_us(key.limit.window) is None
+            if rolling_length_us(key.limit.window) is None  # rolling sums are read from events
         ]
         if keys:
             self._queries.open_accounts(connection, product_id=product, keys=json.dumps(keys))
@@ -250,19 +252,21 @@ class SqliteStore:
     def _write_events(
         self, connection: sqlite3.Connection, product: str, batch: Batch
     ) -> frozenset[str]:
+        # Claimed under the id that is stored, which may differ from the one that was sent.
         by_id = {text(event.event_id): event for event in batch.events}
         if not by_id:
             return frozenset()
         claimed = self._queries.claim_ids(
             connection, product_id=product, ids=json.dumps(list(by_id))
         )
-        new = sorted(row["event_id"] for row in claimed)
+        new = sorted(row["event_id"] for row in claimed)  # a fixed order, whatever the plan
         if not new:
             return frozenset()
         ids = json.dumps(new)
         self._queries.insert_events(
             connection, [event_row(product, by_id[event_id]) for event_id in new]
         )
+        # Corrections take their place and their differences first; then everything is counted.
         for event_id in new:
             if by_id[event_id].corrects is not None:  # few, so each may have its own statement
                 self._queries.adopt_originals(connection, product_id=product, event_id=event_id)
@@ -282,6 +286,7 @@ class SqliteStore:
 
     def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
         """Answer questions; see `Store.read`."""
+        # One transaction, so that all figures of an answer are of one moment.
         with self._transaction("BEGIN") as connection:
             return self._answer(connection, product, questions, at_us)
 

@@ -27,6 +27,7 @@ _KINDS: dict[str, type[DirectoryRecord]] = {
     "session": SessionRecord,
     "prices": PriceRecord,
 }
+# Both directions use this table, so a new kind cannot be written and not be read.
 _KIND_OF = {record_type: kind for kind, record_type in _KINDS.items()}
 
 
@@ -59,6 +60,7 @@ def directory_of(records: Iterable[Record]) -> tuple[DirectoryRecord, ...]:
 def directory_record(record: DirectoryRecord) -> dict[str, Any]:
     """Return a directory record as the journal keeps it: its kind and its fields by name."""
     fields = record._asdict()
+    # JSON would make a list of a nested named tuple, and its fields lose their names.
     if isinstance(record, AssignRecord) and record.subscription is not None:
         fields["subscription"] = record.subscription._asdict()
     return {"k": _KIND_OF[type(record)], **fields}

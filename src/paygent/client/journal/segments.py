@@ -3,7 +3,7 @@
 There are three kinds, with one contract. A *mapped* segment is a file whose pages are in this
 process's memory; a record is copied there. A *written* one takes a record with one `write`. A
 *memory* one is for processes that can write no file. Any thread appends; the delivering thread
-reads, seals and removes. A segment is sealed or removed only when nobody appends to it any more
+reads, seals and removes. A segment is sealed or removed only when no thread appends to it any more
 (`writers`, see `journal`).
 
 A frame is magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to the next
