@@ -12,7 +12,7 @@ from typing import Any
 
 from paygent.client.context.scopes import attach_identity
 from paygent.failopen import guard
-from paygent.integrations.middleware import RequestMiddleware, Selector
+from paygent.integrations.middleware import RequestMiddleware
 
 
 class PaygentMiddleware(RequestMiddleware):
@@ -36,7 +36,7 @@ class PaygentMiddleware(RequestMiddleware):
         if scope.get("type") not in ("http", "websocket"):  # the server's own start and shutdown
             await self._app(scope, receive, send)
             return
-        user_id, session_id = [await _awaited(each, scope) for each in self._selectors]
+        user_id, session_id = [await _awaited(given, scope) for given in self._selectors]
         with attach_identity(self._identity_of(scope, user_id, session_id)):
             await self._app(scope, receive, send)
 
@@ -49,17 +49,12 @@ class PaygentMiddleware(RequestMiddleware):
         return None
 
 
-async def _awaited(selector: Selector, scope: Any) -> Selector:
+async def _awaited(selector: Any, scope: Any) -> Any:
     """Return a selector that needs no awaiting: a call may be made on a thread without a loop."""
-    if not callable(selector) or not _is_async(selector):
+    call = getattr(selector, "__call__", None)  # noqa: B004 - of an object, not whether it has one
+    if not inspect.iscoroutinefunction(selector) and not inspect.iscoroutinefunction(call):
         return selector
     value = None
     with guard("ask_user"):  # the application's function may fail; the request goes on
         value = await selector(scope)
     return lambda _: value
-
-
-def _is_async(function: Any) -> bool:
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - of an object, not whether it has one
-    )

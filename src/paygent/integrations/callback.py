@@ -12,14 +12,7 @@ if TYPE_CHECKING:
 
 
 class UserCallback:
-    """A framework's callback that names the user of the framework's model calls.
-
-    Args:
-        pg: The process's `Paygent`.
-        user_id: The application's id of the user.
-        session_id: The application's id of a session; None for the user's open one.
-        metadata: Up to 16 keys and 1 kB, carried by every event.
-    """
+    """A framework's callback that names the user of the framework's model calls."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from paygent.client.context.scopes import paygent_context
+from paygent.client.context.track import wrap_in_scope
 from paygent.client.instrument.patching.patches import as_function
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.callback import UserCallback
@@ -27,16 +28,9 @@ try:
 except ImportError as error:
     raise ImportError("CrewAICallback needs crewai; install it") from error
 
-_STARTS = (
-    "kickoff",
-    "kickoff_async",
-    "akickoff",
-    "kickoff_for_each",
-    "kickoff_for_each_async",
-    "akickoff_for_each",
-    "replay",
-)
-"""Methods that run a crew; a version lacks some."""
+# Methods that run a crew; a version lacks some.
+_RUNS = ("kickoff", "kickoff_async", "akickoff", "replay")
+_RUNS_FOR_EACH = ("kickoff_for_each", "kickoff_for_each_async", "akickoff_for_each")
 
 
 class CrewAICallback(UserCallback):
@@ -63,12 +57,10 @@ class CrewAICallback(UserCallback):
 
 def _callback_of(crew: Any) -> CrewAICallback | None:
     """Return the callback of a crew, or of one of its agents; None without one."""
-    callbacks = [
-        getattr(crew, "step_callback", None),
-        getattr(crew, "task_callback", None),
-        *(getattr(agent, "step_callback", None) for agent in getattr(crew, "agents", None) or ()),
-    ]
-    return next((each for each in callbacks if isinstance(each, CrewAICallback)), None)
+    agents = getattr(crew, "agents", None) or ()
+    callbacks = [getattr(crew, name, None) for name in ("step_callback", "task_callback")]
+    callbacks += [getattr(agent, "step_callback", None) for agent in agents]
+    return next((item for item in callbacks if isinstance(item, CrewAICallback)), None)
 
 
 def _scope(crew: Any) -> AbstractContextManager[Any]:
@@ -80,34 +72,24 @@ def _as_user(original: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method that runs a crew as the user of the crew's callback."""
     run = as_function(original)
 
-    # What another library wrapped is still a coroutine function below its wrapper.
-    if inspect.iscoroutinefunction(inspect.unwrap(original)):
-
-        @functools.wraps(original)
-        async def start_async(crew: Any, *args: Any, **kwargs: Any) -> Any:
-            with _scope(crew):
-                return await run(crew, *args, **kwargs)
-
-        return start_async
-
     @functools.wraps(original)
-    def start(crew: Any, *args: Any, **kwargs: Any) -> Any:
-        with _scope(crew):
-            return run(crew, *args, **kwargs)
+    async def run_async(*args: Any, **kwargs: Any) -> Any:
+        return await run(*args, **kwargs)
 
-    return start
+    # What another library wrapped is still a coroutine function below its wrapper.
+    is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
+    return wrap_in_scope(run_async if is_async else run, lambda args, _: _scope(args[0]))
 
 
 def _hook() -> None:
     """Patch the methods that run a crew."""
-    names = [name for name in _STARTS if callable(vars(Crew).get(name))]
+    names = [name for name in (*_RUNS, *_RUNS_FOR_EACH) if callable(vars(Crew).get(name))]
     for name in names:
         setattr(Crew, name, _as_user(vars(Crew)[name]))
     if not names:
         # Its calls are still metered, but counted on the surrounding user.
-        diagnostics.warn_once(
-            "unhooked:crewai", "this version of CrewAI has no known method that runs a crew"
-        )
+        message = "this version of CrewAI has no known method that runs a crew"
+        diagnostics.warn_once("unhooked:crewai", message)
 
 
 # Importing the callback patches the class: a crew without one runs as before.

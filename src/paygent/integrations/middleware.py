@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from paygent.client.context.identity import LazyIdentity
@@ -20,11 +21,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, as in RFC 9110
 
 
 class RequestMiddleware:
-    """Validates and keeps what a middleware is given; makes the identity of each request.
-
-    Raises:
-        InvalidValue: naming every argument that breaks a rule.
-    """
+    """Validates and keeps what a middleware is given; makes the identity of each request."""
 
     def __init__(
         self,
@@ -35,11 +32,11 @@ class RequestMiddleware:
     ) -> None:
         # A wrong argument configures every request, so it raises here and not at the first call.
         errors = ValidationErrors(type(self).__name__)
-        for name, selector in (("user_id", user_id), ("session_id", session_id)):
-            is_optional = name == "session_id"
-            if not _is_valid(selector) and not (is_optional and selector is None):
-                rule = "must be the name of a header, or a function of the request"
-                errors.add(name, selector, rule)
+        rule = "must be the name of a header, or a function of the request"
+        if not _is_valid(user_id):
+            errors.add("user_id", user_id, rule)
+        if session_id is not None and not _is_valid(session_id):
+            errors.add("session_id", session_id, rule)
         if metadata is not None and not isinstance(metadata, Mapping):
             errors.add("metadata", metadata, "must be a mapping, or None")
         errors.raise_if_any()
@@ -49,15 +46,12 @@ class RequestMiddleware:
 
     def _identity_of(self, request: Any, user_id: Selector, session_id: Selector) -> LazyIdentity:
         """Return the identity of one request, resolved at its first call."""
-        user, session = (self._reader(selector, request) for selector in (user_id, session_id))
-        return LazyIdentity(user or _no_value, session, self._metadata)
+        ask_user = partial(self._read, request, user_id)
+        ask_session = partial(self._read, request, session_id) if session_id is not None else None
+        return LazyIdentity(ask_user, ask_session, self._metadata)
 
-    def _reader(self, selector: Selector, request: Any) -> Callable[[], Any] | None:
-        if selector is None:
-            return None
-        if callable(selector):
-            return lambda: selector(request)
-        return lambda: self._header(request, selector)
+    def _read(self, request: Any, selector: Any) -> Any:
+        return selector(request) if callable(selector) else self._header(request, selector)
 
     @staticmethod
     def _header(request: Any, name: str) -> str | None:
@@ -68,7 +62,3 @@ class RequestMiddleware:
 def _is_valid(selector: Any) -> bool:
     is_header = isinstance(selector, str) and _HEADER.fullmatch(selector) is not None
     return is_header or callable(selector)
-
-
-def _no_value() -> None:
-    """Return no user, for a coroutine function that failed."""

@@ -51,9 +51,9 @@ class PaygentWSGIMiddleware(RequestMiddleware):
 class _StreamedBody:
     """A response's body; each piece runs as the user that was in effect after the piece before."""
 
-    def __init__(self, body: Iterable[bytes], source: IdentitySource) -> None:
+    def __init__(self, body: Iterable[bytes], source: IdentitySource | None) -> None:
         self._body = body
-        self._source: IdentitySource | None = source
+        self._source = source
         self._pieces: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from paygent.client.context.identity import Identity, IdentitySource
@@ -52,17 +52,22 @@ class Scope:
     """A block that was entered: the identity source inside it, and its outer one once it has ended.
 
     Attributes:
-        identity: The identity inside.
+        identity: The identity inside; of the same user as outside, it is completed from that.
         outer: The source in effect around it.
         owner: The object that was entered.
         has_ended: Whether it has ended for every context that still refers to it.
     """
 
     identity: Identity
-    outer: IdentitySource | None
     owner: object
-    has_ended: bool = False
-    _token: Token[IdentitySource | None] | None = None
+    outer: IdentitySource | None = field(init=False, default_factory=current_source)
+    has_ended: bool = field(init=False, default=False)
+    _token: Token[IdentitySource | None] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        surrounding = self.outer.resolve() if self.outer is not None else None
+        if surrounding is not None and self.identity.user_id == surrounding.user_id is not None:
+            self.identity = self.identity.merged_with(surrounding)
 
     def resolve(self) -> Identity | None:
         """Return the identity inside, or around it once it has ended; see `IdentitySource`."""
@@ -120,12 +125,7 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         self._identity = Identity(user_id, session_id, plan, metadata)
 
     def __enter__(self) -> paygent_context:
-        outer = current_source()
-        surrounding = outer.resolve() if outer is not None else None
-        identity = self._identity
-        if surrounding is not None and identity.user_id == surrounding.user_id is not None:
-            identity = identity.merged_with(surrounding)
-        Scope(identity, outer, self).enter()
+        Scope(self._identity, self).enter()
         return self
 
     def __exit__(self, *error: object) -> None:

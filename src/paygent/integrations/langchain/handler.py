@@ -15,7 +15,6 @@ Read from langchain-core 1.8 (2026-11).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -67,15 +66,10 @@ class LangChainCallback(UserCallback, BaseCallbackHandler):
         attempt("langchain", self._start, run_id, serialized, prompts, kwargs, not runs_loop())
 
     def _start(
-        self,
-        run_id: UUID,
-        serialized: Any,
-        texts: list[Any],
-        options: Mapping[str, Any],
-        is_findable: bool = True,
+        self, run_id: UUID, model: Any, texts: list[Any], options: Any, is_findable: bool = True
     ) -> None:
         # Begun before LangChain's other handlers run: one of them may still refuse the call.
-        run = Run(self, self._identity, serialized, options)
+        run = Run(self, self._identity, model, options)
         run.is_findable = is_findable
         start_run(run, run_id, texts, options)
 

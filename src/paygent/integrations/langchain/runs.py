@@ -25,7 +25,7 @@ from paygent.client.context.scopes import Scope, attach_identity, current, curre
 from paygent.client.instrument.callables.run import end_raised, prepare
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.metering import nesting
-from paygent.client.metering.call import Call, Request
+from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.event_loops import caller, runs_loop
 from paygent.core.providers import canonical_provider
@@ -33,23 +33,14 @@ from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
 
 _ROUTE = "langchain"
-_HOOKED_PACKAGES = (
-    "langchain_openai",
-    "langchain_anthropic",
-    "langchain_litellm",
-    "langchain_deepseek",  # this and the next derive from the models of langchain_openai
-    "langchain_xai",
-)
-"""Packages of models that call an SDK with a hook."""
-
+# Models that call an SDK with a hook: by the package, and by the third part of LangChain's own ids
+# (`langchain.llms.openai.OpenAI`).
+_HOOKED_PACKAGES = {"langchain_openai", "langchain_anthropic", "langchain_litellm"}
+_HOOKED_PACKAGES |= {"langchain_deepseek", "langchain_xai"}  # derive from OpenAI's models
 _HOOKED_IDS = ("openai", "azure_openai", "anthropic", "litellm")
-"""The same by LangChain's id of a model (`langchain.llms.openai.OpenAI`), its third part."""
 
-_seen_by_hooks: set[tuple[str, ...]] = set()
-"""Kinds of models of which a hook was seen to meter a call."""
-
-_runs: dict[int, Run] = {}
-"""Open runs by the number of their id. The id itself as a key would never be dropped."""
+_seen_by_hooks: set[tuple[str, ...]] = set()  # kinds of models of which a hook has metered a call
+_runs: dict[int, Run] = {}  # open runs by the number of their id; the id itself would stay alive
 
 
 class Run(Scope):
@@ -64,20 +55,15 @@ class Run(Scope):
     def __init__(
         self, handler: object, identity: Identity, serialized: Any, options: Mapping[str, Any]
     ) -> None:
-        outer = current_source()
-        surrounding = outer.resolve() if outer is not None else None
-        if surrounding is not None and surrounding.user_id == identity.user_id:
-            identity = identity.merged_with(surrounding)
-        super().__init__(identity, outer, handler)
+        super().__init__(identity, handler)
         self._kind = _kind_of(serialized)
-        self._is_known = self._kind is not None and _is_known(self._kind)
+        self._is_known = _is_known(self._kind)
         self.is_hooked = self._is_known or self._kind in _seen_by_hooks
         self.is_findable = True
         # LangChain starts all prompts of a batch before it calls the model, with one object.
         self._batch = options.get("invocation_params")
         self._is_metered_inside = False
         self._meter: Meter | None = None
-        self._request: Request | None = None
         self._call: Call | None = None
         self._id_ref: weakref.ref[UUID] | None = None
         self._task: Any = None
@@ -93,13 +79,13 @@ class Run(Scope):
             outer = outer.outer  # runs of one batch are not inside one another
         with attach_identity(outer):
             answer = attempt("begin", meter.begin, request)
-            while answer is not None and not isinstance(answer, Call):
+            while isinstance(answer, Wait):
                 if runs_loop():
                     request.has_run = True  # nothing may wait here: meter it ungated
                 else:
                     answer.block()
                 answer = attempt("begin", meter.begin, request)
-        self._meter, self._request, self._call = meter, request, answer
+        self._meter, self._call = meter, answer
 
     def open(self, run_id: UUID) -> None:
         """Put the user into effect until the run ends, its task is cancelled or its id dropped."""
@@ -131,17 +117,13 @@ class Run(Scope):
         self.has_ended = True
         current.set(current_source())  # without the runs of a batch that have ended before
 
-    def drop_call(self) -> None:
-        """Forget the call: its finalizer then settles the estimate."""
-        self._call = None
-
     def yield_to(self, request: Request) -> None:
         """Void this run's call: `request` is made inside it and metered itself."""
         if not request.generates:
             return  # embeddings, for a cache: the model's own call is still to come
         self._is_metered_inside = True
         # An inner LangChain model has a run of its own, which is no evidence of a hook.
-        if request.route != _ROUTE and self._kind is not None:
+        if request.route != _ROUTE and self._kind:
             _seen_by_hooks.add(self._kind)
         if self._meter is not None and self._call is not None:
             attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
@@ -164,14 +146,12 @@ class Run(Scope):
         """Handle a call that a hook should have seen, and has not."""
         usage = attempt("usage", read_result, response, False)
         meter = meter_or_warn()
-        if usage is None or meter is None or self._kind is None:
+        if usage is None or meter is None:
             return
         if self._is_known:
             # Not booked: older versions do not mark an answer that comes out of a cache.
-            name = self._kind[-1]
-            diagnostics.warn_once(
-                f"unmetered:langchain:{name}", "a call of %s was seen by no hook", name
-            )
+            name, message = self._kind[-1], "a call of %s was seen by no hook"
+            diagnostics.warn_once(f"unmetered:langchain:{name}", message, name)
             return
         _seen_by_hooks.discard(self._kind)
         request = _request_of(self.identity, [], {"metadata": {"ls_model_name": usage.model}})
@@ -180,8 +160,8 @@ class Run(Scope):
 
     def end_raised(self, error: BaseException) -> None:
         """End the call with the exception that it raised."""
-        if self._meter is not None and self._call is not None and self._request is not None:
-            prepared = prepare(self._request, _read_nothing)
+        if self._meter is not None and self._call is not None:
+            prepared = prepare(self._call.request, lambda *_: None)  # there is no answer to read
             end_raised(self._meter, self._call, prepared, error)
 
 
@@ -215,7 +195,7 @@ def _abandon(number: int) -> None:
     run = _runs.pop(number, None)
     if run is not None:
         run.has_ended = True
-        run.drop_call()
+        run._call = None  # its finalizer settles the estimate
 
 
 def _yield_enclosing(request: Request) -> None:
@@ -230,17 +210,16 @@ def _yield_enclosing(request: Request) -> None:
 nesting.yield_hooks.append(_yield_enclosing)
 
 
-def _kind_of(serialized: Any) -> tuple[str, ...] | None:
+def _kind_of(serialized: Any) -> tuple[str, ...]:
     """Return LangChain's id of a model's class, by which is learned whether a hook sees it."""
     parts = serialized.get("id") if isinstance(serialized, Mapping) else None
-    return tuple(map(str, parts)) if isinstance(parts, (list, tuple)) and parts else None
+    return tuple(map(str, parts)) if isinstance(parts, (list, tuple)) else ()
 
 
 def _is_known(kind: tuple[str, ...]) -> bool:
     """Return whether a kind of models is built on an SDK that has a hook."""
-    return kind[0] in _HOOKED_PACKAGES or (
-        kind[0] == "langchain" and len(kind) > 3 and kind[2] in _HOOKED_IDS
-    )
+    has_own_id = kind[:1] == ("langchain",) and len(kind) > 3
+    return not _HOOKED_PACKAGES.isdisjoint(kind[:1]) or (has_own_id and kind[2] in _HOOKED_IDS)
 
 
 def _request_of(identity: Identity, texts: list[Any], options: Mapping[str, Any]) -> Request:
@@ -259,7 +238,3 @@ def _request_of(identity: Identity, texts: list[Any], options: Mapping[str, Any]
         max_tokens=max_tokens if type(max_tokens) is int and max_tokens > 0 else None,
         identity=identity,
     )
-
-
-def _read_nothing(answer: Any, want_tools: bool) -> None:
-    """Return no usage: a call that raised has no answer."""

@@ -12,14 +12,8 @@ from paygent.core.usage import Usage, token_count
 
 
 def read_result(result: Any, want_tools: bool) -> Usage | None:
-    """Read the usage of one call from LangChain's `LLMResult`.
-
-    Args:
-        result: The result.
-        want_tools: Whether to read the names of the tools that its messages call.
-
-    Returns:
-        The usage of the message, or else of the model's output; None where neither reports any.
+    """Read the usage of one call from LangChain's `LLMResult`: of its message, or else of the
+    model's output; None where neither reports any.
     """
     messages = _messages_of(result)
     tools = tuple(name for message in messages for name in _tools_of(message)) if want_tools else ()
@@ -28,8 +22,7 @@ def read_result(result: Any, want_tools: bool) -> Usage | None:
         if usage is not None:
             metadata: Mapping[str, Any] = getattr(message, "response_metadata", None) or {}
             model = metadata.get("model_name") or metadata.get("model")
-            model = model if isinstance(model, str) else None
-            return usage._replace(model=model, tool_calls=tools)
+            return usage._replace(model=model if isinstance(model, str) else None, tool_calls=tools)
     usage = _of_output(getattr(result, "llm_output", None))
     return usage._replace(tool_calls=tools) if usage is not None else None
 
@@ -83,12 +76,8 @@ def _of_output(output: Any) -> Usage | None:
     usage = output.get("token_usage") if isinstance(output, Mapping) else None
     if not isinstance(usage, Mapping):
         return None
-    input_tokens, output_tokens = (
-        _count(usage, name) for name in ("prompt_tokens", "completion_tokens")
-    )
-    if not input_tokens and not output_tokens:
-        return None
-    return Usage(input_tokens, output_tokens)
+    counts = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    return Usage(*counts) if any(counts) else None
 
 
 def _count(fields: Mapping[str, Any], name: str) -> int:
