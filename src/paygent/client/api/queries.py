@@ -258,8 +258,8 @@ class UserQueries:
                 return None
             event = stored.event
         # A correction may be in both while its delivery is being acknowledged.
-        corrections = {each.event_id: each for each in stored.corrections} if stored else {}
-        corrections |= {key: each for key, each in pending.items() if each.corrects == event_id}
+        corrections = {item.event_id: item for item in stored.corrections} if stored else {}
+        corrections |= {key: item for key, item in pending.items() if item.corrects == event_id}
         prices = stored.prices if stored is not None else None
         return BookedEvent(event, tuple(corrections.values()), prices)
 
