@@ -1,7 +1,7 @@
 """The composition root: puts the parts of one `Paygent` together.
 
-Everything that a part needs, the clock included, is handed to it here and nowhere else. What holds
-locks or belongs to a process registers for forks here too, where it is made.
+Everything that a part needs, the clock included, is passed to it here and nowhere else. Parts that
+hold locks or belong to one process are registered for forks here too.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def compose(
         settings: Read and checked settings.
         now_us: The clock, microseconds since 1970 UTC.
         ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
-        disabled: Whether Paygent is switched off: no file, no thread.
+        disabled: Whether Paygent is disabled: no file, no thread.
     """
     product = settings.ledger_product
     path = MEMORY if disabled else settings.db_path
@@ -113,13 +113,8 @@ def compose(
         accounts, catalogue, worker, now_us, enabled=not disabled, before_read=deferred_ends.run
     )
 
-    # The records are in a layer below the queries, so a session is reported by a callback.
-    def session_opened(user_id: str) -> None:
-        if callbacks.wants("session_start"):
-            user = accounts.registry.user(user_id, now_us())
-            callbacks.fire("session_start", queries.state(user))
-
-    records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
+    report_session = _session_callback(callbacks, accounts, queries, now_us)
+    records = RecordWriter(accounts, journal, worker, callbacks, report_session)
     attribution = Attribution(settings.on_missing_user, callbacks)
     policy = CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate)
     meter = Meter(
@@ -160,25 +155,43 @@ def compose(
         EventRecorder(product, accounts, catalogue, written, now_us),
         CallableWrapper(None if disabled else meter, settings.registry),
     )
-    # The journal first: what a child writes must not go into its parent's files.
+    _register_for_forks(parts, deferred_ends, policy)
+    return parts
+
+
+def _register_for_forks(parts: Parts, deferred_ends: DeferredEnds, policy: CallPolicy) -> None:
+    # The journal first: records of a child must not go into its parent's files.
     for renew in (
-        journal.renew_after_fork,
-        ledger.forget_after_fork,
-        accounts.renew_after_fork,
-        worker.renew_after_fork,
+        parts.journal.renew_after_fork,
+        parts.ledger.forget_after_fork,
+        parts.accounts.renew_after_fork,
+        parts.worker.renew_after_fork,
         deferred_ends.renew_after_fork,
-        records.renew_after_fork,
+        parts.records.renew_after_fork,
         policy.renew_after_fork,
-        callbacks.renew_after_fork,
+        parts.callbacks.renew_after_fork,
         parts.recorder.renew_after_fork,
         instrumentation.renew_after_fork,
     ):
         on_fork_child(renew)
-    return parts
+
+
+def _session_callback(
+    callbacks: Callbacks, accounts: Accounts, queries: UserQueries, now_us: Callable[[], int]
+) -> Callable[[str], None]:
+    """Return the function that reports an opened session to the application."""
+
+    # Called by the records, which are in a layer below the queries.
+    def session_opened(user_id: str) -> None:
+        if callbacks.wants("session_start"):  # the state of a user takes time to assemble
+            user = accounts.registry.user(user_id, now_us())
+            callbacks.fire("session_start", queries.state(user))
+
+    return session_opened
 
 
 def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
-    """Return what the delivery thread does before each of its rounds."""
+    """Return the function that the delivery thread calls before each round."""
     next_check_s = 0.0
 
     def before_round() -> None:
@@ -202,8 +215,10 @@ def _journal(path: str, product: str, max_queue_size: int) -> Journal:
 
 
 def _local_ledger(product: str, path: str) -> Ledger:
-    """Return a ledger over a store in this process, a connection for each thread that uses it."""
+    """Return a ledger over a store in this process."""
     from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
 
     writer = SqliteStore(path)
+    # A connection for each thread, so that a question does not wait for a delivery; a store in
+    # memory is its one connection.
     return LocalLedger(product, writer, writer if path == MEMORY else SqliteStore(path))

@@ -264,6 +264,7 @@ class EventRecorder:
             name = "tool_calls" if tools_nano > tokens_nano else "input_tokens"
             errors.add(name, format_usd(tokens_nano + tools_nano), "must cost at most $1,000,000")
             errors.raise_if_any()
+        # The price list is recorded with the event, so that `explain` can recompute its cost.
         rates = resolved.rates if resolved is not None else None
         return _Priced(tokens_nano, tools_nano, quality, model_key, rates)
 

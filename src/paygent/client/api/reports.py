@@ -61,7 +61,7 @@ class UsageReports:
         if not self._enabled:
             return ()
         now_us = self._now_us()
-        end_us = to_us(end) if end is not None else now_us + 1
+        end_us = to_us(end) if end is not None else now_us + 1  # the end is exclusive
         start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
         if self._worker.is_stopped:
             raise LedgerUnavailable("this Paygent has been shut down")
