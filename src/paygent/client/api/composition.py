@@ -39,6 +39,7 @@ from paygent.prices.catalogue import Catalogue
 MEMORY = ":memory:"
 """The `db_path` of a store that ends with the process."""
 
+_LOCAL_BATCH_MAX = 1_000  # records of the journal per transaction of a local store
 _CHECK_EVERY_S = 2.0  # verifying every patch takes less than half a millisecond
 
 
@@ -88,6 +89,8 @@ def compose(
     """
     product = settings.ledger_product
     path = MEMORY if disabled else settings.db_path
+    # A store in this process has no requests to bound; large batches are what keeps it fast.
+    max_batch_size = _LOCAL_BATCH_MAX if ledger is None else settings.max_batch_size
     ledger = ledger if ledger is not None else _local_ledger(product, path)
     catalogue = Catalogue()
     journal = _journal(path, product, settings.max_queue_size)
@@ -104,7 +107,7 @@ def compose(
         journal,
         now_us=now_us,
         interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
-        max_batch_size=settings.max_batch_size,
+        max_batch_size=max_batch_size,
         before_round=_housekeeping(deferred_ends),
         enabled=not disabled,
     )
