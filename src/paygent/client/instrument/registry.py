@@ -25,12 +25,7 @@ from paygent.client.instrument.callables.registered import Target, TargetHook, t
 from paygent.client.instrument.http_sdks.hook import ArgumentsHook, SdkHook
 from paygent.client.instrument.litellm.hook import LiteLLMHook
 from paygent.client.instrument.openai import routes as openai_routes
-from paygent.client.instrument.patching.import_hook import (
-    AfterImport,
-    after_import,
-    is_imported,
-    is_under_way,
-)
+from paygent.client.instrument.patching.import_hook import AfterImport, after_import, is_under_way
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches
 from paygent.client.instrument.realtime.hook import HOOKS as REALTIME_HOOKS
 from paygent.failopen import attempt, diagnostics
@@ -93,7 +88,7 @@ class Instrumentation:
             for module in self._awaited:
                 if is_under_way(module) and not self._finder.handles(module):
                     after_import(module, self._install_in)
-                elif is_imported(module) and not is_under_way(module):
+                elif module in sys.modules and not is_under_way(module):
                     self._install_in(module)
 
     def _await(self) -> None:
@@ -148,7 +143,6 @@ class Instrumentation:
         replaced: list[Patch] = []
         for patch in self._patches.displaced():
             if not attempt("self_check", self._patches.put_back, patch):
-                self._patches.leave(patch)
                 replaced.append(patch)
             # In any other module, the application reused its own name for a LiteLLM function.
             if id(patch) in provided or _package_of(patch) in packages:
@@ -157,7 +151,6 @@ class Instrumentation:
         for hook in self._own:
             attempt("self_check", hook.restore, replaced, self._patches)
         for patch in self._thread_patches.displaced():
-            self._thread_patches.leave(patch)
             _warn_displaced(patch)
 
     def provide(self, registry: ProviderRegistry | None, *, propagates_user: bool = True) -> None:

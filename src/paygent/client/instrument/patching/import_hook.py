@@ -12,19 +12,12 @@ import importlib
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
 from threading import Thread
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from paygent.failopen import attempt
-
-if TYPE_CHECKING:
-    from importlib.machinery import ModuleSpec
-
-
-def is_imported(name: str) -> bool:
-    """Return whether a module's import has begun."""
-    return name in sys.modules
 
 
 def is_under_way(name: str) -> bool:
@@ -41,10 +34,7 @@ def _spec_of(name: str) -> Any:
 
 
 def after_import(name: str, then: Callable[[str], None]) -> None:
-    """Call back once an import has ended that was under way before the finder was in place.
-
-    A separate thread waits, since the import may be waiting for the current one.
-    """
+    """Call back once an import has ended that was under way before the finder was in place."""
 
     def wait() -> None:
         # Python has no public way to wait for an import; this is what `import` itself does.
@@ -52,6 +42,7 @@ def after_import(name: str, then: Callable[[str], None]) -> None:
         attempt("import", bootstrap._lock_unlock_module, name)
         then(name)
 
+    # A separate thread waits, since the import may be waiting for the current one.
     Thread(target=wait, name="paygent-import", daemon=True).start()
 
 
@@ -59,14 +50,8 @@ class AfterImport:
     """A finder that delegates to the others, and calls back after the import of some modules."""
 
     def __init__(self, awaited: Mapping[str, Any], then: Callable[[str], None]) -> None:
-        """Create a finder, which waits once it is in `sys.meta_path`.
-
-        Args:
-            awaited: The names of the awaited modules.
-            then: Called with the name of a module that has been imported.
-        """
-        self.awaited = awaited
-        self._then = then
+        self.awaited = awaited  # names of modules
+        self._then = then  # called with the name of a module that has been imported
         self._here = threading.local()
 
     def find_spec(
@@ -78,28 +63,20 @@ class AfterImport:
             return None  # another finder may delegate to all others too: no endless recursion
         searched.add(name)
         try:
-            spec = self._find(name, path, target)
+            # `importlib.util.find_spec` would start with this finder again.
+            others = [finder for finder in sys.meta_path if finder is not self]
+            finders = (finder for finder in others if hasattr(finder, "find_spec"))
+            specs = (finder.find_spec(name, path, target) for finder in finders)
+            spec = next((spec for spec in specs if spec is not None), None)
         finally:
             searched.discard(name)
         if spec is not None and hasattr(spec.loader, "exec_module"):
-            then = functools.partial(self._then, name)
-            spec.loader = cast(Any, _CallingBack(spec.loader, then))
+            spec.loader = cast(Any, _CallingBack(spec.loader, functools.partial(self._then, name)))
         return spec
 
     def handles(self, name: str) -> bool:
         """Return whether the import of a module that is under way will call back."""
         return isinstance(getattr(_spec_of(name), "loader", None), _CallingBack)
-
-    def _find(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None
-    ) -> ModuleSpec | None:
-        # `importlib.util.find_spec` would start with this finder again.
-        for finder in sys.meta_path:
-            if finder is not self and hasattr(finder, "find_spec"):
-                spec = finder.find_spec(name, path, target)
-                if spec is not None:
-                    return spec
-        return None
 
 
 class _CallingBack:
@@ -111,8 +88,7 @@ class _CallingBack:
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         """Create the module with the real loader."""
-        module: ModuleType | None = self._loader.create_module(spec)
-        return module
+        return cast("ModuleType | None", self._loader.create_module(spec))
 
     def exec_module(self, module: ModuleType) -> None:
         """Run the module, give it its real loader back, and call back."""

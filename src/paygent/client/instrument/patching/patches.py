@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
@@ -19,20 +20,16 @@ from paygent.failopen import attempt
 _INHERITED = object()  # in place of an original that the patched class took from a base
 _WRAPPERS_MAX = 32  # wrappers of other code that are followed down to ours
 _MOCKS = ("unittest.mock", "mock.mock")  # the second is the same as a package
-_NO_FIELDS: Mapping[str, Any] = {}
 
 
+@dataclass(slots=True, eq=False)
 class Switch:
     """Whether the wrappers that check it do their work."""
 
-    __slots__ = ("is_on",)
-
-    def __init__(self, is_on: bool) -> None:
-        self.is_on = is_on
+    is_on: bool
 
 
-ALWAYS_ON = Switch(True)
-"""For wrappers that are never switched off."""
+ALWAYS_ON = Switch(True)  # for wrappers that are never switched off
 
 
 class Patch(NamedTuple):
@@ -67,9 +64,8 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
-        self._left: dict[
-            int, Any
-        ] = {}  # by the identity of a patch: the object its place is left to
+        # By the identity of a patch: the object in its place that was reported, and left there.
+        self._left: dict[int, Any] = {}
         self._undo: dict[str, Callable[[], None]] = {}
 
     def renew_after_fork(self) -> None:
@@ -107,18 +103,18 @@ class Patches:
 
     def displaced(self) -> Iterator[Patch]:
         """Find the patches that calls no longer reach, the last one first: another object is in
-        their place, which the place was not left to, and which does not lead to our wrapper.
+        their place, and does not lead to our wrapper. Each such object is reported once.
         """
         for patch in reversed(tuple(self._put_in)):
-            if self.leads_to_ours(_current(patch)):
+            current = _current(patch)
+            if self.leads_to_ours(current):
                 self._left.pop(id(patch), None)
-            elif self._left.get(id(patch), patch) is not _current(patch):
+            elif self._left.get(id(patch), patch) is not current:
+                self._left[id(patch)] = current
                 yield patch
 
     def leads_to_ours(self, value: Any) -> bool:
-        """Return whether an object is a wrapper that is in place, or shows in `__wrapped__` that it
-        calls one; or a test's mock.
-        """
+        """Return whether an object is our wrapper, or calls it by `__wrapped__`, or is a mock."""
         if is_mock(value):
             return True
         for _ in range(_WRAPPERS_MAX):
@@ -128,19 +124,12 @@ class Patches:
         return self.is_ours(value)
 
     def put_back(self, patch: Patch) -> bool:
-        """Put a wrapper in its place again if its original was put back; false where another object
-        is.
-        """
+        """Replace the original by its wrapper again; return False where another object is."""
         if vars(patch.owner).get(patch.name, _INHERITED) is not patch.original:
             return False
         setattr(patch.owner, patch.name, patch.wrapper)
+        self._left.pop(id(patch), None)
         return True
-
-    def leave(self, patch: Patch) -> None:
-        """Leave a place to the object that is there now. The place is watched again once another
-        object is there, and restored at the end if it is our wrapper.
-        """
-        self._left[id(patch)] = _current(patch)
 
     def take_out_all(self) -> None:
         """Take every patch out, the last one first; a failure is counted and stays in place."""
@@ -155,11 +144,9 @@ class Patches:
 
 
 def is_mock(value: Any) -> bool:
-    """Return whether an object is a mock, which a test puts in place for a while and then inspects.
-
-    One that keeps the signature of a function (`autospec`) is a function with a mock in it.
-    """
-    inside = getattr(value, "__dict__", _NO_FIELDS).get("mock") if callable(value) else None
+    """Return whether an object is a mock, which a test puts in place and then inspects."""
+    # One that keeps the signature of a function (`autospec`) is a function with a mock in it.
+    inside = getattr(value, "__dict__", {}).get("mock") if callable(value) else None
     return type(value).__module__ in _MOCKS or type(inside).__module__ in _MOCKS
 
 
@@ -169,7 +156,7 @@ def _current(patch: Patch) -> Any:
 
 
 def _restore(patch: Patch) -> None:
-    if vars(patch.owner).get(patch.name) is not patch.wrapper:
+    if _current(patch) is not patch.wrapper:
         return  # other code has patched over it, and its chain goes through our wrapper
     if patch.original is _INHERITED:
         delattr(patch.owner, patch.name)
@@ -178,13 +165,11 @@ def _restore(patch: Patch) -> None:
 
 
 def as_function(method: Any) -> Callable[..., Any]:
-    """Return a method of a class as a function that takes the object first.
-
-    What other code has put into a class may be a descriptor, which gets the object when it is
-    looked up; or none (a mock, a `functools.partial`), which is called without the object.
-    """
+    """Return a method of a class as a function that takes the object first."""
     if type(method) is FunctionType:  # proxies call themselves instances of it
         return method
+    # What other code has put into a class may be a descriptor, which gets the object when it is
+    # looked up; or none (a mock, a `functools.partial`), which is called without the object.
     look_up = getattr(type(method), "__get__", None)
 
     @functools.wraps(method)
@@ -211,17 +196,7 @@ class Hook(ABC):
 
     @abstractmethod
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Patch a module that has been imported; called again after each further import.
-
-        Args:
-            module: The module.
-            patches: Receives the patches.
-        """
+        """Patch a module that has been imported; called again after each further import."""
 
     def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:  # noqa: B027
-        """Patch again what must not stay displaced. By default, other code's replacement stays.
-
-        Args:
-            displaced: Patches of any hook that were replaced by other code since the last check.
-            patches: Receives the patches.
-        """
+        """Patch again what must not stay displaced since the last check, of any hook's patches."""
