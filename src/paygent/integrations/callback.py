@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from paygent.client.context.identity import Identity
+from paygent.client.context.identity import Identity, Metadata
 
 if TYPE_CHECKING:
     from paygent.client.api.paygent import Paygent
@@ -15,11 +14,7 @@ class UserCallback:
     """A framework's callback that names the user of the framework's model calls."""
 
     def __init__(
-        self,
-        pg: Paygent,
-        user_id: Any,
-        session_id: Any = None,
-        metadata: Mapping[str, Any] | None = None,
+        self, pg: Paygent, user_id: Any, session_id: Any = None, metadata: Metadata = None
     ) -> None:
         self.pg = pg
         # Read once: an unusable id is logged when the callback is made.

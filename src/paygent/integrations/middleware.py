@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from paygent.client.context.identity import LazyIdentity
+from paygent.client.context.identity import LazyIdentity, Metadata
 from paygent.core.validation import ValidationErrors
 
 Selector = str | Callable[[Any], Any] | None
@@ -24,11 +24,7 @@ class RequestMiddleware:
     """Validates and keeps what a middleware is given; makes the identity of each request."""
 
     def __init__(
-        self,
-        app: Any,
-        user_id: Selector,
-        session_id: Selector = None,
-        metadata: Mapping[str, Any] | None = None,
+        self, app: Any, user_id: Selector, session_id: Selector = None, metadata: Metadata = None
     ) -> None:
         # A wrong argument configures every request, so it raises here and not at the first call.
         errors = ValidationErrors(type(self).__name__)

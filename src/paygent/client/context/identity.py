@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from math import isfinite
 from threading import get_ident
 from typing import Any, Protocol
@@ -17,6 +18,7 @@ from uuid import UUID
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import attempt, diagnostics
 
+Metadata = Mapping[str, Any] | None
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
 
@@ -44,7 +46,7 @@ class Identity:
         user_id: Any = None,
         session_id: Any = None,
         plan: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Metadata = None,
     ) -> None:
         self.user_id = read_user_id(user_id)
         self.session_id = read_user_id(session_id, "session_id")
@@ -80,30 +82,26 @@ class IdentitySource(Protocol):
         """Return the identity of a call that is made now, or None."""
 
 
+@dataclass(slots=True, eq=False)
 class LazyIdentity:
     """An identity resolved when it is first needed, after the application has signed in users.
 
     Thread-safe. An answer is kept as soon as there is one.
     """
 
-    __slots__ = ("_ask_session", "_ask_user", "_asking", "_identity", "_metadata")
+    ask_user: Callable[[], Any]  # returns None for "not yet", and is called again then
+    ask_session: Callable[[], Any] | None  # the same; None for the user's open session
+    metadata: Metadata = None
+    _identity: Identity = field(init=False)  # as far as it is known
+    _asking: set[int] = field(init=False, default_factory=set)  # threads that are inside `resolve`
 
-    def __init__(
-        self,
-        ask_user: Callable[[], Any],
-        ask_session: Callable[[], Any] | None,
-        metadata: Mapping[str, Any] | None = None,
-    ) -> None:
-        self._ask_user = ask_user  # returns None for "not yet", and is called again then
-        self._ask_session = ask_session  # the same; None for the user's open session
-        self._metadata = metadata
-        self._identity = Identity(None, None, None, metadata)
-        self._asking: set[int] = set()
+    def __post_init__(self) -> None:
+        self._identity = Identity(None, None, None, self.metadata)
 
     def resolve(self) -> Identity:
         """Return the identity as far as it is known now; see `IdentitySource`."""
         known, thread = self._identity, get_ident()
-        is_complete = known.session_id is not None or self._ask_session is None
+        is_complete = known.session_id is not None or self.ask_session is None
         # The application's function may itself use an executor or make a call. That call has no
         # user, and must not call the function recursively.
         if (known.user_id is not None and is_complete) or thread in self._asking:
@@ -112,14 +110,14 @@ class LazyIdentity:
         self._asking.add(thread)
         try:
             if user_id is None:
-                user_id = read_user_id(attempt("ask_user", self._ask_user))
-            if session_id is None and self._ask_session is not None:
-                answer = attempt("ask_session", self._ask_session)
+                user_id = read_user_id(attempt("ask_user", self.ask_user))
+            if session_id is None and self.ask_session is not None:
+                answer = attempt("ask_session", self.ask_session)
                 session_id = read_user_id(answer, "session_id")
         finally:
             self._asking.discard(thread)
         if (user_id, session_id) != (known.user_id, known.session_id):
-            known = self._identity = Identity(user_id, session_id, None, self._metadata)
+            known = self._identity = Identity(user_id, session_id, None, self.metadata)
         return known
 
 
@@ -142,7 +140,7 @@ def read_user_id(value: Any, field: str = "user_id") -> str | None:
     return None
 
 
-def read_metadata(value: Any) -> tuple[Mapping[str, Any] | None, str]:
+def read_metadata(value: Any) -> tuple[Metadata, str]:
     """Return metadata within its bounds, and its JSON; the excess is dropped and logged once."""
     if value is None or (isinstance(value, (dict, str)) and not value):
         return None, ""

@@ -15,7 +15,7 @@ from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import PropagatedContext, attach_identity, current_identity
 from paygent.client.context.track import wrap_async_generator, wrap_generator, wrap_in_scope
 from paygent.client.runtime.lifecycle import is_watched
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import FieldError, InvalidValue
 from paygent.failopen import attempt, diagnostics
 
 
@@ -62,9 +62,8 @@ def bind(work: Any) -> Any:
     """Return work that runs as the user of this moment, wherever it runs; see `Paygent.bind`."""
     is_begun = inspect.isgenerator(work) or inspect.isasyncgen(work) or inspect.iscoroutine(work)
     if not callable(work) and not is_begun:
-        errors = ValidationErrors("bind")
-        errors.add("fn", work, "must be callable, a generator or a coroutine")
-        errors.raise_if_any()
+        rule = "must be callable, a generator or a coroutine"
+        raise InvalidValue("bind", (FieldError("fn", work, rule),))
     identity = current_identity()
     if identity is None:
         return work

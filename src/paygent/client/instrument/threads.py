@@ -1,10 +1,9 @@
 """Propagation of the current user to threads, executors and pools.
 
 Tasks, `asyncio.to_thread` and callbacks of a loop copy the context themselves. A thread starts with
-an empty one, so `Thread.start` propagates the user, and so does work that is given to a pool. The
-pool's own threads and processes outlive the call that they were started in, so they start without a
-user: otherwise the first user would pay for all later ones. Only Paygent's own variables are set.
-Anything else that carries work (a queue, `_thread`) needs `bind`.
+an empty one, so `Thread.start` propagates the user, and so does work that is given to a pool. A
+pool's own threads and processes start without a user, or the first one would pay for all later
+ones. Only Paygent's own variables are set. A queue or `_thread` needs `bind`.
 """
 
 from __future__ import annotations

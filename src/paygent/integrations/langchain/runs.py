@@ -2,11 +2,10 @@
 
 Theory of operation
 -------------------
-A run is a `Scope`: in the context in which LangChain reports its start it is the identity source,
-and once it has ended it resolves to its outer one. Where a hook sees the call (OpenAI, Anthropic,
-LiteLLM), the hook gates and meters it. Any other model is gated and metered here, from the usage in
-LangChain's result. Which of the two a model is, is known of the packages built on an SDK with a
-hook, and learned of the others: a hooked call inside a run voids what the run holds.
+A run is a `Scope` in the context in which LangChain reports its start. Where a hook sees the call
+(OpenAI, Anthropic, LiteLLM), the hook gates and meters it. Any other model is gated and metered
+here, from the usage in LangChain's result. Packages built on an SDK with a hook are known; others
+are learned: a hooked call inside a run voids what the run holds.
 
 LangChain reports no end of a task that is cancelled, or of a call that another handler refuses.
 Such a run ends with its task, or when the run's id is dropped: the methods under way keep it alive,
@@ -65,15 +64,10 @@ class Run(Scope):
         self._is_metered_inside = False
         self._meter: Meter | None = None
         self._call: Call | None = None
-        self._id_ref: weakref.ref[UUID] | None = None
         self._task: Any = None
 
     def begin(self, meter: Meter, request: Request) -> None:
-        """Gate a call that no hook may see.
-
-        Raises:
-            PaygentLimitExceeded: if a limit refuses it.
-        """
+        """Gate a call that no hook may see; raise `PaygentLimitExceeded` if a limit refuses it."""
         outer = self.outer
         while isinstance(outer, Run) and outer._batch is self._batch is not None:
             outer = outer.outer  # runs of one batch are not inside one another
@@ -89,20 +83,19 @@ class Run(Scope):
 
     def open(self, run_id: UUID) -> None:
         """Put the user into effect until the run ends, its task is cancelled or its id dropped."""
-        number = run_id.int
+        self._number = number = run_id.int
         self._id_ref = weakref.ref(run_id, lambda _: _abandon(number))
-        task = caller()
+        task: Any = caller()
         if not isinstance(task, int):  # not a thread
             self._task = task
-            self._task.add_done_callback(self._end_with_task)
+            task.add_done_callback(self._end_with_task)
         _runs[number] = self
         self.enter()
 
     def _end_with_task(self, task: Any) -> None:
         # A step of a stream may have a task of its own, which ends before the stream does.
-        run_id = self._id_ref() if self._id_ref is not None else None
-        if task.cancelled() and run_id is not None:
-            _abandon(run_id.int)
+        if task.cancelled():
+            _abandon(self._number)
 
     def close(self) -> None:
         """End the scope, and forget the task: it may make many more calls."""
