@@ -11,15 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.event import Event
 from paygent.core.gate import FULL_PPM, Decision
 from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.money import format_usd, to_usd
 from paygent.core.period import to_datetime
-from paygent.core.plan import PlanConfig
+from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.usage import Quality
 from paygent.core.validation import ValidationErrors
 from paygent.core.value import Value, exact_usd
@@ -227,11 +226,6 @@ class UsageEvent(Value):
     cost_tools_nano: int = field(init=False)
     cost_total_nano: int = field(init=False)
 
-    _dollars: ClassVar[tuple[str, ...]] = ("cost_tokens", "cost_tools", "cost_total")
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
-
 
 def usage_event(event: Event) -> UsageEvent:
     """Return an event in its public form."""
@@ -293,16 +287,6 @@ class CurrentUsage(Value):
     period_cost_by_model_nano: Mapping[str, int] = field(init=False)
     reserved_cost_nano: int = field(init=False)
 
-    _dollars: ClassVar[tuple[str, ...]] = (
-        "period_cost",
-        "session_cost",
-        "period_cost_by_model",
-        "reserved_cost",
-    )
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
-
 
 @dataclass(frozen=True)
 class ModelUsage(Value):
@@ -320,11 +304,6 @@ class ModelUsage(Value):
     tokens_limit: int | None = None
     cost: float = 0.0
     cost_nano: int = field(init=False)
-
-    _dollars: ClassVar[tuple[str, ...]] = ("cost",)
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
 
 
 @dataclass(frozen=True)
@@ -346,11 +325,6 @@ class BudgetRemaining(Value):
     most_constrained: str = "unbounded"
     period_spend_remaining_nano: int | None = field(init=False)
     session_spend_remaining_nano: int | None = field(init=False)
-
-    _dollars: ClassVar[tuple[str, ...]] = ("period_spend_remaining", "session_spend_remaining")
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
 
 
 @dataclass(frozen=True)
@@ -374,11 +348,6 @@ class MaxTokensAdvice(Value):
     model_tokens_remaining: int | None = None
     period_spend_remaining_nano: int | None = field(init=False)
     session_spend_remaining_nano: int | None = field(init=False)
-
-    _dollars: ClassVar[tuple[str, ...]] = ("period_spend_remaining", "session_spend_remaining")
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.limit import Limit, ModelLimitConfig
-from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.core.validation import InvalidValue
 

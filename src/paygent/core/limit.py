@@ -10,10 +10,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from paygent.core.field_readers import read_count
 from paygent.core.money import read_cap_nano, read_decimal, to_usd
 from paygent.core.period import rolling_length_us
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import ValidationErrors, read_count, read_field
 from paygent.core.value import Value, exact_usd
 
 Metric = Literal["spend", "tokens", "calls"]
@@ -33,9 +32,8 @@ class ModelLimitConfig(Value):
 
     def __post_init__(self) -> None:
         errors = ValidationErrors("ModelLimitConfig")
-        exact = read_count(
-            errors, "max_tokens_per_period", self.max_tokens_per_period, optional=True
-        )
+        given = self.max_tokens_per_period
+        exact = read_count(errors, "max_tokens_per_period", given, optional=True)
         errors.raise_if_any()
         object.__setattr__(self, "max_tokens_per_period", exact)
 
@@ -71,21 +69,17 @@ class Limit(Value):
         # Every field is checked, so that one error names all broken rules.
         rule = self.window if isinstance(self.window, str) else ""
         if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
-            errors.add(
-                "window", self.window, 'must be "period", "session", "day" or like "rolling:24h"'
-            )
+            allowed = 'must be "period", "session", "day" or like "rolling:24h"'
+            errors.add("window", self.window, allowed)
         # Any other pair would count over windows that no session has.
         if (self.scope == "session") != (rule == "session"):
             errors.add("window", self.window, 'must be "session" exactly when scope is "session"')
         exact: int | None = None
         if self.metric == "spend":
-            try:
-                exact = read_cap_nano(self.cap)
-            except ValueError as error:
-                errors.add("cap", self.cap, str(error))
+            exact = read_field(errors, "cap", self.cap, read_cap_nano)
         # An infinite cap is no limit and has no exact value.
         elif read_decimal(self.cap) != math.inf:
-            exact = read_count(errors, "cap", self.cap, optional=False)
+            exact = read_count(errors, "cap", self.cap)
         errors.raise_if_any()
         object.__setattr__(self, "cap_exact", exact)
         if exact is not None:

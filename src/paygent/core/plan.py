@@ -8,28 +8,121 @@ names every broken rule at once.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from math import inf
+from typing import Any, Literal
 
-from paygent.core.cost_rate import ModelCostRate
-from paygent.core.field_readers import read_count, read_field, read_items, read_number, read_value
 from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
 from paygent.core.money import (
     NanoUsd,
+    PicoUsd,
+    from_units,
     is_unlimited,
     read_cap_nano,
     read_cost_nano,
     read_decimal,
     read_parts_per_million,
+    read_price_pico,
     to_usd,
 )
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import (
+    ValidationErrors,
+    read_count,
+    read_field,
+    read_items,
+    read_number,
+    read_value,
+)
 from paygent.core.value import Value, exact_usd
 
 UnknownModel = Literal["count", "dearest", "block"]
 
 _MINUTES_MAX = 10**8  # two centuries
 _GATE_MAX = 10  # a gate above the cap (1.2) is meant; far above it, nothing would be gated
+_THOUSANDS_PER_MILLION = 1_000
+_PICO_PER_THOUSAND_TOKENS = 10**15  # dollars per thousand tokens, as pico-dollars per million
+
+
+@dataclass(frozen=True)
+class ModelCostRate(Value):
+    """Prices of one model in dollars per 1,000 tokens.
+
+    A component that is None keeps the catalogue's ratio to its parent (cached input to input,
+    reasoning to output); if the catalogue lacks the model, it has the price of its parent.
+
+    Attributes:
+        input: Plain input.
+        output: Plain output.
+        cached_input: Input read from the provider's cache.
+        cache_write: Input written to a cache of the short lifetime.
+        cache_write_long: Input written to a cache of the long lifetime.
+        reasoning: Output spent on thinking.
+        audio_input, audio_output, image_input, image_output: Audio and image tokens.
+        pico: All of the above that are set, exactly: pico-dollars per million tokens.
+    """
+
+    input: float
+    output: float
+    cached_input: float | None = None
+    cache_write: float | None = None
+    cache_write_long: float | None = None
+    reasoning: float | None = None
+    audio_input: float | None = None
+    audio_output: float | None = None
+    image_input: float | None = None
+    image_output: float | None = None
+    pico: Mapping[str, PicoUsd] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        errors = ValidationErrors("ModelCostRate")
+        exact: dict[str, PicoUsd] = {}
+        for name in (spec.name for spec in fields(self) if spec.init):
+            given = getattr(self, name)
+            # Absent components are derived later, from the catalogue.
+            if given is None and name not in ("input", "output"):
+                continue
+            try:
+                exact[name] = read_price_pico(given, units_per_list_unit=_THOUSANDS_PER_MILLION)
+            except ValueError as error:
+                errors.add(name, given, str(error))
+            else:
+                # The shown price is the double nearest to the exact one.
+                object.__setattr__(self, name, exact[name] / _PICO_PER_THOUSAND_TOKENS)
+        errors.raise_if_any()
+        object.__setattr__(self, "pico", exact)
+
+    def _exact_argument(self, name: str) -> Any:
+        return from_units(self.pico[name], 15) if name in self.pico else getattr(self, name)
+
+    @classmethod
+    def per_million(cls, input: Any, output: Any, **others: Any) -> ModelCostRate:
+        """Make a rate from prices in dollars per million tokens, as providers list them.
+
+        Args:
+            input: Plain input.
+            output: Plain output.
+            **others: Any other component of `ModelCostRate`.
+
+        Raises:
+            InvalidValue: Names every price that is not a finite number of dollars, 0 or more.
+            TypeError: `others` names a component that does not exist.
+        """
+        errors = ValidationErrors("ModelCostRate.per_million")
+        thousandths: dict[str, Any] = {}
+        for name, given in {"input": input, "output": output, **others}.items():
+            if given is None and name in others:
+                continue
+            pico = read_field(errors, name, given, read_price_pico)
+            if pico is not None:
+                # Exactly, so that dividing by a thousand loses no digit.
+                thousandths[name] = from_units(pico, 15)
+        errors.raise_if_any()
+        return cls(**thousandths)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether every named price is 0, as for a local model."""
+        return not any(self.pico.values())
 
 
 @dataclass(frozen=True)
@@ -90,14 +183,6 @@ class PlanConfig(Value):
     hard_gate_ppm: int = field(init=False, repr=False, compare=False)
     offline_allowance_nano: NanoUsd | None = field(init=False, repr=False, compare=False)
 
-    _dollars: ClassVar[tuple[str, ...]] = (
-        "max_spend_per_period",
-        "max_spend_per_session",
-        "default_tool_cost",
-        "tool_costs",
-        "price",
-    )
-
     def __post_init__(self) -> None:
         # Every reader runs, so that one error names all broken rules.
         errors = ValidationErrors("PlanConfig")
@@ -121,18 +206,19 @@ class PlanConfig(Value):
             # A cap that is too large is no limit; the field shows the number that was given.
             if given is not None and not (exact is None and errors.found):
                 self._set(name, float(read_decimal(given) or 0) if exact is None else to_usd(exact))
-        price = (
-            None if self.price is None else read_field(errors, "price", self.price, read_cost_nano)
-        )
-        self._set("price_nano", price)
-        if price is not None:
-            self._set("price", to_usd(price))
+        if self.price is None:
+            self._set("price_nano", None)
+        else:
+            self._read_cost("price", errors)
+
+    def _read_cost(self, name: str, errors: ValidationErrors) -> None:
+        amount = read_field(errors, name, getattr(self, name), read_cost_nano) or 0
+        self._set(name + "_nano", amount)
+        self._set(name, to_usd(amount))
 
     def _read_gates(self, errors: ValidationErrors) -> None:
         soft = read_field(errors, "soft_gate_at", self.soft_gate_at, read_parts_per_million)
         hard = read_field(errors, "hard_gate_at", self.hard_gate_at, read_parts_per_million)
-        self._set("soft_gate_ppm", soft or 0)
-        self._set("hard_gate_ppm", hard or 0)
         if soft is not None and soft <= 0:
             errors.add("soft_gate_at", self.soft_gate_at, "must be above 0")
         if hard is not None and not 0 < hard <= _GATE_MAX * 10**6:
@@ -140,99 +226,86 @@ class PlanConfig(Value):
         elif soft is not None and hard is not None and soft > hard:
             rule = f"must not be above hard_gate_at ({self.hard_gate_at})"
             errors.add("soft_gate_at", self.soft_gate_at, rule)
+        for name, ppm in (("soft_gate", soft), ("hard_gate", hard)):
+            self._set(name + "_ppm", ppm)
+            self._set(name + "_at", None if ppm is None else float(getattr(self, name + "_at")))
 
     def _read_models(self, errors: ValidationErrors) -> None:
-        limits: dict[str, ModelLimitConfig] = {}
-        for name, given in read_items(errors, "model_limits", self.model_limits):
-            limit = read_value(
-                errors, f"model_limits.{name}", given, ModelLimitConfig, "max_tokens_per_period"
-            )
-            if limit is not None:
-                limits[name] = limit
-        self._set("model_limits", limits)
-        rates: dict[str, ModelCostRate] = {}
-        for name, given in read_items(errors, "cost_rates", self.cost_rates):
-            rate = read_value(errors, f"cost_rates.{name}", given, ModelCostRate, None)
-            if rate is not None:
-                rates[name] = rate
-        self._set("cost_rates", rates)
+        limits = read_items(errors, "model_limits", self.model_limits)
+        key = "max_tokens_per_period"  # set by a plain number
+        self._set(
+            "model_limits",
+            {
+                name: read_value(errors, f"model_limits.{name}", given, ModelLimitConfig, key)
+                for name, given in limits
+            },
+        )
+        rates = read_items(errors, "cost_rates", self.cost_rates)
+        self._set(
+            "cost_rates",
+            {
+                name: read_value(errors, f"cost_rates.{name}", given, ModelCostRate)
+                for name, given in rates
+            },
+        )
         if self.default_cost_rate is not None:
-            rate = read_value(
-                errors, "default_cost_rate", self.default_cost_rate, ModelCostRate, None
-            )
+            rate = read_value(errors, "default_cost_rate", self.default_cost_rate, ModelCostRate)
             self._set("default_cost_rate", rate)
 
     def _read_tools(self, errors: ValidationErrors) -> None:
-        exact: dict[str, NanoUsd] = {}
-        for name, given in read_items(errors, "tool_costs", self.tool_costs):
-            amount = read_field(errors, f"tool_costs.{name}", given, read_cost_nano)
-            if amount is not None:
-                exact[name] = amount
+        exact = {
+            name: read_field(errors, f"tool_costs.{name}", given, read_cost_nano) or 0
+            for name, given in read_items(errors, "tool_costs", self.tool_costs)
+        }
         self._set("tool_costs", {name: to_usd(amount) for name, amount in exact.items()})
         self._set("tool_costs_nano", exact)
-        default = (
-            read_field(errors, "default_tool_cost", self.default_tool_cost, read_cost_nano) or 0
-        )
-        self._set("default_tool_cost_nano", default)
-        if not errors.found:
-            self._set("default_tool_cost", to_usd(default))
+        self._read_cost("default_tool_cost", errors)
 
     def _read_numbers(self, errors: ValidationErrors) -> None:
-        minutes = read_number(errors, "session_timeout_minutes", self.session_timeout_minutes)
+        given = self.session_timeout_minutes
+        minutes = read_number(errors, "session_timeout_minutes", given)
         if minutes is not None and not 0 < minutes <= _MINUTES_MAX:
             rule = "must be above 0 minutes" if minutes <= 0 else "must be at most 10⁸ minutes"
-            errors.add("session_timeout_minutes", self.session_timeout_minutes, rule)
+            errors.add("session_timeout_minutes", given, rule)
+        self._set("session_timeout_minutes", minutes)
         if not isinstance(self.pre_call_estimate, bool):
             errors.add("pre_call_estimate", self.pre_call_estimate, "must be True or False")
-        buffer_tokens = read_count(
-            errors, "pre_call_buffer_tokens", self.pre_call_buffer_tokens, optional=False
-        )
-        factor = read_number(errors, "reservation_safety_factor", self.reservation_safety_factor)
-        if factor is not None and not 1 <= factor <= 100:
-            rule = "must be from 1 to 100"
-            errors.add("reservation_safety_factor", self.reservation_safety_factor, rule)
-        wait = read_number(errors, "contention_wait_s", self.contention_wait_s)
-        if wait is not None and wait < 0:
-            errors.add("contention_wait_s", self.contention_wait_s, "must not be negative")
-        if not errors.found:
-            for name in ("soft_gate_at", "hard_gate_at"):
-                self._set(name, float(getattr(self, name)))
-            self._set("session_timeout_minutes", minutes)
-            self._set("reservation_safety_factor", factor)
-            self._set("contention_wait_s", wait)
-            self._set("pre_call_buffer_tokens", buffer_tokens)
+        tokens = read_count(errors, "pre_call_buffer_tokens", self.pre_call_buffer_tokens)
+        self._set("pre_call_buffer_tokens", tokens)
+        for name, low, high, rule in (
+            ("reservation_safety_factor", 1, 100, "must be from 1 to 100"),
+            ("contention_wait_s", 0, inf, "must not be negative"),
+        ):
+            number = read_number(errors, name, getattr(self, name))
+            if number is not None and not low <= number <= high:
+                errors.add(name, getattr(self, name), rule)
+            self._set(name, number)
 
     def _read_limits(self, errors: ValidationErrors) -> None:
-        limits: list[Limit] = []
         given = self.limits
         if isinstance(given, (str, Mapping)) or not hasattr(given, "__iter__"):
             errors.add("limits", given, "must be a list of Limit")
             given = ()
-        for number, item in enumerate(given):
-            limit = read_value(errors, f"limits[{number}]", item, Limit, None)
-            if limit is not None:
-                limits.append(limit)
-        keys = [limit.key for limit in limits]
+        limits = [
+            read_value(errors, f"limits[{number}]", item, Limit)
+            for number, item in enumerate(given)
+        ]
+        keys = [limit.key for limit in limits if limit is not None]
         # Two caps for one identity: neither can be assumed to be meant.
         for key in sorted({key for key in keys if keys.count(key) > 1}):
             errors.add("limits", tuple(key), "is given twice; a limit may be given once")
         self._set("limits", tuple(limits))
 
     def _read_edges(self, errors: ValidationErrors) -> None:
+        offline = self.when_offline
         allowance: NanoUsd | None = None
-        if isinstance(self.when_offline, Mapping):
-            # A misspelt key must not silently mean "allow".
-            if set(self.when_offline) != {"allow_up_to"}:
-                rule = 'must be "allow", "block" or {"allow_up_to": dollars}'
-                errors.add("when_offline", self.when_offline, rule)
-            else:
-                amount = self.when_offline["allow_up_to"]
-                allowance = read_field(errors, "when_offline.allow_up_to", amount, read_cost_nano)
-                if allowance is not None:
-                    self._set("when_offline", {"allow_up_to": to_usd(allowance)})
-        elif self.when_offline not in ("allow", "block"):
+        if isinstance(offline, Mapping) and set(offline) == {"allow_up_to"}:
+            given = offline["allow_up_to"]
+            allowance = read_field(errors, "when_offline.allow_up_to", given, read_cost_nano)
+            self._set("when_offline", {"allow_up_to": to_usd(allowance or 0)})
+        elif offline not in ("allow", "block"):  # a misspelt key must not silently mean "allow"
             rule = 'must be "allow", "block" or {"allow_up_to": dollars}'
-            errors.add("when_offline", self.when_offline, rule)
+            errors.add("when_offline", offline, rule)
         self._set("offline_allowance_nano", allowance)
         if self.unknown_model not in ("count", "dearest", "block"):
             errors.add("unknown_model", self.unknown_model, 'must be "count", "dearest" or "block"')
@@ -270,8 +343,7 @@ def limits_of(plan: PlanConfig) -> tuple[Limit, ...]:
     if plan.max_spend_per_period_nano is not None:
         add(Limit(cap=exact_usd(plan.max_spend_per_period_nano)))
     if plan.max_spend_per_session_nano is not None:
-        cap = exact_usd(plan.max_spend_per_session_nano)
-        add(Limit(scope="session", window="session", cap=cap))
+        add(Limit("spend", "session", None, "session", exact_usd(plan.max_spend_per_session_nano)))
     for name, config in plan.model_limits.items():
         if config.max_tokens_per_period is not None:
             add(Limit(metric="tokens", model=name, cap=config.max_tokens_per_period))
@@ -287,13 +359,7 @@ def without_limits(plan: PlanConfig) -> PlanConfig:
     """Return a copy of a plan without its limits; made once per plan and kept with it."""
     kept: PlanConfig | None = plan.__dict__.get("_without_limits")
     if kept is None:
-        kept = plan.model_copy(
-            update={
-                "max_spend_per_period": None,
-                "max_spend_per_session": None,
-                "model_limits": {},
-                "limits": (),
-            }
-        )
+        none: dict[str, Any] = {"max_spend_per_period": None, "max_spend_per_session": None}
+        kept = plan.model_copy(update={**none, "model_limits": {}, "limits": ()})
         object.__setattr__(plan, "_without_limits", kept)
     return kept

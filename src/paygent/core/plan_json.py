@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.limit import Limit
 from paygent.core.money import NANO_PER_USD, read_decimal, shifted
-from paygent.core.plan import PlanConfig
+from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.validation import ValidationErrors
 
 

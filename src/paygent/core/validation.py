@@ -6,9 +6,13 @@ raises these, because a bad value must not make a provider call fail.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+from paygent.core.money import read_decimal
 
 NAME_CHARS_MAX = 255
 """Characters of a user id and of the name of a model, plan or provider."""
@@ -16,6 +20,9 @@ NAME_CHARS_MAX = 255
 NAME_RULE = f"must be a string of 1 to {NAME_CHARS_MAX} characters"
 
 _SHOWN_CHARS_MAX = 80  # enough to recognize a value in an error message
+_COUNT_CAP_MAX = 9 * 10**18  # 64-bit counters
+
+_V = TypeVar("_V")
 
 
 @dataclass(frozen=True)
@@ -53,8 +60,7 @@ class InvalidValue(ValueError):
     def __init__(self, what: str, findings: tuple[FieldError, ...]) -> None:
         self.what = what
         self.findings = findings
-        lines = "; ".join(str(finding) for finding in findings)
-        super().__init__(f"{what}: {lines}")
+        super().__init__(f"{what}: {'; '.join(str(finding) for finding in findings)}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self), (self.what, self.findings))
@@ -72,10 +78,84 @@ class ValidationErrors:
         self.found.append(FieldError(name, value, rule))
 
     def raise_if_any(self) -> None:
-        """Raise the recorded errors.
-
-        Raises:
-            InvalidValue: At least one rule was broken.
-        """
+        """Raise `InvalidValue` if at least one rule was broken."""
         if self.found:
             raise InvalidValue(self.what, tuple(self.found))
+
+
+def read_items(errors: ValidationErrors, name: str, given: Any) -> list[tuple[str, Any]]:
+    """Return the entries of a mapping with names as keys; record those with other keys."""
+    if not isinstance(given, Mapping):
+        errors.add(name, given, "must be a dict by name")
+        return []
+    odd = [key for key in given if not isinstance(key, str) or not key]
+    for key in odd:
+        errors.add(name, key, "must have names (non-empty strings) as keys")
+    return [(key, value) for key, value in given.items() if isinstance(key, str) and key]
+
+
+def read_field(errors: ValidationErrors, name: str, given: Any, read: Any) -> Any:
+    """Read one value with a function that raises ValueError; record the error and return None."""
+    try:
+        return read(given)
+    except ValueError as error:
+        errors.add(name, given, str(error))
+        return None
+
+
+def read_value(
+    errors: ValidationErrors, name: str, given: Any, kind: type[_V], shorthand: str | None = None
+) -> _V | None:
+    """Read a value of a dataclass: an instance, a dict of its fields, or a plain number or None for
+    the field `shorthand`, if there is one.
+    """
+    if isinstance(given, kind):
+        return given
+    # `{"gpt-4o": 50_000}` means a limit of so many tokens.
+    is_short = shorthand is not None and (given is None or isinstance(given, (int, float)))
+    arguments: Any = {shorthand: given} if is_short else given
+    if not isinstance(arguments, Mapping):
+        errors.add(name, given, f"must be a {kind.__name__}, or a dict of its fields")
+        return None
+    known = {spec.name for spec in fields(kind) if spec.init}  # type: ignore[arg-type]
+    unknown = [key for key in arguments if key not in known]
+    for key in unknown:
+        errors.add(f"{name}.{key}", arguments[key], f"is not a field of {kind.__name__}")
+    if unknown:
+        return None
+    try:
+        return kind(**arguments)
+    except InvalidValue as error:
+        for finding in error.findings:
+            errors.add(f"{name}.{finding.field}", finding.value, finding.rule)
+    # A required field is absent.
+    except TypeError:
+        errors.add(name, given, f"lacks a field that {kind.__name__} needs")
+    return None
+
+
+def read_count(
+    errors: ValidationErrors, name: str, given: Any, *, optional: bool = False
+) -> int | None:
+    """Read a whole number from 0 up; record the rule that it breaks."""
+    if given is None and optional:
+        return None
+    # A text such as "1e3" is more likely a mistake than a count.
+    number = None if isinstance(given, str) and not given.isdigit() else read_decimal(given)
+    if number is None or not number.is_finite() or number != number.to_integral_value():
+        rule = "must be a whole number" + (", or None for no limit" if optional else "")
+        errors.add(name, given, rule)
+        return None
+    if not 0 <= number <= _COUNT_CAP_MAX:
+        errors.add(name, given, "must be from 0 to 9·10¹⁸")
+        return None
+    return int(number)
+
+
+def read_number(errors: ValidationErrors, name: str, given: Any) -> float | None:
+    """Read a finite number; record the rule that it breaks."""
+    number = read_decimal(given) if not isinstance(given, str) else None
+    if number is None or not math.isfinite(float(number)):
+        errors.add(name, given, "must be a finite number")
+        return None
+    return float(number)

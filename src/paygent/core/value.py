@@ -23,12 +23,18 @@ _V = TypeVar("_V", bound="Value")
 class Value:
     """Mixin of the public frozen dataclasses.
 
-    Subclasses name their dollar fields in `_dollars`; each has a twin `<name>_nano` (not an
-    argument of the constructor) that holds the exact amount. A dollar field may be one amount or a
-    dict of amounts.
+    A dollar field is one with a twin `<name>_nano` (not an argument of the constructor) that holds
+    the exact amount. It may be one amount or a dict of amounts.
     """
 
     _dollars: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        names = cls.__annotations__
+        cls._dollars = tuple(name for name in names if name + "_nano" in names)
+
+    def __post_init__(self) -> None:
+        self._settle_dollars()  # types that an application makes validate their fields instead
 
     def model_dump(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
         """Return the fields as a dict.
@@ -82,25 +88,19 @@ class Value:
         return getattr(self, name) if exact is None else exact_usd(exact)
 
     def _settle_dollars(self) -> None:
-        """Compute the exact twins of the dollar fields, and set each field to the nearest double.
-
-        For results that Paygent makes; types that an application makes validate their own fields.
-        """
+        """Compute the exact twins of the dollar fields; set each field to the nearest double."""
         for name in self._dollars:
             given = getattr(self, name)
             if isinstance(given, Mapping):
-                exact = {key: _nano(amount) for key, amount in given.items()}
-                object.__setattr__(self, name + "_nano", exact)
-                object.__setattr__(
-                    self, name, {key: to_usd(amount) for key, amount in exact.items()}
-                )
-            # No limit has no exact amount.
+                exact: Any = {key: _nano(amount) for key, amount in given.items()}
+                shown: Any = {key: to_usd(amount) for key, amount in exact.items()}
             elif given is None or (isinstance(given, float) and math.isinf(given)):
-                object.__setattr__(self, name + "_nano", None)
+                exact, shown = None, given  # no limit has no exact amount
             else:
-                amount = _nano(given)
-                object.__setattr__(self, name + "_nano", amount)
-                object.__setattr__(self, name, to_usd(amount))
+                exact = _nano(given)
+                shown = to_usd(exact)
+            object.__setattr__(self, name + "_nano", exact)
+            object.__setattr__(self, name, shown)
 
 
 def exact_usd(amount_nano: Any) -> Any:

@@ -11,9 +11,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.period import to_datetime
-from paygent.core.plan import PlanConfig
+from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.pricing import (
     ASSUMED,
     FEES,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.unit.core.broken_rules import errors_of
 
-from paygent.core.cost_rate import ModelCostRate
+from paygent.core.plan import ModelCostRate
 
 NO_PRICE = "must be a price in dollars (Decimal, int, float or str)"
 

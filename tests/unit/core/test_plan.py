@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from tests.unit.core.broken_rules import Found, errors_of
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
-from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.validation import InvalidValue
 
 NO_COST = "must be a number of dollars (Decimal, int, float or str)"

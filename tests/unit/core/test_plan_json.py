@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 from tests.unit.core.broken_rules import errors_of
 
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.limit import Limit, ModelLimitConfig
-from paygent.core.plan import PlanConfig
+from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.core.validation import InvalidValue
 

@@ -8,10 +8,9 @@ from tests.unit.client.accounts.test_registry import capped, held, make_accounts
 
 from paygent.client.accounts.holds import Hold
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit
-from paygent.core.plan import PlanConfig
+from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.request_size import Size
 from paygent.core.usage_stats import Observation
 from paygent.prices.catalogue import Catalogue

@@ -34,14 +34,13 @@ from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.account import AccountKey, amount
-from paygent.core.cost_rate import ModelCostRate
 from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.messages import Answer, SessionRecord, SessionState, UserLedger
 from paygent.core.period import Subscription
-from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.plan_json import plan_to_json
 from paygent.failopen import diagnostics
 
