@@ -99,7 +99,7 @@ class Admission:
         return waiter if queued_at is not None else decision
 
     def _warnings(self, past_warn: list[Account], hold: Hold) -> tuple[Reading, ...]:
-        """Return readings of the accounts whose warning is due, and mark them as warned."""
+        """Return readings of the accounts with a warning due, and mark them as warned."""
         if not past_warn:
             return ()
         due = [each for each in past_warn if self._warn_every_call or not each.warned]

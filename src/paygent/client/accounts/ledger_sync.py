@@ -37,7 +37,7 @@ class LedgerSync:
         self.deliveries = 0
 
     def question(self, user: User, session_id: str | None, at_us: int) -> Question:
-        """Return the question about a user: every account of the plan, here and now."""
+        """Return the question about a user: every current account of the plan."""
         with acquire_soon(user.lock):
             session = session_id or (user.open_session.session_id if user.open_session else "")
             return Question(
@@ -48,7 +48,7 @@ class LedgerSync:
         """Return whether the ledger should be asked before this user's next call is decided.
 
         That is so once per user, per session named by the application, per limit that was added,
-        and for rolling windows whose sum has aged. After one wait, calls go on with what is known.
+        and for rolling windows with an outdated sum. After one wait, calls go on with what is known.
         """
         if not user.known:
             return not user.has_waited

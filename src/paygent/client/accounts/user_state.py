@@ -29,7 +29,7 @@ _EventAccounts = BoundedDict[tuple[str, str, str], tuple[int, int, tuple[Account
 _Forecasts = BoundedDict[tuple[str, int], UsageForecast]
 
 UNLIMITED = PlanConfig()
-"""The plan of users whose plan nobody configured."""
+"""The plan of users on a plan that is not configured."""
 
 
 @dataclass(slots=True, eq=False)

@@ -1,5 +1,5 @@
-"""Background jobs: work that a provider does after its answer (background responses, batches), and
-whose usage it reports when the application retrieves the job.
+"""Background jobs: work that a provider does after its answer (background responses, batches), with
+usage that it reports when the application retrieves the job.
 
 The call that starts a job is booked as estimated, under an id derived from the provider's job id,
 so any process that retrieves the job knows which event its usage corrects. The correction has a

@@ -45,7 +45,7 @@ class Request:
     generates: bool = True  # whether the route has output (embeddings have none)
     max_tokens: int | None = None
     identity: Identity | None = None  # from the call's own `paygent_*` arguments, or None
-    size: Size | None = None  # size of a request whose body is not seen; None measures `body`
+    size: Size | None = None  # of a request without a visible body; None measures `body`
     input_tokens: int | None = None  # the application's own estimate of its input, or None
     declared_usage: Usage | None = None
     requests: int = 1  # number of requests in it (a batch); size and bound are sums over them

@@ -287,8 +287,8 @@ class Meter:
         outcome = self._admission.hold(user, call.hold, strict=strict)
         if not (isinstance(outcome, Decision) and outcome.retryable):
             return outcome
-        # An event loop closes the streams that a task has left some rounds later, so a task whose
-        # own calls are all that is in its way tries once more.
+        # An event loop closes the streams that a task has left some rounds later, so a task that
+        # finds only its own calls in its way tries once more.
         soon = call.request.is_async and call.request.waiter is None
         waiter = self._policy.waiter(call, retries_soon=soon)
         if waiter is None:
@@ -339,12 +339,12 @@ class Meter:
         try:
             if call.claim_end():
                 self._settle(call, usage)
-        except BaseException:  # a failure of ours, an interruption
+        except BaseException:  # an internal failure, an interruption
             self._force_end(call, None)
             raise
 
     def settle_left(self, call: Call, usage: Usage | JobStatus | None) -> None:
-        """Settle a call whose stream was left, with what was received by then; `correct` follows
+        """Settle a call when its stream was left, with what was received by then; `correct` follows
         where the application reads on.
         """
         try:
@@ -408,7 +408,7 @@ class Meter:
             raise
 
     def _force_end(self, call: Call, void: bytes | None) -> None:
-        """End a call whose end failed or was interrupted: no hold stays, and what was spent counts.
+        """End a call after its end failed or was interrupted: no hold stays, and what was spent counts.
 
         Without a void record it is booked, as estimated where it was not priced yet.
         """
