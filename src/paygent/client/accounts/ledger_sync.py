@@ -48,7 +48,7 @@ class LedgerSync:
         """Return whether the ledger should be asked before this user's next call is decided.
 
         That is so once per user, per session named by the application, per limit that was added,
-        and for rolling windows with an outdated sum. After one wait, calls go on with what is known.
+        and for rolling windows with an outdated sum. After one wait, calls go on regardless.
         """
         if not user.known:
             return not user.has_waited

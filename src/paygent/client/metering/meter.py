@@ -408,7 +408,7 @@ class Meter:
             raise
 
     def _force_end(self, call: Call, void: bytes | None) -> None:
-        """End a call after its end failed or was interrupted: no hold stays, and what was spent counts.
+        """End a call after its end failed or was interrupted: no hold stays, and all spend counts.
 
         Without a void record it is booked, as estimated where it was not priced yet.
         """
