@@ -23,16 +23,9 @@ _MESSAGE = (
 
 
 class ImportHook(Hook):
-    """Logs the import of an SDK; see `patches.Hook`."""
+    """Logs the import of an SDK's module, counted under its package or else the module."""
 
     def __init__(self, module: str, sdk: str, package: str = "") -> None:
-        """Create the hook.
-
-        Args:
-            module: The module that is imported.
-            sdk: The SDK's name in the log.
-            package: The kind under which it is counted; "" is the module.
-        """
         self.name = f"noticed:{module}"
         self.module = module
         self._sdk = sdk
@@ -45,15 +38,9 @@ class ImportHook(Hook):
 
 
 class BedrockHook(Hook):
-    """Logs the creation of a client for Bedrock; see `patches.Hook`."""
+    """Logs the creation of a client for Bedrock, by the class `creator` of a module."""
 
     def __init__(self, module: str, creator: str) -> None:
-        """Create the hook.
-
-        Args:
-            module: The module of the class that creates clients.
-            creator: That class.
-        """
         self.name = f"noticed:{creator}"
         self.module = module
         self._creator = creator
@@ -72,11 +59,9 @@ class BedrockHook(Hook):
 
         @functools.wraps(original)
         async def create_client_async(creator: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt("noticed", _check_service, args, kwargs, patches)
-            return await original(creator, *args, **kwargs)
+            return await create_client(creator, *args, **kwargs)
 
-        # Clients of aiobotocore are created by a coroutine function of the same name.
-        is_async = inspect.iscoroutinefunction(original)
+        is_async = inspect.iscoroutinefunction(original)  # aiobotocore's is
         patches.put(owner, "create_client", create_client_async if is_async else create_client)
 
 

@@ -51,10 +51,8 @@ def targets_of(configs: list[ProviderConfig]) -> list[Target]:
     return [Target(config, *target) for config in configs for target in config.targets]
 
 
-def find(target: Target, module: Any) -> tuple[type, Any] | None:
-    """Return the class of a target and its method as the class or a base of it has it; None where
-    there is none.
-    """
+def _find(target: Target, module: Any) -> tuple[type, Any] | None:
+    """Return the class of a target and the method that it has or inherits; None for none."""
     owner = module
     for name in target.class_name.split("."):
         owner = getattr(owner, name, None)
@@ -65,18 +63,15 @@ def find(target: Target, module: Any) -> tuple[type, Any] | None:
     return (owner, method) if inspect.isroutine(plain) else None
 
 
-def warn_missing(target: Target) -> None:
+_MISSING = (
+    "provider %s: %s has no class %s with a method %s; its calls are neither metered nor limited"
+)
+
+
+def _warn_missing(target: Target) -> None:
     """Log once that a target is not at the place its config names: no silent bypass."""
-    config, module, class_name, method = target
-    diagnostics.warn_once(
-        f"unhooked:{config.name}",
-        "provider %s: %s has no class %s with a method %s;"
-        " its calls are neither metered nor limited",
-        config.name,
-        module,
-        class_name,
-        method,
-    )
+    name = target.config.name
+    diagnostics.warn_once(f"unhooked:{name}", _MISSING, name, *target[1:])
 
 
 class TargetHook(Hook):
@@ -89,14 +84,8 @@ class TargetHook(Hook):
     takes_arguments = True
 
     def __init__(self, target: Target, bare: dict[Any, Any]) -> None:
-        """Create the hook.
-
-        Args:
-            target: The method to patch.
-            bare: The originals of all registered providers' methods, by their wrappers; shared.
-        """
         self._target = target
-        self._bare = bare
+        self._bare = bare  # the originals of all registered methods, by their wrappers; shared
         self.name = target.config.name
         self.module = target.module
         self.patch: Patch | None = None
@@ -104,37 +93,30 @@ class TargetHook(Hook):
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Put gate and meter around the method; see `patches.Hook`."""
         target = self._target
-        place = find(target, module)
+        place = _find(target, module)
         if place is None:
-            warn_missing(target)
+            _warn_missing(target)
             return
         owner, method = place
         if self.patch is not None and self.patch.owner is owner:
             if vars(owner).get(target.method) is self.patch.wrapper:
                 return  # a reload of the module would have made another class
-            diagnostics.warn_once(
-                f"hook_displaced:{self.name}",
-                "%s.%s was replaced by other code; the hook is put on top of it",
-                owner.__name__,
-                target.method,
-            )
+            message = "%s.%s was replaced by other code; the hook is put on top of it"
+            kind = f"hook_displaced:{self.name}"
+            diagnostics.warn_once(kind, message, owner.__name__, target.method)
         if target.method not in vars(owner):  # from a base that may be registered as another
             method = self._bare.get(method, method)
-        wrapper = wrap_method(target, method, patches.switch)
+        wrapper = _wrap_method(target, method, patches.switch)
         self.patch = patches.put(owner, target.method, wrapper)
         self._bare[wrapper] = method
         # A metaclass may refuse or replace attributes.
         if vars(owner).get(target.method) is not wrapper:
-            warn_missing(target)
+            _warn_missing(target)
 
 
-def wrap_method(target: Target, method: Any, switch: Switch) -> Any:
-    """Return a method with gate and meter around it, of the same kind.
-
-    Args:
-        target: The provider's method.
-        method: The attribute of its class: a function, or a static or class method of one.
-        switch: While it is off, the `paygent_*` arguments are removed and nothing else is done.
+def _wrap_method(target: Target, method: Any, switch: Switch) -> Any:
+    """Return a method with gate and meter around it, of the same kind. While the switch is off, it
+    only removes the `paygent_*` arguments.
     """
     if isinstance(method, (staticmethod, classmethod)):
         return type(method)(_wrap_function(target, method.__func__, switch))
@@ -162,7 +144,7 @@ def _wrap_function(target: Target, method: Any, switch: Switch) -> Any:
 
         @functools.wraps(method)
         async def in_coroutine(*args: Any, **kwargs: Any) -> Any:
-            work = work_of(kwargs)
+            work = work_of(kwargs)  # removes our arguments
             return await run_async(work, functools.partial(method, *args, **kwargs))
 
         return in_coroutine

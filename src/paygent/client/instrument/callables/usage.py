@@ -25,24 +25,14 @@ from paygent.core.usage import JobStatus, Usage, fields_of, get
 from paygent.failopen import attempt
 
 _PARTS = ("usage", "model", "type", "object", "service_tier")
-_COUNTS = (
-    "prompt_tokens",
-    "completion_tokens",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-)
 _ANTHROPIC_COUNTS = ("cache_read_input_tokens", "cache_creation_input_tokens")
+_OPENAI_COUNTS = ("prompt_tokens", "completion_tokens")
+_COUNTS = (*_OPENAI_COUNTS, "input_tokens", "output_tokens", *_ANTHROPIC_COUNTS)
 
 
 def read_known(answer: Any, want_tools: bool, provider: str = "") -> Usage | JobStatus | None:
-    """Read an answer in OpenAI's or Anthropic's format, an SDK's object or a dict.
-
-    Args:
-        answer: The answer.
-        want_tools: Whether to read the names of called tools.
-        provider: "openai" or "anthropic" where that is known; otherwise the fields decide.
+    """Read an answer in OpenAI's or Anthropic's format, an SDK's object or a dict. Where the
+    provider is neither "openai" nor "anthropic", the fields decide.
     """
     answer = _plain(answer)
     usage = get(answer, "usage")
@@ -68,9 +58,8 @@ def _plain(answer: Any) -> Any:
     """Return an answer with readable fields: itself, or for an object with slots or properties a
     dict of the relevant ones.
     """
-    if get(answer, "usage") is not None:
-        usage = get(answer, "usage")
-    else:
+    usage = get(answer, "usage")
+    if usage is None:
         # A property or a slot. Reading one may run the application's code, so only named ones.
         usage = getattr(answer, "usage", None)
         if usage is None:
@@ -80,21 +69,16 @@ def _plain(answer: Any) -> Any:
     if any(fields.get(name) is not None for name in _COUNTS):
         return answer
     # Only integers: a mock has every attribute, and each of them can be converted to a number.
-    counts = {name: getattr(usage, name, None) for name in _COUNTS}
-    return {
-        **fields_of(answer),
-        "usage": {name: count for name, count in counts.items() if isinstance(count, int)},
-    }
+    values = {name: getattr(usage, name, None) for name in _COUNTS}
+    counts = {name: value for name, value in values.items() if isinstance(value, int)}
+    return {**fields_of(answer), "usage": counts}
 
 
 def reader_for(
     provider: str, extractors: Iterable[ProviderConfig]
 ) -> Callable[[Any, bool], Usage | JobStatus | None]:
-    """Return a function that reads the usage of any answer, as `Route.read` does.
-
-    Args:
-        provider: The provider, "" if unknown; for a registered one, only its own extractor is used.
-        extractors: The application's providers.
+    """Return a function that reads the usage of any answer, as `Route.read` does. Of a registered
+    provider, only its own extractor is used; of another or "", any of the `extractors`.
     """
     known = {config.name: config.extract_tokens for config in extractors if config.extract_tokens}
     named = known.get(provider)
@@ -104,9 +88,7 @@ def reader_for(
             return _extract(provider, named, answer)
         usage = read_known(answer, want_tools, provider)
         if usage is None:
-            parsed = _parsed(answer)
-            if parsed is not None:
-                usage = read_known(parsed, want_tools, provider)
+            usage = read_known(_parsed(answer), want_tools, provider)
         # Last, since an extractor may take any object with two numbers for an answer of its own.
         for name, extract in known.items() if usage is None else ():
             usage = usage or _extract(name, extract, answer)
@@ -121,20 +103,13 @@ def _extract(name: str, extract: Callable[[Any], Any], answer: Any) -> Usage | N
 
 
 def _parsed(answer: Any) -> Any:
-    """Return the content of an envelope with a `parse()` method, such as a raw response; or None.
-
-    Only a plain method without arguments is called: a parser of the application needs a text.
-    """
+    """Return the content of an envelope with a `parse` method, such as a raw response; or None."""
     parse = getattr(answer, "parse", None)
     if not inspect.ismethod(parse) or inspect.iscoroutinefunction(parse):
         return None
-    needed = [
-        parameter
-        for parameter in inspect.signature(parse).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if needed:
+    try:
+        inspect.signature(parse).bind()
+    except TypeError:  # it needs an argument: a parser of the application
         return None
     parsed = parse()
     if inspect.iscoroutine(parsed):  # of a plain method that returns one
@@ -156,10 +131,9 @@ class AnyStream:
         """Read one chunk; see `StreamReader.feed`. It keeps none from the application."""
         if self._reader is None:
             kind = get(chunk, "type")
-            if not isinstance(kind, str):
-                reader: Any = ChatStream
-            else:
-                reader = ResponseStream if kind.startswith("response.") else MessageStream
+            reader: Any = MessageStream if isinstance(kind, str) else ChatStream
+            if isinstance(kind, str) and kind.startswith("response."):
+                reader = ResponseStream
             self._reader = reader(self._want_tools, False)
         return self._reader.feed(chunk)
 

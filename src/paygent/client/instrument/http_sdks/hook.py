@@ -22,17 +22,11 @@ from paygent.failopen import attempt, diagnostics
 
 
 class SdkHook(Hook):
-    """Patches `request` of one SDK, and watches its clients; see `patches.Hook`."""
+    """Patches `request` of one SDK, given by its `routes` module, and watches its clients."""
 
     def __init__(self, sdk: Any) -> None:
-        """Create the hook.
-
-        Args:
-            sdk: The SDK's `routes` module.
-        """
         self._sdk = sdk
-        self.name = sdk.name
-        self.module = sdk.module
+        self.name, self.module = sdk.name, sdk.module
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
@@ -55,7 +49,7 @@ class SdkHook(Hook):
             owner = _owner(client_class)
             if not patches.leads_to_ours(vars(owner)["request"]):
                 if owner not in logged:
-                    self._warn_displaced(owner.__name__)
+                    self._warn_displaced(owner)
                 self._patch_owner(client_class, patches)
 
     def _clients(self, module: ModuleType) -> list[type]:
@@ -74,16 +68,12 @@ class SdkHook(Hook):
     def _verify(self, client_class: type, patches: Patches) -> None:
         """Log it when calls of a client of this class do not reach the hook first."""
         if not _is_hooked(client_class, patches):
-            diagnostics.warn_once(
-                f"unhooked:{self.name}", "the hook in %s is not in place", self.name
-            )
+            kind = f"unhooked:{self.name}"
+            diagnostics.warn_once(kind, "the hook in %s is not in place", self.name)
 
-    def _warn_displaced(self, owner: str) -> None:
-        diagnostics.warn_once(
-            f"hook_displaced:{self.name}",
-            "%s.request was replaced by other code; the hook is put on top of it",
-            owner,
-        )
+    def _warn_displaced(self, owner: type) -> None:
+        message = "%s.request was replaced by other code; the hook is put on top of it"
+        diagnostics.warn_once(f"hook_displaced:{self.name}", message, owner.__name__)
 
     # -- clients
 
@@ -109,11 +99,10 @@ class SdkHook(Hook):
         if not patches.lock.acquire(blocking=False):
             return
         try:
-            if not patches.switch.is_on:
-                return
-            self._warn_displaced(_owner(client_class).__name__)
-            self._patch_owner(client_class, patches)
-            self._verify(client_class, patches)
+            if patches.switch.is_on:
+                self._warn_displaced(_owner(client_class))
+                self._patch_owner(client_class, patches)
+                self._verify(client_class, patches)
         finally:
             patches.lock.release()
 
@@ -128,7 +117,7 @@ class SdkHook(Hook):
         def original(client: Any, *args: Any, **kwargs: Any) -> Any:
             return own(*args, **kwargs)
 
-        self._warn_displaced(type(client).__name__)
+        self._warn_displaced(type(client))
         client.request = _OnClient(self._wrap(original, patches), client)
 
 
@@ -140,16 +129,9 @@ class ArgumentsHook(Hook):
     takes_arguments = True
 
     def __init__(self, sdk: Any, sdk_hook: SdkHook) -> None:
-        """Create the hook.
-
-        Args:
-            sdk: The SDK's `routes` module.
-            sdk_hook: Hooks clients that have a `request` of their own.
-        """
         self._sdk = sdk
-        self._sdk_hook = sdk_hook
-        self.name = sdk.name
-        self.module = sdk.module
+        self._sdk_hook = sdk_hook  # hooks clients that have a `request` of their own
+        self.name, self.module = sdk.name, sdk.module
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the resources; a version of the SDK lacks some modules or classes."""
@@ -168,17 +150,11 @@ class ArgumentsHook(Hook):
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
             if callable(original) and not (patches.is_ours(original) or is_mock(original)):
-                is_coroutine = inspect.iscoroutinefunction(original)
-                wrapper = wrap_resource(original, hook_client, is_coroutine=is_coroutine)
-                patches.put(resource, name, wrapper)
+                patches.put(resource, name, wrap_resource(original, hook_client))
 
 
 class _OnClient(functools.partial):  # type: ignore[type-arg]
-    """The wrapper around a `request` that one client alone has. It is never taken out, since it
-    passes calls on when the switch is off.
-    """
-
-    __slots__ = ()
+    """The wrapper around a `request` that one client alone has; with its switch off, it stays."""
 
 
 def _is_hooked(client_class: type, patches: Patches) -> bool:

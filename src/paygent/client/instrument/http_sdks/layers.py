@@ -28,9 +28,8 @@ class Gateway:
 
     __slots__ = ("_token", "in_front", "is_open")
 
-    def __init__(self, *, in_front: bool = True) -> None:
-        self.is_open = True
-        self.in_front = in_front
+    def __init__(self) -> None:
+        self.is_open = self.in_front = True
 
     def __enter__(self) -> None:
         self.is_open = True
@@ -45,11 +44,7 @@ class Gateway:
 
 
 class OpenRequest:
-    """A request of an SDK that is under way.
-
-    Threads and tasks that were started inside may inherit it and outlive its answer: then it is
-    closed, and their requests are their own.
-    """
+    """A request of an SDK that is under way. As a `Gateway`, it may be inherited and closed."""
 
     __slots__ = ("_client", "_layers", "_options", "is_open")
 
@@ -60,14 +55,10 @@ class OpenRequest:
         self.is_open = True
 
     def includes(self, client: Any, options: Any, layer: Any) -> bool:
-        """Return whether a request is this one, on its way to another of our wrappers. It has the
-        same client, or is a copy that another client sends. A request that enters a wrapper for the
-        second time is another one, made while this one is under way.
-
-        Args:
-            client, options: Of the request.
-            layer: Our wrapper that it has reached.
+        """Return whether a request that reaches our wrapper `layer` is this one on its way: it has
+        the same client, or is a copy that another client sends.
         """
+        # One that enters a wrapper for the second time was made while this one is under way.
         if not self.is_open or any(layer is passed for passed in self._layers):
             return False
         # Other instrumentation may copy the options, and send the copy by a client of its own.
@@ -94,9 +85,3 @@ def current_gateway() -> Gateway | None:
     """Return the call of the gateway in which the current code runs, if any."""
     enclosing = inside.get()
     return enclosing if isinstance(enclosing, Gateway) and enclosing.is_open else None
-
-
-def is_behind_gateway() -> bool:
-    """Return whether the current code runs in a gateway that counts its requests as its own."""
-    gateway = current_gateway()
-    return gateway is not None and gateway.in_front

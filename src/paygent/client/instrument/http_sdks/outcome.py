@@ -59,46 +59,42 @@ def _end_raw(
     if response is None:  # an envelope of an unknown version of the SDK
         meter.settle(call, None)
         return
-    if getattr(response, "is_stream_consumed", False) or getattr(response, "is_closed", False):
-        # The bytes are in memory, and no tap would see them again.
-        meter.settle(call, attempt("usage", _read_whole, response, reader, read, call.estimate))
-        return
-    bytes_reader = BytesReader(response.headers, reader, read)
-    ending = StreamEnd(meter, call, bytes_reader)
-    if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
+    is_read = any(getattr(response, name, False) for name in ("is_stream_consumed", "is_closed"))
+    bytes_reader = BytesReader(response.headers, reader, read, is_plain=is_read)
+    if is_read:  # the bytes are in memory, and no tap would see them again
+        content = response.content
+        meter.settle(call, attempt("usage", _read_whole, bytes_reader, content, call.estimate))
+    elif attempt(
+        "tap_bytes", tap_bytes, response, StreamEnd(meter, call, bytes_reader), bytes_reader
+    ):
         call.hand_over()
     else:  # not httpx's stream: unreadable without consuming it
         meter.settle(call, None)
 
 
 def _read_whole(
-    response: Any,
-    reader: StreamReader,
-    read: Callable[[Any], Usage | JobStatus | None],
-    estimate: Estimate,
+    reader: BytesReader, content: bytes, estimate: Estimate
 ) -> Usage | JobStatus | None:
-    """Read the usage of an HTTP response that has been read to its end."""
-    is_events = "event-stream" in str(response.headers.get("content-type"))
-    if not (is_events or getattr(reader, "reads_lines", False)):
-        try:
-            document = response.json()
-        except ValueError:
-            return None  # audio or text, not JSON
-        return read(document)
-    bytes_reader = BytesReader(response.headers, reader, read, is_plain=True)
-    bytes_reader.feed_bytes(response.content)
-    bytes_reader.end()
-    return bytes_reader.usage(estimate)
+    reader.feed_bytes(content)
+    reader.end()
+    return reader.usage(estimate)
 
 
-NEVER_SENT = (
-    "ConnectError",
-    "ConnectTimeout",
-    "PoolTimeout",
-    "UnsupportedProtocol",
-    "LocalProtocolError",
-)
-"""Error classes of the HTTP libraries, raised before a request was sent."""
+# Error classes by name, since the libraries may not be installed: of the SDKs, httpx, aiohttp,
+# requests and the standard library.
+NEVER_SENT = {
+    "ConnectError", "ConnectTimeout", "PoolTimeout", "UnsupportedProtocol", "LocalProtocolError",
+    "ClientConnectorError", "ConnectionTimeoutError",
+}  # fmt: skip
+"""Raised before a request was sent."""
+BROKEN_OFF = {
+    "ContentFilterFinishReasonError", "LengthFinishReasonError", "APIConnectionError",
+    "APITimeoutError", "TransportError", "TimeoutException", "TimeoutError", "JSONDecodeError",
+    "ReadTimeout", "ConnectionResetError", "ConnectionAbortedError", "BrokenPipeError",
+    "IncompleteRead", "ChunkedEncodingError", "RemoteDisconnected", "ServerDisconnectedError",
+    "DeadlineExceeded",
+}  # fmt: skip
+"""Raised after a request was sent, or for an answer that the SDK could not parse."""
 
 _CAUSES_MAX = 8  # a chain of causes may be circular
 
@@ -110,45 +106,35 @@ def end_failed(
 
     A received 4xx or 5xx and a connection that was never made are void. A time-out, a cut body, a
     cancellation settle the estimate, since the provider may have billed. An answer that the SDK
-    could not parse was billed too; if the error carries the answer, its usage counts.
-
-    Args:
-        was_sent: False for an interruption between the gate and the provider.
+    could not parse was billed too; if the error carries the answer, its usage counts. `was_sent` is
+    false for an interruption between the gate and the provider.
     """
-    if not was_sent:
-        meter.void(call, "interrupted before it was sent")
-        return
-    # OpenAI's LengthFinishReasonError and ContentFilterFinishReasonError.
-    answered = get(error, "completion")
-    if answered is not None:
-        usage = attempt("usage", prepared.route.read, answered, call.wants_tools)
-        meter.settle(call, usage)
-        return
+    usage = None
+    void_reason = ""
     status = getattr(error, "status_code", None)
-    if isinstance(status, int):
-        if status >= 400:
-            meter.void(call, f"status {status}")
-        else:
-            meter.settle(call, None)
-        return
-    if not isinstance(error, Exception):
-        meter.settle(call, None)
-        return
-    names = names_of_causes(error)
-    if any(name in NEVER_SENT for name in names):
-        meter.void(call, "never sent")
-    elif isinstance(error, ValueError) or any(is_paid(name) for name in names):
-        meter.settle(call, None)
+    if not was_sent:
+        void_reason = "interrupted before it was sent"
+    elif (answer := get(error, "completion")) is not None:
+        # OpenAI's LengthFinishReasonError and ContentFilterFinishReasonError.
+        usage = attempt("usage", prepared.route.read, answer, call.wants_tools)
+    elif isinstance(status, int):
+        void_reason = f"status {status}" if status >= 400 else ""
+    elif isinstance(error, Exception):
+        names = names_of_causes(error)
+        if not NEVER_SENT.isdisjoint(names):
+            void_reason = "never sent"
+        elif not isinstance(error, ValueError) and BROKEN_OFF.isdisjoint(names):
+            void_reason = "failed before it was sent"
+    if void_reason:
+        meter.void(call, void_reason)
     else:
-        meter.void(call, "failed before it was sent")
+        meter.settle(call, usage)
 
 
 def names_of_causes(error: BaseException) -> list[str]:
-    """Return the class names of an error and of its explicit causes.
-
-    `__context__` is not followed: during a call in an `except` block of the application, that is
-    the application's error.
-    """
+    """Return the class names of an error and of its explicit causes."""
+    # `__context__` is not followed: during a call in an `except` block of the application, that is
+    # the application's error.
     names: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(names) < _CAUSES_MAX:
@@ -157,61 +143,36 @@ def names_of_causes(error: BaseException) -> list[str]:
     return names
 
 
-def is_paid(name: str) -> bool:
-    """Return whether an exception's class is one of the SDKs or HTTP libraries for a broken
-    exchange, or for an answer that the SDK could not parse.
-    """
-    return name in (
-        "ContentFilterFinishReasonError",
-        "LengthFinishReasonError",
-        "APIConnectionError",
-        "APITimeoutError",
-        "TransportError",
-        "TimeoutException",
-        "TimeoutError",
-    )
-
-
 def end_collected(meter: Meter, prepared: Prepared, answer: Any) -> None:
     """Book an answer that reports the usage of an earlier job: now, or when its stream ends."""
-    end_answered(_JobSettler(meter), _StatusRequest(prepared.request), prepared, answer)
+    report = _JobReport(meter, prepared.request)
+    end_answered(report, report, prepared, answer)
 
 
-class _JobSettler:
-    """Takes the place of the meter for answers that end no call."""
+class _JobReport:
+    """Takes the place of meter and call for an answer that ends no call: nothing was held, and
+    nothing is lost if it is dropped.
+    """
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-        self.deferred_ends = meter.deferred_ends
-
-    def settle(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """Book the reported status of a job."""
-        if call.claim_end() and isinstance(found, JobStatus):
-            self._meter.collect(call.request, found)
-
-    def settle_left(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """Wait for the end: the stream may be read on, and nothing is held meanwhile."""
-
-    def correct(self, call: Any, found: Usage | JobStatus | None) -> None:
-        """Correct nothing: nothing is booked before the end."""
-
-
-class _StatusRequest:
-    """Takes the place of a call: nothing was held, and nothing is lost if it is dropped."""
-
-    drops_usage_chunk = False
-    wants_tools = False
-    is_provisional = False
+    drops_usage_chunk = wants_tools = is_provisional = False
     estimate = Estimate(0, 0)
 
-    def __init__(self, request: Request) -> None:
-        self.request = request
+    def __init__(self, meter: Meter, request: Request) -> None:
+        self._meter = meter
+        self._request = request
+        self.deferred_ends = meter.deferred_ends
         self.done = False
 
-    def claim_end(self) -> bool:
-        """Take the right to end it; true for the first caller."""
-        first, self.done = not self.done, True
-        return first
+    def settle(self, call: object, usage: Usage | JobStatus | None) -> None:
+        """Book the reported status of a job, once."""
+        is_first, self.done = not self.done, True
+        if is_first and isinstance(usage, JobStatus):
+            self._meter.collect(self._request, usage)
+
+    def settle_left(self, call: object, usage: object) -> None:
+        """Wait for the end: the stream may be read on, and nothing is held or booked meanwhile."""
+
+    correct = settle_left
 
     def hand_over(self) -> None:
         """Do nothing: only real calls have an end to hand over."""

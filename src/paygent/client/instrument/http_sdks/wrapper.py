@@ -16,19 +16,14 @@ through. Sync and async share every step (`_Exchange`); only waiting and sending
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Hashable, Mapping
 from contextvars import Token
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Any, cast
 
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
-from paygent.client.instrument.http_sdks.layers import (
-    Gateway,
-    OpenRequest,
-    inside,
-    is_behind_gateway,
-    leave,
-)
+from paygent.client.instrument.http_sdks.layers import Gateway, OpenRequest, inside, leave
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,
@@ -43,6 +38,8 @@ from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_fun
 from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
 from paygent.failopen import attempt, diagnostics
+
+Wrapped = Callable[..., Any]
 
 # Read at each call without a lock: assignments of module variables are atomic.
 _active: Meter | None = None
@@ -71,12 +68,8 @@ def meter_or_warn() -> Meter | None:
 # -- the wrappers
 
 
-def wrap_sync(
-    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
-) -> Callable[..., Any]:
-    """Return the sync `request` of an SDK with gate and meter around it. It only passes calls on
-    while the switch is off.
-    """
+def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapped:
+    """Return the sync `request` of an SDK with gate and meter around it."""
     send = as_function(original)
 
     @functools.wraps(original)
@@ -97,9 +90,7 @@ def wrap_sync(
     return request
 
 
-def wrap_async(
-    original: Callable[..., Any], sdk: Sdk, switch: Switch = ALWAYS_ON
-) -> Callable[..., Any]:
+def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapped:
     """Return the async `request` of an SDK with gate and meter around it; see `wrap_sync`."""
     send = as_function(original)
 
@@ -108,7 +99,7 @@ def wrap_async(
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
-        exchange.request.is_async = True  # it can wait for its turn on an event loop
+        exchange._prepared.request.is_async = True  # it can wait for its turn on an event loop
         wait = exchange.begin()
         while wait is not None:
             await wait
@@ -124,38 +115,46 @@ def wrap_async(
 def _open(
     sdk: Sdk, client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Any
 ) -> _Exchange | None:
-    """Return the exchange of a request; None for one that passes unmetered.
-
-    Args:
-        sdk: The client's SDK.
-        client, args, kwargs: The arguments of `request`.
-        layer: Our wrapper that was called.
+    """Return the exchange of a request that has reached our wrapper `layer`; None for one that
+    passes unmetered: after a shutdown, or as a part of a call that is under way.
     """
-    options = args[1] if len(args) > 1 else kwargs.get("options")
-    meter = _meter_for(sdk, client, options, kwargs, layer)
+    meter = meter_or_warn()
     if meter is None:
         return None
+    options = args[1] if len(args) > 1 else kwargs.get("options")
+    enclosing = inside.get()
+    if isinstance(enclosing, OpenRequest):
+        if enclosing.includes(client, options, layer):
+            return None
+    elif enclosing is not None and enclosing.is_open and enclosing.in_front:  # a gateway
+        is_part = attempt("gateway", enclosing.sends)
+        if is_part:
+            attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
+            return None
     prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
     if prepared is None:
         return None
     return _Exchange(meter, prepared, options, OpenRequest(client, options, layer))
 
 
+def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
+    """Request the usage of a stream for the gateway, which removes it for the application."""
+    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
+    asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
+    if asks and sdk.tells_stream_usage(client):
+        ask_for_usage(options)
+
+
+@dataclass(slots=True, eq=False)
 class _Exchange:
     """A request and its answer as one call; entered around the SDK's own `request`."""
 
-    __slots__ = ("_call", "_meter", "_open_request", "_options", "_prepared", "_token", "request")
-
-    def __init__(
-        self, meter: Meter, prepared: Prepared, options: Any, open_request: OpenRequest
-    ) -> None:
-        self._meter = meter
-        self._prepared = prepared
-        self._options = options
-        self._open_request = open_request
-        self._token: Token[Gateway | OpenRequest | None] | None = None
-        self._call: Call | None = None
-        self.request = prepared.request
+    _meter: Meter
+    _prepared: Prepared
+    _options: Any
+    _open_request: OpenRequest
+    _token: Token[Gateway | OpenRequest | None] | None = None
+    _call: Call | None = None
 
     def begin(self) -> Wait | None:
         """Gate the call; return what it has to wait for before the next try.
@@ -165,7 +164,7 @@ class _Exchange:
         """
         if self._prepared.route.reports_job_usage:
             return None  # free: its answer reports the usage of an earlier call
-        call = attempt("begin", self._meter.begin, self.request)
+        call = attempt("begin", self._meter.begin, self._prepared.request)
         if isinstance(call, Wait):
             return call
         self._call = call
@@ -177,20 +176,14 @@ class _Exchange:
             return
         try:
             if self._prepared.asks_for_usage:
-                asks = attempt("stream_usage", ask_for_usage, self._options)
-                call.drops_usage_chunk = bool(asks)
+                call.drops_usage_chunk = bool(attempt("stream_usage", ask_for_usage, self._options))
+            # Set last, right before the SDK is called: it shows that the request was sent.
             self._token = inside.set(self._open_request)
         except BaseException as error:  # an interruption; `with` does not call `__exit__` for it
             self.__exit__(type(error), error, None)
             raise
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # `inside` is set last, right before the SDK is called.
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         was_sent = self._token is not None
         if self._token is not None:
             leave(self._open_request, self._token)
@@ -206,48 +199,13 @@ class _Exchange:
             attempt("collect", end_collected, self._meter, self._prepared, answer)
 
 
-def _meter_for(
-    sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], layer: Any
-) -> Meter | None:
-    """Return the meter of a request; None if Paygent is shut down, or the request is part of a call
-    that is under way.
-    """
-    meter = _active
-    if meter is None:
-        return meter_or_warn()
-    enclosing = inside.get()
-    if enclosing is None:
-        return meter
-    if isinstance(enclosing, Gateway):
-        if not (is_behind_gateway() and attempt("gateway", enclosing.sends)):
-            return meter
-        attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
-        return None
-    return None if enclosing.includes(client, options, layer) else meter
-
-
-def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
-    """Request the usage of a stream for the gateway, which removes it for the application."""
-    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
-    asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
-    if asks and sdk.tells_stream_usage(client):
-        ask_for_usage(options)
-
-
 # -- the arguments of a single call
 
 
-def wrap_resource(
-    original: Callable[..., Any], hook_client: Callable[[Any], None], *, is_coroutine: bool
-) -> Callable[..., Any]:
-    """Return a resource method that hands its `paygent_*` arguments to the wrapper of `request`.
-
-    Args:
-        original: The method.
-        hook_client: Called with a client that has a `request` of its own, beside its class's.
-        is_coroutine: Whether the method is a coroutine function.
+def wrap_resource(original: Wrapped, hook_client: Callable[[Any], None]) -> Wrapped:
+    """Return a resource method that hands its `paygent_*` arguments to the wrapper of `request`;
+    `hook_client` gets a client that has a `request` of its own, beside its class's.
     """
-
     send = as_function(original)
 
     def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +214,7 @@ def wrap_resource(
             attempt("self_check", hook_client, client)
         return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
 
-    if is_coroutine:
+    if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def async_method(*args: Any, **kwargs: Any) -> Any:
@@ -285,8 +243,5 @@ def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
     carrier = Carrier("")
     carrier.identity = Identity(user_id, session_id, None, metadata)
     headers = kwargs.get("extra_headers")
-    kwargs["extra_headers"] = {
-        **(headers if isinstance(headers, Mapping) else {}),
-        CARRIER_HEADER: carrier,
-    }
-    return kwargs
+    own = headers if isinstance(headers, Mapping) else {}
+    return {**kwargs, "extra_headers": {**own, CARRIER_HEADER: carrier}}

@@ -70,16 +70,17 @@ class GatewayCall(Work):
         if not self._gateway.in_front and not is_in_callback():
             self.void_for_inner()
 
-    def end_with(self, meter: Meter, call: Call, answer: Any) -> bool:
+    def end_with(self, meter: Meter, call: Call, answer: Any) -> None:
         """End a call with its answer; a stream ends it later."""
         if is_from_cache(answer):
             if self._gateway.embeds is None:
                 meter.void(call, "answered from a cache")
             else:  # only the rest of the input was sent to the provider
                 meter.settle(call, attempt("usage", self._usage_of_part, answer))
-            return True
+            return
         if not is_stream(answer):
-            return super().end_with(meter, call, answer)
+            super().end_with(meter, call, answer)
+            return
         reader = Reader(answer, self._function, call.wants_tools, self._gateway.provider)
         yield_to_inner = None if self._gateway.in_front else self._yield_to_inner
         if tap(answer, Tap(StreamEnd(meter, call, reader), reader, yield_to_inner), self._patches):
@@ -88,7 +89,6 @@ class GatewayCall(Work):
             kind = type(answer).__name__
             diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
             meter.settle(call, None)
-        return True
 
     def _usage_of_part(self, answer: Any) -> Usage | JobStatus | None:
         body = self._prepared.request.body or {}

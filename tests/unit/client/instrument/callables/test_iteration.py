@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import pytest
 
-from paygent.client.instrument.callables.iteration import SteppedCall, is_lazy, wrap_lazy
+from paygent.client.instrument.callables.iteration import is_lazy, wrap_lazy
+from paygent.client.instrument.callables.run import Work
 
 
 def numbers() -> Iterator[int]:
@@ -54,5 +55,5 @@ async def test_wrap_lazy__objects_with_attributes_of_their_own__are_not_wrapped(
     """A wrapper would hide them: tasks, stream objects, iterators of other classes."""
     task = asyncio.create_task(asyncio.sleep(0))
     for answer in (iter([1]), Own(), task, asyncio.Future[int](), [1]):
-        assert wrap_lazy(cast(SteppedCall, None), answer) is None
+        assert wrap_lazy(cast(Work, None), answer) is None
     await task

@@ -9,7 +9,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.requests import Init
 
 from paygent import paygent_context
-from paygent.client.instrument.http_sdks.layers import Gateway, is_behind_gateway
+from paygent.client.instrument.http_sdks.layers import Gateway, current_gateway
 from paygent.testing import FakeProvider
 
 
@@ -20,7 +20,7 @@ def test_gateway__in_a_context_that_outlives_it__is_over(init: Init, fake: FakeP
 
         def call() -> bool:
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-            return is_behind_gateway()
+            return current_gateway() is not None
 
         with paygent_context("u1"), Gateway():
             inside = contextvars.copy_context()

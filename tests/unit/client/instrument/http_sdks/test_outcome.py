@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -131,10 +131,8 @@ class Unreadable:
 
     is_stream_consumed = True
     stream = None
-
-    def json(self) -> Any:
-        """Fail as a body that is no JSON does."""
-        raise ValueError("no JSON")
+    headers = MappingProxyType({"content-type": "application/json"})
+    content = b"no JSON"
 
 
 def test_end_answered__a_raw_answer_without_a_response__settles_the_estimate() -> None:

@@ -40,11 +40,11 @@ async def test_wrap_resource__of_both_kinds__stays_of_its_kind() -> None:
     async def create(**kwargs: Any) -> dict[str, Any]:
         return kwargs
 
-    wrapped = wrap_resource(create, print, is_coroutine=True)
+    wrapped = wrap_resource(create, print)
     assert inspect.iscoroutinefunction(wrapped)
     assert await wrapped(a=1) == {"a": 1}
     assert await wrapped(a=1, paygent_user_id="u") == {"a": 1}
-    plain = wrap_resource(lambda **kwargs: kwargs, print, is_coroutine=False)
+    plain = wrap_resource(lambda **kwargs: kwargs, print)
     assert (plain(a=1), plain(a=1, paygent_session_id="s")) == ({"a": 1}, {"a": 1})
 
 
