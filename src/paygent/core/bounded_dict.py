@@ -24,10 +24,7 @@ class BoundedDict(dict[K, V]):
     def __setitem__(self, key: K, value: V) -> None:
         super().__setitem__(key, value)
         if len(self) > self.entries_max:
-            self._drop_oldest()
-
-    def _drop_oldest(self) -> None:
-        try:
-            self.pop(next(iter(self)), None)
-        except (RuntimeError, StopIteration):
-            pass  # another thread changed it between two steps; the next entry makes the room
+            try:
+                self.pop(next(iter(self)), None)
+            except (RuntimeError, StopIteration):
+                pass  # another thread changed it between two steps; the next entry makes the room

@@ -55,21 +55,12 @@ class Expectation(NamedTuple):
     drift_nano: int = 0
 
 
-_tokens_of = values_of(
-    Expectation,
-    ("input_tokens", "input_bytes", "input_extra", "output_tokens", "takes_max_tokens"),
-)
+_tokens_of = values_of(Expectation, Expectation._fields[:5])
 _cost_of = values_of(Expectation, ("cost_nano", "plain_nano", "extra_nano"))
 
 
 def tokens_of(expectation: Expectation, weight: int, max_tokens: int | None) -> Estimate:
-    """Return the expected tokens of a call.
-
-    Args:
-        expectation: Of its model and route.
-        weight: Size of its request, from `weight_of`.
-        max_tokens: The request's own bound on output (times its number of answers), or None.
-    """
+    """Return the expected tokens of a call of this `weight_of` and this bound on its output."""
     tokens, per_bytes, extra, output_tokens, takes_max_tokens = _tokens_of(expectation)
     if max_tokens is not None and (takes_max_tokens or max_tokens < output_tokens):
         output_tokens = max_tokens
@@ -103,9 +94,7 @@ _ONE_CALL = HoldMoments(1)
 
 
 def held_by(mean: int, variance: int, drift: int) -> int:
-    """Return the amount held for a set of calls: their mean and two standard deviations of its
-    error.
-    """
+    """Return the hold of a set of calls: their mean and two standard deviations of its error."""
     if not variance and not drift:
         return mean
     return mean + 2 * isqrt(variance + drift * drift)
@@ -114,20 +103,11 @@ def held_by(mean: int, variance: int, drift: int) -> int:
 def load_of(
     expectation: Expectation, metric: str, weight: int, max_tokens: int | None, rates: Rates
 ) -> HoldMoments:
-    """Return the moments of a call on an account, as one of a set of like calls.
-
-    Args:
-        expectation: Of its model and route.
-        metric: Of the account.
-        weight: Size of its request, from `weight_of`.
-        max_tokens: The request's own bound on output, or None.
-        rates: The prices of its tokens.
-    """
+    """Return the moments of a call on an account of a metric, as one of a set of like calls."""
     if metric == "calls":
         return _ONE_CALL
     estimate = tokens_of(expectation, weight, max_tokens)
-    is_spend = metric == "spend"
-    mean = cost_of(expectation, estimate, rates) if is_spend else sum(estimate)
+    mean = cost_of(expectation, estimate, rates) if metric == "spend" else sum(estimate)
     return load_around(mean, expectation, metric, max_tokens)
 
 
@@ -156,7 +136,7 @@ def bound(
     exceeds, and the bound on its output.
 
     Args:
-        size: Size of the request.
+        size: Of the request.
         max_tokens: The request's own bound on output (times its number of answers), or None.
         buffer_tokens: Output if neither the request nor the model has a known bound.
         model_max_tokens: The model's maximum output, or None if not known. A context window is no
@@ -170,23 +150,15 @@ def bound(
 
 
 def output_that_fits(metric: str, left: int, input_tokens: int, most: int, *, rates: Rates) -> int:
-    """Return how much output fits into the rest of a limit, together with its input.
-
-    Args:
-        metric: Of the limit.
-        left: The rest, in the unit of the metric.
-        input_tokens: Input of the call.
-        most: Upper bound on the answer.
-        rates: The prices of its tokens.
+    """Return how much output, `most` at the most, fits with its input into what a limit of a metric
+    has left.
     """
     if metric == "calls":
         return most if left else 0
     if metric == "tokens":
         return min(max(left - input_tokens, 0), most)
-    if not left:
-        return 0
     low, high = 0, most  # bisection: the cost grows with the output
-    if tokens_cost_nano(input_tokens, low, rates) > left:
+    if not left or tokens_cost_nano(input_tokens, low, rates) > left:
         return 0
     while low < high:
         middle = (low + high + 1) // 2

@@ -71,29 +71,20 @@ class Explanation(NamedTuple):
 
 
 def explain(event: Event, rates: Rates) -> Explanation:
-    """Recompute the cost of an event's tokens.
-
-    Args:
-        event: The event as booked.
-        rates: The price list with which it was booked.
-    """
+    """Recompute the cost of an event's tokens with the price list with which it was booked."""
     usage = _usage_of(event)
     prices = prices_of(usage, rates)
     # By identity: two tiers may have equal prices.
-    tiers = [tier.above_input_tokens for tier in rates.tiers if tier.prices is prices]
+    tier_above = next(
+        (step.above_input_tokens for step in rates.tiers if step.prices is prices), None
+    )
     lines = tuple(CostComponent(name, *row) for name, row in amounts_of(usage, prices).items())
     amount = sum(line.amount for line in lines)
     # Other models were priced by their own lists, so only their sum is kept.
     others_nano = (event.details or {}).get(OTHERS, 0)
     cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
-    return Explanation(
-        lines,
-        amount,
-        cost_nano,
-        others_nano,
-        tiers[0] if tiers else None,
-        assumed_parts(usage, rates),
-    )
+    assumed = assumed_parts(usage, rates)
+    return Explanation(lines, amount, cost_nano, others_nano, tier_above, assumed)
 
 
 def _usage_of(event: Event) -> Usage:

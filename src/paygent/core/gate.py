@@ -87,14 +87,9 @@ def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
 
 
 def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verdict:
-    """Return whether a need fits below one block line.
+    """Return whether a need (at least 0) fits below one block line.
 
-    Args:
-        spent: Settled in the window.
-        held: Held by other calls in flight; above the line while one of them straddles it.
-        need: The amount that this call would add to it, at least 0.
-        block: The block line.
-        strict: Whether spend may never pass the line; then no call straddles it.
+    `held` is above the line while another call straddles it; in a strict plan no call does.
     """
     # Spend alone decides first: no hold that ends can make room again.
     if spent >= block:
@@ -121,29 +116,19 @@ def usage_ppm(reading: Reading, *, strict: bool) -> int:
     return (reading.spent + reading.held + (reading.need if strict else 0)) * _PPM // cap
 
 
+_NO_LIMIT = Decision("ok", None, 0, 0, 0, 0)
+
+
 def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
-    """Combine the accounts of a call: hard over soft over ok, then the highest used fraction.
-
-    Args:
-        readings: Every account that limits the call; empty means no limit.
-        strict: Whether the plan is strict.
-
-    Returns:
-        The decision, with the figures of the deciding account.
+    """Return the decision on the accounts that limit a call, with the figures of the deciding one:
+    hard over soft over ok, then the highest used fraction.
     """
-    best: Decision | None = None
+    decisions = []
     for reading in readings:
-        verdict = judge(
-            reading.spent,
-            reading.held,
-            reading.need,
-            reading.lines.block,
-            strict=strict,
-        )
-        decision = _decision(reading, verdict, strict=strict)
-        if best is None or _rank(decision) > _rank(best):
-            best = decision
-    return best if best is not None else Decision("ok", None, 0, 0, 0, 0)
+        spent, held, need, block = reading.spent, reading.held, reading.need, reading.lines.block
+        verdict = judge(spent, held, need, block, strict=strict)
+        decisions.append(_decision(reading, verdict, strict=strict))
+    return max(decisions, key=_rank, default=_NO_LIMIT)
 
 
 def contention(reading: Reading, *, strict: bool) -> Decision:

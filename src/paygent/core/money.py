@@ -31,11 +31,8 @@ _DIGITS_MAX = 40  # smaller numbers are 0 in any unit; "1e-999999" is never expa
 
 
 def to_usd(amount_nano: NanoUsd | int) -> float:
-    """Return the double nearest to an exact amount, for display.
-
-    Integer true division in Python is correctly rounded, so 150_000_000 gives exactly `0.15`.
-    """
-    return amount_nano / NANO_PER_USD
+    """Return the double nearest to an exact amount, for display."""
+    return amount_nano / NANO_PER_USD  # correctly rounded: 150_000_000 gives exactly `0.15`
 
 
 def divide_half_even(numerator: int, denominator: int) -> int:
@@ -49,33 +46,20 @@ def divide_half_even(numerator: int, denominator: int) -> int:
 
 
 def read_decimal(value: Any) -> Decimal | None:
-    """Read a number as it was written.
+    """Read a Decimal, int, float (taken as its shortest decimal) or str as it was written.
 
-    Args:
-        value: Decimal, int, float (taken as its shortest decimal) or str.
-
-    Returns:
-        The exact decimal (also infinite or NaN), or None if `value` is not a number.
+    The result is exact, also where infinite or NaN; None if `value` is not a number.
     """
-    if isinstance(value, bool):
+    if isinstance(value, bool) or not isinstance(value, (Decimal, int, float, str)):
         return None
-    if isinstance(value, Decimal):
-        return value
-    if isinstance(value, (int, float, str)):
-        try:
-            return Decimal(repr(float(value)) if isinstance(value, float) else value)
-        except (InvalidOperation, ValueError):
-            return None
-    return None
+    try:
+        return Decimal(repr(float(value)) if isinstance(value, float) else value)
+    except (InvalidOperation, ValueError):
+        return None
 
 
 def scale(value: Decimal, factor: int) -> int:
-    """Return `value × factor` as an integer, half to even.
-
-    Args:
-        value: A finite decimal.
-        factor: A positive power of ten.
-    """
+    """Return a finite value times a positive power of ten as an integer, half to even."""
     # Fractions, because decimals compute with the application's precision and traps.
     if not value or value.adjusted() < -_DIGITS_MAX:
         return 0
@@ -85,8 +69,7 @@ def scale(value: Decimal, factor: int) -> int:
 def from_units(amount: int, places: int) -> Decimal:
     """Return `amount × 10^-places` exactly, independent of the application's decimal context."""
     # Built from digits: arithmetic would round to the application's precision.
-    sign = 1 if amount < 0 else 0
-    return Decimal((sign, tuple(map(int, str(abs(amount)))), -places))
+    return Decimal((int(amount < 0), tuple(map(int, str(abs(amount)))), -places))
 
 
 def shifted(number: Decimal, places: int) -> Decimal:
@@ -98,53 +81,22 @@ def shifted(number: Decimal, places: int) -> Decimal:
 
 
 def read_cost_nano(value: Any) -> NanoUsd:
-    """Read one cost in dollars.
-
-    Args:
-        value: Decimal, int, float or str, 0 to 1,000,000 dollars.
-
-    Returns:
-        Nano-dollars.
-
-    Raises:
-        ValueError: Names the rule that `value` breaks.
-    """
-    number = read_decimal(value)
-    if number is None:
-        raise ValueError("must be a number of dollars (Decimal, int, float or str)")
-    if number.is_nan():
-        raise ValueError("must be a number of dollars, not NaN")
+    """Read one cost, 0 to 1,000,000 dollars; a ValueError names the rule that `value` breaks."""
+    number = _read_dollars(value)
     if number.is_infinite():
         raise ValueError("must be finite")
-    if number < 0:
-        raise ValueError("must not be negative")
-    if number > COST_NANO_MAX // NANO_PER_USD:
-        raise ValueError("must be at most 1,000,000 dollars")
-    return NanoUsd(scale(number, NANO_PER_USD))
+    return NanoUsd(_scale_in_range(number, NANO_PER_USD))
 
 
 def read_cap_nano(value: Any) -> NanoUsd | None:
-    """Read a cap in dollars.
+    """Read a cap in dollars; None for no limit. A ValueError names the rule that `value` breaks.
 
-    Args:
-        value: Decimal, int, float or str, not negative; None or an infinite one means no limit, and
-            so does an amount above 9·10⁹ dollars, the range of 64 bits.
-
-    Returns:
-        Nano-dollars, or None for no limit.
-
-    Raises:
-        ValueError: Names the rule that `value` breaks.
+    None or an infinite number means no limit, and so does an amount above 9·10⁹ dollars, the range
+    of 64 bits.
     """
     if value is None:
         return None
-    number = read_decimal(value)
-    if number is None:
-        raise ValueError(
-            "must be a number of dollars (Decimal, int, float or str), or None for no limit"
-        )
-    if number.is_nan():
-        raise ValueError("must be a number of dollars, not NaN")
+    number = _read_dollars(value, ", or None for no limit")
     if number < 0:
         raise ValueError("must not be negative")
     if number.is_infinite() or number > CAP_NANO_MAX // NANO_PER_USD:
@@ -153,39 +105,40 @@ def read_cap_nano(value: Any) -> NanoUsd | None:
 
 
 def read_price_pico(value: Any, *, units_per_list_unit: int = 1) -> PicoUsd:
-    """Read a price in dollars.
+    """Read a price in dollars; a ValueError names the rule that `value` breaks.
 
-    Args:
-        value: Decimal, int, float or str, not negative and finite.
-        units_per_list_unit: How many of the caller's units make one list unit; 1000 when the price
-            is per thousand tokens and the list unit is a million.
-
-    Returns:
-        Pico-dollars per list unit.
-
-    Raises:
-        ValueError: Names the rule that `value` breaks.
+    `units_per_list_unit` of the caller's units make one list unit: 1000 where the price is per
+    thousand tokens and the list unit is a million.
     """
     number = read_decimal(value)
     if number is None:
         raise ValueError("must be a price in dollars (Decimal, int, float or str)")
-    if number.is_nan() or number.is_infinite():
+    if not number.is_finite():
         raise ValueError("must be a finite price in dollars")
+    return PicoUsd(_scale_in_range(number, PICO_PER_USD * units_per_list_unit))
+
+
+def _read_dollars(value: Any, ending: str = "") -> Decimal:
+    number = read_decimal(value)
+    if number is None:
+        raise ValueError(f"must be a number of dollars (Decimal, int, float or str){ending}")
+    if number.is_nan():
+        raise ValueError("must be a number of dollars, not NaN")
+    return number
+
+
+def _scale_in_range(number: Decimal, factor: int) -> int:
     if number < 0:
         raise ValueError("must not be negative")
     if number > COST_NANO_MAX // NANO_PER_USD:
         raise ValueError("must be at most 1,000,000 dollars")
-    return PicoUsd(scale(number, PICO_PER_USD * units_per_list_unit))
+    return scale(number, factor)
 
 
 def read_parts_per_million(value: Any) -> int:
-    """Read a fraction such as 0.8 as parts per million, half to even.
-
-    Raises:
-        ValueError: `value` is not a finite number.
-    """
+    """Read a fraction such as 0.8 as parts per million, half to even; else ValueError."""
     number = read_decimal(value)
-    if number is None or number.is_nan() or number.is_infinite():
+    if number is None or not number.is_finite():
         raise ValueError("must be a finite number")
     if not -(10**6) <= number <= 10**6:
         raise ValueError("must be a fraction, such as 0.8")
@@ -195,9 +148,7 @@ def read_parts_per_million(value: Any) -> int:
 def is_unlimited(value: Any) -> bool:
     """Return whether a cap is so large that it means "no limit", though it is a finite number."""
     number = read_decimal(value)
-    if number is None or number.is_nan() or number.is_infinite():
-        return False
-    return number > CAP_NANO_MAX // NANO_PER_USD
+    return number is not None and number.is_finite() and number > CAP_NANO_MAX // NANO_PER_USD
 
 
 def format_usd(amount_nano: int, *, decimals: int = 2) -> str:

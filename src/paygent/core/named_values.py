@@ -12,14 +12,9 @@ from typing import Any
 
 
 def values_of(record_type: type[Any], names: Iterable[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return a function of a record that returns the values of two or more of its fields.
+    """Return a function that returns two or more fields of a named tuple, in this order.
 
-    Args:
-        record_type: A named tuple.
-        names: The fields, in the order wanted.
-
-    Raises:
-        ValueError: if there is no such field.
+    A ValueError is raised here if there is no such field.
     """
     positions = [record_type._fields.index(name) for name in names]
     span = range(positions[0], positions[-1] + 1)

@@ -92,19 +92,13 @@ def rolling_length_us(rule: str) -> int | None:
 
 
 def billing_period(subscription: Subscription | None, at_us: int) -> Window | None:
-    """Return the billing period that contains a time.
-
-    Args:
-        subscription: The user's period; None for the UTC calendar month.
-        at_us: The time. A time before the first period counts in the first one.
-
-    Returns:
-        The period, or None if the subscription has ended and does not renew.
+    """Return the billing period that contains a time: the calendar month without a subscription,
+    None if that has ended and does not renew.
     """
     if subscription is None:
         return calendar_month(at_us)
     first = Window(subscription.start_us, subscription.end_us)
-    # Also before its start: usage of an early call must count somewhere.
+    # Also before its start, since the usage of an early call must count somewhere.
     if at_us < first.end_us:
         return first
     if subscription.renews == "none":
@@ -122,31 +116,24 @@ def billing_period(subscription: Subscription | None, at_us: int) -> Window | No
 
 
 def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Window:
-    """Return the period of `months` calendar months that contains `at_us`, at or after
-    `renews_from`.
-
-    Periods are counted from one anchor, so a clamped day (Feb 28) never becomes the anchor.
-    """
-    spanned = _months_spanned(first)
-    anchor = to_datetime(first.start_us if spanned else renews_from)
+    """Return the period of `months` calendar months that contains `at_us` (≥ `renews_from`)."""
+    # Periods are counted from one anchor, so a clamped day (Feb 28) never becomes the anchor.
+    anchor = to_datetime(first.start_us if _months_spanned(first) else renews_from)
     at = to_datetime(at_us)
     passed = (at.year - anchor.year) * 12 + at.month - anchor.month
     # One lower, because the day of the month may not be reached yet.
     index = max(passed // months - 1, 0)
     while to_us(_add_months(anchor, (index + 1) * months)) <= at_us:
         index += 1
-    start = to_us(_add_months(anchor, index * months))
-    end = to_us(_add_months(anchor, (index + 1) * months))
-    return Window(start, end)
+    start, end = (_add_months(anchor, count * months) for count in (index, index + 1))
+    return Window(to_us(start), to_us(end))
 
 
 def _months_spanned(window: Window) -> int:
     """Return how many whole calendar months a window spans (1 for Jan 15 to Feb 15), or 0."""
     start, end = to_datetime(window.start_us), to_datetime(window.end_us)
     months = (end.year - start.year) * 12 + end.month - start.month
-    if months > 0 and _add_months(start, months) == end:
-        return months
-    return 0
+    return months if months > 0 and _add_months(start, months) == end else 0
 
 
 def _add_months(moment: datetime, months: int) -> datetime:

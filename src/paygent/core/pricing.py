@@ -14,22 +14,6 @@ from paygent.core.money import NanoUsd, divide_half_even
 from paygent.core.named_values import values_of
 from paygent.core.usage import COUNTS, NO_MEDIA, Usage, media_of
 
-TOKEN_COMPONENTS = (
-    "input",
-    "cached_input",
-    "cache_write",
-    "cache_write_long",
-    "output",
-    "reasoning",
-    "audio_input",
-    "audio_output",
-    "image_input",
-    "image_output",
-    "cached_image",
-    "cached_audio",
-)
-"""The parts of a call that are priced per million tokens."""
-
 PARENTS = {
     "cached_input": "input",
     "cache_write": "input",
@@ -42,15 +26,16 @@ PARENTS = {
     "cached_image": "cached_input",
     "cached_audio": "cached_input",
 }
-"""The component that provides the price of one that the price list lacks."""
+"""The component that provides the price of one that the price list lacks; after its own parent."""
+
+TOKEN_COMPONENTS = ("input", "output", *PARENTS)
+"""The parts of a call that are priced per million tokens."""
 
 FEES = ("web_search", "file_search", "characters", "audio_hour", "request")
 """The parts of a call other than tokens: they have a price of their own or none."""
 
 ASSUMED = frozenset({"audio_input", "audio_output"})
-"""Components that never really have their parent's price: without a listed one, the price is an
-assumption.
-"""
+"""Components that never really have their parent's price: without a listed one it is assumed."""
 
 _TOKENS_PER_LIST_UNIT = 10**6
 _PICO_PER_NANO = 10**3
@@ -135,44 +120,21 @@ TIERS = "price tiers of its requests"
 
 
 def complete(own: Mapping[str, int]) -> tuple[Prices, frozenset[str]]:
-    """Complete a price list with the prices of parent components.
-
-    Args:
-        own: The listed prices by component, in pico-dollars per list unit.
-
-    Returns:
-        The complete prices, and the components without a price.
+    """Complete listed prices (by component, in pico-dollars per list unit) with those of parents;
+    return them with the components that have no price.
     """
-    # The order of TOKEN_COMPONENTS puts each parent before its children.
     prices = dict(own)
-    for name in TOKEN_COMPONENTS:
-        parent = PARENTS.get(name)
+    for name, parent in PARENTS.items():  # in their order, each parent is complete before a child
         if name not in prices and parent in prices:
             prices[name] = prices[parent]
     missing = frozenset(name for name in Prices._fields if name not in prices) - {"request"}
     return Prices(**prices), missing
 
 
-class Counts(NamedTuple):
-    """A usage divided so that each token is in exactly one component; same order as `Prices`."""
+class Counts(Prices):
+    """A usage divided so that each token is in exactly one component, as in `Prices`."""
 
-    input: int
-    cached_input: int
-    cache_write: int
-    cache_write_long: int
-    output: int
-    reasoning: int
-    audio_input: int
-    audio_output: int
-    image_input: int
-    image_output: int
-    web_search: int
-    file_search: int
-    characters: int
-    audio_hour: int
-    cached_image: int
-    cached_audio: int
-    request: int
+    __slots__ = ()
 
 
 def split(usage: Usage) -> Counts:
@@ -246,16 +208,10 @@ def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> Nan
 def bound_nano(
     input_tokens: int, output_tokens: int, rates: Rates, *, writes_cache: bool
 ) -> NanoUsd:
-    """Return the most that so many tokens of text can cost, rounded up.
-
-    Args:
-        input_tokens, output_tokens: Upper bounds.
-        rates: Their prices; a tier that the input may reach applies.
-        writes_cache: Whether the input may be written to a cache, which can cost more.
-    """
-    prices = prices_for(rates, input_tokens)
+    """Return the most that so many tokens of text can cost, rounded up."""
+    prices = prices_for(rates, input_tokens)  # of a tier that the input may reach
     dearest = max(prices.input, prices.cached_input)
-    if writes_cache:
+    if writes_cache:  # can cost more
         dearest = max(dearest, prices.cache_write, prices.cache_write_long)
     numerator = input_tokens * dearest + output_tokens * max(prices.output, prices.reasoning)
     return NanoUsd(-(-numerator // _ONE_NANO))
@@ -294,29 +250,24 @@ def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:
     The amounts are in parts of a dollar (`PARTS_PER_USD`).
     """
     return {
-        name: (
-            count,
-            price,
-            count
-            * price
-            * (_HOUR_FACTOR if name == "audio_hour" else FACTORS.get(name, 1) * _HOUR_PARTS),
-        )
+        name: (count, price, count * price * _PARTS.get(name, _HOUR_PARTS))
         for name, count, price in zip(Prices._fields, split(usage), prices, strict=True)
         if count and (price or name != "request")
     }
 
+
+_PARTS = {name: factor * _HOUR_PARTS for name, factor in FACTORS.items()}
+_PARTS["audio_hour"] = _HOUR_FACTOR
 
 PARTS_PER_USD = 10**18 * _HOUR_PARTS
 """The unit of unrounded amounts: a millisecond at a pico-dollar per hour is ten of them."""
 
 
 def in_units_of(rates: Rates, declared: Usage) -> Usage:
-    """Return a declared usage in the unit of a price list: characters, duration or tokens.
+    """Return a declared usage, given in every unit that may be billed, in the one of a price list.
 
-    Args:
-        rates: Of the model; speech and transcription are billed by tokens for some models, by
-            characters or duration for others.
-        declared: The usage derived from a request, in every unit that may be billed.
+    Speech and transcription are billed by tokens for some models, by characters or duration for
+    others.
     """
     billed = None
     if declared.characters and "characters" not in rates.unpriced and rates.is_known:
@@ -361,8 +312,7 @@ def assumed_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
     # Which requests of a sum reached a tier is not known.
     if (
         usage.largest_input_tokens == 0
-        and rates.tiers
-        and usage.input_tokens > rates.tiers[0].above_input_tokens
+        and prices_for(rates, usage.input_tokens) is not rates.prices
     ):
         return (TIERS,)
     if media_of(usage) == NO_MEDIA and VARIANT not in assumed:

@@ -92,10 +92,7 @@ PROVIDERS = (
     Provider("groq", ("api.groq.com",), sdks=(("groq", "Groq"),), reports_stream_usage=True),
     Provider("deepseek", ("api.deepseek.com",)),
     Provider(
-        "mistral",
-        ("api.mistral.ai",),
-        aliases=("mistralai",),
-        sdks=(("mistralai", "Mistral"),),
+        "mistral", ("api.mistral.ai",), aliases=("mistralai",), sdks=(("mistralai", "Mistral"),)
     ),
     Provider("x-ai", ("api.x.ai",), aliases=("xai",), sdks=(("xai_sdk", "xAI"),)),
     Provider(
@@ -138,16 +135,7 @@ BEDROCK_SERVICES = {
 }
 """Services of AWS's general SDK that call models, with their names for the log."""
 
-BEDROCK_VENDORS = (
-    "anthropic",
-    "openai",
-    "meta",
-    "amazon",
-    "mistral",
-    "cohere",
-    "ai21",
-    "deepseek",
-)
+BEDROCK_VENDORS = ("anthropic", "openai", "meta", "amazon", "mistral", "cohere", "ai21", "deepseek")
 """Vendors that Bedrock writes in front of a model's name (`anthropic.claude-…`)."""
 
 STANDARD_TIERS = frozenset({"", "default", "standard", "auto", "standard_only", "on_demand"})

@@ -19,28 +19,13 @@ on the provider.
 _DEPTH_MAX = 24  # deeper JSON than any SDK sends; stops at a cyclic body
 _NOTHING: dict[str, Any] = {}
 _OPAQUE_TYPES = frozenset(
-    {
-        "image_url",
-        "image",
-        "input_image",
-        "input_audio",
-        "audio",
-        "input_file",
-        "file",
-        "document",
-        "video_url",
-    }
-)
+    {"image_url", "image", "input_image", "input_audio", "audio", "input_file", "file",
+     "document", "video_url"}
+)  # fmt: skip
 _TEXT_KEYS = (
-    "messages",
-    "input",
-    "prompt",
-    "system",
-    "instructions",
-    "tools",
-    "response_format",
-    "text",
-)
+    "messages", "input", "prompt", "system", "instructions", "tools", "response_format", "text",
+)  # fmt: skip
+_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
 
 
 class Size(NamedTuple):
@@ -62,42 +47,28 @@ _CACHE_KEY = "cache_control"  # Anthropic's; other providers write caches withou
 
 
 def weight_of(size: Size) -> int:
-    """Return the size of a request in bytes of text; an opaque part counts as the text of as many
-    tokens.
-    """
+    """Return a size in bytes of text; an opaque part counts as the text of as many tokens."""
     return size.text_bytes + size.parts * (PART_TOKENS * BYTES_PER_TOKEN)
 
 
 def measure(body: Any) -> Size:
-    """Return the size of a request body.
-
-    Args:
-        body: The JSON body as the SDK holds it. Anything else counts as empty.
-    """
+    """Return the size of a request's JSON body; anything else counts as empty."""
     if not isinstance(body, Mapping):
-        return Size(0, 0)
+        return _NO_SIZE
     total = parts = 0
     caches = not _is_absent(body.get(_CACHE_KEY))
     for key in _TEXT_KEYS:
         value = body.get(key)
         if _is_absent(value):
             continue
-        if isinstance(value, str):
-            total += utf8_length(value)
-        elif key == "messages" and isinstance(value, list):
-            for item in value:
-                # Most messages have a role and a text only; skipping the walk halves the time.
-                if type(item) is dict and len(item) == 2:
-                    role, text = item.get("role"), item.get("content")
-                    if type(role) is str and type(text) is str:
-                        total += utf8_length(role) + utf8_length(text)
-                        continue
-                inner = _walk((item,), 0)
-                total += inner[0]
-                parts += inner[1]
-                caches |= inner[2]
-        else:
-            inner = _walk(value, 0)
+        for item in value if key == "messages" and isinstance(value, list) else (value,):
+            # Most messages have a role and a text only; skipping the walk halves the time.
+            if type(item) is dict and len(item) == 2:
+                role, text = item.get("role"), item.get("content")
+                if type(role) is str and type(text) is str:
+                    total += utf8_length(role) + utf8_length(text)
+                    continue
+            inner = _walk(item, 0)
             total += inner[0]
             parts += inner[1]
             caches |= inner[2]
@@ -109,16 +80,14 @@ def _is_absent(value: Any) -> bool:
     return value is None or type(value).__name__ in _PLACEHOLDERS
 
 
-_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
-
-
 def utf8_length(text: str) -> int:
     """Return the length of a text in UTF-8; ASCII, the common case, is not encoded for it."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _walk(value: Any, depth: int, path: tuple[int, ...] = ()) -> Size:
-    """Return the size of a nested JSON value."""
+    if isinstance(value, str):
+        return Size(utf8_length(value))
     if depth > _DEPTH_MAX or id(value) in path:
         return _NO_SIZE
     total = parts = 0

@@ -27,24 +27,6 @@ that had to be assumed. `unpriced`: the usage is known, and at least one unit of
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 """Best first."""
 
-MEDIA_COUNTS = (
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-    "web_searches",
-    "file_searches",
-    "characters",
-    "audio_ms",
-    "cached_image_tokens",
-    "cached_audio_tokens",
-    "unlisted_units",
-)
-"""Counts beyond text and its cache."""
-
-RARE_COUNTS = ("cache_write_long_tokens", *MEDIA_COUNTS)
-"""Counts that an event stores by name (`Event.details`), because most calls have none of them."""
-
 
 class Usage(NamedTuple):
     """The usage of one call. Counts are tokens unless their name gives another unit.
@@ -130,16 +112,14 @@ class Usage(NamedTuple):
         return {name: getattr(self, name) for name in RARE_COUNTS if getattr(self, name)}
 
 
-COUNTS = (
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_long_tokens",
-    "reasoning_tokens",
-    *MEDIA_COUNTS,
-)
+COUNTS = Usage._fields[: Usage._fields.index("model")]
 """All counts, in the order of `Usage`."""
+
+MEDIA_COUNTS = COUNTS[COUNTS.index("audio_input_tokens") :]
+"""Counts beyond text and its cache."""
+
+RARE_COUNTS = ("cache_write_long_tokens", *MEDIA_COUNTS)
+"""Counts that an event stores by name (`Event.details`), because most calls have none of them."""
 
 _counts_of = values_of(Usage, COUNTS)
 
@@ -187,9 +167,7 @@ def fields_of(value: Any) -> Fields:
     """
     if isinstance(value, dict):
         return value
-    fields: Fields | None = getattr(value, "__dict__", None)
-    if fields is None:
-        return _NO_FIELDS
+    fields: Fields = getattr(value, "__dict__", _NO_FIELDS)
     # Fields that an SDK version does not know yet are kept here by pydantic.
     extra = getattr(value, "__pydantic_extra__", None)
     return {**fields, **extra} if extra else fields
@@ -204,8 +182,7 @@ def get(value: Any, name: str) -> Any:
 
 
 def token_count(value: Any) -> int | None:
-    """Return a reported count as an integer: 0 for an absent one, None for a value that is not a
-    count.
+    """Return a reported count as an integer: 0 for an absent one, None for what is no count.
 
     Whole floats and integers of other libraries (numpy) are counts; booleans, negative and absurdly
     large numbers are not.
@@ -272,6 +249,4 @@ def model_name(value: Any) -> str | None:
 
 def read_tier(tier: Any) -> str:
     """Return the price variant of a service tier; "" for the standard tier and for none."""
-    if not isinstance(tier, str) or tier in STANDARD_TIERS:
-        return ""
-    return tier
+    return tier if isinstance(tier, str) and tier not in STANDARD_TIERS else ""

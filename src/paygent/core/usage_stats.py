@@ -69,13 +69,9 @@ def observe(
     rates: Rates,
     expected: tuple[int, int] | None = None,
 ) -> UsageStats:
-    """Add one settled call to the statistics.
+    """Add one settled call to the statistics of the calls before.
 
-    Args:
-        stats: The calls before.
-        observation: The call.
-        rates: The prices of its tokens.
-        expected: Tokens and nano-dollars expected of it from the calls before, if already computed.
+    `expected` are the tokens and nano-dollars expected of it from those, if already computed.
     """
     weight, input_tokens, output_tokens, cost, max_tokens, plain = observation
     if plain is None:
@@ -129,11 +125,6 @@ def expect(own: UsageStats, everyone: UsageStats, cold_start: ColdStartPolicy) -
     Three observations suffice: the user's own, or else those of all users. With fewer, the output
     is the plan's buffer, and the input is estimated from the first observation on, times the plan's
     factor. If there are observations of both kinds, the larger estimate counts.
-
-    Args:
-        own: This user's calls of this model and route.
-        everyone: All users' calls of them.
-        cold_start: What is assumed until enough calls were observed.
     """
     if own.calls >= OBSERVATIONS_MIN:
         return _means(own, with_spread=True)
@@ -160,12 +151,11 @@ _PPM = 10**6
 def _means(stats: UsageStats, *, with_spread: bool = False) -> Expectation:
     """Return the means of at least one observation; their spread needs at least two."""
     calls, weight, input_tokens, output_tokens, cost, plain, *_ = stats
-    input_extra = 0
+    input_extra = variance_tokens = variance_nano = 0
     if input_tokens > weight:  # text has at most one token per byte: the rest is hidden input
         input_extra = -(-(input_tokens - weight) // calls)
         input_tokens = weight = 1
     extra_nano = 0 if plain else -(-cost // calls)
-    variance_tokens = variance_nano = 0
     if with_spread:
         variance_tokens = stats.spread_tokens // (calls - 1)
         variance_nano = stats.spread_nano // (calls - 1)
@@ -191,7 +181,6 @@ def _root_up(square: int) -> int:
 
 
 def _times(means: Expectation, ppm: int) -> Expectation:
-    """Multiply the expected tokens."""
     return means._replace(
         input_tokens=means.input_tokens * ppm,
         input_bytes=means.input_bytes * _PPM,
@@ -201,7 +190,7 @@ def _times(means: Expectation, ppm: int) -> Expectation:
 
 
 def _larger(one: Expectation, other: Expectation) -> Expectation:
-    """Return the first expectation with each mean raised to the second's where that is larger."""
+    """Return the first expectation with each mean raised to the second's."""
     if one.input_tokens * other.input_bytes < other.input_tokens * one.input_bytes:
         one = one._replace(input_tokens=other.input_tokens, input_bytes=other.input_bytes)
     if one.cost_nano * other.plain_nano < other.cost_nano * one.plain_nano:

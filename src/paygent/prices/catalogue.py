@@ -13,16 +13,7 @@ from typing import Any, NamedTuple
 
 from paygent.core.period import to_datetime
 from paygent.core.plan import ModelCostRate, PlanConfig
-from paygent.core.pricing import (
-    ASSUMED,
-    FEES,
-    PARENTS,
-    VARIANT,
-    Prices,
-    Rates,
-    Tier,
-    complete,
-)
+from paygent.core.pricing import ASSUMED, FEES, PARENTS, VARIANT, Prices, Rates, Tier, complete
 from paygent.failopen import attempt
 from paygent.prices import model_names
 from paygent.prices.listing import ALWAYS_US, Listing, date_of, load_snapshot, read_listing

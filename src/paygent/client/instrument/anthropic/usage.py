@@ -9,15 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from paygent.core.providers import US_ONLY
-from paygent.core.usage import (
-    CountReader,
-    Fields,
-    Usage,
-    fields_of,
-    get,
-    model_name,
-    read_tier,
-)
+from paygent.core.usage import CountReader, Fields, Usage, fields_of, get, model_name, read_tier
 
 
 def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
