@@ -31,21 +31,14 @@ class CallableWrapper:
     """Runs the callables of one `Paygent`. Thread-safe: it keeps nothing."""
 
     def __init__(self, meter: Meter | None, registry: ProviderRegistry | None) -> None:
-        """Create the wrapper.
-
-        Args:
-            meter: Gates and meters; None lets everything run (Paygent is disabled).
-            registry: Provides extractors for answers of unknown format.
-        """
-        self._meter = meter
-        self._registry = registry
+        self._meter = meter  # None lets everything run (Paygent is disabled)
+        self._registry = registry  # of extractors for answers of unknown format
+        self._is_stopped = False
 
     def stop(self) -> None:
         """Let callables run unmetered from now on, which is logged once."""
         self._meter = None
         self._is_stopped = True
-
-    _is_stopped = False
 
     def run(self, given: Mapping[str, Any]) -> Any:
         """Run the callable of `wrap`, given its arguments by name."""
@@ -85,15 +78,8 @@ class CallableWrapper:
         prepared = attempt("prepare", self._prepare, given) if meter is not None else None
         if prepared is None:
             meter, prepared = None, prepare(Request("", _ROUTE, "", None), reader_for("", ()))
-        scope = attempt(
-            "prepare",
-            paygent_context,
-            given["user_id"],
-            given["session_id"],
-            None,
-            given["metadata"],
-        )
-        return Work(meter, prepared, scope)
+        whom = (given["user_id"], given["session_id"], None, given["metadata"])
+        return Work(meter, prepared, attempt("prepare", paygent_context, *whom))
 
     def _prepare(self, given: Mapping[str, Any]) -> Any:
         provider = _read_name(given, "provider")
@@ -120,18 +106,21 @@ def _refuse(verb: str, fn: Any, rule: str) -> None:
 def _read_name(given: Mapping[str, Any], name: str) -> str:
     """Return a model's or provider's name; "" for none, and for an invalid one."""
     value = given[name]
-    if value is None or (isinstance(value, str) and len(value) <= NAME_CHARS_MAX):
-        return value or ""
-    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
+    if isinstance(value, str) and len(value) <= NAME_CHARS_MAX:
+        return value
+    _warn_invalid(name, value)
     return ""
 
 
 def _read_tokens(given: Mapping[str, Any], name: str) -> int | None:
     """Return an estimate of tokens; None for none, and for an invalid one."""
     value = given[name]
-    if value is None or (type(value) is int and 0 <= value <= _TOKENS_MAX):
+    if type(value) is int and 0 <= value <= _TOKENS_MAX:
         return value
-    diagnostics.warn_once(
-        f"wrap_{name}", "the %s given to wrap is not a number of tokens and ignored", name
-    )
+    _warn_invalid(name, value)
     return None
+
+
+def _warn_invalid(name: str, value: object) -> None:
+    if value is not None:
+        diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)

@@ -37,19 +37,13 @@ SDKS: tuple[Any, ...] = (openai_routes, anthropic_routes)
 
 
 def _create_hooks() -> list[Hook]:
-    hooks: list[Hook] = []
-    for sdk in SDKS:
-        sdk_hook = SdkHook(sdk)
-        hooks += [sdk_hook, ArgumentsHook(sdk, sdk_hook)]
-    return [*hooks, *REALTIME_HOOKS, LiteLLMHook(), *uninstrumented.HOOKS]
+    sdk_hooks = [SdkHook(sdk) for sdk in SDKS]
+    argument_hooks = [ArgumentsHook(sdk_hook) for sdk_hook in sdk_hooks]
+    return [*sdk_hooks, *argument_hooks, *REALTIME_HOOKS, LiteLLMHook(), *uninstrumented.HOOKS]
 
 
 class Instrumentation:
-    """The patches of this process. Installed once, however many `Paygent`s come and go.
-
-    Attributes:
-        propagates_user: Whether the current user is propagated to threads and pools.
-    """
+    """The patches of this process. Installed once, however many `Paygent`s come and go."""
 
     def __init__(self) -> None:
         self._patches = Patches()
@@ -60,7 +54,7 @@ class Instrumentation:
         self._bare: dict[Any, Any] = {}  # registered providers' originals, by their wrappers
         self._awaited: dict[str, list[Hook]] = {}
         self._finder: AfterImport | None = None
-        self.propagates_user = True
+        self._propagates_user = True  # to threads and pools
 
     @property
     def is_installed(self) -> bool:
@@ -68,17 +62,14 @@ class Instrumentation:
         return self._patches.switch.is_on
 
     def install(self, arguments_only: bool = False) -> None:
-        """Patch imported modules now and others after their import; idempotent.
-
-        Args:
-            arguments_only: Paygent is disabled: install only the hooks that remove the `paygent_*`
-                arguments from calls, which the SDKs would refuse.
+        """Patch imported modules now and others after their import; idempotent. While Paygent is
+        disabled, only the hooks that remove the `paygent_*` arguments, which SDKs would refuse.
         """
         with self._patches.lock:
             if arguments_only and self.is_installed:
                 return
             self._patches.switch.is_on = not arguments_only
-            self._thread_patches.switch.is_on = self.propagates_user and not arguments_only
+            self._thread_patches.switch.is_on = self._propagates_user and not arguments_only
             self._own = self._own or _create_hooks()
             self._await()
             if self._finder is None:
@@ -107,7 +98,6 @@ class Instrumentation:
             self._finder.awaited = awaited
 
     def _install_in(self, module: str) -> None:
-        """Install the hooks that waited for a module."""
         with self._patches.lock:
             for hook in self._awaited.get(module, ()) if self._finder is not None else ():
                 attempt(f"patch:{hook.name}", self._install, hook)
@@ -123,13 +113,11 @@ class Instrumentation:
 
         Another library, or a test of the application, may have put back the original, or something
         else. That is logged once for each package. Where the original is back, the patch is too.
-        Anything else is left alone, unless a hook does more (`Hook.restore`).
-
-        Takes a few microseconds per patch, and may be called from any thread. Does nothing while
-        another thread patches, which may take as long as the import of an SDK.
+        Anything else is left alone, unless a hook does more (`Hook.restore`). Any thread may call
+        this; it takes a few microseconds per patch.
         """
         lock = self._patches.lock
-        if not lock.acquire(blocking=False):
+        if not lock.acquire(blocking=False):  # held for as long as the import of an SDK takes
             return
         try:
             if self.is_installed:
@@ -154,15 +142,11 @@ class Instrumentation:
             _warn_displaced(patch)
 
     def provide(self, registry: ProviderRegistry | None, *, propagates_user: bool = True) -> None:
-        """Choose the patches of the next `install`. Those that were chosen before too stay in
-        place, since calls go on meanwhile.
-
-        Args:
-            registry: The application's own providers.
-            propagates_user: Whether the current user is propagated to threads and pools.
+        """Choose the application's providers, and whether threads and pools get the user, for the
+        next `install`. Patches chosen before too stay in place, since calls go on meanwhile.
         """
         with self._patches.lock:
-            self.propagates_user = propagates_user
+            self._propagates_user = propagates_user
             if not propagates_user:
                 self._thread_patches.take_out_all()
             kept = set(targets_of(registry.all())) if registry is not None else set()
@@ -175,8 +159,8 @@ class Instrumentation:
 
     def renew_after_fork(self) -> None:
         """Replace the locks in a forked child."""
-        for patches in (self._patches, self._thread_patches):
-            patches.renew_after_fork()
+        self._patches.renew_after_fork()
+        self._thread_patches.renew_after_fork()
 
     def uninstall(self) -> None:
         """Restore the originals; a wrapper that other code has patched over passes calls on."""
@@ -201,12 +185,8 @@ def _package_of(patch: Patch) -> str:
 
 def _warn_displaced(patch: Patch) -> None:
     package = _package_of(patch)
-    diagnostics.warn_once(
-        f"hook_displaced:{package}",
-        "%s.%s was replaced by other code; calls through that may not be seen",
-        package,
-        patch.name,
-    )
+    message = "%s.%s was replaced by other code; calls through that may not be seen"
+    diagnostics.warn_once(f"hook_displaced:{package}", message, package, patch.name)
 
 
 instrumentation = Instrumentation()

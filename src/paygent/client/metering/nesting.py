@@ -22,18 +22,16 @@ VoidCall = Callable[[], None]
 """Voids a call, if it has not ended."""
 
 _enclosing: ContextVar[VoidCall | None] = ContextVar("paygent_enclosing_call", default=None)
-
 propagate(_enclosing)  # a callable may make its calls on threads
 
 yield_hooks: list[Callable[[Request], None]] = []
 """Void the enclosing calls that an integration keeps by itself, given the call that begins."""
 
-_tasks: dict[Any, VoidCall] = {}
-"""By the tasks that are awaited as calls."""
+_tasks: dict[Any, VoidCall] = {}  # by the tasks that are awaited as calls
 
 
-def enter(void: VoidCall | None) -> Token[VoidCall | None]:
-    """Note that the code from here on runs inside a call; inside none with None."""
+def enter(void: VoidCall) -> Token[VoidCall | None]:
+    """Note that the code from here on runs inside a call."""
     return _enclosing.set(void)
 
 

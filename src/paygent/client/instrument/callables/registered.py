@@ -20,8 +20,8 @@ from paygent.client.instrument.callables.run import (
     run_async,
     take_arguments,
 )
-from paygent.client.instrument.callables.usage import AnyStream, read_known, reader_for
-from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
+from paygent.client.instrument.callables.usage import read_known, reader_for
+from paygent.client.instrument.http_sdks.route import max_tokens_of
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, Switch, as_function
 from paygent.client.metering.call import Request
@@ -161,12 +161,11 @@ def _request_of(target: Target, kwargs: dict[str, Any]) -> Request:
     """Read the request of a call from its keyword arguments; without any, its size is `UNSEEN`."""
     model = kwargs.get("model")
     has_body = any(kwargs.get(name) is not None for name in _REQUEST_KEYS)
-    route = Route(target.method, read_known, AnyStream, max_tokens_names=_BOUNDS)
     return Request(
         target.config.name,
         target.method,
         model if isinstance(model, str) else "",
         kwargs,
-        max_tokens=max_tokens_of(route, kwargs.get),
+        max_tokens=max_tokens_of(_BOUNDS, kwargs.get),
         size=None if has_body else UNSEEN,
     )

@@ -25,15 +25,15 @@ class SdkHook(Hook):
     """Patches `request` of one SDK, given by its `routes` module, and watches its clients."""
 
     def __init__(self, sdk: Any) -> None:
-        self._sdk = sdk
+        self.sdk = sdk
         self.name, self.module = sdk.name, sdk.module
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
         for client_class in self._clients(module):
             self._patch_owner(client_class, patches)
-        base = importlib.import_module(self._sdk.base_module)
-        for class_name in self._sdk.base_clients:
+        base = importlib.import_module(self.sdk.base_module)
+        for class_name in self.sdk.base_clients:
             self._watch_clients(getattr(base, class_name), patches)
         # At the end: the import of the base module may have run other instrumentation.
         for client_class in self._clients(module):
@@ -53,7 +53,7 @@ class SdkHook(Hook):
                 self._patch_owner(client_class, patches)
 
     def _clients(self, module: ModuleType) -> list[type]:
-        return [getattr(module, class_name) for class_name in self._sdk.clients]
+        return [getattr(module, class_name) for class_name in self.sdk.clients]
 
     def _patch_owner(self, client_class: type, patches: Patches) -> None:
         owner = _owner(client_class)
@@ -63,7 +63,7 @@ class SdkHook(Hook):
 
     def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
         is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
-        return (wrap_async if is_async else wrap_sync)(original, self._sdk, patches.switch)
+        return (wrap_async if is_async else wrap_sync)(original, self.sdk, patches.switch)
 
     def _verify(self, client_class: type, patches: Patches) -> None:
         """Log it when calls of a client of this class do not reach the hook first."""
@@ -128,10 +128,10 @@ class ArgumentsHook(Hook):
 
     takes_arguments = True
 
-    def __init__(self, sdk: Any, sdk_hook: SdkHook) -> None:
-        self._sdk = sdk
+    def __init__(self, sdk_hook: SdkHook) -> None:
+        self._sdk = sdk_hook.sdk
         self._sdk_hook = sdk_hook  # hooks clients that have a `request` of their own
-        self.name, self.module = sdk.name, sdk.module
+        self.name, self.module = sdk_hook.name, sdk_hook.module
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the resources; a version of the SDK lacks some modules or classes."""

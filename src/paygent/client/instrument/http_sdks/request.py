@@ -64,15 +64,14 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     requests = 1
     if body is not None and route.expand_batch is not None:
         body, requests = route.expand_batch(body)
-    get_field = body.get if body is not None else _nothing
     declared = None
-    if route.declared_usage is not None and body is not None:
-        declared = attempt(
-            "declared_usage", route.declared_usage, body, getattr(options, "files", None)
-        )
+    if body is not None and route.declared_usage is not None:
+        files = getattr(options, "files", None)
+        declared = attempt("declared_usage", route.declared_usage, body, files)
     # A raw response is parsed by the application, from which no chunk could be removed.
     is_stream = bool(kwargs.get("stream"))
     asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
+    get_field = (body or {}).get
     model = get_field("model")
     request = Request(
         _provider_of(sdk, client),
@@ -80,7 +79,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         model if isinstance(model, str) else "",
         body,
         generates=route.generates,
-        max_tokens=max_tokens_of(route, get_field),
+        max_tokens=max_tokens_of(route.max_tokens_names, get_field),
         identity=identity,
         declared_usage=declared,
         requests=requests,
@@ -114,38 +113,30 @@ def route_of(sdk: Hashable, method: str, url: str) -> Route | bool:
     return cast(Sdk, sdk).route(method.upper(), plain_path(url))
 
 
-def _nothing(name: str) -> None:
-    """Return no field, for a body that is not a JSON object."""
-
-
 def _take_headers(options: Any) -> tuple[Identity | None, bool]:
-    """Return the identity in the headers, and whether a raw response was requested; remove
-    Paygent's header.
-    """
+    """Return the identity in Paygent's header, which is removed, and whether the answer is raw."""
     headers = options.headers
     if not isinstance(headers, Mapping) or not headers:
         return None, False
     identity = None
     raw = False
+    others = {}
     for name, value in headers.items():
-        if name.lower() == _RAW_HEADER:
-            raw = True
-        elif isinstance(value, Carrier):
+        if isinstance(value, Carrier):
             identity = value.identity
+        else:
+            others[name] = value
+            raw = raw or name.lower() == _RAW_HEADER
     if identity is not None:
         # Replaced and not changed: the mapping may be shared with the application's defaults.
-        options.headers = {
-            name: value for name, value in headers.items() if not isinstance(value, Carrier)
-        }
+        options.headers = others
     return identity, raw
 
 
 def ask_for_usage(options: Any) -> bool:
-    """Request the usage at the end of a stream; true if the application did not request it.
-
-    Then the tap must remove that chunk, so this is done only for calls that have begun: the stream
-    of any other call has no tap.
-    """
+    """Request the usage at the end of a stream; true if the application did not request it."""
+    # Then the tap must remove that chunk, so this is done only for calls that have begun: the
+    # stream of any other call has no tap.
     body = options.json_data
     stream_options = body.get("stream_options")
     if isinstance(stream_options, Mapping) and "include_usage" in stream_options:

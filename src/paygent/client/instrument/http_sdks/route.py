@@ -1,13 +1,11 @@
 """The operations of an SDK, and how each is read: the contract between `wrapper.py` and the
 `routes` modules of the SDKs.
-
-Nothing here sends, meters or keeps anything.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
@@ -25,7 +23,7 @@ class Route(NamedTuple):
         stream_reader: Creates a reader for a stream: `(want_tools, drops_usage_chunk) ->
             StreamReader`.
         generates: Whether there is output.
-        max_tokens_names: Body fields that bound the output, the first that is set counts.
+        max_tokens_names: Body fields that bound the output; see `max_tokens_of`.
         asks_for_usage: Whether a stream reports its usage only if `stream_options.include_usage`
             requests it.
         expand_batch: Returns, for a body that holds many requests, one body of the size of all of
@@ -66,9 +64,11 @@ class Sdk(Protocol):
         """Return whether the host of this client is known to honour `include_usage`."""
 
 
-def max_tokens_of(route: Route, get_field: Callable[[str], Any]) -> int | None:
-    """Return the most output tokens that a request allows in all its answers together, or None."""
-    for name in route.max_tokens_names:
+def max_tokens_of(names: Iterable[str], get_field: Callable[[str], Any]) -> int | None:
+    """Return the most output tokens that a request allows in all its answers together, or None;
+    `names` are the fields that bound one answer, the first that is set counts.
+    """
+    for name in names:
         value = get_field(name)
         if type(value) is int and value > 0:
             # All `best_of` answers are generated, however few of them are returned.

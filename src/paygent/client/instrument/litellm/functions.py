@@ -12,7 +12,7 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from paygent.client.instrument.anthropic.answers import read_message
-from paygent.client.instrument.http_sdks.route import Route, max_tokens_of
+from paygent.client.instrument.http_sdks.route import max_tokens_of
 from paygent.client.instrument.litellm.answers import MessageEvents, read_completion, read_nothing
 from paygent.client.instrument.openai.answers import (
     ChatStream,
@@ -29,7 +29,6 @@ from paygent.core.usage import JobStatus, Usage, get
 from paygent.failopen import attempt
 
 _BOUNDS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
-_ROUTE = Route("litellm", read_completion, ChatStream, max_tokens_names=_BOUNDS)
 
 
 class Function(NamedTuple):
@@ -131,7 +130,7 @@ def request_of(function: Function, litellm: Any, body: Mapping[str, Any]) -> Req
     route = f"litellm.{function.name}"
     request = Request(canonical_provider(provider), route, model, body)
     request.generates = function.generates
-    request.max_tokens = max_tokens_of(_ROUTE, body.get)
+    request.max_tokens = max_tokens_of(_BOUNDS, body.get)
     if function.declared_usage is not None:
         request.declared_usage = attempt("usage", function.declared_usage, body, None)
     return request
