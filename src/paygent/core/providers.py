@@ -38,75 +38,34 @@ class Provider(NamedTuple):
 
 
 PROVIDERS = (
-    Provider(
-        "openai",
-        ("api.openai.com",),
-        aliases=("custom_openai", "text-completion-openai"),
-        reports_stream_usage=True,
-    ),
+    Provider("openai", ("api.openai.com",), reports_stream_usage=True,
+             aliases=("custom_openai", "text-completion-openai")),
     Provider("anthropic", ("api.anthropic.com",), caches_on_request=True),
-    Provider(
-        "azure",
-        (
-            ".openai.azure.com",
-            ".cognitiveservices.azure.com",
-            ".services.ai.azure.com",
-            ".azure-api.net",
-        ),
-        client_words=("Azure", "Foundry"),
-        aliases=("azure_ai", "azure_text"),
-        sdks=(("azure.ai.inference", "Azure AI inference"),),
-        reports_stream_usage=True,
-    ),
+    Provider("azure", (".openai.azure.com", ".cognitiveservices.azure.com",
+                       ".services.ai.azure.com", ".azure-api.net"),
+             client_words=("Azure", "Foundry"), aliases=("azure_ai", "azure_text"),
+             sdks=(("azure.ai.inference", "Azure AI inference"),), reports_stream_usage=True),
     # `AnthropicAWS` and `AnthropicGoogleCloud` reach Anthropic's own platform, at its prices.
-    Provider(
-        "aws",
-        (".amazonaws.com", ".api.aws"),
-        client_words=("Bedrock",),
-        aliases=("bedrock", "bedrock_converse", "amazon_bedrock"),
-        caches_on_request=True,
-    ),
-    Provider(
-        "google",
-        (
-            "generativelanguage.googleapis.com",
-            "aiplatform.googleapis.com",
-            "-aiplatform.googleapis.com",
-        ),
-        client_words=("Vertex",),
-        aliases=("gemini", "vertex_ai", "vertex_ai_beta", "google_genai", "google_vertexai"),
-        sdks=(
-            ("google.cloud.aiplatform", "Vertex AI (google-cloud-aiplatform)"),
-            ("google.genai", "Gemini (google-genai)"),
-            ("google.generativeai", "Gemini (google-generativeai)"),
-            ("vertexai", "Vertex AI"),
-        ),
-    ),
-    Provider(
-        "openrouter",
-        ("openrouter.ai",),
-        sdks=(("openrouter", "OpenRouter"),),
-        reports_stream_usage=True,
-        reports_bill=True,
-    ),
+    Provider("aws", (".amazonaws.com", ".api.aws"), client_words=("Bedrock",),
+             aliases=("bedrock", "bedrock_converse", "amazon_bedrock"), caches_on_request=True),
+    Provider("google", ("generativelanguage.googleapis.com", "aiplatform.googleapis.com",
+                        "-aiplatform.googleapis.com"), client_words=("Vertex",),
+             aliases=("gemini", "vertex_ai", "vertex_ai_beta", "google_genai", "google_vertexai"),
+             sdks=(("google.cloud.aiplatform", "Vertex AI (google-cloud-aiplatform)"),
+                   ("google.genai", "Gemini (google-genai)"),
+                   ("google.generativeai", "Gemini (google-generativeai)"),
+                   ("vertexai", "Vertex AI"))),
+    Provider("openrouter", ("openrouter.ai",), sdks=(("openrouter", "OpenRouter"),),
+             reports_stream_usage=True, reports_bill=True),
     Provider("groq", ("api.groq.com",), sdks=(("groq", "Groq"),), reports_stream_usage=True),
     Provider("deepseek", ("api.deepseek.com",)),
-    Provider(
-        "mistral", ("api.mistral.ai",), aliases=("mistralai",), sdks=(("mistralai", "Mistral"),)
-    ),
+    Provider("mistral", ("api.mistral.ai",), aliases=("mistralai",),
+             sdks=(("mistralai", "Mistral"),)),
     Provider("x-ai", ("api.x.ai",), aliases=("xai",), sdks=(("xai_sdk", "xAI"),)),
-    Provider(
-        "together",
-        ("api.together.xyz",),
-        aliases=("together_ai",),
-        sdks=(("together", "Together"),),
-    ),
-    Provider(
-        "fireworks",
-        ("api.fireworks.ai",),
-        aliases=("fireworks_ai",),
-        sdks=(("fireworks", "Fireworks"),),
-    ),
+    Provider("together", ("api.together.xyz",), aliases=("together_ai",),
+             sdks=(("together", "Together"),)),
+    Provider("fireworks", ("api.fireworks.ai",), aliases=("fireworks_ai",),
+             sdks=(("fireworks", "Fireworks"),)),
     Provider("perplexity", ("api.perplexity.ai",), sdks=(("perplexity", "Perplexity"),)),
     Provider("cerebras", ("api.cerebras.ai",), sdks=(("cerebras.cloud.sdk", "Cerebras"),)),
     Provider("moonshotai", ("api.moonshot.ai",), aliases=("moonshot",)),
@@ -121,13 +80,12 @@ PROVIDERS = (
     Provider("zhipuai", sdks=(("zhipuai", "Zhipu"),)),
     Provider("volcengine", sdks=(("volcenginesdkarkruntime", "Volcengine Ark"),)),
     Provider("watsonx", sdks=(("ibm_watsonx_ai", "watsonx"),)),
-    Provider(
-        "huggingface", sdks=(("huggingface_hub.inference._client", "Hugging Face inference"),)
-    ),
+    Provider("huggingface",
+             sdks=(("huggingface_hub.inference._client", "Hugging Face inference"),)),
     Provider("portkey", sdks=(("portkey_ai", "Portkey"),)),
     Provider("aleph_alpha", sdks=(("aleph_alpha_client", "Aleph Alpha"),)),
     Provider("meta", sdks=(("llama_api_client", "Llama API"),)),
-)
+)  # fmt: skip
 
 BEDROCK_SERVICES = {
     "bedrock-runtime": "Bedrock (botocore)",
@@ -153,9 +111,7 @@ residency", 2026-11; only models that have the premium accept the option).
 _BY_NAME = {provider.name: provider for provider in PROVIDERS}
 _BY_ALIAS = {alias: provider.name for provider in PROVIDERS for alias in provider.aliases}
 _BY_HOST = {host: provider for provider in PROVIDERS for host in provider.hosts}
-_BY_SUFFIX = tuple(
-    (host, provider) for host, provider in _BY_HOST.items() if host.startswith((".", "-"))
-)
+_BY_SUFFIX = tuple(pair for pair in _BY_HOST.items() if pair[0].startswith((".", "-")))
 _UNKNOWN = Provider("")
 
 
@@ -171,18 +127,13 @@ def canonical_provider(alias: str) -> str:
 
 def provider_at(host: str) -> Provider | None:
     """Return the provider at a host (in lower case), or None for an unknown host."""
-    # The exact name first; few hosts need the scan over suffixes.
-    exact = _BY_HOST.get(host)
-    if exact is not None:
-        return exact
+    if host in _BY_HOST:  # few hosts need the scan over suffixes
+        return _BY_HOST[host]
     # Suffixes begin with "." or "-", so "evil-openai.azure.com.example.com" never matches.
     return next((provider for suffix, provider in _BY_SUFFIX if host.endswith(suffix)), None)
 
 
 def provider_of_client(class_name: str) -> Provider | None:
     """Return the provider that a client's class name shows, or None if it shows none."""
-    for provider in PROVIDERS:
-        for word in provider.client_words:
-            if word in class_name:
-                return provider
-    return None
+    words = ((word, provider) for provider in PROVIDERS for word in provider.client_words)
+    return next((provider for word, provider in words if word in class_name), None)

@@ -5,8 +5,9 @@ Fields were read from the type definitions of anthropic 2.13 and 0.40 (2026-11).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from paygent.client.instrument.anthropic.usage import from_anthropic
 from paygent.client.instrument.streams.reader import counted, field, text_bytes
@@ -19,50 +20,37 @@ def read_message(answer: Any, want_tools: bool) -> Usage | None:
     usage = from_anthropic(get(answer, "usage"), model=get(answer, "model"))
     if usage is None or not want_tools:
         return usage
-    names = [
-        get(block, "name")
-        for block in get(answer, "content") or ()
-        if get(block, "type") == "tool_use"
-    ]
+    blocks = [block for block in get(answer, "content") or () if get(block, "type") == "tool_use"]
+    names = (get(block, "name") for block in blocks)
     return usage._replace(tool_calls=tuple(name for name in names if isinstance(name, str)))
 
 
 _USAGE_FIELDS = (
-    "input_tokens",
-    "output_tokens",
-    "cache_read_input_tokens",
-    "cache_creation_input_tokens",
-    "cache_creation",
-    "output_tokens_details",
-    "server_tool_use",
-    "service_tier",
-    "speed",
-    "inference_geo",
-    "iterations",
-)
-
+    "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens",
+    "cache_creation", "output_tokens_details", "server_tool_use", "service_tier", "speed",
+    "inference_geo", "iterations",
+)  # fmt: skip
 
 _TEXTS = ("text", "thinking", "partial_json")
 """Fields of a delta with text."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class MessageStream:
     """Reads the events of a message: input comes with the first, output with the last. Later values
     of a field replace earlier ones; they are not added.
     """
 
-    __slots__ = ("_fields", "_is_whole", "_model", "_text_bytes", "_tools", "_want_tools")
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._want_tools = want_tools
-        self._fields: dict[str, Any] = {}
-        self._is_whole = False
-        self._model: Any = None
-        self._text_bytes = 0
-        self._tools: list[str] = []
+    want_tools: bool
+    drops_usage_chunk: bool
+    _fields: dict[str, Any] = dataclasses.field(default_factory=dict)
+    _is_whole: bool = False
+    _model: Any = None
+    _text_bytes: int = 0
+    _tools: list[str] = dataclasses.field(default_factory=list)
 
     def feed(self, event: Any) -> bool | None:
-        """Read one event; see `StreamReader.feed`."""
+        """Read one event."""
         fields = fields_of(event)
         kind = fields.get("type")
         if kind == "content_block_delta":
@@ -77,27 +65,21 @@ class MessageStream:
         elif kind == "message_start":
             self._model = field(event, "message", "model")
             self._update(field(event, "message", "usage"))
-        elif kind == "content_block_start" and self._want_tools:
-            self._feed_tool(fields.get("content_block"))
+        elif kind == "content_block_start" and self.want_tools:
+            block = fields.get("content_block")
+            if get(block, "type") == "tool_use":
+                self._tools.append(str(get(block, "name")))
         return None
 
-    def _feed_tool(self, block: Any) -> None:
-        if get(block, "type") == "tool_use":
-            self._tools.append(str(get(block, "name")))
-
     def _update(self, usage: Any) -> None:
-        """Keep the latest value of each field. Only the first event divides the cache writes, so an
-        absent field does not clear an earlier one.
-        """
-        if usage is None:
-            return
+        # Only the first event divides the cache writes, so an absent field clears none.
         for name in _USAGE_FIELDS:
             value = get(usage, name)
             if value is not None:
                 self._fields[name] = value
 
     def usage(self, estimate: Estimate) -> Usage | None:
-        """Return the usage read; see `StreamReader.usage`."""
+        """Return the usage read."""
         # Without its last event the output is counted from the text.
         known = from_anthropic(self._fields or None, model=self._model)
         if known is None or not self._is_whole:
@@ -116,6 +98,7 @@ def batch_ref(batch_id: str) -> str:
     return f"messages.batch:{batch_id}"
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class BatchResults:
     """Reads the results of a batch, a line for each request; its usage is known once all are read.
 
@@ -123,18 +106,16 @@ class BatchResults:
     model, so that memory does not grow with the batch.
     """
 
-    __slots__ = ("_is_whole", "_large", "_ref", "_small")
-
-    reads_lines = True
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool, *, ref: str) -> None:
-        self._ref = ref
-        self._small: dict[str | None, Usage] = {}
-        self._large: list[Usage] = []
-        self._is_whole = False
+    want_tools: bool
+    drops_usage_chunk: bool
+    ref: str
+    _small: dict[str | None, Usage] = dataclasses.field(default_factory=dict)
+    _large: list[Usage] = dataclasses.field(default_factory=list)
+    _is_whole: bool = False
+    reads_lines: ClassVar[bool] = True
 
     def feed(self, line: Any) -> bool | None:
-        """Read one line; see `StreamReader.feed`. Failed and expired requests are not billed."""
+        """Read one line. Failed and expired requests are not billed."""
         # Tools of a batch run later, outside the call, so their names are not read.
         usage = read_message(field(line, "result", "message"), False)
         if usage is None:
@@ -154,10 +135,9 @@ class BatchResults:
         self._is_whole = True
 
     def usage(self, estimate: Estimate) -> JobStatus:
-        """Return the batch's usage if all of it was read; see `StreamReader.usage`."""
-        return JobStatus(
-            self._ref, (*self._small.values(), *self._large) if self._is_whole else None
-        )
+        """Return the batch's usage if all of it was read."""
+        usages = (*self._small.values(), *self._large)
+        return JobStatus(self.ref, usages if self._is_whole else None)
 
 
 _SMALL_TOKENS_MAX = 32_768  # no price list has a tier below this
@@ -171,9 +151,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def expand_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-    """Return one request as large as all requests of a batch, and their number: a batch is gated as
-    a whole.
-    """
+    """Return a request as large as all those of a batch, which is gated as a whole; their number."""
     given = body.get("requests")
     requests: Iterable[Any] = given if isinstance(given, (list, tuple)) else ()
     params = [params for params in (get(request, "params") for request in requests) if params]

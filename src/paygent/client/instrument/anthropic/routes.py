@@ -38,21 +38,10 @@ resources = {
 resource_methods = ("create", "parse", "stream", "tool_runner", "results")
 
 _FREE_POST = (
-    "/messages/count_tokens",
-    "/files",
-    "/models",
-    "/organizations",
-    "/skills",
-    "/user_profiles",
-    "/vaults",
-    "/memory_stores",
-    "/environments",
-    "/tunnels",
-)
-"""Operations that cost nothing. An operation that is neither here nor a route passes unmetered,
-which is logged once.
-"""
-
+    "/messages/count_tokens", "/files", "/models", "/organizations", "/skills", "/user_profiles",
+    "/vaults", "/memory_stores", "/environments", "/tunnels",
+)  # fmt: skip
+"""Operations that cost nothing; any other without a route passes unmetered, which is logged once."""
 
 _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
 _BATCHES = Route(
@@ -71,9 +60,7 @@ _RESULTS = re.compile(r"/messages/batches/([^/]+)/results$")
 
 
 def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one; see
-    `route.Sdk`.
-    """
+    """Return a metered route, True for a free operation, False for an unknown one."""
     if method == "POST":
         # By the ending, since a base URL may add a prefix.
         for ending, metered in _ROUTES:

@@ -9,22 +9,23 @@ from __future__ import annotations
 from typing import Any
 
 from paygent.core.providers import US_ONLY
-from paygent.core.usage import CountReader, Fields, Usage, fields_of, get, model_name, read_tier
+from paygent.core.usage import (
+    COUNTS,
+    CountReader,
+    Fields,
+    Usage,
+    fields_of,
+    get,
+    model_name,
+    read_tier,
+)
 
 
 def from_anthropic(usage: Any, *, model: Any = None) -> Usage | None:
-    """Read the usage object of Anthropic's Messages routes.
+    """Read the usage object of Anthropic's Messages routes; None if it has no count.
 
-    Args:
-        usage: `{input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens,
-            …}`.
-        model: The answer's `model`.
-
-    Returns:
-        The usage in inclusive form, or None if there is none.
+    It has `{input_tokens, output_tokens, cache_read_input_tokens, cache_creation_input_tokens, …}`.
     """
-    if usage is None:
-        return None
     fields = fields_of(usage)
     if fields.get("input_tokens") is None and fields.get("output_tokens") is None:
         return None
@@ -72,29 +73,20 @@ def _tiers(fields: Fields) -> str:
     return "+".join(filter(None, tiers))
 
 
-_TOKENS = (
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_long_tokens",
-    "reasoning_tokens",
-)
+_TOKENS = COUNTS[: COUNTS.index("reasoning_tokens") + 1]  # all that an iteration has
 
 
 def _with_iterations(usage: Usage, iterations: Any) -> Usage:
-    """Add the iterations that the totals of an answer leave out: context compaction, done by the
-    answer's model, and the advice of an advisor, which is another model.
+    """Add the iterations that an answer's totals leave out: context compaction, done by its model,
+    and the advice of an advisor, which is another model.
     """
     others: list[Usage] = []
     for iteration in iterations if isinstance(iterations, (list, tuple)) else ():
         kind = get(iteration, "type")
         if kind not in ("compaction", "advisor_message"):
             continue
-        own = from_anthropic(
-            {**fields_of(iteration), "iterations": None},
-            model=get(iteration, "model") or usage.model,
-        )
+        counts = {**fields_of(iteration), "iterations": None}
+        own = from_anthropic(counts, model=get(iteration, "model") or usage.model)
         if own is None:
             continue
         # Another model, with prices of its own.

@@ -5,6 +5,7 @@ Fields were read from the type definitions of openai 3.57 and 1.60 (2026-11).
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -31,9 +32,7 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     usage = from_openai(reported, model=fields.get("model"), tier=fields.get("service_tier"))
     if usage is None:
         return None
-    billed_nano = read_billed(reported)
-    if billed_nano is not None:
-        usage = usage._replace(billed_nano=billed_nano)
+    usage = _with_bill(usage, reported)
     if _always_searches(usage.model):
         usage = usage._replace(web_searches=1)
     if not want_tools:
@@ -46,10 +45,14 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     return usage._replace(tool_calls=_strings(names))
 
 
+def _with_bill(usage: Usage, reported: Any) -> Usage:
+    billed_nano = read_billed(reported)
+    return usage if billed_nano is None else usage._replace(billed_nano=billed_nano)
+
+
 def _always_searches(model: str | None) -> bool:
-    """Return whether each call of a model is billed for a web search that its usage does not report
-    (`gpt-4o-search-preview`, `gpt-5-search-api`; OpenAI's price list, 2026-11).
-    """
+    # Each call of `gpt-4o-search-preview` and `gpt-5-search-api` is billed for a web search that its
+    # usage does not report (OpenAI's price list, 2026-11).
     return model is not None and "-search-" in model
 
 
@@ -57,9 +60,7 @@ _UNFINISHED = ("queued", "in_progress")
 
 
 def read_response(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
-    """Read a response of the Responses API; a background response reports its usage later, when it
-    is retrieved.
-    """
+    """Read a response of the Responses API; a background one reports its usage when retrieved."""
     fields = fields_of(answer)
     usage = _of_response(fields, want_tools)
     response_id = fields.get("id")
@@ -80,12 +81,9 @@ def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
         return None
     output, tool_usage = fields.get("output"), fields.get("tool_usage")
     if output or tool_usage is not None:
-        usage = with_hosted_tools(
-            usage, tool_usage=tool_usage, output=output, tools=fields.get("tools")
-        )
-    billed_nano = read_billed(reported)
-    if billed_nano is not None:
-        usage = usage._replace(billed_nano=billed_nano)
+        tools = fields.get("tools")
+        usage = with_hosted_tools(usage, tool_usage=tool_usage, output=output, tools=tools)
+    usage = _with_bill(usage, reported)
     if not want_tools:
         return usage
     calls = [item for item in output or () if get(item, "type") == "function_call"]
@@ -93,9 +91,7 @@ def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
 
 
 def read_images(answer: Any, want_tools: bool) -> Usage | None:
-    """Read generated or edited images. SVG images are written by another model; models that count
-    no tokens are billed by the image.
-    """
+    """Read generated or edited images; models that count no tokens are billed by the image."""
     fields = fields_of(answer)
     usage = from_images(fields.get("usage"))
     svg = fields.get("svg_usage")
@@ -104,9 +100,9 @@ def read_images(answer: Any, want_tools: bool) -> Usage | None:
         return Usage(unlisted_units=len(images)) if isinstance(images, list) and images else None
     if svg is None:
         return usage
-    svg_usage = from_openai(
-        {**fields_of(svg), "output_tokens_details": fields_of(svg)}, model=get(svg, "model")
-    )
+    # SVG images are written by another model.
+    counts = {**fields_of(svg), "output_tokens_details": fields_of(svg)}
+    svg_usage = from_openai(counts, model=get(svg, "model"))
     return usage._replace(others=(svg_usage,)) if svg_usage is not None else usage
 
 
@@ -157,32 +153,21 @@ def _strings(names: Iterable[Any]) -> tuple[str, ...]:
 # -- streams
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class ChatStream:
     """Reads the chunks of chat and legacy completions: usage is in the last chunk, if requested."""
 
-    __slots__ = (
-        "_billed_nano",
-        "_drops",
-        "_is_seen",
-        "_known",
-        "_model",
-        "_text_bytes",
-        "_tools",
-        "_want_tools",
-    )
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._drops = drops_usage_chunk
-        self._want_tools = want_tools
-        self._known: Usage | None = None
-        self._billed_nano: int | None = None
-        self._is_seen = False
-        self._model: Any = None
-        self._text_bytes = 0
-        self._tools: list[Any] = []
+    want_tools: bool
+    drops_usage_chunk: bool
+    _known: Usage | None = None
+    _billed_nano: int | None = None
+    _is_seen: bool = False
+    _model: Any = None
+    _text_bytes: int = 0
+    _tools: list[Any] = dataclasses.field(default_factory=list)
 
     def feed(self, chunk: Any) -> bool | None:
-        """Read one chunk; see `StreamReader.feed`."""
+        """Read one chunk."""
         fields = fields_of(chunk)
         choices, usage = fields.get("choices"), fields.get("usage")
         if choices is None and usage is None:
@@ -195,7 +180,7 @@ class ChatStream:
             # Some hosts send usage with every chunk; the last one counts.
             self._billed_nano = read_billed(usage)
             if not choices:
-                return self._drops
+                return self.drops_usage_chunk
         for choice in choices or ():
             self._feed_choice(choice)
         if self._model is None:
@@ -217,42 +202,37 @@ class ChatStream:
             self._text_bytes += text_bytes(get(function, "arguments"))
         for tool in fields.get("tool_calls") or ():
             self._text_bytes += text_bytes(field(tool, "function", "arguments"))
-            if self._want_tools:
+            if self.want_tools:
                 self._tools.append(field(tool, "function", "name"))
 
     def usage(self, estimate: Estimate) -> Usage | None:
-        """Return the usage read; see `StreamReader.usage`."""
+        """Return the usage read."""
         usage = self._known or counted(None, self._text_bytes, estimate, is_seen=self._is_seen)
         if usage is None:
             return None
-        model = usage.model or model_name(self._model)
-        return usage._replace(
-            model=model,
-            tool_calls=_strings(self._tools),
-            billed_nano=self._billed_nano,
-            web_searches=int(_always_searches(model)),
-        )
+        model, tools = usage.model or model_name(self._model), _strings(self._tools)
+        usage = usage._replace(model=model, tool_calls=tools, billed_nano=self._billed_nano)
+        return usage._replace(web_searches=1) if _always_searches(model) else usage
 
 
 _TEXTS = ("content", "refusal", "reasoning_content", "reasoning")
 """Fields of a delta with text; the last two are DeepSeek's and OpenRouter's, for thinking."""
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class ResponseStream:
     """Reads the events of the Responses API: usage is in the event that ends the response."""
 
-    __slots__ = ("_answer", "_is_seen", "_known", "_model", "_text_bytes", "_want_tools")
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._want_tools = want_tools
-        self._answer: Usage | JobStatus | None = None
-        self._known: JobStatus | None = None
-        self._is_seen = False
-        self._model: Any = None
-        self._text_bytes = 0
+    want_tools: bool
+    drops_usage_chunk: bool
+    _answer: Usage | JobStatus | None = None
+    _known: JobStatus | None = None
+    _is_seen: bool = False
+    _model: Any = None
+    _text_bytes: int = 0
 
     def feed(self, event: Any) -> bool | None:
-        """Read one event; see `StreamReader.feed`."""
+        """Read one event."""
         kind = get(event, "type")
         if not isinstance(kind, str):
             return None
@@ -260,7 +240,7 @@ class ResponseStream:
         if kind.endswith(".delta"):
             self._text_bytes += text_bytes(get(event, "delta"))
         elif kind in ("response.completed", "response.incomplete", "response.failed"):
-            self._answer = read_response(get(event, "response"), self._want_tools)
+            self._answer = read_response(get(event, "response"), self.want_tools)
         elif kind in ("response.created", "response.queued"):
             self._model = field(event, "response", "model")
             created = read_response(get(event, "response"), False)
@@ -268,15 +248,14 @@ class ResponseStream:
         return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
-        """Return the usage read; see `StreamReader.usage`."""
-        if self._answer is not None:
-            return self._answer
-        if self._known is not None:
-            return self._known  # a background response continues without its reader
+        """Return the usage read."""
+        if self._answer is not None or self._known is not None:
+            return self._answer or self._known  # a background response continues without its reader
         usage = counted(None, self._text_bytes, estimate, is_seen=self._is_seen)
         return usage._replace(model=model_name(self._model)) if usage is not None else None
 
 
+@dataclasses.dataclass(slots=True, eq=False)
 class FinalEvents:
     """Reads the events of images, speech and transcriptions: usage is in the last event of each.
 
@@ -284,28 +263,26 @@ class FinalEvents:
     abandoned is booked at what was held for it.
     """
 
-    __slots__ = ("_known",)
-
-    def __init__(self, want_tools: bool, drops_usage_chunk: bool) -> None:
-        self._known: Usage | None = None
+    want_tools: bool
+    drops_usage_chunk: bool
+    _known: Usage | None = None
 
     def feed(self, event: Any) -> bool | None:
-        """Read one event; see `StreamReader.feed`."""
+        """Read one event."""
         reported = get(event, "usage")
         if reported is None:
             return None
         is_image = str(get(event, "type")).startswith("image_")
         usage = from_images(reported) if is_image else from_transcription(reported)
         if usage is not None and self._known is not None and is_image:  # another image of the call
-            sums = {
-                name: getattr(usage, name) + getattr(self._known, name) for name in _IMAGE_COUNTS
-            }
+            known = self._known
+            sums = {name: getattr(usage, name) + getattr(known, name) for name in _IMAGE_COUNTS}
             usage = usage._replace(**sums)
         self._known = usage or self._known
         return None
 
     def usage(self, estimate: Estimate) -> Usage | None:
-        """Return the usage read; see `StreamReader.usage`."""
+        """Return the usage read."""
         return self._known
 
 

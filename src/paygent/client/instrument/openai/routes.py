@@ -46,42 +46,22 @@ resources = {
 """Classes of the methods that accept `paygent_*` arguments, by module; some versions lack some."""
 
 resource_methods = (
-    "create",
-    "parse",
-    "stream",
-    "retrieve",
-    "compact",
-    "generate",
-    "edit",
-    "create_variation",
-)
+    "create", "parse", "stream", "retrieve", "compact", "generate", "edit", "create_variation",
+)  # fmt: skip
 
 STREAM_USAGE_HOSTS_VARIABLE = "PAYGENT_STREAM_USAGE_HOSTS"
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
 
 _FREE_POST = (
-    "/moderations",
-    "/files",
-    "/uploads",
-    "/responses/input_tokens",
-    "/conversations",
-    "/chat/completions/",
-    "/organization",
-    "/projects",
-    "/assistants",
-    "/skills",
-    "/vaults",
-    "/webhook_endpoints",
-    "/audio/voices",
-    "/audio/voice_consents",
-    "/chatkit/sessions",
-    "/vector_stores",
-    "/threads",
-)
+    "/moderations", "/files", "/uploads", "/responses/input_tokens", "/conversations",
+    "/chat/completions/", "/organization", "/projects", "/assistants", "/skills", "/vaults",
+    "/webhook_endpoints", "/audio/voices", "/audio/voice_consents", "/chatkit/sessions",
+    "/vector_stores", "/threads",
+)  # fmt: skip
 _COSTLY_BELOW = ("/search", "/runs", "/submit_tool_outputs")
-"""Operations that cost nothing, and endings of operations below them that do. An operation in
-neither list and without a route passes unmetered, which is logged once.
+"""Operations that cost nothing, and endings of operations below them that cost something. Any other
+without a route passes unmetered, which is logged once.
 """
 
 # -- routes
@@ -135,9 +115,7 @@ _JOBS = (
 
 
 def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one; see
-    `route.Sdk`.
-    """
+    """Return a metered route, True for a free operation, False for an unknown one."""
     if method == "POST":
         exact = _ROUTES.get(path)
         if exact is not None:

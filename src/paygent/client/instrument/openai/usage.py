@@ -15,19 +15,11 @@ from paygent.core.usage import CountReader, Usage, fields_of, get, model_name, r
 
 
 def from_openai(usage: Any, *, model: Any = None, tier: Any = None) -> Usage | None:
-    """Read the usage object of OpenAI's token-counting routes and of compatible hosts.
+    """Read the usage object of OpenAI's token-counting routes and of compatible hosts; None if it
+    has no count.
 
-    Args:
-        usage: `{prompt_tokens, completion_tokens, …_details}` or `{input_tokens, output_tokens,
-            …}`.
-        model: The answer's `model`.
-        tier: The answer's `service_tier`.
-
-    Returns:
-        The usage, or None if there is none (`usage` is None or has no count).
+    It has `{prompt_tokens, completion_tokens, …_details}` or `{input_tokens, output_tokens, …}`.
     """
-    if usage is None:
-        return None
     fields = fields_of(usage)
     prompt, completion = "prompt_tokens", "completion_tokens"
     if fields.get(prompt) is None and fields.get(completion) is None:
@@ -83,16 +75,10 @@ def from_openai(usage: Any, *, model: Any = None, tier: Any = None) -> Usage | N
 
 
 def with_hosted_tools(usage: Usage, *, tool_usage: Any, output: Any, tools: Any) -> Usage:
-    """Add the usage of OpenAI's own tools in a response.
+    """Add the usage of OpenAI's own tools in a response; `tools` name the model of its images.
 
     OpenAI bills by `tool_usage`. An answer without it (from an older server) is read from its
     output items instead, which have no token counts for images.
-
-    Args:
-        usage: Of the response's model.
-        tool_usage: The response's `tool_usage`, or None.
-        output: The response's output items.
-        tools: The tools of the response; they name the model that draws its images.
     """
     items: Iterable[Any] = output if isinstance(output, (list, tuple)) else ()
     kinds = [get(item, "type") for item in items]
@@ -106,8 +92,8 @@ def with_hosted_tools(usage: Usage, *, tool_usage: Any, output: Any, tools: Any)
             others = (images,)
     else:
         # Opening a page and finding text in it are free.
-        actions = [get(get(item, "action"), "type") for item in items if _is_search(item)]
-        searches = sum(action in ("search", None) for action in actions)
+        actions = [get(item, "action") for item in items if get(item, "type") == "web_search_call"]
+        searches = sum(get(action, "type") in ("search", None) for action in actions)
         unlisted += kinds.count("image_generation_call")
     return usage._replace(
         web_searches=searches,
@@ -118,10 +104,6 @@ def with_hosted_tools(usage: Usage, *, tool_usage: Any, output: Any, tools: Any)
     )
 
 
-def _is_search(item: Any) -> bool:
-    return bool(get(item, "type") == "web_search_call")
-
-
 _DEFAULT_IMAGE_MODEL = "gpt-image-1"  # the tool's default in its type definition
 
 
@@ -130,11 +112,8 @@ def _image_generation(image_gen: Any, tools: Any) -> Usage | None:
     usage = from_images(image_gen)
     if usage is None or not usage.total_tokens:
         return None
-    models = [
-        get(tool, "model")
-        for tool in (tools if isinstance(tools, (list, tuple)) else ())
-        if get(tool, "type") == "image_generation"
-    ]
+    listed: Iterable[Any] = tools if isinstance(tools, (list, tuple)) else ()
+    models = [get(tool, "model") for tool in listed if get(tool, "type") == "image_generation"]
     named = (model for model in models if isinstance(model, str) and model)
     count = CountReader()
     cached = count.part(fields_of(image_gen), "cached_tokens", usage.input_tokens)
@@ -160,9 +139,7 @@ _AUDIO_S_MAX = 10**7  # four months; longer audio is a broken answer
 
 
 def from_realtime(usage: Any, *, model: Any = None) -> Usage | None:
-    """Read the usage of a Realtime response, which divides cached tokens by kind; None if there is
-    none.
-    """
+    """Read the usage of a Realtime response, which divides cached tokens by kind."""
     fields = fields_of(usage)
     if fields.get("input_tokens") is None and fields.get("output_tokens") is None:
         return None
@@ -176,9 +153,8 @@ def from_realtime(usage: Any, *, model: Any = None) -> Usage | None:
     cached_audio = cached_image = 0
     if kinds is not None:
         cached_audio = count.part(fields_of(kinds), "audio_tokens", min(cached, audio))
-        cached_image = count.part(
-            fields_of(kinds), "image_tokens", min(cached - cached_audio, image)
-        )
+        most = min(cached - cached_audio, image)
+        cached_image = count.part(fields_of(kinds), "image_tokens", most)
     elif cached:
         count.clean = False  # cached text, audio and images have different prices
     cached_text, text = cached - cached_audio - cached_image, whole - audio - image
@@ -203,9 +179,8 @@ def from_realtime(usage: Any, *, model: Any = None) -> Usage | None:
 def from_transcription(usage: Any) -> Usage | None:
     """Read the usage of a transcription: `{type: "tokens", …}` or `{type: "duration", seconds}`."""
     seconds = get(usage, "seconds")
-    if get(usage, "type") != "duration" and seconds is None:
-        return from_openai(usage)
-    return from_seconds(seconds)
+    is_timed = get(usage, "type") == "duration" or seconds is not None
+    return from_seconds(seconds) if is_timed else from_openai(usage)
 
 
 def from_seconds(seconds: Any) -> Usage | None:
@@ -217,9 +192,7 @@ def from_seconds(seconds: Any) -> Usage | None:
             return None
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         return None
-    if not 0 <= seconds <= _AUDIO_S_MAX:
-        return None
-    return Usage(audio_ms=round(seconds * 1000))
+    return Usage(audio_ms=round(seconds * 1000)) if 0 <= seconds <= _AUDIO_S_MAX else None
 
 
 def read_billed(usage: Any) -> int | None:
@@ -232,9 +205,8 @@ def read_billed(usage: Any) -> int | None:
     cost = get(usage, "cost")
     if cost is None:
         return None
-    upstream = None
-    if get(usage, "is_byok") is True:
-        upstream = get(get(usage, "cost_details"), "upstream_inference_cost")
+    details = get(usage, "cost_details") if get(usage, "is_byok") is True else None
+    upstream = get(details, "upstream_inference_cost")
     try:
         return read_cost_nano(cost) + (0 if upstream is None else read_cost_nano(upstream))
     except ValueError:
