@@ -10,8 +10,9 @@ Contract, for every adapter:
 - **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order;
   those of different processes interleave freely, since an account is a sum.
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
-- **Failing.** Any `LedgerUnavailable` means "not now": nothing was lost or half done. An adapter
-  waits for a lock or a response no longer than its own short time-out.
+- **Failing.** `open`, `settle`, `state`, `report` and `event` raise `LedgerUnavailable`: "not now";
+  nothing was lost or half done. An adapter waits for a lock or a response no longer than its own
+  short time-out.
 - **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
   adapter is safe for that.
 """
@@ -32,42 +33,23 @@ class Ledger(Protocol):
     """The ledger as the client uses it; see the module's contract."""
 
     def open(self) -> None:
-        """Make the ledger ready (migrate a store); idempotent.
-
-        Raises:
-            LedgerUnavailable: if that is not possible now.
-        """
+        """Make the ledger ready (migrate a store); idempotent."""
 
     def settle(self, batch: Batch) -> Answer:
-        """Book a batch and answer its questions, in one transaction.
-
-        Raises:
-            LedgerUnavailable: if it could not be booked now; nothing was.
-        """
+        """Book a batch and answer its questions, in one transaction."""
 
     def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
-        """Answer questions without booking anything.
-
-        Raises:
-            LedgerUnavailable: if the ledger cannot be read now.
-        """
+        """Answer questions without booking anything."""
 
     def report(
         self, start_us: int, end_us: int, tag_key: str | None = None
     ) -> tuple[UsageRow, ...]:
         """Return usage by user and model, of whole days from `start_us` up to before `end_us`; with
         a `tag_key` also by the value of that metadata key.
-
-        Raises:
-            LedgerUnavailable: if the ledger cannot be read now.
         """
 
     def event(self, event_id: str) -> BookedEvent | None:
-        """Return an event with its corrections and its price list; None if it is not booked.
-
-        Raises:
-            LedgerUnavailable: if the ledger cannot be read now.
-        """
+        """Return an event with its corrections and its price list; None if it is not booked."""
 
     def close(self) -> None:
         """Release connections; the ledger is not used afterwards."""
@@ -79,6 +61,4 @@ class Ledger(Protocol):
         """Continue in the parent; the next use reconnects."""
 
     def forget_after_fork(self) -> None:
-        """Start over in a forked child: drop the parent process's connections without closing
-        them.
-        """
+        """Drop the parent's connections in a forked child, without closing them."""

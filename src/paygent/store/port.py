@@ -18,8 +18,9 @@ Contract, for every adapter:
 - **Price lists.** The first document of a price id is kept; later ones are ignored.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.
-- **Failing.** `StoreUnavailable` means that nothing was changed and the same call may succeed
-  later; an adapter waits for a lock no longer than its configured time.
+- **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` when
+  nothing was changed and the same call may succeed later; an adapter waits for a lock no longer
+  than its configured time.
 - **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
   safe.
 """
@@ -41,55 +42,27 @@ class Store(Protocol):
     """The database as ledgers and the server use it; see the module's contract."""
 
     def open(self) -> None:
-        """Connect and migrate to the newest schema; idempotent.
-
-        Raises:
-            StoreUnavailable: if that is not possible now.
-        """
+        """Connect and migrate to the newest schema; idempotent."""
 
     def ingest(self, product: str, batch: Batch) -> Answer:
-        """Store a batch and answer its questions, in one transaction.
-
-        Raises:
-            StoreUnavailable: if nothing was stored.
-        """
+        """Store a batch and answer its questions, in one transaction."""
 
     def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
-        """Answer questions without changing anything.
-
-        Raises:
-            StoreUnavailable: if the database cannot be read now.
-        """
+        """Answer questions without changing anything."""
 
     def usage(
         self, product: str, start_us: int, end_us: int, tag_key: str | None = None
     ) -> tuple[UsageRow, ...]:
         """Return usage by user and model over whole UTC days, from the day of `start_us` to before
-        `end_us`.
-
-        Args:
-            product: Names the rows that are read.
-            start_us, end_us: Microseconds since 1970 UTC.
-            tag_key: Also group by the value of this metadata key; a correction counts under the
-                value of its original. None reads no tag.
-
-        Raises:
-            StoreUnavailable: if the database cannot be read now.
+        `end_us`; with a `tag_key` also by the value of that metadata key, which for a correction is
+        the value of its original.
         """
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:
-        """Return the events of a user, oldest first.
-
-        Raises:
-            StoreUnavailable: if the database cannot be read now.
-        """
+        """Return the events of a user, oldest first."""
 
     def event(self, product: str, event_id: str) -> BookedEvent | None:
-        """Return an event with its corrections and its price list; None if it is not stored.
-
-        Raises:
-            StoreUnavailable: if the database cannot be read now.
-        """
+        """Return an event with its corrections and its price list; None if it is not stored."""
 
     def close(self) -> None:
         """Close connections; the store is not used afterwards."""
@@ -103,6 +76,4 @@ class Store(Protocol):
         """Continue in the parent; the next use reconnects."""
 
     def forget_after_fork(self) -> None:
-        """Start over in a forked child: drop the parent process's connections without closing
-        them.
-        """
+        """Drop the parent's connections in a forked child, without closing them."""

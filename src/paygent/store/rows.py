@@ -1,8 +1,4 @@
-"""Rows of the store and the values they hold, by column name, the same for every engine.
-
-A column has the name of the field it keeps. A field without an entry in `_CONVERTED` is stored as
-it is.
-"""
+"""Rows of the store, the same for every engine: a column has the name of the field it keeps."""
 
 from __future__ import annotations
 
@@ -15,8 +11,7 @@ from paygent.core.event import Event
 from paygent.core.limit import LimitKey
 from paygent.core.period import day_name
 
-Row = Any
-"""A row with values by column name (`sqlite3.Row`)."""
+Row = Any  # with values by column name (`sqlite3.Row`)
 
 
 def text(value: str) -> str:
@@ -48,7 +43,9 @@ _CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "details": (_to_json, from_json),
     "restates": (int, bool),
 }
-"""Fields of `Event` whose column holds another type: how to write and how to read it."""
+"""How to write and to read the fields of `Event` that are stored as another type; the others are
+stored as they are.
+"""
 
 _READ_FIELDS = tuple(
     (name, _CONVERTED[name][1] if name in _CONVERTED else None)
@@ -61,7 +58,7 @@ def event_row(product: str, event: Event) -> dict[str, Any]:
     """Return the row of an event."""
     # The day is computed here: engines differ in their date functions.
     row: dict[str, Any] = {"product_id": product, "day": day_name(event.at_us)}
-    for name, value in zip(Event._fields, event, strict=True):
+    for name, value in event._asdict().items():
         if name in _CONVERTED:
             row[name] = _CONVERTED[name][0](value)
         else:
@@ -72,9 +69,7 @@ def event_row(product: str, event: Event) -> dict[str, Any]:
 
 def event_of(row: Row) -> Event:
     """Return the event of a row."""
-    return Event(
-        **{name: row[name] if read is None else read(row[name]) for name, read in _READ_FIELDS}
-    )
+    return Event(**{name: read(row[name]) if read else row[name] for name, read in _READ_FIELDS})
 
 
 def account_row(user_id: str, key: AccountKey) -> dict[str, Any]:

@@ -32,12 +32,7 @@ def create_private(path: str) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction.
-
-    Raises:
-        sqlite3.Error: if the database cannot be written now.
-        StoreUnavailable: if a newer Paygent has written this file.
-    """
+    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction."""
     files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
     newest = len(files)
     if _schema_version(connection) == newest:
@@ -47,9 +42,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         # Processes may start together, so the version is read again under the write lock.
         version = _schema_version(connection)
         if version > newest:
-            raise StoreUnavailable(
-                f"the file has schema {version}; this Paygent knows up to {newest}"
-            )
+            text = f"the file has schema {version}; this Paygent knows up to {newest}"
+            raise StoreUnavailable(text)
         for path in files[version:]:
             for statement in _statements(path.read_text(encoding="utf-8")):
                 connection.execute(statement)
@@ -63,10 +57,6 @@ def migrate(connection: sqlite3.Connection) -> None:
 def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
     """Connect to an existing store without changing any of its files; only a log without its index,
     as in a copy, gets one.
-
-    Raises:
-        StoreUnavailable: if it does not exist, or has another schema.
-        sqlite3.Error: if it cannot be read.
     """
     if not os.path.isfile(path):
         raise StoreUnavailable(f"there is no store at {path}")

@@ -75,23 +75,14 @@ GROUP BY user_id, model
 ORDER BY user_id, model;
 
 -- name: events_of_user
-SELECT
-    event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
-    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details, corrects
-FROM events
+-- All columns: they are read by name (`rows.event_of`).
+SELECT * FROM events
 WHERE product_id = :product_id AND user_id = :user_id
 ORDER BY at_us, event_id;
 
 -- name: event_and_corrections
 -- The event itself comes first, if it is stored, then its corrections.
-SELECT
-    event_id, user_id, session_id, at_us, model, model_key, provider, plan, period_start_us,
-    input_tokens, output_tokens, cached_input_tokens, cache_write_tokens, reasoning_tokens,
-    cost_tokens_nano, cost_tools_nano, quality, source, price_id, latency_ms, blocked, cost_explicit,
-    tool_calls, description, metadata, details, corrects
-FROM events
+SELECT * FROM events
 WHERE product_id = :product_id AND (event_id = :event_id OR corrects = :event_id)
 ORDER BY CASE event_id WHEN :event_id THEN 0 ELSE 1 END, event_id;
 

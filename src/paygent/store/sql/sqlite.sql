@@ -42,41 +42,31 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
 -- name: open_accounts!
 -- Opens accounts that are not kept yet, seeded from the events of their window; runs before the batch's own events
 -- are stored, which `book_accounts` then adds. Two questions may name one account.
-INSERT INTO accounts (
-    product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent
+INSERT INTO accounts (product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent)
+WITH k AS (
+    SELECT
+        json_extract(value, '$.user_id') AS user_id, json_extract(value, '$.session_id') AS session_id,
+        json_extract(value, '$.metric') AS metric, json_extract(value, '$.scope') AS scope,
+        json_extract(value, '$.model') AS model, json_extract(value, '$.window_rule') AS window_rule,
+        json_extract(value, '$.start_us') AS start_us, json_extract(value, '$.end_us') AS end_us
+    FROM json_each(:keys)
 )
 SELECT
-    :product_id, json_extract(k.value, '$.user_id'), json_extract(k.value, '$.session_id'),
-    json_extract(k.value, '$.metric'), json_extract(k.value, '$.scope'), json_extract(k.value, '$.model'),
-    json_extract(k.value, '$.window_rule'),
-    json_extract(k.value, '$.start_us'), json_extract(k.value, '$.end_us'),
+    :product_id, k.user_id, k.session_id, k.metric, k.scope, k.model, k.window_rule, k.start_us, k.end_us,
     COALESCE((
-        SELECT SUM(CASE json_extract(k.value, '$.metric')
+        SELECT SUM(CASE k.metric
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
             WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END)
         FROM events AS e
-        WHERE e.product_id = :product_id
-          AND e.user_id = json_extract(k.value, '$.user_id')
-          AND e.at_us >= json_extract(k.value, '$.start_us')
-          AND e.at_us < json_extract(k.value, '$.end_us')
-          AND (json_extract(k.value, '$.session_id') = '' OR e.session_id = json_extract(k.value, '$.session_id'))
-          AND (
-              json_extract(k.value, '$.model') = ''
-              OR json_extract(k.value, '$.model') IN (e.model_key, e.model)
-          )
+        WHERE e.product_id = :product_id AND e.user_id = k.user_id AND e.at_us >= k.start_us AND e.at_us < k.end_us
+          AND k.session_id IN ('', e.session_id) AND k.model IN ('', e.model_key, e.model)
     ), 0)
-FROM json_each(:keys) AS k
+FROM k
 WHERE NOT EXISTS (
     SELECT 1 FROM accounts AS a
-    WHERE a.product_id = :product_id
-      AND a.user_id = json_extract(k.value, '$.user_id')
-      AND a.session_id = json_extract(k.value, '$.session_id')
-      AND a.metric = json_extract(k.value, '$.metric')
-      AND a.scope = json_extract(k.value, '$.scope')
-      AND a.model = json_extract(k.value, '$.model')
-      AND a.window_rule = json_extract(k.value, '$.window_rule')
-      AND a.start_us = json_extract(k.value, '$.start_us')
+    WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
+        = (:product_id, k.user_id, k.session_id, k.metric, k.scope, k.model, k.window_rule, k.start_us)
 )
 ON CONFLICT (product_id, user_id, session_id, metric, scope, model, window_rule, start_us) DO NOTHING;
 
@@ -103,14 +93,8 @@ FROM (
     WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
     GROUP BY b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us
 ) AS d
-WHERE a.product_id = :product_id
-  AND a.user_id = d.user_id
-  AND a.session_id = d.session_id
-  AND a.metric = d.metric
-  AND a.scope = d.scope
-  AND a.model = d.model
-  AND a.window_rule = d.window_rule
-  AND a.start_us = d.start_us;
+WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
+    = (:product_id, d.user_id, d.session_id, d.metric, d.scope, d.model, d.window_rule, d.start_us);
 
 -- name: roll_up_days!
 -- A call is doubtful while neither its own figures nor those of a correction are exact. A call that arrives after
@@ -160,12 +144,8 @@ FROM (
       )
     GROUP BY o.day, o.user_id, o.model_key, o.provider, o.plan
 ) AS d
-WHERE r.product_id = :product_id
-  AND r.day = d.day
-  AND r.user_id = d.user_id
-  AND r.model = d.model_key
-  AND r.provider = d.provider
-  AND r.plan = d.plan;
+WHERE (r.product_id, r.day, r.user_id, r.model, r.provider, r.plan)
+    = (:product_id, d.day, d.user_id, d.model_key, d.provider, d.plan);
 
 -- name: roll_up_periods!
 INSERT INTO rollup_period (
@@ -189,14 +169,11 @@ SELECT
     a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent
 FROM json_each(:keys) AS k
 JOIN accounts AS a
-    ON a.product_id = :product_id
-    AND a.user_id = json_extract(k.value, '$.user_id')
-    AND a.session_id = json_extract(k.value, '$.session_id')
-    AND a.metric = json_extract(k.value, '$.metric')
-    AND a.scope = json_extract(k.value, '$.scope')
-    AND a.model = json_extract(k.value, '$.model')
-    AND a.window_rule = json_extract(k.value, '$.window_rule')
-    AND a.start_us = json_extract(k.value, '$.start_us');
+    ON (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us) = (
+        :product_id, json_extract(k.value, '$.user_id'), json_extract(k.value, '$.session_id'),
+        json_extract(k.value, '$.metric'), json_extract(k.value, '$.scope'), json_extract(k.value, '$.model'),
+        json_extract(k.value, '$.window_rule'), json_extract(k.value, '$.start_us')
+    );
 
 -- name: users_asked_for
 SELECT u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled
