@@ -30,14 +30,11 @@ class SdkHook(Hook):
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
-        for client_class in self._clients(module):
-            self._patch_owner(client_class, patches)
-        base = importlib.import_module(self.sdk.base_module)
+        base = importlib.import_module(self.sdk.base_module)  # may run other instrumentation
         for class_name in self.sdk.base_clients:
             self._watch_clients(getattr(base, class_name), patches)
-        # At the end: the import of the base module may have run other instrumentation.
         for client_class in self._clients(module):
-            self._verify(client_class, patches)
+            self._patch_owner(client_class, patches)
 
     def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:
         """Put the hook on top of other code's `request`, which may go to the provider directly. The
@@ -60,16 +57,13 @@ class SdkHook(Hook):
         original = vars(owner)["request"]
         if not (patches.is_ours(original) or is_mock(original)):
             patches.put(owner, "request", self._wrap(original, patches))
+        if not _is_hooked(client_class, patches):  # a metaclass may refuse or replace attributes
+            kind = f"unhooked:{self.name}"
+            diagnostics.warn_once(kind, "the hook in %s is not in place", self.name)
 
     def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
         is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
         return (wrap_async if is_async else wrap_sync)(original, self.sdk, patches.switch)
-
-    def _verify(self, client_class: type, patches: Patches) -> None:
-        """Log it when calls of a client of this class do not reach the hook first."""
-        if not _is_hooked(client_class, patches):
-            kind = f"unhooked:{self.name}"
-            diagnostics.warn_once(kind, "the hook in %s is not in place", self.name)
 
     def _warn_displaced(self, owner: type) -> None:
         message = "%s.request was replaced by other code; the hook is put on top of it"
@@ -102,7 +96,6 @@ class SdkHook(Hook):
             if patches.switch.is_on:
                 self._warn_displaced(_owner(client_class))
                 self._patch_owner(client_class, patches)
-                self._verify(client_class, patches)
         finally:
             patches.lock.release()
 
