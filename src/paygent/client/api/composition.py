@@ -1,7 +1,5 @@
-"""The composition root: puts the parts of one `Paygent` together.
-
-Everything that a part needs, the clock included, is passed to it here and nowhere else. Parts that
-hold locks or belong to one process are registered for forks here too.
+"""The composition root: passes each part of one `Paygent` what it needs, the clock included, and
+registers parts that hold locks or belong to one process for forks.
 """
 
 from __future__ import annotations
@@ -44,30 +42,10 @@ _CHECK_EVERY_S = 2.0  # verifying every patch takes less than half a millisecond
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The parts of one `Paygent`.
-
-    Attributes:
-        ledger: Where plans and spend are kept.
-        catalogue: Prices of models.
-        accounts: What this process knows of its users.
-        journal: Durable records on their way to the ledger.
-        worker: Delivers them.
-        callbacks: The application's callbacks.
-        records: Writes records other than calls.
-        attribution: Resolves the users of calls and events.
-        meter: The flow of a call.
-        queries, reports, plans, recorder, wrapper: Behind the methods that applications call.
-    """
+class Parts(MeterParts):
+    """The parts of one `Paygent`: those that the meter works with, and the others."""
 
     ledger: Ledger
-    catalogue: Catalogue
-    accounts: Accounts
-    journal: Journal
-    worker: Worker
-    callbacks: Callbacks
-    records: RecordWriter
-    attribution: Attribution
     meter: Meter
     queries: UserQueries
     reports: UsageReports
@@ -79,28 +57,19 @@ class Parts:
 def compose(
     settings: Settings, *, now_us: Callable[[], int], ledger: Ledger | None, disabled: bool
 ) -> Parts:
-    """Make the parts; nothing is started, and no file is opened.
-
-    Args:
-        settings: Read and checked settings.
-        now_us: The clock, microseconds since 1970 UTC.
-        ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
-        disabled: Whether Paygent is disabled: no file, no thread.
-    """
-    product = settings.ledger_product
-    path = MEMORY if disabled else settings.db_path
+    """Make the parts; nothing is started, and no file is opened. For the arguments see `launch`."""
+    product, path = settings.ledger_product, MEMORY if disabled else settings.db_path
     # A store in this process has no requests to bound; large batches are what keeps it fast.
     max_batch_size = _LOCAL_BATCH_MAX if ledger is None else settings.max_batch_size
     ledger = ledger if ledger is not None else _local_ledger(product, path)
-    catalogue = Catalogue()
     journal = _journal(path, product, settings.max_queue_size)
+    catalogue, callbacks, deferred_ends = Catalogue(), Callbacks(), DeferredEnds()
     accounts = Accounts(
         default_plan=settings.default_plan,
         new_id=ids.new_id,
         warn_every_call=settings.soft_gate == "every_call",
         refresh_us=int(settings.refresh_interval_s * 1_000_000),
     )
-    deferred_ends = DeferredEnds()
     worker = Worker(
         ledger,
         accounts,
@@ -111,86 +80,58 @@ def compose(
         before_round=_housekeeping(deferred_ends),
         enabled=not disabled,
     )
-    callbacks = Callbacks()
-    queries = UserQueries(
-        accounts, catalogue, worker, now_us, enabled=not disabled, before_read=deferred_ends.run
-    )
+    queries = UserQueries(accounts, catalogue, worker, now_us, not disabled, deferred_ends.run)
 
-    report_session = _session_callback(callbacks, accounts, queries, now_us)
-    records = RecordWriter(accounts, journal, worker, callbacks, report_session)
-    attribution = Attribution(settings.on_missing_user, callbacks)
-    policy = CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate)
-    meter = Meter(
-        MeterParts(
-            accounts,
-            catalogue,
-            journal,
-            worker,
-            callbacks,
-            attribution,
-            policy,
-            records,
-            BackgroundJobs(product, catalogue),
-            deferred_ends,
-            now_us,
-        )
-    )
-    written = None if disabled else records  # without records nothing is booked
-    parts = Parts(
-        ledger,
-        catalogue,
+    def session_opened(user_id: str) -> None:  # the records are in a layer below the queries
+        if callbacks.wants("session_start"):  # the state of a user takes time to assemble
+            user = accounts.registry.user(user_id, now_us())
+            callbacks.fire("session_start", queries.state(user))
+
+    records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
+    metering = MeterParts(
         accounts,
+        catalogue,
         journal,
         worker,
         callbacks,
+        Attribution(settings.on_missing_user, callbacks),
+        CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate),
         records,
-        attribution,
-        meter,
-        queries,
-        UsageReports(
-            worker,
-            now_us,
-            tag_keys=settings.tag_keys,
-            enabled=not disabled,
-            before_read=deferred_ends.run,
-        ),
-        PlanRegistry(settings.default_plan, accounts, queries, written, now_us),
-        EventRecorder(product, accounts, catalogue, written, now_us),
-        CallableWrapper(None if disabled else meter, settings.registry),
+        BackgroundJobs(product, catalogue),
+        deferred_ends,
+        now_us,
     )
-    _register_for_forks(parts, deferred_ends, policy)
+    meter = Meter(metering)
+    written = None if disabled else records  # without records nothing is booked
+    parts = Parts(
+        **vars(metering),
+        ledger=ledger,
+        meter=meter,
+        queries=queries,
+        reports=UsageReports(worker, now_us, settings.tag_keys, not disabled, deferred_ends.run),
+        plans=PlanRegistry(settings.default_plan, accounts, queries, written, now_us),
+        recorder=EventRecorder(product, accounts, catalogue, written, now_us),
+        wrapper=CallableWrapper(None if disabled else meter, settings.registry),
+    )
+    _register_for_forks(parts)
     return parts
 
 
-def _register_for_forks(parts: Parts, deferred_ends: DeferredEnds, policy: CallPolicy) -> None:
+def _register_for_forks(parts: Parts) -> None:
     # The journal first: records of a child must not go into its parent's files.
     for renew in (
         parts.journal.renew_after_fork,
         parts.ledger.forget_after_fork,
         parts.accounts.renew_after_fork,
         parts.worker.renew_after_fork,
-        deferred_ends.renew_after_fork,
+        parts.deferred_ends.renew_after_fork,
         parts.records.renew_after_fork,
-        policy.renew_after_fork,
+        parts.policy.renew_after_fork,
         parts.callbacks.renew_after_fork,
         parts.recorder.renew_after_fork,
         instrumentation.renew_after_fork,
     ):
         on_fork_child(renew)
-
-
-def _session_callback(
-    callbacks: Callbacks, accounts: Accounts, queries: UserQueries, now_us: Callable[[], int]
-) -> Callable[[str], None]:
-    """Return the function that reports an opened session to the application."""
-
-    # Called by the records, which are in a layer below the queries.
-    def session_opened(user_id: str) -> None:
-        if callbacks.wants("session_start"):  # the state of a user takes time to assemble
-            user = accounts.registry.user(user_id, now_us())
-            callbacks.fire("session_start", queries.state(user))
-
-    return session_opened
 
 
 def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
@@ -209,12 +150,9 @@ def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
 
 
 def _journal(path: str, product: str, max_queue_size: int) -> Journal:
-    """Return a product's journal, in a folder beside the store or in memory."""
-    return Journal(
-        None if path == MEMORY else Path(path + ".journal") / product,
-        owner=new_owner_name(),
-        records_in_memory_max=2 * max_queue_size,  # a call begins and ends
-    )
+    folder = None if path == MEMORY else Path(path + ".journal") / product  # beside the store
+    records_max = 2 * max_queue_size  # a call begins and ends
+    return Journal(folder, owner=new_owner_name(), records_in_memory_max=records_max)
 
 
 def _local_ledger(product: str, path: str) -> Ledger:
@@ -222,6 +160,5 @@ def _local_ledger(product: str, path: str) -> Ledger:
     from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
 
     writer = SqliteStore(path)
-    # A connection for each thread, so that a question does not wait for a delivery; a store in
-    # memory is its one connection.
+    # A second connection keeps a question from waiting for a delivery; memory has only one.
     return LocalLedger(product, writer, writer if path == MEMORY else SqliteStore(path))

@@ -7,6 +7,7 @@ it to the ledger. Invalid values raise here, all of them at once: no call is in 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -24,31 +25,15 @@ from paygent.failopen import warn
 from paygent.types import BillingPeriod, UserState
 
 
+@dataclass(eq=False)
 class PlanRegistry:
     """Keeps the plans and assignments of one `Paygent`. Thread-safe."""
 
-    def __init__(
-        self,
-        default_plan: str,
-        accounts: Accounts,
-        queries: UserQueries,
-        records: RecordWriter | None,
-        now_us: Callable[[], int],
-    ) -> None:
-        """Create the registry.
-
-        Args:
-            default_plan: The plan that may be assigned without being configured.
-            accounts: This process's users and plans.
-            queries: Reads a user that this process does not know.
-            records: Writes the records; None writes none (Paygent is disabled).
-            now_us: The clock.
-        """
-        self._default_plan = default_plan
-        self._accounts = accounts
-        self._queries = queries
-        self._records = records
-        self._now_us = now_us
+    default_plan: str  # may be assigned without being configured
+    accounts: Accounts
+    queries: UserQueries
+    records: RecordWriter | None  # None writes none (Paygent is disabled)
+    now_us: Callable[[], int]
 
     def configure(self, name: Any, config: Any) -> None:
         """Set a plan; see `Paygent.configure_plan`.
@@ -61,11 +46,11 @@ class PlanRegistry:
         if not isinstance(config, PlanConfig):
             errors.add("config", config, "must be a PlanConfig")
         errors.raise_if_any()
-        record = PlanRecord(name, plan_to_json(config), self._now_us())
+        record = PlanRecord(name, plan_to_json(config), self.now_us())
         _check_size("configure_plan", "config", name, record)
         for cap in config.caps_out_of_range:  # beyond 64 bits of nano-dollars
             warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
-        self._accounts.registry.set_plan(name, config)
+        self.accounts.registry.set_plan(name, config)
         self._write(record)
 
     def assign(
@@ -97,7 +82,7 @@ class PlanRegistry:
         if billing_period is not None and not isinstance(billing_period, BillingPeriod):
             errors.add("billing_period", billing_period, "must be a BillingPeriod, or None")
         errors.raise_if_any()
-        user = self._queries.known(valid_id)  # to compare with the stored assignment
+        user = self.queries.known(valid_id)  # to compare with the stored assignment
         subscription = subscription_of(billing_period)
         if opens_session and subscription is None:
             subscription = user.subscription  # a session does not change the billing period
@@ -110,13 +95,13 @@ class PlanRegistry:
         ):
             self._assign(verb, valid_id, plan, own, subscription)
         # Not an error: another process may configure it later.
-        if own is None and plan not in (*self._accounts.registry.plans, self._default_plan):
+        if own is None and plan not in (*self.accounts.registry.plans, self.default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens_session:
-            self._accounts.sessions.session_for_call(user, None, self._now_us())
-            if self._records is not None:
-                self._records.write_opened_sessions()
-        return self._queries.state(user)
+            self.accounts.sessions.session_for_call(user, None, self.now_us())
+            if self.records is not None:
+                self.records.write_opened_sessions()
+        return self.queries.state(user)
 
     def _assign(
         self,
@@ -126,23 +111,23 @@ class PlanRegistry:
         own: PlanConfig | None,
         subscription: Subscription | None,
     ) -> None:
-        at_us = self._now_us()
+        at_us = self.now_us()
         document = plan_to_json(own) if own is not None else None
         record = AssignRecord(user_id, plan, document, subscription, at_us)
         _check_size(verb, "plan_config", plan, record)
-        self._accounts.registry.assign(user_id, plan, own, subscription, at_us)
+        self.accounts.registry.assign(user_id, plan, own, subscription, at_us)
         self._write(record)
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
-        user = self._queries.known(user_id)
-        closed = self._accounts.sessions.close(user, self._now_us())
+        user = self.queries.known(user_id)
+        closed = self.accounts.sessions.close(user, self.now_us())
         if closed is not None:
             self._write(closed)
 
     def _write(self, record: DirectoryRecord) -> None:
-        if self._records is not None:
-            self._records.write(record)
+        if self.records is not None:
+            self.records.write(record)
 
 
 def _check_size(verb: str, field: str, name: str, record: DirectoryRecord) -> None:

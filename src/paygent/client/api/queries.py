@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -38,54 +39,35 @@ from paygent.types import (
 )
 
 
+@dataclass(eq=False)
 class UserQueries:
     """Reads the users of one `Paygent`. Thread-safe."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        catalogue: Catalogue,
-        worker: Worker,
-        now_us: Callable[[], int],
-        *,
-        enabled: bool,
-        before_read: Callable[[], None],
-    ) -> None:
-        """Create the queries.
-
-        Args:
-            accounts: The users of this process.
-            catalogue: Resolves model names.
-            worker: Queries the ledger.
-            now_us: The clock.
-            enabled: False queries no ledger (Paygent is disabled): all figures are 0.
-            before_read: Called before figures are read; runs deferred ends.
-        """
-        self._before_read = before_read
-        self._accounts = accounts
-        self._catalogue = catalogue
-        self._worker = worker
-        self._now_us = now_us
-        self._enabled = enabled
+    accounts: Accounts
+    catalogue: Catalogue
+    worker: Worker
+    now_us: Callable[[], int]
+    enabled: bool  # False queries no ledger (Paygent is disabled): all figures are 0
+    before_read: Callable[[], None]  # called before figures are read; runs deferred ends
 
     def known(self, user_id: str) -> User:
         """Return a user; one that this process does not know is read from the ledger, which takes a
         quarter second at most, and is not waited for on a thread that runs an event loop.
         """
-        self._before_read()
-        now_us = self._now_us()
-        user = self._accounts.registry.user(user_id, now_us)
+        self.before_read()
+        now_us = self.now_us()
+        user = self.accounts.registry.user(user_id, now_us)
         # The figures of a named session are read together with its user's.
         session_id = _context_session(user_id)
-        if self._can_ask and self._accounts.sync.needs_refresh(user, session_id, now_us):
+        if self._can_ask and self.accounts.sync.needs_refresh(user, session_id, now_us):
             self._ask(user, session_id)
             # Without an answer the next query does not wait again at once.
-            self._accounts.sync.mark_waited(user, session_id, now_us)
+            self.accounts.sync.mark_waited(user, session_id, now_us)
         # Once more, because the answer may have brought other plans.
-        return self._accounts.registry.user(user_id, now_us)
+        return self.accounts.registry.user(user_id, now_us)
 
     def _ask(self, user: User, session_id: str | None) -> None:
-        answer = self._worker.ask(user, session_id)
+        answer = self.worker.ask(user, session_id)
         # A blocked event loop would stop every call of the application.
         if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
             diagnostics.warn_once(
@@ -94,19 +76,19 @@ class UserQueries:
 
     @property
     def _can_ask(self) -> bool:
-        return self._enabled and not self._worker.is_stopped
+        return self.enabled and not self.worker.is_stopped
 
     def guard(self, user: User, model: str | None) -> GuardResult:
         """Return the gate's decision on a call now; without a model, only the limits that apply to
         all models are checked.
         """
-        if not self._enabled:
+        if not self.enabled:
             return GuardResult()
-        now_us = self._now_us()
+        now_us = self.now_us()
         model_key = ""  # leaves out the limits of models
         if model:
-            model_key = self._catalogue.resolve("", model, now_us, user.plan).model_key
-        decision = self._accounts.admission.check(user, self.session_of(user), model_key, now_us)
+            model_key = self.catalogue.resolve("", model, now_us, user.plan).model_key
+        decision = self.accounts.admission.check(user, self.session_of(user), model_key, now_us)
         return guard_result(decision, user.user_id)
 
     def session_of(self, user: User) -> str:
@@ -119,7 +101,7 @@ class UserQueries:
     def usage(self, user: User) -> CurrentUsage:
         """Return a user's usage in the current period and session."""
         session_id = self.session_of(user)
-        figures = self._accounts.admission.figures(user, session_id, self._now_us())
+        figures = self.accounts.admission.figures(user, session_id, self.now_us())
         opened = user.open_session
         # The start of a session is known only while it is the user's open one.
         started = (
@@ -156,11 +138,11 @@ class UserQueries:
 
     def model_usage(self, user: User) -> list[ModelUsage]:
         """Return a user's usage of each model that was used or that the plan limits."""
-        now_us = self._now_us()
-        used = self._accounts.admission.figures(user, "", now_us).by_model
+        now_us = self.now_us()
+        used = self.accounts.admission.figures(user, "", now_us).by_model
         caps = {
             key.model: reading.lines.cap
-            for key, reading in self._accounts.admission.limits(user, "", None, now_us)
+            for key, reading in self.accounts.admission.limits(user, "", None, now_us)
             if _is_model_limit(key)
         }
         # A limited model is listed even if it was not used.
@@ -177,7 +159,7 @@ class UserQueries:
 
     def remaining(self, user: User) -> BudgetRemaining:
         """Return what is left of a user's limits."""
-        limits = self._accounts.admission.limits(user, self.session_of(user), None, self._now_us())
+        limits = self.accounts.admission.limits(user, self.session_of(user), None, self.now_us())
         left = _Left(limits)
         # By the used share, as the gate compares limits, not by the amount left.
         nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
@@ -197,10 +179,10 @@ class UserQueries:
             input_tokens: Tokens of the request.
             most: Upper bound on the answer.
         """
-        now_us = self._now_us()
-        resolved = self._catalogue.resolve("", model, now_us, user.plan)
+        now_us = self.now_us()
+        resolved = self.catalogue.resolve("", model, now_us, user.plan)
         session_id, model_key = self.session_of(user), resolved.model_key
-        limits = self._accounts.admission.limits(user, session_id, model_key, now_us)
+        limits = self.accounts.admission.limits(user, session_id, model_key, now_us)
         if resolved.output_ceiling is not None:
             most = min(most, resolved.output_ceiling)  # the provider refuses more
         binding = "unbounded"
@@ -226,19 +208,19 @@ class UserQueries:
         size = measure(body)
         if user.plan.pre_call_estimate:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
-        resolved = self._catalogue.resolve("", model, self._now_us(), user.plan)
+        resolved = self.catalogue.resolve("", model, self.now_us(), user.plan)
         # Forecasts are learned by route; the advice is for a chat request.
-        flight = self._accounts.admission.forecast(user, "chat.completions", resolved)
+        flight = self.accounts.admission.forecast(user, "chat.completions", resolved)
         return flight.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
         """Read a user from the ledger again; if it does not answer within a quarter second, return
         the known state. On a thread that runs an event loop the answer is not waited for.
         """
-        user = self._accounts.registry.user(user_id, self._now_us())
+        user = self.accounts.registry.user(user_id, self.now_us())
         if self._can_ask:
             self._ask(user, _context_session(user_id))
-        return self._accounts.registry.user(user_id, self._now_us())
+        return self.accounts.registry.user(user_id, self.now_us())
 
     def event(self, user: User, event_id: str) -> BookedEvent | None:
         """Return an event of a user with its corrections, or None if it is unknown.
@@ -249,7 +231,7 @@ class UserQueries:
         pending = {event.event_id: event for event in list(user.pending.values())}
         stored = None
         if self._can_ask and not runs_loop():
-            answer = self._worker.read(lambda ledger: ledger.event(event_id))
+            answer = self.worker.read(lambda ledger: ledger.event(event_id))
             if wait_for(answer, FIRST_TOUCH_WAIT_S) and answer.exception() is None:
                 stored = answer.result()
         event = pending.get(event_id)

@@ -6,8 +6,9 @@ An event is never refused for a limit, because its money has been spent already.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
@@ -20,18 +21,21 @@ from paygent.core.explain import rates_from_json
 from paygent.core.messages import BookedEvent
 from paygent.core.money import COST_NANO_MAX, format_usd
 from paygent.core.plan import PlanConfig
-from paygent.core.pricing import Rates, cost_nano, prices_for, tokens_cost_nano
+from paygent.core.pricing import cost_nano, prices_for, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import FieldError, InvalidValue, ValidationErrors
 from paygent.failopen import diagnostics
-from paygent.prices.catalogue import DEAREST, Catalogue
+from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.types import UsageEvent, usage_event
 
 _KEYS_MAX = 10_000  # idempotency keys of this process; the ledger remembers all of them
 _CORRECTED_MAX = 10_000  # events with corrections that the ledger may not have yet
 
-_EXACT: Quality = "exact"
-_UNPRICED: Quality = "unpriced"
+# The fields that decide where an event counts; a correction counts where its original does.
+_PLACE = (
+    "user_id", "session_id", "at_us",
+    "model", "model_key", "provider", "plan", "period_start_us",
+)  # fmt: skip
 
 
 class ManualEvent(NamedTuple):
@@ -62,77 +66,53 @@ class _Priced(NamedTuple):
     tokens_nano: int
     tools_nano: int
     quality: Quality
-    model_key: str
-    rates: Rates | None = None
+    price_id: str  # "" for an explicit cost
 
 
+@dataclass(eq=False)
 class EventRecorder:
     """Books the manual events of one `Paygent`. Thread-safe."""
 
-    def __init__(
-        self,
-        product: str,
-        accounts: Accounts,
-        catalogue: Catalogue,
-        records: RecordWriter | None,
-        now_us: Callable[[], int],
-    ) -> None:
-        """Create the recorder.
+    product: str  # part of the event id that an idempotency key becomes
+    accounts: Accounts
+    catalogue: Catalogue
+    records: RecordWriter | None  # None books nothing (Paygent is disabled)
+    now_us: Callable[[], int]
 
-        Args:
-            product: Part of the event id that an idempotency key becomes.
-            accounts: Opens sessions.
-            catalogue: Prices of tokens.
-            records: Books the events; None books nothing (Paygent is disabled).
-            now_us: The clock.
-        """
-        self._product = product
-        self._accounts = accounts
-        self._catalogue = catalogue
-        self._records = records
-        self._now_us = now_us
+    def __post_init__(self) -> None:
         self._booked: BoundedDict[str, UsageEvent] = BoundedDict(_KEYS_MAX)
         self._corrections: BoundedDict[str, dict[str, Event]] = BoundedDict(_CORRECTED_MAX)
         self._lock = threading.Lock()
 
     def book(self, user: User, identity: Identity, entry: ManualEvent) -> UsageEvent:
         """Price and book an event, or return the one that its idempotency key booked before."""
-        at_us = self._now_us()
-        priced = self._price(entry, user.plan, at_us)
-        if self._records is not None and priced.rates is not None:
-            self._records.record_price_list(priced.rates, at_us)
-        event = Event(
-            event_id=self._id_of(user, entry, at_us),
+        at_us = self.now_us()
+        resolved = None
+        if entry.model is not None:
+            resolved = self.catalogue.resolve("", entry.model, at_us, user.plan)
+        priced = _price(entry, user.plan, resolved)
+        # Recorded with the event, so that `explain` can recompute its cost.
+        if self.records is not None and resolved is not None and priced.price_id:
+            self.records.record_price_list(resolved.rates, at_us)
+        event = _event(
+            self._id_of(user, entry, at_us),
+            entry,
+            priced,
+            identity.metadata,
             user_id=user.user_id,
-            session_id=self._accounts.sessions.session_for_call(user, identity.session_id, at_us),
+            session_id=self.accounts.sessions.session_for_call(user, identity.session_id, at_us),
             at_us=at_us,
             model=entry.model or "",
-            model_key=priced.model_key,
+            model_key=resolved.model_key if resolved is not None else "",
             provider="",
             plan=user.plan_name,
             period_start_us=user.period.start_us,
-            input_tokens=entry.input_tokens,
-            output_tokens=entry.output_tokens,
-            cached_input_tokens=0,
-            cache_write_tokens=0,
-            reasoning_tokens=0,
-            cost_tokens_nano=priced.tokens_nano,
-            cost_tools_nano=priced.tools_nano,
-            quality=priced.quality,
-            source="manual",
-            price_id=priced.rates.price_id if priced.rates is not None else "",
-            cost_explicit=entry.cost_nano is not None,
-            tool_calls=entry.tool_calls,
-            description=entry.description,
-            metadata=identity.metadata,
         )
         return self._book(user, event, is_keyed=entry.idempotency_key is not None)
 
     def _id_of(self, user: User, entry: ManualEvent, at_us: int) -> str:
         key = entry.idempotency_key
-        if key is None:
-            return ids.new_id(at_us)
-        return ids.id_of_key(self._product, user.user_id, key)
+        return ids.new_id(at_us) if key is None else ids.id_of_key(self.product, user.user_id, key)
 
     def _book(self, user: User, event: Event, *, is_keyed: bool) -> UsageEvent:
         """Book an event, unless its key has booked one."""
@@ -140,11 +120,15 @@ class EventRecorder:
         earlier = self._booked.get(event.event_id) if is_keyed else None
         if earlier is not None:
             return earlier
-        if self._records is not None:
-            self._records.book(user, event)
+        if self.records is not None:
+            self.records.book(user, event)
         # Remembered only once it is booked: the retry of a booking that failed or was interrupted
         # must book. Two threads may book at once, since the ledger counts an id once.
-        return self._remember(event.event_id, public) if is_keyed else public
+        with self._lock:
+            earlier = self._booked.get(event.event_id)
+            if is_keyed and earlier is None:
+                self._booked[event.event_id] = public
+        return earlier or public
 
     def correct(
         self, user: User, booked: BookedEvent | None, identity: Identity, entry: ManualEvent
@@ -160,18 +144,17 @@ class EventRecorder:
         Raises:
             InvalidValue: if there is no such original, or more is subtracted than it has.
         """
-        if self._records is None:  # disabled: there are no events to correct
+        if self.records is None:  # disabled: there are no events to correct
             return self.book(user, identity, entry)
-        event_id = self._id_of(user, entry, self._now_us())
+        event_id = self._id_of(user, entry, self.now_us())
         earlier = self._earlier(event_id, booked)
         if earlier is not None and earlier.corrects == entry.corrects:
             return earlier  # a retry is not checked again: it was valid when it was booked
         is_taken = earlier is not None or event_id == entry.corrects
         booked = _valid_original(user, booked, entry, key_is_taken=is_taken)
-        cost, quality = entry.cost_nano, _EXACT
-        if cost is None:
-            cost, quality = self._difference(entry, booked, user.plan)
-        correction = _correction(event_id, booked.event, identity, entry, cost, quality)
+        priced = self._difference(entry, booked, user.plan)
+        place = {name: getattr(booked.event, name) for name in _PLACE}
+        correction = _event(event_id, entry, priced, identity.metadata, **place)
         self._claim(booked, correction)
         try:
             return self._book(user, correction, is_keyed=entry.idempotency_key is not None)
@@ -190,10 +173,8 @@ class EventRecorder:
         return next((usage_event(event) for event in same_id), None)
 
     def _claim(self, booked: BookedEvent, correction: Event) -> None:
-        """Remember a correction, so that the next one of the same event counts it.
-
-        Raises:
-            InvalidValue: if the corrections would subtract more than the event has.
+        """Remember a correction, so that the next one of the same event counts it; raise
+        `InvalidValue` if the corrections would subtract more than the event has.
         """
         errors = ValidationErrors("record_event")
         original = booked.event
@@ -203,100 +184,77 @@ class EventRecorder:
             corrections = {event.event_id: event for event in booked.corrections} | recent
             corrections[correction.event_id] = correction  # a key may book it a second time
             events = (original, *corrections.values())
-            for name, difference, total in (
-                ("cost", correction.cost_nano, sum(event.cost_nano for event in events)),
-                ("input_tokens", correction.input_tokens, sum(e.input_tokens for e in events)),
-                ("output_tokens", correction.output_tokens, sum(e.output_tokens for e in events)),
-            ):
-                if total < 0:
-                    value = format_usd(difference, decimals=9) if name == "cost" else difference
-                    errors.add(name, value, "must not subtract more than the event has")
+            for name in ("cost_nano", "input_tokens", "output_tokens"):
+                if sum(getattr(event, name) for event in events) < 0:
+                    value = getattr(correction, name)
+                    shown = format_usd(value, decimals=9) if name == "cost_nano" else value
+                    rule = "must not subtract more than the event has"
+                    errors.add(name.removesuffix("_nano"), shown, rule)
             errors.raise_if_any()
             recent[correction.event_id] = correction
             self._corrections[original.event_id] = recent
 
-    def _difference(
-        self, entry: ManualEvent, booked: BookedEvent, plan: PlanConfig
-    ) -> tuple[int, Quality]:
-        """Return the cost of added and subtracted tokens, and its quality."""
+    def _difference(self, entry: ManualEvent, booked: BookedEvent, plan: PlanConfig) -> _Priced:
+        """Return the cost of a correction: the given one, else that of its signed tokens."""
+        if entry.cost_nano is not None:
+            return _Priced(entry.cost_nano, 0, "exact", "")
         original = booked.event
         if booked.prices is not None:
             rates = rates_from_json(original.price_id, booked.prices)
         else:
-            rates = self._catalogue.resolve(
-                original.provider, original.model, original.at_us, plan
-            ).rates
+            model = (original.provider, original.model, original.at_us)
+            rates = self.catalogue.resolve(*model, plan).rates
         # The tier is the original's: a correction of few tokens belongs to a request of many.
         rates = rates._replace(prices=prices_for(rates, original.input_tokens), tiers=())
         input_tokens, output_tokens = entry.input_tokens, entry.output_tokens
         added = tokens_cost_nano(max(input_tokens, 0), max(output_tokens, 0), rates)
         subtracted = tokens_cost_nano(max(-input_tokens, 0), max(-output_tokens, 0), rates)
         has_tokens = bool(input_tokens or output_tokens)
-        quality = _UNPRICED if has_tokens and not rates.is_known else _EXACT
-        return added - subtracted, quality
-
-    def _price(self, entry: ManualEvent, plan: PlanConfig, at_us: int) -> _Priced:
-        """Return the cost of an event: the given one, else its tokens and tools at their prices.
-
-        Raises:
-            InvalidValue: if it exceeds the most that a single event may cost.
-        """
-        resolved = None
-        if entry.model is not None:
-            resolved = self._catalogue.resolve("", entry.model, at_us, plan)
-        model_key = resolved.model_key if resolved is not None else ""
-        if entry.cost_nano is not None:
-            return _Priced(entry.cost_nano, 0, "exact", model_key)
-        usage = Usage(entry.input_tokens, entry.output_tokens)
-        quality: Quality = "exact"
-        if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
-            quality = "unpriced"
-            diagnostics.warn_once(
-                "unpriced_event", "an event has tokens of a model that has no price"
-            )
-        elif resolved is not None and resolved.rates.source == DEAREST:
-            quality = "estimated"
-        default_nano = plan.default_tool_cost_nano
-        tokens_nano = cost_nano(usage, resolved.rates) if resolved is not None else 0
-        tools_nano = sum(plan.tool_costs_nano.get(name, default_nano) for name in entry.tool_calls)
-        if tokens_nano + tools_nano > COST_NANO_MAX:
-            errors = ValidationErrors("record_event")
-            name = "tool_calls" if tools_nano > tokens_nano else "input_tokens"
-            errors.add(name, format_usd(tokens_nano + tools_nano), "must cost at most $1,000,000")
-            errors.raise_if_any()
-        # The price list is recorded with the event, so that `explain` can recompute its cost.
-        rates = resolved.rates if resolved is not None else None
-        return _Priced(tokens_nano, tools_nano, quality, model_key, rates)
-
-    def _remember(self, event_id: str, public: UsageEvent) -> UsageEvent:
-        """Remember the event of a key; return the one that was booked under it first."""
-        with self._lock:
-            earlier = self._booked.get(event_id)
-            if earlier is None:
-                self._booked[event_id] = public
-            return earlier or public
+        quality: Quality = "unpriced" if has_tokens and not rates.is_known else "exact"
+        return _Priced(added - subtracted, 0, quality, original.price_id)
 
     def renew_after_fork(self) -> None:
         """Replace the lock, which another thread of the parent may have held."""
         self._lock = threading.Lock()
 
 
+def _price(entry: ManualEvent, plan: PlanConfig, resolved: Resolved | None) -> _Priced:
+    """Return the cost of an event: the given one, else its tokens and tools at their prices; raise
+    `InvalidValue` if it exceeds the most that a single event may cost.
+    """
+    if entry.cost_nano is not None:
+        return _Priced(entry.cost_nano, 0, "exact", "")
+    usage = Usage(entry.input_tokens, entry.output_tokens)
+    quality: Quality = "exact"
+    if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
+        quality = "unpriced"
+        diagnostics.warn_once("unpriced_event", "an event has tokens of a model that has no price")
+    elif resolved is not None and resolved.rates.source == DEAREST:
+        quality = "estimated"
+    default_nano = plan.default_tool_cost_nano
+    tokens_nano = cost_nano(usage, resolved.rates) if resolved is not None else 0
+    tools_nano = sum(plan.tool_costs_nano.get(name, default_nano) for name in entry.tool_calls)
+    total_nano = tokens_nano + tools_nano
+    if total_nano > COST_NANO_MAX:
+        name = "tool_calls" if tools_nano > tokens_nano else "input_tokens"
+        error = FieldError(name, format_usd(total_nano), "must cost at most $1,000,000")
+        raise InvalidValue("record_event", (error,))
+    price_id = resolved.rates.price_id if resolved is not None else ""
+    return _Priced(tokens_nano, tools_nano, quality, price_id)
+
+
 def _valid_original(
     user: User, booked: BookedEvent | None, entry: ManualEvent, *, key_is_taken: bool
 ) -> BookedEvent:
-    """Return the event that is corrected.
-
-    Raises:
-        InvalidValue: if it does not exist or cannot be corrected, or the key is another event's.
+    """Return the event that is corrected; raise `InvalidValue` if it does not exist or cannot be
+    corrected, or the key is another event's.
     """
     errors = ValidationErrors("record_event")
     if key_is_taken:
         errors.add("idempotency_key", entry.idempotency_key, "must not be another event's")
     if booked is None or booked.event.user_id != user.user_id:
-        rule = (
-            "must be the id of an earlier event of this user "
-            "(the ledger is not queried on an event loop)"
-        )
+        rule = "must be the id of an earlier event of this user"
+        rule += " (the ledger is not queried on an event loop)"
         errors.add("corrects", entry.corrects, rule)
     elif booked.event.corrects is not None:
         errors.add("corrects", entry.corrects, "must not be a correction itself")
@@ -305,37 +263,29 @@ def _valid_original(
     return booked
 
 
-def _correction(
+def _event(
     event_id: str,
-    original: Event,
-    identity: Identity,
     entry: ManualEvent,
-    difference_nano: int,
-    quality: Quality,
+    priced: _Priced,
+    metadata: Mapping[str, Any] | None,
+    **place: Any,  # the fields of `_PLACE`
 ) -> Event:
-    """Return the event of a correction, booked where its original is booked."""
     return Event(
         event_id=event_id,
-        user_id=original.user_id,
-        session_id=original.session_id,
-        at_us=original.at_us,
-        model=original.model,
-        model_key=original.model_key,
-        provider=original.provider,
-        plan=original.plan,
-        period_start_us=original.period_start_us,
         input_tokens=entry.input_tokens,
         output_tokens=entry.output_tokens,
         cached_input_tokens=0,
         cache_write_tokens=0,
         reasoning_tokens=0,
-        cost_tokens_nano=difference_nano,
-        cost_tools_nano=0,
-        quality=quality,
+        cost_tokens_nano=priced.tokens_nano,
+        cost_tools_nano=priced.tools_nano,
+        quality=priced.quality,
         source="manual",
-        price_id="" if entry.cost_nano is not None else original.price_id,
+        price_id=priced.price_id,
         cost_explicit=entry.cost_nano is not None,
+        tool_calls=entry.tool_calls,
         description=entry.description,
-        metadata=identity.metadata,
-        corrects=original.event_id,
+        metadata=metadata,
+        corrects=entry.corrects,
+        **place,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -20,32 +21,15 @@ REPORT_WAIT_S = 30.0
 _TAG = "tag:"
 
 
+@dataclass(eq=False)
 class UsageReports:
     """Reads the reports of one `Paygent`. Thread-safe."""
 
-    def __init__(
-        self,
-        worker: Worker,
-        now_us: Callable[[], int],
-        *,
-        tag_keys: tuple[str, ...],
-        enabled: bool,
-        before_read: Callable[[], None],
-    ) -> None:
-        """Create the reports.
-
-        Args:
-            worker: Delivers pending events and queries the ledger.
-            now_us: The clock.
-            tag_keys: Metadata keys that a report may group by.
-            enabled: False queries no ledger (Paygent is disabled): reports are empty.
-            before_read: Called before the ledger is read; runs deferred ends.
-        """
-        self._worker = worker
-        self._now_us = now_us
-        self._tag_keys = tag_keys
-        self._enabled = enabled
-        self._before_read = before_read
+    worker: Worker
+    now_us: Callable[[], int]
+    tag_keys: tuple[str, ...]  # metadata keys that a report may group by
+    enabled: bool  # False queries no ledger (Paygent is disabled): reports are empty
+    before_read: Callable[[], None]  # called before the ledger is read; runs deferred ends
 
     def read(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
         """Return usage and cost; see `Paygent.report`.
@@ -58,21 +42,21 @@ class UsageReports:
             LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
         """
         names = self._valid_groups(by, start, end)
-        if not self._enabled:
+        if not self.enabled:
             return ()
-        now_us = self._now_us()
+        now_us = self.now_us()
         end_us = to_us(end) if end is not None else now_us + 1  # the end is exclusive
         start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
-        if self._worker.is_stopped:
+        if self.worker.is_stopped:
             raise LedgerUnavailable("this Paygent has been shut down")
-        self._before_read()
+        self.before_read()
         # A report includes the caller's own events of a moment ago, so it delivers them first.
-        if not self._worker.flush(REPORT_WAIT_S, gives_up=True):
+        if not self.worker.flush(REPORT_WAIT_S, gives_up=True):
             diagnostics.warn_once(
                 "report_incomplete", "a report lacks events that are not delivered to the ledger"
             )
         tag_key = next((name[len(_TAG) :] for name in names if name.startswith(_TAG)), None)
-        rows = self._worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
+        rows = self.worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
         if not wait_for(rows, REPORT_WAIT_S):
             raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
         return group(rows.result(), tuple(name.partition(":")[0] for name in names))
@@ -85,7 +69,7 @@ class UsageReports:
         """
         errors = ValidationErrors("report")
         names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
-        tags = tuple(_TAG + key for key in self._tag_keys)
+        tags = tuple(_TAG + key for key in self.tag_keys)
         allowed = ("user", "model", *tags)
         is_known = bool(names) and all(name in allowed for name in names)
         # The store reads one metadata key in its pass over the events.
