@@ -14,19 +14,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from paygent.testing import anthropic, openai
-from paygent.testing.answer import Answer, FakeRequest, Jobs, Reply, Tokens
+from paygent.testing.answer import Answer, FakeRequest, Jobs, Reply, Tokens, form_fields
 
 __all__ = ["Answer", "FakeProvider", "Recorded", "Tokens"]
 
@@ -132,27 +131,24 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         """Answer a request of any method."""
         headers = {name.lower(): value for name, value in self.headers.items()}
+        target = urlsplit(self.path)
+        if headers.get("upgrade", "").lower() == "websocket":
+            self._open_socket(target, headers)
+            return
         raw = self.rfile.read(int(headers.get("content-length") or 0))
         try:
             body = json.loads(raw) if raw else None
         except ValueError:  # a form
             body = None
-        target = urlsplit(self.path)
-        path = unquote(target.path)
-        if headers.get("upgrade", "").lower() == "websocket":
-            self._open_socket(target, headers)
-            return
-        self.provider.record(self.command, path, headers, body)
-        answer = self.provider.next_answer(headers)
+        provider, path = self.provider, unquote(target.path)
+        provider.record(self.command, path, headers, body)
+        answer = provider.next_answer(headers)
         if answer.delay_s:
             time.sleep(answer.delay_s)
+        fields = body if isinstance(body, dict) else form_fields(raw)
+        request = FakeRequest(provider.url, path, target.query, fields, provider.jobs, answer)
         try:
-            if answer.status != 200:
-                self._send_error(path, answer.status)
-            else:
-                self._answer(
-                    FakeRequest(self.provider.url, target, raw, self.provider.jobs, answer)
-                )
+            self._answer(request)
         except _CutError:
             self.close_connection = True
             self.wfile.flush()
@@ -174,26 +170,23 @@ class _Handler(BaseHTTPRequestHandler):
             pass  # the client hung up, as tests do on purpose
 
     def _answer(self, request: FakeRequest) -> None:
-        for method, suffix, responder in _ROUTES:
-            if self.command == method and re.search(suffix + "$", request.path):
-                reply = responder.reply(request)
-                break
-        else:
-            self._send_error(request.path, 404)
+        routes = [route for route in _ROUTES if route.matches(self.command, request.path)]
+        status = request.answer.status
+        if status == 200 and not routes:
+            status = 404
+        if status != 200:
+            error = json.dumps(_error(request.path, status)).encode()
+            self._send(error, "application/json", status)
             return
+        reply = routes[0].reply(request)
         if isinstance(reply.body, bytes):
             self._send(reply.body, reply.content_type, cut=request.answer.cut_after is not None)
         else:
             self._send_stream(request.answer, reply, reply.body)
 
-    def _send_error(self, path: str, status: int) -> None:
-        self._send(json.dumps(_error(path, status)).encode(), "application/json", status)
-
-    def _send(
-        self, data: bytes, content_type: str, status: int = 200, *, cut: bool = False
-    ) -> None:
+    def _send(self, data: bytes, kind: str, status: int = 200, *, cut: bool = False) -> None:
         self.send_response(status)
-        self.send_header("content-type", content_type)
+        self.send_header("content-type", kind)
         self.send_header("content-length", str(len(data)))
         self.send_header("x-request-id", "req_fake")
         self.send_header("request-id", "req_fake")
@@ -206,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
         self.wfile.flush()
 
-    def _send_stream(self, answer: Answer, reply: Reply, events: Iterator[bytes]) -> None:
+    def _send_stream(self, answer: Answer, reply: Reply, events: Iterable[bytes]) -> None:
         self.send_response(200)
         self.send_header("content-type", reply.content_type)
         self.send_header("transfer-encoding", "chunked")
@@ -232,9 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
 def _error(path: str, status: int) -> dict[str, Any]:
     if "/messages" in path:
         return {"type": "error", "error": {"type": "api_error", "message": f"fake {status}"}}
-    return {
-        "error": {"message": f"fake {status}", "type": "server_error", "param": None, "code": None}
-    }
+    error = {"message": f"fake {status}", "type": "server_error", "param": None, "code": None}
+    return {"error": error}
 
 
 _ROUTES = (*anthropic.ROUTES, *openai.ROUTES)

@@ -8,10 +8,9 @@ import itertools
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import SplitResult, unquote
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -96,41 +95,50 @@ Jobs = dict[str, dict[str, Any]]
 """Bodies of the requests that started background work, by its id."""
 
 
+@dataclass
 class FakeRequest:
-    """A request, as the responders see it.
+    """A request, as the routes see it.
 
     Attributes:
         url: Address of the server.
-        path: As sent, without its query.
+        path: Without its query.
         query: As sent, such as "stream=true"; "" where there is none.
         fields: The JSON body, or the fields of a form; empty where there is neither.
         jobs: Background work started earlier.
         answer: How to answer.
     """
 
-    def __init__(
-        self, url: str, target: SplitResult, raw: bytes, jobs: Jobs, answer: Answer
-    ) -> None:
-        self.url = url
-        self.path = unquote(target.path)
-        self.query = target.query
-        self.fields = _fields_of(raw)
-        self.jobs = jobs
-        self.answer = answer
-
-    @property
-    def model(self) -> str:
-        """The model to name in the answer."""
-        # Bedrock and Vertex name the model in the path, not in the body.
-        in_path = re.search(r"/models?/([^/:]+(?::\d+)?)[/:]", self.path)
-        requested = self.fields.get("model") or (in_path[1] if in_path else "fake-model")
-        return self.answer.model or str(requested)
+    url: str
+    path: str
+    query: str
+    fields: dict[str, Any]
+    jobs: Jobs
+    answer: Answer
 
     @property
     def id_in_path(self) -> str:
         """The id in the path, or ""."""
         match = re.search(r"/(?:responses|batches)/([^/]+)", self.path)
         return match[1] if match else ""
+
+    @property
+    def order(self) -> dict[str, Any]:
+        """The fields of the request that started the work that this one retrieves, or its own."""
+        return self.jobs.get(self.id_in_path, self.fields)
+
+    @property
+    def model(self) -> str:
+        """The model to name in the answer."""
+        # Bedrock and Vertex name the model in the path, not in the body.
+        in_path = re.search(r"/models?/([^/:]+(?::\d+)?)[/:]", self.path)
+        requested = self.order.get("model") or (in_path[1] if in_path else "fake-model")
+        return self.answer.model or str(requested)
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether the answer is to be a stream of events."""
+        is_speech = self.fields.get("stream_format") == "sse"  # the parameter of speech
+        return bool(self.fields.get("stream")) or is_speech or "stream=true" in self.query
 
     def start(self, prefix: str) -> str:
         """Record the request as background work that is retrieved later; return its id."""
@@ -151,82 +159,63 @@ class Reply(NamedTuple):
         error: The in-stream error event.
     """
 
-    body: bytes | Iterator[bytes]
+    body: bytes | Iterable[bytes]
     content_type: str
     error: bytes = b""
 
 
-class Responder(Protocol):
-    """Answers the requests of one route."""
+class Route(NamedTuple):
+    """The successful answers to one kind of request.
+
+    Attributes:
+        method, path: Of the request; `path` is a pattern of its end.
+        document: Returns the whole answer: a document, or a `Reply` that is not JSON.
+        events: Returns the events of a stream; None where the route has no stream.
+        error: The in-stream error.
+    """
+
+    method: str
+    path: str
+    document: Callable[[FakeRequest], Any]
+    events: Callable[[FakeRequest], Iterable[Any]] | None = None
+    error: Any = ""
+
+    def matches(self, method: str, path: str) -> bool:
+        """Return whether this route answers a request."""
+        return method == self.method and re.search(self.path + "$", path) is not None
 
     def reply(self, request: FakeRequest) -> Reply:
-        """Return the successful answer to a request."""
+        """Return the answer to a request."""
+        if self.events is not None and request.wants_stream:
+            events = map(event, self.events(request))
+            return Reply(events, "text/event-stream; charset=utf-8", event(self.error))
+        document = self.document(request)
+        if isinstance(document, Reply):
+            return document
+        return Reply(json.dumps(document).encode(), "application/json")
 
 
-class JsonOrStream:
-    """A route that answers with a document, or with a stream of events on request."""
-
-    stream_error = b""
-
-    def reply(self, request: FakeRequest) -> Reply:
-        """Return the successful answer to a request."""
-        if request.fields.get("stream"):
-            events = self.stream(request)
-            return Reply(events, "text/event-stream; charset=utf-8", self.stream_error)
-        return json_reply(self.document(request))
-
-    def document(self, request: FakeRequest) -> Any:
-        """Return the whole answer."""
-        raise NotImplementedError
-
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        """Yield the events of the answer."""
-        yield event(self.document(request))
+def event(document: Any) -> bytes:
+    """Return a server-sent event, named after its type if it has one."""
+    if isinstance(document, str):  # "[DONE]"
+        return f"data: {document}\n\n".encode()
+    head = f"event: {document['type']}\n" if "type" in document else ""
+    return f"{head}data: {json.dumps(document)}\n\n".encode()
 
 
-class FixedDocument(JsonOrStream):
-    """A route that always answers with the same document."""
-
-    def __init__(self, document: Any) -> None:
-        self._document = document
-
-    def document(self, request: FakeRequest) -> Any:
-        """Return the fixed document."""
-        return self._document
-
-
-def json_reply(document: Any) -> Reply:
-    """Return a document as an answer."""
-    return Reply(json.dumps(document).encode(), "application/json")
-
-
-def event(document: Any, name: str | None = None) -> bytes:
-    """Return a server-sent event."""
-    head = f"event: {name}\n" if name else ""
-    data = document if isinstance(document, str) else json.dumps(document)
-    return f"{head}data: {data}\n\n".encode()
-
-
-def aws_event(kind: str, payload: bytes) -> bytes:
-    """Return an event of AWS's binary event stream: prelude, headers, payload and checksums."""
-    headers = b"".join(
-        struct.pack("!B", len(name)) + name.encode() + struct.pack("!BH", 7, len(value)) + value
-        for name, value in (
-            (":event-type", kind.encode()),
-            (":content-type", b"application/json"),
-            (":message-type", b"event"),
-        )
-    )
+def aws_chunk(document: Any) -> bytes:
+    """Return an event in Bedrock's envelope: prelude, headers, payload and checksums."""
+    data = base64.b64encode(json.dumps(document).encode()).decode()
+    payload = json.dumps({"bytes": data}).encode()
+    headers = b""
+    fixed = {":event-type": "chunk", ":content-type": "application/json", ":message-type": "event"}
+    for name, value in fixed.items():  # 7 is the type of a text
+        headers += struct.pack("!B", len(name)) + name.encode()
+        headers += struct.pack("!BH", 7, len(value)) + value.encode()
     # The lengths include every checksum, each of which covers all bytes before it.
     prelude = struct.pack("!II", 12 + len(headers) + len(payload) + 4, len(headers))
     message = prelude + struct.pack("!I", binascii.crc32(prelude)) + headers + payload
     return message + struct.pack("!I", binascii.crc32(message))
-
-
-def aws_chunk(data: bytes) -> bytes:
-    """Return a model's event in Bedrock's envelope."""
-    wrapped = json.dumps({"bytes": base64.b64encode(data).decode()}).encode()
-    return aws_event("chunk", wrapped)
 
 
 def words_of(answer: Answer) -> list[str]:
@@ -238,14 +227,16 @@ def words_of(answer: Answer) -> list[str]:
     return [words[number % len(words)] for number in range(answer.chunks)]
 
 
+def totals(tokens: Tokens) -> dict[str, Any]:
+    """Return the counts that most usages of OpenAI begin with."""
+    total = tokens.input + tokens.output
+    return {"input_tokens": tokens.input, "output_tokens": tokens.output, "total_tokens": total}
+
+
 _FORM_FIELD = re.compile(rb'name="([^"]+)"\r\n\r\n(.*?)\r\n--', re.DOTALL)
 
 
-def _fields_of(raw: bytes) -> dict[str, Any]:
-    """Read a JSON body, or the fields of a form other than files."""
-    try:
-        body = json.loads(raw) if raw else {}
-    except ValueError:  # a multipart form, as uploads of audio and images are
-        form = {name.decode(): value.decode() for name, value in _FORM_FIELD.findall(raw)}
-        return {**form, "stream": form.get("stream") == "true"}  # a form has only strings
-    return body if isinstance(body, dict) else {}  # valid JSON, but no request
+def form_fields(raw: bytes) -> dict[str, Any]:
+    """Return the fields of a multipart form other than files, as uploads of audio and images."""
+    form = {name.decode(): value.decode() for name, value in _FORM_FIELD.findall(raw)}
+    return {**form, "stream": form.get("stream") == "true"}  # a form has only strings

@@ -7,16 +7,12 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from paygent.testing.answer import (
-    FakeRequest,
-    FixedDocument,
-    JsonOrStream,
-    Reply,
-    Responder,
-    Tokens,
-    event,
-    words_of,
-)
+from paygent.testing.answer import FakeRequest, Reply, Route, Tokens, totals, words_of
+
+_ITEM: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant"}
+_STREAM_ERROR = {"error": {"message": "fake stream error", "type": "server_error"}}
+_RESPONSE_ERROR = {"type": "error", "code": "server_error", "message": "fake", "sequence_number": 9}
+_IMAGE_ERROR = {"type": "error", "error": {"message": "fake"}}
 
 
 def _chat_usage(tokens: Tokens) -> dict[str, Any]:
@@ -41,241 +37,161 @@ def _chat_usage(tokens: Tokens) -> dict[str, Any]:
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
+    short, long = tokens.cache_write, tokens.cache_write_long
     return {
-        "input_tokens": tokens.input,
-        "output_tokens": tokens.output,
-        "total_tokens": tokens.input + tokens.output,
+        **totals(tokens),
         "input_tokens_details": {
             "cached_tokens": tokens.cached,
-            "cache_write_tokens": tokens.cache_write + tokens.cache_write_long,
+            "cache_write_tokens": short + long,
             # Times to live, as the Responses API names them; chat has one total only.
-            "cache_write_tokens_details": {
-                "ttl_30m_tokens": tokens.cache_write,
-                "ttl_12h_tokens": tokens.cache_write_long,
-            },
+            "cache_write_tokens_details": {"ttl_30m_tokens": short, "ttl_12h_tokens": long},
         },
         "output_tokens_details": {"reasoning_tokens": tokens.reasoning},
         **tokens.extra,
     }
 
 
-class _Chat(JsonOrStream):
-    stream_error = event({"error": {"message": "fake stream error", "type": "server_error"}})
+def _wants_usage(request: FakeRequest) -> bool:
+    """Return whether a stream of completions ends with its usage."""
+    options = request.fields.get("stream_options") or {}
+    return bool(options.get("include_usage")) and not request.answer.without_usage
 
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        answer = request.answer
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": _text(request),
-            "refusal": None,
-        }
-        if answer.tool_call:
-            name, arguments = answer.tool_call
-            call = {
-                "id": "call_1",
-                "type": "function",
-                "function": {"name": name, "arguments": arguments},
-            }
-            message.update(content=None, tool_calls=[call])  # a tool call replaces the text
-        finish = "tool_calls" if answer.tool_call else "stop"
-        document = {
-            "id": "chatcmpl-fake",
-            "object": "chat.completion",
-            "created": 1,
-            "model": request.model,
-            "service_tier": answer.tokens.service_tier or "default",
-            "choices": [
-                {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
-            ],
-        }
-        if not answer.without_usage:
-            document["usage"] = _chat_usage(answer.tokens)
-        return document
 
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        answer = request.answer
-        wants_usage = (request.fields.get("stream_options") or {}).get("include_usage")
-        has_usage = wants_usage and not answer.without_usage
-        base = {
-            "id": "chatcmpl-fake",
-            "object": "chat.completion.chunk",
-            "created": 1,
-            "model": request.model,
-        }
-        if answer.tokens.service_tier:  # absent from chunks for the standard tier
-            base["service_tier"] = answer.tokens.service_tier
+def _chat(request: FakeRequest) -> dict[str, Any]:
+    answer = request.answer
+    message: dict[str, Any] = {"role": "assistant", "refusal": None}
+    if answer.tool_call:  # replaces the text
+        message.update(content=None, tool_calls=[_tool_call(*answer.tool_call)])
+    else:
+        message["content"] = _text(request)
+    finish = "tool_calls" if answer.tool_call else "stop"
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
+    document = {
+        "id": "chatcmpl-fake",
+        "object": "chat.completion",
+        "created": 1,
+        "model": request.model,
+        "service_tier": answer.tokens.service_tier or "default",
+        "choices": [choice],
+    }
+    if not answer.without_usage:
+        document["usage"] = _chat_usage(answer.tokens)
+    return document
 
-        def chunk(delta: Any, finish: str | None = None) -> bytes:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-            return event({**base, "choices": [choice], **({"usage": None} if has_usage else {})})
 
-        yield chunk({"role": "assistant", "content": ""})
-        if answer.tool_call:
-            name, arguments = answer.tool_call
-            call = {
-                "index": 0,
-                "id": "c1",
-                "type": "function",
-                "function": {"name": name, "arguments": arguments},
-            }
-            yield chunk({"tool_calls": [call]})
-        else:
-            for word in words_of(answer):
-                yield chunk({"content": word})
-        yield chunk({}, "tool_calls" if answer.tool_call else "stop")
-        if has_usage:  # in a chunk of its own, without choices
-            yield event({**base, "choices": [], "usage": _chat_usage(answer.tokens)})
-        yield event("[DONE]")
+def _chat_events(request: FakeRequest) -> Iterator[Any]:
+    answer = request.answer
+    has_usage = _wants_usage(request)
+    base = {"id": "chatcmpl-fake", "object": "chat.completion.chunk", "created": 1}
+    base["model"] = request.model
+    if answer.tokens.service_tier:  # absent from chunks for the standard tier
+        base["service_tier"] = answer.tokens.service_tier
+
+    def chunk(delta: Any, finish: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return {**base, "choices": [choice], **({"usage": None} if has_usage else {})}
+
+    yield chunk({"role": "assistant", "content": ""})
+    if answer.tool_call:
+        yield chunk({"tool_calls": [{"index": 0, **_tool_call(*answer.tool_call)}]})
+    else:
+        for word in words_of(answer):
+            yield chunk({"content": word})
+    yield chunk({}, "tool_calls" if answer.tool_call else "stop")
+    if has_usage:  # in a chunk of its own, without choices
+        yield {**base, "choices": [], "usage": _chat_usage(answer.tokens)}
+    yield "[DONE]"
+
+
+def _tool_call(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": "call_1", "type": "function", "function": function}
 
 
 def _text(request: FakeRequest) -> str:
     """Return the text of an answer, or JSON if the request has a schema."""
-    format_of_chat = request.fields.get("response_format") or {}
-    format_of_response = (request.fields.get("text") or {}).get("format") or {}
-    wants_json = any(
-        requested.get("type") == "json_schema"
-        for requested in (format_of_chat, format_of_response)
-        if isinstance(requested, dict)
-    )
+    format_of_chat = request.order.get("response_format") or {}
+    format_of_response = (request.order.get("text") or {}).get("format") or {}
+    wants_json = "json_schema" in (format_of_chat.get("type"), format_of_response.get("type"))
     text = request.answer.text
     # Helpers such as `parse` validate the text; a test that scripts JSON brings its own.
     return '{"answer": "yes"}' if wants_json and not text.startswith("{") else text
 
 
-class _Completions(JsonOrStream):
-    stream_error = _Chat.stream_error
-
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        choice = {
-            "text": request.answer.text,
-            "index": 0,
-            "logprobs": None,
-            "finish_reason": "stop",
-        }
-        document = {
-            "id": "cmpl-fake",
-            "object": "text_completion",
-            "created": 1,
-            "model": request.model,
-            "choices": [choice],
-        }
-        if not request.answer.without_usage:
-            document["usage"] = _chat_usage(request.answer.tokens)
-        return document
-
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        answer = request.answer
-        base = {
-            "id": "cmpl-fake",
-            "object": "text_completion",
-            "created": 1,
-            "model": request.model,
-        }
-        for word in words_of(answer):
-            choice = {"text": word, "index": 0, "logprobs": None, "finish_reason": None}
-            yield event({**base, "choices": [choice]})
-        wants_usage = (request.fields.get("stream_options") or {}).get("include_usage")
-        if wants_usage and not answer.without_usage:
-            yield event({**base, "choices": [], "usage": _chat_usage(answer.tokens)})
-        yield event("[DONE]")
+def _completion(request: FakeRequest) -> dict[str, Any]:
+    choice = {"text": request.answer.text, "index": 0, "logprobs": None, "finish_reason": "stop"}
+    document = {**_completion_base(request), "choices": [choice]}
+    if not request.answer.without_usage:
+        document["usage"] = _chat_usage(request.answer.tokens)
+    return document
 
 
-class _Embeddings(JsonOrStream):
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        texts = request.fields.get("input")
-        items = len(texts) if isinstance(texts, list) else 1
-        is_packed = request.fields.get("encoding_format") == "base64"
-        # The SDK asks for base64 by default, for speed: packed 32-bit floats, here 0.1 and 0.2.
-        vector: Any = "zczMPc3MTD4=" if is_packed else [0.1, 0.2]
-        data = [
-            {"object": "embedding", "index": number, "embedding": vector} for number in range(items)
-        ]
+def _completion_events(request: FakeRequest) -> Iterator[Any]:
+    base = _completion_base(request)
+    for word in words_of(request.answer):
+        choice = {"text": word, "index": 0, "logprobs": None, "finish_reason": None}
+        yield {**base, "choices": [choice]}
+    if _wants_usage(request):
+        yield {**base, "choices": [], "usage": _chat_usage(request.answer.tokens)}
+    yield "[DONE]"
+
+
+def _completion_base(request: FakeRequest) -> dict[str, Any]:
+    return {"id": "cmpl-fake", "object": "text_completion", "created": 1, "model": request.model}
+
+
+def _embeddings(request: FakeRequest) -> dict[str, Any]:
+    texts = request.fields.get("input")
+    items = len(texts) if isinstance(texts, list) else 1
+    is_packed = request.fields.get("encoding_format") == "base64"
+    # The SDK asks for base64 by default, for speed: packed 32-bit floats, here 0.1 and 0.2.
+    item = {"object": "embedding", "embedding": "zczMPc3MTD4=" if is_packed else [0.1, 0.2]}
+    data = [{**item, "index": number} for number in range(items)]
+    document: dict[str, Any] = {"object": "list", "model": request.model, "data": data}
+    if not request.answer.without_usage:
         tokens = request.answer.tokens.input
-        document: dict[str, Any] = {"object": "list", "model": request.model, "data": data}
-        if not request.answer.without_usage:
-            document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return document
+        document["usage"] = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return document
 
 
-class _Responses(JsonOrStream):
-    stream_error = event(
-        {"type": "error", "code": "server_error", "message": "fake", "sequence_number": 9}, "error"
-    )
-
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        if request.fields.get("background"):  # answered at once, retrieved later by its id
-            return _response(request, request.start("resp_fake"), "queued")
-        return _response(request, "resp_fake", "completed")
-
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        is_background = request.fields.get("background")
-        response_id = request.start("resp_fake") if is_background else "resp_fake"
-        return _response_events(request, response_id)
+def _response_id(request: FakeRequest) -> str:
+    if request.id_in_path:  # background work, retrieved or cancelled
+        return request.id_in_path
+    return request.start("resp_fake") if request.fields.get("background") else "resp_fake"
 
 
-class _RetrievedResponse(JsonOrStream):
-    """A background response, when it is retrieved."""
-
-    stream_error = _Responses.stream_error
-
-    def reply(self, request: FakeRequest) -> Reply:
-        # Model and options come from the request that started it; the retrieval has none.
-        wants_stream = "stream=true" in request.query
-        request.fields = {**request.jobs.get(request.id_in_path, {}), "stream": wants_stream}
-        return super().reply(request)
-
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        return _response_events(request, request.id_in_path)
-
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        return _response(request, request.id_in_path, request.answer.job)
+def _response(request: FakeRequest) -> dict[str, Any]:
+    status = "queued" if request.fields.get("background") else "completed"
+    if request.id_in_path:
+        status = request.answer.job
+    return _response_in(request, _response_id(request), status)
 
 
-def _response(request: FakeRequest, response_id: str, status: str) -> dict[str, Any]:
-    answer, tokens = request.answer, request.answer.tokens
-    item: dict[str, Any] = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "status": "completed",
-        "content": [
-            {
-                "type": "output_text",
-                "text": _text(request),
-                "annotations": [],
-                "logprobs": [],
-            }
-        ],
-    }
-    if answer.tool_call:
-        name, arguments = answer.tool_call
-        item = {
-            "id": "fc_1",
-            "type": "function_call",
-            "call_id": "c1",
-            "name": name,
-            "arguments": arguments,
-        }
+def _response_in(request: FakeRequest, response_id: str, status: str) -> dict[str, Any]:
+    """Return a response in a status."""
+    tokens = request.answer.tokens
+    part = {"type": "output_text", "text": _text(request), "annotations": [], "logprobs": []}
+    item = {**_ITEM, "status": "completed", "content": [part]}
+    if request.answer.tool_call:
+        name, arguments = request.answer.tool_call
+        call = {"name": name, "arguments": arguments}
+        item = {"id": "fc_1", "type": "function_call", "call_id": "c1", **call}
     is_whole = status == "completed"  # before that a response has neither output nor usage
-    document: dict[str, Any] = {
+    has_usage = is_whole and not request.answer.without_usage
+    document = {
+        **_UNUSED,
+        **_SAMPLING,
         "id": response_id,
         "object": "response",
         "created_at": 1,
         "status": status,
-        "background": bool(request.fields.get("background")),
-        "error": None,
-        "incomplete_details": None,
-        "instructions": None,
+        "metadata": {},
+        "background": bool(request.order.get("background")),
         "model": request.model,
         "output": [item, *map(_hosted, tokens.items)] if is_whole else [],
-        "parallel_tool_calls": True,
-        "temperature": 1.0,
-        "tool_choice": "auto",
-        "tools": request.fields.get("tools") or [],
-        "top_p": 1.0,
-        "metadata": {},
+        "tools": request.order.get("tools") or [],
         "service_tier": tokens.service_tier or "default",
-        "usage": _usage(tokens) if is_whole and not answer.without_usage else None,
+        "usage": _usage(tokens) if has_usage else None,
     }
     if tokens.tool_usage is not None:
         document["tool_usage"] = tokens.tool_usage
@@ -285,49 +201,43 @@ def _response(request: FakeRequest, response_id: str, status: str) -> dict[str, 
     return document
 
 
+# Fields of every response: without meaning here, but required by the SDK's types.
+_UNUSED = dict.fromkeys(("error", "incomplete_details", "instructions"))
+_SAMPLING = {"parallel_tool_calls": True, "temperature": 1.0, "tool_choice": "auto", "top_p": 1.0}
+
+
 def _hosted(kind: str) -> dict[str, Any]:
     """Return an output item of a hosted tool, such as "web_search_call:open_page"."""
     kind, _, action = kind.partition(":")  # some actions of a web search are free
-    item: dict[str, Any] = {"id": "item_1", "type": kind, "status": "completed"}
-    if kind == "web_search_call":
-        item["action"] = {"type": action or "search", "query": "q"}
-    elif kind == "file_search_call":
-        item["queries"] = ["q"]
-    elif kind == "code_interpreter_call":
-        item.update(code="1", container_id="cntr_1", outputs=[])
-    elif kind == "image_generation_call":
-        item["result"] = _PIXEL
-    return item
+    fields: dict[str, dict[str, Any]] = {
+        "web_search_call": {"action": {"type": action or "search", "query": "q"}},
+        "file_search_call": {"queries": ["q"]},
+        "code_interpreter_call": {"code": "1", "container_id": "cntr_1", "outputs": []},
+        "image_generation_call": {"result": _PIXEL},
+    }
+    return {"id": "item_1", "type": kind, "status": "completed", **fields.get(kind, {})}
 
 
-def _response_events(request: FakeRequest, response_id: str) -> Iterator[bytes]:
-    for document in response_events(request, response_id):
-        yield event(document, document["type"])
+def _response_events(request: FakeRequest) -> Iterator[dict[str, Any]]:
+    return response_events(request, _response_id(request))
 
 
 def response_events(request: FakeRequest, response_id: str) -> Iterator[dict[str, Any]]:
     """Yield the events of a streamed response, over HTTP or a WebSocket."""
-    answer = request.answer
     sequence = itertools.count()
 
     def numbered(kind: str, **fields: Any) -> dict[str, Any]:
         return {**fields, "type": kind, "sequence_number": next(sequence)}
 
     place = {"item_id": "msg_1", "output_index": 0, "content_index": 0}
-    initial = _response(request, response_id, "in_progress")
-    whole = _response(request, response_id, "completed")  # only this one carries the usage
+    initial = _response_in(request, response_id, "in_progress")
+    whole = _response_in(request, response_id, "completed")  # only this one carries the usage
     yield numbered("response.created", response=initial)
-    item = {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "status": "in_progress",
-        "content": [],
-    }
+    item = {**_ITEM, "status": "in_progress", "content": []}
     yield numbered("response.output_item.added", output_index=0, item=item)
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     yield numbered("response.content_part.added", part=part, **place)
-    for word in words_of(answer):
+    for word in words_of(request.answer):
         yield numbered("response.output_text.delta", delta=word, logprobs=[], **place)
     text = _text(request)
     yield numbered("response.output_text.done", text=text, logprobs=[], **place)
@@ -336,23 +246,14 @@ def response_events(request: FakeRequest, response_id: str) -> Iterator[dict[str
     yield numbered("response.completed", response=whole)
 
 
-class _Compact(JsonOrStream):
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        usage = _usage(request.answer.tokens)
-        return {
-            "id": "cmp_1",
-            "object": "response.compaction",
-            "created_at": 1,
-            "output": [],
-            "usage": usage,
-        }
+def _compacted(request: FakeRequest) -> dict[str, Any]:
+    base = {"id": "cmp_1", "object": "response.compaction", "created_at": 1, "output": []}
+    return {**base, "usage": _usage(request.answer.tokens)}
 
 
-class _Decisions(JsonOrStream):
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        usage = _usage(request.answer.tokens)
-        answers = [{"type": "predicate", "name": "q", "probability": 0.5}]
-        return {"answers": answers, "model": request.model, "usage": usage}
+def _decisions(request: FakeRequest) -> dict[str, Any]:
+    answers = [{"type": "predicate", "name": "q", "probability": 0.5}]
+    return {"answers": answers, "model": request.model, "usage": _usage(request.answer.tokens)}
 
 
 # A transparent PNG of one pixel.
@@ -362,123 +263,78 @@ _PIXEL = (
 )
 
 
-class _Images(JsonOrStream):
-    stream_error = event({"type": "error", "error": {"message": "fake"}}, "error")
+def _images(request: FakeRequest) -> dict[str, Any]:
+    images = [{"b64_json": _PIXEL} for _ in range(int(request.fields.get("n") or 1))]
+    document: dict[str, Any] = {"created": 1, "data": images}
+    # The dall-e models are billed per image and report no usage.
+    if not request.answer.without_usage and not request.model.startswith("dall-e"):
+        document["usage"] = _image_usage(request.answer.tokens)
+    return document
 
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        images = [{"b64_json": _PIXEL} for _ in range(int(request.fields.get("n") or 1))]
-        document: dict[str, Any] = {"created": 1, "data": images}
-        # The dall-e models are billed per image and report no usage.
-        if not request.answer.without_usage and not request.model.startswith("dall-e"):
-            document["usage"] = _image_usage(request.answer.tokens)
-        return document
 
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        # Generations and edits name their events differently.
-        kind = "image_edit" if request.path.endswith("edits") else "image_generation"
-        image = {
-            "b64_json": _PIXEL,
-            "background": "opaque",
-            "created_at": 1,
-            "output_format": "png",
-            "quality": "low",
-            "size": "1024x1024",
-        }
-        yield event({**image, "type": f"{kind}.partial_image", "partial_image_index": 0})
-        whole = {**image, "type": f"{kind}.completed", "usage": _image_usage(request.answer.tokens)}
-        yield event(whole)
+def _image_events(request: FakeRequest) -> Iterator[dict[str, Any]]:
+    # Generations and edits name their events differently.
+    kind = "image_edit" if request.path.endswith("edits") else "image_generation"
+    image = {"b64_json": _PIXEL, "background": "opaque", "created_at": 1, "output_format": "png"}
+    image.update(quality="low", size="1024x1024")
+    yield {**image, "type": f"{kind}.partial_image", "partial_image_index": 0}
+    yield {**image, "type": f"{kind}.completed", "usage": _image_usage(request.answer.tokens)}
 
 
 def _image_usage(tokens: Tokens) -> dict[str, Any]:
-    return {
-        "input_tokens": tokens.input,
-        "output_tokens": tokens.output,
-        "total_tokens": tokens.input + tokens.output,
-        "input_tokens_details": {
-            "text_tokens": tokens.input - tokens.image_input,
-            "image_tokens": tokens.image_input,
-        },
-        **tokens.extra,
-    }
+    images = tokens.image_input
+    details = {"text_tokens": tokens.input - images, "image_tokens": images}
+    return {**totals(tokens), "input_tokens_details": details, **tokens.extra}
 
 
-class _Speech:
-    def reply(self, request: FakeRequest) -> Reply:
-        if request.fields.get("stream_format") == "sse":
-            return Reply(self._events(request), "text/event-stream; charset=utf-8")
-        return Reply(b"ID3" + b"\0" * 253, "audio/mpeg")  # no JSON, so no usage
-
-    @staticmethod
-    def _events(request: FakeRequest) -> Iterator[bytes]:
-        tokens = request.answer.tokens
-        yield event({"type": "speech.audio.delta", "audio": base64.b64encode(bytes(64)).decode()})
-        usage = {
-            "input_tokens": tokens.input,
-            "output_tokens": tokens.output,
-            "total_tokens": tokens.input + tokens.output,
-        }
-        yield event({"type": "speech.audio.done", "usage": usage})
+def _speech(_request: FakeRequest) -> Reply:
+    return Reply(b"ID3" + b"\0" * 253, "audio/mpeg")  # no JSON, so no usage
 
 
-class _Transcriptions(JsonOrStream):
-    def reply(self, request: FakeRequest) -> Reply:
-        # These formats are plain text, which has no place for usage.
-        if request.fields.get("response_format") in ("text", "srt", "vtt"):
-            return Reply(request.answer.text.encode(), "text/plain")
-        return super().reply(request)
-
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        tokens = request.answer.tokens
-        document: dict[str, Any] = {"text": request.answer.text}
-        if request.fields.get("response_format") == "verbose_json":
-            document.update(duration=tokens.seconds, language="english", segments=[])
-        # Translations report no usage.
-        if not request.answer.without_usage and "translations" not in request.path:
-            document["usage"] = self._usage(request)
-        return document
-
-    def stream(self, request: FakeRequest) -> Iterator[bytes]:
-        for word in words_of(request.answer):
-            yield event({"type": "transcript.text.delta", "delta": word})
-        usage = self._usage(request)
-        yield event({"type": "transcript.text.done", "text": request.answer.text, "usage": usage})
-
-    @staticmethod
-    def _usage(request: FakeRequest) -> dict[str, Any]:
-        tokens = request.answer.tokens
-        # Billed by duration, unlike the other transcription models.
-        if request.model.startswith("whisper") or request.model == "gpt-transcribe":
-            return {"type": "duration", "seconds": tokens.seconds}
-        return {
-            "type": "tokens",
-            "input_tokens": tokens.input,
-            "output_tokens": tokens.output,
-            "total_tokens": tokens.input + tokens.output,
-            "input_token_details": {
-                "audio_tokens": tokens.audio_input,
-                "text_tokens": tokens.input - tokens.audio_input,
-            },
-        }
+def _speech_events(request: FakeRequest) -> Iterator[dict[str, Any]]:
+    yield {"type": "speech.audio.delta", "audio": base64.b64encode(bytes(64)).decode()}
+    yield {"type": "speech.audio.done", "usage": totals(request.answer.tokens)}
 
 
-class _Batches(JsonOrStream):
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        return _batch(request, request.start("batch_fake"), "validating")
+def _transcription(request: FakeRequest) -> dict[str, Any] | Reply:
+    answer, wanted = request.answer, request.fields.get("response_format")
+    if wanted in ("text", "srt", "vtt"):  # plain text, which has no place for usage
+        return Reply(answer.text.encode(), "text/plain")
+    document: dict[str, Any] = {"text": answer.text}
+    if wanted == "verbose_json":
+        document.update(duration=answer.tokens.seconds, language="english", segments=[])
+    # Translations report no usage.
+    if not answer.without_usage and "translations" not in request.path:
+        document["usage"] = _transcription_usage(request)
+    return document
 
 
-class _RetrievedBatch(JsonOrStream):
-    def document(self, request: FakeRequest) -> dict[str, Any]:
-        return _batch(request, request.id_in_path, request.answer.job)
+def _transcription_events(request: FakeRequest) -> Iterator[dict[str, Any]]:
+    for word in words_of(request.answer):
+        yield {"type": "transcript.text.delta", "delta": word}
+    usage = _transcription_usage(request)
+    yield {"type": "transcript.text.done", "text": request.answer.text, "usage": usage}
 
 
-def _batch(request: FakeRequest, batch_id: str, status: str) -> dict[str, Any]:
+def _transcription_usage(request: FakeRequest) -> dict[str, Any]:
+    tokens = request.answer.tokens
+    # Billed by duration, unlike the other transcription models.
+    if request.model.startswith("whisper") or request.model == "gpt-transcribe":
+        return {"type": "duration", "seconds": tokens.seconds}
+    audio = tokens.audio_input
+    details = {"audio_tokens": audio, "text_tokens": tokens.input - audio}
+    return {"type": "tokens", **totals(tokens), "input_token_details": details}
+
+
+def _batch(request: FakeRequest) -> dict[str, Any]:
     answer = request.answer
+    status = answer.job if request.id_in_path else "validating"
     document: dict[str, Any] = {
-        "id": batch_id,
+        "id": request.id_in_path or request.start("batch_fake"),
         "object": "batch",
         "completion_window": "24h",
         "created_at": 1,
-        "endpoint": request.jobs.get(batch_id, {}).get("endpoint", "/v1/chat/completions"),
+        "endpoint": request.order.get("endpoint", "/v1/chat/completions"),
         "input_file_id": "file-1",
         "status": status,
     }
@@ -491,40 +347,37 @@ def _batch(request: FakeRequest, batch_id: str, status: str) -> dict[str, Any]:
     return document
 
 
+def _file(_request: FakeRequest) -> dict[str, Any]:
+    base = {"id": "file-1", "object": "file", "bytes": 10, "created_at": 1}
+    return {**base, "filename": "f.jsonl", "purpose": "batch", "status": "processed"}
+
+
 _MODERATION = {"id": "modr-1", "model": "fake", "results": []}
 _MODEL = {"id": "fake-model", "object": "model", "created": 1, "owned_by": "fake"}
-_FILE = {
-    "id": "file-1",
-    "object": "file",
-    "bytes": 10,
-    "created_at": 1,
-    "filename": "f.jsonl",
-    "purpose": "batch",
-    "status": "processed",
-}
 _COUNTED = {"object": "response.input_tokens", "input_tokens": 10}
 # A route that Paygent has no reader for.
 _VIDEO = {"id": "video_1", "object": "video", "model": "sora-2", "status": "queued"}
 
-ROUTES: tuple[tuple[str, str, Responder], ...] = (
-    ("POST", "/chat/completions", _Chat()),
-    ("POST", "/completions", _Completions()),
-    ("POST", "/embeddings", _Embeddings()),
-    ("POST", "/responses/compact", _Compact()),
-    ("POST", "/responses/input_tokens", FixedDocument(_COUNTED)),
-    ("POST", "/responses", _Responses()),
-    ("GET", "/responses/[^/]+", _RetrievedResponse()),
-    ("POST", "/responses/[^/]+/cancel", _RetrievedResponse()),
-    ("POST", "/decisions", _Decisions()),
-    ("POST", "/images/(generations|edits|variations)", _Images()),
-    ("POST", "/audio/speech", _Speech()),
-    ("POST", "/audio/(transcriptions|translations)", _Transcriptions()),
-    ("POST", "/batches", _Batches()),
-    ("GET", "/batches/[^/]+", _RetrievedBatch()),
-    ("POST", "/batches/[^/]+/cancel", _RetrievedBatch()),
+ROUTES = (
+    Route("POST", "/chat/completions", _chat, _chat_events, _STREAM_ERROR),
+    Route("POST", "/completions", _completion, _completion_events, _STREAM_ERROR),
+    Route("POST", "/embeddings", _embeddings),
+    Route("POST", "/responses/compact", _compacted),
+    Route("POST", "/responses/input_tokens", lambda _: _COUNTED),
+    Route("POST", "/responses", _response, _response_events, _RESPONSE_ERROR),
+    Route("GET", "/responses/[^/]+", _response, _response_events, _RESPONSE_ERROR),
+    Route("POST", "/responses/[^/]+/cancel", _response),
+    Route("POST", "/decisions", _decisions),
+    Route("POST", "/images/(generations|edits|variations)", _images, _image_events, _IMAGE_ERROR),
+    Route("POST", "/audio/speech", _speech, _speech_events),
+    Route("POST", "/audio/translations", _transcription),
+    Route("POST", "/audio/transcriptions", _transcription, _transcription_events),
+    Route("POST", "/batches", _batch),
+    Route("GET", "/batches/[^/]+", _batch),
+    Route("POST", "/batches/[^/]+/cancel", _batch),
     # From here on: free of charge, or not metered.
-    ("POST", "/moderations", FixedDocument(_MODERATION)),
-    ("POST", "/files", FixedDocument(_FILE)),
-    ("POST", "/videos", FixedDocument(_VIDEO)),
-    ("GET", "/models", FixedDocument({"object": "list", "data": [_MODEL]})),
+    Route("POST", "/moderations", lambda _: _MODERATION),
+    Route("POST", "/files", _file),
+    Route("POST", "/videos", lambda _: _VIDEO),
+    Route("GET", "/models", lambda _: {"object": "list", "data": [_MODEL]}),
 )

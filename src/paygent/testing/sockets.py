@@ -12,52 +12,31 @@ import json
 import select
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs
 
 from paygent.testing import openai
-from paygent.testing.answer import Answer, FakeRequest, Jobs, Tokens, words_of
+from paygent.testing.answer import Answer, FakeRequest, Tokens, totals, words_of
 
-Events = Iterator[dict[str, Any]]
+if TYPE_CHECKING:
+    from paygent.testing import FakeProvider
 
 _CONTROL = 7  # opcodes above it are control frames
-
-
-class Provider(Protocol):
-    """The part of `FakeProvider` that a connection needs."""
-
-    default: Answer
-    jobs: Jobs
-
-    @property
-    def url(self) -> str:
-        """The base URL."""
-
-    def record(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
-        """Record an event of the client."""
-
-    def next_answer(self, headers: dict[str, str]) -> Answer:
-        """Return the answer for the next response."""
 
 
 class Socket:
     """One connection, from its handshake to its close."""
 
     def __init__(
-        self, provider: Provider, handler: BaseHTTPRequestHandler, target: SplitResult
+        self, provider: FakeProvider, handler: BaseHTTPRequestHandler, target: SplitResult
     ) -> None:
-        """Take over the connection of an upgrade request.
-
-        Args:
-            provider: Records events and supplies the answers.
-            handler: Owns the connection.
-            target: The request's URL.
-        """
+        """Take over the connection of an upgrade request to the URL `target`."""
         from websockets.server import ServerProtocol
 
-        self._provider = provider
-        self._handler = handler
-        self._target = target
+        self._provider = provider  # records the events and supplies the answers
+        self._handler = handler  # owns the connection
+        self._path = target.path
+        self._is_responses = target.path.endswith("/responses")  # otherwise it is Realtime
         self._protocol = ServerProtocol(max_size=None)
         model = parse_qs(target.query).get("model", ["fake-model"])[0]
         self._session: dict[str, Any] = {"type": "realtime", "model": model}
@@ -80,14 +59,8 @@ class Socket:
                 self._answer(event)
 
     @property
-    def _is_responses(self) -> bool:
-        return self._target.path.endswith("/responses")
-
-    @property
     def _is_closed(self) -> bool:
         return self._protocol.state.name != "OPEN"
-
-    # -- bytes
 
     def _flush(self) -> None:
         for data in self._protocol.data_to_send():
@@ -119,7 +92,7 @@ class Socket:
                 events.append(self._read(message))
         self._flush()
         for event in events:
-            self._provider.record("WS", self._target.path, {}, event)
+            self._provider.record("WS", self._path, {}, event)
         return events
 
     def _read(self, message: bytes) -> dict[str, Any]:
@@ -134,15 +107,10 @@ class Socket:
         return {}
 
     def _cancelled_within(self, seconds: float) -> bool:
-        """Return whether the client cancels the response within this time; 0 does not wait."""
-        if not seconds:
-            return False
+        """Return whether the client cancels the response within this time."""
         ready, _, _ = select.select([self._handler.connection], [], [], seconds)
-        return bool(ready) and any(
-            event.get("type") == "response.cancel" for event in self._receive()
-        )
-
-    # -- answers
+        events = self._receive() if ready else []
+        return any(event.get("type") == "response.cancel" for event in events)
 
     def _answer(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
@@ -159,16 +127,10 @@ class Socket:
         """Transcribe the spoken input and answer it, if the session is configured to."""
         config = (self._session.get("audio") or {}).get("input") or {}
         if config.get("transcription"):
-            usage = {"type": "duration", "seconds": self._provider.default.tokens.seconds}
-            self._send(
-                {
-                    "type": "conversation.item.input_audio_transcription.completed",
-                    "item_id": "item_1",
-                    "content_index": 0,
-                    "transcript": "Hello.",
-                    "usage": usage,
-                }
-            )
+            seconds = self._provider.default.tokens.seconds
+            kind = "conversation.item.input_audio_transcription.completed"
+            text = {"item_id": "item_1", "content_index": 0, "transcript": "Hello."}
+            self._send({"type": kind, **text, "usage": {"type": "duration", "seconds": seconds}})
         if config.get("turn_detection"):  # the server starts the turn by itself
             self._respond({})
 
@@ -186,39 +148,31 @@ class Socket:
             }
             self._send({"type": "error", "status": answer.status, "error": error, **lane})
             return
-        replies = self._response_events(event, answer)
-        for number, reply in enumerate(replies):
+        for number, reply in enumerate(self._response_events(event, answer)):
             if answer.cut_after is not None and number >= answer.cut_after:
                 self._handler.connection.shutdown(2)  # without a closing handshake
                 self._protocol.receive_eof()
                 return
             self._send({**reply, **lane})
             # The client may cancel after "response.created", which names the response.
-            if (
-                number == 0
-                and answer.chunk_delay_s
-                and self._cancelled_within(answer.chunk_delay_s)
-            ):
+            pause_s = answer.chunk_delay_s if number == 0 else 0.0
+            if pause_s and self._cancelled_within(pause_s):
                 self._send(self._done(reply["response"], answer, "cancelled"))
                 return
 
-    def _response_events(self, event: dict[str, Any], answer: Answer) -> Events:
+    def _response_events(self, event: dict[str, Any], answer: Answer) -> Iterator[dict[str, Any]]:
         response_id = f"resp_{next(self._numbers)}"
         if self._is_responses:
-            raw = json.dumps(event).encode()
-            request = FakeRequest(
-                self._provider.url, self._target, raw, self._provider.jobs, answer
-            )
+            url, jobs = self._provider.url, self._provider.jobs
+            request = FakeRequest(url, self._path, "", event, jobs, answer)
             yield from openai.response_events(request, response_id)
             return
         initial: dict[str, Any] = {
             "id": response_id,
             "object": "realtime.response",
             "status": "in_progress",
-            "conversation_id": "conv_1",
-            "output": [],
-            "usage": None,
         }
+        initial.update(conversation_id="conv_1", output=[], usage=None)
         yield {"type": "response.created", "response": initial}
         place = {"response_id": response_id, "item_id": "item_2", "output_index": 0}
         for word in words_of(answer):
@@ -238,25 +192,17 @@ class Socket:
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
-    cached_text = tokens.cached - tokens.cached_audio
+    audio, spoken, cached_audio = tokens.audio_input, tokens.audio_output, tokens.cached_audio
+    cached = {"text_tokens": tokens.cached - cached_audio, "audio_tokens": cached_audio}
     return {
-        "total_tokens": tokens.input + tokens.output,
-        "input_tokens": tokens.input,
-        "output_tokens": tokens.output,
+        **totals(tokens),
         "input_token_details": {
-            "text_tokens": tokens.input - tokens.audio_input,
-            "audio_tokens": tokens.audio_input,
+            "text_tokens": tokens.input - audio,
+            "audio_tokens": audio,
             "image_tokens": 0,
             "cached_tokens": tokens.cached,
-            "cached_tokens_details": {
-                "text_tokens": cached_text,
-                "audio_tokens": tokens.cached_audio,
-                "image_tokens": 0,
-            },
+            "cached_tokens_details": {**cached, "image_tokens": 0},
         },
-        "output_token_details": {
-            "text_tokens": tokens.output - tokens.audio_output,
-            "audio_tokens": tokens.audio_output,
-        },
+        "output_token_details": {"text_tokens": tokens.output - spoken, "audio_tokens": spoken},
         **tokens.extra,
     }
