@@ -26,6 +26,7 @@ from paygent.cli.demo_story import story
 from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
+from paygent.core.report import Margin
 
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 
@@ -165,8 +166,7 @@ def outcome_table(console: Console, outcome: story.Outcome) -> Table:
             "\n".join(row.model for row in margin.by_model),
             "\n".join(f"{row.calls:,}" for row in margin.by_model),
             "\n".join(_usd(console, row.cost_nano) for row in margin.by_model),
-            _usd(console, margin.cost_nano),
-            _signed(console, margin.margin_nano),
+            *_amounts(console, margin),
         )
     return table
 
@@ -176,21 +176,9 @@ def _compare(console: Console, before: story.Outcome, after: story.Outcome) -> N
     _print(console, "\n[bold]Side by side[/]")
     table = _table(("user", "cost", "margin", "cost, limited", "margin, limited"))
     for first, second in zip(before.margins, after.margins, strict=True):
-        table.add_row(
-            first.user_id,
-            _usd(console, first.cost_nano),
-            _signed(console, first.margin_nano),
-            _usd(console, second.cost_nano),
-            _signed(console, second.margin_nano),
-        )
+        table.add_row(first.user_id, *_amounts(console, first), *_amounts(console, second))
     table.add_section()
-    table.add_row(
-        "total",
-        _usd(console, before.cost_nano),
-        _signed(console, before.margin_nano),
-        _usd(console, after.cost_nano),
-        _signed(console, after.margin_nano),
-    )
+    table.add_row("total", *_amounts(console, before), *_amounts(console, after))
     console.print(table)
     _print(
         console,
@@ -216,10 +204,11 @@ def _usd(console: Console, amount_nano: int) -> str:
     return text if console.encoding.startswith("utf") else text.replace("−", "-")
 
 
-def _signed(console: Console, amount_nano: int) -> str:
-    """Format a margin, a loss in red."""
-    text = _usd(console, amount_nano)
-    return f"[red]{text}[/]" if amount_nano < 0 else text
+def _amounts(console: Console, result: Margin | story.Outcome) -> tuple[str, str]:
+    """Format the cost and the margin of a user or a run, a loss in red."""
+    margin = _usd(console, result.margin_nano)
+    is_loss = result.margin_nano < 0
+    return _usd(console, result.cost_nano), f"[red]{margin}[/]" if is_loss else margin
 
 
 def _print(console: Console, text: str) -> None:

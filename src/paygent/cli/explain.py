@@ -11,7 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.table import Table
 
@@ -35,27 +35,6 @@ _DOLLAR_PLACES = 18  # decimals of an unrounded amount
 _PRICE_PLACES = 12  # prices are pico-dollars
 
 
-class NotFound(Exception):
-    """There is no such event; the message names the event and the store."""
-
-
-class LimitRow(NamedTuple):
-    """One limit that counts an event.
-
-    Attributes:
-        name: The reason of its refusals, such as "total_spend".
-        window: Its window, formatted.
-        spent, cap: Amounts, formatted with their unit.
-        share: Spent as a percentage of the cap.
-    """
-
-    name: str
-    window: str
-    spent: str
-    cap: str
-    share: str
-
-
 def run(
     event_id: str, db: str | None, product: str | None, environ: Mapping[str, str] = os.environ
 ) -> int:
@@ -63,21 +42,18 @@ def run(
     try:
         settings = read_settings({"db_path": db}, environ)
     except InvalidValue as error:
-        print(f"paygent explain: {error}", file=sys.stderr)
-        return 2
+        return _failed(error, status=2)
     product_id = product or settings.ledger_product
     store = SqliteStore(settings.db_path, read_only=True)
     try:
         booked = store.event(product_id, event_id)
         if booked is None:
-            raise NotFound(
-                f"EVENT_ID = {event_id!r}: must be an event of product {product_id!r} in"
-                f" {settings.db_path} (a running application delivers within a second)"
-            )
+            where = f"product {product_id!r} in {settings.db_path}"
+            hint = "a running application delivers within a second"
+            return _failed(f"EVENT_ID = {event_id!r}: must be an event of {where} ({hint})")
         limits = list(_limits(store, product_id, booked.event))
-    except (NotFound, StoreUnavailable) as error:
-        print(f"paygent explain: {error}", file=sys.stderr)
-        return 1
+    except StoreUnavailable as error:
+        return _failed(error)
     finally:
         store.close()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -90,6 +66,11 @@ def run(
     if limits:
         console.print(_limit_table(limits))
     return 0 if is_right else 1
+
+
+def _failed(reason: object, status: int = 1) -> int:
+    print(f"paygent explain: {reason}", file=sys.stderr)
+    return status
 
 
 def _printable(line: str) -> str:
@@ -118,11 +99,10 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
     """Return whether the event's cost follows from its price list, and the lines that show it."""
     event = booked.event
     # Costs from outside of any price list have no arithmetic to check.
+    cost = format_usd(event.cost_nano, decimals=9)
     if event.cost_explicit:
-        cost = format_usd(event.cost_nano, decimals=9)
         return True, [f"cost       {cost}, as passed to record_event"]
     if event.price_id.startswith(BILLED):
-        cost = format_usd(event.cost_nano, decimals=9)
         return True, [f"cost       {cost}, as billed by {event.provider}"]
     lines: list[Any] = []
     is_right, is_assumed = True, False
@@ -150,7 +130,7 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
     if event.tool_calls:
         tools = format_usd(event.cost_tools_nano, decimals=9)
         lines.append(f"tools      {', '.join(event.tool_calls)}: {tools} at the plan's rates")
-    lines.append(f"booked     {format_usd(event.cost_nano, decimals=9)}")
+    lines.append(f"booked     {cost}")
     return is_right, lines
 
 
@@ -215,8 +195,8 @@ def _corrected(booked: BookedEvent) -> Iterator[str]:
         yield f"total      {format_usd(total, decimals=9)}"
 
 
-def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow]:
-    """Yield the limits of the user's current plan that count the event."""
+def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each limit of the user's current plan that counts the event."""
     now_us = time.time_ns() // 1_000
     question = Question(event.user_id, (), event.period_start_us)
     answer = store.read(product, (question,), now_us)
@@ -242,13 +222,9 @@ def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[LimitRow
     for key, limit in keys.items():
         used, cap = spent[key], limit.cap_exact or 0
         share = f"{used * 100 / cap:.1f} %" if cap else "-"
-        yield LimitRow(
-            limit.key.reason,
-            limit.window if limit.window != "period" else _days(key.start_us, key.end_us),
-            _amount(used, limit.metric),
-            _amount(cap, limit.metric),
-            share,
-        )
+        window = limit.window if limit.window != "period" else _days(key.start_us, key.end_us)
+        amounts = _amount(used, limit.metric), _amount(cap, limit.metric)
+        yield (limit.key.reason, window, *amounts, share)
 
 
 def _days(start_us: int, end_us: int) -> str:
@@ -259,7 +235,7 @@ def _amount(value: int, metric: str) -> str:
     return format_usd(value, decimals=6) if metric == "spend" else f"{value:,} {metric}"
 
 
-def _limit_table(limits: list[LimitRow]) -> Table:
+def _limit_table(limits: list[tuple[str, ...]]) -> Table:
     table = Table(box=None, pad_edge=False)
     for name in ("counts to", "window", "spent there", "cap today", "share"):
         table.add_column(name, justify="left" if name in ("counts to", "window") else "right")

@@ -11,20 +11,18 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from types import TracebackType
 from typing import IO
 
 from paygent.testing import FakeProvider
 
-STOP_WAIT_S = 5.0
-"""Time for the child to exit by itself, which takes milliseconds; after that it is killed."""
+_STOP_WAIT_S = 5.0  # the child exits in milliseconds; after this it is killed
 
 
 class ProviderProcess:
     """A running fake provider; a context manager that stops it.
 
     Attributes:
-        url: Its address, as Anthropic's SDK wants it.
+        url, openai_url: Its address, as the SDKs of Anthropic and OpenAI want it.
     """
 
     def __init__(self) -> None:
@@ -33,8 +31,7 @@ class ProviderProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Ctrl-C must reach only the parent, which stops the child; the child would print
-            # a traceback.
+            # Ctrl-C must reach only the parent; the child would print a traceback.
             start_new_session=True,
         )
         try:
@@ -42,18 +39,10 @@ class ProviderProcess:
         except BaseException:
             self.stop()
             raise
-
-    @property
-    def openai_url(self) -> str:
-        """Its address, as OpenAI's SDK wants it."""
-        return self.url + "/v1"
+        self.openai_url = self.url + "/v1"
 
     def requests(self) -> dict[str, int]:
-        """Return the number of requests that have reached the provider, by requested model.
-
-        Raises:
-            RuntimeError: if the process has exited.
-        """
+        """Return the number of requests that have reached the provider, by requested model."""
         assert self._process.stdin is not None  # a pipe was asked for
         try:
             self._process.stdin.write("requests\n")
@@ -78,7 +67,7 @@ class ProviderProcess:
                 self._process.stdin.close()
             except OSError:
                 pass  # the child has already exited, and its pipe with it
-            self._process.wait(STOP_WAIT_S)
+            self._process.wait(_STOP_WAIT_S)
         except BaseException as error:  # Ctrl-C too: no process may be left behind
             self._process.kill()
             self._process.wait()
@@ -90,12 +79,7 @@ class ProviderProcess:
     def __enter__(self) -> ProviderProcess:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.stop()
 
 
@@ -104,10 +88,8 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
     with FakeProvider() as fake:
         print(fake.url, file=replies, flush=True)
         for _ in requests:
-            counts = Counter(
-                str((request.body or {}).get("model", "")) for request in fake.requests
-            )
-            print(json.dumps(counts), file=replies, flush=True)
+            models = [str((request.body or {}).get("model", "")) for request in fake.requests]
+            print(json.dumps(Counter(models)), file=replies, flush=True)
 
 
 if __name__ == "__main__":

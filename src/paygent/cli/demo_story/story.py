@@ -12,13 +12,13 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from tempfile import TemporaryDirectory
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import anthropic
 import openai
@@ -31,10 +31,13 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
+from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.client.runtime.settings import Settings
 from paygent.core.period import Window, calendar_month, to_datetime
 from paygent.core.report import Margin, margins
-from paygent.testing import Tokens
+from paygent.testing import FakeProvider, Tokens
+
+Provider = ProviderProcess | FakeProvider  # the target of the calls; tests use one in the process
 
 PLAN_NAME = "pro"
 CAPPED_MODEL = "gpt-4o"
@@ -89,26 +92,14 @@ class DemoUser:
         return len(self.steps) * self.rounds
 
 
-_RESEARCH = Step(
-    "anthropic",
-    "claude-sonnet-5",
-    "Sum up these interviews.",
-    Tokens(input=40_000, output=8_000),
-)
-_PLANNING = Step(
-    "openai-stream",
-    "gpt-5",
-    "Plan next week's posts.",
-    Tokens(input=14_000, output=4_000, reasoning=2_500),
-)
-_WRITING = Step(
-    "openai",
-    CAPPED_MODEL,
-    "Write the product page.",
-    Tokens(input=8_140, cached=2_000, output=2_200),
-    fallback="gpt-4o-mini",
-)
-_TAGGING = Step("openai", "gpt-4o-mini", "Tag this ticket.", Tokens(input=3_000, output=1_000))
+_INTERVIEWS = Tokens(input=40_000, output=8_000)
+_POSTS = Tokens(input=14_000, output=4_000, reasoning=2_500)
+_PAGE = Tokens(input=8_140, cached=2_000, output=2_200)
+_TICKET = Tokens(input=3_000, output=1_000)
+_RESEARCH = Step("anthropic", "claude-sonnet-5", "Sum up these interviews.", _INTERVIEWS)
+_PLANNING = Step("openai-stream", "gpt-5", "Plan next week's posts.", _POSTS)
+_WRITING = Step("openai", CAPPED_MODEL, "Write the product page.", _PAGE, "gpt-4o-mini")
+_TAGGING = Step("openai", "gpt-4o-mini", "Tag this ticket.", _TICKET)
 
 # One user far below the price of the plan, one near half of it, and one far above.
 USERS = (
@@ -116,18 +107,6 @@ USERS = (
     DemoUser("typical", (_PLANNING,), 400),
     DemoUser("power", (*(_WRITING,) * 7, _TAGGING), 500),
 )
-
-
-class Provider(Protocol):
-    """The target of the calls: `ProviderProcess`, or a fake in this process."""
-
-    @property
-    def url(self) -> str:
-        """Address for Anthropic's SDK."""
-
-    @property
-    def openai_url(self) -> str:
-        """Address for OpenAI's SDK."""
 
 
 class Watch(Protocol):
@@ -164,10 +143,8 @@ class Outcome:
     def capped_tokens(self) -> int:
         """The most tokens any user used of the model that the second plan limits."""
         rows = [row for margin in self.margins for row in margin.by_model]
-        return max(
-            (row.input_tokens + row.output_tokens for row in rows if row.model == CAPPED_MODEL),
-            default=0,
-        )
+        capped = [row for row in rows if row.model == CAPPED_MODEL]
+        return max((row.input_tokens + row.output_tokens for row in capped), default=0)
 
     @property
     def cost_nano(self) -> int:
@@ -212,40 +189,24 @@ class Clock:
 def run(
     plan: PlanConfig, users: Sequence[DemoUser], provider: Provider, month: Window, watch: Watch
 ) -> Outcome:
-    """Run a month on a plan, with a temporary store.
+    """Run a month of all users on a plan, with a temporary store; return Paygent's figures.
 
-    Args:
-        plan: The plan of all users.
-        users: The users, each on its own thread, with calls spread evenly over the month.
-        provider: The target of the calls.
-        month: The simulated month.
-        watch: Observes the run.
-
-    Returns:
-        Paygent's figures at the end.
-
-    Raises:
-        Exception: the first one raised by a call; the other users stop then.
+    Each user is on its own thread, with calls spread evenly over the month. The first exception
+    that a call raises is raised, and the other users stop.
     """
     clock = Clock(month.start_us)
     with TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True) as folder:
         # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
-        settings = Settings(
-            db_path=os.path.join(folder, "local.db"),
-            refresh_interval_s=_REFRESH_S,
-            default_plan=PLAN_NAME,
-        )
+        db_path = os.path.join(folder, "local.db")
+        settings = Settings(db_path=db_path, refresh_interval_s=_REFRESH_S, default_plan=PLAN_NAME)
         pg = Paygent.launch(settings, now_us=clock)
         try:
             pg.configure_plan(PLAN_NAME, plan)
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
             refused = _run_users(users, provider, month, clock, watch)
-            rows = pg.report(
-                ("user", "model"),
-                start=to_datetime(month.start_us),
-                end=to_datetime(month.end_us),
-            )
+            start, end = to_datetime(month.start_us), to_datetime(month.end_us)
+            rows = pg.report(("user", "model"), start=start, end=end)
         finally:
             pg.shutdown()
     by_user = margins(rows, price_nano=plan.price_nano or 0)
@@ -259,10 +220,8 @@ def _run_users(
     """Run all users concurrently; return the number of refused calls."""
     stop = threading.Event()
     with ThreadPoolExecutor(len(users), thread_name_prefix="paygent-demo") as pool:
-        runs = [
-            pool.submit(_run_user, user, provider, month, clock, watch, stop.is_set)
-            for user in users
-        ]
+        shared = (provider, month, clock, watch, stop.is_set)
+        runs = [pool.submit(_run_user, user, *shared) for user in users]
         try:
             return sum(run.result() for run in as_completed(runs))
         except BaseException:  # Ctrl-C too: leaving the pool waits for its threads
@@ -332,33 +291,17 @@ class _Clients:
 
     def call(self, step: Step, model: str) -> None:
         """Make the call of a step and read its whole answer."""
-        headers = usage_header(step.tokens)
-        if step.sdk == "anthropic":
-            for _ in self._anthropic.messages.create(
-                model=model,
-                max_tokens=_ANSWER_TOKENS_MAX,
-                messages=[{"role": "user", "content": step.prompt}],
-                stream=True,
-                extra_headers=headers,
-            ):
+        create: Any = self._openai.chat.completions.create
+        options: dict[str, Any] = {}
+        if step.sdk == "openai-stream":
+            options = {"stream": True, "stream_options": {"include_usage": True}}
+        elif step.sdk == "anthropic":
+            create = self._anthropic.messages.create
+            options = {"stream": True, "max_tokens": _ANSWER_TOKENS_MAX}
+        messages = [{"role": "user", "content": step.prompt}]
+        # The header sets the usage that the fake provider reports.
+        headers = {"x-fake-usage": json.dumps(asdict(step.tokens))}
+        answer = create(model=model, messages=messages, extra_headers=headers, **options)
+        if "stream" in options:
+            for _ in answer:
                 pass
-        elif step.sdk == "openai-stream":
-            for _ in self._openai.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": step.prompt}],
-                stream=True,
-                stream_options={"include_usage": True},
-                extra_headers=headers,
-            ):
-                pass
-        else:
-            self._openai.chat.completions.create(
-                model=model,
-                messages=[{"role": "user", "content": step.prompt}],
-                extra_headers=headers,
-            )
-
-
-def usage_header(tokens: Tokens) -> Mapping[str, str]:
-    """Return the header that sets the usage the fake provider reports."""
-    return {"x-fake-usage": json.dumps(asdict(tokens))}
