@@ -155,7 +155,7 @@ if HAS_RESPONSES:
         assert (metered.only.model, metered.only.quality) == ("gpt-4o", "exact")
         with paygent_context("broke"), pytest.raises(PaygentLimitExceeded):
             client.responses.connect().enter()
-        assert opening() is None
+        assert opening.get() is None
 
 
 async def test_socket__to_an_unknown_host__is_refused_when_it_asks(pg: Paygent, port: int) -> None:
@@ -359,7 +359,7 @@ if RECONNECTS:
 def test_opening__on_another_thread__is_not_seen() -> None:
     """What the SDK opens here says nothing of what others connect to."""
     seen: list[Any] = []
-    thread = threading.Thread(target=lambda: seen.append(opening()))
+    thread = threading.Thread(target=lambda: seen.append(opening.get()))
     thread.start()
     thread.join()
     assert seen == [None]

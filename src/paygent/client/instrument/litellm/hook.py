@@ -13,6 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -73,12 +74,12 @@ class LiteLLMHook(Hook):
         others is left: a stub of a test calls no provider.
         """
         litellm = sys.modules.get(self.module)
-        for owner, name, *_ in displaced:
-            function = vars(owner).get(name)
+        for patch in displaced:
+            function = vars(patch.owner).get(patch.name)
             if litellm is not None and is_call(function) and not self._is_ours(function):
                 wrapper = self._wrapper(function, function.__name__, litellm, patches)
                 if wrapper is not function:
-                    patches.put(owner, name, wrapper)
+                    patches.put(patch.owner, patch.name, wrapper)
 
     def _is_ours(self, value: Any) -> bool:
         return self._own.get(id(value)) is value
@@ -87,8 +88,10 @@ class LiteLLMHook(Hook):
         """Return the wrapper of a function; the function itself where it is free."""
         function = BY_NAME.get(name)
         if function is not None:
-            metered = _Metered(original, name, function, litellm, patches)
-            wrapper = _wrap(original, metered.begin)
+            # Some async functions only forward their arguments: the sync one names them.
+            twin = getattr(litellm, function.name, None)
+            names = positional_names(original) or positional_names(twin)
+            wrapper = _wrap(original, _Metered(name, names, function, litellm, patches).begin)
         elif is_free(name):
             return original
         else:
@@ -199,19 +202,15 @@ def _reporter(name: str, patches: Patches) -> _Begin:
     return lambda _, kwargs: attempt("gateway", report, kwargs)
 
 
+@dataclass(slots=True, eq=False)
 class _Metered:
     """Gate and meter around one LiteLLM function."""
 
-    def __init__(
-        self, original: Any, name: str, function: Function, litellm: ModuleType, patches: Patches
-    ) -> None:
-        self._name = name
-        self._function = function
-        self._litellm = litellm
-        self._patches = patches
-        # Some async functions only forward their arguments: the sync one names them.
-        twin = getattr(litellm, function.name, None)
-        self._names = positional_names(original) or positional_names(twin)
+    _name: str
+    _names: list[str]  # of its positional parameters
+    _function: Function
+    _litellm: ModuleType
+    _patches: Patches
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> GatewayCall | None:
         """Return the call, with our arguments removed; None for a part of one that is under way."""

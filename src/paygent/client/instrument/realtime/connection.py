@@ -1,12 +1,8 @@
 """Taps on one connection of the `websockets` library: they see what passes, and change nothing.
 
-The application's `send` is gated, and a response that it begins is recorded at the moment the
-library writes it. So requests are recorded in the order of the wire, however many threads or tasks
-send, and none of our locks is held over the library's. What arrives is read when the library takes
-it off the wire, no matter who receives it later, in whole or in pieces. A connection ends when the
-library reports it, even while nothing receives.
-
-A message of the server is never withheld from the application. A response that the server begins by
+The application's `send` is gated, and a response that it begins is recorded when the library writes
+it: in the order of the wire, with none of our locks held over the library's. What arrives is read
+when the library takes it off the wire, and is never withheld. A response that the server begins by
 itself and a limit refuses is cancelled at once; the refusal is raised by the `recv` after the one
 that returned its beginning.
 """
@@ -15,11 +11,12 @@ from __future__ import annotations
 
 import json
 import threading
-import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Switch
@@ -30,8 +27,6 @@ from paygent.client.metering.meter import Meter
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
-_T = TypeVar("_T")
-
 _TEXT, _BINARY, _CONTINUED = 1, 2, 0  # opcodes of data (RFC 6455)
 _PIECES_BYTES_MAX = 2**26  # of one message; no event that reports usage is longer
 CANCEL_ID = "paygent_cancel"
@@ -39,27 +34,39 @@ CANCEL_ID = "paygent_cancel"
 that names it (there was nothing left to cancel) is caused by Paygent.
 """
 
-
 is_flushing: ContextVar[bool] = ContextVar("paygent_is_flushing", default=False)
 """Whether an SDK is sending its queue here, which swallows what we raise."""
 
 
+@dataclass(slots=True, eq=False)
 class _Sending:
-    """One gated `send`, entered around the library's own.
-
-    A response counts from the moment the library writes its `response.create`. Where `send` is left
-    before that, the call is void. If it was being written, the provider may answer: the call ends
-    with the answer, or with the connection.
+    """One gated `send`, entered around the library's own. Where it is left before the library has
+    written its `response.create`, the call is void; from then on the provider may answer, and the
+    call ends with the answer or with the connection.
     """
 
-    __slots__ = ("_call", "_meter", "_outgoing", "is_begun", "taps")
+    taps: _Taps
+    _meter: Meter
+    _outgoing: Outgoing
+    _call: Call | None = None  # None for a message that begins no response
+    is_begun: bool = False
 
-    def __init__(self, taps: _Taps, call: Call | None, meter: Meter, outgoing: Outgoing) -> None:
-        self.taps = taps
+    def gate(self) -> Wait | None:
+        """Gate the message. One that begins no response is only checked: a user without an account
+        may send audio.
+        """
+        try:
+            if not self._outgoing.begins:
+                return self._meter.check(self._outgoing.request)
+            call = self._meter.begin(self._outgoing.request)
+        except PaygentLimitExceeded as error:
+            if is_flushing.get():
+                self.taps.state.refusal = error
+            raise
+        if isinstance(call, Wait):
+            return call
         self._call = call
-        self._meter = meter
-        self._outgoing = outgoing
-        self.is_begun = False
+        return None
 
     def begin(self) -> None:
         """Record that the response is being written."""
@@ -70,13 +77,13 @@ class _Sending:
     def withdraw(self) -> None:
         """Record that nothing of it was written."""
         self.is_begun = False
-        attempt("socket", self.taps.conversation.withdraw, self._call)
+        attempt("socket", self.taps.conversation.responses.withdraw, self._call)
 
     def __enter__(self) -> None:
         if self._call is not None:
             _sending.set(self)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         if self._call is not None:
             _sending.set(None)
             attempt("settle", self._leave, self._call, kind is None)
@@ -87,55 +94,44 @@ class _Sending:
         if self.is_begun:
             return
         self._meter.void(call, "never written")
-        if is_sent:
-            # The answer counts all the same, for the user of the connection.
-            diagnostics.warn_once(
-                "socket_unseen",
+        if is_sent:  # the answer counts all the same, for the user of the connection
+            message = (
                 "this version of websockets writes in an unknown way; responses over sockets are"
-                " booked on the user who has connected",
+                " booked on the user who has connected"
             )
+            diagnostics.warn_once("socket_unseen", message)
 
 
 _sending: ContextVar[_Sending | None] = ContextVar("paygent_sending", default=None)
 
 
-def ask_blocking(ask: Callable[[], _T | Wait | None]) -> _T | None:
+def ask_blocking(ask: Callable[[], Wait | None]) -> None:
     """Ask the meter, and block while it requires a wait."""
-    answer = attempt("begin", ask)
-    while isinstance(answer, Wait):
-        answer.block()
-        answer = attempt("begin", ask)
-    return answer
+    wait = attempt("begin", ask)
+    while wait is not None:
+        wait.block()
+        wait = attempt("begin", ask)
 
 
-async def ask_awaiting(ask: Callable[[], _T | Wait | None]) -> _T | None:
+async def ask_awaiting(ask: Callable[[], Wait | None]) -> None:
     """Ask the meter, and await while it requires a wait."""
-    answer = attempt("begin", ask)
-    while isinstance(answer, Wait):
-        await answer
-        answer = attempt("begin", ask)
-    return answer
-
-
-_tapped: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def is_tapped(connection: Any) -> bool:
-    """Return whether a connection has its taps: a second pair would count everything twice."""
-    return connection in _tapped
+    wait = attempt("begin", ask)
+    while wait is not None:
+        await wait
+        wait = attempt("begin", ask)
 
 
 class _Taps:
     """Replace some methods of a connection, on this one object."""
 
-    end_method = ""
-    """The method of the connection that the library calls when it is gone."""
+    end_method = ""  # the method of the connection that the library calls when it is gone
+    is_async = False
 
     def __init__(
         self, connection: Any, conversation: Conversation, state: ConnectionState, switch: Switch
     ) -> None:
         self.conversation = conversation
-        self._state = state
+        self.state = state
         self._switch = switch
         self._refusal: PaygentLimitExceeded | None = None
         self._refused_at = self._arrivals = self._received = 0  # numbers of messages
@@ -154,7 +150,7 @@ class _Taps:
         connection.recv_streaming = self.recv_streaming
         connection.process_event = self.process_event
         setattr(connection, self.end_method, self.end)
-        _tapped.add(connection)
+        connection.paygent_taps = self
 
     send: Any
     recv: Any
@@ -179,27 +175,17 @@ class _Taps:
 
     # -- outgoing messages
 
-    def _read_outgoing(self, message: Any) -> tuple[Outgoing, Meter] | None:
-        """Return what a message means and the meter it goes through; None for most."""
+    def _read_outgoing(self, message: Any) -> _Sending | None:
+        """Return the gate of a message; None for most."""
         if not self._switch.is_on:
             return None
         outgoing = attempt("socket", self.conversation.read_outgoing, message)
         if outgoing is None:
             return None
-        self._state.raise_refusal()
+        self.state.raise_refusal()
         meter = meter_or_warn()
-        return None if meter is None else (outgoing, meter)
-
-    def _gate(self, outgoing: Outgoing, meter: Meter) -> Call | Wait | None:
-        """Gate a message. One that begins no response is only checked: a user without an account
-        may send audio.
-        """
-        try:
-            return (meter.begin if outgoing.begins else meter.check)(outgoing.request)
-        except PaygentLimitExceeded as error:
-            if is_flushing.get():
-                self._state.refusal = error
-            raise
+        outgoing.request.is_async = self.is_async
+        return None if meter is None else _Sending(self, meter, outgoing)
 
     def _wrap_writer(self, original: Callable[..., None]) -> Callable[..., None]:
         """Return a writer that also records the response that its message begins."""
@@ -256,7 +242,7 @@ class _Taps:
         """
         if not self._switch.is_on:
             return
-        self._state.raise_refusal()
+        self.state.raise_refusal()
         if self._refusal is not None and self._received >= self._refused_at:
             refusal, self._refusal = self._refusal, None
             raise refusal
@@ -269,12 +255,11 @@ class SyncTaps(_Taps):
 
     def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a message, unless a limit refuses what it begins."""
-        gated = self._read_outgoing(message)
-        if gated is None:
+        sending = self._read_outgoing(message)
+        if sending is None:
             return self._send(message, *args, **kwargs)
-        outgoing, meter = gated
-        call = ask_blocking(lambda: self._gate(outgoing, meter))
-        with _Sending(self, call, meter, outgoing):
+        ask_blocking(sending.gate)
+        with sending:
             return self._send(message, *args, **kwargs)
 
     def recv(self, *args: Any, **kwargs: Any) -> Any:
@@ -286,9 +271,8 @@ class SyncTaps(_Taps):
 
     def _send_later(self, message: str) -> None:
         # On a thread of its own: this one reads, and must not wait until the other side does.
-        threading.Thread(
-            target=isolate, args=("socket", self._send_now, message), daemon=True
-        ).start()
+        send = partial(isolate, "socket", self._send_now, message)
+        threading.Thread(target=send, daemon=True).start()
 
     def _send_now(self, message: str) -> None:
         from websockets.exceptions import ConnectionClosed  # imported already, with the connection
@@ -301,16 +285,15 @@ class AsyncTaps(_Taps):
     """On a connection of an event loop."""
 
     end_method = "connection_lost"
+    is_async = True
 
     async def send(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Send a message, unless a limit refuses what it begins."""
-        gated = self._read_outgoing(message)
-        if gated is None:
+        sending = self._read_outgoing(message)
+        if sending is None:
             return await self._send(message, *args, **kwargs)
-        outgoing, meter = gated
-        outgoing.request.is_async = True
-        call = await ask_awaiting(lambda: self._gate(outgoing, meter))
-        with _Sending(self, call, meter, outgoing):
+        await ask_awaiting(sending.gate)
+        with sending:
             return await self._send(message, *args, **kwargs)
 
     async def recv(self, *args: Any, **kwargs: Any) -> Any:
@@ -333,5 +316,4 @@ class AsyncTaps(_Taps):
             await self._send(message)
 
 
-_tasks: set[Any] = set()
-"""Tasks under way: a loop keeps no reference to them."""
+_tasks: set[Any] = set()  # tasks under way: a loop keeps no reference to them

@@ -1,13 +1,10 @@
 """The calls of one WebSocket, derived from the events that pass over it in both directions.
 
 A response begins when the application sends `response.create`, or when the server starts one by
-itself because the user has stopped speaking; it ends with the event that reports its usage. The
-user's speech is transcribed by a model of its own, which reports its usage too. Live sessions
-report the seconds they have taken; translations are measured by the audio that is sent. Nothing is
-sent or received here; `connection.py` does that.
-
-What runs already (the server began it, or its beginning was not seen) is booked and never refused;
-only the taps can stop it.
+itself because the user has stopped speaking; it ends with the event that reports its usage.
+Transcriptions and Live sessions report their own usage; translations are measured by the audio that
+is sent. What runs already (the server began it, or its beginning was not seen) is booked and never
+refused: only the taps (`connection.py`) can stop it.
 """
 
 from __future__ import annotations
@@ -56,12 +53,8 @@ class Conversation:
     def __init__(
         self, destination: Destination, identity: Identity | None, meter: Callable[[], Meter | None]
     ) -> None:
-        """Begin a conversation.
-
-        Args:
-            destination: Where the connection leads.
-            identity: Of the context in which the connection was first opened.
-            meter: Returns the meter that calls go through now, or None where they pass.
+        """Begin a conversation of the identity that has opened the connection; `meter` returns the
+        meter that calls go through now, or None where they pass.
         """
         self._destination = destination
         self._session = Session(destination.model)
@@ -73,8 +66,8 @@ class Conversation:
         self._side = SideUsage(destination, self._session, identity, self._counted, meter)
         # Each connection of a Live session reads for itself what the session delegates.
         is_realtime = destination.route == "realtime"
-        self._responses = self._counted.responses if is_realtime else Responses()
-        self._responses.join(self)
+        self.responses = self._counted.responses if is_realtime else Responses()
+        self.responses.join(self)
 
     # -- what the application sends
 
@@ -98,27 +91,22 @@ class Conversation:
         """Return whether a message shows that an unknown host speaks the provider's protocol; the
         connection is metered from then on.
         """
-        is_shaped = messages.asks_for_response(sent, self._destination.route)
-        if is_shaped:
-            self._is_ours = True
-            diagnostics.warn_once(
-                f"socket_like_openai:{self._destination.route}",
-                "a socket to an unknown host requests a response in OpenAI's format; it is metered"
-                " and limited like OpenAI's (%s)",
-                self._destination.route,
-            )
-        return is_shaped
+        route = self._destination.route
+        if not messages.asks_for_response(sent, route):
+            return False
+        self._is_ours = True
+        message = (
+            "a socket to an unknown host requests a response in OpenAI's format; it is metered and"
+            " limited like OpenAI's (%s)"
+        )
+        diagnostics.warn_once(f"socket_like_openai:{route}", message, route)
+        return True
 
     def record_begin(self, call: Call, meter: Meter, sent: Sent) -> None:
         """Record a response as its `response.create` is being written: in the order of the wire."""
-        event_id, lane = get(sent.event, "event_id"), lane_of(sent.event)
-        response = self._pending(call, meter, lane, event_id)
-        response.connection = self
-        self._responses.add(response)
-
-    def withdraw(self, call: Call) -> None:
-        """Remove a response that could not be written."""
-        self._responses.withdraw(call)
+        response = self._pending(call, meter, lane_of(sent.event))
+        response.event_id, response.connection = get(sent.event, "event_id"), self
+        self.responses.add(response)
 
     def record_audio(self, sent: Sent) -> None:
         """Record audio that was sent to a translation, which is billed by it."""
@@ -129,44 +117,31 @@ class Conversation:
     def _request(
         self, body: Mapping[str, Any], identity: Identity | None, *, has_run: bool = False
     ) -> Request:
-        model = body.get("model")
+        route, model = self._destination.route, body.get("model")
+        if not (isinstance(model, str) and model):
+            model = self._session.model
+        seen = body if route == "responses" else None  # elsewhere the input is earlier speech
+        if has_run and route == "live":
+            route = "responses"  # a Live session delegates to it
+        request = Request(self._destination.provider, route, model, seen, identity=identity)
+        request.has_run, request.size = has_run, None if seen else UNSEEN
         max_tokens = body.get("max_output_tokens", self._session.max_tokens)
-        is_seen = self._destination.route == "responses"  # elsewhere the input is earlier speech
-        return Request(
-            self._destination.provider,
-            # A Live session delegates to Responses.
-            "responses"
-            if has_run and self._destination.route == "live"
-            else self._destination.route,
-            model if isinstance(model, str) and model else self._session.model,
-            body if is_seen else None,
-            max_tokens=max_tokens if type(max_tokens) is int and max_tokens > 0 else None,
-            identity=identity,
-            size=None if is_seen and body else UNSEEN,
-            has_run=has_run,
-        )
+        if type(max_tokens) is int and max_tokens > 0:
+            request.max_tokens = max_tokens
+        return request
 
     # -- what the server sends
 
     def read_incoming(self, data: bytes) -> Refused | None:
-        """Read a message of the server.
-
-        Returns:
-            The refusal of a response that the server has begun by itself, and its id (None where it
-            has none); usually None.
+        """Read a message of the server; return the refusal and the id (or None) of a response that
+        the server has begun by itself, usually None.
         """
-        if not self._is_ours:
-            self._read_unknown_host(data)
-            return None
+        if not self._is_ours and (self._destination.route != "realtime" or b"session." not in data):
+            return None  # of an unknown host only the session is read, which may matter later
         event = messages.read_received(data, has_text=self._destination.route == "responses")
-        return self._read(event, lane_of(event)) if event is not None else None
-
-    def _read_unknown_host(self, data: bytes) -> None:
-        """Read the session of a host that may turn out to be a provider's."""
-        if self._destination.route == "realtime" and messages.is_of_session(data):
-            event = messages.read_received(data, has_text=False)
-            if get(event, "type") in messages.SESSIONS:
-                self._read_session(get(event, "session"))
+        if event is None or not (self._is_ours or get(event, "type") in messages.SESSIONS):
+            return None
+        return self._read(event, lane_of(event))
 
     def _read(self, event: Any, lane: Any) -> Refused | None:
         kind = get(event, "type")
@@ -204,16 +179,16 @@ class Conversation:
         response_id = _id_of(event)
         if response_id is not None and not self._counted.claim(response_id, self):
             return None  # another connection received the event first, and has matched it
-        response = self._responses.take_waiting(lane, or_any=lane is None)
+        response = self.responses.take_waiting(lane, or_any=lane is None)
         refusal = None
         if response is None:
             # While another request waits to begin, this may be its response: it is not cancelled.
-            is_ambiguous = self._destination.route != "realtime" or self._responses.has_waiting()
+            is_ambiguous = self._destination.route != "realtime" or self.responses.has_waiting()
             refusal = None if is_ambiguous else self._refusal()
             response = self._begin_unrequested(event, lane)
         if response is not None:
             response.lane = lane
-            self._responses.begin(response_id, response)
+            self.responses.begin(response_id, response)
             if response.reader is not None:
                 response.reader.feed(event)
         return (refusal, response_id) if refusal is not None else None
@@ -235,22 +210,22 @@ class Conversation:
             return None
         body = {"model": field(event, "response", "model")}
         call = meter.begin(self._request(body, self._identity, has_run=True))
-        return self._pending(call, meter, lane, None) if isinstance(call, Call) else None
+        return self._pending(call, meter, lane) if isinstance(call, Call) else None
 
-    def _pending(self, call: Call, meter: Meter, lane: Any, event_id: Any) -> PendingResponse:
+    def _pending(self, call: Call, meter: Meter, lane: Any) -> PendingResponse:
         is_text = self._destination.route in ("responses", "live")
         reader = ResponseStream(call.wants_tools, False) if is_text else None
-        return PendingResponse(call, meter, reader, event_id=event_id, lane=lane)
+        return PendingResponse(call, meter, reader, lane)
 
     def _feed(self, event: Any, lane: Any) -> None:
         """Read a piece of text, which belongs to the response under way in its lane."""
-        running = self._responses.in_lane(lane)
+        running = self.responses.in_lane(lane)
         if running is not None and running[1].reader is not None:
             running[1].reader.feed(event)
 
     def _ended(self, event: Any, lane: Any) -> None:
         response_id = _id_of(event)
-        response = self._responses.end(response_id, lane)
+        response = self.responses.end(response_id, lane)
         if response is None:
             # Its beginning was on another connection, or before this one was made.
             if response_id is not None and (
@@ -258,7 +233,7 @@ class Conversation:
             ):
                 return  # it has ended, or another connection counts it
             # A gateway may not report the beginning.
-            response = self._responses.take_waiting(lane, or_any=lane is None)
+            response = self.responses.take_waiting(lane, or_any=lane is None)
             response = response or self._begin_unrequested(event, lane)
             if response is None:
                 return
@@ -293,16 +268,16 @@ class Conversation:
         Where none is, or the request itself was wrong, it refers to the next.
         """
         if self._destination.route != "responses":
-            refused = self._responses.take_refused(get(event, "error"), self)
+            refused = self.responses.take_refused(get(event, "error"), self)
         else:
-            running = self._responses.in_lane(lane)
+            running = self.responses.in_lane(lane)
             is_in_stream = get(event, "sequence_number") is not None
-            if running is not None and (is_in_stream or not self._responses.waits_in(lane)):
-                broken = self._responses.end(running[0])
+            if running is not None and (is_in_stream or not self.responses.waits_in(lane)):
+                broken = self.responses.end(running[0])
                 if broken is not None:
                     self._break_off(broken)
                 return
-            refused = self._responses.take_waiting(lane)
+            refused = self.responses.take_waiting(lane)
         if refused is not None:
             refused.meter.void(refused.call, "the provider refused it")
 
@@ -312,8 +287,8 @@ class Conversation:
         """End what is under way, with what was received: the connection is gone. While another
         connection of the conversation is left, which may receive the rest, it goes on.
         """
-        if self._responses.leave(self):
-            for response in self._responses.take_all():
+        if self.responses.leave(self):
+            for response in self.responses.take_all():
                 self._break_off(response)
         if self._destination.route == "translations":
             self._side.book_audio("estimated")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 
 from paygent.client.instrument.realtime.pending import Responses
+from paygent.core.bounded_dict import BoundedDict
 
 _IDS_MAX = 4_096  # of responses of one conversation; older ones receive no more events
 _SHARED_MAX = 1_024  # conversations known by their id, the most recently joined
@@ -25,20 +26,17 @@ class CountedResponses:
     def __init__(self) -> None:
         self.responses = Responses()
         self._lock = threading.Lock()  # for a few steps in memory; two threads may read one id
-        self._owners: dict[str, object] = {}
+        self._owners: BoundedDict[str, object] = BoundedDict(_IDS_MAX)
         self._total_ms = self._taken_ms = 0
 
     def claim(self, claimed_id: str, owner: object) -> bool:
-        """Claim a response or item for a connection; false where another one counts it.
-
-        Args:
-            claimed_id: Of a response, or of a part of an item.
-            owner: The connection.
+        """Claim a response, or a part of an item, for a connection; false where another one counts
+        it.
         """
         with self._lock:
-            while len(self._owners) >= _IDS_MAX and claimed_id not in self._owners:
-                del self._owners[next(iter(self._owners))]
-            return self._owners.setdefault(claimed_id, owner) is owner
+            if claimed_id not in self._owners:
+                self._owners[claimed_id] = owner
+            return self._owners[claimed_id] is owner
 
     def knows(self, claimed_id: str) -> bool:
         """Return whether a response or item was claimed."""
@@ -64,7 +62,7 @@ class CountedResponses:
             return rest_ms
 
 
-_shared: dict[str, CountedResponses] = {}
+_shared: BoundedDict[str, CountedResponses] = BoundedDict(_SHARED_MAX)
 _shared_lock = threading.Lock()  # as above, where connections begin
 
 
@@ -73,6 +71,4 @@ def counted_of(conversation_id: str) -> CountedResponses:
     with _shared_lock:
         counted = _shared.pop(conversation_id, None) or CountedResponses()
         _shared[conversation_id] = counted
-        while len(_shared) > _SHARED_MAX:
-            del _shared[next(iter(_shared))]
     return counted

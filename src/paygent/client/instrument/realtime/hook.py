@@ -1,9 +1,8 @@
-"""WebSockets to a provider: checked when they connect and before each response, metered from their
-own events.
+"""WebSockets to a provider: checked when they connect, tapped, and metered from their own events.
 
 What goes over a socket is in no HTTP request, so the hook is in the handshake of the `websockets`
-library, through which OpenAI's SDK, its agents and others connect. Which connections are a
-provider's is decided by the address, and by the opener:
+library, through which OpenAI's SDK, its agents and others connect. The address and the opener
+decide which connections are a provider's:
 
 | connection | effect |
 |---|---|
@@ -12,8 +11,6 @@ provider's is decided by the address, and by the opener:
 | to a known host, at another address | logged |
 | to another host, at an address of the same ending | tapped; passes until it requests a response |
 | every other | left alone |
-
-The taps (`connection.py`) see what goes over it, and `conversation.py` reads that.
 """
 
 from __future__ import annotations
@@ -35,11 +32,11 @@ from paygent.client.instrument.realtime.connection import (
     SyncTaps,
     ask_awaiting,
     ask_blocking,
-    is_tapped,
 )
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import ConnectionState, Destination
+from paygent.client.metering.call import Request, Wait
 from paygent.client.metering.meter import Meter
 from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded
@@ -49,35 +46,24 @@ from paygent.failopen import attempt, diagnostics
 class SocketHook(Hook):
     """Patches the connections of the `websockets` library; see `patches.Hook`."""
 
-    def __init__(self, module: str, *, is_async: bool) -> None:
-        """Create the hook.
+    name = "websockets"
 
-        Args:
-            module: Of `ClientConnection`.
-            is_async: Whether its handshake is awaited.
-        """
-        self.name = "websockets"
+    def __init__(self, module: str, taps: type[AsyncTaps] | type[SyncTaps]) -> None:
         self.module = module
-        self._is_async = is_async
+        self._taps = taps
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Tap connections before their handshake; see `patches.Hook`."""
         original = vars(module.ClientConnection)["handshake"]
         if not patches.is_ours(original):
-            wrap = _wrap_async if self._is_async else _wrap_sync
-            patches.put(module.ClientConnection, "handshake", wrap(original, patches))
+            wrapper = _wrap(original, self._taps, patches)
+            patches.put(module.ClientConnection, "handshake", wrapper)
 
 
 class UntappedHook(Hook):
     """Logs connections to a provider through parts of the library that have no taps."""
 
     def __init__(self, module: str, class_name: str) -> None:
-        """Create the hook.
-
-        Args:
-            module: Of the class of connections.
-            class_name: Of that class.
-        """
         self.name = self.module = module
         self._class_name = class_name
 
@@ -99,90 +85,49 @@ class UntappedHook(Hook):
         patches.put(owner, "handshake", handshake)
 
     def _report(self, connection: Any) -> None:
-        address = _address(connection)
-        if _is_provider(address.host):
-            diagnostics.warn_once(
-                f"unmetered:{self.module}",
-                "a connection through %s is neither metered nor limited; use websockets.asyncio",
-                self.module,
-            )
+        if _is_provider(_address(connection).host):
+            message = "%s connections are neither metered nor limited; use websockets.asyncio"
+            diagnostics.warn_once(f"unmetered:{self.module}", message, self.module)
 
 
 HOOKS: tuple[Hook, ...] = (
-    SocketHook("websockets.asyncio.client", is_async=True),
-    SocketHook("websockets.sync.client", is_async=False),
+    SocketHook("websockets.asyncio.client", AsyncTaps),
+    SocketHook("websockets.sync.client", SyncTaps),
     UntappedHook("websockets.legacy.client", "WebSocketClientProtocol"),
     UntappedHook("websockets.trio.client", "ClientConnection"),
     *sdk_hook.HOOKS,
 )
 
 
-def _wrap_sync(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the sync handshake with a check of the limits before it, and taps."""
+def _wrap(original: Callable[..., Any], taps: Any, patches: Patches) -> Callable[..., Any]:
+    """Return the handshake of a connection with a check of the limits before it, and taps."""
+
+    @functools.wraps(original)
+    async def handshake_async(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        check = attempt("prepare", _tap, connection, taps, patches)
+        if check is not None:
+            await ask_awaiting(check)
+        return await original(connection, *args, **kwargs)
 
     @functools.wraps(original)
     def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        entry = attempt("prepare", _entry, connection, SyncTaps, patches)
-        if entry is not None:
-            ask_blocking(entry.check)
-        answer = original(connection, *args, **kwargs)
-        if entry is not None:
-            entry.state.is_open = True
-        return answer
+        check = attempt("prepare", _tap, connection, taps, patches)
+        if check is not None:
+            ask_blocking(check)
+        return original(connection, *args, **kwargs)
 
-    return handshake
-
-
-def _wrap_async(original: Callable[..., Any], patches: Patches) -> Callable[..., Any]:
-    """Return the async handshake with a check of the limits before it, and taps."""
-
-    @functools.wraps(original)
-    async def handshake(connection: Any, *args: Any, **kwargs: Any) -> Any:
-        entry = attempt("prepare", _entry, connection, AsyncTaps, patches)
-        if entry is not None:
-            await ask_awaiting(entry.check)
-        answer = await original(connection, *args, **kwargs)
-        if entry is not None:
-            entry.state.is_open = True
-        return answer
-
-    return handshake
+    return handshake_async if taps is AsyncTaps else handshake
 
 
 # -- checked when it connects
 
 
-class _Entry:
-    """A connection that is checked before its handshake."""
-
-    def __init__(self, conversation: Conversation, state: ConnectionState, meter: Meter) -> None:
-        self._request = conversation.connect_request()
-        self.state = state
-        self._meter = meter
-
-    def check(self) -> Any:
-        """Refuse a user beyond a limit. An SDK that reconnects would swallow that, so there the
-        next `recv` or `send` raises it.
-        """
-        try:
-            return self._meter.check(self._request)
-        except PaygentLimitExceeded as error:
-            if not self.state.is_open:
-                raise
-            self.state.refusal = error
-            return None
-
-
-def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
-    """Tap a connection if it is a provider's; return what is checked before its handshake.
-
-    A connection without a user (one for all users, opened when the application starts) is not
-    checked: each of its responses has a user of its own. Nor is one that is tapped already: where
-    another library has wrapped the handshake, our hook may be on both sides of it.
-    """
-    if not patches.switch.is_on or is_tapped(connection):
+def _tap(connection: Any, taps: Any, patches: Patches) -> Callable[[], Wait | None] | None:
+    """Tap a connection if it is a provider's; return the check before its handshake, if any."""
+    # Where another library has wrapped the handshake, our hook may be on both sides of it.
+    if not patches.switch.is_on or hasattr(connection, "paygent_taps"):
         return None
-    opening = sdk_hook.opening()
+    opening = sdk_hook.opening.get()
     destination = _destination(_address(connection), opening)
     if destination is None:
         return None
@@ -197,9 +142,25 @@ def _entry(connection: Any, taps: Any, patches: Patches) -> _Entry | None:
 
     conversation = Conversation(destination, state.identity, meter_now)
     taps(connection, conversation, state, patches.switch)
+    # Each response of a connection for all users, opened at the start, has a user of its own.
     if not destination.is_ours or state.identity is None or state.identity.user_id is None:
         return None
-    return _Entry(conversation, state, meter)
+    return functools.partial(_check, meter, conversation.connect_request(), state)
+
+
+def _check(meter: Meter, request: Request, state: ConnectionState) -> Wait | None:
+    """Refuse a user beyond a limit. An SDK that reconnects would swallow that, so there the next
+    `recv` or `send` raises it.
+    """
+    try:
+        wait = meter.check(request)
+    except PaygentLimitExceeded as error:
+        if not state.was_admitted:
+            raise
+        state.refusal = error
+        return None
+    state.was_admitted = state.was_admitted or wait is None
+    return wait
 
 
 # -- which connections

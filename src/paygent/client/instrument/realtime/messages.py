@@ -35,36 +35,22 @@ LIVE_USAGE = ("session.usage.updated", "session.closed")
 LIVE_RESPONSE = "response.event"
 LIVE_DECISION = "decision.event"
 
-_READ = (
-    CREATED,
-    *ENDS,
-    "error",
-    TRANSCRIBED,
-    *SESSIONS,
-    *LIVE_USAGE,
-    LIVE_RESPONSE,
-    LIVE_DECISION,
-)
+_LIVE = (*LIVE_USAGE, LIVE_RESPONSE, LIVE_DECISION)
+_READ = (CREATED, *ENDS, "error", TRANSCRIBED, *SESSIONS, *_LIVE)
 
 
 def _one_of(kinds: tuple[str, ...]) -> str:
     return "|".join(map(re.escape, kinds))
 
 
+# The beginning of a message with the type among the first fields, as the SDKs and servers write it.
 _PREFIX = r'\s*\{\s*(?:"event_id"\s*:\s*"[^"]{0,512}"\s*,\s*)?"type"\s*:\s*'
-"""How a message begins in which the type is among the first fields, as the SDKs and servers write
-it.
-"""
 
 _SENT_TYPE = re.compile(rf'"type"\s*:\s*"({_one_of((CREATE, *AUDIO))})"')
 _SENT_AUDIO = re.compile(rf'{_PREFIX}"({_one_of(AUDIO)})"')
 _RECEIVED_TYPE = re.compile(rf'"({_one_of(_READ)})"'.encode())
-_RECEIVED_MEDIA = re.compile(
-    rf'{_PREFIX}"[a-z_.]*(?:audio\.delta|partial_image)"'.encode()
-)  # "response.audio.delta" of the beta, "response.output_audio.delta", "session.output_audio.delta"
-_RECEIVED_SESSION = re.compile(
-    rb'\s*\{.{,200}"type"\s*:\s*"(?:transcription_)?session\.', re.DOTALL
-)
+# "response.audio.delta" of the beta, "response.output_audio.delta", "session.output_audio.delta"
+_RECEIVED_MEDIA = re.compile(rf'{_PREFIX}"[a-z_.]*(?:audio\.delta|partial_image)"'.encode())
 
 _HEAD_LENGTH = 1_024  # enough for `_PREFIX` and a type
 _PARSED_AUDIO_MAX = 65_536  # characters; a longer piece of audio is not parsed for its exact length
@@ -107,12 +93,7 @@ def read_sent(message: Any) -> Sent | None:
 
 
 def asks_for_response(sent: Sent, route: str) -> bool:
-    """Return whether a message requests a response in the format of OpenAI.
-
-    Args:
-        sent: The message.
-        route: "realtime" or "responses".
-    """
+    """Return whether a message requests a response in the format of OpenAI."""
     event = sent.event
     if sent.kind != CREATE:
         return False
@@ -124,25 +105,14 @@ def asks_for_response(sent: Sent, route: str) -> bool:
 
 
 def read_received(data: bytes, *, has_text: bool) -> Any:
-    """Read a message of the server.
-
-    Args:
-        data: The whole message.
-        has_text: Whether pieces of text are read too.
-
-    Returns:
-        The event, or None for one that has nothing to do with usage.
+    """Read a message of the server, with `has_text` also pieces of text; None for one that has
+    nothing to do with usage.
     """
     if _RECEIVED_MEDIA.match(data) is not None:
         return None
     if not has_text and _RECEIVED_TYPE.search(data) is None:
         return None
     return json.loads(data)
-
-
-def is_of_session(data: bytes) -> bool:
-    """Return whether a message looks like an event of a server about its session."""
-    return _RECEIVED_SESSION.match(data) is not None
 
 
 def _text(message: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.instrument.streams.reader import StreamReader, field
@@ -19,36 +20,16 @@ from paygent.client.metering.meter import Meter
 from paygent.core.usage import get
 
 
+@dataclass(slots=True, eq=False)
 class PendingResponse:
-    """A response that was requested or is under way.
+    """A response that was requested or is under way."""
 
-    Attributes:
-        call: What holds for it.
-        meter: Ends it.
-        reader: Reads its events; None where a response that breaks off reports no usage.
-        event_id: The application's id of the event that requested it, or None.
-        lane: Where it goes, or None.
-        connection: Over which it was requested; None where the server began it.
-    """
-
-    __slots__ = ("call", "connection", "event_id", "lane", "meter", "reader")
-
-    def __init__(
-        self,
-        call: Call,
-        meter: Meter,
-        reader: StreamReader | None,
-        *,
-        event_id: Any,
-        lane: Any,
-        connection: Any = None,
-    ) -> None:
-        self.call = call
-        self.meter = meter
-        self.reader = reader
-        self.event_id = event_id
-        self.lane = lane
-        self.connection = connection
+    call: Call  # what holds for it
+    meter: Meter  # ends it
+    reader: StreamReader | None  # None where a response that breaks off reports no usage
+    lane: Any  # where it goes, or None
+    event_id: Any = None  # the application's id of the event that requested it, or None
+    connection: Any = None  # over which it was requested; None where the server began it
 
 
 class Responses:
@@ -82,26 +63,18 @@ class Responses:
                 self._take(response)
 
     def take_waiting(self, lane: Any, *, or_any: bool = False) -> PendingResponse | None:
-        """Take the response of a lane that was requested first.
-
-        Args:
-            lane: Which.
-            or_any: Take the first of any lane where this one has none: a gateway may not echo them.
-        """
+        """Take the response of a lane that was requested first."""
         waiting = list(self._waiting)
         of_lane = [response for response in waiting if response.lane == lane]
-        candidates = of_lane or (waiting if or_any else [])
+        candidates = of_lane or (waiting if or_any else [])  # a gateway may not echo the lane
         # The other direction may take one at the same time: `_take` decides.
         return next(filter(self._take, candidates), None)
 
     def take_refused(self, error: Any, connection: Any) -> PendingResponse | None:
         """Take the response that an error of the Realtime API refers to: the one that was requested
         by the event it names, or the only one that waits. Where several wait and it names none (the
-        SDK sends no ids), nothing is taken; what stays unanswered settles at the disconnect.
-
-        Args:
-            error: The provider's error.
-            connection: It refers to what was requested over this one.
+        SDK sends no ids), nothing is taken; what stays unanswered settles at the disconnect. It
+        refers to what was requested over the same connection.
         """
         event_id = get(error, "event_id")
         waiting = [item for item in list(self._waiting) if item.connection is connection]
@@ -116,12 +89,8 @@ class Responses:
         self._running[next(self._numbers) if response_id is None else response_id] = response
 
     def end(self, response_id: str | int | None, lane: Any = None) -> PendingResponse | None:
-        """Take a response that has ended; None where it is not under way.
-
-        Args:
-            response_id: Which. Where its end or its beginning names no id, it is the first of its
-                lane.
-            lane: Where it has ended.
+        """Take a response that has ended; None where it is not under way. Where its end or its
+        beginning names no id, it is the first of its lane.
         """
         named = self._running.pop(response_id, None) if response_id is not None else None
         if named is not None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -36,11 +37,8 @@ _MODULES = {
 }
 """Modules in which the SDK connects, and the route; older versions lack some."""
 
-_CONNECT = "_connect_ws"
-"""The method that connects and reconnects; older versions connect only where they are entered."""
-
-_ENTER = ("__enter__", "__aenter__", "enter")
-"""The methods by which the application connects."""
+_CONNECT = "_connect_ws"  # connects and reconnects; older versions connect only where entered
+_ENTER = ("__enter__", "__aenter__", "enter")  # by these the application connects
 
 
 class Opening(NamedTuple):
@@ -55,13 +53,8 @@ class Opening(NamedTuple):
     route: str
 
 
-_opening: ContextVar[Opening | None] = ContextVar("paygent_opening", default=None)
-
-
-def opening() -> Opening | None:
-    """Return the connection that the SDK is opening in this context, or None."""
-    return _opening.get()
-
+opening: ContextVar[Opening | None] = ContextVar("paygent_opening", default=None)
+"""The connection that the SDK is opening in this context, or None."""
 
 # A manager may be dropped without being left, so nothing here keeps it alive.
 _states: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictionary()
@@ -70,14 +63,9 @@ _states: weakref.WeakKeyDictionary[Any, ConnectionState] = weakref.WeakKeyDictio
 class SdkSocketHook(Hook):
     """Patches the connection managers of one module of the SDK; see `patches.Hook`."""
 
-    def __init__(self, module: str, route: str) -> None:
-        """Create the hook.
+    name = "openai"
 
-        Args:
-            module: Of the managers.
-            route: That they connect to.
-        """
-        self.name = "openai"
+    def __init__(self, module: str, route: str) -> None:
         self.module = module
         self._route = route
 
@@ -86,71 +74,56 @@ class SdkSocketHook(Hook):
         for owner in list(vars(module).values()):
             if not isinstance(owner, type) or owner.__module__ != module.__name__:
                 continue  # imported from another module, which has a hook of its own
+            blocks: dict[str, _Block] = {"_flush_send_queue": lambda _: _set(is_flushing, True)}
             if owner.__name__.endswith("ConnectionManager"):
-                opens = functools.partial(_opens, route=self._route)
-                self._put(owner, _CONNECT, patches, opens)
+                blocks[_CONNECT] = functools.partial(_opens, route=self._route)
                 # Entering begins a new state: another user may enter the same manager.
-                for name in _ENTER:
-                    enters = functools.partial(opens, is_entered=True)
-                    self._put(owner, name, patches, enters)
-            self._put(owner, "_flush_send_queue", patches, _flushes)
-
-    @staticmethod
-    def _put(owner: type, name: str, patches: Patches, around: Callable[[Any], Any]) -> None:
-        original = vars(owner).get(name)
-        if callable(original) and not patches.is_ours(original):
-            patches.put(owner, name, _wrap(original, patches, around))
+                enters = functools.partial(_opens, route=self._route, is_entered=True)
+                blocks.update(dict.fromkeys(_ENTER, enters))
+            for name, block in blocks.items():
+                original = vars(owner).get(name)
+                if callable(original) and not patches.is_ours(original):
+                    patches.put(owner, name, _wrap(original, patches, block))
 
 
 HOOKS: tuple[Hook, ...] = tuple(SdkSocketHook(*item) for item in _MODULES.items())
 
 
-class _Set:
-    """A context variable that is set in a block."""
-
-    def __init__(self, variable: ContextVar[Any], value: Any) -> None:
-        self._variable = variable
-        self._value = value
-
-    def __enter__(self) -> None:
-        self._before = self._variable.get()
-        self._variable.set(self._value)
-
-    def __exit__(self, *error: object) -> None:
-        self._variable.set(self._before)  # no token: the SDK may leave in another context
+_Block = Callable[[Any], AbstractContextManager[None]]
 
 
-def _opens(manager: Any, *, route: str, is_entered: bool = False) -> _Set:
+@contextmanager
+def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    """Set a context variable in a block."""
+    before = variable.get()
+    variable.set(value)
+    try:
+        yield
+    finally:
+        variable.set(before)  # no token: the SDK may leave in another context
+
+
+def _opens(manager: Any, route: str, is_entered: bool = False) -> AbstractContextManager[None]:
     state = None if is_entered else _states.get(manager)
     if state is None:
         state = _states[manager] = ConnectionState(current_identity())
-    return _Set(_opening, Opening(state, route))
+    return _set(opening, Opening(state, route))
 
 
-def _flushes(connection: Any) -> _Set:
-    return _Set(is_flushing, True)
-
-
-def _wrap(
-    original: Callable[..., Any], patches: Patches, around: Callable[[Any], _Set]
-) -> Callable[..., Any]:
+def _wrap(original: Callable[..., Any], patches: Patches, block: _Block) -> Callable[..., Any]:
     """Return a method of the SDK that runs inside one of our blocks."""
-    if inspect.iscoroutinefunction(original):
 
-        @functools.wraps(original)
-        async def method_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            if not patches.switch.is_on:
-                return await original(self, *args, **kwargs)
-            with around(self):
-                return await original(self, *args, **kwargs)
+    def enter(owner: Any) -> AbstractContextManager[None]:
+        return block(owner) if patches.switch.is_on else nullcontext()
 
-        return method_async
+    @functools.wraps(original)
+    async def method_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with enter(self):
+            return await original(self, *args, **kwargs)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not patches.switch.is_on:
-            return original(self, *args, **kwargs)
-        with around(self):
+        with enter(self):
             return original(self, *args, **kwargs)
 
-    return method
+    return method_async if inspect.iscoroutinefunction(original) else method

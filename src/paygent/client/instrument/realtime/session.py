@@ -5,6 +5,7 @@ What the application requests of a session is not read: the server may refuse it
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from paygent.client.context.identity import Identity
@@ -32,19 +33,13 @@ class Destination(NamedTuple):
     conversation_id: str = ""
 
 
+@dataclass(eq=False)
 class ConnectionState:
-    """The state of a connection that outlives a reconnect by the SDK.
+    """The state of a connection that outlives a reconnect by the SDK."""
 
-    Attributes:
-        identity: Of the context in which it was first opened.
-        is_open: Whether it has been open.
-        refusal: A refusal that the SDK has swallowed, for the next `send` or `recv`.
-    """
-
-    def __init__(self, identity: Identity | None) -> None:
-        self.identity = identity
-        self.is_open = False
-        self.refusal: PaygentLimitExceeded | None = None
+    identity: Identity | None  # of the context in which it was first opened
+    was_admitted: bool = False  # whether a check of the limits has let it connect
+    refusal: PaygentLimitExceeded | None = None  # one that the SDK swallows: for `send` or `recv`
 
     def raise_refusal(self) -> None:
         """Raise the swallowed refusal, once."""
@@ -53,30 +48,21 @@ class ConnectionState:
             raise refusal
 
 
+@dataclass(slots=True, eq=False)
 class Session:
-    """The session of a connection, as the server reports it.
+    """The session of a connection, as the server reports it."""
 
-    Attributes:
-        model: The model that answers.
-        transcribes: The model that transcribes the user's speech; "" where none does.
-        max_tokens: Upper bound of a response's output where it sets none of its own, or None.
-    """
-
-    def __init__(self, model: str) -> None:
-        """Start with the model that the address names, or ""."""
-        self.model = model
-        self.transcribes = ""
-        self.max_tokens: int | None = None
+    model: str  # the model that answers; at first the one that the address names, or ""
+    transcribes: str = ""  # the model that transcribes the user's speech; "" where none does
+    max_tokens: int | None = None  # bound of a response's output where it sets none of its own
 
     def read(self, session: Any) -> None:
         """Read a session, in today's shape or the beta's."""
         model = get(session, "model")
         if isinstance(model, str) and model:
             self.model = model
-        for model in (
-            field(session, "audio", "input", "transcription", "model"),
-            field(session, "input_audio_transcription", "model"),  # of the beta
-        ):
+        for path in (("audio", "input", "transcription"), ("input_audio_transcription",)):
+            model = field(session, *path, "model")  # the second path is the beta's
             if isinstance(model, str) and model:
                 self.transcribes = model
         for name in ("max_output_tokens", "max_response_output_tokens"):  # the second is the beta's

@@ -6,6 +6,7 @@ It is booked as it is reported. It has run by then, so no limit refuses it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.context.identity import Identity
@@ -24,27 +25,15 @@ _BASE64 = 4 / 3  # characters for each byte
 _TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
 
 
+@dataclass(slots=True, eq=False)
 class SideUsage:
-    """Books the usage beside the responses of one connection.
+    """Books the usage beside the responses of one connection; see `Conversation`."""
 
-    Attributes:
-        counted: Of the conversation; a Live session names it only once it has started.
-    """
-
-    def __init__(
-        self,
-        destination: Destination,
-        session: Session,
-        identity: Identity | None,
-        counted: CountedResponses,
-        meter: Callable[[], Meter | None],
-    ) -> None:
-        """Create it for a connection; see `Conversation`."""
-        self._destination = destination
-        self._session = session
-        self._identity = identity
-        self.counted = counted
-        self._meter = meter
+    _destination: Destination
+    _session: Session
+    _identity: Identity | None
+    counted: CountedResponses  # a Live session names its conversation only once it has started
+    _meter: Callable[[], Meter | None]
 
     def book_transcription(self, event: Any) -> None:
         """Book the usage of a transcription of the user's speech."""
@@ -62,11 +51,7 @@ class SideUsage:
             self.book_audio("exact")
 
     def book_sent(self, characters: int) -> None:
-        """Book audio that was sent to a translation, once there is enough of it.
-
-        Args:
-            characters: Length of the audio in base64.
-        """
+        """Book audio in base64 that was sent to a translation, once there is enough of it."""
         self.counted.add(int(characters / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
         self.book_audio("estimated", at_least_ms=_TRANSLATED_MS)
 
@@ -80,23 +65,14 @@ class SideUsage:
     def book_decision(self, decision: Any) -> None:
         """Book a decision that was made for a Live session."""
         usage = read_chat(decision, False)
-        model = usage.model if usage is not None else None
-        self._book("decisions", model or "", usage)
+        self._book("decisions", (usage.model if usage is not None else None) or "", usage)
 
     def _book(self, route: str, model: str, usage: Usage | None) -> None:
         meter = self._meter()
         if meter is None:
             return
-        request = Request(
-            self._destination.provider,
-            route,
-            model,
-            None,
-            generates=False,
-            identity=self._identity,
-            size=UNSEEN,
-            has_run=True,
-        )
+        request = Request(self._destination.provider, route, model, None, generates=False)
+        request.identity, request.size, request.has_run = self._identity, UNSEEN, True
         call = meter.begin(request)
         if isinstance(call, Call):  # what has run never waits
             meter.settle(call, usage)

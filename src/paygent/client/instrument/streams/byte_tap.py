@@ -34,29 +34,14 @@ def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
 class BytesReader:
     """Reads usage from the bytes of a response that the application consumes raw."""
 
-    __slots__ = (
-        "_buffer",
-        "_decode",
-        "_in_long_line",
-        "_is_events",
-        "_is_lines",
-        "_is_whole",
-        "_read",
-        "_reader",
-        "_seen",
-        "_skipping",
-    )
-
     def __init__(
         self, headers: Any, reader: StreamReader, read: Any, *, is_plain: bool = False
     ) -> None:
-        """Prepare for a response.
+        """Prepare for a response with these headers, of which `is_plain` bytes are decoded already.
 
         Args:
-            headers: The response's headers.
             reader: Fed with the events of an event stream, or the lines of a file of JSON lines.
             read: Reads the usage of a whole JSON answer, `(answer) -> Usage | JobStatus | None`.
-            is_plain: The bytes are decoded already.
         """
         content_type = str(headers.get("content-type") or "")
         encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
@@ -146,33 +131,18 @@ class BytesReader:
 
 
 class ByteTap:
-    """What the byte taps of both kinds share; `_tap_class` mixes it with the HTTP library's own
-    stream class.
-    """
+    """Replaces the HTTP library's own stream. `_tap_class` mixes it with the class of that."""
 
-    _inner: Any
-    _ending: StreamEnd
-    _bytes: BytesReader
-    _exhausted: bool
-    is_parsed: bool
-
-    def watch(self, inner: Any, ending: StreamEnd, reader: BytesReader) -> None:
-        """Replace `inner`.
-
-        Args:
-            inner: The HTTP library's own stream.
-            ending: Fired by a close before the end; and by the end, if nothing parses the stream.
-            reader: Reads the bytes as long as `is_parsed` is false. An iterator tap sets that when
-                its first chunk is requested, since it then sees the chunks itself.
-        """
+    def __init__(self, inner: Any, ending: StreamEnd, reader: BytesReader) -> None:
         self._inner = inner
-        self._ending = ending
+        self._ending = ending  # fired by a close before the end; by the end, if nothing parses it
         self._bytes = reader
         self._exhausted = False
+        # Set by an iterator tap when its first chunk is requested: it then sees the chunks itself.
         self.is_parsed = False
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_inner":  # before `watch`, and while being copied
+        if name == "_inner":  # while being copied
             raise AttributeError(name)
         return getattr(self._inner, name)
 
@@ -235,10 +205,7 @@ class _AsyncByteTap(ByteTap):
 @lru_cache(maxsize=16)
 def _tap_class(stream_class: Hashable) -> type | None:
     """Return a tap class that the HTTP library accepts as one of its own streams (it checks the
-    type).
-
-    httpx and httpx2 have classes of the same names. Neither is imported here: the stream in use
-    shows which one it is.
+    type). httpx and httpx2 have classes of the same names, and neither is imported here.
     """
     for base in cast(type, stream_class).__mro__:
         if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
@@ -253,7 +220,6 @@ def tap_bytes(response: Any, ending: StreamEnd, reader: BytesReader) -> ByteTap 
     tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
     if tap_class is None:
         return None
-    tap: ByteTap = tap_class()
-    tap.watch(inner, ending, reader)
+    tap: ByteTap = tap_class(inner, ending, reader)
     response.stream = tap
     return tap

@@ -69,21 +69,18 @@ class StreamEnd:
         """End the call, unless it has ended; correct it, if it was read on after it was left."""
         # Inside `attempt`: a failure to settle must not reach the application's loop.
         if not self._call.done:
-            attempt("settle", self._settle)
+            attempt("settle", self._pass_usage, self._meter.settle)
         elif self._call.is_provisional:
-            attempt("settle", self._correct)
+            attempt("settle", self._pass_usage, self._meter.correct)
 
     def from_anywhere(self) -> None:
-        """End the call; safe in a finalizer.
-
-        A dropped stream is a cycle (it and its generator refer to each other), so the garbage
-        collector ends it, at an allocation of any code. Inside our own code this thread may hold a
-        lock that the end needs too, so there it is deferred.
-        """
+        """End the call; safe in a finalizer."""
         if not self._is_over:
             self._from_anywhere(self)
 
-    # A finalizer runs at any allocation, so the end waits until this thread holds no internal lock.
+    # A dropped stream is a cycle (it and its generator refer to each other), so the garbage
+    # collector ends it, at an allocation of any code. Inside our own code this thread may hold a
+    # lock that the end needs too, so there it is deferred.
     def _from_anywhere(self, end: Callable[[], None]) -> None:
         if _is_inside_ours():
             self._meter.deferred_ends.add(end)
@@ -106,34 +103,19 @@ class StreamEnd:
 
     def _leave(self) -> None:
         if not self._call.done:  # it may have ended since this was deferred
-            attempt("settle", self._settle_left)
-
-    def _settle_left(self) -> None:
-        self._meter.settle_left(self._call, self._usage())
+            attempt("settle", self._pass_usage, self._meter.settle_left)
 
     @property
     def _is_over(self) -> bool:
         return self._call.done and not self._call.is_provisional
 
-    def _settle(self) -> None:
-        self._meter.settle(self._call, self._usage())
-
-    def _correct(self) -> None:
-        self._meter.correct(self._call, self._usage())
-
-    def _usage(self) -> Usage | JobStatus | None:
-        return attempt("usage", self._reader.usage, self._call.estimate)
+    def _pass_usage(self, end: Callable[[Any, Usage | JobStatus | None], None]) -> None:
+        end(self._call, attempt("usage", self._reader.usage, self._call.estimate))
 
 
-_PASSED_THROUGH = (
-    "paygent.client.instrument.",
-    "paygent.client.context.",
-    "paygent.integrations.",
-    "paygent.cli.demo_story.",
-    "paygent.testing",
-    "paygent.cli.",
-)
-"""Our modules that call an SDK or the application, and hold no lock meanwhile."""
+# Our modules that call an SDK or the application, and hold no lock meanwhile.
+_CLIENT_PARTS = ("paygent.client.instrument.", "paygent.client.context.")
+_PASSED_THROUGH = (*_CLIENT_PARTS, "paygent.integrations.", "paygent.testing", "paygent.cli.")
 
 
 def _is_inside_ours() -> bool:

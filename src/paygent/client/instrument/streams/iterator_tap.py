@@ -23,25 +23,19 @@ from paygent.failopen import attempt
 def tap_stream(
     stream: Any, meter: Settler, call: EndableCall, reader: StreamReader, read: Any
 ) -> bool:
-    """Put both taps into an SDK's stream object; false for any other object.
-
-    Args:
-        stream: The SDK's answer.
-        meter, call: Ended by the taps.
-        reader: Reads the chunks.
-        read: Reads the usage of a whole JSON answer, for a response that has no events.
+    """Put both taps into an SDK's stream object; false for any other object. `read` reads the usage
+    of a whole JSON answer, for a response that has no events.
     """
     inner = _iterator_of(stream)
     if inner is None:
         return False
     response = getattr(stream, "response", None) or getattr(stream, "http_response", None)
     bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
-    tap = attempt(
-        "tap_bytes", tap_bytes, response, StreamEnd(meter, call, bytes_reader), bytes_reader
-    )
+    bytes_ending = StreamEnd(meter, call, bytes_reader)
+    tap = attempt("tap_bytes", tap_bytes, response, bytes_ending, bytes_reader)
     ending = StreamEnd(meter, call, reader)
-    # Access to an attribute of a deferred iterator would create the real one.
-    shown = type(inner) if isinstance(inner, _DeferredIterator) else inner
+    # A deferred iterator is of both kinds.
+    shown = type(stream) if isinstance(inner, _DeferredIterator) else inner
     kind = AsyncIteratorTap if hasattr(shown, "__anext__") else IteratorTap
     stream._iterator = kind(inner, reader, ending, tap)
     call.hand_over()  # from here on, only the taps end it
@@ -54,8 +48,7 @@ def _iterator_of(stream: Any) -> Any:
     """
     is_lazy = isinstance(getattr(type(stream), "_iterator", None), cached_property)
     if is_lazy and "_iterator" not in vars(stream):
-        is_async = hasattr(type(stream), "__anext__")
-        return (_DeferredAsyncIterator if is_async else _DeferredSyncIterator)(stream)
+        return _DeferredIterator(stream)
     return getattr(stream, "_iterator", None)
 
 
@@ -198,16 +191,8 @@ class _DeferredIterator:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._create(), name)
 
-
-class _DeferredSyncIterator(_DeferredIterator):
-    __slots__ = ()
-
     def __next__(self) -> Any:
         return self._create().__next__()
-
-
-class _DeferredAsyncIterator(_DeferredIterator):
-    __slots__ = ()
 
     async def __anext__(self) -> Any:
         return await self._create().__anext__()

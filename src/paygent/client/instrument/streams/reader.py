@@ -34,14 +34,12 @@ def counted(
     is_seen: bool = False,
 ) -> Usage | None:
     """Return the usage of a stream that ended before its final usage arrived, from what was
-    received.
+    received: text, or with `is_seen` anything.
 
     Args:
         known: The usage that the provider has reported so far, or None.
-        text_bytes: UTF-8 length of the text received.
         estimate: That the call holds; its input counts where the provider reported none.
         input_is_known: Whether `known` has the true input.
-        is_seen: Whether anything was received, even without text.
     """
     if known is None and not text_bytes and not is_seen:
         return None

@@ -11,7 +11,6 @@ from paygent.client.instrument.realtime.messages import (
     CREATE,
     Sent,
     asks_for_response,
-    is_of_session,
     read_received,
     read_sent,
 )
@@ -111,20 +110,6 @@ def test_read_received__only_what_may_report_usage__is_parsed(
     """Pieces of text where they count, and never audio or images."""
     read = read_received(json.dumps(event).encode(), has_text=has_text)
     assert read == (event if is_read else None)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b'{"event_id": "e", "type": "session.created", "session": {}}', True),
-        (b'{"type":"transcription_session.updated"}', True),
-        (b'{"type": "response.created"}', False),
-        (b"session.created", False),
-    ],
-)
-def test_is_of_session__a_glance__tells(data: bytes, expected: bool) -> None:
-    """Without parsing what strangers send."""
-    assert is_of_session(data) is expected
 
 
 @pytest.mark.parametrize(
