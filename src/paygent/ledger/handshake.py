@@ -10,10 +10,9 @@ import threading
 
 from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
 from paygent.failopen import attempt, diagnostics
-from paygent.ledger.transport import HttpTransport, Transport, TransportError
+from paygent.ledger.transport import HttpTransport, TransportError
 
-PROBE_WAIT_S = 0.5
-"""How long `init` waits for the backend's answer, in seconds."""
+PROBE_WAIT_S = 0.5  # how long `init` waits for the backend's answer
 
 _REFUSED = (401, 403)
 
@@ -27,25 +26,15 @@ class Probe:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        """Send nothing yet.
-
-        Args:
-            url: The backend's base URL, without a path.
-            key: The product's API key.
-        """
+        """Send nothing yet; the URL is without a path."""
         self._url = url
         self._key = key
         self.is_reachable: bool | None = None
         self.is_welcome = False
 
     def run(self, *, wants_answer: bool) -> PaygentWarning | None:
-        """Start the handshake and wait up to half a second for its result.
-
-        Args:
-            wants_answer: Whether a missing response is a problem too.
-
-        Returns:
-            The problem, if one is known by then.
+        """Start the handshake, wait up to half a second, and return the problem if one is known by
+        then; a missing response is one if `wants_answer`.
         """
         problems: list[PaygentWarning] = []
         answered = threading.Event()
@@ -73,16 +62,15 @@ class Probe:
             self.is_welcome = accepts_key(HttpTransport(self._url, self._key), PROBE_WAIT_S)
         except TransportError as error:
             self.is_reachable = False
-            return PaygentBackendUnreachable(
-                f"{self._url} cannot be reached ({error}); calls are metered locally"
-            )
+            problem = f"{self._url} cannot be reached ({error}); calls are metered locally"
+            return PaygentBackendUnreachable(problem)
         self.is_reachable = True
         if self.is_welcome:
             return None
         return PaygentAuthInvalid(f"{self._url} rejects the API key; calls are metered locally")
 
 
-def accepts_key(transport: Transport, timeout_s: float) -> bool:
+def accepts_key(transport: HttpTransport, timeout_s: float) -> bool:
     """Return whether a backend accepts the transport's API key.
 
     Raises:

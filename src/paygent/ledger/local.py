@@ -19,13 +19,7 @@ class LocalLedger:
     """Adapter of `Ledger` over two connections to one store."""
 
     def __init__(self, product: str, writer: Store, reader: Store) -> None:
-        """Take over the stores; nothing is opened yet.
-
-        Args:
-            product: The product of the rows.
-            writer: Used by the thread that settles.
-            reader: Used by the thread that asks; may be `writer` itself (for a store in memory).
-        """
+        """Take over the stores; for one in memory, `reader` is `writer` itself."""
         self._product = product
         self._writer = writer
         self._reader = reader

@@ -21,7 +21,7 @@ from paygent import (
     PlanConfig,
 )
 from paygent.ledger.handshake import PROBE_WAIT_S, Probe, accepts_key
-from paygent.ledger.transport import HttpResponse, TransportError
+from paygent.ledger.transport import HttpResponse, HttpTransport, TransportError
 
 Init = Callable[..., Paygent]
 
@@ -85,7 +85,7 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-class Script:
+class Script(HttpTransport):
     """A transport that answers from a list."""
 
     def __init__(self, *answers: int | TransportError) -> None:
