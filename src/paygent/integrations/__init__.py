@@ -4,6 +4,7 @@ Each sets the user and session of the calls made inside; the hooks of the SDKs m
 loaded when they are first used, since each belongs to a library that may not be installed.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,13 +25,10 @@ _MODULE_OF = {
 
 def __getattr__(name: str) -> Any:
     """Load a public name from its module, once."""
-    module = _MODULE_OF.get(name)
-    if module is None:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    # From now on the name is found without this function.
-    globals()[name] = value = getattr(import_module(f"{__name__}.{module}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value  # from now on it is found without this function
     return value
 
 

@@ -2,11 +2,9 @@
 
     Crew(agents=[…], tasks=[…], step_callback=CrewAICallback(pg, user_id="user_123")).kickoff()
 
-CrewAI calls a step callback after a step, when its model calls have been made. So the callback only
-marks the crew: its `kickoff` runs as the callback's user, on whatever threads it uses. The hooks of
-the SDKs see the calls and meter them.
-
-Read from crewai 1.15 (2026-11).
+CrewAI calls a step callback after a step's model calls. So the callback only marks the crew: its
+`kickoff` runs as the callback's user, on whatever threads it uses. The hooks of the SDKs meter the
+calls. Read from crewai 1.15 (2026-11).
 """
 
 from __future__ import annotations

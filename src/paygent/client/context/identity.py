@@ -54,10 +54,7 @@ class Identity:
         self.metadata, self.metadata_json = read_metadata(metadata)
 
     def merged_with(self, other: Identity | None) -> Identity:
-        """Return this identity, completed from `other` (the surrounding one).
-
-        Session and plan are inherited only by the same user.
-        """
+        """Return this identity, completed from `other`; session and plan for one user only."""
         if other is None:
             return self
         # Both were validated when they were made; `__init__` would read the ids a second time.
@@ -84,15 +81,12 @@ class IdentitySource(Protocol):
 
 @dataclass(slots=True, eq=False)
 class LazyIdentity:
-    """An identity resolved when it is first needed, after the application has signed in users.
-
-    Thread-safe. An answer is kept as soon as there is one.
-    """
+    """An identity resolved when it is first needed, after users have signed in. Thread-safe."""
 
     ask_user: Callable[[], Any]  # returns None for "not yet", and is called again then
     ask_session: Callable[[], Any] | None  # the same; None for the user's open session
     metadata: Metadata = None
-    _identity: Identity = field(init=False)  # as far as it is known
+    _identity: Identity = field(init=False)  # as far as it is known; an answer is kept
     _asking: set[int] = field(init=False, default_factory=set)  # threads that are inside `resolve`
 
     def __post_init__(self) -> None:
@@ -122,9 +116,7 @@ class LazyIdentity:
 
 
 def read_user_id(value: Any, field: str = "user_id") -> str | None:
-    """Return a usable id: a string as it is, `int` and `UUID` as strings. Anything else is None,
-    and logged once for each field.
-    """
+    """Return a string, `int` or `UUID` as an id; None for others, which are logged once."""
     if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         return value
     if value is None:

@@ -20,10 +20,7 @@ from paygent.failopen import attempt, diagnostics
 
 
 class BoundCallable:
-    """A function that runs in the context it was handed over in, and otherwise looks like itself.
-
-    It can be pickled if the function can, so that a pool of processes takes it too.
-    """
+    """A function that runs in the context it was bound in, and otherwise looks like itself."""
 
     def __init__(self, function: Any, context: PropagatedContext, is_pickled: bool = False) -> None:
         self._paygent_function = function
@@ -42,7 +39,7 @@ class BoundCallable:
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else MethodType(self, owner)  # bound in a class's body
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Any, ...]:  # pools of processes pickle their work
         return BoundCallable, (self._paygent_function, self._paygent_context, True)
 
     def __getattr__(self, name: str) -> Any:

@@ -36,13 +36,10 @@ def current_source() -> IdentitySource | None:
 
 
 def reset_or_ignore(token: Token[Any]) -> bool:
-    """Restore a variable's previous value; return False in another context than it was set in.
-
-    There is nothing to restore there: the context that the value was set in is gone, or a copy.
-    """
+    """Restore a variable's previous value; return False in another context than it was set in."""
     try:
         token.var.reset(token)
-    except ValueError:
+    except ValueError:  # nothing to restore: the context is gone, or this is a copy of it
         return False
     return True
 
@@ -83,13 +80,13 @@ class Scope:
         self._token = current.set(self)
 
     def leave(self) -> bool:
-        """Restore the outer source; return whether the scope is left where it was entered.
-
-        Only then do tasks started inside keep the identity; otherwise it ends for all of them,
-        since the context that it was entered in still refers to it.
-        """
-        # The token refers to its context, and a task may keep this scope for long.
-        token, self._token = self._token, None
+        """Restore the outer source; return whether the scope is left where it was entered."""
+        # Only then do tasks started inside keep the identity; otherwise it ends for all of them,
+        # since the context that it was entered in still refers to it.
+        token, self._token = (
+            self._token,
+            None,
+        )  # it refers to its context; a task may keep the scope
         if current_source() is self:
             if token is not None and reset_or_ignore(token):
                 return True
@@ -166,7 +163,7 @@ class attach_identity:  # noqa: N801 - used like `paygent_context`
         reset_or_ignore(self._token)
 
 
-_propagated: list[ContextVar[Any]] = [current]
+_propagated: list[ContextVar[Any]] = [current]  # the identity is first in each snapshot, too
 
 
 def propagate(variable: ContextVar[Any]) -> None:
@@ -189,14 +186,10 @@ class PropagatedContext:
 
     @classmethod
     def capture(cls) -> PropagatedContext | None:
-        """Return a snapshot of the current context; None where there is nothing to propagate.
-
-        The source is not resolved: a thread may be started before the application signs in users.
-        """
-        values = [
-            (variable, current_source() if variable is current else variable.get())
-            for variable in _propagated
-        ]
+        """Return a snapshot of the current context; None where there is nothing to propagate."""
+        # The source is not resolved: a thread may start before the application signs in users.
+        values = [(variable, variable.get()) for variable in _propagated]
+        values[0] = current, current_source()  # without the scopes that have ended
         return None if all(value is None for _, value in values) else cls(*values)
 
     @classmethod
@@ -219,5 +212,5 @@ class PropagatedContext:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the identity alone, resolved now: another process cannot end a call."""
-        source = next(value for variable, value in self._values if variable is current)
+        _, source = self._values[0]
         return PropagatedContext.for_identity, (source.resolve() if source is not None else None,)

@@ -103,22 +103,17 @@ def wrap_async_generator(
         generator = function(*args, **kwargs)
         scope = scope_for(args, kwargs)
         step = generator.asend(None)
-        try:
-            while True:
-                with scope:  # only while the generator runs: its reader has another user
-                    try:
-                        item = await step
-                    except StopAsyncIteration:
-                        return
+        while True:
+            with scope:  # only while the generator runs: its reader has another user
                 try:
-                    step = generator.asend((yield item))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - re-raised inside the generator
-                    step = generator.athrow(error)
-        finally:
-            with scope:  # its own `finally` blocks may make calls
-                await generator.aclose()
+                    item = await step
+                except StopAsyncIteration:
+                    return
+            try:
+                step = generator.asend((yield item))
+            # `GeneratorExit` too: the generator's own `finally` blocks may make calls.
+            except BaseException as error:  # noqa: BLE001 - re-raised inside the generator
+                step = generator.athrow(error)
 
     return in_async_generator
 
@@ -131,21 +126,16 @@ def wrap_generator(function: Callable[..., Any], scope_for: ScopeFactory) -> Cal
         generator = function(*args, **kwargs)
         scope = scope_for(args, kwargs)
         advance = generator.__next__
-        try:
-            while True:
-                with scope:  # only while the generator runs: its reader has another user
-                    try:
-                        item = advance()
-                    except StopIteration as stop:
-                        return stop.value
+        while True:
+            with scope:  # only while the generator runs: its reader has another user
                 try:
-                    advance = functools.partial(generator.send, (yield item))
-                except GeneratorExit:
-                    raise
-                except BaseException as error:  # noqa: BLE001 - re-raised inside the generator
-                    advance = functools.partial(generator.throw, error)
-        finally:
-            with scope:  # its own `finally` blocks may make calls
-                generator.close()
+                    item = advance()
+                except StopIteration as stop:
+                    return stop.value
+            try:
+                advance = functools.partial(generator.send, (yield item))
+            # `GeneratorExit` too: the generator's own `finally` blocks may make calls.
+            except BaseException as error:  # noqa: BLE001 - re-raised inside the generator
+                advance = functools.partial(generator.throw, error)
 
     return in_generator

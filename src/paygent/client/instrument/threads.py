@@ -49,9 +49,7 @@ class PoolHook(Hook):
 
 
 def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Callable[..., Any]:
-    """Return a method that binds the work it takes, and starts the pool's own threads or processes
-    without a user: they will serve other users too.
-    """
+    """Return a method that binds the work it takes, or starts threads or processes, or both."""
 
     @functools.wraps(original)
     def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -62,7 +60,7 @@ def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Call
                 args = (BoundCallable(args[0], context), *args[1:])
             elif not args and callable(kwargs.get("func")):  # only multiprocessing has that name
                 kwargs["func"] = BoundCallable(kwargs["func"], context)
-        if starts and patches.switch.is_on:
+        if starts and patches.switch.is_on:  # what the pool starts will serve other users too
             return PropagatedContext.without_user().run(original, pool, *args, **kwargs)
         return original(pool, *args, **kwargs)
 
@@ -99,11 +97,7 @@ class ThreadHook(Hook):
 
 
 class GreenletHook(Hook):
-    """Registers a callback for each greenlet that gevent spawns; see `patches.Hook`.
-
-    A greenlet starts with an empty context, like a thread. Its class is immutable, so it cannot be
-    patched.
-    """
+    """Registers a callback for each greenlet that gevent spawns; see `patches.Hook`."""
 
     name = "carry:Greenlet"
     module = "gevent.greenlet"
@@ -111,6 +105,7 @@ class GreenletHook(Hook):
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Propagate the user who spawns a greenlet; see `patches.Hook`."""
 
+        # A greenlet starts with an empty context too, but its class is immutable.
         def enter(greenlet: Any) -> None:
             context = PropagatedContext.capture() if patches.switch.is_on else None
             if context is not None:

@@ -4,13 +4,10 @@
 
 LangChain reports the start of a model call to its handlers in the context in which the model then
 makes it. So the handler puts the user into effect there, until LangChain reports the end or the
-first token: from then on a stream's reader runs in that context. See `runs.py` for what happens
-where LangChain reports no end.
+first token: from then on a stream's reader runs in that context.
 
 Embeddings run no callbacks, and an awaited text model (`BaseLLM.ainvoke`) reports its start from
-another task: put them into a `paygent_context`.
-
-Read from langchain-core 1.8 (2026-11).
+another task: put them into a `paygent_context`. Read from langchain-core 1.8 (2026-11).
 """
 
 from __future__ import annotations
@@ -51,17 +48,11 @@ class LangChainCallback(UserCallback, BaseCallbackHandler):
     def on_chat_model_start(
         self, serialized: Any, messages: list[list[Any]], *, run_id: UUID, **kwargs: Any
     ) -> None:
-        """Begin a call of a chat model.
-
-        Raises:
-            PaygentLimitExceeded: if a limit refuses it.
-        """
+        """Begin a call of a chat model; raise `PaygentLimitExceeded` if a limit refuses it."""
         texts = [getattr(message, "content", None) for batch in messages for message in batch]
         attempt("langchain", self._start, run_id, serialized, texts, kwargs)
 
-    def on_llm_start(
-        self, serialized: Any, prompts: list[str], *, run_id: UUID, **kwargs: Any
-    ) -> None:
+    def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: UUID, **kwargs: Any) -> None:
         """Begin a call of a text model; see `on_chat_model_start`."""
         attempt("langchain", self._start, run_id, serialized, prompts, kwargs, not runs_loop())
 

@@ -141,9 +141,9 @@ def test_track__a_generator__has_its_user_inside_and_not_outside() -> None:
     assert stop.value.value == "done"
 
 
-def test_track__a_generator_closed_early__closes_the_function() -> None:
-    """Clean-up code of the function runs when its reader leaves."""
-    closed: list[bool] = []
+def test_track__a_generator_closed_early__closes_the_function_as_its_user() -> None:
+    """Clean-up code of the function runs when its reader leaves, and may make calls."""
+    closed: list[str | None] = []
 
     @paygent_track("a")
     def steps() -> Iterator[int]:
@@ -151,12 +151,12 @@ def test_track__a_generator_closed_early__closes_the_function() -> None:
             yield 1
             yield 2
         finally:
-            closed.append(True)
+            closed.append(who())
 
     generator = steps()
     next(generator)
     generator.close()  # type: ignore[attr-defined]
-    assert closed == [True]
+    assert (closed, who()) == (["a"], None)
 
 
 def test_track__an_exception_thrown_into_a_generator__reaches_the_function() -> None:
@@ -179,7 +179,7 @@ def test_track__an_exception_thrown_into_a_generator__reaches_the_function() -> 
 
 async def test_track__an_async_generator__has_its_user_inside_and_not_outside() -> None:
     """The reader of an async generator keeps its own user between the steps."""
-    closed: list[bool] = []
+    closed: list[str | None] = []
 
     @paygent_track(user_id_param="user")
     async def steps(user: str) -> AsyncIterator[str | None]:
@@ -188,7 +188,7 @@ async def test_track__an_async_generator__has_its_user_inside_and_not_outside() 
             await asyncio.sleep(0)
             yield who()
         finally:
-            closed.append(True)
+            closed.append(who())
 
     assert inspect.isasyncgenfunction(steps)
     seen: list[str | None] = []
@@ -198,7 +198,7 @@ async def test_track__an_async_generator__has_its_user_inside_and_not_outside() 
     early: Any = steps("b")
     assert await anext(early) == "b"
     await early.aclose()
-    assert closed == [True, True]
+    assert (closed, who()) == (["a", "b"], None)
 
 
 async def test_track__values_sent_into_an_async_generator__reach_the_function() -> None:

@@ -1,7 +1,6 @@
-"""Calls back after the import of awaited modules.
+"""Calls back after the import of awaited modules, since Paygent imports no SDK itself.
 
-Paygent imports no SDK itself. Modules that are imported already are patched at once. For the rest,
-a finder is first in `sys.meta_path`: it finds the module through the other finders, and gives it a
+A finder is first in `sys.meta_path`: it finds the module through the other finders, and gives it a
 loader that calls back once the module has run. A thread waits for imports that began earlier.
 """
 

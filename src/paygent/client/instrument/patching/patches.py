@@ -13,10 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from paygent.failopen import attempt
 
+_NOTHING = object()
 _INHERITED = object()  # in place of an original that the patched class took from a base
 _WRAPPERS_MAX = 32  # wrappers of other code that are followed down to ours
 _MOCKS = ("unittest.mock", "mock.mock")  # the second is the same as a package
@@ -32,7 +33,8 @@ class Switch:
 ALWAYS_ON = Switch(True)  # for wrappers that are never switched off
 
 
-class Patch(NamedTuple):
+@dataclass(slots=True, eq=False)
+class Patch:
     """One attribute that was replaced.
 
     Attributes:
@@ -40,12 +42,14 @@ class Patch(NamedTuple):
         name: Its name.
         original: The object that was replaced.
         wrapper: The object that replaces it.
+        left_to: The object of other code in its place that was reported, and left there.
     """
 
     owner: Any
     name: str
     original: Any
     wrapper: Any
+    left_to: Any = _NOTHING
 
 
 class Patches:
@@ -64,8 +68,6 @@ class Patches:
         # By identity: a proxy around a wrapper may call itself equal to it.
         self._wrappers: dict[int, Any] = {}
         self._put_in: list[Patch] = []
-        # By the identity of a patch: the object in its place that was reported, and left there.
-        self._left: dict[int, Any] = {}
         self._undo: dict[str, Callable[[], None]] = {}
 
     def renew_after_fork(self) -> None:
@@ -91,7 +93,6 @@ class Patches:
     def take_out(self, patch: Patch) -> None:
         """Take one patch out, and forget it."""
         self._put_in = [other for other in self._put_in if other is not patch]
-        self._left.pop(id(patch), None)
         self._wrappers.pop(id(patch.wrapper), None)
         _restore(patch)
 
@@ -108,9 +109,9 @@ class Patches:
         for patch in reversed(tuple(self._put_in)):
             current = _current(patch)
             if self.leads_to_ours(current):
-                self._left.pop(id(patch), None)
-            elif self._left.get(id(patch), patch) is not current:
-                self._left[id(patch)] = current
+                patch.left_to = _NOTHING
+            elif patch.left_to is not current:
+                patch.left_to = current
                 yield patch
 
     def leads_to_ours(self, value: Any) -> bool:
@@ -128,7 +129,7 @@ class Patches:
         if vars(patch.owner).get(patch.name, _INHERITED) is not patch.original:
             return False
         setattr(patch.owner, patch.name, patch.wrapper)
-        self._left.pop(id(patch), None)
+        patch.left_to = _NOTHING
         return True
 
     def take_out_all(self) -> None:
@@ -139,7 +140,6 @@ class Patches:
         for patch in reversed(self._put_in):
             attempt("unpatch", _restore, patch)
         self._put_in.clear()
-        self._left.clear()
         self._wrappers.clear()
 
 
