@@ -10,7 +10,7 @@ import threading
 
 from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
 from paygent.failopen import attempt, diagnostics
-from paygent.ledger.transport import HttpTransport, TransportError
+from paygent.ledger.transport import HttpTransport, Transport, TransportError
 
 PROBE_WAIT_S = 0.5  # how long `init` waits for the backend's answer
 
@@ -70,7 +70,7 @@ class Probe:
         return PaygentAuthInvalid(f"{self._url} rejects the API key; calls are metered locally")
 
 
-def accepts_key(transport: HttpTransport, timeout_s: float) -> bool:
+def accepts_key(transport: Transport, timeout_s: float) -> bool:
     """Return whether a backend accepts the transport's API key.
 
     Raises:

@@ -1,8 +1,12 @@
-"""Requests to the backend's HTTP API, sent on Paygent's own threads only."""
+"""The port to the backend's HTTP API: one method, called on Paygent's own threads only.
+
+Contract: `request` returns the status and body of any HTTP response, and raises `TransportError` if
+there was none in time. It follows no redirects and does not retry. Thread-safe.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 
 class TransportError(Exception):
@@ -16,23 +20,13 @@ class HttpResponse(NamedTuple):
     body: bytes
 
 
-class HttpTransport:
-    """Sends requests through httpx2, which is imported at the first one. Thread-safe.
-
-    Args:
-        base_url: Without a trailing slash.
-        api_key: Sent as a bearer token.
-    """
-
-    def __init__(self, base_url: str, api_key: str) -> None:
-        self._base_url = base_url
-        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+class Transport(Protocol):
+    """One method; see the module's contract."""
 
     def request(
         self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
     ) -> HttpResponse:
-        """Send one request, once, and return the response whatever its status; redirects are not
-        followed.
+        """Send one request and return its response.
 
         Args:
             method: HTTP method.
@@ -43,6 +37,25 @@ class HttpTransport:
         Raises:
             TransportError: if there was no response.
         """
+
+
+class HttpTransport:
+    """Adapter of `Transport` over httpx2, which is imported at the first request."""
+
+    def __init__(self, base_url: str, api_key: str) -> None:
+        """Store the address and the key; no connection is opened before the first request.
+
+        Args:
+            base_url: Without a trailing slash.
+            api_key: Sent as a bearer token.
+        """
+        self._base_url = base_url
+        self._headers = {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
+
+    def request(
+        self, method: str, path: str, *, body: bytes | None = None, timeout_s: float
+    ) -> HttpResponse:
+        """Send one request; see `Transport.request`."""
         import httpx2  # takes 90 ms, and only a backend needs it
 
         headers = dict(self._headers)
