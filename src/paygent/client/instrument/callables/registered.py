@@ -63,15 +63,11 @@ def _find(target: Target, module: Any) -> tuple[type, Any] | None:
     return (owner, method) if inspect.isroutine(plain) else None
 
 
-_MISSING = (
-    "provider %s: %s has no class %s with a method %s; its calls are neither metered nor limited"
-)
-
-
 def _warn_missing(target: Target) -> None:
     """Log once that a target is not at the place its config names: no silent bypass."""
     name = target.config.name
-    diagnostics.warn_once(f"unhooked:{name}", _MISSING, name, *target[1:])
+    message = "provider %s: there is no %s.%s.%s; its calls are neither metered nor limited"
+    diagnostics.warn_once(f"unhooked:{name}", message, name, *target[1:])
 
 
 class TargetHook(Hook):

@@ -224,12 +224,8 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | JobStatus | No
 
 
 def _warn_unread(kind: str, route: str) -> None:
-    diagnostics.warn_once(
-        f"unread:{route}:{kind}",
-        "the usage of an answer of type %s (%s) cannot be read; the estimate is booked",
-        kind,
-        route,
-    )
+    message = "the usage of an answer of type %s (%s) cannot be read; the estimate is booked"
+    diagnostics.warn_once(f"unread:{route}:{kind}", message, kind, route)
 
 
 def _is_stream_object(answer: Any) -> bool:

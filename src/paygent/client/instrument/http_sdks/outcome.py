@@ -36,9 +36,8 @@ def end_answered(meter: Settler, call: EndableCall, prepared: Prepared, answer: 
     if prepared.is_raw or _is_http(answer):
         _end_raw(meter, call, answer, reader, read)
     elif not tap_stream(answer, meter, call, reader, read):
-        diagnostics.warn_once(
-            "stream_untapped", "a stream of type %s cannot be read", type(answer).__name__
-        )
+        kind = type(answer).__name__
+        diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
         meter.settle(call, None)
 
 
@@ -62,20 +61,17 @@ def _end_raw(
     is_read = any(getattr(response, name, False) for name in ("is_stream_consumed", "is_closed"))
     bytes_reader = BytesReader(response.headers, reader, read, is_plain=is_read)
     if is_read:  # the bytes are in memory, and no tap would see them again
-        content = response.content
-        meter.settle(call, attempt("usage", _read_whole, bytes_reader, content, call.estimate))
-    elif attempt(
-        "tap_bytes", tap_bytes, response, StreamEnd(meter, call, bytes_reader), bytes_reader
-    ):
+        meter.settle(call, attempt("usage", _read_whole, response, bytes_reader, call.estimate))
+        return
+    ending = StreamEnd(meter, call, bytes_reader)
+    if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
         call.hand_over()
     else:  # not httpx's stream: unreadable without consuming it
         meter.settle(call, None)
 
 
-def _read_whole(
-    reader: BytesReader, content: bytes, estimate: Estimate
-) -> Usage | JobStatus | None:
-    reader.feed_bytes(content)
+def _read_whole(response: Any, reader: BytesReader, estimate: Estimate) -> Usage | JobStatus | None:
+    reader.feed_bytes(response.content)  # raises where the bytes were consumed as a stream
     reader.end()
     return reader.usage(estimate)
 

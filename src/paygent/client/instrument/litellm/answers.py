@@ -122,8 +122,6 @@ def read_part(usage: Usage | JobStatus | None, part: Any, whole: Any) -> Usage |
 
 # -- its errors
 
-# The last two are of aiohttp, which LiteLLM's async calls may use.
-_NEVER_SENT = frozenset({*NEVER_SENT, "ClientConnectorError", "ConnectionTimeoutError"})
 _ERRORS_MAX = 16
 
 
@@ -137,7 +135,7 @@ def was_never_sent(error: BaseException, handled: BaseException | None) -> bool:
         cause = error.__cause__ or error.__context__
         if cause is None or cause is handled or hasattr(cause, "llm_provider"):
             break
-        if any(base.__name__ in _NEVER_SENT for base in type(cause).__mro__):
+        if any(base.__name__ in NEVER_SENT for base in type(cause).__mro__):
             return True
         error = cause
     return False

@@ -147,13 +147,23 @@ def test_end_answered__a_raw_answer_without_a_response__settles_the_estimate() -
     assert ends.ended == [("settle", None)]
 
 
+class Consumed(Unreadable):
+    """A response whose body was consumed as a stream."""
+
+    @property
+    def content(self) -> bytes:  # type: ignore[override]
+        """Fail as httpx does."""
+        raise RuntimeError("consumed")
+
+
+@pytest.mark.parametrize("response", [Unreadable(), Consumed()])
 def test_end_answered__a_body_that_cannot_be_read__settles_the_estimate(
-    swallowed: Swallowed,
+    response: Unreadable, swallowed: Swallowed
 ) -> None:
     """A response that was read already and is no JSON counts as estimated."""
     swallowed.expect("usage")
     ends = Ends()
-    end_answered(cast(Meter, ends), call_of(), prepared({}), Unreadable())
+    end_answered(cast(Meter, ends), call_of(), prepared({}), response)
     assert ends.ended == [("settle", None)]
 
 
