@@ -59,12 +59,8 @@ class AccountKey(NamedTuple):
 
 
 def amount(metric: str, *, cost_nano: int, tokens: int, calls: int = 1) -> int:
-    """Return the amount that a call or event adds to an account, in the unit of its metric.
-
-    Args:
-        metric: The account's metric.
-        cost_nano, tokens: Of the call; negative if a correction lowers them.
-        calls: 0 for a correction, which is no call.
+    """Return the amount that a call or event adds to an account of a metric, in its unit; negative
+    where a correction lowers it, which counts as 0 calls.
     """
     if metric == "spend":
         return cost_nano

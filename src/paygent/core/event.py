@@ -5,10 +5,9 @@ holds what a call reserves before the provider is called; an *end* record is the
 *void* record marks a call that spent nothing. A begin record without an end becomes an event of
 quality `estimated` (`event_from_begin`).
 
-`_FIELDS` is the one table of fields and their JSON keys. The templates of the encoders, the decoder
-and the check for rare fields are derived from it, so a new field is an error at import until it is
-in the table. The encoders fill templates, because `json.dumps` of a dict of this size costs several
-microseconds and this is on the path of every call; strings are escaped once and remembered.
+`_FIELDS` is the one table of fields and their JSON keys: encoders and decoder are derived from it,
+so a new field is an error at import until it is in the table. The encoders fill templates, because
+`json.dumps` costs several microseconds for each call; strings are escaped once and remembered.
 """
 
 from __future__ import annotations
@@ -23,10 +22,8 @@ from paygent.core.usage import Quality
 
 Source = Literal["auto", "manual"]
 
-_ESCAPED_MAX = 4096  # distinct user ids, sessions, models and price ids remembered in escaped form
-
-escape = lru_cache(maxsize=_ESCAPED_MAX)(json.dumps)
-"""Return a string as a JSON string, remembering recent ones."""
+escape = lru_cache(maxsize=4096)(json.dumps)
+"""Return a string as a JSON string, remembering recent user ids, sessions, models and price ids."""
 
 
 class Event(NamedTuple):
@@ -153,10 +150,6 @@ class _Field(NamedTuple):
     form: str = ""
 
 
-def _unchanged(value: Any) -> Any:
-    return value
-
-
 _FIELDS = {
     "event_id": _Field("id", str, "%s"),
     "user_id": _Field("user", str, "%s"),
@@ -175,30 +168,23 @@ _FIELDS = {
     "cost_tokens_nano": _Field("cost", int, "%d"),
     "cost_tools_nano": _Field("tools", int, "%d"),
     # Two closed sets of plain words: no escaping, so the quotes can be in the template.
-    "quality": _Field("quality", _unchanged, '"%s"'),
-    "source": _Field("source", _unchanged, '"%s"'),
+    "quality": _Field("quality", str, '"%s"'),
+    "source": _Field("source", str, '"%s"'),
     "price_id": _Field("price", str, "%s"),
     "latency_ms": _Field("ms", int, "%d"),
     "blocked": _Field("blocked", bool),
     "cost_explicit": _Field("explicit", bool),
     "tool_calls": _Field("calls", tuple),
-    "description": _Field("description", _unchanged),
-    "metadata": _Field("meta", _unchanged),
-    "details": _Field("details", _unchanged),
-    "corrects": _Field("corrects", _unchanged),
+    "description": _Field("description", str),
+    "metadata": _Field("meta", dict),
+    "details": _Field("details", dict),
+    "corrects": _Field("corrects", str),
     "restates": _Field("restates", bool),
 }
 """Every field of `Event`, by name and in its order."""
 
-_HEAD_NAMES = (
-    "user_id",
-    "session_id",
-    "model",
-    "model_key",
-    "provider",
-    "plan",
-    "period_start_us",
-)
+_HEAD_NAMES = ("user_id", "session_id", "model", "model_key", "provider", "plan", "period_start_us")
+_BEGIN_NAMES = ("at_us", "input_tokens", "output_tokens", "cost_tokens_nano", "price_id")
 _END_NAMES = ("at_us", "price_id", "latency_ms")  # written one by one, before the figures
 _RARE = tuple(name for name, field in _FIELDS.items() if not field.form)
 _FIGURES = tuple(  # all others of an end record; they go into the template as they are
@@ -206,6 +192,7 @@ _FIGURES = tuple(  # all others of an end record; they go into the template as t
     for name, field in _FIELDS.items()
     if field.form and name not in ("event_id", *_HEAD_NAMES, *_END_NAMES)
 )
+_COUNTS = tuple(name for name in _FIGURES if _FIELDS[name].form == "%d")  # tokens and costs
 
 
 def _template(names: Iterable[str]) -> str:
@@ -213,7 +200,6 @@ def _template(names: Iterable[str]) -> str:
 
 
 _HEAD = _template(_HEAD_NAMES)
-_BEGIN_NAMES = ("at_us", "input_tokens", "output_tokens", "cost_tokens_nano", "price_id")
 _BEGIN = '{"k":"begin","id":"%s",%s,' + _template(_BEGIN_NAMES) + "%s}"
 _END = '{"k":"end","id":%s,%s,' + _template((*_END_NAMES, *_FIGURES)) + "%s}"
 _figures_of = values_of(Event, _FIGURES)
@@ -223,17 +209,8 @@ _READERS = tuple(
     (_FIELDS[name].key, _FIELDS[name].read, Event._field_defaults.get(name), name in _RARE)
     for name in Event._fields
 )
-_NOT_IN_BEGIN = {
-    _FIELDS[name].key: value
-    for name, value in {
-        "cached_input_tokens": 0,
-        "cache_write_tokens": 0,
-        "reasoning_tokens": 0,
-        "cost_tools_nano": 0,
-        "quality": "estimated",
-        "source": "auto",
-        "latency_ms": 0,
-    }.items()
+_NOT_IN_BEGIN: dict[str, Any] = {"quality": "estimated", "source": "auto"} | {
+    _FIELDS[name].key: 0 for name in ("latency_ms", *_COUNTS) if name not in _BEGIN_NAMES
 }
 
 
@@ -254,25 +231,18 @@ def encode_head(record: Begin | Event) -> str:
 
 
 def encode_begin(begin: Begin, head: str = "") -> bytes:
-    """Write a begin record.
-
-    Args:
-        head: The result of `encode_head`; "" computes it here.
-    """
-    tail = f',"meta":{begin.metadata_json}' if begin.metadata_json else ""
-    return (
-        _BEGIN
-        % (
-            begin.event_id,  # a UUID made here, so there is nothing to escape
-            head or encode_head(begin),
-            begin.at_us,
-            begin.expected_input_tokens,
-            begin.expected_output_tokens,
-            begin.expected_cost_nano,
-            escape(begin.price_id),
-            tail,
-        )
-    ).encode()
+    """Write a begin record; `head` is the result of `encode_head`, and "" computes it here."""
+    record = _BEGIN % (
+        begin.event_id,  # a UUID made here, so there is nothing to escape
+        head or encode_head(begin),
+        begin.at_us,
+        begin.expected_input_tokens,
+        begin.expected_output_tokens,
+        begin.expected_cost_nano,
+        escape(begin.price_id),
+        f',"meta":{begin.metadata_json}' if begin.metadata_json else "",
+    )
+    return record.encode()
 
 
 def encode_end(event: Event, head: str = "", *, ends: str = "") -> bytes:
@@ -287,19 +257,17 @@ def encode_end(event: Event, head: str = "", *, ends: str = "") -> bytes:
     tail = "" if _rare_of(event) == _NO_RARE else _tail(event)
     if ends and ends != event_id:
         tail += f',"ends":"{ends}"'
-    return (
-        _END
-        % (
-            # Only the id of a manual event comes from the application.
-            f'"{event_id}"' if event.source == "auto" else escape(event_id),
-            head or encode_head(event),
-            event.at_us,
-            escape(event.price_id),
-            event.latency_ms,
-            *_figures_of(event),
-            tail,
-        )
-    ).encode()
+    record = _END % (
+        # Only the id of a manual event comes from the application.
+        f'"{event_id}"' if event.source == "auto" else escape(event_id),
+        head or encode_head(event),
+        event.at_us,
+        escape(event.price_id),
+        event.latency_ms,
+        *_figures_of(event),
+        tail,
+    )
+    return record.encode()
 
 
 def _tail(event: Event) -> str:
@@ -330,33 +298,13 @@ def decode_end(record: Mapping[str, Any]) -> Event:
 
 
 def event_from_begin(record: Mapping[str, Any]) -> Event:
-    """Return the event of a call that began and never ended: its estimate.
-
-    Args:
-        record: A begin record.
-
-    Raises:
-        KeyError, TypeError, ValueError: if the record is not one that `encode_begin` wrote.
-    """
+    """Return the estimate of a call from its begin record; raises as `decode_end`."""
     return decode_end({**record, **_NOT_IN_BEGIN})
-
-
-_DELTAS = (
-    "input_tokens",
-    "output_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "cost_tokens_nano",
-    "cost_tools_nano",
-)
 
 
 def difference(whole: Event, original: Event) -> Event:
     """Return the correction that turns an event into another: signed differences of its counts and
     costs, booked into the windows of the original.
     """
-    deltas: dict[str, Any] = {
-        name: getattr(whole, name) - getattr(original, name) for name in _DELTAS
-    }
+    deltas: Any = {name: getattr(whole, name) - getattr(original, name) for name in _COUNTS}
     return whole._replace(corrects=original.event_id, **deltas)

@@ -1,7 +1,4 @@
-"""Report figures: usage by user, model and tag, and margins.
-
-Rows come from the store; this module groups them and computes margins in integers.
-"""
+"""Report figures: usage rows of the store grouped by user, model and tag, and margins."""
 
 from __future__ import annotations
 
@@ -58,11 +55,8 @@ class Margin(NamedTuple):
 
 
 def margins(rows: Iterable[UsageRow], *, price_nano: int) -> tuple[Margin, ...]:
-    """Group usage rows by user, dearest user first.
-
-    Args:
-        rows: At most one row per user and model.
-        price_nano: Price of each of these users in the span that the rows cover.
+    """Group usage rows by user, dearest user first; `price_nano` is what each of them pays in the
+    span of the rows.
     """
     # Users without a row used nothing, so their margin is their price; they are not listed.
     by_user: dict[str, list[UsageRow]] = {}
@@ -86,15 +80,12 @@ _KEYS = {
     "user": "user_id",
     "model": "model",
     "tag": "tag",
-}  # what `group` takes, and the field it keeps
+}  # what `group` takes; the field it keeps
 _SUMS = tuple(name for name in UsageRow._fields if name not in _KEYS.values())
 
 
 def group(rows: Iterable[UsageRow], by: tuple[str, ...]) -> tuple[UsageRow, ...]:
-    """Sum usage rows by some of user, model and tag, dearest first.
-
-    Args:
-        by: Some of "user", "model" and "tag"; the others are "" in the result.
+    """Sum usage rows by some of "user", "model" and "tag", dearest first; the others are "".
 
     Raises:
         ValueError: if `by` is empty or names something else.
