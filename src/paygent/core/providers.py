@@ -8,6 +8,7 @@ another source names it.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -107,6 +108,23 @@ US_ONLY_TENTHS = 11
 residency", 2026-11; only models that have the premium accept the option).
 """
 
+# The most output that a model gives to one request, by its canonical name; the first rule that
+# matches the whole name counts. genai-prices lists context windows only, and those say little about
+# output: gpt-4o takes 128,000 tokens and gives at most 16,384. Anthropic's API requires `max_tokens`
+# in each request, so its models need no entry. Source: the model pages of OpenAI's documentation as
+# collected in the model list of LiteLLM 1.110 (`max_output_tokens`), 2026-11; gpt-4 from OpenAI's
+# page (the list splits its window in two).
+_MAX_OUTPUT_TOKENS = (
+    (re.compile(r"gpt-3\.5-turbo.*|gpt-4-turbo.*|gpt-4-(?:0125|1106)-.*"), 4_096),
+    (re.compile(r"gpt-4(?:-0[36]1[34])?"), 8_192),
+    (re.compile(r"(?:chat)?gpt-4o(?:-mini)?(?:-audio-preview|-search-preview)?"), 16_384),
+    (re.compile(r"gpt-audio(?:-mini)?|gpt-5(?:\.\d)?-chat"), 16_384),
+    (re.compile(r"gpt-4\.1(?:-mini|-nano)?"), 32_768),
+    (re.compile(r"(?:o1|o3|o4)(?:-pro|-mini)?(?:-deep-research)?"), 100_000),
+    (re.compile(r"gpt-5-pro"), 272_000),
+    (re.compile(r"gpt-[56](?:\.\d)?(?:-[a-z]+)*"), 128_000),  # gpt-5-mini, gpt-5.1-codex-max, …
+)
+
 # Look-up tables, made once: hosts are looked up for each new client and socket.
 _BY_NAME = {provider.name: provider for provider in PROVIDERS}
 _BY_ALIAS = {alias: provider.name for provider in PROVIDERS for alias in provider.aliases}
@@ -137,3 +155,9 @@ def provider_of_client(class_name: str) -> Provider | None:
     """Return the provider that a client's class name shows, or None if it shows none."""
     words = ((word, provider) for provider in PROVIDERS for word in provider.client_words)
     return next((provider for word, provider in words if word in class_name), None)
+
+
+def max_output_tokens(model_key: str) -> int | None:
+    """Return the most output of a model by its canonical name; None where it is not known."""
+    limits = (tokens for name, tokens in _MAX_OUTPUT_TOKENS if name.fullmatch(model_key))
+    return next(limits, None)

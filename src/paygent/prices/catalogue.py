@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 from paygent.core.period import to_datetime
 from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.pricing import ASSUMED, FEES, PARENTS, VARIANT, Prices, Rates, Tier, complete
+from paygent.core.providers import max_output_tokens
 from paygent.failopen import attempt
 from paygent.prices import model_names
 from paygent.prices.listing import ALWAYS_US, Listing, date_of, load_snapshot, read_listing
-from paygent.prices.max_output import max_output_tokens
 
 DEAREST = "plan-dearest"
 """Source of the rates of an unknown model in a plan that books its dearest rate."""
@@ -58,17 +58,11 @@ class Resolved(NamedTuple):
 
 
 class Catalogue:
-    """The bundled price list and a cache of resolved models. Thread-safe: lookups are pure, tables
-    are dicts.
-    """
+    """The bundled price list and a cache of resolved models; thread-safe, since tables are dicts."""
 
     def __init__(self, snapshot: Any = None) -> None:
-        """Load the bundled catalogue.
-
-        Args:
-            snapshot: A genai-prices `DataSnapshot`; None loads the one bundled with the package. If
-                that fails, no model has a catalogue price, which is logged once and marked on
-                every event.
+        """Use a genai-prices `DataSnapshot`; None loads the one bundled with the package. If that
+        fails, no model has a catalogue price, which is logged once and marked on every event.
         """
         self._resolved: dict[tuple[str, str, str, int], Resolved] = {}
         self._plans: dict[int, PlanConfig] = {}
@@ -78,17 +72,11 @@ class Catalogue:
     def resolve(
         self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str = ""
     ) -> Resolved:
-        """Return the rates of a model under a plan.
+        """Return the rates of a model under a plan at the start of a call, in a tier as in `Usage`.
 
-        Args:
-            provider: "openai", "anthropic", "azure", "aws", …; "" or an unknown one is inferred
-                from the model's name.
-            model: The name used by the application or the provider.
-            at_us: Start of the call; prices have dates.
-            plan: The user's plan; plans are immutable, so its identity is part of the key.
-            tier: Price variants of the answer, as in `Usage`.
+        A `provider` that is "" or unknown is inferred from the model's name.
         """
-        key = (provider, model, tier, id(plan))
+        key = (provider, model, tier, id(plan))  # plans are immutable
         resolved = self._resolved.get(key)
         if resolved is not None and resolved.valid_from_us <= at_us < resolved.valid_until_us:
             return resolved
@@ -130,9 +118,8 @@ class Catalogue:
         for start, own in listing.tiers:  # a component without a step here keeps its last price
             reached.update(own)
             tiers.append(Tier(start, complete(reached)[0]))
-        price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}" + (
-            f"#{tier}" if tier else ""
-        )
+        price_id = f"genai-prices:{listing.provider}/{listing.model}@{self.as_of}"
+        price_id += f"#{tier}" if tier else ""
         # Dated prices of one model need different ids.
         if (listing.valid_from_us, listing.valid_until_us) != ALWAYS_US:
             price_id += "~" + _digest(prices, *(each for step in tiers for each in step))
@@ -190,24 +177,22 @@ def plan_rate(plan: PlanConfig, model: str) -> tuple[ModelCostRate | None, str]:
     """
     exact = model_names.plain(model)
     # A rate under a dated name must win over one under the canonical name.
-    spellings = (
-        (model, exact) if exact.startswith("ft:") else (model, exact, model_names.canonical(model))
-    )
-    for name in spellings:
-        if name in plan.cost_rates:
-            return plan.cost_rates[name], "plan"
+    spellings = [model, exact]
+    if not exact.startswith("ft:"):
+        spellings.append(model_names.canonical(model))
     by_plain = {model_names.plain(name): rate for name, rate in plan.cost_rates.items()}
-    for name in spellings:
-        if name in by_plain:
-            return by_plain[name], "plan"
+    for rates in (plan.cost_rates, by_plain):
+        for name in spellings:
+            if name in rates:
+                return rates[name], "plan"
     if plan.default_cost_rate is not None:
         return plan.default_cost_rate, "plan-default"
     return None, ""
 
 
 def _rates_of(plan: PlanConfig) -> list[ModelCostRate]:
-    rates = list(plan.cost_rates.values())
-    return rates + ([plan.default_cost_rate] if plan.default_cost_rate is not None else [])
+    default = plan.default_cost_rate
+    return [*plan.cost_rates.values(), *([] if default is None else [default])]
 
 
 def _names(plan: PlanConfig, exact: str) -> bool:
@@ -239,8 +224,6 @@ def _planned(rate: ModelCostRate, listing: Listing | None, source: str, name: st
 
 
 def _digest(*prices: object) -> str:
-    """Return a digest that distinguishes lists of one name: the rates of a plan change, and so do
-    those of a model with dated prices or cheaper hours.
-    """
+    """Return a digest to distinguish lists of one name: a plan's rates and dated prices change."""
     plain = [tuple(part) if isinstance(part, tuple) else part for part in prices]
     return f"{zlib.crc32(repr(plain).encode()):08x}"

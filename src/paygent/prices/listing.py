@@ -6,7 +6,7 @@ left out; nothing here raises for one.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, time, timedelta, timezone
 from typing import Any, NamedTuple
 
 from paygent.core.money import read_price_pico
@@ -36,7 +36,6 @@ _COMPONENT_KEYS = {
     "request": ("requests_kcount",),
 }
 """The catalogue's keys for each component; the first one that is set counts."""
-
 
 ALWAYS_US = (-(2**62), 2**62)
 """Validity of prices without dates."""
@@ -74,23 +73,15 @@ def read_listing(provider: str, info: Any, at: datetime, tier: str) -> Listing:
                 tiers.setdefault(int(step.start), {})[component] = read_price_pico(step.price)
         except (ValueError, InvalidValue) as error:
             diagnostics.record_error("catalogue_price", error)
-    if "input" not in prices and "output" in prices:
-        # A list with one side only has no price for the other because it is never billed.
-        prices["input"] = 0
-    if "output" not in prices and "input" in prices:
-        prices["output"] = 0  # embeddings have no output
+    if "input" in prices or "output" in prices:
+        # One side only: the other has no price because it is never billed (embeddings: output).
+        prices = {"input": 0, "output": 0, **prices}
     if US_ONLY in tier.split("+"):
         prices = _dearer_in_us(prices)
         tiers = {start: _dearer_in_us(step) for start, step in tiers.items()}
-    return Listing(
-        prices,
-        tuple(sorted(tiers.items())),
-        str(info.id),
-        provider,
-        info.context_window if isinstance(info.context_window, int) else None,
-        *_valid_us(info, at),
-        lacks_variant,
-    )
+    steps, model, valid_us = tuple(sorted(tiers.items())), str(info.id), _valid_us(info, at)
+    window = info.context_window if isinstance(info.context_window, int) else None
+    return Listing(prices, steps, model, provider, window, *valid_us, lacks_variant)
 
 
 def _dearer_in_us(prices: dict[str, int]) -> dict[str, int]:
@@ -102,26 +93,26 @@ def _dearer_in_us(prices: dict[str, int]) -> dict[str, int]:
 
 
 def _prices_in_force(info: Any, at: datetime, tier: str, plain: Any) -> tuple[dict[str, Any], bool]:
-    """Return a model's prices by the catalogue's keys, with the variants of a tier in place of the
-    standard ones; and whether one of these variants is not listed.
+    """Return a model's prices by the catalogue's keys, those of a tier's variants where listed, and
+    whether one of these variants is not.
     """
-    own = {key: value for key, value in vars(plain).items() if value is not None}
+    own = _set_prices(plain)
     if not tier:
         return own, False
     names = {name for name in tier.split("+") if name != US_ONLY}
     wanted = {(kind, name) for kind in _VARIANT_KINDS for name in names}
     listed: set[str] = set()
     for variant in info.price_variants or ():
-        constraint = variant.constraint
-        # Variants have dates too.
-        if constraint is not None and not constraint.active(at):
-            continue
+        if variant.constraint is not None and not variant.constraint.active(at):
+            continue  # variants have dates too
         if len(variant.when) == 1 and next(iter(variant.when.items())) in wanted:
             listed.update(variant.when.values())
-            own.update(
-                {key: value for key, value in vars(variant.prices).items() if value is not None}
-            )
+            own.update(_set_prices(variant.prices))
     return own, not names <= listed
+
+
+def _set_prices(prices: Any) -> dict[str, Any]:
+    return {key: value for key, value in vars(prices).items() if value is not None}
 
 
 def _valid_us(info: Any, at: datetime) -> tuple[int, int]:
@@ -130,39 +121,24 @@ def _valid_us(info: Any, at: datetime) -> tuple[int, int]:
     constraints = [prices.constraint for prices in dated]
     constraints += [variant.constraint for variant in getattr(info, "price_variants", None) or ()]
     moments = [*ALWAYS_US]
-    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
     for constraint in constraints:
         start_date = getattr(constraint, "start_date", None)
         if start_date is not None:
-            moments.append(
-                to_us(
-                    datetime(start_date.year, start_date.month, start_date.day, tzinfo=timezone.utc)
-                )
-            )
-        for edge in (
-            getattr(constraint, "start_time", None),
-            getattr(constraint, "end_time", None),
-        ):
+            moments.append(to_us(datetime.combine(start_date, time(), timezone.utc)))
+        for name in ("start_time", "end_time"):
+            edge = getattr(constraint, name, None)
             if edge is not None:
                 # Cheaper hours are given in a zone of their own; the window around now is enough.
-                offset = edge.utcoffset() or timedelta()
-                today = (
-                    midnight
-                    + timedelta(hours=edge.hour, minutes=edge.minute, seconds=edge.second)
-                    - offset
-                )
+                today = datetime.combine(at, edge.replace(tzinfo=None), timezone.utc)
+                today -= edge.utcoffset() or timedelta()
                 moments += [to_us(today + timedelta(days=days)) for days in (-1, 0, 1, 2)]
     now_us = to_us(at)
-    return (
-        max(moment for moment in moments if moment <= now_us),
-        min(moment for moment in moments if moment > now_us),
-    )
+    return max(us for us in moments if us <= now_us), min(us for us in moments if us > now_us)
 
 
 def load_snapshot() -> Any:
     """Load the bundled catalogue of genai-prices."""
-    # Imported here, because `import paygent` must stay fast.
-    from genai_prices.data_snapshot import get_snapshot
+    from genai_prices.data_snapshot import get_snapshot  # slow to import
 
     return get_snapshot()
 

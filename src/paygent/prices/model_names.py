@@ -69,21 +69,15 @@ def provider_prefix(name: str) -> str | None:
 
 
 def is_named_by(rule: Any, name: str) -> bool:
-    """Return whether a catalogue's matching rule names this model exactly.
+    """Return whether a clause of genai-prices (`equals`, `regex`, `starts_with`, `ends_with`,
+    `contains`, `or_`, `and_`) names this plain model name exactly.
 
-    The catalogue's rules include prefixes ("starts with claude-sonnet-4-5"), meant for dated
-    snapshots. A prefix counts only if nothing but a date or version follows it, or if it is the
-    prefix of a fine-tune.
-
-    Args:
-        rule: A clause of genai-prices: `equals`, `regex`, `starts_with`, `ends_with`, `contains`,
-            `or_`, `and_`.
-        name: A plain model name.
+    Prefixes ("starts with claude-sonnet-4-5") are meant for dated snapshots. One counts only if
+    nothing but a date or version follows it, or if it is the prefix of a fine-tune.
     """
     # By attributes, so that no class of the catalogue has to be imported.
-    for member in getattr(rule, "or_", ()):
-        if is_named_by(member, name):
-            return True
+    if any(is_named_by(member, name) for member in getattr(rule, "or_", ())):
+        return True
     every = getattr(rule, "and_", ())
     if every:
         return all(is_named_by(member, name) for member in every)

@@ -58,12 +58,8 @@ class Priced(NamedTuple):
 
 
 def price(catalogue: Catalogue, query: PriceQuery, usage: Usage) -> Priced:
-    """Price a usage at the rates of the model that answered, if those are known.
-
-    Args:
-        catalogue: Resolves models.
-        query: The requested model.
-        usage: The usage; its `quality` is kept unless that of the price is worse.
+    """Price a usage at the rates of the model that answered, if those are known, else of the
+    requested one. Its `quality` is kept unless that of the price is worse.
     """
     model = usage.model or query.model
     if model == query.model and not usage.tier and query.resolved is not None:
@@ -115,21 +111,15 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     lacking = unpriced_parts(usage, rates)
     if not rates.is_known or lacking:
         what = f" ({', '.join(lacking)})" if rates.is_known else ""
-        diagnostics.warn_once(
-            f"unpriced:{resolved.model_key}",
-            "No price for model %s%s; this usage is recorded at $0.",
-            shown,
-            what,
-        )
+        message = "No price for model %s%s; this usage is recorded at $0."
+        diagnostics.warn_once(f"unpriced:{resolved.model_key}", message, shown, what)
         return "unpriced"
     assumed = assumed_parts(usage, rates)
     if assumed:
-        diagnostics.warn_once(
-            f"assumed_price:{resolved.model_key}:{usage.tier}",
-            "The price list of model %s lacks %s; the nearest price is used.",
-            shown,
-            ", ".join(assumed) + (f" {usage.tier}" if usage.tier else ""),
-        )
+        kind = f"assumed_price:{resolved.model_key}:{usage.tier}"
+        message = "The price list of model %s lacks %s; the nearest price is used."
+        what = ", ".join(assumed) + (f" {usage.tier}" if usage.tier else "")
+        diagnostics.warn_once(kind, message, shown, what)
     if (assumed or rates.source == DEAREST) and usage.quality == "exact":
         return "estimated"
     return usage.quality

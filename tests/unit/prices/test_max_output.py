@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from paygent.core.plan import PlanConfig
+from paygent.core.providers import max_output_tokens
 from paygent.prices.catalogue import Catalogue
-from paygent.prices.max_output import max_output_tokens
 
 NOW_US = 1_795_000_000_000_000
 
