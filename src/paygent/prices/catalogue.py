@@ -58,7 +58,7 @@ class Resolved(NamedTuple):
 
 
 class Catalogue:
-    """The bundled price list and a cache of resolved models; thread-safe, since tables are dicts."""
+    """The bundled price list and a cache of resolved models; thread-safe: its tables are dicts."""
 
     def __init__(self, snapshot: Any = None) -> None:
         """Use a genai-prices `DataSnapshot`; None loads the one bundled with the package. If that

@@ -151,7 +151,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def expand_batch(body: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-    """Return a request as large as all those of a batch, which is gated as a whole; their number."""
+    """Return a request as large as all of a batch, which is gated as a whole; and their number."""
     given = body.get("requests")
     requests: Iterable[Any] = given if isinstance(given, (list, tuple)) else ()
     params = [params for params in (get(request, "params") for request in requests) if params]

@@ -41,7 +41,7 @@ _FREE_POST = (
     "/messages/count_tokens", "/files", "/models", "/organizations", "/skills", "/user_profiles",
     "/vaults", "/memory_stores", "/environments", "/tunnels",
 )  # fmt: skip
-"""Operations that cost nothing; any other without a route passes unmetered, which is logged once."""
+"""Operations that cost nothing; others without a route pass unmetered, which is logged once."""
 
 _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
 _BATCHES = Route(

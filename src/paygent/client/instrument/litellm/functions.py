@@ -21,7 +21,7 @@ from paygent.client.instrument.openai.answers import (
     read_response,
     read_transcription,
 )
-from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
+from paygent.client.instrument.openai.usage import usage_of_audio, usage_of_speech
 from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Request
 from paygent.core.providers import canonical_provider

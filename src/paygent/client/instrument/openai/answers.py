@@ -51,8 +51,8 @@ def _with_bill(usage: Usage, reported: Any) -> Usage:
 
 
 def _always_searches(model: str | None) -> bool:
-    # Each call of `gpt-4o-search-preview` and `gpt-5-search-api` is billed for a web search that its
-    # usage does not report (OpenAI's price list, 2026-11).
+    # Calls of `gpt-4o-search-preview` and `gpt-5-search-api` are each billed for a web search that
+    # their usage does not report (OpenAI's price list, 2026-11).
     return model is not None and "-search-" in model
 
 

@@ -21,7 +21,7 @@ from paygent.client.instrument.openai.answers import (
     read_speech,
     read_transcription,
 )
-from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
+from paygent.client.instrument.openai.usage import usage_of_audio, usage_of_speech
 from paygent.core.providers import provider_at, provider_of_client
 
 name = "openai"

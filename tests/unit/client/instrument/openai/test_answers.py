@@ -22,7 +22,7 @@ from paygent.client.instrument.openai.answers import (
     read_speech,
     read_transcription,
 )
-from paygent.client.instrument.openai.declared import usage_of_audio, usage_of_speech
+from paygent.client.instrument.openai.usage import usage_of_audio, usage_of_speech
 from paygent.core.estimate import Estimate
 from paygent.core.usage import JobStatus, Usage
 
