@@ -1,4 +1,4 @@
-"""Reads the arguments of configuring methods; every broken rule is reported at once."""
+"""Reads the arguments of configuring methods; one `InvalidValue` names every broken rule."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ from paygent.client.api.record_event import ManualEvent
 from paygent.client.context.identity import read_user_id
 from paygent.core.money import read_cost_nano, read_decimal
 from paygent.core.period import Subscription, to_us
-from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
+from paygent.core.validation import (
+    NAME_CHARS_MAX,
+    NAME_RULE,
+    FieldError,
+    InvalidValue,
+    ValidationErrors,
+)
 from paygent.types import BillingPeriod
 
 _TEXT_CHARS_MAX = 1_000
@@ -26,23 +32,9 @@ def check_user(errors: ValidationErrors, user_id: Any) -> str:
     return text or ""
 
 
-def valid_user(verb: str, user_id: Any) -> str:
-    """Return a user id as text.
-
-    Raises:
-        InvalidValue: if it cannot be one.
-    """
-    errors = ValidationErrors(verb)
-    text = check_user(errors, user_id)
-    errors.raise_if_any()
-    return text
-
-
-def valid_question(verb: str, user_id: Any, model: Any) -> str:
-    """Check a user id and the name of a model, or None for none; return the id as text.
-
-    Raises:
-        InvalidValue: naming both if both break a rule.
+def valid_user(verb: str, user_id: Any, model: Any = None) -> str:
+    """Check a user id and the name of a model, or None for none; return the id as text, or raise
+    `InvalidValue`.
     """
     errors = ValidationErrors(verb)
     text = check_user(errors, user_id)
@@ -52,17 +44,14 @@ def valid_question(verb: str, user_id: Any, model: Any) -> str:
     return text
 
 
-def valid_seconds(verb: str, name: str, value: Any) -> float:
-    """Return a number of seconds, 0 for a negative one.
-
-    Raises:
-        InvalidValue: if it is not a finite number, or more than a day.
+def valid_timeout(verb: str, value: Any) -> float:
+    """Return a number of seconds, 0 for a negative one; raise `InvalidValue` if it is not a finite
+    number, or more than a day.
     """
     number = read_decimal(value) if not isinstance(value, str) else None
     if number is None or not number.is_finite() or number > _SECONDS_MAX:
-        errors = ValidationErrors(verb)
-        errors.add(name, value, f"must be a number of seconds up to {_SECONDS_MAX}")
-        errors.raise_if_any()
+        rule = f"must be a number of seconds up to {_SECONDS_MAX}"
+        raise InvalidValue(verb, (FieldError("timeout", value, rule),))
     return max(float(value), 0.0)  # a deadline that has passed already
 
 
@@ -81,17 +70,12 @@ def subscription_of(period: BillingPeriod | None) -> Subscription | None:
 
 
 def read_advice(given: Mapping[str, Any]) -> str:
-    """Check the arguments of `get_max_tokens`, by name, and return the user id as text.
-
-    Raises:
-        InvalidValue: naming every argument that breaks a rule.
-    """
+    """Check the arguments of `get_max_tokens`, by name; return the user id as text."""
     errors = ValidationErrors("get_max_tokens")
     user_id = check_user(errors, given["user_id"])
     check_name(errors, "model", given["model"])
     for name, least in (("estimated_input_tokens", 0), ("hard_cap", 1)):
-        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
-            errors.add(name, given[name], f"must be a whole number from {least} to 10¹²")
+        _check_count(errors, name, given[name], least)
     messages = given["messages"]
     if messages is not None and not isinstance(messages, (list, tuple)):
         errors.add("messages", messages, "must be a list of messages, or None")
@@ -100,11 +84,7 @@ def read_advice(given: Mapping[str, Any]) -> str:
 
 
 def read_entry(given: Mapping[str, Any]) -> ManualEvent:
-    """Read the arguments of `record_event`, by name.
-
-    Raises:
-        InvalidValue: naming every argument that breaks a rule.
-    """
+    """Read the arguments of `record_event`, by name."""
     errors = ValidationErrors("record_event")
     if given["user_id"] is not None:
         check_user(errors, given["user_id"])
@@ -113,9 +93,7 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     cost = _read_cost(errors, given["cost"], signed=is_correction)
     least = -_TOKENS_MAX if is_correction else 0
     for name in ("input_tokens", "output_tokens"):
-        if type(given[name]) is not int or not least <= given[name] <= _TOKENS_MAX:
-            rule = f"must be a whole number from {'-10¹²' if is_correction else '0'} to 10¹²"
-            errors.add(name, given[name], rule)
+        _check_count(errors, name, given[name], least)
     for name in ("model", "session_id", "tool_calls") if is_correction else ():
         if given[name] is not None:
             errors.add(name, given[name], "must not be given: it is that of the corrected event")
@@ -129,25 +107,23 @@ def read_entry(given: Mapping[str, Any]) -> ManualEvent:
     if tools is not None:
         # No other sequences: a str would be one of one-letter names.
         if not isinstance(tools, (list, tuple)) or len(tools) > _TOOL_CALLS_MAX:
-            errors.add(
-                "tool_calls", tools, f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
-            )
+            rule = f"must be a list of at most {_TOOL_CALLS_MAX} tool names"
+            errors.add("tool_calls", tools, rule)
         else:
             for tool in tools:
                 check_name(errors, "tool_calls", tool)
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
         errors.add("metadata", given["metadata"], "must be a dict")
     errors.raise_if_any()
-    return ManualEvent(
-        cost,
-        given["input_tokens"],
-        given["output_tokens"],
-        given["model"],
-        text,
-        given["idempotency_key"],
-        tuple(tools or ()),
-        given["corrects"],
-    )
+    same = ("input_tokens", "output_tokens", "model", "description", "idempotency_key", "corrects")
+    unchanged = {name: given[name] for name in same}
+    return ManualEvent(cost_nano=cost, tool_calls=tuple(tools or ()), **unchanged)
+
+
+def _check_count(errors: ValidationErrors, name: str, value: Any, least: int) -> None:
+    if type(value) is not int or not least <= value <= _TOKENS_MAX:  # True is an int, too
+        shown = "-10¹²" if least < 0 else least
+        errors.add(name, value, f"must be a whole number from {shown} to 10¹²")
 
 
 def _read_cost(errors: ValidationErrors, given: Any, *, signed: bool) -> int | None:

@@ -10,11 +10,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from paygent.client.accounts.admission import waiting_count
-from paygent.client.api.arguments import valid_seconds
+from paygent.client.accounts.user_state import User
+from paygent.client.api.arguments import valid_timeout
 from paygent.client.api.composition import MEMORY, compose
 from paygent.client.api.verbs import Verbs
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
@@ -117,9 +119,6 @@ class Paygent(Verbs):
             ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
             disabled: Whether everything is switched off: no patch, no file, no thread.
 
-        Returns:
-            The process's `Paygent`; the previous one is shut down.
-
         Raises:
             PaygentBackendUnreachable, PaygentAuthInvalid: with `strict_backend` only.
         """
@@ -141,28 +140,21 @@ class Paygent(Verbs):
         ledger: Ledger | None = None,
         disabled: bool = False,
     ) -> None:
-        """Make the parts; applications call `init`.
-
-        Args:
-            settings: Read and checked settings.
-            now_us: The clock, microseconds since 1970 UTC.
-            ledger: Where plans and spend are kept; None is the local store at `settings.db_path`.
-            disabled: Whether everything is switched off: no patch, no file, no thread.
-        """
+        """Make the parts; applications call `init`. For the arguments see `launch`."""
         self._settings = settings
         self._now_us = now_us
         self._disabled = disabled
         self._is_shut_down = False
-        self._probe = (
-            None if disabled or not settings.api_key else Probe(settings.base_url, settings.api_key)
-        )
+        key = None if disabled else settings.api_key
+        self._probe = Probe(settings.base_url, key) if key else None
         self._parts = compose(settings, now_us=now_us, ledger=ledger, disabled=disabled)
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
         # A patch that fails must not keep the application from starting.
-        attempt("patch", self._provide)
+        registry, carry_user = self._settings.registry, self._settings.carry_user
+        attempt("patch", partial(instrumentation.provide, registry, propagates_user=carry_user))
         if self._disabled:
             # Even then an application may name the user of a single call, which SDKs would refuse.
             attempt("patch", instrumentation.install, True)
@@ -172,18 +164,13 @@ class Paygent(Verbs):
         set_active(self._parts.meter)
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
 
-    def _provide(self) -> None:
-        settings = self._settings
-        instrumentation.provide(settings.registry, propagates_user=settings.carry_user)
-
     def _probe_backend(self) -> None:
         """Probe the backend; warn, or raise with `strict_backend`, if it cannot be used."""
-        if self._probe is None:
-            return
-        problem = self._probe.run(wants_answer=self._settings.strict_backend)
+        is_strict = self._settings.strict_backend
+        problem = self._probe.run(wants_answer=is_strict) if self._probe is not None else None
         if problem is None:
             return
-        if self._settings.strict_backend:
+        if is_strict:
             self.shutdown()
             raise problem
         warn(problem)
@@ -211,11 +198,7 @@ class Paygent(Verbs):
         return self._parts.worker.flushed - before
 
     def sync_pending(self) -> int:
-        """Deliver the journal to the ledger now; the same as `flush`.
-
-        Returns:
-            The number of events delivered meanwhile.
-        """
+        """Deliver the journal to the ledger now; the same as `flush`."""
         return self.flush()
 
     def shutdown(self, timeout: float = 10.0) -> None:
@@ -228,7 +211,7 @@ class Paygent(Verbs):
         Raises:
             InvalidValue: if `timeout` is not a number of seconds.
         """
-        timeout = valid_seconds("shutdown", "timeout", timeout)
+        timeout = valid_timeout("shutdown", timeout)
         with type(self)._installing:
             if self._is_shut_down:
                 return
@@ -301,8 +284,11 @@ class Paygent(Verbs):
     @property
     def pending_events(self) -> int:
         """The number of events that the ledger does not have yet."""
-        # A copy, because other threads add users.
-        return sum(len(user.pending) for user in list(self._parts.accounts.registry.users.values()))
+        return sum(len(user.pending) for user in self._users)
+
+    @property
+    def _users(self) -> list[User]:
+        return list(self._parts.accounts.registry.users.values())  # other threads add users
 
     @property
     def queue_stats(self) -> dict[str, Any]:
@@ -320,10 +306,7 @@ class Paygent(Verbs):
     @property
     def session_count(self) -> int:
         """The number of this process's users with an open session."""
-        return sum(
-            user.open_session is not None
-            for user in list(self._parts.accounts.registry.users.values())
-        )
+        return sum(user.open_session is not None for user in self._users)
 
     def health(self) -> dict[str, Any]:
         """Return the state of Paygent itself.
@@ -333,15 +316,14 @@ class Paygent(Verbs):
             holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (errors
             swallowed and warnings logged, by kind), `catalogue` (release and date of the prices).
         """
-        # Its result is in the counts.
-        attempt("self_check", instrumentation.check)
+        attempt("self_check", instrumentation.check)  # its result is in the counts
+        journal = self._parts.journal
         return {
             "mode": "off" if self._disabled else "local",
             "backend_reachable": self.backend_reachable,
-            "calls_in_flight": self._parts.journal.calls_in_flight,
-            "calls_waiting": waiting_count(list(self._parts.accounts.registry.users.values())),
-            "journal_durable": self._parts.journal.is_durable
-            and self._parts.journal.folder is not None,
+            "calls_in_flight": journal.calls_in_flight,
+            "calls_waiting": waiting_count(self._users),
+            "journal_durable": journal.is_durable and journal.folder is not None,
             "queue": self.queue_stats,
             "counts": dict(diagnostics.counts),
             "catalogue": self._parts.catalogue.as_of,

@@ -1,7 +1,7 @@
 """`PlanRegistry`: configures plans, assigns them to users and closes sessions.
 
 Each step changes this process's memory at once and appends a record to the journal, which delivers
-it to the ledger. Invalid values raise here, all of them at once: no call is in flight.
+it to the ledger. Methods raise `InvalidValue` that names every argument that breaks a rule.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from paygent.client.api.queries import UserQueries
 from paygent.client.journal.journal import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
 from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
-from paygent.core.period import Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import FieldError, InvalidValue, ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
 from paygent.types import BillingPeriod, UserState
@@ -36,11 +35,7 @@ class PlanRegistry:
     now_us: Callable[[], int]
 
     def configure(self, name: Any, config: Any) -> None:
-        """Set a plan; see `Paygent.configure_plan`.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule.
-        """
+        """Set a plan; see `Paygent.configure_plan`."""
         errors = ValidationErrors("configure_plan")
         check_name(errors, "name", name)
         if not isinstance(config, PlanConfig):
@@ -55,7 +50,6 @@ class PlanRegistry:
 
     def assign(
         self,
-        verb: str,
         user_id: Any,
         plan: str,
         own: PlanConfig | None,
@@ -66,14 +60,11 @@ class PlanRegistry:
         """Assign a plan; see `Paygent.assign_plan` and `Paygent.start_session`.
 
         Args:
-            verb: The public method, for error messages.
             user_id, plan, billing_period: As the application passed them, unchecked.
             own: The user's own version of the plan, or None.
             opens_session: Whether a session is opened if none is.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule.
         """
+        verb = "start_session" if opens_session else "assign_plan"
         errors = ValidationErrors(verb)
         valid_id = check_user(errors, user_id)
         check_name(errors, "plan", plan)
@@ -87,13 +78,14 @@ class PlanRegistry:
         if opens_session and subscription is None:
             subscription = user.subscription  # a session does not change the billing period
         # `start_session` may precede every request: an unchanged assignment writes no record.
-        if (user.assigned, user.plan_name, user.own, user.subscription) != (
-            True,
-            plan,
-            own,
-            subscription,
-        ):
-            self._assign(verb, valid_id, plan, own, subscription)
+        assigned = (user.plan_name, user.own, user.subscription)
+        if not user.assigned or assigned != (plan, own, subscription):
+            at_us = self.now_us()
+            document = plan_to_json(own) if own is not None else None
+            record = AssignRecord(valid_id, plan, document, subscription, at_us)
+            _check_size(verb, "plan_config", plan, record)
+            self.accounts.registry.assign(valid_id, plan, own, subscription, at_us)
+            self._write(record)
         # Not an error: another process may configure it later.
         if own is None and plan not in (*self.accounts.registry.plans, self.default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
@@ -102,21 +94,6 @@ class PlanRegistry:
             if self.records is not None:
                 self.records.write_opened_sessions()
         return self.queries.state(user)
-
-    def _assign(
-        self,
-        verb: str,
-        user_id: str,
-        plan: str,
-        own: PlanConfig | None,
-        subscription: Subscription | None,
-    ) -> None:
-        at_us = self.now_us()
-        document = plan_to_json(own) if own is not None else None
-        record = AssignRecord(user_id, plan, document, subscription, at_us)
-        _check_size(verb, "plan_config", plan, record)
-        self.accounts.registry.assign(user_id, plan, own, subscription, at_us)
-        self._write(record)
 
     def close_session(self, user_id: str) -> None:
         """Close the user's open session, if there is one."""
@@ -131,13 +108,7 @@ class PlanRegistry:
 
 
 def _check_size(verb: str, field: str, name: str, record: DirectoryRecord) -> None:
-    """Check that the journal can hold a record.
-
-    Raises:
-        InvalidValue: if it is too large.
-    """
-    if len(encode_directory(record)) > RECORD_BYTES_MAX:
-        errors = ValidationErrors(verb)
+    if len(encode_directory(record)) > RECORD_BYTES_MAX:  # more than the journal can hold
         # The plan's name is shown; its document would not fit into a message.
-        errors.add(field, name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
-        errors.raise_if_any()
+        error = FieldError(field, name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
+        raise InvalidValue(verb, (error,))

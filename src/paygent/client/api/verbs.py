@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from paygent.client.accounts.user_state import User
-from paygent.client.api.arguments import read_advice, read_entry, valid_question, valid_user
+from paygent.client.api.arguments import read_advice, read_entry, valid_user
 from paygent.client.api.composition import Parts
 from paygent.client.context.identity import Identity
 from paygent.client.context.propagation import bind
@@ -20,7 +20,7 @@ from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.gate import CONTENTION
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import FieldError, InvalidValue
 from paygent.failopen import diagnostics
 from paygent.types import (
     BillingPeriod,
@@ -73,7 +73,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        return self._parts.plans.assign("assign_plan", user_id, plan, None, billing_period)
+        return self._parts.plans.assign(user_id, plan, None, billing_period)
 
     def start_session(
         self, user_id: Any, plan: str = "default", plan_config: PlanConfig | None = None
@@ -88,9 +88,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        return self._parts.plans.assign(
-            "start_session", user_id, plan, plan_config, None, opens_session=True
-        )
+        return self._parts.plans.assign(user_id, plan, plan_config, None, opens_session=True)
 
     def refresh_user(self, user_id: Any) -> UserState:
         """Read a user from the ledger again, within a quarter second, and return the state; without
@@ -148,8 +146,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        valid_id = valid_question("check_guard", user_id, model)
-        return self._parts.queries.guard(self._parts.queries.known(valid_id), model)
+        return self._parts.queries.guard(self._known("check_guard", user_id, model), model)
 
     def is_within_limit(self, user_id: Any, model: str | None = None) -> bool:
         """Return whether none of a user's limits is used up; a warning is within.
@@ -163,8 +160,8 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        valid_id = valid_question("is_within_limit", user_id, model)
-        result = self._parts.queries.guard(self._parts.queries.known(valid_id), model)
+        user = self._known("is_within_limit", user_id, model)
+        result = self._parts.queries.guard(user, model)
         return result.status != "hard_gate" or result.gate_reason == CONTENTION
 
     def get_max_tokens(
@@ -219,8 +216,8 @@ class Verbs:
         """
         return self._parts.reports.read(by, start, end)
 
-    def _known(self, verb: str, user_id: Any) -> User:
-        return self._parts.queries.known(valid_user(verb, user_id))
+    def _known(self, verb: str, user_id: Any, model: str | None = None) -> User:
+        return self._parts.queries.known(valid_user(verb, user_id, model))
 
     # -- any other code
 
@@ -346,9 +343,8 @@ class Verbs:
 
     def _on(self, kind: str, callback: _C) -> _C:
         if not callable(callback):
-            errors = ValidationErrors(f"on_{kind}")
-            errors.add("callback", callback, "must be callable")
-            errors.raise_if_any()
+            error = FieldError("callback", callback, "must be callable")
+            raise InvalidValue(f"on_{kind}", (error,))
         self._parts.callbacks.register(kind, callback)
         return callback  # so that it can decorate
 

@@ -12,6 +12,8 @@ from typing import Any
 from paygent.core.usage import Usage, token_count
 from paygent.core.validation import NAME_CHARS_MAX, NAME_RULE, ValidationErrors
 
+_COUNTS = ("input_tokens", "output_tokens", "total_tokens")
+
 
 @dataclass
 class TokenInfo:
@@ -88,10 +90,10 @@ class ProviderRegistry:
             InvalidValue: naming every field that breaks a rule.
         """
         errors = ValidationErrors("ProviderRegistry.register")
-        if not isinstance(config, ProviderConfig):
+        if isinstance(config, ProviderConfig):
+            _check(errors, config)
+        else:
             errors.add("config", config, "must be a ProviderConfig")
-            errors.raise_if_any()  # it has no fields to check
-        _check(errors, config)
         errors.raise_if_any()
         self._configs[config.name] = config
 
@@ -123,15 +125,9 @@ def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
     name = config.name
     if not isinstance(name, str) or not 0 < len(name.strip()) <= NAME_CHARS_MAX:
         errors.add("name", name, NAME_RULE)
-    for field_name, is_path in (
-        ("module_path", True),
-        ("class_name", True),
-        ("method_name", False),
-        ("async_class_name", True),
-        ("async_module_path", True),
-        ("async_method_name", False),
-    ):
-        value = getattr(config, field_name)
+    names = ("module_path", "class_name", "method_name")
+    for field_name in (*names, *(f"async_{name}" for name in names)):
+        value, is_path = getattr(config, field_name), not field_name.endswith("method_name")
         if value is None and field_name.startswith("async_"):
             continue  # the default
         if not _is_name(value, is_path=is_path):
@@ -149,11 +145,7 @@ def _is_name(value: Any, *, is_path: bool) -> bool:
 
 
 def usage_of(extracted: Any) -> Usage | None:
-    """Return the usage that an extractor returned; None if it is invalid or has no tokens at all.
-
-    Args:
-        extracted: The return value of `extract_tokens`.
-    """
+    """Return the usage that `extract_tokens` returned; None if it is invalid or has no tokens."""
     if isinstance(extracted, (tuple, list)):
         if len(extracted) != 2:
             return None
@@ -161,8 +153,8 @@ def usage_of(extracted: Any) -> Usage | None:
     elif isinstance(extracted, Mapping):
         fields = extracted
     else:
-        fields = {name: getattr(extracted, name, None) for name in _FIELDS}
-    counts = [token_count(fields.get(name)) for name in _FIELDS[1:]]
+        fields = {name: getattr(extracted, name, None) for name in ("model", *_COUNTS)}
+    counts = [token_count(fields.get(name)) for name in _COUNTS]
     if None in counts:
         return None  # a count that is not a number of tokens makes all of them doubtful
     input_tokens, output_tokens, total = (count or 0 for count in counts)
@@ -172,9 +164,5 @@ def usage_of(extracted: Any) -> Usage | None:
     if not input_tokens and not output_tokens:
         return None
     model = fields.get("model")
-    return Usage(
-        input_tokens, output_tokens, model=model if isinstance(model, str) and model else None
-    )
-
-
-_FIELDS = ("model", "input_tokens", "output_tokens", "total_tokens")
+    name = model if isinstance(model, str) and model else None
+    return Usage(input_tokens, output_tokens, model=name)

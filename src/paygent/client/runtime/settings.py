@@ -25,16 +25,14 @@ MISSING_USER_ID = "(none)"
 """The reserved user of calls without a user; reports list it like any other."""
 
 SYNC_INTERVAL_S = 1.0
-"""Longest time from a settlement to its delivery to the ledger; a longer `flush_interval` does not
-extend it.
-"""
+"""Longest time from a settlement to its delivery; a longer `flush_interval` does not extend it."""
 
 FIRST_TOUCH_WAIT_S = 0.25
 """Longest wait of a call for the state of a user that this process does not know yet."""
 
-_PRODUCT = re.compile(r"\w[\w.-]{0,254}")  # it also names a folder
+_Given = Mapping[str, Any]  # arguments by name, without those that are None
 
-OnMissingUser = Literal["warn", "block", "ignore"]
+_PRODUCT = re.compile(r"\w[\w.-]{0,254}")  # it also names a folder
 
 
 @dataclass(frozen=True)
@@ -122,25 +120,17 @@ def read_settings(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> S
     given = {name: value for name, value in arguments.items() if value is not None}
     read: dict[str, Any] = {}
     _read_places(errors, given, environ, read)
-    _read_numbers(errors, given, read)
-    _read_choices(errors, given, read)
+    _read_others(errors, given, read)
     errors.raise_if_any()
     return Settings(**read)
 
 
 def _read_places(
-    errors: ValidationErrors,
-    given: Mapping[str, Any],
-    environ: Mapping[str, str],
-    read: dict[str, Any],
+    errors: ValidationErrors, given: _Given, environ: Mapping[str, str], read: dict[str, Any]
 ) -> None:
     """Read the backend's address and key, the store's path and the product."""
-    for name, variable in (
-        ("api_key", "PAYGENT_API_KEY"),
-        ("base_url", "PAYGENT_BASE_URL"),
-        ("db_path", "PAYGENT_DB_PATH"),
-    ):
-        value = given.get(name, environ.get(variable) or None)
+    for name in ("api_key", "base_url", "db_path"):
+        value = given.get(name, environ.get(f"PAYGENT_{name.upper()}") or None)
         if value is None:
             continue
         if name == "db_path" and isinstance(value, os.PathLike):
@@ -165,61 +155,44 @@ def _read_places(
         errors.add("PAYGENT_PRODUCT", read["product"], rule)
 
 
-def _read_numbers(errors: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]) -> None:
-    """Read seconds and counts."""
-    for name, target, least, most in (
-        ("flush_interval", "flush_interval_s", 0.01, 3600.0),
-        ("refresh_interval", "refresh_interval_s", 0.01, 86_400.0),
-    ):
+def _read_others(errors: ValidationErrors, given: _Given, read: dict[str, Any]) -> None:
+    """Read numbers, switches, names, tag keys and the registry."""
+
+    def take(name: str, is_valid: bool, rule: str) -> None:
+        if name in given:
+            read[name] = given[name]
+            if not is_valid:
+                errors.add(name, given[name], rule)
+
+    for name, most_s in (("flush_interval", 3_600), ("refresh_interval", 86_400)):
         if name in given:
             # Exact numbers of any kind; a str is a mistake even if it reads like a number.
-            number = read_decimal(given[name]) if not isinstance(given[name], str) else None
-            if number is None or not number.is_finite() or not least <= float(number) <= most:
-                errors.add(
-                    name, given[name], f"must be a number of seconds from {least:g} to {most:g}"
-                )
+            number = None if isinstance(given[name], str) else read_decimal(given[name])
+            if number is None or not number.is_finite() or not 0.01 <= float(number) <= most_s:
+                errors.add(name, given[name], f"must be a number of seconds from 0.01 to {most_s}")
             else:
-                read[target] = float(number)
-    for name, most_count in (("max_batch_size", 1_000), ("max_queue_size", 1_000_000)):
-        if name in given:
-            value = given[name]
-            # The type itself, since True is an int.
-            if type(value) is not int or not 1 <= value <= most_count:
-                errors.add(name, value, f"must be a whole number from 1 to {most_count}")
-            else:
-                read[name] = value
-
-
-def _read_choices(errors: ValidationErrors, given: Mapping[str, Any], read: dict[str, Any]) -> None:
-    """Read switches, names, tag keys and the registry."""
-    if "registry" in given:
-        if not isinstance(given["registry"], ProviderRegistry):
-            errors.add("registry", given["registry"], "must be a ProviderRegistry, or None")
-        read["registry"] = given["registry"]
+                read[f"{name}_s"] = float(number)
+    for name, most in (("max_batch_size", 1_000), ("max_queue_size", 1_000_000)):
+        value = given.get(name)
+        # The type itself, since True is an int.
+        is_count = type(value) is int and 1 <= value <= most
+        take(name, is_count, f"must be a whole number from 1 to {most}")
     for name in ("raise_on_hard_gate", "auto_instrument", "strict_backend", "carry_user"):
-        if name in given:
-            if not isinstance(given[name], bool):
-                errors.add(name, given[name], "must be True or False")
-            read[name] = given[name]
+        take(name, isinstance(given.get(name), bool), "must be True or False")
     for name in ("default_plan", "on_missing_user"):
-        if name in given:
-            value = given[name]
-            if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
-                errors.add(name, value, NAME_RULE)
-            read[name] = value
-    if "soft_gate" in given:
-        if given["soft_gate"] not in ("once", "every_call"):
-            errors.add("soft_gate", given["soft_gate"], 'must be "once" or "every_call"')
-        read["soft_gate"] = given["soft_gate"]
+        value = given.get(name)
+        take(name, isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX, NAME_RULE)
+    gates = ("once", "every_call")
+    take("soft_gate", given.get("soft_gate") in gates, 'must be "once" or "every_call"')
+    is_registry = isinstance(given.get("registry"), ProviderRegistry)
+    take("registry", is_registry, "must be a ProviderRegistry, or None")
     if "tag_keys" in given:
         keys = given["tag_keys"]
         # Read once, because it may be an iterator; a str would be a list of one-letter keys.
         is_collection = isinstance(keys, Iterable) and not isinstance(keys, (str, bytes))
-        names = tuple(keys) if is_collection else (None,)
+        names = read["tag_keys"] = tuple(keys) if is_collection else (None,)
         # A key that cannot be printed is a mistake, and UTF-8 cannot encode some of them.
         are_valid = all(isinstance(name, str) and name and name.isprintable() for name in names)
-        if are_valid and len(names) <= TAG_KEYS_MAX:
-            read["tag_keys"] = names
-        else:
+        if not are_valid or len(names) > TAG_KEYS_MAX:
             rule = f"must be at most {TAG_KEYS_MAX} non-empty strings of printable characters"
             errors.add("tag_keys", keys, rule)
