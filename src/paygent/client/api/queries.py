@@ -51,9 +51,7 @@ class UserQueries:
     before_read: Callable[[], None]  # called before figures are read; runs deferred ends
 
     def known(self, user_id: str) -> User:
-        """Return a user; one that this process does not know is read from the ledger, which takes a
-        quarter second at most, and is not waited for on a thread that runs an event loop.
-        """
+        """Return a user; the ledger is read first, within a quarter second, for an unknown one."""
         self.before_read()
         now_us = self.now_us()
         user = self.accounts.registry.user(user_id, now_us)
@@ -70,31 +68,26 @@ class UserQueries:
         answer = self.worker.ask(user, session_id)
         # A blocked event loop would stop every call of the application.
         if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
-            diagnostics.warn_once(
-                "ledger_slow", "the ledger did not answer in %s s", FIRST_TOUCH_WAIT_S
-            )
+            message = "the ledger did not answer in %s s"
+            diagnostics.warn_once("ledger_slow", message, FIRST_TOUCH_WAIT_S)
 
     @property
     def _can_ask(self) -> bool:
         return self.enabled and not self.worker.is_stopped
 
     def guard(self, user: User, model: str | None) -> GuardResult:
-        """Return the gate's decision on a call now; without a model, only the limits that apply to
-        all models are checked.
-        """
+        """Return the gate's decision on a call now; None checks the limits for all models only."""
         if not self.enabled:
             return GuardResult()
         now_us = self.now_us()
-        model_key = ""  # leaves out the limits of models
-        if model:
-            model_key = self.catalogue.resolve("", model, now_us, user.plan).model_key
+        # "" leaves out the limits of models.
+        resolved = self.catalogue.resolve("", model, now_us, user.plan) if model else None
+        model_key = resolved.model_key if resolved is not None else ""
         decision = self.accounts.admission.check(user, self.session_of(user), model_key, now_us)
         return guard_result(decision, user.user_id)
 
     def session_of(self, user: User) -> str:
-        """Return the session of the figures: the context's, else the one used last, else the open
-        one.
-        """
+        """Return the session of the figures: the context's, the one used last, or the open one."""
         opened = user.open_session.session_id if user.open_session is not None else ""
         return _context_session(user.user_id) or user.session_id or opened
 
@@ -102,27 +95,25 @@ class UserQueries:
         """Return a user's usage in the current period and session."""
         session_id = self.session_of(user)
         figures = self.accounts.admission.figures(user, session_id, self.now_us())
+        by_model = figures.by_model
         opened = user.open_session
         # The start of a session is known only while it is the user's open one.
-        started = (
-            to_datetime(opened.started_us) if opened and opened.session_id == session_id else None
-        )
+        is_open = opened is not None and opened.session_id == session_id
         return CurrentUsage(
             period_cost=exact_usd(figures.period_cost_nano),
             session_cost=exact_usd(figures.session_cost_nano),
             session_id=session_id or None,
-            session_started_at=started,
-            period_tokens_total=sum(tokens for tokens, _ in figures.by_model.values()),
-            period_tokens_by_model={model: use[0] for model, use in figures.by_model.items()},
-            period_cost_by_model={
-                model: exact_usd(use[1]) for model, use in figures.by_model.items()
-            },
+            session_started_at=to_datetime(opened.started_us) if opened and is_open else None,
+            period_tokens_total=sum(tokens for tokens, _ in by_model.values()),
+            period_tokens_by_model={model: tokens for model, (tokens, _) in by_model.items()},
+            period_cost_by_model={model: exact_usd(nano) for model, (_, nano) in by_model.items()},
             reserved_cost=exact_usd(figures.held_cost_nano),
             reserved_tokens_by_model=figures.held_tokens,
         )
 
     def state(self, user: User) -> UserState:
         """Return a user with plan, usage and period."""
+        start_us, end_us = user.period.start_us, user.period.end_us
         return UserState(
             user_id=user.user_id,
             paygent_user_id=None,
@@ -130,9 +121,7 @@ class UserQueries:
             sdk_enabled=user.sdk_enabled,
             plan_config=user.plan,
             current_usage=self.usage(user),
-            billing_period=BillingPeriod(
-                to_datetime(user.period.start_us), to_datetime(user.period.end_us)
-            ),
+            billing_period=BillingPeriod(to_datetime(start_us), to_datetime(end_us)),
             last_refreshed=to_datetime(user.read_us) if user.read_us else None,
         )
 
@@ -140,21 +129,14 @@ class UserQueries:
         """Return a user's usage of each model that was used or that the plan limits."""
         now_us = self.now_us()
         used = self.accounts.admission.figures(user, "", now_us).by_model
-        caps = {
-            key.model: reading.lines.cap
-            for key, reading in self.accounts.admission.limits(user, "", None, now_us)
-            if _is_model_limit(key)
-        }
+        limits = self.accounts.admission.limits(user, "", None, now_us)
+        caps = {key.model: reading.lines.cap for key, reading in limits if _is_model_limit(key)}
         # A limited model is listed even if it was not used.
-        names = [*used, *(name for name in caps if name not in used)]
+        usages = [(name, *used.get(name, (0, 0))) for name in used | caps]
+        usages.sort(key=lambda usage: (-usage[2], usage[0]))  # dearest first
         return [
-            ModelUsage(
-                model=name,
-                tokens_used=used.get(name, _UNUSED)[0],
-                tokens_limit=caps.get(name),
-                cost=exact_usd(used.get(name, _UNUSED)[1]),
-            )
-            for name in sorted(names, key=lambda name: (-used.get(name, _UNUSED)[1], name))
+            ModelUsage(name, tokens_used=tokens, tokens_limit=caps.get(name), cost=exact_usd(nano))
+            for name, tokens, nano in usages
         ]
 
     def remaining(self, user: User) -> BudgetRemaining:
@@ -171,14 +153,7 @@ class UserQueries:
         )
 
     def max_tokens(self, user: User, model: str, input_tokens: int, most: int) -> MaxTokensAdvice:
-        """Return the largest `max_tokens` that fits what is left.
-
-        Args:
-            user: The caller.
-            model: The model that is called.
-            input_tokens: Tokens of the request.
-            most: Upper bound on the answer.
-        """
+        """Return the largest `max_tokens`, up to `most`, that fits what is left."""
         now_us = self.now_us()
         resolved = self.catalogue.resolve("", model, now_us, user.plan)
         session_id, model_key = self.session_of(user), resolved.model_key
@@ -189,9 +164,8 @@ class UserQueries:
         for key, reading in limits:
             if key.metric == "spend" and resolved.is_free and reading.lines.cap:
                 continue  # the gate lets a free call pass any spend limit except 0
-            fits = output_that_fits(
-                key.metric, room(reading), input_tokens, most, rates=resolved.rates
-            )
+            left_here, rates = room(reading), resolved.rates
+            fits = output_that_fits(key.metric, left_here, input_tokens, most, rates=rates)
             if fits < most:
                 most, binding = fits, _public_name(key)
         left = _Left(limits)
@@ -214,9 +188,7 @@ class UserQueries:
         return flight.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
-        """Read a user from the ledger again; if it does not answer within a quarter second, return
-        the known state. On a thread that runs an event loop the answer is not waited for.
-        """
+        """Return a user read from the ledger again, within a quarter second, or as known."""
         user = self.accounts.registry.user(user_id, self.now_us())
         if self._can_ask:
             self._ask(user, _context_session(user_id))
@@ -234,11 +206,9 @@ class UserQueries:
             answer = self.worker.read(lambda ledger: ledger.event(event_id))
             if wait_for(answer, FIRST_TOUCH_WAIT_S) and answer.exception() is None:
                 stored = answer.result()
-        event = pending.get(event_id)
+        event = pending.get(event_id) or (stored.event if stored is not None else None)
         if event is None:
-            if stored is None:
-                return None
-            event = stored.event
+            return None
         # A correction may be in both while its delivery is being acknowledged.
         corrections = {item.event_id: item for item in stored.corrections} if stored else {}
         corrections |= {key: item for key, item in pending.items() if item.corrects == event_id}
@@ -246,7 +216,6 @@ class UserQueries:
         return BookedEvent(event, tuple(corrections.values()), prices)
 
 
-_UNUSED = (0, 0)
 _PUBLIC_NAMES = {"total_spend": "period_spend", "session_spend": "session_spend"}
 
 
@@ -264,17 +233,14 @@ class _Left:
 
     def __init__(self, limits: Iterable[tuple[LimitKey, Reading]]) -> None:
         self._room = {key: room(reading) for key, reading in limits}
+        rooms = self._room.items()
+        self.model_tokens = {key.model: left for key, left in rooms if _is_model_limit(key)}
 
     def dollars(self, window: str) -> Any:
         """Return the dollars left in the period or session; infinite without a limit."""
         scope = "session" if window == "session" else "user"
         left_nano = self._room.get(LimitKey("spend", scope, "", window))
         return math.inf if left_nano is None else exact_usd(left_nano)
-
-    @property
-    def model_tokens(self) -> dict[str, int]:
-        """The tokens left of each model that has a limit."""
-        return {key.model: left for key, left in self._room.items() if _is_model_limit(key)}
 
 
 def _context_session(user_id: str) -> str | None:

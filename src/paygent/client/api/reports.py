@@ -32,15 +32,7 @@ class UsageReports:
     before_read: Callable[[], None]  # called before the ledger is read; runs deferred ends
 
     def read(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
-        """Return usage and cost; see `Paygent.report`.
-
-        Args:
-            by, start, end: As the application passed them, unchecked.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule.
-            LedgerUnavailable: if the ledger cannot be read, or not in half a minute.
-        """
+        """Return usage and cost; see `Paygent.report`. Arguments are unchecked."""
         names = self._valid_groups(by, start, end)
         if not self.enabled:
             return ()
@@ -52,9 +44,8 @@ class UsageReports:
         self.before_read()
         # A report includes the caller's own events of a moment ago, so it delivers them first.
         if not self.worker.flush(REPORT_WAIT_S, gives_up=True):
-            diagnostics.warn_once(
-                "report_incomplete", "a report lacks events that are not delivered to the ledger"
-            )
+            message = "a report lacks events that are not delivered to the ledger"
+            diagnostics.warn_once("report_incomplete", message)
         tag_key = next((name[len(_TAG) :] for name in names if name.startswith(_TAG)), None)
         rows = self.worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
         if not wait_for(rows, REPORT_WAIT_S):
@@ -62,11 +53,7 @@ class UsageReports:
         return group(rows.result(), tuple(name.partition(":")[0] for name in names))
 
     def _valid_groups(self, by: Any, start: Any, end: Any) -> tuple[str, ...]:
-        """Check the arguments; return the names to group by.
-
-        Raises:
-            InvalidValue: naming every argument that breaks a rule.
-        """
+        """Check the arguments; return the names to group by."""
         errors = ValidationErrors("report")
         names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
         tags = tuple(_TAG + key for key in self.tag_keys)

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.runtime.event_loops import running_loop, runs_loop
@@ -27,11 +28,10 @@ OWN_WAIT_S = 0.05
 """Longest wait of a sync caller for the callbacks of its own call."""
 
 QUEUE_MAX = 1_000
-"""Callbacks queued, at most: a hanging one must not fill the memory. Later ones are dropped and
-counted.
-"""
+"""Callbacks queued; later ones are dropped and counted, so a hanging one cannot fill the memory."""
 
 Callback = Callable[[Any], Any]
+_Item = tuple[Callable[[], Any], threading.Event]  # the event is set when the function has run
 
 
 class Callbacks:
@@ -39,13 +39,12 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._registered: dict[str, tuple[Callback, ...]] = {}
-        self._renew()
+        self.renew_after_fork()
 
-    def _renew(self) -> None:
+    def renew_after_fork(self) -> None:
+        """Forget the parent's thread and queue; registrations stay."""
         self._starting = threading.Lock()
-        self._queue: queue.Queue[tuple[Callable[[], Any], threading.Event] | None] = queue.Queue(
-            QUEUE_MAX
-        )
+        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_MAX)
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
@@ -60,12 +59,8 @@ class Callbacks:
         return kind in self._registered
 
     def fire(self, kind: str, payload: Any) -> None:
-        """Run the callbacks of a kind; wait for them up to 50 ms, but not on a thread that runs an
-        event loop. Never raises.
-
-        Args:
-            kind: The event that happened, such as "usage".
-            payload: The argument of each callback.
+        """Run the callbacks of a kind, such as "usage"; wait for them up to 50 ms, but not on a
+        thread that runs an event loop. Never raises.
         """
         callbacks = self._registered.get(kind)
         if callbacks:
@@ -78,15 +73,19 @@ class Callbacks:
         last: threading.Event | None = None
         for callback in callbacks:
             if loop is not None and inspect.iscoroutinefunction(callback):
-                context.run(self._as_task, loop, kind, callback, payload)
+                # Of the caller's loop; its errors are counted too.
+                coroutine = isolate_async(f"callback_{kind}", callback, payload)
+                task = context.run(loop.create_task, coroutine)
+                self._tasks[task] = loop  # a loop keeps weak references only
+                task.add_done_callback(self._end_task)
                 continue
-            run, last = _Run(kind, callback, payload, context.copy()), threading.Event()
+            call, last = context.copy().run, threading.Event()
+            run = partial(isolate, f"callback_{kind}", call, _run, callback, payload)
             try:
                 self._queue.put_nowait((run, last))
             except queue.Full:
-                diagnostics.warn_once(
-                    "callbacks_dropped", "callbacks take too long; some were dropped"
-                )
+                message = "callbacks take too long; some were dropped"
+                diagnostics.warn_once("callbacks_dropped", message)
                 last = None  # a queue this full is not waited for
                 break
         if not self._queue.empty():
@@ -97,31 +96,18 @@ class Callbacks:
             last.wait(OWN_WAIT_S)
 
     def _start(self) -> None:
-        """Start the thread, once.
-
-        Raises:
-            RuntimeError: if the process may have no more threads; queued callbacks run after the
-                next successful start.
+        """Start the thread, once; if the process may have no more threads, this raises, and queued
+        callbacks run after the next successful start.
         """
-        if self._thread is None:
-            with self._starting:  # several threads may fire at once
-                if self._thread is None:
-                    thread = threading.Thread(
-                        target=_run_forever,
-                        args=(self._queue,),
-                        name="paygent-callbacks",
-                        daemon=True,
-                    )
-                    thread.start()
-                    self._thread = thread
-
-    def _as_task(
-        self, loop: asyncio.AbstractEventLoop, kind: str, callback: Callback, payload: Any
-    ) -> None:
-        """Run an async callback as a task of the caller's loop; its errors are counted too."""
-        task = loop.create_task(isolate_async(f"callback_{kind}", callback, payload))
-        self._tasks[task] = loop  # a loop keeps weak references only
-        task.add_done_callback(self._end_task)
+        if self._thread is not None:
+            return
+        with self._starting:  # several threads may fire at once
+            if self._thread is None:
+                thread = threading.Thread(
+                    target=_run_forever, args=(self._queue,), name="paygent-callbacks", daemon=True
+                )
+                thread.start()
+                self._thread = thread
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
         with self._task_ended:
@@ -142,7 +128,7 @@ class Callbacks:
         else:
             done = threading.Event()  # set in turn, after the callbacks queued before it
             try:
-                self._queue.put((_nothing, done), timeout=timeout_s)
+                self._queue.put((lambda: None, done), timeout=timeout_s)
             except queue.Full:
                 return False
             if not done.wait(max(deadline_s - time.monotonic(), 0.0)):
@@ -167,48 +153,21 @@ class Callbacks:
             except queue.Full:
                 diagnostics.warn_once("callbacks_hung", "a callback is still running at shutdown")
 
-    def renew_after_fork(self) -> None:
-        """Forget the parent's thread and queue; registrations stay."""
-        self._renew()
 
+def _run(callback: Callback, payload: Any) -> None:
+    result = callback(payload)
+    if inspect.isawaitable(result):
+        import asyncio  # 27 ms, and most callbacks are not async
 
-class _Run:
-    """One callback with its payload, in the context of its caller."""
-
-    __slots__ = ("_callback", "_context", "_kind", "_payload")
-
-    def __init__(
-        self, kind: str, callback: Callback, payload: Any, context: contextvars.Context
-    ) -> None:
-        self._kind = kind
-        self._callback = callback
-        self._payload = payload
-        self._context = context
-
-    def __call__(self) -> None:
-        isolate(f"callback_{self._kind}", self._context.run, self._run)
-
-    def _run(self) -> None:
-        result = self._callback(self._payload)
-        if inspect.isawaitable(result):
-            import asyncio  # 27 ms, and most callbacks are not async
-
-            asyncio.run(_awaited(result))
+        asyncio.run(_awaited(result))
 
 
 async def _awaited(result: Any) -> None:
     await result
 
 
-def _nothing() -> None:
-    """Do nothing: a mark in the queue that `flush` waits for."""
-
-
-def _run_forever(pending: queue.Queue[tuple[Callable[[], Any], threading.Event] | None]) -> None:
-    while True:
-        item = pending.get()
-        if item is None:
-            return
+def _run_forever(pending: queue.Queue[_Item | None]) -> None:
+    while (item := pending.get()) is not None:
         run, done = item
         run()
         done.set()

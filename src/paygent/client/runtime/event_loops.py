@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the asyncio loop that runs on this thread, or None."""
-    imported = sys.modules.get("asyncio")
     # The function behind `get_running_loop`, which raises on every thread without a loop. It is
     # missing while another thread is in the middle of the import.
-    running = getattr(imported, "_get_running_loop", None)
+    running = getattr(sys.modules.get("asyncio"), "_get_running_loop", None)
     loop: asyncio.AbstractEventLoop | None = running() if running is not None else None
     return loop
 
@@ -27,8 +26,8 @@ def runs_loop() -> bool:
     """Return whether this thread runs an asyncio or trio loop, which must not be blocked."""
     if running_loop() is not None:
         return True
-    trio = sys.modules.get("trio")
-    in_run = getattr(getattr(trio, "lowlevel", None), "in_trio_run", None)
+    lowlevel = getattr(sys.modules.get("trio"), "lowlevel", None)
+    in_run = getattr(lowlevel, "in_trio_run", None)
     return bool(in_run()) if in_run is not None else False
 
 

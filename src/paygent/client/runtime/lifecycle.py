@@ -36,7 +36,7 @@ class Watched(Protocol):
 
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _renewals: list[weakref.WeakMethod[Callable[[], None]]] = []
-_installed: list[bool] = []  # a hook of the interpreter cannot be removed, so there is one
+_installed: list[bool] = []
 
 
 def watch(paygent: Watched) -> None:
@@ -46,11 +46,8 @@ def watch(paygent: Watched) -> None:
 
 
 def on_fork_child(renew: Callable[[], None]) -> None:
-    """Call a bound method in each forked child, before the child's own code runs.
-
-    Args:
-        renew: Replaces locks and forgets what belongs to the parent. Held weakly, so that its
-            object can be collected; called in the order of registration.
+    """Call a bound method in each forked child before the child's own code, in the order of
+    registration. It is held weakly; it replaces locks and forgets what belongs to the parent.
     """
     _renewals[:] = [reference for reference in _renewals if reference() is not None]
     _renewals.append(weakref.WeakMethod(renew))
@@ -59,7 +56,7 @@ def on_fork_child(renew: Callable[[], None]) -> None:
 
 def _install() -> None:
     if _installed:
-        return
+        return  # a hook of the interpreter cannot be removed, so there is one
     _installed.append(True)
     atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):  # Windows has no fork

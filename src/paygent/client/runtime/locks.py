@@ -1,13 +1,10 @@
 """Locks that are held for microseconds, never across a system call, and rarely slept in.
 
-Python's lock is handed to a sleeping thread before that thread has the interpreter. Among busy
-threads it gets the interpreter milliseconds later, and until then no other thread can take the
-lock: a single holder that lost the interpreter builds up a queue that does not drain. So a thread
-that finds a lock taken yields and checks again (`with acquire_soon(lock):`), a few dozen times;
-under more contention it sleeps in the lock's queue, which is fair. It does not sleep forever,
-because a signal handler of the application may call a provider while it has interrupted a holder.
-
-The lock itself is Python's, because only that is released whatever interrupts the block.
+Python hands a lock to a sleeping thread, which among busy threads gets the interpreter only
+milliseconds later; until then no other thread can take the lock, and a queue builds up that does
+not drain. So a thread that finds a lock taken yields and checks again (`with acquire_soon(lock):`)
+before it sleeps in the lock's queue, which is fair. The lock itself is Python's, because only that
+is released whatever interrupts the block.
 """
 
 from __future__ import annotations
@@ -16,7 +13,9 @@ import threading
 import time
 
 _YIELDS = 64  # before sleeping; a holder needs one turn of the interpreter
-_WAIT_S = 5.0  # by then the holder is this very thread, interrupted by a signal handler, or gone
+# By then the holder is gone, or is this very thread: a signal handler of the application that calls
+# a provider may have interrupted it.
+_WAIT_S = 5.0
 
 
 class LockUnavailable(Exception):
@@ -24,25 +23,16 @@ class LockUnavailable(Exception):
 
 
 def acquire_soon(lock: threading.Lock) -> threading.Lock:
-    """Return a lock once it is free.
-
-    Another thread may take it before the caller does; the caller then sleeps in it, which is
-    harmless because it is rare.
-
-    Raises:
-        LockUnavailable: if it is not free within seconds.
-    """
+    """Return a lock once it is free; raise `LockUnavailable` if it is not free within seconds."""
+    # Another thread may take it first; the caller then sleeps in it: harmless, because it is rare.
     if lock.locked():
         _yield_until_free(lock, _WAIT_S)
     return lock
 
 
 def acquire_blocking(lock: threading.Lock) -> threading.Lock:
-    """Return a lock once it is free, however long that takes.
-
-    Only for Paygent's own threads: no signal handler interrupts them, and they must apply each
-    answer of the ledger, which is given once.
-    """
+    """Return a lock once it is free, however long that takes; only for Paygent's own threads."""
+    # No signal handler interrupts these, and they must apply each answer, which is given once.
     if lock.locked():
         _yield_until_free(lock, -1)
     return lock
