@@ -266,7 +266,7 @@ def test_e__a_catalogue_that_cannot_be_read__is_loud_and_never_a_stale_one(
     def broken() -> Any:
         raise ValueError("one { too many")
 
-    monkeypatch.setattr(catalogue, "_load", broken)
+    monkeypatch.setattr(catalogue, "load_snapshot", broken)
     swallowed.expect("catalogue")
     pg = init()
     metered = Metered(pg)
