@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
-from dataclasses import dataclass, field
 from typing import Any
 
 from paygent.client.context.identity import Identity, IdentitySource
@@ -44,7 +43,6 @@ def reset_or_ignore(token: Token[Any]) -> bool:
     return True
 
 
-@dataclass(slots=True, eq=False)
 class Scope:
     """A block that was entered: the identity source inside it, and its outer one once it has ended.
 
@@ -55,16 +53,17 @@ class Scope:
         has_ended: Whether it has ended for every context that still refers to it.
     """
 
-    identity: Identity
-    owner: object
-    outer: IdentitySource | None = field(init=False, default_factory=current_source)
-    has_ended: bool = field(init=False, default=False)
-    _token: Token[IdentitySource | None] | None = field(init=False, default=None)
+    __slots__ = ("_token", "has_ended", "identity", "outer", "owner")
 
-    def __post_init__(self) -> None:
-        surrounding = self.outer.resolve() if self.outer is not None else None
-        if surrounding is not None and self.identity.user_id == surrounding.user_id is not None:
-            self.identity = self.identity.merged_with(surrounding)
+    def __init__(self, identity: Identity, owner: object) -> None:
+        self.outer = outer = current_source()
+        surrounding = outer.resolve() if outer is not None else None
+        if surrounding is not None and identity.user_id == surrounding.user_id is not None:
+            identity = identity.merged_with(surrounding)
+        self.identity = identity
+        self.owner = owner
+        self.has_ended = False
+        self._token: Token[IdentitySource | None] | None = None
 
     def resolve(self) -> Identity | None:
         """Return the identity inside, or around it once it has ended; see `IdentitySource`."""
