@@ -5,8 +5,8 @@ A record that cannot be read is counted and left out: it must not hold up the ot
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import Record
@@ -21,6 +21,8 @@ from paygent.core.messages import (
 from paygent.core.period import Subscription
 from paygent.failopen import attempt
 
+_T = TypeVar("_T")
+
 _KINDS: dict[str, type[DirectoryRecord]] = {
     "plan": PlanRecord,
     "assign": AssignRecord,
@@ -33,28 +35,24 @@ _KIND_OF = {record_type: kind for kind, record_type in _KINDS.items()}
 
 def events_of(records: Iterable[Record]) -> list[Event]:
     """Return the events among records."""
-    events = (
-        attempt("event_record", decode_end, record)
-        for record in records
-        if record.get("k") == "end"
-    )
-    return [event for event in events if event is not None]
+    ends = (record for record in records if record.get("k") == "end")
+    return _readable("event_record", decode_end, ends)
 
 
 def abandoned_events(records: list[Record]) -> list[Event]:
     """Return the estimates of calls that were in flight when their process died."""
-    events = (attempt("event_record", event_from_begin, record) for record in unfinished(records))
-    return [event for event in events if event is not None]
+    return _readable("event_record", event_from_begin, unfinished(records))
 
 
 def directory_of(records: Iterable[Record]) -> tuple[DirectoryRecord, ...]:
     """Return the directory records among records, in order."""
-    directory = (
-        attempt("directory_record", _decode, _KINDS[record["k"]], record)
-        for record in records
-        if record.get("k") in _KINDS
-    )
-    return tuple(record for record in directory if record is not None)
+    directory = (record for record in records if record.get("k") in _KINDS)
+    return tuple(_readable("directory_record", _decode, directory))
+
+
+def _readable(kind: str, read: Callable[[Record], _T], records: Iterable[Record]) -> list[_T]:
+    values = (attempt(kind, read, record) for record in records)
+    return [value for value in values if value is not None]
 
 
 def directory_record(record: DirectoryRecord) -> dict[str, Any]:
@@ -66,7 +64,8 @@ def directory_record(record: DirectoryRecord) -> dict[str, Any]:
     return {"k": _KIND_OF[type(record)], **fields}
 
 
-def _decode(record_type: type[DirectoryRecord], record: Record) -> DirectoryRecord:
+def _decode(record: Record) -> DirectoryRecord:
+    record_type = _KINDS[record["k"]]
     # Fields of a later version are ignored; a missing one is a TypeError unless it has a default.
     fields = {name: record[name] for name in record_type._fields if name in record}
     if fields.get("subscription") is not None:

@@ -59,7 +59,7 @@ class Worker:
         now_us: Callable[[], int],
         interval_s: float,
         max_batch_size: int,
-        before_round: Callable[[], None] | None = None,
+        before_round: Callable[[], None] = lambda: None,
         enabled: bool = True,
     ) -> None:
         """Start nothing yet.
@@ -82,11 +82,13 @@ class Worker:
         self._journal = journal
         self._now_us = now_us
         self._interval_s = interval_s
-        self._before_round = before_round or _nothing
-        self.flushed = 0
-        self._renew()
+        self._before_round = before_round
+        self.renew_after_fork()
 
-    def _renew(self) -> None:
+    def renew_after_fork(self) -> None:
+        """Forget the parent's threads; the child's first call starts its own."""
+        self._refresh.renew_after_fork()
+        self.flushed = 0
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._started = False
@@ -119,19 +121,16 @@ class Worker:
         with self._starting:
             if self._started or self._stopping or not self._enabled:
                 return
-            for name, run in (
-                ("paygent-deliver", self._deliver_forever),
-                ("paygent-ask", self._refresh.run),
-            ):
+            bodies = {"paygent-deliver": self._deliver_forever, "paygent-ask": self._refresh.run}
+            for name, run in bodies.items():
                 if any(thread.name == name for thread in self._threads):
                     continue  # an earlier call started it and could not start the other
                 thread = threading.Thread(target=run, name=name, daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # the process has no threads left; the next call tries again
-                    diagnostics.warn_once(
-                        "no_thread", "no thread can be started; events wait in the journal"
-                    )
+                    text = "no thread can be started; events wait in the journal"
+                    diagnostics.warn_once("no_thread", text)
                     return
                 self._threads.append(thread)
             self._started = True
@@ -149,33 +148,20 @@ class Worker:
         self._wake.set()
 
     def ask(self, user: User, session_id: str | None) -> Future[bool]:
-        """Ask the ledger about a user; questions about the same user and session share an answer.
-
-        Returns:
-            A future that is True once the state is in the accounts, False if it is not available
-            now.
+        """Ask the ledger about a user; the future is True once the state is in the accounts, False
+        if it is not available now.
         """
         self.start()
         return self._refresh.ask(user, session_id)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
-        """Read from the ledger, on the asking thread and its connection.
-
-        Returns:
-            A future with the result of `reading`, or with the exception that it raised.
-        """
+        """Return the result of a reading, or its exception, from the asking thread's connection."""
         self.start()
         return self._refresh.read(reading)
 
     def flush(self, timeout_s: float, *, gives_up: bool = False) -> bool:
-        """Deliver everything that was appended before this call, and wait for it.
-
-        Args:
-            timeout_s: Longest wait.
-            gives_up: Whether to stop waiting when the ledger is unavailable.
-
-        Returns:
-            Whether the ledger has it all; False after a time-out.
+        """Deliver everything that was appended before this call; False if the ledger does not have
+        it in time. With `gives_up` an unavailable ledger ends the wait.
         """
         self.start()
         if not self._started or self._stopping:
@@ -203,10 +189,8 @@ class Worker:
                 return False
 
     def stop(self, timeout_s: float) -> bool:
-        """Deliver the rest, within a time, and end the threads.
-
-        Returns:
-            Whether the threads have ended, so that journal and ledger can be closed.
+        """Deliver the rest, within a time, and end the threads; return whether they have ended, so
+        that journal and ledger can be closed.
         """
         deadline = time.monotonic() + timeout_s
         if self._threads and not self._stopping:
@@ -218,12 +202,6 @@ class Worker:
             if thread is not threading.current_thread():
                 thread.join(max(deadline - time.monotonic(), 0.05))
         return not any(thread.is_alive() for thread in self._threads)
-
-    def renew_after_fork(self) -> None:
-        """Forget the parent's threads; the child's first call starts its own."""
-        self._renew()
-        self._refresh.renew_after_fork()
-        self.flushed = 0
 
     # -- the delivering thread
 
@@ -264,23 +242,20 @@ class Worker:
         except LedgerUnavailable as error:
             self._note_away(error)
             return False
-        if not self._adopt():
-            return False
-        self._refresh.ready.set()
-        return True
+        is_ready = self._adopt()
+        if is_ready:
+            self._refresh.ready.set()
+        return is_ready
 
     def _note_away(self, error: LedgerUnavailable) -> None:
         self._is_away = True
-        diagnostics.warn_once(
-            "ledger_unavailable", "ledger unavailable (%s); events wait in the journal", error
-        )
+        text = "ledger unavailable (%s); events wait in the journal"
+        diagnostics.warn_once("ledger_unavailable", text, error)
 
     def _adopt(self) -> bool:
-        """Take over the journals of dead processes; False if the ledger is unavailable.
-
-        Any other failure is counted and leaves the rest to the next search.
-        """
+        """Take over the journals of dead processes; False if the ledger is unavailable."""
         self._adopt_soon, self._adopted_s = False, time.monotonic()
+        # Any other failure is counted and leaves the rest to the next search.
         return attempt("adopt", self._adopt_folder) is not False
 
     def _adopt_folder(self) -> bool:
@@ -301,11 +276,7 @@ class Worker:
             self._settle(Batch(events=part, at_us=self._now_us()))
 
     def _settle(self, batch: Batch) -> Answer:
-        """Settle a batch with the ledger; a record that it rejects is quarantined and logged.
-
-        Raises:
-            LedgerUnavailable: if it could not be booked now.
-        """
+        """Settle a batch with the ledger; a record that it rejects is quarantined and logged."""
         if self._refused < _REFUSED_MAX - 1:
             try:
                 return self._ledger.settle(batch)
@@ -353,9 +324,8 @@ class Worker:
             records = self._journal.take(self._max_batch_size)
             events = events_of(records)
             now_us = self._now_us()
-            questions = self._accounts.sync.take_active_users(
-                {event.user_id for event in events}, now_us
-            )
+            user_ids = {event.user_id for event in events}
+            questions = self._accounts.sync.take_active_users(user_ids, now_us)
             if not records and not questions:
                 self._journal.delivered()  # frees a segment that was read to its end
                 if self._journal.requeue_lost(self._undelivered):
@@ -377,9 +347,7 @@ class Worker:
         return [encode_end(event) for event in self._accounts.sync.pending_events()]
 
     def _book(self, batch: Batch) -> bool:
-        """Settle a batch taken from the journal and acknowledge it; False if the ledger is
-        unavailable.
-        """
+        """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""
         is_booked = False
         try:
             with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
@@ -408,7 +376,3 @@ class Worker:
                 self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
-
-
-def _nothing() -> None:
-    """The default `before_round`."""

@@ -55,16 +55,14 @@ from paygent.client.journal.segments import (
 from paygent.core.event import encode_void
 from paygent.failopen import diagnostics
 
+# Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills less
+# than one in the second until the next is made.
 SEGMENT_BYTES_MAX = 2 * 1024 * 1024
-"""Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills
-less than one in the second until the next is made.
-"""
 
 _WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
 _FILE_TRIES = 2  # a short write may be an accident; twice in a row the disk is full
 
-Mark = tuple[tuple[Segment, int], ...]
-"""A moment in a journal: each segment and where it ended."""
+Mark = tuple[tuple[Segment, int], ...]  # a moment in a journal: each segment and where it ended
 
 
 class Journal:
@@ -90,18 +88,21 @@ class Journal:
         """
         self.folder = folder
         self.owner = owner
-        self.pushed = 0
-        self._dropped = self._lost = 0
-        self._closed = False
-        self._failed: list[tuple[str, OSError]] = []
         self._records_in_memory_max = records_in_memory_max
         self._segment_bytes_max = segment_bytes_max
+        self._closed = False
+        self._maps = False
+        self._start_over()
+
+    def _start_over(self) -> None:
+        self.pushed = 0
+        self._dropped = self._lost = 0
+        self._failed: list[tuple[str, OSError]] = []
         self._rotation = threading.Lock()
         self._current: Segment | None = None
         self._segments: deque[Segment] = deque()
         self._in_flight: dict[str, bytes] = {}
         self._numbers = itertools.count(1)
-        self._maps = False
         self._spare: MappedSegment | None = None
         self._lock_fd: int | None = None
         self._batch: list[tuple[Segment, int, bool]] = []
@@ -157,22 +158,17 @@ class Journal:
         self.pushed += 1
 
     def _answer_copy(self, event_id: str) -> None:
-        """Void the copy of a begin record that may have been made while its call ended.
-
-        The true end is in the segment before, which may be removed first. A surplus void does no
-        harm.
-        """
+        """Void the copy of a begin record that may have been made while its call ended."""
+        # The true end is in the segment before, which may be removed first. A surplus void does no
+        # harm.
         self._append(frame(encode_void(event_id)))
 
     def append(self, payload: bytes) -> None:
         """Append a record other than a call's: a plan, an assignment, a session, a manual event."""
         if len(payload) > RECORD_BYTES_MAX:
             self._lost += 1
-            diagnostics.warn_once(
-                "record_too_large",
-                "a record of %s bytes is too large for the journal and was dropped",
-                len(payload),
-            )
+            text = "a record of %s bytes is too large for the journal and was dropped"
+            diagnostics.warn_once("record_too_large", text, len(payload))
             return
         self._append(frame(payload))
         self.pushed += 1
@@ -209,12 +205,8 @@ class Journal:
             return segment
 
     def _rotate(self, left: Segment | None, *, room: int = 0, to_memory: bool = False) -> Segment:
-        """Replace a segment by a new one, unless another thread has; return the current one.
-
-        Args:
-            left: The segment that was seen as the current one.
-            room: Bytes for which the new one must have room.
-            to_memory: Whether no file can be written now.
+        """Replace a segment by a new one with so much room, unless another thread has; return the
+        current one.
         """
         with self._rotation:
             current = self._current
@@ -225,23 +217,17 @@ class Journal:
             self._segments.append(fresh)
             self._current = fresh
             failed, self._failed = self._failed, []
-        self._report(fresh, failed)
+        # Reported outside of the lock: a log handler of the application may append a record.
+        for kind, error in failed:
+            diagnostics.record_error(kind, error)
+        if isinstance(fresh, MemorySegment) and self.folder is not None:
+            text = "the journal cannot be written; events are kept in memory only"
+            diagnostics.warn_once("journal_in_memory", text)
         # A copied call that ended before this line is found here; one that ends later finds the new
         # segment (`end`). So every copy is answered.
         for event_id in copied.keys() - self._in_flight.keys():
             self._answer_copy(event_id)
         return fresh
-
-    def _report(self, fresh: Segment, failed: list[tuple[str, OSError]]) -> None:
-        """Report the failures of a rotation, outside of its lock: a log handler of the application
-        may call back into the journal.
-        """
-        for kind, error in failed:
-            diagnostics.record_error(kind, error)
-        if isinstance(fresh, MemorySegment) and self.folder is not None:
-            diagnostics.warn_once(
-                "journal_in_memory", "the journal cannot be written; events are kept in memory only"
-            )
 
     def _fresh_segment(self, in_flight: dict[str, bytes], *, room: int, to_memory: bool) -> Segment:
         """Return a new segment that begins with the begin records of the calls in flight."""
@@ -263,20 +249,15 @@ class Journal:
         return memory
 
     def _spare_with(self, bytes_min: int) -> MappedSegment | None:
-        """Return the prepared segment if so much fits and half of it stays free.
-
-        One that is too small is removed: the file made in its place has a later number.
-        """
+        """Return the prepared segment if so much fits and half of it stays free."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.capacity < bytes_min + self._segment_bytes_max // 2:
-            spare.remove()
+            spare.remove()  # the file made in its place has a later number
             return None
         return spare
 
     def _new_file(self, head: int, room: int) -> WrittenSegment | MappedSegment | None:
-        """Return a new file with room for a head, a record and what makes it full; None if the
-        folder cannot be written.
-        """
+        """Return a new file with such room, or None if the folder cannot be written."""
         if self.folder is None:
             return None
         try:
@@ -294,9 +275,8 @@ class Journal:
         if self.folder is None or not self._maps:
             return None
         try:
-            return MappedSegment(
-                self._next_path(self.folder), head + max(room, self._segment_bytes_max)
-            )
+            bytes_min = head + max(room, self._segment_bytes_max)
+            return MappedSegment(self._next_path(self.folder), bytes_min)
         except OSError:  # a disk too full to allocate ahead may have room for records
             return None
 
@@ -313,17 +293,13 @@ class Journal:
 
     def maintain(self) -> None:
         """Do the work that no caller should pay for: retry files, seal, prepare a segment."""
-        self.try_files_again()
+        current = self._current
+        if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
+            self._rotate(current)  # files may work again
         for segment in list(self._segments):
             if segment is not self._current and not segment.writers:
                 segment.seal()
         self._make_ahead()
-
-    def try_files_again(self) -> None:
-        """Switch from memory back to files when that may work again."""
-        current = self._current
-        if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
-            self._rotate(current)
 
     def _make_ahead(self) -> None:
         """Prepare the next mapped segment once the current one is half full."""
@@ -386,14 +362,11 @@ class Journal:
         self._batch = []
 
     def requeue_lost(self, payloads: Callable[[], list[bytes]]) -> bool:
-        """Append once more what no memory could take, and what has disappeared from files; by the
-        delivering thread, when all else is delivered.
+        """Append once more what no memory could take, and what has disappeared from files; called
+        when all else is delivered. Return whether anything was appended.
 
         Args:
             payloads: Gives everything that has ended and is not delivered; called if need be.
-
-        Returns:
-            Whether anything was appended.
         """
         dropped = self._to_bring_again
         if not dropped:
@@ -415,8 +388,7 @@ class Journal:
         """
         if self.folder is None:
             return
-        path = self.folder / "refused.jsonl"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = os.open(self.folder / "refused.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(fd, json.dumps(record).encode() + b"\n")
         finally:
@@ -466,11 +438,9 @@ class Journal:
 
     @staticmethod
     def _writers_are_done(segment: Segment) -> bool:
-        """Wait for threads in the middle of an append; false if one hangs.
-
-        A descriptor that is closed may be the application's next one, and must not be written to
-        any more; so that of a hanging thread stays open.
-        """
+        """Wait for threads in the middle of an append; false if one hangs."""
+        # A descriptor that is closed may be the application's next one, and must not be written to
+        # any more; so that of a hanging thread stays open.
         deadline = time.monotonic() + _WRITERS_WAIT_S
         while segment.writers:
             if time.monotonic() > deadline:
@@ -485,10 +455,8 @@ class Journal:
         self._lock_fd = None
 
     def renew_after_fork(self, owner: str | None = None) -> None:
-        """Start over in a forked child: the parent's files and calls stay the parent's.
-
-        Args:
-            owner: Name for the child's files; None makes one.
+        """Start over in a forked child, under a name of its own: the parent's files and calls stay
+        the parent's.
         """
         for segment in (*self._segments, *([self._spare] if self._spare else ())):
             segment.abandon()  # the child's copy of descriptor and mapping; the parent has its own
@@ -496,14 +464,4 @@ class Journal:
             os.close(self._lock_fd)
         forget_after_fork()
         self.owner = owner or new_owner_name()
-        self._lock_fd = None
-        self._current = None
-        self._spare = None
-        self._segments = deque()
-        self._in_flight = {}
-        self._dropped = self._lost = 0
-        self._rotation = threading.Lock()
-        self._failed = []
-        self._batch = []
-        self._numbers = itertools.count(1)
-        self.pushed = 0
+        self._start_over()

@@ -7,9 +7,9 @@ dies with the process and is not inherited by a forked child. Local filesystems 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from paygent.client.journal.segments import Record, parse
 
@@ -19,9 +19,7 @@ except ImportError:  # pragma: no cover - not a POSIX system: dead processes are
     fcntl = None  # type: ignore[assignment]
 
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
-
-_OWN: set[str] = set()
-"""Owners in this process: `lockf` does not conflict within a process."""
+_OWN: set[str] = set()  # owners in this process, because `lockf` does not conflict within one
 
 
 def new_owner_name() -> str:
@@ -64,77 +62,57 @@ def _lock_of(folder: Path, owner: str) -> Path:
 
 
 def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
-    """Deliver and remove the segments of processes that have died.
+    """Deliver and remove the segments of processes that have died; return of how many.
 
     Args:
         folder: The data folder's journal.
         deliver: Called with all records of one dead process, in order; must have stored them when
             it returns. If it raises, the segments stay for the next try.
-
-    Returns:
-        How many dead processes' journals were taken over.
     """
     adopted = 0
-    if not folder.is_dir():
-        return 0
     for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
         if owner in _OWN:
             continue
-        with _Claim(_lock_of(folder, owner)) as claimed:
-            if not claimed:
+        lock = _lock_of(folder, owner)
+        with _claimed(lock) as is_dead:
+            if not is_dead:
                 continue
+            # None if another process adopted them between the listing and the claim.
             paths = sorted(folder.glob(f"{owner}-*.seg"))
-            if not paths:  # another process adopted them between the listing and the claim
-                (_lock_of(folder, owner)).unlink(missing_ok=True)
-                continue
             records: list[Record] = []
             for path in paths:
                 records += parse(path.read_bytes(), at_end=True)[0]
             if records:
                 deliver(records)
-            for path in paths:
+            for path in (*paths, lock):
                 path.unlink(missing_ok=True)
-            (_lock_of(folder, owner)).unlink(missing_ok=True)
-            adopted += 1
+            adopted += bool(paths)
     return adopted
 
 
-class _Claim:
-    """Holds a dead owner's lock while its segments are adopted; False if the owner is alive."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd: int | None = None
-
-    def __enter__(self) -> bool:
-        if fcntl is None:  # pragma: no cover - not a POSIX system
-            return False
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | _CLOSE_ON_EXEC, 0o600)
+@contextmanager
+def _claimed(lock: Path) -> Iterator[bool]:
+    """Hold the lock of a dead owner; False if the owner is alive."""
+    if fcntl is None:  # pragma: no cover - not a POSIX system
+        yield False
+        return
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT | _CLOSE_ON_EXEC, 0o600)
+    try:
         try:
-            fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        try:
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another process may have adopted this owner and removed the file while we waited.
-            return os.stat(self._path).st_ino == os.fstat(self._fd).st_ino
-        except FileNotFoundError:
-            return False
+            is_dead = os.stat(lock).st_ino == os.fstat(fd).st_ino
+        except OSError:
+            is_dead = False
+        yield is_dead
+    finally:
+        os.close(fd)
 
-    def __exit__(self, *error: object) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
 
-
-def unfinished(records: list[Record]) -> Iterator[Record]:
+def unfinished(records: list[Record]) -> Iterable[Record]:
     """Return the begin records that no end or void record answers, in order, each once."""
-    answered = {
-        record.get("ends", record.get("id"))
-        for record in records
-        if record.get("k") in ("end", "void")
-    }
-    seen: set[Any] = set()
+    begins = {record.get("id"): record for record in records if record.get("k") == "begin"}
     for record in records:
-        event_id = record.get("id")
-        if record.get("k") == "begin" and event_id not in answered and event_id not in seen:
-            seen.add(event_id)
-            yield record
+        if record.get("k") in ("end", "void"):
+            begins.pop(record.get("ends", record.get("id")), None)
+    return begins.values()

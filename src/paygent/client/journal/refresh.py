@@ -34,13 +34,7 @@ class UserRefresh:
     """Asks the ledger about users for those who wait. Thread-safe."""
 
     def __init__(self, ledger: Ledger, accounts: Accounts, now_us: Callable[[], int]) -> None:
-        """Start nothing; `run` is the thread.
-
-        Args:
-            ledger: The ledger to ask.
-            accounts: The process's accounts, which answers are applied to.
-            now_us: The process's clock.
-        """
+        """Start nothing; `run` is the thread. Answers are applied to the accounts."""
         self._ledger = ledger
         self._accounts = accounts
         self._now_us = now_us
@@ -75,11 +69,9 @@ class UserRefresh:
 
     @contextmanager
     def booking(self, user_ids: frozenset[str]) -> Iterator[None]:
-        """Keep questions about these users waiting while their events are booked.
-
-        Between the ledger's commit and the acknowledgement a user's events are in both places;
-        figures read then would count them twice.
-        """
+        """Keep questions about these users waiting while their events are booked."""
+        # Between the ledger's commit and the acknowledgement a user's events are in both places;
+        # figures read then would count them twice.
         self._booking = user_ids
         try:
             yield
@@ -116,9 +108,8 @@ class UserRefresh:
                 self._booked.wait_for(lambda: user.user_id not in self._booking, _BOOKING_WAIT_S)
             now_us = self._now_us()
             deliveries = sync.deliveries
-            question = sync.question(
-                self._accounts.registry.user(user.user_id, now_us), session_id, now_us
-            )
+            user_now = self._accounts.registry.user(user.user_id, now_us)
+            question = sync.question(user_now, session_id, now_us)
             try:
                 answer: Answer = self._ledger.state((question,), now_us)
             except LedgerUnavailable:

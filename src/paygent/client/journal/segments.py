@@ -27,6 +27,7 @@ import struct
 import sys
 import zlib
 from collections import deque
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +36,11 @@ from paygent.failopen import diagnostics
 MAGIC = b"PJ1\x9d"
 HEADER = struct.Struct("<4sII")
 _FOR_THE_NEXT = (b'{"k":"begin"', b'{"k":"void"')  # only an adopting process reads these
+# A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
 RECORD_BYTES_MAX = 1024 * 1024
-"""A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
-"""
-
+# File systems that write in place what was allocated. Those that copy on write need new room for
+# it, those of a network or of another program promise nothing, and behind an overlay may be any.
 MAPPABLE = frozenset({"ext2", "ext3", "ext4", "tmpfs", "xfs"})
-"""File systems that write in place what was allocated. Those that copy on write need new room for
-it, those of a network or of another program promise nothing, and behind an overlay may be any.
-"""
-
 _MOUNTS = Path("/proc/self/mountinfo")
 _READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
@@ -60,16 +57,13 @@ def frame(payload: bytes) -> bytes:
 
 
 def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple[list[Record], int]:
-    """Read the records in a piece of a segment.
+    """Return the records in a piece of a segment, and how many bytes are done with.
 
     Args:
         data: Bytes from a frame's start, or from anywhere after damage.
         at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
             waited for.
         records_max: How many records to read at most; None is all.
-
-    Returns:
-        The records, and how many bytes are done with.
     """
     records: list[Record] = []
     position = 0
@@ -107,6 +101,7 @@ def _decode(payload: bytes) -> Record | None:
 # -- segments
 
 
+@dataclass(slots=True, eq=False)
 class _FileSegment:
     """The reading side of a segment in a file, common to both kinds.
 
@@ -118,20 +113,27 @@ class _FileSegment:
         dropped: 1 once a part of it has disappeared, with an unknown number of records.
     """
 
-    __slots__ = ("_sealed_at", "dropped", "full_at", "path", "read_to", "writers")
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.writers: list[None] = []
-        self.read_to = 0
-        self.full_at = 0
-        self.dropped = 0
-        self._sealed_at: int | None = None
+    path: Path
+    writers: list[None] = field(default_factory=list)
+    read_to: int = 0
+    full_at: int = 0
+    dropped: int = 0
+    _sealed_at: int | None = None
 
     @property
     def end(self) -> int:
         """Where the next record goes."""
         raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Release this process's descriptor or mapping and leave the file alone."""
+        raise NotImplementedError
+
+    def remove(self) -> None:
+        """Delete the file."""
+        self._sealed_at = 0
+        self.abandon()
+        self.path.unlink(missing_ok=True)
 
     @property
     def has_unread(self) -> bool:
@@ -139,11 +141,8 @@ class _FileSegment:
         return self.read_to < self.end
 
     def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:
-        """Return the next records, and the position after them.
-
-        Args:
-            records_max: How many at most.
-            is_left: Whether nothing will follow.
+        """Return the next records, and the position after them; if the segment `is_left`, nothing
+        will follow.
         """
         taken: list[Record] = []
         position, end = self.read_to, self.end
@@ -216,14 +215,8 @@ class WrittenSegment(_FileSegment):
             self._sealed_at = os.fstat(self._fd).st_size
             self.abandon()
 
-    def remove(self) -> None:
-        """Delete the file."""
-        self._sealed_at = 0
-        self.abandon()
-        self.path.unlink(missing_ok=True)
-
     def abandon(self) -> None:
-        """Close this process's descriptor and leave the file alone."""
+        """Close the descriptor; see `_FileSegment.abandon`."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -239,11 +232,7 @@ class MappedSegment(_FileSegment):
     __slots__ = ("_map", "capacity")
 
     def __init__(self, path: Path, bytes_min: int) -> None:
-        """Allocate the file.
-
-        Args:
-            path: Where; there is no such file yet.
-            bytes_min: What must fit.
+        """Allocate a new file.
 
         Raises:
             OSError: if there is no room for it, or it cannot be mapped; no file is left then.
@@ -300,17 +289,12 @@ class MappedSegment(_FileSegment):
             except OSError as error:  # it stays as long as it is; readers know where it ends
                 diagnostics.record_error("journal_cut", error)
 
-    def remove(self) -> None:
-        """Delete the file."""
-        self._sealed_at = 0
-        self._map.close()
-        self.path.unlink(missing_ok=True)
-
     def abandon(self) -> None:
-        """Unmap the pages and leave the file alone."""
+        """Unmap the pages; see `_FileSegment.abandon`."""
         self._map.close()
 
 
+@dataclass(slots=True, eq=False)
 class MemorySegment:
     """Records of a process that can write no file; bounded: beyond it they are dropped and counted.
 
@@ -320,29 +304,22 @@ class MemorySegment:
         dropped: Number of records that did not fit.
     """
 
-    __slots__ = ("dropped", "frames", "full_at", "read_to", "records_max", "size", "writers")
-
-    def __init__(self, records_max: int) -> None:
-        self.frames: deque[bytes] = deque()
-        self.records_max = records_max
-        self.writers: list[None] = []
-        self.read_to = 0
-        self.full_at = 1
-        self.size = 0  # never full: there is no other kind to leave it for
-        self.dropped = 0
+    records_max: int
+    frames: deque[bytes] = field(default_factory=deque)
+    writers: list[None] = field(default_factory=list)
+    read_to: int = 0
+    full_at: int = 1
+    size: int = 0  # never full: there is no other kind to leave it for
+    dropped: int = 0
 
     def append(self, data: bytes) -> bool:
         """Keep one frame, or count it as dropped."""
-        if len(self.frames) >= self.records_max:
-            if data.startswith(_FOR_THE_NEXT, HEADER.size):
-                return True  # nothing is lost: memory has no next process
+        if len(self.frames) < self.records_max:
+            self.frames.append(data)
+        elif not data.startswith(_FOR_THE_NEXT, HEADER.size):  # memory has no next process
             self.dropped += 1
-            diagnostics.warn_once(
-                "journal_memory_full",
-                "the journal cannot be written and memory is full: events are delivered late",
-            )
-            return True
-        self.frames.append(data)
+            text = "the journal cannot be written and memory is full: events are delivered late"
+            diagnostics.warn_once("journal_memory_full", text)
         return True
 
     @property
@@ -353,14 +330,9 @@ class MemorySegment:
     @property
     def has_unread(self) -> bool:
         """Whether there are records that were not delivered."""
-        return len(self.frames) > 0
+        return bool(self.frames)
 
-    def take(
-        self,
-        records_max: int,
-        *,
-        is_left: bool,  # noqa: ARG002 - as for files
-    ) -> tuple[list[Record], int]:
+    def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:  # noqa: ARG002
         """Return the next records, and from how many frames; those stay until `release`."""
         frames = list(self.frames)[:records_max]
         return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)

@@ -867,7 +867,7 @@ def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
 
 
 @written
-def test_try_files_again__the_disk_works_again__goes_back_to_files(
+def test_maintain__the_disk_works_again__goes_back_to_files(
     new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, swallowed: Any
 ) -> None:
     """Once memory is delivered, records are durable again, and calls in flight too."""
@@ -878,10 +878,10 @@ def test_try_files_again__the_disk_works_again__goes_back_to_files(
     journal.begin("a", payload(k="begin", id="a"))
     journal.append(payload(n=1))
     disk.forever = None
-    journal.try_files_again()
+    journal.maintain()
     assert journal.is_durable is False  # memory still holds what was not delivered
     taken = drain(journal)
-    journal.try_files_again()
+    journal.maintain()
     assert journal.is_durable is True
     journal.append(payload(n=2))
     taken += drain(journal)
@@ -890,14 +890,14 @@ def test_try_files_again__the_disk_works_again__goes_back_to_files(
     assert newest == [{"k": "begin", "id": "a"}, {"n": 2}]
 
 
-def test_try_files_again__files_work__does_nothing(
+def test_maintain__files_work__does_nothing(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """A journal in files stays where it is."""
     journal = new_journal()
-    journal.try_files_again()
+    journal.maintain()
     journal.append(payload(n=1))
-    journal.try_files_again()
+    journal.maintain()
     assert segments_in(folder) == ["me-000001.seg"]
 
 
@@ -913,7 +913,7 @@ def test_journal__a_folder_that_cannot_be_made__is_memory_until_it_can(
     assert (journal.is_durable, diagnostics.counts["journal_in_memory"]) == (False, 1)
     assert numbers_of(drain(journal)) == [1]
     blocked.unlink()
-    journal.try_files_again()
+    journal.maintain()
     journal.append(payload(n=2))
     assert (journal.is_durable, numbers_of(drain(journal))) == (True, [2])
     journal.close()
@@ -968,7 +968,7 @@ def test_bring_again__what_was_dropped__is_appended_and_what_nobody_has_is_lost(
     assert journal.requeue_lost(lambda: [payload(n=1), payload(n=2)]) is True
     assert journal.dropped == 2  # a plan that nobody has, and one that memory cannot take yet
     assert numbers_of(drain(journal)) == [1]
-    journal.try_files_again()
+    journal.maintain()
     assert journal.dropped == 2
     assert journal.requeue_lost(lambda: [payload(n=2)]) is True
     assert (numbers_of(drain(journal)), journal.dropped) == ([2], 1)
@@ -979,7 +979,7 @@ def test_memory__chosen__is_not_said_to_be_a_failure() -> None:
     """`:memory:` has no journal folder by choice."""
     journal = Journal(None, owner="me")
     journal.append(payload(n=1))
-    journal.try_files_again()
+    journal.maintain()
     assert (journal.is_durable, diagnostics.counts) == (False, {})
     journal.close()
 
@@ -997,7 +997,7 @@ def test_dropped__after_files_work_again__is_still_counted(
     disk.forever = None
     assert journal.dropped == 1
     drain(journal)
-    journal.try_files_again()
+    journal.maintain()
     journal.append(payload(n=3))
     drain(journal)
     assert journal.dropped == 1
@@ -1325,7 +1325,7 @@ def test_take_folder__a_filesystem_without_locks__leaks_no_descriptor(
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         drain(journal)
-        journal.try_files_again()
+        journal.maintain()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
