@@ -228,9 +228,7 @@ class Conversation:
         response = self.responses.end(response_id, lane)
         if response is None:
             # Its beginning was on another connection, or before this one was made.
-            if response_id is not None and (
-                self._counted.knows(response_id) or not self._counted.claim(response_id, self)
-            ):
+            if response_id is not None and not self._counted.claim_new(response_id, self):
                 return  # it has ended, or another connection counts it
             # A gateway may not report the beginning.
             response = self.responses.take_waiting(lane, or_any=lane is None)
@@ -294,10 +292,9 @@ class Conversation:
             self._side.book_audio("estimated")
 
     def _break_off(self, response: PendingResponse) -> None:
-        usage = None
-        if response.reader is not None:
-            usage = attempt("usage", response.reader.usage, response.call.estimate)
-        attempt("settle", response.meter.settle, response.call, usage)
+        reader, call = response.reader, response.call
+        usage = attempt("usage", reader.usage, call.estimate) if reader is not None else None
+        attempt("settle", response.meter.settle, call, usage)
 
 
 def _id_of(event: Any) -> str | None:

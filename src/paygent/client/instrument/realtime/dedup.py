@@ -38,9 +38,9 @@ class CountedResponses:
                 self._owners[claimed_id] = owner
             return self._owners[claimed_id] is owner
 
-    def knows(self, claimed_id: str) -> bool:
-        """Return whether a response or item was claimed."""
-        return claimed_id in self._owners
+    def claim_new(self, claimed_id: str, owner: object) -> bool:
+        """Claim what no connection has claimed, not even this one."""
+        return claimed_id not in self._owners and self.claim(claimed_id, owner)
 
     def raise_total(self, total_ms: int) -> None:
         """Set the total of audio, as the provider reports it; it never falls."""

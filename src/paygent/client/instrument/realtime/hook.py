@@ -178,9 +178,8 @@ def _address(connection: Any) -> _Address:
     uri = connection
     if protocol is not None:
         uri = getattr(protocol, "uri", None) or protocol.wsuri  # the name of older versions
-    return _Address(
-        str(uri.host).lower(), str(uri.path).rstrip("/"), parse_qs(str(uri.query or ""))
-    )
+    query = parse_qs(str(uri.query or ""))
+    return _Address(str(uri.host).lower(), str(uri.path).rstrip("/"), query)
 
 
 def _destination(address: _Address, opening: Opening | None) -> Destination | None:
@@ -194,9 +193,8 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     if not route or not (is_ours or route in ("realtime", "responses")):
         if is_ours:
             name = route_name("WS", path)
-            diagnostics.warn_once(
-                f"unmetered:{provider}:{name}", "a connection to %s is not metered", name
-            )
+            kind = f"unmetered:{provider}:{name}"
+            diagnostics.warn_once(kind, "a connection to %s is not metered", name)
         return None
     models = [query[name][0] for name in ("model", "deployment") if name in query]
     joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)

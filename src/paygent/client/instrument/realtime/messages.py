@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 from paygent.core.usage import get
 
 CREATE = "response.create"
+# Events of the application after which the server may begin to answer by itself.
 AUDIO = (
     "input_audio_buffer.append",
     "session.input_audio_buffer.append",  # of a translation
     "session.input_audio.append",  # of Live
 )
-"""Events of the application after which the server may begin to answer by itself."""
 
 CREATED = "response.created"
 ENDS = ("response.done", "response.completed", "response.incomplete", "response.failed")

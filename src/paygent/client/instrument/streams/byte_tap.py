@@ -57,11 +57,7 @@ class BytesReader:
         self._seen: Usage | JobStatus | None = None
 
     def feed_bytes(self, data: bytes) -> None:
-        """Read the next bytes.
-
-        Raises:
-            ValueError: if an event among them was no JSON; the others were read.
-        """
+        """Read the next bytes."""
         if self._skipping or self._decode is None:
             return
         try:
@@ -82,14 +78,8 @@ class BytesReader:
         if len(rest) > _LINE_BYTES_MAX:
             self._buffer.clear()
             self._in_long_line = True
-        failure: ValueError | None = None
         for line in lines:
-            try:
-                self._feed_line(line)
-            except ValueError as error:  # noqa: PERF203 - the other lines are still read
-                failure = error
-        if failure is not None:
-            raise failure
+            attempt("stream_bytes", self._feed_line, line)  # an odd line costs that line only
 
     def _feed_line(self, line: bytearray) -> None:
         if self._is_lines:
@@ -120,9 +110,8 @@ class BytesReader:
             return  # it broke off
         self._seen = self._read(document)
 
-    def feed(self, chunk: Any) -> bool | None:
+    def feed(self, chunk: Any) -> None:
         """Ignore chunks: they come as bytes here; see `feed_bytes`."""
-        return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return the usage that was seen; see `StreamReader.usage`."""

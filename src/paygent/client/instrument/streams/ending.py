@@ -41,9 +41,7 @@ class EndableCall(Protocol):
 class Settler(Protocol):
     """Takes the usage at the end: the meter."""
 
-    @property
-    def deferred_ends(self) -> DeferredEnds:
-        """Ends that cannot run now."""
+    deferred_ends: DeferredEnds  # ends that cannot run now
 
     def settle(self, call: Any, usage: Usage | JobStatus | None) -> None:
         """End a call with its usage."""

@@ -56,6 +56,7 @@ class _IteratorTap:
     """Replaces the iterator in a stream object."""
 
     __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
+    _step = ""  # the method that returns the next chunk
 
     def __init__(
         self, inner: Any, reader: StreamReader, ending: StreamEnd, tap: ByteTap | None
@@ -65,9 +66,6 @@ class _IteratorTap:
         self._feed = reader.feed
         self._ending = ending
         self._bytes = tap
-
-    _step = ""
-    """The method that returns the next chunk."""
 
     def _end(self, error: BaseException) -> None:
         """End the call with what a step raised: its end, an error or a cancellation."""

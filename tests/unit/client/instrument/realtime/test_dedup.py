@@ -13,8 +13,8 @@ def test_counted__what_one_connection_claims__no_other_one_gets() -> None:
     assert both.claim("resp_1", first)
     assert not counted_of("rtc_1").claim("resp_1", second)
     assert both.claim("resp_1", first)
-    assert both.knows("resp_1")
-    assert not counted_of("rtc_2").knows("resp_1")
+    assert not both.claim_new("resp_1", first)
+    assert counted_of("rtc_2").claim_new("resp_1", second)
 
 
 def test_counted__a_long_conversation__forgets_the_oldest() -> None:
@@ -22,8 +22,8 @@ def test_counted__a_long_conversation__forgets_the_oldest() -> None:
     long, owner = CountedResponses(), object()
     for number in range(dedup._IDS_MAX + 10):
         long.claim(str(number), owner)
-    assert not long.knows("9")
-    assert long.knows("10")
+    assert not long.claim_new("10", owner)
+    assert long.claim_new("9", owner)
     for number in range(dedup._SHARED_MAX + 10):
         counted_of(f"many_{number}")
     assert len(dedup._shared) == dedup._SHARED_MAX
