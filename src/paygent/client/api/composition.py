@@ -7,6 +7,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -81,12 +82,8 @@ def compose(
         enabled=not disabled,
     )
     queries = UserQueries(accounts, catalogue, worker, now_us, not disabled, deferred_ends.run)
-
-    def session_opened(user_id: str) -> None:  # the records are in a layer below the queries
-        if callbacks.wants("session_start"):  # the state of a user takes time to assemble
-            user = accounts.registry.user(user_id, now_us())
-            callbacks.fire("session_start", queries.state(user))
-
+    # Passed in, because the records are in a layer below the queries.
+    session_opened = partial(queries.report_session, callbacks)
     records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
     metering = MeterParts(
         accounts,

@@ -16,6 +16,7 @@ from paygent.client.accounts.user_state import User
 from paygent.client.context.scopes import current_identity
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.call import wait_for
+from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
 from paygent.core.estimate import bound, output_that_fits
@@ -124,6 +125,12 @@ class UserQueries:
             billing_period=BillingPeriod(to_datetime(start_us), to_datetime(end_us)),
             last_refreshed=to_datetime(user.read_us) if user.read_us else None,
         )
+
+    def report_session(self, callbacks: Callbacks, user_id: str) -> None:
+        """Report an opened session to the application."""
+        if callbacks.wants("session_start"):  # the state of a user takes time to assemble
+            user = self.accounts.registry.user(user_id, self.now_us())
+            callbacks.fire("session_start", self.state(user))
 
     def model_usage(self, user: User) -> list[ModelUsage]:
         """Return a user's usage of each model that was used or that the plan limits."""

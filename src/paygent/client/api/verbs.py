@@ -38,7 +38,10 @@ _C = TypeVar("_C", bound=Callable[..., Any])
 
 
 class Verbs:
-    """The methods of `Paygent` that applications call. All are thread-safe."""
+    """The methods of `Paygent` that applications call. All are thread-safe.
+
+    `user_id` is the application's id of a user: a string, an int or a UUID.
+    """
 
     # Set by `Paygent.__init__`.
     _parts: Parts
@@ -65,7 +68,6 @@ class Verbs:
         """Assign a plan to a user; survives restarts, and usage is kept.
 
         Args:
-            user_id: The application's id of the user.
             plan: Name of the plan.
             billing_period: The current period; it renews by its own length. None is the UTC
                 calendar month.
@@ -81,7 +83,6 @@ class Verbs:
         """Assign a plan to a user and open a session if none is open; may precede every request.
 
         Args:
-            user_id: The application's id of the user.
             plan: Name of the plan.
             plan_config: The plan as it applies to this user alone.
 
@@ -139,7 +140,6 @@ class Verbs:
         """Return the gate's decision on a call now, without making one.
 
         Args:
-            user_id: The application's id of the user.
             model: Also check the limits of this model; None checks only those that apply to all
                 models.
 
@@ -154,7 +154,6 @@ class Verbs:
         A limit that only calls in flight fill is not used up: a call waits for their holds.
 
         Args:
-            user_id: The application's id of the user.
             model: Also check the limits of this model.
 
         Raises:
@@ -176,7 +175,6 @@ class Verbs:
         """Return the largest `max_tokens` that fits what is left, and which limit binds.
 
         Args:
-            user_id: The application's id of the user.
             model: The model of the call.
             estimated_input_tokens: Tokens of its input, if known; takes precedence over `messages`.
             messages: Its messages, from which the input is estimated.
