@@ -97,13 +97,7 @@ class GuardResult(Value):
 
 
 def refusal(reason: str, message: str, *, retryable: bool = False) -> GuardResult:
-    """Return a refusal that no limit has made, so that it has no figures.
-
-    Args:
-        reason: The `gate_reason`.
-        message: A sentence for display.
-        retryable: Whether trying again may help.
-    """
+    """Return a refusal that no limit has made, so that it has no figures."""
     return GuardResult("hard_gate", reason, 1.0, message=message, retryable=retryable)
 
 

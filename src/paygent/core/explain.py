@@ -115,11 +115,7 @@ def rates_to_json(rates: Rates) -> dict[str, Any]:
 
 
 def rates_from_json(price_id: str, document: Mapping[str, Any]) -> Rates:
-    """Read a price list written by `rates_to_json`.
-
-    Raises:
-        KeyError, TypeError, ValueError: The document is not a price list.
-    """
+    """Read what `rates_to_json` wrote; KeyError, TypeError or ValueError for other documents."""
     tiers: Iterable[Any] = document["tiers"]
     return Rates(
         Prices(**document["prices"]),

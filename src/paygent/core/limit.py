@@ -114,5 +114,4 @@ class LimitKey(NamedTuple):
             return f"model_limit:{self.model}"
         if self.metric == "spend" and not self.model and self.window in ("period", "session"):
             return "session_spend" if self.scope == "session" else "total_spend"
-        parts = [self.metric, self.window]
-        return ":".join([*parts, self.model] if self.model else parts)
+        return ":".join(part for part in (self.metric, self.window, self.model) if part)

@@ -18,28 +18,19 @@ def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
     Money is written as decimal strings, since a double does not hold every cap exactly.
     """
     document: dict[str, Any] = {
-        "soft_gate_at": plan.soft_gate_at,
-        "hard_gate_at": plan.hard_gate_at,
+        **{spec.name: getattr(plan, spec.name) for spec in fields(plan) if spec.init},
         "model_limits": {
             name: limit.max_tokens_per_period for name, limit in plan.model_limits.items()
         },
         "cost_rates": {name: _rate_to_json(rate) for name, rate in plan.cost_rates.items()},
-        "default_cost_rate": None
-        if plan.default_cost_rate is None
-        else _rate_to_json(plan.default_cost_rate),
         "tool_costs": {name: _exact(amount) for name, amount in plan.tool_costs_nano.items()},
         "default_tool_cost": _exact(plan.default_tool_cost_nano),
-        "session_timeout_minutes": plan.session_timeout_minutes,
-        "pre_call_estimate": plan.pre_call_estimate,
-        "pre_call_buffer_tokens": plan.pre_call_buffer_tokens,
-        "reservation_safety_factor": plan.reservation_safety_factor,
-        "contention_wait_s": plan.contention_wait_s,
-        "when_offline": plan.when_offline
-        if isinstance(plan.when_offline, str)
-        else {"allow_up_to": _exact(plan.offline_allowance_nano or 0)},
-        "unknown_model": plan.unknown_model,
         "limits": [_limit_to_json(limit) for limit in plan.limits],
     }
+    if plan.default_cost_rate is not None:
+        document["default_cost_rate"] = _rate_to_json(plan.default_cost_rate)
+    if plan.offline_allowance_nano is not None:
+        document["when_offline"] = {"allow_up_to": _exact(plan.offline_allowance_nano)}
     for name in ("max_spend_per_period", "max_spend_per_session", "price"):
         # A cap without an exact value is too large to count; it is written as given.
         exact, shown = getattr(plan, name + "_nano"), getattr(plan, name)
@@ -88,13 +79,8 @@ def _limit_to_json(limit: Limit) -> dict[str, Any]:
     cap: Any = None if limit.cap is None else repr(limit.cap)
     if limit.cap_exact is not None:
         cap = _exact(limit.cap_exact) if limit.metric == "spend" else limit.cap_exact
-    return {
-        "metric": limit.metric,
-        "scope": limit.scope,
-        "model": limit.model,
-        "window": limit.window,
-        "cap": cap,
-    }
+    names = ("metric", "scope", "model", "window")
+    return {**{name: getattr(limit, name) for name in names}, "cap": cap}
 
 
 def _exact(amount_nano: int) -> str:

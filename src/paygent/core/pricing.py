@@ -245,10 +245,7 @@ def cost_nano(usage: Usage, rates: Rates) -> NanoUsd:
 
 
 def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:
-    """Return count, price and unrounded amount of each component of a usage.
-
-    The amounts are in parts of a dollar (`PARTS_PER_USD`).
-    """
+    """Return count, price and unrounded amount (in `PARTS_PER_USD`) of a usage's components."""
     return {
         name: (count, price, count * price * _PARTS.get(name, _HOUR_PARTS))
         for name, count, price in zip(Prices._fields, split(usage), prices, strict=True)
@@ -286,11 +283,9 @@ def is_plain(usage: Usage) -> bool:
 
 # Most calls have no cached, written or reasoning tokens, and nearly all have no audio, images or
 # searches. Comparing all at once finds these, and takes a third of the time of the general case.
-_parts_of = values_of(
-    Usage, [name for name in COUNTS if name not in ("input_tokens", "output_tokens")]
-)
-_NO_PARTS = (0,) * (len(COUNTS) - 2)
-
+_PART_COUNTS = COUNTS[COUNTS.index("output_tokens") + 1 :]
+_parts_of = values_of(Usage, _PART_COUNTS)
+_NO_PARTS = (0,) * len(_PART_COUNTS)
 
 UNLISTED = "units billed by the piece"
 """Name of `Usage.unlisted_units` among unpriced parts."""
@@ -309,12 +304,9 @@ def unpriced_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
 def assumed_parts(usage: Usage, rates: Rates) -> tuple[str, ...]:
     """Return the parts of a usage that were priced like another part."""
     assumed = rates.assumed
-    # Which requests of a sum reached a tier is not known.
-    if (
-        usage.largest_input_tokens == 0
-        and prices_for(rates, usage.input_tokens) is not rates.prices
-    ):
-        return (TIERS,)
+    has_tier = prices_for(rates, usage.input_tokens) is not rates.prices
+    if has_tier and usage.largest_input_tokens == 0:
+        return (TIERS,)  # which requests of the sum reached it is not known
     if media_of(usage) == NO_MEDIA and VARIANT not in assumed:
         return ()
     counts = split(usage)

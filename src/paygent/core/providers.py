@@ -110,8 +110,8 @@ residency", 2026-11; only models that have the premium accept the option).
 
 # The most output that a model gives to one request, by its canonical name; the first rule that
 # matches the whole name counts. genai-prices lists context windows only, and those say little about
-# output: gpt-4o takes 128,000 tokens and gives at most 16,384. In Anthropic's API each request has to
-# name `max_tokens`, so its models need no entry. Source: the model pages of OpenAI's documentation as
+# output: gpt-4o takes 128,000 tokens and gives at most 16,384. Anthropic's API needs `max_tokens`
+# in each request, so its models need no entry. Source: the model pages of OpenAI's documentation as
 # collected in the model list of LiteLLM 1.110 (`max_output_tokens`), 2026-11; gpt-4 from OpenAI's
 # page (the list splits its window in two).
 _MAX_OUTPUT_TOKENS = (

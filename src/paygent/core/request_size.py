@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 
 BYTES_PER_TOKEN = 4
 PART_TOKENS = 1_500
-"""Tokens of an image or file part: a full-detail image of 1024 × 1024 costs 765 to 1,600, depending
-on the provider.
-"""
+"""Tokens of an image or file: full-detail images of 1024 × 1024 cost 765 to 1,600, by provider."""
 
 _DEPTH_MAX = 24  # deeper JSON than any SDK sends; stops at a cyclic body
 _NOTHING: dict[str, Any] = {}

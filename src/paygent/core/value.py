@@ -61,16 +61,12 @@ class Value:
         """
         # A typing mistake in a name must not pass silently.
         changes = dict(update or {})
-        known = _fields(self)
-        twins = {name + "_nano" for name in self._dollars}
-        settable = {name for name, takes_argument in known.items() if takes_argument} | twins
-        unknown = sorted(set(changes) - settable)
+        settable = [name for name, takes_argument in _fields(self).items() if takes_argument]
+        unknown = sorted(set(changes) - {*settable, *(name + "_nano" for name in self._dollars)})
         if unknown:
             raise TypeError(f"{type(self).__name__} has no field {', '.join(unknown)}")
         arguments = {}
-        for name, takes_argument in known.items():
-            if not takes_argument:
-                continue
+        for name in settable:
             twin = name + "_nano"
             # A given field wins over its twin; kept fields are copied exactly, not by their float.
             if name in changes:
