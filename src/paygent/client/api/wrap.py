@@ -106,21 +106,20 @@ def _refuse(verb: str, fn: Any, rule: str) -> None:
 def _read_name(given: Mapping[str, Any], name: str) -> str:
     """Return a model's or provider's name; "" for none, and for an invalid one."""
     value = given[name]
-    if isinstance(value, str) and len(value) <= NAME_CHARS_MAX:
-        return value
-    _warn_invalid(name, value)
+    if value is None or (isinstance(value, str) and len(value) <= NAME_CHARS_MAX):
+        return value or ""
+    _warn_invalid(name)
     return ""
 
 
 def _read_tokens(given: Mapping[str, Any], name: str) -> int | None:
     """Return an estimate of tokens; None for none, and for an invalid one."""
     value = given[name]
-    if type(value) is int and 0 <= value <= _TOKENS_MAX:
+    if value is None or (type(value) is int and 0 <= value <= _TOKENS_MAX):
         return value
-    _warn_invalid(name, value)
+    _warn_invalid(name)
     return None
 
 
-def _warn_invalid(name: str, value: object) -> None:
-    if value is not None:
-        diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
+def _warn_invalid(name: str) -> None:
+    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
