@@ -11,9 +11,14 @@ from typing import Any
 import pytest
 
 import paygent.client.journal.journal as journal_module
-from paygent.client.journal.journal import RECORD_BYTES_MAX, Journal
+from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt
-from paygent.client.journal.segments import MappedSegment, MemorySegment, WrittenSegment
+from paygent.client.journal.segments import (
+    RECORD_BYTES_MAX,
+    MappedSegment,
+    MemorySegment,
+    WrittenSegment,
+)
 from paygent.failopen import diagnostics
 
 _KINDS = {"mapped": MappedSegment, "written": WrittenSegment, "memory": MemorySegment}
@@ -292,7 +297,7 @@ def test_journal__more_calls_in_flight_than_fit_a_segment__does_not_rotate_at_ea
     assert ends == [str(number) for number in range(300)]
 
 
-def test_tend__segments_that_were_left__are_read_as_before(
+def test_maintain__segments_that_were_left__are_read_as_before(
     new_journal: Callable[..., Journal],
 ) -> None:
     """What is given back while the ledger is away is still delivered, once and in order."""

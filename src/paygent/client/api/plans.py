@@ -13,7 +13,7 @@ from typing import Any
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
-from paygent.client.journal.journal import RECORD_BYTES_MAX
+from paygent.client.journal.segments import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
 from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
 from paygent.core.plan import PlanConfig

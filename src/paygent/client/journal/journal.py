@@ -40,9 +40,7 @@ from paygent.client.journal.ownership import (
     take_lock,
 )
 from paygent.client.journal.segments import (
-    RECORD_BYTES_MAX as RECORD_BYTES_MAX,  # those who append must keep to it
-)
-from paygent.client.journal.segments import (
+    RECORD_BYTES_MAX,
     MappedSegment,
     MemorySegment,
     Record,
