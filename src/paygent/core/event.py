@@ -255,7 +255,7 @@ def encode_end(event: Event, head: str = "", *, ends: str = "") -> bytes:
     """
     event_id = event.event_id
     tail = "" if _rare_of(event) == _NO_RARE else _tail(event)
-    if ends and ends != event_id:
+    if ends and ends != event_id:  # the begin record had another id
         tail += f',"ends":"{ends}"'
     record = _END % (
         # Only the id of a manual event comes from the application.
@@ -272,6 +272,7 @@ def encode_end(event: Event, head: str = "", *, ends: str = "") -> bytes:
 
 def _tail(event: Event) -> str:
     """Write the rare fields that the event has."""
+    # The braces are cut off: the template has its own.
     rare = {
         _FIELDS[name].key: dict(value) if isinstance(value, Mapping) else value
         for name, value, default in zip(_RARE, _rare_of(event), _NO_RARE, strict=True)

@@ -80,4 +80,4 @@ def _as_unavailable() -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:
-        raise LedgerUnavailable(str(error)) from error
+        raise LedgerUnavailable(str(error)) from error  # "not now": sent again

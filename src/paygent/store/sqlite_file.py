@@ -69,7 +69,7 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
         f"{Path(path).absolute().as_uri()}?{how}",
         uri=True,
         timeout=busy_wait_s,
-        isolation_level=None,
+        isolation_level=None,  # the adapter begins transactions itself
         check_same_thread=False,
     )
     try:
