@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,11 +25,6 @@ class Figures(Value):
     by_model: Mapping[str, float]
     total_nano: int = field(init=False)
     by_model_nano: Mapping[str, int] = field(init=False)
-
-    _dollars: ClassVar[tuple[str, ...]] = ("total", "by_model")
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
 
 
 @settings(max_examples=120, deadline=None)

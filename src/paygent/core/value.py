@@ -33,9 +33,6 @@ class Value:
         names = cls.__annotations__
         cls._dollars = tuple(name for name in names if name + "_nano" in names)
 
-    def __post_init__(self) -> None:
-        self._settle_dollars()  # types that an application makes validate their fields instead
-
     def model_dump(self, mode: Literal["python", "json"] = "python") -> dict[str, Any]:
         """Return the fields as a dict.
 
@@ -83,8 +80,9 @@ class Value:
         exact = getattr(self, name + "_nano") if name in self._dollars else None
         return getattr(self, name) if exact is None else exact_usd(exact)
 
-    def _settle_dollars(self) -> None:
+    def __post_init__(self) -> None:
         """Compute the exact twins of the dollar fields; set each field to the nearest double."""
+        # Types that an application makes validate their fields instead.
         for name in self._dollars:
             given = getattr(self, name)
             if isinstance(given, Mapping):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from decimal import Decimal, localcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -27,11 +27,6 @@ class Result(Value):
     name: str = ""
     cost_nano: int | None = field(init=False)
     cost_by_model_nano: Mapping[str, int] = field(init=False)
-
-    _dollars: ClassVar[tuple[str, ...]] = ("cost", "cost_by_model")
-
-    def __post_init__(self) -> None:
-        self._settle_dollars()
 
 
 @dataclass(frozen=True)
@@ -67,14 +62,14 @@ def make_nested() -> Nested:
     return Nested(make_result(), AT, Decimal("2.5"), math.inf, (make_result(),), {"k": [AT, None]})
 
 
-def test_settle_dollars__an_exact_amount__sets_twin_and_nearest_double() -> None:
+def test_value__an_exact_amount__sets_twin_and_nearest_double() -> None:
     """The twin is the exact amount, the field the double nearest to it."""
     exact: Any = Decimal("0.1234567894")
     result = Result(exact)
     assert (result.cost_nano, result.cost) == (123_456_789, 0.123456789)
 
 
-def test_settle_dollars__a_dict__settles_each_amount() -> None:
+def test_value__a_dict__settles_each_amount() -> None:
     """A dict of amounts has a dict of exact twins."""
     result = make_result()
     assert result.cost_by_model == {"gpt-4o": 0.1}
@@ -82,13 +77,13 @@ def test_settle_dollars__a_dict__settles_each_amount() -> None:
 
 
 @pytest.mark.parametrize("given", [None, math.inf])
-def test_settle_dollars__no_limit__has_no_twin(given: float | None) -> None:
+def test_value__no_limit__has_no_twin(given: float | None) -> None:
     """No amount, or an infinite one, stays as it is and has no exact twin."""
     result = Result(given)
     assert (result.cost, result.cost_nano) == (given, None)
 
 
-def test_settle_dollars__no_number__is_a_type_error() -> None:
+def test_value__no_number__is_a_type_error() -> None:
     """A result that Paygent makes of a wrong value fails loudly."""
     wrong: Any = "much"
     with pytest.raises(TypeError, match="'much' is not a number of dollars"):
