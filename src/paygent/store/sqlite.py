@@ -91,8 +91,8 @@ class SqliteStore:
             if self._connection is not None:
                 return
             if sqlite3.sqlite_version_info < _VERSION_MIN:
-                found = sqlite3.sqlite_version
-                raise StoreUnavailable(f"SQLite {found} is too old; 3.35 is needed")
+                version = sqlite3.sqlite_version
+                raise StoreUnavailable(f"SQLite {version} is too old; 3.35 is needed")
             if self._queries is None:
                 self._queries = load_queries()
             if self._read_only:

@@ -65,8 +65,7 @@ class Worker:
         """Start nothing yet.
 
         Args:
-            ledger, accounts, journal, now_us: Destination and source of the records, what is
-                refreshed, and the process's clock.
+            now_us: The process's clock.
             interval_s: Longest time between a settlement and its delivery.
             max_batch_size: Events per batch, at most.
             before_round: Called by the delivery thread before each of its rounds.
