@@ -30,6 +30,12 @@ def test_observe__a_settled_call__is_added() -> None:
     )
 
 
+def test_observe__a_known_plain_cost__is_not_computed_again() -> None:
+    """A plain cost that the caller has computed counts as given."""
+    sums = observe(UsageStats(), Observation(100, 7, 3, 25_000, None, 19_001), RATES)
+    assert sums == UsageStats(1, 100, 7, 3, 25_000, 19_001, 0, 0)
+
+
 def test_observe__calls_that_differ__have_a_running_variance() -> None:
     """What the calls took beside their running mean sums up to the variance of all of them."""
     outputs = [100, 140, 90, 130, 120, 80, 150, 110]

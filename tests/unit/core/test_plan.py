@@ -10,7 +10,7 @@ import pytest
 from tests.unit.core.broken_rules import Found, errors_of
 
 from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
-from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
+from paygent.core.plan import ModelCostRate, PlanConfig, limits_of, without_limits
 from paygent.core.validation import InvalidValue
 
 NO_COST = "must be a number of dollars (Decimal, int, float or str)"
@@ -476,6 +476,15 @@ def test_limits_of__asked_twice__is_the_same_tuple() -> None:
     assert limits_of(plan) is limits_of(plan)
     copy = plan.model_copy(update={"max_spend_per_period": 6})
     assert [limit.cap_exact for limit in limits_of(copy)] == [6_000_000_000]
+
+
+def test_without_limits__called_twice__is_the_same_plan_without_limits() -> None:
+    """The copy has no limit of any form, keeps the rest, and is made once."""
+    limits = {"model_limits": {"gpt-4o": 5}, "limits": (Limit(metric="calls", cap=7),)}
+    given: Any = {"max_spend_per_period": 5, "max_spend_per_session": 1, **limits}
+    plan = PlanConfig(**given, price=9)
+    assert without_limits(plan) == PlanConfig(price=9)
+    assert without_limits(plan) is without_limits(plan)
 
 
 def test_limits_of__one_model_in_two_spellings__is_one_limit_with_the_smaller_cap() -> None:
