@@ -17,19 +17,20 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 
 logger = logging.getLogger("paygent")
 
 _T = TypeVar("_T")
 
-_KINDS_MAX = 199  # distinct kinds kept; some are made from model names and paths, without end
+_KINDS_MAX = 199  # distinct kinds kept; subjects such as model names have no bound
 OTHER = "other"
-"""What kinds beyond the bound are counted as."""
+"""The kind under which those beyond the bound are counted."""
 
 
 class Diagnostics:
-    """Counts what was swallowed and what was said, by kind. Thread-safe."""
+    """Counts swallowed failures and logged notices, by kind. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -47,16 +48,16 @@ class Diagnostics:
         for listener in tuple(self.listeners):
             listener(kind, error)
 
-    def warn_once(self, kind: str, message: str, *args: Any) -> None:
-        """Count an observation, and log it if it is the first of its kind.
+    def warn_once(self, notice: Notice, *args: Any, subject: str = "") -> None:
+        """Count a notice, and log it if it is the first of its kind.
 
         Args:
-            kind: What is counted; also the key of "once".
-            message: Text for the log, with `%s` places for `args`. No prompt, answer or key may be
-                in it.
+            notice: The kind and the text, with a place for each of `args`.
+            args: No prompt, answer or key may be one of them.
+            subject: Counts the kind apart for each subject, such as a model.
         """
-        if self._count(kind):
-            self._log(message, *args)
+        if self._count(f"{notice.kind}:{subject}" if subject else notice.kind):
+            self._log(notice.text, *args)
 
     def _log(self, message: str, *args: Any, level: int = logging.WARNING) -> None:
         """Log a line; a filter or handler of the application that raises is only counted."""
@@ -83,17 +84,17 @@ diagnostics = Diagnostics()
 
 
 def attempt(kind: str, action: Callable[..., _T], *args: Any) -> _T | None:
-    """Run something of ours that must not disturb the application.
+    """Call a function that must not disturb the application.
 
     Args:
-        kind: What it is, for the counter and the log.
+        kind: The step that may fail (`Step`), for the counter and the log.
         action: Called with `args`.
 
     Returns:
-        What `action` returned, or None when it failed.
+        The result of `action`, or None when it failed.
 
     Raises:
-        PaygentLimitExceeded: if the action decided so; nothing else but what is no `Exception`.
+        PaygentLimitExceeded: if the action decided so; otherwise nothing that is an `Exception`.
     """
     try:
         return action(*args)
@@ -124,9 +125,8 @@ class guard:  # noqa: N801 - used in a `with` statement, like a function
 
 
 async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
-    """Await a callback of the application on its own loop; nothing it raises may end that loop.
-
-    A cancellation passes: it is the loop's own.
+    """Await an application's callback on the application's loop, which it must not end. A
+    cancellation passes: it comes from the loop.
     """
     from asyncio import CancelledError  # imported already, since a loop of it runs
 
@@ -139,11 +139,10 @@ async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args:
 
 
 def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
-    """Run a callback of the application on a thread of ours, where nothing it raises may reach a
-    call.
+    """Call an application's callback on Paygent's own thread, where its exceptions reach no call.
 
-    Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: the thread is ours,
-    and a callback that raises them asks for the end of a thread that it does not own.
+    Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: a callback that raises
+    them asks for the end of a thread that it does not own.
     """
     try:
         action(*args)
@@ -156,11 +155,11 @@ _PACKAGE = os.path.dirname(__file__) + os.sep
 
 def warn(problem: Warning) -> None:
     """Warn the caller of a configuring verb; `-W error` must not break an application over it."""
-    level = 2  # of the first frame that is not ours; `skip_file_prefixes` came with Python 3.12
+    level = 2  # of the first frame outside this package; Python 3.12 has `skip_file_prefixes`
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, level = frame.f_back, level + 1
     try:
         warnings.warn(problem, stacklevel=level)
     except Warning:
-        diagnostics.warn_once(type(problem).__name__, "%s", problem)
+        diagnostics.warn_once(Notice.WARNING, problem, subject=type(problem).__name__)

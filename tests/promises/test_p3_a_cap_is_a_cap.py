@@ -290,7 +290,7 @@ def test_p3__a_strict_plan__is_never_passed(
 
 
 def test_p3__a_strict_plan__lets_the_first_call_go(init: Init, fake: FakeProvider) -> None:
-    """A call without `max_tokens` is bound by the model's maximum output, not its context window."""
+    """A call without `max_tokens` is bound by the maximum output, not by the context window."""
     pg = init()
     pg.configure_plan("default", PlanConfig(max_spend_per_period=1.0, pre_call_estimate=True))
     client = openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0)

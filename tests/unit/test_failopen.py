@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Swallowed
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig
+from paygent.core.notices import Notice
 from paygent.errors import PaygentWarning
 from paygent.failopen import Diagnostics, attempt, diagnostics, guard, isolate, isolate_async
 
@@ -116,16 +117,16 @@ def test_say__an_observation__is_counted_each_time_and_logged_once(
 ) -> None:
     """Once per kind, with its figures."""
     for number in (1, 2):
-        diagnostics.warn_once("kind", "%s of %d", "one", number)
-    assert caplog.messages == ["paygent: one of 1"]
-    assert diagnostics.counts == {"kind": 2}
+        diagnostics.warn_once(Notice.LEDGER_SLOW, number)
+    assert caplog.messages == ["paygent: The ledger did not answer in 1 s; calls go on."]
+    assert diagnostics.counts == {"ledger_slow": 2}
 
 
 def test_failures__kinds_without_end__stay_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """Kinds are made from model names too: neither memory nor the log may grow with them."""
     own = Diagnostics()
     for number in range(2_000):
-        own.warn_once(f"unpriced:model-{number}", "model %s has no price", number)
+        own.warn_once(Notice.UNPRICED, number, "", subject=f"model-{number}")
     assert len(caplog.records) <= 200
     assert len(own.counts) <= 201
 
@@ -135,7 +136,7 @@ def test_failures__a_listener__hears_of_failures_and_not_of_observations() -> No
     own = Diagnostics()
     heard: list[str] = []
     own.listeners.append(lambda kind, error: heard.append(f"{kind} {error}"))
-    own.warn_once("said", "text")
+    own.warn_once(Notice.JOURNAL_LOST)
     own.record_error("failed", ValueError("x"))
     assert heard == ["failed x"]
 
@@ -145,8 +146,8 @@ def test_renew_after_fork__a_lock_that_was_held__does_not_stop_the_child() -> No
     own = Diagnostics()
     own._lock.acquire()
     own.renew_after_fork()
-    own.warn_once("kind", "text")
-    assert own.counts == {"kind": 1}
+    own.warn_once(Notice.JOURNAL_LOST)
+    assert own.counts == {"journal_lost": 1}
 
 
 def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> None:
@@ -159,11 +160,11 @@ def test_say__a_log_filter_of_the_application_that_raises__is_counted_only() -> 
     logger = logging.getLogger("paygent")
     logger.addFilter(refuse)
     try:
-        own.warn_once("kind", "text")
+        own.warn_once(Notice.JOURNAL_LOST)
         own.record_error("failed", ValueError("x"))
     finally:
         logger.removeFilter(refuse)
-    assert own.counts == {"kind": 1, "log": 2, "failed": 1}
+    assert own.counts == {"journal_lost": 1, "log": 2, "failed": 1}
 
 
 def test_warn__of_a_configuring_verb__points_at_the_line_that_called_it() -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from paygent.client.context.scopes import paygent_context
 from paygent.client.context.track import wrap_in_scope
 from paygent.client.instrument.patching.patches import as_function
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.callback import UserCallback
 
@@ -86,8 +87,7 @@ def _hook() -> None:
         setattr(Crew, name, _as_user(vars(Crew)[name]))
     if not names:
         # Its calls are still metered, but counted on the surrounding user.
-        message = "this version of CrewAI has no known method that runs a crew"
-        diagnostics.warn_once("unhooked:crewai", message)
+        diagnostics.warn_once(Notice.NO_CREW_METHOD, "CrewAI", subject="crewai")
 
 
 # Importing the callback patches the class: a crew without one runs as before.

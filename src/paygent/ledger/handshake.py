@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 
+from paygent.core.notices import Notice
 from paygent.errors import PaygentAuthInvalid, PaygentBackendUnreachable, PaygentWarning
 from paygent.failopen import attempt, diagnostics
 from paygent.ledger.transport import HttpTransport, Transport, TransportError
@@ -43,7 +44,7 @@ class Probe:
         def ask() -> None:
             problem = attempt("probe", self._ask)
             if problem is not None and late.is_set():
-                diagnostics.warn_once("backend", "%s", problem)
+                diagnostics.warn_once(Notice.BACKEND, problem)
             elif problem is not None:
                 problems.append(problem)
             answered.set()

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from paygent.core.explain import BILLED, OTHERS
 from paygent.core.money import NanoUsd
+from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates, assumed_parts, cost_nano, unpriced_parts
 from paygent.core.providers import provider_facts
@@ -111,15 +112,14 @@ def _judge(model: str, resolved: Resolved, usage: Usage) -> Quality:
     lacking = unpriced_parts(usage, rates)
     if not rates.is_known or lacking:
         what = f" ({', '.join(lacking)})" if rates.is_known else ""
-        message = "No price for model %s%s; this usage is recorded at $0."
-        diagnostics.warn_once(f"unpriced:{resolved.model_key}", message, shown, what)
+        diagnostics.warn_once(Notice.UNPRICED, shown, what, subject=resolved.model_key)
         return "unpriced"
     assumed = assumed_parts(usage, rates)
     if assumed:
-        kind = f"assumed_price:{resolved.model_key}:{usage.tier}"
-        message = "The price list of model %s lacks %s; the nearest price is used."
         what = ", ".join(assumed) + (f" {usage.tier}" if usage.tier else "")
-        diagnostics.warn_once(kind, message, shown, what)
+        diagnostics.warn_once(
+            Notice.ASSUMED_PRICE, shown, what, subject=f"{resolved.model_key}:{usage.tier}"
+        )
     if (assumed or rates.source == DEAREST) and usage.quality == "exact":
         return "estimated"
     return usage.quality

@@ -12,23 +12,37 @@ import json
 import select
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import SplitResult, parse_qs
 
 from paygent.testing import openai
-from paygent.testing.answer import Answer, FakeRequest, Tokens, totals, words_of
-
-if TYPE_CHECKING:
-    from paygent.testing import FakeProvider
+from paygent.testing.answer import Answer, FakeRequest, Jobs, Tokens, totals, words_of
 
 _CONTROL = 7  # opcodes above it are control frames
+
+
+class Host(Protocol):
+    """The part of `FakeProvider` that a socket needs."""
+
+    default: Answer
+    jobs: Jobs
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+
+    def record(self, method: str, path: str, headers: dict[str, str], body: Any) -> None:
+        """Record a request or an event."""
+
+    def next_answer(self, headers: dict[str, str]) -> Answer:
+        """Return what is answered next."""
 
 
 class Socket:
     """One connection, from its handshake to its close."""
 
     def __init__(
-        self, provider: FakeProvider, handler: BaseHTTPRequestHandler, target: SplitResult
+        self, provider: Host, handler: BaseHTTPRequestHandler, target: SplitResult
     ) -> None:
         """Take over the connection of an upgrade request to the URL `target`."""
         from websockets.server import ServerProtocol

@@ -16,6 +16,7 @@ from paygent.client.accounts.wait_queue import take_all, wake
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.limit import LimitKey
+from paygent.core.notices import Notice
 from paygent.core.period import Subscription, billing_period
 from paygent.core.plan import PlanConfig, limits_of, without_limits
 from paygent.failopen import diagnostics
@@ -43,7 +44,7 @@ class UserRegistry:
         self.users: dict[str, User] = {}  # by id
         self.plans_epoch = 0
         self._changing: dict[str, int] = {}
-        self._queued_warnings: deque[tuple[str, str]] = deque()
+        self._queued_warnings: deque[Notice] = deque()
         self._unlimited: set[str] = set()
 
     # -- users
@@ -95,12 +96,7 @@ class UserRegistry:
         epoch = self.plans_epoch  # first: a plan that changes meanwhile counts at the next call
         period = billing_period(user.subscription, at_us)
         if period is None:
-            self._queued_warnings.append(
-                (
-                    "subscription_ended",
-                    "A subscription has ended; its user is on the default plan now.",
-                )
-            )
+            self._queued_warnings.append(Notice.SUBSCRIPTION_ENDED)
             user.ended = user.subscription
             user.subscription = None
             user.plan_name = self.default_plan
@@ -128,9 +124,7 @@ class UserRegistry:
         if user.plan_name not in self._unlimited:
             self._unlimited.add(user.plan_name)
             diagnostics.warn_once(
-                f"plan_not_configured:{user.plan_name}",
-                "Plan %s is not configured; its users have no limits.",
-                user.plan_name,
+                Notice.PLAN_NOT_CONFIGURED, user.plan_name, subject=user.plan_name
             )
 
     def set_plan(self, name: str, plan: PlanConfig) -> None:
@@ -202,8 +196,8 @@ class UserRegistry:
             return
         with acquire_soon(self.lock):  # so that each is logged once
             queued = [self._queued_warnings.popleft() for _ in range(len(self._queued_warnings))]
-        for kind, message in queued:
-            diagnostics.warn_once(kind, "%s", message)
+        for notice in queued:
+            diagnostics.warn_once(notice)
 
     def renew_after_fork(self) -> None:
         """Forget the parent's holds, pending events and locks."""

@@ -23,6 +23,7 @@ from paygent.core.estimate import bound, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
 from paygent.core.limit import LimitKey
 from paygent.core.messages import BookedEvent
+from paygent.core.notices import Notice
 from paygent.core.period import to_datetime
 from paygent.core.request_size import measure
 from paygent.core.value import exact_usd
@@ -69,8 +70,7 @@ class UserQueries:
         answer = self.worker.ask(user, session_id)
         # A blocked event loop would stop every call of the application.
         if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
-            message = "the ledger did not answer in %s s"
-            diagnostics.warn_once("ledger_slow", message, FIRST_TOUCH_WAIT_S)
+            diagnostics.warn_once(Notice.LEDGER_SLOW, FIRST_TOUCH_WAIT_S)
 
     @property
     def _can_ask(self) -> bool:

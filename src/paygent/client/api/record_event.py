@@ -20,6 +20,7 @@ from paygent.core.event import Event
 from paygent.core.explain import rates_from_json
 from paygent.core.messages import BookedEvent
 from paygent.core.money import COST_NANO_MAX, format_usd
+from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import cost_nano, prices_for, tokens_cost_nano
 from paygent.core.usage import Quality, Usage
@@ -228,7 +229,7 @@ def _price(entry: ManualEvent, plan: PlanConfig, resolved: Resolved | None) -> _
     quality: Quality = "exact"
     if usage.total_tokens and (resolved is None or not resolved.rates.is_known):
         quality = "unpriced"
-        diagnostics.warn_once("unpriced_event", "an event has tokens of a model that has no price")
+        diagnostics.warn_once(Notice.UNPRICED_EVENT)
     elif resolved is not None and resolved.rates.source == DEAREST:
         quality = "estimated"
     default_nano = plan.default_tool_cost_nano

@@ -9,6 +9,7 @@ from typing import Any
 
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.call import wait_for
+from paygent.core.notices import Notice
 from paygent.core.period import calendar_month, to_us
 from paygent.core.report import UsageRow, group
 from paygent.core.validation import ValidationErrors
@@ -44,8 +45,7 @@ class UsageReports:
         self.before_read()
         # A report includes the caller's own events of a moment ago, so it delivers them first.
         if not self.worker.flush(REPORT_WAIT_S, gives_up=True):
-            message = "a report lacks events that are not delivered to the ledger"
-            diagnostics.warn_once("report_incomplete", message)
+            diagnostics.warn_once(Notice.REPORT_INCOMPLETE)
         tag_key = next((name[len(_TAG) :] for name in names if name.startswith(_TAG)), None)
         rows = self.worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
         if not wait_for(rows, REPORT_WAIT_S):

@@ -18,6 +18,7 @@ from paygent.client.context.propagation import bind
 from paygent.client.context.track import paygent_track
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.gate import CONTENTION
+from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
 from paygent.core.validation import FieldError, InvalidValue
@@ -312,7 +313,7 @@ class Verbs:
         """
         entry = read_entry(locals())
         if self._is_shut_down:
-            diagnostics.warn_once("shut_down", "Paygent is shut down; events wait in the journal")
+            diagnostics.warn_once(Notice.SHUT_DOWN_EVENT)
         given = Identity(user_id, session_id, None, metadata)
         identity = self._parts.attribution.resolve_event(given)
         user = self._parts.queries.known(identity.user_id or MISSING_USER_ID)

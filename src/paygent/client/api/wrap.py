@@ -18,6 +18,7 @@ from paygent.client.metering import nesting
 from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
+from paygent.core.notices import Notice
 from paygent.core.request_size import BYTES_PER_TOKEN, Size
 from paygent.core.validation import NAME_CHARS_MAX, ValidationErrors
 from paygent.failopen import attempt, diagnostics
@@ -73,7 +74,7 @@ class CallableWrapper:
 
     def _work(self, given: Mapping[str, Any]) -> Work:
         if self._is_stopped:
-            diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
+            diagnostics.warn_once(Notice.SHUT_DOWN)
         meter = self._meter  # read once: a shutdown may come in between
         prepared = attempt("prepare", self._prepare, given) if meter is not None else None
         if prepared is None:
@@ -122,4 +123,4 @@ def _read_tokens(given: Mapping[str, Any], name: str) -> int | None:
 
 
 def _warn_invalid(name: str) -> None:
-    diagnostics.warn_once(f"wrap_{name}", "the %s given to wrap is invalid and ignored", name)
+    diagnostics.warn_once(Notice.BAD_WRAP_VALUE, name, subject=name)

@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import Any, Protocol
 from uuid import UUID
 
+from paygent.core.notices import Notice
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import attempt, diagnostics
 
@@ -49,7 +50,7 @@ class Identity:
         metadata: Metadata = None,
     ) -> None:
         self.user_id = read_user_id(user_id)
-        self.session_id = read_user_id(session_id, "session_id")
+        self.session_id = read_user_id(session_id, Notice.BAD_SESSION_ID)
         self.plan = plan if isinstance(plan, str) and plan else None
         self.metadata, self.metadata_json = read_metadata(metadata)
 
@@ -107,7 +108,7 @@ class LazyIdentity:
                 user_id = read_user_id(attempt("ask_user", self.ask_user))
             if session_id is None and self.ask_session is not None:
                 answer = attempt("ask_session", self.ask_session)
-                session_id = read_user_id(answer, "session_id")
+                session_id = read_user_id(answer, Notice.BAD_SESSION_ID)
         finally:
             self._asking.discard(thread)
         if (user_id, session_id) != (known.user_id, known.session_id):
@@ -115,7 +116,7 @@ class LazyIdentity:
         return known
 
 
-def read_user_id(value: Any, field: str = "user_id") -> str | None:
+def read_user_id(value: Any, notice: Notice = Notice.BAD_USER_ID) -> str | None:
     """Return a string, `int` or `UUID` as an id; None for others, which are logged once."""
     if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         return value
@@ -127,8 +128,7 @@ def read_user_id(value: Any, field: str = "user_id") -> str | None:
             text = str(value)
             if 0 < len(text) <= NAME_CHARS_MAX:
                 return text
-    message = "a %s of type %s is not usable (1 to %d characters are); treated as missing"
-    diagnostics.warn_once(f"bad_{field}", message, field, type(value).__name__, NAME_CHARS_MAX)
+    diagnostics.warn_once(notice, type(value).__name__, NAME_CHARS_MAX)
     return None
 
 
@@ -140,8 +140,7 @@ def read_metadata(value: Any) -> tuple[Metadata, str]:
     if isinstance(value, Mapping):
         kept = attempt("metadata", _bounded, value)
     else:
-        message = "metadata of type %s is not usable; ignored"
-        diagnostics.warn_once("bad_metadata", message, type(value).__name__)
+        diagnostics.warn_once(Notice.BAD_METADATA, type(value).__name__)
     return (kept, json.dumps(kept, separators=(",", ":"))) if kept else (None, "")
 
 
@@ -152,9 +151,7 @@ def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:
         plain = _as_plain(item)
         size += len(json.dumps({str(key): plain})) - 1
         if len(kept) >= METADATA_KEYS_MAX or size > METADATA_BYTES_MAX:
-            message = "metadata is kept up to %d keys and %d bytes; the rest is dropped"
-            limits = METADATA_KEYS_MAX, METADATA_BYTES_MAX
-            diagnostics.warn_once("metadata_dropped", message, *limits)
+            diagnostics.warn_once(Notice.METADATA_DROPPED, METADATA_KEYS_MAX, METADATA_BYTES_MAX)
             break
         kept[str(key)] = plain
     return kept

@@ -15,6 +15,7 @@ from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import PropagatedContext, attach_identity, current_identity
 from paygent.client.context.track import wrap_async_generator, wrap_generator, wrap_in_scope
 from paygent.client.runtime.lifecycle import is_watched
+from paygent.core.notices import Notice
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.failopen import attempt, diagnostics
 
@@ -34,7 +35,7 @@ class BoundCallable:
         finally:
             # After the work, which may itself call `Paygent.init`.
             if self._paygent_is_pickled and not is_watched():
-                diagnostics.warn_once("process_without_init", _NO_INIT)
+                diagnostics.warn_once(Notice.PROCESS_WITHOUT_INIT)
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else MethodType(self, owner)  # bound in a class's body
@@ -47,12 +48,6 @@ class BoundCallable:
         if name.startswith("_paygent_"):
             raise AttributeError(name)
         return getattr(self._paygent_function, name)
-
-
-_NO_INIT = (
-    "work of a user ran in a process in which Paygent.init was not called: calls made there are"
-    " neither gated nor metered; call it in the pool's initializer"
-)
 
 
 def bind(work: Any) -> Any:

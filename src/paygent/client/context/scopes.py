@@ -13,6 +13,7 @@ from contextvars import ContextVar, Token
 from typing import Any
 
 from paygent.client.context.identity import Identity, IdentitySource
+from paygent.core.notices import Notice
 from paygent.failopen import diagnostics
 
 current: ContextVar[IdentitySource | None] = ContextVar("paygent_identity", default=None)
@@ -132,19 +133,13 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         while isinstance(source, Scope) and (source.owner is not self or source.has_ended):
             source = source.outer
         if not isinstance(source, Scope) or not source.leave():
-            diagnostics.warn_once("left_elsewhere", _LEFT_ELSEWHERE)
+            diagnostics.warn_once(Notice.SCOPE_LEFT_ELSEWHERE)
 
     async def __aenter__(self) -> paygent_context:
         return self.__enter__()
 
     async def __aexit__(self, *error: object) -> None:
         self.__exit__(*error)
-
-
-_LEFT_ELSEWHERE = (
-    "a paygent_context was left in another context than it was entered in, or before a block inside"
-    " it: decorate generators with paygent_track, since a block in one also applies to its reader"
-)
 
 
 class attach_identity:  # noqa: N801 - used like `paygent_context`

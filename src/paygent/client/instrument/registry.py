@@ -28,6 +28,7 @@ from paygent.client.instrument.openai import routes as openai_routes
 from paygent.client.instrument.patching.import_hook import AfterImport, after_import, is_under_way
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches
 from paygent.client.instrument.realtime.hook import HOOKS as REALTIME_HOOKS
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 if TYPE_CHECKING:
@@ -185,8 +186,7 @@ def _package_of(patch: Patch) -> str:
 
 def _warn_displaced(patch: Patch) -> None:
     package = _package_of(patch)
-    message = "%s.%s was replaced by other code; calls through that may not be seen"
-    diagnostics.warn_once(f"hook_displaced:{package}", message, package, patch.name)
+    diagnostics.warn_once(Notice.HOOK_DISPLACED, package, patch.name, subject=package)
 
 
 instrumentation = Instrumentation()

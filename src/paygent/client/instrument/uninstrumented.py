@@ -13,13 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from paygent.client.instrument.patching.patches import Hook, Patches
+from paygent.core.notices import Notice
 from paygent.core.providers import BEDROCK_SERVICES, PROVIDERS
 from paygent.failopen import attempt, diagnostics
-
-_MESSAGE = (
-    "%s is not instrumented: its calls are neither metered nor limited."
-    " Use pg.wrap() or register it."
-)
 
 
 class ImportHook(Hook):
@@ -81,4 +77,4 @@ def _check_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patch
 
 
 def _warn(package: str, sdk: str) -> None:
-    diagnostics.warn_once(f"unmetered_sdk:{package}", _MESSAGE, sdk)
+    diagnostics.warn_once(Notice.UNMETERED_SDK, sdk, subject=package)

@@ -32,6 +32,7 @@ from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
 from paygent.core.event import encode_end
 from paygent.core.messages import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
 
@@ -126,8 +127,7 @@ class Worker:
                 try:
                     thread.start()
                 except RuntimeError:  # the process has no threads left; the next call tries again
-                    text = "no thread can be started; events wait in the journal"
-                    diagnostics.warn_once("no_thread", text)
+                    diagnostics.warn_once(Notice.NO_THREAD)
                     return
                 self._threads.append(thread)
             self._started = True
@@ -246,8 +246,7 @@ class Worker:
 
     def _note_away(self, error: LedgerUnavailable) -> None:
         self._is_away = True
-        text = "ledger unavailable (%s); events wait in the journal"
-        diagnostics.warn_once("ledger_unavailable", text, error)
+        diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
 
     def _adopt(self) -> bool:
         """Take over the journals of dead processes; False if the ledger is unavailable."""

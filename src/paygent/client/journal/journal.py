@@ -51,6 +51,7 @@ from paygent.client.journal.segments import (
     parse,
 )
 from paygent.core.event import encode_void
+from paygent.core.notices import Notice
 from paygent.failopen import diagnostics
 
 # Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills less
@@ -165,8 +166,7 @@ class Journal:
         """Append a record other than a call's: a plan, an assignment, a session, a manual event."""
         if len(payload) > RECORD_BYTES_MAX:
             self._lost += 1
-            text = "a record of %s bytes is too large for the journal and was dropped"
-            diagnostics.warn_once("record_too_large", text, len(payload))
+            diagnostics.warn_once(Notice.RECORD_TOO_LARGE, len(payload))
             return
         self._append(frame(payload))
         self.pushed += 1
@@ -219,8 +219,7 @@ class Journal:
         for kind, error in failed:
             diagnostics.record_error(kind, error)
         if isinstance(fresh, MemorySegment) and self.folder is not None:
-            text = "the journal cannot be written; events are kept in memory only"
-            diagnostics.warn_once("journal_in_memory", text)
+            diagnostics.warn_once(Notice.JOURNAL_IN_MEMORY)
         # A copied call that ended before this line is found here; one that ends later finds the new
         # segment (`end`). So every copy is answered.
         for event_id in copied.keys() - self._in_flight.keys():

@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paygent.core.notices import Notice
 from paygent.failopen import diagnostics
 
 MAGIC = b"PJ1\x9d"
@@ -149,7 +150,7 @@ class _FileSegment:
         while position < end and len(taken) < records_max:
             data = self._read(position, min(end - position, _READ_BYTES))
             if not data:  # the file was deleted; the records behind it must not wait for it
-                diagnostics.warn_once("journal_lost", "a part of the journal has disappeared")
+                diagnostics.warn_once(Notice.JOURNAL_LOST)
                 self.dropped = 1
                 return taken, end
             at_end = is_left and position + len(data) == end
@@ -318,8 +319,7 @@ class MemorySegment:
             self.frames.append(data)
         elif not data.startswith(_FOR_THE_NEXT, HEADER.size):  # memory has no next process
             self.dropped += 1
-            text = "the journal cannot be written and memory is full: events are delivered late"
-            diagnostics.warn_once("journal_memory_full", text)
+            diagnostics.warn_once(Notice.JOURNAL_MEMORY_FULL)
         return True
 
     @property

@@ -9,6 +9,7 @@ from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.settings import MISSING_USER_ID
+from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics
 from paygent.types import refusal
@@ -53,9 +54,7 @@ class Attribution:
         if identity.user_id is not None:
             return identity
         if self._policy in ("warn", "block"):  # not blocked: the event's money has been spent
-            diagnostics.warn_once(
-                "no_user", "An event has no user and counts on %s.", MISSING_USER_ID
-            )
+            diagnostics.warn_once(Notice.NO_USER_EVENT, MISSING_USER_ID)
         return Identity(self.fallback_user_id).merged_with(identity)
 
     def explicit(self, request: Request) -> Identity | None:
@@ -76,9 +75,4 @@ class Attribution:
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
-            diagnostics.warn_once(
-                "no_user",
-                "A call has no user and counts on %s: wrap it in a paygent_context, or use pg.bind"
-                " for work that is handed to another thread.",
-                MISSING_USER_ID,
-            )
+            diagnostics.warn_once(Notice.NO_USER_CALL, MISSING_USER_ID)

@@ -61,6 +61,7 @@ from paygent.core.event import (
 )
 from paygent.core.gate import CONTENTION, Decision, warning
 from paygent.core.messages import AssignRecord
+from paygent.core.notices import Notice
 from paygent.core.request_size import measure
 from paygent.core.usage import JobStatus, Usage
 from paygent.errors import PaygentLimitExceeded
@@ -222,11 +223,7 @@ class Meter:
 
         def done(gives_up: bool) -> None:
             if not (answer.done() or gives_up or runs_loop()):
-                diagnostics.warn_once(
-                    "ledger_slow",
-                    "The ledger did not answer in %s s; calls go on.",
-                    FIRST_TOUCH_WAIT_S,
-                )
+                diagnostics.warn_once(Notice.LEDGER_SLOW, FIRST_TOUCH_WAIT_S)
             self._sync.mark_waited(user, session_id, self._now_us())
 
         return Wait(answer, FIRST_TOUCH_WAIT_S, done)
@@ -240,13 +237,9 @@ class Meter:
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Assign the plan that the context names to a user without an assignment."""
         if user.assigned:
-            diagnostics.warn_once(
-                "context_plan", "A context names plan %s for a user on another plan.", plan
-            )
+            diagnostics.warn_once(Notice.CONTEXT_PLAN, plan)
         elif plan not in self._registry.plans:
-            diagnostics.warn_once(
-                "context_plan_unknown", "A context names plan %s, which is not configured.", plan
-            )
+            diagnostics.warn_once(Notice.CONTEXT_PLAN_UNKNOWN, plan)
         else:
             self._registry.assign(user.user_id, plan, None, user.subscription, at_us)
             self._records.write(

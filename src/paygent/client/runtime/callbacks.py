@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
 if TYPE_CHECKING:
@@ -84,8 +85,7 @@ class Callbacks:
             try:
                 self._queue.put_nowait((run, last))
             except queue.Full:
-                message = "callbacks take too long; some were dropped"
-                diagnostics.warn_once("callbacks_dropped", message)
+                diagnostics.warn_once(Notice.CALLBACKS_DROPPED)
                 last = None  # a queue this full is not waited for
                 break
         if not self._queue.empty():
@@ -151,7 +151,7 @@ class Callbacks:
             try:
                 self._queue.put_nowait(None)
             except queue.Full:
-                diagnostics.warn_once("callbacks_hung", "a callback is still running at shutdown")
+                diagnostics.warn_once(Notice.CALLBACKS_HUNG)
 
 
 def _run(callback: Callback, payload: Any) -> None:

@@ -27,6 +27,7 @@ from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
 from paygent.client.runtime.event_loops import caller, runs_loop
+from paygent.core.notices import Notice
 from paygent.core.providers import canonical_provider
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
@@ -143,8 +144,8 @@ class Run(Scope):
             return
         if self._is_known:
             # Not booked: older versions do not mark an answer that comes out of a cache.
-            name, message = self._kind[-1], "a call of %s was seen by no hook"
-            diagnostics.warn_once(f"unmetered:langchain:{name}", message, name)
+            name = self._kind[-1]
+            diagnostics.warn_once(Notice.UNMETERED_LANGCHAIN, name, subject=f"langchain:{name}")
             return
         _seen_by_hooks.discard(self._kind)
         request = _request_of(self.identity, [], {"metadata": {"ls_model_name": usage.model}})

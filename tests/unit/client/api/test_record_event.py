@@ -77,7 +77,7 @@ def test_record_event__tokens_without_a_price__are_said_once(
     """$0 is never silent."""
     for _ in range(2):
         pg.record_event("u1", model="nobody-knows", input_tokens=5)
-    assert caplog.text.count("tokens of a model that has no price") == 1
+    assert caplog.text.count("tokens of a model without a price") == 1
     assert diagnostics.counts["unpriced_event"] == 2
 
 

@@ -539,7 +539,7 @@ async def test_wrap__a_bad_argument__is_said_once_and_ignored(
     for _ in range(2):
         assert pg.wrap(lambda: ANSWER, "u1", **arguments) is ANSWER
     assert [event.cost_total_nano for event in metered.events] == [CALL_NANO] * 2
-    assert diagnostics.counts[f"wrap_{name}"] == 2
+    assert diagnostics.counts[f"wrap:{name}"] == 2
     assert sum(name in each.getMessage() for each in caplog.records) == 1
 
 

@@ -63,8 +63,8 @@ def test_read_user_id__unusable_ids__are_logged_once(caplog: pytest.LogCaptureFi
     for bad in (1.5, object(), None, "y" * 300):
         read_user_id(bad)
     assert [record.getMessage() for record in caplog.records] == [
-        "paygent: a user_id of type float is not usable (1 to 255 characters are); "
-        "treated as missing"
+        "paygent: A user_id of type float is not usable (1 to 255 characters are); "
+        "it counts as missing."
     ]
     assert diagnostics.counts["bad_user_id"] == 3
 
@@ -104,7 +104,7 @@ def test_read_metadata__too_many_keys__keeps_the_first_16(caplog: pytest.LogCapt
     """The excess is dropped and logged."""
     kept, _ = read_metadata({f"k{number}": number for number in range(17)})
     assert kept == {f"k{number}": number for number in range(16)}
-    assert "up to 16 keys and 1000 bytes" in caplog.text
+    assert "limited to 16 keys and 1000 bytes" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["x", "é", "\U0001f600", '"', "\\", "\n"])

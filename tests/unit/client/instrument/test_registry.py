@@ -487,7 +487,7 @@ def test_install__a_class_that_refuses_the_hook__is_said_loudly(
     sdk.package.Client = Stubborn("Client", (FakeClient,), {"request": FakeClient.request})
     own = Instrumentation()
     own.install()
-    assert "the hook in made_up is not in place" in caplog.text
+    assert "The hook in made_up is not in place" in caplog.text
     assert diagnostics.counts["unhooked:made_up"] == 1
     sdk.package.Client()
     assert diagnostics.counts["unhooked:made_up"] == 2

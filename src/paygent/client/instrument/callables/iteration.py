@@ -11,12 +11,28 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-if TYPE_CHECKING:
-    from paygent.client.instrument.callables.run import Work
+
+class SteppedCall(Protocol):
+    """A call that lasts as long as the body of a generator or coroutine: a `run.Work`."""
+
+    def step(self, action: Callable[..., Any], *args: Any) -> Any:
+        """Run one step of the body inside the call."""
+
+    def end(self, answer: Any) -> Any:
+        """End the call with the result of a coroutine; return what the application gets."""
+
+    def end_unread(self, kind: str) -> None:
+        """End the call with its estimate."""
+
+    def end_later(self, kind: str) -> None:
+        """End the call with its estimate where that is safe; callable from a finalizer."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the call with the exception of its body, which was raised before any item."""
 
 
 def is_lazy(answer: Any) -> bool:
@@ -25,7 +41,7 @@ def is_lazy(answer: Any) -> bool:
     return hasattr(kind, "__next__") or hasattr(kind, "__anext__") or inspect.isawaitable(answer)
 
 
-def wrap_lazy(work: Work, answer: Any) -> Any:
+def wrap_lazy(work: SteppedCall, answer: Any) -> Any:
     """Return a wrapper of the same kind around a generator or coroutine; None for other answers."""
     wrapper: Any
     if inspect.isawaitable(answer) and hasattr(answer, "send"):
@@ -48,7 +64,7 @@ def wrap_lazy(work: Work, answer: Any) -> Any:
 class _Steps:
     """Runs each step of a body inside its call; what `yield from` and `await` delegate to."""
 
-    _work: Work
+    _work: SteppedCall
     _body: Any
     has_yielded: bool = False
 
@@ -75,7 +91,7 @@ class _Steps:
             self._work.end_later(type(self._body).__name__)
 
 
-def _generator(work: Work, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _generator(work: SteppedCall, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     steps = _Steps(work, body)
     try:
         answer = yield from steps
@@ -86,7 +102,7 @@ def _generator(work: Work, body: Generator[Any, Any, Any]) -> Generator[Any, Any
     return answer
 
 
-async def _coroutine(work: Work, body: Any) -> Any:
+async def _coroutine(work: SteppedCall, body: Any) -> Any:
     try:
         answer = await _Steps(work, body)
     except BaseException as error:
@@ -95,7 +111,9 @@ async def _coroutine(work: Work, body: Any) -> Any:
     return work.end(answer)
 
 
-async def _async_generator(work: Work, body: AsyncGenerator[Any, Any]) -> AsyncGenerator[Any, Any]:
+async def _async_generator(
+    work: SteppedCall, body: AsyncGenerator[Any, Any]
+) -> AsyncGenerator[Any, Any]:
     # `yield from` does not exist here, so `asend`, `athrow` and `aclose` are passed on by hand.
     step: Any = body.asend(None)
     has_yielded = False
@@ -120,7 +138,7 @@ async def _async_generator(work: Work, body: AsyncGenerator[Any, Any]) -> AsyncG
         raise
 
 
-def _end_raised(work: Work, body: Any, error: BaseException, *, has_yielded: bool) -> None:
+def _end_raised(work: SteppedCall, body: Any, error: BaseException, *, has_yielded: bool) -> None:
     """End a call with the exception of its body; items that came before it were paid for."""
     if has_yielded:
         work.end_unread(type(body).__name__)

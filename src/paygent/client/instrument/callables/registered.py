@@ -26,6 +26,7 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, Switch, as_function
 from paygent.client.metering.call import Request
 from paygent.client.runtime.providers import ProviderConfig
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 _BOUNDS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -66,8 +67,7 @@ def _find(target: Target, module: Any) -> tuple[type, Any] | None:
 def _warn_missing(target: Target) -> None:
     """Log once that a target is not at the place its config names: no silent bypass."""
     name = target.config.name
-    message = "provider %s: there is no %s.%s.%s; its calls are neither metered nor limited"
-    diagnostics.warn_once(f"unhooked:{name}", message, name, *target[1:])
+    diagnostics.warn_once(Notice.NO_SUCH_METHOD, name, *target[1:], subject=name)
 
 
 class TargetHook(Hook):
@@ -97,9 +97,9 @@ class TargetHook(Hook):
         if self.patch is not None and self.patch.owner is owner:
             if vars(owner).get(target.method) is self.patch.wrapper:
                 return  # a reload of the module would have made another class
-            message = "%s.%s was replaced by other code; the hook is put on top of it"
-            kind = f"hook_displaced:{self.name}"
-            diagnostics.warn_once(kind, message, owner.__name__, target.method)
+            diagnostics.warn_once(
+                Notice.HOOK_RESTORED, owner.__name__, target.method, subject=self.name
+            )
         if target.method not in vars(owner):  # from a base that may be registered as another
             method = self._bare.get(method, method)
         wrapper = _wrap_method(target, method, patches.switch)

@@ -35,6 +35,7 @@ from paygent.client.instrument.http_sdks.route import Route
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request, Wait
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.core.request_size import Size
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
@@ -224,8 +225,7 @@ def prepare(request: Request, read: Callable[[Any, bool], Usage | JobStatus | No
 
 
 def _warn_unread(kind: str, route: str) -> None:
-    message = "the usage of an answer of type %s (%s) cannot be read; the estimate is booked"
-    diagnostics.warn_once(f"unread:{route}:{kind}", message, kind, route)
+    diagnostics.warn_once(Notice.UNREAD_ANSWER, kind, route, subject=f"{route}:{kind}")
 
 
 def _is_stream_object(answer: Any) -> bool:

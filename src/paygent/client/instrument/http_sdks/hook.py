@@ -18,6 +18,7 @@ from typing import Any
 
 from paygent.client.instrument.http_sdks.wrapper import wrap_async, wrap_resource, wrap_sync
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 
@@ -58,16 +59,14 @@ class SdkHook(Hook):
         if not (patches.is_ours(original) or is_mock(original)):
             patches.put(owner, "request", self._wrap(original, patches))
         if not _is_hooked(client_class, patches):  # a metaclass may refuse or replace attributes
-            kind = f"unhooked:{self.name}"
-            diagnostics.warn_once(kind, "the hook in %s is not in place", self.name)
+            diagnostics.warn_once(Notice.HOOK_MISSING, self.name, subject=self.name)
 
     def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
         is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
         return (wrap_async if is_async else wrap_sync)(original, self.sdk, patches.switch)
 
     def _warn_displaced(self, owner: type) -> None:
-        message = "%s.request was replaced by other code; the hook is put on top of it"
-        diagnostics.warn_once(f"hook_displaced:{self.name}", message, owner.__name__)
+        diagnostics.warn_once(Notice.HOOK_RESTORED, owner.__name__, "request", subject=self.name)
 
     # -- clients
 

@@ -17,6 +17,7 @@ from paygent.client.instrument.streams.reader import StreamReader
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Estimate
+from paygent.core.notices import Notice
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.failopen import attempt, diagnostics
 
@@ -37,7 +38,7 @@ def end_answered(meter: Settler, call: EndableCall, prepared: Prepared, answer: 
         _end_raw(meter, call, answer, reader, read)
     elif not tap_stream(answer, meter, call, reader, read):
         kind = type(answer).__name__
-        diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
+        diagnostics.warn_once(Notice.UNREAD_STREAM, kind)
         meter.settle(call, None)
 
 

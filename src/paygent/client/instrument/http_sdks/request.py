@@ -19,6 +19,7 @@ from paygent.client.instrument.http_sdks.route import (
     route_name,
 )
 from paygent.client.metering.call import Request
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 CARRIER_HEADER = "x-paygent-call"
@@ -53,8 +54,9 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     if isinstance(route, bool):
         if not route:
             name = route_name(str(options.method).upper(), plain_path(options.url))
-            kind = f"unmetered:{sdk.name}:{name}"
-            diagnostics.warn_once(kind, "%s %s is neither metered nor limited", sdk.name, name)
+            diagnostics.warn_once(
+                Notice.UNKNOWN_OPERATION, sdk.name, name, subject=f"{sdk.name}:{name}"
+            )
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     # The SDK merges `extra_body` into the body only when it builds the HTTP request.

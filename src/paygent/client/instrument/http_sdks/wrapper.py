@@ -37,6 +37,7 @@ from paygent.client.instrument.http_sdks.route import Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
 from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 Wrapped = Callable[..., Any]
@@ -61,7 +62,7 @@ def active() -> Meter | None:
 def meter_or_warn() -> Meter | None:
     """Return the meter that calls go through, or None; after a shutdown that is logged once."""
     if _active is None and _was_active:
-        diagnostics.warn_once("shut_down", "Paygent is shut down; calls pass unmetered")
+        diagnostics.warn_once(Notice.SHUT_DOWN)
     return _active
 
 

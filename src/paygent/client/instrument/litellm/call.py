@@ -22,6 +22,7 @@ from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.core.usage import JobStatus, Usage
 from paygent.failopen import attempt, diagnostics
 
@@ -87,7 +88,7 @@ class GatewayCall(Work):
             call.hand_over()
         else:  # no usage will be seen, and the hold must end
             kind = type(answer).__name__
-            diagnostics.warn_once("stream_untapped", "a stream of type %s cannot be read", kind)
+            diagnostics.warn_once(Notice.UNREAD_STREAM, kind)
             meter.settle(call, None)
 
     def _usage_of_part(self, answer: Any) -> Usage | JobStatus | None:

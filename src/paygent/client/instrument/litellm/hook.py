@@ -34,6 +34,7 @@ from paygent.client.instrument.litellm.functions import (
 )
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
 from paygent.client.metering.call import Request
+from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 
 
@@ -195,9 +196,7 @@ def _reporter(name: str, patches: Patches) -> _Begin:
 
     def report(kwargs: dict[str, Any]) -> None:
         if patches.switch.is_on and enclosing_call(name, None, kwargs) is None:
-            kind = f"unmetered:litellm:{name}"
-            message = "litellm.%s is neither metered nor limited; use pg.wrap()"
-            diagnostics.warn_once(kind, message, name)
+            diagnostics.warn_once(Notice.UNMETERED_FUNCTION, name, subject=f"litellm:{name}")
 
     return lambda _, kwargs: attempt("gateway", report, kwargs)
 

@@ -24,6 +24,7 @@ from paygent.client.instrument.realtime.conversation import Conversation, Outgoi
 from paygent.client.instrument.realtime.session import ConnectionState
 from paygent.client.metering.call import Call, Wait
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
@@ -95,11 +96,7 @@ class _Sending:
             return
         self._meter.void(call, "never written")
         if is_sent:  # the answer counts all the same, for the user of the connection
-            message = (
-                "this version of websockets writes in an unknown way; responses over sockets are"
-                " booked on the user who has connected"
-            )
-            diagnostics.warn_once("socket_unseen", message)
+            diagnostics.warn_once(Notice.SOCKET_WRITES_UNSEEN)
 
 
 _sending: ContextVar[_Sending | None] = ContextVar("paygent_sending", default=None)

@@ -26,6 +26,7 @@ from paygent.client.instrument.realtime.side_usage import SideUsage
 from paygent.client.instrument.streams.reader import field
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.core.usage import JobStatus, Usage, get
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
@@ -95,11 +96,7 @@ class Conversation:
         if not messages.asks_for_response(sent, route):
             return False
         self._is_ours = True
-        message = (
-            "a socket to an unknown host requests a response in OpenAI's format; it is metered and"
-            " limited like OpenAI's (%s)"
-        )
-        diagnostics.warn_once(f"socket_like_openai:{route}", message, route)
+        diagnostics.warn_once(Notice.UNKNOWN_SOCKET_HOST, route, subject=route)
         return True
 
     def record_begin(self, call: Call, meter: Meter, sent: Sent) -> None:

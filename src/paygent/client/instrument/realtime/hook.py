@@ -38,6 +38,7 @@ from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import ConnectionState, Destination
 from paygent.client.metering.call import Request, Wait
 from paygent.client.metering.meter import Meter
+from paygent.core.notices import Notice
 from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
@@ -86,8 +87,7 @@ class UntappedHook(Hook):
 
     def _report(self, connection: Any) -> None:
         if _is_provider(_address(connection).host):
-            message = "%s connections are neither metered nor limited; use websockets.asyncio"
-            diagnostics.warn_once(f"unmetered:{self.module}", message, self.module)
+            diagnostics.warn_once(Notice.UNMETERED_SOCKET_LIBRARY, self.module, subject=self.module)
 
 
 HOOKS: tuple[Hook, ...] = (
@@ -193,8 +193,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     if not route or not (is_ours or route in ("realtime", "responses")):
         if is_ours:
             name = route_name("WS", path)
-            kind = f"unmetered:{provider}:{name}"
-            diagnostics.warn_once(kind, "a connection to %s is not metered", name)
+            diagnostics.warn_once(Notice.UNMETERED_CONNECTION, name, subject=f"{provider}:{name}")
         return None
     models = [query[name][0] for name in ("model", "deployment") if name in query]
     joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)

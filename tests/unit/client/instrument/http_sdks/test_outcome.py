@@ -183,7 +183,7 @@ def test_end_answered__a_stream_that_cannot_be_tapped__is_said(
     stream = prepared({}, kwargs={"stream": True})
     end_answered(cast(Meter, ends), call_of(), stream, object())
     assert ends.ended == [("settle", None)]
-    assert "a stream of type object cannot be read" in caplog.text
+    assert "A stream of type object cannot be read" in caplog.text
 
 
 def test_end_failed__before_it_was_sent__is_void() -> None:

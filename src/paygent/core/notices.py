@@ -1,0 +1,224 @@
+"""The catalogue of log messages: each kind of observation with its text.
+
+The kinds are the keys of `Paygent.health()["counts"]`, beside those of swallowed failures (`Step`).
+A kind may be counted apart for each subject, such as a model: then its key is `kind:subject`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Notice(Enum):
+    """An observation that is counted, and logged at its first occurrence.
+
+    The text has a `%s` place for each argument. No prompt, answer or key may be an argument.
+    """
+
+    # Users, sessions and plans
+    NO_USER_CALL = (
+        "no_user",
+        "A call has no user and counts on %s: wrap it in a paygent_context, or use pg.bind for work"
+        " that is handed to another thread.",
+    )
+    NO_USER_EVENT = "no_user", "An event has no user and counts on %s."
+    BAD_USER_ID = (
+        "bad_user_id",
+        "A user_id of type %s is not usable (1 to %d characters are); it counts as missing.",
+    )
+    BAD_SESSION_ID = (
+        "bad_session_id",
+        "A session_id of type %s is not usable (1 to %d characters are); it is ignored.",
+    )
+    BAD_METADATA = "bad_metadata", "Metadata of type %s is not usable; it is ignored."
+    METADATA_DROPPED = (
+        "metadata_dropped",
+        "Metadata is limited to %d keys and %d bytes; the rest is dropped.",
+    )
+    SCOPE_LEFT_ELSEWHERE = (
+        "left_elsewhere",
+        "A paygent_context was left in another context than it was entered in, or before a block"
+        " inside it: decorate generators with paygent_track, since a block in a generator also"
+        " applies to its reader.",
+    )
+    PROCESS_WITHOUT_INIT = (
+        "process_without_init",
+        "Work of a user ran in a process in which Paygent.init was not called: its calls are"
+        " neither metered nor limited. Call it in the pool's initializer.",
+    )
+    CONTEXT_PLAN = "context_plan", "A context names plan %s for a user on another plan."
+    CONTEXT_PLAN_UNKNOWN = (
+        "context_plan_unknown",
+        "A context names plan %s, which is not configured.",
+    )
+    PLAN_NOT_CONFIGURED = (
+        "plan_not_configured",
+        "Plan %s is not configured; its users have no limits.",
+    )
+    SUBSCRIPTION_ENDED = (
+        "subscription_ended",
+        "A subscription has ended; its user is on the default plan now.",
+    )
+
+    # Prices and usage
+    UNPRICED = "unpriced", "No price for model %s%s; this usage is recorded at $0."
+    UNPRICED_EVENT = "unpriced_event", "An event has tokens of a model without a price."
+    ASSUMED_PRICE = (
+        "assumed_price",
+        "The price list of model %s lacks %s; the nearest price is used.",
+    )
+    UNREAD_ANSWER = (
+        "unread",
+        "The usage of an answer of type %s (%s) cannot be read; the estimate is recorded.",
+    )
+    UNREAD_STREAM = (
+        "stream_untapped",
+        "A stream of type %s cannot be read; the estimate is recorded.",
+    )
+    REPORT_INCOMPLETE = (
+        "report_incomplete",
+        "A report lacks events that are not delivered to the ledger yet.",
+    )
+
+    # Instrumentation
+    SHUT_DOWN = "shut_down", "Paygent is shut down; calls pass unmetered."
+    SHUT_DOWN_EVENT = "shut_down", "Paygent is shut down; events wait in the journal."
+    UNKNOWN_OPERATION = "unmetered", "%s %s is neither metered nor limited."
+    UNMETERED_FUNCTION = (
+        "unmetered",
+        "litellm.%s is neither metered nor limited. Use pg.wrap().",
+    )
+    UNMETERED_SDK = (
+        "unmetered_sdk",
+        "%s is not instrumented: its calls are neither metered nor limited. Use pg.wrap() or"
+        " register it.",
+    )
+    UNMETERED_CONNECTION = "unmetered", "A connection to %s is neither metered nor limited."
+    UNMETERED_SOCKET_LIBRARY = (
+        "unmetered",
+        "A connection through %s is neither metered nor limited. Use websockets.asyncio.",
+    )
+    UNMETERED_LANGCHAIN = "unmetered", "A LangChain call of %s was seen by no hook."
+    UNKNOWN_SOCKET_HOST = (
+        "socket_like_openai",
+        "A socket to an unknown host requests a response in OpenAI's format; it is metered and"
+        " limited like OpenAI's (%s).",
+    )
+    SOCKET_WRITES_UNSEEN = (
+        "socket_unseen",
+        "This version of websockets writes in an unknown way; responses over sockets are booked on"
+        " the user who has connected.",
+    )
+    HOOK_MISSING = "unhooked", "The hook in %s is not in place."
+    HOOK_RESTORED = (
+        "hook_displaced",
+        "%s.%s was replaced by other code; the hook is placed on top of it.",
+    )
+    HOOK_DISPLACED = (
+        "hook_displaced",
+        "%s.%s was replaced by other code; calls through that may not be seen.",
+    )
+    NO_SUCH_METHOD = (
+        "unhooked",
+        "Provider %s: there is no %s.%s.%s; its calls are neither metered nor limited.",
+    )
+    NO_CREW_METHOD = (
+        "unhooked",
+        "This version of %s has no known method that runs a crew.",
+    )
+    BAD_WRAP_VALUE = "wrap", "The %s given to wrap is not usable and is ignored."
+
+    # Delivery and callbacks
+    BACKEND = "backend", "%s"
+    WARNING = "warning", "%s"
+    LEDGER_SLOW = "ledger_slow", "The ledger did not answer in %s s; calls go on."
+    LEDGER_UNAVAILABLE = (
+        "ledger_unavailable",
+        "The ledger is unavailable (%s); events wait in the journal.",
+    )
+    NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
+    RECORD_TOO_LARGE = (
+        "record_too_large",
+        "A record of %s bytes is too large for the journal and was dropped.",
+    )
+    JOURNAL_IN_MEMORY = (
+        "journal_in_memory",
+        "The journal cannot be written; events are kept in memory only.",
+    )
+    JOURNAL_MEMORY_FULL = (
+        "journal_memory_full",
+        "The journal cannot be written and memory is full; events are delivered late.",
+    )
+    JOURNAL_LOST = "journal_lost", "A part of the journal has disappeared."
+    CALLBACKS_DROPPED = "callbacks_dropped", "Callbacks take too long; some were dropped."
+    CALLBACKS_HUNG = "callbacks_hung", "A callback is still running at shutdown."
+
+    @property
+    def kind(self) -> str:
+        """The key under which it is counted."""
+        return self.value[0]
+
+    @property
+    def text(self) -> str:
+        """The message, with a place for each argument."""
+        return self.value[1]
+
+
+class Step(str, Enum):
+    """A step that may fail inside Paygent while the call proceeds: the kinds of `attempt`."""
+
+    # A call
+    PREPARE = "prepare"  # reading a request
+    BEGIN = "begin"  # identify, estimate, gate, hold
+    WAIT = "wait"  # leaving the queue
+    SETTLE = "settle"  # ending a call
+    COLLECT = "collect"  # booking a background job
+    USAGE = "usage"  # reading the usage of an answer
+    DECLARED_USAGE = "declared_usage"  # reading the usage that a request determines
+    EXTRACT_TOKENS = "extract_tokens"  # an application's extractor
+    STREAM = "stream"  # reading a chunk
+    STREAM_BYTES = "stream_bytes"  # reading bytes of a stream
+    STREAM_USAGE = "stream_usage"  # requesting the usage of a stream
+    TAP_BYTES = "tap_bytes"  # putting a tap into a response
+    GATEWAY = "gateway"  # attributing a request below LiteLLM
+    SOCKET = "socket"  # reading a message of a socket
+    CALLBACK = "callback"  # an application's callback
+    CALLBACKS = "callbacks"  # the thread that runs callbacks
+
+    # Users
+    METADATA = "metadata"
+    ASK_USER = "ask_user"  # an application's function that returns the user
+    ASK_SESSION = "ask_session"
+    USER_ID_PARAM = "user_id_param"  # reading the argument that holds the user
+    BIND = "bind"  # propagating the user into another process
+    CARRY = "carry"  # propagating the user to a thread
+    CREWAI = "crewai"
+    LANGCHAIN = "langchain"
+
+    # Instrumentation
+    IMPORT = "import"  # finding a module that is imported later
+    PATCH = "patch"
+    UNPATCH = "unpatch"
+    SELF_CHECK = "self_check"  # verifying that patches are in place
+    NOTICED = "noticed"  # detecting an SDK that is not instrumented
+
+    # Prices, journal and ledger
+    CATALOGUE = "catalogue"  # loading the price list
+    CATALOGUE_PRICE = "catalogue_price"  # reading one price
+    PRICE_LIST = "price_list"  # recording a price list
+    PLAN_DOCUMENT = "plan_document"  # reading a plan from the ledger
+    DATA_FOLDER = "data_folder"
+    JOURNAL_FOLDER = "journal_folder"
+    JOURNAL_WRITE = "journal_write"
+    JOURNAL_CUT = "journal_cut"
+    EVENT_RECORD = "event_record"  # decoding a record
+    DIRECTORY_RECORD = "directory_record"
+    OPEN_LEDGER = "open_ledger"
+    DELIVER = "deliver"
+    LEDGER_REFUSED = "ledger_refused"  # a batch that the ledger rejects
+    SET_ASIDE = "set_aside"  # quarantining a record
+    ADOPT = "adopt"  # taking over the journals of dead processes
+    ASK = "ask"  # asking the ledger about a user
+    PROBE = "probe"  # asking the backend whether it is there
+    FORK = "fork"
+    EXIT = "exit"
