@@ -222,7 +222,7 @@ def test_p1__callbacks_that_fail_hang_or_exit__never_reach_a_call(
     def hang(event: object) -> None:
         release.wait(10)
 
-    swallowed.expect("callback_usage")
+    swallowed.expect("callback:usage")
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         for _ in range(3):
             assert call(client).id == "chatcmpl-fake"

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.estimate import bound, cost_of, held_by, load_of, tokens_of
+from paygent.core.estimate import bound, cost_of, held_by, moments_of, tokens_of
 from paygent.core.pricing import Prices, Rates, tokens_cost_nano
 from paygent.core.request_size import Size, measure, weight_of
 from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
@@ -106,7 +106,7 @@ def test_expect__any_request__is_never_above_what_it_asks_for(
         assert estimate.output_tokens == 0
     cost = cost_of(expectation, estimate, rates)
     assert cost >= 0
-    load = load_of(expectation, "spend", weight, max_tokens, rates)
+    load = moments_of(expectation, "spend", weight, max_tokens, rates)
     assert load.mean == cost
     assert held_by(*load) >= load.mean
 
@@ -143,8 +143,8 @@ def test_observe__calls_that_are_all_alike__have_their_own_figures_and_no_spread
     assert sums.calls <= 200
     expectation = expect(sums, sums, ColdStartPolicy(4096, None, 1_200_000))
     assert tokens_of(expectation, weight, None) == (input_tokens, output_tokens)
-    assert load_of(expectation, "spend", weight, None, rates) == (cost, 0, 0)
-    assert load_of(expectation, "tokens", weight, None, rates) == (
+    assert moments_of(expectation, "spend", weight, None, rates) == (cost, 0, 0)
+    assert moments_of(expectation, "tokens", weight, None, rates) == (
         input_tokens + output_tokens,
         0,
         0,

@@ -24,7 +24,7 @@ class Countable(Protocol):
 
     @property
     def model_key(self) -> str:
-        """The model's canonical name."""
+        """The name under which limits count the model."""
 
     @property
     def model(self) -> str:

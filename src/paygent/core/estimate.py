@@ -103,7 +103,7 @@ def held_by(mean: int, variance: int, drift: int) -> int:
     return mean + 2 * isqrt(variance + drift * drift)
 
 
-def load_of(
+def moments_of(
     expectation: Expectation, metric: str, weight: int, max_tokens: int | None, rates: Rates
 ) -> HoldMoments:
     """Return the moments of a call on an account of a metric, as one of a set of like calls."""
@@ -111,13 +111,13 @@ def load_of(
         return _ONE_CALL
     estimate = tokens_of(expectation, weight, max_tokens)
     mean = cost_of(expectation, estimate, rates) if metric == "spend" else sum(estimate)
-    return load_around(mean, expectation, metric, max_tokens)
+    return moments_around(mean, expectation, metric, max_tokens)
 
 
-def load_around(
+def moments_around(
     mean: int, expectation: Expectation, metric: str, max_tokens: int | None
 ) -> HoldMoments:
-    """Return the moments of a call with a known mean; otherwise as `load_of`."""
+    """Return the moments of a call with a known mean; otherwise as `moments_of`."""
     if metric == "calls":
         return _ONE_CALL
     if max_tokens is not None and max_tokens <= expectation.output_tokens:

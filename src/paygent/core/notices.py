@@ -82,7 +82,7 @@ class Notice(Enum):
 
     # Instrumentation
     SHUT_DOWN = "shut_down", "Paygent is shut down; calls pass unmetered."
-    SHUT_DOWN_EVENT = "shut_down", "Paygent is shut down; events wait in the journal."
+    SHUT_DOWN_EVENT = "shut_down_event", "Paygent is shut down; events wait in the journal."
     UNKNOWN_OPERATION = "unmetered", "%s %s is neither metered nor limited."
     UNMETERED_FUNCTION = (
         "unmetered",
@@ -111,7 +111,7 @@ class Notice(Enum):
     )
     HOOK_MISSING = "unhooked", "The hook in %s is not in place."
     HOOK_RESTORED = (
-        "hook_displaced",
+        "hook_restored",
         "%s.%s was replaced by other code; the hook is placed on top of it.",
     )
     HOOK_DISPLACED = (
@@ -184,6 +184,7 @@ class Step(str, Enum):
     SOCKET = "socket"  # reading a message of a socket
     CALLBACK = "callback"  # an application's callback
     CALLBACKS = "callbacks"  # the thread that runs callbacks
+    LOG = "log"  # a handler or filter of the application's log
 
     # Users
     METADATA = "metadata"

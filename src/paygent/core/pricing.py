@@ -42,7 +42,6 @@ _PICO_PER_NANO = 10**3
 _ONE_NANO = _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO
 """A nano-dollar in the unit of counts times prices, 10⁻¹⁸ dollars."""
 
-MS_PER_HOUR = 3_600_000
 _HOUR_FACTOR, _HOUR_PARTS = 10, 36
 """Milliseconds times pico-dollars per hour, times 10, are 36 times that unit."""
 

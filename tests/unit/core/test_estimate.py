@@ -6,7 +6,15 @@ import statistics
 
 import pytest
 
-from paygent.core.estimate import Estimate, HoldMoments, bound, cost_of, held_by, load_of, tokens_of
+from paygent.core.estimate import (
+    Estimate,
+    HoldMoments,
+    bound,
+    cost_of,
+    held_by,
+    moments_of,
+    tokens_of,
+)
 from paygent.core.pricing import Prices, Rates
 from paygent.core.request_size import Size
 from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
@@ -172,22 +180,22 @@ def test_load_of__calls_alike__have_no_spread() -> None:
     """Equal calls weigh exactly what they take, so that a set of them holds its exact sum."""
     own = seen(*[ALIKE] * 5)
     expectation = expect(own, own, CAUTION)
-    assert load_of(expectation, "spend", 300, None, RATES) == HoldMoments(206_000)
-    assert load_of(expectation, "tokens", 300, None, RATES) == HoldMoments(104)
-    assert load_of(expectation, "calls", 300, None, RATES) == HoldMoments(1)
+    assert moments_of(expectation, "spend", 300, None, RATES) == HoldMoments(206_000)
+    assert moments_of(expectation, "tokens", 300, None, RATES) == HoldMoments(104)
+    assert moments_of(expectation, "calls", 300, None, RATES) == HoldMoments(1)
 
 
 def test_load_of__calls_that_differ__weigh_their_spread_unless_they_stop_before() -> None:
     """A call whose own bound is below what is expected takes just that, and has no spread."""
     own = seen(*(Observation(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
     expectation = expect(own, own, CAUTION)
-    free = load_of(expectation, "tokens", 40, None, RATES)
+    free = moments_of(expectation, "tokens", 40, None, RATES)
     assert free == HoldMoments(110, expectation.variance_tokens, expectation.drift_tokens)
     assert min(free) > 0
-    spend = load_of(expectation, "spend", 40, None, RATES)
+    spend = moments_of(expectation, "spend", 40, None, RATES)
     assert spend[1:] == (expectation.variance_nano, expectation.drift_nano)
     assert min(spend) > 0
-    assert load_of(expectation, "tokens", 40, 20, RATES) == HoldMoments(30)
+    assert moments_of(expectation, "tokens", 40, 20, RATES) == HoldMoments(30)
 
 
 def test_held_by__a_set_of_calls__is_its_mean_and_two_deviations() -> None:

@@ -82,8 +82,8 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | N
     """Return an account of a user, opened with the spend that this process has not delivered yet.
 
     Args:
-        lines: Its lines in the user's plan; None where the plan does not limit it, `KEEP` to
-            leave them.
+        lines: Its lines in the user's plan; None where the plan does not limit it;
+            `_UNCHANGED` keeps those that it has.
     """
     account = user.accounts.get(key)
     if account is None:

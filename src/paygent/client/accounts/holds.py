@@ -16,7 +16,7 @@ from typing import cast
 from paygent.client.accounts.forecasts import UsageForecast, Use
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.core.account import AccountKey, amount
-from paygent.core.estimate import HoldMoments, held_by, load_around, load_of
+from paygent.core.estimate import HoldMoments, held_by, moments_around, moments_of
 from paygent.core.gate import Reading, Thresholds
 from paygent.core.period import END_OF_TIME_US, Window
 
@@ -214,13 +214,13 @@ class HoldSet:
         if use.max_tokens != max_tokens:
             return self._moments(use.forecast, 1, use.weight, max_tokens)
         mean = use.cost_nano if self.metric == "spend" else use.tokens
-        return load_around(mean, use.expectation, self.metric, max_tokens)
+        return moments_around(mean, use.expectation, self.metric, max_tokens)
 
     def _moments(
         self, forecast: UsageForecast, count: int, weight: int, max_tokens: int | None
     ) -> HoldMoments:
         """Return the moments of each of `count` calls of a total weight."""
-        return load_of(
+        return moments_of(
             forecast.expectation, self.metric, -(-weight // count), max_tokens, forecast.rates
         )
 

@@ -85,7 +85,7 @@ class LedgerSync:
         """Acknowledge events that the ledger has booked, now or earlier, and read its figures after
         that, in one step; called by the delivery thread alone.
         """
-        self._read_plans(answer)
+        self._apply_plans(answer)
         with acquire_blocking(self._registry.lock):
             self.deliveries += 1
         by_user: dict[str, list[Event]] = {}
@@ -101,7 +101,7 @@ class LedgerSync:
                 for event in by_user.get(user_id, ()):
                     account_lookup.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
-                    self._read_state(user, state, own, at_us)
+                    self._apply_state(user, state, own, at_us)
         self._registry.emit_warnings()
 
     def pending_events(self) -> list[Event]:
@@ -109,7 +109,7 @@ class LedgerSync:
         users = list(self._registry.users.values())
         return [event for user in users for event in list(user.pending.values())]
 
-    def _read_plans(self, answer: Answer) -> None:
+    def _apply_plans(self, answer: Answer) -> None:
         registry = self._registry
         for name, (version, document) in answer.plans.items():
             # A plan that this process is changing stays as it is until the ledger has it.
@@ -130,7 +130,7 @@ class LedgerSync:
         Returns:
             False if a delivery was acknowledged since, so that the figures may be outdated.
         """
-        self._read_plans(answer)
+        self._apply_plans(answer)
         for user_id, state in answer.users.items():
             user = self._registry.users.get(user_id)
             if user is not None:
@@ -138,27 +138,27 @@ class LedgerSync:
                 with acquire_soon(user.lock):
                     if as_of is not None and as_of != self.deliveries:
                         return False
-                    self._read_state(user, state, own, at_us)
+                    self._apply_state(user, state, own, at_us)
         self._registry.emit_warnings()
         return True
 
-    def _read_state(
+    def _apply_state(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
     ) -> None:
         """Take over the ledger's state of a user; under the user's lock."""
-        self._read_assignment(user, state, own, at_us)
-        _read_session(user, state.open_session)
+        self._apply_assignment(user, state, own, at_us)
+        _apply_session(user, state.open_session)
         user.stale_us = at_us + self._refresh_us
-        _read_accounts(user, state, at_us)
+        _apply_accounts(user, state, at_us)
         is_current = state.period_start_us == user.period.start_us
         if is_current:
-            _read_models(user, state)
+            _apply_models(user, state)
         # A plan or period that was new has other accounts than the question; then ask again.
         needed = set(account_lookup.keys_now(user, "", at_us))
         user.known = is_current and state.spent.keys() >= needed
         user.read_us = at_us
 
-    def _read_assignment(
+    def _apply_assignment(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
     ) -> None:
         registry = self._registry
@@ -177,7 +177,7 @@ class LedgerSync:
         user.sdk_enabled = state.sdk_enabled
 
 
-def _read_session(user: User, theirs: SessionState | None) -> None:
+def _apply_session(user: User, theirs: SessionState | None) -> None:
     """Take over the ledger's open session, unless this process knows a later one."""
     ours = user.open_session
     if theirs is None or theirs.started_us <= user.closed_us:
@@ -190,7 +190,7 @@ def _read_session(user: User, theirs: SessionState | None) -> None:
         user.sessions.add(theirs.session_id)
 
 
-def _read_accounts(user: User, state: UserLedger, at_us: int) -> None:
+def _apply_accounts(user: User, state: UserLedger, at_us: int) -> None:
     for key, spent in state.spent.items():
         account = user.accounts.get(key)
         if account is None:
@@ -204,7 +204,7 @@ def _read_accounts(user: User, state: UserLedger, at_us: int) -> None:
             user.stale_us = min(user.stale_us, account.stale_us)
 
 
-def _read_models(user: User, state: UserLedger) -> None:
+def _apply_models(user: User, state: UserLedger) -> None:
     for model, (tokens, cost_nano) in state.by_model.items():
         use = user.models.get(model)
         if use is None:

@@ -3,7 +3,7 @@
 A plan with `when_offline={"allow_up_to": dollars}` lets calls of users that the ledger has not
 answered about go on up to that amount, summed over the process. Spend and holds of calls in flight
 count; the call that crosses the line is the last. The allowance starts over once the ledger has
-answered, since it has seen the spend by then.
+acknowledged a delivery, since it has seen the spend by then.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ class Allowance:
     def _renew(self) -> None:
         self._lock = threading.Lock()
         self._spent_nano = self._held_nano = 0
-        self._answers = 0
+        self._deliveries = 0
 
-    def take(self, cost_nano: int, allowance_nano: int, *, answers: int) -> bool:
+    def take(self, cost_nano: int, allowance_nano: int, *, deliveries: int) -> bool:
         """Hold what a call is expected to cost; False where the allowance is used up.
 
         Args:
             cost_nano: Expected cost of the call.
             allowance_nano: Allowance of the plan.
-            answers: How often the ledger has answered so far.
+            deliveries: Deliveries that the ledger has acknowledged so far.
         """
         with self._lock:
-            if answers != self._answers:
-                self._answers, self._spent_nano = answers, 0
+            if deliveries != self._deliveries:
+                self._deliveries, self._spent_nano = deliveries, 0
             if self._spent_nano + self._held_nano >= allowance_nano:
                 return False
             self._held_nano += cost_nano

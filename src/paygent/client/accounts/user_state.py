@@ -70,7 +70,7 @@ class User:
 
     # Sessions
     session_id: str = ""  # the one used last
-    sessions: set[str] = field(default_factory=set)  # the ledger has answered about these
+    sessions: set[str] = field(default_factory=set)  # the ledger needs no question about these
     open_session: SessionState | None = None
     session_used_us: int = 0
     session_timeout_us: int = int(UNLIMITED.session_timeout_minutes * 60_000_000)

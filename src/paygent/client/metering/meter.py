@@ -3,7 +3,7 @@
 Theory of operation
 -------------------
 `begin` is called before the provider. It returns a `Call` that holds what the call may use, a
-`Wait` while the ledger is queried about a new user or while calls in flight hold the room that this
+`Wait` while the ledger is queried about the user or while calls in flight hold the room that this
 one needs, or None for a call that passes unmetered. Then exactly one of `settle` and `void` ends
 the call; the first one wins, so a stream can be ended by its last chunk, its close and its garbage
 collection. An end that a finalizer asks for inside our own code waits in `deferred_ends` until no
@@ -415,12 +415,12 @@ class Meter:
             self._policy.end_offline(call, event.cost_nano if event is not None else 0)
         finally:
             if begun is not None:
-                if void is None:
-                    void = encode_end(event or event_from_begin(begun), ends=call.event_id)
-                self._journal.end(call.event_id, void)
+                booked = event or event_from_begin(begun)
+                end = void or encode_end(booked, ends=call.event_id)
+                self._journal.end(call.event_id, end)
 
     def _drop(self, call: Call) -> None:
-        """End a call that is referenced nowhere any more as estimated: it may have been sent."""
+        """Settle the estimate of a call that nothing refers to any more: it may have been sent."""
         self.deferred_ends.add(partial(self.settle, call, None))
 
     # -- jobs: work that a provider does after its answer

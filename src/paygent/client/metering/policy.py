@@ -45,7 +45,7 @@ class CallPolicy:
             return None
         allowance_nano = plan.offline_allowance_nano
         if allowance_nano is not None and self._allowance.take(
-            cost_nano, allowance_nano, answers=self._sync.deliveries
+            cost_nano, allowance_nano, deliveries=self._sync.deliveries
         ):
             return None
         message = "The ledger is unreachable and this plan blocks calls while offline."

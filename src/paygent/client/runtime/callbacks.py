@@ -75,13 +75,13 @@ class Callbacks:
         for callback in callbacks:
             if loop is not None and inspect.iscoroutinefunction(callback):
                 # Of the caller's loop; its errors are counted too.
-                coroutine = isolate_async(f"callback_{kind}", callback, payload)
+                coroutine = isolate_async(f"callback:{kind}", callback, payload)
                 task = context.run(loop.create_task, coroutine)
                 self._tasks[task] = loop  # a loop keeps weak references only
                 task.add_done_callback(self._end_task)
                 continue
             call, last = context.copy().run, threading.Event()
-            run = partial(isolate, f"callback_{kind}", call, _run, callback, payload)
+            run = partial(isolate, f"callback:{kind}", call, _run, callback, payload)
             try:
                 self._queue.put_nowait((run, last))
             except queue.Full:

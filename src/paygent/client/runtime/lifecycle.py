@@ -1,9 +1,9 @@
 """Forks and the end of the process.
 
-A part that a forked child must not inherit registers its renewal where the part is made
-(`on_fork_child`); a `Paygent` is also notified before a fork and before the process ends (`watch`).
-Hooks are installed with the first registration, never at import, and hold objects weakly. No signal
-handler is installed: a process that is killed leaves its journal, and the next one adopts it.
+The composition root registers what each part must renew in a forked child (`on_fork_child`); a
+`Paygent` is also notified before a fork and before the process ends (`watch`). Hooks are installed
+with the first registration, never at import, and hold objects weakly. No signal handler is
+installed: a process that is killed leaves its journal, and the next one adopts it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def on_fork_child(renew: Callable[[], None]) -> None:
     """Call a bound method in each forked child before the child's own code, in the order of
     registration. It is held weakly; it replaces locks and forgets what belongs to the parent.
     """
-    _renewals[:] = [reference for reference in _renewals if reference() is not None]
+    _renewals[:] = [kept for kept in _renewals if kept() not in (None, renew)]
     _renewals.append(weakref.WeakMethod(renew))
     _install()
 

@@ -1168,7 +1168,8 @@ def test_shutdown__afterwards__calls_and_entries_are_told_once(
     for _ in range(2):
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     pg.record_event("u1", cost=1)
-    assert caplog.text.count("is shut down") == 1
+    assert caplog.text.count("calls pass unmetered") == 1
+    assert caplog.text.count("events wait in the journal") == 1
     assert pg.health()["counts"]["shut_down"] == 3
 
 

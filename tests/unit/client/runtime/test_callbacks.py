@@ -85,7 +85,7 @@ def test_fire__a_callback_that_raises__is_counted_and_the_next_one_runs(
     callbacks: Callbacks, swallowed: Any, error: BaseException
 ) -> None:
     """Nothing that a callback raises reaches a call or ends our thread."""
-    swallowed.expect("callback_usage")
+    swallowed.expect("callback:usage")
     recorder = Recorder()
 
     def fail(payload: Any) -> None:
@@ -96,7 +96,7 @@ def test_fire__a_callback_that_raises__is_counted_and_the_next_one_runs(
     callbacks.fire("usage", 1)
     callbacks.fire("usage", 2)
     assert recorder.payloads == [1, 2]
-    assert diagnostics.counts == {"callback_usage": 2}
+    assert diagnostics.counts == {"callback:usage": 2}
 
 
 def test_fire__a_slow_callback__lets_its_caller_go_on(callbacks: Callbacks) -> None:
@@ -192,7 +192,7 @@ async def test_fire__an_async_callback_that_raises__is_counted(
     callbacks: Callbacks, swallowed: Any
 ) -> None:
     """A task's failure is counted like any other's."""
-    swallowed.expect("callback_usage")
+    swallowed.expect("callback:usage")
 
     async def callback(payload: Any) -> None:
         raise ValueError("x")
@@ -201,7 +201,7 @@ async def test_fire__an_async_callback_that_raises__is_counted(
     callbacks.fire("usage", 1)
     for _ in range(10):
         await asyncio.sleep(0)
-    assert diagnostics.counts == {"callback_usage": 1}
+    assert diagnostics.counts == {"callback:usage": 1}
 
 
 def test_fire__an_async_callback_that_exits__does_not_end_the_callers_loop(
