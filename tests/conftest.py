@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pytest
 
@@ -16,6 +16,15 @@ from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
+
+_Client = TypeVar("_Client")
+
+
+class Closing(Protocol):
+    """Closes a client when the test ends, and returns it."""
+
+    def __call__(self, client: _Client, /) -> _Client:
+        """Take a client."""
 
 
 class Swallowed:
@@ -78,6 +87,20 @@ def fake() -> Iterator[FakeProvider]:
     """A fake provider on loopback."""
     with FakeProvider() as provider:
         yield provider
+
+
+@pytest.fixture
+def closing() -> Iterator[Closing]:
+    """Close clients when the test ends; a client is a cycle, and its sockets are collected late."""
+    opened: list[Any] = []
+
+    def close_later(client: _Client) -> _Client:
+        opened.append(client)
+        return client
+
+    yield close_later
+    for client in opened:
+        client.close()
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ they begin, and set right, once, when anybody hears of their use.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
@@ -41,15 +41,17 @@ def booked(pg: Paygent) -> list[tuple[str, int, tuple[int, int, int], int]]:
 
 
 @pytest.fixture
-def client(fake: FakeProvider) -> openai.OpenAI:
+def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
     """A sync client of the fake provider, without retries."""
-    return openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
+        yield made
 
 
 @pytest.fixture
-def claude(fake: FakeProvider) -> anthropic.Anthropic:
+def claude(fake: FakeProvider) -> Iterator[anthropic.Anthropic]:
     """The same for Anthropic."""
-    return anthropic.Anthropic(api_key="k", base_url=fake.url, max_retries=0)
+    with anthropic.Anthropic(api_key="k", base_url=fake.url, max_retries=0) as made:
+        yield made
 
 
 def begin(client: Any) -> str:

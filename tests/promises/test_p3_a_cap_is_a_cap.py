@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
+from tests.conftest import Closing
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.accounts.holds import Hold
@@ -289,11 +290,13 @@ def test_p3__a_strict_plan__is_never_passed(
     assert {each.gate_reason for each in outcome.refusals} == {"total_spend"}
 
 
-def test_p3__a_strict_plan__lets_the_first_call_go(init: Init, fake: FakeProvider) -> None:
+def test_p3__a_strict_plan__lets_the_first_call_go(
+    init: Init, fake: FakeProvider, closing: Closing
+) -> None:
     """A call without `max_tokens` is bound by the maximum output, not by the context window."""
     pg = init()
     pg.configure_plan("default", PlanConfig(max_spend_per_period=1.0, pre_call_estimate=True))
-    client = openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0)
+    client = closing(openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0))
     fake.default = Answer(model="gpt-4o", tokens=Tokens(8, 9))
     with paygent_context("u1"):
         client.chat.completions.create(model="gpt-4o", messages=HELLO)
@@ -302,11 +305,11 @@ def test_p3__a_strict_plan__lets_the_first_call_go(init: Init, fake: FakeProvide
 
 @pytest.mark.parametrize("carrier", ["threads", "tasks"])
 def test_p3__a_strict_plan_with_hidden_prompts__is_never_passed_once_one_has_settled(
-    init: Init, fake: FakeProvider, carrier: str
+    init: Init, fake: FakeProvider, closing: Closing, carrier: str
 ) -> None:
     """Tokens that no text of the request can be are added to its bound."""
     pg = started(init, plan(pre_call_estimate=True))
-    client = openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0)
+    client = closing(openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0))
     fake.default = Answer(tokens=Tokens(INPUT, OUTPUT))
     with paygent_context("u1"):
         client.chat.completions.create(model="m", messages=HELLO, max_tokens=OUTPUT)
@@ -372,11 +375,15 @@ def test_p3__three_limits_at_once__each_holds(init: Init) -> None:
     assert outcome.held == 0
 
 
-def test_p3__a_real_sdk__holds_the_cap_too(init: Init, fake: FakeProvider) -> None:
+def test_p3__a_real_sdk__holds_the_cap_too(
+    init: Init, fake: FakeProvider, closing: Closing
+) -> None:
     """The same crowd through the OpenAI SDK, sync clients in threads."""
     fake.default = Answer(tokens=Tokens(INPUT, OUTPUT), delay_s=0.05)
     pg = started(init, plan())
-    client = openai.OpenAI(base_url=fake.url + "/v1", api_key="x", max_retries=0, timeout=60)
+    client = closing(
+        openai.OpenAI(base_url=fake.openai_url, api_key="x", max_retries=0, timeout=60)
+    )
     served: list[None] = []
     refused: list[str | None] = []
 

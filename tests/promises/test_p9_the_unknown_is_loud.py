@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import openai
 import pytest
@@ -15,9 +15,10 @@ Init = Callable[..., Paygent]
 
 
 @pytest.fixture
-def client(fake: FakeProvider) -> openai.OpenAI:
+def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
     """A client of the fake provider."""
-    return openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
+        yield made
 
 
 def test_p9__an_unknown_model__counts_its_tokens_and_is_marked_unpriced(

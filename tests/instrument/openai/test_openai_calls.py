@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.conftest import Closing
 from tests.instrument.shapes import MESSAGES, Metered, drain, drain_async
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
@@ -139,14 +140,14 @@ def test_openai__a_chat_stream_that_asked_for_usage__keeps_its_chunk(
 
 
 def test_openai__an_unknown_host__is_not_asked_for_stream_usage(
-    pg: Paygent, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+    pg: Paygent, fake: FakeProvider, closing: Closing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A host that may refuse the option is left alone; its stream is counted, and marked so."""
     from paygent.client.instrument.openai import routes as names
 
     monkeypatch.setattr(names, "_LOOPBACK", ())
     metered = Metered(pg)
-    client = openai.OpenAI(api_key="k", base_url=fake.openai_url)
+    client = closing(openai.OpenAI(api_key="k", base_url=fake.openai_url))
     drain(client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))
     assert "stream_options" not in fake.requests[-1].body
     event = metered.only
@@ -220,10 +221,12 @@ def test_openai__an_error_status__is_void_and_arrives_unchanged(
     assert pg.get_usage("u1").reserved_cost_nano == 0
 
 
-def test_openai__retries_of_the_sdk__are_one_call(pg: Paygent, fake: FakeProvider) -> None:
+def test_openai__retries_of_the_sdk__are_one_call(
+    pg: Paygent, fake: FakeProvider, closing: Closing
+) -> None:
     """Two refused attempts and one answer are one event."""
     fake.script(Answer(status=429), Answer(status=500), Answer())
-    client = openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=2)
+    client = closing(openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=2))
     metered = Metered(pg)
     client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert len(fake.requests) == 3
@@ -477,13 +480,15 @@ def test_openai__tool_calls_in_an_answer__cost_only_where_the_plan_names_them(
 
 
 def test_openai__azure__is_told_by_its_class_and_priced_by_the_answer(
-    pg: Paygent, fake: FakeProvider
+    pg: Paygent, fake: FakeProvider, closing: Closing
 ) -> None:
     """A deployment's name says nothing; the answer's model has the price."""
     fake.default = Answer(model="gpt-4o-2024-08-06")
     metered = Metered(pg)
-    client = openai.AzureOpenAI(
-        api_key="k", api_version="2024-06-01", azure_endpoint=fake.url, max_retries=0
+    client = closing(
+        openai.AzureOpenAI(
+            api_key="k", api_version="2024-06-01", azure_endpoint=fake.url, max_retries=0
+        )
     )
     client.chat.completions.create(model="my-deployment", messages=MESSAGES)
     event = metered.only
