@@ -146,7 +146,7 @@ def test_cell__a_hook_that_was_displaced__is_noticed(cell: Cell, report_of: Repo
     neighbour = cell.neighbour
     hides = cell.order.index("peer") > cell.order.index("paygent")
     hides = hides or neighbour.kind == "one client instance"  # which hides what its class has
-    expected = {f"hook_restored:{sdk}" for sdk in neighbour.displaces if hides}
+    expected = {f"hook_displaced:{sdk}" for sdk in neighbour.displaces if hides}
     assert set(report_of(cell)["counts"]) == expected
 
 

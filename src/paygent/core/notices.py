@@ -111,7 +111,7 @@ class Notice(Enum):
     )
     HOOK_MISSING = "unhooked", "The hook in %s is not in place."
     HOOK_RESTORED = (
-        "hook_restored",
+        "hook_displaced",
         "%s.%s was replaced by other code; the hook is placed on top of it.",
     )
     HOOK_DISPLACED = (
