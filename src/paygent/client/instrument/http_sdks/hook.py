@@ -45,6 +45,9 @@ class SdkHook(Hook):
         logged = [patch.owner for patch in displaced if patch.name == "request"]
         for client_class in self._clients(module) if module is not None else ():
             owner = _owner(client_class)
+            requests = (vars(base).get("request") for base in client_class.__mro__)
+            if owner not in logged and not any(map(patches.is_ours, requests)):
+                continue  # not hooked yet: its module is still being imported
             if not patches.leads_to_ours(vars(owner)["request"]):
                 if owner not in logged:
                     self._warn_displaced(owner)
