@@ -17,6 +17,7 @@ after its import. Paygent itself imports none of them.
 from __future__ import annotations
 
 import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.instrument import threads, uninstrumented
@@ -50,6 +51,7 @@ class Instrumentation:
         self._patches = Patches()
         self._thread_patches = Patches()  # apart, since an application may not want them
         self._own: list[Hook] = []
+        self._installed: dict[Hook, ModuleType] = {}  # the modules that hooks have patched
         self._registry: ProviderRegistry | None = None
         self._provided: dict[Target, TargetHook] = {}
         self._bare: dict[Any, Any] = {}  # registered providers' originals, by their wrappers
@@ -108,6 +110,7 @@ class Instrumentation:
         if module is None:
             return  # its import has failed
         hook.install(module, self._thread_patches if hook in threads.HOOKS else self._patches)
+        self._installed[hook] = module
 
     def check(self) -> None:
         """Verify that patches are in place and restore displaced ones.
@@ -138,7 +141,10 @@ class Instrumentation:
                 _warn_displaced(patch)
         # Also without displaced patches: a class below the patched one may have a new `request`.
         for hook in self._own:
-            attempt("self_check", hook.restore, replaced, self._patches)
+            module = self._installed.get(hook)
+            # Another module of the name is still being imported: its hook is yet to be installed.
+            if module is not None and module is sys.modules.get(hook.module):
+                attempt("self_check", hook.restore, module, replaced, self._patches)
         for patch in self._thread_patches.displaced():
             _warn_displaced(patch)
 
@@ -173,6 +179,7 @@ class Instrumentation:
                 patches.switch.is_on = False
                 patches.take_out_all()
             self._own = []
+            self._installed.clear()
             self._provided.clear()
             self._bare.clear()
 

@@ -121,6 +121,22 @@ def test_check__by_the_delivering_thread_and_by_health__is_made(
     assert request() is ours
 
 
+def test_check__an_sdk_under_import__is_left_until_its_hook_is_installed(
+    pg: Paygent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its module has some of its classes by then, and none has lost a hook."""
+    under_import: Any = ModuleType("openai")
+    monkeypatch.setitem(sys.modules, "openai", under_import)
+    instrumentation.check()
+    under_import.OpenAI = under_import.AsyncOpenAI = type(
+        "OpenAI", (), {"request": lambda client: "answer"}
+    )
+    instrumentation.check()
+    assert under_import.OpenAI().request() == "answer"
+    assert not hasattr(under_import.OpenAI.request, "__wrapped__")
+    assert logged() == {}
+
+
 def test_check__while_another_thread_patches__does_not_wait(pg: Paygent) -> None:
     """The delivering thread has other things to do than to wait for an import."""
     ours = request()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -37,17 +36,13 @@ class SdkHook(Hook):
         for client_class in self._clients(module):
             self._patch_owner(client_class, patches)
 
-    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:
+    def restore(self, module: ModuleType, displaced: Sequence[Patch], patches: Patches) -> None:
         """Put the hook on top of other code's `request`, which may go to the provider directly. The
         wrapper counts a call once where it goes through both.
         """
-        module = sys.modules.get(self.module)
         logged = [patch.owner for patch in displaced if patch.name == "request"]
-        for client_class in self._clients(module) if module is not None else ():
+        for client_class in self._clients(module):
             owner = _owner(client_class)
-            requests = (vars(base).get("request") for base in client_class.__mro__)
-            if owner not in logged and not any(map(patches.is_ours, requests)):
-                continue  # not hooked yet: its module is still being imported
             if not patches.leads_to_ours(vars(owner)["request"]):
                 if owner not in logged:
                     self._warn_displaced(owner)

@@ -70,15 +70,14 @@ class LiteLLMHook(Hook):
             # A module may be any object, and raise at any access: that costs only its own names.
             attempt("patch:litellm", _rebind, loaded, wrappers, patches)
 
-    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:
+    def restore(self, module: ModuleType, displaced: Sequence[Patch], patches: Patches) -> None:
         """Wrap LiteLLM functions that have replaced our wrappers, in their places alone. Code of
         others is left: a stub of a test calls no provider.
         """
-        litellm = sys.modules.get(self.module)
         for patch in displaced:
             function = vars(patch.owner).get(patch.name)
-            if litellm is not None and is_call(function) and not self._is_ours(function):
-                wrapper = self._wrapper(function, function.__name__, litellm, patches)
+            if is_call(function) and not self._is_ours(function):
+                wrapper = self._wrapper(function, function.__name__, module, patches)
                 if wrapper is not function:
                     patches.put(patch.owner, patch.name, wrapper)
 

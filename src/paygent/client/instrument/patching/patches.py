@@ -198,5 +198,13 @@ class Hook(ABC):
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch a module that has been imported; called again after each further import."""
 
-    def restore(self, displaced: Sequence[Patch], patches: Patches) -> None:  # noqa: B027
-        """Patch again what must not stay displaced since the last check, of any hook's patches."""
+    def restore(  # noqa: B027
+        self, module: ModuleType, displaced: Sequence[Patch], patches: Patches
+    ) -> None:
+        """Patch a module again, that was patched before, where other code must not stay in place.
+
+        Args:
+            module: The module.
+            displaced: Patches of any hook that were displaced since the last check.
+            patches: Where `install` has put the patches.
+        """
