@@ -26,7 +26,8 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
+from paygent.client.metering.wait import Wait
 from paygent.core.account import amount
 from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, UsageEvent
 from paygent.cli.app import app
-from paygent.client.metering.call import Request, Wait
+from paygent.client.metering.call import Request
+from paygent.client.metering.wait import Wait
 from paygent.core.usage import JobStatus, Usage
 from paygent.types import ModelCostRate
 

@@ -15,7 +15,7 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.client.context.scopes import current_identity
 from paygent.client.journal.delivery import Worker
-from paygent.client.metering.call import wait_for
+from paygent.client.metering.wait import wait_for, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
@@ -23,11 +23,9 @@ from paygent.core.estimate import bound, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
 from paygent.core.limit import LimitKey
 from paygent.core.messages import BookedEvent
-from paygent.core.notices import Notice
 from paygent.core.period import to_datetime
 from paygent.core.request_size import measure
 from paygent.core.value import exact_usd
-from paygent.failopen import diagnostics
 from paygent.prices.catalogue import Catalogue
 from paygent.types import (
     BillingPeriod,
@@ -61,16 +59,11 @@ class UserQueries:
         session_id = _context_session(user_id)
         if self._can_ask and self.accounts.sync.needs_refresh(user, session_id, now_us):
             self._ask(user, session_id)
-            # Without an answer the next query does not wait again at once.
-            self.accounts.sync.mark_waited(user, session_id, now_us)
         # Once more, because the answer may have brought other plans.
         return self.accounts.registry.user(user_id, now_us)
 
     def _ask(self, user: User, session_id: str | None) -> None:
-        answer = self.worker.ask(user, session_id)
-        # A blocked event loop would stop every call of the application.
-        if not runs_loop() and not wait_for(answer, FIRST_TOUCH_WAIT_S):
-            diagnostics.warn_once(Notice.LEDGER_SLOW, FIRST_TOUCH_WAIT_S)
+        wait_for_ledger(self.worker, self.accounts.sync, user, session_id, self.now_us).block()
 
     @property
     def _can_ask(self) -> bool:

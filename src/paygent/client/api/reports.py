@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from paygent.client.journal.delivery import Worker
-from paygent.client.metering.call import wait_for
+from paygent.client.metering.wait import wait_for
 from paygent.core.notices import Notice
 from paygent.core.period import calendar_month, to_us
 from paygent.core.report import UsageRow, group

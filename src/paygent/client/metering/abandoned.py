@@ -15,9 +15,9 @@ class DeferredEnds:
 
     def __init__(self) -> None:
         # A deque: its single steps are atomic, and a finalizer may not take a lock.
-        self.waiting: deque[Callable[[], None]] = deque()  # the ends that have not run yet
+        self.waiting: deque[Callable[[], object]] = deque()  # the ends that have not run yet
 
-    def add(self, end: Callable[[], None]) -> None:
+    def add(self, end: Callable[[], object]) -> None:
         """Defer an end that must not run where it was asked for."""
         self.waiting.append(end)
 

@@ -1,28 +1,23 @@
-"""The values of the flow: a request, the call that holds for it, and a wait."""
+"""The values of the flow: a request, and the call that holds for it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from paygent.client.accounts.forecasts import UsageForecast
 from paygent.client.accounts.holds import Hold
 from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
-from paygent.client.runtime.event_loops import running_loop, runs_loop
 from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.plan import PlanConfig
 from paygent.core.request_size import Size
 from paygent.core.usage import Usage
-from paygent.failopen import attempt
 from paygent.prices.catalogue import Resolved
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 
 @dataclass(slots=True, eq=False)
@@ -51,6 +46,7 @@ class Request:
     requests: int = 1  # number of requests in it (a batch); size and bound are sums over them
     tier: str = ""  # its price variant, where the route determines it; as in `Usage`
     has_run: bool = False
+    has_asked: bool = False  # whether it has been to the ledger for its user, waited or not
     is_async: bool = False  # whether the caller can await
     waiter: Waiter | None = None  # its place in the queue, once it had to wait for other calls
     resolved_identity: Identity | None = None
@@ -109,8 +105,10 @@ class Call:
 
     @property
     def is_provisional(self) -> bool:
-        """Whether it was settled when its stream was left, and may be corrected."""
-        return self.provisional is not None
+        """Whether it was settled when its stream was left, and may be corrected: by the process
+        that made the call alone.
+        """
+        return self.provisional is not None and self.pid == os.getpid()
 
     @property
     def wants_tools(self) -> bool:
@@ -139,62 +137,3 @@ class Call:
 
 def _ignore(call: Call) -> None:
     """Leave a dropped call to the stream that carries it."""
-
-
-class Wait:
-    """What a call waits for: the ledger's answer about its user, or its turn at a limit.
-
-    A sync caller blocks, an async caller awaits; then both call `begin` again, which goes on with
-    what is known by then. A sync call on a thread that runs an event loop does not wait: it would
-    block that loop.
-    """
-
-    __slots__ = ("_answer", "_done", "_timeout_s")
-
-    def __init__(
-        self, answer: Future[bool], timeout_s: float, done: Callable[[bool], None]
-    ) -> None:
-        """Prepare to wait.
-
-        Args:
-            answer: Resolves the wait.
-            timeout_s: Longest time to wait.
-            done: Called when the wait is over, with whether the caller gives up (it was interrupted
-                or cancelled, and will not try again).
-        """
-        self._answer = answer
-        self._timeout_s = timeout_s
-        self._done = done
-
-    def block(self) -> None:
-        """Wait on this thread, unless it runs an event loop."""
-        gives_up = True
-        try:
-            if not runs_loop():
-                wait_for(self._answer, self._timeout_s)
-            gives_up = False
-        finally:
-            attempt("wait", self._done, gives_up)
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
-
-    async def _wait(self) -> None:
-        gives_up = True
-        try:
-            if running_loop() is not None:
-                import asyncio  # imported already, since a loop of it runs
-
-                # `wait` does not cancel what it waits for: other calls may wait for the same
-                # answer.
-                await asyncio.wait({asyncio.wrap_future(self._answer)}, timeout=self._timeout_s)
-            gives_up = False
-        finally:
-            attempt("wait", self._done, gives_up)
-
-
-def wait_for(answer: Future[Any], timeout_s: float) -> bool:
-    """Block this thread until an answer comes; False when it did not come in time."""
-    from concurrent.futures import wait  # 8 ms; the first answer comes after `init`
-
-    return bool(wait((answer,), timeout_s).done)

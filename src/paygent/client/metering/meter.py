@@ -42,14 +42,15 @@ from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.background_jobs import BackgroundJobs
 from paygent.client.metering.booking import begin_of, event_of
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
 from paygent.client.metering.policy import CallPolicy, model_refusal
 from paygent.client.metering.records import RecordWriter
+from paygent.client.metering.wait import Wait, WaitEnd, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.client.runtime.event_loops import caller, runs_loop
+from paygent.client.runtime.event_loops import caller
 from paygent.client.runtime.ids import new_id
-from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S, MISSING_USER_ID
+from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.event import (
     Event,
     difference,
@@ -214,23 +215,16 @@ class Meter:
         """Return the request's user, or a Wait while the ledger is queried."""
         user = self._registry.user(identity.user_id or MISSING_USER_ID, at_us)
         session_id = identity.session_id
-        if self._sync.needs_refresh(user, session_id, at_us) and not request.has_run:
-            return self._wait_for_ledger(user, session_id)
+        if self._sync.needs_refresh(user, session_id, at_us) and not (
+            request.has_run or request.has_asked
+        ):
+            request.has_asked = True
+            return wait_for_ledger(self._worker, self._sync, user, session_id, self._now_us)
         return user
 
-    def _wait_for_ledger(self, user: User, session_id: str | None) -> Wait:
-        answer = self._worker.ask(user, session_id)
-
-        def done(gives_up: bool) -> None:
-            if not (answer.done() or gives_up or runs_loop()):
-                diagnostics.warn_once(Notice.LEDGER_SLOW, FIRST_TOUCH_WAIT_S)
-            self._sync.mark_waited(user, session_id, self._now_us())
-
-        return Wait(answer, FIRST_TOUCH_WAIT_S, done)
-
     def _wait_in_queue(self, user: User, waiter: Waiter) -> Wait:
-        def done(gives_up: bool) -> None:
-            self._admission.leave(user, waiter, gives_up=gives_up)
+        def done(end: WaitEnd) -> None:
+            self._admission.leave(user, waiter, gives_up=end == "gave_up")
 
         return Wait(waiter.turn, waiter.retry_s, done)
 
@@ -325,13 +319,12 @@ class Meter:
 
     # -- after the provider
 
-    def settle(self, call: Call, usage: Usage | JobStatus | None) -> None:
+    def settle(self, call: Call, usage: Usage | JobStatus | None) -> Event | None:
         """Price what a call used and book it, once; without usage, and for a job that is not
-        finished, book the estimate.
+        finished, book the estimate. Return its event, or None if the call had ended.
         """
         try:
-            if call.claim_end():
-                self._settle(call, usage)
+            return self._settle(call, usage) if call.claim_end() else None
         except BaseException:  # an internal failure, an interruption
             self._force_end(call, None)
             raise
@@ -340,16 +333,14 @@ class Meter:
         """Settle a call when its stream was left, with what was received by then; `correct` follows
         where the application reads on.
         """
-        try:
-            if call.claim_end():
-                event = self._settle(call, usage)
-                call.provisional = None if isinstance(usage, JobStatus) else event
-        except BaseException:  # as above
-            self._force_end(call, None)
-            raise
+        event = self.settle(call, usage)
+        if event is not None and not isinstance(usage, JobStatus):
+            call.provisional = event
 
     def correct(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Book what a call used beyond what was settled when its stream was left."""
+        if not call.is_provisional:
+            return
         original, call.provisional = call.provisional, None
         if original is None or not isinstance(usage, Usage):
             return

@@ -24,8 +24,9 @@ from paygent.client.context.scopes import Scope, attach_identity, current, curre
 from paygent.client.instrument.callables.run import end_raised, prepare
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.metering import nesting
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.client.runtime.event_loops import caller, runs_loop
 from paygent.core.notices import Notice
 from paygent.core.providers import canonical_provider

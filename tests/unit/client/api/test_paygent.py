@@ -35,7 +35,8 @@ from paygent import (
 from paygent.client.api import plans as directory_module
 from paygent.client.api import queries, reports
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
+from paygent.client.metering.wait import Wait, WaitEnd
 from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.lifecycle import _after_fork_in_child, _at_exit, _before_fork
 from paygent.client.runtime.settings import Settings
@@ -1050,12 +1051,12 @@ def test_wait__awaited_without_a_loop_of_asyncio__goes_on_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Another async framework is not blocked: its call goes on with what is known."""
-    done: list[bool] = []
+    done: list[WaitEnd] = []
     wait = Wait(Future(), 5.0, done.append)
     monkeypatch.delitem(sys.modules, "asyncio", raising=False)
     assert runs_loop() is False
     assert list(wait.__await__()) == []
-    assert done == [False]  # it does not give up
+    assert done == ["passed"]
 
 
 @pytest.mark.parametrize("is_async", [False, True])
@@ -1064,7 +1065,7 @@ def test_wait__whose_end_fails__does_not_reach_the_app(
 ) -> None:
     """What is done after waiting is ours, and so is its failure."""
 
-    def broken(gives_up: bool) -> None:
+    def broken(end: WaitEnd) -> None:
         raise RuntimeError("a bug of ours")
 
     swallowed.expect("wait")

@@ -8,6 +8,7 @@ import functools
 import gc
 import inspect
 import json
+import sqlite3
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
@@ -35,8 +37,9 @@ from paygent import (
 from paygent.client.api.wrap import CallableWrapper
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering import nesting
-from paygent.client.metering.call import Request, Wait
+from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.failopen import diagnostics
 
 Init = Callable[..., Paygent]
@@ -196,7 +199,7 @@ async def test_awrap__cancelled_while_it_waits_for_the_gate__closes_its_coroutin
         def begin(self, request: Request) -> Wait:
             """Have the call wait for an answer that never comes."""
             asyncio.get_running_loop().call_soon(task.cancel)
-            return Wait(Future(), 30.0, lambda gives_up: None)
+            return Wait(Future(), 30.0, lambda end: None)
 
     async def call() -> None:
         raise AssertionError("ran")
@@ -619,7 +622,7 @@ async def test_awrap__cancelled__settles_the_estimate(init: Init) -> None:
 
 @pytest.mark.parametrize("how", ["disabled", "shut down", "user off"])
 async def test_wrap__where_nothing_is_metered__runs(
-    init: Init, how: str, monkeypatch: pytest.MonkeyPatch
+    init: Init, how: str, monkeypatch: pytest.MonkeyPatch, db_path: str
 ) -> None:
     """The callable's answer arrives; nothing is counted."""
     if how == "disabled":
@@ -628,7 +631,10 @@ async def test_wrap__where_nothing_is_metered__runs(
     metered = Metered(pg)
     if how == "user off":
         used_up(pg)
-        pg._parts.accounts.registry.users["u1"].sdk_enabled = False
+        pg.flush()
+        with closing(sqlite3.connect(db_path)) as store, store:
+            store.execute("UPDATE users SET sdk_enabled = 0")
+        await asyncio.to_thread(pg.refresh_user, "u1")
     if how == "shut down":
         pg.shutdown()
 

@@ -33,7 +33,7 @@ def test_run__an_end_that_defers_another__runs_it_too() -> None:
 def test_run__another_thread_takes_the_last_end__is_no_error() -> None:
     """Two threads may run the ends at once."""
 
-    class Emptied(deque[Callable[[], None]]):
+    class Emptied(deque[Callable[[], object]]):
         def popleft(self) -> Callable[[], None]:
             self.clear()
             raise IndexError

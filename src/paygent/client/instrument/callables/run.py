@@ -33,8 +33,9 @@ from paygent.client.instrument.http_sdks.outcome import (
 from paygent.client.instrument.http_sdks.request import Prepared
 from paygent.client.instrument.http_sdks.route import Route
 from paygent.client.metering import nesting
-from paygent.client.metering.call import Call, Request, Wait
+from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.core.notices import Notice
 from paygent.core.request_size import Size
 from paygent.core.usage import JobStatus, Usage, get

@@ -35,8 +35,9 @@ from paygent.client.instrument.http_sdks.request import (
 )
 from paygent.client.instrument.http_sdks.route import Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
-from paygent.client.metering.call import Call, Wait
+from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 

@@ -22,8 +22,9 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Switch
 from paygent.client.instrument.realtime.conversation import Conversation, Outgoing
 from paygent.client.instrument.realtime.session import ConnectionState
-from paygent.client.metering.call import Call, Wait
+from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async

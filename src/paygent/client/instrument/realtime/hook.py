@@ -36,8 +36,9 @@ from paygent.client.instrument.realtime.connection import (
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import ConnectionState, Destination
-from paygent.client.metering.call import Request, Wait
+from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.wait import Wait
 from paygent.core.notices import Notice
 from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded

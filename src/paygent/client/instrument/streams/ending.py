@@ -43,7 +43,7 @@ class Settler(Protocol):
 
     deferred_ends: DeferredEnds  # ends that cannot run now
 
-    def settle(self, call: Any, usage: Usage | JobStatus | None) -> None:
+    def settle(self, call: Any, usage: Usage | JobStatus | None) -> object:
         """End a call with its usage."""
 
     def settle_left(self, call: Any, usage: Usage | JobStatus | None) -> None:
