@@ -507,6 +507,57 @@ def test_queries__loaded__are_all_there() -> None:
     assert [name for name in _names() if not callable(getattr(queries, name, None))] == []
 
 
+_OF_A_WHOLE_PRODUCT = {"latest_plans"}  # few rows, and an answer needs them all
+
+
+def _query_plans() -> dict[str, list[str]]:
+    """Return SQLite's query plan of every named statement, one line per step."""
+    store = SqliteStore(":memory:")
+    store.open()
+    connection = store._connection
+    assert connection is not None  # it was just opened
+    plans, queries = {}, load_queries()
+    for name in _names():
+        sql = getattr(queries, name).sql
+        parameters = dict.fromkeys(re.findall(r"(?<!:):(\w+)", sql), "1")
+        rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
+        plans[name] = [str(row["detail"]) for row in rows]
+    store.close()
+    return plans
+
+
+def _reads_too_much(step: str, plan: list[str]) -> bool:
+    """Return whether a step reads a whole table, or all rows of a product."""
+    # Only rows of the statement's own input or of its subqueries may be read in full.
+    derived = {line.split()[1] for line in plan if line.startswith(("MATERIALIZE", "CO-ROUTINE"))}
+    if step.startswith("SCAN"):
+        return "VIRTUAL TABLE" not in step and step.split()[1] not in derived
+    return step.endswith("(product_id=?)")
+
+
+def test_queries__every_statement__finds_its_rows_by_more_than_the_product() -> None:
+    """The work for a batch or a user does not grow with the product's history."""
+    slow = {
+        name
+        for name, plan in _query_plans().items()
+        if any(_reads_too_much(step, plan) for step in plan)
+    }
+    assert slow == _OF_A_WHOLE_PRODUCT
+
+
+def test_queries__every_statement__is_understood_by_the_oldest_sqlite() -> None:
+    """SQLite before 3.39 rejects HAVING without GROUP BY."""
+    queries = load_queries()
+    statements = {name: getattr(queries, name).sql.upper() for name in _names()}
+    assert [name for name, sql in statements.items() if "HAVING" in sql] == []
+
+
+def test_open_sessions__a_user_with_many__reads_the_open_one_by_index() -> None:
+    """Reading a user costs the same after thousands of closed or open sessions."""
+    (step,) = [line for line in _query_plans()["open_sessions"] if line.startswith("SEARCH t")]
+    assert "sessions_open (product_id=? AND user_id=?)" in step
+
+
 def test_transaction__an_empty_batch__commits(path: str) -> None:
     """A batch with nothing in it opens no transaction that stays."""
     store = SqliteStore(path)

@@ -14,15 +14,17 @@ WHERE p.product_id = :product_id
 -- Adds a version, unless the newest one has the same document (applications configure at every start) or is
 -- younger (a dead process's journal arrives late).
 INSERT INTO plans (product_id, name, version, document, created_us)
-SELECT :product_id, :name, COALESCE(MAX(version), 0) + 1, :document, :at_us
-FROM plans
-WHERE product_id = :product_id AND name = :name
-HAVING COALESCE((
-    SELECT document FROM plans
+SELECT :product_id, :name, COALESCE(newest.version, 0) + 1, :document, :at_us
+FROM (
+    SELECT MAX(version) AS version, MAX(created_us) AS created_us
+    FROM plans
     WHERE product_id = :product_id AND name = :name
-    ORDER BY version DESC LIMIT 1
-), '') <> :document
-AND COALESCE(MAX(created_us), 0) <= :at_us;
+) AS newest
+WHERE COALESCE(newest.created_us, 0) <= :at_us
+  AND COALESCE((
+      SELECT p.document FROM plans AS p
+      WHERE p.product_id = :product_id AND p.name = :name AND p.version = newest.version
+  ), '') <> :document;
 
 -- name: assign_plan!
 -- Last writer wins by time, but an assignment with keeps = 1 applies only to a user without one.
@@ -81,10 +83,16 @@ WHERE product_id = :product_id AND user_id = :user_id
 ORDER BY at_us, event_id;
 
 -- name: event_and_corrections
--- The event itself comes first, if it is stored, then its corrections.
-SELECT * FROM events
-WHERE product_id = :product_id AND (event_id = :event_id OR corrects = :event_id)
-ORDER BY CASE event_id WHEN :event_id THEN 0 ELSE 1 END, event_id;
+-- The event itself comes first, if it is stored, then its corrections. Two branches, because an OR over two indexes
+-- reads the whole product.
+SELECT * FROM (
+    SELECT o.*, 0 AS place FROM events AS o
+    WHERE o.product_id = :product_id AND o.event_id = :event_id
+    UNION ALL
+    SELECT c.*, 1 AS place FROM events AS c
+    WHERE c.product_id = :product_id AND c.corrects = :event_id AND c.event_id <> :event_id
+) AS found
+ORDER BY place, event_id;
 
 -- name: insert_events*!
 INSERT INTO events (

@@ -1,4 +1,7 @@
 -- Bulk statements in SQLite's dialect: many rows are passed as one JSON array.
+--
+-- CROSS JOIN fixes the order of a join in SQLite: the array is read first, then its rows are found by their key.
+-- Left to itself the planner, which has no statistics, may read the whole product instead.
 
 -- name: claim_ids
 -- Returns the ids that were not claimed before. An id is claimed in the transaction that counts its event, so a
@@ -25,17 +28,19 @@ WHERE o.product_id = :product_id
 -- name: add_users!
 -- Creates users at their first event, without a plan.
 INSERT INTO users (product_id, user_id, created_us)
-SELECT DISTINCT product_id, user_id, :at_us
-FROM events
-WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
+SELECT DISTINCT e.product_id, e.user_id, :at_us
+FROM json_each(:ids) AS k
+CROSS JOIN events AS e
+WHERE e.product_id = :product_id AND e.event_id = k.value
 ON CONFLICT (product_id, user_id) DO NOTHING;
 
 -- name: use_sessions!
 INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us)
-SELECT product_id, user_id, session_id, 0, MIN(at_us), MAX(at_us)
-FROM events
-WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids)) AND session_id <> ''
-GROUP BY product_id, user_id, session_id
+SELECT e.product_id, e.user_id, e.session_id, 0, MIN(e.at_us), MAX(e.at_us)
+FROM json_each(:ids) AS k
+CROSS JOIN events AS e
+WHERE e.product_id = :product_id AND e.event_id = k.value AND e.session_id <> ''
+GROUP BY e.product_id, e.user_id, e.session_id
 ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     used_us = CASE WHEN excluded.used_us > sessions.used_us THEN excluded.used_us ELSE sessions.used_us END;
 
@@ -82,15 +87,17 @@ FROM (
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
             WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END) AS amount
-    FROM events AS e
-    JOIN accounts AS b
-        ON b.product_id = e.product_id
-        AND b.user_id = e.user_id
-        AND b.session_id IN ('', e.session_id)
-        AND b.start_us <= e.at_us
-        AND e.at_us < b.end_us
-        AND (b.model = '' OR b.model = e.model_key OR b.model = e.model)
-    WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
+    FROM json_each(:ids) AS k
+    CROSS JOIN events AS e
+    CROSS JOIN accounts AS b
+    WHERE e.product_id = :product_id
+      AND e.event_id = k.value
+      AND b.product_id = e.product_id
+      AND b.user_id = e.user_id
+      AND b.session_id IN ('', e.session_id)
+      AND b.start_us <= e.at_us
+      AND e.at_us < b.end_us
+      AND (b.model = '' OR b.model = e.model_key OR b.model = e.model)
     GROUP BY b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us
 ) AS d
 WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
@@ -112,8 +119,9 @@ SELECT
             WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
         ) THEN 1
         ELSE 0 END)
-FROM events AS e
-WHERE e.product_id = :product_id AND e.event_id IN (SELECT value FROM json_each(:ids))
+FROM json_each(:ids) AS k
+CROSS JOIN events AS e
+WHERE e.product_id = :product_id AND e.event_id = k.value
 GROUP BY e.product_id, e.day, e.user_id, e.model_key, e.provider, e.plan
 ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     calls = rollup_day.calls + excluded.calls,
@@ -129,10 +137,13 @@ UPDATE rollup_day AS r
 SET doubtful_calls = r.doubtful_calls - d.calls
 FROM (
     SELECT o.day, o.user_id, o.model_key, o.provider, o.plan, COUNT(*) AS calls
-    FROM events AS e
-    JOIN events AS o ON o.product_id = e.product_id AND o.event_id = e.corrects
+    FROM json_each(:ids) AS k
+    CROSS JOIN events AS e
+    CROSS JOIN events AS o
     WHERE e.product_id = :product_id
-      AND e.event_id IN (SELECT value FROM json_each(:ids))
+      AND e.event_id = k.value
+      AND o.product_id = e.product_id
+      AND o.event_id = e.corrects
       AND e.quality = 'exact'
       AND o.corrects IS NULL AND o.quality <> 'exact'
       AND o.event_id NOT IN (SELECT value FROM json_each(:ids))
@@ -152,11 +163,12 @@ INSERT INTO rollup_period (
     product_id, user_id, period_start_us, model, calls, input_tokens, output_tokens, cost_nano
 )
 SELECT
-    product_id, user_id, period_start_us, model_key, COUNT(*) - COUNT(corrects), SUM(input_tokens), SUM(output_tokens),
-    SUM(cost_tokens_nano + cost_tools_nano)
-FROM events
-WHERE product_id = :product_id AND event_id IN (SELECT value FROM json_each(:ids))
-GROUP BY product_id, user_id, period_start_us, model_key
+    e.product_id, e.user_id, e.period_start_us, e.model_key, COUNT(*) - COUNT(e.corrects),
+    SUM(e.input_tokens), SUM(e.output_tokens), SUM(e.cost_tokens_nano + e.cost_tools_nano)
+FROM json_each(:ids) AS k
+CROSS JOIN events AS e
+WHERE e.product_id = :product_id AND e.event_id = k.value
+GROUP BY e.product_id, e.user_id, e.period_start_us, e.model_key
 ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
     calls = rollup_period.calls + excluded.calls,
     input_tokens = rollup_period.input_tokens + excluded.input_tokens,
@@ -168,7 +180,7 @@ ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
 SELECT
     a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent
 FROM json_each(:keys) AS k
-JOIN accounts AS a
+CROSS JOIN accounts AS a
     ON (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us) = (
         :product_id, json_extract(k.value, '$.user_id'), json_extract(k.value, '$.session_id'),
         json_extract(k.value, '$.metric'), json_extract(k.value, '$.scope'), json_extract(k.value, '$.model'),
@@ -178,17 +190,18 @@ JOIN accounts AS a
 -- name: users_asked_for
 SELECT u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled
 FROM json_each(:user_ids) AS k
-JOIN users AS u ON u.product_id = :product_id AND u.user_id = k.value;
+CROSS JOIN users AS u ON u.product_id = :product_id AND u.user_id = k.value;
 
 -- name: open_sessions
 -- The open implicit session of each user: of those not closed, the one that started last.
 SELECT s.user_id, s.session_id, s.started_us, s.used_us
 FROM json_each(:user_ids) AS k
-JOIN sessions AS s
-    ON s.product_id = :product_id AND s.user_id = k.value AND s.implicit = 1 AND s.ended_us = 0
-WHERE s.started_us = (
-    SELECT MAX(t.started_us) FROM sessions AS t
-    WHERE t.product_id = s.product_id AND t.user_id = s.user_id AND t.implicit = 1 AND t.ended_us = 0
+CROSS JOIN sessions AS s
+    ON s.product_id = :product_id AND s.user_id = k.value
+WHERE s.session_id = (
+    SELECT t.session_id FROM sessions AS t
+    WHERE t.product_id = :product_id AND t.user_id = k.value AND t.implicit = 1 AND t.ended_us = 0
+    ORDER BY t.started_us DESC LIMIT 1
 );
 
 -- name: usage_by_tag
@@ -217,7 +230,7 @@ ORDER BY e.user_id, e.model_key, tag;
 -- name: models_of_periods
 SELECT r.user_id, r.model, r.input_tokens + r.output_tokens AS tokens, r.cost_nano
 FROM json_each(:periods) AS k
-JOIN rollup_period AS r
+CROSS JOIN rollup_period AS r
     ON r.product_id = :product_id
     AND r.user_id = json_extract(k.value, '$.user_id')
     AND r.period_start_us = json_extract(k.value, '$.period_start_us');

@@ -35,6 +35,9 @@ CREATE TABLE sessions (
     PRIMARY KEY (product_id, user_id, session_id)
 );
 
+-- A user may have had thousands of sessions; few of them are open.
+CREATE INDEX sessions_open ON sessions (product_id, user_id, started_us) WHERE implicit = 1 AND ended_us = 0;
+
 -- session_id precedes the window in the key, so that the accounts of an event are found without reading those of
 -- the user's other sessions.
 CREATE TABLE accounts (
@@ -98,6 +101,9 @@ CREATE TABLE events (
 );
 
 CREATE INDEX events_by_user ON events (product_id, user_id, at_us);
+
+-- For reports by tag, which read the events of their days.
+CREATE INDEX events_by_day ON events (product_id, day);
 
 CREATE INDEX events_by_original ON events (product_id, corrects) WHERE corrects IS NOT NULL;
 
