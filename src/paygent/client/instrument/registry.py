@@ -1,7 +1,8 @@
 """Which patches are installed in this process, and when.
 
 A hook waits for a module: it is installed when `init` finds the module imported, otherwise right
-after its import. Paygent itself imports none of them.
+after its import. Paygent itself imports none of them: hooks are installed under a lock, for which a
+thread that is importing one of the modules may wait.
 
 | hook | from | patched |
 |---|---|---|
@@ -40,7 +41,11 @@ SDKS: tuple[Any, ...] = (openai_routes, anthropic_routes)
 
 def _create_hooks() -> list[Hook]:
     sdk_hooks = [SdkHook(sdk) for sdk in SDKS]
-    argument_hooks = [ArgumentsHook(sdk_hook) for sdk_hook in sdk_hooks]
+    argument_hooks = [
+        ArgumentsHook(sdk_hook, module)
+        for sdk_hook in sdk_hooks
+        for module in sdk_hook.sdk.resources
+    ]
     return [*sdk_hooks, *argument_hooks, *REALTIME_HOOKS, LiteLLMHook(), *uninstrumented.HOOKS]
 
 

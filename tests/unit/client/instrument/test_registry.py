@@ -463,6 +463,82 @@ def test_install__modules_and_classes_that_a_version_lacks__are_passed_over(
     assert vars(FakeClient)["request"] is bare
 
 
+def test_install__while_another_thread_imports_a_resource_module__does_not_wait_for_it(
+    sdk: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An import that ends calls back, and waits for the lock that `install` holds."""
+    (tmp_path / "made_up_slow.py").write_text(
+        "import made_up_gate\nmade_up_gate.inside.set()\nmade_up_gate.go_on.wait(5)\n"
+        "class Chat:\n    def create(self):\n        return 2\n"
+    )
+    gate: Any = ModuleType("made_up_gate")
+    gate.inside, gate.go_on = threading.Event(), threading.Event()
+    monkeypatch.setitem(sys.modules, "made_up_gate", gate)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sdk.resources["made_up_slow"] = ("Chat",)
+    importing = threading.Thread(target=importlib.import_module, args=("made_up_slow",))
+    importing.start()
+    assert gate.inside.wait(30)
+    own = Instrumentation()
+    own.install()
+    assert importing.is_alive()
+    gate.go_on.set()
+    importing.join(30)
+    for thread in threading.enumerate():
+        if thread.name == "paygent-import":
+            thread.join(30)
+    chat: Any = sys.modules.pop("made_up_slow").__dict__["Chat"]
+    assert hasattr(chat.create, "__wrapped__")
+    assert chat().create() == 2
+    own.uninstall()
+
+
+RESOURCES = """
+    import sys
+    import {name}
+    import {before}
+    from paygent.client.instrument.registry import instrumentation
+    modules = set(sys.modules)
+    instrumentation.install()
+    print(sorted(module for module in set(sys.modules) - modules if module.startswith("{name}")))
+    import {after}
+    for module, owner in (("{before}", "{before_class}"), ("{after}", "{after_class}")):
+        methods = vars(getattr(sys.modules[module], owner))
+        print(hasattr(methods.get("create", methods.get("generate")), "__wrapped__"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "before_class", "after", "after_class"),
+    [
+        ("openai", "openai.resources.batches", "Batches", "openai.resources.images", "Images"),
+        (
+            "openai",
+            "openai.resources.embeddings",
+            "Embeddings",
+            "openai.resources.chat.completions",
+            "AsyncCompletions",
+        ),
+        (
+            "anthropic",
+            "anthropic.resources.messages",
+            "Messages",
+            "anthropic.resources.beta.messages",
+            "AsyncMessages",
+        ),
+    ],
+)
+def test_install__resource_modules__are_patched_whenever_they_are_imported(
+    name: str, before: str, before_class: str, after: str, after_class: str
+) -> None:
+    """`init` itself imports no module of an SDK: those are large, and imported when first used."""
+    code = textwrap.dedent(RESOURCES).format(
+        name=name, before=before, before_class=before_class, after=after, after_class=after_class
+    )
+    out, _ = run(code)
+    assert out.split() == ["[]", "True", "True"]
+
+
 def test_install__an_sdk_of_an_unknown_shape__is_counted_and_left_alone(
     sdk: SimpleNamespace, swallowed: Swallowed
 ) -> None:

@@ -27,13 +27,16 @@ clients = ("Anthropic", "AsyncAnthropic")
 base_clients = ("SyncAPIClient", "AsyncAPIClient")
 
 resources = {
-    "anthropic.resources.messages": ("Messages", "AsyncMessages"),
-    "anthropic.resources.beta.messages": ("Messages", "AsyncMessages"),
+    "anthropic.resources.messages": ("Messages", "AsyncMessages"),  # before 0.41
+    "anthropic.resources.messages.messages": ("Messages", "AsyncMessages"),
+    "anthropic.resources.beta.messages.messages": ("Messages", "AsyncMessages"),
     "anthropic.resources.messages.batches": ("Batches", "AsyncBatches"),
     "anthropic.resources.beta.messages.batches": ("Batches", "AsyncBatches"),
     "anthropic.resources.completions": ("Completions", "AsyncCompletions"),
 }
-"""Classes of the methods that accept `paygent_*` arguments, by module; some versions lack some."""
+"""Classes of the methods that accept `paygent_*` arguments, by the module that defines them; some
+versions lack some, or have a module where others have a package.
+"""
 
 resource_methods = ("create", "parse", "stream", "tool_runner", "results")
 

@@ -1,4 +1,6 @@
-"""The hooks of a generated SDK: one for its `request` and its clients, one for call arguments.
+"""The hooks of a generated SDK: one for its `request` and its clients, and one for the arguments of
+calls in each resource module. None imports anything: another thread may be importing an awaited
+module, and wait for the lock under which hooks are installed.
 
 The patch goes to the class in the method resolution order that owns `request`, because another
 instrumentation may have put its own there: a patch further down would never be called. Other code
@@ -9,8 +11,8 @@ That is noticed when a client is made and at each check of the registry, and the
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
@@ -30,10 +32,11 @@ class SdkHook(Hook):
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
-        base = importlib.import_module(self.sdk.base_module)  # may run other instrumentation
+        client_classes = self._clients(module)  # first: this loads a lazy module, base included
+        base = sys.modules[self.sdk.base_module]
         for class_name in self.sdk.base_clients:
             self._watch_clients(getattr(base, class_name), patches)
-        for client_class in self._clients(module):
+        for client_class in client_classes:
             self._patch_owner(client_class, patches)
 
     def restore(self, module: ModuleType, displaced: Sequence[Patch], patches: Patches) -> None:
@@ -112,28 +115,24 @@ class SdkHook(Hook):
 
 
 class ArgumentsHook(Hook):
-    """Takes the `paygent_*` arguments out of the calls of one SDK's resources; also while Paygent
-    is disabled, since the SDK would refuse them.
+    """Takes the `paygent_*` arguments out of the calls of one module's resources; also while
+    Paygent is disabled, since the SDK would refuse them.
     """
 
     takes_arguments = True
 
-    def __init__(self, sdk_hook: SdkHook) -> None:
+    def __init__(self, sdk_hook: SdkHook, module: str) -> None:
         self._sdk = sdk_hook.sdk
         self._sdk_hook = sdk_hook  # hooks clients that have a `request` of their own
-        self.name, self.module = sdk_hook.name, sdk_hook.module
+        self.name, self.module = sdk_hook.name, module
 
     def install(self, module: ModuleType, patches: Patches) -> None:
-        """Patch the resources; a version of the SDK lacks some modules or classes."""
-        for module_name, class_names in self._sdk.resources.items():
-            try:
-                resources = importlib.import_module(module_name)
-            except ImportError:
-                continue
-            for class_name in class_names:
-                resource = getattr(resources, class_name, None)
-                if isinstance(resource, type):
-                    self._patch_resource(resource, patches)
+        """Patch the resources; a version of the SDK lacks some classes."""
+        for class_name in self._sdk.resources[self.module]:
+            # Not `getattr`, by which a package may import a module that has a hook of its own.
+            resource = vars(module).get(class_name)
+            if isinstance(resource, type):
+                self._patch_resource(resource, patches)
 
     def _patch_resource(self, resource: type, patches: Patches) -> None:
         hook_client = functools.partial(self._sdk_hook.hook_client, patches)

@@ -31,9 +31,10 @@ clients = ("OpenAI", "AsyncOpenAI")
 base_clients = ("SyncAPIClient", "AsyncAPIClient")
 
 resources = {
-    "openai.resources.chat.completions": ("Completions", "AsyncCompletions"),
+    "openai.resources.chat.completions": ("Completions", "AsyncCompletions"),  # older versions
+    "openai.resources.chat.completions.completions": ("Completions", "AsyncCompletions"),
     "openai.resources.beta.chat.completions": ("Completions", "AsyncCompletions"),
-    "openai.resources.responses": ("Responses", "AsyncResponses"),
+    "openai.resources.responses.responses": ("Responses", "AsyncResponses"),
     "openai.resources.embeddings": ("Embeddings", "AsyncEmbeddings"),
     "openai.resources.completions": ("Completions", "AsyncCompletions"),
     "openai.resources.images": ("Images", "AsyncImages"),
@@ -41,9 +42,11 @@ resources = {
     "openai.resources.audio.transcriptions": ("Transcriptions", "AsyncTranscriptions"),
     "openai.resources.audio.translations": ("Translations", "AsyncTranslations"),
     "openai.resources.batches": ("Batches", "AsyncBatches"),
-    "openai.resources.beta.responses": ("Responses", "AsyncResponses"),
+    "openai.resources.beta.responses.responses": ("Responses", "AsyncResponses"),
 }
-"""Classes of the methods that accept `paygent_*` arguments, by module; some versions lack some."""
+"""Classes of the methods that accept `paygent_*` arguments, by the module that defines them; some
+versions lack some, or have a module where others have a package.
+"""
 
 resource_methods = (
     "create", "parse", "stream", "retrieve", "compact", "generate", "edit", "create_variation",
