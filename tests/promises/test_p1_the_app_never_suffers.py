@@ -446,3 +446,34 @@ print([(row.calls, row.cost_nano) for row in pg.report()])
 """
     out, _ = run(code, fake.openai_url, db_path)
     assert out.strip() == "[(4, 1800000)]"
+
+
+def test_p1__a_fork_while_another_thread_starts_paygent__leaves_a_child_that_can(
+    db_path: str,
+) -> None:
+    """The child gets a lock of its own; one that was shut down before the fork stays so."""
+    code = """
+import os, sys, threading
+import paygent
+first = paygent.Paygent.init(db_path=sys.argv[2])
+first.record_event("u1", cost=1)
+first.shutdown()
+held, go_on = threading.Event(), threading.Event()
+def hold():
+    with paygent.Paygent._installing:
+        held.set()
+        go_on.wait(60)
+threading.Thread(target=hold).start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    first.get_usage("u1")
+    assert threading.active_count() == 1
+    paygent.Paygent.init(db_path=sys.argv[2]).shutdown()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+go_on.set()
+print("good")
+"""
+    out, _ = run(code, "", db_path)
+    assert out.strip() == "good"

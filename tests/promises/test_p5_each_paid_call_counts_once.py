@@ -19,7 +19,7 @@ from tests.promises.scripts import kill, read_line, run, start
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import LedgerUnavailable
-from paygent.testing import FakeProvider
+from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]
 
@@ -157,8 +157,6 @@ def test_p5__kill_9_with_a_call_in_flight__counts_it_as_estimated(
     fake: FakeProvider, db_path: str
 ) -> None:
     """A begin without an end: the provider may have billed, so the estimate counts."""
-    from paygent.testing import Answer
-
     fake.script(Answer(), Answer(delay_s=30))
     process = start(CALLS, fake.openai_url, db_path, "2")
     while len(fake.requests) < 2:
@@ -364,3 +362,36 @@ def test_p5__processes_that_fork_and_come_and_go__lose_nothing(
     pg.flush()
     assert [(row.calls, row.cost_nano) for row in pg.report(by="user")] == [(made, made * 450_000)]
     assert made == len(fake.requests)
+
+
+def test_p5__a_stream_read_on_after_a_fork__is_corrected_by_its_own_process_alone(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """The child inherits a stream that was left and read on; dropping it there books nothing."""
+    code = """
+import gc, os, sys
+import openai, paygent
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+with paygent.paygent_context(user_id="u1"):
+    stream = client.chat.completions.create(
+        model="gpt-4o", stream=True, messages=[{"role": "user", "content": "x"}]
+    )
+for count in (1, 5):  # left, then read on
+    for number, chunk in enumerate(stream, 1):
+        if number == count:
+            break
+pid = os.fork()
+if pid == 0:
+    del stream, chunk
+    gc.collect()
+    pg.flush()
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+for chunk in stream:
+    pass
+print([(row.calls, row.input_tokens, row.output_tokens) for row in pg.report()])
+"""
+    fake.default = Answer(text="one two three four five six seven eight " * 4)
+    out, _ = run(code, fake.openai_url, db_path)
+    assert out.strip() == "[(1, 100, 20)]"

@@ -34,6 +34,8 @@ def accounts_for_call(
     known = user.call_accounts.get((model_key, session_id))
     if known is not None and at_us < known[0]:
         return known[1]
+    if known is not None:  # a window has ended, and each day is one
+        drop_ended(user, at_us)
     if len(user.accounts) >= ACCOUNTS_MAX:
         _close_idle_sessions(user, session_id)
     accounts: list[Account] = []
@@ -154,19 +156,13 @@ def accounts_for_event(user: User, event: Event) -> tuple[Account, ...]:
 
 def count(user: User, event: Event) -> None:
     """Add an event to the pending spend of the accounts that count it."""
-    cost_nano, tokens, calls = event.cost_nano, event.total_tokens, event.calls
     # First: an account that this opens counts everything that is pending by then.
     accounts = accounts_for_event(user, event)
     try:
         user.pending[event.event_id] = event
         for account in accounts:
-            account.pending += amount(
-                account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls
-            )
-        if event.model and event.period_start_us == user.period.start_us:
-            use = _model_use(user, event.model_key)
-            use.tokens += tokens
-            use.cost_nano += cost_nano
+            account.pending += _amount(account.metric, event)
+        _count_by_model(user, event)
     except BaseException:  # an interruption between two sums
         _recount(user)
         raise
@@ -179,53 +175,60 @@ def _recount(user: User) -> None:
     for use in user.models.values():
         use.tokens = use.cost_nano = 0
     for event in user.pending.values():
-        if event.model and event.period_start_us == user.period.start_us:
-            use = _model_use(user, event.model_key)
-            use.tokens += event.total_tokens
-            use.cost_nano += event.cost_nano
-
-
-def _pending(user: User, key: AccountKey) -> int:
-    """Return the spend that an account counts of the events not acknowledged yet."""
-    return sum(
-        amount(
-            key.limit.metric,
-            cost_nano=event.cost_nano,
-            tokens=event.total_tokens,
-            calls=event.calls,
-        )
-        for event in user.pending.values()
-        if key.counts(event)
-    )
-
-
-def _model_use(user: User, model_key: str) -> ModelUse:
-    use = user.models.get(model_key)
-    if use is None:
-        use = user.models[model_key] = ModelUse()
-    return use
+        _count_by_model(user, event)
 
 
 def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
     """Move an event that the ledger has booked from pending to acknowledged.
 
-    `is_new` tells that this delivery booked it; otherwise the figure contains it already.
+    Args:
+        user: The one who spent it.
+        event: As it was delivered.
+        is_new: Whether this delivery booked it; otherwise the figure contains it already.
     """
-    settled = user.pending.pop(event.event_id, None)
+    settled = user.pending.get(event.event_id)
     if settled is None:
         return
-    cost_nano, tokens, calls = settled.cost_nano, settled.total_tokens, settled.calls
-    for account in accounts_for_event(user, settled):
-        weight = amount(account.metric, cost_nano=cost_nano, tokens=tokens, calls=calls)
-        account.pending -= weight
-        account.acknowledged += weight if is_new else 0
-    if settled.model and settled.period_start_us == user.period.start_us:
-        use = user.models.get(settled.model_key)
-        if use is not None:
-            use.tokens -= tokens
-            use.cost_nano -= cost_nano
-            use.acknowledged_tokens += tokens if is_new else 0
-            use.acknowledged_cost_nano += cost_nano if is_new else 0
+    # First: an account that this opens counts everything that is pending by then.
+    accounts = accounts_for_event(user, settled)
+    del user.pending[event.event_id]
+    for account in accounts:
+        amount_now = _amount(account.metric, settled)
+        account.pending -= amount_now
+        account.acknowledged += amount_now if is_new else 0
+    use = user.models.get(settled.model_key)
+    if use is not None and _is_in_period(user, settled):
+        tokens, cost_nano = settled.total_tokens, settled.cost_nano
+        use.tokens -= tokens
+        use.cost_nano -= cost_nano
+        use.acknowledged_tokens += tokens if is_new else 0
+        use.acknowledged_cost_nano += cost_nano if is_new else 0
+
+
+def _amount(metric: str, event: Event) -> int:
+    """Return what an event adds to an account, in the unit of its metric."""
+    return amount(metric, cost_nano=event.cost_nano, tokens=event.total_tokens, calls=event.calls)
+
+
+def _pending(user: User, key: AccountKey) -> int:
+    """Return the spend that an account counts of the events not acknowledged yet."""
+    metric = key.limit.metric
+    return sum(_amount(metric, event) for event in user.pending.values() if key.counts(event))
+
+
+def _count_by_model(user: User, event: Event) -> None:
+    """Add an event of the current period to what was used of its model; "" is no model."""
+    if not _is_in_period(user, event):
+        return
+    use = user.models.get(event.model_key)
+    if use is None:
+        use = user.models[event.model_key] = ModelUse()
+    use.tokens += event.total_tokens
+    use.cost_nano += event.cost_nano
+
+
+def _is_in_period(user: User, event: Event) -> bool:
+    return event.period_start_us == user.period.start_us
 
 
 def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:

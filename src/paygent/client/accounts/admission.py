@@ -62,7 +62,8 @@ class Admission:
         """Hold what a call may use on all its accounts, or on none.
 
         Args:
-            user, hold: Makes the call, and what it may use.
+            user: The caller.
+            hold: What the call may use.
             strict: Whether spend may never pass a line.
             enforce: False holds in any case (a call that runs past a hard gate).
             waiter: Queues where only holds of other calls are in the way.
@@ -117,8 +118,9 @@ class Admission:
         """Replace a hold by what was spent, on the accounts of the windows in which the call began.
 
         Args:
-            user, hold, event: Made the call, what it held (None for an event that is no call), and
-                what it cost.
+            user: The caller.
+            hold: What the call held; None for an event that is no call.
+            event: What it cost.
             learned: The forecast that learns from it, and the observation; None where the
                 provider did not count everything.
         """
@@ -153,17 +155,25 @@ class Admission:
                 pass_turn(account, woken)
         wake(woken)
 
-    def check(self, user: User, session_id: str, model_key: str, at_us: int) -> Decision:
+    def check(self, user: User, session_id: str, resolved: Resolved | None, at_us: int) -> Decision:
         """Return the gate's decision on a call of a model now; nothing is held.
 
         Args:
-            user, session_id: Who would make it, in which session; "" is a session not opened yet.
-            model_key: The canonical model; "" leaves out limits of models.
+            user: The caller.
+            session_id: The session of the call; "" is one that it would open.
+            resolved: The model; None leaves out limits of models.
             at_us: Now, in microseconds.
         """
+        model_key, is_free = "", False
+        if resolved is not None:
+            model_key, is_free = resolved.model_key, resolved.is_free
         with acquire_soon(user.lock):
             accounts = account_lookup.accounts_for_call(user, session_id, model_key, at_us)
-            readings = tuple(read_account(each) for each in accounts if each.lines is not None)
+            readings = tuple(
+                read_account(each)
+                for each in accounts
+                if each.lines is not None and not _is_exempt(each, is_free)
+            )
             return decide(readings, strict=user.plan.pre_call_estimate)
 
     def limits(
@@ -192,18 +202,19 @@ class Admission:
             for hold in period.calls:
                 tokens = held_tokens.get(hold.model_key, 0) + hold.use.tokens
                 held_tokens[hold.model_key] = tokens
+            used = {
+                model: (
+                    use.acknowledged_tokens + use.tokens,
+                    use.acknowledged_cost_nano + use.cost_nano,
+                )
+                for model, use in user.models.items()
+            }
             return Figures(
+                period_tokens=sum(tokens for tokens, _ in used.values()),
                 period_cost_nano=period.spent,
                 session_cost_nano=session.spent if session is not None else 0,
                 held_cost_nano=sum(hold.use.cost_nano for hold in period.calls),
-                by_model={
-                    model: (
-                        use.acknowledged_tokens + use.tokens,
-                        use.acknowledged_cost_nano + use.cost_nano,
-                    )
-                    for model, use in user.models.items()
-                    if model
-                },
+                by_model={model: use for model, use in used.items() if model},
                 held_tokens=held_tokens,
             )
 
@@ -243,7 +254,7 @@ def _obstacle(
     obstacle: Account | None = None
     for account in accounts:
         lines = account.lines
-        if lines is None or _is_exempt(account, use):
+        if lines is None or _is_exempt(account, use.is_free):
             continue
         spent = account.spent
         if lines.warn <= spent < lines.block:
@@ -263,7 +274,7 @@ def _obstacle(
     readings = tuple(
         read_account(each, use)
         for each in accounts
-        if each.lines is not None and not _is_exempt(each, use)
+        if each.lines is not None and not _is_exempt(each, use.is_free)
     )
     decision = decide(readings, strict=strict)
     if decision.status != "hard_gate":  # it would straddle, if its size were not unknown
@@ -271,11 +282,11 @@ def _obstacle(
     return decision, obstacle
 
 
-def _is_exempt(account: Account, use: Use) -> bool:
+def _is_exempt(account: Account, is_free: bool) -> bool:
     """Return whether a limit does not apply to a call: it counts dollars, and the model is free."""
     lines = account.lines
     # A cap of 0 dollars is meant to block free models too.
-    return use.is_free and account.metric == "spend" and lines is not None and lines.cap > 0
+    return is_free and account.metric == "spend" and lines is not None and lines.cap > 0
 
 
 def _has_many(account: Account, model_key: str) -> bool:

@@ -48,7 +48,8 @@ class LedgerSync:
         """Return whether the ledger should be asked before this user's next call is decided.
 
         That is so once per user, per session named by the application, per limit that was added,
-        and for rolling windows with an outdated sum. After one wait, calls go on regardless.
+        and where figures are older than `refresh_us` or a rolling sum is outdated. After one wait
+        without an answer calls go on with what is known.
         """
         if not user.known:
             return not user.has_waited

@@ -22,7 +22,7 @@ class Allowance:
         self._spent_nano = self._held_nano = 0
         self._deliveries = 0
 
-    def take(self, cost_nano: int, allowance_nano: int, *, deliveries: int) -> bool:
+    def take(self, cost_nano: int, allowance_nano: int, deliveries: int) -> bool:
         """Hold what a call is expected to cost; False where the allowance is used up.
 
         Args:
@@ -31,12 +31,19 @@ class Allowance:
             deliveries: Deliveries that the ledger has acknowledged so far.
         """
         with self._lock:
-            if deliveries != self._deliveries:
-                self._deliveries, self._spent_nano = deliveries, 0
-            if self._spent_nano + self._held_nano >= allowance_nano:
-                return False
-            self._held_nano += cost_nano
-            return True
+            has_room = self._has_room(allowance_nano, deliveries)
+            self._held_nano += cost_nano if has_room else 0
+            return has_room
+
+    def has_room(self, allowance_nano: int, deliveries: int) -> bool:
+        """Return whether a call could hold now; see `take`."""
+        with self._lock:
+            return self._has_room(allowance_nano, deliveries)
+
+    def _has_room(self, allowance_nano: int, deliveries: int) -> bool:
+        if deliveries != self._deliveries:
+            self._deliveries, self._spent_nano = deliveries, 0
+        return self._spent_nano + self._held_nano < allowance_nano
 
     def give_back(self, held_nano: int, spent_nano: int) -> None:
         """End the hold of a call.

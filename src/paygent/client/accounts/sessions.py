@@ -1,4 +1,4 @@
-"""Sessions: the one a call belongs to, and the records of those opened in this process."""
+"""Sessions: the one a call belongs to, and the records of those opened or rotated here."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Sessions:
     def __init__(self, new_id: Callable[[int], str]) -> None:
         self._new_id = new_id  # makes an id from a time in microseconds
         self._lock = threading.Lock()
-        self._opened: deque[SessionRecord] = deque()
+        self._records: deque[SessionRecord] = deque()
 
     def session_for_call(self, user: User, session_id: str | None, at_us: int) -> str:
         """Return the session of a call that begins: the application's, or else the user's open one,
@@ -32,27 +32,32 @@ class Sessions:
                 user.session_id = open_session.session_id
                 return open_session.session_id
             with acquire_soon(user.lock):
-                if user.open_session is open_session:  # no other thread has rotated it
-                    self._rotate(user, at_us)
-                assert user.open_session is not None  # opened just now, here or by another thread
-                session_id = user.open_session.session_id
+                now_open = user.open_session  # another thread may have rotated or closed it
+                if now_open is None or now_open is open_session:
+                    now_open = self._rotate(user, at_us)
+                session_id = now_open.session_id
         user.session_id = session_id
         return session_id
 
-    def _rotate(self, user: User, at_us: int) -> None:
-        """Open a session in place of the last one; under the user's lock."""
+    def _rotate(self, user: User, at_us: int) -> SessionState:
+        """Open a session in place of the last one, and return it; under the user's lock."""
+        ended = user.open_session
+        if ended is not None:
+            used_us = max(user.session_used_us, ended.used_us)
+            self._records.append(_record(user, ended, used_us, ended_us=used_us))
         session = SessionState(self._new_id(at_us), at_us, at_us)
         user.open_session = session
         user.session_used_us = at_us
         user.sessions.add(session.session_id)
-        self._opened.append(SessionRecord(user.user_id, session.session_id, True, at_us, at_us))
+        self._records.append(_record(user, session, at_us))
+        return session
 
-    def take_opened(self) -> list[SessionRecord]:
-        """Return the sessions opened since the last call, for the journal."""
-        if not self._opened:
+    def take_records(self) -> list[SessionRecord]:
+        """Return the records since the last call, for the journal."""
+        if not self._records:
             return []
         with acquire_soon(self._lock):  # so that each is taken once
-            return [self._opened.popleft() for _ in range(len(self._opened))]
+            return [self._records.popleft() for _ in range(len(self._records))]
 
     def close(self, user: User, at_us: int) -> SessionRecord | None:
         """Close the user's open session; return the record to write, or None where none is open."""
@@ -65,11 +70,15 @@ class Sessions:
             if user.session_id == session.session_id:
                 user.session_id = ""
             used_us = max(user.session_used_us, session.used_us)
-            return SessionRecord(
-                user.user_id, session.session_id, True, session.started_us, used_us, user.closed_us
-            )
+            return _record(user, session, used_us, ended_us=user.closed_us)
 
     def renew_after_fork(self) -> None:
         """Leave the parent's records to the parent."""
         self._lock = threading.Lock()
-        self._opened.clear()
+        self._records.clear()
+
+
+def _record(user: User, session: SessionState, used_us: int, ended_us: int = 0) -> SessionRecord:
+    return SessionRecord(
+        user.user_id, session.session_id, True, session.started_us, used_us, ended_us
+    )

@@ -34,7 +34,7 @@ UNLIMITED = PlanConfig()
 
 @dataclass(slots=True, eq=False)
 class ModelUse:
-    """What a user used of one model in the current period: acknowledged by the ledger, and not."""
+    """Usage of one model by one user in the current period: acknowledged by the ledger, and not."""
 
     acknowledged_tokens: int = 0
     acknowledged_cost_nano: int = 0
@@ -58,21 +58,21 @@ class User:
     subscription: Subscription | None = None
     ended: Subscription | None = None  # a subscription that ended, so that it stays ended
     period: Window = NO_PERIOD
-    epoch: int = -1  # of the plans, when plan and period were last refreshed
+    epoch: int = -1  # `plans_epoch` when plan and period were last refreshed
 
     # The ledger
     known: bool = False  # whether the ledger has answered about every account
     has_waited: bool = False  # whether a call has waited for that
     is_active: bool = False  # since the last delivery
-    read_us: int = 0
-    stale_us: int = END_OF_TIME_US
+    read_us: int = 0  # when the ledger's figures were last applied, in microseconds; 0 is never
+    stale_us: int = END_OF_TIME_US  # when they have to be read again
     pending: dict[str, Event] = field(default_factory=dict)  # not acknowledged yet, by id
 
     # Sessions
     session_id: str = ""  # the one used last
     sessions: set[str] = field(default_factory=set)  # the ledger needs no question about these
     open_session: SessionState | None = None
-    session_used_us: int = 0
+    session_used_us: int = 0  # when a call last belonged to it
     session_timeout_us: int = int(UNLIMITED.session_timeout_minutes * 60_000_000)
     closed_us: int = 0  # when this process last closed one
 
@@ -88,6 +88,7 @@ class User:
         """Forget the parent's lock, its pending events and its holds."""
         self.lock = threading.Lock()
         self.pending = {}
+        self.sessions.clear()  # their figures went with the accounts
         self.known = self.has_waited = False
         self.accounts = {}
         self.models = {}
@@ -125,10 +126,12 @@ class Figures(NamedTuple):
     """What a user has used, in nano-dollars and tokens.
 
     Attributes:
+        period_tokens: All tokens in the period, those of calls without a model included.
         period_cost_nano, session_cost_nano: Spent.
         by_model: (tokens, nano-dollars) in the period, by canonical model name.
     """
 
+    period_tokens: int
     period_cost_nano: int
     session_cost_nano: int
     held_cost_nano: int  # held by calls in flight

@@ -81,7 +81,10 @@ def compose(
         before_round=_housekeeping(deferred_ends),
         enabled=not disabled,
     )
-    queries = UserQueries(accounts, catalogue, worker, now_us, not disabled, deferred_ends.run)
+    policy = CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate)
+    queries = UserQueries(
+        accounts, catalogue, worker, policy, now_us, not disabled, deferred_ends.run
+    )
     # Passed in, because the records are in a layer below the queries.
     session_opened = partial(queries.report_session, callbacks)
     records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
@@ -92,7 +95,7 @@ def compose(
         worker,
         callbacks,
         Attribution(settings.on_missing_user, callbacks),
-        CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate),
+        policy,
         records,
         BackgroundJobs(product, catalogue),
         deferred_ends,

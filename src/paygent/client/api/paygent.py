@@ -21,7 +21,7 @@ from paygent.client.api.composition import MEMORY, compose
 from paygent.client.api.verbs import Verbs
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.runtime.lifecycle import EXIT_WAIT_S, watch
+from paygent.client.runtime.lifecycle import EXIT_WAIT_S, on_fork_child, watch
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.client.runtime.settings import Settings, is_disabled, read_settings
 from paygent.failopen import attempt, diagnostics, warn
@@ -152,6 +152,7 @@ class Paygent(Verbs):
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
         watch(self)
+        on_fork_child(Paygent._renew_lock)
         # A patch that fails must not keep the application from starting.
         registry, carry_user = self._settings.registry, self._settings.carry_user
         attempt("patch", partial(instrumentation.provide, registry, propagates_user=carry_user))
@@ -163,6 +164,11 @@ class Paygent(Verbs):
             attempt("data_folder", _make_folder, self._settings.db_path)
         set_active(self._parts.meter)
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
+
+    @classmethod
+    def _renew_lock(cls) -> None:
+        """Replace the lock in a forked child: a thread of the parent may have held it."""
+        Paygent._installing = threading.RLock()
 
     def _probe_backend(self) -> None:
         """Probe the backend; warn, or raise with `strict_backend`, if it cannot be used."""
@@ -184,10 +190,10 @@ class Paygent(Verbs):
 
     def flush(self) -> int:
         """Deliver all events to the ledger, within ten seconds, and wait for running callbacks.
-        Includes the events of processes that died.
+        Also delivers the events of processes that died.
 
         Returns:
-            The number of events delivered meanwhile.
+            The number of this process's own events delivered meanwhile.
         """
         before = self._parts.worker.flushed
         self._parts.meter.deferred_ends.run()  # they add events

@@ -26,7 +26,7 @@ from paygent.types import BillingPeriod, UserState
 
 @dataclass(eq=False)
 class PlanRegistry:
-    """Keeps the plans and assignments of one `Paygent`. Thread-safe."""
+    """Validates changes of plans and assignments, applies and journals them. Thread-safe."""
 
     default_plan: str  # may be assigned without being configured
     accounts: Accounts
@@ -92,7 +92,7 @@ class PlanRegistry:
         if opens_session:
             self.accounts.sessions.session_for_call(user, None, self.now_us())
             if self.records is not None:
-                self.records.write_opened_sessions()
+                self.records.write_sessions()
         return self.queries.state(user)
 
     def close_session(self, user_id: str) -> None:

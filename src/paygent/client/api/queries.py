@@ -1,7 +1,7 @@
 """`UserQueries`: figures and states of users, the gate's decision without a call, and advice.
 
 All of it comes from this process's memory; a user that it does not know is read from the ledger
-first. Nothing here changes what is spent or held.
+first. Nothing here begins or refuses a call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.client.context.scopes import current_identity
 from paygent.client.journal.delivery import Worker
+from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.wait import wait_for, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import runs_loop
@@ -46,6 +47,7 @@ class UserQueries:
     accounts: Accounts
     catalogue: Catalogue
     worker: Worker
+    policy: CallPolicy
     now_us: Callable[[], int]
     enabled: bool  # False queries no ledger (Paygent is disabled): all figures are 0
     before_read: Callable[[], None]  # called before figures are read; runs deferred ends
@@ -70,24 +72,33 @@ class UserQueries:
         return self.enabled and not self.worker.is_stopped
 
     def guard(self, user: User, model: str | None) -> GuardResult:
-        """Return the gate's decision on a call now; None checks the limits for all models only."""
+        """Return the decision on a call now; None checks the limits for all models only."""
         if not self.enabled:
             return GuardResult()
         now_us = self.now_us()
-        # "" leaves out the limits of models.
         resolved = self.catalogue.resolve("", model, now_us, user.plan) if model else None
-        model_key = resolved.model_key if resolved is not None else ""
-        decision = self.accounts.admission.check(user, self.session_of(user), model_key, now_us)
+        refusal = self.policy.refusal_now(user, model or "", resolved)
+        if refusal is not None:
+            return refusal
+        session_id = self._next_session(user, now_us)
+        decision = self.accounts.admission.check(user, session_id, resolved, now_us)
         return guard_result(decision, user.user_id)
 
-    def session_of(self, user: User) -> str:
+    def _current_session(self, user: User) -> str:
         """Return the session of the figures: the context's, the one used last, or the open one."""
         opened = user.open_session.session_id if user.open_session is not None else ""
         return _context_session(user.user_id) or user.session_id or opened
 
+    def _next_session(self, user: User, at_us: int) -> str:
+        """Return the session that the next call would belong to; "" is one that it would open."""
+        session_id, opened = self._current_session(user), user.open_session
+        if _context_session(user.user_id) or opened is None or session_id != opened.session_id:
+            return session_id
+        return user.session_now(None, at_us)  # the open one, unless it has been idle for too long
+
     def usage(self, user: User) -> CurrentUsage:
         """Return a user's usage in the current period and session."""
-        session_id = self.session_of(user)
+        session_id = self._current_session(user)
         figures = self.accounts.admission.figures(user, session_id, self.now_us())
         by_model = figures.by_model
         opened = user.open_session
@@ -98,7 +109,7 @@ class UserQueries:
             session_cost=exact_usd(figures.session_cost_nano),
             session_id=session_id or None,
             session_started_at=to_datetime(opened.started_us) if opened and is_open else None,
-            period_tokens_total=sum(tokens for tokens, _ in by_model.values()),
+            period_tokens_total=figures.period_tokens,
             period_tokens_by_model={model: tokens for model, (tokens, _) in by_model.items()},
             period_cost_by_model={model: exact_usd(nano) for model, (_, nano) in by_model.items()},
             reserved_cost=exact_usd(figures.held_cost_nano),
@@ -141,7 +152,9 @@ class UserQueries:
 
     def remaining(self, user: User) -> BudgetRemaining:
         """Return what is left of a user's limits."""
-        limits = self.accounts.admission.limits(user, self.session_of(user), None, self.now_us())
+        now_us = self.now_us()
+        session_id = self._next_session(user, now_us)
+        limits = self.accounts.admission.limits(user, session_id, None, now_us)
         left = _Left(limits)
         # By the used share, as the gate compares limits, not by the amount left.
         nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
@@ -156,7 +169,7 @@ class UserQueries:
         """Return the largest `max_tokens`, up to `most`, that fits what is left."""
         now_us = self.now_us()
         resolved = self.catalogue.resolve("", model, now_us, user.plan)
-        session_id, model_key = self.session_of(user), resolved.model_key
+        session_id, model_key = self._next_session(user, now_us), resolved.model_key
         limits = self.accounts.admission.limits(user, session_id, model_key, now_us)
         if resolved.output_ceiling is not None:
             most = min(most, resolved.output_ceiling)  # the provider refuses more
@@ -184,8 +197,8 @@ class UserQueries:
             return bound(size, max_tokens=0, buffer_tokens=0, model_max_tokens=None).input_tokens
         resolved = self.catalogue.resolve("", model, self.now_us(), user.plan)
         # Forecasts are learned by route; the advice is for a chat request.
-        flight = self.accounts.admission.forecast(user, "chat.completions", resolved)
-        return flight.use(size, 0).estimate.input_tokens
+        forecast = self.accounts.admission.forecast(user, "chat.completions", resolved)
+        return forecast.use(size, 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
         """Return a user read from the ledger again, within a quarter second, or as known."""

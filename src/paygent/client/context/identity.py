@@ -64,7 +64,9 @@ class Identity:
         same_user = merged.user_id == other.user_id
         merged.session_id = self.session_id or (other.session_id if same_user else None)
         merged.plan = self.plan or (other.plan if same_user else None)
-        both = {**(other.metadata or {}), **(self.metadata or {})}
+        # This one's keys first: `read_metadata` drops the last ones where both are too many.
+        own, outer = self.metadata or {}, other.metadata or {}
+        both = {**own, **{key: value for key, value in outer.items() if key not in own}}
         merged.metadata, merged.metadata_json = read_metadata(both)
         return merged
 

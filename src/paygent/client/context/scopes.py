@@ -83,10 +83,8 @@ class Scope:
         """Restore the outer source; return whether the scope is left where it was entered."""
         # Only then do tasks started inside keep the identity; otherwise it ends for all of them,
         # since the context that it was entered in still refers to it.
-        token, self._token = (
-            self._token,
-            None,
-        )  # it refers to its context; a task may keep the scope
+        token = self._token
+        self._token = None  # it refers to its context, and a task may keep the scope
         if current_source() is self:
             if token is not None and reset_or_ignore(token):
                 return True

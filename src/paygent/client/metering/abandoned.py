@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from paygent.failopen import attempt
+
 
 class DeferredEnds:
     """The deferred ends of one `Paygent`. Thread-safe; `add` is also safe in a finalizer."""
@@ -30,7 +32,7 @@ class DeferredEnds:
                 end = self.waiting.popleft()
             except IndexError:  # another thread took the last one
                 return
-            end()
+            attempt("settle", end)  # a failure must not reach the call or query that runs it
 
     def renew_after_fork(self) -> None:
         """Forget the parent's ends."""

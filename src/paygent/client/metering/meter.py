@@ -44,7 +44,7 @@ from paygent.client.metering.background_jobs import BackgroundJobs
 from paygent.client.metering.booking import begin_of, event_of
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
-from paygent.client.metering.policy import CallPolicy, model_refusal
+from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.records import RecordWriter
 from paygent.client.metering.wait import Wait, WaitEnd, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
@@ -198,13 +198,10 @@ class Meter:
         if not (user.sdk_enabled and self._policy.refuses):
             return None
         resolved = self._resolve(request, user, at_us)
-        # A connection that names no model yet is not refused for its model.
-        refusal = model_refusal(request, user.plan, resolved) if request.model else None
-        if refusal is None:
-            refusal = self._policy.offline_refusal(user, user.plan, 0)
+        refusal = self._policy.refusal_now(user, request.model, resolved)
         if refusal is None:
             session_id = user.session_now(identity.session_id, at_us)
-            decision = self._admission.check(user, session_id, resolved.model_key, at_us)
+            decision = self._admission.check(user, session_id, resolved, at_us)
             if decision.status != "hard_gate" or decision.retryable:
                 return None
             refusal = guard_result(decision, user.user_id)
@@ -311,7 +308,7 @@ class Meter:
         )
 
     def _write_begin(self, call: Call) -> None:
-        self._records.write_opened_sessions()
+        self._records.write_sessions()
         self._records.record_price_list(call.resolved.rates, call.at_us)
         begin = begin_of(call)
         call.head = encode_head(begin)

@@ -1,6 +1,4 @@
-"""What a plan and the product say of a call beside its limits: unknown models, an unreachable
-ledger, and which calls may wait.
-"""
+"""Policies beside the limits: models without a price, an unreachable ledger, who waits."""
 
 from __future__ import annotations
 
@@ -8,7 +6,7 @@ from paygent.client.accounts.ledger_sync import LedgerSync
 from paygent.client.accounts.offline_allowance import Allowance
 from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
-from paygent.client.metering.call import Call, Request
+from paygent.client.metering.call import Call
 from paygent.client.runtime.event_loops import running_loop, runs_loop
 from paygent.core.plan import PlanConfig
 from paygent.prices.catalogue import Resolved
@@ -16,7 +14,7 @@ from paygent.types import GuardResult, refusal
 
 
 class CallPolicy:
-    """Decides what figures do not decide. Thread-safe."""
+    """Policies that apply before the limits, and around waiting. Thread-safe."""
 
     def __init__(self, sync: LedgerSync, *, refuses: bool) -> None:
         self.refuses = refuses  # whether calls are refused at all (`raise_on_hard_gate`)
@@ -25,31 +23,38 @@ class CallPolicy:
 
     def refusal_before_limits(self, call: Call) -> GuardResult | None:
         """Return why a call is refused before its limits are checked: its model has no price, or
-        the ledger is unreachable.
+        the ledger is unreachable. A call that passes on an offline allowance holds on it.
         """
-        user, plan = call.user, call.plan
-        result = model_refusal(call.request, plan, call.resolved)
-        if result is not None:
+        plan, cost_nano = call.plan, call.hold.use.cost_nano
+        result = _model_refusal(call.request.model, plan, call.resolved)
+        if result is not None or call.user.known or plan.when_offline == "allow":
             return result
-        cost_nano = call.hold.use.cost_nano
-        result = self.offline_refusal(user, plan, cost_nano)
-        if result is None and not user.known and plan.when_offline != "allow":
-            call.offline_nano = cost_nano
-        return result
+        if plan.offline_allowance_nano is None:
+            return _offline_refusal()
+        if not self._allowance.take(cost_nano, plan.offline_allowance_nano, self._sync.deliveries):
+            return _allowance_refusal()
+        call.offline_nano = cost_nano
+        return None
 
-    def offline_refusal(self, user: User, plan: PlanConfig, cost_nano: int) -> GuardResult | None:
-        """Return why a call is refused while the ledger is unreachable; None holds its expected
-        cost on the plan's offline allowance, if it has one.
+    def refusal_now(self, user: User, model: str, resolved: Resolved | None) -> GuardResult | None:
+        """Return why a call would be refused before its limits are checked; nothing is held.
+
+        Args:
+            user: The caller.
+            model: As the application names it; "" is not refused for its model.
+            resolved: The same, resolved; None for "".
         """
+        plan = user.plan
+        if model and resolved is not None:
+            result = _model_refusal(model, plan, resolved)
+            if result is not None:
+                return result
         if user.known or plan.when_offline == "allow":
             return None
-        allowance_nano = plan.offline_allowance_nano
-        if allowance_nano is not None and self._allowance.take(
-            cost_nano, allowance_nano, deliveries=self._sync.deliveries
-        ):
-            return None
-        message = "The ledger is unreachable and this plan blocks calls while offline."
-        return refusal("offline", message, retryable=True)
+        if plan.offline_allowance_nano is None:
+            return _offline_refusal()
+        has_room = self._allowance.has_room(plan.offline_allowance_nano, self._sync.deliveries)
+        return None if has_room else _allowance_refusal()
 
     def end_offline(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held on the offline allowance, if anything, by what it spent."""
@@ -80,10 +85,19 @@ class CallPolicy:
         self._allowance.renew_after_fork()
 
 
-def model_refusal(request: Request, plan: PlanConfig, resolved: Resolved) -> GuardResult | None:
-    """Return why a call of a model is refused, if its plan blocks models without a price."""
+def _model_refusal(model: str, plan: PlanConfig, resolved: Resolved) -> GuardResult | None:
     if plan.unknown_model != "block" or resolved.rates.is_known:
         return None
-    name = request.model or "(none)"
+    name = model or "(none)"
     message = f"{name} has no price, and this plan blocks models without one."
     return refusal(f"unknown_model:{name}", message)
+
+
+def _offline_refusal() -> GuardResult:
+    message = "The ledger is unreachable and this plan blocks calls while offline."
+    return refusal("offline", message, retryable=True)
+
+
+def _allowance_refusal() -> GuardResult:
+    message = "The ledger is unreachable and this plan's offline allowance is used up."
+    return refusal("offline", message, retryable=True)

@@ -42,14 +42,12 @@ class RecordWriter:
 
     def book(self, user: User, event: Event) -> None:
         """Book an event that is no call: the money is spent, so no limit is checked."""
-        self.write_opened_sessions()
+        self.write_sessions()
         payload = encode_end(event)
         try:
             self._accounts.admission.settle(user, None, event)
+        finally:  # the money is spent
             self._journal.append(payload)
-        except BaseException:  # the money is spent; a record twice counts once
-            self._journal.append(payload)
-            raise
         self._worker.nudge()
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
@@ -64,11 +62,12 @@ class RecordWriter:
     def _write_prices(self, rates: Rates, at_us: int) -> None:
         self.write(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
 
-    def write_opened_sessions(self) -> None:
-        """Write the sessions opened since the last call, and report them."""
-        for opened in self._accounts.sessions.take_opened():
-            self.write(opened)
-            self._session_opened(opened.user_id)
+    def write_sessions(self) -> None:
+        """Write the sessions opened and rotated since the last call, and report the opened ones."""
+        for record in self._accounts.sessions.take_records():
+            self.write(record)
+            if not record.ended_us:
+                self._session_opened(record.user_id)
 
     def write(self, record: DirectoryRecord) -> None:
         """Write a plan, an assignment, a session or a price list into the journal."""

@@ -43,7 +43,7 @@ class Settings:
         api_key: Key of the backend's product, or None in local mode.
         base_url: Where the backend answers, without a trailing slash.
         db_path: The local store: a file path with `~` expanded, or ":memory:".
-        product: The product of local data (with an api_key: a hash of the key).
+        product: The product of local data, in local mode; see `ledger_product`.
         flush_interval_s: Upper bound on the delay of deliveries.
         max_batch_size: Events per request to a backend, at most.
         max_queue_size: Events queued in memory if no journal can be written, at most.

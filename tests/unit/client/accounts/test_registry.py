@@ -39,10 +39,12 @@ from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.messages import Answer, SessionRecord, SessionState, UserLedger
-from paygent.core.period import Subscription
+from paygent.core.period import END_OF_TIME_US, Subscription
 from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.plan_json import plan_to_json
+from paygent.core.pricing import Prices, Rates
 from paygent.failopen import diagnostics
+from paygent.prices.catalogue import Resolved
 
 
 def usd(amount_nano: int) -> float:
@@ -105,6 +107,11 @@ def settle(accounts: Accounts, event_id: str, hold: Hold | None = None, **fields
     event = make_event(event_id, **{"cost_tokens_nano": 100, **fields})
     accounts.admission.settle(accounts.registry.user(event.user_id, event.at_us), hold, event)
     return event
+
+
+def resolved(model_key: str) -> Resolved:
+    """Return a model as the catalogue resolves it; its prices do not matter here."""
+    return Resolved(Rates(Prices()), model_key, None, 0, END_OF_TIME_US, False)
 
 
 def all_held(user: User) -> list[int]:
@@ -416,7 +423,7 @@ def test_session__named_by_the_application__is_that_one() -> None:
     accounts = make_accounts(capped())
     user = accounts.registry.user("ann", NOON_US)
     assert accounts.sessions.session_for_call(user, "mine", NOON_US) == "mine"
-    assert (user.session_id, user.open_session, accounts.sessions.take_opened()) == (
+    assert (user.session_id, user.open_session, accounts.sessions.take_records()) == (
         "mine",
         None,
         [],
@@ -431,22 +438,23 @@ def test_session__not_named__opens_one_and_keeps_it_while_it_is_used() -> None:
     assert {accounts.sessions.session_for_call(user, None, at_us) for at_us in times} == {
         "session-1"
     }
-    assert accounts.sessions.take_opened() == [
+    assert accounts.sessions.take_records() == [
         SessionRecord("ann", "session-1", True, NOON_US, NOON_US)
     ]
-    assert accounts.sessions.take_opened() == []
+    assert accounts.sessions.take_records() == []
 
 
 def test_session__idle_too_long__rotates() -> None:
-    """After the plan's time without a call the next one opens a new session."""
+    """After the plan's time without a call the next one ends the session and opens a new one."""
     accounts = make_accounts(PlanConfig(session_timeout_minutes=30))
     user = accounts.registry.user("ann", NOON_US)
     accounts.sessions.session_for_call(user, None, NOON_US)
     later = NOON_US + 30 * MINUTE_US + 1
     assert accounts.sessions.session_for_call(user, None, later) == "session-2"
-    assert [record.session_id for record in accounts.sessions.take_opened()] == [
-        "session-1",
-        "session-2",
+    assert accounts.sessions.take_records() == [
+        SessionRecord("ann", "session-1", True, NOON_US, NOON_US),
+        SessionRecord("ann", "session-1", True, NOON_US, NOON_US, ended_us=NOON_US),
+        SessionRecord("ann", "session-2", True, later, later),
     ]
     assert user.open_session == SessionState("session-2", later, later)
 
@@ -476,7 +484,7 @@ def test_session__opened_by_many_threads_at_once__is_one() -> None:
         thread.start()
     for thread in threads:
         thread.join(10)
-    assert (set(got), len(accounts.sessions.take_opened())) == ({"session-1"}, 1)
+    assert (set(got), len(accounts.sessions.take_records())) == ({"session-1"}, 1)
 
 
 def test_session__opened_by_another_thread_meanwhile__is_taken_over() -> None:
@@ -493,7 +501,25 @@ def test_session__opened_by_another_thread_meanwhile__is_taken_over() -> None:
     user.open_session = SessionState("theirs", NOON_US, NOON_US)
     user.lock.release()
     thread.join(10)
-    assert (got, accounts.sessions.take_opened()) == (["theirs"], [])
+    assert (got, accounts.sessions.take_records()) == (["theirs"], [])
+
+
+def test_session__closed_while_a_call_waits_to_rotate_it__opens_another() -> None:
+    """A call that finds no open session once it has the lock opens one."""
+    accounts = make_accounts(PlanConfig(session_timeout_minutes=30))
+    user = accounts.registry.user("ann", NOON_US)
+    accounts.sessions.session_for_call(user, None, NOON_US)
+    got: list[str] = []
+    user.lock.acquire()
+    thread = threading.Thread(
+        target=lambda: got.append(accounts.sessions.session_for_call(user, None, NOON_US + DAY_US))
+    )
+    thread.start()
+    thread.join(0.05)  # it is waiting for the lock now
+    user.open_session = None
+    user.lock.release()
+    thread.join(10)
+    assert got == ["session-2"]
 
 
 def test_read__a_session_that_another_process_opened_later__is_the_open_one() -> None:
@@ -1086,10 +1112,11 @@ def test_check__asked_by_the_application__says_what_a_call_would_meet() -> None:
     """A check holds nothing and knows limits of a model where one is named."""
     accounts = make_accounts(capped(1_000, model_limits={"gpt-4o": 30}))
     user = accounts.registry.user("ann", NOON_US)
-    assert accounts.admission.check(user, "s1", "gpt-4o", NOON_US).status == "ok"
+    model = resolved("gpt-4o")
+    assert accounts.admission.check(user, "s1", model, NOON_US).status == "ok"
     settle(accounts, "a", cost_tokens_nano=800)
-    assert accounts.admission.check(user, "s1", "", NOON_US).status == "soft_gate"
-    assert accounts.admission.check(user, "s1", "gpt-4o", NOON_US).reason == "model_limit:gpt-4o"
+    assert accounts.admission.check(user, "s1", None, NOON_US).status == "soft_gate"
+    assert accounts.admission.check(user, "s1", model, NOON_US).reason == "model_limit:gpt-4o"
     assert set(all_held(user)) == {0}
 
 
@@ -1097,7 +1124,7 @@ def test_check__no_limits__is_ok() -> None:
     """A plan without limits has nothing to say."""
     accounts = make_accounts(PlanConfig())
     user = accounts.registry.user("ann", NOON_US)
-    assert accounts.admission.check(user, "s1", "gpt-4o", NOON_US) == Decision(
+    assert accounts.admission.check(user, "s1", resolved("gpt-4o"), NOON_US) == Decision(
         "ok", None, 0, 0, 0, 0
     )
 
@@ -1344,8 +1371,37 @@ def test_forget_after_fork__what_is_the_parents__is_gone() -> None:
     settle(accounts, "a")
     user = accounts.registry.users["ann"]
     accounts.sessions.session_for_call(user, None, NOON_US)
+    accounts.sync.mark_waited(user, "named", NOON_US)
     accounts.registry.lock.acquire()  # as another thread of the parent may have had it
     accounts.renew_after_fork()
-    assert (user.pending, user.accounts, accounts.sessions.take_opened()) == ({}, {}, [])
+    assert (user.pending, user.accounts, accounts.sessions.take_records()) == ({}, {}, [])
     assert accounts.sync.needs_refresh(user, None, NOON_US) is True
+    accounts.sync.apply_answer(answer_for(accounts), NOON_US)
+    assert accounts.sync.needs_refresh(user, "named", NOON_US) is True
     assert isinstance(try_hold(accounts, 1_000), Hold)
+
+
+def test_acknowledge__an_event_of_an_account_not_opened_yet__counts_it_once() -> None:
+    """The plan may gain a limit while a delivery is under way."""
+    accounts = make_accounts(capped(10_000))
+    event = settle(accounts, "a", input_tokens=30)
+    accounts.registry.set_plan("pro", capped(10_000, model_limits={"gpt-4o": 100}))
+    user = accounts.registry.user("ann", NOON_US)
+    user.event_accounts.clear()
+    accounts.sync.acknowledge([event], Answer(counted=frozenset(["a"])), NOON_US)
+    accounts.admission.check(user, "s1", resolved("gpt-4o"), NOON_US)
+    account = user.accounts[period_key("tokens", "gpt-4o")]
+    assert (account.acknowledged, account.pending) == (event.total_tokens, 0)
+
+
+def test_accounts__of_days_that_have_ended__are_dropped() -> None:
+    """A long billing period has many days; those that nothing refers to take no memory."""
+    accounts = make_accounts(PlanConfig(limits=(Limit(window="day", cap=1.0),)))
+    for number in range(5):
+        at_us = NOON_US + number * DAY_US
+        try_hold(accounts, 0, at_us=at_us)
+        for account in accounts.registry.users["ann"].accounts.values():
+            for hold in list(account.calls):
+                accounts.admission.release(accounts.registry.users["ann"], hold)
+    days = [key for key in accounts.registry.users["ann"].accounts if key.limit.window == "day"]
+    assert len(days) == 1

@@ -172,7 +172,7 @@ def test_correct__a_booking_that_failed__leaves_what_it_would_have_taken(
         raise RuntimeError("no")
 
     for owner, name in (
-        (pg._parts.records, "write_opened_sessions"),
+        (pg._parts.records, "write_sessions"),
         (pg._parts.journal, "append"),
     ):
         with monkeypatch.context() as patch, pytest.raises(RuntimeError):

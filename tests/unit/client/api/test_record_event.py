@@ -132,7 +132,7 @@ def test_record_event__an_idempotency_key_again__is_the_earlier_event(pg: Paygen
     assert pg.get_usage("u1").period_cost == 1.0
 
 
-@pytest.mark.parametrize("part", ["write_opened_sessions", "settle", "append", "nudge"])
+@pytest.mark.parametrize("part", ["write_sessions", "settle", "append", "nudge"])
 def test_record_event__interrupted__is_booked_once_by_its_retry(
     pg: Paygent, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:

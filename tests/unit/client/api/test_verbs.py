@@ -6,9 +6,10 @@ import asyncio
 import math
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from tests.ledgers import AwayLedger
 
 from paygent import (
     BudgetRemaining,
@@ -373,6 +374,61 @@ def test_on_session_start__a_session_that_a_call_opens_or_rotates__is_told(db_pa
     assert len({state.current_usage.session_id for state in started}) == 2
 
 
+def test_advice__of_a_session_that_has_timed_out__is_of_the_next_one(db_path: str) -> None:
+    """The next call opens a session, so a used-up one must not keep an application from it."""
+    now = [1_800_000_000 * 10**6]
+    pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
+    plan = PlanConfig(max_spend_per_session=1.0, session_timeout_minutes=30, cost_rates=RATES)
+    pg.configure_plan("default", plan)
+    pg.record_event("u1", cost=1.0)
+    assert pg.is_within_limit("u1") is False
+    now[0] += 31 * MINUTE_US
+    pg.flush()
+    assert pg.check_guard("u1").status == "ok"
+    assert pg.is_within_limit("u1") is True
+    assert pg.get_remaining_budget("u1").session_spend_remaining == 1.0
+    assert pg.get_max_tokens("u1", "m").max_tokens == 4096
+    assert pg.wrap(lambda: 7, "u1", "m") == 7
+
+
+def test_check_guard__a_free_model__is_within_a_cap_of_dollars_that_is_used_up(init: Init) -> None:
+    """The gate lets such a call pass, and says so beforehand."""
+    pg = configured(init, max_spend_per_period=1.0)
+    pg.record_event("u1", cost=1.0)
+    assert (pg.is_within_limit("u1", "free"), pg.is_within_limit("u1", "m")) == (True, False)
+    assert pg.wrap(lambda: 7, "u1", "free") == 7
+
+
+def test_check_guard__a_model_that_the_plan_blocks__is_refused_as_its_call(init: Init) -> None:
+    """`unknown_model="block"` shows before the call."""
+    pg = configured(init, unknown_model="block")
+    assert pg.check_guard("u1", "mystery-9").gate_reason == "unknown_model:mystery-9"
+    assert (pg.is_within_limit("u1", "mystery-9"), pg.is_within_limit("u1")) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("when_offline", "reason"),
+    [("block", "offline"), ({"allow_up_to": 1}, None), ({"allow_up_to": 0}, "offline")],
+)
+def test_check_guard__with_the_ledger_away__is_the_plans_policy(
+    when_offline: Any, reason: str | None
+) -> None:
+    """As a call would meet it; nothing is taken from an allowance."""
+    pg = Paygent.launch(Settings(db_path=":memory:"), ledger=cast(Any, AwayLedger()))
+    pg.configure_plan("default", PlanConfig(when_offline=when_offline))
+    assert pg.check_guard("u1").gate_reason == reason
+
+
+def test_get_usage__of_calls_without_a_model__counts_their_tokens(init: Init) -> None:
+    """The total has them, the list by model has not."""
+    pg = configured(init)
+    pg.wrap(lambda: {"usage": {"prompt_tokens": 7, "completion_tokens": 5}}, "u1")
+    for _ in range(2):
+        usage = pg.get_usage("u1")
+        assert (usage.period_tokens_total, usage.period_tokens_by_model) == (12, {})
+        pg.flush()
+
+
 # -- on an event loop, and off
 
 
@@ -398,10 +454,30 @@ def test_verbs__on_an_event_loop__wait_for_nothing(
     def no_wait(*args: Any) -> bool:
         raise AssertionError("a verb waited on a thread that runs a loop")
 
+    monkeypatch.setattr("paygent.client.metering.wait.wait_for", no_wait)
     monkeypatch.setattr("paygent.client.api.queries.wait_for", no_wait)
 
     async def main() -> None:
         ask(pg)
+
+    asyncio.run(main())
+
+
+def test_verbs__on_an_event_loop__leave_the_wait_to_the_next_call(init: Init, db_path: str) -> None:
+    """A query that could not wait must not make a call run on figures that were never read."""
+    pg = configured(init, max_spend_per_period=1.0)
+    pg.record_event("u1", cost=5.0)
+    pg.shutdown()
+    pg = configured(init, max_spend_per_period=1.0)
+
+    async def call() -> int:
+        return 7
+
+    async def main() -> None:
+        pg.get_usage("u1")
+        pg.wrap(lambda: 7, "u1", "m")  # neither could this one wait
+        with pytest.raises(PaygentLimitExceeded):
+            await pg.awrap(call, "u1", "m")
 
     asyncio.run(main())
 

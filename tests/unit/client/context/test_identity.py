@@ -222,3 +222,11 @@ def test_lazy_identity__resolved_by_two_threads__answers_both() -> None:
     for thread in threads:
         thread.join(10)
     assert found == ["a", "a"]
+
+
+def test_merged_with__more_metadata_than_fits__keeps_its_own() -> None:
+    """The keys of the inner block, or of the call itself, win over those around it."""
+    outer = Identity("u1", metadata={f"key{number}": number for number in range(16)})
+    merged = Identity("u1", metadata={"request_id": 7}).merged_with(outer)
+    assert merged.metadata is not None
+    assert (merged.metadata["request_id"], len(merged.metadata)) == (7, 16)

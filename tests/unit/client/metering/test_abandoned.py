@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from tests.conftest import Swallowed
+
 from paygent.client.metering.abandoned import DeferredEnds
 
 
@@ -52,3 +54,18 @@ def test_renew_after_fork__the_parents_ends__are_forgotten() -> None:
     ends.renew_after_fork()
     ends.run()
     assert ran == []
+
+
+def test_run__an_end_that_fails__does_not_reach_the_caller(swallowed: Swallowed) -> None:
+    """It is another call, or a query, that runs the ends."""
+    swallowed.expect("settle")
+    ends = DeferredEnds()
+    ran: list[str] = []
+
+    def fail() -> None:
+        raise RuntimeError("a bug of ours")
+
+    ends.add(fail)
+    ends.add(lambda: ran.append("next"))
+    ends.run()
+    assert ran == ["next"]

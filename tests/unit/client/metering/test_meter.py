@@ -6,30 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.ledgers import AwayLedger
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig
 from paygent.client.context.identity import Identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.settings import Settings
-from paygent.ledger.port import LedgerUnavailable
 
 Init = Callable[..., Paygent]
-
-
-class AwayLedger:
-    """A ledger that nobody reaches."""
-
-    def __getattr__(self, verb: str) -> Callable[..., Any]:
-        def absent(*args: Any, **kwargs: Any) -> Any:
-            raise LedgerUnavailable(verb)
-
-        return absent
-
-    def forget_after_fork(self) -> None:
-        """Nothing to forget."""
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def entry(model: str = "gpt-realtime", **identity: Any) -> Request:
