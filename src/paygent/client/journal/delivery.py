@@ -6,8 +6,9 @@ Theory of operation
 within a second of each settlement; the journal releases a batch only when the ledger has
 acknowledged it. Each batch also reads the state of the users that were active, so that the spend of
 other processes is known within a second too. Before its first batch the thread opens the ledger;
-then, every few seconds, it adopts the journals of dead processes. A record that the ledger rejects
-is quarantined after some tries, so that it does not hold up the others.
+then, every few seconds and also while nothing is called, it adopts the journals of dead processes.
+A round without records or questions does not reach the ledger. A record that the ledger rejects is
+quarantined after some tries, so that it does not hold up the others.
 
 *ask* (`refresh`) answers questions about users on a connection of its own.
 
@@ -45,7 +46,8 @@ _RETRY_S = 0.5  # pause after the ledger was unavailable
 _FLUSH_RETRY_S = 0.05  # the same while a caller waits in `flush`
 _REFUSED_MAX = 4  # failures in a row, other than unavailability, before the bad record is searched
 _ADOPT_EVERY_S = 5.0  # between two searches for journals of dead processes
-_IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken
+_IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken, or for
+_IDLE_WAIT_S = 2.0  # so long: hooks may be displaced, and processes die, while nothing is called
 
 
 class Worker:
@@ -205,6 +207,7 @@ class Worker:
     def _deliver_forever(self) -> None:
         pid = os.getpid()
         while not self._stopping and pid == os.getpid():
+            attempt("deliver", self._before_round)
             if attempt("open_ledger", self._make_ready):
                 break
             self._finish_round()
@@ -219,12 +222,12 @@ class Worker:
                 self._wake.wait(self._interval_s)
             else:
                 self._idle = True
-                if self._journal.calls_in_flight:
-                    self._wake.wait(self._interval_s)  # a dropped stream wakes no thread
-                elif not self._journal.has_unread:
-                    self._wake.wait()
+                # A dropped stream wakes no thread.
+                in_flight = self._journal.calls_in_flight
+                pause_s = self._interval_s if in_flight else _IDLE_WAIT_S
+                if self._journal.has_unread or self._wake.wait(pause_s):
+                    empty = 0
                 self._idle = False
-                empty = 0
             self._wake.clear()
 
     def _finish_round(self) -> None:

@@ -202,11 +202,38 @@ def test_deliver__nobody_flushes__happens_by_itself(bench: Bench) -> None:
 
 
 def test_deliver__asleep__is_woken_by_the_next_settlement(bench: Bench) -> None:
-    """After idle rounds the thread sleeps without a time limit; a nudge wakes it."""
+    """After idle rounds the thread sleeps for longer; a nudge wakes it."""
     bench.spend("a")
     assert eventually(lambda: bench.worker._idle)
     bench.spend("b")
     assert eventually(lambda: "b" in bench.ledger.events)
+
+
+def test_deliver__idle__verifies_hooks_and_leaves_the_ledger_alone(
+    new_bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hook may be displaced while nothing is called; looking costs the ledger nothing."""
+    monkeypatch.setattr(worker_module, "_IDLE_WAIT_S", 0.005)
+    rounds: list[None] = []
+    bench = new_bench(before_round=lambda: rounds.append(None))
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert eventually(lambda: bench.worker._idle)
+    batches, before = len(bench.ledger.batches), len(rounds)
+    assert eventually(lambda: len(rounds) > before + 10)
+    assert (len(bench.ledger.batches), bench.ledger.asked) == (batches, [])
+
+
+def test_deliver__the_ledger_not_open_yet__verifies_hooks_all_the_same(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """An unavailable ledger must not hide a hook that is displaced meanwhile."""
+    rounds: list[None] = []
+    bench = new_bench(before_round=lambda: rounds.append(None))
+    bench.ledger.opening.extend(away(10_000))
+    bench.spend("a")
+    assert eventually(lambda: len(rounds) > 2)
+    bench.ledger.opening.clear()
 
 
 def test_deliver__a_begin_alone__is_taken_and_books_nothing(bench: Bench) -> None:
@@ -917,6 +944,19 @@ def test_flush__a_process_that_died_meanwhile__has_its_events_booked(
     bury(tmp_path / "journal", encode_end(make_event("child")))
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"own", "child"}
+
+
+def test_adopt__a_process_that_dies_while_nothing_is_called__has_its_events_booked(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle process adopts a killed sibling's journal without a call of its own."""
+    monkeypatch.setattr(worker_module, "_IDLE_WAIT_S", 0.005)
+    monkeypatch.setattr(worker_module, "_ADOPT_EVERY_S", 0.01)
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    assert eventually(lambda: bench.worker._idle)
+    bury(tmp_path / "journal", encode_end(make_event("sibling")))
+    assert eventually(lambda: set(bench.ledger.events) == {"own", "sibling"})
 
 
 def test_start__without_room_for_a_second_thread__starts_none_twice(
