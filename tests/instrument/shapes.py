@@ -32,6 +32,18 @@ class Metered:
         return events[0]
 
 
+def run_inside_lock(pg: Paygent, user_id: str, action: Callable[[], object]) -> int:
+    """Run an action where the garbage collector may run a finalizer: in Paygent's own code, under
+    the lock of a user. Return how many ends of calls it has deferred.
+    """
+    names: dict[str, Any] = {"__name__": "paygent.client.accounts.admission"}
+    exec("def run(lock, action):\n    with lock:\n        action()", names)
+    waiting = pg._parts.meter.deferred_ends.waiting
+    before = len(waiting)
+    names["run"](pg._parts.accounts.registry.user(user_id, pg._now_us()).lock, action)
+    return len(waiting) - before
+
+
 def drain(stream: Any) -> list[Any]:
     """Read a sync stream to its end."""
     return list(stream)

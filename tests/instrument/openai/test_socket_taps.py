@@ -25,7 +25,7 @@ from tests.instrument.openai.socket_server import (
     say,
     serving,
 )
-from tests.instrument.shapes import Metered
+from tests.instrument.shapes import Metered, run_inside_lock
 from websockets.exceptions import ConnectionClosed, ProtocolError
 from websockets.protocol import Protocol
 from websockets.sync.server import ServerConnection
@@ -176,6 +176,33 @@ async def test_taps__a_send_that_is_cancelled_before_it_writes__costs_nothing(pg
             go.set()
             await slow
     assert await asyncio.to_thread(lambda: metered.events) == []
+
+
+async def test_taps__a_send_collected_inside_one_of_our_locks__is_void_where_none_is_held(
+    pg: Paygent,
+) -> None:
+    """The garbage collector closes a suspended `send`; to void its call there would deadlock."""
+    metered = Metered(pg)
+    go = asyncio.Event()
+
+    async def pieces() -> Any:
+        yield '{"type":'
+        await go.wait()
+        yield '"x"}'
+
+    with serving(answers_all) as port, paygent_context("u1"):
+        await asyncio.to_thread(pg.get_usage, "u1")
+        async with connect(client_of(port, "AsyncOpenAI")) as connection:
+            slow = asyncio.create_task(connection._connection.send(pieces()))
+            await asyncio.sleep(0.05)
+            sending = connection._connection.send('{"type": "response.create"}')
+            sending.send(None)
+            assert pg.health()["calls_in_flight"] == 1
+            assert run_inside_lock(pg, "u1", sending.close) > 0
+            go.set()
+            await slow
+    assert await asyncio.to_thread(lambda: metered.events) == []
+    assert pg.health()["calls_in_flight"] == 0
 
 
 async def test_taps__a_send_that_is_cancelled_while_it_drains__counts_once(pg: Paygent) -> None:

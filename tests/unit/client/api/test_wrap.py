@@ -16,14 +16,14 @@ import types
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing
+from contextlib import closing, suppress
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import MagicMock
 
 import pytest
 from tests.conftest import Swallowed
-from tests.instrument.shapes import Metered
+from tests.instrument.shapes import Metered, run_inside_lock
 
 from paygent import (
     InvalidValue,
@@ -795,6 +795,85 @@ def test_wrap__an_async_generator_without_a_loop__counts_when_it_is_collected(in
     del stream, caught
     gc.collect()
     assert (held(pg), metered.only.quality) == (0, "estimated")
+
+
+class Box:
+    """Work under way that refers to itself, so that only the garbage collector drops it."""
+
+    def __init__(self, pg: Paygent, kind: str, *, fails_to_clean_up: bool = False) -> None:
+        """Begin a call as user u1 and run it to its first pause."""
+        bodies = {"generator": self.generate, "async generator": self.generate_async}
+        body: Any = bodies.get(kind, self.run)
+        wrap: Any = pg.awrap if kind == "awrap" else pg.wrap
+        self.fails_to_clean_up = fails_to_clean_up
+        self.work = wrap(body, "u1", "gpt-4o", estimated_max_tokens=3)
+        step = self.work.asend(None) if kind == "async generator" else self.work
+        with suppress(StopIteration):  # an async generator has yielded
+            step.send(None)
+
+    def clean_up(self) -> None:
+        """Fail where a test asks for it."""
+        if self.fails_to_clean_up:
+            raise ValueError("at its close")
+
+    def generate(self) -> Iterator[int]:
+        """Pause as a generator."""
+        try:
+            yield 1
+        finally:
+            self.clean_up()
+
+    async def generate_async(self) -> AsyncIterator[int]:
+        """Pause as an async generator."""
+        yield 1
+
+    async def run(self) -> None:
+        """Pause as a coroutine."""
+        try:
+            await pause()
+        finally:
+            self.clean_up()
+
+
+@types.coroutine
+def pause() -> Iterator[None]:
+    """Suspend a coroutine without an event loop."""
+    yield
+
+
+@pytest.mark.parametrize("kind", ["generator", "async generator", "coroutine", "awrap"])
+def test_wrap__work_collected_inside_one_of_our_locks__ends_where_none_is_held(
+    init: Init, kind: str
+) -> None:
+    """A finalizer runs at any allocation; to settle in it would wait for its own thread's lock."""
+    pg = init()
+    metered = Metered(pg)
+    pg.get_usage("u1")
+    gc.collect()
+    gc.disable()
+    try:
+        Box(pg, kind)
+        assert run_inside_lock(pg, "u1", gc.collect) > 0
+    finally:
+        gc.enable()
+    assert (metered.only.output_tokens, held(pg)) == (3, 0)
+
+
+@pytest.mark.parametrize("kind", ["generator", "coroutine", "awrap"])
+def test_wrap__work_that_fails_when_it_is_collected__ends_where_no_lock_is_held(
+    init: Init, kind: str
+) -> None:
+    """The body's own exception takes the place of the closing's."""
+    pg = init()
+    pg.get_usage("u1")
+    box = Box(pg, kind, fails_to_clean_up=True)
+
+    def close() -> None:
+        with pytest.raises(ValueError, match="at its close"):
+            box.work.close()
+
+    assert run_inside_lock(pg, "u1", close) > 0
+    assert held(pg) == 0
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])

@@ -3,8 +3,9 @@
 The application gets a wrapping generator, async generator or coroutine. Each step of the body runs
 inside the call: as its user, and with the call as the one around further calls, so that a metered
 call in the body counts instead. The call ends exactly once: with the body's return, its exception,
-its closing, or when the wrapper is dropped. Iterators and awaitables of other classes may have
-attributes that the application needs, so these objects are not wrapped.
+its closing, or when the wrapper is dropped. The garbage collector closes what is dropped, at any
+allocation, so a closing ends the call as a finalizer does. Iterators and awaitables of other
+classes may have attributes that the application needs, so these objects are not wrapped.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ class SteppedCall(Protocol):
         """End the call with its estimate."""
 
     def end_later(self, kind: str) -> None:
-        """End the call with its estimate where that is safe; callable from a finalizer."""
+        """End the call with its estimate; safe in a finalizer."""
 
     def fail(self, error: BaseException) -> None:
-        """End the call with the exception of its body, which was raised before any item."""
+        """End the call with the exception of its body, which was raised before any item; safe in a
+        finalizer.
+        """
 
 
 def is_lazy(answer: Any) -> bool:
@@ -85,10 +88,7 @@ class _Steps:
         return self._work.step(self._body.throw, *error)
 
     def close(self) -> None:
-        try:
-            self._work.step(self._body.close)
-        finally:  # the garbage collector closes what is dropped, at any allocation
-            self._work.end_later(type(self._body).__name__)
+        self._work.step(self._body.close)
 
 
 def _generator(work: SteppedCall, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -124,10 +124,7 @@ async def _async_generator(
             try:
                 step = body.asend((yield item))
             except GeneratorExit:
-                try:
-                    await _Steps(work, body.aclose())
-                finally:  # the garbage collector closes it where no event loop does
-                    work.end_later(type(body).__name__)
+                await _Steps(work, body.aclose())
                 raise
             except BaseException as error:  # noqa: BLE001 - the body is to handle it
                 step = body.athrow(error)
@@ -141,6 +138,6 @@ async def _async_generator(
 def _end_raised(work: SteppedCall, body: Any, error: BaseException, *, has_yielded: bool) -> None:
     """End a call with the exception of its body; items that came before it were paid for."""
     if has_yielded:
-        work.end_unread(type(body).__name__)
+        work.end_later(type(body).__name__)  # perhaps in a finalizer, which closes the body
     else:
         work.fail(error)

@@ -32,6 +32,7 @@ from paygent.client.instrument.http_sdks.outcome import (
 )
 from paygent.client.instrument.http_sdks.request import Prepared
 from paygent.client.instrument.http_sdks.route import Route
+from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
@@ -136,9 +137,18 @@ class Work:
             meter.settle(call, attempt("usage", prepared.route.read, answer, call.wants_tools))
 
     def fail(self, error: BaseException) -> None:
-        """End the call with an exception that was raised before there was an answer."""
-        if self._meter is not None and self._call is not None:
-            attempt("settle", self.end_raised, self._meter, self._call, error)
+        """End the call with an exception that was raised before there was an answer; safe in a
+        finalizer.
+        """
+        meter, call = self._meter, self._call
+        if meter is None or call is None:
+            return
+        end = partial(attempt, "settle", self.end_raised, meter, call, error)
+        # The garbage collector may close a coroutine, and its code may raise another exception.
+        if GeneratorExit in (type(error), type(error.__context__)):
+            end_from_finalizer(meter.deferred_ends, end)
+        else:
+            end()
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End the call with the exception of its callable."""
@@ -169,9 +179,9 @@ class Work:
             attempt("settle", self._meter.settle, self._call, None)
 
     def end_later(self, kind: str) -> None:
-        """Defer such an end: a finalizer may run while this thread holds a lock of Paygent's."""
-        if self._meter is not None:
-            self._meter.deferred_ends.add(partial(self.end_unread, kind))
+        """End the call with its estimate; safe in a finalizer."""
+        if self._meter is not None and self._call is not None and not self._call.done:
+            end_from_finalizer(self._meter.deferred_ends, partial(self.end_unread, kind))
 
 
 def run(work: Work, action: Callable[[], Any]) -> Any:

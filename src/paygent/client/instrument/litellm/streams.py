@@ -153,8 +153,8 @@ class Tap:
         self.is_busy = False
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self.ending.at_its_end()
-        elif error is not None:  # an interruption ends the call too
-            self.ending()
+        elif error is not None:  # also an interruption; a finalizer may close an async step
+            self.ending.from_anywhere()
 
     def take(self, answer: Any, *, ends: bool) -> None:
         """Read what a step has returned: a chunk, or the end of a `close`."""

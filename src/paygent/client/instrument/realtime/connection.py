@@ -22,6 +22,7 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Switch
 from paygent.client.instrument.realtime.conversation import Conversation, Outgoing
 from paygent.client.instrument.realtime.session import ConnectionState
+from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
 from paygent.client.metering.wait import Wait
@@ -88,13 +89,13 @@ class _Sending:
     def __exit__(self, kind: object, *_: object) -> None:
         if self._call is not None:
             _sending.set(None)
-            attempt("settle", self._leave, self._call, kind is None)
+            if not self.is_begun:  # perhaps a finalizer closes an async `send`
+                leave = partial(attempt, "settle", self._leave, self._call, kind is None)
+                end_from_finalizer(self._meter.deferred_ends, leave)
         elif kind is None:
             attempt("socket", self.taps.conversation.record_audio, self._outgoing.sent)
 
     def _leave(self, call: Call, is_sent: bool) -> None:
-        if self.is_begun:
-            return
         self._meter.void(call, "never written")
         if is_sent:  # the answer counts all the same, for the user of the connection
             diagnostics.warn_once(Notice.SOCKET_WRITES_UNSEEN)

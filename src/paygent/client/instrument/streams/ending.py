@@ -74,16 +74,7 @@ class StreamEnd:
     def from_anywhere(self) -> None:
         """End the call; safe in a finalizer."""
         if not self._is_over:
-            self._from_anywhere(self)
-
-    # A dropped stream is a cycle (it and its generator refer to each other), so the garbage
-    # collector ends it, at an allocation of any code. Inside our own code this thread may hold a
-    # lock that the end needs too, so there it is deferred.
-    def _from_anywhere(self, end: Callable[[], None]) -> None:
-        if _is_inside_ours():
-            self._meter.deferred_ends.add(end)
-        else:
-            end()
+            end_from_finalizer(self._meter.deferred_ends, self)
 
     def at_its_end(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
@@ -97,7 +88,7 @@ class StreamEnd:
         application reads on later, the end corrects it.
         """
         if not self._call.done:
-            self._from_anywhere(self._leave)
+            end_from_finalizer(self._meter.deferred_ends, self._leave)
 
     def _leave(self) -> None:
         if not self._call.done:  # it may have ended since this was deferred
@@ -109,6 +100,16 @@ class StreamEnd:
 
     def _pass_usage(self, end: Callable[[Any, Usage | JobStatus | None], None]) -> None:
         end(self._call, attempt("usage", self._reader.usage, self._call.estimate))
+
+
+def end_from_finalizer(deferred_ends: DeferredEnds, end: Callable[[], None]) -> None:
+    """Run the end of a call, or defer it where a lock of ours may be held; safe in a finalizer."""
+    # A dropped stream or generator is often part of a cycle, so the garbage collector ends it, at
+    # an allocation of any code. Inside our own code this thread may hold a lock that the end needs.
+    if _is_inside_ours():
+        deferred_ends.add(end)
+    else:
+        end()
 
 
 # Our modules that call an SDK or the application, and hold no lock meanwhile.

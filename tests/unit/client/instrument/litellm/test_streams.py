@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import types
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
-from tests.instrument.shapes import MESSAGES, Metered
+from tests.instrument.shapes import MESSAGES, Metered, run_inside_lock
 from tests.unit.client.instrument.litellm.litellm_stand_in import (
     ANSWER_NANO,
     CALL,
@@ -87,6 +88,28 @@ async def test_litellm__an_async_stream_that_breaks__settles_and_raises(
     stream = await litellm.acompletion(**CALL)
     with pytest.raises(ValueError, match="broke"):
         _ = [chunk async for chunk in stream]
+    assert pg.health()["calls_in_flight"] == 0
+
+
+def test_litellm__an_async_step_closed_inside_one_of_our_locks__ends_where_none_is_held(
+    pg: Paygent, litellm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The garbage collector may close a suspended step; to settle there would deadlock."""
+
+    @types.coroutine
+    def pause(stream: Any) -> Iterator[None]:
+        yield
+
+    metered = Metered(pg)
+    pg.get_usage("u1")
+    monkeypatch.setattr(litellm.stream, "__anext__", pause)
+    stream = litellm.stream()
+    litellm.acts.append(lambda: stream)
+    litellm.completion(**CALL, stream=True)
+    step = stream.__anext__()
+    step.send(None)
+    assert run_inside_lock(pg, "u1", step.close) > 0
+    assert metered.only.quality == "estimated"
     assert pg.health()["calls_in_flight"] == 0
 
 
