@@ -30,7 +30,7 @@ from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.registry import Instrumentation, instrumentation
 from paygent.client.instrument.threads import PoolHook
 from paygent.failopen import diagnostics
-from paygent.testing import FakeProvider
+from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]
 
@@ -319,6 +319,33 @@ async def test_client__async_with_its_own_request__is_noticed_and_counts_once(
     ):
         await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.quality == "exact"
+
+
+@pytest.mark.parametrize("place", ["before", "after", "client"])
+async def test_client__async_behind_a_plain_function__counts_each_call_once(
+    place: str, init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other code's `request` may return the awaitable of the SDK's own, put in at any moment."""
+    from openai._base_client import AsyncAPIClient
+
+    def forward(original: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: original(*args, **kwargs)
+
+    async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+        owner: Any = client if place == "client" else AsyncAPIClient
+        if place == "before":
+            monkeypatch.setattr(owner, "request", forward(owner.request))
+        metered = Metered(init())
+        if place != "before":
+            monkeypatch.setattr(owner, "request", forward(owner.request))
+        instrumentation.check()
+        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        assert [event.quality for event in metered.events] == ["exact"]
+        fake.script(Answer(status=500))
+        with pytest.raises(openai.InternalServerError):
+            await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert len(metered.events) == 1
+    instrumentation.uninstall()
 
 
 def test_client__made_after_uninstrument__is_not_hooked(init: Init) -> None:

@@ -11,7 +11,6 @@ That is noticed when a client is made and at each check of the registry, and the
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -58,12 +57,13 @@ class SdkHook(Hook):
         owner = _owner(client_class)
         original = vars(owner)["request"]
         if not (patches.is_ours(original) or is_mock(original)):
-            patches.put(owner, "request", self._wrap(original, patches))
+            patches.put(owner, "request", self._wrap(original, client_class, patches))
         if not _is_hooked(client_class, patches):  # a metaclass may refuse or replace attributes
             diagnostics.warn_once(Notice.HOOK_MISSING, self.name, subject=self.name)
 
-    def _wrap(self, original: Any, patches: Patches) -> Callable[..., Any]:
-        is_async = inspect.iscoroutinefunction(inspect.unwrap(original))
+    def _wrap(self, original: Any, client_class: type, patches: Patches) -> Callable[..., Any]:
+        # By the class: other code's `request` may be a plain function that returns an awaitable.
+        is_async = any(base.__name__ == "AsyncAPIClient" for base in client_class.__mro__)
         return (wrap_async if is_async else wrap_sync)(original, self.sdk, patches.switch)
 
     def _warn_displaced(self, owner: type) -> None:
@@ -111,7 +111,7 @@ class SdkHook(Hook):
             return own(*args, **kwargs)
 
         self._warn_displaced(type(client))
-        client.request = _OnClient(self._wrap(original, patches), client)
+        client.request = _OnClient(self._wrap(original, type(client), patches), client)
 
 
 class ArgumentsHook(Hook):
