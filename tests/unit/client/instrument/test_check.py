@@ -14,7 +14,7 @@ from unittest import mock
 
 import openai
 import pytest
-from openai._base_client import SyncAPIClient
+from openai._base_client import AsyncAPIClient, SyncAPIClient
 from openai.resources.chat.completions import Completions
 from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.litellm.litellm_stand_in import (
@@ -389,6 +389,30 @@ def test_check__a_name_of_the_applications__is_its_own_to_change(pg: Paygent, li
     assert litellm.app.complete is own
     assert logged() == {}
     assert list(instrumentation._patches.displaced()) == []  # it is not looked at again
+
+
+@pytest.mark.parametrize(
+    "stand_in",
+    [
+        mock.MagicMock(),
+        lambda **kwargs: None,
+        type("Fake", (), {}),
+        type("Other", (), {"request": 1}),
+    ],
+)
+def test_check__where_no_class_of_the_sdk_is_a_client__verifies_the_hooks_below(
+    pg: Paygent, stand_in: Any
+) -> None:
+    """An application's test or factory in the place of one client costs the other no hook."""
+    ours = AsyncAPIClient.request
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(openai, "OpenAI", stand_in)
+        instrumentation.check()
+        assert "self_check" not in diagnostics.counts
+        patched.setattr(AsyncAPIClient, "request", lambda *args, **kwargs: ours(*args, **kwargs))
+        instrumentation.check()
+        assert instrumentation._patches.is_ours(vars(AsyncAPIClient)["request"])
+    assert logged() == {"hook_displaced:openai": 1}
 
 
 def test_check__threads__are_only_said(pg: Paygent) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -31,11 +31,8 @@ class SdkHook(Hook):
 
     def install(self, module: ModuleType, patches: Patches) -> None:
         """Patch the SDK; see `patches.Hook`."""
-        client_classes = self._clients(module)  # first: this loads a lazy module, base included
-        base = sys.modules[self.sdk.base_module]
-        for class_name in self.sdk.base_clients:
-            self._watch_clients(getattr(base, class_name), patches)
-        for client_class in client_classes:
+        for client_class, base_class in self._clients(module):
+            self._watch_clients(base_class, patches)
             self._patch_owner(client_class, patches)
 
     def restore(self, module: ModuleType, displaced: Sequence[Patch], patches: Patches) -> None:
@@ -43,15 +40,21 @@ class SdkHook(Hook):
         wrapper counts a call once where it goes through both.
         """
         logged = [patch.owner for patch in displaced if patch.name == "request"]
-        for client_class in self._clients(module):
+        for client_class, _ in self._clients(module):
             owner = _owner(client_class)
             if not patches.leads_to_ours(vars(owner)["request"]):
                 if owner not in logged:
                     self._warn_displaced(owner)
                 self._patch_owner(client_class, patches)
 
-    def _clients(self, module: ModuleType) -> list[type]:
-        return [getattr(module, class_name) for class_name in self.sdk.clients]
+    def _clients(self, module: ModuleType) -> Iterator[tuple[type, type]]:
+        """Yield each client class of the SDK with its base class."""
+        for class_name, base_name in zip(self.sdk.clients, self.sdk.base_clients, strict=True):
+            client_class = getattr(module, class_name)  # first: this loads a lazy module
+            base_class = getattr(sys.modules[self.sdk.base_module], base_name)
+            # A test's mock, a fake or a factory may be in the place of the class.
+            is_client = isinstance(client_class, type) and issubclass(client_class, base_class)
+            yield client_class if is_client else base_class, base_class
 
     def _patch_owner(self, client_class: type, patches: Patches) -> None:
         owner = _owner(client_class)
