@@ -30,6 +30,7 @@ from paygent.client.metering.wait import Wait
 from paygent.client.runtime.event_loops import caller, runs_loop
 from paygent.core.notices import Notice
 from paygent.core.providers import canonical_provider
+from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
 from paygent.integrations.langchain.usage import is_cached, read_result
 
@@ -123,6 +124,23 @@ class Run(Scope):
         if self._meter is not None and self._call is not None:
             attempt("settle", self._meter.void, self._call, "its calls are metered themselves")
 
+    def others_of_batch(self) -> list[Run]:
+        """Return the other open runs of the same batch, the latest first."""
+        if self._batch is None:
+            return []
+        opened = reversed(list(_runs.values()))
+        return [run for run in opened if run._batch is self._batch and run is not self]
+
+    def withdraw_batch(self) -> None:
+        """Void the other calls of a batch of which a limit refuses this one: LangChain sends none
+        of them, and reports no end.
+        """
+        for run in self.others_of_batch():
+            _runs.pop(run._number, None)
+            run.close()
+            if run._meter is not None and run._call is not None:
+                attempt("settle", run._meter.void, run._call, "its batch was refused")
+
     def end_answered(self, response: Any) -> None:
         """End the call with the usage in LangChain's result."""
         cached = is_cached(response)
@@ -166,7 +184,11 @@ def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, An
         return  # another handler has it: a call counts once, on the first handler's user
     meter = meter_or_warn()
     if meter is not None and not run.is_hooked:
-        run.begin(meter, _request_of(run.identity, texts, options))
+        try:
+            run.begin(meter, _request_of(run.identity, texts, options))
+        except PaygentLimitExceeded:
+            attempt("langchain", run.withdraw_batch)
+            raise
     run.open(run_id)
 
 

@@ -280,6 +280,20 @@ def test_callback__of_several_prompts__counts_each_and_restores_the_user(
     assert pg.health()["calls_in_flight"] == 0
 
 
+def test_callback__of_a_batch_with_a_refused_prompt__books_and_holds_nothing(pg: Paygent) -> None:
+    """LangChain sends no prompt of the batch then, and reports no end of those that began."""
+    pg.configure_plan("small", PlanConfig(model_limits={"gpt-4o": 60}, contention_wait_s=0))
+    pg.assign_plan("u1", "small")
+    metered = Metered(pg)
+    prompts: Any = [[HumanMessage("a")], [HumanMessage("b")], [HumanMessage("c")]]
+    with pytest.raises(PaygentLimitExceeded) as caught:
+        OwnModel().generate(prompts, callbacks=[LangChainCallback(pg, "u1")])
+    assert (who(), runs._runs, pg.health()["calls_in_flight"]) == (None, {}, 0)
+    assert (caught.value.guard_result.retryable, metered.events) == (True, [])
+    OwnModel().invoke("x", config={"callbacks": [LangChainCallback(pg, "u1")]})
+    assert metered.only.quality == "exact"
+
+
 def test_callback__beside_another_of_another_user__restores_the_user(
     pg: Paygent, model: OpenAIModel
 ) -> None:
