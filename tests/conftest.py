@@ -14,10 +14,14 @@ from paygent import Paygent
 from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
+from paygent.client.metering import wait
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 _Client = TypeVar("_Client")
+
+LEDGER_WAIT_S = 5.0
+"""Longest wait for the ledger in tests; those of a ledger that is slow shorten it themselves."""
 
 
 class Closing(Protocol):
@@ -66,6 +70,8 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     for name in ("API_KEY", "BASE_URL", "DB_PATH", "PRODUCT", "DISABLED", "STREAM_USAGE_HOSTS"):
         monkeypatch.delenv(f"PAYGENT_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    # A busy machine may take longer than an application should wait; `monkeypatch` sets it back.
+    monkeypatch.setattr(wait, "FIRST_TOUCH_WAIT_S", LEDGER_WAIT_S)
     yield
     instance = Paygent.get_instance()
     if instance is not None:

@@ -269,6 +269,7 @@ def test_p1__a_data_folder_that_cannot_be__keeps_events_in_memory_loudly(
     assert pg.get_usage("u1").period_cost_nano == 450_000
     assert not pg.health()["journal_durable"]
     assert "kept in memory" in caplog.text
+    pg.shutdown(timeout=0.1)  # there is nowhere to deliver to
 
 
 @pytest.mark.parametrize("maps", [True, False])

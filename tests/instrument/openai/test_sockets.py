@@ -380,7 +380,7 @@ def test_socket__that_ends_in_the_middle__settles_once_as_estimated(
         Answer(
             tokens=SPOKEN,
             cut_after=None if is_closed else 4,
-            chunk_delay_s=10 if is_closed else 0,
+            chunk_delay_s=1 if is_closed else 0,
         )
     )
     with paygent_context("u1"):

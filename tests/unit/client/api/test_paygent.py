@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,12 @@ from paygent import (
 from paygent.client.api import plans as directory_module
 from paygent.client.api import queries, reports
 from paygent.client.instrument.registry import instrumentation
+from paygent.client.metering import wait
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.wait import Wait, WaitEnd
 from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.lifecycle import _after_fork_in_child, _at_exit, _before_fork
-from paygent.client.runtime.settings import Settings
+from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S, Settings
 from paygent.core.messages import Answer as LedgerAnswer
 from paygent.core.messages import Batch, BookedEvent, Question
 from paygent.core.period import to_us
@@ -108,6 +110,15 @@ class AbsentLedger:
 
     def forget_after_fork(self) -> None:
         """Have nothing to forget."""
+
+
+@pytest.fixture
+def hangs(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """For a ledger that hangs until it is set; callers wait as long as in production."""
+    monkeypatch.setattr(wait, "FIRST_TOUCH_WAIT_S", FIRST_TOUCH_WAIT_S)
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture
@@ -605,10 +616,9 @@ def test_shutdown__twice__is_once(init: Init) -> None:
 
 @pytest.mark.parametrize("timeout", [0.0, 0.3, -1.0])
 def test_shutdown__while_the_ledger_hangs__takes_no_longer_than_its_timeout(
-    db_path: str, timeout: float
+    db_path: str, timeout: float, hangs: threading.Event
 ) -> None:
     """What could not be delivered waits in the journal for the next start."""
-    hangs = threading.Event()
     settings = Settings(db_path=db_path, auto_instrument=False)
     pg = Paygent.launch(settings, ledger=AbsentLedger(hangs))
     pg.record_event("u1", cost=1)
@@ -794,9 +804,8 @@ def test_call__of_a_user_who_is_switched_off__passes_unmetered(
     pg = init()
     tight(pg, 0)
     pg.shutdown()
-    with sqlite3.connect(db_path) as store:
+    with closing(sqlite3.connect(db_path)) as store, store:
         store.execute("UPDATE users SET sdk_enabled = 0")
-    store.close()
     pg = init()
     metered = Metered(pg)
     assert call(client).id == "chatcmpl-fake"
@@ -812,9 +821,8 @@ async def test_call__of_a_user_who_is_switched_off__passes_unmetered_async(
     pg = init()
     tight(pg, 0)
     pg.shutdown()
-    with sqlite3.connect(db_path) as store:
+    with closing(sqlite3.connect(db_path)) as store, store:
         store.execute("UPDATE users SET sdk_enabled = 0")
-    store.close()
     pg = init()
     url = fake.openai_url
     async with (
@@ -826,10 +834,9 @@ async def test_call__of_a_user_who_is_switched_off__passes_unmetered_async(
 
 
 def test_call__on_a_thread_that_runs_a_loop__does_not_wait_for_the_ledger(
-    db_path: str, client: openai.OpenAI
+    db_path: str, client: openai.OpenAI, hangs: threading.Event
 ) -> None:
     """A sync call inside a coroutine would stop the loop, so the first touch is not waited for."""
-    hangs = threading.Event()
     pg = Paygent.launch(Settings(db_path=db_path), ledger=AbsentLedger(hangs))
 
     async def app() -> float:
@@ -845,10 +852,9 @@ def test_call__on_a_thread_that_runs_a_loop__does_not_wait_for_the_ledger(
 
 
 def test_call__while_the_ledger_does_not_answer__waits_a_quarter_second_once(
-    db_path: str, client: openai.OpenAI
+    db_path: str, client: openai.OpenAI, hangs: threading.Event
 ) -> None:
     """The first call of a user waits, is said, and goes on; later ones go at once."""
-    hangs = threading.Event()
     pg = Paygent.launch(Settings(db_path=db_path), ledger=AbsentLedger(hangs))
     times = []
     for _ in range(3):
@@ -863,9 +869,10 @@ def test_call__while_the_ledger_does_not_answer__waits_a_quarter_second_once(
     pg.shutdown(timeout=0.5)
 
 
-def test_get_usage__while_the_ledger_does_not_answer__tells_what_is_known(db_path: str) -> None:
+def test_get_usage__while_the_ledger_does_not_answer__tells_what_is_known(
+    db_path: str, hangs: threading.Event
+) -> None:
     """A verb that asks waits a quarter of a second at most."""
-    hangs = threading.Event()
     settings = Settings(db_path=db_path, auto_instrument=False)
     pg = Paygent.launch(settings, ledger=AbsentLedger(hangs))
     started = time.monotonic()

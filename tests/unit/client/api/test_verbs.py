@@ -417,6 +417,7 @@ def test_check_guard__with_the_ledger_away__is_the_plans_policy(
     pg = Paygent.launch(Settings(db_path=":memory:"), ledger=cast(Any, AwayLedger()))
     pg.configure_plan("default", PlanConfig(when_offline=when_offline))
     assert pg.check_guard("u1").gate_reason == reason
+    pg.shutdown(timeout=0.1)
 
 
 def test_get_usage__of_calls_without_a_model__counts_their_tokens(init: Init) -> None:
