@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from tests.conftest import Swallowed
+from tests.unit.client.context.here import who
 
 from paygent.client.context.identity import Identity, LazyIdentity, read_metadata, read_user_id
 from paygent.client.context.scopes import (
@@ -18,12 +19,6 @@ from paygent.client.context.scopes import (
     current_identity,
 )
 from paygent.failopen import diagnostics
-
-
-def who() -> str | None:
-    """Return the user of a call made here."""
-    identity = current_identity()
-    return identity.user_id if identity is not None else None
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Swallowed
+from tests.unit.client.context.here import place, who
 
 from paygent import (
     InvalidValue,
@@ -19,26 +20,9 @@ from paygent import (
     paygent_context,
 )
 from paygent.client.context.propagation import bind
-from paygent.client.context.scopes import (
-    current_identity,
-)
 from paygent.client.runtime import lifecycle
 
 Init = Callable[..., Paygent]
-
-
-def who() -> str | None:
-    """Return the user of a call made here."""
-    identity = current_identity()
-    return identity.user_id if identity is not None else None
-
-
-def place() -> tuple[Any, Any, Any, Any]:
-    """Return the user, session, plan and metadata of a call made here."""
-    identity = current_identity()
-    if identity is None:
-        return (None, None, None, None)
-    return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
 
 
 def test_bind__a_function__keeps_its_user_elsewhere_and_looks_like_itself() -> None:

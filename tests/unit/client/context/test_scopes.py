@@ -13,6 +13,7 @@ from typing import Any
 import openai
 import pytest
 from tests.instrument.shapes import MESSAGES
+from tests.unit.client.context.here import place, who
 
 from paygent import (
     Paygent,
@@ -23,26 +24,11 @@ from paygent import (
 from paygent.client.context.scopes import (
     attach_identity,
     current,
-    current_identity,
 )
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
-
-
-def who() -> str | None:
-    """Return the user of a call made here."""
-    identity = current_identity()
-    return identity.user_id if identity is not None else None
-
-
-def place() -> tuple[Any, Any, Any, Any]:
-    """Return the user, session, plan and metadata of a call made here."""
-    identity = current_identity()
-    if identity is None:
-        return (None, None, None, None)
-    return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
 
 
 def test_context__nested_blocks__the_inner_user_wins_and_the_outer_comes_back() -> None:

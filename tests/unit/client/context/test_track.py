@@ -10,29 +10,13 @@ from typing import Any
 
 import pytest
 from tests.conftest import Swallowed
+from tests.unit.client.context.here import place, who
 
 from paygent import (
     Paygent,
     paygent_context,
     paygent_track,
 )
-from paygent.client.context.scopes import (
-    current_identity,
-)
-
-
-def who() -> str | None:
-    """Return the user of a call made here."""
-    identity = current_identity()
-    return identity.user_id if identity is not None else None
-
-
-def place() -> tuple[Any, Any, Any, Any]:
-    """Return the user, session, plan and metadata of a call made here."""
-    identity = current_identity()
-    if identity is None:
-        return (None, None, None, None)
-    return (identity.user_id, identity.session_id, identity.plan, identity.metadata)
 
 
 def test_track__a_function__runs_as_its_user() -> None:

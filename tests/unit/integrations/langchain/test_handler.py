@@ -19,14 +19,21 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.language_models.fake import FakeListLLM
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.language_models.llms import LLM
+from langchain_core.language_models.llms import LLM, BaseLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    Generation,
+    LLMResult,
+)
 from langchain_core.runnables import RunnableLambda, RunnableParallel
 from tests.instrument.shapes import MESSAGES, Metered
+from tests.unit.client.context.here import who
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.context.scopes import current, current_identity
+from paygent.client.context.scopes import current
 from paygent.core.usage import Usage
 from paygent.failopen import diagnostics
 from paygent.integrations import LangChainCallback
@@ -43,12 +50,6 @@ USAGE: Any = {
     "input_token_details": {"cache_read": 30},
     "output_token_details": {"reasoning": 5},
 }
-
-
-def who() -> str | None:
-    """Return the user of a call made here."""
-    identity = current_identity()
-    return identity.user_id if identity is not None else None
 
 
 class OpenAIModel(BaseChatModel):
@@ -263,6 +264,50 @@ def test_callback__of_a_known_package_that_no_hook_saw__warns(pg: Paygent) -> No
     assert diagnostics.counts["unmetered:langchain:Unseen"] == 1
 
 
+# -- batches of text models
+
+
+class BatchModel(BaseLLM):
+    """A text model that no hook sees, and that reports the usage of a batch as a whole."""
+
+    output: Any
+
+    @property
+    def _llm_type(self) -> str:
+        return "batch"
+
+    def _generate(self, prompts: list[str], *args: Any, **kwargs: Any) -> LLMResult:
+        return LLMResult(generations=[[Generation(text="x")] for _ in prompts], **self.output)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_callback__of_a_batch_with_one_usage__counts_it_once(
+    pg: Paygent, is_async: bool
+) -> None:
+    """LangChain leaves a batch's usage with the first prompt, and empties it for the others."""
+    metered = Metered(pg)
+    usage = {"prompt_tokens": 30, "completion_tokens": 6}
+    model = BatchModel(output={"llm_output": {"token_usage": usage}})
+    callbacks: Any = [LangChainCallback(pg, "u1")]
+    if is_async:
+        await model.agenerate(["a", "b", "c"], callbacks=callbacks)
+    else:
+        await asyncio.to_thread(model.generate, ["a", "b", "c"], callbacks=callbacks)
+    events = await asyncio.to_thread(lambda: metered.events)
+    assert [(event.input_tokens, event.output_tokens) for event in events] == [(30, 6)]
+    assert pg.health()["calls_in_flight"] == 0
+
+
+@pytest.mark.parametrize("output", [{}, {"llm_output": {}}, {"llm_output": {"token_usage": {}}}])
+def test_callback__of_a_batch_without_usage__books_the_estimate_of_each_prompt(
+    pg: Paygent, output: Any
+) -> None:
+    """LangChain then empties a usage that was never reported."""
+    metered = Metered(pg)
+    BatchModel(output=output).generate(["a", "b"], callbacks=[LangChainCallback(pg, "u1")])
+    assert [event.output_tokens > 0 for event in metered.events] == [True, True]
+
+
 # -- the scope of the user
 
 
@@ -282,7 +327,8 @@ def test_callback__of_several_prompts__counts_each_and_restores_the_user(
 
 def test_callback__of_a_batch_with_a_refused_prompt__books_and_holds_nothing(pg: Paygent) -> None:
     """LangChain sends no prompt of the batch then, and reports no end of those that began."""
-    pg.configure_plan("small", PlanConfig(model_limits={"gpt-4o": 60}, contention_wait_s=0))
+    limits: Any = {"gpt-4o": 60}
+    pg.configure_plan("small", PlanConfig(model_limits=limits, contention_wait_s=0))
     pg.assign_plan("u1", "small")
     metered = Metered(pg)
     prompts: Any = [[HumanMessage("a")], [HumanMessage("b")], [HumanMessage("c")]]
