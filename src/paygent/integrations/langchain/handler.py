@@ -36,7 +36,8 @@ class LangChainCallback(UserCallback, BaseCallbackHandler):
         metadata: Up to 16 keys and 1 kB, carried by every event.
 
     A refused call raises `PaygentLimitExceeded` out of the chain. Where several handlers receive
-    one call, it belongs to the first; a batch of a text model is one call, the first prompt's. A
+    one call, it belongs to the first. Each prompt of a batch is a call, and a refused one refuses
+    the batch; where a text model reports one usage for all, the first prompt's call counts it. A
     model without a hook that is awaited cannot wait here, as a handler runs on its event loop: it
     is refused at once where calls in flight hold what is left, and its user's first call in a
     process passes.

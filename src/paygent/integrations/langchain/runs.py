@@ -32,7 +32,7 @@ from paygent.core.notices import Notice
 from paygent.core.providers import canonical_provider
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics
-from paygent.integrations.langchain.usage import is_cached, read_result
+from paygent.integrations.langchain.usage import is_cached, read_result, token_usage_of
 
 _ROUTE = "langchain"
 # Models that call an SDK with a hook: by the package, and by the third part of LangChain's own ids
@@ -65,6 +65,7 @@ class Run(Scope):
         # LangChain starts all prompts of a batch before it calls the model, with one object.
         self._batch = options.get("invocation_params")
         self._is_metered_inside = False
+        self._is_counted_in_batch = False  # another prompt's result had the usage of the batch
         self._meter: Meter | None = None
         self._call: Call | None = None
         self._task: Any = None
@@ -152,8 +153,16 @@ class Run(Scope):
             return
         if cached:
             meter.void(call, "answered from a cache")
-        else:
-            meter.settle(call, attempt("usage", read_result, response, call.wants_tools))
+            return
+        usage = attempt("usage", read_result, response, call.wants_tools)
+        reported = token_usage_of(response)
+        if usage is None and self._is_counted_in_batch and reported == {}:
+            meter.void(call, "counted with its batch")
+            return
+        if usage is not None and reported:
+            for run in self.others_of_batch():
+                run._is_counted_in_batch = True
+        meter.settle(call, usage)
 
     def _end_unseen(self, response: Any) -> None:
         """Handle a call that a hook should have seen, and has not."""

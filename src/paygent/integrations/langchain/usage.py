@@ -23,7 +23,7 @@ def read_result(result: Any, want_tools: bool) -> Usage | None:
             metadata: Mapping[str, Any] = getattr(message, "response_metadata", None) or {}
             model = metadata.get("model_name") or metadata.get("model")
             return usage._replace(model=model if isinstance(model, str) else None, tool_calls=tools)
-    usage = _of_output(getattr(result, "llm_output", None))
+    usage = _of_output(token_usage_of(result))
     return usage._replace(tool_calls=tools) if usage is not None else None
 
 
@@ -35,7 +35,7 @@ def is_cached(result: Any) -> bool:
 
 
 def _messages_of(result: Any) -> list[Any]:
-    """Return the first message of each generation, where generations have messages."""
+    """Return the message of each prompt's first generation; None where it has none."""
     prompts = getattr(result, "generations", None) or ()
     # More than one generation of a prompt share one request, and so one usage.
     return [getattr(generations[0], "message", None) for generations in prompts if generations]
@@ -71,10 +71,20 @@ def _of_message(metadata: Any) -> Usage | None:
     )
 
 
-def _of_output(output: Any) -> Usage | None:
-    """Read the `token_usage` that older models put into their output."""
+def token_usage_of(result: Any) -> Mapping[str, Any] | None:
+    """Return the `token_usage` that older models put into their output, or None.
+
+    Of a batch of a text model, LangChain leaves it with the first prompt's result, and puts an
+    empty one into the others (`LLMResult.flatten`).
+    """
+    output = getattr(result, "llm_output", None)
     usage = output.get("token_usage") if isinstance(output, Mapping) else None
-    if not isinstance(usage, Mapping):
+    return usage if isinstance(usage, Mapping) else None
+
+
+def _of_output(usage: Mapping[str, Any] | None) -> Usage | None:
+    """Read a `token_usage`."""
+    if usage is None:
         return None
     counts = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     return Usage(*counts) if any(counts) else None
