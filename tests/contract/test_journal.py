@@ -12,7 +12,7 @@ import pytest
 
 import paygent.client.journal.journal as journal_module
 from paygent.client.journal.journal import Journal
-from paygent.client.journal.ownership import adopt
+from paygent.client.journal.ownership import adopt, unfinished
 from paygent.client.journal.segments import (
     RECORD_BYTES_MAX,
     MappedSegment,
@@ -103,7 +103,7 @@ def test_take__nothing_written__is_empty(journal: Journal) -> None:
     assert journal.take(100) == []
     journal.delivered()
     assert journal.has_unread is False
-    assert (journal.pushed, journal.dropped) == (0, 0)
+    assert journal.dropped == 0
 
 
 def test_take__again_without_delivery__returns_the_same(journal: Journal) -> None:
@@ -174,29 +174,23 @@ def test_journal__rotated_often__keeps_every_record_in_order(
         )
 
 
-def test_pushed__calls_and_entries__counts_what_ended(journal: Journal) -> None:
-    """A call counts when it ends, an entry when it is appended."""
-    journal.begin("a", begin_of("a"))
-    assert journal.pushed == 0
-    journal.end("a", end_of("a"))
+def test_append__a_record_larger_than_any_frame__is_dropped_loudly(journal: Journal) -> None:
+    """The reader would take it for damage; what follows is not lost with it."""
+    journal.append(payload(text="x" * RECORD_BYTES_MAX))
     journal.append(payload(n=1))
-    assert journal.pushed == 2
+    assert drain(journal) == [{"n": 1}]
+    assert (journal.dropped, diagnostics.counts) == (1, {"record_too_large": 1})
 
 
-def test_journal__a_record_larger_than_any_frame__is_not_lost_in_silence(
-    journal: Journal, swallowed: Any
+def test_end__a_record_larger_than_any_frame__is_dropped_loudly_and_ends_the_call(
+    journal: Journal,
 ) -> None:
-    """A record that the reader would refuse comes back, or its loss is counted or said."""
-    large = "x" * (RECORD_BYTES_MAX + 1)
-    journal.append(payload(text=large))
-    journal.append(payload(n=1))
-    taken = drain(journal)
-    was_said = journal.dropped == 1 or sum(diagnostics.counts.values()) == 1
-    assert (taken, was_said) in (
-        ([{"text": large}, {"n": 1}], False),
-        ([{"n": 1}], True),
-    )
-    swallowed.seen.clear()  # saying it through the guard is fine here
+    """The call is in flight no more, and no later process books it as estimated."""
+    journal.begin("a", begin_of("a"))
+    journal.end("a", payload(k="end", id="a", text="x" * RECORD_BYTES_MAX))
+    assert list(unfinished(drain(journal))) == []
+    assert (journal.calls_in_flight, journal.dropped) == (0, 1)
+    assert diagnostics.counts == {"record_too_large": 1}
 
 
 def test_journal__a_payload_that_is_no_record__does_not_stop_the_others(journal: Journal) -> None:
@@ -237,7 +231,6 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
         for thread in range(threads_count)
     }
     assert by_thread == {thread: list(range(each)) for thread in range(threads_count)}
-    assert journal.pushed <= threads_count * each
     assert journal.dropped == 0
 
 

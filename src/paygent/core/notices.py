@@ -18,17 +18,17 @@ class Notice(Enum):
     # Users, sessions and plans
     NO_USER_CALL = (
         "no_user",
-        "A call has no user and counts on %s: wrap it in a paygent_context, or use pg.bind for work"
-        " that is handed to another thread.",
+        "A call has no user and is attributed to %s: wrap it in a paygent_context, or use pg.bind"
+        " for work that is handed to another thread.",
     )
-    NO_USER_EVENT = "no_user", "An event has no user and counts on %s."
+    NO_USER_EVENT = "no_user", "An event has no user and is attributed to %s."
     BAD_USER_ID = (
         "bad_user_id",
-        "A user_id of type %s is not usable (1 to %d characters are); it counts as missing.",
+        "A user_id of type %s is not usable (1 to %d characters); the call has no user.",
     )
     BAD_SESSION_ID = (
         "bad_session_id",
-        "A session_id of type %s is not usable (1 to %d characters are); it is ignored.",
+        "A session_id of type %s is not usable (1 to %d characters); it is ignored.",
     )
     BAD_METADATA = "bad_metadata", "Metadata of type %s is not usable; it is ignored."
     METADATA_DROPPED = (
@@ -139,7 +139,8 @@ class Notice(Enum):
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
     RECORD_TOO_LARGE = (
         "record_too_large",
-        "A record of %s bytes is too large for the journal and was dropped.",
+        "A record of %s bytes was dropped with its usage; the journal takes up to %s. Shorten its"
+        " tool names, description or metadata.",
     )
     JOURNAL_IN_MEMORY = (
         "journal_in_memory",
@@ -211,7 +212,8 @@ class Step(str, Enum):
     DATA_FOLDER = "data_folder"
     JOURNAL_FOLDER = "journal_folder"
     JOURNAL_WRITE = "journal_write"
-    JOURNAL_CUT = "journal_cut"
+    JOURNAL_CUT = "journal_cut"  # shortening a segment to what is used
+    JOURNAL_REMOVE = "journal_remove"  # deleting a segment or a lock
     EVENT_RECORD = "event_record"  # decoding a record
     DIRECTORY_RECORD = "directory_record"
     OPEN_LEDGER = "open_ledger"

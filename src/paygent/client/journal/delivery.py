@@ -32,7 +32,14 @@ from paygent.client.journal.ownership import adopt
 from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
 from paygent.core.event import encode_end
-from paygent.core.messages import Answer, AssignRecord, Batch, DirectoryRecord, PlanRecord
+from paygent.core.messages import (
+    Answer,
+    AssignRecord,
+    Batch,
+    DirectoryRecord,
+    PlanRecord,
+    Question,
+)
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
@@ -347,27 +354,30 @@ class Worker:
 
     def _book(self, batch: Batch) -> bool:
         """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""
-        is_booked = False
         try:
             with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
                 answer = self._settle(batch)
                 self._refused = 0
                 self._is_away = False
-                self._journal.delivered()
+                # First: if the journal does not release the batch it is sent again, and the ledger
+                # counts it once; what is not acknowledged counts in the accounts as well.
                 self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
-                is_booked = True
+                self._journal.delivered()
         except LedgerUnavailable as error:
+            self._ask_again(batch.questions)
             self._note_away(error)
-        finally:
-            # A question without an answer is asked again with the next batch.
-            for question in () if is_booked else batch.questions:
-                self._touch_again(question.user_id)
-        return is_booked
+            return False
+        except BaseException:
+            self._ask_again(batch.questions)
+            raise
+        return True
 
-    def _touch_again(self, user_id: str) -> None:
-        user = self._accounts.registry.users.get(user_id)
-        if user is not None:
-            user.is_active = True
+    def _ask_again(self, questions: Iterable[Question]) -> None:
+        """Repeat questions without an answer with the next batch."""
+        for question in questions:
+            user = self._accounts.registry.users.get(question.user_id)
+            if user is not None:
+                user.is_active = True
 
     def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
         for record in directory:

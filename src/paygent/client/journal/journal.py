@@ -94,7 +94,6 @@ class Journal:
         self._start_over()
 
     def _start_over(self) -> None:
-        self.pushed = 0
         self._dropped = self._lost = 0
         self._failed: list[tuple[str, OSError]] = []
         self._rotation = threading.Lock()
@@ -150,11 +149,10 @@ class Journal:
     def end(self, event_id: str, payload: bytes) -> None:
         """Append the end or void record of a call."""
         # In flight until the record is written: whenever the process dies, one of the two is there.
-        written_to = self._append(frame(payload))
+        written_to = self._append(frame(payload)) if self._has_room_for(payload) else None
         self._in_flight.pop(event_id, None)
         if written_to is not self._current:
             self._answer_copy(event_id)
-        self.pushed += 1
 
     def _answer_copy(self, event_id: str) -> None:
         """Void the copy of a begin record that may have been made while its call ended."""
@@ -164,12 +162,16 @@ class Journal:
 
     def append(self, payload: bytes) -> None:
         """Append a record other than a call's: a plan, an assignment, a session, a manual event."""
-        if len(payload) > RECORD_BYTES_MAX:
-            self._lost += 1
-            diagnostics.warn_once(Notice.RECORD_TOO_LARGE, len(payload))
-            return
-        self._append(frame(payload))
-        self.pushed += 1
+        if self._has_room_for(payload):
+            self._append(frame(payload))
+
+    def _has_room_for(self, payload: bytes) -> bool:
+        """Return whether a record is one that the reader accepts; others are lost, loudly."""
+        if len(payload) <= RECORD_BYTES_MAX:
+            return True
+        self._lost += 1
+        diagnostics.warn_once(Notice.RECORD_TOO_LARGE, len(payload), RECORD_BYTES_MAX)
+        return False
 
     def _append(self, data: bytes) -> Segment:
         """Write a frame to the current segment and return that segment.
@@ -214,10 +216,7 @@ class Journal:
             fresh = self._fresh_segment(copied, room=room, to_memory=to_memory)
             self._segments.append(fresh)
             self._current = fresh
-            failed, self._failed = self._failed, []
-        # Reported outside of the lock: a log handler of the application may append a record.
-        for kind, error in failed:
-            diagnostics.record_error(kind, error)
+        self._report_failed()
         if isinstance(fresh, MemorySegment) and self.folder is not None:
             diagnostics.warn_once(Notice.JOURNAL_IN_MEMORY)
         # A copied call that ended before this line is found here; one that ends later finds the new
@@ -225,6 +224,21 @@ class Journal:
         for event_id in copied.keys() - self._in_flight.keys():
             self._answer_copy(event_id)
         return fresh
+
+    def _report_failed(self) -> None:
+        """Report what failed under the lock: a log handler may append a record."""
+        failed, self._failed = self._failed, []
+        for kind, error in failed:
+            diagnostics.record_error(kind, error)
+
+    def _delete(self, segment: Segment) -> None:
+        """Delete a segment. A file that stays does no harm: the next process adopts it, and its
+        events are counted once.
+        """
+        try:
+            segment.remove()
+        except OSError as error:
+            self._failed.append(("journal_remove", error))
 
     def _fresh_segment(self, in_flight: dict[str, bytes], *, room: int, to_memory: bool) -> Segment:
         """Return a new segment that begins with the begin records of the calls in flight."""
@@ -239,7 +253,7 @@ class Journal:
                     return fresh
             except OSError as error:
                 self._failed.append(("journal_write", error))
-            fresh.remove()
+            self._delete(fresh)
         memory = MemorySegment(self._records_in_memory_max)
         for data in in_flight.values():
             memory.append(data)
@@ -249,7 +263,7 @@ class Journal:
         """Return the prepared segment if so much fits and half of it stays free."""
         spare, self._spare = self._spare, None
         if spare is not None and spare.capacity < bytes_min + self._segment_bytes_max // 2:
-            spare.remove()  # the file made in its place has a later number
+            self._delete(spare)  # the file made in its place has a later number
             return None
         return spare
 
@@ -314,7 +328,8 @@ class Journal:
             if self._current is current and not self._closed:
                 self._spare = spare
                 return
-        spare.remove()
+        self._delete(spare)
+        self._report_failed()
 
     # -- reading, by the delivering thread
 
@@ -398,7 +413,8 @@ class Journal:
                 return
             self._segments.remove(segment)
             self._dropped += segment.dropped
-            segment.remove()
+            self._delete(segment)
+        self._report_failed()
 
     def close(self) -> None:
         """Release the folder. Undelivered records stay for the next process.
@@ -409,18 +425,19 @@ class Journal:
         with self._rotation:
             self._current = None  # a later append opens a new segment, for the next process
             if self._spare is not None:
-                self._spare.remove()
+                self._delete(self._spare)
                 self._spare = None
             for segment in list(self._segments):
                 if self._writers_are_done(segment):
                     if segment.has_unread or self._in_flight:
                         segment.seal()
                     else:
-                        segment.remove()
+                        self._delete(segment)
             self._segments.clear()
             self._closed = True
             if not self._in_flight:
                 self._release_folder()
+        self._report_failed()
 
     def _close_again(self, segment: Segment) -> None:
         """Seal the record of a call that ended after `close`; the last one releases the folder."""
@@ -432,6 +449,7 @@ class Journal:
                     segment.seal()
                 if not self._in_flight:
                     self._release_folder()
+        self._report_failed()
 
     @staticmethod
     def _writers_are_done(segment: Segment) -> bool:
@@ -448,8 +466,11 @@ class Journal:
     def _release_folder(self) -> None:
         if self._lock_fd is None or self.folder is None:
             return
-        release_lock(self.folder, self.owner, self._lock_fd)
-        self._lock_fd = None
+        lock_fd, self._lock_fd = self._lock_fd, None
+        try:
+            release_lock(self.folder, self.owner, lock_fd)
+        except OSError as error:  # its file stays, unlocked
+            self._failed.append(("journal_remove", error))
 
     def renew_after_fork(self, owner: str | None = None) -> None:
         """Start over in a forked child, under a name of its own: the parent's files and calls stay

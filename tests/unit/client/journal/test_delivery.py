@@ -35,6 +35,7 @@ from paygent.core.messages import (
     Batch,
     DirectoryRecord,
     PlanRecord,
+    Question,
     SessionRecord,
 )
 from paygent.core.period import Subscription
@@ -199,6 +200,24 @@ def test_deliver__nobody_flushes__happens_by_itself(bench: Bench) -> None:
     """Settlements reach the ledger within the interval."""
     bench.spend("a")
     assert eventually(lambda: "a" in bench.ledger.events and not bench.user().pending)
+
+
+def test_deliver__a_batch_that_the_journal_does_not_release__counts_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, swallowed: Swallowed
+) -> None:
+    """It is sent again; the accounts must not hold it beside the ledger's figure meanwhile."""
+    swallowed.expect("deliver")
+
+    def fail() -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(bench.journal, "delivered", fail)
+    bench.spend("a")
+    assert eventually(lambda: diagnostics.counts.get("deliver", 0) > 2)
+    assert (bench.spent(), bench.user().pending) == (1_000, {})
+    monkeypatch.undo()
+    assert bench.worker.flush(WAIT_S) is True
+    assert (bench.spent(), bench.journal.has_unread) == (1_000, False)
 
 
 def test_deliver__asleep__is_woken_by_the_next_settlement(bench: Bench) -> None:
@@ -403,9 +422,9 @@ def test_deliver__the_ledger_away_or_failing__asks_again_about_users_that_were_a
     assert eventually(lambda: bench.spent() == 500)
 
 
-def test_touch_again__a_user_forgotten_meanwhile__is_passed_over(bench: Bench) -> None:
+def test_ask_again__a_user_forgotten_meanwhile__is_passed_over(bench: Bench) -> None:
     """A user may have been forgotten while the ledger was away."""
-    bench.worker._touch_again("nobody")
+    bench.worker._ask_again([Question("nobody", (), NOON_US)])
     assert bench.accounts.registry.users == {}
 
 

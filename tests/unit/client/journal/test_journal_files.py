@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import Swallowed
 
 import paygent.client.journal.journal as journal_module
 import paygent.client.journal.ownership as ownership_module
@@ -390,18 +391,17 @@ def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
     journal = new_journal()
     journal.append(payload(n=1))
     journal.begin("a", payload(k="begin", id="a"))
-    endings = iter([True])
+    ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
 
     def end_during_copy(append: Append, data: bytes) -> bool:
-        if b'"begin"' in data and next(endings, False):
-            ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
+        if b'"begin"' in data and ending.ident is None:
             ending.start()
             ending.join(0.3)  # it may also wait for the rotation
         return append(data)
 
     around_append(end_during_copy)
     journal._rotate(journal._current)
-    assert wait_until(lambda: journal.pushed == 2)
+    ending.join(5)
     drain(journal)
     assert list(unfinished(left_on_disk(folder))) == []
 
@@ -536,6 +536,49 @@ def test_close__all_delivered__leaves_an_empty_folder(
     drain(journal)
     journal.close()
     assert list(folder.iterdir()) == []
+
+
+@pytest.fixture(params=[".seg"])
+def undeletable(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse to delete the files with an ending."""
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == request.param:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+
+@pytest.mark.usefixtures("undeletable")
+def test_delivered__a_segment_that_cannot_be_deleted__is_counted_and_left_behind(
+    new_journal: Callable[..., Journal], folder: Path, swallowed: Swallowed
+) -> None:
+    """Its records are delivered all the same, and those after it."""
+    swallowed.expect("journal_remove")
+    journal = new_journal(segment_bytes_max=1)
+    for number in range(3):
+        journal.append(payload(n=number))
+    assert numbers_of(drain(journal)) == [0, 1, 2]
+    assert (journal.has_unread, journal.take(10)) == (False, [])
+    assert "me-000001.seg" in segments_in(folder)
+
+
+@pytest.mark.usefixtures("undeletable")
+@pytest.mark.parametrize("undeletable", [".seg", ".lock"], indirect=True)
+def test_close__files_that_cannot_be_deleted__are_counted_and_the_lock_is_released(
+    new_journal: Callable[..., Journal], folder: Path, swallowed: Swallowed
+) -> None:
+    """Shutting down does not raise because of a file that stays."""
+    swallowed.expect("journal_remove")
+    journal = new_journal(segment_bytes_max=100)
+    for number in range(4):  # more than half of it: the next one is prepared
+        journal.append(payload(n=number))
+    journal.maintain()
+    drain(journal)
+    journal.close()
+    assert journal._lock_fd is None
 
 
 def test_close__something_waits__is_cut_to_what_is_used(
@@ -1219,7 +1262,7 @@ def test_renew_after_fork__any_state__starts_anew(
     journal = new_journal("parent", segment_bytes_max=10)
     journal.begin("a", payload(k="begin", id="a"))
     journal.renew_after_fork("child")
-    assert (journal.pushed, journal.take(10), journal.has_unread) == (0, [], False)
+    assert (journal.calls_in_flight, journal.take(10), journal.has_unread) == (0, [], False)
     journal.append(payload(n=1))
     assert numbers_of(drain(journal)) == [1]
     assert "child-000001.seg" not in segments_in(folder)  # left and delivered
