@@ -7,11 +7,13 @@ import importlib
 import json
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 import openai
 import pytest
 import websockets.asyncio.client
+from tests.conftest import Swallowed
 from tests.instrument.openai.socket_server import (
     TURN_NANO,
     USAGE,
@@ -28,9 +30,10 @@ from tests.instrument.shapes import Metered
 from websockets.sync.server import ServerConnection
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.realtime import hook
 from paygent.client.instrument.realtime.hook import _Address, _destination
-from paygent.client.instrument.realtime.sdk_hook import Opening, opening
+from paygent.client.instrument.realtime.sdk_hook import Opening, SdkSocketHook, opening
 from paygent.client.instrument.realtime.session import ConnectionState
 
 Init = Callable[..., Paygent]
@@ -363,3 +366,36 @@ def test_opening__on_another_thread__is_not_seen() -> None:
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_sdk_hook__a_manager_that_keeps_no_state__connects_all_the_same(
+    swallowed: Swallowed, is_async: bool
+) -> None:
+    """A version of the SDK may have a class that cannot be referred to weakly."""
+
+    class SlottedConnectionManager:
+        __slots__ = ()
+
+        def enter(self) -> str:
+            """Connect."""
+            return "connected"
+
+        async def __aenter__(self) -> str:
+            return "connected"
+
+        async def __aexit__(self, *error: object) -> None:
+            pass
+
+    swallowed.expect("prepare")
+    module = ModuleType(SlottedConnectionManager.__module__)
+    vars(module)["SlottedConnectionManager"] = SlottedConnectionManager
+    patches = Patches()
+    patches.switch.is_on = True
+    SdkSocketHook(module.__name__, "realtime").install(module, patches)
+    manager = SlottedConnectionManager()
+    if is_async:
+        async with manager as connection:
+            assert connection == "connected"
+    else:
+        assert manager.enter() == "connected"

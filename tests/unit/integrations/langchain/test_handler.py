@@ -304,7 +304,8 @@ def test_callback__of_a_batch_without_usage__books_the_estimate_of_each_prompt(
 ) -> None:
     """LangChain then empties a usage that was never reported."""
     metered = Metered(pg)
-    BatchModel(output=output).generate(["a", "b"], callbacks=[LangChainCallback(pg, "u1")])
+    callbacks: Any = [LangChainCallback(pg, "u1")]
+    BatchModel(output=output).generate(["a", "b"], callbacks=callbacks)
     assert [event.output_tokens > 0 for event in metered.events] == [True, True]
 
 

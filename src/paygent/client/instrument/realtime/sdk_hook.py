@@ -23,6 +23,7 @@ from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime.connection import is_flushing
 from paygent.client.instrument.realtime.session import ConnectionState
+from paygent.failopen import attempt
 
 _MODULES = {
     "openai.resources.realtime.realtime": "realtime",
@@ -114,7 +115,8 @@ def _wrap(original: Callable[..., Any], patches: Patches, block: _Block) -> Call
     """Return a method of the SDK that runs inside one of our blocks."""
 
     def enter(owner: Any) -> AbstractContextManager[None]:
-        return block(owner) if patches.switch.is_on else nullcontext()
+        block_or_none = attempt("prepare", block, owner) if patches.switch.is_on else None
+        return nullcontext() if block_or_none is None else block_or_none
 
     @functools.wraps(original)
     async def method_async(self: Any, *args: Any, **kwargs: Any) -> Any:
