@@ -151,6 +151,10 @@ class Notice(Enum):
         "The journal cannot be written and memory is full; events are delivered late.",
     )
     JOURNAL_LOST = "journal_lost", "A part of the journal has disappeared."
+    JOURNAL_UNREADABLE = (
+        "journal_unreadable",
+        "A part of a dead process's journal cannot be read; its file is kept as %s.",
+    )
     CALLBACKS_DROPPED = "callbacks_dropped", "Callbacks take too long; some were dropped."
     CALLBACKS_HUNG = "callbacks_hung", "A callback is still running at shutdown."
 

@@ -1,12 +1,12 @@
 """Journal records turned into what a batch carries, and directory records turned into JSON.
 
-A record that cannot be read is counted and left out: it must not hold up the others.
+A record that cannot be read is counted and left out: it must not hold up the others. It is returned
+apart, so that it can be quarantined.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import Record
@@ -21,8 +21,6 @@ from paygent.core.messages import (
 from paygent.core.period import Subscription
 from paygent.failopen import attempt
 
-_T = TypeVar("_T")
-
 _KINDS: dict[str, type[DirectoryRecord]] = {
     "plan": PlanRecord,
     "assign": AssignRecord,
@@ -33,26 +31,51 @@ _KINDS: dict[str, type[DirectoryRecord]] = {
 _KIND_OF = {record_type: kind for kind, record_type in _KINDS.items()}
 
 
-def events_of(records: Iterable[Record]) -> list[Event]:
-    """Return the events among records."""
-    ends = (record for record in records if record.get("k") == "end")
-    return _readable("event_record", decode_end, ends)
+class Decoded(NamedTuple):
+    """What a list of records contains, each kind in order.
+
+    Attributes:
+        events: The events.
+        directory: The directory records.
+        unreadable: Records that this version cannot read.
+    """
+
+    events: list[Event]
+    directory: list[DirectoryRecord]
+    unreadable: list[Record]
 
 
-def abandoned_events(records: list[Record]) -> list[Event]:
-    """Return the estimates of calls that were in flight when their process died."""
-    return _readable("event_record", event_from_begin, unfinished(records))
+def decode(records: list[Record], *, of_dead: bool = False) -> Decoded:
+    """Decode records.
+
+    Args:
+        records: In the order of writing.
+        of_dead: Whether they are all the records of a process that has died: calls that were in
+            flight then become events as well, with their estimates.
+    """
+    decoded = Decoded([], [], [])
+    for record in records:
+        kind = str(record.get("k"))
+        if kind == "end":
+            event = attempt("event_record", decode_end, record)
+            _add(decoded, decoded.events, event, record)
+        elif kind in _KINDS:
+            change = attempt("directory_record", _decode_directory, record)
+            _add(decoded, decoded.directory, change, record)
+        elif kind not in ("begin", "void"):
+            decoded.unreadable.append(record)
+    for record in unfinished(records) if of_dead else ():
+        event = attempt("event_record", event_from_begin, record)
+        _add(decoded, decoded.events, event, record)
+    return decoded
 
 
-def directory_of(records: Iterable[Record]) -> tuple[DirectoryRecord, ...]:
-    """Return the directory records among records, in order."""
-    directory = (record for record in records if record.get("k") in _KINDS)
-    return tuple(_readable("directory_record", _decode, directory))
-
-
-def _readable(kind: str, read: Callable[[Record], _T], records: Iterable[Record]) -> list[_T]:
-    values = (attempt(kind, read, record) for record in records)
-    return [value for value in values if value is not None]
+def _add(decoded: Decoded, values: list[Any], value: Any, record: Record) -> None:
+    """Add a decoded value, or its record to the unreadable ones if there is none."""
+    if value is None:
+        decoded.unreadable.append(record)
+    else:
+        values.append(value)
 
 
 def directory_record(record: DirectoryRecord) -> dict[str, Any]:
@@ -64,7 +87,7 @@ def directory_record(record: DirectoryRecord) -> dict[str, Any]:
     return {"k": _KIND_OF[type(record)], **fields}
 
 
-def _decode(record: Record) -> DirectoryRecord:
+def _decode_directory(record: Record) -> DirectoryRecord:
     record_type = _KINDS[record["k"]]
     # Fields of a later version are ignored; a missing one is a TypeError unless it has a default.
     fields = {name: record[name] for name in record_type._fields if name in record}

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.client.journal.codec import abandoned_events, directory_of, events_of
+from paygent.client.journal.codec import decode
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt
 from paygent.client.journal.refresh import UserRefresh
@@ -261,7 +261,7 @@ class Worker:
     def _adopt(self) -> bool:
         """Take over the journals of dead processes; False if the ledger is unavailable."""
         self._adopt_soon, self._adopted_s = False, time.monotonic()
-        # Any other failure is counted and leaves the rest to the next search.
+        # Any other failure is counted and leaves that journal to the next search.
         return attempt("adopt", self._adopt_folder) is not False
 
     def _adopt_folder(self) -> bool:
@@ -275,11 +275,12 @@ class Worker:
 
     def _deliver_dead(self, records: list[Record]) -> None:
         """Settle the records of a dead process; its calls in flight as estimated."""
-        events = (*events_of(records), *abandoned_events(records))
-        self._settle(Batch(directory=directory_of(records), at_us=self._now_us()))
+        events, directory, unreadable = decode(records, of_dead=True)
+        self._settle(Batch(directory=tuple(directory), at_us=self._now_us()))
         for start in range(0, len(events), self._max_batch_size):
-            part = events[start : start + self._max_batch_size]
+            part = tuple(events[start : start + self._max_batch_size])
             self._settle(Batch(events=part, at_us=self._now_us()))
+        self._quarantine({"unreadable": record} for record in unreadable)
 
     def _settle(self, batch: Batch) -> Answer:
         """Settle a batch with the ledger; a record that it rejects is quarantined and logged."""
@@ -308,8 +309,7 @@ class Worker:
         events, directory = batch.events, batch.directory
         counted: frozenset[str] = frozenset()
         if len(events) + len(directory) <= 1:
-            for record in (*events, *directory):
-                attempt("set_aside", self._journal.quarantine, {"refused": str(record)})
+            self._quarantine({"refused": str(record)} for record in (*events, *directory))
         else:
             middle = (len(events) + 1) // 2
             for half in (events[:middle], events[middle:]):
@@ -318,6 +318,10 @@ class Worker:
                 self._settle(Batch(directory=(record,), at_us=batch.at_us))
         answer = self._ledger.settle(Batch(questions=batch.questions, at_us=batch.at_us))
         return Answer(counted, answer.users, answer.plans)
+
+    def _quarantine(self, records: Iterable[Record]) -> None:
+        for record in records:
+            attempt("set_aside", self._journal.quarantine, record)
 
     def _deliver_round(self) -> bool:
         """Deliver everything unread; return whether there was anything to do."""
@@ -328,7 +332,7 @@ class Worker:
                 self._adopt()
             self._journal.maintain()
             records = self._journal.take(self._max_batch_size)
-            events = events_of(records)
+            events, directory, unreadable = decode(records)
             now_us = self._now_us()
             user_ids = {event.user_id for event in events}
             questions = self._accounts.sync.take_active_users(user_ids, now_us)
@@ -337,9 +341,9 @@ class Worker:
                 if self._journal.requeue_lost(self._undelivered):
                     continue
                 return worked
-            directory = directory_of(records)
-            if not self._book(Batch(tuple(events), directory, questions, now_us)):
+            if not self._book(Batch(tuple(events), tuple(directory), questions, now_us)):
                 return True
+            self._quarantine({"unreadable": record} for record in unreadable)
             self._note_recorded(directory)
             self.flushed += len(events)
             worked = True

@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from paygent.client.journal.segments import Record, parse
+from paygent.client.journal.segments import Record, parse_dead
+from paygent.core.notices import Notice
+from paygent.failopen import attempt, diagnostics
+from paygent.ledger.port import LedgerUnavailable
 
 try:
     import fcntl
@@ -62,32 +65,62 @@ def _lock_of(folder: Path, owner: str) -> Path:
 
 
 def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
-    """Deliver and remove the segments of processes that have died; return of how many.
+    """Deliver and remove the segments of processes that have died; return the number of processes.
+
+    A journal that cannot be read or delivered is counted and stays for the next search; it does not
+    hold up the others.
 
     Args:
         folder: The data folder's journal.
         deliver: Called with all records of one dead process, in order; must have stored them when
             it returns. If it raises, the segments stay for the next try.
+
+    Raises:
+        LedgerUnavailable: if `deliver` does; the journals behind it are not tried.
     """
     adopted = 0
     for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
         if owner in _OWN:
             continue
-        lock = _lock_of(folder, owner)
-        with _claimed(lock) as is_dead:
-            if not is_dead:
-                continue
-            # None if another process adopted them between the listing and the claim.
-            paths = sorted(folder.glob(f"{owner}-*.seg"))
-            records: list[Record] = []
-            for path in paths:
-                records += parse(path.read_bytes(), at_end=True)[0]
+        outcome = attempt("adopt", _adopt_owner, folder, owner, deliver)
+        if isinstance(outcome, LedgerUnavailable):
+            raise outcome
+        adopted += bool(outcome)
+    return adopted
+
+
+def _adopt_owner(
+    folder: Path, owner: str, deliver: Callable[[list[Record]], None]
+) -> bool | LedgerUnavailable:
+    """Adopt the journal of one owner; return whether there was one. Unavailability is returned, so
+    that `attempt` swallows only what it should.
+    """
+    lock = _lock_of(folder, owner)
+    with _claimed(lock) as is_dead:
+        if not is_dead:
+            return False
+        # None if another process adopted them between the listing and the claim.
+        paths = sorted(folder.glob(f"{owner}-*.seg"))
+        records: list[Record] = []
+        damaged = set()
+        for path in paths:
+            parsed, is_damaged = parse_dead(path.read_bytes())
+            records += parsed
+            if is_damaged:
+                damaged.add(path)
+        try:
             if records:
                 deliver(records)
-            for path in (*paths, lock):
+        except LedgerUnavailable as error:
+            return error
+        for path in paths:
+            if path in damaged:  # perhaps of another version: a person may still read it
+                kept = path.replace(path.with_suffix(".unreadable"))
+                diagnostics.warn_once(Notice.JOURNAL_UNREADABLE, kept.name)
+            else:
                 path.unlink(missing_ok=True)
-            adopted += bool(paths)
-    return adopted
+        lock.unlink(missing_ok=True)
+        return bool(paths)
 
 
 @contextmanager

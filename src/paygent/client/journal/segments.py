@@ -66,29 +66,60 @@ def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple
             waited for.
         records_max: How many records to read at most; None is all.
     """
+    records, done, _ = _parse(data, at_end=at_end, records_max=records_max)
+    return records, done
+
+
+def parse_dead(data: bytes) -> tuple[list[Record], bool]:
+    """Return the records in a segment of a dead process, and whether it is damaged: whether there
+    is anything else in it than a torn last frame and unused room, which a kill leaves.
+    """
+    records, _, spans = _parse(data, at_end=True, records_max=None)
+    ends = [0, *(end for _, end in spans)]
+    has_gaps = any(start != before for (start, _), before in zip(spans, ends, strict=False))
+    return records, has_gaps or not _is_torn(data[ends[-1] :].rstrip(b"\0"))
+
+
+def _is_torn(tail: bytes) -> bool:
+    """Return whether the bytes after the last record are an incomplete frame, or none."""
+    if len(tail) < HEADER.size:
+        return tail.startswith(MAGIC) or MAGIC.startswith(tail)
+    magic, length, _ = HEADER.unpack_from(tail)
+    return bool(magic == MAGIC and len(tail) < HEADER.size + length)
+
+
+def _parse(
+    data: bytes, *, at_end: bool, records_max: int | None
+) -> tuple[list[Record], int, list[tuple[int, int]]]:
+    """Parse as `parse`; return also where each record's frame starts and ends."""
     records: list[Record] = []
+    spans: list[tuple[int, int]] = []
     position = 0
     while records_max is None or len(records) < records_max:
         start = data.find(MAGIC, position)
         if start < 0:
-            return records, len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
+            position = len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
+            break
         if start + HEADER.size > len(data):
-            return records, len(data) if at_end else start
+            position = len(data) if at_end else start
+            break
         _, length, checksum = HEADER.unpack_from(data, start)
         end = start + HEADER.size + length
         if length > RECORD_BYTES_MAX or (end > len(data) and at_end):
             position = start + 1
             continue
         if end > len(data):
-            return records, start
+            position = start
+            break
         payload = data[start + HEADER.size : end]
         record = _decode(payload) if zlib.crc32(payload) == checksum else None
         if record is None:
             position = start + 1
             continue
         records.append(record)
+        spans.append((start, end))
         position = end
-    return records, position
+    return records, position, spans
 
 
 def _decode(payload: bytes) -> Record | None:

@@ -347,9 +347,9 @@ def test_deliver__a_ledger_that_fails_oddly__is_counted_and_tried_again(
 
 
 def test_deliver__a_record_that_cannot_be_read__is_counted_and_passed_over(
-    bench: Bench, swallowed: Any
+    bench: Bench, tmp_path: Path, swallowed: Any
 ) -> None:
-    """One bad record does not stand in the way of the others."""
+    """One bad record does not stand in the way of the others; it is kept for a person."""
     swallowed.expect("event_record", "directory_record")
     bench.journal.append(b'{"k":"end","id":"bad"}')
     bench.journal.append(b'{"k":"plan"}')
@@ -357,6 +357,17 @@ def test_deliver__a_record_that_cannot_be_read__is_counted_and_passed_over(
     bench.spend("a")
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"a"}
+    assert _quarantined(tmp_path) == [
+        {"unreadable": {"k": "end", "id": "bad"}},
+        {"unreadable": {"k": "plan"}},
+        {"unreadable": {"k": "of tomorrow"}},
+    ]
+
+
+def _quarantined(folder: Path) -> list[Any]:
+    """Return what was quarantined."""
+    (path,) = folder.rglob("refused.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_deliver__after_a_memory_that_was_full__brings_the_rest_from_the_accounts(
@@ -614,6 +625,10 @@ def test_adopt__a_record_that_cannot_be_read__does_not_keep_the_others_from_bein
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"good", "other", "own"}
+    assert _quarantined(tmp_path) == [
+        {"unreadable": {"k": "end", "id": "odd too"}},
+        {"unreadable": {"k": "begin", "id": "odd"}},
+    ]
     swallowed.seen.clear()  # how it is counted is not the point
 
 

@@ -41,6 +41,7 @@ from paygent.client.journal.segments import (
     parse,
 )
 from paygent.failopen import diagnostics
+from paygent.ledger.port import LedgerUnavailable
 
 _ROOT = Path(__file__).parents[3]
 
@@ -1160,14 +1161,62 @@ def test_adopt__delivery_that_fails__leaves_the_segments_for_the_next_try(folder
     (folder / "dead-000001.seg").write_bytes(framed(1, 2))
 
     def fail(records: list[Record]) -> None:
-        raise ConnectionError
+        raise LedgerUnavailable("away")
 
-    with pytest.raises(ConnectionError):
+    with pytest.raises(LedgerUnavailable):
         adopt(folder, deliver=fail)
     assert segments_in(folder) == ["dead-000001.seg"]
     found: list[Record] = []
     assert adopt(folder, deliver=found.extend) == 1
     assert numbers_of(found) == [1, 2]
+
+
+def test_adopt__a_journal_that_cannot_be_read_or_delivered__does_not_hold_up_the_others(
+    folder: Path, swallowed: Swallowed
+) -> None:
+    """It is counted and stays for the next search."""
+    swallowed.expect("adopt")
+    (folder / "a-000001.seg").mkdir(parents=True)  # in place of a file that cannot be read
+    for number, owner in enumerate(("b", "c")):
+        (folder / f"{owner}-000001.seg").write_bytes(framed(number))
+    found: list[Record] = []
+
+    def deliver(records: list[Record]) -> None:
+        if numbers_of(records) == [0]:
+            raise ValueError("odd")
+        found.extend(records)
+
+    assert adopt(folder, deliver=deliver) == 1
+    assert numbers_of(found) == [1]
+    assert segments_in(folder) == ["a-000001.seg", "b-000001.seg"]
+
+
+@pytest.mark.parametrize(
+    ("data", "is_kept"),
+    [
+        (framed(1), False),
+        (framed(1) + bytes(100), False),  # room that was allocated ahead
+        (framed(1) + framed(2)[:-3], False),
+        (framed(1) + framed(2)[:-3] + bytes(100), False),
+        (framed(1) + framed(2)[:7], False),
+        (framed(1) + framed(2)[:2], False),
+        (framed(1).replace(MAGIC, b"PJ2\x9d"), True),  # of another version
+        (framed(1) + framed(2).replace(MAGIC, b"PJ2\x9d") + framed(1), True),
+        (framed(1) + framed(2)[:-1] + b"!", True),  # complete, with a wrong checksum
+        (framed(1) + frame(b"no json"), True),
+        (framed(1) + b"?", True),
+    ],
+)
+def test_adopt__a_segment_with_unreadable_parts__is_kept_under_another_name(
+    folder: Path, data: bytes, is_kept: bool
+) -> None:
+    """What a kill leaves is deleted; what cannot be read is kept for a person, and said."""
+    folder.mkdir()
+    (folder / "dead-000001.seg").write_bytes(data)
+    assert adopt(folder, deliver=lambda records: None) == 1
+    kept = ["dead-000001.unreadable"] if is_kept else []
+    assert [path.name for path in folder.iterdir()] == kept
+    assert diagnostics.counts == ({"journal_unreadable": 1} if is_kept else {})
 
 
 def test_adopt__several_segments_of_an_owner__are_read_in_order_and_damage_is_passed_over(
