@@ -54,6 +54,7 @@ class FakeProvider:
         self.default = default or Answer()
         self.requests: list[Recorded] = []
         self.jobs: Jobs = {}
+        self._is_started = False
         self._script: deque[Answer] = deque()  # popped by several request threads at once
         fake = self
 
@@ -64,12 +65,14 @@ class FakeProvider:
 
     def start(self) -> FakeProvider:
         """Serve on a daemon thread."""
+        self._is_started = True
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def stop(self) -> None:
         """Stop serving and close the port."""
-        self._server.shutdown()
+        if self._is_started:  # otherwise it would wait for ever
+            self._server.shutdown()
         self._server.server_close()
 
     def __enter__(self) -> FakeProvider:
@@ -129,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Suppress the access log."""
 
     def do_POST(self) -> None:
-        """Answer a request of any method."""
+        """Answer a GET, POST or DELETE."""
         headers = {name.lower(): value for name, value in self.headers.items()}
         target = urlsplit(self.path)
         if headers.get("upgrade", "").lower() == "websocket":

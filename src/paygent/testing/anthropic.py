@@ -6,7 +6,16 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from paygent.testing.answer import Answer, FakeRequest, Reply, Route, Tokens, aws_chunk, words_of
+from paygent.testing.answer import (
+    Answer,
+    FakeRequest,
+    Reply,
+    Route,
+    Tokens,
+    aws_chunk,
+    text_of,
+    words_of,
+)
 
 
 def _usage(tokens: Tokens) -> dict[str, Any]:
@@ -33,10 +42,7 @@ def _usage(tokens: Tokens) -> dict[str, Any]:
 
 
 def _message(model: str, answer: Answer, fields: dict[str, Any]) -> dict[str, Any]:
-    wants_json = "format" in (fields.get("output_config") or fields.get("output_format") or {})
-    wants_json = wants_json or "output_format" in fields  # the parameter's older name
-    # Helpers such as `parse` validate the text, so it has to fit the tests' schema.
-    text = '{"answer": "yes"}' if wants_json else answer.text
+    text = text_of(answer, fields)
     block: dict[str, Any] = {"type": "text", "text": text, "citations": None}
     if answer.tool_call:
         name, arguments = answer.tool_call
@@ -78,7 +84,7 @@ def _events(request: FakeRequest) -> Iterator[dict[str, Any]]:
     initial.update(content=[], stop_reason=None, usage={**start, "output_tokens": 1})
     yield {"type": "message_start", "message": initial}
     block: dict[str, Any] = {"type": "text", "text": ""}
-    deltas = [{"type": "text_delta", "text": word} for word in words_of(answer)]
+    deltas = [{"type": "text_delta", "text": word} for word in words_of(answer, request.fields)]
     if answer.tool_call:
         name, arguments = answer.tool_call
         block = {"type": "tool_use", "id": "toolu_1", "name": name, "input": {}}

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from paygent.testing.answer import FakeRequest, Reply, Route, Tokens, totals, words_of
+from paygent.testing.answer import FakeRequest, Reply, Route, Tokens, text_of, totals, words_of
 
 _ITEM: dict[str, Any] = {"id": "msg_1", "type": "message", "role": "assistant"}
 _STREAM_ERROR = {"error": {"message": "fake stream error", "type": "server_error"}}
@@ -63,7 +63,7 @@ def _chat(request: FakeRequest) -> dict[str, Any]:
     if answer.tool_call:  # replaces the text
         message.update(content=None, tool_calls=[_tool_call(*answer.tool_call)])
     else:
-        message["content"] = _text(request)
+        message["content"] = text_of(answer, request.order)
     finish = "tool_calls" if answer.tool_call else "stop"
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     document = {
@@ -95,7 +95,7 @@ def _chat_events(request: FakeRequest) -> Iterator[Any]:
     if answer.tool_call:
         yield chunk({"tool_calls": [{"index": 0, **_tool_call(*answer.tool_call)}]})
     else:
-        for word in words_of(answer):
+        for word in words_of(answer, request.order):
             yield chunk({"content": word})
     yield chunk({}, "tool_calls" if answer.tool_call else "stop")
     if has_usage:  # in a chunk of its own, without choices
@@ -106,16 +106,6 @@ def _chat_events(request: FakeRequest) -> Iterator[Any]:
 def _tool_call(name: str, arguments: str) -> dict[str, Any]:
     function = {"name": name, "arguments": arguments}
     return {"id": "call_1", "type": "function", "function": function}
-
-
-def _text(request: FakeRequest) -> str:
-    """Return the text of an answer, or JSON if the request has a schema."""
-    format_of_chat = request.order.get("response_format") or {}
-    format_of_response = (request.order.get("text") or {}).get("format") or {}
-    wants_json = "json_schema" in (format_of_chat.get("type"), format_of_response.get("type"))
-    text = request.answer.text
-    # Helpers such as `parse` validate the text; a test that scripts JSON brings its own.
-    return '{"answer": "yes"}' if wants_json and not text.startswith("{") else text
 
 
 def _completion(request: FakeRequest) -> dict[str, Any]:
@@ -170,7 +160,12 @@ def _response(request: FakeRequest) -> dict[str, Any]:
 def _response_in(request: FakeRequest, response_id: str, status: str) -> dict[str, Any]:
     """Return a response in a status."""
     tokens = request.answer.tokens
-    part = {"type": "output_text", "text": _text(request), "annotations": [], "logprobs": []}
+    part = {
+        "type": "output_text",
+        "text": text_of(request.answer, request.order),
+        "annotations": [],
+        "logprobs": [],
+    }
     item = {**_ITEM, "status": "completed", "content": [part]}
     if request.answer.tool_call:
         name, arguments = request.answer.tool_call
@@ -237,9 +232,9 @@ def response_events(request: FakeRequest, response_id: str) -> Iterator[dict[str
     yield numbered("response.output_item.added", output_index=0, item=item)
     part = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
     yield numbered("response.content_part.added", part=part, **place)
-    for word in words_of(request.answer):
+    for word in words_of(request.answer, request.order):
         yield numbered("response.output_text.delta", delta=word, logprobs=[], **place)
-    text = _text(request)
+    text = text_of(request.answer, request.order)
     yield numbered("response.output_text.done", text=text, logprobs=[], **place)
     yield numbered("response.content_part.done", part={**part, "text": text}, **place)
     yield numbered("response.output_item.done", output_index=0, item=whole["output"][0])
@@ -284,7 +279,11 @@ def _image_events(request: FakeRequest) -> Iterator[dict[str, Any]]:
 def _image_usage(tokens: Tokens) -> dict[str, Any]:
     images = tokens.image_input
     details = {"text_tokens": tokens.input - images, "image_tokens": images}
-    return {**totals(tokens), "input_tokens_details": details, **tokens.extra}
+    usage = {**totals(tokens), "input_tokens_details": details}
+    if tokens.image_output:
+        texts = tokens.output - tokens.image_output
+        usage["output_tokens_details"] = {"text_tokens": texts, "image_tokens": tokens.image_output}
+    return {**usage, **tokens.extra}
 
 
 def _speech(_request: FakeRequest) -> Reply:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import itertools
 import json
 import select
+import time
+from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from typing import Any, Protocol
@@ -56,6 +58,7 @@ class Socket:
         self._session: dict[str, Any] = {"type": "realtime", "model": model}
         self._numbers = itertools.count()
         self._message = b""
+        self._waiting: deque[dict[str, Any]] = deque()  # events that are still to be answered
 
     def serve(self) -> None:
         """Answer events until either side closes the connection."""
@@ -68,9 +71,11 @@ class Socket:
         self._flush()
         if not self._is_responses:
             self._send({"type": "session.created", "session": self._session})
-        while not self._is_closed:
-            for event in self._receive():
-                self._answer(event)
+        while self._waiting or not self._is_closed:
+            if self._waiting:
+                self._answer(self._waiting.popleft())
+            else:
+                self._receive()
 
     @property
     def _is_closed(self) -> bool:
@@ -88,8 +93,8 @@ class Socket:
         self._protocol.send_text(json.dumps(numbered).encode())
         self._flush()
 
-    def _receive(self) -> list[dict[str, Any]]:
-        """Wait for the client's next events and record them."""
+    def _receive(self) -> None:
+        """Wait for the client's next events, record them and let them wait for their answers."""
         data = self._handler.rfile.read1()
         if data:
             self._protocol.receive_data(data)
@@ -107,7 +112,7 @@ class Socket:
         self._flush()
         for event in events:
             self._provider.record("WS", self._path, {}, event)
-        return events
+        self._waiting.extend(events)
 
     def _read(self, message: bytes) -> dict[str, Any]:
         """Parse an event; anything else closes the connection, as the provider does."""
@@ -121,10 +126,20 @@ class Socket:
         return {}
 
     def _cancelled_within(self, seconds: float) -> bool:
-        """Return whether the client cancels the response within this time."""
-        ready, _, _ = select.select([self._handler.connection], [], [], seconds)
-        events = self._receive() if ready else []
-        return any(event.get("type") == "response.cancel" for event in events)
+        """Wait, and return whether the client cancels the response within this time; its other
+        events are answered later.
+        """
+        end_s = time.monotonic() + seconds
+        while not self._is_closed:
+            for event in self._waiting:
+                if event.get("type") == "response.cancel":
+                    self._waiting.remove(event)
+                    return True
+            left_s = max(end_s - time.monotonic(), 0.0)
+            if not select.select([self._handler.connection], [], [], left_s)[0]:
+                break
+            self._receive()
+        return False
 
     def _answer(self, event: dict[str, Any]) -> None:
         kind = event.get("type")
