@@ -163,11 +163,11 @@ def test_client__made_while_another_thread_patches__does_not_wait(
     metered = Metered(pg)
     with patching():
         client = OwnRequest(api_key="k", base_url=fake.openai_url)
-    assert (original, logged()) == (None, {})
+    assert original is None
     OwnRequest(api_key="k", base_url=fake.openai_url).close()
     with client:
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-    assert (len(metered.events), logged()) == (1, {"hook_displaced:openai": 1})
+    assert (len(metered.events), logged()) == (1, {})
 
 
 def test_call__of_a_client__looks_for_no_displaced_hook(

@@ -278,10 +278,10 @@ def test_client__of_a_subclass__is_metered(init: Init, fake: FakeProvider) -> No
     assert "hook_displaced:openai" not in diagnostics.counts
 
 
-def test_client__of_a_subclass_with_its_own_request__is_noticed_and_counts_once(
+def test_client__of_a_subclass_with_its_own_request__is_hooked_and_counts_once(
     init: Init, fake: FakeProvider
 ) -> None:
-    """A class that owns `request` is hooked when its first client is made, and said."""
+    """A class that owns `request` is hooked when its first client is made: it displaced nothing."""
 
     class OwnRequest(openai.OpenAI):
         """A client that overrides the funnel."""
@@ -295,6 +295,13 @@ def test_client__of_a_subclass_with_its_own_request__is_noticed_and_counts_once(
         with OwnRequest(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert [event.quality for event in metered.events] == ["exact"] * 2
+    assert "hook_displaced:openai" not in diagnostics.counts
+    owner: Any = OwnRequest
+    ours = owner.request
+    owner.request = original
+    OwnRequest(api_key="k", base_url=fake.openai_url).close()
+    assert owner.request is not original
+    owner.request = ours
     assert diagnostics.counts["hook_displaced:openai"] == 1
     instrumentation.uninstall()
     assert vars(OwnRequest)["request"] is original

@@ -97,7 +97,10 @@ class SdkHook(Hook):
             return
         try:
             if patches.switch.is_on:
-                self._warn_displaced(_owner(client_class))
+                owner = _owner(client_class)
+                # A subclass that has a `request` of its own is hooked with its first client.
+                if patches.has_patched(owner, "request"):
+                    self._warn_displaced(owner)
                 self._patch_owner(client_class, patches)
         finally:
             patches.lock.release()

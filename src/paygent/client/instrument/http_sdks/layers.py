@@ -38,6 +38,10 @@ class Gateway:
     def __exit__(self, *error: object) -> None:
         leave(self, self._token)
 
+    def close(self) -> None:
+        """Close it, in every context that inherited it."""
+        self.is_open = False
+
     def sends(self) -> bool:
         """Return whether the gateway itself makes the current request."""
         return True
@@ -46,28 +50,49 @@ class Gateway:
 class OpenRequest:
     """A request of an SDK that is under way. As a `Gateway`, it may be inherited and closed."""
 
-    __slots__ = ("_client", "_layers", "_options", "is_open")
+    __slots__ = ("_client", "_options", "is_open", "layers")
 
     def __init__(self, client: Any, options: Any, layer: Any) -> None:
         self._client = client
         self._options = options
-        self._layers = [layer]
+        self.layers = [layer]  # our wrappers that the request is in now
         self.is_open = True
 
     def includes(self, client: Any, options: Any, layer: Any) -> bool:
-        """Return whether a request that reaches our wrapper `layer` is this one on its way: it has
-        the same client, or is a copy that another client sends.
+        """Return whether a request that reaches our wrapper `layer` is this one on its way, or its
+        repetition by one of its layers: it has the same client, or is a copy of another client.
         """
-        # One that enters a wrapper for the second time was made while this one is under way.
-        if not self.is_open or any(layer is passed for passed in self._layers):
+        # One that enters a wrapper while this one is in it was made meanwhile, and is another.
+        if not self.is_open or any(layer is entered for entered in self.layers):
             return False
         # Other instrumentation may copy the options, and send the copy by a client of its own.
         body = getattr(options, "json_data", None)
         is_copy = body is not None and body is getattr(self._options, "json_data", None)
-        if not (client is self._client or options is self._options or is_copy):
-            return False
-        self._layers.append(layer)  # unlocked: one request passes its layers one after the other
-        return True
+        return client is self._client or options is self._options or is_copy
+
+    def close(self) -> None:
+        """Close it. A context that has inherited it may live as long as the process, so it no
+        longer refers to the client and the prompt.
+        """
+        self.is_open = False
+        self._client = self._options = None
+        self.layers = []
+
+
+class InnerLayer:
+    """A layer inside of the outermost one, entered while an open request is in it."""
+
+    __slots__ = ("_layer", "_layers")
+
+    def __init__(self, request: OpenRequest, layer: Any) -> None:
+        self._layers = request.layers  # unlocked: a request passes one layer after the other
+        self._layer = layer
+
+    def __enter__(self) -> None:
+        self._layers.append(self._layer)
+
+    def __exit__(self, *error: object) -> None:
+        self._layers.remove(self._layer)
 
 
 inside: ContextVar[Gateway | OpenRequest | None] = ContextVar("paygent_inside", default=None)
@@ -77,7 +102,7 @@ propagate(inside)  # an SDK may send its request on a thread of its own
 
 def leave(layer: Gateway | OpenRequest, token: Token[Gateway | OpenRequest | None]) -> None:
     """Close a call or request, in every context that inherited it."""
-    layer.is_open = False
+    layer.close()
     reset_or_ignore(token)
 
 

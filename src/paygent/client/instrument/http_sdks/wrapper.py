@@ -23,7 +23,13 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
-from paygent.client.instrument.http_sdks.layers import Gateway, OpenRequest, inside, leave
+from paygent.client.instrument.http_sdks.layers import (
+    Gateway,
+    InnerLayer,
+    OpenRequest,
+    inside,
+    leave,
+)
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_collected, end_failed
 from paygent.client.instrument.http_sdks.request import (
     CARRIER_HEADER,
@@ -80,6 +86,9 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return send(client, *args, **kwargs)
+        if isinstance(exchange, InnerLayer):
+            with exchange:
+                return send(client, *args, **kwargs)
         wait = exchange.begin()
         while wait is not None:
             wait.block()
@@ -101,6 +110,9 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
+        if isinstance(exchange, InnerLayer):
+            with exchange:
+                return await send(client, *args, **kwargs)
         exchange._prepared.request.is_async = True  # it can wait for its turn on an event loop
         wait = exchange.begin()
         while wait is not None:
@@ -116,9 +128,9 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
 
 def _open(
     sdk: Sdk, client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Any
-) -> _Exchange | None:
-    """Return the exchange of a request that has reached our wrapper `layer`; None for one that
-    passes unmetered: after a shutdown, or as a part of a call that is under way.
+) -> _Exchange | InnerLayer | None:
+    """Return the exchange of a request that has reached our wrapper `layer`; the layer for one that
+    is under way already; None for one that passes unmetered, as after a shutdown.
     """
     meter = meter_or_warn()
     if meter is None:
@@ -127,7 +139,7 @@ def _open(
     enclosing = inside.get()
     if isinstance(enclosing, OpenRequest):
         if enclosing.includes(client, options, layer):
-            return None
+            return InnerLayer(enclosing, layer)
     elif enclosing is not None and enclosing.is_open and enclosing.in_front:  # a gateway
         is_part = attempt("gateway", enclosing.sends)
         if is_part:

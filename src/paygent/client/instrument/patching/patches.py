@@ -86,6 +86,10 @@ class Patches:
         """Return whether an object is a wrapper that was put in and not taken out."""
         return self._wrappers.get(id(value)) is value and value is not None
 
+    def has_patched(self, owner: Any, name: str) -> bool:
+        """Return whether an attribute was patched, and the patch was not taken out."""
+        return any(patch.owner is owner and patch.name == name for patch in self._put_in)
+
     def has_provider(self, package: str) -> bool:
         """Return whether the application has registered a provider in a package."""
         return any(f"{module}.".startswith(f"{package}.") for module in self.provided)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import contextvars
+import gc
+import threading
+import weakref
+from typing import Any
 
 import openai
 from tests.instrument.shapes import MESSAGES, Metered
@@ -28,3 +32,34 @@ def test_gateway__in_a_context_that_outlives_it__is_over(init: Init, fake: FakeP
             assert metered.events == []
         assert not inside.run(call)
     assert metered.only.user_id == "u1"
+
+
+def test_open_request__in_a_thread_that_outlives_it__keeps_no_client_and_prompt(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The context of a thread that a request has started, such as one that refreshes tokens."""
+
+    class Messages(list[Any]):
+        """A prompt that can be referred to weakly."""
+
+    go_on = threading.Event()
+    threads: list[threading.Thread] = []
+
+    class Starting(openai.OpenAI):
+        def _prepare_options(self, options: Any) -> Any:
+            threads.append(threading.Thread(target=go_on.wait))
+            threads[0].start()
+            return options
+
+    def call() -> list[weakref.ref[Any]]:
+        messages: Any = Messages(MESSAGES)
+        with Starting(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+            client.chat.completions.create(model="gpt-4o", messages=messages)
+            return [weakref.ref(client), weakref.ref(messages)]
+
+    init()
+    references = call()
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+    go_on.set()
+    threads[0].join()

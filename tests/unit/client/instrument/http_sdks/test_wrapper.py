@@ -191,6 +191,50 @@ def test_openai__a_subclass_that_changes_the_body__is_counted_once(
     assert (len(fake.requests), len(metered.events)) == (2, 2)
 
 
+@pytest.mark.parametrize("changes_model", [False, True])
+def test_openai__a_subclass_that_sends_again__is_counted_once(
+    changes_model: bool, init: Init, fake: FakeProvider
+) -> None:
+    """The repetition of a failed request, also by another model, is a part of the same call."""
+
+    class Repeating(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            try:
+                return super().request(cast_to, options, **kwargs)
+            except openai.RateLimitError:
+                if changes_model:
+                    body = {**options.json_data, "model": "gpt-4o-mini"}
+                    options = options.model_copy(update={"json_data": body})
+                return super().request(cast_to, options, **kwargs)
+
+    metered = Metered(init())
+    fake.script(Answer(status=429), Answer())
+    url = fake.openai_url
+    with Repeating(api_key="k", base_url=url, max_retries=0) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(fake.requests), len(metered.events)) == (2, 1)
+    assert metered.only.quality == "exact"
+
+
+async def test_openai__an_async_subclass_that_sends_again__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The same for async clients."""
+
+    class Repeating(openai.AsyncOpenAI):
+        async def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            try:
+                return await super().request(cast_to, options, **kwargs)
+            except openai.RateLimitError:
+                return await super().request(cast_to, options, **kwargs)
+
+    metered = Metered(init())
+    fake.script(Answer(status=429), Answer())
+    async with Repeating(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
+        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(fake.requests), len(metered.events)) == (2, 1)
+
+
 def test_openai__another_request_that_is_made_while_one_is_under_way__counts_too(
     init: Init, fake: FakeProvider
 ) -> None:
