@@ -10,7 +10,7 @@ from typing import Any
 
 from paygent.client.instrument.anthropic.answers import MessageStream, read_message
 from paygent.client.instrument.http_sdks.outcome import NEVER_SENT
-from paygent.client.instrument.openai.answers import read_chat
+from paygent.client.instrument.openai.answers import ChatStream, read_chat
 from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.core.estimate import Estimate
 from paygent.core.providers import canonical_provider
@@ -123,6 +123,27 @@ def read_part(usage: Usage | JobStatus | None, part: Any, whole: Any) -> Usage |
 # -- its errors
 
 _ERRORS_MAX = 16
+
+
+def is_of_request_rule(error: BaseException) -> bool:
+    """Return whether a LiteLLM error comes from `litellm.pre_call_rules`, before anything is sent.
+    A rule for answers raises the same class.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_name == "pre_call_rules":
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def read_rejected(answer: Any, estimate: Estimate) -> Usage | JobStatus | None:
+    """Read an answer that LiteLLM has rejected, which its error carries whole, as text or not."""
+    if not isinstance(answer, str):
+        return read_completion(answer, False)
+    reader = ChatStream(False, False)
+    reader.feed({"choices": [{"delta": {"content": answer}}]})
+    return reader.usage(estimate)
 
 
 def was_never_sent(error: BaseException, handled: BaseException | None) -> bool:

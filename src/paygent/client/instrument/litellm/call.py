@@ -10,9 +10,10 @@ from paygent.client.instrument.callables.run import Work, end_raised, prepare
 from paygent.client.instrument.litellm.answers import (
     answered_by,
     is_from_cache,
+    is_of_request_rule,
     provider_of,
-    read_completion,
     read_part,
+    read_rejected,
     was_never_sent,
 )
 from paygent.client.instrument.litellm.callers import LiteLLMGateway, is_in_callback
@@ -102,10 +103,12 @@ class GatewayCall(Work):
         body = self._prepared.request.body or {}
         if "APITimeoutError" in names and body.get("mock_timeout") is True:
             meter.void(call, "a mocked time-out")  # LiteLLM sends nothing
+        elif "APIResponseValidationError" in names and is_of_request_rule(error):
+            meter.void(call, "rejected by a rule")
         elif "APIResponseValidationError" in names:
-            # An answer that a rule or a schema of the application rejects was paid.
+            # A rule or a schema of the application has rejected the answer, which was paid.
             answer = getattr(error, "raw_response", None)
-            usage = attempt("usage", read_completion, answer, False)
+            usage = attempt("usage", read_rejected, answer, call.estimate)
             meter.settle(call, answered_by(self._gateway.provider, usage))
         elif "APITimeoutError" in names or (
             "APIConnectionError" in names and not was_never_sent(error, self._handled)

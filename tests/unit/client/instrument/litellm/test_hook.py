@@ -300,20 +300,40 @@ def _reject(**fields: Any) -> Any:
     ("act", "expected"),
     [
         (_reject, (50, "estimated")),
-        (lambda: _reject(raw_response="No JSON."), (50, "estimated")),
+        (lambda: _reject(raw_response="No JSON."), (2, "estimated")),
         (lambda: _reject(raw_response=answer()), (20, "exact")),
     ],
 )
 def test_litellm__an_answer_that_it_rejects__is_booked(
     act: Callable[[], Any], expected: tuple[int, str], pg: Paygent, litellm: Any
 ) -> None:
-    """It was paid, whatever status LiteLLM gives it: by the error's answer, or at the estimate."""
+    """It was paid, whatever status LiteLLM gives it: by the error's answer or its text, or at the
+    estimate.
+    """
     metered = Metered(pg)
     litellm.acts.append(act)
     with pytest.raises(Rejected):
         litellm.completion(**CALL)
     event = metered.only
     assert (event.output_tokens, event.quality, event.provider) == (*expected, "openai")
+
+
+async def test_litellm__a_request_that_a_rule_rejects__costs_nothing(
+    pg: Paygent, litellm: Any
+) -> None:
+    """LiteLLM raises the same error as for an answer, but before anything is sent."""
+
+    def pre_call_rules() -> Any:
+        return _reject()
+
+    metered = Metered(pg)
+    litellm.acts += [pre_call_rules, pre_call_rules]
+    with pytest.raises(Rejected):
+        await asyncio.to_thread(litellm.completion, **CALL)
+    with pytest.raises(Rejected):
+        await litellm.acompletion(**CALL)
+    assert await asyncio.to_thread(lambda: metered.events) == []
+    assert pg.health()["calls_in_flight"] == 0
 
 
 def _refused() -> Any:
