@@ -103,7 +103,7 @@ class StreamEnd:
 
 
 def end_from_finalizer(deferred_ends: DeferredEnds, end: Callable[[], None]) -> None:
-    """Run the end of a call, or defer it where a lock of ours may be held; safe in a finalizer."""
+    """Run the end of a call, or defer it where Paygent may hold a lock; safe in a finalizer."""
     # A dropped stream or generator is often part of a cycle, so the garbage collector ends it, at
     # an allocation of any code. Inside our own code this thread may hold a lock that the end needs.
     if _is_inside_ours():
