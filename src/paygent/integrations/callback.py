@@ -1,4 +1,4 @@
-"""What the callbacks of frameworks share: the user that they name."""
+"""The user that a framework's callback names: the shared part of these callbacks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The user of a web request: what the ASGI and the WSGI middleware share.
+"""The user of a web request: the shared part of the ASGI and the WSGI middleware.
 
 The application names a header or passes a function. A function is called when the request's first
-call is made and not when the request comes in, so that the application has signed in its user.
+call is made and not when the request comes in, so that the application has signed in its user. An
+ASGI coroutine function is awaited before the application runs.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, as in RFC 9110
 
 
 class RequestMiddleware:
-    """Validates and keeps what a middleware is given; makes the identity of each request."""
+    """Validates and keeps the arguments of a middleware; makes the identity of each request."""
 
     def __init__(
         self, app: Any, user_id: Selector, session_id: Selector = None, metadata: Metadata = None

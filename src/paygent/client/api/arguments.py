@@ -61,7 +61,7 @@ def check_name(errors: ValidationErrors, name: str, value: Any) -> None:
         errors.add(name, value, NAME_RULE)
     # Neither PostgreSQL nor UTF-8 can store these.
     elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
-        errors.add(name, value, "must be text without NUL and half surrogate pairs")
+        errors.add(name, value, "must not contain NUL or unpaired surrogates")
 
 
 def subscription_of(period: BillingPeriod | None) -> Subscription | None:

@@ -1,1 +1,1 @@
-"""Callables that are no patched SDK: `wrap`, registered providers, Bedrock."""
+"""Callables that are no patched SDK: `wrap` and registered providers."""

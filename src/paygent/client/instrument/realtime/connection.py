@@ -1,4 +1,4 @@
-"""Taps on one connection of the `websockets` library: they see what passes, and change nothing.
+"""Taps on one `websockets` connection: they gate what is sent and read what arrives.
 
 The application's `send` is gated, and a response that it begins is recorded when the library writes
 it: in the order of the wire, with none of our locks held over the library's. What arrives is read

@@ -1,4 +1,4 @@
-"""What the connections of one conversation have counted, so that each response counts once.
+"""The responses counted by the connections of one conversation, so that each counts once.
 
 Several connections can carry one conversation: two with one `call_id`, a second one attached to a
 Live session. Each of them receives the events of every response and the same seconds. Kept in
@@ -17,10 +17,10 @@ _SHARED_MAX = 1_024  # conversations known by their id, the most recently joined
 
 
 class CountedResponses:
-    """What one conversation has counted. Its connections may be read by several threads.
+    """The responses and audio counted in one conversation. Its connections may be read by several threads.
 
     Attributes:
-        responses: What any of its connections has requested, and what is under way.
+        responses: Those requested over any of its connections, and those under way.
     """
 
     def __init__(self) -> None:

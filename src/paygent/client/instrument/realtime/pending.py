@@ -33,8 +33,8 @@ class PendingResponse:
 
 
 class Responses:
-    """What waits and what is under way, over all connections of a conversation. One thread may send
-    while another one reads: each step is one operation on a list or dict.
+    """The responses that wait and those under way, over all connections of a conversation. One
+    thread may send while another one reads: each step is one operation on a list or dict.
     """
 
     def __init__(self) -> None:

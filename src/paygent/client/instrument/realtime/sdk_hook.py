@@ -46,7 +46,7 @@ class Opening(NamedTuple):
     """A connection that the SDK opens.
 
     Attributes:
-        state: What outlives a reconnect.
+        state: The state that outlives a reconnect.
         route: The route it leads to; "" where its address names it.
     """
 

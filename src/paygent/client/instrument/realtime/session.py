@@ -1,6 +1,6 @@
 """A connection's destination, and its session as the server has accepted it.
 
-What the application requests of a session is not read: the server may refuse it.
+The session that the application requests is not read: the server may refuse it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paygent.errors import PaygentLimitExceeded
 
 
 class Destination(NamedTuple):
-    """What a connection's address and opener reveal.
+    """Where a connection leads, according to its address and opener.
 
     Attributes:
         provider: The provider that is called.

@@ -22,7 +22,7 @@ from paygent.core.usage import Usage, get
 
 _AUDIO_BYTES_PER_S = 48_000  # PCM16, mono, 24 kHz: the only format of a translation
 _BASE64 = 4 / 3  # characters for each byte
-_TRANSLATED_MS = 10_000  # so much is lost at most of what was translated if the process is killed
+_TRANSLATED_MS = 10_000  # most audio whose usage is lost if the process is killed
 
 
 @dataclass(slots=True, eq=False)
