@@ -6,6 +6,7 @@ anything is void; one that the provider may have billed settles at its hold.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -62,7 +63,8 @@ def _end_raw(
     is_read = any(getattr(response, name, False) for name in ("is_stream_consumed", "is_closed"))
     bytes_reader = BytesReader(response.headers, reader, read, is_plain=is_read)
     if is_read:  # the bytes are in memory, and no tap would see them again
-        meter.settle(call, attempt("usage", _read_whole, response, bytes_reader, call.estimate))
+        usage = attempt("usage", _read_whole, response, bytes_reader, read, call.estimate)
+        meter.settle(call, usage)
         return
     ending = StreamEnd(meter, call, bytes_reader)
     if attempt("tap_bytes", tap_bytes, response, ending, bytes_reader):
@@ -71,10 +73,22 @@ def _end_raw(
         meter.settle(call, None)
 
 
-def _read_whole(response: Any, reader: BytesReader, estimate: Estimate) -> Usage | JobStatus | None:
-    reader.feed_bytes(response.content)  # raises where the bytes were consumed as a stream
-    reader.end()
-    return reader.usage(estimate)
+def _read_whole(
+    response: Any,
+    bytes_reader: BytesReader,
+    read: Callable[[Any], Usage | JobStatus | None],
+    estimate: Estimate,
+) -> Usage | JobStatus | None:
+    content = response.content  # raises where the bytes were consumed as a stream
+    if bytes_reader.is_by_line:
+        bytes_reader.feed_bytes(content)
+        bytes_reader.end()
+        return bytes_reader.usage(estimate)
+    # Of any size and content type: some gateways send JSON as plain text.
+    try:
+        return read(json.loads(content))
+    except ValueError:
+        return None  # sound or text
 
 
 # Error classes by name, since the libraries may not be installed: of the SDKs, httpx, aiohttp,
@@ -92,6 +106,11 @@ BROKEN_OFF = {
     "DeadlineExceeded",
 }  # fmt: skip
 """Raised after a request was sent, or for an answer that the SDK could not parse."""
+
+_UNPARSED = {*BROKEN_OFF, "ValidationError", "UnicodeDecodeError"}
+"""Also raised by code that parses an answer. Other errors of a value (a number that JSON lacks, a
+header that is not ASCII) are raised for the request.
+"""
 
 _CAUSES_MAX = 8  # a chain of causes may be circular
 
@@ -120,7 +139,7 @@ def end_failed(
         names = names_of_causes(error)
         if not NEVER_SENT.isdisjoint(names):
             void_reason = "never sent"
-        elif not isinstance(error, ValueError) and BROKEN_OFF.isdisjoint(names):
+        elif _UNPARSED.isdisjoint(names):
             void_reason = "failed before it was sent"
     if void_reason:
         meter.void(call, void_reason)

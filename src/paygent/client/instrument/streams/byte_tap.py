@@ -48,13 +48,18 @@ class BytesReader:
         self._is_events = "event-stream" in content_type
         self._is_lines = bool(getattr(reader, "reads_lines", False))
         self._decode = _decoder(encoding)
-        is_readable = self._is_events or self._is_lines or "json" in content_type
+        is_readable = self.is_by_line or "json" in content_type
         self._skipping = self._decode is None or not is_readable
         self._buffer = bytearray()
         self._in_long_line = self._is_whole = False
         self._reader = reader
         self._read = read
         self._seen: Usage | JobStatus | None = None
+
+    @property
+    def is_by_line(self) -> bool:
+        """Whether it reads events or JSON lines, and not one JSON answer."""
+        return self._is_events or self._is_lines
 
     def feed_bytes(self, data: bytes) -> None:
         """Read the next bytes."""
@@ -65,7 +70,7 @@ class BytesReader:
         except zlib.error:  # the header was wrong
             self._skipping = True
             return
-        if not (self._is_events or self._is_lines):
+        if not self.is_by_line:
             if len(self._buffer) > _JSON_BYTES_MAX:
                 self._skipping = True
                 self._buffer.clear()
@@ -100,7 +105,7 @@ class BytesReader:
 
     def finish(self) -> None:
         """Read the usage that only a whole answer has."""
-        if not self._buffer or self._is_events or self._is_lines:
+        if not self._buffer or self.is_by_line:
             return
         try:
             document = json.loads(bytes(self._buffer))

@@ -78,6 +78,10 @@ def call_of(plan: PlanConfig | None = None) -> Call:
         (ConnectionResetError(), "settle"),
         (json.JSONDecodeError("x", "y", 0), "settle"),
         (TimeoutError(), "settle"),
+        (error_of("ValidationError", ValueError), "settle"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "not UTF-8"), "settle"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "not ASCII"), "void"),
+        (ValueError("Out of range float values are not JSON compliant"), "void"),
         (TypeError("not serializable"), "void"),
         (RuntimeError("of the app"), "void"),
         (KeyboardInterrupt(), "settle"),
@@ -160,11 +164,32 @@ class Consumed(Unreadable):
 def test_end_answered__a_body_that_cannot_be_read__settles_the_estimate(
     response: Unreadable, swallowed: Swallowed
 ) -> None:
-    """A response that was read already and is no JSON counts as estimated."""
-    swallowed.expect("usage")
+    """A response that was read already and is not JSON counts as estimated."""
+    if isinstance(response, Consumed):
+        swallowed.expect("usage")
     ends = Ends()
     end_answered(cast(Meter, ends), call_of(), prepared({}), response)
     assert ends.ended == [("settle", None)]
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain", None])
+@pytest.mark.parametrize("length", [1, 17 * 1024 * 1024])
+def test_end_answered__a_raw_answer_in_memory__is_read_whatever_its_type_and_size(
+    content_type: str | None, length: int
+) -> None:
+    """Some gateways send JSON as plain text, and an answer with images or sound is large."""
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    body = {"model": "gpt-4o", "choices": [{"message": {"content": "x" * length}}], "usage": usage}
+    headers = {} if content_type is None else {"content-type": content_type}
+    content = json.dumps(body).encode()
+    response = SimpleNamespace(
+        is_stream_consumed=True, stream=None, headers=headers, content=content
+    )
+    ends = Ends()
+    raw = prepared({}, headers={"x-stainless-raw-response": "true"})
+    end_answered(cast(Meter, ends), call_of(), raw, SimpleNamespace(http_response=response))
+    ((how, read),) = ends.ended
+    assert (how, read.input_tokens, read.output_tokens) == ("settle", 3, 4)
 
 
 def test_end_answered__a_response_without_a_stream_to_watch__settles_the_estimate() -> None:

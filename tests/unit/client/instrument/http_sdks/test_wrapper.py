@@ -64,6 +64,22 @@ def test_openai__a_fallback_that_never_left__spends_nothing(init: Init, fake: Fa
     assert len(metered.events) == 1
 
 
+@pytest.mark.parametrize(
+    ("api_key", "options"), [("k", {"temperature": float("nan")}), ("sk-é", {})]
+)
+def test_openai__a_request_that_cannot_be_encoded__spends_nothing(
+    api_key: str, options: dict[str, Any], init: Init, fake: FakeProvider
+) -> None:
+    """A value that JSON lacks, and a header that is not ASCII, are errors of the request."""
+    metered = Metered(init())
+    with (
+        openai.OpenAI(api_key=api_key, base_url=fake.openai_url, max_retries=0) as client,
+        pytest.raises(ValueError),
+    ):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES, **options)
+    assert (fake.requests, metered.events) == ([], [])
+
+
 def test_openai__a_response_type_of_the_http_library__is_metered(
     init: Init, fake: FakeProvider
 ) -> None:
