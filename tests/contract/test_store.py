@@ -722,6 +722,26 @@ def test_corrections__of_a_job__keep_their_model_on_the_originals_place(store: S
     assert store.events(PRODUCT, "bob") == ()
 
 
+@pytest.mark.parametrize("backwards", [True, False])
+def test_corrections__of_a_job_that_failed__leave_nothing_on_the_originals_model(
+    store: Store, backwards: bool
+) -> None:
+    """Another process retrieves it: its correction names no model, and takes back the estimate."""
+    original = make_event("a", quality="estimated")
+    nothing = make_use("u", original)._replace(
+        model="", model_key="", input_tokens=0, output_tokens=0, cost_tokens_nano=0
+    )
+    key = period_key("tokens", "gpt-4o")
+    store.ingest(PRODUCT, batch_of(questions=ask("ann", key)))
+    for event in (nothing, original) if backwards else (original, nothing):
+        store.ingest(PRODUCT, batch_of(event))
+    assert spent(store, "ann", key) == 0
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    assert {(row.model, row.calls, row.input_tokens) for row in rows if row.model or row.calls} == {
+        ("gpt-4o", 1, 0)
+    }
+
+
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("backwards", [True, False])
 def test_corrections__of_a_job_of_several_models__take_the_doubt_where_it_was(
@@ -1146,6 +1166,21 @@ def test_store__half_a_surrogate_pair__does_not_stop_a_batch(store: Store) -> No
     assert answer.users[odd].spent == {period_key(): 5}
     assert [event.cost_nano for event in store.events(PRODUCT, odd)] == [5]
     assert len(store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)) == 2
+
+
+def test_usage__by_a_tag_with_odd_characters__reads_every_event(store: Store) -> None:
+    """One event's metadata must not fail the reports of the whole product."""
+    odd = "caf\ud83d"
+    tagged = [
+        make_event("odd", metadata={"team": odd, odd: 1}, tool_calls=(odd,)),
+        make_event("nul", metadata={"team": "a\0b"}),
+        make_event("plain", metadata={"team": "café"}),
+    ]
+    store.ingest(PRODUCT, batch_of(*tagged))
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
+    assert [row.tag for row in rows] == ["a\ufffdb", "café", "caf\ufffd"]
+    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, odd)
+    assert [(row.tag, row.calls) for row in rows] == [("", 2), ("1", 1)]
 
 
 # -- life

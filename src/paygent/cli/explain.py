@@ -18,7 +18,7 @@ from rich.table import Table
 from paygent.cli.console import make_console
 from paygent.client.accounts.account_lookup import account_key
 from paygent.client.runtime.settings import read_settings
-from paygent.core.event import Event
+from paygent.core.event import HELD, Event
 from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
 from paygent.core.messages import BookedEvent, Question
 from paygent.core.money import divide_half_even, format_usd, from_units
@@ -104,6 +104,10 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
         return True, [f"cost       {cost}, as passed to record_event"]
     if event.price_id.startswith(BILLED):
         return True, [f"cost       {cost}, as billed by {event.provider}"]
+    if HELD in (event.details or {}):
+        held = f"{event.input_tokens:,} input, {event.output_tokens:,} output"
+        reason = f"booked at its hold ({held}): the end of the call was never recorded"
+        return True, [f"estimate   {reason}", f"prices     {event.price_id}", f"booked     {cost}"]
     lines: list[Any] = []
     is_right, is_assumed = True, False
     if booked.prices is not None and event.corrects is None:

@@ -22,6 +22,11 @@ from paygent.core.usage import Quality
 
 Source = Literal["auto", "manual"]
 
+HELD = "held"
+"""Key in the details of an event whose call never recorded its end: it was booked at its hold,
+which need not follow from the prices of its tokens.
+"""
+
 escape = lru_cache(maxsize=4096)(json.dumps)
 """Return a string as a JSON string, remembering recent user ids, sessions, models and price ids."""
 
@@ -54,7 +59,8 @@ class Event(NamedTuple):
         tool_calls: Names of tools, in order.
         description: Free text of a manual event.
         metadata: The context's metadata, at most 16 keys and 1 kB.
-        details: Counts of the rarer components by name (long cache writes, audio, image, searches).
+        details: Counts of the rarer components by name (long cache writes, audio, image, searches),
+            and marks such as `HELD`.
         corrects: Id of the event that this one corrects: then counts and costs are signed
             differences (the one place where negatives are legal), user, session, time, model, plan
             and period are the original's, and it is no call. None for every other event.
@@ -209,9 +215,11 @@ _READERS = tuple(
     (_FIELDS[name].key, _FIELDS[name].read, Event._field_defaults.get(name), name in _RARE)
     for name in Event._fields
 )
-_NOT_IN_BEGIN: dict[str, Any] = {"quality": "estimated", "source": "auto"} | {
-    _FIELDS[name].key: 0 for name in ("latency_ms", *_COUNTS) if name not in _BEGIN_NAMES
-}
+_NOT_IN_BEGIN: dict[str, Any] = {
+    "quality": "estimated",
+    "source": "auto",
+    "details": {HELD: 1},
+} | {_FIELDS[name].key: 0 for name in ("latency_ms", *_COUNTS) if name not in _BEGIN_NAMES}
 
 
 # -- records

@@ -11,10 +11,10 @@ Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
 - **Corrections.** If its original is stored, a correction is booked on the original's user,
-  session, time, plan and period, whatever its own fields are, and a manual one on its model too;
-  otherwise its own fields apply. It counts as 0 calls; its signed tokens and costs are added like
-  any event's. One that *restates* carries the figures of the whole: the original's figures are
-  subtracted, and an original that is stored after it adds nothing.
+  session, time, plan and period, whatever its own fields are, and a manual one, or one without a
+  model, on its model too; otherwise its own fields apply. It counts as 0 calls; its signed tokens
+  and costs are added like any event's. One that *restates* carries the figures of the whole: the
+  original's figures are subtracted, and an original that is stored after it adds nothing.
 - **Price lists.** The first document of a price id is kept; later ones are ignored.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.

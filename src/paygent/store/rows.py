@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from paygent.core.account import AccountKey
@@ -26,8 +26,17 @@ def text(value: str) -> str:
     return whole.replace("\0", "\ufffd")
 
 
-def _to_json(value: Any) -> str | None:
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value) if value else None
+def _to_json(value: Mapping[str, Any] | Sequence[str] | None) -> str | None:
+    if not value:
+        return None
+    if isinstance(value, Mapping):
+        # Escaped in JSON, a lone surrogate would get past `text` and fail the reports that read it.
+        return json.dumps({text(key): _storable_value(each) for key, each in value.items()})
+    return json.dumps([text(each) for each in value])
+
+
+def _storable_value(value: Any) -> Any:
+    return text(value) if isinstance(value, str) else value
 
 
 def from_json(value: str | None) -> Any:

@@ -193,7 +193,7 @@ class SqliteStore:
             if tag_key is None:
                 rows = sql.usage_by_user_and_model(**days)
             else:
-                rows = sql.usage_by_tag(**days, tag_key=tag_key)
+                rows = sql.usage_by_tag(**days, tag_key=text(tag_key))
             return tuple(UsageRow(**row) for row in rows)
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -211,13 +210,18 @@ def test_explain__a_cost_that_differs_from_its_prices__is_a_finding(
     assert "MISMATCH   booked $0.004750001" in text
 
 
-def test_explain__a_call_killed_with_its_process__shows_the_prices_of_its_estimate(
+def test_explain__a_call_killed_with_its_process__is_booked_at_its_hold(
     init: Init, db_path: str
 ) -> None:
-    """The list is stored before the provider is called, so it exists even without a settlement."""
+    """A hold follows what such calls have cost, so it is not compared with the list's prices."""
     code = """
 import sys, paygent
 pg = paygent.Paygent.init(db_path=sys.argv[1])
+def answer():
+    usage = {"prompt_tokens": 1_000, "completion_tokens": 20}
+    return {"usage": {**usage, "prompt_tokens_details": {"cached_tokens": 900}}}
+for _ in range(4):
+    pg.wrap(answer, "u1", "gpt-4o", estimated_input_tokens=1_000)
 def ask():
     print("asked", flush=True)
     sys.stdin.read()
@@ -228,13 +232,14 @@ pg.wrap(ask, "u1", "gpt-4o", estimated_input_tokens=1_000)
     kill(process)
     init().flush()
     with sqlite3.connect(db_path) as connection:
-        (event_id,) = connection.execute("SELECT event_id FROM events").fetchone()
+        (event_id,) = connection.execute(
+            "SELECT event_id FROM events WHERE quality = 'estimated'"
+        ).fetchone()
     connection.close()
     status, text = explain(db_path, event_id)
     assert status == 0
-    assert "was not stored" not in text
-    assert re.search(r"input +1,200 +\$2.5 per million +\$0.003", text)
-    assert "estimate   no usage was reported" in text
+    assert "booked at its hold (1,000 input, " in text
+    assert "prices     genai-prices:" in text
 
 
 def test_explain__a_list_that_was_not_stored__is_reported(pg: Paygent, db_path: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import paygent.core.event as event_module
 from paygent.core.event import (
+    HELD,
     Begin,
     Event,
     decode_end,
@@ -222,6 +223,7 @@ def test_event_from_begin__a_begin_without_an_end__books_its_estimate(
         price_id="catalogue:openai/gpt-4o@2025-01-01",
         latency_ms=0,
         metadata=metadata,
+        details={HELD: 1},
     )
 
 

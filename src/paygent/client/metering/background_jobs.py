@@ -98,7 +98,7 @@ class BackgroundJobs:
                 user_id=user.user_id,
                 session_id=original.session_id,
                 at_us=original.at_us,
-                model=share.model,
+                model=share.model or status.model or original.model,
                 model_key=share.model_key or original.model_key,
                 provider=provider,
                 plan=original.plan,

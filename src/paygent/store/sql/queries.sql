@@ -110,14 +110,14 @@ VALUES (
 
 -- name: adopt_originals!
 -- A correction is booked where its original is, whatever its own fields are; runs before it is counted. Without a
--- stored original its own fields apply. A metered correction (a provider's job) keeps its model, because the model
--- of a batch is known only when the batch has ended.
+-- stored original its own fields apply. A metered correction (a provider's job) keeps its model if it has one, because
+-- the model of a batch is known only when the batch has ended; a job that failed names none.
 UPDATE events AS c
 SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, plan = o.plan,
     period_start_us = o.period_start_us,
-    model = CASE c.source WHEN 'manual' THEN o.model ELSE c.model END,
-    model_key = CASE c.source WHEN 'manual' THEN o.model_key ELSE c.model_key END,
-    provider = CASE c.source WHEN 'manual' THEN o.provider ELSE c.provider END
+    model = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.model ELSE c.model END,
+    model_key = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.model_key ELSE c.model_key END,
+    provider = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.provider ELSE c.provider END
 FROM events AS o
 WHERE c.product_id = :product_id
   AND c.event_id = :event_id
