@@ -143,7 +143,7 @@ def test_destination__that_the_sdk_opens__is_a_providers_wherever_it_leads() -> 
         _Address("gateway", "/llm", {}), Opening(ConnectionState(None), "realtime")
     )
     assert found is not None
-    assert (found.route, found.is_ours, found.provider) == ("realtime", True, "openai")
+    assert (found.route, found.is_provider, found.provider) == ("realtime", True, "openai")
 
 
 if HAS_RESPONSES:

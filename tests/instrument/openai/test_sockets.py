@@ -482,7 +482,7 @@ def test_socket__messages_of_other_kinds__pass_untouched(
 
 
 @pytest.mark.parametrize(
-    ("address", "provider", "model", "is_ours"),
+    ("address", "provider", "model", "is_provider"),
     [
         ("wss://api.openai.com/v1/realtime?model=gpt-realtime", "openai", "gpt-realtime", True),
         ("wss://x.openai.azure.com/openai/realtime?deployment=talk", "azure", "talk", True),
@@ -492,7 +492,7 @@ def test_socket__messages_of_other_kinds__pass_untouched(
     ],
 )
 def test_destination__of_a_provider__tells_who_is_called(
-    address: str, provider: str, model: str, is_ours: bool
+    address: str, provider: str, model: str, is_provider: bool
 ) -> None:
     """By its host, path and query."""
     from types import SimpleNamespace
@@ -503,4 +503,4 @@ def test_destination__of_a_provider__tells_who_is_called(
         protocol = SimpleNamespace(**{name: parse_uri(address)})
         found = _destination(_address(SimpleNamespace(protocol=protocol)), None)
         assert found is not None
-        assert (found.provider, found.model, found.is_ours) == (provider, model, is_ours)
+        assert (found.provider, found.model, found.is_provider) == (provider, model, is_provider)

@@ -69,7 +69,7 @@ def subscription_of(period: BillingPeriod | None) -> Subscription | None:
     return None if period is None else Subscription(to_us(period.start), to_us(period.end))
 
 
-def read_advice(given: Mapping[str, Any]) -> str:
+def check_advice_arguments(given: Mapping[str, Any]) -> str:
     """Check the arguments of `get_max_tokens`, by name; return the user id as text."""
     errors = ValidationErrors("get_max_tokens")
     user_id = check_user(errors, given["user_id"])
@@ -83,7 +83,7 @@ def read_advice(given: Mapping[str, Any]) -> str:
     return user_id
 
 
-def read_entry(given: Mapping[str, Any]) -> ManualEvent:
+def read_manual_event(given: Mapping[str, Any]) -> ManualEvent:
     """Read the arguments of `record_event`, by name."""
     errors = ValidationErrors("record_event")
     if given["user_id"] is not None:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from paygent.client.accounts.user_state import User
-from paygent.client.api.arguments import read_advice, read_entry, valid_user
+from paygent.client.api.arguments import check_advice_arguments, read_manual_event, valid_user
 from paygent.client.api.composition import Parts
 from paygent.client.context.identity import Identity
 from paygent.client.context.propagation import bind
@@ -187,7 +187,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
-        valid_id = read_advice(locals())
+        valid_id = check_advice_arguments(locals())
         user = self._parts.queries.known(valid_id)
         input_tokens = estimated_input_tokens
         if not input_tokens and messages:
@@ -311,7 +311,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule; nothing is booked then.
         """
-        entry = read_entry(locals())
+        entry = read_manual_event(locals())
         if self._is_shut_down:
             diagnostics.warn_once(Notice.SHUT_DOWN_EVENT)
         given = Identity(user_id, session_id, None, metadata)

@@ -95,8 +95,8 @@ _WRAPPERS_MAX = 16  # around one function
 
 
 def is_call(value: Any) -> bool:
-    """Return whether an object is a function made by LiteLLM's decorator `client`, as most functions
-    that call a provider are.
+    """Return whether an object is a function made by LiteLLM's decorator `client`, as most
+    functions that call a provider are.
     """
     for _ in range(_WRAPPERS_MAX):  # a chain may be a cycle
         if type(value) is not FunctionType:  # proxies claim to be instances of it

@@ -61,7 +61,7 @@ class Conversation:
         self._session = Session(destination.model)
         self._identity = identity
         self._meter = meter
-        self._is_ours = destination.is_ours
+        self._is_provider = destination.is_provider
         shared = destination.conversation_id
         self._counted = counted_of(shared) if shared else CountedResponses()
         self._side = SideUsage(destination, self._session, identity, self._counted, meter)
@@ -79,7 +79,7 @@ class Conversation:
     def read_outgoing(self, message: Any) -> Outgoing | None:
         """Read a message of the application; None for one that no limit applies to."""
         sent = messages.read_sent(message)
-        if sent is None or not (self._is_ours or self._speaks_like_provider(sent)):
+        if sent is None or not (self._is_provider or self._speaks_like_provider(sent)):
             return None
         sender = current_identity()
         identity = sender.merged_with(self._identity) if sender is not None else self._identity
@@ -95,7 +95,7 @@ class Conversation:
         route = self._destination.route
         if not messages.asks_for_response(sent, route):
             return False
-        self._is_ours = True
+        self._is_provider = True
         diagnostics.warn_once(Notice.UNKNOWN_SOCKET_HOST, route, subject=route)
         return True
 
@@ -133,10 +133,11 @@ class Conversation:
         """Read a message of the server; return the refusal and the id (or None) of a response that
         the server has begun by itself, usually None.
         """
-        if not self._is_ours and (self._destination.route != "realtime" or b"session." not in data):
+        may_be_session = self._destination.route == "realtime" and b"session." in data
+        if not (self._is_provider or may_be_session):
             return None  # of an unknown host only the session is read, which may matter later
         event = messages.read_received(data, has_text=self._destination.route == "responses")
-        if event is None or not (self._is_ours or get(event, "type") in messages.SESSIONS):
+        if event is None or not (self._is_provider or get(event, "type") in messages.SESSIONS):
             return None
         return self._read(event, lane_of(event))
 

@@ -17,7 +17,8 @@ _SHARED_MAX = 1_024  # conversations known by their id, the most recently joined
 
 
 class CountedResponses:
-    """The responses and audio counted in one conversation. Its connections may be read by several threads.
+    """The responses and audio counted in one conversation. Several threads may read its
+    connections.
 
     Attributes:
         responses: Those requested over any of its connections, and those under way.
@@ -42,17 +43,17 @@ class CountedResponses:
         """Claim what no connection has claimed, not even this one."""
         return claimed_id not in self._owners and self.claim(claimed_id, owner)
 
-    def raise_total(self, total_ms: int) -> None:
+    def raise_audio_total(self, total_ms: int) -> None:
         """Set the total of audio, as the provider reports it; it never falls."""
         with self._lock:
             self._total_ms = max(self._total_ms, total_ms)
 
-    def add(self, audio_ms: int) -> None:
+    def add_audio(self, audio_ms: int) -> None:
         """Add audio to the total."""
         with self._lock:
             self._total_ms += audio_ms
 
-    def take(self, at_least_ms: int = 1) -> int:
+    def take_audio(self, at_least_ms: int = 1) -> int:
         """Take the milliseconds that were not taken yet; 0 if they are fewer than `at_least_ms`."""
         with self._lock:
             rest_ms = self._total_ms - self._taken_ms

@@ -144,7 +144,7 @@ def _tap(connection: Any, taps: Any, patches: Patches) -> Callable[[], Wait | No
     conversation = Conversation(destination, state.identity, meter_now)
     taps(connection, conversation, state, patches.switch)
     # Each response of a connection for all users, opened at the start, has a user of its own.
-    if not destination.is_ours or state.identity is None or state.identity.user_id is None:
+    if not destination.is_provider or state.identity is None or state.identity.user_id is None:
         return None
     return functools.partial(_check, meter, conversation.connect_request(), state)
 
@@ -187,12 +187,12 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     """Return the destination of a connection, or None for one that is left alone."""
     host, path, query = address
     # The SDK may be pointed at a gateway, so the opener counts more than the host.
-    is_ours = opening is not None or _is_provider(host)
+    is_provider = opening is not None or _is_provider(host)
     route = _route_of(path) or (opening.route if opening is not None else "")
     provider = provider_name_at(host)
     # Only these two announce themselves by a `response.create` in the provider's format.
-    if not route or not (is_ours or route in ("realtime", "responses")):
-        if is_ours:
+    if not route or not (is_provider or route in ("realtime", "responses")):
+        if is_provider:
             name = route_name("WS", path)
             diagnostics.warn_once(Notice.UNMETERED_CONNECTION, name, subject=f"{provider}:{name}")
         return None
@@ -200,7 +200,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)
     # Call ids are unique per provider only, ids of Live sessions in general.
     shared = f"{host}:{joined}" if joined and route == "realtime" else joined
-    return Destination(provider, route, models[0] if models else "", is_ours, shared)
+    return Destination(provider, route, models[0] if models else "", is_provider, shared)
 
 
 def _is_provider(host: str) -> bool:

@@ -21,15 +21,15 @@ class Destination(NamedTuple):
         provider: The provider that is called.
         route: "realtime", "responses", "live" or "translations".
         model: As the address names it; "" where only the events do.
-        is_ours: Whether it is known to lead to a provider. Any other host is taken for one once a
-            response is requested.
+        is_provider: Whether it is known to lead to a provider. Any other host is taken for one once
+            a response is requested.
         conversation_id: The provider's id of the conversation that it joins, or "".
     """
 
     provider: str
     route: str
     model: str = ""
-    is_ours: bool = True
+    is_provider: bool = True
     conversation_id: str = ""
 
 

@@ -47,17 +47,17 @@ class SideUsage:
         """Book the seconds of a Live session since the last report."""
         reported = from_seconds(field(event, "usage", "seconds"))
         if reported is not None:
-            self.counted.raise_total(reported.audio_ms)
+            self.counted.raise_audio_total(reported.audio_ms)
             self.book_audio("exact")
 
     def book_sent(self, characters: int) -> None:
         """Book audio in base64 that was sent to a translation, once there is enough of it."""
-        self.counted.add(int(characters / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
+        self.counted.add_audio(int(characters / _BASE64 * 1000 / _AUDIO_BYTES_PER_S))
         self.book_audio("estimated", at_least_ms=_TRANSLATED_MS)
 
     def book_audio(self, quality: Any, at_least_ms: int = 1) -> None:
         """Book the audio that no connection has booked yet."""
-        audio_ms = self.counted.take(at_least_ms)
+        audio_ms = self.counted.take_audio(at_least_ms)
         if audio_ms:
             usage = Usage(audio_ms=audio_ms, quality=quality)
             self._book(self._destination.route, self._session.model, usage)

@@ -436,7 +436,7 @@ def test_conversation__at_an_unknown_place__begins_when_a_response_is_asked_for(
     """In the shape of the provider's; what went before is not ours."""
     for route, asks in (("realtime", {}), ("responses", {"model": "gpt-4o", "input": "hi"})):
         metered = Metered(pg)
-        destination = Destination("openai", route, "", is_ours=False)
+        destination = Destination("openai", route, "", is_provider=False)
         conversation = Conversation(destination, current_identity(), meter_or_warn)
         hear(conversation, "session.created", session={"model": "gpt-4o"})
         hear(conversation, "session.pinged")

@@ -43,10 +43,10 @@ def test_counted__seconds__are_taken_once() -> None:
     live = CountedResponses()
     taken = []
     for total_ms in (3_000, 3_000, 2_000, 5_000):
-        live.raise_total(total_ms)
-        taken.append(live.take())
+        live.raise_audio_total(total_ms)
+        taken.append(live.take_audio())
     assert taken == [3_000, 0, 0, 2_000]
-    live.add(400)
-    assert live.take(at_least_ms=1_000) == 0
-    live.add(600)
-    assert live.take(at_least_ms=1_000) == 1_000
+    live.add_audio(400)
+    assert live.take_audio(at_least_ms=1_000) == 0
+    live.add_audio(600)
+    assert live.take_audio(at_least_ms=1_000) == 1_000
