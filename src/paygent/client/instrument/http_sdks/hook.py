@@ -145,7 +145,7 @@ class ArgumentsHook(Hook):
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
             if callable(original) and not (patches.is_ours(original) or is_mock(original)):
-                patches.put(resource, name, wrap_resource(original, hook_client))
+                patches.put(resource, name, wrap_resource(original, hook_client, patches.switch))
 
 
 class _OnClient(functools.partial):  # type: ignore[type-arg]

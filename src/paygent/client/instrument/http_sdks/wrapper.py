@@ -216,42 +216,47 @@ class _Exchange:
 # -- the arguments of a single call
 
 
-def wrap_resource(original: Wrapped, hook_client: Callable[[Any], None]) -> Wrapped:
+def wrap_resource(
+    original: Wrapped, hook_client: Callable[[Any], None], switch: Switch = ALWAYS_ON
+) -> Wrapped:
     """Return a resource method that hands its `paygent_*` arguments to the wrapper of `request`;
     `hook_client` gets a client that has a `request` of its own, beside its class's.
     """
     send = as_function(original)
 
-    def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        client = getattr(args[0], "_client", None) if args else None
-        if "request" in getattr(client, "__dict__", ()):
-            attempt("self_check", hook_client, client)
-        return kwargs if kwargs.keys().isdisjoint(CALL_ARGUMENTS) else carry(kwargs)
-
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def async_method(*args: Any, **kwargs: Any) -> Any:
-            return await send(*args, **arguments(args, kwargs))
+            if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
+                attempt("self_check", hook_client, args[0]._client)
+            if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+                kwargs = carry(kwargs, switch)
+            return await send(*args, **kwargs)
 
         return async_method
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        return send(*args, **arguments(args, kwargs))
+        if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
+            attempt("self_check", hook_client, args[0]._client)
+        if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+            kwargs = carry(kwargs, switch)
+        return send(*args, **kwargs)
 
     return method
 
 
-def carry(kwargs: dict[str, Any]) -> dict[str, Any]:
+def carry(kwargs: dict[str, Any], switch: Switch) -> dict[str, Any]:
     """Move the `paygent_*` arguments of a call into a header that the wrapper of `request` removes.
+    Without that (its switch is off, or Paygent is shut down) only remove them.
 
     A header and not the context, since helpers such as `.stream()` send their request later, in
     another context.
     """
     kwargs = dict(kwargs)
     user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
-    if _active is None:
+    if _active is None or not switch.is_on:
         return kwargs
     # A str, since the SDKs validate and merge headers; the wrapper removes it before it is sent.
     carrier = Carrier("")

@@ -15,6 +15,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.requests import Client, Init, options_of
 
 from paygent import paygent_context
+from paygent.client.instrument.http_sdks.request import CARRIER_HEADER
 from paygent.client.instrument.http_sdks.wrapper import (
     carry,
     set_active,
@@ -23,6 +24,7 @@ from paygent.client.instrument.http_sdks.wrapper import (
     wrap_sync,
 )
 from paygent.client.instrument.openai import routes as openai_names
+from paygent.client.instrument.patching.patches import Switch
 from paygent.failopen import diagnostics
 from paygent.testing import Answer, FakeProvider
 
@@ -30,7 +32,23 @@ from paygent.testing import Answer, FakeProvider
 def test_carry__without_a_paygent__drops_our_arguments() -> None:
     """After a shutdown an app's `paygent_*` arguments still never reach the provider."""
     set_active(None)
-    assert carry({"paygent_user_id": "u", "paygent_metadata": {}, "n": 1}) == {"n": 1}
+    given = {"paygent_user_id": "u", "paygent_metadata": {}, "n": 1}
+    assert carry(given, Switch(True)) == {"n": 1}
+
+
+@pytest.mark.parametrize("instrumented", [True, False])
+def test_openai__where_calls_are_not_metered__sends_no_header_of_paygent(
+    instrumented: bool, init: Init, fake: FakeProvider
+) -> None:
+    """After `uninstrument`, and where nothing was instrumented, no wrapper would remove it."""
+    pg = init(auto_instrument=instrumented)
+    if instrumented:
+        pg.uninstrument()
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+        create: Any = client.chat.completions.create
+        create(model="gpt-4o", messages=MESSAGES, paygent_user_id="u")
+    (request,) = fake.requests
+    assert CARRIER_HEADER not in request.headers
 
 
 async def test_wrap_resource__of_both_kinds__stays_of_its_kind() -> None:
