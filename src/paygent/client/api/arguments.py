@@ -55,13 +55,26 @@ def valid_timeout(verb: str, value: Any) -> float:
     return max(float(value), 0.0)  # a deadline that has passed already
 
 
+def is_name(value: Any) -> bool:
+    """Return whether a value can be the name of a model, a provider or the like."""
+    return _has_name_length(value) and _is_storable(value)
+
+
 def check_name(errors: ValidationErrors, name: str, value: Any) -> None:
-    """Record the rule that a name breaks."""
-    if not isinstance(value, str) or not 0 < len(value) <= NAME_CHARS_MAX:
+    """Record the rule that a name breaks; see `is_name`."""
+    if not _has_name_length(value):
         errors.add(name, value, NAME_RULE)
-    # Neither PostgreSQL nor UTF-8 can store these.
-    elif "\0" in value or any("\ud800" <= char <= "\udfff" for char in value):
+    elif not _is_storable(value):
         errors.add(name, value, "must not contain NUL or unpaired surrogates")
+
+
+def _has_name_length(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX
+
+
+def _is_storable(text: str) -> bool:
+    # PostgreSQL cannot store a NUL, and UTF-8 no surrogate.
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def subscription_of(period: BillingPeriod | None) -> Subscription | None:

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from paygent.client.api.arguments import is_name
 from paygent.client.context.scopes import paygent_context
 from paygent.client.instrument.callables.run import UNSEEN, Work, prepare, run, run_async
 from paygent.client.instrument.callables.usage import reader_for
@@ -20,7 +21,7 @@ from paygent.client.metering.meter import Meter
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.core.notices import Notice
 from paygent.core.request_size import BYTES_PER_TOKEN, Size
-from paygent.core.validation import NAME_CHARS_MAX, ValidationErrors
+from paygent.core.validation import ValidationErrors
 from paygent.failopen import attempt, diagnostics
 
 _ROUTE = "wrap"
@@ -67,10 +68,9 @@ class CallableWrapper:
 
         try:
             return await run_async(work, action)
-        except BaseException:
+        finally:
             if inspect.iscoroutine(fn):
                 fn.close()  # refused or cancelled before it began: avoids Python's warning
-            raise
 
     def _work(self, given: Mapping[str, Any]) -> Work:
         if self._is_stopped:
@@ -107,7 +107,8 @@ def _refuse(verb: str, fn: Any, rule: str) -> None:
 def _read_name(given: Mapping[str, Any], name: str) -> str:
     """Return a model's or provider's name; "" for none, and for an invalid one."""
     value = given[name]
-    if value is None or (isinstance(value, str) and len(value) <= NAME_CHARS_MAX):
+    is_empty = value is None or (isinstance(value, str) and not value)
+    if is_empty or is_name(value):
         return value or ""
     _warn_invalid(name)
     return ""

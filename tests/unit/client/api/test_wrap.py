@@ -526,7 +526,8 @@ def test_wrap__a_user_id_that_cannot_be_used__counts_as_missing(init: Init, user
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("model", 5), ("model", "x" * 256), ("provider", b"x"),
+        ("model", 5), ("model", "x" * 256), ("model", "gpt\ud800"), ("provider", b"x"),
+        ("provider", "open\0ai"),
         ("estimated_input_tokens", -1), ("estimated_input_tokens", "7"),
         ("estimated_input_tokens", 10**10), ("estimated_max_tokens", True),
         ("estimated_max_tokens", 1.5), ("estimated_max_tokens", float("nan")),
