@@ -143,9 +143,9 @@ def test_settle__records_of_a_batch__apply_in_their_order(ledger: Ledger) -> Non
     assert ledger.state(ask("ann"), NOON_US).users["ann"].plan == "pro"
 
 
-def test_settle__a_batch_that_fails__leaves_nothing_and_can_be_sent_again(ledger: Ledger) -> None:
-    """A batch is booked wholly or not at all."""
-    with pytest.raises(LedgerUnavailable):
+def test_settle__a_batch_with_a_bad_event__is_rejected_and_leaves_nothing(ledger: Ledger) -> None:
+    """A batch is booked wholly or not at all; what can never be booked is not sent for ever."""
+    with pytest.raises(Exception, match="input_tokens") as raised:
         ledger.settle(
             batch_of(
                 make_event("a"),
@@ -153,6 +153,7 @@ def test_settle__a_batch_that_fails__leaves_nothing_and_can_be_sent_again(ledger
                 directory=(AssignRecord("ann", "pro", None, None, NOON_US),),
             )
         )
+    assert not isinstance(raised.value, LedgerUnavailable)
     state = ledger.state(ask("ann", period_key()), NOON_US).users["ann"]
     assert (state.plan, state.spent) == (None, {period_key(): 0})
     assert ledger.settle(batch_of(make_event("a"))).counted == {"a"}

@@ -12,7 +12,7 @@ Contract, for every adapter:
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
 - **Failing.** `open`, `settle`, `state`, `report` and `event` raise `LedgerUnavailable`: "not now";
   nothing was lost or half done. An adapter waits for a lock or a response no longer than its own
-  short time-out.
+  short time-out. Any other exception is a rejection; nothing is half done either.
 - **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
   adapter is safe for that.
 """

@@ -20,7 +20,8 @@ Contract, for every adapter:
   of their window), ids, events, accounts, rollups, answers.
 - **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` when
   nothing was changed and the same call may succeed later; an adapter waits for a lock no longer
-  than its configured time.
+  than its configured time. Any other exception is a rejection: nothing was changed either, and the
+  same call fails again.
 - **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
   safe.
 """

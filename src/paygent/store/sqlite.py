@@ -43,7 +43,14 @@ from paygent.store.rows import (
     storable,
     text,
 )
-from paygent.store.sqlite_file import SQL_FOLDER, create_private, migrate, open_read_only
+from paygent.store.sqlite_file import (
+    SQL_FOLDER,
+    closed_on_failure,
+    create_private,
+    migrate,
+    open_read_only,
+    transaction,
+)
 
 BUSY_WAIT_S = 0.1  # how long a statement waits for another process's transaction
 _ByModel = dict[str, tuple[int, int]]  # (tokens, nano-dollars) by model
@@ -103,13 +110,10 @@ class SqliteStore:
             connection = sqlite3.connect(
                 self._path, timeout=self._busy_wait_s, isolation_level=None, check_same_thread=False
             )
-            try:
+            with closed_on_failure(connection):
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 migrate(connection)
-            except BaseException:
-                connection.close()
-                raise
             connection.row_factory = sqlite3.Row
             self._connection = connection
 
@@ -157,15 +161,8 @@ class SqliteStore:
             self.open()
             connection = self._connection
             assert connection is not None  # `open` raises where it cannot connect
-            connection.execute(begin)
-            # An interruption rolls back too: a transaction left open would lock out all writers.
-            try:
+            with transaction(connection, begin):
                 yield _Statements(self._queries, connection, product)
-            except BaseException:
-                if connection.in_transaction:  # SQLite ends one by itself after some errors
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
 
     # -- the port's verbs; each is one transaction, so that all its figures are of one moment
 
@@ -397,7 +394,17 @@ _PARENTS_CONNECTIONS: list[sqlite3.Connection] = []
 
 @contextmanager
 def _as_unavailable() -> Iterator[None]:
+    """Convert what may pass: locks, a full disk, damage. Other errors of SQLite are about a
+    statement's values, which it would reject again.
+    """
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.DatabaseError, OSError) as error:
+        # Damage has no class of its own, but the base of the others.
+        is_rejection = isinstance(error, sqlite3.DatabaseError) and type(error) not in (
+            sqlite3.DatabaseError,
+            sqlite3.OperationalError,
+        )
+        if is_rejection:
+            raise
         raise StoreUnavailable(f"SQLite: {error}") from error

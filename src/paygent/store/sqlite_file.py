@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from paygent.store.port import StoreUnavailable
@@ -37,8 +38,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     newest = len(files)
     if _schema_version(connection) == newest:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection, "BEGIN IMMEDIATE"):
         # Processes may start together, so the version is read again under the write lock.
         version = _schema_version(connection)
         if version > newest:
@@ -48,10 +48,36 @@ def migrate(connection: sqlite3.Connection) -> None:
             for statement in _statements(path.read_text(encoding="utf-8")):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {newest}")
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """Run a block in a transaction that is committed, or rolled back if anything fails.
+
+    Args:
+        connection: Without an open transaction.
+        begin: The statement that begins it.
+    """
+    connection.execute(begin)
+    # An interruption and a failed commit (a busy reader, a full disk) roll back too: a transaction
+    # left open would lock out all writers.
+    try:
+        yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # SQLite ends one by itself after some errors
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
+
+
+@contextmanager
+def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+    """Close a connection that a block fails to make ready."""
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
@@ -72,7 +98,7 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
         isolation_level=None,  # the adapter begins transactions itself
         check_same_thread=False,
     )
-    try:
+    with closed_on_failure(connection):
         version = _schema_version(connection)
         newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
         if version != newest:
@@ -80,9 +106,6 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
                 f"the file has schema {version}; this Paygent reads {newest}"
                 + (" (an application that starts on it migrates it)" * (version < newest))
             )
-    except BaseException:
-        connection.close()
-        raise
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,9 +260,7 @@ def test_ingest__a_commit_that_fails__can_be_sent_again(path: str) -> None:
     assert (out, err) == ("unavailable\n50\n", "")
 
 
-def test_ingest__a_failure_that_ends_the_transaction__is_unavailable_and_nothing_else(
-    path: str,
-) -> None:
+def test_ingest__a_failure_that_ends_the_transaction__is_raised_as_it_is(path: str) -> None:
     """SQLite may end a transaction by itself; there is nothing to roll back then."""
     store = SqliteStore(path)
     store.open()
@@ -271,9 +270,41 @@ def test_ingest__a_failure_that_ends_the_transaction__is_unavailable_and_nothing
         "CREATE TRIGGER refuse BEFORE INSERT ON rollup_period "
         "BEGIN SELECT RAISE(ROLLBACK, 'disk on fire'); END"
     )
-    with pytest.raises(StoreUnavailable, match="disk on fire"):
+    with pytest.raises(sqlite3.IntegrityError, match="disk on fire"):
         store.ingest(PRODUCT, batch_of(make_event("a")))
     connection.execute("DROP TRIGGER refuse")
+    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
+    store.close()
+
+
+def test_ingest__a_commit_that_a_reader_blocks__leaves_no_transaction_open(path: str) -> None:
+    """Without shared memory SQLite has no log, and a reader makes a commit fail."""
+    store = SqliteStore(path, busy_wait_s=0.02)
+    store.open()
+    _pragma(store, "journal_mode = DELETE", str)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM events").fetchall()
+    with pytest.raises(StoreUnavailable, match="locked"):
+        store.ingest(PRODUCT, batch_of(make_event("a")))
+    reader.execute("COMMIT")
+    reader.close()
+    assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "event",
+    [make_event("a", input_tokens=None), make_event("a", input_tokens=2**70)],
+    ids=["missing", "beyond 64 bits"],
+)
+def test_ingest__an_event_that_no_table_takes__is_rejected_and_not_unavailable(
+    path: str, event: Event
+) -> None:
+    """What fails again is not sent again for ever: the journal quarantines it."""
+    store = SqliteStore(path)
+    with pytest.raises((sqlite3.IntegrityError, OverflowError)):
+        store.ingest(PRODUCT, batch_of(event))
     assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
     store.close()
 
@@ -315,6 +346,21 @@ def test_migrate__a_newer_schema__is_refused_and_left_alone(path: str) -> None:
         assert _tables(connection) == set()
         assert connection.execute("PRAGMA user_version").fetchone() == (999,)
     connection.close()
+
+
+def test_migrate__a_failure_that_ends_the_transaction__is_reported_as_it_is(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rollback of nothing must not hide the reason."""
+    folder = tmp_path / "sql"
+    (folder / "migrations").mkdir(parents=True)
+    (folder / "migrations" / "0001_a.sql").write_text(
+        "CREATE TABLE a (b TEXT UNIQUE);\nINSERT INTO a VALUES ('x');\n"
+        "INSERT OR ROLLBACK INTO a VALUES ('x');\n"
+    )
+    monkeypatch.setattr(file_module, "SQL_FOLDER", folder)
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        SqliteStore(path).open()
 
 
 def test_migrate__a_migration_that_fails__leaves_the_file_as_it_was(
@@ -577,7 +623,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
     return connection.execute(f"PRAGMA table_info({table})").fetchall()
 
 
-def _pragma(store: SqliteStore, pragma: str) -> int:
+def _pragma(store: SqliteStore, pragma: str, read: Callable[[Any], Any] = int) -> Any:
     connection = store._connection
     assert connection is not None  # the caller has opened it
-    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+    return read(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
