@@ -79,6 +79,22 @@ class Wait:
         return "over" if self._answer.done() else "timed_out"
 
 
+def ask_blocking(ask: Callable[[], Wait | None]) -> None:
+    """Ask the meter, and block while it requires a wait."""
+    wait = attempt("begin", ask)
+    while wait is not None:
+        wait.block()
+        wait = attempt("begin", ask)
+
+
+async def ask_awaiting(ask: Callable[[], Wait | None]) -> None:
+    """Ask the meter, and await while it requires a wait."""
+    wait = attempt("begin", ask)
+    while wait is not None:
+        await wait
+        wait = attempt("begin", ask)
+
+
 def wait_for(answer: Future[Any], timeout_s: float) -> bool:
     """Block this thread until an answer comes; False when it did not come in time."""
     from concurrent.futures import wait  # 8 ms; the first answer comes after `init`

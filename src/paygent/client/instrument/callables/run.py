@@ -36,7 +36,7 @@ from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
-from paygent.client.metering.wait import Wait
+from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
 from paygent.core.request_size import Size
 from paygent.core.usage import JobStatus, Usage, get
@@ -70,6 +70,10 @@ class Work:
             self._scope.__enter__()
         return self
 
+    def mark_async(self) -> None:
+        """Note that the caller awaits the call, and so may wait for it on an event loop."""
+        self._prepared.request.is_async = True
+
     def begin(self) -> Wait | None:
         """Gate the call; return what it has to wait for before the next try.
 
@@ -79,7 +83,7 @@ class Work:
         if self._meter is None:
             return None
         # The same request at each try: it keeps its place among the waiting calls.
-        call = attempt("begin", self._meter.begin, self._prepared.request)
+        call = self._meter.begin(self._prepared.request)
         if isinstance(call, Wait):
             return call
         if call is not None:
@@ -191,22 +195,16 @@ def run(work: Work, action: Callable[[], Any]) -> Any:
         PaygentLimitExceeded: if a limit refuses it; also whatever the callable raises.
     """
     with work:
-        wait = work.begin()
-        while wait is not None:
-            wait.block()
-            wait = work.begin()
+        ask_blocking(work.begin)
         answer = action()
     return work.end(answer)
 
 
 async def run_async(work: Work, action: Callable[[], Any]) -> Any:
     """Await the answer of a callable as a call, and return it; see `run`."""
-    work._prepared.request.is_async = True
+    work.mark_async()
     with work:
-        wait = work.begin()
-        while wait is not None:
-            await wait
-            wait = work.begin()
+        await ask_awaiting(work.begin)
         answer = await action()
     return work.end(answer)
 

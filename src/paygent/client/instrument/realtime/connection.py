@@ -25,7 +25,7 @@ from paygent.client.instrument.realtime.session import ConnectionState
 from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
-from paygent.client.metering.wait import Wait
+from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
@@ -102,22 +102,6 @@ class _Sending:
 
 
 _sending: ContextVar[_Sending | None] = ContextVar("paygent_sending", default=None)
-
-
-def ask_blocking(ask: Callable[[], Wait | None]) -> None:
-    """Ask the meter, and block while it requires a wait."""
-    wait = attempt("begin", ask)
-    while wait is not None:
-        wait.block()
-        wait = attempt("begin", ask)
-
-
-async def ask_awaiting(ask: Callable[[], Wait | None]) -> None:
-    """Ask the meter, and await while it requires a wait."""
-    wait = attempt("begin", ask)
-    while wait is not None:
-        await wait
-        wait = attempt("begin", ask)
 
 
 class _Taps:

@@ -27,18 +27,13 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.openai.routes import provider_name_at
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.client.instrument.realtime import sdk_hook
-from paygent.client.instrument.realtime.connection import (
-    AsyncTaps,
-    SyncTaps,
-    ask_awaiting,
-    ask_blocking,
-)
+from paygent.client.instrument.realtime.connection import AsyncTaps, SyncTaps
 from paygent.client.instrument.realtime.conversation import Conversation
 from paygent.client.instrument.realtime.sdk_hook import Opening
 from paygent.client.instrument.realtime.session import ConnectionState, Destination
 from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
-from paygent.client.metering.wait import Wait
+from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
 from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded
