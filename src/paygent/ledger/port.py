@@ -55,7 +55,7 @@ class Ledger(Protocol):
         """Release connections; the ledger is not used afterwards."""
 
     def pause_for_fork(self) -> None:
-        """Close what a forked child must not inherit, for a second at most; see `Store`."""
+        """Close what a forked child must not inherit; waits up to a second for each store."""
 
     def resume_after_fork(self) -> None:
         """Continue in the parent; the next use reconnects."""
