@@ -15,7 +15,7 @@ from paygent.client.instrument.streams.byte_tap import BytesReader
 from paygent.core.estimate import Estimate
 from paygent.core.providers import canonical_provider
 from paygent.core.request_size import measure
-from paygent.core.usage import JobStatus, Usage, fields_of, get
+from paygent.core.usage import JobStatus, Usage, fields_of, get, token_count
 
 
 def read_completion(answer: Any, want_tools: bool) -> Usage | JobStatus | None:
@@ -64,8 +64,7 @@ def read_nothing(answer: Any, want_tools: bool) -> None:
 
 
 def _count(fields: Mapping[str, Any], name: str, maximum: int) -> int:
-    value = fields.get(name)
-    return min(value, maximum) if type(value) is int and value > 0 else 0
+    return min(token_count(fields.get(name)) or 0, maximum)
 
 
 def hidden_of(answer: Any) -> Mapping[str, Any]:

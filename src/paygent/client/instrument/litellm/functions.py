@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -143,13 +144,18 @@ def resolve(litellm: Any, body: Mapping[str, Any]) -> tuple[str, str]:
     model = body.get("model")
     if not isinstance(model, str) or not model:
         return "", ""
-    try:
+    return attempt("gateway", _resolve, litellm, body, model) or (model, "")
+
+
+def _resolve(litellm: Any, body: Mapping[str, Any], model: str) -> tuple[str, str] | None:
+    # Raised for an unknown model, which LiteLLM will refuse itself.
+    unknown: Any = getattr(litellm, "BadRequestError", ())
+    with suppress(unknown):
         named, provider, *_ = litellm.get_llm_provider(
             model, body.get("custom_llm_provider"), body.get("api_base")
         )
-    except Exception:  # noqa: BLE001 - an unknown model, which LiteLLM will refuse itself
-        return model, ""
-    return str(named), str(provider)
+        return str(named), str(provider)
+    return None
 
 
 def is_custom(litellm: Any, body: Mapping[str, Any]) -> bool:

@@ -268,9 +268,13 @@ def ocr(model: Any = None) -> Any:
     return "text"
 
 
+class BadRequestError(Exception):
+    """For a model that it does not know."""
+
+
 def _get_llm_provider(model: str, provider: Any, base: Any) -> Any:
     if "/" not in model:
-        raise ValueError(model)
+        raise BadRequestError(model)
     provider, _, name = model.partition("/")
     return name, provider, None, None
 
@@ -284,6 +288,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
     made.awaits, made.custom_provider_map = [], []
     made.not_cached = None
     made.get_llm_provider = _get_llm_provider
+    made.BadRequestError = BadRequestError
     made.ocr = placed("litellm.ocr.dispatch", ocr)  # no call by its making
     made.stream = CustomStreamWrapper
     names = ("utils", "main", "litellm_core_utils.streaming_handler")

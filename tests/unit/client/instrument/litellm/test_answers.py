@@ -21,6 +21,7 @@ from paygent.client.instrument.litellm.answers import read_completion
             },
             (30, 10),
         ),
+        ({"cache_creation_tokens": 40.0}, (40, 0)),
         ({"cache_creation_tokens": "odd"}, (0, 0)),
     ],
 )

@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.litellm.litellm_stand_in import (
     ANSWER_NANO,
@@ -256,6 +257,17 @@ def test_litellm__models_and_providers__have_our_names(pg: Paygent, litellm: Any
     litellm.completion(model="strange", messages=MESSAGES)
     litellm.completion(messages=MESSAGES)
     assert [event.provider for event in metered.events] == ["google", None, None]
+
+
+def test_litellm__a_provider_that_cannot_be_resolved__is_logged_and_the_call_metered(
+    pg: Paygent, litellm: Any, swallowed: Swallowed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of LiteLLM may have changed the function that names the provider."""
+    swallowed.expect("gateway")
+    monkeypatch.setattr(litellm, "get_llm_provider", lambda: None)
+    metered = Metered(pg)
+    litellm.completion(**CALL)
+    assert metered.only.quality == "exact"
 
 
 def test_litellm__sound__is_booked_as_estimated(pg: Paygent, litellm: Any) -> None:
