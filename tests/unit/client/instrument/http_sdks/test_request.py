@@ -11,6 +11,7 @@ from tests.unit.client.instrument.requests import Client, Init, options_of, prep
 from paygent.client.instrument.http_sdks.request import CARRIER_HEADER, Carrier, prepare
 from paygent.client.instrument.http_sdks.wrapper import carry
 from paygent.client.instrument.openai import routes as openai_names
+from paygent.client.instrument.patching.patches import Switch
 
 
 @pytest.mark.parametrize(
@@ -80,7 +81,8 @@ def test_prepare__a_client_whose_address_changes__is_looked_at_again() -> None:
 def test_prepare__the_carried_arguments__are_taken_out_of_the_headers(init: Init) -> None:
     """Nothing of ours is sent; the app's headers stay."""
     init(auto_instrument=False)
-    kwargs = carry({"paygent_user_id": "u", "extra_headers": {"x-app": "1"}, "model": "m"})
+    given = {"paygent_user_id": "u", "extra_headers": {"x-app": "1"}, "model": "m"}
+    kwargs = carry(given, Switch(True))
     assert sorted(kwargs) == ["extra_headers", "model"]
     assert str(kwargs["extra_headers"][CARRIER_HEADER]) == ""
     options = options_of(body={}, headers=kwargs["extra_headers"])
