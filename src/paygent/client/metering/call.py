@@ -75,12 +75,14 @@ class Call:
     model_key: str
     pid: int
     plan: PlanConfig
-    provisional: Event | None  # the event booked when its stream was left; a later end corrects it
+    # The event booked when its stream was left; taking it is the right to correct it, as in `ends`.
+    provisional: list[Event] | None
     request: Request
     resolved: Resolved
     session_id: str
     size: Size
     started_ns: int
+    stream_ended: bool  # its stream was read to the end, closed or dropped, so no more will be seen
     offline_nano: int | None  # what it holds on the plan's offline allowance, or None
     user: User
 
@@ -108,7 +110,7 @@ class Call:
         """Whether it was settled when its stream was left, and may be corrected: by the process
         that made the call alone.
         """
-        return self.provisional is not None and self.pid == os.getpid()
+        return bool(self.provisional) and self.pid == os.getpid()
 
     @property
     def wants_tools(self) -> bool:

@@ -160,6 +160,7 @@ class Meter:
         call.event_id = call.booked_id = ""
         call.offline_nano = None
         call.provisional = None
+        call.stream_ended = False
         call.started_ns = time.perf_counter_ns()
         call.request = request
         call.identity = identity
@@ -332,14 +333,17 @@ class Meter:
         """
         event = self.settle(call, usage)
         if event is not None and not isinstance(usage, JobStatus):
-            call.provisional = event
+            call.provisional = [event]
 
     def correct(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Book what a call used beyond what was settled when its stream was left."""
-        if not call.is_provisional:
+        if not (call.is_provisional and call.provisional):
             return
-        original, call.provisional = call.provisional, None
-        if original is None or not isinstance(usage, Usage):
+        try:
+            original = call.provisional.pop()
+        except IndexError:  # another thread has corrected it
+            return
+        if not isinstance(usage, Usage):
             return
         correction = difference(self._event(call, usage), original)
         if correction.total_tokens or correction.cost_nano:

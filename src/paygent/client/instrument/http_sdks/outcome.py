@@ -170,7 +170,7 @@ class _JobReport:
     nothing is lost if it is dropped.
     """
 
-    drops_usage_chunk = wants_tools = is_provisional = False
+    drops_usage_chunk = wants_tools = is_provisional = stream_ended = False
     estimate = Estimate(0, 0)
 
     def __init__(self, meter: Meter, request: Request) -> None:

@@ -33,6 +33,7 @@ class EndableCall(Protocol):
         """Whether it was settled when its stream was left, so that it may be corrected."""
 
     drops_usage_chunk: bool
+    stream_ended: bool  # no more of its stream will be seen
 
     def hand_over(self) -> None:
         """Leave the end to the taps from now on."""
@@ -68,18 +69,24 @@ class StreamEnd:
         # Inside `attempt`: a failure to settle must not reach the application's loop.
         if not self._call.done:
             attempt("settle", self._pass_usage, self._meter.settle)
-        elif self._call.is_provisional:
+        # Another thread may be settling what was left: it checks this when it has settled, and then
+        # corrects that itself.
+        self._call.stream_ended = True
+        self._correct()
+
+    def _correct(self) -> None:
+        if self._call.is_provisional:
             attempt("settle", self._pass_usage, self._meter.correct)
 
     def from_anywhere(self) -> None:
         """End the call; safe in a finalizer."""
-        if not self._is_over:
+        if not self._call.stream_ended:
             end_from_finalizer(self._meter.deferred_ends, self)
 
     def at_its_end(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
         end = getattr(self._reader, "end", None)  # few readers distinguish an end from a break
-        if end is not None and not self._is_over:
+        if end is not None and not self._call.stream_ended:
             attempt("usage", end)
         self()
 
@@ -93,10 +100,8 @@ class StreamEnd:
     def _leave(self) -> None:
         if not self._call.done:  # it may have ended since this was deferred
             attempt("settle", self._pass_usage, self._meter.settle_left)
-
-    @property
-    def _is_over(self) -> bool:
-        return self._call.done and not self._call.is_provisional
+            if self._call.stream_ended:
+                self._correct()
 
     def _pass_usage(self, end: Callable[[Any, Usage | JobStatus | None], None]) -> None:
         end(self._call, attempt("usage", self._reader.usage, self._call.estimate))
@@ -113,8 +118,10 @@ def end_from_finalizer(deferred_ends: DeferredEnds, end: Callable[[], None]) -> 
 
 
 # Our modules that call an SDK or the application, and hold no lock meanwhile.
-_CLIENT_PARTS = ("paygent.client.instrument.", "paygent.client.context.")
-_PASSED_THROUGH = (*_CLIENT_PARTS, "paygent.integrations.", "paygent.testing", "paygent.cli.")
+_PASSED_THROUGH = (
+    "paygent.client.instrument.", "paygent.client.context.", "paygent.client.api.wrap",
+    "paygent.client.api.verbs", "paygent.integrations.", "paygent.testing", "paygent.cli.",
+)  # fmt: skip
 
 
 def _is_inside_ours() -> bool:

@@ -60,6 +60,7 @@ def call_of() -> Call:
     """A call under way."""
     call = Call()
     call.ends, call.drops_usage_chunk, call.provisional = [None], False, None
+    call.stream_ended = False
     call.hold = Hold(Use(ESTIMATE, 0), "gpt-4o")
     return call
 
