@@ -25,7 +25,7 @@ from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
-from paygent.core.pricing import FACTORS, PARTS_PER_USD
+from paygent.core.pricing import FACTORS, PARTS_PER_NANO, PARTS_PER_USD
 from paygent.core.validation import InvalidValue
 from paygent.prices.model_names import plain
 from paygent.store.port import StoreUnavailable
@@ -122,9 +122,8 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
             booked_cost = format_usd(event.cost_tokens_nano, decimals=9)
             lines.append(f"MISMATCH   booked {booked_cost}; the recomputed cost differs")
     elif event.corrects is not None:
-        tokens = f"{event.input_tokens:+,} input, {event.output_tokens:+,} output"
         at = f"by {event.price_id}" if event.source == "auto" else "at the original's prices"
-        lines.append(f"difference {tokens}, {at}")
+        lines.append(f"difference {_difference(event)}, {at}")
     elif event.price_id:
         lines.append(f"prices     {event.price_id}: this list was not stored")
     elif event.quality == "unpriced":
@@ -165,13 +164,12 @@ def _cost_table(explanation: Explanation) -> Table:
     if explanation.others_nano:
         others = format_usd(explanation.others_nano, decimals=9)
         table.add_row("other models", "", "by their own lists", others)
-    total = explanation.amount + explanation.others_nano * _PARTS_PER_NANO
+    total = explanation.amount + explanation.others_nano * PARTS_PER_NANO
     table.add_row("sum", "", "", _exact(total))
     return table
 
 
 _UNITS = {**dict.fromkeys(FACTORS, "1,000"), "audio_hour": "hour"}
-_PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 
 def _exact(parts: int) -> str:
@@ -189,14 +187,17 @@ def _short(number: Any) -> str:
 def _corrected(booked: BookedEvent) -> Iterator[str]:
     """Yield the corrections of the event, and the total."""
     for correction in booked.corrections:
-        tokens = f"{correction.input_tokens:+,} input, {correction.output_tokens:+,} output"
         cost = format_usd(correction.cost_nano, decimals=9)
         reason = f": {correction.description}" if correction.description else ""
-        yield f"corrected  {cost}, {tokens} by {correction.event_id}{reason}"
+        yield f"corrected  {cost}, {_difference(correction)} by {correction.event_id}{reason}"
     if booked.corrections:
         corrections_nano = sum(correction.cost_nano for correction in booked.corrections)
         total = booked.event.cost_nano + corrections_nano
         yield f"total      {format_usd(total, decimals=9)}"
+
+
+def _difference(correction: Event) -> str:
+    return f"{correction.input_tokens:+,} input, {correction.output_tokens:+,} output"
 
 
 def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[tuple[str, ...]]:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from paygent.core.event import Event
 from paygent.core.money import divide_half_even
 from paygent.core.pricing import (
-    PARTS_PER_USD,
+    PARTS_PER_NANO,
     Prices,
     Rates,
     Tier,
@@ -21,8 +21,6 @@ from paygent.core.pricing import (
     prices_of,
 )
 from paygent.core.usage import RARE_COUNTS, Usage
-
-_PARTS_PER_NANO = PARTS_PER_USD // 10**9
 
 OTHERS = "others_nano"
 """Key in an event's details: the cost of other models that the provider used for the call."""
@@ -82,7 +80,7 @@ def explain(event: Event, rates: Rates) -> Explanation:
     amount = sum(line.amount for line in lines)
     # Other models were priced by their own lists, so only their sum is kept.
     others_nano = (event.details or {}).get(OTHERS, 0)
-    cost_nano = divide_half_even(amount, _PARTS_PER_NANO) + others_nano
+    cost_nano = divide_half_even(amount, PARTS_PER_NANO) + others_nano
     assumed = assumed_parts(usage, rates)
     return Explanation(lines, amount, cost_nano, others_nano, tier_above, assumed)
 

@@ -258,6 +258,8 @@ _PARTS["audio_hour"] = _HOUR_FACTOR
 PARTS_PER_USD = 10**18 * _HOUR_PARTS
 """The unit of unrounded amounts: a millisecond at a pico-dollar per hour is ten of them."""
 
+PARTS_PER_NANO = PARTS_PER_USD // 10**9
+
 
 def in_units_of(rates: Rates, declared: Usage) -> Usage:
     """Return a declared usage, given in every unit that may be billed, in the one of a price list.

@@ -11,7 +11,7 @@ import pytest
 from paygent.core.notices import Notice, Step
 
 SOURCE = Path(__file__).parents[3] / "src" / "paygent"
-GUARDS = {"attempt", "guard", "isolate", "isolate_async", "record_error", "_readable"}
+GUARDS = {"attempt", "guard", "isolate", "isolate_async", "record_error"}
 
 
 def literal_kinds() -> Iterator[tuple[str, str]]:

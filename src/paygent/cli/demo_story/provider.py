@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from typing import IO
 
 from paygent.testing import FakeProvider
@@ -63,17 +64,13 @@ class ProviderProcess:
         """Stop the process and wait for it; idempotent."""
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            try:
+            with suppress(OSError):  # the child has already exited, and its pipe with it
                 self._process.stdin.close()
-            except OSError:
-                pass  # the child has already exited, and its pipe with it
-            self._process.wait(_STOP_WAIT_S)
-        except BaseException as error:  # Ctrl-C too: no process may be left behind
-            self._process.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_WAIT_S)
+        finally:  # also after Ctrl-C: no process may be left behind
+            self._process.kill()  # does nothing if it has exited
             self._process.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-        finally:
             self._process.stdout.close()
 
     def __enter__(self) -> ProviderProcess:
