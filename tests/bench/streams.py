@@ -26,7 +26,7 @@ class _Ending:
     def __call__(self) -> None:
         """Do nothing."""
 
-    at_its_end = left = from_anywhere = __call__
+    end_exhausted = end_abandoned = end_from_finalizer = __call__
 
 
 def _chunk(kind: str) -> Any:

@@ -90,6 +90,6 @@ def provider(client: Any) -> str:
     return by_class.name if by_class is not None else name
 
 
-def tells_stream_usage(client: Any) -> bool:
+def honours_stream_usage(client: Any) -> bool:
     """Return False: these streams report their usage unasked."""
     return False

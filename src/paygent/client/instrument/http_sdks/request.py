@@ -72,7 +72,7 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         declared = attempt("declared_usage", route.declared_usage, body, files)
     # A raw response is parsed by the application, from which no chunk could be removed.
     is_stream = bool(kwargs.get("stream"))
-    asks = is_stream and not raw and route.asks_for_usage and sdk.tells_stream_usage(client)
+    asks = is_stream and not raw and route.asks_for_usage and sdk.honours_stream_usage(client)
     get_field = (body or {}).get
     model = get_field("model")
     request = Request(

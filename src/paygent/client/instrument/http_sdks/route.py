@@ -60,7 +60,7 @@ class Sdk(Protocol):
     def provider(self, client: Any) -> str:
         """Return the provider that this client calls."""
 
-    def tells_stream_usage(self, client: Any) -> bool:
+    def honours_stream_usage(self, client: Any) -> bool:
         """Return whether the host of this client is known to honour `include_usage`."""
 
 

@@ -155,7 +155,7 @@ def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, A
     """Request the usage of a stream for the gateway, which removes it for the application."""
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
     asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
-    if asks and sdk.tells_stream_usage(client):
+    if asks and sdk.honours_stream_usage(client):
         ask_for_usage(options)
 
 

@@ -152,9 +152,9 @@ class Tap:
         self._enclosing.__exit__(None, None, None)
         self.is_busy = False
         if isinstance(error, (StopIteration, StopAsyncIteration)):
-            self.ending.at_its_end()
+            self.ending.end_exhausted()
         elif error is not None:  # also an interruption; a finalizer may close an async step
-            self.ending.from_anywhere()
+            self.ending.end_from_finalizer()
 
     def take(self, answer: Any, *, ends: bool) -> None:
         """Read what a step has returned: a chunk, or the end of a `close`."""
@@ -165,7 +165,7 @@ class Tap:
 
     def __del__(self) -> None:
         if not self.is_busy:
-            self.ending.from_anywhere()
+            self.ending.end_from_finalizer()
 
 
 class _Reading(LiteLLMGateway):

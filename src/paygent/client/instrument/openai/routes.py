@@ -155,7 +155,7 @@ def provider_name_at(host: str) -> str:
     return known.name if known is not None else name
 
 
-def tells_stream_usage(client: Any) -> bool:
+def honours_stream_usage(client: Any) -> bool:
     """Return whether a client's host is known to honour `include_usage`.
 
     Other hosts may reject the option, so it is not sent to them unless `PAYGENT_STREAM_USAGE_HOSTS`

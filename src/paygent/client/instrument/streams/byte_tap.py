@@ -153,11 +153,11 @@ class ByteTap:
         # A stream that was read to its end is ended by the iterator tap, which sees the last chunk
         # only now.
         if not self.is_parsed or not self._exhausted:
-            self._ending.from_anywhere()
+            self._ending.end_from_finalizer()
 
     def __del__(self) -> None:
         if "is_parsed" in self.__dict__ and not self.is_parsed:
-            self._ending.from_anywhere()
+            self._ending.end_from_finalizer()
 
 
 class _SyncByteTap(ByteTap):

@@ -78,19 +78,19 @@ class StreamEnd:
         if self._call.is_provisional:
             attempt("settle", self._pass_usage, self._meter.correct)
 
-    def from_anywhere(self) -> None:
+    def end_from_finalizer(self) -> None:
         """End the call; safe in a finalizer."""
         if not self._call.stream_ended:
             end_from_finalizer(self._meter.deferred_ends, self)
 
-    def at_its_end(self) -> None:
+    def end_exhausted(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
         end = getattr(self._reader, "end", None)  # few readers distinguish an end from a break
         if end is not None and not self._call.stream_ended:
             attempt("usage", end)
         self()
 
-    def left(self) -> None:
+    def end_abandoned(self) -> None:
         """Settle with what was received by now: the loop over the stream was left. If the
         application reads on later, the end corrects it.
         """

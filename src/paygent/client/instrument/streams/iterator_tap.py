@@ -70,7 +70,7 @@ class _IteratorTap:
     def _end(self, error: BaseException) -> None:
         """End the call with what a step raised: its end, an error or a cancellation."""
         if isinstance(error, (StopIteration, StopAsyncIteration)):
-            self._ending.at_its_end()
+            self._ending.end_exhausted()
         else:
             self._ending()
 
@@ -81,7 +81,7 @@ class _IteratorTap:
         # Some helpers of older SDKs drop the stream object and read its response with another one,
         # so the call is left to the bytes until a chunk was parsed here.
         if self._bytes is None or self._bytes.is_parsed:
-            self._ending.from_anywhere()
+            self._ending.end_from_finalizer()
 
 
 class IteratorTap(_IteratorTap):
@@ -142,7 +142,7 @@ class _Loop:
         return getattr(self._tap, name)
 
     def __del__(self) -> None:
-        self._ending.left()
+        self._ending.end_abandoned()
 
 
 class SyncLoop(_Loop):

@@ -129,7 +129,7 @@ def test_anthropic_route__each_operation__is_metered_free_or_unknown(
 def test_anthropic_provider__is_told_by_the_class(name: str, provider: str) -> None:
     """Bedrock, Vertex and Foundry have price lists of their own."""
     assert anthropic_names.provider(type(name, (), {})()) == provider
-    assert anthropic_names.tells_stream_usage(object()) is False
+    assert anthropic_names.honours_stream_usage(object()) is False
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_anthropic_provider__is_told_by_the_class(name: str, provider: str) -> N
 def test_openai_provider__is_told_by_class_and_host(client: Any, provider: str, asks: bool) -> None:
     """Usage of a stream is asked for only where the host is known to honour that."""
     assert openai_names.provider(client) == provider
-    assert openai_names.tells_stream_usage(client) is asks
+    assert openai_names.honours_stream_usage(client) is asks
