@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import Scope, attach_identity, current, current_source
-from paygent.client.instrument.callables.run import end_raised, prepare
+from paygent.client.instrument.callables.run import end_raised, prepare, run_end
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
@@ -181,10 +182,12 @@ class Run(Scope):
         self.begin(meter, request)
 
     def end_raised(self, error: BaseException) -> None:
-        """End the call with the exception that it raised."""
-        if self._meter is not None and self._call is not None:
-            prepared = prepare(self._call.request, lambda *_: None)  # there is no answer to read
-            end_raised(self._meter, self._call, prepared, error)
+        """End the call with the exception that it raised; safe in a finalizer."""
+        meter, call = self._meter, self._call
+        if meter is not None and call is not None:
+            prepared = prepare(call.request, lambda *_: None)  # there is no answer to read
+            end = partial(attempt, "settle", end_raised, meter, call, prepared, error)
+            run_end(meter, error, end)  # the garbage collector may close a stream
 
 
 def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, Any]) -> None:

@@ -474,7 +474,7 @@ def test_wrap__an_answer_that_cannot_be_read__is_booked_as_estimated_and_said_on
     for event in metered.events:
         assert (event.input_tokens, event.output_tokens, event.quality) == (7, 3, "estimated")
     assert len(metered.events) == 2
-    kind = f"unread:wrap.sized:{type(answer).__name__}"
+    kind = f"usage_unreadable:wrap.sized:{type(answer).__name__}"
     assert diagnostics.counts[kind] == 2
     assert sum("cannot be read" in each.getMessage() for each in caplog.records) == 1
 
@@ -694,7 +694,7 @@ def test_wrap__a_generator__holds_until_it_ends_and_counts_once(init: Init, end:
     stream = None
     gc.collect()
     assert len(metered.events) == 1
-    assert diagnostics.counts["unread:wrap:generator"] == 1
+    assert diagnostics.counts["usage_unreadable:wrap:generator"] == 1
 
 
 def test_wrap__a_generator__passes_on_what_is_sent_thrown_and_returned(init: Init) -> None:
@@ -877,6 +877,14 @@ def test_wrap__work_that_fails_when_it_is_collected__ends_where_no_lock_is_held(
     assert held(pg) == 0
 
 
+def test_wrap__a_generator_collected_after_its_end__defers_nothing(init: Init) -> None:
+    """Its call has ended."""
+    pg = init()
+    streams = [pg.wrap(words, "u1", "gpt-4o")]
+    assert list(streams[0]) == ["a", "b"]
+    assert run_inside_lock(pg, "u1", streams.clear) == 0
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 async def test_wrap__each_step_of_a_generator__runs_as_the_user_of_its_call(
     init: Init, kind: str
@@ -966,7 +974,8 @@ def test_wrap__iterators_of_other_classes__stay_as_they_are_and_count_at_once(in
     assert type(pg.wrap(Own, "u1", "gpt-4o")) is Own
     assert list(pg.wrap(lambda: map(str, [1]), "u1", "gpt-4o")) == ["1"]
     assert [event.quality for event in metered.events] == ["estimated"] * 2
-    assert diagnostics.counts["unread:wrap:Own"] == diagnostics.counts["unread:wrap:map"] == 1
+    kinds = ("usage_unreadable:wrap:Own", "usage_unreadable:wrap:map")
+    assert [diagnostics.counts[kind] for kind in kinds] == [1, 1]
 
 
 async def test_wrap__an_async_function_by_mistake__still_counts_once(init: Init) -> None:

@@ -29,7 +29,7 @@ from langchain_core.outputs import (
     LLMResult,
 )
 from langchain_core.runnables import RunnableLambda, RunnableParallel
-from tests.instrument.shapes import MESSAGES, Metered
+from tests.instrument.shapes import MESSAGES, Metered, run_inside_lock
 from tests.unit.client.context.here import who
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
@@ -774,6 +774,25 @@ def test_callback__of_a_stream_that_is_left__is_booked_and_holds_nothing(pg: Pay
     FakeListLLM(responses=["Hello."]).invoke("x", config=config)
     assert [event.quality for event in metered.events] == ["unpriced"] * 2
     assert pg.health()["calls_in_flight"] == 0
+
+
+def test_callback__of_a_stream_closed_inside_one_of_our_locks__ends_where_none_is_held(
+    pg: Paygent,
+) -> None:
+    """The garbage collector may close it, while a tracer keeps its run id alive."""
+    kept: list[Any] = []
+
+    class Tracer(BaseCallbackHandler):
+        def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+            kept.append(kwargs["run_id"])
+
+    metered = Metered(pg)
+    config: Any = {"callbacks": [LangChainCallback(pg, "u1"), Tracer()]}
+    model = GenericFakeChatModel(messages=iter([AIMessage("Hello there.")]))
+    stream: Any = model.stream("x", config)
+    next(stream)
+    assert run_inside_lock(pg, "u1", stream.close) > 0
+    assert (len(kept), len(metered.events), pg.health()["calls_in_flight"]) == (1, 1, 0)
 
 
 def test_callback__without_paygent__changes_nothing(pg: Paygent, model: OpenAIModel) -> None:

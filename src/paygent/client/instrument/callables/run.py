@@ -147,12 +147,7 @@ class Work:
         meter, call = self._meter, self._call
         if meter is None or call is None:
             return
-        end = partial(attempt, "settle", self.end_raised, meter, call, error)
-        # The garbage collector may close a coroutine, and its code may raise another exception.
-        if GeneratorExit in (type(error), type(error.__context__)):
-            end_from_finalizer(meter.deferred_ends, end)
-        else:
-            end()
+        run_end(meter, error, partial(attempt, "settle", self.end_raised, meter, call, error))
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End the call with the exception of its callable."""
@@ -245,6 +240,15 @@ def _is_stream_object(answer: Any) -> bool:
     return all(
         hasattr(kind, name) or get(answer, name) is not None for name in ("_iterator", "response")
     )
+
+
+def run_end(meter: Meter, error: BaseException, end: Callable[[], object]) -> None:
+    """Run the end of a call by an exception; safe in a finalizer."""
+    # The garbage collector may close a generator or coroutine, whose code may raise in its turn.
+    if GeneratorExit in (type(error), type(error.__context__)):
+        end_from_finalizer(meter.deferred_ends, end)
+    else:
+        end()
 
 
 def end_raised(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:
