@@ -242,7 +242,7 @@ def _is_stream_object(answer: Any) -> bool:
     )
 
 
-def run_end(meter: Meter, error: BaseException, end: Callable[[], object]) -> None:
+def run_end(meter: Meter, error: BaseException, end: Callable[[], None]) -> None:
     """Run the end of a call by an exception; safe in a finalizer."""
     # The garbage collector may close a generator or coroutine, whose code may raise in its turn.
     if GeneratorExit in (type(error), type(error.__context__)):
