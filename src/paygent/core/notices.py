@@ -36,7 +36,7 @@ class Notice(Enum):
         "Metadata is limited to %d keys and %d bytes; the rest is dropped.",
     )
     SCOPE_LEFT_ELSEWHERE = (
-        "left_elsewhere",
+        "context_exited_elsewhere",
         "A paygent_context was left in another context than it was entered in, or before a block"
         " inside it: decorate generators with paygent_track, since a block in a generator also"
         " applies to its reader.",
@@ -68,7 +68,7 @@ class Notice(Enum):
         "The price list of model %s lacks %s; the nearest price is used.",
     )
     UNREAD_ANSWER = (
-        "unread",
+        "usage_unreadable",
         "The usage of an answer of type %s (%s) cannot be read; the estimate is recorded.",
     )
     UNREAD_STREAM = (
@@ -98,14 +98,17 @@ class Notice(Enum):
         "unmetered",
         "A connection through %s is neither metered nor limited. Use websockets.asyncio.",
     )
-    UNMETERED_LANGCHAIN = "unmetered", "A LangChain call of %s was seen by no hook."
+    UNMETERED_LANGCHAIN = (
+        "unmetered",
+        "A LangChain call of %s bypassed every hook; it is not metered.",
+    )
     UNKNOWN_SOCKET_HOST = (
         "socket_like_openai",
         "A socket to an unknown host requests a response in OpenAI's format; it is metered and"
         " limited like OpenAI's (%s).",
     )
     SOCKET_WRITES_UNSEEN = (
-        "socket_unseen",
+        "socket_writes_unknown",
         "This version of websockets writes in an unknown way; responses over sockets are booked on"
         " the user who has connected.",
     )
@@ -197,7 +200,7 @@ class Step(str, Enum):
     ASK_SESSION = "ask_session"
     USER_ID_PARAM = "user_id_param"  # reading the argument that holds the user
     BIND = "bind"  # propagating the user into another process
-    CARRY = "carry"  # propagating the user to a thread
+    PROPAGATION = "propagation"  # propagating the user to a thread
     CREWAI = "crewai"
     LANGCHAIN = "langchain"
 
@@ -206,7 +209,7 @@ class Step(str, Enum):
     PATCH = "patch"
     UNPATCH = "unpatch"
     SELF_CHECK = "self_check"  # verifying that patches are in place
-    NOTICED = "noticed"  # detecting an SDK that is not instrumented
+    UNINSTRUMENTED = "uninstrumented"  # detecting an SDK that is not instrumented
 
     # Prices, journal and ledger
     CATALOGUE = "catalogue"  # loading the price list
@@ -223,7 +226,7 @@ class Step(str, Enum):
     OPEN_LEDGER = "open_ledger"
     DELIVER = "deliver"
     LEDGER_REFUSED = "ledger_refused"  # a batch that the ledger rejects
-    SET_ASIDE = "set_aside"  # quarantining a record
+    QUARANTINE = "quarantine"  # keeping a record that cannot be booked
     ADOPT = "adopt"  # taking over the journals of dead processes
     ASK = "ask"  # asking the ledger about a user
     PROBE = "probe"  # asking the backend whether it is there

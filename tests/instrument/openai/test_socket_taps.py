@@ -243,7 +243,7 @@ def test_taps__a_library_that_writes_in_another_way__is_said_and_metered(
             connection.response.create()
             read_to(connection, "response.done")
     assert (metered.only.user_id, metered.only.quality) == ("u1", "exact")
-    assert pg.health()["counts"]["socket_unseen"] == 1
+    assert pg.health()["counts"]["socket_writes_unknown"] == 1
     assert pg.health()["calls_in_flight"] == 0
 
 

@@ -31,7 +31,7 @@ class PoolHook(Hook):
     def __init__(
         self, module: str, class_name: str, starts: tuple[str, ...], takes: tuple[str, ...]
     ) -> None:
-        self.name = f"carry:{class_name}"
+        self.name = f"propagation:{class_name}"
         self.module = module
         self._class_name = class_name
         self._starts = starts  # methods that start the pool's own threads or processes
@@ -70,7 +70,7 @@ def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Call
 class ThreadHook(Hook):
     """Patches `Thread.start`; see `patches.Hook`."""
 
-    name = "carry:Thread"
+    name = "propagation:Thread"
     module = "threading"
 
     def install(self, module: ModuleType, patches: Patches) -> None:
@@ -85,7 +85,7 @@ class ThreadHook(Hook):
             # From Python 3.14 the application may give a thread a context of its own.
             if context is None or getattr(thread, "_context", None) is not None:
                 return original(thread, *args, **kwargs)
-            restore = attempt("carry", _run_in, thread, context)
+            restore = attempt("propagation", _run_in, thread, context)
             try:
                 return original(thread, *args, **kwargs)
             except BaseException:  # it was started before, or there can be no more threads
@@ -99,7 +99,7 @@ class ThreadHook(Hook):
 class GreenletHook(Hook):
     """Registers a callback for each greenlet that gevent spawns; see `patches.Hook`."""
 
-    name = "carry:Greenlet"
+    name = "propagation:Greenlet"
     module = "gevent.greenlet"
 
     def install(self, module: ModuleType, patches: Patches) -> None:
@@ -113,7 +113,7 @@ class GreenletHook(Hook):
                     greenlet.gr_context = Context()
                 greenlet.gr_context.run(context.enter)
 
-        on_spawn = functools.partial(attempt, "carry", enter)
+        on_spawn = functools.partial(attempt, "propagation", enter)
         add = functools.partial(module.Greenlet.add_spawn_callback, on_spawn)
         remove = functools.partial(module.Greenlet.remove_spawn_callback, on_spawn)
         patches.do_once(self.name, add, remove)
@@ -132,7 +132,7 @@ HOOKS = (
 
 
 def _capture(patches: Patches) -> PropagatedContext | None:
-    return attempt("carry", PropagatedContext.capture) if patches.switch.is_on else None
+    return attempt("propagation", PropagatedContext.capture) if patches.switch.is_on else None
 
 
 def _run_in(thread: Thread, context: PropagatedContext) -> Callable[[], None]:

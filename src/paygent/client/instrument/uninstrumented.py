@@ -22,7 +22,7 @@ class ImportHook(Hook):
     """Logs the import of an SDK's module, counted under its package or else the module."""
 
     def __init__(self, module: str, sdk: str, package: str = "") -> None:
-        self.name = f"noticed:{module}"
+        self.name = f"uninstrumented:{module}"
         self.module = module
         self._sdk = sdk
         self._package = package or module
@@ -37,7 +37,7 @@ class BedrockHook(Hook):
     """Logs the creation of a client for Bedrock, by the class `creator` of a module."""
 
     def __init__(self, module: str, creator: str) -> None:
-        self.name = f"noticed:{creator}"
+        self.name = f"uninstrumented:{creator}"
         self.module = module
         self._creator = creator
 
@@ -50,7 +50,7 @@ class BedrockHook(Hook):
 
         @functools.wraps(original)
         def create_client(creator: Any, *args: Any, **kwargs: Any) -> Any:
-            attempt("noticed", _check_service, args, kwargs, patches)
+            attempt("uninstrumented", _check_service, args, kwargs, patches)
             return original(creator, *args, **kwargs)
 
         @functools.wraps(original)

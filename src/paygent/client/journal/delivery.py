@@ -321,7 +321,7 @@ class Worker:
 
     def _quarantine(self, records: Iterable[Record]) -> None:
         for record in records:
-            attempt("set_aside", self._journal.quarantine, record)
+            attempt("quarantine", self._journal.quarantine, record)
 
     def _deliver_round(self) -> bool:
         """Deliver everything unread; return whether there was anything to do."""

@@ -101,7 +101,7 @@ def test_context__left_in_an_unrelated_context__warns_and_stays_where_it_was_ent
         block.__exit__(None, None, None)
         assert who() == "b"
     assert (who(), elsewhere.run(who)) == (None, "a")
-    assert diagnostics.counts["left_elsewhere"] == 1
+    assert diagnostics.counts["context_exited_elsewhere"] == 1
 
 
 def test_context__left_in_a_copy_of_its_context__ends_in_both_and_warns() -> None:
@@ -115,7 +115,7 @@ def test_context__left_in_a_copy_of_its_context__ends_in_both_and_warns() -> Non
         block.__exit__(None, None, None)
         assert who() == "outer"
     assert who() is None
-    assert diagnostics.counts["left_elsewhere"] == 2
+    assert diagnostics.counts["context_exited_elsewhere"] == 2
 
 
 def test_context__in_generators_read_in_turn__ends_with_each() -> None:
@@ -139,7 +139,7 @@ def test_context__in_generators_read_in_turn__ends_with_each() -> None:
             assert who() == "d"
         assert who() == "reader"
     assert who() is None
-    assert diagnostics.counts["left_elsewhere"] == 2
+    assert diagnostics.counts["context_exited_elsewhere"] == 2
 
 
 def test_context__left_out_of_order_again_and_again__keeps_no_chain() -> None:
@@ -185,7 +185,7 @@ def test_context__one_object_in_many_threads__is_each_threads_own() -> None:
     finally:
         sys.setswitchinterval(switches)
     assert wrong == []
-    assert "left_elsewhere" not in diagnostics.counts
+    assert "context_exited_elsewhere" not in diagnostics.counts
 
 
 async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:
@@ -205,7 +205,7 @@ async def test_context__one_object_in_two_tasks__is_each_tasks_own() -> None:
         return inside, who()
 
     assert list(await asyncio.gather(first(), second())) == [None, ("a", None)]
-    assert "left_elsewhere" not in diagnostics.counts
+    assert "context_exited_elsewhere" not in diagnostics.counts
 
 
 async def test_context__left_by_what_was_started_inside__keeps_its_user() -> None:

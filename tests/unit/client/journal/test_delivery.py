@@ -910,6 +910,7 @@ def test_renew_after_fork__a_running_worker__starts_its_own_threads_when_needed(
     bench.spend("a")
     assert bench.worker.flush(WAIT_S) is True
     bench.worker.stop(WAIT_S)  # the parent's threads are not in the child
+    bench.worker._stopping = False  # and the parent itself goes on
     bench.worker.renew_after_fork()
     assert (bench.worker.is_running, bench.worker.flushed) == (False, 0)
     bench.spend("b")
