@@ -230,7 +230,7 @@ class Watched:
     @staticmethod
     def account(user: User) -> Any:
         """Return the account of the cap."""
-        return next((each for each in user.accounts.values() if each.lines is not None), None)
+        return next((each for each in user.accounts.values() if each.thresholds is not None), None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -533,7 +533,7 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
         thread.join(20)
     assert len(crowd.served) == 3
     assert pg.health()["counts"]["subscription_ended"] == 1
-    spent = {key.start_us: each.spent for key, each in user.accounts.items() if each.lines}
+    spent = {key.start_us: each.spent for key, each in user.accounts.items() if each.thresholds}
     assert spent[to_us(start)] == 3 * CALL_NANO
 
 

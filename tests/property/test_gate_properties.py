@@ -1,4 +1,4 @@
-"""The gate, for any figures: exact lines, monotone refusals, and strict plans that never pass."""
+"""The gate, for any figures: thresholds, monotone refusals, and strict plans that never pass."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fractions import Fraction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.gate import Reading, decide, judge, lines_of
+from paygent.core.gate import Reading, decide, judge, thresholds_of
 
 CAPS = st.integers(0, 9 * 10**18)
 GATES_PPM = st.integers(1, 10 * 10**6)
@@ -19,12 +19,12 @@ SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
 
 @settings(max_examples=150, deadline=None)
 @given(CAPS, GATES_PPM, GATES_PPM)
-def test_lines_of__any_cap_and_gates__are_the_floors(cap: int, soft: int, hard: int) -> None:
+def test_thresholds_of__any_cap_and_gates__are_the_floors(cap: int, soft: int, hard: int) -> None:
     """Each line is the floor of cap times gate, by exact fractions."""
-    lines = lines_of(cap, soft_gate_ppm=soft, hard_gate_ppm=hard)
-    assert lines.cap == cap
-    assert lines.block == (Fraction(cap) * Fraction(hard, 10**6)).__floor__()
-    assert lines.warn == (Fraction(cap) * Fraction(soft, 10**6)).__floor__()
+    thresholds = thresholds_of(cap, soft_gate_ppm=soft, hard_gate_ppm=hard)
+    assert thresholds.cap == cap
+    assert thresholds.block == (Fraction(cap) * Fraction(hard, 10**6)).__floor__()
+    assert thresholds.warn == (Fraction(cap) * Fraction(soft, 10**6)).__floor__()
 
 
 @settings(max_examples=150, deadline=None)
@@ -34,10 +34,10 @@ def test_decide__around_the_lines__blocks_and_warns_exactly_there(
 ) -> None:
     """With nothing held, spending blocks from the block line on and warns from the warn line on."""
     soft, hard = sorted((one_gate, other_gate))
-    lines = lines_of(cap, soft_gate_ppm=soft, hard_gate_ppm=hard)
-    for line in (lines.block, lines.warn):
+    thresholds = thresholds_of(cap, soft_gate_ppm=soft, hard_gate_ppm=hard)
+    for line in (thresholds.block, thresholds.warn):
         spent = max(line + offset, 0)
-        status = decide((Reading("r", lines, spent, 0),), strict=strict).status
+        status = decide((Reading("r", thresholds, spent, 0),), strict=strict).status
         expected = (
             "hard_gate"
             if spent >= cap * hard // 10**6
@@ -122,7 +122,9 @@ def test_judge__default__nobody_alone_is_refused_below_the_line(
 READINGS = st.builds(
     Reading,
     st.sampled_from(["total_spend", "session_spend", "calls:day"]),
-    st.builds(lambda cap: lines_of(cap, soft_gate_ppm=800_000, hard_gate_ppm=1_000_000), SMALL),
+    st.builds(
+        lambda cap: thresholds_of(cap, soft_gate_ppm=800_000, hard_gate_ppm=1_000_000), SMALL
+    ),
     SMALL,
     SMALL,
     SMALL,

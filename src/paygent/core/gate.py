@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
     Attributes:
         reason: The `gate_reason` of this limit.
-        lines: Its cap and thresholds.
+        thresholds: Its cap and thresholds.
         spent: Settled in the window.
         held: Held by calls in flight, without the call that is being decided.
         need: The amount that this call would add to `held`; 0 without a call.
@@ -44,7 +44,7 @@ class Reading(NamedTuple):
     """
 
     reason: str
-    lines: Thresholds
+    thresholds: Thresholds
     spent: int
     held: int
     need: int = 0
@@ -81,7 +81,7 @@ class Decision(NamedTuple):
     left: int = 0
 
 
-def lines_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
+def thresholds_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
     """Return the thresholds of a cap: floor(cap × gate), in integers."""
     return Thresholds(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
 
@@ -105,12 +105,12 @@ def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verd
 
 def room(reading: Reading) -> int:
     """Return the amount that further calls can use before the limit blocks."""
-    return max(reading.lines.block - reading.spent - reading.held, 0)
+    return max(reading.thresholds.block - reading.spent - reading.held, 0)
 
 
 def usage_ppm(reading: Reading, *, strict: bool) -> int:
     """Return the used fraction of a cap, in parts per million; a cap of 0 is fully used."""
-    cap = reading.lines.cap
+    cap = reading.thresholds.cap
     if cap == 0:
         return _PPM
     return (reading.spent + reading.held + (reading.need if strict else 0)) * _PPM // cap
@@ -125,7 +125,8 @@ def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
     """
     decisions = []
     for reading in readings:
-        spent, held, need, block = reading.spent, reading.held, reading.need, reading.lines.block
+        spent, held, need = reading.spent, reading.held, reading.need
+        block = reading.thresholds.block
         verdict = judge(spent, held, need, block, strict=strict)
         decisions.append(_decision(reading, verdict, strict=strict))
     return max(decisions, key=_rank, default=_NO_LIMIT)
@@ -144,10 +145,10 @@ def warning(reading: Reading, *, strict: bool) -> Decision:
 def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
     # The warn line ignores holds: a warning that comes and goes with them is noise.
     refused = verdict in ("exhausted", "contention")
-    warned = reading.spent >= reading.lines.warn
+    warned = reading.spent >= reading.thresholds.warn
     contended = verdict == "contention"
     # More than is left, on a cap that is not used up: only a strict call gets here.
-    left = reading.lines.block - reading.spent
+    left = reading.thresholds.block - reading.spent
     is_too_large = verdict == "exhausted" and left > 0
     return Decision(
         status="hard_gate" if refused else "soft_gate" if warned else "ok",
@@ -155,7 +156,7 @@ def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
         usage_ppm=usage_ppm(reading, strict=strict),
         spent=reading.spent,
         held=reading.held,
-        cap=reading.lines.cap,
+        cap=reading.thresholds.cap,
         retryable=contended,
         limit=reading.reason,
         metric=reading.metric,

@@ -1,4 +1,4 @@
-"""The gate: exact lines, what fits, contention against exhaustion, and which account decides."""
+"""The gate: thresholds, what fits, contention against exhaustion, and which account decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from paygent.core.gate import (
     contention,
     decide,
     judge,
-    lines_of,
+    thresholds_of,
     usage_ppm,
     warning,
 )
@@ -22,8 +22,8 @@ USD = 10**9  # nano-dollars
 
 def dollar(spent: int, held: int = 0, need: int = 0, *, hard_ppm: int = 1_000_000) -> Reading:
     """Return the reading of a cap of one dollar that warns at 80 %."""
-    lines = lines_of(USD, soft_gate_ppm=800_000, hard_gate_ppm=hard_ppm)
-    return Reading("total_spend", lines, spent, held, need)
+    thresholds = thresholds_of(USD, soft_gate_ppm=800_000, hard_gate_ppm=hard_ppm)
+    return Reading("total_spend", thresholds, spent, held, need)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def dollar(spent: int, held: int = 0, need: int = 0, *, hard_ppm: int = 1_000_00
         ),
     ],
 )
-def test_lines_of__a_cap__are_floors_in_integers(
+def test_thresholds_of__a_cap__are_floors_in_integers(
     cap: int, soft_ppm: int, hard_ppm: int, block: int, warn: int
 ) -> None:
-    """The lines are floor(cap × gate), exact beyond what a float holds."""
-    assert lines_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm) == Thresholds(
+    """The thresholds are floor(cap × gate), exact beyond what a float holds."""
+    assert thresholds_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm) == Thresholds(
         cap, block, warn
     )
 
@@ -123,8 +123,8 @@ def test_judge__a_line_of_zero__is_always_exhausted(need: int, strict: bool) -> 
 @pytest.mark.parametrize("hard_ppm", [1, 1_000_000, 10_000_000])
 def test_decide__a_cap_of_zero__blocks_always_at_all_of_it(hard_ppm: int, strict: bool) -> None:
     """A cap of 0 blocks whatever the gate, as wholly used."""
-    lines = lines_of(0, soft_gate_ppm=1, hard_gate_ppm=hard_ppm)
-    assert decide((Reading("total_spend", lines, 0, 0),), strict=strict) == Decision(
+    thresholds = thresholds_of(0, soft_gate_ppm=1, hard_gate_ppm=hard_ppm)
+    assert decide((Reading("total_spend", thresholds, 0, 0),), strict=strict) == Decision(
         "hard_gate", "total_spend", 1_000_000, 0, 0, 0, False, "total_spend", "spend"
     )
 

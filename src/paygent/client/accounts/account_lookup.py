@@ -11,7 +11,7 @@ from paygent.client.accounts.holds import Account, Hold
 from paygent.client.accounts.user_state import ModelUse, User
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
-from paygent.core.gate import Reading, Thresholds, lines_of
+from paygent.core.gate import Reading, Thresholds, thresholds_of
 from paygent.core.limit import Limit, LimitKey
 from paygent.core.period import END_OF_TIME_US, Window, day, rolling_length_us
 from paygent.core.plan import PlanConfig, limits_of
@@ -24,7 +24,7 @@ PERIOD_SPEND = LimitKey("spend", "user", "", "period")
 SESSION_SPEND = LimitKey("spend", "session", "", "session")
 """The two accounts that every user has, limited or not: `get_usage` returns them."""
 
-_UNCHANGED = Thresholds(-1, -1, -1)  # an account keeps the lines that it has
+_UNCHANGED = Thresholds(-1, -1, -1)  # an account keeps those that it has
 
 
 def accounts_for_call(
@@ -66,7 +66,7 @@ def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us:
 
 def _lines(plan: PlanConfig, limit: Limit) -> Thresholds:
     assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
-    return lines_of(
+    return thresholds_of(
         limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
     )
 
@@ -80,16 +80,20 @@ def limits_of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
     ]
 
 
-def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | None) -> Account:
+def open_account(
+    user: User, key: AccountKey, reason: str, thresholds: Thresholds | None
+) -> Account:
     """Return an account of a user, opened with the spend that this process has not delivered yet.
 
     Args:
-        lines: Its lines in the user's plan; None where the plan does not limit it;
+        thresholds: Its thresholds in the user's plan; None where the plan does not limit it;
             `_UNCHANGED` keeps those that it has.
     """
     account = user.accounts.get(key)
     if account is None:
-        account = user.accounts[key] = Account(key, reason, None if lines is _UNCHANGED else lines)
+        account = user.accounts[key] = Account(
+            key, reason, None if thresholds is _UNCHANGED else thresholds
+        )
         user.event_accounts.clear()
         account.pending = _pending(user, key)
         if rolling_length_us(key.limit.window) is not None:
@@ -97,8 +101,8 @@ def open_account(user: User, key: AccountKey, reason: str, lines: Thresholds | N
         for call in in_flight(user):
             if key.counts(call):
                 account.add(call, weighs=False)
-    if lines is not _UNCHANGED and account.lines != lines:
-        account.lines = lines
+    if thresholds is not _UNCHANGED and account.thresholds != thresholds:
+        account.thresholds = thresholds
         account.warned = False
     return account
 

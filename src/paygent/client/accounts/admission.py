@@ -86,7 +86,7 @@ class Admission:
             if obstacle is None:
                 hold.warnings = self._warnings(past_warn, hold)
                 for account in accounts:
-                    account.add(hold, account.lines is not None)
+                    account.add(hold, account.thresholds is not None)
                 user.is_active = True
             else:
                 decision, account = obstacle
@@ -172,7 +172,7 @@ class Admission:
             readings = tuple(
                 read_account(each)
                 for each in accounts
-                if each.lines is not None and not _is_exempt(each, is_free)
+                if each.thresholds is not None and not _is_exempt(each, is_free)
             )
             return decide(readings, strict=user.plan.pre_call_estimate)
 
@@ -188,7 +188,9 @@ class Admission:
             else:
                 keys = account_lookup.keys_now(user, session_id, at_us)
                 accounts = tuple(user.accounts[key] for key in keys)
-            readings = [(each.key.limit, read_account(each)) for each in accounts if each.lines]
+            readings = [
+                (each.key.limit, read_account(each)) for each in accounts if each.thresholds
+            ]
         if not session_id:
             readings += account_lookup.limits_of_a_new_session(user.plan)
         return tuple(readings)
@@ -234,12 +236,12 @@ def waiting_count(users: Iterable[User]) -> int:
 
 def read_account(account: Account, use: Use | None = None) -> Reading:
     """Return the reading of an account with a cap, with what a call would add to it."""
-    assert account.lines is not None  # the caller has checked
+    assert account.thresholds is not None  # the caller has checked
     spent, held = account.spent, account.held
     need = account.projected(use)[1] - held if use is not None else 0
-    left = max(account.lines.block - spent, 0)
+    left = max(account.thresholds.block - spent, 0)
     # A call that straddles the line holds all that is left, and no more.
-    return Reading(account.reason, account.lines, spent, min(held, left), need, account.metric)
+    return Reading(account.reason, account.thresholds, spent, min(held, left), need, account.metric)
 
 
 def _obstacle(
@@ -253,16 +255,16 @@ def _obstacle(
     is_cold = use.forecast is not None and not use.forecast.own.stats.calls
     obstacle: Account | None = None
     for account in accounts:
-        lines = account.lines
-        if lines is None or _is_exempt(account, use.is_free):
+        thresholds = account.thresholds
+        if thresholds is None or _is_exempt(account, use.is_free):
             continue
         spent = account.spent
-        if lines.warn <= spent < lines.block:
+        if thresholds.warn <= spent < thresholds.block:
             past_warn.append(account)
         held, then_held = account.projected(use)
-        if then_held > held and spent + then_held <= lines.block:
+        if then_held > held and spent + then_held <= thresholds.block:
             continue  # fits, as `judge` would decide; most calls are far from their lines
-        verdict = judge(spent, held, then_held - held, lines.block, strict=strict)
+        verdict = judge(spent, held, then_held - held, thresholds.block, strict=strict)
         if verdict == "fits" or (
             verdict == "straddles" and not (is_cold and _has_many(account, hold.model_key))
         ):
@@ -274,7 +276,7 @@ def _obstacle(
     readings = tuple(
         read_account(each, use)
         for each in accounts
-        if each.lines is not None and not _is_exempt(each, use.is_free)
+        if each.thresholds is not None and not _is_exempt(each, use.is_free)
     )
     decision = decide(readings, strict=strict)
     if decision.status != "hard_gate":  # it would straddle, if its size were not unknown
@@ -284,9 +286,9 @@ def _obstacle(
 
 def _is_exempt(account: Account, is_free: bool) -> bool:
     """Return whether a limit does not apply to a call: it counts dollars, and the model is free."""
-    lines = account.lines
+    thresholds = account.thresholds
     # A cap of 0 dollars is meant to block free models too.
-    return is_free and account.metric == "spend" and lines is not None and lines.cap > 0
+    return is_free and account.metric == "spend" and thresholds is not None and thresholds.cap > 0
 
 
 def _has_many(account: Account, model_key: str) -> bool:

@@ -231,19 +231,19 @@ class Account(HoldSet):
     __slots__ = (
         "acknowledged",
         "key",
-        "lines",
         "pending",
         "reason",
         "stale_us",
+        "thresholds",
         "waiting",
         "warned",
     )
 
-    def __init__(self, key: AccountKey, reason: str, lines: Thresholds | None) -> None:
+    def __init__(self, key: AccountKey, reason: str, thresholds: Thresholds | None) -> None:
         super().__init__(key.limit.metric)
         self.key = key  # the limit, its session and its window
         self.reason = reason  # the `gate_reason` of a refusal here
-        self.lines = lines  # the cap and its lines; None where the plan does not limit this
+        self.thresholds = thresholds  # None where the plan does not limit this
         self.acknowledged = 0  # the ledger's figure as last read, in the unit of the metric
         self.pending = 0  # spend of this process that the ledger has not acknowledged
         self.warned = False  # whether the warn line was reported in this window

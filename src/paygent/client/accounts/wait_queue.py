@@ -32,7 +32,7 @@ _numbers = itertools.count()
 class WaitPoint(Protocol):
     """Where calls wait: an account."""
 
-    lines: Thresholds | None
+    thresholds: Thresholds | None
     waiting: list[Waiter]
 
     @property
@@ -98,11 +98,11 @@ def pass_turn(account: WaitPoint, woken: list[Waiter]) -> None:
     """Let the first waiter try, where there is room; all of them, where there never will be. They
     go to `woken`, to be woken once the lock is released.
     """
-    lines, spent = account.lines, account.spent
-    if lines is None or spent >= lines.block:
+    thresholds, spent = account.thresholds, account.spent
+    if thresholds is None or spent >= thresholds.block:
         woken += account.waiting
         account.waiting.clear()
-    elif account.waiting and spent + account.held < lines.block:
+    elif account.waiting and spent + account.held < thresholds.block:
         woken.append(account.waiting.pop(0))
 
 

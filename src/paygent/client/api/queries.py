@@ -141,7 +141,9 @@ class UserQueries:
         now_us = self.now_us()
         used = self.accounts.admission.figures(user, "", now_us).by_model
         limits = self.accounts.admission.limits(user, "", None, now_us)
-        caps = {key.model: reading.lines.cap for key, reading in limits if _is_model_limit(key)}
+        caps = {
+            key.model: reading.thresholds.cap for key, reading in limits if _is_model_limit(key)
+        }
         # A limited model is listed even if it was not used.
         usages = [(name, *used.get(name, (0, 0))) for name in used | caps]
         usages.sort(key=lambda usage: (-usage[2], usage[0]))  # dearest first
@@ -175,7 +177,7 @@ class UserQueries:
             most = min(most, resolved.output_ceiling)  # the provider refuses more
         binding = "unbounded"
         for key, reading in limits:
-            if key.metric == "spend" and resolved.is_free and reading.lines.cap:
+            if key.metric == "spend" and resolved.is_free and reading.thresholds.cap:
                 continue  # the gate lets a free call pass any spend limit except 0
             left_here, rates = room(reading), resolved.rates
             fits = output_that_fits(key.metric, left_here, input_tokens, most, rates=rates)

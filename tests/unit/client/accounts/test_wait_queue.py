@@ -195,7 +195,7 @@ def test_release__on_an_account_that_lost_its_cap__wakes_everyone() -> None:
     waiters = in_line(accounts, 2)
     account = waiters[0].account
     assert account is not None
-    account.lines = None
+    account.thresholds = None
     accounts.admission.release(accounts.registry.users["ann"], full)
     assert woken(waiters) == [0, 1]
 
