@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from paygent.client.instrument.anthropic.usage import from_anthropic
-from paygent.client.instrument.streams.reader import counted, field, text_bytes
+from paygent.client.instrument.streams.reader import LineReader, counted, field, text_bytes
 from paygent.core.estimate import Estimate
 from paygent.core.usage import COUNTS, JobStatus, Usage, fields_of, get
 
@@ -99,7 +99,7 @@ def batch_ref(batch_id: str) -> str:
 
 
 @dataclasses.dataclass(slots=True, eq=False)
-class BatchResults:
+class BatchResults(LineReader):
     """Reads the results of a batch, a line for each request; its usage is known once all are read.
 
     Large requests, which may have reached a price tier, are kept apart; the others are summed by
@@ -112,7 +112,7 @@ class BatchResults:
     _small: dict[str | None, Usage] = dataclasses.field(default_factory=dict)
     _large: list[Usage] = dataclasses.field(default_factory=list)
     _is_whole: bool = False
-    reads_lines: ClassVar[bool] = True
+    _has_gaps: bool = False
 
     def feed(self, line: Any) -> bool | None:
         """Read one line. Failed and expired requests are not billed."""
@@ -130,14 +130,19 @@ class BatchResults:
             self._small[usage.model] = small if before is None else _sum(before, small)
         return None
 
-    def end(self) -> None:
-        """Record that the last line was read."""
+    def end(self, *, has_gaps: bool = False) -> None:
+        """Record that the last line was passed; with gaps, some lines could not be read."""
         self._is_whole = True
+        self._has_gaps = has_gaps
 
     def usage(self, estimate: Estimate) -> JobStatus:
-        """Return the batch's usage if all of it was read."""
+        """Return the batch's usage if it was read to its end."""
         usages = (*self._small.values(), *self._large)
-        return JobStatus(self.ref, usages if self._is_whole else None)
+        if not self._is_whole or (self._has_gaps and not usages):
+            return JobStatus(self.ref)
+        if self._has_gaps:
+            usages = tuple(usage._replace(quality="partial") for usage in usages)
+        return JobStatus(self.ref, usages)
 
 
 _SMALL_TOKENS_MAX = 32_768  # no price list has a tier below this

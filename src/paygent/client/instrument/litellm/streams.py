@@ -23,6 +23,7 @@ from paygent.client.instrument.openai.answers import ChatStream
 from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.instrument.streams.iterator_tap import AsyncLoop, SyncLoop
+from paygent.client.instrument.streams.reader import EndAwareReader
 from paygent.client.metering import nesting
 from paygent.core.estimate import Estimate
 from paygent.core.usage import JobStatus, Usage, get
@@ -68,7 +69,7 @@ def tap(answer: Any, stream_tap: Tap, patches: Patches) -> bool:
     return True
 
 
-class Reader:
+class Reader(EndAwareReader):
     """Reads a LiteLLM stream. The usage is in the chunks that the stream keeps, or that the stream
     keeps which it wraps; the application sees it only on request.
     """
@@ -88,8 +89,8 @@ class Reader:
         if self._kept is None:
             self._kept = getattr(stream, "chunks", None)
 
-    def end(self) -> None:
-        """Record the stream's own end."""
+    def end(self, *, has_gaps: bool = False) -> None:
+        """Record the stream's own end; see `EndAwareReader.end`."""
         self._is_whole = True
 
     def feed(self, chunk: Any) -> None:

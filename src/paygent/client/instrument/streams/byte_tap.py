@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, cast
 
 from paygent.client.instrument.streams.ending import StreamEnd
-from paygent.client.instrument.streams.reader import StreamReader
+from paygent.client.instrument.streams.reader import LineReader, StreamReader
 from paygent.core.estimate import Estimate
 from paygent.core.usage import JobStatus, Usage
 from paygent.failopen import attempt
@@ -46,12 +46,12 @@ class BytesReader:
         content_type = str(headers.get("content-type") or "")
         encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
         self._is_events = "event-stream" in content_type
-        self._is_lines = bool(getattr(reader, "reads_lines", False))
+        self._line_reader = reader if isinstance(reader, LineReader) else None
         self._decode = _decoder(encoding)
         is_readable = self.is_by_line or "json" in content_type
         self._skipping = self._decode is None or not is_readable
         self._buffer = bytearray()
-        self._in_long_line = self._is_whole = False
+        self._in_long_line = self._is_whole = self._has_gaps = False
         self._reader = reader
         self._read = read
         self._seen: Usage | JobStatus | None = None
@@ -59,7 +59,7 @@ class BytesReader:
     @property
     def is_by_line(self) -> bool:
         """Whether it reads events or JSON lines, and not one JSON answer."""
-        return self._is_events or self._is_lines
+        return self._is_events or self._line_reader is not None
 
     def feed_bytes(self, data: bytes) -> None:
         """Read the next bytes."""
@@ -82,26 +82,31 @@ class BytesReader:
             self._in_long_line = False
         if len(rest) > _LINE_BYTES_MAX:
             self._buffer.clear()
-            self._in_long_line = True
-        for line in lines:
-            attempt("stream_bytes", self._feed_line, line)  # an odd line costs that line only
+            self._in_long_line = self._has_gaps = True
+        self._feed_lines(lines)
 
-    def _feed_line(self, line: bytearray) -> None:
-        if self._is_lines:
+    def _feed_lines(self, lines: Iterable[bytearray]) -> None:
+        for line in lines:
+            is_read = attempt("stream_bytes", self._feed_line, line)
+            if is_read is None:  # an odd line costs that line only
+                self._has_gaps = True
+
+    def _feed_line(self, line: bytearray) -> bool:
+        if self._line_reader is not None:
             if line.strip():
                 self._reader.feed(json.loads(line))
         elif line.startswith(b"data:") and not line.startswith(b"data: [DONE]"):
             self._reader.feed(json.loads(line[5:]))
+        return True
 
     def end(self) -> None:
         """Record the stream's own end."""
         self._is_whole = True
-        if self._is_lines and self._buffer and not self._skipping:
+        if self._line_reader is not None and not self._skipping:
             line, self._buffer = self._buffer, bytearray()
-            self._feed_line(line)
-        end = getattr(self._reader, "end", None)
-        if end is not None and not self._skipping:
-            end()
+            if not self._in_long_line:
+                self._feed_lines([line])
+            self._line_reader.end(has_gaps=self._has_gaps)
 
     def finish(self) -> None:
         """Read the usage that only a whole answer has."""

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from paygent.client.instrument.streams.reader import StreamReader
+from paygent.client.instrument.streams.reader import EndAwareReader, StreamReader
 from paygent.client.metering.abandoned import DeferredEnds
 from paygent.core.estimate import Estimate
 from paygent.core.usage import JobStatus, Usage
@@ -85,9 +85,8 @@ class StreamEnd:
 
     def end_exhausted(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
-        end = getattr(self._reader, "end", None)  # few readers distinguish an end from a break
-        if end is not None and not self._call.stream_ended:
-            attempt("usage", end)
+        if isinstance(self._reader, EndAwareReader) and not self._call.stream_ended:
+            attempt("usage", self._reader.end)
         self()
 
     def end_abandoned(self) -> None:

@@ -6,6 +6,7 @@ memory does not grow with the length of a stream.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from paygent.core.estimate import Estimate
@@ -23,6 +24,22 @@ class StreamReader(Protocol):
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return the usage as far as it was seen; None when nothing was."""
+
+
+class EndAwareReader(ABC):
+    """A `StreamReader` that distinguishes the stream's own end from a break."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def end(self, *, has_gaps: bool = False) -> None:
+        """Record the stream's own end; `has_gaps` if a part of it could not be read."""
+
+
+class LineReader(EndAwareReader):
+    """An `EndAwareReader` of the lines of a file of JSON lines, rather than of events."""
+
+    __slots__ = ()
 
 
 def counted(

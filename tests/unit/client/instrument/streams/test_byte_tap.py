@@ -306,12 +306,38 @@ def test_bytes_reader__json_lines__are_read_wherever_they_are_cut(size: int, end
     assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]
 
 
-def test_bytes_reader__an_odd_line__does_not_cost_the_others(swallowed: Swallowed) -> None:
-    """It is logged once, and the rest is read."""
-    swallowed.expect("stream_bytes")
+@pytest.mark.parametrize(
+    "body", [LINES + b"\n", b"odd\n" + LINES, LINES + b"\nodd\n", LINES + b"\nodd"]
+)
+def test_bytes_reader__an_odd_line__does_not_cost_the_others(
+    body: bytes, swallowed: Swallowed
+) -> None:
+    """It is logged once, and the rest is read; the usage is marked as partial."""
+    if b"odd" in body:
+        swallowed.expect("stream_bytes")
     reader = results_reader()
-    reader.feed_bytes(b"odd\n" + LINES + b"\n")
+    reader.feed_bytes(body)
     reader.end()
     found = reader.usage(ESTIMATE)
     assert isinstance(found, JobStatus)
-    assert [tokens(usage) for usage in found.usages or ()] == [(6, 8)]
+    quality = "partial" if b"odd" in body else "exact"
+    assert [(tokens(usage), usage.quality) for usage in found.usages or ()] == [((6, 8), quality)]
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [([b"\n", LINES], [((6, 8), "partial")]), ([b"\n"], None), ([], None)],
+)
+def test_bytes_reader__a_result_beyond_the_bound__leaves_the_batch_incomplete(
+    others: list[bytes], expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its usage is unknown; where no other was read, the estimate of the batch stays."""
+    monkeypatch.setattr(byte_tap, "_LINE_BYTES_MAX", 500)
+    reader = results_reader()
+    for piece in (b'{"result": "', b"x" * 600, b'"}', *others):
+        reader.feed_bytes(piece)
+    reader.end()
+    found = reader.usage(ESTIMATE)
+    assert isinstance(found, JobStatus)
+    usages = found.usages
+    assert (usages and [(tokens(usage), usage.quality) for usage in usages]) == expected

@@ -23,16 +23,11 @@ from paygent.testing import FakeProvider
 class Reader:
     """A reader that has read what a test says."""
 
-    reads_lines = False
-
     def __init__(self) -> None:
         self.seen = Usage(1_000, 5, quality="partial")
 
     def feed(self, chunk: Any) -> None:
         """Read nothing."""
-
-    def end(self) -> None:
-        """Nothing follows."""
 
     def usage(self, estimate: Estimate) -> Usage:
         """Return what was read."""
