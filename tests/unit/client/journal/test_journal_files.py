@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -44,6 +44,10 @@ from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
 _ROOT = Path(__file__).parents[3]
+
+
+BEGUN: Record = {"k": "begin", "id": "a"}
+ENDED: Record = {"k": "end", "id": "a"}
 
 
 def payload(**record: Any) -> bytes:
@@ -275,9 +279,58 @@ def left_on_disk(folder: Path) -> list[Record]:
     ]
 
 
+def records_in(folder: Path, number: int) -> list[Record]:
+    """Return the records in a segment of the journal `me`."""
+    return parse((folder / f"me-{number:06d}.seg").read_bytes(), at_end=True)[0]
+
+
 def segments_in(folder: Path) -> list[str]:
     """Return the names of the segments in a folder, in order."""
     return sorted(path.name for path in folder.glob("*.seg"))
+
+
+def append_numbers(journal: Journal, numbers: Iterable[int]) -> None:
+    """Append a record for each number."""
+    for number in numbers:
+        journal.append(payload(n=number))
+
+
+def begin(journal: Journal, event_id: str) -> None:
+    """Append the begin record of a call."""
+    journal.begin(event_id, payload(k="begin", id=event_id))
+
+
+def end(journal: Journal, event_id: str, kind: str = "end") -> None:
+    """Append the end or void record of a call."""
+    journal.end(event_id, payload(k=kind, id=event_id))
+
+
+def adopted(folder: Path, *, owners: int = 1) -> list[Record]:
+    """Adopt the journals of so many dead processes and return their records."""
+    found: list[Record] = []
+    assert adopt(folder, deliver=found.extend) == owners
+    return found
+
+
+def current_segment(journal: Journal) -> Any:
+    """Return the segment that an append has made."""
+    assert journal._current is not None
+    return journal._current
+
+
+def left_with_a_writer(journal: Journal) -> Any:
+    """Return a segment that was left while a thread is still about to append to it."""
+    journal.append(payload(n=1))
+    old = current_segment(journal)
+    old.writers.append(None)
+    journal._rotate(old)
+    return old
+
+
+def assert_nothing_unfinished(journal: Journal, folder: Path) -> None:
+    """Check that after a kill no call would be booked as estimated."""
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
 
 
 def drain(journal: Journal) -> list[Record]:
@@ -335,11 +388,11 @@ def test_rotate__calls_in_flight__begin_again_at_the_head_of_the_new_segment(
     while len(segments_in(folder)) < 2:
         journal.append(payload(n=number))
         number += 1
-    head = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    head = records_in(folder, 2)
     assert head == [{"k": "begin", "id": "long"}]
     assert numbers_of(drain(journal)) == list(range(number))
     assert segments_in(folder) == ["me-000002.seg"]
-    records = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    records = records_in(folder, 2)
     assert list(unfinished(records)) == [{"k": "begin", "id": "long"}]
 
 
@@ -355,8 +408,7 @@ def test_rotate__by_the_end_of_a_call__does_not_begin_that_call_again(
     journal = new_journal(segment_bytes_max=len(frame(begin) + frame(void)))
     journal.begin("a", begin)
     journal.end("a", void)
-    drain(journal)
-    assert list(unfinished(left_on_disk(folder))) == []
+    assert_nothing_unfinished(journal, folder)
 
 
 def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
@@ -366,7 +418,7 @@ def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
 ) -> None:
     """Another thread may leave the segment just after a void was written to it."""
     journal = new_journal()
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     first = journal._current
 
     def append_and_rotate(append: Append, data: bytes) -> bool:
@@ -378,9 +430,8 @@ def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
         return whole
 
     around_append(append_and_rotate)
-    journal.end("a", payload(k="void", id="a"))
-    drain(journal)
-    assert list(unfinished(left_on_disk(folder))) == []
+    end(journal, "a", "void")
+    assert_nothing_unfinished(journal, folder)
 
 
 def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
@@ -391,7 +442,7 @@ def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
     """A void may be written to the old segment while the new one is being made."""
     journal = new_journal()
     journal.append(payload(n=1))
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
 
     def end_during_copy(append: Append, data: bytes) -> bool:
@@ -403,8 +454,7 @@ def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
     around_append(end_during_copy)
     journal._rotate(journal._current)
     ending.join(5)
-    drain(journal)
-    assert list(unfinished(left_on_disk(folder))) == []
+    assert_nothing_unfinished(journal, folder)
 
 
 class _Watched(dict[str, bytes]):
@@ -426,14 +476,14 @@ def test_end__killed_at_any_moment__the_call_is_never_forgotten(
     """At every moment of an ending its begin or its end is on the disk or has been delivered."""
     journal = new_journal()
     journal.append(payload(n=1))
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     found: list[bool] = []
 
     def rotate_deliver_and_look() -> None:
         journal._rotate(journal._current)
         delivered = journal.take(100)
         journal.delivered()
-        was_delivered = {"k": "end", "id": "a"} in delivered
+        was_delivered = ENDED in delivered
         is_on_disk = any(record.get("id") == "a" for record in left_on_disk(folder))
         found.append(was_delivered or is_on_disk)
 
@@ -443,7 +493,7 @@ def test_end__killed_at_any_moment__the_call_is_never_forgotten(
         rotating.join(1.0)
 
     journal._in_flight = _Watched(journal._in_flight, from_another_thread)
-    journal.end("a", payload(k="end", id="a"))
+    end(journal, "a")
     assert wait_until(lambda: found != [])
     assert found == [True]
 
@@ -466,11 +516,10 @@ def test_append__a_segment_left_at_the_last_moment__is_not_written_to(
     """A thread that finds its segment left goes to the new one."""
     journal = new_journal()
     journal.append(payload(n=1))
-    old = journal._current
-    assert old is not None  # the append has made it
+    old = current_segment(journal)
     old.writers = _RotatingWriters(lambda: journal._rotate(old))
     journal.append(payload(n=2))
-    newest = parse((folder / "me-000002.seg").read_bytes(), at_end=True)[0]
+    newest = records_in(folder, 2)
     assert (newest, numbers_of(drain(journal))) == ([{"n": 2}], [1, 2])
 
 
@@ -479,8 +528,7 @@ def test_delivered__segments_that_were_left__are_removed_only_then(
 ) -> None:
     """Taking alone removes nothing; after the acknowledgement only the current segment stays."""
     journal = new_journal(segment_bytes_max=60)
-    for number in range(10):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(10))
     names = segments_in(folder)
     assert len(names) > 2
     assert numbers_of(journal.take(1_000)) == list(range(10))
@@ -494,11 +542,7 @@ def test_delivered__a_segment_with_a_writer_in_it__stays(
 ) -> None:
     """A thread may hold on to a segment that is being left; what it writes there is not lost."""
     journal = new_journal()
-    journal.append(payload(n=1))
-    old = journal._current
-    assert old is not None  # the append has made it
-    old.writers.append(None)
-    journal._rotate(old)
+    old = left_with_a_writer(journal)
     assert numbers_of(journal.take(10)) == [1]
     journal.delivered()
     assert segments_in(folder) == ["me-000001.seg", "me-000002.seg"]
@@ -523,8 +567,7 @@ def test_take__a_segment_larger_than_one_read__is_read_whole(
     """Frames that span two reads are not lost."""
     monkeypatch.setattr(segments_module, "_READ_BYTES", 64)
     journal = new_journal()
-    for number in range(50):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(50))
     assert numbers_of(drain(journal)) == list(range(50))
 
 
@@ -559,8 +602,7 @@ def test_delivered__a_segment_that_cannot_be_deleted__is_counted_and_left_behind
     """Its records are delivered all the same, and those after it."""
     swallowed.expect("journal_remove")
     journal = new_journal(segment_bytes_max=1)
-    for number in range(3):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(3))
     assert numbers_of(drain(journal)) == [0, 1, 2]
     assert (journal.has_unread, journal.take(10)) == (False, [])
     assert "me-000001.seg" in segments_in(folder)
@@ -574,8 +616,7 @@ def test_close__files_that_cannot_be_deleted__are_counted_and_the_lock_is_releas
     """Shutting down does not raise because of a file that stays."""
     swallowed.expect("journal_remove")
     journal = new_journal(segment_bytes_max=100)
-    for number in range(4):  # more than half of it: the next one is prepared
-        journal.append(payload(n=number))
+    append_numbers(journal, range(4))  # more than half of it: the next one is prepared
     journal.maintain()
     drain(journal)
     journal.close()
@@ -599,8 +640,7 @@ def test_tend__segments_that_wait_for_the_ledger__hold_no_descriptor(
     journal = new_journal(segment_bytes_max=200)
     journal.append(payload(n=0))
     before = len(os.listdir("/proc/self/fd"))
-    for number in range(1, 500):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(1, 500))
     assert len(segments_in(folder)) > 20
     journal.maintain()
     after = len(os.listdir("/proc/self/fd"))
@@ -613,11 +653,7 @@ def test_tend__a_segment_with_a_writer_in_it__is_not_sealed(
 ) -> None:
     """A thread that holds on to a segment that is being left still appends to it."""
     journal = new_journal()
-    journal.append(payload(n=1))
-    old = journal._current
-    assert old is not None  # the append has made it
-    old.writers.append(None)
-    journal._rotate(old)
+    old = left_with_a_writer(journal)
     journal.maintain()
     assert old.append(frame(payload(n=2)))
     old.writers.pop()
@@ -630,10 +666,9 @@ def test_take__a_sealed_file_that_somebody_deleted__does_not_keep_the_others_wai
 ) -> None:
     """What is lost is said; what follows is delivered, and nothing is asked for again."""
     journal = new_journal(segment_bytes_max=60)
-    for number in range(10):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(10))
     journal.maintain()
-    lost = parse((folder / "me-000001.seg").read_bytes(), at_end=True)[0]
+    lost = records_in(folder, 1)
     (folder / "me-000001.seg").unlink()
     assert numbers_of(drain(journal)) == list(range(len(lost), 10))
     assert (diagnostics.counts, journal.has_unread) == ({"journal_lost": 1}, False)
@@ -657,8 +692,7 @@ def test_append__interrupted_once_it_is_announced__is_announced_no_more(
     """A thread that will never append must not keep a segment from being taken away."""
     journal = new_journal()
     journal.append(payload(n=1))
-    old = journal._current
-    assert old is not None  # the append has made it
+    old = current_segment(journal)
     old.writers = _InterruptedWriters()
     with pytest.raises(_Interrupted):
         journal.append(payload(n=2))
@@ -718,13 +752,11 @@ def test_close__something_waits__leaves_it_for_the_next_process(
     """What was not delivered, and calls in flight, stay on the disk and are adopted."""
     journal = new_journal()
     journal.append(payload(n=1))
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     journal.close()
     let_die(journal)
     assert segments_in(folder) == ["me-000001.seg"]
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 1
-    assert once(found) == [{"n": 1}, {"k": "begin", "id": "a"}]
+    assert once(adopted(folder)) == [{"n": 1}, BEGUN]
     assert list(folder.iterdir()) == []
 
 
@@ -733,13 +765,11 @@ def test_close__a_call_in_flight__keeps_its_begin(
 ) -> None:
     """A call that nobody ended is booked by who comes next, though its begin was read here."""
     journal = new_journal()
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     drain(journal)
     journal.close()
     let_die(journal)
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 1
-    assert once(found) == [{"k": "begin", "id": "a"}]
+    assert once(adopted(folder)) == [BEGUN]
 
 
 def test_close__while_another_thread_appends__never_writes_into_a_file_of_the_application(
@@ -859,9 +889,9 @@ def test_begin__a_first_call_on_a_full_disk__never_raises(
     """A call whose begin met a full disk would otherwise pass unmetered."""
     disk.forever = full()
     journal = new_journal()
-    journal.begin("a", payload(k="begin", id="a"))
-    journal.end("a", payload(k="end", id="a"))
-    assert once(drain(journal)) == [{"k": "begin", "id": "a"}, {"k": "end", "id": "a"}]
+    begin(journal, "a")
+    end(journal, "a")
+    assert once(drain(journal)) == [BEGUN, ENDED]
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
@@ -872,11 +902,11 @@ def test_append__short_writes_and_then_failures__never_raise_and_lose_nothing(
 ) -> None:
     """A disk fills up: a short write first, then no write at all, with calls in flight."""
     journal = new_journal()
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     disk.answers = [written]
     disk.forever = full()
-    journal.end("a", payload(k="end", id="a"))
-    assert {"k": "end", "id": "a"} in drain(journal)
+    end(journal, "a")
+    assert ENDED in drain(journal)
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
@@ -886,14 +916,14 @@ def test_append__a_full_segment_and_a_failing_disk__never_raises(
 ) -> None:
     """Rotation writes calls in flight to the new segment; where it cannot, memory takes them."""
     journal = new_journal(segment_bytes_max=100)
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     disk.answers = [1_000]  # the append that fills the segment succeeds
     disk.forever = full()
     journal.append(payload(n=1, text="x" * 100))
-    journal.end("a", payload(k="end", id="a"))
+    end(journal, "a")
     taken = drain(journal)
     assert numbers_of(taken) == [1]
-    assert {"k": "end", "id": "a"} in taken
+    assert ENDED in taken
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
@@ -903,11 +933,11 @@ def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
 ) -> None:
     """The begin at the head of a new segment is as durable as the first one was."""
     journal = new_journal(segment_bytes_max=100)
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     disk.answers = [1_000, 5]  # the append that fills the segment, and the begin written again
     journal.append(payload(n=1, text="x" * 100))
     drain(journal)
-    assert list(unfinished(left_on_disk(folder))) == [{"k": "begin", "id": "a"}]
+    assert list(unfinished(left_on_disk(folder))) == [BEGUN]
 
 
 @written
@@ -919,7 +949,7 @@ def test_maintain__the_disk_works_again__goes_back_to_files(
     journal = new_journal()
     journal.append(payload(n=0))
     disk.forever = full()
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     journal.append(payload(n=1))
     disk.forever = None
     journal.maintain()
@@ -931,7 +961,7 @@ def test_maintain__the_disk_works_again__goes_back_to_files(
     taken += drain(journal)
     assert numbers_of(taken) == [0, 1, 2]
     newest = parse((folder / segments_in(folder)[-1]).read_bytes(), at_end=True)[0]
-    assert newest == [{"k": "begin", "id": "a"}, {"n": 2}]
+    assert newest == [BEGUN, {"n": 2}]
 
 
 def test_maintain__files_work__does_nothing(
@@ -969,8 +999,7 @@ def test_journal__a_folder_that_cannot_be_made__is_memory_until_it_can(
 def test_memory__full__drops_counts_and_says_so() -> None:
     """Memory is bounded; what it cannot take is counted, and said once."""
     journal = Journal(None, owner="me", records_in_memory_max=3)
-    for number in range(5):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(5))
     assert journal.dropped == 2
     assert diagnostics.counts == {"journal_memory_full": 2}
     assert len(numbers_of(drain(journal))) == 3
@@ -1005,8 +1034,7 @@ def test_bring_again__what_was_dropped__is_appended_and_what_nobody_has_is_lost(
     swallowed.expect("journal_write")
     journal = new_journal(records_in_memory_max=1)
     disk.forever = full()
-    for number in range(4):
-        journal.append(payload(n=number))
+    append_numbers(journal, range(4))
     disk.forever = None
     assert (numbers_of(drain(journal)), journal.dropped) == ([0], 3)
     assert journal.requeue_lost(lambda: [payload(n=1), payload(n=2)]) is True
@@ -1111,8 +1139,7 @@ def test_adopt__a_process_killed_midway__its_segments_are_taken_over_once(folder
     """After SIGKILL all that it wrote is delivered, in order, once; while it lives, nothing."""
     process = start(_WRITER, str(folder), "victim")
     wait_ready(process)
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 0
+    assert adopted(folder, owners=0) == []
     kill(process)
     assert adopt(folder, deliver=found.extend) == 1
     assert adopt(folder, deliver=found.extend) == 0
@@ -1141,8 +1168,7 @@ def test_adopt__an_owner_of_this_process__is_left_alone(
     first, second = new_journal("first"), new_journal("second")
     first.append(payload(n=1))
     second.append(payload(n=2))
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 0
+    assert adopted(folder, owners=0) == []
     assert numbers_of(drain(first)) == [1]
     process = start(_ADOPTER, str(folder))
     say_go(process)
@@ -1166,9 +1192,7 @@ def test_adopt__delivery_that_fails__leaves_the_segments_for_the_next_try(folder
     with pytest.raises(LedgerUnavailable):
         adopt(folder, deliver=fail)
     assert segments_in(folder) == ["dead-000001.seg"]
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 1
-    assert numbers_of(found) == [1, 2]
+    assert numbers_of(adopted(folder)) == [1, 2]
 
 
 def test_adopt__a_journal_that_cannot_be_read_or_delivered__does_not_hold_up_the_others(
@@ -1228,9 +1252,7 @@ def test_adopt__several_segments_of_an_owner__are_read_in_order_and_damage_is_pa
     (folder / "dead-1-000009.seg").write_bytes(framed(1) + framed(2) + framed(9)[:-3])
     (folder / "empty-000001.seg").write_bytes(b"")
     (folder / "other.txt").write_text("not ours")
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 2
-    assert numbers_of(found) == [1, 2, 3]
+    assert numbers_of(adopted(folder, owners=2)) == [1, 2, 3]
     assert [path.name for path in folder.iterdir()] == ["other.txt"]
 
 
@@ -1300,7 +1322,7 @@ def test_renew_after_fork__a_forked_child__has_its_own_journal(folder: Path) -> 
     """The child leaves its parent's segments, lock and calls alone; both deliver what is theirs."""
     childs, parents = finish(start(_FORKER, str(folder))).splitlines()
     assert json.loads(childs) == [0, [{"n": 1}]]
-    assert once(json.loads(parents)) == [{"k": "begin", "id": "a"}, {"k": "end", "id": "a"}]
+    assert once(json.loads(parents)) == [BEGUN, ENDED]
     assert [path.name for path in folder.glob("child*")] == []
 
 
@@ -1309,7 +1331,7 @@ def test_renew_after_fork__any_state__starts_anew(
 ) -> None:
     """A journal that was renewed writes under its new name and remembers no call."""
     journal = new_journal("parent", segment_bytes_max=10)
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     journal.renew_after_fork("child")
     assert (journal.calls_in_flight, journal.take(10), journal.has_unread) == (0, [], False)
     journal.append(payload(n=1))
@@ -1349,7 +1371,7 @@ def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() 
     records: list[Record] = [
         {"k": "end", "id": "early"},
         {"k": "begin", "id": "b"},
-        {"k": "begin", "id": "a"},
+        BEGUN,
         {"k": "begin", "id": "early"},
         {"k": "begin", "id": "b"},
         {"k": "begin", "id": "voided"},
@@ -1359,7 +1381,7 @@ def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() 
         {"k": "plan", "name": "pro"},
         {"n": 1},
     ]
-    assert list(unfinished(records)) == [{"k": "begin", "id": "b"}, {"k": "begin", "id": "a"}]
+    assert list(unfinished(records)) == [{"k": "begin", "id": "b"}, BEGUN]
     assert list(unfinished([])) == []
 
 
@@ -1449,14 +1471,13 @@ def test_end__after_close__leaves_nothing_open(
     """A stream that outlives its Paygent is written, for whoever adopts it, and given up."""
     before = len(os.listdir("/proc/self/fd"))
     journal = new_journal()
-    journal.begin("a", payload(k="begin", id="a"))
+    begin(journal, "a")
     journal.begin("b", payload(k="begin", id="b"))
     journal.close()
-    journal.end("a", payload(k="end", id="a"))
+    end(journal, "a")
     assert adopt(folder, deliver=lambda records: pytest.fail("a call is in flight")) == 0
     journal.end("b", payload(k="void", id="b"))
     assert len(os.listdir("/proc/self/fd")) == before
-    found: list[Record] = []
-    assert adopt(folder, deliver=found.extend) == 1
-    assert {"k": "end", "id": "a"} in found
+    found = adopted(folder)
+    assert ENDED in found
     assert list(unfinished(found)) == []
