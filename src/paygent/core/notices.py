@@ -173,7 +173,10 @@ class Notice(Enum):
 
 
 class Step(str, Enum):
-    """A step that may fail inside Paygent while the call proceeds: the kinds of `attempt`."""
+    """A step that may fail inside Paygent while the call proceeds: the kinds of `attempt`.
+
+    Callers write the value as a literal; a test compares both.
+    """
 
     # A call
     PREPARE = "prepare"  # reading a request

@@ -27,7 +27,7 @@ class Probe:
     """
 
     def __init__(self, url: str, key: str) -> None:
-        """Send nothing yet; the URL is without a path."""
+        """Store the address, without a path, and the key; `run` sends the request."""
         self._url = url
         self._key = key
         self.is_reachable: bool | None = None

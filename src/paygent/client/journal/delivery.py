@@ -72,7 +72,7 @@ class Worker:
         before_round: Callable[[], None] = lambda: None,
         enabled: bool = True,
     ) -> None:
-        """Start nothing yet.
+        """Store the parts; the threads start with the first call.
 
         Args:
             now_us: The process's clock.

@@ -77,7 +77,7 @@ class Journal:
         records_in_memory_max: int = 20_000,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
     ) -> None:
-        """Open nothing yet: the first append makes the folder and the first segment.
+        """Store the settings; the first append makes the folder and the first segment.
 
         Args:
             folder: Where segments are kept (mode 0700); None keeps records in memory.

@@ -34,7 +34,7 @@ class UserRefresh:
     """Asks the ledger about users for those who wait. Thread-safe."""
 
     def __init__(self, ledger: Ledger, accounts: Accounts, now_us: Callable[[], int]) -> None:
-        """Start nothing; `run` is the thread. Answers are applied to the accounts."""
+        """Store the parts; `run` is the body of the thread, and applies answers to the accounts."""
         self._ledger = ledger
         self._accounts = accounts
         self._now_us = now_us
