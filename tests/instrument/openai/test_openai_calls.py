@@ -156,6 +156,7 @@ def test_openai__an_unknown_host__is_not_asked_for_stream_usage(
         event.output_tokens == 8
     )  # "Hello from the fake provider. " in quarters of a token per byte
     monkeypatch.setenv("PAYGENT_STREAM_USAGE_HOSTS", "example.com, 127.0.0.1")
+    client = closing(openai.OpenAI(api_key="k", base_url=fake.openai_url))  # reads it once
     drain(client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True))
     assert fake.requests[-1].body["stream_options"] == {"include_usage": True}
 

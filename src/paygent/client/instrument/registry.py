@@ -25,6 +25,7 @@ from paygent.client.instrument import threads, uninstrumented
 from paygent.client.instrument.anthropic import routes as anthropic_routes
 from paygent.client.instrument.callables.registered import Target, TargetHook, targets_of
 from paygent.client.instrument.http_sdks.hook import ArgumentsHook, SdkHook
+from paygent.client.instrument.http_sdks.route import Sdk
 from paygent.client.instrument.litellm.hook import LiteLLMHook
 from paygent.client.instrument.openai import routes as openai_routes
 from paygent.client.instrument.patching.import_hook import AfterImport, after_import, is_under_way
@@ -36,7 +37,7 @@ from paygent.failopen import attempt, diagnostics
 if TYPE_CHECKING:
     from paygent.client.runtime.providers import ProviderRegistry
 
-SDKS: tuple[Any, ...] = (openai_routes, anthropic_routes)
+SDKS: tuple[Sdk, ...] = (openai_routes, anthropic_routes)
 
 
 def _create_hooks() -> list[Hook]:

@@ -83,7 +83,7 @@ class MessageStream:
         # Without its last event the output is counted from the text.
         known = from_anthropic(self._fields or None, model=self._model)
         if known is None or not self._is_whole:
-            known = counted(known, self._text_bytes, estimate, input_is_known=known is not None)
+            known = counted(known, self._text_bytes, estimate)
         return known._replace(tool_calls=tuple(self._tools)) if known is not None else None
 
 

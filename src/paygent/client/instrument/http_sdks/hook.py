@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
+from paygent.client.instrument.http_sdks.route import Sdk
 from paygent.client.instrument.http_sdks.wrapper import wrap_async, wrap_resource, wrap_sync
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
 from paygent.core.notices import Notice
@@ -25,7 +26,7 @@ from paygent.failopen import attempt, diagnostics
 class SdkHook(Hook):
     """Patches `request` of one SDK, given by its `routes` module, and watches its clients."""
 
-    def __init__(self, sdk: Any) -> None:
+    def __init__(self, sdk: Sdk) -> None:
         self.sdk = sdk
         self.name, self.module = sdk.name, sdk.module
 

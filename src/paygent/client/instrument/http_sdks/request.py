@@ -72,11 +72,12 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
         declared = attempt("declared_usage", route.declared_usage, body, files)
     # A raw response is parsed by the application, from which no chunk could be removed.
     is_stream = bool(kwargs.get("stream"))
-    asks = is_stream and not raw and route.asks_for_usage and sdk.honours_stream_usage(client)
+    host = host_of(sdk, client)
+    asks = is_stream and not raw and route.asks_for_usage and host.honours_stream_usage
     get_field = (body or {}).get
     model = get_field("model")
     request = Request(
-        _provider_of(sdk, client),
+        host.provider,
         route.forecast_as or route.name,
         model if isinstance(model, str) else "",
         body,
@@ -90,23 +91,37 @@ def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> P
     return Prepared(request, route, is_stream, raw, asks)
 
 
-_providers: dict[tuple[type, int], tuple[Any, str]] = {}
-"""The provider, by the class of a client and the identity of its URL object: parsing a host takes
-microseconds. The URL is kept in the value, so that its identity is not reused.
-"""
-_PROVIDERS_MAX = 1_024
+class Host(NamedTuple):
+    """What a client's host is known for.
+
+    Attributes:
+        base_url: The client's URL object, kept so that its identity is not reused.
+        provider: Its name.
+        honours_stream_usage: See `Sdk.honours_stream_usage`.
+    """
+
+    base_url: Any
+    provider: str
+    honours_stream_usage: bool
 
 
-def _provider_of(sdk: Sdk, client: Any) -> str:
+_hosts: dict[tuple[type, int], Host] = {}
+"""By a client's class and the identity of its URL object: parsing a host takes microseconds."""
+_HOSTS_MAX = 1_024
+
+
+def host_of(sdk: Sdk, client: Any) -> Host:
+    """Return what is known of a client's host."""
     base_url = client.base_url
     key = (type(client), id(base_url))
-    known = _providers.get(key)
-    if known is None:
+    host = _hosts.get(key)
+    if host is None:
         # An application may create a client for each request; each has a URL object.
-        if len(_providers) >= _PROVIDERS_MAX:
-            _providers.clear()
-        known = _providers[key] = (base_url, sdk.provider(client))
-    return known[1]
+        if len(_hosts) >= _HOSTS_MAX:
+            _hosts.clear()
+        honours = sdk.honours_stream_usage(client)
+        host = _hosts[key] = Host(base_url, sdk.provider(client), honours)
+    return host
 
 
 @functools.lru_cache(maxsize=1024)
@@ -136,7 +151,9 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
 
 
 def ask_for_usage(options: Any) -> bool:
-    """Request the usage at the end of a stream; true if the application did not request it."""
+    """Request the usage at the end of a stream, unless the application has decided on it. Return
+    whether the option was added.
+    """
     # Then the tap must remove that chunk, so this is done only for calls that have begun: the
     # stream of any other call has no tap.
     body = options.json_data

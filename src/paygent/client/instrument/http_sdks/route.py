@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
@@ -50,9 +50,33 @@ class Route(NamedTuple):
 
 
 class Sdk(Protocol):
-    """The `routes` module of an SDK."""
+    """The `routes` module of an SDK.
+
+    Attributes:
+        name: The SDK's name, also in counts and logs.
+        module: The package that applications import.
+        base_module: The module of its base clients.
+    """
 
     name: str
+    module: str
+    base_module: str
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """Names of its client classes, sync and async."""
+
+    @property
+    def base_clients(self) -> Sequence[str]:
+        """Names of the bases of these, in the same order."""
+
+    @property
+    def resources(self) -> Mapping[str, Sequence[str]]:
+        """Names of resource classes, by the module that defines them."""
+
+    @property
+    def resource_methods(self) -> Sequence[str]:
+        """Names of the methods of these that accept `paygent_*` arguments."""
 
     def route(self, method: str, path: str) -> Route | bool:
         """Return a metered route, True for a free operation, False for an unknown one."""
@@ -71,10 +95,11 @@ def max_tokens_of(names: Iterable[str], get_field: Callable[[str], Any]) -> int 
     for name in names:
         value = get_field(name)
         if type(value) is int and value > 0:
+            n, best_of = get_field("n"), get_field("best_of")
+            if n is None and best_of is None:  # nearly always
+                return value
             # All `best_of` answers are generated, however few of them are returned.
-            counts = (get_field("n"), get_field("best_of"))
-            answers = [count for count in counts if type(count) is int]
-            return value * max(answers, default=1) if answers else value
+            return value * max([count for count in (n, best_of) if type(count) is int], default=1)
     return None
 
 

@@ -9,8 +9,9 @@ but are counted and logged once per route.
 
 `request.py` reads the request before the call, `outcome.py` ends the call. The provider's answer is
 held in a local before any of our code runs on it, and is what the application gets; so is the
-provider's exception. All our code runs inside `attempt`, which lets only `PaygentLimitExceeded`
-through. Sync and async share every step (`_Exchange`); only waiting and sending differ.
+provider's exception. Our code that may fail runs inside `attempt`, which lets only
+`PaygentLimitExceeded` through; the rest only reads and assigns. Sync and async share every step
+(`_Exchange`); only waiting and sending differ.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from paygent.client.instrument.http_sdks.request import (
     Carrier,
     Prepared,
     ask_for_usage,
+    host_of,
     prepare,
     route_of,
 )
@@ -155,7 +157,7 @@ def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, A
     """Request the usage of a stream for the gateway, which removes it for the application."""
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
     asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
-    if asks and sdk.honours_stream_usage(client):
+    if asks and host_of(sdk, client).honours_stream_usage:
         ask_for_usage(options)
 
 

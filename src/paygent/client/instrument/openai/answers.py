@@ -32,7 +32,8 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
     usage = from_openai(reported, model=fields.get("model"), tier=fields.get("service_tier"))
     if usage is None:
         return None
-    usage = _with_bill(usage, reported)
+    if "cost" in fields_of(reported):  # OpenRouter's
+        usage = usage._replace(billed_nano=read_billed(reported))
     if _always_searches(usage.model):
         usage = usage._replace(web_searches=1)
     if not want_tools:
@@ -43,11 +44,6 @@ def read_chat(answer: Any, want_tools: bool) -> Usage | None:
         for tool in field(choice, "message", "tool_calls") or ()
     ]
     return usage._replace(tool_calls=_strings(names))
-
-
-def _with_bill(usage: Usage, reported: Any) -> Usage:
-    billed_nano = read_billed(reported)
-    return usage if billed_nano is None else usage._replace(billed_nano=billed_nano)
 
 
 def _always_searches(model: str | None) -> bool:
@@ -83,7 +79,8 @@ def _of_response(fields: Fields, want_tools: bool) -> Usage | None:
     if output or tool_usage is not None:
         tools = fields.get("tools")
         usage = with_hosted_tools(usage, tool_usage=tool_usage, output=output, tools=tools)
-    usage = _with_bill(usage, reported)
+    if "cost" in fields_of(reported):
+        usage = usage._replace(billed_nano=read_billed(reported))
     if not want_tools:
         return usage
     calls = [item for item in output or () if get(item, "type") == "function_call"]

@@ -171,10 +171,9 @@ class _SyncByteTap(ByteTap):
             for data in self._inner:
                 self._feed(data)
                 yield data
-        except BaseException:  # it broke off, or reading stopped; no close may follow soon
+            self._exhaust()
+        finally:  # also where it broke off, or reading stopped: no close may follow soon
             self._end()
-            raise
-        self._exhaust()
 
     def close(self) -> None:
         try:
@@ -189,10 +188,9 @@ class _AsyncByteTap(ByteTap):
             async for data in self._inner:
                 self._feed(data)
                 yield data
-        except BaseException:  # as in the sync tap
+            self._exhaust()
+        finally:  # as in the sync tap
             self._end()
-            raise
-        self._exhaust()
 
     async def aclose(self) -> None:
         try:

@@ -47,7 +47,6 @@ def counted(
     text_bytes: int,
     estimate: Estimate,
     *,
-    input_is_known: bool = False,
     is_seen: bool = False,
 ) -> Usage | None:
     """Return the usage of a stream that ended before its final usage arrived, from what was
@@ -56,7 +55,6 @@ def counted(
     Args:
         known: The usage that the provider has reported so far, or None.
         estimate: That the call holds; its input counts where the provider reported none.
-        input_is_known: Whether `known` has the true input.
     """
     if known is None and not text_bytes and not is_seen:
         return None
@@ -65,8 +63,7 @@ def counted(
         return Usage(estimate.input_tokens, output_tokens, quality="estimated")
     output_tokens = max(output_tokens, known.output_tokens)
     # The input is certain once the provider has reported it; the output never is.
-    quality = "partial" if input_is_known else "estimated"
-    return known._replace(output_tokens=output_tokens, quality=quality)  # type: ignore[arg-type]
+    return known._replace(output_tokens=output_tokens, quality="partial")
 
 
 def text_bytes(value: Any) -> int:

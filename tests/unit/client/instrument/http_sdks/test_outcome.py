@@ -136,7 +136,9 @@ def test_end_failed__while_the_app_handles_another_error__looks_at_its_own_only(
 class Unreadable:
     """A response whose body cannot be read again."""
 
-    is_stream_consumed = True
+    def __init__(self) -> None:
+        self.is_stream_consumed = True
+
     stream = None
     headers = MappingProxyType({"content-type": "application/json"})
     content = b"no JSON"

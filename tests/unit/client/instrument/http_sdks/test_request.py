@@ -78,6 +78,24 @@ def test_prepare__a_client_whose_address_changes__is_looked_at_again() -> None:
     assert prepared({}, client=client).request.provider == "groq"
 
 
+def test_prepare__a_client_that_calls_again__has_its_host_read_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Parsing a host and the environment would cost microseconds of each call."""
+    read: list[Any] = []
+
+    def answer(client: Any) -> str:
+        read.append(client)
+        return "openai"
+
+    for name in ("provider", "honours_stream_usage"):
+        monkeypatch.setattr(openai_names, name, answer)
+    client = Client()
+    for _ in range(3):
+        prepared({}, client=client, kwargs={"stream": True})
+    assert read == [client, client]
+
+
 def test_prepare__the_carried_arguments__are_taken_out_of_the_headers(init: Init) -> None:
     """Nothing of ours is sent; the app's headers stay."""
     init(auto_instrument=False)

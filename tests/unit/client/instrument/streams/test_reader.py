@@ -17,9 +17,8 @@ def test_counted__what_was_received__stands_in_for_what_was_not_told() -> None:
     known = Usage(9, 5)
     assert counted(None, 0, ESTIMATE) is None
     assert counted(None, 5, ESTIMATE) == Usage(50, 2, quality="estimated")
-    assert counted(known, 4, ESTIMATE) == Usage(9, 5, quality="estimated")
-    partial = counted(known, 400, ESTIMATE, input_is_known=True)
-    assert partial == Usage(9, 100, quality="partial")
+    assert counted(known, 4, ESTIMATE) == Usage(9, 5, quality="partial")
+    assert counted(known, 400, ESTIMATE) == Usage(9, 100, quality="partial")
 
 
 @pytest.mark.parametrize(
