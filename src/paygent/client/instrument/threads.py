@@ -53,14 +53,16 @@ def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Call
 
     @functools.wraps(original)
     def method(pool: Any, /, *args: Any, **kwargs: Any) -> Any:
-        context = _capture(patches) if takes else None
-        if context is not None:
+        context = _capture(patches)
+        if context is None:  # switched off, or there is no user
+            return original(pool, *args, **kwargs)
+        if takes:
             # An argument that is not callable is left to the pool's own error.
             if args and callable(args[0]):
                 args = (BoundCallable(args[0], context), *args[1:])
             elif not args and callable(kwargs.get("func")):  # only multiprocessing has that name
                 kwargs["func"] = BoundCallable(kwargs["func"], context)
-        if starts and patches.switch.is_on:  # what the pool starts will serve other users too
+        if starts:  # what the pool starts will serve other users too
             return PropagatedContext.without_user().run(original, pool, *args, **kwargs)
         return original(pool, *args, **kwargs)
 
