@@ -1,9 +1,11 @@
 """The only guard that swallows exceptions: Paygent may fail, the application must not notice.
 
-Only `Exception` is swallowed, never `KeyboardInterrupt`, `SystemExit` or a cancellation; the one
-exception that is meant for the application, `PaygentLimitExceeded`, passes. Each failure is counted
-by kind and logged once per kind. A guard never owns the return value of a provider: callers hold it
-before they enter here. Tests turn every swallowed failure into a failure of the test (`listeners`).
+Around calls, only `Exception` is swallowed, never `KeyboardInterrupt`, `SystemExit` or a
+cancellation, and the one exception that is meant for the application, `PaygentLimitExceeded`,
+passes. What callbacks raise is swallowed whole (`isolate`), except a cancellation on the
+application's loop. Each failure is counted by kind and logged once per kind. A guard never owns the
+return value of a provider: callers hold it before they enter here. Tests turn every swallowed
+failure into a failure of the test (`listeners`).
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ logger = logging.getLogger("paygent")
 
 _T = TypeVar("_T")
 
-_KINDS_MAX = 199  # distinct kinds kept; subjects such as model names have no bound
+_KINDS_MAX = 199  # keys kept before those of further subjects: model names have no bound
 OTHER = "other"
-"""The kind under which those beyond the bound are counted."""
+"""The kind under which subjects beyond the bound are counted."""
 
 
 class Diagnostics:
@@ -69,7 +71,9 @@ class Diagnostics:
     def _count(self, kind: str) -> bool:
         """Count a kind; return whether it is the first of its kind."""
         with self._lock:
-            if kind not in self.counts and len(self.counts) >= _KINDS_MAX:
+            # Kinds without a subject are a closed set, which subjects must not silence.
+            is_bounded = ":" in kind and kind not in self.counts
+            if is_bounded and len(self.counts) >= _KINDS_MAX:
                 kind = OTHER  # its first is logged; the rest is in the count alone
             self.counts[kind] = self.counts.get(kind, 0) + 1
             return self.counts[kind] == 1

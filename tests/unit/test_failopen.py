@@ -131,6 +131,19 @@ def test_failures__kinds_without_end__stay_bounded(caplog: pytest.LogCaptureFixt
     assert len(own.counts) <= 201
 
 
+def test_diagnostics__after_many_subjects__still_log_every_other_kind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """250 models without a price do not hide that the journal cannot be written."""
+    own = Diagnostics()
+    for number in range(250):
+        own.warn_once(Notice.UNPRICED, number, "", subject=f"model-{number}")
+    own.warn_once(Notice.JOURNAL_IN_MEMORY)
+    own.record_error("settle", ValueError())
+    assert [record.getMessage().split()[1] for record in caplog.records[-2:]] == ["The", "settle"]
+    assert (own.counts["journal_in_memory"], own.counts["settle"]) == (1, 1)
+
+
 def test_failures__a_listener__hears_of_failures_and_not_of_observations() -> None:
     """Tests turn what production swallows into failures by listening."""
     own = Diagnostics()
