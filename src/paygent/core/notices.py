@@ -121,6 +121,16 @@ class Notice(Enum):
         "hook_displaced",
         "%s.%s was replaced by other code; calls through that may not be seen.",
     )
+    HOOK_PUT_BACK = "hook_displaced", "The hook of %s.%s was removed by other code and is put back."
+    ARGUMENTS_HOOK_DISPLACED = (
+        "hook_displaced",
+        "%s.%s was replaced by other code; its calls are metered, but it must not be given"
+        " paygent_* arguments.",
+    )
+    PROPAGATION_HOOK_DISPLACED = (
+        "hook_displaced",
+        "%s.%s was replaced by other code; work that is started through that may lack its user.",
+    )
     NO_SUCH_METHOD = (
         "unhooked",
         "Provider %s: there is no %s.%s.%s; its calls are neither metered nor limited.",

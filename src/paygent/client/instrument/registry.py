@@ -57,7 +57,7 @@ class Instrumentation:
         self._patches = Patches()
         self._thread_patches = Patches()  # apart, since an application may not want them
         self._own: list[Hook] = []
-        self._installed: dict[Hook, ModuleType] = {}  # the modules that hooks have patched
+        self._installed: dict[Hook, ModuleType] = {}  # the modules that our own hooks have patched
         self._registry: ProviderRegistry | None = None
         self._provided: dict[Target, TargetHook] = {}
         self._bare: dict[Any, Any] = {}  # registered providers' originals, by their wrappers
@@ -116,15 +116,17 @@ class Instrumentation:
         if module is None:
             return  # its import has failed
         hook.install(module, self._thread_patches if hook in threads.HOOKS else self._patches)
-        self._installed[hook] = module
+        if hook in self._own:
+            self._installed[hook] = module
 
     def check(self) -> None:
-        """Verify that patches are in place and restore displaced ones.
+        """Verify that patches are in place; log displaced ones and restore them where that is safe.
 
         Another library, or a test of the application, may have put back the original, or something
-        else. That is logged once for each package. Where the original is back, the patch is too.
-        Anything else is left alone, unless a hook does more (`Hook.restore`). Any thread may call
-        this; it takes a few microseconds per patch.
+        else. That is logged once for each package. Where the original is back, the patch is put
+        back too. Anything else is left alone, unless a hook does more (`Hook.restore`); patches of
+        threads and pools always are. Any thread may call this; it takes a few microseconds per
+        patch.
         """
         lock = self._patches.lock
         if not lock.acquire(blocking=False):  # held for as long as the import of an SDK takes
@@ -138,21 +140,27 @@ class Instrumentation:
     def _check(self) -> None:
         packages = {module.partition(".")[0] for module in self._awaited}
         provided = [id(hook.patch) for hook in self._provided.values()]
-        replaced: list[Patch] = []
-        for patch in self._patches.displaced():
-            if not attempt("self_check", self._patches.put_back, patch):
-                replaced.append(patch)
-            # In any other module, the application reused its own name for a LiteLLM function.
-            if id(patch) in provided or _package_of(patch) in packages:
-                _warn_displaced(patch)
+        displaced = list(self._patches.displaced())
+        replaced = [
+            patch for patch in displaced if not attempt("self_check", self._patches.put_back, patch)
+        ]
         # Also without displaced patches: a class below the patched one may have a new `request`.
         for hook in self._own:
             module = self._installed.get(hook)
             # Another module of the name is still being imported: its hook is yet to be installed.
             if module is not None and module is sys.modules.get(hook.module):
                 attempt("self_check", hook.restore, module, replaced, self._patches)
+        for patch in displaced:
+            # In any other module, the application reused its own name for a LiteLLM function.
+            if id(patch) in provided or _package_of(patch) in packages:
+                if patch not in replaced:
+                    _warn_displaced(patch, Notice.HOOK_PUT_BACK)
+                elif self._patches.is_reached(patch):
+                    _warn_displaced(patch, Notice.HOOK_RESTORED)
+                else:
+                    _warn_displaced(patch, patch.when_displaced)
         for patch in self._thread_patches.displaced():
-            _warn_displaced(patch)
+            _warn_displaced(patch, patch.when_displaced)
 
     def provide(self, registry: ProviderRegistry | None, *, propagates_user: bool = True) -> None:
         """Choose the application's providers, and whether threads and pools get the user, for the
@@ -197,9 +205,9 @@ def _package_of(patch: Patch) -> str:
     return str(module).partition(".")[0]
 
 
-def _warn_displaced(patch: Patch) -> None:
-    package = _package_of(patch)
-    diagnostics.warn_once(Notice.HOOK_DISPLACED, package, patch.name, subject=package)
+def _warn_displaced(patch: Patch, notice: Notice) -> None:
+    package, owner = _package_of(patch), patch.owner.__name__.rpartition(".")[2]
+    diagnostics.warn_once(notice, owner, patch.name, subject=package)
 
 
 instrumentation = Instrumentation()

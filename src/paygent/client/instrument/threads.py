@@ -19,6 +19,7 @@ from typing import Any
 from paygent.client.context.propagation import BoundCallable
 from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.patching.patches import Hook, Patches
+from paygent.core.notices import Notice
 from paygent.failopen import attempt
 
 _TAKES = ("apply_async", "imap", "imap_unordered", "map", "map_async", "starmap", "starmap_async")
@@ -45,7 +46,7 @@ class PoolHook(Hook):
             if not patches.is_ours(original):
                 starts, takes = name in self._starts, name in self._takes
                 wrapper = _wrap(original, patches, starts=starts, takes=takes)
-                patches.put(pool_class, name, wrapper)
+                patches.put(pool_class, name, wrapper, Notice.PROPAGATION_HOOK_DISPLACED)
 
 
 def _wrap(original: Any, patches: Patches, *, starts: bool, takes: bool) -> Callable[..., Any]:
@@ -95,7 +96,7 @@ class ThreadHook(Hook):
                     restore()
                 raise
 
-        patches.put(module.Thread, "start", start)
+        patches.put(module.Thread, "start", start, Notice.PROPAGATION_HOOK_DISPLACED)
 
 
 class GreenletHook(Hook):

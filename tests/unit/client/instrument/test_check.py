@@ -90,6 +90,54 @@ def test_check__where_all_is_in_place__says_and_changes_nothing(pg: Paygent) -> 
     assert logged() == {}
 
 
+def test_check__what_it_logs__is_true_of_each_hook(
+    pg: Paygent, litellm: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls are lost only where nothing of Paygent is reached any more."""
+    fake = lambda *args, **kwargs: None  # noqa: E731 - a value, not a name
+    places = {
+        (SyncAPIClient, "request"): (
+            request().__wrapped__,
+            "The hook of SyncAPIClient.request was removed by other code and is put back.",
+        ),
+        (Completions, "create"): (
+            fake,
+            "Completions.create was replaced by other code; its calls are metered, but it must not"
+            " be given paygent_* arguments.",
+        ),
+        (threading.Thread, "start"): (
+            fake,
+            "Thread.start was replaced by other code; work that is started through that may lack"
+            " its user.",
+        ),
+        (litellm, "completion"): (
+            fake,
+            "litellm.completion was replaced by other code; calls through that may not be seen.",
+        ),
+    }
+    for (owner, name), (replacement, expected) in places.items():
+        caplog.clear()
+        diagnostics.counts.clear()  # each package logs only its first
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(owner, name, replacement)
+            instrumentation.check()
+        assert caplog.messages == [f"paygent: {expected}"]
+
+
+def test_check__a_hook_that_was_replaced__is_reported_as_put_on_top(
+    pg: Paygent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its calls are seen, whether they go through the other code or not."""
+    ours = request()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SyncAPIClient, "request", lambda *args, **kwargs: ours(*args, **kwargs))
+        instrumentation.check()
+    assert caplog.messages == [
+        "paygent: SyncAPIClient.request was replaced by other code; the hook is placed on top of"
+        " it."
+    ]
+
+
 def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
     pg: Paygent, ask: Callable[[], Any]
 ) -> None:

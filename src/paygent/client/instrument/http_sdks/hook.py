@@ -100,7 +100,8 @@ class SdkHook(Hook):
             if patches.switch.is_on:
                 owner = _owner(client_class)
                 # A subclass that has a `request` of its own is hooked with its first client.
-                if patches.has_patched(owner, "request"):
+                own = [client for client, _ in self._clients(sys.modules[self.module])]
+                if owner in own or patches.has_patched(owner, "request"):
                     self._warn_displaced(owner)
                 self._patch_owner(client_class, patches)
         finally:
@@ -146,7 +147,8 @@ class ArgumentsHook(Hook):
         for name in self._sdk.resource_methods:
             original = vars(resource).get(name)
             if callable(original) and not (patches.is_ours(original) or is_mock(original)):
-                patches.put(resource, name, wrap_resource(original, hook_client, patches.switch))
+                wrapper = wrap_resource(original, hook_client, patches.switch)
+                patches.put(resource, name, wrapper, Notice.ARGUMENTS_HOOK_DISPLACED)
 
 
 class _OnClient(functools.partial):  # type: ignore[type-arg]

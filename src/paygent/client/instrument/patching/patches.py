@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FunctionType, ModuleType
 from typing import Any
 
+from paygent.core.notices import Notice
 from paygent.failopen import attempt
 
 _NOTHING = object()
@@ -42,6 +43,7 @@ class Patch:
         name: Its name.
         original: The object that was replaced.
         wrapper: The object that replaces it.
+        when_displaced: What to log where other code has replaced the wrapper.
         left_to: The object of other code in its place that was reported, and left there.
     """
 
@@ -49,6 +51,7 @@ class Patch:
     name: str
     original: Any
     wrapper: Any
+    when_displaced: Notice = Notice.HOOK_DISPLACED
     left_to: Any = _NOTHING
 
 
@@ -74,9 +77,12 @@ class Patches:
         """Replace the lock in a child: a thread of the parent may have held it."""
         self.lock = threading.RLock()
 
-    def put(self, owner: Any, name: str, wrapper: Any) -> Patch:
+    def put(
+        self, owner: Any, name: str, wrapper: Any, when_displaced: Notice = Notice.HOOK_DISPLACED
+    ) -> Patch:
         """Replace an own or inherited attribute of a class or module by a wrapper."""
-        patch = Patch(owner, name, vars(owner).get(name, _INHERITED), wrapper)
+        original = vars(owner).get(name, _INHERITED)
+        patch = Patch(owner, name, original, wrapper, when_displaced)
         setattr(owner, name, wrapper)
         self._wrappers[id(wrapper)] = wrapper
         self._put_in.append(patch)
@@ -117,6 +123,10 @@ class Patches:
             elif patch.left_to is not current:
                 patch.left_to = current
                 yield patch
+
+    def is_reached(self, patch: Patch) -> bool:
+        """Return whether calls reach our wrapper at the place of a patch; see `leads_to_ours`."""
+        return self.leads_to_ours(_current(patch))
 
     def leads_to_ours(self, value: Any) -> bool:
         """Return whether an object is our wrapper, or calls it by `__wrapped__`, or is a mock."""
