@@ -90,6 +90,7 @@ class Worker:
         self._now_us = now_us
         self._interval_s = interval_s
         self._before_round = before_round
+        self._stopping = False  # also stays True in a child of a process that has stopped
         self.renew_after_fork()
 
     def renew_after_fork(self) -> None:
@@ -99,7 +100,6 @@ class Worker:
         self._starting = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._started = False
-        self._stopping = False
         self._idle = False
         self._wake = threading.Event()
         self._round = threading.Condition()
