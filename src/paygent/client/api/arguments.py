@@ -21,6 +21,7 @@ from paygent.types import BillingPeriod
 _TEXT_CHARS_MAX = 1_000
 _TOKENS_MAX = 10**12  # sums stay within 64 bits
 _TOOL_CALLS_MAX = 1_000
+_TOOL_NAMES_CHARS_MAX = 50_000  # all of them together: a record of the journal has a bound
 _SECONDS_MAX = 86_400
 
 
@@ -125,6 +126,12 @@ def read_manual_event(given: Mapping[str, Any]) -> ManualEvent:
         else:
             for tool in tools:
                 check_name(errors, "tool_calls", tool)
+            chars = sum(len(tool) for tool in tools if isinstance(tool, str))
+            if chars > _TOOL_NAMES_CHARS_MAX:
+                rule = (
+                    f"must have at most {_TOOL_NAMES_CHARS_MAX:,} characters in all names together"
+                )
+                errors.add("tool_calls", chars, rule)
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
         errors.add("metadata", given["metadata"], "must be a dict")
     errors.raise_if_any()

@@ -74,7 +74,7 @@ class Paygent(Verbs):
             db_path: File of the local store, or ":memory:" (PAYGENT_DB_PATH, else
                 ~/.paygent/local.db).
             flush_interval: Upper bound on the delay of deliveries, in seconds.
-            max_batch_size: Events per request to a backend, at most.
+            max_batch_size: Events per request to a backend, at most; a local store has none.
             max_queue_size: Events queued in memory if no journal can be written, at most; later
                 ones are delivered later.
             raise_on_hard_gate: False lets refused calls run, marked `blocked`.

@@ -45,7 +45,7 @@ class Settings:
         db_path: The local store: a file path with `~` expanded, or ":memory:".
         product: The product of local data, in local mode; see `ledger_product`.
         flush_interval_s: Upper bound on the delay of deliveries.
-        max_batch_size: Events per request to a backend, at most.
+        max_batch_size: Events per request to a backend, at most; a local store has none.
         max_queue_size: Events queued in memory if no journal can be written, at most.
         raise_on_hard_gate: Whether a refused call raises (False: it runs, marked `blocked`).
         auto_instrument: Whether provider SDKs are patched at `init` and when imported later.

@@ -223,3 +223,13 @@ def test_record_event__a_computed_cost_above_a_million__is_refused_by_name(pg: P
     with pytest.raises(InvalidValue, match=r"tool_calls.*at most \$1,000,000"):
         pg.record_event("u1", tool_calls=["t"] * 2)
     assert pg.get_usage("u1").period_cost == 0.0
+
+
+def test_record_event__the_longest_tool_names__reach_the_ledger(pg: Paygent) -> None:
+    """All that is accepted fits into a record, however its characters are encoded."""
+    pg.record_event("u1", cost=1, tool_calls=["\N{GRINNING FACE}" * 50] * 1_000)
+    pg.flush()
+    assert pg.pending_events == 0
+    assert pg.report()[0].cost_nano == 10**9
+    with pytest.raises(InvalidValue, match=r"tool_calls.*at most 50,000 characters"):
+        pg.record_event("u1", cost=1, tool_calls=["x" * 51] * 1_000)
