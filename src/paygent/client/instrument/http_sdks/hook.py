@@ -99,9 +99,9 @@ class SdkHook(Hook):
         try:
             if patches.switch.is_on:
                 owner = _owner(client_class)
-                # A subclass that has a `request` of its own is hooked with its first client.
-                own = [client for client, _ in self._clients(sys.modules[self.module])]
-                if owner in own or patches.has_patched(owner, "request"):
+                # An application's subclass that has its own `request` is hooked only now.
+                is_of_sdk = owner.__module__.partition(".")[0] == self.module
+                if is_of_sdk or patches.has_patched(owner, "request"):
                     self._warn_displaced(owner)
                 self._patch_owner(client_class, patches)
         finally:
