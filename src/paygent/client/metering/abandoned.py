@@ -6,6 +6,7 @@ finalizer must not end a call where it runs.
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from collections.abc import Callable
 
@@ -23,6 +24,17 @@ class DeferredEnds:
         """Defer an end that must not run where it was asked for."""
         self.waiting.append(end)
 
+    def run_or_defer(self, end: Callable[[], object]) -> None:
+        """Run an end now, or defer it where this thread may hold a lock of Paygent's; safe in a
+        finalizer.
+        """
+        # A dropped stream or coroutine is often part of a cycle, so the garbage collector ends it,
+        # at an allocation of any code.
+        if _is_inside_ours():
+            self.add(end)
+        else:
+            end()
+
     def run(self) -> None:
         """Run the deferred ends; called where none of our locks is held: before a call begins,
         before figures are read, and by the delivery thread.
@@ -37,3 +49,22 @@ class DeferredEnds:
     def renew_after_fork(self) -> None:
         """Forget the parent's ends."""
         self.waiting.clear()
+
+
+# Our modules that call an SDK or the application, or wait, and hold no lock meanwhile.
+_PASSED_THROUGH = (
+    "paygent.client.instrument.", "paygent.client.context.", "paygent.client.api.wrap",
+    "paygent.client.api.verbs", "paygent.client.metering.wait", "paygent.client.metering.abandoned",
+    "paygent.integrations.", "paygent.testing", "paygent.cli.",
+)  # fmt: skip
+
+
+def _is_inside_ours() -> bool:
+    """Return whether this thread is inside our code that may hold a lock."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name.startswith("paygent.") and not name.startswith(_PASSED_THROUGH):
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

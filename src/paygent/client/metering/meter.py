@@ -224,7 +224,7 @@ class Meter:
         def done(end: WaitEnd) -> None:
             self._admission.leave(user, waiter, gives_up=end == "gave_up")
 
-        return Wait(waiter.turn, waiter.retry_s, done)
+        return Wait(waiter.turn, waiter.retry_s, done, self.deferred_ends)
 
     def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
         """Assign the plan that the context names to a user without an assignment."""

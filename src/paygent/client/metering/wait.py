@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from paygent.client.accounts.ledger_sync import LedgerSync
 from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import Worker
+from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.runtime.event_loops import running_loop, runs_loop
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
 from paygent.core.notices import Notice
@@ -30,10 +32,14 @@ class Wait:
     block that loop.
     """
 
-    __slots__ = ("_answer", "_done", "_timeout_s")
+    __slots__ = ("_answer", "_deferred_ends", "_done", "_timeout_s")
 
     def __init__(
-        self, answer: Future[bool], timeout_s: float, done: Callable[[WaitEnd], None]
+        self,
+        answer: Future[bool],
+        timeout_s: float,
+        done: Callable[[WaitEnd], None],
+        deferred_ends: DeferredEnds | None = None,
     ) -> None:
         """Prepare to wait.
 
@@ -41,10 +47,13 @@ class Wait:
             answer: Resolves the wait.
             timeout_s: Longest time to wait.
             done: Called when the wait is over, with how it ended.
+            deferred_ends: Defers `done` for a caller that is collected while it waits; None calls
+                it there, for one that takes no lock then.
         """
         self._answer = answer
         self._timeout_s = timeout_s
         self._done = done
+        self._deferred_ends = deferred_ends
 
     def block(self) -> None:
         """Wait on this thread, unless it runs an event loop."""
@@ -67,7 +76,11 @@ class Wait:
         try:
             end = await self._await()
         finally:
-            attempt("wait", self._done, end)
+            done = partial(attempt, "wait", self._done, end)
+            if end == "gave_up" and self._deferred_ends is not None:
+                self._deferred_ends.run_or_defer(done)
+            else:
+                done()
 
     async def _await(self) -> WaitEnd:
         if running_loop() is None:

@@ -32,7 +32,6 @@ from paygent.client.instrument.http_sdks.outcome import (
 )
 from paygent.client.instrument.http_sdks.request import Prepared
 from paygent.client.instrument.http_sdks.route import Route
-from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
@@ -180,7 +179,7 @@ class Work:
     def end_later(self, kind: str) -> None:
         """End the call with its estimate; safe in a finalizer."""
         if self._meter is not None and self._call is not None and not self._call.done:
-            end_from_finalizer(self._meter.deferred_ends, partial(self.end_unread, kind))
+            self._meter.deferred_ends.run_or_defer(partial(self.end_unread, kind))
 
 
 def run(work: Work, action: Callable[[], Any]) -> Any:
@@ -246,7 +245,7 @@ def run_end(meter: Meter, error: BaseException, end: Callable[[], None]) -> None
     """Run the end of a call by an exception; safe in a finalizer."""
     # The garbage collector may close a generator or coroutine, whose code may raise in its turn.
     if GeneratorExit in (type(error), type(error.__context__)):
-        end_from_finalizer(meter.deferred_ends, end)
+        meter.deferred_ends.run_or_defer(end)
     else:
         end()
 

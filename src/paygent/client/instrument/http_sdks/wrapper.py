@@ -204,8 +204,14 @@ class _Exchange:
         if self._token is not None:
             leave(self._open_request, self._token)
         if error is not None and self._call is not None:
-            call, prepared = self._call, self._prepared
-            attempt("settle", end_failed, self._meter, call, prepared, error, was_sent)
+            meter, call, prepared = self._meter, self._call, self._prepared
+            end = functools.partial(
+                attempt, "settle", end_failed, meter, call, prepared, error, was_sent
+            )
+            if isinstance(error, GeneratorExit):  # perhaps a finalizer closes the coroutine
+                meter.deferred_ends.run_or_defer(end)
+            else:
+                end()
 
     def end(self, answer: Any) -> None:
         """End the call with its answer: now, or when its stream ends."""

@@ -22,7 +22,6 @@ from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.patching.patches import Switch
 from paygent.client.instrument.realtime.conversation import Conversation, Outgoing
 from paygent.client.instrument.realtime.session import ConnectionState
-from paygent.client.instrument.streams.ending import end_from_finalizer
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
 from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
@@ -91,7 +90,7 @@ class _Sending:
             _sending.set(None)
             if not self.is_begun:  # perhaps a finalizer closes an async `send`
                 leave = partial(attempt, "settle", self._leave, self._call, kind is None)
-                end_from_finalizer(self._meter.deferred_ends, leave)
+                self._meter.deferred_ends.run_or_defer(leave)
         elif kind is None:
             attempt("socket", self.taps.conversation.record_audio, self._outgoing.sent)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -81,7 +80,7 @@ class StreamEnd:
     def end_from_finalizer(self) -> None:
         """End the call; safe in a finalizer."""
         if not self._call.stream_ended:
-            end_from_finalizer(self._meter.deferred_ends, self)
+            self._meter.deferred_ends.run_or_defer(self)
 
     def end_exhausted(self) -> None:
         """Notify a reader that wants it of the stream's own end; then end the call."""
@@ -94,7 +93,7 @@ class StreamEnd:
         application reads on later, the end corrects it.
         """
         if not self._call.done:
-            end_from_finalizer(self._meter.deferred_ends, self._leave)
+            self._meter.deferred_ends.run_or_defer(self._leave)
 
     def _leave(self) -> None:
         if not self._call.done:  # it may have ended since this was deferred
@@ -104,31 +103,3 @@ class StreamEnd:
 
     def _pass_usage(self, end: Callable[[Any, Usage | JobStatus | None], None]) -> None:
         end(self._call, attempt("usage", self._reader.usage, self._call.estimate))
-
-
-def end_from_finalizer(deferred_ends: DeferredEnds, end: Callable[[], None]) -> None:
-    """Run the end of a call, or defer it where Paygent may hold a lock; safe in a finalizer."""
-    # A dropped stream or generator is often part of a cycle, so the garbage collector ends it, at
-    # an allocation of any code. Inside our own code this thread may hold a lock that the end needs.
-    if _is_inside_ours():
-        deferred_ends.add(end)
-    else:
-        end()
-
-
-# Our modules that call an SDK or the application, and hold no lock meanwhile.
-_PASSED_THROUGH = (
-    "paygent.client.instrument.", "paygent.client.context.", "paygent.client.api.wrap",
-    "paygent.client.api.verbs", "paygent.integrations.", "paygent.testing", "paygent.cli.",
-)  # fmt: skip
-
-
-def _is_inside_ours() -> bool:
-    """Return whether this thread is inside our code that may hold a lock."""
-    frame = sys._getframe(1)
-    while frame is not None:
-        name = frame.f_globals.get("__name__", "")
-        if name.startswith("paygent.") and not name.startswith(_PASSED_THROUGH):
-            return True
-        frame = frame.f_back  # type: ignore[assignment]
-    return False

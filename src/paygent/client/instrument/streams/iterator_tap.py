@@ -71,8 +71,8 @@ class _IteratorTap:
         """End the call with what a step raised: its end, an error or a cancellation."""
         if isinstance(error, (StopIteration, StopAsyncIteration)):
             self._ending.end_exhausted()
-        else:
-            self._ending()
+        else:  # perhaps a finalizer closes an async step
+            self._ending.end_from_finalizer()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from tests.conftest import Swallowed
-from tests.instrument.shapes import MESSAGES, Metered
+from tests.instrument.shapes import MESSAGES, Metered, run_inside_lock
 from tests.unit.client.instrument.requests import Client, Init, options_of
 
-from paygent import paygent_context
+from paygent import Limit, PlanConfig, paygent_context
 from paygent.client.instrument.http_sdks.request import CARRIER_HEADER
 from paygent.client.instrument.http_sdks.wrapper import (
     carry,
@@ -147,6 +149,61 @@ async def test_wrappers__a_request_that_cannot_be_read__passes(
     assert sync(Client(), object, object()) == "answer"
     assert await asynchronous(Client(), object, object()) == "answer"
     assert diagnostics.counts["prepare"] == 2
+
+
+class Pause:
+    """Suspends the coroutine that awaits it."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+async def suspended(client: Any, cast_to: Any, options: Any) -> Any:
+    """A provider that does not answer."""
+    await Pause()
+
+
+def begin_in_a_cycle(begun: Callable[[], Any]) -> None:
+    """Begin a coroutine that only the garbage collector ends."""
+    cycle: list[Any] = [begun()]
+    cycle.append(cycle)
+    with paygent_context("u1"):
+        cycle[0].send(None)
+
+
+@pytest.fixture
+def _collector_by_hand() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("_collector_by_hand")
+async def test_wrappers__an_async_call_collected_inside_one_of_our_locks__ends_where_none_is_held(
+    init: Init,
+) -> None:
+    """A task that is dropped is closed at any allocation, also under a user's lock: at the
+    provider, or in the queue of a limit.
+    """
+    pg = init(auto_instrument=False)
+    metered = Metered(pg)
+    pg.configure_plan("default", PlanConfig(limits=(Limit("calls", cap=1),)))
+    await asyncio.to_thread(pg.get_usage, "u1")
+    request = wrap_async(suspended, openai_names)
+
+    def begun() -> Any:
+        return request(Client(), object, options_of(body={"model": "gpt-4o"}))
+
+    begin_in_a_cycle(begun)
+    begin_in_a_cycle(begun)
+    state = pg.health()
+    assert (state["calls_in_flight"], state["calls_waiting"]) == (1, 1)
+    assert run_inside_lock(pg, "u1", gc.collect) >= 2  # and the finalizer of the call itself
+    await asyncio.to_thread(pg.get_usage, "u1")  # runs what was deferred
+    state = pg.health()
+    assert (state["calls_in_flight"], state["calls_waiting"]) == (0, 0)
+    assert metered.only.quality == "estimated"
 
 
 async def test_wrappers__around_each_other__count_a_call_once(init: Init) -> None:

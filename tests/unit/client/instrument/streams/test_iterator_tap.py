@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -38,6 +38,13 @@ from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]
+
+
+class Pause:
+    """Suspends the coroutine that awaits it."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
 
 
 class SdkStream:
@@ -108,6 +115,25 @@ async def test_tap_stream__an_async_stream_that_fails__settles_and_raises() -> N
     with pytest.raises(KeyError):
         [each async for each in stream]
     assert [tokens(usage) for usage in meter.settled] == [(50, 2)]
+
+
+def test_tap_stream__an_async_step_collected_inside_ours__defers_the_end() -> None:
+    """The step of a task that is dropped is closed at any allocation, also under a lock of ours."""
+
+    async def chunks() -> AsyncIterator[Any]:
+        await Pause()
+        yield last()
+
+    stream = SdkStream(chunks())
+    meter = tapped(stream)
+    step: Any = stream._iterator.__anext__()
+    step.send(None)
+    names: dict[str, Any] = {"__name__": "paygent.client.accounts.admission"}
+    exec("def run(action):\n    action()", names)
+    names["run"](step.close)
+    assert (meter.settled, len(meter.deferred_ends.waiting)) == ([], 1)
+    meter.deferred_ends.run()
+    assert len(meter.settled) == 1
 
 
 def test_tap_stream__a_usage_chunk_that_is_ours__is_kept_from_the_app() -> None:
