@@ -1,7 +1,7 @@
 """The exceptions and warnings that applications can see.
 
-During a call only `PaygentLimitExceeded` reaches the application. Configuration (`init`, plans,
-`record_event`) raises `InvalidValue` for bad input.
+During a call only `PaygentLimitExceeded` reaches the application. Other methods
+raise `InvalidValue` for bad input.
 
     Exception
      +-- PaygentLimitExceeded            a call was refused
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class PaygentLimitExceeded(Exception):
-    """A call was refused by a limit before a token was sent; nothing was spent.
+    """A call was refused before a token was sent, by a limit or a policy; nothing was spent.
 
     Attributes:
         guard_result: The limit, the amounts spent and held, and whether trying again can help.
@@ -52,8 +52,10 @@ class PaygentWarning(UserWarning):
 
 
 class PaygentBackendUnreachable(PaygentWarning):
-    """The backend was unreachable at `init`; calls proceed and are metered locally."""
+    """The backend was unreachable at `init`; calls proceed and are metered locally.
+    Raised with `strict_backend`, otherwise a warning."""
 
 
 class PaygentAuthInvalid(PaygentWarning):
-    """The backend rejected the API key at `init`; calls proceed and are metered locally."""
+    """The backend rejected the API key at `init`; calls proceed and are metered locally.
+    Raised with `strict_backend`, otherwise a warning."""

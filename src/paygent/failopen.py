@@ -1,4 +1,4 @@
-"""The only guard that swallows exceptions: Paygent may fail, the application must not notice.
+"""The only guard that swallows exceptions: a failure in Paygent must not affect the application.
 
 Around calls, only `Exception` is swallowed, never `KeyboardInterrupt`, `SystemExit` or a
 cancellation, and the one exception that is meant for the application, `PaygentLimitExceeded`,
@@ -43,7 +43,9 @@ class Diagnostics:
         """Count a swallowed failure, and log it if it is the first of its kind."""
         if self._count(kind):
             # A message may quote a user's text, so it is left out, also of the traceback.
-            self._log("%s failed (%s); the call goes on", kind, type(error).__name__)
+            self._log(
+                "step %s failed (%s); the application is not affected", kind, type(error).__name__
+            )
             if logger.isEnabledFor(logging.DEBUG):
                 lines = "".join(traceback.format_tb(error.__traceback__))
                 self._log("%s failed in\n%s", kind, lines, level=logging.DEBUG)

@@ -36,7 +36,7 @@ def test_attempt__an_action_that_fails__is_none_counted_and_said_once(
     assert results == [None] * 3
     assert diagnostics.counts == {"kind": 3}
     assert [each.getMessage() for each in caplog.records] == [
-        "paygent: kind failed (ValueError); the call goes on"
+        "paygent: step kind failed (ValueError); the application is not affected"
     ]
     assert caplog.records[0].name == "paygent"
     assert "secret" not in caplog.text
@@ -140,7 +140,8 @@ def test_diagnostics__after_many_subjects__still_log_every_other_kind(
         own.warn_once(Notice.UNPRICED, number, "", subject=f"model-{number}")
     own.warn_once(Notice.JOURNAL_IN_MEMORY)
     own.record_error("settle", ValueError())
-    assert [record.getMessage().split()[1] for record in caplog.records[-2:]] == ["The", "settle"]
+    kinds = [record.getMessage().split()[1] for record in caplog.records[-2:]]
+    assert kinds == ["The", "step"]
     assert (own.counts["journal_in_memory"], own.counts["settle"]) == (1, 1)
 
 

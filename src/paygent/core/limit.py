@@ -69,7 +69,7 @@ class Limit(Value):
         # Every field is checked, so that one error names all broken rules.
         rule = self.window if isinstance(self.window, str) else ""
         if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
-            allowed = 'must be "period", "session", "day" or like "rolling:24h"'
+            allowed = 'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
             errors.add("window", self.window, allowed)
         # Any other pair would count over windows that no session has.
         if (self.scope == "session") != (rule == "session"):

@@ -12,7 +12,7 @@ from enum import Enum
 class Notice(Enum):
     """An observation that is counted, and logged at its first occurrence.
 
-    The text has a `%s` place for each argument. No prompt, answer or key may be an argument.
+    The text has a placeholder for each argument. No prompt, answer or key may be an argument.
     """
 
     # Users, sessions and plans
@@ -46,10 +46,13 @@ class Notice(Enum):
         "Work of a user ran in a process in which Paygent.init was not called: its calls are"
         " neither metered nor limited. Call it in the pool's initializer.",
     )
-    CONTEXT_PLAN = "context_plan", "A context names plan %s for a user on another plan."
+    CONTEXT_PLAN = (
+        "context_plan",
+        "A context names plan %s for a user on another plan, which applies.",
+    )
     CONTEXT_PLAN_UNKNOWN = (
         "context_plan_unknown",
-        "A context names plan %s, which is not configured.",
+        "A context names plan %s, which is not configured; it is ignored.",
     )
     PLAN_NOT_CONFIGURED = (
         "plan_not_configured",
@@ -62,7 +65,10 @@ class Notice(Enum):
 
     # Prices and usage
     UNPRICED = "unpriced", "No price for model %s%s; this usage is recorded at $0."
-    UNPRICED_EVENT = "unpriced_event", "An event has tokens of a model without a price."
+    UNPRICED_EVENT = (
+        "unpriced_event",
+        "An event has tokens of a model without a price; they are recorded at $0.",
+    )
     ASSUMED_PRICE = (
         "assumed_price",
         "The price list of model %s lacks %s; the nearest price is used.",
@@ -77,7 +83,7 @@ class Notice(Enum):
     )
     REPORT_INCOMPLETE = (
         "report_incomplete",
-        "A report lacks events that are not delivered to the ledger yet.",
+        "A report may lack events that have not reached the ledger yet.",
     )
 
     # Instrumentation

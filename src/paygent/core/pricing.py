@@ -198,7 +198,6 @@ def prices_of(usage: Usage, rates: Rates) -> Prices:
 
 def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> NanoUsd:
     """Return the cost of plain input and output, rounded once, half to even."""
-    # By position: this runs several times for each call.
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
     numerator = input_tokens * prices.input + output_tokens * prices.output
     return NanoUsd(divide_half_even(numerator, _ONE_NANO))

@@ -80,7 +80,7 @@ _KEYS = {
     "user": "user_id",
     "model": "model",
     "tag": "tag",
-}  # what `group` takes; the field it keeps
+}  # `group` argument -> the field that it keeps
 _SUMS = tuple(name for name in UsageRow._fields if name not in _KEYS.values())
 
 

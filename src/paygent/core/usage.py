@@ -127,7 +127,7 @@ media_of = values_of(Usage, MEDIA_COUNTS)
 """Return the `MEDIA_COUNTS` of a usage."""
 
 NO_MEDIA = (0,) * len(MEDIA_COUNTS)
-"""The `media_of` most calls."""
+"""The value of `media_of` for most calls."""
 
 
 class JobStatus(NamedTuple):
@@ -182,7 +182,7 @@ def get(value: Any, name: str) -> Any:
 
 
 def token_count(value: Any) -> int | None:
-    """Return a reported count as an integer: 0 for an absent one, None for what is no count.
+    """Return a reported count as an integer: 0 for an absent one, None if it is not a count.
 
     Whole floats and integers of other libraries (numpy) are counts; booleans, negative and absurdly
     large numbers are not.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from paygent.core.money import read_decimal
@@ -86,7 +86,7 @@ class ValidationErrors:
 def read_items(errors: ValidationErrors, name: str, given: Any) -> list[tuple[str, Any]]:
     """Return the entries of a mapping with names as keys; record those with other keys."""
     if not isinstance(given, Mapping):
-        errors.add(name, given, "must be a dict by name")
+        errors.add(name, given, "must be a dict with names as keys")
         return []
     odd = [key for key in given if not isinstance(key, str) or not key]
     for key in odd:
@@ -115,9 +115,11 @@ def read_value(
     is_short = shorthand is not None and (given is None or isinstance(given, (int, float)))
     arguments: Any = {shorthand: given} if is_short else given
     if not isinstance(arguments, Mapping):
-        errors.add(name, given, f"must be a {kind.__name__}, or a dict of its fields")
+        rule = f"must be a {kind.__name__}, or a dict of its fields"
+        errors.add(name, given, rule + (", or a number" if shorthand is not None else ""))
         return None
-    known = {spec.name for spec in fields(kind) if spec.init}  # type: ignore[arg-type]
+    specs = [spec for spec in fields(kind) if spec.init]  # type: ignore[arg-type]
+    known = {spec.name for spec in specs}
     unknown = [key for key in arguments if key not in known]
     for key in unknown:
         errors.add(f"{name}.{key}", arguments[key], f"is not a field of {kind.__name__}")
@@ -128,10 +130,15 @@ def read_value(
     except InvalidValue as error:
         for finding in error.findings:
             errors.add(f"{name}.{finding.field}", finding.value, finding.rule)
-    # A required field is absent.
     except TypeError:
-        errors.add(name, given, f"lacks a field that {kind.__name__} needs")
+        required = [spec.name for spec in specs if _is_required(spec)]
+        missing = ", ".join(key for key in required if key not in arguments)
+        errors.add(name, given, f"lacks {missing}")
     return None
+
+
+def _is_required(spec: Field[Any]) -> bool:
+    return spec.default is MISSING and spec.default_factory is MISSING
 
 
 def read_count(

@@ -92,19 +92,23 @@ def test_limit__a_cap_in_dollars__is_shown_as_the_nearest_double() -> None:
         (
             {"window": "week"},
             "window",
-            'must be "period", "session", "day" or like "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
         ),
         (
             {"window": "rolling:0h"},
             "window",
-            'must be "period", "session", "day" or like "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
         ),
         (
             {"window": "rolling:24h\n"},
             "window",
-            'must be "period", "session", "day" or like "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
         ),
-        ({"window": 24}, "window", 'must be "period", "session", "day" or like "rolling:24h"'),
+        (
+            {"window": 24},
+            "window",
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+        ),
         (
             {"window": "session"},
             "window",
@@ -141,7 +145,11 @@ def test_limit__several_wrong__come_at_once() -> None:
         ("metric", "x", 'must be "spend", "tokens" or "calls"'),
         ("scope", "y", 'must be "user" or "session"'),
         ("model", "", "must be a model name, or None for all models"),
-        ("window", "z", 'must be "period", "session", "day" or like "rolling:24h"'),
+        (
+            "window",
+            "z",
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+        ),
         ("cap", -1, COUNT_RANGE),
     ]
 

@@ -224,9 +224,8 @@ def _run_users(
         runs = [pool.submit(_run_user, user, *shared) for user in users]
         try:
             return sum(run.result() for run in as_completed(runs))
-        except BaseException:  # Ctrl-C too: leaving the pool waits for its threads
+        finally:  # on Ctrl-C leaving the pool waits for its threads
             stop.set()
-            raise
 
 
 def _run_user(

@@ -34,7 +34,7 @@ def accounts_for_call(
     known = user.call_accounts.get((model_key, session_id))
     if known is not None and at_us < known[0]:
         return known[1]
-    if known is not None:  # a window has ended, and each day is one
+    if known is not None:  # a window has ended, such as a day
         drop_ended(user, at_us)
     if len(user.accounts) >= ACCOUNTS_MAX:
         _close_idle_sessions(user, session_id)
@@ -186,7 +186,7 @@ def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
     """Move an event that the ledger has booked from pending to acknowledged.
 
     Args:
-        user: The one who spent it.
+        user: The event's user.
         event: As it was delivered.
         is_new: Whether this delivery booked it; otherwise the figure contains it already.
     """

@@ -1,4 +1,4 @@
-"""The accounts' side of the ledger: questions about users, and what is done with the answers.
+"""The accounts' side of the ledger: questions about users, and applying the answers.
 
 `spent` of an account is the ledger's figure as last read (`acknowledged`) plus the events of this
 process that the ledger has not acknowledged (`pending`). An acknowledgement moves an event from the

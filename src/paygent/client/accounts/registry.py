@@ -50,7 +50,7 @@ class UserRegistry:
     # -- users
 
     def user(self, user_id: str, at_us: int) -> User:
-        """Return a user, made at first sight, with plan and period as of now."""
+        """Return a user, created on first use, with plan and period as of now."""
         user = self.users.get(user_id)
         if user is None or user.epoch != self.plans_epoch or at_us >= user.period.end_us:
             if user is None:
@@ -109,7 +109,7 @@ class UserRegistry:
             account_lookup.drop_ended(user, at_us)
         plan = user.own or self.plans.get(user.plan_name) or UNLIMITED
         if user.user_id == MISSING_USER_ID and not user.assigned:
-            plan = without_limits(plan)  # calls of many people together share no limit
+            plan = without_limits(plan)  # this id stands for many people, so no limit applies
         if plan is not user.plan:
             if user.known and not set(_limit_keys(plan)) <= set(_limit_keys(user.plan)):
                 # A new limit starts from what its window has already seen: ask the ledger.
@@ -173,7 +173,9 @@ class UserRegistry:
                 self._changing.pop(what, None)
 
     def _start_change(self, subject: str) -> None:
-        """Note that a directory record is on its way: until then, this process knows better."""
+        """Note that a directory record is on its way: this process's version wins until it is
+        confirmed.
+        """
         self._changing[subject] = self._changing.get(subject, 0) + 1
 
     def is_changing(self, subject: str) -> bool:

@@ -1,6 +1,6 @@
 """Calls that wait for their turn at an account, while holds of calls in flight are in the way.
 
-Waiters queue in the order in which they first came. Whoever makes room wakes the first of them;
+Waiters queue in the order in which they first came. A call that frees room wakes the first of them;
 that one tries again, and when it holds and room is left, it wakes the next. So each settlement
 costs one try, however many wait. Every waiter also tries again by itself every second or two, which
 makes up for a lost turn (its thread was killed, its loop is gone).

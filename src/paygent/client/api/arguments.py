@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paygent.client.api.record_event import ManualEvent
-from paygent.client.context.identity import read_user_id
+from paygent.client.context.identity import id_of
 from paygent.core.money import read_cost_nano, read_decimal
 from paygent.core.period import Subscription, to_us
 from paygent.core.validation import (
@@ -27,7 +27,7 @@ _SECONDS_MAX = 86_400
 
 def check_user(errors: ValidationErrors, user_id: Any) -> str:
     """Return a user id as text; record the rule that it breaks."""
-    text = read_user_id(user_id)
+    text = id_of(user_id)
     if text is None:
         errors.add("user_id", user_id, f"{NAME_RULE}, an int or a UUID")
     return text or ""
@@ -110,7 +110,7 @@ def read_manual_event(given: Mapping[str, Any]) -> ManualEvent:
         _check_count(errors, name, given[name], least)
     for name in ("model", "session_id", "tool_calls") if is_correction else ():
         if given[name] is not None:
-            errors.add(name, given[name], "must not be given: it is that of the corrected event")
+            errors.add(name, given[name], "must be omitted; the corrected event's value applies")
     for name in ("model", "idempotency_key", "session_id", "corrects"):
         if given[name] is not None:
             check_name(errors, name, given[name])

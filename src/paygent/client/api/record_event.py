@@ -15,6 +15,7 @@ from paygent.client.accounts.user_state import User
 from paygent.client.context.identity import Identity
 from paygent.client.metering.records import RecordWriter
 from paygent.client.runtime import ids
+from paygent.client.runtime.event_loops import runs_loop
 from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event
 from paygent.core.explain import rates_from_json
@@ -252,13 +253,15 @@ def _valid_original(
     """
     errors = ValidationErrors("record_event")
     if key_is_taken:
-        errors.add("idempotency_key", entry.idempotency_key, "must not be another event's")
+        errors.add("idempotency_key", entry.idempotency_key, "must not be the key of another event")
     if booked is None or booked.event.user_id != user.user_id:
         rule = "must be the id of an earlier event of this user"
-        rule += " (the ledger is not queried on an event loop)"
+        rule += " (the ledger is not queried on an event loop)" if runs_loop() else ""
         errors.add("corrects", entry.corrects, rule)
     elif booked.event.corrects is not None:
-        errors.add("corrects", entry.corrects, "must not be a correction itself")
+        errors.add(
+            "corrects", entry.corrects, "must be the id of an original event, not of a correction"
+        )
     errors.raise_if_any()
     assert booked is not None  # otherwise an error was added
     return booked

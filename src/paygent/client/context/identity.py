@@ -120,17 +120,22 @@ class LazyIdentity:
 
 def read_user_id(value: Any, notice: Notice = Notice.BAD_USER_ID) -> str | None:
     """Return a string, `int` or `UUID` as an id; None for others, which are logged once."""
+    text = id_of(value)
+    if text is None and value is not None:
+        diagnostics.warn_once(notice, type(value).__name__, NAME_CHARS_MAX)
+    return text
+
+
+def id_of(value: Any) -> str | None:
+    """Return a string, `int` or `UUID` as an id; None for others."""
     if type(value) is str and 0 < len(value) <= NAME_CHARS_MAX:
         return value
-    if value is None:
-        return None
     # True is an int, but as an id it is a bug of the application's.
     if isinstance(value, (str, int, UUID)) and not isinstance(value, bool):
         with suppress(ValueError):  # an int of thousands of digits
             text = str(value)
             if 0 < len(text) <= NAME_CHARS_MAX:
                 return text
-    diagnostics.warn_once(notice, type(value).__name__, NAME_CHARS_MAX)
     return None
 
 

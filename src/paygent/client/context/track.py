@@ -47,7 +47,7 @@ def paygent_track(
         def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> paygent_context:
             user = None
             if signature is not None:
-                # Wrong arguments are the function's to complain about, in its own words.
+                # Wrong arguments the function itself rejects, in its own words.
                 user = attempt("user_id_param", _argument, signature, user_id_param, args, kwargs)
             user = user_id if user is None else user
             outer = current_identity()

@@ -125,8 +125,8 @@ class Instrumentation:
         Another library, or a test of the application, may have put back the original, or something
         else. That is logged once for each package. Where the original is back, the patch is put
         back too. Anything else is left alone, unless a hook does more (`Hook.restore`); patches of
-        threads and pools always are. Any thread may call this; it takes a few microseconds per
-        patch.
+        threads and pools are always left alone. Any thread may call this; it takes a few
+        microseconds per patch.
         """
         lock = self._patches.lock
         if not lock.acquire(blocking=False):  # held for as long as the import of an SDK takes

@@ -358,6 +358,7 @@ class Worker:
 
     def _book(self, batch: Batch) -> bool:
         """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""
+        is_booked = False
         try:
             with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
                 answer = self._settle(batch)
@@ -367,14 +368,13 @@ class Worker:
                 # counts it once; what is not acknowledged counts in the accounts as well.
                 self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
                 self._journal.delivered()
+                is_booked = True
         except LedgerUnavailable as error:
-            self._ask_again(batch.questions)
             self._note_away(error)
-            return False
-        except BaseException:
-            self._ask_again(batch.questions)
-            raise
-        return True
+        finally:
+            if not is_booked:
+                self._ask_again(batch.questions)
+        return is_booked
 
     def _ask_again(self, questions: Iterable[Question]) -> None:
         """Repeat questions without an answer with the next batch."""

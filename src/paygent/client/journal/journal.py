@@ -166,7 +166,7 @@ class Journal:
             self._append(frame(payload))
 
     def _has_room_for(self, payload: bytes) -> bool:
-        """Return whether a record is one that the reader accepts; others are lost, loudly."""
+        """Return whether the reader accepts a record of this size; others are dropped, logged."""
         if len(payload) <= RECORD_BYTES_MAX:
             return True
         self._lost += 1

@@ -27,7 +27,7 @@ _T = TypeVar("_T")
 
 _READY_WAIT_S = 0.2  # for adopted journals; less than a caller waits for its answer
 _BOOKING_WAIT_S = 0.2  # for the delivery of the same user's events
-_ROUNDS_MAX = 3  # a new plan changes the question; so often at most it is asked again
+_ROUNDS_MAX = 3  # a new plan changes the question; the maximum number of times it is asked
 
 
 class UserRefresh:

@@ -44,7 +44,7 @@ def event_of(call: Call, usage: Usage, catalogue: Catalogue) -> tuple[Event, Rat
     """
     request, plan = call.request, call.plan
     provider = usage.provider or request.provider
-    # Another provider may have answered than the one that was called (a gateway).
+    # A gateway's answer may come from another provider than the one that was called.
     resolved = call.resolved if provider == request.provider else None
     priced = price(
         catalogue, PriceQuery(provider, request.model, plan, call.at_us, resolved), usage

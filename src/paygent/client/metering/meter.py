@@ -388,7 +388,7 @@ class Meter:
             if self._journal.begun(call.event_id) is not None:
                 self._journal.end(call.event_id, encode_void(call.event_id))
             logger.debug("paygent: a call is void (%s)", why)
-        except BaseException:  # as above
+        except BaseException:  # an internal failure, an interruption
             self._force_end(call, encode_void(call.event_id))
             raise
 

@@ -1,4 +1,4 @@
-"""Policies beside the limits: models without a price, an unreachable ledger, who waits."""
+"""Policies beside the limits: models without a price, an unreachable ledger, waiting."""
 
 from __future__ import annotations
 

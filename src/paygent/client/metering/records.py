@@ -41,7 +41,7 @@ class RecordWriter:
         self._listed: set[str] = set()
 
     def book(self, user: User, event: Event) -> None:
-        """Book an event that is no call: the money is spent, so no limit is checked."""
+        """Book an event that is not a call: the money is spent, so no limit is checked."""
         self.write_sessions()
         payload = encode_end(event)
         try:

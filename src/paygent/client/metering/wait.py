@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 WaitEnd = Literal["over", "timed_out", "passed", "gave_up"]
-"""How a wait ended: what was waited for has come; it has not; nothing was waited for, because the
-thread must not; the caller was interrupted or cancelled, and will not try again.
+"""How a wait ended.
+
+- over: the awaited answer or turn has come.
+- timed_out: it has not come in time.
+- passed: the caller did not wait, since that would block an event loop.
+- gave_up: the caller was interrupted or cancelled, and will not try again.
 """
 
 
@@ -120,7 +124,7 @@ def wait_for_ledger(
 ) -> Wait:
     """Ask the ledger about a user; return the wait for its answer, a quarter second at most.
 
-    Whoever could not wait leaves the user as it was, so that the next caller waits.
+    A caller that cannot wait does not mark the user, so that the next one waits.
     """
 
     def done(end: WaitEnd) -> None:

@@ -131,7 +131,7 @@ def _check(errors: ValidationErrors, config: ProviderConfig) -> None:
         if value is None and field_name.startswith("async_"):
             continue  # the default
         if not _is_name(value, is_path=is_path):
-            rule = "identifiers with dots between them" if is_path else "an identifier"
+            rule = "a dotted path of identifiers" if is_path else "an identifier"
             errors.add(field_name, value, f"must be {rule}")
     if config.extract_tokens is not None and not callable(config.extract_tokens):
         errors.add("extract_tokens", config.extract_tokens, "must be callable, or None")

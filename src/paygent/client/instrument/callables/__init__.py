@@ -1,1 +1,1 @@
-"""Callables that are no patched SDK: `wrap` and registered providers."""
+"""Callables outside the patched SDKs: `wrap` and registered providers."""

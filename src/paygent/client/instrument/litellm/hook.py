@@ -127,7 +127,7 @@ class LiteLLMHook(Hook):
 
 
 def _fields(module: Any) -> Mapping[str, Any]:
-    """Return the attributes of a module without waking it: a lazy one loads itself at the first
+    """Return the attributes of a module without loading it: a lazy one loads itself at the first
     access to any attribute.
     """
     if not issubclass(type(module), ModuleType):
