@@ -139,14 +139,14 @@ def test_cell__a_user_at_the_cap__gets_the_exception_itself_and_nothing_is_sent(
 
 
 @each_cell
-def test_cell__a_hook_that_was_displaced__is_noticed(cell: Cell, report_of: ReportOf) -> None:
-    """A neighbour that takes `request` after `init`, or for one client, is counted; nothing else
-    is, and no failure.
+def test_cell__a_hook_that_was_displaced__is_restored(cell: Cell, report_of: ReportOf) -> None:
+    """A hook below a neighbour that takes `request` after `init`, or for one client, is put on top,
+    which is counted; nothing else is, and no failure.
     """
     neighbour = cell.neighbour
     hides = cell.order.index("peer") > cell.order.index("paygent")
     hides = hides or neighbour.kind == "one client instance"  # which hides what its class has
-    expected = {f"hook_displaced:{sdk}" for sdk in neighbour.displaces if hides}
+    expected = {f"hook_restored:{sdk}" for sdk in neighbour.displaces if hides}
     assert set(report_of(cell)["counts"]) == expected
 
 

@@ -71,7 +71,7 @@ def test_p2__a_peer_that_wraps_the_client_class__is_noticed_and_the_call_counts_
     try:
         with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-        assert pg.health()["counts"]["hook_displaced:openai"] == 1
+        assert pg.health()["counts"]["hook_restored:openai"] == 1
         assert metered.only.quality == "exact"
         assert calls == [1]
     finally:

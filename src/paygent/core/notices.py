@@ -120,22 +120,25 @@ class Notice(Enum):
     )
     HOOK_MISSING = "unhooked", "The hook in %s is not in place."
     HOOK_RESTORED = (
-        "hook_displaced",
-        "%s.%s was replaced by other code; the hook is placed on top of it.",
+        "hook_restored",
+        "Other code replaced %s.%s; Paygent's hook was put on top of it.",
+    )
+    HOOK_PUT_BACK = (
+        "hook_restored",
+        "Other code removed Paygent's hook from %s.%s; it was put back.",
     )
     HOOK_DISPLACED = (
         "hook_displaced",
-        "%s.%s was replaced by other code; calls through that may not be seen.",
+        "Other code replaced %s.%s; calls through it may be neither metered nor limited.",
     )
-    HOOK_PUT_BACK = "hook_displaced", "The hook of %s.%s was removed by other code and is put back."
     ARGUMENTS_HOOK_DISPLACED = (
         "hook_displaced",
-        "%s.%s was replaced by other code; its calls are metered, but it must not be given"
-        " paygent_* arguments.",
+        "Other code replaced %s.%s; its calls are still metered, but do not pass paygent_*"
+        " arguments to it.",
     )
     PROPAGATION_HOOK_DISPLACED = (
         "hook_displaced",
-        "%s.%s was replaced by other code; work that is started through that may lack its user.",
+        "Other code replaced %s.%s; work started through it may run without a user.",
     )
     NO_SUCH_METHOD = (
         "unhooked",
@@ -169,7 +172,7 @@ class Notice(Enum):
         "journal_memory_full",
         "The journal cannot be written and memory is full; events are delivered late.",
     )
-    JOURNAL_LOST = "journal_lost", "A part of the journal has disappeared."
+    JOURNAL_LOST = "journal_lost", "Part of the journal has disappeared."
     JOURNAL_UNREADABLE = (
         "journal_unreadable",
         "A part of a dead process's journal cannot be read; its file is kept as %s.",

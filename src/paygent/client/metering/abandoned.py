@@ -1,7 +1,8 @@
-"""Ends of calls that a finalizer asked for inside our own code, deferred to where no lock is held.
+"""Ends of calls that a finalizer may ask for: run at once, or deferred to where no lock is held.
 
-The garbage collector runs at any allocation, also while this thread holds one of our locks, so a
-finalizer must not end a call where it runs.
+The garbage collector runs at any allocation, also while this thread holds one of our locks, which
+the end of a call needs. So an end runs at once only if no frame of this thread is in a module of
+ours that may hold one.
 """
 
 from __future__ import annotations
@@ -51,12 +52,13 @@ class DeferredEnds:
         self.waiting.clear()
 
 
-# Our modules that call an SDK or the application, or wait, and hold no lock meanwhile.
+# Our modules that call an SDK or the application, and hold no lock meanwhile.
 _PASSED_THROUGH = (
     "paygent.client.instrument.", "paygent.client.context.", "paygent.client.api.wrap",
-    "paygent.client.api.verbs", "paygent.client.metering.wait", "paygent.client.metering.abandoned",
-    "paygent.integrations.", "paygent.testing", "paygent.cli.",
+    "paygent.client.api.verbs", "paygent.client.metering.abandoned", "paygent.integrations.",
+    "paygent.testing", "paygent.cli.",
 )  # fmt: skip
+_HOLDS_A_LOCK = "paygent.client.instrument.realtime.dedup"  # the exception among them
 
 
 def _is_inside_ours() -> bool:
@@ -64,7 +66,8 @@ def _is_inside_ours() -> bool:
     frame = sys._getframe(1)
     while frame is not None:
         name = frame.f_globals.get("__name__", "")
-        if name.startswith("paygent.") and not name.startswith(_PASSED_THROUGH):
+        is_ours = name.startswith("paygent.")
+        if is_ours and (name == _HOLDS_A_LOCK or not name.startswith(_PASSED_THROUGH)):
             return True
         frame = frame.f_back  # type: ignore[assignment]
     return False

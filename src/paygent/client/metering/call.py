@@ -75,8 +75,7 @@ class Call:
     model_key: str
     pid: int
     plan: PlanConfig
-    # The event booked when its stream was left; taking it is the right to correct it, as in `ends`.
-    provisional: list[Event] | None
+    provisional: list[Event] | None  # the event booked when its stream was left, until corrected
     request: Request
     resolved: Resolved
     session_id: str
@@ -121,6 +120,17 @@ class Call:
     def estimate(self) -> Estimate:
         """The tokens that it holds."""
         return self.hold.use.estimate
+
+    def claim_correction(self) -> Event | None:
+        """Take the event that was booked when the stream was left, to correct it; None for the
+        second caller, and where there is none.
+        """
+        if not self.is_provisional or self.provisional is None:
+            return None
+        try:
+            return self.provisional.pop()
+        except IndexError:  # another thread has taken it
+            return None
 
     def claim_end(self) -> bool:
         """Take the right to end this call; True for the first caller.

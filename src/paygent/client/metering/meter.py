@@ -337,13 +337,8 @@ class Meter:
 
     def correct(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Book what a call used beyond what was settled when its stream was left."""
-        if not (call.is_provisional and call.provisional):
-            return
-        try:
-            original = call.provisional.pop()
-        except IndexError:  # another thread has corrected it
-            return
-        if not isinstance(usage, Usage):
+        original = call.claim_correction()
+        if original is None or not isinstance(usage, Usage):
             return
         correction = difference(self._event(call, usage), original)
         if correction.total_tokens or correction.cost_nano:

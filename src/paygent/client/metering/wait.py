@@ -77,12 +77,16 @@ class Wait:
 
     async def _wait(self) -> None:
         end: WaitEnd = "gave_up"
+        is_collected = False
         try:
             end = await self._await()
+        except GeneratorExit:  # perhaps the garbage collector closes the coroutine
+            is_collected = True
+            raise
         finally:
             done = partial(attempt, "wait", self._done, end)
-            if end == "gave_up" and self._deferred_ends is not None:
-                self._deferred_ends.run_or_defer(done)
+            if is_collected and self._deferred_ends is not None:
+                self._deferred_ends.add(done)
             else:
                 done()
 

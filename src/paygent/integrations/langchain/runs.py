@@ -22,7 +22,7 @@ from uuid import UUID
 
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import Scope, attach_identity, current, current_source
-from paygent.client.instrument.callables.run import end_raised, prepare, run_end
+from paygent.client.instrument.callables.run import end_raised, prepare
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
@@ -187,7 +187,7 @@ class Run(Scope):
         if meter is not None and call is not None:
             prepared = prepare(call.request, lambda *_: None)  # there is no answer to read
             end = partial(attempt, "settle", end_raised, meter, call, prepared, error)
-            run_end(meter, error, end)  # the garbage collector may close a stream
+            meter.deferred_ends.run_or_defer(end)  # perhaps a finalizer closes a stream
 
 
 def start_run(run: Run, run_id: UUID, texts: list[Any], options: Mapping[str, Any]) -> None:

@@ -47,8 +47,8 @@ def ask(fake: FakeProvider) -> Iterator[Callable[[], Any]]:
 
 
 def logged() -> dict[str, int]:
-    """The counts of displaced hooks."""
-    return {kind: count for kind, count in diagnostics.counts.items() if "displaced" in kind}
+    """The counts of displaced and restored hooks."""
+    return {kind: count for kind, count in diagnostics.counts.items() if kind.startswith("hook_")}
 
 
 def request() -> Any:
@@ -98,21 +98,21 @@ def test_check__what_it_logs__is_true_of_each_hook(
     places = {
         (SyncAPIClient, "request"): (
             request().__wrapped__,
-            "The hook of SyncAPIClient.request was removed by other code and is put back.",
+            "Other code removed Paygent's hook from SyncAPIClient.request; it was put back.",
         ),
         (Completions, "create"): (
             fake,
-            "Completions.create was replaced by other code; its calls are metered, but it must not"
-            " be given paygent_* arguments.",
+            "Other code replaced Completions.create; its calls are still metered, but do not pass"
+            " paygent_* arguments to it.",
         ),
         (threading.Thread, "start"): (
             fake,
-            "Thread.start was replaced by other code; work that is started through that may lack"
-            " its user.",
+            "Other code replaced Thread.start; work started through it may run without a user.",
         ),
         (litellm, "completion"): (
             fake,
-            "litellm.completion was replaced by other code; calls through that may not be seen.",
+            "Other code replaced litellm.completion; calls through it may be neither metered nor"
+            " limited.",
         ),
     }
     for (owner, name), (replacement, expected) in places.items():
@@ -133,8 +133,7 @@ def test_check__a_hook_that_was_replaced__is_reported_as_put_on_top(
         patched.setattr(SyncAPIClient, "request", lambda *args, **kwargs: ours(*args, **kwargs))
         instrumentation.check()
     assert caplog.messages == [
-        "paygent: SyncAPIClient.request was replaced by other code; the hook is placed on top of"
-        " it."
+        "paygent: Other code replaced SyncAPIClient.request; Paygent's hook was put on top of it."
     ]
 
 
@@ -149,7 +148,7 @@ def test_check__a_hook_that_was_taken_out__is_said_once_and_put_back(
         instrumentation.check()
         ask()
     assert (len(metered.events), request()) == (2, ours)
-    assert logged() == {"hook_displaced:openai": 1}
+    assert logged() == {"hook_restored:openai": 1}
 
 
 def test_check__by_the_delivering_thread_and_by_health__is_made(
@@ -161,7 +160,7 @@ def test_check__by_the_delivering_thread_and_by_health__is_made(
     ask()
     ours = request()
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
-    assert pg.health()["counts"]["hook_displaced:openai"] == 1
+    assert pg.health()["counts"]["hook_restored:openai"] == 1
     assert request() is ours
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
     pg.record_event("u1", cost=1)
@@ -334,7 +333,7 @@ def test_check__after_a_stand_in__looks_again(pg: Paygent, litellm: Any) -> None
     assert litellm.completion is ours
     litellm.completion = lambda **kwargs: "another"
     instrumentation.check()
-    assert logged() == {"hook_displaced:litellm": 3}
+    assert logged() == {"hook_displaced:litellm": 2, "hook_restored:litellm": 1}
 
 
 def test_uninstall__after_a_stand_in_was_taken_away__restores_what_was_there(
@@ -371,7 +370,7 @@ def test_check__a_hook_that_was_replaced__goes_on_top_and_counts_once(
         instrumentation.check()
         ask()
     assert len(metered.events) == 2
-    assert logged() == {"hook_displaced:openai": 1}
+    assert logged() == {"hook_restored:openai": 1}
     instrumentation.uninstall()
     assert request() is theirs
     SyncAPIClient.request = ours.__wrapped__  # type: ignore[method-assign]
@@ -389,7 +388,7 @@ def test_check__litellms_function_without_the_wrapper_below_ours__is_hooked_anew
         instrumentation.check()
         litellm.completion(**CALL)
         assert metered.only.cost_total_nano == ANSWER_NANO
-        assert logged() == {"hook_displaced:litellm": 1}
+        assert logged() == {"hook_restored:litellm": 1}
 
 
 def test_check__litellms_functions_that_were_replaced__count_once(
@@ -460,7 +459,7 @@ def test_check__where_no_class_of_the_sdk_is_a_client__verifies_the_hooks_below(
         patched.setattr(AsyncAPIClient, "request", lambda *args, **kwargs: ours(*args, **kwargs))
         instrumentation.check()
         assert instrumentation._patches.is_ours(vars(AsyncAPIClient)["request"])
-    assert logged() == {"hook_displaced:openai": 1}
+    assert logged() == {"hook_restored:openai": 1}
 
 
 def test_check__threads__are_only_said(pg: Paygent) -> None:
@@ -507,6 +506,6 @@ def test_check__a_registered_provider__is_put_back_or_only_said(
     acme.Client.ask = theirs = lambda client: ours(client)
     instrumentation.check()
     assert acme.Client.ask is theirs
-    assert logged() == {"hook_displaced:acme": 2}
+    assert logged() == {"hook_restored:acme": 1, "hook_displaced:acme": 1}
     init(registry=ProviderRegistry())
     assert acme.Client.ask is theirs

@@ -187,7 +187,7 @@ def test_client__whose_hook_was_taken_out_by_another_library__is_hooked_again(
         instrumentation.check()
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.user_id == "u1"
-    assert diagnostics.counts["hook_displaced:openai"] == 1
+    assert diagnostics.counts["hook_restored:openai"] == 1
 
 
 def test_uninstall__where_one_patch_cannot_be_taken_out__takes_out_the_others(
@@ -302,7 +302,7 @@ def test_client__of_a_subclass_with_its_own_request__is_hooked_and_counts_once(
     OwnRequest(api_key="k", base_url=fake.openai_url).close()
     assert owner.request is not original
     owner.request = ours
-    assert diagnostics.counts["hook_displaced:openai"] == 1
+    assert diagnostics.counts["hook_restored:openai"] == 1
     instrumentation.uninstall()
     assert vars(OwnRequest)["request"] is original
 
@@ -409,7 +409,7 @@ async def test_client__with_a_request_of_its_own__is_noticed_and_counts_once(
         client.request = request  # type: ignore[method-assign]
         await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert [event.quality for event in metered.events] == ["exact"] * 3
-    assert diagnostics.counts["hook_displaced:openai"] == 2
+    assert diagnostics.counts["hook_restored:openai"] == 2
 
 
 def test_uninstrument__where_somebody_has_patched_over__passes_calls_on(

@@ -146,7 +146,8 @@ class Work:
         meter, call = self._meter, self._call
         if meter is None or call is None:
             return
-        run_end(meter, error, partial(attempt, "settle", self.end_raised, meter, call, error))
+        end = partial(attempt, "settle", self.end_raised, meter, call, error)
+        meter.deferred_ends.run_or_defer(end)  # perhaps a finalizer closes a generator
 
     def end_raised(self, meter: Meter, call: Call, error: BaseException) -> None:
         """End the call with the exception of its callable."""
@@ -239,15 +240,6 @@ def _is_stream_object(answer: Any) -> bool:
     return all(
         hasattr(kind, name) or get(answer, name) is not None for name in ("_iterator", "response")
     )
-
-
-def run_end(meter: Meter, error: BaseException, end: Callable[[], None]) -> None:
-    """Run the end of a call by an exception; safe in a finalizer."""
-    # The garbage collector may close a generator or coroutine, whose code may raise in its turn.
-    if GeneratorExit in (type(error), type(error.__context__)):
-        meter.deferred_ends.run_or_defer(end)
-    else:
-        end()
 
 
 def end_raised(meter: Meter, call: Call, prepared: Prepared, error: BaseException) -> None:

@@ -50,20 +50,22 @@ class Gateway:
 class OpenRequest:
     """A request of an SDK that is under way. As a `Gateway`, it may be inherited and closed."""
 
-    __slots__ = ("_client", "_options", "is_open", "layers")
+    __slots__ = ("_client", "_options", "is_answered", "is_open", "layers")
 
     def __init__(self, client: Any, options: Any, layer: Any) -> None:
         self._client = client
         self._options = options
         self.layers = [layer]  # our wrappers that the request is in now
         self.is_open = True
+        self.is_answered = False  # a request has passed an inner layer, and was not an error
 
     def includes(self, client: Any, options: Any, layer: Any) -> bool:
         """Return whether a request that reaches our wrapper `layer` is this one on its way, or its
-        repetition by one of its layers: it has the same client, or is a copy of another client.
+        repetition after an error: it has the same client, or is a copy of another client.
         """
-        # One that enters a wrapper while this one is in it was made meanwhile, and is another.
-        if not self.is_open or any(layer is entered for entered in self.layers):
+        # What follows an answer, or enters a wrapper while this one is in it, is another request.
+        is_another = self.is_answered or any(layer is entered for entered in self.layers)
+        if is_another or not self.is_open:
             return False
         # Other instrumentation may copy the options, and send the copy by a client of its own.
         body = getattr(options, "json_data", None)
@@ -82,17 +84,20 @@ class OpenRequest:
 class InnerLayer:
     """A layer inside of the outermost one, entered while an open request is in it."""
 
-    __slots__ = ("_layer", "_layers")
+    __slots__ = ("_layer", "_layers", "_request")
 
     def __init__(self, request: OpenRequest, layer: Any) -> None:
+        self._request = request
         self._layers = request.layers  # unlocked: a request passes one layer after the other
         self._layer = layer
 
     def __enter__(self) -> None:
         self._layers.append(self._layer)
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         self._layers.remove(self._layer)
+        if kind is None:
+            self._request.is_answered = True
 
 
 inside: ContextVar[Gateway | OpenRequest | None] = ContextVar("paygent_inside", default=None)

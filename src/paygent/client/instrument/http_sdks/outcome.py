@@ -87,9 +87,10 @@ def _read_whole(
         return bytes_reader.usage(estimate)
     # Of any size and content type: some gateways send JSON as plain text.
     try:
-        return read(json.loads(content))
+        document = json.loads(content)
     except ValueError:
         return None  # sound or text
+    return read(document)
 
 
 # Error classes by name, since the libraries may not be installed: of the SDKs, httpx, aiohttp,

@@ -208,10 +208,7 @@ class _Exchange:
             end = functools.partial(
                 attempt, "settle", end_failed, meter, call, prepared, error, was_sent
             )
-            if isinstance(error, GeneratorExit):  # perhaps a finalizer closes the coroutine
-                meter.deferred_ends.run_or_defer(end)
-            else:
-                end()
+            meter.deferred_ends.run_or_defer(end)  # perhaps a finalizer closes a coroutine
 
     def end(self, answer: Any) -> None:
         """End the call with its answer: now, or when its stream ends."""

@@ -347,7 +347,7 @@ def test_custom__a_method_that_was_displaced__is_said_and_hooked_again(
     with paygent_context("u1"):
         acme.Client().generate(model="gpt-4o")
     assert metered.only.user_id == "u1"
-    assert diagnostics.counts["hook_displaced:acme"] == 1
+    assert diagnostics.counts["hook_restored:acme"] == 1
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import inspect
 import threading
 from collections.abc import Callable, Generator, Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -159,8 +159,14 @@ class Pause:
 
 
 async def suspended(client: Any, cast_to: Any, options: Any) -> Any:
-    """A provider that does not answer."""
-    await Pause()
+    """A provider that does not answer; its SDK wraps what ends the waiting."""
+    try:
+        try:
+            await Pause()
+        except BaseException as error:
+            raise RuntimeError("closing a connection without a loop") from error
+    except RuntimeError as error:
+        raise openai.APIConnectionError(request=cast(Any, None)) from error
 
 
 def begin_in_a_cycle(begun: Callable[[], Any]) -> None:
@@ -180,6 +186,7 @@ def _collector_by_hand() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_collector_by_hand")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 async def test_wrappers__an_async_call_collected_inside_one_of_our_locks__ends_where_none_is_held(
     init: Init,
 ) -> None:
@@ -324,6 +331,24 @@ async def test_openai__an_async_subclass_that_sends_again__is_counted_once(
     async with Repeating(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
         await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert (len(fake.requests), len(metered.events)) == (2, 1)
+
+
+def test_openai__a_subclass_that_goes_on_after_an_answer__has_each_request_counted(
+    init: Init, fake: FakeProvider
+) -> None:
+    """What follows an answer is paid too, whichever answer the application gets."""
+
+    class Continuing(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            first = super().request(cast_to, options, **kwargs)
+            for _ in range(3):
+                super().request(cast_to, options.model_copy(), **kwargs)
+            return first
+
+    metered = Metered(init())
+    with Continuing(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    assert (len(fake.requests), len(metered.events)) == (4, 4)
 
 
 def test_openai__another_request_that_is_made_while_one_is_under_way__counts_too(
