@@ -118,7 +118,7 @@ def test_say__an_observation__is_counted_each_time_and_logged_once(
     """Once per kind, with its figures."""
     for number in (1, 2):
         diagnostics.warn_once(Notice.LEDGER_SLOW, number)
-    assert caplog.messages == ["paygent: The ledger did not answer in 1 s; calls go on."]
+    assert caplog.messages == ["paygent: The ledger did not answer within 1 s; calls proceed."]
     assert diagnostics.counts == {"ledger_slow": 2}
 
 

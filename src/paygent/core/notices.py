@@ -24,11 +24,11 @@ class Notice(Enum):
     NO_USER_EVENT = "no_user", "An event has no user and is attributed to %s."
     BAD_USER_ID = (
         "bad_user_id",
-        "A user_id of type %s is not usable (1 to %d characters); the call has no user.",
+        "A user_id of type %s is not usable: it must have 1 to %d characters; the call has no user.",
     )
     BAD_SESSION_ID = (
         "bad_session_id",
-        "A session_id of type %s is not usable (1 to %d characters); it is ignored.",
+        "A session_id of type %s is not usable: it must have 1 to %d characters; it is ignored.",
     )
     BAD_METADATA = "bad_metadata", "Metadata of type %s is not usable; it is ignored."
     METADATA_DROPPED = (
@@ -115,10 +115,13 @@ class Notice(Enum):
     )
     SOCKET_WRITES_UNSEEN = (
         "socket_writes_unknown",
-        "This version of websockets writes in an unknown way; responses over sockets are booked on"
-        " the user who has connected.",
+        "Writes of this version of websockets cannot be observed; responses are attributed to the"
+        " user who opened the connection.",
     )
-    HOOK_MISSING = "unhooked", "The hook in %s is not in place."
+    HOOK_MISSING = (
+        "unhooked",
+        "The hook in %s is not in place; its calls may be neither metered nor limited.",
+    )
     HOOK_RESTORED = (
         "hook_restored",
         "Other code replaced %s.%s; Paygent's hook was put on top of it.",
@@ -153,7 +156,7 @@ class Notice(Enum):
     # Delivery and callbacks
     BACKEND = "backend", "%s"
     WARNING = "warning", "%s"
-    LEDGER_SLOW = "ledger_slow", "The ledger did not answer in %s s; calls go on."
+    LEDGER_SLOW = "ledger_slow", "The ledger did not answer within %s s; calls proceed."
     LEDGER_UNAVAILABLE = (
         "ledger_unavailable",
         "The ledger is unavailable (%s); events wait in the journal.",
@@ -161,8 +164,8 @@ class Notice(Enum):
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
     RECORD_TOO_LARGE = (
         "record_too_large",
-        "A record of %s bytes was dropped with its usage; the journal takes up to %s. Shorten its"
-        " tool names, description or metadata.",
+        "A record of %s bytes was dropped with its usage; the journal accepts up to %s bytes."
+        " Shorten its tool names, description or metadata.",
     )
     JOURNAL_IN_MEMORY = (
         "journal_in_memory",
@@ -175,7 +178,7 @@ class Notice(Enum):
     JOURNAL_LOST = "journal_lost", "Part of the journal has disappeared."
     JOURNAL_UNREADABLE = (
         "journal_unreadable",
-        "A part of a dead process's journal cannot be read; its file is kept as %s.",
+        "Part of a dead process's journal cannot be read; its file is kept as %s.",
     )
     CALLBACKS_DROPPED = "callbacks_dropped", "Callbacks take too long; some were dropped."
     CALLBACKS_HUNG = "callbacks_hung", "A callback is still running at shutdown."

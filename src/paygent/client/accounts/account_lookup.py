@@ -61,10 +61,10 @@ def accounts_for_call(
 
 def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
     key = account_key(limit.key, user.period, session_id, at_us)
-    return open_account(user, key, limit.key.reason, _lines(plan, limit))
+    return open_account(user, key, limit.key.reason, _thresholds(plan, limit))
 
 
-def _lines(plan: PlanConfig, limit: Limit) -> Thresholds:
+def _thresholds(plan: PlanConfig, limit: Limit) -> Thresholds:
     assert limit.cap_exact is not None  # `limits_of` leaves out what has no cap
     return thresholds_of(
         limit.cap_exact, soft_gate_ppm=plan.soft_gate_ppm, hard_gate_ppm=plan.hard_gate_ppm
@@ -74,7 +74,7 @@ def _lines(plan: PlanConfig, limit: Limit) -> Thresholds:
 def limits_of_a_new_session(plan: PlanConfig) -> list[tuple[LimitKey, Reading]]:
     """Return the session limits of a plan as they apply to a session that is not open yet."""
     return [
-        (limit.key, Reading(limit.key.reason, _lines(plan, limit), 0, 0, metric=limit.metric))
+        (limit.key, Reading(limit.key.reason, _thresholds(plan, limit), 0, 0, metric=limit.metric))
         for limit in limits_of(plan)
         if limit.scope == "session"
     ]

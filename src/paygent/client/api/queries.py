@@ -80,7 +80,7 @@ class UserQueries:
         refusal = self.policy.refusal_now(user, model or "", resolved)
         if refusal is not None:
             return refusal
-        session_id = self._next_session(user, now_us)
+        session_id = self._advised_session(user, now_us)
         decision = self.accounts.admission.check(user, session_id, resolved, now_us)
         return guard_result(decision, user.user_id)
 
@@ -89,12 +89,14 @@ class UserQueries:
         opened = user.open_session.session_id if user.open_session is not None else ""
         return _context_session(user.user_id) or user.session_id or opened
 
-    def _next_session(self, user: User, at_us: int) -> str:
-        """Return the session that the next call would belong to; "" is one that it would open."""
+    def _advised_session(self, user: User, at_us: int) -> str:
+        """Return the session that advice is about: the current one; "" where it has been idle for
+        too long, so that the next call would open another.
+        """
         session_id, opened = self._current_session(user), user.open_session
         if _context_session(user.user_id) or opened is None or session_id != opened.session_id:
             return session_id
-        return user.session_now(None, at_us)  # the open one, unless it has been idle for too long
+        return user.session_now(None, at_us)
 
     def usage(self, user: User) -> CurrentUsage:
         """Return a user's usage in the current period and session."""
@@ -155,7 +157,7 @@ class UserQueries:
     def remaining(self, user: User) -> BudgetRemaining:
         """Return what is left of a user's limits."""
         now_us = self.now_us()
-        session_id = self._next_session(user, now_us)
+        session_id = self._advised_session(user, now_us)
         limits = self.accounts.admission.limits(user, session_id, None, now_us)
         left = _Left(limits)
         # By the used share, as the gate compares limits, not by the amount left.
@@ -171,7 +173,7 @@ class UserQueries:
         """Return the largest `max_tokens`, up to `most`, that fits what is left."""
         now_us = self.now_us()
         resolved = self.catalogue.resolve("", model, now_us, user.plan)
-        session_id, model_key = self._next_session(user, now_us), resolved.model_key
+        session_id, model_key = self._advised_session(user, now_us), resolved.model_key
         limits = self.accounts.admission.limits(user, session_id, model_key, now_us)
         if resolved.output_ceiling is not None:
             most = min(most, resolved.output_ceiling)  # the provider refuses more

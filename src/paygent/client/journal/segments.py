@@ -72,20 +72,20 @@ def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple
 
 def parse_dead(data: bytes) -> tuple[list[Record], bool]:
     """Return the records in a segment of a dead process, and whether it is damaged: whether there
-    is anything else in it than a torn last frame and unused room, which a kill leaves.
+    is anything else in it than unused room and torn frames, which a kill or a full disk leaves.
     """
     records, _, spans = _parse(data, at_end=True, records_max=None)
     ends = [0, *(end for _, end in spans)]
-    has_gaps = any(start != before for (start, _), before in zip(spans, ends, strict=False))
-    return records, has_gaps or not _is_torn(data[ends[-1] :].rstrip(b"\0"))
+    between = [data[end:start] for end, (start, _) in zip(ends, spans, strict=False)]
+    return records, not all(map(_is_torn, [*between, data[ends[-1] :].rstrip(b"\0")]))
 
 
-def _is_torn(tail: bytes) -> bool:
-    """Return whether the bytes after the last record are an incomplete frame, or none."""
-    if len(tail) < HEADER.size:
-        return tail.startswith(MAGIC) or MAGIC.startswith(tail)
-    magic, length, _ = HEADER.unpack_from(tail)
-    return bool(magic == MAGIC and len(tail) < HEADER.size + length)
+def _is_torn(rest: bytes) -> bool:
+    """Return whether bytes that are no record are one incomplete frame, or none."""
+    if len(rest) < HEADER.size:
+        return rest.startswith(MAGIC) or MAGIC.startswith(rest)
+    magic, length, _ = HEADER.unpack_from(rest)
+    return bool(magic == MAGIC and len(rest) < HEADER.size + length)
 
 
 def _parse(

@@ -1224,6 +1224,8 @@ def test_adopt__a_journal_that_cannot_be_read_or_delivered__does_not_hold_up_the
         (framed(1) + framed(2)[:-3] + bytes(100), False),
         (framed(1) + framed(2)[:7], False),
         (framed(1) + framed(2)[:2], False),
+        (framed(1) + framed(2)[:9] + framed(1), False),  # a full disk; another thread wrote on
+        (framed(1) + framed(2)[:-3] + framed(1), False),
         (framed(1).replace(MAGIC, b"PJ2\x9d"), True),  # of another version
         (framed(1) + framed(2).replace(MAGIC, b"PJ2\x9d") + framed(1), True),
         (framed(1) + framed(2)[:-1] + b"!", True),  # complete, with a wrong checksum

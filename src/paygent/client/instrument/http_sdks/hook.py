@@ -1,6 +1,6 @@
 """The hooks of a generated SDK: one for its `request` and its clients, and one for the arguments of
-calls in each resource module. None imports anything: another thread may be importing an awaited
-module, and wait for the lock under which hooks are installed.
+calls in each resource module. None imports anything but what the application has made lazy: another
+thread may be importing an awaited module, and wait for the lock under which hooks are installed.
 
 The patch goes to the class in the method resolution order that owns `request`, because another
 instrumentation may have put its own there: a patch further down would never be called. Other code
