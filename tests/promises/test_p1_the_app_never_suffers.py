@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -478,3 +480,31 @@ print("good")
 """
     out, _ = run(code, "", db_path)
     assert out.strip() == "good"
+
+
+def test_p1__calls_callbacks_and_flushes__take_no_lock_that_a_ctrl_c_leaves_taken(
+    init: Init,
+) -> None:
+    """`Condition`, `Event` and `Queue` take their locks in Python code; an interruption between
+    that and the block would stop every later call for good.
+    """
+    pg = init()
+    pg.on_usage(lambda event: None)
+    pg.wrap(lambda: None, "u1", "gpt-4o")
+    pg.flush()
+    taken: list[str] = []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_code is threading.Condition.__enter__.__code__:
+            taken.append(f"{frame.f_back.f_code.co_filename}:{frame.f_back.f_lineno}")
+
+    sys.setprofile(profile)
+    try:
+        for _ in range(3):
+            pg.wrap(lambda: None, "u1", "gpt-4o")
+            pg.record_event("u1", cost=1)
+            pg.get_usage("u1")
+            pg.flush()
+    finally:
+        sys.setprofile(None)
+    assert taken == []

@@ -31,6 +31,7 @@ from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt
 from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
+from paygent.client.runtime.locks import Wakeup
 from paygent.core.event import encode_end
 from paygent.core.messages import (
     Answer,
@@ -101,9 +102,9 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._started = False
         self._idle = False
-        self._wake = threading.Event()
-        self._round = threading.Condition()
+        self._wake = Wakeup()
         self._rounds = 0
+        self._flushing: list[Wakeup] = []  # set after each round
         self._refused = 0
         self._is_away = False
         self._adopt_soon = False
@@ -173,26 +174,22 @@ class Worker:
         if not self._started or self._stopping:
             return not self._journal.has_unread
         deadline = time.monotonic() + timeout_s
-        with self._round:
-            # The current round may have read the journal before the caller's last record.
-            wanted = self._rounds + 2
+        # The current round may have read the journal before the caller's last record.
+        wanted = self._rounds + 2
         self._adopt_soon = True
         mark = self._journal.mark()
-
-        def is_delivered() -> bool:
-            if self._rounds < wanted:
-                self._wake.set()  # do not wait between these two
-                return False
-            return self._journal.has_reached(mark)
-
-        while True:
-            self._wake.set()
-            left_s = max(deadline - time.monotonic(), 0.0)
-            with self._round:
-                if self._round.wait_for(is_delivered, min(left_s, _FLUSH_RETRY_S)):
-                    return True
-            if left_s <= 0 or (gives_up and self._is_away and self._rounds >= wanted):
-                return False
+        round_ended = Wakeup()
+        self._flushing.append(round_ended)
+        try:
+            while self._rounds < wanted or not self._journal.has_reached(mark):
+                left_s = deadline - time.monotonic()
+                if left_s <= 0 or (gives_up and self._is_away and self._rounds >= wanted):
+                    return False
+                self._wake.set()
+                round_ended.wait(min(left_s, _FLUSH_RETRY_S))
+        finally:
+            self._flushing.remove(round_ended)
+        return True
 
     def stop(self, timeout_s: float) -> bool:
         """Deliver the rest, within a time, and end the threads; return whether they have ended, so
@@ -219,7 +216,6 @@ class Worker:
                 break
             self._finish_round()
             self._wake.wait(_RETRY_S)
-            self._wake.clear()
         empty = 0
         while not self._stopping and pid == os.getpid():
             worked = attempt("deliver", self._deliver_round)
@@ -235,12 +231,11 @@ class Worker:
                 if self._journal.has_unread or self._wake.wait(pause_s):
                     empty = 0
                 self._idle = False
-            self._wake.clear()
 
     def _finish_round(self) -> None:
-        with self._round:
-            self._rounds += 1
-            self._round.notify_all()
+        self._rounds += 1
+        for flushing in tuple(self._flushing):
+            flushing.set()
 
     def _make_ready(self) -> bool:
         """Open the ledger and adopt dead processes' journals; False if it is unavailable."""

@@ -11,6 +11,7 @@ from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.client.runtime.locks import Wakeup
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
@@ -118,9 +119,9 @@ async def ask_awaiting(ask: Callable[[], Wait | None]) -> None:
 
 def wait_for(answer: Future[Any], timeout_s: float) -> bool:
     """Block this thread until an answer comes; False when it did not come in time."""
-    from concurrent.futures import wait  # 8 ms; the first answer comes after `init`
-
-    return bool(wait((answer,), timeout_s).done)
+    has_come = Wakeup()
+    answer.add_done_callback(lambda _: has_come.set())
+    return has_come.wait(timeout_s) or answer.done()
 
 
 def wait_for_ledger(

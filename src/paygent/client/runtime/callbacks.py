@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.client.runtime.locks import Wakeup
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
 
@@ -32,7 +33,7 @@ QUEUE_MAX = 1_000
 """Callbacks queued; later ones are dropped and counted, so a hanging one cannot fill the memory."""
 
 Callback = Callable[[Any], Any]
-_Item = tuple[Callable[[], Any], threading.Event]  # the event is set when the function has run
+_Item = tuple[Callable[[], Any], Wakeup]  # set when the function has run
 
 
 class Callbacks:
@@ -45,7 +46,7 @@ class Callbacks:
     def renew_after_fork(self) -> None:
         """Forget the parent's thread and queue; registrations stay."""
         self._starting = threading.Lock()
-        self._queue: queue.Queue[_Item | None] = queue.Queue(QUEUE_MAX)
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()  # also after a Ctrl-C
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
@@ -71,7 +72,7 @@ class Callbacks:
     def _fire(self, kind: str, callbacks: tuple[Callback, ...], payload: Any) -> None:
         loop = running_loop()
         context = contextvars.copy_context()
-        last: threading.Event | None = None
+        last: Wakeup | None = None
         for callback in callbacks:
             if loop is not None and inspect.iscoroutinefunction(callback):
                 # Of the caller's loop; its errors are counted too.
@@ -80,20 +81,23 @@ class Callbacks:
                 self._tasks[task] = loop  # a loop keeps weak references only
                 task.add_done_callback(self._end_task)
                 continue
-            call, last = context.copy().run, threading.Event()
-            run = partial(isolate, f"callback:{kind}", call, _run, callback, payload)
-            try:
-                self._queue.put_nowait((run, last))
-            except queue.Full:
+            if self._is_full:
                 diagnostics.warn_once(Notice.CALLBACKS_DROPPED)
                 last = None  # a queue this full is not waited for
                 break
+            call, last = context.copy().run, Wakeup()
+            run = partial(isolate, f"callback:{kind}", call, _run, callback, payload)
+            self._queue.put((run, last))
         if not self._queue.empty():
             self._start()
         # A callback that fires callbacks would wait for itself.
         may_wait = not runs_loop() and threading.current_thread() is not self._thread
         if last is not None and may_wait:
             last.wait(OWN_WAIT_S)
+
+    @property
+    def _is_full(self) -> bool:
+        return self._queue.qsize() >= QUEUE_MAX
 
     def _start(self) -> None:
         """Start the thread, once; if the process may have no more threads, this raises, and queued
@@ -126,11 +130,8 @@ class Callbacks:
         elif self._is_stopped:
             self._thread.join(timeout_s)  # it ends after the queued callbacks
         else:
-            done = threading.Event()  # set in turn, after the callbacks queued before it
-            try:
-                self._queue.put((lambda: None, done), timeout=timeout_s)
-            except queue.Full:
-                return False
+            done = Wakeup()  # set in turn, after the callbacks queued before it
+            self._queue.put((lambda: None, done))
             if not done.wait(max(deadline_s - time.monotonic(), 0.0)):
                 return False
         if not self._tasks:
@@ -148,10 +149,9 @@ class Callbacks:
         self._registered = {}
         self._is_stopped = True
         if self._thread is not None:
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
+            if self._is_full:
                 diagnostics.warn_once(Notice.CALLBACKS_HUNG)
+            self._queue.put(None)
 
 
 def _run(callback: Callback, payload: Any) -> None:
@@ -166,7 +166,7 @@ async def _awaited(result: Any) -> None:
     await result
 
 
-def _run_forever(pending: queue.Queue[_Item | None]) -> None:
+def _run_forever(pending: queue.SimpleQueue[_Item | None]) -> None:
     while (item := pending.get()) is not None:
         run, done = item
         run()

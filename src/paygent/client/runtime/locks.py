@@ -11,11 +11,35 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 _YIELDS = 64  # before sleeping; a holder needs one turn of the interpreter
 # By then the holder is gone, or is this very thread: a signal handler of the application that calls
 # a provider may have interrupted it.
 _WAIT_S = 5.0
+
+
+class Wakeup:
+    """Wakes the one thread that waits for it; a wakeup without a waiter is kept for the next wait.
+
+    Both steps are one call of C code. `threading.Event`, `Condition` and `queue.Queue` take their
+    locks in Python code, where a Ctrl-C in the application's thread would leave them locked.
+    """
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()  # free means woken
+
+    def set(self) -> None:
+        """Wake the waiting thread, or the next one that waits."""
+        with suppress(RuntimeError):  # it is set already
+            self._lock.release()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, and take that back; return False if the time was too short."""
+        return self._lock.acquire(timeout=timeout_s)
 
 
 class LockUnavailable(Exception):
