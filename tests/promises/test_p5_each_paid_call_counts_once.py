@@ -395,3 +395,39 @@ print([(row.calls, row.input_tokens, row.output_tokens) for row in pg.report()])
     fake.default = Answer(text="one two three four five six seven eight " * 4)
     out, _ = run(code, fake.openai_url, db_path)
     assert out.strip() == "[(1, 100, 20)]"
+
+
+def test_p5__calls_that_are_made_while_the_process_exits__count_at_the_next_start(
+    fake: FakeProvider, db_path: str, init: Init
+) -> None:
+    """An exit handler that was registered before Paygent runs after it; a daemon thread goes on."""
+    code = """
+import atexit, sys, threading, time
+import openai, paygent
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+returned = []
+def call(user):
+    with paygent.paygent_context(user_id=user):
+        client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": "x"}]
+        )
+    returned.append(user)
+def call_on():
+    while True:
+        call("daemon")
+def last():
+    call("handler")
+    time.sleep(0.3)
+    print(returned.count("daemon"), flush=True)
+atexit.register(last)
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+call("handler")
+threading.Thread(target=call_on, daemon=True).start()
+time.sleep(0.2)
+"""
+    out, _ = run(code, fake.openai_url, db_path)
+    pg = init()
+    pg.flush()
+    calls = {row.user_id: row.calls for row in pg.report()}
+    assert calls["handler"] == 2
+    assert int(out) <= calls["daemon"] <= int(out) + 50  # those that it made after the line

@@ -228,6 +228,18 @@ class Paygent(Verbs):
                 set_active(None)
             if type(self)._instance is self:
                 type(self)._instance = None
+        self._stop(timeout)
+
+    def end_process(self) -> None:
+        """Deliver all events, within two seconds, before the process ends. Calls that daemon
+        threads and later exit handlers still make are gated, and their events wait in the journal
+        for the next start.
+        """
+        if not self._is_shut_down:
+            self._stop(EXIT_WAIT_S)
+
+    def _stop(self, timeout: float) -> None:
+        """Deliver all events, within a time, and stop the threads."""
         deadline = time.monotonic() + timeout
         self._parts.meter.deferred_ends.run()
         self._parts.callbacks.flush(timeout / 2)  # a hanging callback must not prevent delivery

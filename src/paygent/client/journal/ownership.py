@@ -22,7 +22,10 @@ except ImportError:  # pragma: no cover - not a POSIX system: dead processes are
     fcntl = None  # type: ignore[assignment]
 
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
-_OWN: set[str] = set()  # owners in this process, because `lockf` does not conflict within one
+# Owners in this process, and those that one of its threads is adopting, because `lockf` does not
+# conflict within a process.
+_OWN: set[str] = set()
+_ADOPTING: set[str] = set()
 
 
 def new_owner_name() -> str:
@@ -58,6 +61,7 @@ def release_lock(folder: Path, owner: str, fd: int) -> None:
 def forget_after_fork() -> None:
     """Own nothing in a forked child."""
     _OWN.clear()
+    _ADOPTING.clear()
 
 
 def _lock_of(folder: Path, owner: str) -> Path:
@@ -80,9 +84,13 @@ def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
     """
     adopted = 0
     for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
-        if owner in _OWN:
+        if owner in _OWN or owner in _ADOPTING:
             continue
-        outcome = attempt("adopt", _adopt_owner, folder, owner, deliver)
+        _ADOPTING.add(owner)
+        try:
+            outcome = attempt("adopt", _adopt_owner, folder, owner, deliver)
+        finally:
+            _ADOPTING.discard(owner)
         if isinstance(outcome, LedgerUnavailable):
             raise outcome
         adopted += bool(outcome)

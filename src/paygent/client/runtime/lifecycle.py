@@ -24,8 +24,8 @@ EXIT_WAIT_S = 2.0
 class Watched(Protocol):
     """An object that is notified of forks and of the end of the process."""
 
-    def shutdown(self, timeout: float = 10.0) -> None:
-        """Deliver all events, within a time, and stop."""
+    def end_process(self) -> None:
+        """Deliver all events, within `EXIT_WAIT_S`; calls may still come."""
 
     def pause_for_fork(self) -> None:
         """Close what a forked child must not inherit."""
@@ -74,7 +74,7 @@ def is_watched() -> bool:
 
 def _at_exit() -> None:
     for watched in list(_watched):
-        attempt("exit", watched.shutdown, EXIT_WAIT_S)
+        attempt("exit", watched.end_process)
 
 
 def _before_fork() -> None:

@@ -654,13 +654,18 @@ def test_launch__a_second_one__shuts_the_first_down(init: Init) -> None:
     assert Paygent.get_instance() is second
 
 
-def test_exit__of_the_process__delivers_what_is_left(init: Init) -> None:
-    """What `atexit` runs is a shutdown of every Paygent that is alive."""
+def test_exit__of_the_process__delivers_what_is_left(init: Init, db_path: str) -> None:
+    """What `atexit` runs delivers, and lets later exit handlers go on; a shutdown is not undone."""
     pg = init()
     pg.record_event("u1", cost=1)
     _at_exit()
-    assert pg.is_initialized is False
-    assert init().report()[0].cost_nano == 10**9
+    with closing(sqlite3.connect(db_path)) as store:
+        assert store.execute("SELECT COUNT(*) FROM events").fetchone() == (1,)
+    pg.record_event("u1", cost=2)
+    assert pg.is_initialized
+    pg.shutdown()
+    _at_exit()
+    assert init().report()[0].cost_nano == 3 * 10**9
 
 
 def test_fork__in_the_child__starts_anew_without_the_parents_calls(

@@ -1176,6 +1176,19 @@ def test_adopt__an_owner_of_this_process__is_left_alone(
     assert numbers_of(drain(second)) == [2]
 
 
+def test_adopt__while_another_thread_of_this_process_adopts__leaves_that_to_it(
+    folder: Path,
+) -> None:
+    """Locks do not conflict within a process: a Paygent that ends and one that starts may both
+    search.
+    """
+    folder.mkdir()
+    (folder / "dead-000001.seg").write_bytes(framed(1))
+    inner: list[int] = []
+    assert adopt(folder, deliver=lambda _: inner.append(adopt(folder, deliver=print))) == 1
+    assert inner == [0]
+
+
 def test_adopt__no_folder__finds_nothing(tmp_path: Path) -> None:
     """A first start has no journal folder."""
     assert adopt(tmp_path / "none", deliver=lambda records: None) == 0

@@ -203,6 +203,8 @@ class _Exchange:
         was_sent = self._token is not None
         if self._token is not None:
             leave(self._open_request, self._token)
+        elif inside.get() is self._open_request:  # interrupted before the token was stored
+            inside.set(None)
         if error is not None and self._call is not None:
             meter, call, prepared = self._meter, self._call, self._prepared
             end = functools.partial(
