@@ -24,7 +24,8 @@ class Notice(Enum):
     NO_USER_EVENT = "no_user", "An event has no user and is attributed to %s."
     BAD_USER_ID = (
         "bad_user_id",
-        "A user_id of type %s is not usable: it must have 1 to %d characters; the call has no user.",
+        "A user_id of type %s is not usable: it must have 1 to %d characters; the call has no"
+        " user.",
     )
     BAD_SESSION_ID = (
         "bad_session_id",
