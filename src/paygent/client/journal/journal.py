@@ -358,6 +358,8 @@ class Journal:
             records, position = segment.take(records_max - len(taken), is_left=is_left)
             taken += records
             self._batch.append((segment, position, is_left))
+            if not is_left:  # a thread may still write here what precedes its later records
+                break
         return taken
 
     def delivered(self) -> None:

@@ -537,6 +537,23 @@ def test_delivered__segments_that_were_left__are_removed_only_then(
     assert segments_in(folder) == names[-1:]
 
 
+def test_take__while_a_thread_still_writes_to_an_older_segment__waits_with_the_newer(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """Its next records are in the newer one, and records are taken in the order of writing."""
+    journal = new_journal()
+    journal.append(payload(n=1))
+    older = journal._segments[0]
+    older.writers.append(None)  # a thread that has found the segment, and has not written yet
+    journal._rotate(older)
+    journal.append(payload(n=3))
+    assert numbers_of(journal.take(10)) == [1]
+    journal.delivered()
+    older.append(framed(2))
+    older.writers.pop()
+    assert numbers_of(drain(journal)) == [2, 3]
+
+
 def test_delivered__a_segment_with_a_writer_in_it__stays(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
