@@ -218,8 +218,9 @@ async def test_taps__a_send_that_is_cancelled_while_it_drains__counts_once(pg: P
         address = f"ws://127.0.0.1:{port}/v1/realtime?model=gpt-realtime"
         connecting = websockets.asyncio.client.connect(address, write_limit=1024, compression=None)
         async with connecting as connection:
-            filler = json.dumps({"type": "x", "filler": "A" * 10_000_000})
-            filling = asyncio.gather(*(connection.send(filler) for _ in range(4)))
+            # More messages than the server reads ahead, and more bytes than the kernel buffers.
+            filler = json.dumps({"type": "x", "filler": "A" * 1_000_000})
+            filling = asyncio.gather(*(connection.send(filler) for _ in range(64)))
             await asyncio.sleep(0.05)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(connection.send('{"type": "response.create"}'), 0.1)
