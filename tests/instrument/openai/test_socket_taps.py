@@ -8,7 +8,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -118,6 +118,13 @@ def test_taps__threads_that_send_at_once__pay_for_their_own_responses(pg: Paygen
     assert wrong == []
 
 
+async def in_pieces(go: asyncio.Event) -> AsyncIterator[str]:
+    """Yield a message that ends when it may go on."""
+    yield '{"type":'
+    await go.wait()
+    yield '"x"}'
+
+
 async def test_taps__tasks_that_wait_for_a_message_in_pieces__pay_for_their_own(
     pg: Paygent,
 ) -> None:
@@ -125,14 +132,9 @@ async def test_taps__tasks_that_wait_for_a_message_in_pieces__pay_for_their_own(
     metered = Metered(pg)
     go = asyncio.Event()
 
-    async def pieces() -> Any:
-        yield '{"type":'
-        await go.wait()
-        yield '"x"}'
-
     with serving(answers_all) as port:
         async with connect(client_of(port, "AsyncOpenAI")) as connection:
-            slow = asyncio.create_task(connection._connection.send(pieces()))
+            slow = asyncio.create_task(connection._connection.send(in_pieces(go)))
             await asyncio.sleep(0.05)
 
             async def ask(number: int) -> None:
@@ -161,14 +163,9 @@ async def test_taps__a_send_that_is_cancelled_before_it_writes__costs_nothing(pg
     metered = Metered(pg)
     go = asyncio.Event()
 
-    async def pieces() -> Any:
-        yield '{"type":'
-        await go.wait()
-        yield '"x"}'
-
     with serving(answers_all) as port, paygent_context("u1"):
         async with connect(client_of(port, "AsyncOpenAI")) as connection:
-            slow = asyncio.create_task(connection._connection.send(pieces()))
+            slow = asyncio.create_task(connection._connection.send(in_pieces(go)))
             await asyncio.sleep(0.05)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(connection.response.create(), 0.05)
@@ -185,15 +182,10 @@ async def test_taps__a_send_collected_inside_one_of_our_locks__is_void_where_non
     metered = Metered(pg)
     go = asyncio.Event()
 
-    async def pieces() -> Any:
-        yield '{"type":'
-        await go.wait()
-        yield '"x"}'
-
     with serving(answers_all) as port, paygent_context("u1"):
         await asyncio.to_thread(pg.get_usage, "u1")
         async with connect(client_of(port, "AsyncOpenAI")) as connection:
-            slow = asyncio.create_task(connection._connection.send(pieces()))
+            slow = asyncio.create_task(connection._connection.send(in_pieces(go)))
             await asyncio.sleep(0.05)
             sending = connection._connection.send('{"type": "response.create"}')
             sending.send(None)

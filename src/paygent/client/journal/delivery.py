@@ -280,14 +280,11 @@ class Worker:
     def _settle(self, batch: Batch) -> Answer:
         """Settle a batch with the ledger; a record that it rejects is quarantined and logged."""
         if self._refused < _REFUSED_MAX - 1:
-            try:
-                return self._ledger.settle(batch)
-            except LedgerUnavailable:
-                raise
-            except BaseException:  # perhaps an accident: the same batch is sent again
-                self._refused += 1
-                raise
-        outcome = attempt("ledger_refused", self._settle_or_return, batch)
+            self._refused += 1  # if it raises, perhaps by accident: the same batch is sent again
+            outcome: Answer | LedgerUnavailable | None = self._settle_or_return(batch)
+            self._refused -= 1
+        else:
+            outcome = attempt("ledger_refused", self._settle_or_return, batch)
         if isinstance(outcome, LedgerUnavailable):
             raise outcome
         return outcome or self._settle_in_parts(batch)
