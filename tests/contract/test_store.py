@@ -45,7 +45,7 @@ from paygent.core.messages import (
 from paygent.core.period import Subscription, day_name
 from paygent.core.report import UsageRow
 from paygent.core.usage import Quality
-from paygent.store.port import Store
+from paygent.store.port import PlanUsers, Store, UserActivity
 from paygent.store.sqlite import SqliteStore
 
 _ENGINES: dict[str, Callable[[Path], Store]] = {
@@ -1013,6 +1013,68 @@ def test_usage__several_users_and_models__has_a_row_for_each(store: Store) -> No
         UsageRow("ann", "o3", 1, 20, 10, 1_005, 0),
         UsageRow("bob", "gpt-4o", 1, 20, 10, 1_000, 1),
     )
+
+
+def test_users__with_and_without_usage__are_dearest_first_then_by_id(store: Store) -> None:
+    """Each user has one row over all models; who used nothing in these days comes last."""
+    plan = AssignRecord("zoe", "pro", None, None, NOON_US)
+    earlier = make_event("e", user_id="old", at_us=NOON_US - 40 * DAY_US)
+    store.ingest(
+        PRODUCT,
+        batch_of(
+            make_event("a", at_us=NOON_US + 1),
+            make_event("b", model="o3", model_key="o3", at_us=NOON_US),
+            make_event("c", user_id="bob", cost_tokens_nano=2_001),
+            earlier,
+            directory=(plan,),
+        ),
+    )
+    store.ingest("other", batch_of(make_event("d", user_id="eve")))
+    ann = UserActivity(UsageRow("ann", "", 2, 40, 20, 2_000), NOON_US + 1)
+    bob = UserActivity(UsageRow("bob", "", 1, 20, 10, 2_001), NOON_US)
+    old = UserActivity(UsageRow("old", "", 0, 0, 0, 0), earlier.at_us)
+    zoe = UserActivity(UsageRow("zoe", "", 0, 0, 0, 0), 0)
+    today = (PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    assert store.users(*today, 9) == (bob, ann, old, zoe)
+    assert store.users(*today, 3) == (bob, ann, old)
+    assert store.users(*today, 1) == (bob,)
+    assert store.users("empty", TODAY_US, TODAY_US + DAY_US, 9) == ()
+
+
+def test_users__more_than_one_page__are_all_read(store: Store) -> None:
+    """Users without usage are read in pages, each of them once."""
+    records = tuple(
+        AssignRecord(f"u{number:04d}", "pro", None, None, NOON_US) for number in range(2_001)
+    )
+    write(store, *records)
+    users = store.users(PRODUCT, TODAY_US, TODAY_US + DAY_US, 9_999)
+    assert [row.usage.user_id for row in users] == [record.user_id for record in records]
+    assert store.plan_users(PRODUCT, TODAY_US, TODAY_US + DAY_US) == {"pro": PlanUsers(2_001, 0)}
+
+
+def test_plan_users__assigned_and_active__are_counted_by_plan(store: Store) -> None:
+    """A user is active on the plan that their events were booked on, and counted once there."""
+    store.ingest(
+        PRODUCT,
+        batch_of(
+            make_event("a"),
+            make_event("b", model="o3", model_key="o3"),
+            make_event("c", user_id="bob", plan="default"),
+            make_event("d", user_id="nobody", plan="default"),
+            make_event("e", user_id="old", at_us=NOON_US - 40 * DAY_US),
+            directory=(AssignRecord("ann", "pro", None, None, NOON_US),),
+        ),
+    )
+    store.ingest("other", batch_of(make_event("f", user_id="eve")))
+    today = (PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    pro = PlanUsers(1, 1)
+    assert store.plan_users(*today, besides="nobody") == {
+        "": PlanUsers(2, 0),
+        "pro": pro,
+        "default": PlanUsers(0, 1),
+    }
+    assert store.plan_users(*today)["default"] == PlanUsers(0, 2)
+    assert store.plan_users("empty", TODAY_US, TODAY_US + DAY_US) == {}
 
 
 def test_usage__by_a_tag__has_a_row_for_each_value_of_that_key(store: Store) -> None:

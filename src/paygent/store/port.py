@@ -28,7 +28,7 @@ Contract, for every adapter:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
@@ -37,6 +37,30 @@ from paygent.core.report import UsageRow
 
 class StoreUnavailable(Exception):
     """The database cannot be used now (locked, full, corrupt, gone)."""
+
+
+class UserActivity(NamedTuple):
+    """A user's usage in a span of days, and their last activity.
+
+    Attributes:
+        usage: The sums over all models.
+        last_us: When the user's last event was, in microseconds since 1970 UTC; 0 without events.
+    """
+
+    usage: UsageRow
+    last_us: int
+
+
+class PlanUsers(NamedTuple):
+    """The users of a plan.
+
+    Attributes:
+        assigned: Users to whom the plan is assigned.
+        active: Users with events that were booked on it in a span of days.
+    """
+
+    assigned: int = 0
+    active: int = 0
 
 
 class Store(Protocol):
@@ -57,6 +81,20 @@ class Store(Protocol):
         """Return usage by user and model over whole UTC days, from the day of `start_us` to before
         `end_us`; with a `tag_key` also by the value of that metadata key, which for a correction is
         the value of its original.
+        """
+
+    def users(
+        self, product: str, start_us: int, end_us: int, users_max: int
+    ) -> tuple[UserActivity, ...]:
+        """Return users, at most `users_max`: those with usage in these days (as in `usage`),
+        dearest first, then the others by id.
+        """
+
+    def plan_users(
+        self, product: str, start_us: int, end_us: int, *, besides: str = ""
+    ) -> dict[str, PlanUsers]:
+        """Return how many users each plan has, by name; "" is for users without an assigned plan.
+        Users are active in these days (as in `usage`); `besides` is a user who is not counted.
         """
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:

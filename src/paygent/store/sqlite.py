@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,7 +33,7 @@ from paygent.core.messages import (
 )
 from paygent.core.period import Subscription, day_name, rolling_length_us
 from paygent.core.report import UsageRow
-from paygent.store.port import StoreUnavailable
+from paygent.store.port import PlanUsers, StoreUnavailable, UserActivity
 from paygent.store.rows import (
     Row,
     account_key_of,
@@ -54,6 +55,7 @@ from paygent.store.sqlite_file import (
 
 BUSY_WAIT_S = 0.1  # how long a statement waits for another process's transaction
 _ByModel = dict[str, tuple[int, int]]  # (tokens, nano-dollars) by model
+_USERS_PAGE = 1_000
 _FORK_WAIT_S = 1.0  # for a running transaction; they take milliseconds
 _VERSION_MIN = (3, 35, 0)  # RETURNING
 
@@ -184,14 +186,41 @@ class SqliteStore:
         self, product: str, start_us: int, end_us: int, tag_key: str | None = None
     ) -> tuple[UsageRow, ...]:
         """Return usage by user, model and tag; see `Store.usage`."""
-        last_us = max(end_us - 1, start_us)
-        days = {"first_day": day_name(start_us), "last_day": day_name(last_us)}
+        days = _days(start_us, end_us)
         with self._transaction(product) as sql:
             if tag_key is None:
                 rows = sql.usage_by_user_and_model(**days)
             else:
                 rows = sql.usage_by_tag(**days, tag_key=text(tag_key))
             return tuple(UsageRow(**row) for row in rows)
+
+    def users(
+        self, product: str, start_us: int, end_us: int, users_max: int
+    ) -> tuple[UserActivity, ...]:
+        """Return users, dearest first; see `Store.users`."""
+        days = _days(start_us, end_us)
+        with self._transaction(product) as sql:
+            rows = sql.dearest_users(**days, users_max=users_max)
+            usage = {row["user_id"]: UsageRow(**row) for row in rows}
+            for user_id, _ in _users(sql):
+                if len(usage) >= users_max:
+                    break
+                usage.setdefault(user_id, UsageRow(user_id, "", 0, 0, 0, 0))
+            events = sql.last_events(user_ids=json.dumps(list(usage)))
+            last_us = {row["user_id"]: row["last_us"] for row in events}
+            return tuple(UserActivity(row, last_us[row.user_id]) for row in usage.values())
+
+    def plan_users(
+        self, product: str, start_us: int, end_us: int, *, besides: str = ""
+    ) -> dict[str, PlanUsers]:
+        """Return the users of each plan; see `Store.plan_users`."""
+        days = _days(start_us, end_us)
+        with self._transaction(product) as sql:
+            assigned = Counter(plan for user_id, plan in _users(sql) if user_id != besides)
+            rows = sql.active_users_of_plans(**days, besides=text(besides))
+            active = {row["plan"]: row["users"] for row in rows}
+            names = assigned.keys() | active.keys()
+            return {name: PlanUsers(assigned[name], active.get(name, 0)) for name in names}
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:
         """Return the events of a user; see `Store.events`."""
@@ -306,6 +335,26 @@ def _write_events(sql: _Statements, batch: Batch) -> frozenset[str]:
     sql.roll_up_resolved(ids=ids)
     sql.roll_up_periods(ids=ids)
     return frozenset(by_id[event_id].event_id for event_id in new)
+
+
+# -- reporting
+
+
+def _days(start_us: int, end_us: int) -> dict[str, str]:
+    """Return the first and the last UTC day of a span of time, as parameters."""
+    return {
+        "first_day": day_name(start_us),
+        "last_day": day_name(max(end_us - 1, start_us)),
+    }
+
+
+def _users(sql: _Statements) -> Iterator[tuple[str, str]]:
+    """Yield every user of a product with the assigned plan ("" without one), in order of ids."""
+    after = ""  # pages, so that whoever needs few users reads few
+    while page := list(sql.users_page(after=after, users_max=_USERS_PAGE)):
+        for row in page:
+            yield row["user_id"], row["plan"] or ""
+        after = page[-1]["user_id"]
 
 
 # -- answering

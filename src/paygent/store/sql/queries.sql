@@ -76,6 +76,29 @@ WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day
 GROUP BY user_id, model
 ORDER BY user_id, model;
 
+-- name: dearest_users
+SELECT
+    user_id, '' AS model, SUM(calls) AS calls, SUM(input_tokens) AS input_tokens,
+    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls
+FROM rollup_day
+WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day
+GROUP BY user_id
+ORDER BY cost_nano DESC, user_id
+LIMIT :users_max;
+
+-- name: users_page
+-- One page of a product's users, in the order of their ids.
+SELECT user_id, plan FROM users
+WHERE product_id = :product_id AND user_id > :after
+ORDER BY user_id
+LIMIT :users_max;
+
+-- name: active_users_of_plans
+SELECT plan, COUNT(DISTINCT user_id) AS users
+FROM rollup_day
+WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day AND user_id <> :besides
+GROUP BY plan;
+
 -- name: events_of_user
 -- All columns: they are read by name (`rows.event_of`).
 SELECT * FROM events

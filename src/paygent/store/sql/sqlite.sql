@@ -192,6 +192,15 @@ SELECT u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u
 FROM json_each(:user_ids) AS k
 CROSS JOIN users AS u ON u.product_id = :product_id AND u.user_id = k.value;
 
+-- name: last_events
+-- When the last event of each user was; 0 for users without events.
+SELECT k.value AS user_id, COALESCE((
+    SELECT e.at_us FROM events AS e
+    WHERE e.product_id = :product_id AND e.user_id = k.value
+    ORDER BY e.at_us DESC LIMIT 1
+), 0) AS last_us
+FROM json_each(:user_ids) AS k;
+
 -- name: open_sessions
 -- The open implicit session of each user: of those not closed, the one that started last.
 SELECT s.user_id, s.session_id, s.started_us, s.used_us
