@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Literal
 
+from paygent.core.decision_text import sentence
 from paygent.core.event import Event
 from paygent.core.gate import FULL_PPM, Decision
 from paygent.core.limit import Limit, ModelLimitConfig
-from paygent.core.money import format_usd, to_usd
+from paygent.core.money import to_usd
 from paygent.core.period import to_datetime
 from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.usage import Quality
@@ -76,14 +77,21 @@ class GuardResult(Value):
 
     Attributes:
         status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
-        gate_reason: total_spend, session_spend, model_limit:<model>, contention,
-            unknown_model:<model>, no_user, offline, or None when ok.
+        gate_reason: total_spend, session_spend, model_limit:<model>, the name of another limit
+            (calls:day), contention, unknown_model:<model>, unmetered:<operation>, no_user, offline,
+            or None when ok.
         usage_pct: Spent and held as a fraction of the cap (0.8), of the limit that decides.
         current_value: The amount spent, in the limit's unit: dollars, tokens or calls.
         limit_value: The cap before gates, in the same unit.
         message: A sentence for display.
         held_value: The amount held by calls in flight, in the same unit.
         retryable: Whether calls in flight may leave room when they settle.
+        user_id: The user.
+        model: The model of the call as the application named it; None if it named none.
+        plan: Name of the user's plan; None if the call was refused before its plan was known.
+        estimate_value: The amount that this call may use, in the same unit; 0 without a call.
+        resets_at: Aware UTC datetime at which the limit's window ends; None if no moment resets it
+            (sessions, rolling windows, refusals without a limit).
     """
 
     status: Literal["ok", "soft_gate", "hard_gate"] = "ok"
@@ -94,14 +102,38 @@ class GuardResult(Value):
     message: str | None = None
     held_value: float = 0.0
     retryable: bool = False
+    user_id: str | None = None
+    model: str | None = None
+    plan: str | None = None
+    estimate_value: float = 0.0
+    resets_at: datetime | None = None
 
 
-def refusal(reason: str, message: str, *, retryable: bool = False) -> GuardResult:
+def refusal(
+    reason: str,
+    message: str,
+    *,
+    user_id: str | None = None,
+    model: str | None = None,
+    plan: str | None = None,
+    retryable: bool = False,
+) -> GuardResult:
     """Return a refusal that no limit has made, so that it has no figures."""
-    return GuardResult("hard_gate", reason, 1.0, message=message, retryable=retryable)
+    return GuardResult(
+        "hard_gate",
+        reason,
+        1.0,
+        message=message,
+        retryable=retryable,
+        user_id=user_id,
+        model=model or None,
+        plan=plan,
+    )
 
 
-def guard_result(decision: Decision, user_id: str) -> GuardResult:
+def guard_result(
+    decision: Decision, user_id: str, *, plan: str, model: str | None = None
+) -> GuardResult:
     """Return a decision in its public form, with a sentence for display."""
     return GuardResult(
         status=decision.status,
@@ -109,56 +141,19 @@ def guard_result(decision: Decision, user_id: str) -> GuardResult:
         usage_pct=decision.usage_ppm / FULL_PPM,
         current_value=_figure(decision.spent, decision.metric),
         limit_value=_figure(decision.cap, decision.metric),
-        message=_sentence(decision, user_id),
+        message=sentence(decision, user_id),
         held_value=_figure(decision.held, decision.metric),
         retryable=decision.retryable,
+        user_id=user_id,
+        model=model or None,
+        plan=plan,
+        estimate_value=_figure(decision.estimate, decision.metric),
+        resets_at=to_datetime(decision.resets_us) if decision.resets_us else None,
     )
 
 
 def _figure(value: int, metric: str) -> float:
     return to_usd(value) if metric == "spend" else float(value)
-
-
-_LIMIT_WORDS = {"total_spend": "this billing period", "session_spend": "this session"}
-
-
-def _sentence(decision: Decision, user_id: str) -> str | None:
-    """Return the sentence for a decision, for display or a log; None if it is ok."""
-    if decision.status == "ok" or decision.limit is None:
-        return None
-    limit = decision.limit
-    if limit.startswith("model_limit:"):
-        where = f"on {limit.partition(':')[2]}"
-    else:
-        where = "in " + _LIMIT_WORDS[limit] if limit in _LIMIT_WORDS else f"({limit})"
-    # The cap is not used up, so the usual sentence would be wrong.
-    if decision.worst_case:
-        return f"{user_id}: {_too_large(decision)} {where}"
-    cap = _amount(decision.cap, decision.metric)
-    spent = format_usd(decision.spent) if decision.metric == "spend" else f"{decision.spent:,}"
-    text = f"{user_id} has used {spent} of {cap} {where}"
-    if decision.retryable:
-        held = _amount(decision.held, decision.metric)
-        return f"{text}, and calls in flight hold {held}; try again when they have settled"
-    return text
-
-
-def _too_large(decision: Decision) -> str:
-    """Return the words for a strict call of which the worst case does not fit."""
-    if decision.metric == "tokens":
-        return f"this call may use up to {decision.worst_case:,} tokens; {decision.left:,} are left"
-    most, left = (_amount(value, "spend") for value in (decision.worst_case, decision.left))
-    return f"this call may cost up to {most}; {left} is left"
-
-
-_NANO_PER_CENT = 10**7
-
-
-def _amount(value: int, metric: str) -> str:
-    if metric != "spend":
-        return f"{value:,} {metric}"
-    # Small caps need more digits than cents.
-    return format_usd(value, decimals=2 if value % _NANO_PER_CENT == 0 or value >= 10**9 else 6)
 
 
 @dataclass(frozen=True)

@@ -174,9 +174,14 @@ def test_billing_period__of_other_types__names_both_fields() -> None:
 
 
 def decision(reason: str, metric: str, spent: int, cap: int, held: int = 0) -> Decision:
-    """What the gate decides of one limit."""
+    """What the gate decides of one limit, for a call that needs 0."""
     reading = Reading(reason, Thresholds(cap, cap, cap * 8 // 10), spent, held, metric=metric)
     return decide((reading,), strict=False)
+
+
+def message_of(given: Decision) -> str | None:
+    """The message of a decision about user "u"."""
+    return guard_result(given, "u", plan="pro").message
 
 
 @pytest.mark.parametrize(
@@ -200,16 +205,51 @@ def decision(reason: str, metric: str, spent: int, cap: int, held: int = 0) -> D
         ),
         (
             decision("total_spend", "spend", 1_000_000_000, 2_000_000_000, held=1_000_000_000),
-            "u has used $1.00 of $2.00 in this billing period, and calls in flight hold $1.00; "
+            "u has used $1.00 of $2.00 in this billing period; calls in flight hold $1.00: "
             "try again when they have settled",
+        ),
+        (
+            decision("total_spend", "spend", 4_000_000, 4_000_000, held=500_000)._replace(
+                estimate=450_000, resets_us=1_796_083_200_000_000
+            ),
+            "u has used $0.0040 of $0.0040 in this billing period; calls in flight hold $0.0005; "
+            "this call may cost $0.000450; resets 2026-12-01 00:00 UTC",
+        ),
+        (
+            decision("model_limit:gpt-4o", "tokens", 350, 350)._replace(
+                estimate=1, resets_us=1_796_083_200_000_000
+            ),
+            "u has used 350 of 350 tokens on gpt-4o; this call may use 1 token; "
+            "resets 2026-12-01 00:00 UTC",
         ),
     ],
 )
 def test_guard_result__of_each_reason__is_one_sentence_for_people(
     given: Decision, message: str
 ) -> None:
-    """The sentence names user, figures, unit and where."""
-    assert guard_result(given, "u").message == message
+    """The sentence names user, figures, unit and limit, then holds, the estimate and the reset."""
+    assert message_of(given) == message
+
+
+@pytest.mark.parametrize(
+    ("spent", "cap", "shown"),
+    [
+        (0, 4_000_000, "$0.0000 of $0.0040"),
+        (400_000, 4_000_000, "$0.0004 of $0.0040"),
+        (13_600, 25_000_000_000, "$0.00 of $25.00"),
+        (20_500_000_000, 25_000_000_000, "$20.50 of $25.00"),
+        (900_000_000, 900_000_000, "$0.90 of $0.90"),
+        (123_456_789, 900_000_000, "$0.12 of $0.90"),
+        (5, 5, "$0.000000005 of $0.000000005"),
+        (1_234_567_890_000, 9_000_000_000_000, "$1,234.57 of $9,000.00"),
+    ],
+)
+def test_row_12__amounts_of_one_message__have_the_same_decimals(
+    spent: int, cap: int, shown: str
+) -> None:
+    """As few decimals as show both, the same on both sides."""
+    given = decision("total_spend", "spend", spent, cap)._replace(status="hard_gate")
+    assert message_of(given) == f"u has used {shown} in this billing period"
 
 
 @pytest.mark.parametrize(
@@ -220,55 +260,73 @@ def test_guard_result__of_each_reason__is_one_sentence_for_people(
             "spend",
             1_000_000_000,
             1_280_002_500,
-            "u: this call may cost up to $1.28; $1.00 is left in this billing period",
+            "u: this call may cost up to $1.28; $1.00 of $1.00 is left in this billing period",
         ),
         (
             "session_spend",
             "spend",
             3_000_000,
             12_500_000,
-            "u: this call may cost up to $0.012500; $0.003000 is left in this session",
+            "u: this call may cost up to $0.0125; $0.0030 of $0.0030 is left in this session",
         ),
         (
             "model_limit:gpt-4o",
             "tokens",
             10_000,
             16_386,
-            "u: this call may use up to 16,386 tokens; 10,000 are left on gpt-4o",
+            "u: this call may use up to 16,386; 10,000 of 10,000 tokens are left on gpt-4o",
         ),
     ],
 )
-def test_guard_result__a_strict_call_that_cannot_fit__names_its_worst_case_and_what_is_left(
+def test_row_12__a_strict_call_that_cannot_fit__names_its_worst_case_and_what_is_left(
     reason: str, metric: str, cap: int, need: int, message: str
 ) -> None:
-    """The cap is not used up, so the sentence does not claim that it is."""
+    """The cap is not used up, so the sentence does not claim that it is, nor the used fraction."""
     reading = Reading(reason, Thresholds(cap, cap, cap), 0, 0, need, metric)
-    result = guard_result(decide((reading,), strict=True), "u")
+    result = guard_result(decide((reading,), strict=True), "u", plan="pro")
     assert (result.status, result.retryable, result.message) == ("hard_gate", False, message)
+    assert result.usage_pct == 0.0
 
 
 def test_guard_result__a_strict_call_on_a_used_up_cap__names_what_is_used() -> None:
-    """Nothing is left, so the size of the call does not matter."""
-    reading = Reading("total_spend", Thresholds(10**9, 10**9, 10**9), 10**9, 0, 5)
-    message = guard_result(decide((reading,), strict=True), "u").message
-    assert message == "u has used $1.00 of $1.00 in this billing period"
+    """Nothing is left, so the cap is the reason, and the size of the call a detail."""
+    reading = Reading("total_spend", Thresholds(10**9, 10**9, 10**9), 10**9, 0, 5 * 10**8)
+    assert message_of(decide((reading,), strict=True)) == (
+        "u has used $1.00 of $1.00 in this billing period; this call may cost $0.50"
+    )
+
+
+def test_guard_result__of_a_call__has_user_model_plan_estimate_and_reset() -> None:
+    """All that a callback needs to write to the user."""
+    reading = Reading(
+        "total_spend", Thresholds(100, 100, 80), 100, 0, 7, resets_us=1_796_083_200_000_000
+    )
+    result = guard_result(decide((reading,), strict=False), "u", plan="pro", model="gpt-4o")
+    assert (result.user_id, result.model, result.plan) == ("u", "gpt-4o", "pro")
+    assert (result.estimate_value, result.resets_at) == (
+        7e-9,
+        datetime(2026, 12, 1, tzinfo=timezone.utc),
+    )
 
 
 def test_guard_result__ok__has_no_sentence_and_no_reason() -> None:
     """Nothing to say, nothing said."""
-    result = guard_result(decision("total_spend", "spend", 1, 10), "u")
+    result = guard_result(decision("total_spend", "spend", 1, 10), "u", plan="pro")
     assert (result.status, result.message) == ("ok", None)
-    assert guard_result(decide((), strict=False), "u") == GuardResult()
+    nothing = guard_result(decide((), strict=False), "u", plan="pro")
+    assert nothing == GuardResult(user_id="u", plan="pro")
 
 
 def test_guard_result__figures__are_in_the_unit_of_the_reason() -> None:
     """Dollars for spend, plain counts for tokens; a fraction for the percentage."""
-    spend = guard_result(decision("total_spend", "spend", 1_600_000_000, 2_000_000_000), "u")
+    spend = guard_result(
+        decision("total_spend", "spend", 1_600_000_000, 2_000_000_000), "u", plan="pro"
+    )
     assert (spend.status, spend.usage_pct) == ("soft_gate", 0.8)
     assert (spend.current_value, spend.limit_value) == (1.6, 2.0)
     tokens = guard_result(decision("model_limit:m", "tokens", 9, 10), "u")
     assert (tokens.current_value, tokens.limit_value) == (9.0, 10.0)
-    blocked = guard_result(decision("total_spend", "spend", 0, 0), "u")
+    blocked = guard_result(decision("total_spend", "spend", 0, 0), "u", plan="pro")
     assert (blocked.status, blocked.usage_pct) == ("hard_gate", 1.0)
 
 

@@ -41,6 +41,8 @@ class Reading(NamedTuple):
         held: Held by calls in flight, without the call that is being decided.
         need: The amount that this call would add to `held`; 0 without a call.
         metric: Unit of the figures: "spend" (nano-dollars), "tokens" or "calls".
+        resets_us: When its window ends, in microseconds since 1970 UTC; 0 where no moment resets it
+            (sessions, rolling windows).
     """
 
     reason: str
@@ -49,6 +51,7 @@ class Reading(NamedTuple):
     held: int
     need: int = 0
     metric: str = "spend"
+    resets_us: int = 0
 
 
 class Decision(NamedTuple):
@@ -57,15 +60,16 @@ class Decision(NamedTuple):
     Attributes:
         status: "ok", "soft_gate" (past the warn line) or "hard_gate" (refused).
         reason: The `gate_reason`, or None when ok.
-        usage_ppm: (spent + held) ÷ cap in parts per million, the highest of the deciding status.
+        usage_ppm: (spent + held) ÷ cap in parts per million.
         spent, held, cap: Of the deciding account, in the unit of its metric.
         retryable: Whether the refusal is contention: calls in flight may leave room when they
             settle.
         limit: The reason of the deciding limit itself, also where `reason` is contention.
         metric: Unit of the figures.
-        worst_case: The most that a strict call may use, if that alone refuses it: more than is
-            left, though the cap is not used up. Otherwise 0.
-        left: The amount left below the block line in that case; 0 otherwise.
+        estimate: The amount that this call may use; 0 without a call.
+        left: The amount left below the block line if a strict call is refused because its estimate,
+            the most that it can use, is more than that; 0 otherwise.
+        resets_us: As in `Reading`.
     """
 
     status: Literal["ok", "soft_gate", "hard_gate"]
@@ -77,8 +81,9 @@ class Decision(NamedTuple):
     retryable: bool = False
     limit: str | None = None
     metric: str = "spend"
-    worst_case: int = 0
+    estimate: int = 0
     left: int = 0
+    resets_us: int = 0
 
 
 def thresholds_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
@@ -108,41 +113,52 @@ def room(reading: Reading) -> int:
     return max(reading.thresholds.block - reading.spent - reading.held, 0)
 
 
-def usage_ppm(reading: Reading, *, strict: bool) -> int:
-    """Return the used fraction of a cap, in parts per million; a cap of 0 is fully used."""
+def usage_ppm(reading: Reading, *, with_need: bool = False) -> int:
+    """Return the used fraction of a cap, in parts per million; a cap of 0 is fully used.
+
+    `with_need` adds what the call itself may use.
+    """
     cap = reading.thresholds.cap
     if cap == 0:
         return _PPM
-    return (reading.spent + reading.held + (reading.need if strict else 0)) * _PPM // cap
+    return (reading.spent + reading.held + (reading.need if with_need else 0)) * _PPM // cap
 
 
-_NO_LIMIT = Decision("ok", None, 0, 0, 0, 0)
+_SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
+_UNRANKED = (0, True, 0), Decision("ok", None, 0, 0, 0, 0)  # no limit
+
+
+def _rank_of(ranked: tuple[tuple[int, bool, int], Decision]) -> tuple[int, bool, int]:
+    return ranked[0]
 
 
 def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
     """Return the decision on the accounts that limit a call, with the figures of the deciding one:
-    hard over soft over ok, then the highest used fraction.
+    hard over soft over ok, then the highest used fraction, in a strict plan with the call's own.
     """
-    decisions = []
+    ranked = []
     for reading in readings:
         spent, held, need = reading.spent, reading.held, reading.need
         block = reading.thresholds.block
-        verdict = judge(spent, held, need, block, strict=strict)
-        decisions.append(_decision(reading, verdict, strict=strict))
-    return max(decisions, key=_rank, default=_NO_LIMIT)
+        decision = _decision(reading, judge(spent, held, need, block, strict=strict))
+        # By severity, then exhaustion over contention, then the used fraction.
+        used_ppm = usage_ppm(reading, with_need=strict)
+        rank = _SEVERITY[decision.status], not decision.retryable, used_ppm
+        ranked.append((rank, decision))
+    return max(ranked, key=_rank_of, default=_UNRANKED)[1]
 
 
-def contention(reading: Reading, *, strict: bool) -> Decision:
+def contention(reading: Reading) -> Decision:
     """Return the decision to make a call wait for other holds on an account."""
-    return _decision(reading, "contention", strict=strict)
+    return _decision(reading, "contention")
 
 
-def warning(reading: Reading, *, strict: bool) -> Decision:
+def warning(reading: Reading) -> Decision:
     """Return the decision for the warning about an account past its warn line."""
-    return _decision(reading, "fits", strict=strict)
+    return _decision(reading, "fits")
 
 
-def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
+def _decision(reading: Reading, verdict: Verdict) -> Decision:
     # The warn line ignores holds: a warning that comes and goes with them is noise.
     refused = verdict in ("exhausted", "contention")
     warned = reading.spent >= reading.thresholds.warn
@@ -153,21 +169,14 @@ def _decision(reading: Reading, verdict: Verdict, *, strict: bool) -> Decision:
     return Decision(
         status="hard_gate" if refused else "soft_gate" if warned else "ok",
         reason=CONTENTION if contended else reading.reason if refused or warned else None,
-        usage_ppm=usage_ppm(reading, strict=strict),
+        usage_ppm=usage_ppm(reading),
         spent=reading.spent,
         held=reading.held,
         cap=reading.thresholds.cap,
         retryable=contended,
         limit=reading.reason,
         metric=reading.metric,
-        worst_case=reading.need if is_too_large else 0,
+        estimate=reading.need,
         left=left if is_too_large else 0,
+        resets_us=reading.resets_us,
     )
-
-
-_SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
-
-
-def _rank(decision: Decision) -> tuple[int, bool, int]:
-    """Order decisions: by severity, then exhaustion over contention, then the used fraction."""
-    return _SEVERITY[decision.status], not decision.retryable, decision.usage_ppm

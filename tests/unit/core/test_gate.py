@@ -143,7 +143,7 @@ def test_usage_ppm__a_reading__is_spent_and_held_of_the_cap(
     reading: Reading, strict: bool, ppm: int
 ) -> None:
     """The share of the cap counts holds of others, and the call's own only when strict."""
-    assert usage_ppm(reading, strict=strict) == ppm
+    assert usage_ppm(reading, with_need=strict) == ppm
 
 
 def test_decide__no_limit__is_ok() -> None:
@@ -154,7 +154,7 @@ def test_decide__no_limit__is_ok() -> None:
 def test_decide__room_left__is_ok_without_a_reason() -> None:
     """Below every line there is no reason, but the nearest limit is named."""
     assert decide((dollar(100_000_000, 50_000_000, 5),), strict=False) == Decision(
-        "ok", None, 150_000, 100_000_000, 50_000_000, USD, False, "total_spend", "spend"
+        "ok", None, 150_000, 100_000_000, 50_000_000, USD, False, "total_spend", "spend", estimate=5
     )
 
 
@@ -167,7 +167,7 @@ def test_decide__exhausted__names_the_limit() -> None:
     """A used-up cap is refused for good, with the limit's own reason."""
     reading = dollar(USD, 5, 7)._replace(reason="session_spend")
     assert decide((reading,), strict=False) == Decision(
-        "hard_gate", "session_spend", 1_000_000, USD, 5, USD, False, "session_spend", "spend"
+        "hard_gate", "session_spend", 1_000_000, USD, 5, USD, False, "session_spend", estimate=7
     )
 
 
@@ -184,6 +184,7 @@ def test_decide__contention__is_retryable_and_keeps_the_limit() -> None:
         True,
         "total_spend",
         "spend",
+        estimate=1,
     )
 
 
@@ -197,7 +198,7 @@ def test_decide__another_call_straddles__is_contention() -> None:
 
 def test_contention__of_an_account__has_the_call_wait_for_it() -> None:
     """A call that might straddle can be told to wait all the same."""
-    decision = contention(dollar(100_000_000, 50_000_000, USD), strict=False)
+    decision = contention(dollar(100_000_000, 50_000_000, USD))
     assert (decision.status, decision.reason, decision.retryable, decision.limit) == (
         "hard_gate",
         "contention",
@@ -213,18 +214,26 @@ def test_decide__strict__refuses_what_could_pass_the_cap() -> None:
     assert decide((reading,), strict=True) == Decision(
         "hard_gate",
         "total_spend",
-        1_000_000,
+        0,
         0,
         0,
         USD,
         False,
         "total_spend",
         "spend",
-        worst_case=USD + 1,
+        estimate=USD + 1,
         left=USD,
     )
     spent = decide((dollar(USD, 0, USD),), strict=True)
-    assert (spent.status, spent.worst_case, spent.left) == ("hard_gate", 0, 0)
+    assert (spent.status, spent.estimate, spent.left) == ("hard_gate", USD, 0)
+
+
+def test_decide__strict__ranks_limits_with_the_call_s_own_need() -> None:
+    """The limit that the call exceeds by the larger share decides, and states spent and held."""
+    nearly = dollar(500_000_000, 0, 600_000_000)
+    far = dollar(400_000_000, 0, 4 * USD)._replace(reason="session_spend")
+    decision = decide((nearly, far), strict=True)
+    assert (decision.reason, decision.usage_ppm) == ("session_spend", 400_000)
 
 
 CALLS_SOFT = Reading("calls:day", Thresholds(10, 10, 8), 9, 0, 1, metric="calls")
@@ -264,13 +273,13 @@ def test_decide__several_limits__the_most_restrictive_decides(
 def test_decide__the_deciding_limit__gives_figures_and_unit() -> None:
     """The figures are those of the account that decided, in its unit."""
     assert decide((dollar(0), CALLS_HARD), strict=False) == Decision(
-        "hard_gate", "calls:day", 1_000_000, 10, 0, 10, False, "calls:day", "calls"
+        "hard_gate", "calls:day", 1_000_000, 10, 0, 10, False, "calls:day", "calls", estimate=1
     )
 
 
 def test_warning__past_the_warn_line__is_a_soft_gate() -> None:
     """An account past its warn line warns with its own figures."""
-    assert warning(dollar(800_000_000, 100_000_000), strict=False) == Decision(
+    assert warning(dollar(800_000_000, 100_000_000)) == Decision(
         "soft_gate",
         "total_spend",
         900_000,

@@ -19,6 +19,7 @@ from paygent.client.runtime.locks import acquire_soon
 from paygent.core.event import Event
 from paygent.core.gate import Decision, Reading, contention, decide, judge
 from paygent.core.limit import LimitKey
+from paygent.core.period import END_OF_TIME_US
 from paygent.core.usage_stats import Observation
 from paygent.prices.catalogue import Resolved
 
@@ -241,7 +242,17 @@ def read_account(account: Account, use: Use | None = None) -> Reading:
     need = account.projected(use)[1] - held if use is not None else 0
     left = max(account.thresholds.block - spent, 0)
     # A call that straddles the line holds all that is left, and no more.
-    return Reading(account.reason, account.thresholds, spent, min(held, left), need, account.metric)
+    key = account.key
+    return Reading(
+        account.reason,
+        account.thresholds,
+        spent,
+        min(held, left),
+        need,
+        account.metric,
+        # Sessions and rolling windows span all time here: no moment resets them.
+        key.end_us if key.end_us < END_OF_TIME_US else 0,
+    )
 
 
 def _obstacle(
@@ -280,7 +291,7 @@ def _obstacle(
     )
     decision = decide(readings, strict=strict)
     if decision.status != "hard_gate":  # it would straddle, if its size were not unknown
-        decision = contention(read_account(obstacle, use), strict=strict)
+        decision = contention(read_account(obstacle, use))
     return decision, obstacle
 
 

@@ -82,7 +82,7 @@ class UserQueries:
             return refusal
         session_id = self._advised_session(user, now_us)
         decision = self.accounts.admission.check(user, session_id, resolved, now_us)
-        return guard_result(decision, user.user_id)
+        return guard_result(decision, user.user_id, plan=user.plan_name, model=model)
 
     def _current_session(self, user: User) -> str:
         """Return the session of the figures: the context's, the one used last, or the open one."""
@@ -161,7 +161,7 @@ class UserQueries:
         limits = self.accounts.admission.limits(user, session_id, None, now_us)
         left = _Left(limits)
         # By the used share, as the gate compares limits, not by the amount left.
-        nearest = max(limits, key=lambda limit: usage_ppm(limit[1], strict=False), default=None)
+        nearest = max(limits, key=lambda limit: usage_ppm(limit[1]), default=None)
         return BudgetRemaining(
             period_spend_remaining=left.dollars("period"),
             session_spend_remaining=left.dollars("session"),

@@ -38,7 +38,7 @@ class Attribution:
             identity = self._stated(request)
             if identity is None or identity.user_id is None:
                 if not request.has_run:
-                    self._apply_missing_user_policy()
+                    self._apply_missing_user_policy(request.model)
                 session_id = identity.session_id if identity is not None else None
                 identity = Identity(self.fallback_user_id, session_id).merged_with(identity)
             request.resolved_identity = identity
@@ -67,11 +67,11 @@ class Attribution:
         context = current_identity()
         return context if request.identity is None else request.identity.merged_with(context)
 
-    def _apply_missing_user_policy(self) -> None:
+    def _apply_missing_user_policy(self, model: str) -> None:
         """Apply the missing-user policy: block, warn or ignore."""
         if self._policy == "block":
             message = "This call has no user; wrap it in a paygent_context."
-            result = refusal("no_user", message)
+            result = refusal("no_user", message, model=model)
             self._callbacks.fire("hard_gate", result)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":

@@ -205,7 +205,7 @@ class Meter:
             decision = self._admission.check(user, session_id, resolved, at_us)
             if decision.status != "hard_gate" or decision.retryable:
                 return None
-            refusal = guard_result(decision, user.user_id)
+            refusal = _result(decision, user, request)
         self._report_refusal(user, refusal)
         raise PaygentLimitExceeded(refusal)
 
@@ -248,8 +248,7 @@ class Meter:
         if call.request.has_run:
             self._hold_unconditionally(call)
             return None
-        user, strict = call.user, call.plan.pre_call_estimate
-        refusal = None
+        user, refusal = call.user, None
         if not (user.known and call.resolved.rates.is_known):
             refusal = self._policy.refusal_before_limits(call)
         if refusal is None:
@@ -257,11 +256,9 @@ class Meter:
             if isinstance(outcome, Waiter):
                 return outcome
             if outcome is not None:
-                refusal = guard_result(outcome, user.user_id)
+                refusal = _result(outcome, user, call.request)
         for reading in call.hold.warnings:
-            self._callbacks.fire(
-                "soft_gate", guard_result(warning(reading, strict=strict), user.user_id)
-            )
+            self._callbacks.fire("soft_gate", _result(warning(reading), user, call.request))
         if refusal is not None:
             self._refuse(call, refusal)
         return None
@@ -431,3 +428,8 @@ class Meter:
                 self._records.record_price_list(finished.rates, at_us)
             self._records.book(finished.user, finished.event)
         self._jobs.note_booked(status)
+
+
+def _result(decision: Decision, user: User, request: Request) -> GuardResult:
+    """Return a decision about a request in its public form."""
+    return guard_result(decision, user.user_id, plan=user.plan_name, model=request.model)

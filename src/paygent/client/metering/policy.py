@@ -25,14 +25,15 @@ class CallPolicy:
         """Return why a call is refused before its limits are checked: its model has no price, or
         the ledger is unreachable. A call that passes on an offline allowance holds on it.
         """
-        plan, cost_nano = call.plan, call.hold.use.cost_nano
-        result = _model_refusal(call.request.model, plan, call.resolved)
-        if result is not None or call.user.known or plan.when_offline == "allow":
+        plan, user, model = call.plan, call.user, call.request.model
+        result = _model_refusal(user, model, call.resolved)
+        if result is not None or user.known or plan.when_offline == "allow":
             return result
+        cost_nano = call.hold.use.cost_nano
         if plan.offline_allowance_nano is None:
-            return _offline_refusal()
+            return _offline_refusal(user, model)
         if not self._allowance.take(cost_nano, plan.offline_allowance_nano, self._sync.deliveries):
-            return _allowance_refusal()
+            return _allowance_refusal(user, model)
         call.offline_nano = cost_nano
         return None
 
@@ -46,15 +47,15 @@ class CallPolicy:
         """
         plan = user.plan
         if model and resolved is not None:
-            result = _model_refusal(model, plan, resolved)
+            result = _model_refusal(user, model, resolved)
             if result is not None:
                 return result
         if user.known or plan.when_offline == "allow":
             return None
         if plan.offline_allowance_nano is None:
-            return _offline_refusal()
+            return _offline_refusal(user, model)
         has_room = self._allowance.has_room(plan.offline_allowance_nano, self._sync.deliveries)
-        return None if has_room else _allowance_refusal()
+        return None if has_room else _allowance_refusal(user, model)
 
     def end_offline(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held on the offline allowance, if anything, by what it spent."""
@@ -85,19 +86,37 @@ class CallPolicy:
         self._allowance.renew_after_fork()
 
 
-def _model_refusal(model: str, plan: PlanConfig, resolved: Resolved) -> GuardResult | None:
-    if plan.unknown_model != "block" or resolved.rates.is_known:
+def _model_refusal(user: User, model: str, resolved: Resolved) -> GuardResult | None:
+    if user.plan.unknown_model != "block" or resolved.rates.is_known:
         return None
     name = model or "(none)"
-    message = f"{name} has no price, and this plan blocks models without one."
-    return refusal(f"unknown_model:{name}", message)
+    message = (
+        f"{name} has no price, and plan {user.plan_name} blocks models without one: give it a rate"
+        " in cost_rates."
+    )
+    return _refusal(user, model, f"unknown_model:{name}", message)
 
 
-def _offline_refusal() -> GuardResult:
-    message = "The ledger is unreachable and this plan blocks calls while offline."
-    return refusal("offline", message, retryable=True)
+def _offline_refusal(user: User, model: str) -> GuardResult:
+    message = f"The ledger is unreachable, and plan {user.plan_name} blocks calls while offline."
+    return _refusal(user, model, "offline", message, retryable=True)
 
 
-def _allowance_refusal() -> GuardResult:
-    message = "The ledger is unreachable and this plan's offline allowance is used up."
-    return refusal("offline", message, retryable=True)
+def _allowance_refusal(user: User, model: str) -> GuardResult:
+    message = (
+        f"The ledger is unreachable, and plan {user.plan_name}'s offline allowance is used up."
+    )
+    return _refusal(user, model, "offline", message, retryable=True)
+
+
+def _refusal(
+    user: User, model: str, reason: str, message: str, *, retryable: bool = False
+) -> GuardResult:
+    return refusal(
+        reason,
+        message,
+        user_id=user.user_id,
+        model=model,
+        plan=user.plan_name,
+        retryable=retryable,
+    )
