@@ -1,0 +1,79 @@
+"""The pages of the documentation as their readers use them: in the order of the index, with the
+programs they show, what those print, and the commands they name.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+INDEX = ROOT / "docs/index.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_LINK = re.compile(r"\]\(([^)#]+\.md)[^)]*\)")
+_VARYING = (
+    (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), "<date>"),
+    (re.compile(r"\b\d{2}:\d{2}(:\d{2}(\.\d+)?)?\b"), "<time>"),
+    (re.compile(r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"), "<id>"),
+)
+"""What differs between two runs of one program."""
+
+
+def name_of(page: Path) -> str:
+    """Return a page's path below the root."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def in_order(index: Path = INDEX) -> list[Path]:
+    """Return the pages that an index links to, each once, in its order."""
+    links = _LINK.findall(index.read_text(encoding="utf-8"))
+    pages = [(index.parent / link).resolve() for link in links if "://" not in link]
+    return list(dict.fromkeys(pages))
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    """Return the contents of a page's blocks of one kind, such as "sh"."""
+    return [content for found, content in _FENCE.findall(text) if found == kind]
+
+
+def program(text: str) -> str:
+    """Return a page's Python blocks as one program, on the lines that they have in the page, so
+    that a traceback and a type checker name those.
+    """
+    lines = [""] * (text.count("\n") + 1)
+    for match in _FENCE.finditer(text):
+        if match[1] == "python":
+            first = text.count("\n", 0, match.start(2))
+            for number, line in enumerate(match[2].splitlines(), first):
+                lines[number] = line
+    code = "\n".join(lines).rstrip()
+    return code + "\n" if code.strip() else ""
+
+
+def output(text: str) -> str:
+    """Return what a page says that its program prints."""
+    return "".join(blocks(text, "text"))
+
+
+def normalised(printed: str) -> str:
+    """Return what was printed without dates, times and ids of events."""
+    for pattern, name in _VARYING:
+        printed = pattern.sub(name, printed)
+    return printed
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Yield the arguments of each `paygent` command in a page's shell blocks."""
+    for block in blocks(text, "sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            # Variables may stand before a command, and another command after it.
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                del words[0]
+            end = next((at for at, word in enumerate(words) if word in ("|", ">", "&&")), None)
+            if words[:1] == ["paygent"]:
+                yield words[1:end]
