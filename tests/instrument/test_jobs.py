@@ -266,7 +266,7 @@ def test_batch__its_model_limit__counts_what_it_used(
 ) -> None:
     """Tokens of a batch are tokens of its model, for limits as for reports."""
     pg = init()
-    pg.configure_plan("p", PlanConfig(model_limits={"gpt-4o-mini": {"max_tokens_per_period": 100}}))  # type: ignore[dict-item]
+    pg.configure_plan("p", PlanConfig(model_limits={"gpt-4o-mini": {"max_tokens_per_period": 100}}))
     pg.assign_plan("u1", "p")
     client.batches.retrieve(start_batch(client))
     pg.flush()

@@ -119,7 +119,7 @@ def test_soft_gate__200_calls_in_flight_at_half_of_the_cap__stays_silent(init: I
 
 def test_soft_gate__a_models_limit_and_the_total_cross_together__fire_two(init: Init) -> None:
     """Each limit newly past its line speaks for itself, once."""
-    pg = started(init, PlanConfig(max_spend_per_period=0.1, model_limits={"m": 10_000}))  # type: ignore[dict-item]
+    pg = started(init, PlanConfig(max_spend_per_period=0.1, model_limits={"m": 10_000}))
     heard = Heard(pg)
     for _ in range(9):
         call(pg)

@@ -192,7 +192,7 @@ def test_a__an_unknown_key_of_a_plan__is_an_error_and_not_dropped(name: str) -> 
     with pytest.raises(TypeError, match=name):
         PlanConfig(**unknown)
     with pytest.raises(InvalidValue, match="capp"):
-        PlanConfig(limits=({"metric": "spend", "capp": 1},))  # type: ignore[arg-type]
+        PlanConfig(limits=({"metric": "spend", "capp": 1},))
 
 
 def test_a__a_run_over_night__stops_at_its_daily_cap(init: Init) -> None:

@@ -104,7 +104,7 @@ def test_p6__without_rates_of_its_own__a_model_costs_the_public_rate_to_the_nano
 def test_p6__a_dollar_cap_with_catalogue_prices__fires(init: Init, fake: FakeProvider) -> None:
     """$0.0009 is two calls of $0.00045: the third is refused."""
     pg = init()
-    pg.configure_plan("tight", PlanConfig(max_spend_per_period="0.0009"))  # type: ignore[arg-type]
+    pg.configure_plan("tight", PlanConfig(max_spend_per_period="0.0009"))
     pg.assign_plan("u1", "tight")
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         with paygent_context(user_id="u1"):

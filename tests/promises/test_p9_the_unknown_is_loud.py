@@ -43,7 +43,7 @@ def test_p9__an_unknown_model__counts_toward_its_token_limit(
 ) -> None:
     """A limit in tokens holds for models that have no price."""
     pg = init()
-    pg.configure_plan("p", PlanConfig(model_limits={"local-llm": 100}))  # type: ignore[dict-item]
+    pg.configure_plan("p", PlanConfig(model_limits={"local-llm": 100}))
     pg.assign_plan("u1", "p")
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         with paygent_context(user_id="u1"):
@@ -72,7 +72,7 @@ def test_p9__unknown_model_dearest__books_the_dearest_rate_as_estimated(
     """100 input at $10 and 20 output at $30 per million, marked estimated."""
     pg = init()
     rates = {"a": {"input": 0.001, "output": 0.002}, "b": {"input": 0.01, "output": 0.03}}
-    pg.configure_plan("p", PlanConfig(unknown_model="dearest", cost_rates=rates))  # type: ignore[arg-type]
+    pg.configure_plan("p", PlanConfig(unknown_model="dearest", cost_rates=rates))
     pg.assign_plan("u1", "p")
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
@@ -88,7 +88,7 @@ def test_p9__a_free_local_model__is_silent(
     """A model whose plan rates are all 0 costs nothing and says nothing."""
     pg = init(default_plan="free")
     free = {"llama": {"input": 0, "output": 0}}
-    pg.configure_plan("free", PlanConfig(cost_rates=free))  # type: ignore[arg-type]
+    pg.configure_plan("free", PlanConfig(cost_rates=free))
     metered = Metered(pg)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         with paygent_context(user_id="u1"):

@@ -324,7 +324,7 @@ def test_guard_result__figures__are_in_the_unit_of_the_reason() -> None:
     )
     assert (spend.status, spend.usage_pct) == ("soft_gate", 0.8)
     assert (spend.current_value, spend.limit_value) == (1.6, 2.0)
-    tokens = guard_result(decision("model_limit:m", "tokens", 9, 10), "u")
+    tokens = guard_result(decision("model_limit:m", "tokens", 9, 10), "u", plan="pro")
     assert (tokens.current_value, tokens.limit_value) == (9.0, 10.0)
     blocked = guard_result(decision("total_spend", "spend", 0, 0), "u", plan="pro")
     assert (blocked.status, blocked.usage_pct) == ("hard_gate", 1.0)

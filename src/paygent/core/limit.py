@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from paygent.core.money import read_cap_nano, read_decimal, to_usd
+from paygent.core.money import Number, read_cap_nano, read_decimal, to_usd
 from paygent.core.period import rolling_length_us
 from paygent.core.validation import ValidationErrors, read_count, read_field
 from paygent.core.value import Value, exact_usd
@@ -47,7 +47,8 @@ class Limit(Value):
         scope: One "user", or one "session" of a user.
         model: Only calls of this model, or None for all.
         window: The time span: "period" (billing period), "session", "day" (UTC), "rolling:24h".
-        cap: Dollars for spend, otherwise a count. 0 blocks every call.
+        cap: Dollars for spend, otherwise a count. 0 blocks every call; None or infinite is no
+            limit, and has to be given, since a limit without a cap is a mistake.
         cap_exact: The cap in nano-dollars, or the count; None if there is no limit.
     """
 
@@ -55,8 +56,19 @@ class Limit(Value):
     scope: Scope = "user"
     model: str | None = None
     window: str = "period"
-    cap: float = math.inf
+    cap: float = math.nan
     cap_exact: int | None = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # a cap may be written in several ways; the field has one type
+
+        def __init__(
+            self,
+            metric: Metric = "spend",
+            scope: Scope = "user",
+            model: str | None = None,
+            window: str = "period",
+            cap: Number | None = ...,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         errors = ValidationErrors("Limit")
@@ -75,11 +87,14 @@ class Limit(Value):
         if (self.scope == "session") != (rule == "session"):
             errors.add("window", self.window, 'must be "session" exactly when scope is "session"')
         exact: int | None = None
-        if self.metric == "spend":
+        if isinstance(self.cap, float) and math.isnan(self.cap):
+            unit = "dollars" if self.metric == "spend" else f"a number of {self.metric}"
+            errors.add("cap", self.cap, f"must be given: {unit}, or None for no limit")
+        elif self.metric == "spend":
             exact = read_field(errors, "cap", self.cap, read_cap_nano)
         # An infinite cap is no limit and has no exact value.
         elif read_decimal(self.cap) != math.inf:
-            exact = read_count(errors, "cap", self.cap)
+            exact = read_count(errors, "cap", self.cap, optional=True)
         errors.raise_if_any()
         object.__setattr__(self, "cap_exact", exact)
         if exact is not None:

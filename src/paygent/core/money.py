@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Any, NewType
+from typing import Any, NewType, TypeAlias
+
+Number: TypeAlias = Decimal | int | float | str
+"""A number as applications may write it; a float is read as its shortest decimal."""
 
 NanoUsd = NewType("NanoUsd", int)
 """An amount of money in 10⁻⁹ US dollars."""

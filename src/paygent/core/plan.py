@@ -7,14 +7,16 @@ names every broken rule at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from decimal import Decimal
 from math import inf
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
 from paygent.core.money import (
     NanoUsd,
+    Number,
     PicoUsd,
     from_units,
     is_unlimited,
@@ -73,6 +75,22 @@ class ModelCostRate(Value):
     image_output: float | None = None
     pico: Mapping[str, PicoUsd] = field(init=False, repr=False, compare=False)
 
+    if TYPE_CHECKING:  # prices may be written in several ways; the fields have one type
+
+        def __init__(
+            self,
+            input: Number,
+            output: Number,
+            cached_input: Number | None = None,
+            cache_write: Number | None = None,
+            cache_write_long: Number | None = None,
+            reasoning: Number | None = None,
+            audio_input: Number | None = None,
+            audio_output: Number | None = None,
+            image_input: Number | None = None,
+            image_output: Number | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         errors = ValidationErrors("ModelCostRate")
         exact: dict[str, PicoUsd] = {}
@@ -95,7 +113,7 @@ class ModelCostRate(Value):
         return from_units(self.pico[name], 15) if name in self.pico else getattr(self, name)
 
     @classmethod
-    def per_million(cls, input: Any, output: Any, **others: Any) -> ModelCostRate:
+    def per_million(cls, input: Number, output: Number, **others: Number | None) -> ModelCostRate:
         """Make a rate from prices in dollars per million tokens, as providers list them.
 
         Args:
@@ -153,6 +171,9 @@ class PlanConfig(Value):
             unreachable.
         unknown_model: "count" (tokens count, cost 0, logged), "dearest" (the dearest rate that this
             plan names) or "block".
+        enforce: False is shadow mode: no call waits or is refused and no gate callback fires; the
+            events of calls that would have been refused are marked `blocked`, and reports show
+            their number and cost.
     """
 
     max_spend_per_period: float | None = None
@@ -173,6 +194,7 @@ class PlanConfig(Value):
     contention_wait_s: float = 30.0
     when_offline: str | Mapping[str, float] = "allow"
     unknown_model: UnknownModel = "count"
+    enforce: bool = True
 
     max_spend_per_period_nano: NanoUsd | None = field(init=False, repr=False, compare=False)
     max_spend_per_session_nano: NanoUsd | None = field(init=False, repr=False, compare=False)
@@ -182,6 +204,31 @@ class PlanConfig(Value):
     soft_gate_ppm: int = field(init=False, repr=False, compare=False)
     hard_gate_ppm: int = field(init=False, repr=False, compare=False)
     offline_allowance_nano: NanoUsd | None = field(init=False, repr=False, compare=False)
+
+    if TYPE_CHECKING:  # values may be written in several ways; the fields have one type
+
+        def __init__(
+            self,
+            max_spend_per_period: Number | None = None,
+            max_spend_per_session: Number | None = None,
+            soft_gate_at: Number = 0.80,
+            hard_gate_at: Number = 1.00,
+            model_limits: Mapping[str, ModelLimitConfig | Mapping[str, Any] | int | None] = ...,
+            cost_rates: Mapping[str, ModelCostRate | Mapping[str, Any]] = ...,
+            default_cost_rate: ModelCostRate | Mapping[str, Any] | None = None,
+            tool_costs: Mapping[str, Number] = ...,
+            default_tool_cost: Number = 0.02,
+            session_timeout_minutes: float | Decimal = 30.0,
+            pre_call_estimate: bool = False,
+            pre_call_buffer_tokens: int = 4096,
+            reservation_safety_factor: float | Decimal = 1.2,
+            price: Number | None = None,
+            limits: Iterable[Limit | Mapping[str, Any]] = (),
+            contention_wait_s: float | Decimal = 30.0,
+            when_offline: Literal["allow", "block"] | Mapping[str, Number] = "allow",
+            unknown_model: UnknownModel = "count",
+            enforce: bool = True,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         # Every reader runs, so that one error names all broken rules.
@@ -222,9 +269,11 @@ class PlanConfig(Value):
         if soft is not None and soft <= 0:
             errors.add("soft_gate_at", self.soft_gate_at, "must be above 0")
         if hard is not None and not 0 < hard <= _GATE_MAX * 10**6:
-            errors.add("hard_gate_at", self.hard_gate_at, "must be above 0 and at most 10")
+            rule = "must be above 0 and at most 10: a fraction of the cap, 0.8 means 80 %"
+            errors.add("hard_gate_at", self.hard_gate_at, rule)
         elif soft is not None and hard is not None and soft > hard:
             rule = f"must not be above hard_gate_at ({self.hard_gate_at})"
+            rule += ": a fraction of the cap, 0.8 means 80 %" if soft > _GATE_MAX * 10**6 else ""
             errors.add("soft_gate_at", self.soft_gate_at, rule)
         for name, ppm in (("soft_gate", soft), ("hard_gate", hard)):
             self._set(name + "_ppm", ppm)
@@ -268,8 +317,9 @@ class PlanConfig(Value):
             rule = "must be above 0 minutes" if minutes <= 0 else "must be at most 10⁸ minutes"
             errors.add("session_timeout_minutes", given, rule)
         self._set("session_timeout_minutes", minutes)
-        if not isinstance(self.pre_call_estimate, bool):
-            errors.add("pre_call_estimate", self.pre_call_estimate, "must be True or False")
+        for name in ("pre_call_estimate", "enforce"):
+            if not isinstance(getattr(self, name), bool):
+                errors.add(name, getattr(self, name), "must be True or False")
         tokens = read_count(errors, "pre_call_buffer_tokens", self.pre_call_buffer_tokens)
         self._set("pre_call_buffer_tokens", tokens)
         for name, low, high, rule in (

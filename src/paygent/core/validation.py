@@ -115,8 +115,8 @@ def read_value(
     is_short = shorthand is not None and (given is None or isinstance(given, (int, float)))
     arguments: Any = {shorthand: given} if is_short else given
     if not isinstance(arguments, Mapping):
-        rule = f"must be a {kind.__name__}, or a dict of its fields"
-        errors.add(name, given, rule + (", or a number" if shorthand is not None else ""))
+        short = "a number, " if shorthand is not None else ""
+        errors.add(name, given, f"must be {short}a {kind.__name__} or a dict of its fields")
         return None
     specs = [spec for spec in fields(kind) if spec.init]  # type: ignore[arg-type]
     known = {spec.name for spec in specs}

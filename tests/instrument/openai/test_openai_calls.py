@@ -428,7 +428,7 @@ def test_openai__a_refused_call__sends_nothing_and_spends_nothing(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
     """The provider sees no request, and gpt-4o-mini goes on."""
-    pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 50_000}))  # type: ignore[dict-item]
+    pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 50_000}))
     pg.assign_plan("power", "pro")
     fake.default = Answer(tokens=Tokens(input=40_000, output=10_000))
     metered = Metered(pg)
@@ -453,7 +453,7 @@ def test_openai__a_dated_answer__counts_to_its_model(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
     """A provider that answers with a snapshot's name counts toward the limit of the model."""
-    pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 100}))  # type: ignore[dict-item]
+    pg.configure_plan("pro", PlanConfig(model_limits={"gpt-4o": 100}))
     pg.assign_plan("u1", "pro")
     fake.default = Answer(model="gpt-4o-2024-08-06")
     with paygent_context(user_id="u1"):

@@ -12,7 +12,7 @@ from tests.unit.core.broken_rules import errors_of
 from paygent.core.limit import Limit, LimitKey, ModelLimitConfig
 
 NO_CAP = "must be a number of dollars (Decimal, int, float or str), or None for no limit"
-NO_COUNT = "must be a whole number"
+NO_COUNT = "must be a whole number, or None for no limit"
 COUNT_RANGE = "must be from 0 to 9·10¹⁸"
 
 
@@ -49,13 +49,12 @@ def test_model_limit_config__no_count__names_field_value_and_rule(value: Any, ru
         ({"cap": "123456789.123456789"}, 123_456_789_123_456_789),
         ({"cap": 0}, 0),
         ({"cap": None}, None),
-        ({}, None),
         ({"cap": 1e10}, None),
         ({"metric": "tokens", "cap": 5000}, 5000),
         ({"metric": "tokens", "cap": "5000"}, 5000),
         ({"metric": "tokens", "cap": 5e3}, 5000),
         ({"metric": "calls", "cap": 0}, 0),
-        ({"metric": "calls"}, None),
+        ({"metric": "calls", "cap": None}, None),
         ({"metric": "tokens", "cap": math.inf}, None),
     ],
 )
@@ -116,12 +115,10 @@ def test_limit__a_cap_in_dollars__is_shown_as_the_nearest_double() -> None:
         ),
         ({"cap": -1}, "cap", "must not be negative"),
         ({"cap": "x"}, "cap", NO_CAP),
-        ({"cap": math.nan}, "cap", "must be a number of dollars, not NaN"),
         ({"metric": "tokens", "cap": 1.5}, "cap", NO_COUNT),
         ({"metric": "tokens", "cap": -1}, "cap", COUNT_RANGE),
         ({"metric": "tokens", "cap": -math.inf}, "cap", NO_COUNT),
-        ({"metric": "tokens", "cap": math.nan}, "cap", NO_COUNT),
-        ({"metric": "calls", "cap": None}, "cap", NO_COUNT),
+        ({"metric": "calls", "cap": "many"}, "cap", NO_COUNT),
         ({"metric": "calls", "cap": 9 * 10**18 + 1}, "cap", COUNT_RANGE),
     ],
 )
@@ -129,14 +126,29 @@ def test_limit__a_broken_rule__names_field_value_and_rule(
     arguments: dict[str, Any], field: str, rule: str
 ) -> None:
     """Every rule of a limit is told with the field and its value."""
-    assert errors_of(Limit, **arguments) == [(field, arguments[field], rule)]
+    assert errors_of(Limit, **{"cap": 5, **arguments}) == [(field, arguments[field], rule)]
+
+
+@pytest.mark.parametrize(
+    ("metric", "rule"),
+    [
+        ("spend", "must be given: dollars, or None for no limit"),
+        ("tokens", "must be given: a number of tokens, or None for no limit"),
+        ("calls", "must be given: a number of calls, or None for no limit"),
+    ],
+)
+def test_row_16__a_limit_without_a_cap__is_refused(metric: Any, rule: str) -> None:
+    """A limit that limits nothing is a mistake, unless that is said."""
+    for arguments in ({}, {"cap": math.nan}):
+        (found,) = errors_of(Limit, metric=metric, **arguments)
+        assert (found[0], found[2]) == ("cap", rule)
 
 
 @pytest.mark.parametrize("window", ["period", "day", "rolling:1h"])
 def test_limit__a_session_in_another_window__is_refused(window: str) -> None:
     """A session's limit counts over its session and nothing else."""
     rule = 'must be "session" exactly when scope is "session"'
-    assert errors_of(Limit, scope="session", window=window) == [("window", window, rule)]
+    assert errors_of(Limit, scope="session", window=window, cap=5) == [("window", window, rule)]
 
 
 def test_limit__several_wrong__come_at_once() -> None:

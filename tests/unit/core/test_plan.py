@@ -46,6 +46,7 @@ def test_plan_config__defaults__are_the_documented_ones() -> None:
         "contention_wait_s": 30.0,
         "when_offline": "allow",
         "unknown_model": "count",
+        "enforce": True,
         "max_spend_per_period_nano": None,
         "max_spend_per_session_nano": None,
         "default_tool_cost_nano": 20_000_000,
@@ -237,16 +238,28 @@ def test_plan_config__dearest__needs_a_rate(rates: dict[str, Any]) -> None:
         ("soft_gate_at", math.inf, "must be a finite number"),
         ("soft_gate_at", "1e9999999", "must be a fraction, such as 0.8"),
         ("soft_gate_at", 1.000001, "must not be above hard_gate_at (1.0)"),
-        ("hard_gate_at", 0, "must be above 0 and at most 10"),
-        ("hard_gate_at", -1, "must be above 0 and at most 10"),
-        ("hard_gate_at", 10.000001, "must be above 0 and at most 10"),
+        (
+            "hard_gate_at",
+            0,
+            "must be above 0 and at most 10: a fraction of the cap, 0.8 means 80 %",
+        ),
+        (
+            "hard_gate_at",
+            -1,
+            "must be above 0 and at most 10: a fraction of the cap, 0.8 means 80 %",
+        ),
+        (
+            "hard_gate_at",
+            10.000001,
+            "must be above 0 and at most 10: a fraction of the cap, 0.8 means 80 %",
+        ),
         ("hard_gate_at", math.nan, "must be a finite number"),
         ("hard_gate_at", "1e9999999", "must be a fraction, such as 0.8"),
         ("model_limits", [1], "must be a dict with names as keys"),
         ("model_limits", None, "must be a dict with names as keys"),
         ("cost_rates", "gpt-4o", "must be a dict with names as keys"),
         ("tool_costs", 0.02, "must be a dict with names as keys"),
-        ("default_cost_rate", 5, "must be a ModelCostRate, or a dict of its fields"),
+        ("default_cost_rate", 5, "must be a ModelCostRate or a dict of its fields"),
         ("default_cost_rate", {"input": 1}, "lacks output"),
         ("default_tool_cost", -0.02, "must not be negative"),
         ("default_tool_cost", None, NO_COST),
@@ -303,7 +316,7 @@ def test_plan_config__a_broken_rule__names_field_value_and_rule(
             (
                 "model_limits.gpt-4o",
                 "x",
-                "must be a ModelLimitConfig, or a dict of its fields, or a number",
+                "must be a number, a ModelLimitConfig or a dict of its fields",
             ),
         ),
         (
@@ -324,7 +337,7 @@ def test_plan_config__a_broken_rule__names_field_value_and_rule(
         ),
         (
             {"cost_rates": {"gpt-4o": 0.01}},
-            ("cost_rates.gpt-4o", 0.01, "must be a ModelCostRate, or a dict of its fields"),
+            ("cost_rates.gpt-4o", 0.01, "must be a ModelCostRate or a dict of its fields"),
         ),
         (
             {"cost_rates": {"gpt-4o": {"input": 1, "output": 1, "pico": {}}}},
@@ -336,8 +349,8 @@ def test_plan_config__a_broken_rule__names_field_value_and_rule(
         ),
         ({"tool_costs": {"search": -1}}, ("tool_costs.search", -1, "must not be negative")),
         ({"tool_costs": {"search": None}}, ("tool_costs.search", None, NO_COST)),
-        ({"limits": [Limit(), {"cap": -1}]}, ("limits[1].cap", -1, "must not be negative")),
-        ({"limits": [5]}, ("limits[0]", 5, "must be a Limit, or a dict of its fields")),
+        ({"limits": [Limit(cap=5), {"cap": -1}]}, ("limits[1].cap", -1, "must not be negative")),
+        ({"limits": [5]}, ("limits[0]", 5, "must be a Limit or a dict of its fields")),
         (
             {"limits": [{"cap": 5, "budget": 6}]},
             ("limits[0].budget", 6, "is not a field of Limit"),
@@ -379,10 +392,11 @@ def test_plan_config__everything_wrong__comes_at_once() -> None:
         default_tool_cost=-1,
         session_timeout_minutes=0,
         pre_call_estimate="yes",
+        enforce="no",
         pre_call_buffer_tokens=-1,
         reservation_safety_factor=0,
         contention_wait_s=-1,
-        limits=[{"metric": "x"}, {"cap": -1}],
+        limits=[{"metric": "x", "cap": 1}, {"cap": -1}],
         when_offline="never",
         unknown_model="free",
     )
@@ -401,6 +415,7 @@ def test_plan_config__everything_wrong__comes_at_once() -> None:
         "default_tool_cost",
         "session_timeout_minutes",
         "pre_call_estimate",
+        "enforce",
         "pre_call_buffer_tokens",
         "reservation_safety_factor",
         "contention_wait_s",
@@ -441,7 +456,7 @@ def test_limits_of__a_whole_plan__has_the_shorthand_first() -> None:
         max_spend_per_period=5,
         max_spend_per_session=session,
         model_limits={"a": ModelLimitConfig(1000), "b": ModelLimitConfig(None)},
-        limits=(calls, Limit(window="day")),
+        limits=(calls, Limit(window="day", cap=None)),
     )
     found = limits_of(plan)
     assert [(limit.key, limit.cap_exact) for limit in found] == [
@@ -494,7 +509,7 @@ def test_without_limits__called_twice__is_the_same_plan_without_limits() -> None
 def test_limits_of__one_model_in_two_spellings__is_one_limit_with_the_smaller_cap() -> None:
     """Whoever writes a model twice has not lifted its limit."""
     for limits in ({"GPT-4o": 10, "gpt-4o": 10**9}, {"gpt-4o": 10**9, "GPT-4o": 10}):
-        plan = PlanConfig(model_limits=limits)  # type: ignore[arg-type]
+        plan = PlanConfig(model_limits=limits)
         assert [limit.cap_exact for limit in limits_of(plan)] == [10]
 
 

@@ -51,6 +51,7 @@ def test_plan_to_json__a_plan__has_money_as_decimal_strings() -> None:
         "contention_wait_s": 30.0,
         "when_offline": {"allow_up_to": "1.500000000"},
         "unknown_model": "count",
+        "enforce": True,
         "limits": [
             {
                 "metric": "spend",
@@ -73,19 +74,18 @@ def test_plan_to_json__a_plan__has_money_as_decimal_strings() -> None:
         {"max_spend_per_period": 1e10},
         {"default_cost_rate": ModelCostRate.per_million("2.50", 10, cache_write="3.125")},
         {"cost_rates": {"a": ModelCostRate(0, 0)}, "unknown_model": "dearest"},
-        {"when_offline": "block", "pre_call_estimate": True},
+        {"when_offline": "block", "pre_call_estimate": True, "enforce": False},
         {"when_offline": {"allow_up_to": 1.5}},
         {"when_offline": {"allow_up_to": "1.50"}},
         {"model_limits": {"a": None, "b": 0}},
         {"model_limits": {"a": ModelLimitConfig(1e3)}},  # type: ignore[arg-type]
         {"model_limits": {"a": ModelLimitConfig("1000")}},  # type: ignore[arg-type]
         {"limits": [Limit(cap=5), Limit(metric="tokens", model="a", window="day", cap=5)]},
-        {"limits": [Limit(cap="123456789.123456789")]},  # type: ignore[arg-type]
-        {"limits": [Limit()]},
-        {"limits": [Limit(cap=None)]},  # type: ignore[arg-type]
+        {"limits": [Limit(cap="123456789.123456789")]},
+        {"limits": [Limit(cap=None)]},
         {"limits": [Limit(cap=1e10)]},
-        {"limits": [Limit(metric="tokens")]},
-        {"limits": [Limit(metric="tokens", cap="5")]},  # type: ignore[arg-type]
+        {"limits": [Limit(metric="tokens", cap=None)]},
+        {"limits": [Limit(metric="tokens", cap="5")]},
         {"soft_gate_at": Decimal("0.5"), "session_timeout_minutes": Decimal(5)},
         {"soft_gate_at": "0.5"},
         {"pre_call_buffer_tokens": "100"},

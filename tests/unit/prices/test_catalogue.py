@@ -219,7 +219,7 @@ def test_resolve__a_limit_on_a_snapshot__counts_that_snapshot_by_its_own_name(
     """A fine-tune or a snapshot counts toward its base unless the plan names it."""
     tuned = "ft:gpt-4o-2024-08-06:acme::x"
     named = PlanConfig(model_limits={tuned: ModelLimitConfig(5)})
-    by_limit = PlanConfig(limits=({"metric": "tokens", "model": tuned, "cap": 5},))  # type: ignore[arg-type]
+    by_limit = PlanConfig(limits=({"metric": "tokens", "model": tuned, "cap": 5},))
     assert bundled.resolve("openai", tuned, NOW_US, named).model_key == tuned
     assert bundled.resolve("openai", tuned, NOW_US, by_limit).model_key == tuned
     assert bundled.resolve("openai", tuned, NOW_US, PLAN).model_key == "gpt-4o"

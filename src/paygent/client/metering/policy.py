@@ -8,7 +8,6 @@ from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.metering.call import Call
 from paygent.client.runtime.event_loops import running_loop, runs_loop
-from paygent.core.plan import PlanConfig
 from paygent.prices.catalogue import Resolved
 from paygent.types import GuardResult, refusal
 

@@ -86,10 +86,10 @@ def test_look__at_a_model_that_the_plan_blocks__is_refused(init: Init) -> None:
 def test_look__with_the_ledger_away__does_what_the_plan_says(db_path: str) -> None:
     """`when_offline`: refused, or allowed as long as there is something left."""
     pg = Paygent.launch(Settings(db_path=db_path), ledger=AwayLedger())
-    for when_offline, reason in (("block", "offline"), ({"allow_up_to": 0}, "offline")):
-        pg.configure_plan("p", PlanConfig(when_offline=when_offline))
+    for plan in (PlanConfig(when_offline="block"), PlanConfig(when_offline={"allow_up_to": 0})):
+        pg.configure_plan("p", plan)
         pg.assign_plan("u1", "p")
-        assert refused(pg, entry()) == reason
+        assert refused(pg, entry()) == "offline"
     pg.configure_plan("p", PlanConfig(when_offline={"allow_up_to": 1}))
     look(pg, entry())
     pg.shutdown(timeout=0.3)
