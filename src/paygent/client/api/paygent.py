@@ -186,6 +186,19 @@ class Paygent(Verbs):
         """Return the process's Paygent, or None before `init` and after `shutdown`."""
         return cls._instance
 
+    @classmethod
+    def exchange(cls, paygent: Paygent | None) -> Paygent | None:
+        """Make another `Paygent`, or none, the process's, and return the previous one, which is not
+        shut down: for tests that start one of their own. One that was shut down stays so.
+        """
+        with cls._installing:
+            previous, cls._instance = cls._instance, None
+            set_active(None)
+            if paygent is not None and not paygent._is_shut_down:
+                paygent._start()
+                cls._instance = paygent
+        return previous
+
     # -- delivery and end
 
     def flush(self) -> int:
@@ -273,6 +286,11 @@ class Paygent(Verbs):
     def base_url(self) -> str:
         """The address of the backend."""
         return self._settings.base_url
+
+    @property
+    def db_path(self) -> str:
+        """The file of the local store, or ":memory:"."""
+        return self._settings.db_path
 
     @property
     def backend_reachable(self) -> bool | None:

@@ -1,0 +1,172 @@
+"""`PaygentFake`: what the pytest fixture gives a test, and `current_user`.
+
+Inside, SDK clients made without arguments reach a `FakeProvider`, and every `Paygent` that is made
+without a `db_path`, also by the application, keeps its events in one temporary file. It is a file
+so that events can still be read after the application has shut down its `Paygent`, as a web
+application's lifespan does, and so that child processes book there too.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from paygent.client.api.arguments import valid_user
+from paygent.client.api.paygent import Paygent
+from paygent.client.context.scopes import current_identity
+from paygent.client.instrument.registry import instrumentation
+from paygent.client.runtime.settings import DEFAULT_PRODUCT
+from paygent.core.event import Event
+from paygent.core.validation import FieldError, InvalidValue
+from paygent.store.sqlite import SqliteStore
+from paygent.testing.provider import FakeProvider, Recorded
+from paygent.types import UsageEvent, usage_event
+
+_Variables = dict[str, str | None]  # None: not set
+
+_END_OF_TIME_US = 253_402_300_799_000_000  # the year 9999, the last that dates can show
+
+# A thread that is still delivering may write while the folder is removed.
+_TemporaryFolder = partial(TemporaryDirectory[str], ignore_cleanup_errors=True)
+
+
+def current_user() -> str | None:
+    """Return the id of the user in effect in the current context, or None.
+
+    A call made at this point is attributed to them, unless its own arguments name another user.
+    Use it to assert that middleware, jobs and pools propagate the user.
+    """
+    identity = current_identity()
+    return identity.user_id if identity is not None else None
+
+
+class PaygentFake:
+    """A fake provider, and a `Paygent` for one test; a context manager.
+
+    On entry, environment variables point OpenAI's and Anthropic's SDKs to the provider and hide
+    the machine's `PAYGENT_*` settings, and a `Paygent` with default settings is started. One that
+    the process already has is set aside, neither used nor shut down. On exit, everything is
+    undone, and a `Paygent` that was set aside is the process's again.
+
+    Attributes:
+        provider: The fake provider: what it answers, and its addresses.
+        db_path: The store of this test.
+    """
+
+    provider: FakeProvider
+    db_path: str
+
+    def __init__(self) -> None:
+        self._undo = ExitStack()
+
+    def __enter__(self) -> PaygentFake:
+        with ExitStack() as undo:
+            folder = undo.enter_context(_TemporaryFolder(prefix="paygent-"))
+            self.db_path = str(Path(folder) / "paygent.db")
+            self.provider = undo.enter_context(FakeProvider())
+            undo.callback(_set_variables, _set_variables(self._variables()))
+            undo.callback(Paygent.exchange, Paygent.exchange(None))
+            if not instrumentation.is_installed:
+                undo.callback(instrumentation.uninstall)
+            undo.callback(_shut_down)
+            Paygent.init()
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+
+    def _variables(self) -> _Variables:
+        """Return what leads SDKs and every `Paygent` to this test's parts."""
+        of_machine = dict.fromkeys(name for name in os.environ if name.startswith("PAYGENT_"))
+        # A proxy of the machine would otherwise be asked for loopback.
+        bypassed = {
+            name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
+            for name in ("NO_PROXY", "no_proxy")
+        }
+        return {
+            **of_machine,
+            **bypassed,
+            "OPENAI_BASE_URL": self.provider.openai_url,
+            "OPENAI_API_KEY": "fake",
+            "ANTHROPIC_BASE_URL": self.provider.url,
+            "ANTHROPIC_API_KEY": "fake",
+            "PAYGENT_DB_PATH": self.db_path,
+        }
+
+    @property
+    def paygent(self) -> Paygent:
+        """The process's `Paygent`: the one started here, or the one the application has started
+        since.
+
+        Raises:
+            RuntimeError: if it was shut down.
+        """
+        instance = Paygent.get_instance()
+        if instance is None:
+            raise RuntimeError("Paygent was shut down in this test; call Paygent.init() to go on")
+        return instance
+
+    @property
+    def requests(self) -> list[Recorded]:
+        """The requests that have reached the provider, oldest first, including SDKs' retries."""
+        return list(self.provider.requests)
+
+    def events(self, user_id: Any = None) -> list[UsageEvent]:
+        """Return the booked events, oldest first, including those of calls that returned just now.
+
+        Args:
+            user_id: A user; None returns the events of all. Calls without a user are booked on the
+                user "(none)".
+
+        Raises:
+            InvalidValue: for an unusable `user_id`, or if the application has started a `Paygent`
+                with a `db_path` of its own: its events are elsewhere.
+        """
+        wanted = valid_user("events", user_id) if user_id is not None else None
+        instance = Paygent.get_instance()
+        if instance is not None:
+            self._check_store(instance)
+            instance.flush()
+        return [usage_event(event) for event in self._stored(wanted)]
+
+    def _check_store(self, instance: Paygent) -> None:
+        if instance.db_path != self.db_path:
+            rule = (
+                "must not be given in a test: without it, PAYGENT_DB_PATH leads to this test's "
+                "store, where PaygentFake reads events"
+            )
+            raise InvalidValue("Paygent.init", (FieldError("db_path", instance.db_path, rule),))
+
+    def _stored(self, user_id: str | None) -> list[Event]:
+        store = SqliteStore(self.db_path)
+        try:
+            store.open()
+            users = {row.user_id for row in store.usage(DEFAULT_PRODUCT, 0, _END_OF_TIME_US)}
+            wanted = users if user_id is None else users & {user_id}
+            found = [event for user in wanted for event in store.events(DEFAULT_PRODUCT, user)]
+        finally:
+            store.close()
+        return sorted(found, key=lambda event: (event.at_us, event.event_id))
+
+
+def _set_variables(variables: _Variables) -> _Variables:
+    """Set environment variables, or remove those that are None; return what undoes it."""
+    previous = {name: os.environ.get(name) for name in variables}
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    return previous
+
+
+def _shut_down() -> None:
+    """Shut down the process's `Paygent`, unless the application has."""
+    instance = Paygent.get_instance()
+    if instance is not None:
+        instance.shutdown()
