@@ -1,39 +1,136 @@
-"""The documentation is executed and checked: examples print what they claim, paths exist."""
+"""The documentation is executed and checked: examples print what they claim, pass a strict type
+check, and name commands and paths that exist.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+from tests.docs.pages import (
+    PAGES,
+    ROOT,
+    commands,
+    in_order,
+    name_of,
+    normalised,
+    output,
+    program,
+)
 from tests.promises.scripts import run
+from typer.testing import CliRunner
 
-ROOT = Path(__file__).parents[2]
-PAGES = [
-    "README.md",
-    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs/guide").glob("*.md")),
-]
-_BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.M | re.S)
+from paygent.cli.app import app
+from paygent.testing import FakeProvider
+
+WITH_PROGRAM = [page for page in PAGES if program(page.read_text(encoding="utf-8"))]
 
 BUILT_LATER: tuple[str, ...] = ()
 """Paths of the flow table that are not built yet."""
 
 
-def blocks(page: str) -> tuple[str, str]:
-    """Return a page's Python blocks as one program, and the output it shows."""
-    fenced = _BLOCK.findall((ROOT / page).read_text(encoding="utf-8"))
-    code = "\n".join(text for kind, text in fenced if kind == "python")
-    return code, "".join(text for kind, text in fenced if kind == "text")
+class Reader:
+    """Somebody with a home and a provider's key, who runs the program of a page."""
+
+    def __init__(self, home: Path, provider: FakeProvider) -> None:
+        self._home, self._url = str(home), provider.openai_url
+
+    def sees(self, page: Path) -> tuple[str, str]:
+        """Return what a page's program prints and logs, in a process of its own."""
+        code = program(page.read_text(encoding="utf-8"))
+        out, err = run(code, HOME=self._home, OPENAI_API_KEY="demo", OPENAI_BASE_URL=self._url)
+        return normalised(out), err
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)[0]])
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """A reader with an empty home, and a fake of their provider."""
+    with FakeProvider() as provider:
+        yield Reader(tmp_path, provider)
+
+
+def shown(page: Path) -> tuple[str, str]:
+    """Return what a page says that its program prints; none of them logs a warning."""
+    return normalised(output(page.read_text(encoding="utf-8"))), ""
+
+
+@pytest.mark.parametrize("page", WITH_PROGRAM, ids=name_of)
 def test_docs__the_examples_of_a_page__run_and_print_what_it_shows(
-    page: str, tmp_path: Path
+    page: Path, reader: Reader
 ) -> None:
     """Every Python block of a page runs, in order, in one process with an empty home."""
-    code, expected = blocks(page)
-    out, _ = run(code, HOME=str(tmp_path))
-    assert out == expected
+    assert reader.sees(page) == shown(page)
+
+
+def test_docs__all_examples_in_the_order_of_the_index__print_the_same_on_one_home_twice(
+    reader: Reader,
+) -> None:
+    """A reader who tries one page after the other, and again the next day, sees what they show."""
+    pages = [page for page in in_order() if page in WITH_PROGRAM]
+    assert pages[0] == ROOT / "README.md"
+    for day in ("first", "second"):
+        for page in pages:
+            assert (day, name_of(page), *reader.sees(page)) == (day, name_of(page), *shown(page))
+
+
+def test_docs__a_page_with_examples__is_linked_from_the_index() -> None:
+    """No page is missing from the sequence above."""
+    assert [name_of(page) for page in WITH_PROGRAM if page not in in_order()] == []
+
+
+def test_docs__all_examples__pass_a_strict_type_check(tmp_path: Path) -> None:
+    """A reader with `mypy --strict` can paste each of them; no comment switches the checker off."""
+    for page in WITH_PROGRAM:
+        code = program(page.read_text(encoding="utf-8"))
+        assert "type: ignore" not in code
+        (tmp_path / re.sub(r"\W", "_", name_of(page).removesuffix(".md"))).with_suffix(
+            ".py"
+        ).write_text(code, encoding="utf-8")
+    checker = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
+    # Errors of the package itself are those of `make type`.
+    checker += ["--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache/docs'}", "."]
+    environment = {**os.environ, "MYPYPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        checker, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+NAMED_COMMANDS = sorted(
+    {
+        (name_of(page), *arguments)
+        for page in PAGES
+        for arguments in commands(page.read_text(encoding="utf-8"))
+    }
+)
+
+
+@pytest.mark.parametrize("named", NAMED_COMMANDS, ids=" ".join)
+def test_docs__a_command_in_a_shell_block__exists_with_its_options(named: tuple[str, ...]) -> None:
+    """The command line knows it; with `--help` it runs nothing."""
+    result = CliRunner().invoke(app, [*named[1:], "--help"])
+    assert (result.exit_code, "Usage:" in result.output) == (0, True), result.output
+
+
+def test_docs__a_command_or_target_in_a_sentence__exists() -> None:
+    """`paygent x` and `make x` are things that a reader types."""
+    known = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    unknown = [
+        (name_of(page), tool, word)
+        for page in PAGES
+        for tool, word in re.findall(
+            r"(?:`|^)(paygent|make) ([a-z][\w-]*)", page.read_text(encoding="utf-8"), re.M
+        )
+        if word not in (known if tool == "paygent" else targets)
+    ]
+    assert unknown == []
 
 
 def test_docs__the_readme__shows_an_example_by_line_25_and_never_points_to_the_index() -> None:
