@@ -63,6 +63,10 @@ class Diagnostics:
         if self._count(f"{notice.kind}:{subject}" if subject else notice.kind):
             self._log(notice.text, *args)
 
+    def count(self, notice: Notice, *, subject: str = "") -> None:
+        """Count a notice without logging it; see `warn_once`."""
+        self._count(f"{notice.kind}:{subject}" if subject else notice.kind)
+
     def _log(self, message: str, *args: Any, level: int = logging.WARNING) -> None:
         """Log a line; a filter or handler of the application that raises is only counted."""
         try:

@@ -90,7 +90,10 @@ class Notice(Enum):
     # Instrumentation
     SHUT_DOWN = "shut_down", "Paygent is shut down; calls pass unmetered."
     SHUT_DOWN_EVENT = "shut_down_event", "Paygent is shut down; events wait in the journal."
-    UNKNOWN_OPERATION = "unmetered", "%s %s is neither metered nor limited."
+    UNMETERED_OPERATION = (
+        "unmetered",
+        "%s %s is neither metered nor limited. Use pg.wrap().",
+    )
     UNMETERED_FUNCTION = (
         "unmetered",
         "litellm.%s is neither metered nor limited. Use pg.wrap().",
@@ -100,7 +103,10 @@ class Notice(Enum):
         "%s is not instrumented: its calls are neither metered nor limited. Use pg.wrap() or"
         " register it.",
     )
-    UNMETERED_CONNECTION = "unmetered", "A connection to %s is neither metered nor limited."
+    UNMETERED_CONNECTION = (
+        "unmetered",
+        "A connection to %s is neither metered nor limited. Use pg.wrap().",
+    )
     UNMETERED_SOCKET_LIBRARY = (
         "unmetered",
         "A connection through %s is neither metered nor limited. Use websockets.asyncio.",

@@ -26,6 +26,7 @@ from paygent.client.metering.background_jobs import BackgroundJobs
 from paygent.client.metering.meter import Meter, MeterParts
 from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.records import RecordWriter
+from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.client.runtime import ids
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.lifecycle import on_fork_child
@@ -88,16 +89,20 @@ def compose(
     # Passed in, because the records are in a layer below the queries.
     session_opened = partial(queries.report_session, callbacks)
     records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
+    attribution = Attribution(settings.on_missing_user, callbacks)
     metering = MeterParts(
         accounts,
         catalogue,
         journal,
         worker,
         callbacks,
-        Attribution(settings.on_missing_user, callbacks),
+        attribution,
         policy,
         records,
         BackgroundJobs(product, catalogue),
+        UnmeteredCalls(
+            settings.on_unmetered, policy, attribution, accounts.registry, callbacks, now_us
+        ),
         deferred_ends,
         now_us,
     )

@@ -62,6 +62,7 @@ class Paygent(Verbs):
         strict_backend: bool = False,
         default_plan: str = "default",
         on_missing_user: str = "warn",
+        on_unmetered: Literal["warn", "raise", "ignore"] = "warn",
         soft_gate: Literal["once", "every_call"] = "once",
         tag_keys: tuple[str, ...] = (),
         carry_user: bool = True,
@@ -84,6 +85,9 @@ class Paygent(Verbs):
             strict_backend: Raise, instead of warning, if the backend cannot be used.
             default_plan: Plan of users without an assigned one.
             on_missing_user: For calls without a user: "warn", "block", "ignore" or a user id.
+            on_unmetered: For calls that may cost something and that no adapter can meter: "warn"
+                logs them once per operation, "raise" refuses them before they are sent, "ignore"
+                only counts them in `health()`.
             soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
             tag_keys: Metadata keys that reports can group by, at most five.
             carry_user: Propagate the current user to threads, executors and pools. Neither with

@@ -63,7 +63,7 @@ class CallableWrapper:
                 return answer
             if not hasattr(answer, "get_coro"):
                 return await answer
-            with nesting.enclosing_task(answer, work.void_for_inner):  # its context was copied
+            with nesting.enclosing_task(answer, work.as_enclosing()):  # its context was copied
                 return await answer
 
         try:

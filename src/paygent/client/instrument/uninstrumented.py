@@ -1,6 +1,7 @@
 """Known provider SDKs without a hook here: their import is logged once.
 
-Their calls are neither metered nor limited, which must not go unnoticed. `pg.wrap` or a registered
+Their calls are neither metered nor limited, which must not go unnoticed; without a hook they cannot
+be refused either. `pg.wrap` or a registered
 provider meters them; a registered one is not logged. Most users of AWS's package call other
 services, so there the log is written when a client for Bedrock is made.
 """
@@ -12,10 +13,11 @@ import inspect
 from types import ModuleType
 from typing import Any
 
+from paygent.client.instrument.http_sdks.wrapper import note_unmetered
 from paygent.client.instrument.patching.patches import Hook, Patches
 from paygent.core.notices import Notice
 from paygent.core.providers import BEDROCK_SERVICES, PROVIDERS
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 
 
 class ImportHook(Hook):
@@ -77,4 +79,4 @@ def _check_service(args: tuple[Any, ...], kwargs: dict[str, Any], patches: Patch
 
 
 def _warn(package: str, sdk: str) -> None:
-    diagnostics.warn_once(Notice.UNMETERED_SDK, sdk, subject=package)
+    note_unmetered(Notice.UNMETERED_SDK, sdk, subject=package)

@@ -46,6 +46,7 @@ from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
 from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.records import RecordWriter
+from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.client.metering.wait import Wait, WaitEnd, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import caller
@@ -84,6 +85,7 @@ class MeterParts:
     policy: CallPolicy
     records: RecordWriter
     jobs: BackgroundJobs
+    unmetered: UnmeteredCalls
     deferred_ends: DeferredEnds
     now_us: Callable[[], int]
 
@@ -105,6 +107,7 @@ class Meter:
         self._records = parts.records
         self._jobs = parts.jobs
         self._now_us = parts.now_us
+        self.unmetered = parts.unmetered  # calls that do not come here otherwise
         self.deferred_ends = parts.deferred_ends  # ends of calls that wait until no lock is held
         self._dropped = self._drop  # one bound method for all calls
 

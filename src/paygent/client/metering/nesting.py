@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
-from typing import Any
+from typing import Any, NamedTuple
 
 from paygent.client.context.scopes import propagate, reset_or_ignore
 from paygent.client.metering.call import Request
@@ -21,21 +21,34 @@ from paygent.client.runtime.event_loops import caller
 VoidCall = Callable[[], None]
 """Voids a call, if it has not ended."""
 
-_enclosing: ContextVar[VoidCall | None] = ContextVar("paygent_enclosing_call", default=None)
+
+class Enclosing(NamedTuple):
+    """A call that encloses others.
+
+    Attributes:
+        void: Voids it, if it has not ended.
+        meters: Returns whether it still counts, and for all that runs inside.
+    """
+
+    void: VoidCall
+    meters: Callable[[], bool]
+
+
+_enclosing: ContextVar[Enclosing | None] = ContextVar("paygent_enclosing_call", default=None)
 propagate(_enclosing)  # a callable may make its calls on threads
 
 yield_hooks: list[Callable[[Request], None]] = []
 """Void the enclosing calls that an integration keeps by itself, given the call that begins."""
 
-_tasks: dict[Any, VoidCall] = {}  # by the tasks that are awaited as calls
+_tasks: dict[Any, Enclosing] = {}  # by the tasks that are awaited as calls
 
 
-def enter(void: VoidCall) -> Token[VoidCall | None]:
+def enter(call: Enclosing) -> Token[Enclosing | None]:
     """Note that the code from here on runs inside a call."""
-    return _enclosing.set(void)
+    return _enclosing.set(call)
 
 
-def leave(token: Token[VoidCall | None]) -> None:
+def leave(token: Token[Enclosing | None]) -> None:
     """Note that the call's code has run."""
     reset_or_ignore(token)
 
@@ -43,22 +56,22 @@ def leave(token: Token[VoidCall | None]) -> None:
 class EnclosingCall:
     """Makes a call the enclosing one of a block; may be entered again once it was left."""
 
-    __slots__ = ("_token", "_void")
+    __slots__ = ("_call", "_token")
 
-    def __init__(self, void: VoidCall) -> None:
-        self._void = void
+    def __init__(self, call: Enclosing) -> None:
+        self._call = call
 
     def __enter__(self) -> None:
-        self._token = enter(self._void)
+        self._token = enter(self._call)
 
     def __exit__(self, *error: object) -> None:
         leave(self._token)
 
 
 @contextmanager
-def enclosing_task(task: Any, void: VoidCall) -> Iterator[None]:
+def enclosing_task(task: Any, call: Enclosing) -> Iterator[None]:
     """Make a call the enclosing one of a task while it is awaited in this block."""
-    _tasks[task] = void
+    _tasks[task] = call
     try:
         yield
     finally:
@@ -69,10 +82,16 @@ def yield_to_inner(request: Request) -> None:
     """Void the enclosing calls: a call that is metered itself begins here."""
     outer = _enclosing.get()
     if outer is not None:
-        outer()
+        outer.void()
     for hook in yield_hooks:
         hook(request)
     if _tasks:  # nearly always empty, and then nothing is looked up
         outer = _tasks.get(caller())
         if outer is not None:
-            outer()
+            outer.void()
+
+
+def is_metered() -> bool:
+    """Return whether the code here runs inside a call that is metered as a whole."""
+    calls = (_enclosing.get(), _tasks.get(caller()) if _tasks else None)
+    return any(call is not None and call.meters() for call in calls)

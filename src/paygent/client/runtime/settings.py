@@ -53,6 +53,7 @@ class Settings:
         strict_backend: Whether `init` raises if the backend cannot be used.
         default_plan: Plan of users without an assigned one.
         on_missing_user: Policy for calls without a user; another string is the user they count to.
+        on_unmetered: Policy for calls that no adapter can meter.
         soft_gate: Whether the warning fires once per limit and window, or on every call past the
             line.
         tag_keys: Metadata keys that reports can group by.
@@ -73,6 +74,7 @@ class Settings:
     strict_backend: bool = False
     default_plan: str = "default"
     on_missing_user: str = "warn"
+    on_unmetered: Literal["warn", "raise", "ignore"] = "warn"
     soft_gate: Literal["once", "every_call"] = "once"
     tag_keys: tuple[str, ...] = ()
     carry_user: bool = True
@@ -182,6 +184,9 @@ def _read_others(errors: ValidationErrors, given: _Given, read: dict[str, Any]) 
     for name in ("default_plan", "on_missing_user"):
         value = given.get(name)
         take(name, isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX, NAME_RULE)
+    policies = ("warn", "raise", "ignore")
+    is_policy = given.get("on_unmetered") in policies
+    take("on_unmetered", is_policy, 'must be "warn", "raise" or "ignore"')
     gates = ("once", "every_call")
     take("soft_gate", given.get("soft_gate") in gates, 'must be "once" or "every_call"')
     is_registry = isinstance(given.get("registry"), ProviderRegistry)

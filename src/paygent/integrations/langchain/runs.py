@@ -32,7 +32,7 @@ from paygent.client.runtime.event_loops import caller, runs_loop
 from paygent.core.notices import Notice
 from paygent.core.providers import canonical_provider
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 from paygent.integrations.langchain.usage import is_cached, read_result, token_usage_of
 
 _ROUTE = "langchain"
@@ -174,7 +174,7 @@ class Run(Scope):
         if self._is_known:
             # Not booked: older versions do not mark an answer that comes out of a cache.
             name = self._kind[-1]
-            diagnostics.warn_once(Notice.UNMETERED_LANGCHAIN, name, subject=f"langchain:{name}")
+            meter.unmetered.note(Notice.UNMETERED_LANGCHAIN, name, subject=f"langchain:{name}")
             return
         _seen_by_hooks.discard(self._kind)
         request = _request_of(self.identity, [], {"metadata": {"ls_model_name": usage.model}})

@@ -35,6 +35,8 @@ def prepared(
 ) -> Prepared:
     """A metered request, read."""
     kwargs = more.pop("kwargs", {})
-    found = prepare(openai_names, client or Client(), options_of(url, body, **more), kwargs)
+    unmetered: Any = None  # not used for a metered operation
+    options = options_of(url, body, **more)
+    found = prepare(openai_names, client or Client(), options, kwargs, unmetered)
     assert found is not None
     return found

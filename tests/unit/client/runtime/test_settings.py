@@ -37,6 +37,7 @@ def test_read_settings__of_nothing__are_the_documented_defaults(tmp_path: Path) 
         strict_backend=False,
         default_plan="default",
         on_missing_user="warn",
+        on_unmetered="warn",
         soft_gate="once",
         tag_keys=(),
         carry_user=True,
@@ -94,6 +95,7 @@ def test_read_settings__every_valid_argument__is_taken_over() -> None:
             "strict_backend": True,
             "default_plan": "free",
             "on_missing_user": "shared",
+            "on_unmetered": "raise",
             "soft_gate": "every_call",
             "tag_keys": ["team", "feature"],
         },
@@ -104,6 +106,7 @@ def test_read_settings__every_valid_argument__is_taken_over() -> None:
     assert (found.raise_on_hard_gate, found.auto_instrument) == (False, False)
     assert (found.strict_backend, found.default_plan) == (True, "free")
     assert (found.on_missing_user, found.soft_gate) == ("shared", "every_call")
+    assert found.on_unmetered == "raise"
     assert found.tag_keys == ("team", "feature")
 
 
@@ -145,6 +148,7 @@ def test_read_settings__tag_keys_of_an_iterator__are_all_kept() -> None:
         ("default_plan", ""),
         ("default_plan", "x" * 256),
         ("on_missing_user", 5),
+        ("on_unmetered", "block"),
         ("soft_gate", "never"),
         ("tag_keys", "team"),
         ("tag_keys", 5),

@@ -62,7 +62,7 @@ class Work:
     _prepared: Prepared
     _scope: paygent_context | None
     _call: Call | None = None
-    _token: Token[nesting.VoidCall | None] | None = None
+    _token: Token[nesting.Enclosing | None] | None = None
 
     def __enter__(self) -> Work:
         if self._scope is not None:
@@ -87,7 +87,7 @@ class Work:
             return call
         if call is not None:
             self._call = call
-            self._token = nesting.enter(self._yield_to_inner)
+            self._token = nesting.enter(nesting.Enclosing(self._yield_to_inner, self._meters))
         return None
 
     def void_for_inner(self) -> None:
@@ -97,6 +97,14 @@ class Work:
 
     # Called by a metered call that begins inside; a subclass may keep the call instead.
     _yield_to_inner = void_for_inner
+
+    def _meters(self) -> bool:
+        """Return whether the call still counts, and for all that its callable does."""
+        return self._call is not None and not self._call.done
+
+    def as_enclosing(self) -> nesting.Enclosing:
+        """Return the call as one that encloses what its answer does."""
+        return nesting.Enclosing(self.void_for_inner, self._meters)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         # Also after an interruption of `begin`, when there is no token yet.
@@ -163,7 +171,7 @@ class Work:
         # by the code that iterates over it.
         if self._scope is not None:
             self._scope.__enter__()
-        token = nesting.enter(self.void_for_inner)
+        token = nesting.enter(self.as_enclosing())
         try:
             return action(*args)
         finally:

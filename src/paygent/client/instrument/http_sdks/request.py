@@ -19,8 +19,9 @@ from paygent.client.instrument.http_sdks.route import (
     route_name,
 )
 from paygent.client.metering.call import Request
+from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.core.notices import Notice
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 
 CARRIER_HEADER = "x-paygent-call"
 """Carries the `paygent_*` arguments of one call from the resource method to `request`'s wrapper,
@@ -45,17 +46,23 @@ class Prepared(NamedTuple):
     asks_for_usage: bool
 
 
-def prepare(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> Prepared | None:
+def prepare(
+    sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], unmetered: UnmeteredCalls
+) -> Prepared | None:
     """Read a request as the SDK is about to send it, and remove Paygent's header; None for a
     request that is not metered.
+
+    Raises:
+        PaygentLimitExceeded: for one that may cost something, where those are refused.
     """
     identity, raw = _take_headers(options)
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
     if isinstance(route, bool):
         if not route:
             name = route_name(str(options.method).upper(), plain_path(options.url))
-            diagnostics.warn_once(
-                Notice.UNKNOWN_OPERATION, sdk.name, name, subject=f"{sdk.name}:{name}"
+            operation = f"{sdk.name}:{name}"
+            unmetered.admit(
+                Notice.UNMETERED_OPERATION, sdk.name, name, operation=operation, identity=identity
             )
         return None
     body = options.json_data if isinstance(options.json_data, Mapping) else None

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 Generated SDKs send everything through one method, `request`, outside their retry loop. A call is
 gated and metered there, so that retries are one call and no operation is missed. An operation is
-known by its path: *metered* ones are gated and metered, *free* ones pass, and unknown ones pass too
-but are counted and logged once per route.
+known by its path: *metered* ones are gated and metered, *free* ones pass, and the policy for
+unmetered calls applies to all others.
 
 `request.py` reads the request before the call, `outcome.py` ends the call. The provider's answer is
 held in a local before any of our code runs on it, and is what the application gets; so is the
@@ -73,6 +73,13 @@ def meter_or_warn() -> Meter | None:
     if _active is None and _was_active:
         diagnostics.warn_once(Notice.SHUT_DOWN)
     return _active
+
+
+def note_unmetered(notice: Notice, *args: str, subject: str) -> None:
+    """Count, and log unless `on_unmetered` ignores it, what can be noticed but not refused."""
+    meter = _active
+    note = diagnostics.warn_once if meter is None else meter.unmetered.note
+    note(notice, *args, subject=subject)
 
 
 # -- the wrappers
@@ -147,7 +154,7 @@ def _open(
         if is_part:
             attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
             return None
-    prepared = attempt("prepare", prepare, sdk, client, options, kwargs)
+    prepared = attempt("prepare", prepare, sdk, client, options, kwargs, meter.unmetered)
     if prepared is None:
         return None
     return _Exchange(meter, prepared, options, OpenRequest(client, options, layer))

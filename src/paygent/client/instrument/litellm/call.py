@@ -21,6 +21,7 @@ from paygent.client.instrument.litellm.functions import Function
 from paygent.client.instrument.litellm.streams import Reader, Tap, is_stream, tap
 from paygent.client.instrument.patching.patches import Patches
 from paygent.client.instrument.streams.ending import StreamEnd
+from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
 from paygent.core.notices import Notice
@@ -72,6 +73,10 @@ class GatewayCall(Work):
         if not self._gateway.in_front and not is_in_callback():
             self.void_for_inner()
 
+    def _meters(self) -> bool:
+        # LiteLLM's own requests are no calls here; those of its callbacks are not in its price.
+        return not self._gateway.in_front and not is_in_callback() and Work._meters(self)
+
     def end_with(self, meter: Meter, call: Call, answer: Any) -> None:
         """End a call with its answer; a stream ends it later."""
         if is_from_cache(answer):
@@ -84,8 +89,9 @@ class GatewayCall(Work):
             super().end_with(meter, call, answer)
             return
         reader = Reader(answer, self._function, call.wants_tools, self._gateway.provider)
-        yield_to_inner = None if self._gateway.in_front else self._yield_to_inner
-        if tap(answer, Tap(StreamEnd(meter, call, reader), reader, yield_to_inner), self._patches):
+        enclosing = nesting.Enclosing(self._yield_to_inner, self._meters)
+        around = None if self._gateway.in_front else enclosing
+        if tap(answer, Tap(StreamEnd(meter, call, reader), reader, around), self._patches):
             call.hand_over()
         else:  # no usage will be seen, and the hold must end
             kind = type(answer).__name__

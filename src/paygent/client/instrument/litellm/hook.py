@@ -3,8 +3,8 @@
 LiteLLM speaks to most providers by itself, and where it calls OpenAI's SDK, it turns every
 exception into one of its own, ours too. So its public functions are the call, and the hooks of the
 SDKs let pass what it sends meanwhile (`callers.py`). An answer from its cache, or from a
-`mock_response`, costs nothing. Every function that calls a provider and is neither metered nor
-known to be free is logged.
+`mock_response`, costs nothing. To every function that calls a provider and is neither metered nor
+known to be free, the policy for unmetered calls applies.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from paygent.client.instrument.litellm.functions import (
 from paygent.client.instrument.patching.patches import Hook, Patch, Patches, is_mock
 from paygent.client.metering.call import Request
 from paygent.core.notices import Notice
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 
 
 class LiteLLMHook(Hook):
@@ -95,7 +95,7 @@ class LiteLLMHook(Hook):
         elif is_free(name):
             return original
         else:
-            wrapper = _wrap(original, _reporter(_public_name(original, litellm), patches))
+            wrapper = _wrap(original, _admitting(_public_name(original, litellm), patches))
         self._own[id(wrapper)] = wrapper
         return wrapper
 
@@ -190,14 +190,17 @@ def _wrap(original: Callable[..., Any], begin: _Begin) -> Callable[..., Any]:
     return functools.wraps(original)(lambda *args, **kwargs: coroutine(*args, **kwargs))
 
 
-def _reporter(name: str, patches: Patches) -> _Begin:
-    """Return a `begin` that logs that a function is not metered."""
+def _admitting(name: str, patches: Patches) -> _Begin:
+    """Return a `begin` that logs or refuses calls of a function that is not metered."""
 
-    def report(kwargs: dict[str, Any]) -> None:
+    def admit(kwargs: dict[str, Any]) -> None:
         if patches.switch.is_on and enclosing_call(name, None, kwargs) is None:
-            diagnostics.warn_once(Notice.UNMETERED_FUNCTION, name, subject=f"litellm:{name}")
+            meter = meter_or_warn()
+            if meter is not None:
+                operation = f"litellm:{name}"
+                meter.unmetered.admit(Notice.UNMETERED_FUNCTION, name, operation=operation)
 
-    return lambda _, kwargs: attempt("gateway", report, kwargs)
+    return lambda _, kwargs: attempt("gateway", admit, kwargs)
 
 
 @dataclass(slots=True, eq=False)

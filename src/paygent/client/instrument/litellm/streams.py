@@ -132,17 +132,17 @@ class Tap:
     __slots__ = ("_enclosing", "ending", "is_busy", "reader")
 
     def __init__(
-        self, ending: StreamEnd, reader: Reader, yield_to_inner: Callable[[], None] | None = None
+        self, ending: StreamEnd, reader: Reader, enclosing: nesting.Enclosing | None = None
     ) -> None:
-        """Create a tap. `yield_to_inner` voids the call in favor of calls below the stream; None if
-        they are parts of it.
+        """Create a tap. `enclosing` is the call where calls below the stream count instead of it;
+        None if they are parts of it.
         """
         self.ending = ending
         self.reader = reader
         self.is_busy = False
         # Some streams send their request when they are read.
         self._enclosing: AbstractContextManager[None] = (
-            _Reading(reader) if yield_to_inner is None else nesting.EnclosingCall(yield_to_inner)
+            _Reading(reader) if enclosing is None else nesting.EnclosingCall(enclosing)
         )
 
     def __enter__(self) -> None:

@@ -8,7 +8,7 @@ decide which connections are a provider's:
 |---|---|
 | opened by OpenAI's SDK (`sdk_hook.py`), wherever it leads | checked when it connects, tapped |
 | to a known host, at an address that is metered | the same |
-| to a known host, at another address | logged |
+| to a known host, at another address | logged, or refused (`on_unmetered`) |
 | to another host, at an address of the same ending | tapped; passes until it requests a response |
 | every other | left alone |
 """
@@ -37,7 +37,7 @@ from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
 from paygent.core.providers import provider_at
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 
 
 class SocketHook(Hook):
@@ -58,7 +58,7 @@ class SocketHook(Hook):
 
 
 class UntappedHook(Hook):
-    """Logs connections to a provider through parts of the library that have no taps."""
+    """Logs or refuses connections to a provider through parts of the library that have no taps."""
 
     def __init__(self, module: str, class_name: str) -> None:
         self.name = self.module = module
@@ -76,14 +76,14 @@ class UntappedHook(Hook):
             if patches.switch.is_on:
                 # The old implementation is given the address, the others have it.
                 uri = args[0] if args else kwargs.get("wsuri")
-                attempt("prepare", self._report, connection if uri is None else uri)
+                attempt("prepare", self._admit, connection if uri is None else uri)
             return await original(connection, *args, **kwargs)
 
         patches.put(owner, "handshake", handshake)
 
-    def _report(self, connection: Any) -> None:
+    def _admit(self, connection: Any) -> None:
         if _is_provider(_address(connection).host):
-            diagnostics.warn_once(Notice.UNMETERED_SOCKET_LIBRARY, self.module, subject=self.module)
+            _admit(Notice.UNMETERED_SOCKET_LIBRARY, self.module, operation=self.module)
 
 
 HOOKS: tuple[Hook, ...] = (
@@ -113,6 +113,13 @@ def _wrap(original: Callable[..., Any], taps: Any, patches: Patches) -> Callable
         return original(connection, *args, **kwargs)
 
     return handshake_async if taps is AsyncTaps else handshake
+
+
+def _admit(notice: Notice, name: str, *, operation: str) -> None:
+    """Apply the policy for unmetered calls to a connection."""
+    meter = meter_or_warn()
+    if meter is not None:
+        meter.unmetered.admit(notice, name, operation=operation)
 
 
 # -- checked when it connects
@@ -189,7 +196,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     if not route or not (is_provider or route in ("realtime", "responses")):
         if is_provider:
             name = route_name("WS", path)
-            diagnostics.warn_once(Notice.UNMETERED_CONNECTION, name, subject=f"{provider}:{name}")
+            _admit(Notice.UNMETERED_CONNECTION, name, operation=f"{provider}:{name}")
         return None
     models = [query[name][0] for name in ("model", "deployment") if name in query]
     joined = query["call_id"][0] if "call_id" in query else _live_session_of(path)

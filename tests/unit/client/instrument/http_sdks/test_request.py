@@ -104,7 +104,8 @@ def test_prepare__the_carried_arguments__are_taken_out_of_the_headers(init: Init
     assert sorted(kwargs) == ["extra_headers", "model"]
     assert str(kwargs["extra_headers"][CARRIER_HEADER]) == ""
     options = options_of(body={}, headers=kwargs["extra_headers"])
-    found = prepare(openai_names, Client(), options, {})
+    unmetered: Any = None  # not used for a metered operation
+    found = prepare(openai_names, Client(), options, {}, unmetered)
     assert found is not None
     assert found.request.identity is not None
     assert (found.request.identity.user_id, options.headers) == ("u", {"x-app": "1"})

@@ -1,0 +1,89 @@
+"""Calls that no adapter can meter: counted and logged, or refused (`on_unmetered`).
+
+Nothing is held or booked for them. What a wrapped call makes is metered with that one, so it
+passes: that is how an application meters such a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from paygent.client.accounts.registry import UserRegistry
+from paygent.client.context.identity import Identity
+from paygent.client.context.scopes import current_identity
+from paygent.client.metering import nesting
+from paygent.client.metering.attribution import Attribution
+from paygent.client.metering.policy import CallPolicy
+from paygent.client.runtime.callbacks import Callbacks
+from paygent.core.notices import Notice
+from paygent.errors import PaygentLimitExceeded
+from paygent.failopen import diagnostics
+from paygent.types import refusal
+
+
+class UnmeteredCalls:
+    """The unmetered calls of one `Paygent`. Thread-safe."""
+
+    def __init__(
+        self,
+        on_unmetered: Literal["warn", "raise", "ignore"],
+        policy: CallPolicy,
+        attribution: Attribution,
+        registry: UserRegistry,
+        callbacks: Callbacks,
+        now_us: Callable[[], int],
+    ) -> None:
+        self._on_unmetered = on_unmetered
+        self._policy = policy
+        self._attribution = attribution
+        self._registry = registry
+        self._callbacks = callbacks
+        self._now_us = now_us
+
+    def admit(
+        self, notice: Notice, *args: str, operation: str, identity: Identity | None = None
+    ) -> None:
+        """Let a call pass that is about to be sent, or refuse it.
+
+        Args:
+            notice: What is logged, with its `args`.
+            operation: Its name in counts and in the reason of a refusal.
+            identity: From the call's own `paygent_*` arguments, or None.
+
+        Raises:
+            PaygentLimitExceeded: where such calls are refused.
+        """
+        if nesting.is_metered():
+            return
+        if self._on_unmetered == "raise":
+            self._refuse(operation, identity)
+        self.note(notice, *args, subject=operation)
+
+    def note(self, notice: Notice, *args: str, subject: str) -> None:
+        """Count what passes, and log it unless such calls are ignored."""
+        if self._on_unmetered == "ignore":
+            diagnostics.count(notice, subject=subject)
+        else:
+            diagnostics.warn_once(notice, *args, subject=subject)
+
+    def _refuse(self, operation: str, given: Identity | None) -> None:
+        """Refuse a call; one of a user who is switched off, or whose plan is in shadow mode,
+        passes.
+        """
+        context = current_identity()
+        identity = context if given is None else given.merged_with(context)
+        named = identity.user_id if identity is not None else None
+        user = self._registry.user(named or self._attribution.fallback_user_id, self._now_us())
+        if not user.sdk_enabled or not user.plan.enforce:
+            return
+        result = refusal(
+            f"unmetered:{operation}",
+            f"{operation} can be neither metered nor limited. Use pg.wrap() to meter it, or let"
+            ' such calls pass with Paygent.init(on_unmetered="warn").',
+            user_id=user.user_id,
+            plan=user.plan_name,
+        )
+        self._callbacks.fire("hard_gate", result)
+        if self._policy.refuses:
+            raise PaygentLimitExceeded(result)
