@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.docs.pages import ROOT, program
+
 SUITE = """
 from openai import OpenAI
 
@@ -63,3 +65,9 @@ def test_plugin__an_installed_paygent__gives_each_test_a_fake_of_its_own(tmp_pat
 def test_plugin__no_test_uses_the_fixture__loads_nothing_of_paygent(tmp_path: Path) -> None:
     """Every pytest run in the environment loads the plugin, so it must cost next to nothing."""
     assert "1 passed" in run_pytest(tmp_path, IDLE)
+
+
+def test_plugin__the_tests_of_the_guide__pass_under_pytest_too(tmp_path: Path) -> None:
+    """The page runs them without pytest; its readers run them with it."""
+    page = (ROOT / "docs/guide/testing.md").read_text(encoding="utf-8")
+    assert "5 passed" in run_pytest(tmp_path, program(page))
