@@ -92,6 +92,13 @@ class Catalogue:
         self._resolved[key] = resolved
         return resolved
 
+    def similar_names(self, model: str) -> tuple[str, ...]:
+        """Return the listed names that may be meant by one that is in no list, the nearest first;
+        for messages, since it reads every name.
+        """
+        providers = self._snapshot.providers if self._snapshot is not None else ()
+        return model_names.nearest(model, (info.id for each in providers for info in each.models))
+
     def _find(self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str) -> Resolved:
         exact, short = model_names.plain(model), model_names.canonical(model)
         listing = self._listing(provider, model, at_us, tier)

@@ -9,6 +9,7 @@ count under it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -22,7 +23,10 @@ _VENDOR = re.compile(rf"^(?:{'|'.join(BEDROCK_VENDORS)})\.")
 _AFTER_PREFIX = re.compile(
     r"^(?:-preview)?(?:[-@.]?(?:\d{8}|\d{4}-\d{2}-\d{2}|\d{4}|\d{3}|latest))?(?:-v\d+(?::\d+)?)?$"
 )
+_PUNCTUATION = re.compile(r"[^a-z0-9]+")
 _NAME_CHARS_MAX = 200
+_NEAREST_MAX = 3
+_SIMILARITY_MIN = 0.85  # of `difflib`; lower ones suggest another model rather than a spelling
 
 
 @lru_cache(maxsize=4096)
@@ -66,6 +70,21 @@ def provider_prefix(name: str) -> str | None:
     """Return the provider in front of a name (`anthropic/claude-…`), or None."""
     short = plain(name)
     return short.split("/", 1)[0] if "/" in short else None
+
+
+def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that were probably meant by a misspelt one, at most three: those that differ
+    in punctuation only, else the most similar.
+    """
+    from difflib import get_close_matches  # for messages only, not for each application
+
+    short = canonical(name)
+    known = sorted({canonical(each) for each in names} - {short})
+    letters = _PUNCTUATION.sub("", short)
+    alike = [each for each in known if _PUNCTUATION.sub("", each) == letters]
+    if not alike:
+        alike = get_close_matches(short, known, n=_NEAREST_MAX, cutoff=_SIMILARITY_MIN)
+    return tuple(alike[:_NEAREST_MAX])
 
 
 def is_named_by(rule: Any, name: str) -> bool:

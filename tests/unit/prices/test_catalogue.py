@@ -542,3 +542,12 @@ def test_resolve__a_known_model_again__is_the_remembered_answer(bundled: Catalog
     """Resolving costs once per model, plan and variant."""
     first = bundled.resolve("openai", "gpt-4o", NOW_US, PLAN)
     assert bundled.resolve("openai", "gpt-4o", NOW_US + 1, PLAN) is first
+
+
+def test_similar_names__of_a_misspelt_model__are_listed_ones(bundled: Catalogue) -> None:
+    """The bundled list knows what was meant; without a list there is nothing to suggest."""
+    assert bundled.similar_names("gpt4o-mini") == ("gpt-4o-mini",)
+    assert bundled.similar_names("no such model at all") == ()
+    without = Catalogue(bundled._snapshot)
+    without._snapshot = None
+    assert without.similar_names("gpt4o-mini") == ()

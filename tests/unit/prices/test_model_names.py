@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from paygent.prices.model_names import candidates, canonical, is_named_by, plain, provider_prefix
+from paygent.prices.model_names import (
+    candidates,
+    canonical,
+    is_named_by,
+    nearest,
+    plain,
+    provider_prefix,
+)
 
 
 @dataclass
@@ -138,3 +145,23 @@ def test_is_named_by__each_kind_of_rule__names_only_its_model(
 ) -> None:
     """A prefix counts only where nothing but a date or a version follows it."""
     assert is_named_by(rule, name) is expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gpt4o-mini", ("gpt-4o-mini",)),
+        ("GPT 4o", ("gpt-4o",)),
+        ("gpt-4o-mni", ("gpt-4o-mini",)),
+        ("openai/claude-sonet-5", ("claude-sonnet-5", "claude-sonnet-8", "claude-sonnet-7")),
+        ("house", ()),
+        ("", ()),
+    ],
+)
+def test_nearest__a_misspelt_name__is_what_was_probably_meant(
+    name: str, expected: tuple[str, ...]
+) -> None:
+    """Names that differ in punctuation only win; others must be very similar."""
+    listed = ["gpt-4o", "gpt-4o-mini", "gpt-4o-2024-08-06", "o3", "mouse"]
+    listed += [f"claude-sonnet-{number}" for number in (8, 7, 6, 5)]
+    assert nearest(name, listed) == expected
