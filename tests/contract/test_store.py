@@ -41,6 +41,7 @@ from paygent.core.messages import (
     Question,
     SessionRecord,
     SessionState,
+    UserLedger,
 )
 from paygent.core.period import Subscription, day_name
 from paygent.core.report import UsageRow
@@ -466,20 +467,23 @@ class _Step(NamedTuple):
 
 _QUALITIES: tuple[Quality, ...] = ("exact", "partial", "estimated", "unpriced")
 _any_event = st.builds(
-    lambda user, session, model, at_us, cost, tools, inp, out, quality, provider: make_event(
-        "?",
-        user_id=user,
-        session_id=session,
-        model=model[0],
-        model_key=model[1],
-        at_us=at_us,
-        period_start_us=period_key(at_us=at_us).start_us,
-        cost_tokens_nano=cost,
-        cost_tools_nano=tools,
-        input_tokens=inp,
-        output_tokens=out,
-        quality=quality,
-        provider=provider,
+    lambda user, session, model, at_us, cost, tools, inp, out, quality, provider, blocked: (
+        make_event(
+            "?",
+            user_id=user,
+            session_id=session,
+            model=model[0],
+            model_key=model[1],
+            at_us=at_us,
+            period_start_us=period_key(at_us=at_us).start_us,
+            cost_tokens_nano=cost,
+            cost_tools_nano=tools,
+            input_tokens=inp,
+            output_tokens=out,
+            quality=quality,
+            provider=provider,
+            blocked=blocked,
+        )
     ),
     st.sampled_from(_USERS),
     st.sampled_from(_SESSIONS),
@@ -491,6 +495,7 @@ _any_event = st.builds(
     st.integers(0, 10**6),
     st.sampled_from(_QUALITIES),
     st.sampled_from(("openai", "azure")),
+    st.booleans(),
 )
 _events = st.lists(_any_event, min_size=1, max_size=12)
 _corrections = st.lists(
@@ -546,9 +551,8 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
         assert answer.counted == {event.event_id for event in sent} - booked.keys()
         _book(booked, sent)
         for question in questions:
-            assert answer.users[question.user_id].spent == {
-                key: fold(booked.values(), question.user_id, key) for key in question.accounts
-            }
+            state = answer.users[question.user_id]
+            _assert_folds(state, booked.values(), question.user_id, question.accounts)
 
     for user in _USERS:
         own = [event for event in booked.values() if event.user_id == user]
@@ -557,7 +561,7 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
         }
         for start_us in {period_key(at_us=at_us).start_us for at_us in _TIMES}:
             state = store.read(PRODUCT, (Question(user, _KEYS, start_us),), NOON_US).users[user]
-            assert state.spent == {key: fold(own, user, key) for key in _KEYS}
+            _assert_folds(state, own, user, _KEYS)
             assert state.by_model == _by_model(own, start_us)
     rows = store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us)
     assert list(rows) == _rows(booked.values(), booked)
@@ -568,6 +572,18 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
         (event for event in booked.values() if day_name(event.at_us) == day_name(NOON_US)), booked
     )
     store.close()
+
+
+def _assert_folds(
+    state: UserLedger, events: Iterable[Event], user_id: str, keys: Iterable[AccountKey]
+) -> None:
+    """Assert that spent is the fold of all events, and shadow that of the blocked ones."""
+    own = list(events)
+    blocked = [event for event in own if event.blocked]
+    assert state.spent == {key: fold(own, user_id, key) for key in keys}
+    assert {key: state.shadow.get(key, 0) for key in state.spent} == {
+        key: fold(blocked, user_id, key) for key in keys
+    }
 
 
 def _by_model(events: list[Event], period_start_us: int) -> dict[str, tuple[int, int]]:
@@ -586,7 +602,7 @@ def _book(booked: dict[str, Event], sent: list[Event]) -> None:
     for event in new.values():
         original = booked.get(event.corrects or "")
         if original is not None:
-            place = {name: getattr(original, name) for name in _PLACE}
+            place = {name: getattr(original, name) for name in (*_PLACE, "blocked")}
             booked[event.event_id] = event._replace(**place)
 
 
@@ -601,8 +617,16 @@ def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
         row["cost"] += event.cost_nano
         is_open = event.corrects is None and event.event_id not in settled
         row["doubtful"] += is_open and event.quality != "exact"
+        row["shadow"] += event.blocked and event.corrects is None
+        row["saved"] += event.cost_nano if event.blocked else 0
+    figures = ("calls", "input", "output", "cost", "doubtful")
     return [
-        UsageRow(*key, row["calls"], row["input"], row["output"], row["cost"], row["doubtful"])
+        UsageRow(
+            *key,
+            *(row[name] for name in figures),
+            shadow_calls=row["shadow"],
+            shadow_cost_nano=row["saved"],
+        )
         for key, row in sorted(found.items())
     ]
 

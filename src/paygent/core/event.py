@@ -120,6 +120,7 @@ class Begin(NamedTuple):
         expected_input_tokens, expected_output_tokens, expected_cost_nano: Booked if the call's end
             is never recorded.
         metadata_json: Metadata as a JSON object; "" if there is none.
+        blocked: As in `Event`.
     """
 
     event_id: str
@@ -136,6 +137,7 @@ class Begin(NamedTuple):
     expected_cost_nano: int
     price_id: str
     metadata_json: str
+    blocked: bool = False
 
 
 # -- the table of fields
@@ -248,7 +250,8 @@ def encode_begin(begin: Begin, head: str = "") -> bytes:
         begin.expected_output_tokens,
         begin.expected_cost_nano,
         escape(begin.price_id),
-        f',"meta":{begin.metadata_json}' if begin.metadata_json else "",
+        (f',"meta":{begin.metadata_json}' if begin.metadata_json else "")
+        + (',"blocked":true' if begin.blocked else ""),
     )
     return record.encode()
 

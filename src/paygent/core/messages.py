@@ -61,7 +61,14 @@ class PriceRecord(NamedTuple):
     at_us: int
 
 
-DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord
+class DefaultPlanRecord(NamedTuple):
+    """The plan of a product's users without an assigned one."""
+
+    plan: str
+    at_us: int
+
+
+DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord
 
 
 class SessionState(NamedTuple):
@@ -83,6 +90,7 @@ class UserLedger:
         sdk_enabled: False passes the user's calls through unmetered.
         open_session: The user's open implicit session.
         spent: By account, for each account of the question.
+        shadow: The part of it that blocked calls spent, for the accounts where there is one.
         period_start_us: Start of the period of `by_model`, as in the question.
         by_model: (tokens, nano-dollars) by canonical model name in that period.
     """
@@ -93,6 +101,7 @@ class UserLedger:
     sdk_enabled: bool = True
     open_session: SessionState | None = None
     spent: dict[AccountKey, int] = field(default_factory=dict)
+    shadow: dict[AccountKey, int] = field(default_factory=dict)
     period_start_us: int = 0
     by_model: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -154,8 +163,10 @@ class Answer:
         counted: Ids of the batch's events that were new; the others had been booked before.
         users: State of every user in a question.
         plans: Every plan of the product: its version and document by name.
+        default_plan: The plan of its users without an assigned one; None if no process has set it.
     """
 
     counted: frozenset[str] = frozenset()
     users: dict[str, UserLedger] = field(default_factory=dict)
     plans: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    default_plan: str | None = None

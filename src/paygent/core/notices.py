@@ -59,6 +59,11 @@ class Notice(Enum):
         "plan_not_configured",
         "Plan %s is not configured; its users have no limits.",
     )
+    DEFAULT_PLAN_DIFFERS = (
+        "default_plan_differs",
+        "This process was started with default_plan %r, another one of this product with %r: users"
+        " without a plan are limited differently. Pass the same default_plan everywhere.",
+    )
     SUBSCRIPTION_ENDED = (
         "subscription_ended",
         "A subscription has ended; its user is on the default plan now.",
@@ -248,6 +253,7 @@ class Step(str, Enum):
     CATALOGUE_PRICE = "catalogue_price"  # reading one price
     PRICE_LIST = "price_list"  # recording a price list
     PLAN_DOCUMENT = "plan_document"  # reading a plan from the ledger
+    DEFAULT_PLAN = "default_plan"  # telling other processes which one was chosen
     DATA_FOLDER = "data_folder"
     JOURNAL_FOLDER = "journal_folder"
     JOURNAL_WRITE = "journal_write"

@@ -19,6 +19,9 @@ class UsageRow(NamedTuple):
         doubtful_calls: Calls of another quality than `exact` without an exact correction.
         tag: The value of the metadata key that the report groups by, as text; "" for events without
             it, and where no tag is grouped by.
+        shadow_calls: Calls among them that ran past a hard gate: in shadow mode
+            (`PlanConfig.enforce`), or with `raise_on_hard_gate=False`.
+        shadow_cost_nano: Their part of the cost: what enforcement would have saved.
     """
 
     user_id: str
@@ -29,6 +32,8 @@ class UsageRow(NamedTuple):
     cost_nano: int
     doubtful_calls: int = 0
     tag: str = ""
+    shadow_calls: int = 0
+    shadow_cost_nano: int = 0
 
 
 class Margin(NamedTuple):

@@ -25,6 +25,7 @@ from paygent.core.messages import (
     AssignRecord,
     Batch,
     BookedEvent,
+    DefaultPlanRecord,
     PlanRecord,
     PriceRecord,
     Question,
@@ -267,6 +268,8 @@ def _write_directory(sql: _Statements, batch: Batch) -> None:
             sql.add_plan(name=text(record.name), document=document, at_us=record.at_us)
         elif isinstance(record, AssignRecord):
             _assign_plan(sql, record)
+        elif isinstance(record, DefaultPlanRecord):
+            sql.put_default_plan(default_plan=text(record.plan), at_us=record.at_us)
         elif isinstance(record, PriceRecord):
             document = json.dumps(record.document, sort_keys=True)
             sql.add_price_list(
@@ -364,8 +367,9 @@ def _answer(sql: _Statements, questions: tuple[Question, ...], at_us: int) -> An
     plans = {
         row["name"]: (row["version"], json.loads(row["document"])) for row in sql.latest_plans()
     }
+    default_plan = _default_plan(sql)
     if not questions:
-        return Answer(plans=plans)
+        return Answer(plans=plans, default_plan=default_plan)
     user_ids = json.dumps([text(question.user_id) for question in questions])
     directory = {row["user_id"]: row for row in sql.users_asked_for(user_ids=user_ids)}
     sessions = {
@@ -375,7 +379,7 @@ def _answer(sql: _Statements, questions: tuple[Question, ...], at_us: int) -> An
     models = _models(sql, questions)
     kept = _kept(sql, questions)
 
-    def spent(user_id: str, key: AccountKey) -> int:
+    def figures_of(user_id: str, key: AccountKey) -> tuple[int, int]:
         if (user_id, key) in kept:
             return kept[user_id, key]
         return _fold(sql, user_id, key, at_us)
@@ -383,14 +387,21 @@ def _answer(sql: _Statements, questions: tuple[Question, ...], at_us: int) -> An
     users = {}
     for question in questions:
         user_id = text(question.user_id)
+        accounts = {key: figures_of(user_id, storable(key)) for key in question.accounts}
         users[question.user_id] = replace(
             _user_of(directory.get(user_id)),
             open_session=sessions.get(user_id),
-            spent={key: spent(user_id, storable(key)) for key in question.accounts},
+            spent={key: figures[0] for key, figures in accounts.items()},
+            shadow={key: figures[1] for key, figures in accounts.items() if figures[1]},
             period_start_us=question.period_start_us,
             by_model=models.get(user_id, {}),
         )
-    return Answer(users=users, plans=plans)
+    return Answer(users=users, plans=plans, default_plan=default_plan)
+
+
+def _default_plan(sql: _Statements) -> str | None:
+    row = sql.default_plan()
+    return None if row is None else str(row["default_plan"])
 
 
 def _user_of(row: Row | None) -> UserLedger:
@@ -415,17 +426,19 @@ def _models(sql: _Statements, questions: Iterable[Question]) -> dict[str, _ByMod
     return models
 
 
-def _kept(sql: _Statements, questions: Iterable[Question]) -> dict[tuple[str, AccountKey], int]:
-    """Return the spent of the accounts that are kept, by user and key."""
+def _kept(
+    sql: _Statements, questions: Iterable[Question]
+) -> dict[tuple[str, AccountKey], tuple[int, int]]:
+    """Return spent and shadow of the accounts that are kept, by user and key."""
     keys = [
         account_row(question.user_id, key) for question in questions for key in question.accounts
     ]
     rows = sql.kept_accounts(keys=json.dumps(keys))
-    return {(row["user_id"], account_key_of(row)): row["spent"] for row in rows}
+    return {(row["user_id"], account_key_of(row)): (row["spent"], row["shadow"]) for row in rows}
 
 
-def _fold(sql: _Statements, user_id: str, key: AccountKey, at_us: int) -> int:
-    """Return the fold of the events that an account counts, if it is not kept."""
+def _fold(sql: _Statements, user_id: str, key: AccountKey, at_us: int) -> tuple[int, int]:
+    """Return spent and shadow of an account that is not kept: the folds of the events it counts."""
     length_us = rolling_length_us(key.limit.window)
     sums = sql.sum_of_window(
         user_id=user_id,
@@ -434,7 +447,9 @@ def _fold(sql: _Statements, user_id: str, key: AccountKey, at_us: int) -> int:
         session_id=key.session_id,
         model=key.limit.model,
     )
-    return amount(key.limit.metric, **sums)
+    names = ("cost_nano", "tokens", "calls")
+    spent = amount(key.limit.metric, **{name: sums[name] for name in names})
+    return spent, amount(key.limit.metric, **{name: sums["shadow_" + name] for name in names})
 
 
 # Of a parent process, kept from the garbage collector of a forked child, which would close them.

@@ -39,6 +39,7 @@ _TABLES = {
     "events",
     "plans",
     "price_lists",
+    "products",
     "rollup_day",
     "rollup_period",
     "sessions",
@@ -553,7 +554,8 @@ def test_queries__loaded__are_all_there() -> None:
     assert [name for name in _names() if not callable(getattr(queries, name, None))] == []
 
 
-_OF_A_WHOLE_PRODUCT = {"latest_plans"}  # few rows, and an answer needs them all
+# Few rows, and an answer needs them all.
+_OF_A_WHOLE_PRODUCT = {"latest_plans", "default_plan"}
 
 
 def _query_plans() -> dict[str, list[str]]:

@@ -61,7 +61,9 @@ def accounts_for_call(
 
 def _account(user: User, plan: PlanConfig, limit: Limit, session_id: str, at_us: int) -> Account:
     key = account_key(limit.key, user.period, session_id, at_us)
-    return open_account(user, key, limit.key.reason, _thresholds(plan, limit))
+    account = open_account(user, key, limit.key.reason, _thresholds(plan, limit))
+    account.excludes_shadow = not plan.enforce
+    return account
 
 
 def _thresholds(plan: PlanConfig, limit: Limit) -> Thresholds:
@@ -95,7 +97,7 @@ def open_account(
             key, reason, None if thresholds is _UNCHANGED else thresholds
         )
         user.event_accounts.clear()
-        account.pending = _pending(user, key)
+        account.pending, account.shadow_pending = _pending(user, key)
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
         for call in in_flight(user):
@@ -165,7 +167,9 @@ def count(user: User, event: Event) -> None:
     try:
         user.pending[event.event_id] = event
         for account in accounts:
-            account.pending += _amount(account.metric, event)
+            added = _amount(account.metric, event)
+            account.pending += added
+            account.shadow_pending += added if event.blocked else 0
         _count_by_model(user, event)
     except BaseException:  # an interruption between two sums
         _recount(user)
@@ -175,7 +179,7 @@ def count(user: User, event: Event) -> None:
 def _recount(user: User) -> None:
     """Recompute the pending spend from the events themselves."""
     for key, account in user.accounts.items():
-        account.pending = _pending(user, key)
+        account.pending, account.shadow_pending = _pending(user, key)
     for use in user.models.values():
         use.tokens = use.cost_nano = 0
     for event in user.pending.values():
@@ -200,6 +204,9 @@ def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
         amount_now = _amount(account.metric, settled)
         account.pending -= amount_now
         account.acknowledged += amount_now if is_new else 0
+        if settled.blocked:
+            account.shadow_pending -= amount_now
+            account.shadow_acknowledged += amount_now if is_new else 0
     use = user.models.get(settled.model_key)
     if use is not None and _is_in_period(user, settled):
         tokens, cost_nano = settled.total_tokens, settled.cost_nano
@@ -214,10 +221,14 @@ def _amount(metric: str, event: Event) -> int:
     return amount(metric, cost_nano=event.cost_nano, tokens=event.total_tokens, calls=event.calls)
 
 
-def _pending(user: User, key: AccountKey) -> int:
-    """Return the spend that an account counts of the events not acknowledged yet."""
+def _pending(user: User, key: AccountKey) -> tuple[int, int]:
+    """Return the spend that an account counts of the events not acknowledged yet, and the part of
+    it that blocked calls spent.
+    """
     metric = key.limit.metric
-    return sum(_amount(metric, event) for event in user.pending.values() if key.counts(event))
+    counted = [event for event in user.pending.values() if key.counts(event)]
+    spent = sum(_amount(metric, event) for event in counted)
+    return spent, sum(_amount(metric, event) for event in counted if event.blocked)
 
 
 def _count_by_model(user: User, event: Event) -> None:

@@ -102,9 +102,12 @@ class Admission:
 
     def _warnings(self, past_warn: list[Account], hold: Hold) -> tuple[Reading, ...]:
         """Return readings of the accounts with a warning due, and mark them as warned."""
-        if not past_warn:
-            return ()
-        due = [each for each in past_warn if self._warn_every_call or not each.warned]
+        # A warning of a shadow plan would reach users, and would be missing once it is enforced.
+        due = [
+            each
+            for each in past_warn
+            if not each.excludes_shadow and (self._warn_every_call or not each.warned)
+        ]
         for account in due:
             account.warned = True
         return tuple(read_account(account, hold.use) for account in due)
@@ -238,7 +241,7 @@ def waiting_count(users: Iterable[User]) -> int:
 def read_account(account: Account, use: Use | None = None) -> Reading:
     """Return the reading of an account with a cap, with what a call would add to it."""
     assert account.thresholds is not None  # the caller has checked
-    spent, held = account.spent, account.held
+    spent, held = account.decisive, account.held
     need = account.projected(use)[1] - held if use is not None else 0
     left = max(account.thresholds.block - spent, 0)
     # A call that straddles the line holds all that is left, and no more.
@@ -269,7 +272,7 @@ def _obstacle(
         thresholds = account.thresholds
         if thresholds is None or _is_exempt(account, use.is_free):
             continue
-        spent = account.spent
+        spent = account.decisive
         if thresholds.warn <= spent < thresholds.block:
             past_warn.append(account)
         held, then_held = account.projected(use)

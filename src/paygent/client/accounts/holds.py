@@ -230,9 +230,12 @@ class Account(HoldSet):
 
     __slots__ = (
         "acknowledged",
+        "excludes_shadow",
         "key",
         "pending",
         "reason",
+        "shadow_acknowledged",
+        "shadow_pending",
         "stale_us",
         "thresholds",
         "waiting",
@@ -246,6 +249,9 @@ class Account(HoldSet):
         self.thresholds = thresholds  # None where the plan does not limit this
         self.acknowledged = 0  # the ledger's figure as last read, in the unit of the metric
         self.pending = 0  # spend of this process that the ledger has not acknowledged
+        self.shadow_acknowledged = 0  # the part of either that blocked calls spent
+        self.shadow_pending = 0
+        self.excludes_shadow = False  # whether the plan decides without that part (shadow mode)
         self.warned = False  # whether the warn line was reported in this window
         self.waiting: list[Waiter] = []  # calls that wait for room here, the first come first
         self.stale_us = END_OF_TIME_US  # when a rolling sum has to be read again
@@ -254,6 +260,15 @@ class Account(HoldSet):
     def spent(self) -> int:
         """Settled in the window: the ledger's figure and what is pending delivery."""
         return self.acknowledged + self.pending
+
+    @property
+    def decisive(self) -> int:
+        """The spend that the gate compares with the cap: in shadow mode, what would have been spent
+        if the plan had been enforced.
+        """
+        if not self.excludes_shadow:
+            return self.acknowledged + self.pending
+        return self.spent - self.shadow_acknowledged - self.shadow_pending
 
     @property
     def is_in_use(self) -> bool:

@@ -112,6 +112,7 @@ class LedgerSync:
 
     def _apply_plans(self, answer: Answer) -> None:
         registry = self._registry
+        registry.follow_default_plan(answer.default_plan)
         for name, (version, document) in answer.plans.items():
             # A plan that this process is changing stays as it is until the ledger has it.
             if registry.plan_versions.get(name) != version and not registry.is_changing(
@@ -166,16 +167,15 @@ class LedgerSync:
         if registry.is_changing("user:" + user.user_id):
             return  # this process has just changed it, and the ledger does not know yet
         current = (user.plan_name, user.subscription, user.own)
-        default = user.plan_name if not user.assigned else registry.default_plan
-        new = (state.plan or default, state.subscription, own)
+        new = (state.plan or registry.default_plan, state.subscription, own)
         if user.ended is not None and state.subscription == user.ended:
             new = current  # a subscription that has ended stays ended
+        user.assigned = state.plan is not None
+        user.sdk_enabled = state.sdk_enabled
         if new != current:
             user.plan_name, user.subscription, user.own = new
             user.ended = None
             registry.refresh_plan(user, at_us)
-        user.assigned = state.plan is not None
-        user.sdk_enabled = state.sdk_enabled
 
 
 def _apply_session(user: User, theirs: SessionState | None) -> None:
@@ -197,6 +197,7 @@ def _apply_accounts(user: User, state: UserLedger, at_us: int) -> None:
         if account is None:
             continue
         account.acknowledged = spent
+        account.shadow_acknowledged = state.shadow.get(key, 0)
         if key.session_id:
             user.sessions.add(key.session_id)
         length_us = rolling_length_us(key.limit.window)

@@ -28,7 +28,7 @@ class Accounts:
     def __init__(
         self,
         *,
-        default_plan: str,
+        default_plan: str | None,
         new_id: Callable[[int], str],
         warn_every_call: bool = False,
         refresh_us: int = 60_000_000,

@@ -21,6 +21,9 @@ from paygent.core.period import Subscription, billing_period
 from paygent.core.plan import PlanConfig, limits_of, without_limits
 from paygent.failopen import diagnostics
 
+DEFAULT_PLAN = "default"
+"""Name of the default plan of a product in which no process has chosen one."""
+
 USERS_MAX = 20_000
 """Users kept in memory; beyond it, idle ones are evicted and read again when they come back."""
 
@@ -33,12 +36,20 @@ class UserRegistry:
 
     Attributes:
         plans: By name, as configured here or read from the ledger.
+        default_plan: Plan of users without an assignment.
         plans_epoch: Grows with each change of a plan; a user is refreshed when it lags behind.
     """
 
-    def __init__(self, default_plan: str) -> None:
+    def __init__(self, default_plan: str | None) -> None:
+        """Start without users and plans.
+
+        Args:
+            default_plan: As this process chose it; None follows the product's, which is
+                `DEFAULT_PLAN` until a process chooses one.
+        """
         self.lock = threading.Lock()  # guards users and plans
-        self.default_plan = default_plan  # plan of users without an assignment
+        self.default_plan = default_plan or DEFAULT_PLAN
+        self._chooses_default = default_plan is not None
         self.plans: dict[str, PlanConfig] = {}
         self.plan_versions: dict[str, int] = {}  # the ledger's version of each plan, by name
         self.users: dict[str, User] = {}  # by id
@@ -94,6 +105,8 @@ class UserRegistry:
     def refresh_plan(self, user: User, at_us: int) -> None:
         """Bring a user's plan and period up to date; under the user's lock."""
         epoch = self.plans_epoch  # first: a plan that changes meanwhile counts at the next call
+        if not user.assigned:
+            user.plan_name = self.default_plan
         period = billing_period(user.subscription, at_us)
         if period is None:
             self._queued_warnings.append(Notice.SUBSCRIPTION_ENDED)
@@ -164,7 +177,9 @@ class UserRegistry:
         return user
 
     def confirm_recorded(self, what: str) -> None:
-        """Note that a directory record (`plan:<name>`, `user:<id>`) has reached the ledger."""
+        """Note that a directory record (`plan:<name>`, `user:<id>`, `default_plan`) has reached the
+        ledger.
+        """
         with acquire_soon(self.lock):
             left = self._changing.get(what, 0) - 1
             if left > 0:
@@ -191,6 +206,22 @@ class UserRegistry:
             if plan is not None and self.plans.get(name) != plan:
                 self.plans[name] = plan
                 self.plans_epoch += 1
+
+    def choose_default_plan(self) -> None:
+        """Note that this process's choice of the default plan is on its way to the ledger."""
+        with acquire_soon(self.lock):
+            self._start_change("default_plan")
+
+    def follow_default_plan(self, plan: str | None) -> None:
+        """Take over the product's default plan, or warn if this process chose another one."""
+        if plan is None or plan == self.default_plan or self.is_changing("default_plan"):
+            return
+        if self._chooses_default:
+            diagnostics.warn_once(Notice.DEFAULT_PLAN_DIFFERS, self.default_plan, plan)
+            return
+        with acquire_blocking(self.lock):
+            self.default_plan = plan
+            self.plans_epoch += 1
 
     def emit_warnings(self) -> None:
         """Log the warnings queued under a lock; a handler of the application's log may be slow."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -60,11 +60,11 @@ class Paygent(Verbs):
         registry: ProviderRegistry | None = None,
         refresh_interval: float = 60.0,
         strict_backend: bool = False,
-        default_plan: str = "default",
+        default_plan: str | None = None,
         on_missing_user: str = "warn",
         on_unmetered: Literal["warn", "raise", "ignore"] = "warn",
         soft_gate: Literal["once", "every_call"] = "once",
-        tag_keys: tuple[str, ...] = (),
+        tag_keys: Iterable[str] = (),
         carry_user: bool = True,
     ) -> Paygent:
         """Start Paygent in this process; a second call shuts the first one down.
@@ -83,7 +83,8 @@ class Paygent(Verbs):
             registry: The application's own providers, metered like the built-in ones.
             refresh_interval: Age in seconds at which a user is read from the ledger again.
             strict_backend: Raise, instead of warning, if the backend cannot be used.
-            default_plan: Plan of users without an assigned one.
+            default_plan: Plan of users without an assigned one, kept for all processes of the
+                product; None is what any process has chosen, else "default".
             on_missing_user: For calls without a user: "warn", "block", "ignore" or a user id.
             on_unmetered: For calls that may cost something and that no adapter can meter: "warn"
                 logs them once per operation, "raise" refuses them before they are sent, "ignore"
@@ -166,6 +167,8 @@ class Paygent(Verbs):
             return
         if self._settings.db_path != MEMORY:
             attempt("data_folder", _make_folder, self._settings.db_path)
+        if self._settings.default_plan is not None:
+            attempt("default_plan", self._parts.plans.choose_default)
         set_active(self._parts.meter)
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
 

@@ -15,7 +15,12 @@ from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
-from paygent.core.messages import AssignRecord, DirectoryRecord, PlanRecord
+from paygent.core.messages import (
+    AssignRecord,
+    DefaultPlanRecord,
+    DirectoryRecord,
+    PlanRecord,
+)
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.core.validation import FieldError, InvalidValue, ValidationErrors
@@ -28,7 +33,6 @@ from paygent.types import BillingPeriod, UserState
 class PlanRegistry:
     """Validates changes of plans and assignments, applies and journals them. Thread-safe."""
 
-    default_plan: str  # may be assigned without being configured
     accounts: Accounts
     queries: UserQueries
     records: RecordWriter | None  # None writes none (Paygent is disabled)
@@ -47,6 +51,13 @@ class PlanRegistry:
             warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
         self.accounts.registry.set_plan(name, config)
         self._write(record)
+
+    def choose_default(self) -> None:
+        """Make this process's default plan the product's, for processes that do not choose one."""
+        if self.records is not None:
+            registry = self.accounts.registry
+            registry.choose_default_plan()
+            self._write(DefaultPlanRecord(registry.default_plan, self.now_us()))
 
     def assign(
         self,
@@ -86,8 +97,9 @@ class PlanRegistry:
             _check_size(verb, "plan_config", plan, record)
             self.accounts.registry.assign(valid_id, plan, own, subscription, at_us)
             self._write(record)
+        registry = self.accounts.registry
         # Not an error: another process may configure it later.
-        if own is None and plan not in (*self.accounts.registry.plans, self.default_plan):
+        if own is None and plan not in (*registry.plans, registry.default_plan):
             warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
         if opens_session:
             self.accounts.sessions.session_for_call(user, None, self.now_us())

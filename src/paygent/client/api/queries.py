@@ -72,16 +72,20 @@ class UserQueries:
         return self.enabled and not self.worker.is_stopped
 
     def guard(self, user: User, model: str | None) -> GuardResult:
-        """Return the decision on a call now; None checks the limits for all models only."""
+        """Return the decision on a call now; None checks the limits for all models only. In shadow
+        mode nothing is refused, so the decision is ok, with the figures.
+        """
         if not self.enabled:
             return GuardResult()
         now_us = self.now_us()
         resolved = self.catalogue.resolve("", model, now_us, user.plan) if model else None
         refusal = self.policy.refusal_now(user, model or "", resolved)
-        if refusal is not None:
+        if refusal is not None and user.plan.enforce:
             return refusal
         session_id = self._advised_session(user, now_us)
         decision = self.accounts.admission.check(user, session_id, resolved, now_us)
+        if not user.plan.enforce:
+            decision = decision._replace(status="ok", reason=None, retryable=False)
         return guard_result(decision, user.user_id, plan=user.plan_name, model=model)
 
     def _current_session(self, user: User) -> str:
@@ -178,7 +182,7 @@ class UserQueries:
         if resolved.output_ceiling is not None:
             most = min(most, resolved.output_ceiling)  # the provider refuses more
         binding = "unbounded"
-        for key, reading in limits:
+        for key, reading in limits if user.plan.enforce else ():
             if key.metric == "spend" and resolved.is_free and reading.thresholds.cap:
                 continue  # the gate lets a free call pass any spend limit except 0
             left_here, rates = room(reading), resolved.rates

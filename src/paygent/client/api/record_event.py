@@ -36,7 +36,7 @@ _CORRECTED_MAX = 10_000  # events with corrections that the ledger may not have 
 # The fields that decide where an event counts; a correction counts where its original does.
 _PLACE = (
     "user_id", "session_id", "at_us",
-    "model", "model_key", "provider", "plan", "period_start_us",
+    "model", "model_key", "provider", "plan", "period_start_us", "blocked",
 )  # fmt: skip
 
 

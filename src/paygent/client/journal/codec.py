@@ -13,6 +13,7 @@ from paygent.client.journal.segments import Record
 from paygent.core.event import Event, decode_end, event_from_begin
 from paygent.core.messages import (
     AssignRecord,
+    DefaultPlanRecord,
     DirectoryRecord,
     PlanRecord,
     PriceRecord,
@@ -26,6 +27,7 @@ _KINDS: dict[str, type[DirectoryRecord]] = {
     "assign": AssignRecord,
     "session": SessionRecord,
     "prices": PriceRecord,
+    "default_plan": DefaultPlanRecord,
 }
 # Both directions use this table, so a new kind cannot be written and not be read.
 _KIND_OF = {record_type: kind for kind, record_type in _KINDS.items()}

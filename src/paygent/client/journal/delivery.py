@@ -22,6 +22,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -37,6 +38,7 @@ from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
+    DefaultPlanRecord,
     DirectoryRecord,
     PlanRecord,
     Question,
@@ -309,7 +311,7 @@ class Worker:
             for record in directory:
                 self._settle(Batch(directory=(record,), at_us=batch.at_us))
         answer = self._ledger.settle(Batch(questions=batch.questions, at_us=batch.at_us))
-        return Answer(counted, answer.users, answer.plans)
+        return replace(answer, counted=counted)
 
     def _quarantine(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -381,3 +383,5 @@ class Worker:
                 self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
+            elif isinstance(record, DefaultPlanRecord):
+                self._accounts.registry.confirm_recorded("default_plan")

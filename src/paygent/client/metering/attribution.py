@@ -8,7 +8,7 @@ from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.client.runtime.settings import MISSING_USER_ID
+from paygent.client.runtime.settings import MISSING_USER_ID, MISSING_USER_POLICIES
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics
@@ -25,7 +25,7 @@ class Attribution:
     def __init__(self, policy: str, callbacks: Callbacks) -> None:
         self._policy = policy  # `on_missing_user`: "warn", "block", "ignore" or a user id
         self._callbacks = callbacks
-        self.fallback_user_id = MISSING_USER_ID if policy in ("warn", "ignore", "block") else policy
+        self.fallback_user_id = MISSING_USER_ID if policy in MISSING_USER_POLICIES else policy
 
     def resolve(self, request: Request) -> Identity:
         """Return the identity of a call, with a user in any case.

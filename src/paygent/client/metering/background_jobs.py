@@ -108,6 +108,7 @@ class BackgroundJobs:
                 cost_tools_nano=0,
                 quality=share.quality,
                 price_id=share.price_id,
+                blocked=original.blocked,
                 metadata=original.metadata,
                 details=share.details,
                 corrects=original_id,

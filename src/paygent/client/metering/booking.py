@@ -33,6 +33,7 @@ def begin_of(call: Call) -> Begin:
         hold.use.cost_nano,
         call.resolved.rates.price_id,
         call.identity.metadata_json,
+        call.blocked,
     )
 
 

@@ -199,7 +199,7 @@ class Meter:
         user = self._user(request, identity, at_us)
         if isinstance(user, Wait):
             return user
-        if not (user.sdk_enabled and self._policy.refuses):
+        if not (user.sdk_enabled and self._policy.enforces(user.plan)):
             return None
         resolved = self._resolve(request, user, at_us)
         refusal = self._policy.refusal_now(user, request.model, resolved)
@@ -283,15 +283,19 @@ class Meter:
         )
 
     def _refuse(self, call: Call, refusal: GuardResult) -> None:
-        """Report a refusal and raise it; or let the call run, where the product chose so.
+        """Report a refusal and raise it; or let the call run, where the product or the plan chose
+        so.
 
         Raises:
-            PaygentLimitExceeded: unless `raise_on_hard_gate` is False.
+            PaygentLimitExceeded: unless `raise_on_hard_gate` is False, or the plan is in shadow
+                mode.
         """
+        enforces = self._policy.enforces(call.plan)
         # Where calls are not refused, contention blocks none: the call would have waited.
-        if self._policy.refuses or refusal.gate_reason != CONTENTION:
-            self._report_refusal(call.user, refusal)
-            if self._policy.refuses:
+        if enforces or refusal.gate_reason != CONTENTION:
+            if call.plan.enforce:  # users must not notice a shadow plan
+                self._report_refusal(call.user, refusal)
+            if enforces:
                 raise PaygentLimitExceeded(refusal)
             call.blocked = True
         self._hold_unconditionally(call)
@@ -353,7 +357,10 @@ class Meter:
         if job is not None:
             call.booked_id = self._jobs.event_id(job.ref)
             event = event._replace(event_id=call.booked_id)
-        self._admission.settle(call.user, call.hold, event, learned(call, event, usage))
+        # An enforced plan would have learned nothing from a call that shadow mode lets run.
+        teaches = call.plan.enforce or not call.blocked
+        lesson = learned(call, event, usage) if teaches else None
+        self._admission.settle(call.user, call.hold, event, lesson)
         self._policy.end_offline(call, event.cost_nano)
         asked = (call.request.model, call.model_key, call.request.provider)
         head = call.head if (event.model, event.model_key, event.provider) == asked else ""

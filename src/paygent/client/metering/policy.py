@@ -8,6 +8,7 @@ from paygent.client.accounts.user_state import User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.metering.call import Call
 from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.core.plan import PlanConfig
 from paygent.prices.catalogue import Resolved
 from paygent.types import GuardResult, refusal
 
@@ -19,6 +20,12 @@ class CallPolicy:
         self.refuses = refuses  # whether calls are refused at all (`raise_on_hard_gate`)
         self._sync = sync
         self._allowance = Allowance()
+
+    def enforces(self, plan: PlanConfig) -> bool:
+        """Return whether calls under a plan are refused and wait: not in shadow mode, and not with
+        `raise_on_hard_gate=False`.
+        """
+        return self.refuses and plan.enforce
 
     def refusal_before_limits(self, call: Call) -> GuardResult | None:
         """Return why a call is refused before its limits are checked: its model has no price, or
@@ -67,7 +74,7 @@ class CallPolicy:
         enough.
         """
         request, wait_s = call.request, call.plan.contention_wait_s
-        if not self.refuses or not wait_s:
+        if not self.enforces(call.plan) or not wait_s:
             return None
         # A sync call on an event loop's thread would stop the very calls that it waits for.
         if not (running_loop() if request.is_async else not runs_loop()):

@@ -24,6 +24,17 @@ TAG_KEYS_MAX = 5
 MISSING_USER_ID = "(none)"
 """The reserved user of calls without a user; reports list it like any other."""
 
+MISSING_USER_POLICIES = ("warn", "block", "ignore")
+"""What `on_missing_user` may be beside a user id."""
+
+_POLICY_WORDS = frozenset(
+    (
+        *MISSING_USER_POLICIES,
+        *("allow", "deny", "drop", "error", "exception", "fail", "forbid", "log", "none", "off"),
+        *("pass", "raise", "refuse", "reject", "skip", "silent", "strict", "warning"),
+    )
+)  # all calls without a user would count on a user of that name
+
 SYNC_INTERVAL_S = 1.0
 """Longest time from a settlement to its delivery; a longer `flush_interval` does not extend it."""
 
@@ -51,7 +62,7 @@ class Settings:
         auto_instrument: Whether provider SDKs are patched at `init` and when imported later.
         refresh_interval_s: Age at which an idle user is read from the ledger again.
         strict_backend: Whether `init` raises if the backend cannot be used.
-        default_plan: Plan of users without an assigned one.
+        default_plan: Plan of users without an assigned one; None is the product's.
         on_missing_user: Policy for calls without a user; another string is the user they count to.
         on_unmetered: Policy for calls that no adapter can meter.
         soft_gate: Whether the warning fires once per limit and window, or on every call past the
@@ -72,7 +83,7 @@ class Settings:
     auto_instrument: bool = True
     refresh_interval_s: float = 60.0
     strict_backend: bool = False
-    default_plan: str = "default"
+    default_plan: str | None = None
     on_missing_user: str = "warn"
     on_unmetered: Literal["warn", "raise", "ignore"] = "warn"
     soft_gate: Literal["once", "every_call"] = "once"
@@ -184,6 +195,10 @@ def _read_others(errors: ValidationErrors, given: _Given, read: dict[str, Any]) 
     for name in ("default_plan", "on_missing_user"):
         value = given.get(name)
         take(name, isinstance(value, str) and 0 < len(value) <= NAME_CHARS_MAX, NAME_RULE)
+    policy = str(given.get("on_missing_user", "warn"))
+    if policy not in MISSING_USER_POLICIES and policy.strip().lower() in _POLICY_WORDS:
+        rule = 'must be "warn", "block", "ignore" or a user id; this looks like a misspelt policy'
+        errors.add("on_missing_user", policy, rule)
     policies = ("warn", "raise", "ignore")
     is_policy = given.get("on_unmetered") in policies
     take("on_unmetered", is_policy, 'must be "warn", "raise" or "ignore"')

@@ -58,7 +58,10 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
 SELECT
     COALESCE(SUM(cost_tokens_nano + cost_tools_nano), 0) AS cost_nano,
     COALESCE(SUM(input_tokens + output_tokens), 0) AS tokens,
-    COUNT(*) - COUNT(corrects) AS calls
+    COUNT(*) - COUNT(corrects) AS calls,
+    COALESCE(SUM(CASE WHEN blocked = 1 THEN cost_tokens_nano + cost_tools_nano ELSE 0 END), 0) AS shadow_cost_nano,
+    COALESCE(SUM(CASE WHEN blocked = 1 THEN input_tokens + output_tokens ELSE 0 END), 0) AS shadow_tokens,
+    COALESCE(SUM(CASE WHEN blocked = 1 AND corrects IS NULL THEN 1 ELSE 0 END), 0) AS shadow_calls
 FROM events
 WHERE product_id = :product_id
   AND user_id = :user_id
@@ -70,7 +73,8 @@ WHERE product_id = :product_id
 -- name: usage_by_user_and_model
 SELECT
     user_id, model, SUM(calls) AS calls, SUM(input_tokens) AS input_tokens,
-    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls
+    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls,
+    SUM(shadow_calls) AS shadow_calls, SUM(shadow_cost_nano) AS shadow_cost_nano
 FROM rollup_day
 WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day
 GROUP BY user_id, model
@@ -79,7 +83,8 @@ ORDER BY user_id, model;
 -- name: dearest_users
 SELECT
     user_id, '' AS model, SUM(calls) AS calls, SUM(input_tokens) AS input_tokens,
-    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls
+    SUM(output_tokens) AS output_tokens, SUM(cost_nano) AS cost_nano, SUM(doubtful_calls) AS doubtful_calls,
+    SUM(shadow_calls) AS shadow_calls, SUM(shadow_cost_nano) AS shadow_cost_nano
 FROM rollup_day
 WHERE product_id = :product_id AND day >= :first_day AND day <= :last_day
 GROUP BY user_id
@@ -137,7 +142,7 @@ VALUES (
 -- the model of a batch is known only when the batch has ended; a job that failed names none.
 UPDATE events AS c
 SET user_id = o.user_id, session_id = o.session_id, at_us = o.at_us, day = o.day, plan = o.plan,
-    period_start_us = o.period_start_us,
+    period_start_us = o.period_start_us, blocked = o.blocked,
     model = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.model ELSE c.model END,
     model_key = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.model_key ELSE c.model_key END,
     provider = CASE WHEN c.source = 'manual' OR c.model_key = '' THEN o.provider ELSE c.provider END
@@ -170,3 +175,15 @@ SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :
 INSERT INTO price_lists (product_id, price_id, document, first_us)
 VALUES (:product_id, :price_id, :document, :at_us)
 ON CONFLICT (product_id, price_id) DO NOTHING;
+
+-- name: put_default_plan!
+-- Last writer wins by time.
+INSERT INTO products (product_id, default_plan, changed_us)
+VALUES (:product_id, :default_plan, :at_us)
+ON CONFLICT (product_id) DO UPDATE SET
+    default_plan = excluded.default_plan,
+    changed_us = excluded.changed_us
+WHERE products.changed_us <= excluded.changed_us;
+
+-- name: default_plan^
+SELECT default_plan FROM products WHERE product_id = :product_id;

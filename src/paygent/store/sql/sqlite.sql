@@ -47,7 +47,9 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
 -- name: open_accounts!
 -- Opens accounts that are not kept yet, seeded from the events of their window; runs before the batch's own events
 -- are stored, which `book_accounts` then adds. Two questions may name one account.
-INSERT INTO accounts (product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent)
+INSERT INTO accounts (
+    product_id, user_id, session_id, metric, scope, model, window_rule, start_us, end_us, spent, shadow
+)
 WITH k AS (
     SELECT
         json_extract(value, '$.user_id') AS user_id, json_extract(value, '$.session_id') AS session_id,
@@ -55,38 +57,52 @@ WITH k AS (
         json_extract(value, '$.model') AS model, json_extract(value, '$.window_rule') AS window_rule,
         json_extract(value, '$.start_us') AS start_us, json_extract(value, '$.end_us') AS end_us
     FROM json_each(:keys)
+),
+new AS (
+    SELECT DISTINCT k.* FROM k
+    WHERE NOT EXISTS (
+        SELECT 1 FROM accounts AS a
+        WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
+            = (:product_id, k.user_id, k.session_id, k.metric, k.scope, k.model, k.window_rule, k.start_us)
+    )
 )
 SELECT
-    :product_id, k.user_id, k.session_id, k.metric, k.scope, k.model, k.window_rule, k.start_us, k.end_us,
-    COALESCE((
-        SELECT SUM(CASE k.metric
+    :product_id, d.user_id, d.session_id, d.metric, d.scope, d.model, d.window_rule, d.start_us, d.end_us,
+    COALESCE(SUM(d.amount), 0), COALESCE(SUM(CASE WHEN d.blocked = 1 THEN d.amount ELSE 0 END), 0)
+FROM (
+    SELECT
+        new.*, e.blocked,
+        CASE new.metric
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
-            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END)
-        FROM events AS e
-        WHERE e.product_id = :product_id AND e.user_id = k.user_id AND e.at_us >= k.start_us AND e.at_us < k.end_us
-          AND k.session_id IN ('', e.session_id) AND k.model IN ('', e.model_key, e.model)
-    ), 0)
-FROM k
-WHERE NOT EXISTS (
-    SELECT 1 FROM accounts AS a
-    WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
-        = (:product_id, k.user_id, k.session_id, k.metric, k.scope, k.model, k.window_rule, k.start_us)
-)
+            WHEN 'calls' THEN CASE WHEN e.event_id IS NOT NULL AND e.corrects IS NULL THEN 1 ELSE 0 END
+        END AS amount
+    FROM new
+    LEFT JOIN events AS e
+        ON e.product_id = :product_id AND e.user_id = new.user_id AND e.at_us >= new.start_us
+        AND e.at_us < new.end_us
+        AND new.session_id IN ('', e.session_id) AND new.model IN ('', e.model_key, e.model)
+) AS d
+WHERE true -- or SQLite would read ON CONFLICT as a part of a join
+GROUP BY d.user_id, d.session_id, d.metric, d.scope, d.model, d.window_rule, d.start_us, d.end_us
 ON CONFLICT (product_id, user_id, session_id, metric, scope, model, window_rule, start_us) DO NOTHING;
 
 -- name: book_accounts!
 -- An account is the fold of the events it counts; this adds the new ones. A settlement is always booked: caps are
 -- not checked here.
 UPDATE accounts AS a
-SET spent = a.spent + d.amount
+SET spent = a.spent + d.amount, shadow = a.shadow + d.shadow
 FROM (
     SELECT
         b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us,
         SUM(CASE b.metric
             WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
             WHEN 'tokens' THEN e.input_tokens + e.output_tokens
-            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END) AS amount
+            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END) AS amount,
+        SUM(CASE WHEN e.blocked = 0 THEN 0 ELSE CASE b.metric
+            WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
+            WHEN 'tokens' THEN e.input_tokens + e.output_tokens
+            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END END) AS shadow
     FROM json_each(:ids) AS k
     CROSS JOIN events AS e
     CROSS JOIN accounts AS b
@@ -108,7 +124,7 @@ WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.wind
 -- its exact correction is not; `roll_up_resolved` resolves one that is stored already.
 INSERT INTO rollup_day (
     product_id, day, user_id, model, provider, plan,
-    calls, input_tokens, output_tokens, cost_nano, doubtful_calls
+    calls, input_tokens, output_tokens, cost_nano, doubtful_calls, shadow_calls, shadow_cost_nano
 )
 SELECT
     e.product_id, e.day, e.user_id, e.model_key, e.provider, e.plan, COUNT(*) - COUNT(e.corrects),
@@ -118,7 +134,9 @@ SELECT
             SELECT 1 FROM events AS c
             WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
         ) THEN 1
-        ELSE 0 END)
+        ELSE 0 END),
+    SUM(CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END),
+    SUM(CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END)
 FROM json_each(:ids) AS k
 CROSS JOIN events AS e
 WHERE e.product_id = :product_id AND e.event_id = k.value
@@ -128,7 +146,9 @@ ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     input_tokens = rollup_day.input_tokens + excluded.input_tokens,
     output_tokens = rollup_day.output_tokens + excluded.output_tokens,
     cost_nano = rollup_day.cost_nano + excluded.cost_nano,
-    doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls;
+    doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls,
+    shadow_calls = rollup_day.shadow_calls + excluded.shadow_calls,
+    shadow_cost_nano = rollup_day.shadow_cost_nano + excluded.shadow_cost_nano;
 
 -- name: roll_up_resolved!
 -- The first exact correction of a stored call resolves its doubt in the rollup that counted it: a provider's batch
@@ -178,7 +198,7 @@ ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
 -- name: kept_accounts
 -- Those of the given accounts that are kept.
 SELECT
-    a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent
+    a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us, a.end_us, a.spent, a.shadow
 FROM json_each(:keys) AS k
 CROSS JOIN accounts AS a
     ON (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us) = (
@@ -225,6 +245,8 @@ SELECT
             WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.quality = 'exact'
         ) THEN 1
         ELSE 0 END) AS doubtful_calls,
+    SUM(CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END) AS shadow_calls,
+    SUM(CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END) AS shadow_cost_nano,
     COALESCE((
         SELECT CASE WHEN t.type IN ('true', 'false') THEN t.type ELSE CAST(t.atom AS TEXT) END
         FROM json_each(CASE WHEN o.event_id IS NULL THEN e.metadata ELSE o.metadata END) AS t

@@ -35,7 +35,7 @@ def test_read_settings__of_nothing__are_the_documented_defaults(tmp_path: Path) 
         auto_instrument=True,
         refresh_interval_s=60.0,
         strict_backend=False,
-        default_plan="default",
+        default_plan=None,
         on_missing_user="warn",
         on_unmetered="warn",
         soft_gate="once",
