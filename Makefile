@@ -56,6 +56,7 @@ bench: $(VENV)/dev  ## Measure what a call pays (REFERENCE=<python> also measure
 docs: $(VENV)/dev  ## Write the generated parts of the documentation
 	$(BIN)/python -m tests.instrument.coverage
 	$(BIN)/python -m tests.docs.configuration
+	$(BIN)/python -m tests.docs.troubleshooting
 
 check: test lint type contracts  ## All of the above checks
 

@@ -41,7 +41,7 @@ class ProviderConfig:
     Attributes:
         name: The provider's name in events and prices, such as "mistral".
         module_path: Module of the class, such as "acme.client".
-        class_name: Class whose method makes the calls; "Outer.Inner" for a nested one.
+        class_name: Class of the method that makes the calls; "Outer.Inner" for a nested one.
         method_name: The method; its keyword arguments are read as the request (`model`,
             `messages`, `max_tokens`, …).
         async_class_name: Class of the async method; None is `class_name`.
