@@ -116,7 +116,7 @@ def test_paygent_fake__a_store_of_the_applications_own__is_refused_with_the_reme
 def test_paygent_fake__at_its_end__restores_the_environment_and_the_patches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The machine's settings are hidden inside and the same afterwards; no Paygent is left."""
+    """The machine's settings are hidden inside and the same afterwards; no Paygent goes on."""
     monkeypatch.setenv("OPENAI_API_KEY", "of the machine")
     monkeypatch.setenv("PAYGENT_API_KEY", "pg_live_of_the_machine")
     monkeypatch.setenv("no_proxy", "intranet")
@@ -126,9 +126,12 @@ def test_paygent_fake__at_its_end__restores_the_environment_and_the_patches(
         assert os.environ["OPENAI_API_KEY"] == "fake"
         assert os.environ["no_proxy"] == "intranet,127.0.0.1"
         assert instrumentation.is_installed
-        folder = os.path.dirname(fake.db_path)
+        folder, started = os.path.dirname(fake.db_path), fake.paygent
+        started.record_event("ada", cost=1)
+        assert started.queue_stats["is_running"]
     assert dict(os.environ) == before
     assert Paygent.get_instance() is None
+    assert not started.queue_stats["is_running"]
     assert not instrumentation.is_installed
     assert not os.path.exists(folder)
 
