@@ -3,9 +3,9 @@ Runs on OpenAI, and on Claude once the OpenAI cap is reached. Needs crewai and a
 
 ```text
 ada: Hello.
-refused: ada has used 120 of 100 tokens on gpt-4o
+refused: model_limit:gpt-4o
 ada: Hello.
-refused: ada has used 120 of 100 tokens on claude-sonnet-5-5
+refused: model_limit:claude-sonnet-5-5
 ada claude-sonnet-5-5 1
 ada gpt-4o 1
 ```
@@ -53,7 +53,7 @@ with FakeProvider(Answer(text="Hello.")) as fake:
                 answer = crew.kickoff()
             print("ada:", answer)
         except PaygentLimitExceeded as refusal:
-            print("refused:", refusal)
+            print("refused:", refusal.guard_result.gate_reason)
 
 for row in sorted(pg.report(("user", "model")), key=lambda row: row.model):
     print(row.user_id, row.model, row.calls)

@@ -6,8 +6,9 @@ Needs fastapi, openai and httpx. Prints:
 alice hello 200 "Hello from the fake provider."
 alice story 200 Hello from the fake provider.
 alice later 200 "It is being thought about."
-alice story 429 {"error":"alice has used 360 of 350 tokens on gpt-4o"}
+alice story 429 {"error":"model_limit:gpt-4o"}
 bob hello 200 "Hello from the fake provider."
+a stranger hello 401 {"error":"sign in first"}
 alice used gpt-4o: calls 3, tokens 360
 bob used gpt-4o: calls 1, tokens 120
 ```
@@ -25,7 +26,8 @@ from paygent import Paygent, PaygentLimitExceeded, PlanConfig
 from paygent.integrations import PaygentMiddleware
 from paygent.testing import FakeProvider
 
-pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db")
+# A call without a user is a bug of this application, and is refused.
+pg = Paygent.init(db_path=f"{tempfile.mkdtemp()}/paygent.db", on_missing_user="block")
 pg.configure_plan("free", PlanConfig(model_limits={"gpt-4o": 350}))
 for user in ("alice", "bob"):
     pg.assign_plan(user, "free")
@@ -38,8 +40,10 @@ app = FastAPI()
 
 @app.middleware("http")
 async def sign_in(request: Request, call_next):
-    """Identify the user."""
+    """Identify the user, or ask for a sign-in."""
     request.state.user_id = TOKENS.get(request.headers.get("authorization"))
+    if request.state.user_id is None:
+        return JSONResponse({"error": "sign in first"}, status_code=401)
     return await call_next(request)
 
 
@@ -50,7 +54,10 @@ app.add_middleware(PaygentMiddleware, user_id=lambda scope: scope["state"]["user
 @app.exception_handler(PaygentLimitExceeded)
 async def refuse(_: Request, refusal: PaygentLimitExceeded) -> JSONResponse:
     """Respond to a user who has reached a limit."""
-    return JSONResponse({"error": str(refusal)}, status_code=429)
+    reason = refusal.guard_result.gate_reason
+    if reason == "no_user":  # a route that has no sign-in: a 500, with a traceback
+        raise refusal
+    return JSONResponse({"error": reason}, status_code=429)
 
 
 async def ask(text: str, **options):
@@ -95,9 +102,12 @@ async def main() -> None:
             ("a", "later"),
             ("a", "story"),
             ("b", "hello"),
+            ("c", "hello"),
         ):
-            answer = await browser.get(path, headers={"authorization": f"Bearer {token}"})
-            print(TOKENS[f"Bearer {token}"], path, answer.status_code, answer.text.strip())
+            authorization = f"Bearer {token}"
+            answer = await browser.get(path, headers={"authorization": authorization})
+            user_id = TOKENS.get(authorization, "a stranger")
+            print(user_id, path, answer.status_code, answer.text.strip())
 
 
 asyncio.run(main())

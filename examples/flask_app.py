@@ -7,7 +7,7 @@ alice hello 200 Hello from the fake provider.
 alice story 200 Hello from the fake provider.
 bob story 200 Hello from the fake provider.
 alice hello 200 Hello from the fake provider.
-alice story 429 refused: alice has used 360 of 350 tokens on gpt-4o
+alice story 429 refused: model_limit:gpt-4o
 alice used gpt-4o: calls 3, tokens 360
 bob used gpt-4o: calls 1, tokens 120
 ```
@@ -48,7 +48,7 @@ app.wsgi_app = PaygentWSGIMiddleware(
 @app.errorhandler(PaygentLimitExceeded)
 def refuse(refusal: PaygentLimitExceeded) -> tuple[str, int]:
     """Respond to a user who has reached a limit."""
-    return f"refused: {refusal}", 429
+    return f"refused: {refusal.guard_result.gate_reason}", 429
 
 
 def ask(text: str, **options):

@@ -3,7 +3,7 @@
 ```text
 ada: Hello. Hello.
 bob: Hello. Hello.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 ada claude-sonnet-5-5 1
 ada gpt-4o 2
 bob claude-sonnet-5-5 1
@@ -57,7 +57,7 @@ with FakeProvider(Answer(text="Hello.")) as fake:
         try:
             pool.spawn(ask_gpt).get()
         except PaygentLimitExceeded as refusal:
-            print("refused:", refusal)
+            print("refused:", refusal.guard_result.gate_reason)
 
 rows = pg.report(("user", "model"))
 for row in sorted(rows, key=lambda row: (str(row.user_id), str(row.model))):

@@ -4,7 +4,7 @@ langchain-anthropic.
 
 ```text
 ada: Hello. Hello.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 bob: Hello. Hello.
 ada gpt-4o 2
 bob claude-sonnet-5-5 2
@@ -41,7 +41,7 @@ with FakeProvider(Answer(text="Hello.")) as fake:
     try:
         chain.invoke({"name": "you"}, config)
     except PaygentLimitExceeded as refusal:
-        print("refused:", refusal)
+        print("refused:", refusal.guard_result.gate_reason)
 
     with paygent_context(user_id="bob"):
         answers = (prompt | claude | StrOutputParser()).batch([{"name": "you"}, {"name": "me"}])

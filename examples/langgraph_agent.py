@@ -4,9 +4,9 @@ langchain-anthropic.
 
 ```text
 gpt-4o: It is sunny in Rome.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 claude-sonnet-5-5: It is sunny in Rome.
-refused: ada has used 240 of 200 tokens on claude-sonnet-5-5
+refused: model_limit:claude-sonnet-5-5
 ada claude-sonnet-5-5 2
 ada gpt-4o 2
 ```
@@ -63,7 +63,7 @@ with FakeProvider(Answer(text="It is sunny in Rome.")) as fake:
             try:
                 agent.invoke(question)
             except PaygentLimitExceeded as refusal:
-                print("refused:", refusal)
+                print("refused:", refusal.guard_result.gate_reason)
 
 for row in sorted(pg.report(("user", "model")), key=lambda row: row.model):
     print(row.user_id, row.model, row.calls)

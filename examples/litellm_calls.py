@@ -4,7 +4,7 @@
 openai/gpt-4o: Hello.
 anthropic/claude-sonnet-5-5: Hello.
 router: Hello.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 ada anthropic claude-sonnet-5-5 0.0004
 ada openai gpt-4o 0.00045
 ada openai gpt-4o 0.00045
@@ -45,7 +45,7 @@ with FakeProvider(Answer(text="Hello.")) as fake, paygent_context(user_id="ada")
             answer = router.completion(model="chat", messages=messages, max_tokens=50)
             print("router:", answer.choices[0].message.content)
         except PaygentLimitExceeded as refusal:
-            print("refused:", refusal)
+            print("refused:", refusal.guard_result.gate_reason)
 
 pg.flush()
 for line in sorted(f"{e.user_id} {e.provider} {e.model} {e.cost_total:g}" for e in events):

@@ -3,9 +3,9 @@ on Claude, through LiteLLM, once the OpenAI cap is reached. Needs openai-agents[
 
 ```text
 gpt-4o: It is sunny in Rome.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 claude-sonnet-5-5: It is sunny in Rome.
-refused: ada has used 240 of 200 tokens on claude-sonnet-5-5
+refused: model_limit:claude-sonnet-5-5
 ada claude-sonnet-5-5 2
 ada gpt-4o 2
 ```
@@ -58,7 +58,7 @@ async def main() -> None:
                 try:
                     await Runner.run(agent, "How is Rome?")
                 except PaygentLimitExceeded as refusal:
-                    print("refused:", refusal)
+                    print("refused:", refusal.guard_result.gate_reason)
         await client.close()
 
 

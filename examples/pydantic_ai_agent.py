@@ -3,7 +3,7 @@
 ```text
 gpt-4o: Hello.
 gpt-4o: Hello.
-refused: ada has used 240 of 200 tokens on gpt-4o
+refused: model_limit:gpt-4o
 claude-sonnet-5-5: Hello.
 ada claude-sonnet-5-5 1
 ada gpt-4o 2
@@ -46,7 +46,7 @@ async def main() -> None:
                     result = await Agent(model).run("Say hello.", model_settings=settings)
                     print(f"{model.model_name}: {result.output}")
                 except PaygentLimitExceeded as refusal:
-                    print("refused:", refusal)
+                    print("refused:", refusal.guard_result.gate_reason)
         await openai.close()
         await anthropic.close()
 
