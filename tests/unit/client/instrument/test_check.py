@@ -121,7 +121,7 @@ def test_check__what_it_logs__is_true_of_each_hook(
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(owner, name, replacement)
             instrumentation.check()
-        assert caplog.messages == [f"paygent: {expected}"]
+        assert caplog.messages == [expected]
 
 
 def test_check__a_hook_that_was_replaced__is_reported_as_put_on_top(
@@ -133,7 +133,7 @@ def test_check__a_hook_that_was_replaced__is_reported_as_put_on_top(
         patched.setattr(SyncAPIClient, "request", lambda *args, **kwargs: ours(*args, **kwargs))
         instrumentation.check()
     assert caplog.messages == [
-        "paygent: Other code replaced SyncAPIClient.request; Paygent's hook was put on top of it."
+        "Other code replaced SyncAPIClient.request; Paygent's hook was put on top of it."
     ]
 
 

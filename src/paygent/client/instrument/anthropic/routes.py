@@ -1,6 +1,7 @@
 """Anthropic's SDK (0.40 to 2.x): its clients, resources and operations.
 
-Routes were read from the resources of anthropic 2.13 and 0.40 (2026-11).
+Routes were read from the resources of anthropic 2.14 and 0.40 (2026-11), those that are not
+metered (`operations.py`) also from releases in between.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from paygent.client.instrument.anthropic.answers import (
     read_batch,
     read_message,
 )
-from paygent.client.instrument.http_sdks.route import Route
+from paygent.client.instrument.anthropic.operations import FREE, UNMETERED
+from paygent.client.instrument.http_sdks.route import Passing, PassingOperations, Route
 from paygent.core.providers import provider_of_client
 
 name = "anthropic"
@@ -60,27 +62,31 @@ _COMPLETE = Route(
     "complete", read_message, MessageStream, max_tokens_names=("max_tokens_to_sample",)
 )  # text completions of the oldest SDKs, without usage
 _RESULTS = re.compile(r"/messages/batches/([^/]+)/results$")
+_ROUTES = (("/messages", _MESSAGES), ("/messages/batches", _BATCHES), ("/complete", _COMPLETE))
 
 
-def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one."""
+def _results(batch_id: str) -> Route:
+    reader = partial(BatchResults, ref=batch_ref(batch_id))
+    return Route("messages.batches.results", read_batch, reader, reports_job_usage=True)
+
+
+METERED = {f"POST {path}": metered for path, metered in _ROUTES} | {
+    "GET /messages/batches/{}/results": _results("{}")
+}
+"""The metered operations, with "{}" for a segment that varies."""
+
+_PASSING = PassingOperations(FREE, UNMETERED)
+
+
+def route(method: str, path: str) -> Route | Passing:
+    """Return the route of a metered operation, or the class of another one."""
     if method == "POST":
         # By the ending, since a base URL may add a prefix.
         for ending, metered in _ROUTES:
             if path.endswith(ending):
                 return metered
-        return path.startswith(_FREE_POST) or path.endswith("/cancel")
-    if method == "GET":
-        # The one GET with usage: the results of a batch.
-        results = _RESULTS.search(path)
-        if results is None:
-            return True
-        reader = partial(BatchResults, ref=batch_ref(results[1]))
-        return Route("messages.batches.results", read_batch, reader, reports_job_usage=True)
-    return method in ("DELETE", "HEAD")
-
-
-_ROUTES = (("/messages", _MESSAGES), ("/messages/batches", _BATCHES), ("/complete", _COMPLETE))
+    results = _RESULTS.search(path) if method == "GET" else None
+    return _results(results[1]) if results is not None else _PASSING.find(method, path)
 
 
 def provider(client: Any) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 from paygent.client.context.identity import Identity
 from paygent.client.instrument.http_sdks.route import (
+    Passing,
     Route,
     Sdk,
     max_tokens_of,
@@ -57,8 +58,8 @@ def prepare(
     """
     identity, raw = _take_headers(options)
     route = route_of(cast(Hashable, sdk), options.method, str(options.url))
-    if isinstance(route, bool):
-        if not route:
+    if isinstance(route, Passing):
+        if route is not Passing.FREE:
             name = route_name(str(options.method).upper(), plain_path(options.url))
             operation = f"{sdk.name}:{name}"
             unmetered.admit(
@@ -132,8 +133,8 @@ def host_of(sdk: Sdk, client: Any) -> Host:
 
 
 @functools.lru_cache(maxsize=1024)
-def route_of(sdk: Hashable, method: str, url: str) -> Route | bool:
-    """Return the route of a request; an application uses few of them."""
+def route_of(sdk: Hashable, method: str, url: str) -> Route | Passing:
+    """Return the route or class of a request; an application uses few of them."""
     return cast(Sdk, sdk).route(method.upper(), plain_path(url))
 
 

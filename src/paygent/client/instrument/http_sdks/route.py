@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from paygent.client.instrument.streams.reader import StreamReader
@@ -49,6 +50,58 @@ class Route(NamedTuple):
     reports_job_usage: bool = False
 
 
+class Passing(Enum):
+    """The class of an operation that passes without being metered."""
+
+    FREE = "free"  # costs nothing
+    UNMETERED = "unmetered"  # may cost something, and no adapter can meter it
+    UNKNOWN = "unclassified"  # in no table: treated as unmetered, never as free
+
+
+class Operations(NamedTuple):
+    """Operations of one class.
+
+    Attributes:
+        why: Why they are in it.
+        paths: Of their POST requests, below the API's root, with "{}" for a segment that varies.
+    """
+
+    why: str
+    paths: tuple[str, ...]
+
+
+class PassingOperations:
+    """The operations of an SDK that pass without being metered."""
+
+    def __init__(self, free: Iterable[Operations], unmetered: Iterable[Operations]) -> None:
+        self._is_free = _matcher(free)
+        self._is_unmetered = _matcher(unmetered)
+
+    def find(self, method: str, path: str) -> Passing:
+        """Return the class of an operation that has no route."""
+        if method in READING_METHODS:
+            return Passing.FREE
+        if method != "POST":
+            return Passing.UNKNOWN
+        # First: the segment that varies in a free path may be a word of an unmetered one.
+        if self._is_unmetered(path):
+            return Passing.UNMETERED
+        return Passing.FREE if self._is_free(path) else Passing.UNKNOWN
+
+
+READING_METHODS = ("GET", "HEAD", "DELETE")
+"""Methods that cost nothing in both SDKs: they read or remove what exists. The reads that report
+the usage of earlier work have a route.
+"""
+
+
+def _matcher(operations: Iterable[Operations]) -> Callable[[str], object]:
+    paths = (
+        re.escape(path).replace(r"\{\}", "[^/]+") for each in operations for path in each.paths
+    )
+    return re.compile("|".join(paths)).fullmatch
+
+
 class Sdk(Protocol):
     """The `routes` module of an SDK.
 
@@ -78,8 +131,8 @@ class Sdk(Protocol):
     def resource_methods(self) -> Sequence[str]:
         """Names of the methods of these that accept `paygent_*` arguments."""
 
-    def route(self, method: str, path: str) -> Route | bool:
-        """Return a metered route, True for a free operation, False for an unknown one."""
+    def route(self, method: str, path: str) -> Route | Passing:
+        """Return the route of a metered operation, or the class of another one."""
 
     def provider(self, client: Any) -> str:
         """Return the provider that this client calls."""

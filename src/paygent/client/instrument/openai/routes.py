@@ -1,6 +1,7 @@
 """OpenAI's SDK (1.60 to 3.x): its clients, resources and operations.
 
-Routes were read from the resources of openai 3.57 and 1.60 (2026-11).
+Routes were read from the resources of openai 3.57 and 1.60 (2026-11), those that are not metered
+(`operations.py`) also from releases in between.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import re
 from typing import Any
 
-from paygent.client.instrument.http_sdks.route import Route
+from paygent.client.instrument.http_sdks.route import Passing, PassingOperations, Route
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     FinalEvents,
@@ -21,6 +22,7 @@ from paygent.client.instrument.openai.answers import (
     read_speech,
     read_transcription,
 )
+from paygent.client.instrument.openai.operations import FREE, UNMETERED
 from paygent.client.instrument.openai.usage import usage_of_audio, usage_of_speech
 from paygent.core.providers import provider_at, provider_of_client
 
@@ -106,19 +108,28 @@ _ROUTES = {
 _JOBS = (
     # Not the list of all responses or batches: it would report each of them again.
     (
+        ("GET /responses/{}", "POST /responses/{}/cancel"),
         re.compile(r"/responses/[^/]+(/cancel)?$"),
         Route("responses.retrieve", read_response, ResponseStream, reports_job_usage=True),
     ),
     (
+        ("GET /batches/{}", "POST /batches/{}/cancel"),
         re.compile(r"/batches/[^/]+(/cancel)?$"),
         Route("batches.retrieve", read_batch, FinalEvents, reports_job_usage=True),
     ),
 )
-"""Operations that report the usage of work started earlier."""
+"""Operations that report the usage of work started earlier, and how their paths end."""
+
+METERED = {f"POST {path}": metered for path, metered in _ROUTES.items()} | {
+    operation: job for operations, _, job in _JOBS for operation in operations
+}
+"""The metered operations, with "{}" for a segment that varies."""
+
+_PASSING = PassingOperations(FREE, UNMETERED)
 
 
-def route(method: str, path: str) -> Route | bool:
-    """Return a metered route, True for a free operation, False for an unknown one."""
+def route(method: str, path: str) -> Route | Passing:
+    """Return the route of a metered operation, or the class of another one."""
     if method == "POST":
         exact = _ROUTES.get(path)
         if exact is not None:
@@ -126,17 +137,11 @@ def route(method: str, path: str) -> Route | bool:
         for ending, metered in _ROUTES.items():  # a host without /v1, a path with a deployment
             if ending != "/completions" and path.endswith(ending):
                 return metered
-        # Cancelling may report the usage of a job, and is free otherwise.
-        if path.endswith("/cancel"):
-            return _job(path) or True
-        return path.startswith(_FREE_POST) and not path.endswith(_COSTLY_BELOW)
-    if method == "GET":
-        return _job(path) or True
-    return method in ("DELETE", "HEAD")
-
-
-def _job(path: str) -> Route | None:
-    return next((job for pattern, job in _JOBS if pattern.search(path)), None)
+    if method == "GET" or path.endswith("/cancel"):
+        for _, pattern, job in _JOBS:
+            if pattern.search(path):
+                return job
+    return _PASSING.find(method, path)
 
 
 # -- the provider

@@ -8,8 +8,10 @@ import pytest
 from tests.unit.client.instrument.requests import Client
 
 from paygent.client.instrument.anthropic import routes as anthropic_names
-from paygent.client.instrument.http_sdks.route import plain_path, route_name
+from paygent.client.instrument.http_sdks.route import Passing, plain_path, route_name
 from paygent.client.instrument.openai import routes as openai_names
+
+FREE, UNMETERED, UNKNOWN = Passing.FREE, Passing.UNMETERED, Passing.UNKNOWN
 
 
 class AzureOpenAI(Client):
@@ -58,41 +60,43 @@ def test_route_name__of_a_path__leaves_out_ids_and_nothing_else(path: str, expec
         ("POST", "/chat/completions", "chat.completions"),
         ("POST", "/completions", "completions"),
         ("POST", "/api/v3/embeddings", "embeddings"),
-        ("POST", "/moderations", True),
-        ("POST", "/responses/input_tokens", True),
+        ("POST", "/moderations", FREE),
+        ("POST", "/responses/input_tokens", FREE),
         ("POST", "/images/generations", "images.generate"),
         ("POST", "/audio/speech", "audio.speech"),
         ("POST", "/responses/compact", "responses.compact"),
-        ("POST", "/videos", False),
-        ("POST", "/fine_tuning/jobs", False),
-        ("POST", "/vector_stores", True),
-        ("POST", "/vector_stores/v/files", True),
-        ("POST", "/vector_stores/v/search", False),
-        ("POST", "/threads/t/messages", True),
-        ("POST", "/threads/t/runs", False),
-        ("POST", "/threads/runs", False),
-        ("POST", "/chat/completions/chatcmpl-1", True),
-        ("GET", "/models", True),
+        ("POST", "/videos", UNMETERED),
+        ("POST", "/fine_tuning/jobs", UNMETERED),
+        ("POST", "/vector_stores", FREE),
+        ("POST", "/vector_stores/v/files", FREE),
+        ("POST", "/vector_stores/v/search", UNMETERED),
+        ("POST", "/threads/t/messages", FREE),
+        ("POST", "/threads/t/runs", UNMETERED),
+        ("POST", "/threads/runs", UNMETERED),
+        ("POST", "/chat/completions/chatcmpl-1", FREE),
+        ("GET", "/models", FREE),
         ("GET", "/responses/resp_1", "responses.retrieve"),
-        ("GET", "/responses/resp_1/input_items", True),
+        ("GET", "/responses/resp_1/input_items", FREE),
         ("POST", "/responses/resp_1/cancel", "responses.retrieve"),
-        ("GET", "/batches", True),
+        ("GET", "/batches", FREE),
         ("POST", "/batches", "batches"),
         ("GET", "/batches/batch_1", "batches.retrieve"),
         ("GET", "/openai/batches/batch_1", "batches.retrieve"),
-        ("GET", "/vector_stores/v/file_batches/b", True),
-        ("POST", "/fine_tuning/jobs/j/cancel", True),
-        ("DELETE", "/files/f", True),
-        ("HEAD", "/x", True),
-        ("PUT", "/x", False),
+        ("GET", "/vector_stores/v/file_batches/b", FREE),
+        ("POST", "/fine_tuning/jobs/j/cancel", FREE),
+        ("DELETE", "/files/f", FREE),
+        ("HEAD", "/x", FREE),
+        ("PUT", "/x", UNKNOWN),
+        ("POST", "/new", UNKNOWN),
+        ("POST", "/new/x/cancel", UNKNOWN),
     ],
 )
-def test_openai_route__each_operation__is_metered_free_or_unknown(
+def test_openai_route__each_operation__is_metered_or_classified(
     method: str, path: str, expected: Any
 ) -> None:
     """A path of a deployment or a proxy is still its operation."""
     found = openai_names.route(method, path)
-    assert (found if isinstance(found, bool) else found.name) == expected
+    assert (found if isinstance(found, Passing) else found.name) == expected
 
 
 @pytest.mark.parametrize(
@@ -100,25 +104,26 @@ def test_openai_route__each_operation__is_metered_free_or_unknown(
     [
         ("POST", "/messages", "messages"),
         ("POST", "/projects/p/locations/l/messages", "messages"),
-        ("POST", "/messages/count_tokens", True),
+        ("POST", "/messages/count_tokens", FREE),
         ("POST", "/messages/batches", "messages.batches"),
-        ("POST", "/messages/batches/b/cancel", True),
+        ("POST", "/messages/batches/b/cancel", FREE),
         ("POST", "/complete", "complete"),
-        ("POST", "/sessions", False),
-        ("GET", "/models", True),
-        ("GET", "/messages/batches/b", True),
+        ("POST", "/sessions", UNMETERED),
+        ("GET", "/models", FREE),
+        ("GET", "/messages/batches/b", FREE),
         ("GET", "/messages/batches/b/results", "messages.batches.results"),
         ("GET", "/gateway/v1/messages/batches/b/results", "messages.batches.results"),
-        ("DELETE", "/files/f", True),
-        ("PATCH", "/x", False),
+        ("DELETE", "/files/f", FREE),
+        ("PATCH", "/x", UNKNOWN),
+        ("POST", "/new", UNKNOWN),
     ],
 )
-def test_anthropic_route__each_operation__is_metered_free_or_unknown(
+def test_anthropic_route__each_operation__is_metered_or_classified(
     method: str, path: str, expected: Any
 ) -> None:
     """Batches are metered where they are started and where their results are read."""
     found = anthropic_names.route(method, path)
-    assert (found if isinstance(found, bool) else found.name) == expected
+    assert (found if isinstance(found, Passing) else found.name) == expected
 
 
 @pytest.mark.parametrize(
