@@ -19,7 +19,7 @@ from paygent.testing import Answer, PaygentFake, Tokens
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 READY_S = 60.0
-"""How long the service may take to start; its imports are slow on a busy machine."""
+"""How long the service may take to start, or a job to end; a busy machine is slow at imports."""
 
 SERVE = """
 import uvicorn
@@ -61,6 +61,7 @@ class Service:
             if found:
                 return found[0]
             time.sleep(0.05)  # another process's start cannot be waited for in any other way
+        self.process.kill()
         raise AssertionError(self.log)
 
     @property
@@ -182,7 +183,9 @@ def test_chat_service__a_request_without_a_user__is_a_401_and_one_that_was_forgo
 
 def wait_for_summary(service: Service, job: str, user: dict[str, str]) -> httpx2.Response:
     """Ask for a summary until it is ready or refused."""
-    while True:
+    deadline_s = time.monotonic() + READY_S
+    while time.monotonic() < deadline_s:
         answer = service.http.get(f"/summaries/{job}", headers=user)
         if answer.status_code != 200 or answer.json()["summary"] is not None:
             return answer
+    raise AssertionError("the job has not ended")
