@@ -16,6 +16,7 @@ from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.metering import wait
+from paygent.client.runtime import lifecycle
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
@@ -122,9 +123,10 @@ def init(db_path: str) -> Callable[..., Paygent]:
 
 def pytest_configure() -> None:
     """Let clients trust one certificate authority of our own: loading the public ones takes 20 ms
-    for each client, and the fake provider speaks plain HTTP.
+    for each client, and the fake provider speaks plain HTTP. Install the hooks of processes.
     """
     os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
+    lifecycle._install()  # the first test of a process does not warn of the missing `init`
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 from paygent.core.notices import Notice
@@ -27,6 +28,7 @@ logger = logging.getLogger("paygent")
 _T = TypeVar("_T")
 
 _KINDS_MAX = 199  # keys kept before those of further subjects: model names have no bound
+_CALLBACKS_MAX = 100  # names of failing callbacks that are remembered
 OTHER = "other"
 """The kind under which subjects beyond the bound are counted."""
 
@@ -37,6 +39,7 @@ class Diagnostics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.counts: dict[str, int] = {}
+        self._callbacks: set[tuple[str, str]] = set()  # those of which a failure was logged
         self.listeners: list[Callable[[str, BaseException], None]] = []
 
     def record_error(self, kind: str, error: BaseException) -> None:
@@ -49,6 +52,25 @@ class Diagnostics:
             if logger.isEnabledFor(logging.DEBUG):
                 lines = "".join(traceback.format_tb(error.__traceback__))
                 self._log("%s failed in\n%s", kind, lines, level=logging.DEBUG)
+        self._notify(kind, error)
+
+    def record_callback_error(self, kind: str, callback: object, error: BaseException) -> None:
+        """Count a failure of an application's callback; log its first one with its traceback, which
+        is the application's own.
+        """
+        name = _name_of(callback)
+        is_first_of_kind = self._count(kind)
+        with self._lock:
+            is_first = is_first_of_kind or (
+                (kind, name) not in self._callbacks and len(self._callbacks) < _CALLBACKS_MAX
+            )
+            self._callbacks.add((kind, name))
+        if is_first:
+            text = "callback %s raised an exception; calls are not affected"
+            self._log(text, name, error=error)
+        self._notify(kind, error)
+
+    def _notify(self, kind: str, error: BaseException) -> None:
         for listener in tuple(self.listeners):
             listener(kind, error)
 
@@ -67,10 +89,18 @@ class Diagnostics:
         """Count a notice without logging it; see `warn_once`."""
         self._count(f"{notice.kind}:{subject}" if subject else notice.kind)
 
-    def _log(self, message: str, *args: Any, level: int = logging.WARNING) -> None:
+    def _log(
+        self,
+        message: str,
+        *args: Any,
+        level: int = logging.WARNING,
+        error: BaseException | None = None,
+    ) -> None:
         """Log a line; a filter or handler of the application that raises is only counted."""
         try:
-            logger.log(level, "paygent: " + message, *args)
+            # Without any handler Python prints the bare message, which must say where it is from.
+            prefix = "" if logger.hasHandlers() else "paygent: "
+            logger.log(level, prefix + message, *args, exc_info=error)
         except Exception:
             self._count("log")
 
@@ -134,30 +164,43 @@ class guard:  # noqa: N801 - used in a `with` statement, like a function
         return True
 
 
-async def isolate_async(kind: str, action: Callable[..., Awaitable[Any]], *args: Any) -> None:
+async def isolate_async(kind: str, callback: Callable[..., Awaitable[Any]], *args: Any) -> None:
     """Await an application's callback on the application's loop, which it must not end. A
     cancellation passes: it comes from the loop.
     """
     from asyncio import CancelledError  # imported already, since a loop of it runs
 
     try:
-        await action(*args)
+        await callback(*args)
     except (CancelledError, GeneratorExit):
         raise
     except BaseException as error:
-        diagnostics.record_error(kind, error)
+        diagnostics.record_callback_error(kind, callback, error)
 
 
-def isolate(kind: str, action: Callable[..., Any], *args: Any) -> None:
-    """Call an application's callback on Paygent's own thread, where its exceptions reach no call.
+def isolate(kind: str, callback: object, run: Callable[..., Any], *args: Any) -> None:
+    """Run an application's callback on Paygent's own thread, where its exceptions reach no call.
 
     Unlike `attempt` this also swallows `SystemExit` and `KeyboardInterrupt`: a callback that raises
     them asks for the end of a thread that it does not own.
+
+    Args:
+        kind: The kind under which a failure is counted.
+        callback: The application's function, for the log.
+        run: Calls it; called with `args`.
     """
     try:
-        action(*args)
+        run(*args)
     except BaseException as error:
-        diagnostics.record_error(kind, error)
+        diagnostics.record_callback_error(kind, callback, error)
+
+
+def _name_of(callback: object) -> str:
+    """Return the module and name of a function; of any other callable, those of its type."""
+    # By type: an attribute of an application's object may run its code.
+    is_named = isinstance(callback, (type, FunctionType, MethodType, BuiltinFunctionType))
+    named: Any = callback if is_named else type(callback)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 _PACKAGE = os.path.dirname(__file__) + os.sep

@@ -36,7 +36,7 @@ def test_attempt__an_action_that_fails__is_none_counted_and_said_once(
     assert results == [None] * 3
     assert diagnostics.counts == {"kind": 3}
     assert [each.getMessage() for each in caplog.records] == [
-        "paygent: step kind failed (ValueError); the application is not affected"
+        "step kind failed (ValueError); the application is not affected"
     ]
     assert caplog.records[0].name == "paygent"
     assert "secret" not in caplog.text
@@ -108,7 +108,7 @@ def test_isolate__whatever_is_raised__stays_on_our_thread(
 ) -> None:
     """A callback cannot end a thread that it does not own."""
     swallowed.expect("kind")
-    isolate("kind", fail, error)
+    isolate("kind", fail, fail, error)
     assert diagnostics.counts == {"kind": 1}
 
 
@@ -118,7 +118,7 @@ def test_say__an_observation__is_counted_each_time_and_logged_once(
     """Once per kind, with its figures."""
     for number in (1, 2):
         diagnostics.warn_once(Notice.LEDGER_SLOW, number)
-    assert caplog.messages == ["paygent: The ledger did not answer within 1 s; calls proceed."]
+    assert caplog.messages == ["The ledger did not answer within 1 s; calls proceed."]
     assert diagnostics.counts == {"ledger_slow": 2}
 
 
@@ -140,7 +140,7 @@ def test_diagnostics__after_many_subjects__still_log_every_other_kind(
         own.warn_once(Notice.UNPRICED, number, "", subject=f"model-{number}")
     own.warn_once(Notice.JOURNAL_IN_MEMORY)
     own.record_error("settle", ValueError())
-    kinds = [record.getMessage().split()[1] for record in caplog.records[-2:]]
+    kinds = [record.getMessage().split()[0] for record in caplog.records[-2:]]
     assert kinds == ["The", "step"]
     assert (own.counts["journal_in_memory"], own.counts["settle"]) == (1, 1)
 

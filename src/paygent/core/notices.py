@@ -18,8 +18,9 @@ class Notice(Enum):
     # Users, sessions and plans
     NO_USER_CALL = (
         "no_user",
-        "A call has no user and is attributed to %s: wrap it in a paygent_context, or use pg.bind"
-        " for work that is handed to another thread.",
+        "A call has no user and is attributed to %s: wrap it in a paygent_context; use pg.bind for"
+        " work that is handed to another thread, and PaygentMiddleware in web applications, since a"
+        " paygent_context in a dependency is not in effect in the handler.",
     )
     NO_USER_EVENT = "no_user", "An event has no user and is attributed to %s."
     BAD_USER_ID = (
@@ -44,8 +45,9 @@ class Notice(Enum):
     )
     PROCESS_WITHOUT_INIT = (
         "process_without_init",
-        "Work of a user ran in a process in which Paygent.init was not called: its calls are"
-        " neither metered nor limited. Call it in the pool's initializer.",
+        "Work of a user runs in a process in which Paygent.init was not called: its calls are"
+        " neither metered nor limited. Call it once when the process starts; for the processes of a"
+        " pool, in the pool's initializer.",
     )
     CONTEXT_PLAN = (
         "context_plan",

@@ -114,7 +114,7 @@ def compose(
         meter=meter,
         queries=queries,
         reports=UsageReports(worker, now_us, settings.tag_keys, not disabled, deferred_ends.run),
-        plans=PlanRegistry(accounts, queries, written, now_us),
+        plans=PlanRegistry(accounts, catalogue, queries, written, now_us),
         recorder=EventRecorder(product, accounts, catalogue, written, now_us),
         wrapper=CallableWrapper(None if disabled else meter, settings.registry),
     )

@@ -6,7 +6,7 @@ it to the ledger. Methods raise `InvalidValue` that names every argument that br
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,8 @@ from paygent.core.plan_json import plan_to_json
 from paygent.core.validation import FieldError, InvalidValue, ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn
+from paygent.prices.catalogue import Catalogue
+from paygent.prices.plan_check import plan_warnings
 from paygent.types import BillingPeriod, UserState
 
 
@@ -34,6 +36,7 @@ class PlanRegistry:
     """Validates changes of plans and assignments, applies and journals them. Thread-safe."""
 
     accounts: Accounts
+    catalogue: Catalogue
     queries: UserQueries
     records: RecordWriter | None  # None writes none (Paygent is disabled)
     now_us: Callable[[], int]
@@ -47,8 +50,7 @@ class PlanRegistry:
         errors.raise_if_any()
         record = PlanRecord(name, plan_to_json(config), self.now_us())
         _check_size("configure_plan", "config", name, record)
-        for cap in config.caps_out_of_range:  # beyond 64 bits of nano-dollars
-            warn(PaygentWarning(f"{name}: {cap} is above 9·10⁹ dollars and counts as no limit"))
+        self._warn_of_mistakes(f"plan {name!r}", config)
         self.accounts.registry.set_plan(name, config)
         self._write(record)
 
@@ -95,12 +97,14 @@ class PlanRegistry:
             document = plan_to_json(own) if own is not None else None
             record = AssignRecord(valid_id, plan, document, subscription, at_us)
             _check_size(verb, "plan_config", plan, record)
+            if own is not None:
+                self._warn_of_mistakes(f"plan_config of {valid_id!r}", own)
             self.accounts.registry.assign(valid_id, plan, own, subscription, at_us)
             self._write(record)
         registry = self.accounts.registry
         # Not an error: another process may configure it later.
         if own is None and plan not in (*registry.plans, registry.default_plan):
-            warn(PaygentWarning(f"plan {plan} is not configured; its users have no limits"))
+            warn(PaygentWarning(_not_configured(plan, registry.plans)))
         if opens_session:
             self.accounts.sessions.session_for_call(user, None, self.now_us())
             if self.records is not None:
@@ -114,6 +118,13 @@ class PlanRegistry:
         if closed is not None:
             self._write(closed)
 
+    def _warn_of_mistakes(self, what: str, plan: PlanConfig) -> None:
+        """Warn of values of a plan that are allowed and probably not meant."""
+        for cap in plan.caps_out_of_range:  # beyond 64 bits of nano-dollars
+            warn(PaygentWarning(f"{what}: {cap} is above 9·10⁹ dollars and counts as no limit"))
+        for sentence in plan_warnings(plan, self.catalogue, self.now_us()):
+            warn(PaygentWarning(f"{what}: {sentence}"))
+
     def _write(self, record: DirectoryRecord) -> None:
         if self.records is not None:
             self.records.write(record)
@@ -124,3 +135,14 @@ def _check_size(verb: str, field: str, name: str, record: DirectoryRecord) -> No
         # The plan's name is shown; its document would not fit into a message.
         error = FieldError(field, name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
         raise InvalidValue(verb, (error,))
+
+
+def _not_configured(plan: str, plans: Iterable[str]) -> str:
+    from difflib import get_close_matches  # for this message only
+
+    similar = get_close_matches(plan, sorted(plans), n=1)
+    meant = f" (did you mean {similar[0]!r}?)" if similar else ""
+    return (
+        f"plan {plan!r} is not configured{meant}: its users have no limits until"
+        f" pg.configure_plan({plan!r}, …)"
+    )

@@ -12,12 +12,16 @@ from types import MethodType
 from typing import Any
 
 from paygent.client.context.identity import Identity
-from paygent.client.context.scopes import PropagatedContext, attach_identity, current_identity
+from paygent.client.context.scopes import (
+    PropagatedContext,
+    attach_identity,
+    current_identity,
+    warn_without_init,
+)
 from paygent.client.context.track import wrap_async_generator, wrap_generator, wrap_in_scope
 from paygent.client.runtime.lifecycle import is_watched
-from paygent.core.notices import Notice
 from paygent.core.validation import FieldError, InvalidValue
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import attempt
 
 
 class BoundCallable:
@@ -35,7 +39,7 @@ class BoundCallable:
         finally:
             # After the work, which may itself call `Paygent.init`.
             if self._paygent_is_pickled and not is_watched():
-                diagnostics.warn_once(Notice.PROCESS_WITHOUT_INIT)
+                warn_without_init()
 
     def __get__(self, owner: Any, kind: Any = None) -> Any:
         return self if owner is None else MethodType(self, owner)  # bound in a class's body

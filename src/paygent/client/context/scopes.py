@@ -8,11 +8,14 @@ there.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
 from paygent.client.context.identity import Identity, IdentitySource
+from paygent.client.runtime.lifecycle import is_watched
+from paygent.client.runtime.settings import is_disabled
 from paygent.core.notices import Notice
 from paygent.failopen import diagnostics
 
@@ -42,6 +45,12 @@ def reset_or_ignore(token: Token[Any]) -> bool:
     except ValueError:  # nothing to restore: the context is gone, or this is a copy of it
         return False
     return True
+
+
+def warn_without_init() -> None:
+    """Log once that the calls of a user are not metered, since this process has no Paygent."""
+    if not is_disabled(os.environ):
+        diagnostics.warn_once(Notice.PROCESS_WITHOUT_INIT)
 
 
 class Scope:
@@ -77,6 +86,8 @@ class Scope:
 
     def enter(self) -> None:
         """Put the scope into effect in the current context."""
+        if not is_watched():
+            warn_without_init()
         self._token = current.set(self)
 
     def leave(self) -> bool:
@@ -149,6 +160,8 @@ class attach_identity:  # noqa: N801 - used like `paygent_context`
         self._source = source
 
     def __enter__(self) -> None:
+        if not is_watched() and self._source is not None:
+            warn_without_init()
         self._token = current.set(self._source)
 
     def __exit__(self, *error: object) -> None:

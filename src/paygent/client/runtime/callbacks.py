@@ -86,7 +86,7 @@ class Callbacks:
                 last = None  # a queue this full is not waited for
                 break
             call, last = context.copy().run, Wakeup()
-            run = partial(isolate, f"callback:{kind}", call, _run, callback, payload)
+            run = partial(isolate, f"callback:{kind}", callback, call, _run, callback, payload)
             self._queue.put((run, last))
         if not self._queue.empty():
             self._start()

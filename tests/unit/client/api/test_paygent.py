@@ -1203,7 +1203,7 @@ def test_assign_plan__a_name_that_is_not_configured__warns(init: Init) -> None:
     """A slip of the pen lifts every limit; that is said where it is made."""
     pg = init(auto_instrument=False)
     pg.configure_plan("pro", PlanConfig(max_spend_per_period=1))
-    with pytest.warns(PaygentWarning, match="plan Pro is not configured"):
+    with pytest.warns(PaygentWarning, match="plan 'Pro' is not configured .did you mean 'pro'.*configure_plan"):
         pg.assign_plan("u1", "Pro")
 
 

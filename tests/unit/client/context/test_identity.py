@@ -58,7 +58,7 @@ def test_read_user_id__unusable_ids__are_logged_once(caplog: pytest.LogCaptureFi
     for bad in (1.5, object(), None, "y" * 300):
         read_user_id(bad)
     assert [record.getMessage() for record in caplog.records] == [
-        "paygent: A user_id of type float is not usable: it must have 1 to 255 characters; "
+        "A user_id of type float is not usable: it must have 1 to 255 characters; "
         "the call has no user."
     ]
     assert diagnostics.counts["bad_user_id"] == 3
