@@ -35,6 +35,15 @@ BUILT_LATER: tuple[str, ...] = ()
 """Paths of the flow table that are not built yet."""
 
 
+PATIENCE = (
+    "from paygent.client.metering import wait; from paygent.client.runtime import callbacks;"
+    " wait.FIRST_TOUCH_WAIT_S = callbacks.OWN_WAIT_S = 10.0"
+)
+"""Begins each program, on the line of the page's title: on a busy machine the ledger and callbacks
+take longer than an application should wait, and lines would change places.
+"""
+
+
 class Reader:
     """Somebody with a home and a provider's key, who runs the program of a page."""
 
@@ -43,7 +52,7 @@ class Reader:
 
     def sees(self, page: Path) -> tuple[str, str]:
         """Return what a page's program prints and logs, in a process of its own."""
-        code = program(page.read_text(encoding="utf-8"))
+        code = PATIENCE + program(page.read_text(encoding="utf-8"))
         out, err = run(code, HOME=self._home, OPENAI_API_KEY="demo", OPENAI_BASE_URL=self._url)
         return normalised(out), err
 
