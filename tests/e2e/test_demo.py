@@ -144,6 +144,12 @@ def test_demo__run_as_a_command__prints_the_exact_figures(machine: Machine) -> N
     assert re.search(r"blocked .*power has used 51,700 of 50,000 tokens on gpt-4o", second)
     assert _amounts(both, "power") == ["$140.00", "−$91.00", "$9.08", "$39.92"]
     assert _amounts(both, "total") == ["$171.00", "−$24.00", "$40.08", "$106.92"]
+    *_, title, install, use, read_on = out.splitlines()
+    assert title == "Next, in your own application:"
+    assert "pip install . in your clone" in install
+    assert "Paygent.init() once" in use
+    assert 'with paygent_context(user_id="user_123"):' in use
+    assert "docs/guide/quickstart.md" in read_on
     assert not any(ord(char) < 32 for char in out.replace("\n", ""))
     machine.assert_clean()
 

@@ -46,6 +46,14 @@ def main() -> None:
     )
     after = _run(console, story.WITH_LIMITS, month)
     _compare(console, before, after)
+    _print(console, _NEXT)
+
+
+_NEXT = """
+[bold]Next, in your own application:[/]
+  1. Install it: run pip install . in your clone of Paygent, with the application's Python.
+  2. Call Paygent.init() once, and make a user's calls in: with paygent_context(user_id="user_123"):
+  3. Read on in docs/guide/quickstart.md, and check the result with: paygent doctor"""
 
 
 class ConsoleWatch:

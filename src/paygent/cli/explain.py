@@ -6,18 +6,14 @@ application that uses the store is running.
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import NamedTuple
 
-from rich.table import Table
-
-from paygent.cli.console import make_console
+from paygent.cli.options import CommandError, opened, read_place
+from paygent.cli.output import Column, open_console, print_line, print_table
+from paygent.cli.wording import day, rate, short
 from paygent.client.accounts.account_lookup import account_key
-from paygent.client.runtime.settings import read_settings
 from paygent.core.event import HELD, Event
 from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
 from paygent.core.messages import BookedEvent, Question
@@ -25,57 +21,55 @@ from paygent.core.money import divide_half_even, format_usd, from_units
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
-from paygent.core.pricing import FACTORS, PARTS_PER_NANO, PARTS_PER_USD
-from paygent.core.validation import InvalidValue
+from paygent.core.pricing import PARTS_PER_NANO, PARTS_PER_USD
 from paygent.prices.model_names import plain
-from paygent.store.port import StoreUnavailable
 from paygent.store.sqlite import SqliteStore
 
 _DOLLAR_PLACES = 18  # decimals of an unrounded amount
-_PRICE_PLACES = 12  # prices are pico-dollars
+
+_COST_COLUMNS = (
+    Column("component"),
+    Column("count", is_number=True),
+    Column("rate", is_number=True),
+    Column("amount", is_number=True),
+)
+_LIMIT_COLUMNS = (
+    Column("counts to"),
+    Column("window"),
+    Column("spent there", is_number=True),
+    Column("cap today", is_number=True),
+    Column("share", is_number=True),
+)
 
 
-def run(
-    event_id: str, db: str | None, product: str | None, environ: Mapping[str, str] = os.environ
-) -> int:
+class _Table(NamedTuple):
+    """Rows that are printed between the lines of an explanation."""
+
+    columns: tuple[Column, ...]
+    rows: list[tuple[str, ...]]
+
+
+def run(event_id: str, db: str | None, product: str | None, environ: Mapping[str, str]) -> int:
     """Print the explanation of an event; return the exit status."""
-    try:
-        settings = read_settings({"db_path": db}, environ)
-    except InvalidValue as error:
-        return _failed(error, status=2)
-    product_id = product or settings.ledger_product
-    store = SqliteStore(settings.db_path, read_only=True)
-    try:
-        booked = store.event(product_id, event_id)
+    place = read_place(db, product, environ)
+    with opened(place) as store:
+        booked = store.event(place.product, event_id)
         if booked is None:
-            where = f"product {product_id!r} in {settings.db_path}"
-            hint = "a running application delivers within a second"
-            return _failed(f"EVENT_ID = {event_id!r}: must be an event of {where} ({hint})")
-        limits = list(_limits(store, product_id, booked.event))
-    except StoreUnavailable as error:
-        return _failed(error)
-    finally:
-        store.close()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the pipe may be ASCII only
-    console = make_console(sys.stdout, environ)
+            raise CommandError(
+                f"no such event: {event_id!r} in product {place.product!r} of {place.db_path} "
+                "(a running application delivers within a second; --product and --db select others)"
+            )
+        limits = list(_limits(store, place.product, booked.event))
     is_right, lines = _arithmetic(booked)  # before any output, in case it raises
-    for line in (*_head(booked.event), *lines, *_corrected(booked)):
-        shown = _printable(line) if isinstance(line, str) else line
-        console.print(shown, markup=False, soft_wrap=isinstance(line, str))
+    console = open_console(environ)
+    for part in (*_head(booked.event), *lines, *_corrected(booked)):
+        if isinstance(part, str):
+            print_line(console, part)
+        else:
+            print_table(console, *part)
     if limits:
-        console.print(_limit_table(limits))
+        print_table(console, _LIMIT_COLUMNS, limits)
     return 0 if is_right else 1
-
-
-def _failed(reason: object, status: int = 1) -> int:
-    print(f"paygent explain: {reason}", file=sys.stderr)
-    return status
-
-
-def _printable(line: str) -> str:
-    """Escape control characters: ids and descriptions come from applications."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in line)
 
 
 def _head(event: Event) -> Iterator[str]:
@@ -95,7 +89,7 @@ def _head(event: Event) -> Iterator[str]:
         yield f"corrects   {event.corrects}"
 
 
-def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
+def _arithmetic(booked: BookedEvent) -> tuple[bool, list[str | _Table]]:
     """Return whether the event's cost follows from its price list, and the lines that show it."""
     event = booked.event
     # Costs from outside of any price list have no arithmetic to check.
@@ -108,7 +102,7 @@ def _arithmetic(booked: BookedEvent) -> tuple[bool, list[Any]]:
         held = f"{event.input_tokens:,} input, {event.output_tokens:,} output"
         reason = f"booked at its hold ({held}): the end of the call was never recorded"
         return True, [f"estimate   {reason}", f"prices     {event.price_id}", f"booked     {cost}"]
-    lines: list[Any] = []
+    lines: list[str | _Table] = []
     is_right, is_assumed = True, False
     if booked.prices is not None and event.corrects is None:
         rates = rates_from_json(event.price_id, booked.prices)
@@ -144,44 +138,28 @@ def _source(price_id: str, as_of: str, explanation: Explanation) -> str:
     return text
 
 
-def _cost_table(explanation: Explanation) -> Table:
-    table = Table(box=None, pad_edge=False, show_footer=True)
-    table.add_column("component", footer="rounded once, half to even")
-    table.add_column("count", justify="right")
-    table.add_column("rate", justify="right")
-    rounded = format_usd(explanation.cost_nano, decimals=9)
-    table.add_column("amount", justify="right", footer=rounded)
+def _cost_table(explanation: Explanation) -> _Table:
+    rows: list[tuple[str, ...]] = []
     for line in explanation.lines:
-        rate = _short(from_units(line.price_pico, _PRICE_PLACES))
         is_audio = line.component == "audio_hour"  # counted in milliseconds, priced per hour
-        table.add_row(
-            "audio" if is_audio else line.component,
-            f"{line.quantity / 1000:,.3f} s" if is_audio else f"{line.quantity:,}",
-            f"${rate} per {_UNITS.get(line.component, 'million')}",
-            _exact(line.amount),
-        )
+        name = "audio" if is_audio else line.component
+        quantity = f"{line.quantity / 1000:,.3f} s" if is_audio else f"{line.quantity:,}"
+        rows.append((name, quantity, rate(line.component, line.price_pico), _exact(line.amount)))
     # Work of other models is priced by their own lists and already rounded.
     if explanation.others_nano:
         others = format_usd(explanation.others_nano, decimals=9)
-        table.add_row("other models", "", "by their own lists", others)
+        rows.append(("other models", "", "by their own lists", others))
     total = explanation.amount + explanation.others_nano * PARTS_PER_NANO
-    table.add_row("sum", "", "", _exact(total))
-    return table
-
-
-_UNITS = {**dict.fromkeys(FACTORS, "1,000"), "audio_hour": "hour"}
+    rows.append(("sum", "", "", _exact(total)))
+    rounded = format_usd(explanation.cost_nano, decimals=9)
+    rows.append(("rounded once, half to even", "", "", rounded))
+    return _Table(_COST_COLUMNS, rows)
 
 
 def _exact(parts: int) -> str:
     """Format an unrounded amount, exactly if its decimals are finite."""
     places = from_units(divide_half_even(parts * 10**_DOLLAR_PLACES, PARTS_PER_USD), _DOLLAR_PLACES)
-    return "$" + _short(places)
-
-
-def _short(number: Any) -> str:
-    """Format an exact number without trailing zeros."""
-    text = f"{number:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    return "$" + short(places)
 
 
 def _corrected(booked: BookedEvent) -> Iterator[str]:
@@ -227,23 +205,14 @@ def _limits(store: SqliteStore, product: str, event: Event) -> Iterator[tuple[st
     for key, limit in keys.items():
         used, cap = spent[key], limit.cap_exact or 0
         share = f"{used * 100 / cap:.1f} %" if cap else "-"
-        window = limit.window if limit.window != "period" else _days(key.start_us, key.end_us)
+        window = (
+            limit.window
+            if limit.window != "period"
+            else f"{day(key.start_us)} to {day(key.end_us)}"
+        )
         amounts = _amount(used, limit.metric), _amount(cap, limit.metric)
         yield (limit.key.reason, window, *amounts, share)
 
 
-def _days(start_us: int, end_us: int) -> str:
-    return f"{to_datetime(start_us):%Y-%m-%d} to {to_datetime(end_us):%Y-%m-%d}"
-
-
 def _amount(value: int, metric: str) -> str:
     return format_usd(value, decimals=6) if metric == "spend" else f"{value:,} {metric}"
-
-
-def _limit_table(limits: list[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for name in ("counts to", "window", "spent there", "cap today", "share"):
-        table.add_column(name, justify="left" if name in ("counts to", "window") else "right")
-    for row in limits:
-        table.add_row(*row)
-    return table

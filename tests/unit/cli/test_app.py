@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from tests.promises.scripts import start
 from typer.testing import CliRunner
 
+import paygent
 from paygent.cli import demo
 from paygent.cli.app import app
 
@@ -29,10 +32,15 @@ def test_demo__with_or_without_its_mode__runs(demo_runs: list[str], arguments: l
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ([], "Usage"),
         (["dmeo"], "dmeo"),
         (["demo", "--remote"], "--remote"),
         (["demo", "please"], "please"),
+        (["explain"], "EVENT_ID"),
+        (["users", "--limit", "0"], "--limit"),
+        (["users", "--format", "xml"], "xml"),
+        (["plans", "lsit"], "lsit"),
+        (["prices", "show"], "MODEL"),
+        (["doctor", "now"], "now"),
     ],
 )
 def test_app__wrong_usage__exits_with_2_and_names_the_error(
@@ -44,15 +52,87 @@ def test_app__wrong_usage__exits_with_2_and_names_the_error(
     assert named in result.output
 
 
-def test_app__asked_for_help__lists_the_commands() -> None:
-    """`--help` exits with 0 and lists the commands."""
-    result = CliRunner().invoke(app, ["--help"])
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ([], ["demo", "doctor", "explain", "plans", "prices", "users"]),
+        (["--help"], ["demo", "doctor", "explain", "plans", "prices", "users"]),
+        (["plans"], ["list"]),
+        (["prices"], ["show"]),
+    ],
+)
+def test_app__no_command_or_help__lists_the_commands(
+    arguments: list[str], named: list[str]
+) -> None:
+    """Help is what a newcomer asks for by typing the name alone: the status is 0."""
+    result = CliRunner().invoke(app, arguments, env={"NO_COLOR": "1", "TERM": "dumb"})
     assert result.exit_code == 0
-    assert "demo" in result.output
+    assert "Usage" in result.stdout
+    assert [name for name in named if name not in result.stdout] == []
+
+
+def test_app__asked_for_its_version__prints_it() -> None:
+    """The version is the package's."""
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"paygent {paygent.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["explain", "x"], ["users"], ["plans", "list"], ["prices", "show", "gpt-4o"], ["doctor"]],
+)
+@pytest.mark.parametrize(
+    ("option", "named"), [(["--db", ""], "db_path"), (["--product", "a/b"], "PAYGENT_PRODUCT")]
+)
+def test_app__an_option_that_breaks_a_rule__is_a_usage_error(
+    arguments: list[str], option: list[str], named: str
+) -> None:
+    """Every command names the setting and the rule, and exits with 2."""
+    result = CliRunner().invoke(app, [*arguments, *option])
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"paygent {arguments[0]}")
+    assert f"{named} = " in result.stderr
+    assert "must" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])
+def test_app__no_database__is_a_finding_that_names_the_remedy(
+    arguments: list[str], db_path: str, tmp_path: Path
+) -> None:
+    """Nothing is created, and the message says what creates the file."""
+    result = CliRunner().invoke(app, [*arguments, "--db", db_path])
+    assert result.exit_code == 1
+    assert f"there is no store at {db_path}: it is created by" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])
+@pytest.mark.parametrize(
+    ("content", "named"), [(b"no database" * 100, "not a database"), (b"", "schema 0")]
+)
+def test_app__a_database_that_cannot_be_read__is_a_finding(
+    arguments: list[str], content: bytes, named: str, tmp_path: Path
+) -> None:
+    """A damaged file, and one of another schema, are named with the next step."""
+    path = tmp_path / "local.db"
+    path.write_bytes(content)
+    result = CliRunner().invoke(app, [*arguments, "--db", str(path)])
+    assert result.exit_code == 1
+    assert f"{path}: " in result.stderr
+    assert named in result.stderr
+    assert "see paygent doctor" in result.stderr
+    assert path.read_bytes() == content
+
+
+def test_app__a_store_in_memory__is_a_finding() -> None:
+    """There is nothing to read outside of its process."""
+    result = CliRunner().invoke(app, ["users"], env={"PAYGENT_DB_PATH": ":memory:"})
+    assert result.exit_code == 1
+    assert "name a file with --db" in result.stderr
 
 
 def test_demo__without_the_sdks__prints_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the provider SDKs the command prints a sentence and exits with 2, no traceback."""
+    """Without the provider SDKs the command names the clone, not the reader's own folder."""
     monkeypatch.delattr("paygent.cli.demo")
     for name in ("paygent.cli.demo", "paygent.cli.demo_story.story", "openai"):
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -60,4 +140,17 @@ def test_demo__without_the_sdks__prints_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "openai", None)
     result = CliRunner().invoke(app, ["demo"])
     assert result.exit_code == 2
-    assert 'openai is missing: pip install ".[demo]"' in result.output
+    hint = "openai is missing: run this in your clone of Paygent: pip install '.[demo]'"
+    assert hint in result.stderr
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_main__without_the_libraries_of_the_cli__prints_what_to_install(missing: str) -> None:
+    """The installed script has no traceback where only the SDK was installed."""
+    code = f"import sys; sys.modules[{missing!r}] = None; from paygent.__main__ import main; main()"
+    process = start(code)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (2, "")
+    assert err == (
+        f"{missing} is missing: run this in your clone of Paygent: pip install '.[cli]'\n"
+    )

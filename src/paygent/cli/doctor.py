@@ -1,0 +1,98 @@
+"""`paygent doctor`: checks the installation, the settings, the files and the plans.
+
+Prints a line for each check: ok, warning or problem, the last two with a remedy. It only reads, so
+it may be run beside an application. The test calls of `checks.hook_probe` go to a fake provider.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from rich.console import Console
+from rich.text import Text
+
+from paygent.cli.checks import files, installation, plans
+from paygent.cli.checks.finding import Finding, Level
+from paygent.cli.checks.installation import SdkProbe
+from paygent.cli.options import Place, read_place
+from paygent.cli.output import open_console, print_line, printable
+from paygent.cli.plans import read_plans
+from paygent.core.validation import InvalidValue
+from paygent.prices.catalogue import Catalogue
+from paygent.store.port import StoreUnavailable
+from paygent.store.sqlite import SqliteStore
+
+_STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "bold red"}
+_LEVEL_WIDTH, _SUBJECT_WIDTH = 9, 12
+
+
+def run(
+    db: str | None,
+    product: str | None,
+    environ: Mapping[str, str],
+    now_us: int | None = None,
+    probe: Callable[[list[str]], Mapping[str, SdkProbe]] = installation.probe_sdks,
+) -> int:
+    """Print the findings; return the exit status, 1 if there is a warning or a problem."""
+    now_us = time.time_ns() // 1_000 if now_us is None else now_us
+    place = _place(db, product, environ)
+    console = open_console(environ)
+    counts: Counter[Level] = Counter()
+    for finding in _findings(place, environ, now_us, probe):
+        counts[finding.level] += 1
+        _print_finding(console, finding)
+    print_line(console, ", ".join(f"{level.value}: {counts[level]}" for level in Level))
+    return 1 if counts[Level.WARNING] or counts[Level.PROBLEM] else 0
+
+
+def _place(db: str | None, product: str | None, environ: Mapping[str, str]) -> Place:
+    """Return where to look: an invalid variable is a finding, an invalid option a usage error."""
+    try:
+        return read_place(db, product, environ)
+    except InvalidValue as error:
+        invalid = set(map(installation.variable_of, error.findings))
+    return read_place(db, product, {name: environ[name] for name in environ.keys() - invalid})
+
+
+def _findings(
+    place: Place,
+    environ: Mapping[str, str],
+    now_us: int,
+    probe: Callable[[list[str]], Mapping[str, SdkProbe]],
+) -> Iterator[Finding]:
+    """Yield the findings of all checks."""
+    yield from installation.check_python()
+    sdks = installation.installed_sdks()
+    yield from installation.check_sdks(sdks, probe(list(sdks)))
+    yield from installation.check_uninstrumented()
+    yield from installation.check_environment(environ)
+    yield from files.check_database(place.db_path, files.read_mounts())
+    yield from files.check_journal(place.db_path, place.product)
+    catalogue = Catalogue()
+    store = SqliteStore(place.db_path, read_only=True)
+    try:
+        store.open()
+    except StoreUnavailable:  # there is none yet, or the reason has been reported
+        yield from files.check_clock(place, None, now_us)
+        yield from plans.check_prices(catalogue.as_of, now_us)
+        return
+    try:
+        yield from files.check_clock(place, store, now_us)
+        yield from plans.check_prices(catalogue.as_of, now_us)
+        lines, unassigned = read_plans(store, place.product, now_us)
+        yield from plans.check_plans(place.product, lines, unassigned, None)
+        yield from plans.check_models(catalogue, lines, now_us)
+        yield from plans.check_missing_user(store, place.product, now_us)
+    finally:
+        store.close()
+
+
+def _print_finding(console: Console, finding: Finding) -> None:
+    level = finding.level.value.ljust(_LEVEL_WIDTH)
+    text = f"{finding.text}; {finding.remedy}" if finding.remedy else finding.text
+    line = Text.assemble(
+        (level, _STYLES[finding.level]), finding.subject.ljust(_SUBJECT_WIDTH), printable(text)
+    )
+    console.print(line, soft_wrap=True)

@@ -1,0 +1,98 @@
+"""Options that commands share, the store that they name, and the exit status of a command.
+
+Commands only read the store: they create no file and migrate no schema, so they may be run while
+the application that uses the store is running.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from typing import Annotated, NamedTuple
+
+import typer
+
+from paygent.client.api.composition import MEMORY
+from paygent.client.runtime.settings import read_settings
+from paygent.core.validation import InvalidValue
+from paygent.store.port import StoreUnavailable
+from paygent.store.sqlite import SqliteStore
+
+
+class Format(str, Enum):
+    """How a command prints its rows."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+Db = Annotated[
+    str | None,
+    typer.Option("--db", metavar="PATH", help="The database file (default: PAYGENT_DB_PATH)."),
+]
+Product = Annotated[
+    str | None,
+    typer.Option("--product", metavar="NAME", help="The product (default: PAYGENT_PRODUCT)."),
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How the rows are printed.")]
+
+
+class CommandError(Exception):
+    """A command cannot do its work; the message names the remedy."""
+
+
+class Place(NamedTuple):
+    """Where a command reads: the database file, and the product in it."""
+
+    db_path: str
+    product: str
+
+
+def read_place(db: str | None, product: str | None, environ: Mapping[str, str]) -> Place:
+    """Return the place named by the options, otherwise the one that an application would use.
+
+    Raises:
+        InvalidValue: naming each option or variable that breaks a rule.
+    """
+    named = {"PAYGENT_PRODUCT": product} if product else {}
+    settings = read_settings({"db_path": db}, {**environ, **named})
+    return Place(settings.db_path, settings.product if product else settings.ledger_product)
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[SqliteStore]:
+    """Open the store at a place for reading.
+
+    Raises:
+        CommandError: if there is none, or it cannot be read.
+    """
+    if place.db_path == MEMORY:
+        raise CommandError(f"{MEMORY!r} ends with its process: name a file with --db")
+    if not os.path.exists(place.db_path):
+        raise CommandError(
+            f"there is no store at {place.db_path}: it is created by the application's first call; "
+            "--db or PAYGENT_DB_PATH names another file"
+        )
+    store = SqliteStore(place.db_path, read_only=True)
+    try:
+        yield store
+    except StoreUnavailable as error:
+        raise CommandError(f"{place.db_path}: {error}; see paygent doctor") from error
+    finally:
+        store.close()
+
+
+def run_command(name: str, command: Callable[..., int], *arguments: object) -> int:
+    """Run a command and return its exit status; print the reason where it fails."""
+    try:
+        return command(*arguments)
+    except InvalidValue as error:
+        reason, status = "; ".join(map(str, error.findings)), 2
+    except CommandError as error:
+        reason, status = str(error), 1
+    print(f"paygent {name}: {reason}", file=sys.stderr)
+    return status

@@ -1,0 +1,150 @@
+"""`paygent plans list`: the plans of a product, also those in use that were never configured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from paygent.cli.options import CommandError, Format, opened, read_place
+from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
+from paygent.cli.wording import dollars, limits_in_words
+from paygent.client.runtime.settings import MISSING_USER_ID
+from paygent.core.money import to_usd
+from paygent.core.period import day
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_from_json
+from paygent.core.validation import InvalidValue
+from paygent.store.port import PlanUsers, Store
+
+ACTIVE_DAYS = 30
+"""Days, today included, in which a user with a call is active."""
+
+NOT_CONFIGURED = "not configured: no limits"
+_DAY_US = 86_400 * 10**6
+
+
+@dataclass(frozen=True)
+class PlanLine:
+    """A plan as commands see it.
+
+    Attributes:
+        name: Its name.
+        version: Its newest version; None if it is not configured.
+        config: The plan; None if it is not configured, or if this Paygent cannot read it.
+        problem: Why it cannot be read, or "".
+        users: Its users.
+    """
+
+    name: str
+    version: int | None
+    config: PlanConfig | None
+    problem: str
+    users: PlanUsers
+
+
+def read_plans(store: Store, product: str, now_us: int) -> tuple[list[PlanLine], int]:
+    """Return the plans of a product by name, and how many users have no assigned plan."""
+    today = day(now_us)
+    first_us = today.start_us - (ACTIVE_DAYS - 1) * _DAY_US
+    users = store.plan_users(product, first_us, today.end_us, besides=MISSING_USER_ID)
+    unassigned = users.pop("", PlanUsers()).assigned
+    documents = store.read(product, (), now_us).plans
+    lines = []
+    for name in sorted(documents.keys() | users.keys()):
+        version, document = documents.get(name, (None, None))
+        config, problem = _read(document)
+        lines.append(PlanLine(name, version, config, problem, users.get(name, PlanUsers())))
+    return lines, unassigned
+
+
+def _read(document: Mapping[str, Any] | None) -> tuple[PlanConfig | None, str]:
+    if document is None:
+        return None, ""
+    try:
+        return plan_from_json(document), ""
+    except InvalidValue as error:  # of a newer version, perhaps
+        return None, "; ".join(map(str, error.findings))
+
+
+def run(
+    db: str | None,
+    product: str | None,
+    environ: Mapping[str, str],
+    output_format: Format,
+    now_us: int | None = None,
+) -> int:
+    """Print the plans; return the exit status."""
+    now_us = time.time_ns() // 1_000 if now_us is None else now_us
+    place = read_place(db, product, environ)
+    with opened(place) as store:
+        lines, unassigned = read_plans(store, place.product, now_us)
+    if output_format is Format.CSV:
+        print_csv(_NAMES, map(_record, lines))
+    elif output_format is Format.JSON:
+        plans = [_record(line) for line in lines]
+        print_json({"product": place.product, "plans": plans, "users_without_plan": unassigned})
+    elif lines or unassigned:
+        console = open_console(environ)
+        print_table(console, _COLUMNS, map(_cells, lines))
+        for line in _remarks(unassigned):
+            print_line(console, line)
+    else:
+        raise CommandError(
+            f"no plan of product {place.product!r} in {place.db_path} yet: pg.configure_plan adds "
+            "one (--product and --db select others)"
+        )
+    return 0
+
+
+def _remarks(unassigned: int) -> Iterator[str]:
+    if unassigned:
+        are = "user has" if unassigned == 1 else "users have"
+        yield (
+            f"{unassigned:,} {are} no assigned plan: the application's default_plan applies to "
+            "them, which is 'default' unless Paygent.init names another."
+        )
+
+
+_NAMES = ("name", "version", "is_configured", "users", "active_users", "price", "limits")
+_COLUMNS = (
+    Column("plan"),
+    Column("version", is_number=True),
+    Column("users", is_number=True),
+    Column(f"active {ACTIVE_DAYS} d", is_number=True),
+    Column("price", is_number=True),
+    Column("limits", is_prose=True),
+)
+
+
+def limits_of_line(line: PlanLine) -> str:
+    """Return the limits of a plan in words, or why there are none."""
+    if line.problem:
+        return f"unreadable: {line.problem}"
+    return NOT_CONFIGURED if line.config is None else limits_in_words(line.config)
+
+
+def _record(line: PlanLine) -> dict[str, Any]:
+    price_nano = line.config.price_nano if line.config is not None else None
+    return {
+        "name": line.name,
+        "version": line.version,
+        "is_configured": line.version is not None,
+        "users": line.users.assigned,
+        "active_users": line.users.active,
+        "price": None if price_nano is None else to_usd(price_nano),
+        "limits": limits_of_line(line),
+    }
+
+
+def _cells(line: PlanLine) -> tuple[str, ...]:
+    price_nano = line.config.price_nano if line.config is not None else None
+    return (
+        line.name,
+        "-" if line.version is None else str(line.version),
+        f"{line.users.assigned:,}",
+        f"{line.users.active:,}",
+        "-" if price_nano is None else dollars(price_nano),
+        limits_of_line(line),
+    )

@@ -1,0 +1,102 @@
+"""The checks of plans, models and the price list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.contract.samples import DAY_US, NOON_US
+
+from paygent import ModelCostRate, PlanConfig
+from paygent.cli.checks import plans
+from paygent.cli.checks.finding import Finding, Level
+from paygent.cli.plans import PlanLine
+from paygent.prices.catalogue import Catalogue
+from paygent.store.port import PlanUsers
+
+
+@pytest.fixture(scope="module")
+def catalogue() -> Catalogue:
+    """The bundled price list."""
+    return Catalogue()
+
+
+def line(name: str, **fields: Any) -> PlanLine:
+    """Return a configured plan without users."""
+    return PlanLine(name, 1, PlanConfig(**fields), "", PlanUsers())
+
+
+@pytest.mark.parametrize(
+    ("as_of", "level", "named"),
+    [
+        ("0.2.3/2024-07-06", Level.OK, "genai-prices 0.2.3, newest price of 2024-07-06"),
+        ("0.2.3/2024-07-05", Level.WARNING, "91 days old: newer models may be recorded at $0"),
+        ("0.2.3", Level.PROBLEM, "cannot be read"),
+        ("", Level.PROBLEM, "cannot be read"),
+    ],
+)
+def test_check_prices__of_an_age__warns_above_90_days(as_of: str, level: Level, named: str) -> None:
+    """The remedy is a newer price list."""
+    (finding,) = plans.check_prices(as_of, NOON_US)
+    assert finding.level is level
+    assert named in finding.text
+    assert ("genai-prices" in finding.remedy) is (level is not Level.OK)
+    assert plans.PRICES_DAYS_MAX * DAY_US == 90 * DAY_US
+
+
+def found(lines: list[PlanLine], unassigned: int = 0, default: str | None = None) -> list[Finding]:
+    """Return the findings about plans."""
+    return list(plans.check_plans("acme", lines, unassigned, default))
+
+
+def test_check_plans__configured_with_limits__are_ok() -> None:
+    """One line names them all."""
+    (finding,) = found([line("free", max_spend_per_period=1), line("pro", model_limits={"o3": 5})])
+    assert finding == Finding(Level.OK, "plans", "configured for product 'acme': free, pro")
+
+
+def test_check_plans__one_that_cannot_be_read__is_a_problem() -> None:
+    """A process that cannot read a plan does not enforce it."""
+    unreadable = PlanLine("newer", 3, None, "x = 1: is not a field of a plan", PlanUsers(2, 1))
+    problem, _ = found([unreadable])
+    assert problem.level is Level.PROBLEM
+    assert "(x = 1: is not a field of a plan)" in problem.text
+    assert "configure it here" in problem.remedy
+
+
+def test_check_plans__the_default_plan_is_not_configured__is_a_warning() -> None:
+    """Users without an assigned plan have no limits then; of a known name it is that one."""
+    pro = line("pro", max_spend_per_period=1)
+    warning, _ = found([pro], unassigned=1_200)
+    assert warning.level is Level.WARNING
+    assert "(1,200) are on the default plan 'default', which is not configured" in warning.text
+    assert "default_plan=" in warning.remedy
+    assert [finding.level for finding in found([pro], 3, "pro")] == [Level.OK]
+    assert [finding.level for finding in found([pro], 0)] == [Level.OK]
+
+
+def test_check_models__listed_or_rated__are_ok(catalogue: Catalogue) -> None:
+    """A dated name, another case, and a model with a rate of its own are meant."""
+    rate = ModelCostRate.per_million(1, 2)
+    fine = line(
+        "pro",
+        model_limits={"GPT-4o": 5, "claude-sonnet-4-5-20250929": 5, "house": 5},
+        cost_rates={"House": rate, "gpt-4o": rate},
+    )
+    unread = PlanLine("gone", None, None, "", PlanUsers())
+    assert list(plans.check_models(catalogue, [fine, unread], NOON_US)) == []
+
+
+def test_check_models__misspelt__names_what_was_meant(catalogue: Catalogue) -> None:
+    """Such a limit never counts a call, and such a rate prices none."""
+    rate = ModelCostRate.per_million(1, 2)
+    plan = line("pro", model_limits={"gpt4o": 5, "zzz": 5}, cost_rates={"gpt4o-mini": rate})
+    first, second, third = plans.check_models(catalogue, [plan], NOON_US)
+    assert {first.level, second.level, third.level} == {Level.WARNING}
+    assert first.text == "plan 'pro' limits 'gpt4o', which is in no price list"
+    assert first.remedy == (
+        "did you mean gpt-4o? the limit applies only to calls of exactly this name"
+    )
+    assert second.remedy == "the limit applies only to calls of exactly this name"
+    assert third.text == "plan 'pro' has a rate for 'gpt4o-mini', which is in no price list"
+    assert "did you mean gpt-4o-mini?" in third.remedy
