@@ -81,9 +81,9 @@ def _findings(
     try:
         yield from files.check_clock(place, store, now_us)
         yield from plans.check_prices(catalogue.as_of, now_us)
-        lines, unassigned = read_plans(store, place.product, now_us)
-        yield from plans.check_plans(place.product, lines, unassigned, None)
-        yield from plans.check_models(catalogue, lines, now_us)
+        table = read_plans(store, place.product, now_us)
+        yield from plans.check_plans(place.product, table)
+        yield from plans.check_models(catalogue, table.lines, now_us)
         yield from plans.check_missing_user(store, place.product, now_us)
     finally:
         store.close()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from paygent.cli.options import CommandError, Format, opened, read_place
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
@@ -44,19 +44,37 @@ class PlanLine:
     users: PlanUsers
 
 
-def read_plans(store: Store, product: str, now_us: int) -> tuple[list[PlanLine], int]:
-    """Return the plans of a product by name, and how many users have no assigned plan."""
+class PlanTable(NamedTuple):
+    """The plans of a product.
+
+    Attributes:
+        lines: By name, those in use that are not configured too.
+        unassigned: How many users have no assigned plan; they are users of the default plan.
+        default_plan: The plan of these; None if no process has stored which it is.
+    """
+
+    lines: list[PlanLine]
+    unassigned: int
+    default_plan: str | None
+
+
+def read_plans(store: Store, product: str, now_us: int) -> PlanTable:
+    """Return the plans of a product with their users."""
     today = day(now_us)
     first_us = today.start_us - (ACTIVE_DAYS - 1) * _DAY_US
     users = store.plan_users(product, first_us, today.end_us, besides=MISSING_USER_ID)
     unassigned = users.pop("", PlanUsers()).assigned
-    documents = store.read(product, (), now_us).plans
+    answer = store.read(product, (), now_us)
+    default = answer.default_plan
+    if default is not None and unassigned:
+        own = users.get(default, PlanUsers())
+        users[default] = own._replace(assigned=own.assigned + unassigned)
     lines = []
-    for name in sorted(documents.keys() | users.keys()):
-        version, document = documents.get(name, (None, None))
+    for name in sorted(answer.plans.keys() | users.keys()):
+        version, document = answer.plans.get(name, (None, None))
         config, problem = _read(document)
         lines.append(PlanLine(name, version, config, problem, users.get(name, PlanUsers())))
-    return lines, unassigned
+    return PlanTable(lines, unassigned, default)
 
 
 def _read(document: Mapping[str, Any] | None) -> tuple[PlanConfig | None, str]:
@@ -79,17 +97,18 @@ def run(
     now_us = time.time_ns() // 1_000 if now_us is None else now_us
     place = read_place(db, product, environ)
     with opened(place) as store:
-        lines, unassigned = read_plans(store, place.product, now_us)
+        lines, unassigned, default_plan = read_plans(store, place.product, now_us)
     if output_format is Format.CSV:
         print_csv(_NAMES, map(_record, lines))
     elif output_format is Format.JSON:
         plans = [_record(line) for line in lines]
-        print_json({"product": place.product, "plans": plans, "users_without_plan": unassigned})
+        head = {"product": place.product, "default_plan": default_plan}
+        print_json({**head, "plans": plans, "users_without_plan": unassigned})
     elif lines or unassigned:
         console = open_console(environ)
         print_table(console, _COLUMNS, map(_cells, lines))
-        for line in _remarks(unassigned):
-            print_line(console, line)
+        if unassigned:
+            print_line(console, _remark(unassigned, default_plan))
     else:
         raise CommandError(
             f"no plan of product {place.product!r} in {place.db_path} yet: pg.configure_plan adds "
@@ -98,13 +117,16 @@ def run(
     return 0
 
 
-def _remarks(unassigned: int) -> Iterator[str]:
-    if unassigned:
-        are = "user has" if unassigned == 1 else "users have"
-        yield (
-            f"{unassigned:,} {are} no assigned plan: the application's default_plan applies to "
-            "them, which is 'default' unless Paygent.init names another."
+def _remark(unassigned: int, default_plan: str | None) -> str:
+    are = "user has" if unassigned == 1 else "users have"
+    if default_plan is not None:
+        return (
+            f"{unassigned:,} {are} no assigned plan and count to the default plan {default_plan!r}"
         )
+    return (
+        f"{unassigned:,} {are} no assigned plan: the application's default_plan applies to them, "
+        "which is 'default' unless Paygent.init names another"
+    )
 
 
 _NAMES = ("name", "version", "is_configured", "users", "active_users", "price", "limits")

@@ -61,7 +61,7 @@ def _plans(place: Place, now_us: int, plan_name: str | None) -> list[PlanLine]:
     if plan_name is None and not os.path.exists(place.db_path):
         return []
     with opened(place) as store:
-        lines, _ = read_plans(store, place.product, now_us)
+        lines = read_plans(store, place.product, now_us).lines
     if plan_name is None:
         return lines
     named = [line for line in lines if line.name == plan_name and line.config is not None]

@@ -7,7 +7,7 @@ of the user's own billing period, which the plan's limits count.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +64,18 @@ def run(
         # One more than is shown, to know whether there are more.
         active = store.users(place.product, *month, users_max + 1)
         lines = list(_lines(store, place, active[:users_max], now_us))
+        default_plan = store.read(place.product, (), now_us).default_plan
     if output_format is Format.CSV:
         names = list(_record(_NO_USER))
         print_csv(names, map(_record, lines))
     elif output_format is Format.JSON:
         head = {"product": place.product, "from": day(month.start_us), "to": day(month.end_us)}
         users = [_record(line) for line in lines]
-        print_json({**head, "users": users, "has_more": len(active) > users_max})
+        more = {"default_plan": default_plan, "has_more": len(active) > users_max}
+        print_json({**head, **more, "users": users})
     elif lines:
-        _print_table(environ, lines, month, has_more=len(active) > users_max)
+        rows = [_cells(line, default_plan) for line in lines]
+        _print_table(environ, rows, month, has_more=len(active) > users_max)
     else:
         raise CommandError(
             f"no user of product {place.product!r} in {place.db_path} yet: users are created by "
@@ -149,10 +152,10 @@ def _iso(at_us: int | None) -> str | None:
 
 
 def _print_table(
-    environ: Mapping[str, str], lines: Iterable[UserLine], month: Window, *, has_more: bool
+    environ: Mapping[str, str], rows: list[tuple[str, ...]], month: Window, *, has_more: bool
 ) -> None:
     console = open_console(environ)
-    print_table(console, _COLUMNS, map(_cells, lines))
+    print_table(console, _COLUMNS, rows)
     name = f"{to_datetime(month.start_us):%Y-%m}"
     remark = f"calls and cost: {name} (UTC); period cost: in the user's current billing period"
     more = "; there are more users: --limit lists them" if has_more else ""
@@ -169,11 +172,15 @@ _COLUMNS = (
 )
 
 
-def _cells(line: UserLine) -> tuple[str, ...]:
-    own = " (own)" if line.has_own_plan else ""
+def _cells(line: UserLine, default_plan: str | None) -> tuple[str, ...]:
+    plan = line.plan
+    if plan is None:
+        shown = "-" if default_plan is None else f"{default_plan} (default)"
+    else:
+        shown = f"{plan} (own)" if line.has_own_plan else plan
     return (
         line.user_id,
-        f"{line.plan}{own}" if line.plan is not None else "-",
+        shown,
         f"{line.calls:,}",
         dollars(line.cost_nano),
         dollars(line.period_cost_nano),

@@ -64,7 +64,9 @@ def limits_in_words(plan: PlanConfig) -> str:
         return "no limits"
     if plan.hard_gate_at != 1:
         limits.append(f"refused at {plan.hard_gate_at:.0%} of each")
-    return "; ".join(limits) + (" (strict)" if plan.pre_call_estimate else "")
+    modes = {"strict": plan.pre_call_estimate, "shadow mode: nothing is refused": not plan.enforce}
+    marks = [mode for mode, is_on in modes.items() if is_on]
+    return "; ".join(limits) + (f" ({', '.join(marks)})" if marks else "")
 
 
 def day_and_time(at_us: int) -> str:

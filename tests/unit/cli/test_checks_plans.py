@@ -10,7 +10,7 @@ from tests.contract.samples import DAY_US, NOON_US
 from paygent import ModelCostRate, PlanConfig
 from paygent.cli.checks import plans
 from paygent.cli.checks.finding import Finding, Level
-from paygent.cli.plans import PlanLine
+from paygent.cli.plans import PlanLine, PlanTable
 from paygent.prices.catalogue import Catalogue
 from paygent.store.port import PlanUsers
 
@@ -46,7 +46,7 @@ def test_check_prices__of_an_age__warns_above_90_days(as_of: str, level: Level, 
 
 def found(lines: list[PlanLine], unassigned: int = 0, default: str | None = None) -> list[Finding]:
     """Return the findings about plans."""
-    return list(plans.check_plans("acme", lines, unassigned, default))
+    return list(plans.check_plans("acme", PlanTable(lines, unassigned, default)))
 
 
 def test_check_plans__configured_with_limits__are_ok() -> None:
@@ -64,12 +64,20 @@ def test_check_plans__one_that_cannot_be_read__is_a_problem() -> None:
     assert "configure it here" in problem.remedy
 
 
-def test_check_plans__the_default_plan_is_not_configured__is_a_warning() -> None:
-    """Users without an assigned plan have no limits then; of a known name it is that one."""
+def test_check_plans__in_use_and_not_configured__is_a_warning() -> None:
+    """Its users have no limits."""
+    gold = PlanLine("gold", None, None, "", PlanUsers(1_200, 3))
+    warning, _ = found([gold, line("pro", max_spend_per_period=1)])
+    assert warning.text == "1,200 users are on plan 'gold', which is not configured: no limits"
+    assert "pg.configure_plan('gold', …)" in warning.remedy
+
+
+def test_check_plans__the_default_plan_is_not_known__is_a_warning_where_it_may_be_missing() -> None:
+    """Users without an assigned plan have no limits then."""
     pro = line("pro", max_spend_per_period=1)
     warning, _ = found([pro], unassigned=1_200)
     assert warning.level is Level.WARNING
-    assert "(1,200) are on the default plan 'default', which is not configured" in warning.text
+    assert "(1,200) are on the default plan, which is not configured if it is" in warning.text
     assert "default_plan=" in warning.remedy
     assert [finding.level for finding in found([pro], 3, "pro")] == [Level.OK]
     assert [finding.level for finding in found([pro], 0)] == [Level.OK]
@@ -93,10 +101,11 @@ def test_check_models__misspelt__names_what_was_meant(catalogue: Catalogue) -> N
     plan = line("pro", model_limits={"gpt4o": 5, "zzz": 5}, cost_rates={"gpt4o-mini": rate})
     first, second, third = plans.check_models(catalogue, [plan], NOON_US)
     assert {first.level, second.level, third.level} == {Level.WARNING}
-    assert first.text == "plan 'pro' limits 'gpt4o', which is in no price list"
-    assert first.remedy == (
-        "did you mean gpt-4o? the limit applies only to calls of exactly this name"
+    assert first.text.startswith(
+        "plan 'pro': model_limits names 'gpt4o', which is in no price list"
     )
-    assert second.remedy == "the limit applies only to calls of exactly this name"
-    assert third.text == "plan 'pro' has a rate for 'gpt4o-mini', which is in no price list"
-    assert "did you mean gpt-4o-mini?" in third.remedy
+    assert "did you mean 'gpt-4o'?" in first.text
+    assert "pg.configure_plan" in first.remedy
+    assert "did you mean" not in second.text
+    assert "cost_rates names 'gpt4o-mini'" in third.text
+    assert "did you mean 'gpt-4o-mini'?" in third.text

@@ -97,8 +97,8 @@ def test_doctor__a_product_with_findings__has_a_warning_for_each(run: Run, init:
         "ok configured for product 'default': free, pro",
     ]
     (model,) = lines_of(text, "models")
-    assert "plan 'pro' limits 'gpt4o-mini', which is in no price list" in model
-    assert "did you mean gpt-4o-mini?" in model
+    assert "plan 'pro': model_limits names 'gpt4o-mini', which is in no price list" in model
+    assert "did you mean 'gpt-4o-mini'?" in model
     (users,) = lines_of(text, "users")
     assert "for $0.50, are on the user (none)" in users
 

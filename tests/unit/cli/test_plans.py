@@ -15,7 +15,7 @@ from tests.contract.samples import NOON_US, PRODUCT, batch_of, make_event
 from paygent.cli import plans
 from paygent.cli.options import CommandError, Format
 from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.core.messages import AssignRecord, Batch, PlanRecord
+from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, PlanRecord
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.store.sqlite import SqliteStore
@@ -79,8 +79,26 @@ def test_plans_list__in_a_pipe__has_a_line_for_each_plan_in_use(show: Show) -> N
         "pro            2      1            1  $49.50  $25.00 per period; "
         "50,000 tokens of gpt-4o per period",
         "1 user has no assigned plan: the application's default_plan applies to them, which is "
-        "'default' unless Paygent.init names another.",
+        "'default' unless Paygent.init names another",
     ]
+
+
+def test_plans_list__the_default_plan_is_known__has_the_users_without_one(
+    path: str, show: Show
+) -> None:
+    """They count to it, whether it is configured or not."""
+    store = SqliteStore(path)
+    for plan, line in (
+        ("gold", "gold - 2 0 - not configured: no limits"),
+        ("starter", "starter - 1 0 - not configured: no limits"),
+    ):
+        at_us = NOON_US + len(plan)
+        store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord(plan, at_us),), at_us=NOON_US))
+        lines = [" ".join(each.split()) for each in show().splitlines()]
+        assert line in lines
+        assert lines[-1] == f"1 user has no assigned plan and count to the default plan '{plan}'"
+    assert json.loads(show(Format.JSON))["default_plan"] == "starter"
+    store.close()
 
 
 def test_plans_list__as_csv_and_json__have_the_same_figures(show: Show) -> None:

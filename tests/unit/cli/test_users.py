@@ -16,7 +16,7 @@ from paygent import Paygent
 from paygent.cli import users
 from paygent.cli.app import app
 from paygent.cli.options import CommandError, Format
-from paygent.core.messages import AssignRecord
+from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord
 from paygent.core.period import Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
@@ -79,6 +79,18 @@ def test_users__in_a_pipe__are_aligned_dearest_first(show: Show) -> None:
     ]
 
 
+def test_users__without_a_plan__are_on_the_default_plan_if_it_is_known(
+    path: str, show: Show
+) -> None:
+    """A reader need not know how the application was started."""
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord("free", NOON_US),), at_us=NOON_US))
+    store.close()
+    assert "free (default)" in show().splitlines()[1]
+    document = json.loads(show(Format.JSON))
+    assert (document["default_plan"], document["users"][0]["plan"]) == ("free", None)
+
+
 def test_users__with_a_limit__says_that_there_are_more(show: Show) -> None:
     """The list is cut after the dearest users, which is not hidden."""
     lines = show(users_max=2).splitlines()
@@ -114,6 +126,7 @@ def test_users__as_json__keep_their_ids_and_periods(show: Show) -> None:
         "product": PRODUCT,
         "from": "2024-10-01",
         "to": "2024-11-01",
+        "default_plan": None,
         "has_more": True,
     }
     assert list(rows) == ["bob\x1b[31m", "ann", "cyd", "old"]

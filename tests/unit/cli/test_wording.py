@@ -53,6 +53,7 @@ def test_rate__of_a_component__names_its_unit(component: str, pico: int, expecte
         ({"limits": (Limit("spend", window="rolling:24h", cap=1),)}, "$1.00 in any 24h"),
         ({"max_spend_per_period": 1, "hard_gate_at": 1.2}, "$1.00 per period; refused at 120%"),
         ({"max_spend_per_period": 1, "pre_call_estimate": True}, "$1.00 per period (strict)"),
+        ({"max_spend_per_period": 1, "enforce": False}, "$1.00 per period (shadow mode: nothing"),
     ],
 )
 def test_limits_in_words__of_a_plan__are_readable(plan: dict[str, Any], expected: str) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from paygent.cli.checks.finding import Finding, ok, problem, warning
-from paygent.cli.plans import PlanLine
+from paygent.cli.plans import PlanLine, PlanTable
 from paygent.cli.wording import dollars
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.messages import Question
 from paygent.core.period import calendar_month, to_datetime
-from paygent.core.plan import PlanConfig, limits_of
+from paygent.core.plan import limits_of
 from paygent.prices.catalogue import Catalogue
-from paygent.prices.model_names import plain
+from paygent.prices.plan_check import plan_warnings
 from paygent.store.port import Store
 
 PRICES_DAYS_MAX = 90
+DEFAULT_PLAN = "default"
+"""The default of `default_plan` in `Paygent.init`."""
 
 
 def check_prices(as_of: str, now_us: int) -> Iterator[Finding]:
@@ -35,35 +37,27 @@ def check_prices(as_of: str, now_us: int) -> Iterator[Finding]:
         yield ok("prices", text)
 
 
-def check_plans(
-    product: str, lines: Sequence[PlanLine], unassigned: int, default_plan: str | None
-) -> Iterator[Finding]:
-    """Check that plans are configured, can be read and have limits.
-
-    Args:
-        product: Their product.
-        lines: The plans.
-        unassigned: How many users have no assigned plan.
-        default_plan: The plan of these, or None where it is not known.
-    """
+def check_plans(product: str, table: PlanTable) -> Iterator[Finding]:
+    """Check that the plans of a product are configured, can be read and have limits."""
+    lines, unassigned, default_plan = table
     configured = [line for line in lines if line.version is not None]
     if not configured:
         text = f"product {product!r} has no configured plan: no user has limits"
         yield warning("plans", text, 'add one with pg.configure_plan("default", PlanConfig(…))')
     for line in lines:
         yield from _check_plan(line)
-    default = "default" if default_plan is None else default_plan
-    # Calls on it, if there are any, have been reported above.
-    if configured and unassigned and all(line.name != default for line in lines):
+    # Where it is known which plan is the default, its line has these users.
+    names = [line.name for line in lines]
+    if configured and unassigned and default_plan is None and DEFAULT_PLAN not in names:
         yield warning(
             "plans",
-            f"users without an assigned plan ({unassigned:,}) are on the default plan {default!r}, "
-            "which is not configured: they have no limits",
-            f"pg.configure_plan({default!r}, …), or name another in Paygent.init(default_plan=…)",
+            f"users without an assigned plan ({unassigned:,}) are on the default plan, which is "
+            f"not configured if it is {DEFAULT_PLAN!r}: they have no limits",
+            f"pg.configure_plan({DEFAULT_PLAN!r}, …), or name another: init(default_plan=…)",
         )
     if configured:
-        names = ", ".join(line.name for line in configured)
-        yield ok("plans", f"configured for product {product!r}: {names}")
+        listed = ", ".join(line.name for line in configured)
+        yield ok("plans", f"configured for product {product!r}: {listed}")
 
 
 def _check_plan(line: PlanLine) -> Iterator[Finding]:
@@ -84,35 +78,11 @@ def _check_plan(line: PlanLine) -> Iterator[Finding]:
 
 
 def check_models(catalogue: Catalogue, lines: Iterable[PlanLine], now_us: int) -> Iterator[Finding]:
-    """Check that the models of plans are known: a limit of a misspelt name never counts a call."""
+    """Check the models and rates that plans name against the price lists."""
     for line in lines:
-        plan = line.config
-        if plan is None:
-            continue
-        rated = {plain(name) for name in plan.cost_rates}
-        limited = sorted({limit.model for limit in limits_of(plan) if limit.model})
-        for name in limited:
-            if plain(name) not in rated and not _is_listed(catalogue, name, now_us):
-                text = f"plan {line.name!r} limits {name!r}, which is in no price list"
-                yield warning("models", text, _meant(catalogue, name, "the limit"))
-        for name in sorted(plan.cost_rates):
-            # A rate for an unlisted model is what rates are for, unless the name is nearly listed.
-            if not _is_listed(catalogue, name, now_us) and catalogue.similar_names(name):
-                text = f"plan {line.name!r} has a rate for {name!r}, which is in no price list"
-                yield warning("models", text, _meant(catalogue, name, "the rate"))
-
-
-def _is_listed(catalogue: Catalogue, name: str, now_us: int) -> bool:
-    return catalogue.resolve("", name, now_us, _NO_PLAN).rates.is_known
-
-
-_NO_PLAN = PlanConfig()
-
-
-def _meant(catalogue: Catalogue, name: str, what: str) -> str:
-    near = catalogue.similar_names(name)
-    meant = f"did you mean {', '.join(near)}? " if near else ""
-    return f"{meant}{what} applies only to calls of exactly this name"
+        for text in plan_warnings(line.config, catalogue, now_us) if line.config else ():
+            remedy = "correct it with pg.configure_plan, unless it is meant"
+            yield warning("models", f"plan {line.name!r}: {text}", remedy)
 
 
 def check_missing_user(store: Store, product: str, now_us: int) -> Iterator[Finding]:
