@@ -70,10 +70,9 @@ def commands(text: str) -> Iterator[list[str]]:
     """Yield the arguments of each `paygent` command in a page's shell blocks."""
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            # Variables may stand before a command, and another command after it.
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                del words[0]
-            end = next((at for at, word in enumerate(words) if word in ("|", ">", "&&")), None)
-            if words[:1] == ["paygent"]:
-                yield words[1:end]
+            for part in re.split(r"\s(?:&&|\|\|?|;|>)\s", line):
+                words = shlex.split(part, comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    del words[0]  # a variable of the command
+                if words[:1] == ["paygent"]:
+                    yield words[1:]
