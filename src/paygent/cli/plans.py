@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from paygent.cli.options import CommandError, Format, opened, read_place
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
 from paygent.cli.wording import dollars, limits_in_words
+from paygent.client.accounts.registry import DEFAULT_PLAN
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.money import to_usd
 from paygent.core.period import day
@@ -50,12 +51,12 @@ class PlanTable(NamedTuple):
     Attributes:
         lines: By name, those in use that are not configured too.
         unassigned: How many users have no assigned plan; they are users of the default plan.
-        default_plan: The plan of these; None if no process has stored which it is.
+        default_plan: The plan of these.
     """
 
     lines: list[PlanLine]
     unassigned: int
-    default_plan: str | None
+    default_plan: str
 
 
 def read_plans(store: Store, product: str, now_us: int) -> PlanTable:
@@ -65,8 +66,8 @@ def read_plans(store: Store, product: str, now_us: int) -> PlanTable:
     users = store.plan_users(product, first_us, today.end_us, besides=MISSING_USER_ID)
     unassigned = users.pop("", PlanUsers()).assigned
     answer = store.read(product, (), now_us)
-    default = answer.default_plan
-    if default is not None and unassigned:
+    default = answer.default_plan or DEFAULT_PLAN
+    if unassigned:
         own = users.get(default, PlanUsers())
         users[default] = own._replace(assigned=own.assigned + unassigned)
     lines = []
@@ -104,7 +105,7 @@ def run(
         plans = [_record(line) for line in lines]
         head = {"product": place.product, "default_plan": default_plan}
         print_json({**head, "plans": plans, "users_without_plan": unassigned})
-    elif lines or unassigned:
+    elif lines:
         console = open_console(environ)
         print_table(console, _COLUMNS, map(_cells, lines))
         if unassigned:
@@ -117,16 +118,9 @@ def run(
     return 0
 
 
-def _remark(unassigned: int, default_plan: str | None) -> str:
-    are = "user has" if unassigned == 1 else "users have"
-    if default_plan is not None:
-        return (
-            f"{unassigned:,} {are} no assigned plan and count to the default plan {default_plan!r}"
-        )
-    return (
-        f"{unassigned:,} {are} no assigned plan: the application's default_plan applies to them, "
-        "which is 'default' unless Paygent.init names another"
-    )
+def _remark(unassigned: int, default_plan: str) -> str:
+    count = "1 user has" if unassigned == 1 else f"{unassigned:,} users have"
+    return f"{count} no assigned plan and the default plan, {default_plan!r}"
 
 
 _NAMES = ("name", "version", "is_configured", "users", "active_users", "price", "limits")

@@ -14,6 +14,7 @@ from typing import Any
 from paygent.cli.options import CommandError, Format, Place, opened, read_place
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
 from paygent.cli.wording import day, day_and_time, dollars
+from paygent.client.accounts.registry import DEFAULT_PLAN
 from paygent.core.messages import Question, UserLedger
 from paygent.core.money import to_usd
 from paygent.core.period import Window, billing_period, calendar_month, to_datetime
@@ -64,7 +65,7 @@ def run(
         # One more than is shown, to know whether there are more.
         active = store.users(place.product, *month, users_max + 1)
         lines = list(_lines(store, place, active[:users_max], now_us))
-        default_plan = store.read(place.product, (), now_us).default_plan
+        default_plan = store.read(place.product, (), now_us).default_plan or DEFAULT_PLAN
     if output_format is Format.CSV:
         names = list(_record(_NO_USER))
         print_csv(names, map(_record, lines))
@@ -172,10 +173,10 @@ _COLUMNS = (
 )
 
 
-def _cells(line: UserLine, default_plan: str | None) -> tuple[str, ...]:
+def _cells(line: UserLine, default_plan: str) -> tuple[str, ...]:
     plan = line.plan
     if plan is None:
-        shown = "-" if default_plan is None else f"{default_plan} (default)"
+        shown = f"{default_plan} (default)" if default_plan != DEFAULT_PLAN else DEFAULT_PLAN
     else:
         shown = f"{plan} (own)" if line.has_own_plan else plan
     return (

@@ -44,21 +44,21 @@ def test_check_prices__of_an_age__warns_above_90_days(as_of: str, level: Level, 
     assert plans.PRICES_DAYS_MAX * DAY_US == 90 * DAY_US
 
 
-def found(lines: list[PlanLine], unassigned: int = 0, default: str | None = None) -> list[Finding]:
+def found(*lines: PlanLine) -> list[Finding]:
     """Return the findings about plans."""
-    return list(plans.check_plans("acme", PlanTable(lines, unassigned, default)))
+    return list(plans.check_plans("acme", PlanTable(list(lines), 0, "default")))
 
 
 def test_check_plans__configured_with_limits__are_ok() -> None:
     """One line names them all."""
-    (finding,) = found([line("free", max_spend_per_period=1), line("pro", model_limits={"o3": 5})])
+    (finding,) = found(line("free", max_spend_per_period=1), line("pro", model_limits={"o3": 5}))
     assert finding == Finding(Level.OK, "plans", "configured for product 'acme': free, pro")
 
 
 def test_check_plans__one_that_cannot_be_read__is_a_problem() -> None:
     """A process that cannot read a plan does not enforce it."""
     unreadable = PlanLine("newer", 3, None, "x = 1: is not a field of a plan", PlanUsers(2, 1))
-    problem, _ = found([unreadable])
+    problem, _ = found(unreadable)
     assert problem.level is Level.PROBLEM
     assert "(x = 1: is not a field of a plan)" in problem.text
     assert "configure it here" in problem.remedy
@@ -67,20 +67,18 @@ def test_check_plans__one_that_cannot_be_read__is_a_problem() -> None:
 def test_check_plans__in_use_and_not_configured__is_a_warning() -> None:
     """Its users have no limits."""
     gold = PlanLine("gold", None, None, "", PlanUsers(1_200, 3))
-    warning, _ = found([gold, line("pro", max_spend_per_period=1)])
+    warning, _ = found(gold, line("pro", max_spend_per_period=1))
     assert warning.text == "1,200 users are on plan 'gold', which is not configured: no limits"
     assert "pg.configure_plan('gold', …)" in warning.remedy
 
 
-def test_check_plans__the_default_plan_is_not_known__is_a_warning_where_it_may_be_missing() -> None:
-    """Users without an assigned plan have no limits then."""
-    pro = line("pro", max_spend_per_period=1)
-    warning, _ = found([pro], unassigned=1_200)
-    assert warning.level is Level.WARNING
-    assert "(1,200) are on the default plan, which is not configured if it is" in warning.text
-    assert "default_plan=" in warning.remedy
-    assert [finding.level for finding in found([pro], 3, "pro")] == [Level.OK]
-    assert [finding.level for finding in found([pro], 0)] == [Level.OK]
+def test_check_plans__without_limits_or_any_plan__is_a_warning() -> None:
+    """Neither limits a user."""
+    warning, _ = found(line("free"))
+    assert (warning.level, warning.text) == (Level.WARNING, "plan 'free' has no limits")
+    (warning,) = found()
+    assert warning.text == "product 'acme' has no configured plan: no user has limits"
+    assert "pg.configure_plan" in warning.remedy
 
 
 def test_check_models__listed_or_rated__are_ok(catalogue: Catalogue) -> None:

@@ -72,20 +72,17 @@ def test_plans_list__in_a_pipe__has_a_line_for_each_plan_in_use(show: Show) -> N
     unknown = "max_spend_per_century = '1': is not a field of a plan"
     assert show().splitlines() == [
         "plan     version  users  active 30 d   price  limits",
-        "default        -      0            1       -  not configured: no limits",
+        "default        -      1            1       -  not configured: no limits",
         "free           1      0            0       -  no limits",
         "gold           -      1            0       -  not configured: no limits",
         f"newer          1      0            0       -  unreadable: {unknown}",
         "pro            2      1            1  $49.50  $25.00 per period; "
         "50,000 tokens of gpt-4o per period",
-        "1 user has no assigned plan: the application's default_plan applies to them, which is "
-        "'default' unless Paygent.init names another",
+        "1 user has no assigned plan and the default plan, 'default'",
     ]
 
 
-def test_plans_list__the_default_plan_is_known__has_the_users_without_one(
-    path: str, show: Show
-) -> None:
+def test_plans_list__another_default_plan__has_the_users_without_one(path: str, show: Show) -> None:
     """They count to it, whether it is configured or not."""
     store = SqliteStore(path)
     for plan, line in (
@@ -96,7 +93,7 @@ def test_plans_list__the_default_plan_is_known__has_the_users_without_one(
         store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord(plan, at_us),), at_us=NOON_US))
         lines = [" ".join(each.split()) for each in show().splitlines()]
         assert line in lines
-        assert lines[-1] == f"1 user has no assigned plan and count to the default plan '{plan}'"
+        assert lines[-1] == f"1 user has no assigned plan and the default plan, '{plan}'"
     assert json.loads(show(Format.JSON))["default_plan"] == "starter"
     store.close()
 
@@ -118,7 +115,7 @@ def test_plans_list__as_csv_and_json__have_the_same_figures(show: Show) -> None:
         "limits": "$25.00 per period; 50,000 tokens of gpt-4o per period",
     }
     default = document["plans"][0]
-    assert (default["version"], default["is_configured"], default["users"]) == (None, False, 0)
+    assert (default["version"], default["is_configured"], default["users"]) == (None, False, 1)
 
 
 def test_plans_list__of_a_product_without_any__is_a_finding(path: str, show: Show) -> None:

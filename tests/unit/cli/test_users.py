@@ -70,18 +70,16 @@ def test_users__in_a_pipe__are_aligned_dearest_first(show: Show) -> None:
     """Plan, calls and cost of the month, cost of the period, and the last activity."""
     assert show().splitlines() == [
         "user         plan       calls       cost  period cost  last active, UTC",
-        "bob\\x1b[31m  -              1   $1.25045     $1.25045  2024-10-04 12:00",
+        "bob\\x1b[31m  default        1   $1.25045     $1.25045  2024-10-04 12:00",
         "ann          pro            1     $0.005       $0.005  2024-10-04 12:00",
         "cyd          pro (own)      1  $0.000001    $0.000001  2024-10-01 12:00",
-        "old          -              0      $0.00        $0.00  2024-08-25 12:00",
+        "old          default        0      $0.00        $0.00  2024-08-25 12:00",
         "zoe          gold           0      $0.00        $0.00                 -",
         "calls and cost: 2024-10 (UTC); period cost: in the user's current billing period",
     ]
 
 
-def test_users__without_a_plan__are_on_the_default_plan_if_it_is_known(
-    path: str, show: Show
-) -> None:
+def test_users__without_a_plan__are_on_the_default_plan(path: str, show: Show) -> None:
     """A reader need not know how the application was started."""
     store = SqliteStore(path)
     store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord("free", NOON_US),), at_us=NOON_US))
@@ -126,7 +124,7 @@ def test_users__as_json__keep_their_ids_and_periods(show: Show) -> None:
         "product": PRODUCT,
         "from": "2024-10-01",
         "to": "2024-11-01",
-        "default_plan": None,
+        "default_plan": "default",
         "has_more": True,
     }
     assert list(rows) == ["bob\x1b[31m", "ann", "cyd", "old"]
@@ -170,4 +168,4 @@ def test_users__beside_a_running_application__are_listed_by_the_command(
     pg.flush()
     result = CliRunner().invoke(app, ["users"], env={"PAYGENT_DB_PATH": db_path})
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[1].split()[:5] == ["ann", "-", "1", "$0.50", "$0.50"]
+    assert result.stdout.splitlines()[1].split()[:5] == ["ann", "default", "1", "$0.50", "$0.50"]

@@ -17,8 +17,6 @@ from paygent.prices.plan_check import plan_warnings
 from paygent.store.port import Store
 
 PRICES_DAYS_MAX = 90
-DEFAULT_PLAN = "default"
-"""The default of `default_plan` in `Paygent.init`."""
 
 
 def check_prices(as_of: str, now_us: int) -> Iterator[Finding]:
@@ -39,22 +37,12 @@ def check_prices(as_of: str, now_us: int) -> Iterator[Finding]:
 
 def check_plans(product: str, table: PlanTable) -> Iterator[Finding]:
     """Check that the plans of a product are configured, can be read and have limits."""
-    lines, unassigned, default_plan = table
-    configured = [line for line in lines if line.version is not None]
+    configured = [line for line in table.lines if line.version is not None]
     if not configured:
         text = f"product {product!r} has no configured plan: no user has limits"
         yield warning("plans", text, 'add one with pg.configure_plan("default", PlanConfig(…))')
-    for line in lines:
+    for line in table.lines:
         yield from _check_plan(line)
-    # Where it is known which plan is the default, its line has these users.
-    names = [line.name for line in lines]
-    if configured and unassigned and default_plan is None and DEFAULT_PLAN not in names:
-        yield warning(
-            "plans",
-            f"users without an assigned plan ({unassigned:,}) are on the default plan, which is "
-            f"not configured if it is {DEFAULT_PLAN!r}: they have no limits",
-            f"pg.configure_plan({DEFAULT_PLAN!r}, …), or name another: init(default_plan=…)",
-        )
     if configured:
         listed = ", ".join(line.name for line in configured)
         yield ok("plans", f"configured for product {product!r}: {listed}")
