@@ -63,7 +63,8 @@ class Operations(NamedTuple):
 
     Attributes:
         why: Why they are in it.
-        paths: Of their POST requests, below the API's root, with "{}" for a segment that varies.
+        paths: Of their POST requests, below the API's root, with "{}" for a segment that varies; or
+            the names of functions.
     """
 
     why: str
@@ -95,10 +96,13 @@ the usage of earlier work have a route.
 """
 
 
+def path_pattern(path: str) -> str:
+    """Return the regular expression of a path with "{}" for a segment that varies."""
+    return re.escape(path).replace(r"\{\}", "[^/]+")
+
+
 def _matcher(operations: Iterable[Operations]) -> Callable[[str], object]:
-    paths = (
-        re.escape(path).replace(r"\{\}", "[^/]+") for each in operations for path in each.paths
-    )
+    paths = (path_pattern(path) for each in operations for path in each.paths)
     return re.compile("|".join(paths)).fullmatch
 
 

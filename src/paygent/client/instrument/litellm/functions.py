@@ -6,14 +6,13 @@ Nothing here calls or patches. Names were read from litellm 1.60 and 1.110 (2026
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import Any, NamedTuple
 
 from paygent.client.instrument.anthropic.answers import read_message
-from paygent.client.instrument.http_sdks.route import max_tokens_of
+from paygent.client.instrument.http_sdks.route import Operations, max_tokens_of
 from paygent.client.instrument.litellm.answers import MessageEvents, read_completion, read_nothing
 from paygent.client.instrument.openai.answers import (
     ChatStream,
@@ -74,22 +73,84 @@ METERED = (
 )
 BY_NAME = {prefix + function.name: function for function in METERED for prefix in ("", "a")}
 
-OTHERS = ("ocr", "aocr", "run_thread", "arun_thread")
+OTHERS = (
+    "ocr", "aocr", "run_thread", "arun_thread", "run_thread_stream", "arun_thread_stream",
+)  # fmt: skip
 """Functions that call a provider, and that `is_call` does not recognize."""
 
-_FREE = re.compile(
-    r"a?("
-    r"(cancel|delete|get|list|retrieve|update|file|upload)(_\w+)?"
-    r"|create_file|moderation"
-    r"|video_(content|get_character|list|status)"
-    r"|vector_store_file_(content|delete|list|retrieve|update)"
-    r")"
-)
+# The functions that are not metered, without the "a" of async ones; one whose name has several
+# meanings with its module.
+FREE = (
+    Operations(
+        "reads or removes what exists",
+        (
+            "cancel", "cancel_eval", "cancel_fine_tuning_job", "cancel_responses", "cancel_run",
+            "delete", "delete_container", "delete_eval", "delete_responses", "delete_run",
+            "delete_sandbox", "delete_skill", "file_content", "file_delete", "file_list",
+            "file_retrieve", "get", "get_eval", "get_responses", "get_run", "get_skill", "list",
+            "list_batches", "list_container_files", "list_containers", "list_evals",
+            "list_input_items", "list_runs", "list_skills", "list_versions", "retrieve",
+            "retrieve_batch", "retrieve_container", "retrieve_content",
+            "retrieve_fine_tuning_job", "video_content", "video_get_character", "video_list",
+            "video_status", "vector_store_file_content", "vector_store_file_delete",
+            "vector_store_file_list", "vector_store_file_retrieve",
+            "containers.endpoint_factory.endpoint_func",
+            "containers.endpoint_factory.async_endpoint_func",
+        ),
+    ),
+    Operations(
+        "stores or defines what later calls use",
+        (
+            "create_eval", "create_file", "create_skill", "update", "update_eval",
+            "upload_container_file", "vector_store_file_update", "interactions.agents.create",
+            "vector_store_files.create", "vector_stores.create",
+        ),
+    ),
+    Operations("moderation is free of charge at its provider", ("moderation",)),
+)  # fmt: skip
+
+UNMETERED = (
+    Operations("generates a video", (
+        "video_create_character", "video_edit", "video_extension", "video_generation",
+        "video_remix",
+    )),
+    Operations("generates, in a format of its own", (
+        "compact_responses", "decisions", "extraction", "generate_content",
+        "generate_content_stream", "image_variation", "interactions.create", "ocr", "systemone",
+        "llm_passthrough_route", "send_message",
+    )),
+    Operations("searches, or indexes what is searched", (
+        "ingest", "query", "search", "vector_stores.search",
+    )),
+    Operations("runs in the background", (
+        "create_batch", "create_fine_tuning_job", "create_run", "run_thread", "run_thread_stream",
+    )),
+    Operations("runs a container", (
+        "code_interpreter_tool", "create_container", "create_sandbox", "run_code",
+    )),
+    Operations("connects a client to a provider; the sockets below are metered by themselves", (
+        "_arealtime", "_aresponses_websocket", "create_realtime_client_secret",
+        "create_realtime_transcription_session", "create_realtime_translation_client_secret",
+        "realtime_calls", "realtime_translation_calls",
+    )),
+)  # fmt: skip
+"""Functions that may cost something; any other that is not in `FREE` is treated like these."""
+
+_FREE_NAMES = frozenset(name for each in FREE for name in each.paths)
 
 
-def is_free(name: str) -> bool:
-    """Return whether a function is known to cost nothing: it reads or removes what exists."""
-    return _FREE.fullmatch(name) is not None
+def names_of(function: str, module: str) -> set[str]:
+    """Return the names under which the tables may list a function, given its own name and the name
+    of its module.
+    """
+    place = module.removeprefix("litellm").removesuffix("main").strip(".")
+    names = {function, function.removeprefix("a")}
+    return names | {f"{place}.{name}" for name in names}
+
+
+def is_free(function: str, module: str) -> bool:
+    """Return whether a function is known to cost nothing."""
+    return not _FREE_NAMES.isdisjoint(names_of(function, module))
 
 
 _WRAPPERS_MAX = 16  # around one function

@@ -92,7 +92,7 @@ class LiteLLMHook(Hook):
             twin = getattr(litellm, function.name, None)
             names = positional_names(original) or positional_names(twin)
             wrapper = _wrap(original, _Metered(name, names, function, litellm, patches).begin)
-        elif is_free(name):
+        elif is_free(name, str(original.__module__)):
             return original
         else:
             wrapper = _wrap(original, _admitting(_public_name(original, litellm), patches))

@@ -16,13 +16,14 @@ decide which connections are a provider's:
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from paygent.client.context.scopes import current_identity
-from paygent.client.instrument.http_sdks.route import route_name
+from paygent.client.instrument.http_sdks.route import path_pattern, route_name
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.openai.routes import provider_name_at
 from paygent.client.instrument.patching.patches import Hook, Patches
@@ -211,13 +212,23 @@ def _is_provider(host: str) -> bool:
     return provider is not None and (provider.name != "aws" or "bedrock" in host)
 
 
+METERED = {
+    "/realtime": "realtime",
+    "/realtime/translations": "translations",
+    "/responses": "responses",
+    "/live": "live",
+    "/live/sessions": "live",
+    "/live/sessions/{}/attach": "live",
+    "/live/sessions/{}/fork": "live",
+}
+"""Routes by the endings of addresses, with "{}" for a segment that varies."""
+
+_ENDINGS = tuple((re.compile(f"{path_pattern(path)}$"), route) for path, route in METERED.items())
+
+
 def _route_of(path: str) -> str:
     """Return the metered operation of an address, or ""."""
-    if path.endswith("/realtime/translations"):
-        return "translations"
-    if path.endswith(("/realtime", "/responses")):
-        return path.rpartition("/")[2]
-    return "live" if path.endswith("/live") or "/live/sessions" in path else ""
+    return next((route for ending, route in _ENDINGS if ending.search(path)), "")
 
 
 def _live_session_of(path: str) -> str:
