@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from paygent.cli.checks import files, installation, plans
-from paygent.cli.checks.finding import Finding, Level
+from paygent.cli.checks.finding import Finding, Level, warning
 from paygent.cli.checks.installation import SdkProbe
 from paygent.cli.options import Place, read_place
 from paygent.cli.output import open_console, print_line, printable
@@ -68,25 +68,36 @@ def _findings(
     yield from installation.check_sdks(sdks, probe(list(sdks)))
     yield from installation.check_uninstrumented()
     yield from installation.check_environment(environ)
-    yield from files.check_database(place.db_path, files.read_mounts())
+    database = list(files.check_database(place.db_path, files.read_mounts()))
+    yield from database
     yield from files.check_journal(place.db_path, place.product)
     catalogue = Catalogue()
     store = SqliteStore(place.db_path, read_only=True)
+    # What a damaged file holds is not reported.
+    is_sound = all(finding.level is not Level.PROBLEM for finding in database)
     try:
-        store.open()
-    except StoreUnavailable:  # there is none yet, or the reason has been reported
-        yield from files.check_clock(place, None, now_us)
+        is_open = is_sound and _opens(store)
+        yield from files.check_clock(place, store if is_open else None, now_us)
         yield from plans.check_prices(catalogue.as_of, now_us)
-        return
-    try:
-        yield from files.check_clock(place, store, now_us)
-        yield from plans.check_prices(catalogue.as_of, now_us)
-        table = read_plans(store, place.product, now_us)
-        yield from plans.check_plans(place.product, table)
-        yield from plans.check_models(catalogue, table.lines, now_us)
-        yield from plans.check_missing_user(store, place.product, now_us)
+        if is_open:
+            table = read_plans(store, place.product, now_us)
+            yield from plans.check_plans(place.product, table)
+            yield from plans.check_models(catalogue, table.lines, now_us)
+            yield from plans.check_missing_user(store, place.product, now_us)
+    except StoreUnavailable as error:
+        text = f"{place.db_path} cannot be read now ({error})"
+        yield warning("database", text, "try again")
     finally:
         store.close()
+
+
+def _opens(store: SqliteStore) -> bool:
+    """Return whether a store can be opened; if not, `check_database` has reported the reason."""
+    try:
+        store.open()
+    except StoreUnavailable:
+        return False
+    return True
 
 
 def _print_finding(console: Console, finding: Finding) -> None:

@@ -57,10 +57,13 @@ def test_check_database__open_in_an_application__is_ok(path: str) -> None:
     store.close()
 
 
-def test_check_database__pages_that_were_overwritten__is_a_problem(path: str) -> None:
-    """Damage behind the header is found as well."""
+@pytest.mark.parametrize("position", [100, 4_096])
+def test_check_database__pages_that_were_overwritten__is_a_problem(
+    path: str, position: int
+) -> None:
+    """Damage in the schema, behind the header, and damage of a table are both found."""
     with open(path, "r+b") as file:
-        file.seek(4_096)
+        file.seek(position)
         file.write(b"\xff" * 8_192)
     finding = only(files.check_database(path, ""))
     assert finding.level is Level.PROBLEM
@@ -72,6 +75,19 @@ def test_check_database__a_file_that_ends_too_early__is_a_problem(path: str) -> 
     """A copy that was cut off is damaged."""
     os.truncate(path, 4_096 * 3)
     assert only(files.check_database(path, "")).level is Level.PROBLEM
+
+
+def test_check_database__locked_by_another_tool__is_not_called_damaged(path: str) -> None:
+    """The remedy is not to restore a backup."""
+    holder = sqlite3.connect(path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    holder.execute("DELETE FROM plans")
+    finding = only(files.check_database(path, ""))
+    holder.execute("ROLLBACK")
+    holder.close()
+    assert finding.level is Level.PROBLEM
+    assert "cannot be read now (database is locked)" in finding.text
 
 
 def test_check_database__another_journal_mode__is_a_warning(path: str) -> None:

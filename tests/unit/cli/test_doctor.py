@@ -16,6 +16,7 @@ from paygent.cli import doctor
 from paygent.cli.app import app
 from paygent.cli.checks.installation import SdkProbe
 from paygent.core.validation import InvalidValue
+from paygent.store.port import StoreUnavailable
 from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
@@ -135,6 +136,45 @@ def test_doctor__a_database_that_cannot_be_read__is_one_finding(
     assert lines_of(text, "plans") == []
     assert lines_of(text, "clock")
     assert path.read_bytes() == content
+
+
+def test_doctor__a_damaged_database__is_reported_and_not_read(
+    run: Run, init: Init, db_path: str
+) -> None:
+    """What is in a damaged file is no finding about plans."""
+    pg = init()
+    pg.record_event("ann", cost=1)
+    pg.shutdown()
+    with open(db_path, "r+b") as file:
+        file.seek(4_096)
+        file.write(b"\xff" * 8_192)
+    status, text = run()
+    assert status == 1
+    (database,) = lines_of(text, "database")
+    assert database.startswith(f"problem {db_path} is damaged")
+    assert lines_of(text, "plans") == []
+    assert lines_of(text, "clock")
+
+
+def test_doctor__a_database_that_is_locked_meanwhile__is_a_warning(
+    run: Run, init: Init, db_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checks that were made before are printed all the same."""
+    pg = init()
+    pg.record_event("ann", cost=1)
+    pg.flush()
+
+    def locked(*arguments: object) -> None:
+        raise StoreUnavailable("SQLite: database is locked")
+
+    monkeypatch.setattr(doctor, "read_plans", locked)
+    status, text = run()
+    assert status == 1
+    opened, unread = lines_of(text, "database")
+    assert opened.startswith("ok ")
+    assert unread == (
+        f"warning {db_path} cannot be read now (SQLite: database is locked); try again"
+    )
 
 
 def test_doctor__a_database_of_a_newer_paygent__is_a_problem(

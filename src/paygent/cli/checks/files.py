@@ -107,15 +107,15 @@ def _check_content(path: str) -> Iterator[Finding]:
             remedy = "a newer Paygent wrote it: install that version here too"
             yield problem("database", f"{path}: {error}", remedy)
         return
-    except sqlite3.Error as error:
-        yield _damaged(path, str(error))
+    except sqlite3.DatabaseError as error:
+        yield _unreadable(path, error)
         return
     try:
         (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         is_wal = _is_wal(connection, path)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-    except sqlite3.Error as error:
-        yield _damaged(path, str(error))
+    except sqlite3.DatabaseError as error:
+        yield _unreadable(path, error)
         return
     finally:
         connection.close()
@@ -130,6 +130,15 @@ def _check_content(path: str) -> Iterator[Finding]:
         )
     size = sum(os.path.getsize(name) for name in (path, path + "-wal") if os.path.exists(name))
     yield ok("database", f"{path}, schema {version}, {_bytes(size)}, intact")
+
+
+def _unreadable(path: str, error: sqlite3.DatabaseError) -> Finding:
+    """Return the finding about a file that SQLite cannot read."""
+    # Damage has no class of its own, but the base of the others.
+    if isinstance(error, sqlite3.OperationalError):
+        text = f"{path} cannot be read now ({error})"
+        return problem("database", text, "close other tools that have it open, and try again")
+    return _damaged(path, str(error))
 
 
 def _is_wal(connection: sqlite3.Connection, path: str) -> bool:
