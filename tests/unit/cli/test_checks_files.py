@@ -148,8 +148,8 @@ def test_check_database__a_file_system_that_is_unsuitable__is_a_warning(
 def test_file_system_of__mounts_within_each_other__is_the_innermost() -> None:
     """A name that only begins alike is no parent; spaces are escaped by the kernel."""
     mounts = (
-        "/dev/a / ext4 rw 0 0\n"
         "srv:/a /data nfs rw 0 0\n"
+        "/dev/a / ext4 rw 0 0\n"
         "/dev/b /data/local xfs rw 0 0\n"
         "/dev/c /my\\040disk btrfs rw 0 0\n"
         "tmpfs /data/local tmpfs rw 0 0\n"

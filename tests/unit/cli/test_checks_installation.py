@@ -108,6 +108,7 @@ def test_read_probe__output_of_any_kind__has_a_reason() -> None:
     assert read_probe(0, good, "") == SdkProbe(True)
     assert read_probe(1, "", "Traceback …\nImportError: x\n") == SdkProbe(False, "ImportError: x")
     assert read_probe(-9, "", "") == SdkProbe(False, "exit status -9")
+    assert read_probe(1, good, "killed at exit") == SdkProbe(False, "killed at exit")
     assert read_probe(0, "hello\n", "") == SdkProbe(False, "exit status 0")
     unmetered = '{"is_metered": false, "counts": {}}'
     assert read_probe(0, unmetered, "") == SdkProbe(False, "no event")
