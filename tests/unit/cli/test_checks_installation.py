@@ -193,10 +193,10 @@ def test_check_uninstrumented__an_sdk_without_a_hook__is_a_warning(
     add_module: Callable[[str], None],
 ) -> None:
     """Its calls would be neither metered nor limited; it is not imported to find out."""
-    assert list(installation.check_uninstrumented()) == []
+    before = set(installation.check_uninstrumented())  # this environment may have some
     for module in ("groq", "google.genai", "huggingface_hub.inference._client"):
         add_module(module)
-    findings = list(installation.check_uninstrumented())
+    findings = [each for each in installation.check_uninstrumented() if each not in before]
     assert levels(findings) == ["warning", "warning"]
     assert findings[0].text.startswith("google.genai (Gemini (google-genai)) is installed")
     assert findings[1].text.startswith("groq (Groq) is installed and not instrumented")

@@ -19,6 +19,8 @@ from paygent.core.validation import InvalidValue
 from paygent.store.port import StoreUnavailable
 from paygent.testing import FakeProvider
 
+pytestmark = pytest.mark.usefixtures("steady_machine")
+
 Init = Callable[..., Paygent]
 Run = Callable[..., tuple[int, str]]
 
