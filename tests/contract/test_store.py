@@ -619,15 +619,19 @@ def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
         row["doubtful"] += is_open and event.quality != "exact"
         row["shadow"] += event.blocked and event.corrects is None
         row["saved"] += event.cost_nano if event.blocked else 0
-    figures = ("calls", "input", "output", "cost", "doubtful")
     return [
         UsageRow(
-            *key,
-            *(row[name] for name in figures),
+            user_id=user_id,
+            model=model,
+            calls=row["calls"],
+            input_tokens=row["input"],
+            output_tokens=row["output"],
+            cost_nano=row["cost"],
+            doubtful_calls=row["doubtful"],
             shadow_calls=row["shadow"],
             shadow_cost_nano=row["saved"],
         )
-        for key, row in sorted(found.items())
+        for (user_id, model), row in sorted(found.items())
     ]
 
 

@@ -248,8 +248,7 @@ def test_shadow_mode__with_calls_in_flight__never_waits(init: Init) -> None:
             TEN[0].make(pg)  # while the outer call holds all that is left
         return {"model": "m", "usage": {"prompt_tokens": 1_000}}
 
-    big = {"estimated_input_tokens": 2_000, "estimated_max_tokens": 0}
-    pg.wrap(outer, "bob", "m", **big)
+    pg.wrap(outer, "bob", "m", estimated_input_tokens=2_000, estimated_max_tokens=0)
     TEN[0]._replace(user_id="bob").make(pg)
     pg.flush()
     assert not any(event.blocked for event in events)

@@ -153,7 +153,7 @@ BEFORE_TIME = datetime.min.replace(tzinfo=timezone(timedelta(hours=5)))
         (lambda pg: pg.assign_plan("u1", "a\0b"), "plan"),
         (lambda pg: BillingPeriod(BEFORE_TIME, datetime(2026, 1, 1)), "start"),
         (lambda pg: pg.report(start=BEFORE_TIME), "start"),
-        (lambda pg: pg.record_event("u1", model="\ud800"), "model"),
+        (lambda pg: pg.record_event("u1", cost=1, model="\ud800"), "model"),
     ],
 )
 def test_p10__what_no_ledger_and_no_calendar_can_hold__is_refused_by_name(

@@ -16,7 +16,7 @@ from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, drain
 from tests.promises.scripts import run
 
-from paygent import Paygent, PlanConfig, paygent_context
+from paygent import Paygent, PaygentWarning, PlanConfig, paygent_context
 from paygent.client.accounts import admission
 from paygent.client.accounts import registry as accounts_module
 from paygent.client.accounts.admission import Admission
@@ -263,15 +263,19 @@ def test_p1__a_data_folder_that_cannot_be__keeps_events_in_memory_loudly(
 ) -> None:
     """A file where the folder should be: calls go on, and what is lost with the process is said."""
     (tmp_path / "file").write_text("in the way")
-    swallowed.expect("data_folder", "journal_folder")
-    pg = Paygent.init(db_path=str(tmp_path / "file" / "local.db"))
+    swallowed.expect("journal_folder")
+    path = str(tmp_path / "file" / "local.db")
+    with pytest.warns(PaygentWarning, match=f"db_path {path} cannot be used.*PAYGENT_DB_PATH"):
+        pg = Paygent.init(db_path=path)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         with paygent_context(user_id="u1"):
             assert call(client).id == "chatcmpl-fake"
     assert pg.get_usage("u1").period_cost_nano == 450_000
     assert not pg.health()["journal_durable"]
     assert "kept in memory" in caplog.text
-    pg.shutdown(timeout=0.1)  # there is nowhere to deliver to
+    pg.flush()  # there is nowhere to deliver to, and no reason to wait
+    assert path in caplog.text
+    pg.shutdown()
 
 
 @pytest.mark.parametrize("maps", [True, False])

@@ -157,8 +157,8 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
     pg = init()
     pg.configure_plan("p", PlanConfig(max_spend_per_period=1, soft_gate_at=0.1))
     pg.assign_plan("u1", "p")
-    pg.on_soft_gate(lambda result: None)
     pg.record_event("u1", cost="0.5")
+    pg.on_soft_gate(lambda result: None)
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt

@@ -41,7 +41,8 @@ class Notice(Enum):
         "context_exited_elsewhere",
         "A paygent_context was left in another context than it was entered in, or before a block"
         " inside it: decorate generators with paygent_track, since a block in a generator also"
-        " applies to its reader.",
+        " applies to its reader, and use PaygentMiddleware instead of a web framework's"
+        " dependency.",
     )
     PROCESS_WITHOUT_INIT = (
         "process_without_init",
@@ -168,12 +169,13 @@ class Notice(Enum):
     BAD_WRAP_VALUE = "wrap", "The %s given to wrap is not usable and is ignored."
 
     # Delivery and callbacks
-    BACKEND = "backend", "%s"
+    BACKEND = "backend", "%s; calls are metered locally."
     WARNING = "warning", "%s"
     LEDGER_SLOW = "ledger_slow", "The ledger did not answer within %s s; calls proceed."
     LEDGER_UNAVAILABLE = (
         "ledger_unavailable",
-        "The ledger is unavailable (%s); events wait in the journal.",
+        "The ledger is unavailable (%s); events wait in the journal. `paygent doctor` looks for the"
+        " reason.",
     )
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
     RECORD_TOO_LARGE = (

@@ -63,12 +63,11 @@ class Probe:
             self.is_welcome = accepts_key(HttpTransport(self._url, self._key), PROBE_WAIT_S)
         except TransportError as error:
             self.is_reachable = False
-            problem = f"{self._url} cannot be reached ({error}); calls are metered locally"
-            return PaygentBackendUnreachable(problem)
+            return PaygentBackendUnreachable(f"{self._url} cannot be reached ({error})")
         self.is_reachable = True
         if self.is_welcome:
             return None
-        return PaygentAuthInvalid(f"{self._url} rejects the API key; calls are metered locally")
+        return PaygentAuthInvalid(f"{self._url} rejects the API key")
 
 
 def accepts_key(transport: Transport, timeout_s: float) -> bool:

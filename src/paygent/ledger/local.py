@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import UsageRow
-from paygent.ledger.port import LedgerUnavailable
-from paygent.store.port import Store, StoreUnavailable
+from paygent.ledger.port import LedgerBusy, LedgerUnavailable
+from paygent.store.port import Store, StoreBusy, StoreUnavailable
 
 
 class LocalLedger:
@@ -79,5 +79,7 @@ class LocalLedger:
 def _as_unavailable() -> Iterator[None]:
     try:
         yield
+    except StoreBusy as error:
+        raise LedgerBusy(str(error)) from error
     except StoreUnavailable as error:
         raise LedgerUnavailable(str(error)) from error  # "not now": sent again

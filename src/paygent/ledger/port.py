@@ -29,6 +29,10 @@ class LedgerUnavailable(Exception):
     """The ledger is unavailable (locked, unreachable, full); the same request may succeed later."""
 
 
+class LedgerBusy(LedgerUnavailable):
+    """Another process is using the ledger; its transaction ends by itself."""
+
+
 class Ledger(Protocol):
     """The ledger as the client uses it; see the module's contract."""
 

@@ -18,8 +18,8 @@ Contract, for every adapter:
 - **Price lists.** The first document of a price id is kept; later ones are ignored.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.
-- **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` when
-  nothing was changed and the same call may succeed later; an adapter waits for a lock no longer
+- **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` (`StoreBusy` for a
+  lock) when nothing was changed and the same call may succeed later; an adapter waits for a lock no longer
   than its configured time. Any other exception is a rejection: nothing was changed either, and the
   same call fails again.
 - **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
@@ -37,6 +37,10 @@ from paygent.core.report import UsageRow
 
 class StoreUnavailable(Exception):
     """The database cannot be used now (locked, full, corrupt, gone)."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Another process's transaction is in the way; it ends by itself."""
 
 
 class UserActivity(NamedTuple):

@@ -34,7 +34,7 @@ from paygent.core.messages import (
 )
 from paygent.core.period import Subscription, day_name, rolling_length_us
 from paygent.core.report import UsageRow
-from paygent.store.port import PlanUsers, StoreUnavailable, UserActivity
+from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
 from paygent.store.rows import (
     Row,
     account_key_of,
@@ -97,7 +97,7 @@ class SqliteStore:
 
     def open(self) -> None:
         """Connect and migrate; see `Store.open`."""
-        with self._lock, _as_unavailable():
+        with self._lock, self._as_unavailable():
             if self._connection is not None:
                 return
             if sqlite3.sqlite_version_info < _VERSION_MIN:
@@ -159,8 +159,28 @@ class SqliteStore:
         self._lock = threading.RLock()
 
     @contextmanager
+    def _as_unavailable(self) -> Iterator[None]:
+        """Convert what may pass: locks, a full disk, damage. Other errors of SQLite are about a
+        statement's values, which it would reject again.
+        """
+        try:
+            yield
+        except (sqlite3.DatabaseError, OSError) as error:
+            # Damage has no class of its own, but the base of the others.
+            is_rejection = isinstance(error, sqlite3.DatabaseError) and type(error) not in (
+                sqlite3.DatabaseError,
+                sqlite3.OperationalError,
+            )
+            if is_rejection:
+                raise
+            # Python 3.10 has no error codes.
+            is_lock = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+            kind = StoreBusy if is_lock else StoreUnavailable
+            raise kind(f"SQLite, {self._path}: {error}") from error
+
+    @contextmanager
     def _transaction(self, product: str, begin: str = "BEGIN") -> Iterator[_Statements]:
-        with self._lock, _as_unavailable():
+        with self._lock, self._as_unavailable():
             self.open()
             connection = self._connection
             assert connection is not None  # `open` raises where it cannot connect
@@ -454,21 +474,3 @@ def _fold(sql: _Statements, user_id: str, key: AccountKey, at_us: int) -> tuple[
 
 # Of a parent process, kept from the garbage collector of a forked child, which would close them.
 _PARENTS_CONNECTIONS: list[sqlite3.Connection] = []
-
-
-@contextmanager
-def _as_unavailable() -> Iterator[None]:
-    """Convert what may pass: locks, a full disk, damage. Other errors of SQLite are about a
-    statement's values, which it would reject again.
-    """
-    try:
-        yield
-    except (sqlite3.DatabaseError, OSError) as error:
-        # Damage has no class of its own, but the base of the others.
-        is_rejection = isinstance(error, sqlite3.DatabaseError) and type(error) not in (
-            sqlite3.DatabaseError,
-            sqlite3.OperationalError,
-        )
-        if is_rejection:
-            raise
-        raise StoreUnavailable(f"SQLite: {error}") from error

@@ -29,7 +29,8 @@ def create_private(path: str) -> None:
     except FileExistsError:
         pass
     except OSError as error:
-        raise StoreUnavailable(f"unable to open the file ({type(error).__name__})") from error
+        text = f"SQLite, {path}: unable to open the file ({type(error).__name__})"
+        raise StoreUnavailable(text) from error
 
 
 def migrate(connection: sqlite3.Connection) -> None:

@@ -85,14 +85,14 @@ class Admission:
             past_warn: list[Account] = []
             obstacle = _obstacle(accounts, hold, past_warn, strict=strict) if enforce else None
             if obstacle is None:
-                hold.warnings = self._warnings(past_warn, hold)
+                hold.warnings = self._warnings(past_warn, hold.use)
                 for account in accounts:
                     account.add(hold, account.thresholds is not None)
                 user.is_active = True
             else:
                 decision, account = obstacle
                 if not decision.retryable:
-                    hold.warnings = self._warnings(past_warn, hold)
+                    hold.warnings = self._warnings(past_warn, hold.use)
                 elif waiter is not None and (may_be_alone or _others_hold(account, hold)):
                     queued_at = account
             _move_on(waiter, queued_at, accounts, woken)
@@ -100,7 +100,7 @@ class Admission:
             wake(woken)
         return waiter if queued_at is not None else decision
 
-    def _warnings(self, past_warn: list[Account], hold: Hold) -> tuple[Reading, ...]:
+    def _warnings(self, past_warn: list[Account], use: Use | None) -> tuple[Reading, ...]:
         """Return readings of the accounts with a warning due, and mark them as warned."""
         # A warning of a shadow plan would reach users, and would be missing once it is enforced.
         due = [
@@ -110,7 +110,21 @@ class Admission:
         ]
         for account in due:
             account.warned = True
-        return tuple(read_account(account, hold.use) for account in due)
+        return tuple(read_account(account, use) for account in due)
+
+    def warnings_after(self, user: User, event: Event) -> tuple[Reading, ...]:
+        """Return readings of the accounts that an event, which is no call, took past their warn
+        line.
+        """
+        with acquire_soon(user.lock):
+            counting = account_lookup.accounts_for_event(user, event)
+            past_warn = [
+                account
+                for account in counting
+                if account.thresholds is not None
+                and account.thresholds.warn <= account.decisive < account.thresholds.block
+            ]
+            return self._warnings(past_warn, None)
 
     def settle(
         self,

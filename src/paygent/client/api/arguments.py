@@ -46,14 +46,12 @@ def valid_user(verb: str, user_id: Any, model: Any = None) -> str:
 
 
 def valid_timeout(verb: str, value: Any) -> float:
-    """Return a number of seconds, 0 for a negative one; raise `InvalidValue` if it is not a finite
-    number, or more than a day.
-    """
+    """Return a number of seconds; raise `InvalidValue` if it is not one from 0 to a day."""
     number = read_decimal(value) if not isinstance(value, str) else None
-    if number is None or not number.is_finite() or number > _SECONDS_MAX:
-        rule = f"must be a number of seconds up to {_SECONDS_MAX}"
+    if number is None or not number.is_finite() or not 0 <= number <= _SECONDS_MAX:
+        rule = f"must be a number of seconds from 0 to {_SECONDS_MAX}"
         raise InvalidValue(verb, (FieldError("timeout", value, rule),))
-    return max(float(value), 0.0)  # a deadline that has passed already
+    return float(value)
 
 
 def is_name(value: Any) -> bool:
@@ -132,6 +130,8 @@ def read_manual_event(given: Mapping[str, Any]) -> ManualEvent:
                     f"must have at most {_TOOL_NAMES_CHARS_MAX:,} characters in all names together"
                 )
                 errors.add("tool_calls", chars, rule)
+    if given["cost"] is None and not (given["input_tokens"] or given["output_tokens"] or tools):
+        errors.add("cost", None, "must be given, or else tokens or tool_calls")
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
         errors.add("metadata", given["metadata"], "must be a dict")
     errors.raise_if_any()

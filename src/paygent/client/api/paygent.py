@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -24,9 +25,12 @@ from paygent.client.instrument.registry import instrumentation
 from paygent.client.runtime.lifecycle import EXIT_WAIT_S, on_fork_child, watch
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.client.runtime.settings import Settings, is_disabled, read_settings
+from paygent.errors import PaygentWarning
 from paygent.failopen import attempt, diagnostics, warn
 from paygent.ledger.handshake import Probe
 from paygent.ledger.port import Ledger
+
+_FLUSH_WAIT_S = 10.0
 
 
 def system_clock() -> int:
@@ -39,6 +43,10 @@ class Paygent(Verbs):
 
     Made by `init`. All methods are thread-safe.
     """
+
+    _settings: Settings
+    _disabled: bool
+    _probe: Probe | None
 
     _instance: ClassVar[Paygent | None] = None
     # Reentrant: starting one shuts the previous one down.
@@ -129,30 +137,40 @@ class Paygent(Verbs):
         """
         with cls._installing:
             previous = cls._instance
-            paygent = cls(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+            drops_callbacks = previous is not None and previous._parts.callbacks.has_any
+            paygent = cls._make(settings, now_us=now_us, ledger=ledger, disabled=disabled)
             paygent._start()  # before the shutdown, so that no call passes between the two
             cls._instance = paygent
             if previous is not None:
                 previous.shutdown(EXIT_WAIT_S)
+        if drops_callbacks:
+            warn(PaygentWarning(_CALLBACKS_DROPPED))
         paygent._probe_backend()  # outside the lock: it waits for the network
         return paygent
 
-    def __init__(
-        self,
+    def __init__(self, *_: object, **__: object) -> None:
+        """Not called by applications: `Paygent.init` starts Paygent."""
+        raise TypeError("Paygent is started by Paygent.init(…), once per process")
+
+    @classmethod
+    def _make(
+        cls,
         settings: Settings,
         *,
         now_us: Callable[[], int] = system_clock,
         ledger: Ledger | None = None,
         disabled: bool = False,
-    ) -> None:
-        """Make the parts; applications call `init`. For the arguments see `launch`."""
-        self._settings = settings
-        self._now_us = now_us
-        self._disabled = disabled
-        self._is_shut_down = False
+    ) -> Paygent:
+        """Make a `Paygent` of its parts, which is not the process's yet; see `launch`."""
+        paygent = cls.__new__(cls)
+        paygent._settings = settings
+        paygent._now_us = now_us
+        paygent._disabled = disabled
+        paygent._is_shut_down = False
         key = None if disabled else settings.api_key
-        self._probe = Probe(settings.base_url, key) if key else None
-        self._parts = compose(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+        paygent._probe = Probe(settings.base_url, key) if key else None
+        paygent._parts = compose(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+        return paygent
 
     def _start(self) -> None:
         """Become the process's Paygent: calls that begin go through this one from now on."""
@@ -165,8 +183,12 @@ class Paygent(Verbs):
             # Even then an application may name the user of a single call, which SDKs would refuse.
             attempt("patch", instrumentation.install, True)
             return
-        if self._settings.db_path != MEMORY:
-            attempt("data_folder", _make_folder, self._settings.db_path)
+        path = self._settings.db_path
+        if path != MEMORY:
+            attempt("data_folder", _make_folder, path)
+            problem = attempt("data_folder", _problem_of, path)
+            if problem:
+                warn(PaygentWarning(_UNUSABLE % (path, problem)))
         if self._settings.default_plan is not None:
             attempt("default_plan", self._parts.plans.choose_default)
         set_active(self._parts.meter)
@@ -186,7 +208,7 @@ class Paygent(Verbs):
         if is_strict:
             self.shutdown()
             raise problem
-        warn(problem)
+        warn(type(problem)(f"{problem}; calls are metered locally"))
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
@@ -210,7 +232,8 @@ class Paygent(Verbs):
 
     def flush(self) -> int:
         """Deliver all events to the ledger, within ten seconds, and wait for running callbacks.
-        Also delivers the events of processes that died.
+        Also delivers the events of processes that died. Returns early if the ledger is unavailable:
+        events then stay in the journal.
 
         Returns:
             The number of this process's own events delivered meanwhile.
@@ -220,7 +243,7 @@ class Paygent(Verbs):
         self._parts.callbacks.flush(EXIT_WAIT_S)
         # Without events of its own the process may still adopt those of others.
         if self._parts.worker.is_running or self._parts.journal.has_any:
-            self._parts.worker.flush(10.0)
+            self._parts.worker.flush(_FLUSH_WAIT_S, gives_up=True)
         return self._parts.worker.flushed - before
 
     def sync_pending(self) -> int:
@@ -355,14 +378,15 @@ class Paygent(Verbs):
         """Return the state of Paygent itself.
 
         Returns:
-            `mode` ("local", "off"), `backend_reachable`, `calls_in_flight`, `calls_waiting` (for
-            holds of others), `journal_durable`, `queue` (as `queue_stats`), `counts` (errors
-            swallowed and warnings logged, by kind), `catalogue` (release and date of the prices).
+            `mode` ("local", "backend" with an API key, "off"), `backend_reachable`,
+            `calls_in_flight`, `calls_waiting` (for holds of others), `journal_durable`, `queue` (as
+            `queue_stats`), `counts` (errors swallowed and warnings logged, by kind), `catalogue`
+            (release and date of the prices).
         """
         attempt("self_check", instrumentation.check)  # its result is in the counts
         journal = self._parts.journal
         return {
-            "mode": "off" if self._disabled else "local",
+            "mode": "off" if self._disabled else "local" if self.is_local_mode else "backend",
             "backend_reachable": self.backend_reachable,
             "calls_in_flight": journal.calls_in_flight,
             "calls_waiting": waiting_count(self._users),
@@ -381,5 +405,30 @@ class Paygent(Verbs):
         self._parts.ledger.resume_after_fork()
 
 
+_CALLBACKS_DROPPED = (
+    "Paygent.init was called again: callbacks that were registered on the previous Paygent do not"
+    " fire any more. Call init once, or register them on the new one."
+)
+_UNUSABLE = (
+    "db_path %s cannot be used (%s): events are kept in memory and are lost when the process ends."
+    " Set db_path or PAYGENT_DB_PATH to a file in a writable folder."
+)
+
+
 def _make_folder(db_path: str) -> None:
-    Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # `_problem_of` names what is in the way
+        Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _problem_of(db_path: str) -> str:
+    """Return why a database file cannot be used, as far as its place shows; "" if nothing does."""
+    path = Path(db_path)
+    if not path.parent.is_dir():
+        return f"{path.parent} is no folder and cannot be made one"
+    if path.is_dir():
+        return "it is a folder"
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return f"{path.parent} is not writable"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return "it is not readable and writable"
+    return ""

@@ -59,8 +59,12 @@ class UserQueries:
         user = self.accounts.registry.user(user_id, now_us)
         # The figures of a named session are read together with its user's.
         session_id = _context_session(user_id)
-        if self._can_ask and self.accounts.sync.needs_refresh(user, session_id, now_us):
-            self._ask(user, session_id)
+        if self._can_ask:
+            if self.accounts.sync.needs_refresh(user, session_id, now_us):
+                self._ask(user, session_id)
+            # Whoever asks again and again sees what other processes do within a second.
+            user.is_active = True
+            self.worker.nudge()
         # Once more, because the answer may have brought other plans.
         return self.accounts.registry.user(user_id, now_us)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from paygent.client.journal.delivery import Worker
@@ -38,8 +38,10 @@ class UsageReports:
         if not self.enabled:
             return ()
         now_us = self.now_us()
-        end_us = to_us(end) if end is not None else now_us + 1  # the end is exclusive
-        start_us = to_us(start) if start is not None else calendar_month(now_us).start_us
+        # The end is exclusive.
+        start_us, end_us = calendar_month(now_us).start_us, now_us + 1
+        start_us = start_us if start is None else _us_of(start) or 0
+        end_us = end_us if end is None else _us_of(end) or 0
         if self.worker.is_stopped:
             raise LedgerUnavailable("this Paygent has been shut down")
         self.before_read()
@@ -65,18 +67,17 @@ class UsageReports:
             rule = f"must be one or two of {options}; at most one tag, declared in init(tag_keys=…)"
             errors.add("by", by, rule)
         for name, moment in (("start", start), ("end", end)):
-            if moment is not None and not _is_moment(moment):
-                errors.add(name, moment, "must be an aware datetime of the years 1 to 9999")
+            if moment is not None and _us_of(moment) is None:
+                errors.add(name, moment, "must be a datetime of the years 1 to 9999")
         errors.raise_if_any()
         return names
 
 
-def _is_moment(value: Any) -> bool:
-    """Return whether a value is an aware datetime within the range of UTC."""
-    if not isinstance(value, datetime) or value.tzinfo is None:
-        return False
+def _us_of(moment: Any) -> int | None:
+    """Return a datetime, in UTC if it is naive, in microseconds; None if UTC cannot express it."""
+    if not isinstance(moment, datetime):
+        return None
     try:
-        to_us(value)
+        return to_us(moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc))
     except OverflowError:  # its offset moves it out of the years 1 to 9999
-        return False
-    return True
+        return None

@@ -18,6 +18,7 @@ from paygent.client.context.propagation import bind
 from paygent.client.context.track import paygent_track
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.gate import CONTENTION
+from paygent.core.money import Number
 from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
@@ -170,7 +171,7 @@ class Verbs:
         model: str,
         *,
         estimated_input_tokens: int = 0,
-        messages: list[Any] | None = None,
+        messages: list[Any] | tuple[Any, ...] | None = None,
         hard_cap: int = 4096,
     ) -> MaxTokensAdvice:
         """Return the largest `max_tokens` that fits what is left, and which limit binds.
@@ -196,7 +197,7 @@ class Verbs:
 
     def report(
         self,
-        by: str | tuple[str, ...] = "user",
+        by: str | tuple[str, ...] | list[str] = "user",
         *,
         start: datetime | None = None,
         end: datetime | None = None,
@@ -206,8 +207,9 @@ class Verbs:
         Args:
             by: One or two of "user", "model" and "tag:KEY", where KEY is one of `init(tag_keys=…)`;
                 rows have the value of that metadata key in `tag`, "" for events without it.
-            start: An aware moment of the first day; None is the first of this month.
-            end: An aware moment; days that begin before it count. None is now.
+            start: A moment of the first day; None is the first of this month. A naive datetime is
+                taken as UTC.
+            end: A moment; days that begin before it count. None is now.
 
         Raises:
             InvalidValue: naming every argument that breaks a rule.
@@ -277,14 +279,14 @@ class Verbs:
         self,
         user_id: Any = None,
         *,
-        cost: Any = None,
+        cost: Number | None = None,
         input_tokens: int = 0,
         output_tokens: int = 0,
         model: str | None = None,
         description: str | None = None,
         idempotency_key: str | None = None,
         session_id: str | None = None,
-        tool_calls: list[str] | None = None,
+        tool_calls: list[str] | tuple[str, ...] | None = None,
         metadata: Mapping[str, Any] | None = None,
         corrects: str | None = None,
     ) -> UsageEvent:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar, cast
 
 from paygent.client.context.scopes import current_identity, paygent_context
+from paygent.core.validation import FieldError, InvalidValue
 from paygent.failopen import attempt
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -39,10 +40,16 @@ def paygent_track(
 
     Returns:
         A decorator for sync and async functions and for sync and async generator functions.
+
+    Raises:
+        InvalidValue: by the decorator, if the function has no parameter `user_id_param`.
     """
 
     def decorate(function: _F) -> _F:
-        signature = inspect.signature(function) if user_id_param is not None else None
+        signature = None
+        if user_id_param is not None:
+            signature = inspect.signature(function)
+            _check_parameter(function, signature, user_id_param)
 
         def scope(args: tuple[Any, ...], kwargs: dict[str, Any]) -> paygent_context:
             user = None
@@ -60,13 +67,21 @@ def paygent_track(
     return decorate
 
 
+def _check_parameter(function: Any, signature: inspect.Signature, name: str) -> None:
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    if name not in signature.parameters and not takes_any:
+        shown = f"{getattr(function, '__name__', 'the function')}{signature}"
+        error = FieldError("user_id_param", name, f"must be a parameter of {shown}")
+        raise InvalidValue("paygent_track", (error,))
+
+
 def _argument(
     signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Return an argument of a call by its name, defaults included; None if it is absent."""
     bound = signature.bind_partial(*args, **kwargs)
     bound.apply_defaults()
-    return bound.arguments.get(name)
+    return bound.arguments.get(name, kwargs.get(name))  # one of `**kwargs` has no parameter
 
 
 def wrap_in_scope(function: Callable[..., Any], scope_for: ScopeFactory) -> Callable[..., Any]:

@@ -45,7 +45,7 @@ from paygent.core.messages import (
 )
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
-from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.ledger.port import Ledger, LedgerBusy, LedgerUnavailable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -54,6 +54,7 @@ _T = TypeVar("_T")
 
 _RETRY_S = 0.5  # pause after the ledger was unavailable
 _FLUSH_RETRY_S = 0.05  # the same while a caller waits in `flush`
+_BUSY_PATIENCE_S = 5.0  # transactions take milliseconds; a lock that lasts longer is logged
 _REFUSED_MAX = 4  # failures in a row, other than unavailability, before the bad record is searched
 _ADOPT_EVERY_S = 5.0  # between two searches for journals of dead processes
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken, or for
@@ -109,6 +110,7 @@ class Worker:
         self._flushing: list[Wakeup] = []  # set after each round
         self._refused = 0
         self._is_away = False
+        self._busy_since_s: float | None = None
         self._adopt_soon = False
         self._adopted_s = time.monotonic()
 
@@ -170,7 +172,7 @@ class Worker:
 
     def flush(self, timeout_s: float, *, gives_up: bool = False) -> bool:
         """Deliver everything that was appended before this call; False if the ledger does not have
-        it in time. With `gives_up` an unavailable ledger ends the wait.
+        it in time. With `gives_up` an unavailable ledger, but not a busy one, ends the wait.
         """
         self.start()
         if not self._started or self._stopping:
@@ -199,7 +201,7 @@ class Worker:
         """
         deadline = time.monotonic() + timeout_s
         if self._threads and not self._stopping:
-            self.flush(timeout_s)
+            self.flush(timeout_s, gives_up=True)
         self._stopping = True
         self._wake.set()
         self._refresh.stop()
@@ -252,8 +254,19 @@ class Worker:
         return is_ready
 
     def _note_away(self, error: LedgerUnavailable) -> None:
+        """Note that the ledger is unavailable, and log it; a lock only once it has lasted."""
+        now_s = time.monotonic()
+        if isinstance(error, LedgerBusy):
+            # Processes that start together, or deliver at once, wait for each other.
+            if self._busy_since_s is None:
+                self._busy_since_s = now_s
+            if now_s - self._busy_since_s < _BUSY_PATIENCE_S:
+                return
         self._is_away = True
         diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
+
+    def _note_there(self) -> None:
+        self._is_away, self._busy_since_s = False, None
 
     def _adopt(self) -> bool:
         """Take over the journals of dead processes; False if the ledger is unavailable."""
@@ -357,7 +370,7 @@ class Worker:
             with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
                 answer = self._settle(batch)
                 self._refused = 0
-                self._is_away = False
+                self._note_there()
                 # First: if the journal does not release the batch it is sent again, and the ledger
                 # counts it once; what is not acknowledged counts in the accounts as well.
                 self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)

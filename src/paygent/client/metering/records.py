@@ -16,10 +16,11 @@ from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.event import Event, encode_end
 from paygent.core.explain import rates_to_json
+from paygent.core.gate import warning
 from paygent.core.messages import DirectoryRecord, PriceRecord
 from paygent.core.pricing import Rates
 from paygent.failopen import attempt
-from paygent.types import usage_event
+from paygent.types import guard_result, usage_event
 
 
 class RecordWriter:
@@ -49,6 +50,12 @@ class RecordWriter:
         finally:  # the money is spent
             self._journal.append(payload)
         self._worker.nudge()
+        if self._callbacks.wants("soft_gate"):
+            for reading in self._accounts.admission.warnings_after(user, event):
+                result = guard_result(
+                    warning(reading), user.user_id, plan=user.plan_name, model=event.model
+                )
+                self._callbacks.fire("soft_gate", result)
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 

@@ -60,6 +60,11 @@ class Callbacks:
         """Return whether a kind has callbacks; if not, its payload need not be made."""
         return kind in self._registered
 
+    @property
+    def has_any(self) -> bool:
+        """Whether a callback is registered."""
+        return bool(self._registered)
+
     def fire(self, kind: str, payload: Any) -> None:
         """Run the callbacks of a kind, such as "usage"; wait for them up to 50 ms, but not on a
         thread that runs an event loop. Never raises.

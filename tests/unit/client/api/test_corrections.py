@@ -245,7 +245,7 @@ def test_correct__what_cannot_be_corrected__is_said_by_name(init: Init) -> None:
         ({"cost": float("nan")}, "cost"),
         ({"cost": "-x"}, "cost"),
         ({"input_tokens": -(10**13)}, "input_tokens"),
-        ({"corrects": ""}, "corrects"),
+        ({"corrects": "", "cost": 1}, "corrects"),
     ],
 )
 def test_correct__a_bad_argument__is_named(

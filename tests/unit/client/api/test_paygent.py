@@ -534,12 +534,22 @@ def test_report__by_something_else__is_refused_by_name(init: Init, by: Any) -> N
     )
 
 
-@pytest.mark.parametrize("moment", [datetime(2026, 1, 1), "2026-01-01"])
-def test_report__of_a_moment_without_a_zone__is_refused_by_name(init: Init, moment: Any) -> None:
-    """Days are UTC, so a moment must say where it is."""
+def test_report__of_what_is_no_moment__is_refused_by_name(init: Init) -> None:
+    """Text is no datetime."""
+    moment: Any = "2026-01-01"
     with pytest.raises(InvalidValue) as caught:
         init().report(start=moment, end=moment)
     assert [each.field for each in caught.value.findings] == ["start", "end"]
+
+
+def test_report__of_naive_moments__takes_them_as_utc(init: Init) -> None:
+    """As a `BillingPeriod` does."""
+    pg = init()
+    pg.record_event("u1", cost=1)
+    today = datetime.now(timezone.utc).replace(tzinfo=None)
+    (row,) = pg.report(start=today - timedelta(days=1), end=today + timedelta(days=1))
+    assert row.cost_nano == 10**9
+    assert pg.report(start=today - timedelta(days=9), end=today - timedelta(days=8)) == ()
 
 
 def test_report__with_the_ledger_away__says_so(db_path: str) -> None:
@@ -614,7 +624,7 @@ def test_shutdown__twice__is_once(init: Init) -> None:
     assert pg.get_usage("nobody").period_cost == 0.0
 
 
-@pytest.mark.parametrize("timeout", [0.0, 0.3, -1.0])
+@pytest.mark.parametrize("timeout", [0.0, 0.3])
 def test_shutdown__while_the_ledger_hangs__takes_no_longer_than_its_timeout(
     db_path: str, timeout: float, hangs: threading.Event
 ) -> None:
@@ -626,7 +636,7 @@ def test_shutdown__while_the_ledger_hangs__takes_no_longer_than_its_timeout(
     pg.shutdown(timeout=timeout)
     took_s = time.monotonic() - started
     hangs.set()
-    assert took_s < max(timeout, 0) + 0.5  # half a second for a busy machine
+    assert took_s < timeout + 0.5  # half a second for a busy machine
     assert list(Path(db_path + ".journal").rglob("*.seg"))
 
 
@@ -1203,7 +1213,9 @@ def test_assign_plan__a_name_that_is_not_configured__warns(init: Init) -> None:
     """A slip of the pen lifts every limit; that is said where it is made."""
     pg = init(auto_instrument=False)
     pg.configure_plan("pro", PlanConfig(max_spend_per_period=1))
-    with pytest.warns(PaygentWarning, match="plan 'Pro' is not configured .did you mean 'pro'.*configure_plan"):
+    with pytest.warns(
+        PaygentWarning, match="plan 'Pro' is not configured .did you mean 'pro'.*configure_plan"
+    ):
         pg.assign_plan("u1", "Pro")
 
 

@@ -306,7 +306,7 @@ def test_refresh_user__changed_elsewhere__is_read_at_once(init: Init, db_path: s
     """What another process has booked is seen without waiting for the next delivery."""
     pg = configured(init, max_spend_per_period=1)
     assert pg.get_usage("u1").period_cost_nano == 0
-    other = Paygent(Settings(db_path=db_path))
+    other = Paygent._make(Settings(db_path=db_path))
     other.record_event("u1", cost=0.75)
     other.flush()
     state = pg.refresh_user("u1")
@@ -351,7 +351,7 @@ def test_remove_session__an_open_one__is_closed_and_the_next_call_opens_another(
     pg.remove_session("u1")
     pg.remove_session("u1")  # nothing is open any more
     pg.flush()
-    other = Paygent(Settings(db_path=db_path))
+    other = Paygent._make(Settings(db_path=db_path))
     other.refresh_user("u1")
     assert other.session_count == 0
     other.shutdown()

@@ -13,6 +13,7 @@ from tests.conftest import Swallowed
 from tests.unit.client.context.here import place, who
 
 from paygent import (
+    InvalidValue,
     Paygent,
     paygent_context,
     paygent_track,
@@ -82,14 +83,23 @@ def test_track__with_user_id_param__takes_the_functions_own_argument(
     assert work(*args, **kwargs) == expected
 
 
-def test_track__a_missing_parameter__takes_the_given_user() -> None:
-    """Where the function has no such parameter, `user_id` applies."""
+def test_row_16__a_parameter_that_the_function_lacks__is_refused_where_it_is_decorated() -> None:
+    """A misspelt parameter would leave every call without a user."""
+    with pytest.raises(InvalidValue, match=r"user_id_param = 'uid': must be a parameter of work"):
 
-    @paygent_track("a", user_id_param="missing")
-    def work() -> str | None:
+        @paygent_track(user_id_param="uid")
+        def work(user: str) -> None:
+            """Never made."""
+
+
+def test_track__a_parameter_among_any__is_found() -> None:
+    """A function that takes any keywords may get it by name."""
+
+    @paygent_track("a", user_id_param="user")
+    def work(**others: Any) -> str | None:
         return who()
 
-    assert work() == "a"
+    assert (work(user="b"), work()) == ("b", "a")
 
 
 def test_track__a_call_with_wrong_arguments__raises_the_functions_own_error(

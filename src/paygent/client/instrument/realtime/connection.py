@@ -27,7 +27,7 @@ from paygent.client.metering.meter import Meter
 from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
-from paygent.failopen import attempt, diagnostics, isolate, isolate_async
+from paygent.failopen import attempt, diagnostics, guard
 
 _TEXT, _BINARY, _CONTINUED = 1, 2, 0  # opcodes of data (RFC 6455)
 _PIECES_BYTES_MAX = 2**26  # of one message; no event that reports usage is longer
@@ -253,7 +253,7 @@ class SyncTaps(_Taps):
 
     def _send_later(self, message: str) -> None:
         # On a thread of its own: this one reads, and must not wait until the other side does.
-        send = partial(isolate, "socket", self._send_now, message)
+        send = partial(attempt, "socket", self._send_now, message)
         threading.Thread(target=send, daemon=True).start()
 
     def _send_now(self, message: str) -> None:
@@ -287,14 +287,14 @@ class AsyncTaps(_Taps):
 
     def _send_later(self, message: str) -> None:
         # In a task of its own: what arrives is read in a callback of the loop.
-        task = self._connection.loop.create_task(isolate_async("socket", self._send_now, message))
+        task = self._connection.loop.create_task(self._send_now(message))
         _tasks.add(task)
         task.add_done_callback(_tasks.discard)
 
     async def _send_now(self, message: str) -> None:
         from websockets.exceptions import ConnectionClosed  # as above
 
-        with suppress(ConnectionClosed):
+        with guard("socket"), suppress(ConnectionClosed):
             await self._send(message)
 
 
