@@ -529,10 +529,10 @@ import sys
 from paygent import Paygent, PlanConfig
 pg = Paygent.init(db_path=sys.argv[1])
 pg.configure_plan("default", PlanConfig())
-pg.record_event("ann", cost=1)
 assert not pg._parts.worker.flush(0.5)
 print("waits", flush=True)
 sys.stdin.readline()
+pg.record_event("ann", cost=1)
 pg.flush()
 """
 

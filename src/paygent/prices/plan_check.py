@@ -44,8 +44,8 @@ def plan_warnings(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterato
         # A rate is what gives an unlisted model its price, unless the name is nearly a listed one.
         elif catalogue.similar_names(name):
             yield (
-                f"cost_rates names {name!r}, which is in no price list{_meant(name, catalogue)}: the"
-                " rate applies only to calls of a model with exactly this name"
+                f"cost_rates names {name!r}, which is in no price list{_meant(name, catalogue)}:"
+                " the rate applies only to calls of a model with exactly this name"
             )
 
 
