@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated, NamedTuple
 
@@ -59,7 +60,16 @@ def read_place(db: str | None, product: str | None, environ: Mapping[str, str]) 
         InvalidValue: naming each option or variable that breaks a rule.
     """
     named = {"PAYGENT_PRODUCT": product} if product else {}
-    settings = read_settings({"db_path": db}, {**environ, **named})
+    try:
+        settings = read_settings({"db_path": db}, {**environ, **named})
+    except InvalidValue as error:
+        options = {"PAYGENT_PRODUCT": "--product"} if product else {}
+        if db is not None:
+            options["db_path"] = "--db"
+        findings = (
+            replace(each, field=options.get(each.field, each.field)) for each in error.findings
+        )
+        raise InvalidValue("paygent", tuple(findings)) from None
     return Place(settings.db_path, settings.product if product else settings.ledger_product)
 
 

@@ -82,7 +82,7 @@ def test_app__asked_for_its_version__prints_it() -> None:
     [["explain", "x"], ["users"], ["plans", "list"], ["prices", "show", "gpt-4o"], ["doctor"]],
 )
 @pytest.mark.parametrize(
-    ("option", "named"), [(["--db", ""], "db_path"), (["--product", "a/b"], "PAYGENT_PRODUCT")]
+    ("option", "named"), [(["--db", ""], "--db"), (["--product", "a/b"], "--product")]
 )
 def test_app__an_option_that_breaks_a_rule__is_a_usage_error(
     arguments: list[str], option: list[str], named: str
@@ -93,6 +93,15 @@ def test_app__an_option_that_breaks_a_rule__is_a_usage_error(
     assert result.stderr.startswith(f"paygent {arguments[0]}")
     assert f"{named} = " in result.stderr
     assert "must" in result.stderr
+
+
+def test_app__a_variable_that_breaks_a_rule__is_named() -> None:
+    """Where no option was given, the setting to correct is in the environment."""
+    environ = {"PAYGENT_PRODUCT": "a/b", "PAYGENT_DB_PATH": " "}
+    result = CliRunner().invoke(app, ["users"], env=environ)
+    assert result.exit_code == 2
+    assert "db_path = ' '" in result.stderr
+    assert "PAYGENT_PRODUCT = 'a/b'" in result.stderr
 
 
 @pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])

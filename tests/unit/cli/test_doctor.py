@@ -208,7 +208,7 @@ def test_doctor__an_invalid_variable__is_a_problem_and_no_usage_error(
         "problem base_url",
         "problem PAYGENT_PRODUCT",
     ]
-    with pytest.raises(InvalidValue, match="db_path"):
+    with pytest.raises(InvalidValue, match="--db"):
         run("", PAYGENT_PRODUCT="a/b")
 
 

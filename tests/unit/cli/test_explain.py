@@ -375,7 +375,7 @@ def test_explain__control_characters_of_an_application__do_not_reach_the_termina
 
 
 def test_explain__an_empty_path__is_a_usage_error() -> None:
-    """The setting is named, and the status is 2."""
+    """The option is named, and the status is 2."""
     status, text = explain("", "x")
     assert status == 2
-    assert "db_path" in text
+    assert "--db = ''" in text
