@@ -55,6 +55,7 @@ bench: $(VENV)/dev  ## Measure what a call pays (REFERENCE=<python> also measure
 
 docs: $(VENV)/dev  ## Write the generated parts of the documentation
 	$(BIN)/python -m tests.instrument.coverage
+	$(BIN)/python -m tests.instrument.surfaces
 	$(BIN)/python -m tests.docs.configuration
 	$(BIN)/python -m tests.docs.troubleshooting
 
