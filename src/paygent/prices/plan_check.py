@@ -26,7 +26,7 @@ def plan_warnings(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterato
     Args:
         plan: The plan.
         catalogue: The price lists.
-        at_us: The time whose prices rates are compared with, microseconds since 1970 UTC.
+        at_us: The time of the list prices, in microseconds since 1970 UTC.
     """
     rates_alone = PlanConfig(cost_rates=plan.cost_rates)
     limited = [("model_limits", name) for name in plan.model_limits]

@@ -68,7 +68,7 @@ class UnmeteredCalls:
             diagnostics.warn_once(notice, *args, subject=subject)
 
     def _refuse(self, operation: str, given: Identity | None) -> None:
-        """Refuse a call; one of a user who is switched off, or whose plan is in shadow mode,
+        """Refuse a call; one of a user who is switched off, or on a plan in shadow mode,
         passes.
         """
         context = current_identity()
