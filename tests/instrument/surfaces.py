@@ -233,6 +233,7 @@ _LIBRARIES = (
     "httpx_aiohttp", "requests", "socket", "trio", "urllib.request", "urllib3", "websockets",
 )  # fmt: skip
 _CLIENTS = re.compile(r"httpx2?\.(Async)?(Client|HTTPTransport)|\w*client\.send|\w+\.urlopen")
+_MADE = ("Client", "AsyncClient", "HTTPTransport", "AsyncHTTPTransport", "send", "urlopen")
 
 
 def modules_of(folder: Path) -> set[str]:
@@ -244,7 +245,10 @@ def modules_of(folder: Path) -> set[str]:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 # A name may be a module: `from google import auth`.
                 imported = [f"{node.module}.{alias.name}" for alias in node.names]
-            made = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            called = node.func if isinstance(node, ast.Call) else None
+            # Few calls are turned back into text, which takes long.
+            is_made = isinstance(called, ast.Attribute) and called.attr in _MADE
+            made = ast.unparse(called) if called is not None and is_made else ""
             if (
                 any(f"{each}.".startswith(f"{library}.")
                     for each in imported for library in _LIBRARIES)

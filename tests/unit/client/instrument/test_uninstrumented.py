@@ -56,6 +56,18 @@ def test_noticed__an_sdk_that_is_imported__is_said_once_with_a_hint(
     assert {"unmetered_sdk:mistralai", "unmetered_sdk:cohere"} <= set(pg.health()["counts"])
 
 
+def test_noticed__where_unmetered_calls_are_ignored__is_only_counted(
+    packages: Path, init: Init, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor can they be refused: an import is no call."""
+    pg = init(on_unmetered="ignore")
+    importlib.import_module("cohere")
+    assert pg.health()["counts"]["unmetered_sdk:cohere"] == 1
+    assert "Cohere" not in caplog.text
+    init(on_unmetered="raise")
+    importlib.reload(importlib.import_module("cohere"))
+
+
 def test_noticed__an_sdk_that_is_registered__is_not_said(packages: Path, init: Init) -> None:
     """The application meters it itself."""
     registry = ProviderRegistry()

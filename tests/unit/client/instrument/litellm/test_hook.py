@@ -429,6 +429,20 @@ def test_litellm__a_function_that_is_not_metered__is_said_once_and_stays_of_its_
         assert not inspect.iscoroutinefunction(getattr(litellm, name))
 
 
+def test_litellm__a_function_that_is_not_metered__is_refused_where_those_are(
+    init: Init, litellm: Any
+) -> None:
+    """Sync and async, before it runs; what is metered, or asks for what there is, is not."""
+    init(on_unmetered="raise")
+    for call in (litellm.ocr, lambda: asyncio.run(litellm.avideo_remix())):
+        with pytest.raises(PaygentLimitExceeded) as caught:
+            call()
+        assert str(caught.value.guard_result.gate_reason).startswith("unmetered:litellm:")
+    assert litellm.get_responses() == "what there is"
+    assert litellm.completion(**CALL).usage
+    assert litellm.ocr.__wrapped__() == "text"
+
+
 def test_litellm__a_module_that_it_loads_later__is_found(pg: Paygent, litellm: Any) -> None:
     """Its functions are made by the same decorator."""
     make = sys.modules["litellm.utils"].client
