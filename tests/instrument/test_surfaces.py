@@ -58,7 +58,7 @@ def test_surfaces__of_the_installed_packages__are_found() -> None:
     assert {"POST /chat/completions", "POST /batches/{}/cancel", "GET /models"} <= found
     assert len(found) > 60
     found = operations_of(folder_of("anthropic"))
-    assert {"POST /messages", "GET /messages/batches/{}/results", "GET /models/{}"} <= found
+    assert {"POST /messages", "GET /messages/batches/{}/results"} <= found
     assert "WS /realtime" in sockets_of(folder_of("openai"))
     assert "_base_client.py" in modules_of(folder_of("openai"))
     assert "websockets.sync.client" in connectors_of(folder_of("websockets"))
@@ -185,7 +185,7 @@ def test_operations__of_methods_that_are_called__are_those_found_in_the_source(
 
 def _methods(resource: Any) -> Iterator[Any]:
     """Yield the methods of a client's resources, and of theirs."""
-    for name in dir(type(resource)):
+    for name in dir(resource):  # older clients set them on the instance
         if name.startswith(("_", "with_")):
             continue
         value = getattr(resource, name)
