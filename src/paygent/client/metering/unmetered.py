@@ -57,7 +57,7 @@ class UnmeteredCalls:
         if nesting.is_metered():
             return
         if self._on_unmetered == "raise":
-            self._refuse(operation, identity)
+            self._refuse(operation, notice.text % args, identity)
         self.note(notice, *args, subject=operation)
 
     def note(self, notice: Notice, *args: str, subject: str) -> None:
@@ -67,7 +67,7 @@ class UnmeteredCalls:
         else:
             diagnostics.warn_once(notice, *args, subject=subject)
 
-    def _refuse(self, operation: str, given: Identity | None) -> None:
+    def _refuse(self, operation: str, message: str, given: Identity | None) -> None:
         """Refuse a call; one of a user who is switched off, or on a plan in shadow mode,
         passes.
         """
@@ -79,8 +79,7 @@ class UnmeteredCalls:
             return
         result = refusal(
             f"unmetered:{operation}",
-            f"{operation} can be neither metered nor limited. Use pg.wrap() to meter it, or let"
-            ' such calls pass with Paygent.init(on_unmetered="warn").',
+            f'{message} Paygent.init(on_unmetered="warn") lets such calls pass.',
             user_id=user.user_id,
             plan=user.plan_name,
         )
