@@ -133,7 +133,7 @@ UNMETERED = (
         ),
     ),
     Operations(
-        "has no published price",
+        "may cost something; no price of it is known",
         ("/audio/voices", "/content_provenance_checks", "/videos/characters"),
     ),
 )  # fmt: skip

@@ -225,6 +225,30 @@ def test_litellm__a_provider_of_the_applications_without_calls__counts_itself(
     assert [event.provider for event in events] == [*["openai"] * callback, "mine"]
 
 
+def test_litellm__an_unmetered_call_of_the_applications_provider__is_metered_with_it(
+    pg: Paygent, litellm: Any, fake: FakeProvider
+) -> None:
+    """It is what the call costs; one of a callback is beside it, and is logged."""
+    metered = Metered(pg)
+    litellm.custom_provider_map = [{"provider": "mine"}]
+    kind = "unmetered:openai:POST /videos"
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def make_video() -> Any:
+            client.post("/videos", body={}, cast_to=object)
+            return answer()
+
+        litellm.acts.append(make_video)
+        litellm.completion(model="mine/video")
+        assert metered.only.provider == "mine"
+        assert kind not in diagnostics.counts
+        for model in ("mine/video", "gpt-4o"):
+            litellm.callbacks.append(make_video)
+            litellm.completion(model=model, messages=MESSAGES)
+            litellm.callbacks.clear()
+    assert diagnostics.counts[kind] == 2
+
+
 async def test_litellm__a_fallback_to_a_provider_of_the_applications__counts_by_what_it_calls(
     pg: Paygent, litellm: Any, ask: Callable[[], Any]
 ) -> None:
