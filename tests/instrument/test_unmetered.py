@@ -13,7 +13,7 @@ import pytest
 import websockets.asyncio.client
 import websockets.sync.client
 from tests.conftest import Closing
-from tests.instrument.openai.socket_server import say, serving
+from tests.instrument.openai.socket_server import hear, say, serving
 from tests.instrument.shapes import MESSAGES, Metered
 from websockets.sync.server import ServerConnection
 
@@ -151,6 +151,7 @@ def test_openai__where_paygent_is_off__nothing_is_refused(
 
 def _greet(server: ServerConnection) -> None:
     say(server, "session.created")
+    list(hear(server))  # until the other side is gone
 
 
 @pytest.fixture
