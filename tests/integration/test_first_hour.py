@@ -187,17 +187,32 @@ def test_row_4__a_default_plan_of_one_process__holds_in_all(db_path: str, tmp_pa
     assert (out.split(), err) == (["answered", "answered", "free", "free"], "")
 
 
+def start_elsewhere(db_path: str, default_plan: str) -> None:
+    """Start a Paygent with another default plan, as another process would, and end it."""
+    other = Paygent._make(Settings(db_path=db_path, default_plan=default_plan))
+    other._parts.plans.choose_default()
+    other.configure_plan(default_plan, PlanConfig())
+    other.flush()
+    other.shutdown()
+
+
+def test_row_4__init__writes_nothing_yet(db_path: str) -> None:
+    """`init` is safe at import, before a server forks: it opens no file and starts no thread."""
+    pg = Paygent.init(db_path=db_path, default_plan="free")
+    assert not pg.queue_stats["is_running"]
+    assert not list(Path(db_path).parent.rglob("*.seg"))
+
+
 def test_row_4__a_default_plan__is_kept_for_later_starts_and_changed_by_the_last_one(
     db_path: str,
 ) -> None:
     """A process without one follows the product's, also while it runs."""
-    Paygent.init(db_path=db_path, default_plan="free").shutdown()
+    earlier = Paygent.init(db_path=db_path, default_plan="free")
+    call(earlier)
+    earlier.shutdown()
     first = Paygent.init(db_path=db_path)
     assert first.get_user_state("ann").plan == "free"
-    other = Paygent._make(Settings(db_path=db_path, default_plan="pro"))
-    other._parts.plans.choose_default()
-    other.flush()
-    other.shutdown()
+    start_elsewhere(db_path, "pro")
     assert first.refresh_user("ann").plan == "pro"
     assert first.get_user_state("new").plan == "pro"
 
@@ -207,11 +222,9 @@ def test_row_4__processes_that_differ__are_logged_in_the_one_that_is_overruled(
 ) -> None:
     """Each keeps its own, so that a deployment can go on; the difference is said once."""
     pg = Paygent.init(db_path=db_path, default_plan="free")
+    pg.configure_plan("free", PlanConfig())
     pg.flush()
-    other = Paygent._make(Settings(db_path=db_path, default_plan="pro"))
-    other._parts.plans.choose_default()
-    other.flush()
-    other.shutdown()
+    start_elsewhere(db_path, "pro")
     assert caplog.messages == []
     for _ in range(2):
         assert pg.refresh_user("ann").plan == "free"

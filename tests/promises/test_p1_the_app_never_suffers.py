@@ -429,10 +429,15 @@ client.close()
     assert "not usable" in err
 
 
-def test_p1__a_fork__leaves_parent_and_child_metering(fake: FakeProvider, db_path: str) -> None:
-    """A forked child meters into a journal of its own; no call hangs, none counts twice."""
+@pytest.mark.parametrize("fork", ["os.fork()", "ctypes.PyDLL(None).fork()"])
+def test_p1__a_fork__leaves_parent_and_child_metering(
+    fake: FakeProvider, db_path: str, fork: str
+) -> None:
+    """A forked child meters into a journal of its own; no call hangs, none counts twice. So does
+    one that was forked past Python, as uWSGI's workers are.
+    """
     code = """
-import os, sys
+import ctypes, os, sys
 import openai, paygent
 pg = paygent.Paygent.init(db_path=sys.argv[2])
 client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
@@ -440,7 +445,7 @@ def call():
     with paygent.paygent_context(user_id="u1"):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
 call()
-pid = os.fork()
+pid = FORK
 if pid == 0:
     client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
     call(); call()
@@ -451,8 +456,39 @@ assert os.waitpid(pid, 0)[1] == 0
 call()
 print([(row.calls, row.cost_nano) for row in pg.report()])
 """
-    out, _ = run(code, fake.openai_url, db_path)
+    out, _ = run(code.replace("FORK", fork), fake.openai_url, db_path)
     assert out.strip() == "[(4, 1800000)]"
+
+
+def test_p1__uwsgi_without_threads__meters_and_gates_without_any(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """Starting a thread there would block the request for ever."""
+    code = """
+import sys, threading, types
+sys.modules["uwsgi"] = types.SimpleNamespace(opt={"http": b":80"})
+import openai, paygent
+def start(thread):
+    raise AssertionError("started " + thread.name)
+threading.Thread.start = start
+pg = paygent.Paygent.init(db_path=sys.argv[2])
+pg.configure_plan("default", paygent.PlanConfig(model_limits={"gpt-4o": 200}))
+pg.on_usage(print)
+client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
+for _ in range(3):
+    with paygent.paygent_context(user_id="u1"):
+        try:
+            client.chat.completions.create(model="gpt-4o", messages=[])
+        except paygent.PaygentLimitExceeded:
+            print("refused")
+pg.flush()
+client.close()
+"""
+    out, err = run(code, fake.openai_url, db_path)
+    assert (out, err.count("--enable-threads")) == ("refused\n", 1)
+    pg = Paygent.init(db_path=db_path)
+    pg.flush()  # the next process delivers
+    assert [row.calls for row in pg.report()] == [2]
 
 
 def test_p1__a_fork_while_another_thread_starts_paygent__leaves_a_child_that_can(

@@ -178,6 +178,11 @@ class Notice(Enum):
         " reason.",
     )
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
+    NO_THREADS_IN_UWSGI = (
+        "no_thread",
+        "uWSGI runs no threads without --enable-threads: events wait in the journal, and callbacks"
+        " do not run.",
+    )
     RECORD_TOO_LARGE = (
         "record_too_large",
         "A record of %s bytes was dropped with its usage; the journal accepts up to %s bytes."

@@ -22,7 +22,12 @@ from paygent.client.api.composition import MEMORY, compose
 from paygent.client.api.verbs import Verbs
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.runtime.lifecycle import EXIT_WAIT_S, on_fork_child, watch
+from paygent.client.runtime.lifecycle import (
+    EXIT_WAIT_S,
+    may_start_threads,
+    on_fork_child,
+    watch,
+)
 from paygent.client.runtime.providers import ProviderRegistry
 from paygent.client.runtime.settings import Settings, is_disabled, read_settings
 from paygent.errors import PaygentWarning
@@ -202,7 +207,9 @@ class Paygent(Verbs):
     def _probe_backend(self) -> None:
         """Probe the backend; warn, or raise with `strict_backend`, if it cannot be used."""
         is_strict = self._settings.strict_backend
-        problem = self._probe.run(wants_answer=is_strict) if self._probe is not None else None
+        if self._probe is None or not may_start_threads():
+            return
+        problem = self._probe.run(wants_answer=is_strict)
         if problem is None:
             return
         if is_strict:

@@ -15,6 +15,7 @@ from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
+from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.core.messages import (
     AssignRecord,
     DefaultPlanRecord,
@@ -43,6 +44,7 @@ class PlanRegistry:
 
     def configure(self, name: Any, config: Any) -> None:
         """Set a plan; see `Paygent.configure_plan`."""
+        renew_if_forked()
         errors = ValidationErrors("configure_plan")
         check_name(errors, "name", name)
         if not isinstance(config, PlanConfig):
@@ -55,11 +57,13 @@ class PlanRegistry:
         self._write(record)
 
     def choose_default(self) -> None:
-        """Make this process's default plan the product's, for processes that do not choose one."""
+        """Make this process's default plan the product's, for processes that do not choose one;
+        the record is written with the first other one.
+        """
         if self.records is not None:
             registry = self.accounts.registry
             registry.choose_default_plan()
-            self._write(DefaultPlanRecord(registry.default_plan, self.now_us()))
+            self.records.defer(DefaultPlanRecord(registry.default_plan, self.now_us()))
 
     def assign(
         self,

@@ -19,6 +19,7 @@ from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.wait import wait_for, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import runs_loop
+from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
 from paygent.core.estimate import bound, output_that_fits
 from paygent.core.gate import Reading, room, usage_ppm
@@ -54,6 +55,7 @@ class UserQueries:
 
     def known(self, user_id: str) -> User:
         """Return a user; the ledger is read first, within a quarter second, for an unknown one."""
+        renew_if_forked()
         self.before_read()
         now_us = self.now_us()
         user = self.accounts.registry.user(user_id, now_us)

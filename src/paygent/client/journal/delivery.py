@@ -32,6 +32,7 @@ from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt
 from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
+from paygent.client.runtime.lifecycle import may_start_threads
 from paygent.client.runtime.locks import Wakeup
 from paygent.core.event import encode_end
 from paygent.core.messages import (
@@ -130,6 +131,9 @@ class Worker:
         """Start the threads, once per process."""
         if self._started or not self._enabled:
             return
+        if not may_start_threads():
+            diagnostics.warn_once(Notice.NO_THREADS_IN_UWSGI)
+            return
         with self._starting:
             if self._started or self._stopping or not self._enabled:
                 return
@@ -163,12 +167,12 @@ class Worker:
         if it is not available now.
         """
         self.start()
-        return self._refresh.ask(user, session_id)
+        return self._refresh.ask(user, session_id) if self._started else self._refresh.no_answer()
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
         """Return the result of a reading, or its exception, from the asking thread's connection."""
         self.start()
-        return self._refresh.read(reading)
+        return self._refresh.read(reading) if self._started else self._refresh.no_reading()
 
     def flush(self, timeout_s: float, *, gives_up: bool = False) -> bool:
         """Deliver everything that was appended before this call; False if the ledger does not have

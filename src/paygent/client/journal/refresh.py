@@ -67,6 +67,24 @@ class UserRefresh:
         self._jobs.put(partial(self._answer_read, reading, future))
         return future
 
+    @staticmethod
+    def no_answer() -> Future[bool]:
+        """Return the answer to a question that no thread can ask."""
+        from concurrent.futures import Future
+
+        future: Future[bool] = Future()
+        future.set_result(False)
+        return future
+
+    @staticmethod
+    def no_reading() -> Future[Any]:
+        """Return the failure of a reading that no thread can do."""
+        from concurrent.futures import Future
+
+        future: Future[Any] = Future()
+        future.set_exception(LedgerUnavailable("no thread can be started to read it"))
+        return future
+
     @contextmanager
     def booking(self, user_ids: frozenset[str]) -> Iterator[None]:
         """Keep questions about these users waiting while their events are booked."""

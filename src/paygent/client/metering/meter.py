@@ -51,6 +51,7 @@ from paygent.client.metering.wait import Wait, WaitEnd, wait_for_ledger
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.event_loops import caller
 from paygent.client.runtime.ids import new_id
+from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.event import (
     Event,
@@ -123,6 +124,7 @@ class Meter:
         Raises:
             PaygentLimitExceeded: if a limit refuses the call; nothing is held or spent then.
         """
+        renew_if_forked()
         if self.deferred_ends.waiting:
             self.deferred_ends.run()
         # Before the gate: the hold of a wrapper around this call would be in its way.

@@ -6,7 +6,9 @@ Each is appended to the journal, and wakes the delivery thread. Nothing here is 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
@@ -40,6 +42,11 @@ class RecordWriter:
         self._callbacks = callbacks
         self._session_opened = session_opened  # called with the user id of each opened session
         self._listed: set[str] = set()
+        self._deferred: deque[DirectoryRecord] = deque()
+
+    def defer(self, record: DirectoryRecord) -> None:
+        """Write a record before the next one: `init` opens no file and starts no thread."""
+        self._deferred.append(record)
 
     def book(self, user: User, event: Event) -> None:
         """Book an event that is not a call: the money is spent, so no limit is checked."""
@@ -78,6 +85,9 @@ class RecordWriter:
 
     def write(self, record: DirectoryRecord) -> None:
         """Write a plan, an assignment, a session or a price list into the journal."""
+        while self._deferred:
+            with suppress(IndexError):  # another thread has taken it
+                self._journal.append(encode_directory(self._deferred.popleft()))
         self._journal.append(encode_directory(record))
         self._worker.nudge()
 

@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from paygent.client.runtime.event_loops import running_loop, runs_loop
+from paygent.client.runtime.lifecycle import may_start_threads
 from paygent.client.runtime.locks import Wakeup
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics, isolate, isolate_async
@@ -110,6 +111,8 @@ class Callbacks:
         """
         if self._thread is not None:
             return
+        if not may_start_threads():
+            raise RuntimeError("threads are switched off in uWSGI")
         with self._starting:  # several threads may fire at once
             if self._thread is None:
                 thread = threading.Thread(

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
+import threading
 import weakref
 from collections.abc import Callable
 from typing import Protocol
@@ -37,6 +39,8 @@ class Watched(Protocol):
 _watched: weakref.WeakSet[Watched] = weakref.WeakSet()
 _renewals: list[weakref.WeakMethod[Callable[[], None]]] = []
 _installed: list[bool] = []
+_renewed_pid = os.getpid()  # of the process that the parts belong to
+_renewing = threading.Lock()
 
 
 def watch(paygent: Watched) -> None:
@@ -87,7 +91,31 @@ def _after_fork_in_parent() -> None:
         attempt("fork", watched.resume_after_fork)
 
 
+def renew_if_forked() -> None:
+    """Renew the parts in a child of a fork that has skipped Python's hooks, as uWSGI's does."""
+    if os.getpid() == _renewed_pid:
+        return
+    with _renewing:
+        if os.getpid() != _renewed_pid:
+            _after_fork_in_child()
+
+
+def may_start_threads() -> bool:
+    """Return whether threads run in this process: without an option uWSGI runs none, and starting
+    one there never returns.
+    """
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if not isinstance(options, dict):
+        return True
+    enabled = options.get("enable-threads")
+    enabled = enabled.decode() if isinstance(enabled, bytes) else str(enabled)
+    is_enabled = enabled.lower() not in ("none", "false", "off", "no", "0")
+    return is_enabled or "threads" in options  # `threads` implies `enable-threads`
+
+
 def _after_fork_in_child() -> None:
+    global _renewed_pid
+    _renewed_pid = os.getpid()
     diagnostics.renew_after_fork()  # first, because the others may report errors
     ids.renew_after_fork()
     for reference in _renewals:

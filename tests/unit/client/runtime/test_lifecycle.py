@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -49,3 +52,46 @@ def test_on_fork_child__a_part_that_is_gone__is_neither_kept_nor_renewed() -> No
     lifecycle.on_fork_child(kept.renew)
     lifecycle._after_fork_in_child()
     assert (renewed, len(lifecycle._renewals)) == (["kept"], 1)
+
+
+def test_renew_if_forked__in_the_process_that_renewed_last__does_nothing() -> None:
+    """The check is made at every call."""
+    renewed: list[str] = []
+    part = Part("journal", renewed)
+    lifecycle.on_fork_child(part.renew)
+    lifecycle.renew_if_forked()
+    assert renewed == []
+
+
+def test_renew_if_forked__after_a_fork_without_hooks__renews_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """uWSGI forks its workers past Python."""
+    renewed: list[str] = []
+    part = Part("journal", renewed)
+    lifecycle.on_fork_child(part.renew)
+    monkeypatch.setattr(lifecycle, "_renewed_pid", 1)
+    for _ in range(2):
+        lifecycle.renew_if_forked()
+    assert renewed == ["journal"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (None, True),
+        ({}, False),
+        ({"http": b":80"}, False),
+        ({"enable-threads": b"true"}, True),
+        ({"enable-threads": True}, True),
+        ({"enable-threads": b"false"}, False),
+        ({"threads": b"4"}, True),
+    ],
+)
+def test_may_start_threads__in_uwsgi__only_with_an_option(
+    monkeypatch: pytest.MonkeyPatch, options: object, expected: bool
+) -> None:
+    """Starting a thread there would never return."""
+    if options is not None:
+        monkeypatch.setitem(sys.modules, "uwsgi", cast(ModuleType, SimpleNamespace(opt=options)))
+    assert lifecycle.may_start_threads() is expected
