@@ -180,6 +180,26 @@ async def test_socket__to_an_unmetered_address__is_refused_before_its_handshake(
     assert pg.health()["counts"]["unmetered:openai:WS /v1/brand/new"] == 2
 
 
+def test_socket__with_our_hook_on_both_sides_of_anothers__is_counted_once(
+    init: Init, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another library has wrapped the handshake, and we wrap what it has made of it."""
+    pg = init()
+    kind = websockets.sync.client.ClientConnection
+    ours = kind.handshake
+
+    def theirs(connection: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(connection, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "handshake", theirs)
+    pg.uninstrument()
+    pg.instrument()
+    assert kind.handshake is not theirs
+    with websockets.sync.client.connect(address) as connection:
+        connection.recv()
+    assert pg.health()["counts"]["unmetered:openai:WS /v1/brand/new"] == 1
+
+
 @pytest.mark.filterwarnings("ignore:websockets.legacy is deprecated")
 @pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning:websockets")
 async def test_socket__of_the_librarys_old_part__is_refused_before_its_handshake(

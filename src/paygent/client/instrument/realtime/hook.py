@@ -77,13 +77,14 @@ class UntappedHook(Hook):
             if patches.switch.is_on:
                 # The old implementation is given the address, the others have it.
                 uri = args[0] if args else kwargs.get("wsuri")
-                attempt("prepare", self._admit, connection if uri is None else uri)
+                attempt("prepare", self._admit, connection, uri)
             return await original(connection, *args, **kwargs)
 
         patches.put(owner, "handshake", handshake)
 
-    def _admit(self, connection: Any) -> None:
-        if _is_provider(_address(connection).host):
+    def _admit(self, connection: Any, uri: Any) -> None:
+        host = _address(connection if uri is None else uri).host
+        if not _is_seen(connection) and _is_provider(host):
             _admit(Notice.UNMETERED_SOCKET_LIBRARY, self.module, operation=self.module)
 
 
@@ -123,13 +124,22 @@ def _admit(notice: Notice, name: str, *, operation: str) -> None:
         meter.unmetered.admit(notice, name, operation=operation)
 
 
+def _is_seen(connection: Any) -> bool:
+    """Return whether a connection has been here: where another library has wrapped the handshake,
+    our hook may be on both sides of it.
+    """
+    is_seen = hasattr(connection, "paygent_taps")
+    if not is_seen:
+        connection.paygent_taps = None  # the taps, once it has some
+    return is_seen
+
+
 # -- checked when it connects
 
 
 def _tap(connection: Any, taps: Any, patches: Patches) -> Callable[[], Wait | None] | None:
     """Tap a connection if it is a provider's; return the check before its handshake, if any."""
-    # Where another library has wrapped the handshake, our hook may be on both sides of it.
-    if not patches.switch.is_on or hasattr(connection, "paygent_taps"):
+    if not patches.switch.is_on or _is_seen(connection):
         return None
     opening = sdk_hook.opening.get()
     destination = _destination(_address(connection), opening)
