@@ -17,6 +17,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Awaitable, Callable
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -39,7 +40,7 @@ class Diagnostics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.counts: dict[str, int] = {}
-        self._callbacks: set[tuple[str, str]] = set()  # those of which a failure was logged
+        self._callbacks: set[str] = set()  # those of which a failure was logged
         self.listeners: list[Callable[[str, BaseException], None]] = []
 
     def record_error(self, kind: str, error: BaseException) -> None:
@@ -59,13 +60,12 @@ class Diagnostics:
         is the application's own.
         """
         name = _name_of(callback)
-        is_first_of_kind = self._count(kind)
+        self._count(kind)
         with self._lock:
-            is_first = is_first_of_kind or (
-                (kind, name) not in self._callbacks and len(self._callbacks) < _CALLBACKS_MAX
-            )
-            self._callbacks.add((kind, name))
-        if is_first:
+            is_logged = name in self._callbacks or len(self._callbacks) >= _CALLBACKS_MAX
+            if not is_logged:
+                self._callbacks.add(name)
+        if not is_logged:
             text = "callback %s raised an exception; calls are not affected"
             self._log(text, name, error=error)
         self._notify(kind, error)
@@ -198,7 +198,9 @@ def isolate(kind: str, callback: object, run: Callable[..., Any], *args: Any) ->
 def _name_of(callback: object) -> str:
     """Return the module and name of a function; of any other callable, those of its type."""
     # By type: an attribute of an application's object may run its code.
-    is_named = isinstance(callback, (type, FunctionType, MethodType, BuiltinFunctionType))
+    while isinstance(callback, (partial, MethodType)):
+        callback = callback.func if isinstance(callback, partial) else callback.__func__
+    is_named = isinstance(callback, (type, FunctionType, BuiltinFunctionType))
     named: Any = callback if is_named else type(callback)
     return f"{named.__module__}.{named.__qualname__}"
 

@@ -88,6 +88,20 @@ def test_row_2__a_user_in_a_process_without_init__is_logged_once(
     assert "Call it once when the process starts" in message
 
 
+def test_row_2__a_job_that_calls_init_itself__is_not_accused(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The block is judged at its end."""
+    monkeypatch.setattr(lifecycle, "_installed", [])
+
+    @paygent_track("ann")
+    def job() -> None:
+        lifecycle._installed.append(True)  # as `init` does
+
+    job()
+    assert caplog.messages == []
+
+
 def test_row_2__switched_off__says_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,7 +136,7 @@ if __name__ == "__main__":
         [sys.executable, "main.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.stdout == "ann\n"
-    assert done.stderr.count("paygent: Work of a user runs in a process in which") == 1
+    assert done.stderr.count("paygent: Work of a user ran in a process in which") == 1
 
 
 # -- row 3: a misspelt model
@@ -233,6 +247,30 @@ def test_row_4__processes_that_differ__are_logged_in_the_one_that_is_overruled(
     assert "Pass the same default_plan everywhere" in message
 
 
+def test_row_4__a_session_without_a_plan__is_on_the_default_plan_of_the_product(
+    db_path: str,
+) -> None:
+    """`start_session(user)` names no plan, and must not lift the cap."""
+    pg = Paygent.init(db_path=db_path, default_plan="free")
+    pg.configure_plan("free", PlanConfig(max_spend_per_period=1))
+    assert pg.start_session("ann").plan == "free"
+    pg.configure_plan("default", PlanConfig(max_spend_per_period=2))
+    assert pg.start_session("bob").plan == "default"  # there is such a plan
+
+
+def test_row_4__a_paygent_that_is_put_back__does_not_choose_again(db_path: str) -> None:
+    """Tests set the process's Paygent aside for a while."""
+    first = Paygent.init(db_path=db_path, default_plan="old")
+    first.configure_plan("old", PlanConfig())
+    first.flush()
+    start_elsewhere(db_path, "new")
+    aside = Paygent.exchange(None)
+    Paygent.exchange(aside)
+    call(first)
+    first.shutdown()
+    assert Paygent.init(db_path=db_path).get_user_state("ann").plan == "new"
+
+
 # -- row 9: a policy taken for a user id
 
 
@@ -340,6 +378,24 @@ print("allowed", flush=True)
 """
 
 
+def test_row_14__polling_of_many_users__writes_nothing_and_stays_bounded(init: Init) -> None:
+    """Each question is read on the asking thread, and few are queued that no call waits for."""
+    pg = init()
+    pg.configure_plan("default", PlanConfig(model_limits={"gpt-4o": 5}))
+    pg.flush()
+    for _ in range(2):
+        for number in range(200):
+            pg.check_guard(f"u{number}")
+            assert len(pg._parts.worker._refresh._asked) <= 17
+    assert pg.flush() == 0
+    store = SqliteStore(pg.db_path, read_only=True)
+    with store._transaction("default"):
+        assert store._connection is not None
+        (accounts,) = store._connection.execute("SELECT COUNT(*) FROM accounts").fetchone()
+    store.close()
+    assert accounts == 0
+
+
 @pytest.mark.parametrize("how", ["asks", "calls"])
 def test_row_14__a_cap_raised_in_another_process__is_known_within_seconds(
     db_path: str, tmp_path: Path, how: str
@@ -373,7 +429,7 @@ def test_row_15__a_bad_path__is_said_at_init_with_the_remedy_and_delays_nothing(
         swallowed.expect("journal_folder")
     else:
         path.mkdir()
-    with pytest.warns(PaygentWarning, match=f"db_path {path} cannot be used .*PAYGENT_DB_PATH"):
+    with pytest.warns(PaygentWarning, match=f"db_path {path} cannot be used: .*PAYGENT_DB_PATH"):
         pg = Paygent.init(db_path=path)
     call(pg)
     began = time.monotonic()
@@ -402,9 +458,12 @@ def test_row_15__a_damaged_file__is_named_with_where_to_look(
 def test_row_16__an_event_of_nothing__is_refused(init: Init) -> None:
     """It would be booked at $0."""
     pg = init()
-    with pytest.raises(InvalidValue, match="cost = None: must be given, or else tokens or tool_"):
+    with pytest.raises(InvalidValue, match="cost = None: must be given, or else tokens, a"):
         pg.record_event("ann")
     assert pg.record_event("ann", cost=0).cost_total == 0
+    # What an application's own figures may come to is data.
+    assert pg.record_event("ann", tool_calls=[]).cost_total == 0
+    assert pg.record_event("ann", model="gpt-4o", input_tokens=0).cost_total == 0
 
 
 @pytest.mark.parametrize(
@@ -535,6 +594,39 @@ def test_row_23__on_every_call__each_event_warns(init: Init) -> None:
     assert [result.current_value for result in heard] == [22.0, 23.0]
 
 
+def test_row_23__after_a_change_of_plan__the_warning_is_of_the_plan_as_it_is(init: Init) -> None:
+    """A raised cap, another plan and shadow mode count at once; a lowered cap warns."""
+    pg = init()
+    heard: list[GuardResult] = []
+    pg.on_soft_gate(heard.append)
+
+    def spend(plan: PlanConfig, cost: str) -> None:
+        pg.configure_plan("default", plan)
+        pg.record_event("ann", cost=cost)
+        pg.flush()
+
+    spend(PlanConfig(max_spend_per_period=1), "0.50")
+    spend(PlanConfig(max_spend_per_period=10), "0.40")
+    spend(PlanConfig(max_spend_per_period=1, enforce=False), "0.01")
+    spend(PlanConfig(limits=[Limit("spend", window="day", cap=9)]), "0.01")
+    assert heard == []
+    spend(PlanConfig(max_spend_per_period=1), "0.01")
+    (result,) = heard
+    assert (result.current_value, result.limit_value) == (0.93, 1.0)
+
+
+def test_row_23__an_event_that_jumps_past_the_cap__warns_all_the_same(init: Init) -> None:
+    """No call may follow that would be refused."""
+    pg = init()
+    pg.configure_plan("default", PlanConfig(max_spend_per_period=1))
+    heard: list[GuardResult] = []
+    pg.on_soft_gate(heard.append)
+    pg.record_event("ann", cost="0.70")
+    pg.record_event("ann", cost="0.50")
+    pg.flush()
+    assert [result.current_value for result in heard] == [1.2]
+
+
 # -- row 25: a lock that is waited for
 
 _WORKER = """
@@ -595,6 +687,18 @@ def test_row_25__a_lock_that_lasts__is_logged_after_a_while(
     assert logged.wait(10.0)
     assert "The ledger is unavailable (database is locked)" in caplog.text
     pg.shutdown(timeout=0.1)
+
+
+def test_row_25__two_locks_far_apart__are_not_one_that_lasts(
+    init: Init, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A lock at the start of the day does not make one at noon a problem."""
+    worker = init()._parts.worker
+    worker._note_away(LedgerBusy("database is locked"))
+    worker._busy_s -= 600
+    worker._busy_since_s -= 600
+    worker._note_away(LedgerBusy("database is locked"))
+    assert (caplog.messages, worker._is_away) == ([], False)
 
 
 # -- weak messages

@@ -265,7 +265,9 @@ def test_p1__a_data_folder_that_cannot_be__keeps_events_in_memory_loudly(
     (tmp_path / "file").write_text("in the way")
     swallowed.expect("journal_folder")
     path = str(tmp_path / "file" / "local.db")
-    with pytest.warns(PaygentWarning, match=f"db_path {path} cannot be used.*PAYGENT_DB_PATH"):
+    with pytest.warns(
+        PaygentWarning, match=f"db_path {path} cannot be used: .*in memory.*PAYGENT_DB_PATH"
+    ):
         pg = Paygent.init(db_path=path)
     with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
         with paygent_context(user_id="u1"):

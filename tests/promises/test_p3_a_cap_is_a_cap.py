@@ -570,3 +570,16 @@ def test_p3__tasks_cancelled_at_random__leave_the_cap_to_the_others(init: Init) 
     outcome = crowd.outcome()
     assert outcome.held == 0
     assert 40 * CALL_NANO <= outcome.spent_nano <= 41 * CALL_NANO + 4_916 * 4_000 * 2
+
+
+def test_p3__an_open_session_of_before_a_restart__keeps_its_spend(db_path: str) -> None:
+    """The first call after a restart belongs to the user's open session, and is refused there."""
+    pg = Paygent.init(db_path=db_path)
+    pg.configure_plan("default", PlanConfig(max_spend_per_session=0.5))
+    pg.start_session("u1")
+    pg.record_event("u1", cost="0.50")
+    pg.shutdown()
+    pg = Paygent.init(db_path=db_path)
+    with pytest.raises(PaygentLimitExceeded) as refused:
+        pg.wrap(lambda: None, "u1", "gpt-4o")
+    assert refused.value.guard_result.gate_reason == "session_spend"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import types
 import warnings
 from typing import Any
 
@@ -201,3 +203,31 @@ def test_warn__where_warnings_are_errors__is_logged_and_passes(
         warnings.simplefilter("error")
         assert pg.assign_plan("u1", "nobody configured this").plan == "nobody configured this"
     assert "is not configured" in caplog.text
+
+
+class Plain:
+    """A callable without a name, as some decorators make."""
+
+    def __call__(self, payload: object) -> None:
+        raise ValueError(payload)
+
+
+@pytest.mark.parametrize(
+    ("callback", "name"),
+    [
+        (fail, "test_failopen.fail"),
+        (functools.partial(fail, ValueError("x")), "test_failopen.fail"),
+        (Plain(), "test_failopen.Plain"),
+        (types.MethodType(Plain(), "x"), "test_failopen.Plain"),
+        (Diagnostics().warn_once, "paygent.failopen.Diagnostics.warn_once"),
+        (len, "builtins.len"),
+    ],
+)
+def test_isolate__a_callback_of_any_kind__is_named_and_ends_nothing(
+    callback: object, name: str, swallowed: Swallowed, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failure to name it would end the thread that runs all callbacks."""
+    swallowed.expect("kind")
+    diagnostics._callbacks.clear()
+    isolate("kind", callback, fail, ValueError("x"))
+    assert f"{name} raised an exception" in caplog.messages[0]

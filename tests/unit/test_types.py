@@ -241,7 +241,7 @@ def test_guard_result__of_each_reason__is_one_sentence_for_people(
         (900_000_000, 900_000_000, "$0.90 of $0.90"),
         (123_456_789, 900_000_000, "$0.12 of $0.90"),
         (5, 5, "$0.000000005 of $0.000000005"),
-        (1_234_567_890_000, 9_000_000_000_000, "$1,234.57 of $9,000.00"),
+        (1_234_567_890_000, 9_000_000_000_000, "$1,234.56 of $9,000.00"),
     ],
 )
 def test_row_12__amounts_of_one_message__have_the_same_decimals(
@@ -260,21 +260,21 @@ def test_row_12__amounts_of_one_message__have_the_same_decimals(
             "spend",
             1_000_000_000,
             1_280_002_500,
-            "u: this call may cost up to $1.28; $1.00 of $1.00 is left in this billing period",
+            "u: this call may cost up to $1.29, with $1.00 of $1.00 left in this billing period",
         ),
         (
             "session_spend",
             "spend",
             3_000_000,
             12_500_000,
-            "u: this call may cost up to $0.0125; $0.0030 of $0.0030 is left in this session",
+            "u: this call may cost up to $0.0125, with $0.0030 of $0.0030 left in this session",
         ),
         (
             "model_limit:gpt-4o",
             "tokens",
             10_000,
             16_386,
-            "u: this call may use up to 16,386; 10,000 of 10,000 tokens are left on gpt-4o",
+            "u: this call may use up to 16,386 tokens, with 10,000 of 10,000 left on gpt-4o",
         ),
     ],
 )
@@ -286,6 +286,38 @@ def test_row_12__a_strict_call_that_cannot_fit__names_its_worst_case_and_what_is
     result = guard_result(decide((reading,), strict=True), "u", plan="pro")
     assert (result.status, result.retryable, result.message) == ("hard_gate", False, message)
     assert result.usage_pct == 0.0
+
+
+@pytest.mark.parametrize(
+    ("spent", "cap", "line", "shown"),
+    [
+        (900_000_000, 10**9, 900_000_000, "has used $0.90 of $1.00"),
+        (999_999_999_999, 1_000_000_000_000, 1_000_000_000_000, "has used $999.99 of $1,000.00"),
+    ],
+)
+def test_row_12__a_line_that_is_not_the_cap__is_named(
+    spent: int, cap: int, line: int, shown: str
+) -> None:
+    """Who is refused at 90 % is told why; what is nearly the cap does not look like it."""
+    reading = Reading("total_spend", Thresholds(cap, line, 0), spent, 0)
+    message = str(message_of(decide((reading,), strict=False)))
+    assert message.startswith(f"u {shown} in this billing period")
+    assert ("calls are refused at $0.90" in message) is (line != cap)
+
+
+def test_row_12__a_strict_call_beyond_a_line_above_the_cap__is_compared_with_the_line() -> None:
+    """The gate may be above the cap; then so is what is left."""
+    reading = Reading("total_spend", Thresholds(10**9, 2 * 10**9, 10**9), 0, 0, 3 * 10**9)
+    assert message_of(decide((reading,), strict=True)) == (
+        "u: this call may cost up to $3.00, with $2.00 of $2.00 left in this billing period"
+    )
+
+
+def test_row_12__a_tiny_estimate__is_not_spelled_out() -> None:
+    """Nobody reads nano-dollars."""
+    reading = Reading("total_spend", Thresholds(10**9, 10**9, 10**9), 10**9, 0, 5)
+    message = message_of(decide((reading,), strict=False))
+    assert str(message).endswith("this call may cost less than $0.0001")
 
 
 def test_guard_result__a_strict_call_on_a_used_up_cap__names_what_is_used() -> None:

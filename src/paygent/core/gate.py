@@ -70,6 +70,7 @@ class Decision(NamedTuple):
         left: The amount left below the block line if a strict call is refused because its estimate,
             the most that it can use, is more than that; 0 otherwise.
         resets_us: As in `Reading`.
+        block: The block line of the deciding account.
     """
 
     status: Literal["ok", "soft_gate", "hard_gate"]
@@ -84,6 +85,7 @@ class Decision(NamedTuple):
     estimate: int = 0
     left: int = 0
     resets_us: int = 0
+    block: int = 0
 
 
 def thresholds_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
@@ -179,4 +181,5 @@ def _decision(reading: Reading, verdict: Verdict) -> Decision:
         estimate=reading.need,
         left=left if is_too_large else 0,
         resets_us=reading.resets_us,
+        block=reading.thresholds.block,
     )

@@ -30,6 +30,10 @@ class ModelLimitConfig(Value):
 
     max_tokens_per_period: int | None = None
 
+    if TYPE_CHECKING:  # a count may be written in several ways; the field has one type
+
+        def __init__(self, max_tokens_per_period: Number | None = None) -> None: ...
+
     def __post_init__(self) -> None:
         errors = ValidationErrors("ModelLimitConfig")
         given = self.max_tokens_per_period

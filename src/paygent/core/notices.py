@@ -46,9 +46,9 @@ class Notice(Enum):
     )
     PROCESS_WITHOUT_INIT = (
         "process_without_init",
-        "Work of a user runs in a process in which Paygent.init was not called: its calls are"
-        " neither metered nor limited. Call it once when the process starts; for the processes of a"
-        " pool, in the pool's initializer.",
+        "Work of a user ran in a process in which Paygent.init was not called: calls that it made"
+        " here are neither metered nor limited. Call it once when the process starts; for the"
+        " processes of a pool, in the pool's initializer.",
     )
     CONTEXT_PLAN = (
         "context_plan",
@@ -180,7 +180,7 @@ class Notice(Enum):
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
     NO_THREADS_IN_UWSGI = (
         "no_thread",
-        "uWSGI runs no threads without --enable-threads: events wait in the journal, and callbacks"
+        "Without --enable-threads uWSGI runs no threads: events wait in the journal, and callbacks"
         " do not run.",
     )
     RECORD_TOO_LARGE = (

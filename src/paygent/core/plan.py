@@ -213,7 +213,7 @@ class PlanConfig(Value):
             max_spend_per_session: Number | None = None,
             soft_gate_at: Number = 0.80,
             hard_gate_at: Number = 1.00,
-            model_limits: Mapping[str, ModelLimitConfig | Mapping[str, Any] | int | None] = ...,
+            model_limits: Mapping[str, ModelLimitConfig | Mapping[str, Any] | float | None] = ...,
             cost_rates: Mapping[str, ModelCostRate | Mapping[str, Any]] = ...,
             default_cost_rate: ModelCostRate | Mapping[str, Any] | None = None,
             tool_costs: Mapping[str, Number] = ...,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from paygent.core.period import to_datetime
@@ -22,6 +23,7 @@ from paygent.prices.listing import ALWAYS_US, Listing, date_of, load_snapshot, r
 DEAREST = "plan-dearest"
 """Source of the rates of an unknown model in a plan that books its dearest rate."""
 
+_NO_PLAN = PlanConfig()
 _RESOLVED_MAX = 4_096  # models × plans × variants; a full table is cleared
 
 
@@ -96,8 +98,44 @@ class Catalogue:
         """Return the listed names that may be meant by one that is in no list, the nearest first;
         for messages, since it reads every name.
         """
-        providers = self._snapshot.providers if self._snapshot is not None else ()
-        return model_names.nearest(model, (info.id for each in providers for info in each.models))
+        return model_names.nearest(model, self._listed_by)
+
+    def rates_in_any_list(self, model: str, at_us: int) -> Rates | None:
+        """Return the list price of a model by the provider that its name points to, else by the
+        first one that lists its name or its canonical name; None if there is none. For checks: a
+        call is priced by its own provider.
+        """
+        rates = self.resolve("", model, at_us, _NO_PLAN).rates
+        if rates.is_known:
+            return rates
+        names = (model_names.plain(model), model_names.canonical(model))
+        provider = next((self._listed_by[name] for name in names if name in self._listed_by), None)
+        if provider is None:
+            provider = self._provider_that_matches(model)
+        if provider is None:
+            return None
+        for name in (model, names[1]):  # a fine-tune may be listed under its base alone
+            rates = self.resolve(provider, name, at_us, _NO_PLAN).rates
+            if rates.is_known:
+                return rates
+        return Rates(Prices())  # listed, without prices for now
+
+    @cached_property
+    def _listed_by(self) -> dict[str, str]:
+        """A provider that lists a model, by each plain and canonical name that is listed."""
+        names: dict[str, str] = {}
+        for price_list in self._snapshot.providers if self._snapshot is not None else ():
+            for info in price_list.models:
+                for name in (model_names.plain(info.id), model_names.canonical(info.id)):
+                    names.setdefault(name, price_list.id)
+        return names
+
+    def _provider_that_matches(self, model: str) -> str | None:
+        for price_list in self._snapshot.providers if self._snapshot is not None else ():
+            for name in model_names.candidates(model):
+                if any(model_names.is_named_by(info.match, name) for info in price_list.models):
+                    return str(price_list.id)
+        return None
 
     def _find(self, provider: str, model: str, at_us: int, plan: PlanConfig, tier: str) -> Resolved:
         exact, short = model_names.plain(model), model_names.canonical(model)

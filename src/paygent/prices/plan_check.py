@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.pricing import Prices
 from paygent.prices.catalogue import Catalogue, plan_rate
-from paygent.prices.model_names import plain
 
 RATE_FACTOR_MAX = 100
 """A rate this many times above or below the list price is more likely a mistake than a price."""
 
-_NO_PLAN = PlanConfig()
+_ODD_NAMES_MAX = 10  # names pointed out one by one; looking for similar ones takes milliseconds
 _PICO_PER_USD = 10**12
 
 
@@ -28,33 +27,42 @@ def plan_warnings(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterato
         catalogue: The price lists.
         at_us: The time of the list prices, in microseconds since 1970 UTC.
     """
+    odd = 0
+    for field, name in _unlisted(plan, catalogue, at_us):
+        similar = _meant(name, catalogue) if odd < _ODD_NAMES_MAX else ""
+        if field == "cost_rates" and not similar:
+            continue  # a rate is what gives an unlisted model its price
+        odd += 1
+        if odd <= _ODD_NAMES_MAX:
+            what = "rate applies to" if field == "cost_rates" else "limit counts"
+            yield (
+                f"{field} names {name!r}, which is in no price list{similar}: the {what} no calls"
+                " of a listed model"
+            )
+    if odd > _ODD_NAMES_MAX:
+        yield f"{odd - _ODD_NAMES_MAX} more names of its limits are in no price list"
+    for name, rate in plan.cost_rates.items():
+        listed = catalogue.rates_in_any_list(name, at_us)
+        if listed is not None:
+            yield from _odd_rates(name, rate, listed.prices)
+
+
+def _unlisted(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterator[tuple[str, str]]:
+    """Yield the names of models that no list has, each with the field of the plan."""
     rates_alone = PlanConfig(cost_rates=plan.cost_rates)
     limited = [("model_limits", name) for name in plan.model_limits]
     limited += [("limits", limit.model) for limit in plan.limits if limit.model is not None]
     for field, name in limited:
-        if plan_rate(rates_alone, name)[0] is None and not _is_listed(name, catalogue, at_us):
-            yield (
-                f"{field} names {name!r}, which is in no price list{_meant(name, catalogue)}: the"
-                " limit counts only calls of a model with exactly this name"
-            )
-    for name, rate in plan.cost_rates.items():
-        listed = catalogue.resolve("", name, at_us, _NO_PLAN).rates
-        if listed.is_known:
-            yield from _odd_rates(name, rate, listed.prices)
-        # A rate is what gives an unlisted model its price, unless the name is nearly a listed one.
-        elif catalogue.similar_names(name):
-            yield (
-                f"cost_rates names {name!r}, which is in no price list{_meant(name, catalogue)}:"
-                " the rate applies only to calls of a model with exactly this name"
-            )
-
-
-def _is_listed(name: str, catalogue: Catalogue, at_us: int) -> bool:
-    return catalogue.resolve("", name, at_us, _NO_PLAN).rates.is_known
+        is_rated = plan_rate(rates_alone, name)[0] is not None
+        if not is_rated and catalogue.rates_in_any_list(name, at_us) is None:
+            yield field, name
+    for name in plan.cost_rates:
+        if catalogue.rates_in_any_list(name, at_us) is None:
+            yield "cost_rates", name
 
 
 def _meant(name: str, catalogue: Catalogue) -> str:
-    similar = [each for each in catalogue.similar_names(name) if each != plain(name)]
+    similar = catalogue.similar_names(name)
     return f" (did you mean {' or '.join(map(repr, similar))}?)" if similar else ""
 
 

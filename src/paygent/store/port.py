@@ -19,9 +19,9 @@ Contract, for every adapter:
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
   of their window), ids, events, accounts, rollups, answers.
 - **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` (`StoreBusy` for a
-  lock) when nothing was changed and the same call may succeed later; an adapter waits for a lock no longer
-  than its configured time. Any other exception is a rejection: nothing was changed either, and the
-  same call fails again.
+  lock) when nothing was changed and the same call may succeed later; an adapter waits for a lock
+  no longer than its configured time. Any other exception is a rejection: nothing was changed
+  either, and the same call fails again.
 - **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
   safe.
 """

@@ -154,7 +154,16 @@ def test_decide__no_limit__is_ok() -> None:
 def test_decide__room_left__is_ok_without_a_reason() -> None:
     """Below every line there is no reason, but the nearest limit is named."""
     assert decide((dollar(100_000_000, 50_000_000, 5),), strict=False) == Decision(
-        "ok", None, 150_000, 100_000_000, 50_000_000, USD, False, "total_spend", "spend", estimate=5
+        "ok",
+        None,
+        150_000,
+        100_000_000,
+        50_000_000,
+        USD,
+        False,
+        "total_spend",
+        estimate=5,
+        block=USD,
     )
 
 
@@ -167,7 +176,16 @@ def test_decide__exhausted__names_the_limit() -> None:
     """A used-up cap is refused for good, with the limit's own reason."""
     reading = dollar(USD, 5, 7)._replace(reason="session_spend")
     assert decide((reading,), strict=False) == Decision(
-        "hard_gate", "session_spend", 1_000_000, USD, 5, USD, False, "session_spend", estimate=7
+        "hard_gate",
+        "session_spend",
+        1_000_000,
+        USD,
+        5,
+        USD,
+        False,
+        "session_spend",
+        estimate=7,
+        block=USD,
     )
 
 
@@ -185,6 +203,7 @@ def test_decide__contention__is_retryable_and_keeps_the_limit() -> None:
         "total_spend",
         "spend",
         estimate=1,
+        block=USD,
     )
 
 
@@ -223,6 +242,7 @@ def test_decide__strict__refuses_what_could_pass_the_cap() -> None:
         "spend",
         estimate=USD + 1,
         left=USD,
+        block=USD,
     )
     spent = decide((dollar(USD, 0, USD),), strict=True)
     assert (spent.status, spent.estimate, spent.left) == ("hard_gate", USD, 0)
@@ -273,7 +293,17 @@ def test_decide__several_limits__the_most_restrictive_decides(
 def test_decide__the_deciding_limit__gives_figures_and_unit() -> None:
     """The figures are those of the account that decided, in its unit."""
     assert decide((dollar(0), CALLS_HARD), strict=False) == Decision(
-        "hard_gate", "calls:day", 1_000_000, 10, 0, 10, False, "calls:day", "calls", estimate=1
+        "hard_gate",
+        "calls:day",
+        1_000_000,
+        10,
+        0,
+        10,
+        False,
+        "calls:day",
+        "calls",
+        estimate=1,
+        block=10,
     )
 
 
@@ -289,4 +319,5 @@ def test_warning__past_the_warn_line__is_a_soft_gate() -> None:
         False,
         "total_spend",
         "spend",
+        block=USD,
     )

@@ -78,8 +78,8 @@ def test_plan_to_json__a_plan__has_money_as_decimal_strings() -> None:
         {"when_offline": {"allow_up_to": 1.5}},
         {"when_offline": {"allow_up_to": "1.50"}},
         {"model_limits": {"a": None, "b": 0}},
-        {"model_limits": {"a": ModelLimitConfig(1e3)}},  # type: ignore[arg-type]
-        {"model_limits": {"a": ModelLimitConfig("1000")}},  # type: ignore[arg-type]
+        {"model_limits": {"a": ModelLimitConfig(1e3)}},
+        {"model_limits": {"a": ModelLimitConfig("1000")}},
         {"limits": [Limit(cap=5), Limit(metric="tokens", model="a", window="day", cap=5)]},
         {"limits": [Limit(cap="123456789.123456789")]},
         {"limits": [Limit(cap=None)]},

@@ -117,12 +117,16 @@ class Admission:
         line.
         """
         with acquire_soon(user.lock):
-            counting = account_lookup.accounts_for_event(user, event)
+            # By the user's plan as it is now; the event may correct one of an older period.
+            accounts = account_lookup.accounts_for_call(
+                user, event.session_id, event.model_key, event.at_us
+            )
             past_warn = [
                 account
-                for account in counting
+                for account in accounts
                 if account.thresholds is not None
-                and account.thresholds.warn <= account.decisive < account.thresholds.block
+                and account.key.counts(event)
+                and account.decisive >= account.thresholds.warn
             ]
             return self._warnings(past_warn, None)
 

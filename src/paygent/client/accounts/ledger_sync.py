@@ -112,7 +112,6 @@ class LedgerSync:
 
     def _apply_plans(self, answer: Answer) -> None:
         registry = self._registry
-        registry.follow_default_plan(answer.default_plan)
         for name, (version, document) in answer.plans.items():
             # A plan that this process is changing stays as it is until the ledger has it.
             if registry.plan_versions.get(name) != version and not registry.is_changing(
@@ -121,6 +120,8 @@ class LedgerSync:
                 registry.replace_plan(
                     name, version, attempt("plan_document", plan_from_json, document)
                 )
+        # After the plans, or users would be on one that is not there yet.
+        registry.follow_default_plan(answer.default_plan)
 
     def apply_answer(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
         """Take over plans and the state of users that were asked about.
@@ -156,7 +157,9 @@ class LedgerSync:
         if is_current:
             _apply_models(user, state)
         # A plan or period that was new has other accounts than the question; then ask again.
-        needed = set(account_lookup.keys_now(user, "", at_us))
+        # So has a session that the ledger knows and this process did not.
+        opened = user.open_session.session_id if user.open_session is not None else ""
+        needed = set(account_lookup.keys_now(user, opened, at_us))
         user.known = is_current and state.spent.keys() >= needed
         user.read_us = at_us
 

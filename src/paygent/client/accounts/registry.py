@@ -131,6 +131,7 @@ class UserRegistry:
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = epoch
         user.call_accounts.clear()
+        user.event_accounts.clear()
 
     def warn_unlimited(self, user: User) -> None:
         """Warn, once per plan, that a call is made under a plan that is not configured."""

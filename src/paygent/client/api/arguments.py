@@ -130,8 +130,11 @@ def read_manual_event(given: Mapping[str, Any]) -> ManualEvent:
                     f"must have at most {_TOOL_NAMES_CHARS_MAX:,} characters in all names together"
                 )
                 errors.add("tool_calls", chars, rule)
-    if given["cost"] is None and not (given["input_tokens"] or given["output_tokens"] or tools):
-        errors.add("cost", None, "must be given, or else tokens or tool_calls")
+    # An answer without usage and a step without tools are data; an event of nothing is a mistake.
+    tokens = (given["input_tokens"], given["output_tokens"])
+    has_tokens = any(type(count) is not int or count for count in tokens)
+    if given["cost"] is given["model"] is tools is None and not has_tokens:
+        errors.add("cost", None, "must be given, or else tokens, a model or tool_calls")
     if given["metadata"] is not None and not isinstance(given["metadata"], Mapping):
         errors.add("metadata", given["metadata"], "must be a dict")
     errors.raise_if_any()

@@ -144,6 +144,8 @@ class Paygent(Verbs):
             previous = cls._instance
             drops_callbacks = previous is not None and previous._parts.callbacks.has_any
             paygent = cls._make(settings, now_us=now_us, ledger=ledger, disabled=disabled)
+            if settings.default_plan is not None:
+                attempt("default_plan", paygent._parts.plans.choose_default)
             paygent._start()  # before the shutdown, so that no call passes between the two
             cls._instance = paygent
             if previous is not None:
@@ -192,10 +194,8 @@ class Paygent(Verbs):
         if path != MEMORY:
             attempt("data_folder", _make_folder, path)
             problem = attempt("data_folder", _problem_of, path)
-            if problem:
-                warn(PaygentWarning(_UNUSABLE % (path, problem)))
-        if self._settings.default_plan is not None:
-            attempt("default_plan", self._parts.plans.choose_default)
+            if problem is not None:
+                warn(PaygentWarning(f"db_path {path} cannot be used: {problem}. {_SET_DB_PATH}"))
         set_active(self._parts.meter)
         attempt("patch", instrumentation.install, not self._settings.auto_instrument)
 
@@ -416,10 +416,9 @@ _CALLBACKS_DROPPED = (
     "Paygent.init was called again: callbacks that were registered on the previous Paygent do not"
     " fire any more. Call init once, or register them on the new one."
 )
-_UNUSABLE = (
-    "db_path %s cannot be used (%s): events are kept in memory and are lost when the process ends."
-    " Set db_path or PAYGENT_DB_PATH to a file in a writable folder."
-)
+_SET_DB_PATH = "Set db_path or PAYGENT_DB_PATH to a file in a writable folder."
+_IN_MEMORY = "events are kept in memory and are lost when the process ends"
+_IN_JOURNAL = "events wait in the journal beside it, and other processes do not see them"
 
 
 def _make_folder(db_path: str) -> None:
@@ -427,15 +426,15 @@ def _make_folder(db_path: str) -> None:
         Path(db_path).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def _problem_of(db_path: str) -> str:
-    """Return why a database file cannot be used, as far as its place shows; "" if nothing does."""
+def _problem_of(db_path: str) -> str | None:
+    """Return why a database file cannot be used, as far as its place shows, and what follows."""
     path = Path(db_path)
     if not path.parent.is_dir():
-        return f"{path.parent} is no folder and cannot be made one"
-    if path.is_dir():
-        return "it is a folder"
+        return f"{path.parent} is no folder and cannot be made one; {_IN_MEMORY}"
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        return f"{path.parent} is not writable"
+        return f"{path.parent} is not writable; {_IN_MEMORY}"
+    if path.is_dir():
+        return f"it is a folder; {_IN_JOURNAL}"
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        return "it is not readable and writable"
-    return ""
+        return f"it is not readable and writable; {_IN_JOURNAL}"
+    return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.registry import DEFAULT_PLAN
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
@@ -91,6 +92,10 @@ class PlanRegistry:
             errors.add("billing_period", billing_period, "must be a BillingPeriod, or None")
         errors.raise_if_any()
         user = self.queries.known(valid_id)  # to compare with the stored assignment
+        registry = self.accounts.registry
+        # The argument's default stands for the product's default plan, whatever its name.
+        if opens_session and plan == DEFAULT_PLAN and DEFAULT_PLAN not in registry.plans:
+            plan = registry.default_plan
         subscription = subscription_of(billing_period)
         if opens_session and subscription is None:
             subscription = user.subscription  # a session does not change the billing period
@@ -105,7 +110,6 @@ class PlanRegistry:
                 self._warn_of_mistakes(f"plan_config of {valid_id!r}", own)
             self.accounts.registry.assign(valid_id, plan, own, subscription, at_us)
             self._write(record)
-        registry = self.accounts.registry
         # Not an error: another process may configure it later.
         if own is None and plan not in (*registry.plans, registry.default_plan):
             warn(PaygentWarning(_not_configured(plan, registry.plans)))

@@ -64,9 +64,9 @@ class UserQueries:
         if self._can_ask:
             if self.accounts.sync.needs_refresh(user, session_id, now_us):
                 self._ask(user, session_id)
-            # Whoever asks again and again sees what other processes do within a second.
-            user.is_active = True
-            self.worker.nudge()
+            # Whoever asks again and again sees what other processes do within about a second.
+            elif now_us - user.read_us >= _FRESH_US:
+                self.worker.refresh_soon(user, session_id)
         # Once more, because the answer may have brought other plans.
         return self.accounts.registry.user(user_id, now_us)
 
@@ -242,6 +242,8 @@ class UserQueries:
         prices = stored.prices if stored is not None else None
         return BookedEvent(event, tuple(corrections.values()), prices)
 
+
+_FRESH_US = 1_000_000  # figures older than this are read again in the background
 
 _PUBLIC_NAMES = {"total_spend": "period_spend", "session_spend": "session_spend"}
 

@@ -86,8 +86,6 @@ class Scope:
 
     def enter(self) -> None:
         """Put the scope into effect in the current context."""
-        if not is_watched():
-            warn_without_init()
         self._token = current.set(self)
 
     def leave(self) -> bool:
@@ -96,6 +94,8 @@ class Scope:
         # since the context that it was entered in still refers to it.
         token = self._token
         self._token = None  # it refers to its context, and a task may keep the scope
+        if not is_watched():  # at its end: the work inside may call `init`
+            warn_without_init()
         if current_source() is self:
             if token is not None and reset_or_ignore(token):
                 return True
@@ -160,12 +160,12 @@ class attach_identity:  # noqa: N801 - used like `paygent_context`
         self._source = source
 
     def __enter__(self) -> None:
-        if not is_watched() and self._source is not None:
-            warn_without_init()
         self._token = current.set(self._source)
 
     def __exit__(self, *error: object) -> None:
         reset_or_ignore(self._token)
+        if not is_watched() and self._source is not None:
+            warn_without_init()
 
 
 _propagated: list[ContextVar[Any]] = [current]  # the identity is first in each snapshot, too

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -56,6 +57,7 @@ _T = TypeVar("_T")
 _RETRY_S = 0.5  # pause after the ledger was unavailable
 _FLUSH_RETRY_S = 0.05  # the same while a caller waits in `flush`
 _BUSY_PATIENCE_S = 5.0  # transactions take milliseconds; a lock that lasts longer is logged
+_BUSY_GAP_S = 2.0  # two locks further apart than this are not the same one
 _REFUSED_MAX = 4  # failures in a row, other than unavailability, before the bad record is searched
 _ADOPT_EVERY_S = 5.0  # between two searches for journals of dead processes
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken, or for
@@ -111,7 +113,7 @@ class Worker:
         self._flushing: list[Wakeup] = []  # set after each round
         self._refused = 0
         self._is_away = False
-        self._busy_since_s: float | None = None
+        self._busy_since_s = self._busy_s = -inf  # first and last of the locks in a row
         self._adopt_soon = False
         self._adopted_s = time.monotonic()
 
@@ -168,6 +170,12 @@ class Worker:
         """
         self.start()
         return self._refresh.ask(user, session_id) if self._started else self._refresh.no_answer()
+
+    def refresh_soon(self, user: User, session_id: str | None) -> None:
+        """Read a user's state from the ledger in the background, unless many others are waiting."""
+        self.start()
+        if self._started:
+            self._refresh.refresh_soon(user, session_id)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
         """Return the result of a reading, or its exception, from the asking thread's connection."""
@@ -252,6 +260,7 @@ class Worker:
         except LedgerUnavailable as error:
             self._note_away(error)
             return False
+        self._note_there()
         is_ready = self._adopt()
         if is_ready:
             self._refresh.ready.set()
@@ -262,15 +271,16 @@ class Worker:
         now_s = time.monotonic()
         if isinstance(error, LedgerBusy):
             # Processes that start together, or deliver at once, wait for each other.
-            if self._busy_since_s is None:
+            if now_s - self._busy_s > _BUSY_GAP_S:
                 self._busy_since_s = now_s
+            self._busy_s = now_s
             if now_s - self._busy_since_s < _BUSY_PATIENCE_S:
                 return
         self._is_away = True
         diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
 
     def _note_there(self) -> None:
-        self._is_away, self._busy_since_s = False, None
+        self._is_away, self._busy_s = False, -inf
 
     def _adopt(self) -> bool:
         """Take over the journals of dead processes; False if the ledger is unavailable."""

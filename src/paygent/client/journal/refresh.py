@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 
 _READY_WAIT_S = 0.2  # for adopted journals; less than a caller waits for its answer
 _BOOKING_WAIT_S = 0.2  # for the delivery of the same user's events
+_BACKGROUND_MAX = 16  # questions queued when one is added that no caller waits for
 _ROUNDS_MAX = 3  # a new plan changes the question; the maximum number of times it is asked
 
 
@@ -58,6 +59,13 @@ class UserRefresh:
             future = self._asked[key] = Future()
             self._jobs.put(partial(self._answer_ask, user, session_id, future))
         return future
+
+    def refresh_soon(self, user: User, session_id: str | None) -> None:
+        """Queue a question that no caller waits for, unless so many are queued that callers would
+        have to wait for this one.
+        """
+        if len(self._asked) < _BACKGROUND_MAX:
+            self.ask(user, session_id)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
         """Queue a reading of the ledger; see `Worker.read`."""

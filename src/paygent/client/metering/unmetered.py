@@ -68,14 +68,14 @@ class UnmeteredCalls:
             diagnostics.warn_once(notice, *args, subject=subject)
 
     def _refuse(self, operation: str, message: str, given: Identity | None) -> None:
-        """Refuse a call; one of a user who is switched off, or on a plan in shadow mode,
-        passes.
+        """Refuse a call; one of a user who is known to be switched off passes. It is the product
+        that refuses it, so a plan in shadow mode does not matter.
         """
         context = current_identity()
         identity = context if given is None else given.merged_with(context)
         named = identity.user_id if identity is not None else None
         user = self._registry.user(named or self._attribution.fallback_user_id, self._now_us())
-        if not user.sdk_enabled or not user.plan.enforce:
+        if not user.sdk_enabled:
             return
         result = refusal(
             f"unmetered:{operation}",

@@ -92,15 +92,12 @@ def test_admit__without_refusals__passes_and_reports(init: Init) -> None:
     assert count(pg) == 1
 
 
-def test_admit__under_a_plan_in_shadow_mode__passes_unnoticed(init: Init) -> None:
-    """Users must not notice a plan that is not enforced."""
-    refused: list[GuardResult] = []
+def test_admit__under_a_plan_in_shadow_mode__is_refused_as_under_any(init: Init) -> None:
+    """It is a setting of the product, which holds whether a user's plan is known yet or not."""
     pg = init(auto_instrument=False, on_unmetered="raise")
-    pg.on_hard_gate(refused.append)
     pg.configure_plan("default", PlanConfig(enforce=False))
-    admit(pg)
-    pg.flush()
-    assert (refused, count(pg)) == ([], 1)
+    with pytest.raises(PaygentLimitExceeded):
+        admit(pg)
 
 
 def test_admit__of_a_user_who_is_switched_off__passes(init: Init) -> None:

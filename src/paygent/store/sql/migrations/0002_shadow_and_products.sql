@@ -16,19 +16,27 @@ WHERE blocked = 0 AND corrects IS NOT NULL AND EXISTS (
 );
 
 UPDATE accounts AS a
-SET shadow = COALESCE((
-    SELECT SUM(CASE a.metric
-        WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
-        WHEN 'tokens' THEN e.input_tokens + e.output_tokens
-        WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END)
+SET shadow = d.shadow
+FROM (
+    SELECT
+        b.product_id, b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us,
+        SUM(CASE b.metric
+            WHEN 'spend' THEN e.cost_tokens_nano + e.cost_tools_nano
+            WHEN 'tokens' THEN e.input_tokens + e.output_tokens
+            WHEN 'calls' THEN CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END END) AS shadow
     FROM events AS e
-    WHERE e.product_id = a.product_id AND e.user_id = a.user_id AND e.at_us >= a.start_us AND e.at_us < a.end_us
-      AND a.session_id IN ('', e.session_id) AND a.model IN ('', e.model_key, e.model) AND e.blocked = 1
-), 0)
-WHERE EXISTS (
-    SELECT 1 FROM events AS b
-    WHERE b.product_id = a.product_id AND b.user_id = a.user_id AND b.blocked = 1
-);
+    CROSS JOIN accounts AS b
+    WHERE e.blocked = 1
+      AND b.product_id = e.product_id
+      AND b.user_id = e.user_id
+      AND b.session_id IN ('', e.session_id)
+      AND b.start_us <= e.at_us
+      AND e.at_us < b.end_us
+      AND (b.model = '' OR b.model = e.model_key OR b.model = e.model)
+    GROUP BY b.product_id, b.user_id, b.session_id, b.metric, b.scope, b.model, b.window_rule, b.start_us
+) AS d
+WHERE (a.product_id, a.user_id, a.session_id, a.metric, a.scope, a.model, a.window_rule, a.start_us)
+    = (d.product_id, d.user_id, d.session_id, d.metric, d.scope, d.model, d.window_rule, d.start_us);
 
 UPDATE rollup_day AS r
 SET shadow_calls = d.calls, shadow_cost_nano = d.cost_nano
