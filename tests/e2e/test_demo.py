@@ -122,7 +122,9 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_demo__run_as_a_command__prints_the_exact_figures(machine: Machine) -> None:
+def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_next(
+    machine: Machine,
+) -> None:
     """The command exits with 0, prints the exact figures in plain lines, and leaves nothing
     behind.
     """

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -26,6 +28,7 @@ from tests.docs.pages import (
 from tests.promises.scripts import run
 from typer.testing import CliRunner
 
+from paygent import GuardResult, PaygentLimitExceeded
 from paygent.cli.app import app
 from paygent.testing import FakeProvider
 
@@ -77,7 +80,7 @@ def test_docs__the_examples_of_a_page__run_and_print_what_it_shows(
     assert reader.sees(page) == shown(page)
 
 
-def test_docs__all_examples_in_the_order_of_the_index__print_the_same_on_one_home_twice(
+def test_row_6__all_examples_in_the_order_of_the_index__print_the_same_on_one_home_twice(
     reader: Reader,
 ) -> None:
     """A reader who tries one page after the other, and again the next day, sees what they show."""
@@ -93,7 +96,7 @@ def test_docs__a_page_with_examples__is_linked_from_the_index() -> None:
     assert [name_of(page) for page in WITH_PROGRAM if page not in in_order()] == []
 
 
-def test_docs__all_examples__pass_a_strict_type_check(tmp_path: Path) -> None:
+def test_row_7__all_examples__pass_a_strict_type_check(tmp_path: Path) -> None:
     """A reader with `mypy --strict` can paste each of them; no comment switches the checker off."""
     for page in WITH_PROGRAM:
         code = program(page.read_text(encoding="utf-8"))
@@ -193,3 +196,39 @@ def test_docs__the_layers_of_the_architecture__match_the_contracts() -> None:
     assert shown is not None
     rows = re.split(r"\n(?=    \w)", shown.group(0))
     assert [re.findall(r"\w+", row.split("  ", 3)[-1]) for row in rows] == checked
+
+
+def test_row_5__the_fallback_recipe__raises_the_refusal_once_no_model_is_left() -> None:
+    """It raised `UnboundLocalError`: a name of an `except` clause ends with the clause."""
+    code = program((ROOT / "docs/guide/callbacks.md").read_text(encoding="utf-8"))
+    (recipe,) = re.findall(r"^def ask\(.*?(?=^\S)", code, re.M | re.S)
+    names: dict[str, Any] = {"PaygentLimitExceeded": PaygentLimitExceeded}
+    exec(compile("from __future__ import annotations\n" + recipe, "ask", "exec"), names)
+    models: list[str] = []
+
+    def create(model: str, **_: object) -> None:
+        models.append(model)
+        raise PaygentLimitExceeded(GuardResult("hard_gate", f"model_limit:{model}", message=model))
+
+    completions = SimpleNamespace(completions=SimpleNamespace(create=create))
+    with pytest.raises(PaygentLimitExceeded) as raised:
+        names["ask"](SimpleNamespace(chat=completions), "Say hello.")
+    assert len(models) == 2
+    assert str(raised.value) == models[-1]
+
+
+def test_row_10__the_readme__says_how_to_install_for_its_example() -> None:
+    """From the clone, with the SDK that the example uses; guides say what needs `[cli]`."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "pip install . openai" in text
+    assert '.[cli]"' in (ROOT / "docs/guide/quickstart.md").read_text(encoding="utf-8")
+    assert '".[demo]"' not in text
+
+
+def test_row_17__containers_and_several_hosts__are_answered() -> None:
+    """The README says what holds, and a page tells what to do."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "**Several hosts**" in readme
+    assert "docs/guide/deployment.md" in readme
+    page = (ROOT / "docs/guide/deployment.md").read_text(encoding="utf-8").lower()
+    assert all(word in page for word in ("container", "volume", "several hosts", "worker"))

@@ -169,7 +169,7 @@ def test_chat_service__a_job_on_the_pool__is_charged_to_the_user_of_its_request(
     }
 
 
-def test_chat_service__a_request_without_a_user__is_a_401_and_one_that_was_forgotten_a_500(
+def test_row_19__a_request_without_a_user__is_a_401_and_one_that_was_forgotten_a_500(
     service: Service, fake: PaygentFake
 ) -> None:
     """Never a 429: waiting does not help; and nothing is sent."""

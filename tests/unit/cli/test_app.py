@@ -61,7 +61,7 @@ def test_app__wrong_usage__exits_with_2_and_names_the_error(
         (["prices"], ["show"]),
     ],
 )
-def test_app__no_command_or_help__lists_the_commands(
+def test_row_10__no_command_or_help__lists_the_commands(
     arguments: list[str], named: list[str]
 ) -> None:
     """Help is what a newcomer asks for by typing the name alone: the status is 0."""
@@ -140,7 +140,7 @@ def test_app__a_store_in_memory__is_a_finding() -> None:
     assert "name a file with --db" in result.stderr
 
 
-def test_demo__without_the_sdks__prints_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_10__without_the_sdks__prints_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the provider SDKs the command names the clone, not the reader's own folder."""
     monkeypatch.delattr("paygent.cli.demo")
     for name in ("paygent.cli.demo", "paygent.cli.demo_story.story", "openai"):
@@ -154,7 +154,7 @@ def test_demo__without_the_sdks__prints_what_to_install(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("missing", ["typer", "rich"])
-def test_main__without_the_libraries_of_the_cli__prints_what_to_install(missing: str) -> None:
+def test_row_10__without_the_libraries_of_the_cli__prints_what_to_install(missing: str) -> None:
     """The installed script has no traceback where only the SDK was installed."""
     code = f"import sys; sys.modules[{missing!r}] = None; from paygent.__main__ import main; main()"
     process = start(code)
