@@ -419,7 +419,7 @@ def test_p3__check_guard_while_calls_are_in_flight__names_contention(init: Init)
 
     thread = threading.Thread(target=lambda: pg.wrap(provider, user_id="u1", model="m"))
     thread.start()
-    while not any(each.calls for each in pg._parts.accounts.registry.users["u1"].accounts.values()):
+    while not pg.health()["calls_in_flight"]:
         time.sleep(0.001)
     result = pg.check_guard("u1", "m")
     assert (result.status, result.gate_reason, result.retryable) == (

@@ -91,10 +91,16 @@ def _dollars(amounts: tuple[tuple[int, int], ...], tolerance_nano: int) -> list[
     Rounded down, what was used does not look like the whole cap before it is; rounded up, what a
     call may cost does not look like what is left.
     """
-    for decimals in _DECIMALS:
+    def shown(decimals: int) -> list[int]:
         unit = 10 ** (9 - decimals)
-        shown = [(amount + unit * up - up) // unit * unit for amount, up in amounts]
-        pairs = zip(shown, amounts, strict=True)
-        if all(abs(one - amount) <= tolerance_nano for one, (amount, _) in pairs):
-            break
-    return [format_usd(amount, decimals=decimals) for amount in shown]
+        return [(amount + unit * up - up) // unit * unit for amount, up in amounts]
+
+    decimals = next(  # nine are exact
+        decimals
+        for decimals in _DECIMALS
+        if all(
+            abs(one - amount) <= tolerance_nano
+            for one, (amount, _) in zip(shown(decimals), amounts, strict=True)
+        )
+    )
+    return [format_usd(amount, decimals=decimals) for amount in shown(decimals)]
