@@ -11,7 +11,7 @@ import io
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich import box
 from rich.cells import cell_len
@@ -22,6 +22,9 @@ from rich.text import Text
 from paygent.cli.console import make_console
 
 _GAP = "  "
+_RULED_GAP = 3  # between two columns of a table: a blank on both sides of the ruler
+_NAME_WIDTH = 40  # longer ids may be folded; a UUID is not
+_PROSE_WIDTH = 20  # narrower prose is hard to read
 
 
 class Column(NamedTuple):
@@ -56,25 +59,45 @@ def print_line(console: Console, text: str, style: str = "") -> None:
 
 
 def print_table(console: Console, columns: Sequence[Column], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows of text: a table on a terminal, aligned lines in a pipe."""
+    """Print rows of text: a table on a terminal, aligned lines in a pipe or if it does not fit."""
     cells = [[printable(cell) for cell in row] for row in rows]
-    if not console.is_terminal:
+    widths = _fitted(columns, cells, console.width) if console.is_terminal else None
+    if widths is None:
         for line in _aligned(columns, cells):
             print_line(console, line)
         return
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
+    for column, width in zip(columns, widths, strict=True):
         # Folded if need be, never cut: what is shown can be copied.
-        table.add_column(
-            column.title,
-            justify="right" if column.is_number else "left",
-            overflow="fold",
-            no_wrap=column.is_number,
-            ratio=1 if column.is_prose else None,
-        )
+        justify: Literal["left", "right"] = "right" if column.is_number else "left"
+        table.add_column(column.title, justify=justify, overflow="fold", width=width)
     for row in cells:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def _fitted(
+    columns: Sequence[Column], rows: Sequence[Sequence[str]], width_max: int
+) -> list[int] | None:
+    """Return the widths with which a table fits, or None if it does not.
+
+    Numbers and ids are kept whole. Prose gives way first, then long names, down to their least
+    widths.
+    """
+    lines = [[column.title for column in columns], *rows]
+    texts = list(zip(*lines, strict=True))
+    widths = [max(map(cell_len, cells)) for cells in texts]
+    too_wide = sum(widths) + _RULED_GAP * len(columns) - width_max
+    for is_prose in (True, False):
+        for place, (column, cells) in enumerate(zip(columns, texts, strict=True)):
+            if column.is_number or column.is_prose is not is_prose:
+                continue
+            words = max(cell_len(word) for cell in cells for word in ("", *cell.split()))
+            least = max(min(words, _NAME_WIDTH), _PROSE_WIDTH) if is_prose else _NAME_WIDTH
+            given_up = max(0, min(too_wide, widths[place] - least))
+            widths[place] -= given_up
+            too_wide -= given_up
+    return None if too_wide > 0 else widths
 
 
 def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
+from collections.abc import Sequence
 
 import pytest
 
@@ -19,8 +21,13 @@ from paygent.cli.output import (
     printable,
 )
 
+Row = tuple[str, ...]
+
 _COLUMNS = (Column("user"), Column("cost", is_number=True), Column("limits", is_prose=True))
-_ROWS = [("ann", "$1.00", "no limits"), ("bé\x1b[31m", "$10.00", "a very long limit " * 9)]
+_ROWS: list[Row] = [
+    ("ann", "$1.00", "no limits"),
+    ("bé\x1b[31m", "$10.00", "a very long limit " * 9),
+]
 
 
 class Terminal(io.StringIO):
@@ -58,19 +65,58 @@ def test_print_table__wide_characters__are_as_wide_as_a_terminal_shows_them() ->
     assert out.getvalue().splitlines() == ["a     b", "日本  1", "x     2"]
 
 
+def on_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: int, columns: Sequence[Column], rows: list[Row]
+) -> str:
+    """Return what a terminal of this width shows."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    out = Terminal()
+    print_table(make_console(out, {"TERM": "xterm"}), columns, rows)
+    return re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())  # without its styles
+
+
 def test_print_table__on_a_narrow_terminal__folds_and_cuts_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Everything can be copied from the screen."""
-    monkeypatch.setenv("COLUMNS", "40")
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
-    out = Terminal()
-    print_table(make_console(out, {"TERM": "xterm"}), _COLUMNS, _ROWS)
-    shown = out.getvalue()
+    shown = on_terminal(monkeypatch, 50, _COLUMNS, _ROWS)
     assert "…" not in shown
     assert "─" in shown
     assert shown.count("long") == 9
     assert "$10.00" in shown
+    assert max(map(len, shown.splitlines())) <= 50
+
+
+_UUID = "0e8f1c52-6d1c-4d0e-9a53-0f1a2b3c4d5e"
+_WIDE_COLUMNS = (Column("user"), Column("cost", is_number=True), Column("last", is_number=True))
+_WIDE_ROWS: list[Row] = [
+    (_UUID, "$12,345.678", "2026-11-29 09:31"),
+    ("x" * 60, "$0.000000001", "-"),
+]
+
+
+@pytest.mark.parametrize("width", range(1, 101))
+def test_print_table__at_any_width__keeps_columns_amounts_and_ids_whole(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    """Where a table does not fit, the lines are those of a pipe: no figure loses a digit."""
+    shown = on_terminal(monkeypatch, width, _WIDE_COLUMNS, _WIDE_ROWS)
+    heading = shown.splitlines()[0]
+    assert heading.split() == ["user", "cost", "last"]
+    row = next(line for line in shown.splitlines() if line.startswith(_UUID))
+    assert row.split() == [_UUID, "$12,345.678", "2026-11-29", "09:31"]
+    assert "$0.000000001" in shown
+    assert shown.count("x") == 60
+
+
+def test_print_table__too_wide_for_the_terminal__prints_the_lines_of_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The terminal wraps whole lines; nothing is folded within a column."""
+    out = io.StringIO()
+    print_table(make_console(out, {}), _WIDE_COLUMNS, _WIDE_ROWS)
+    assert on_terminal(monkeypatch, 50, _WIDE_COLUMNS, _WIDE_ROWS) == out.getvalue()
 
 
 def test_print_line__markup_of_an_application__is_text() -> None:
