@@ -9,7 +9,8 @@ application's lifespan does, and so that child processes book there too.
 from __future__ import annotations
 
 import os
-from contextlib import ExitStack
+import sqlite3
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,6 @@ from paygent.client.api.arguments import valid_user
 from paygent.client.api.paygent import Paygent
 from paygent.client.context.scopes import current_identity
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.runtime.settings import DEFAULT_PRODUCT
 from paygent.core.event import Event
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.store.sqlite import SqliteStore
@@ -118,6 +118,7 @@ class PaygentFake:
 
     def events(self, user_id: Any = None) -> list[UsageEvent]:
         """Return the booked events, oldest first, including those of calls that returned just now.
+        They are of any product: of the default one, of PAYGENT_PRODUCT, and of an API key.
 
         Args:
             user_id: A user; None returns the events of all. Calls without a user are booked on the
@@ -146,12 +147,25 @@ class PaygentFake:
         store = SqliteStore(self.db_path)
         try:
             store.open()
-            users = {row.user_id for row in store.usage(DEFAULT_PRODUCT, 0, _END_OF_TIME_US)}
-            wanted = users if user_id is None else users & {user_id}
-            found = [event for user in wanted for event in store.events(DEFAULT_PRODUCT, user)]
+            found = [
+                event
+                for product in self._products()
+                for user in {row.user_id for row in store.usage(product, 0, _END_OF_TIME_US)}
+                if user_id is None or user == user_id
+                for event in store.events(product, user)
+            ]
         finally:
             store.close()
         return sorted(found, key=lambda event: (event.at_us, event.event_id))
+
+    def _products(self) -> list[str]:
+        """Return the products that have events here: an API key has one of its own, and
+        PAYGENT_PRODUCT names one, also in a child process.
+        """
+        # Not a method of `Store`, which keeps tenants apart; all in this file are the test's.
+        with closing(sqlite3.connect(self.db_path)) as connection:
+            rows = connection.execute("SELECT DISTINCT product_id FROM events").fetchall()
+        return [product for (product,) in rows]
 
 
 def _set_variables(variables: _Variables) -> _Variables:

@@ -101,6 +101,26 @@ def test_paygent_fake__a_child_process__books_in_the_same_store() -> None:
         assert [event.model for event in fake.events("ada")] == ["gpt-4o"]
 
 
+def test_paygent_fake__an_application_with_a_product_of_its_own__is_observed_too(
+    closing: Closing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An API key or PAYGENT_PRODUCT select another product; its events are not silently missing."""
+    with PaygentFake() as fake:
+        client = closing(OpenAI())
+        with paygent_context("ada"):
+            ask(client)
+            Paygent.init(api_key="pg_live_test", base_url="http://127.0.0.1:9")  # nothing is there
+            ask(client, "gpt-4o-mini")
+            monkeypatch.setenv("PAYGENT_PRODUCT", "shop")
+            Paygent.init()
+            ask(client, "gpt-4.1")
+        with paygent_context("bob"):
+            ask(client)
+        assert [event.model for event in fake.events("ada")] == ["gpt-4o", "gpt-4o-mini", "gpt-4.1"]
+        assert [event.user_id for event in fake.events()] == ["ada", "ada", "ada", "bob"]
+        assert fake.events("eve") == []
+
+
 def test_paygent_fake__a_store_of_the_applications_own__is_refused_with_the_remedy(
     init: Callable[..., Paygent],
 ) -> None:
