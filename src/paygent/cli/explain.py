@@ -1,7 +1,7 @@
 """`paygent explain`: how the cost of one event was computed, and which limits count it.
 
-Only reads the store: it creates no file and migrates no schema, so it may be run while the
-application that uses the store is running.
+Only reads the store, as all commands do, so it may be run while the application that uses the store
+is running.
 """
 
 from __future__ import annotations

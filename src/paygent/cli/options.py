@@ -1,7 +1,8 @@
 """Options that commands share, the store that they name, and the exit status of a command.
 
-Commands only read the store: they create no file and migrate no schema, so they may be run while
-the application that uses the store is running.
+Commands only read the store: they write no data and migrate no schema, so they may be run while the
+application that uses the store is running. The one file that they may create is the index (`-shm`)
+of a log (`-wal`) without one, as in a copy.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ from paygent.store.sqlite_file import (
     create_private,
     migrate,
     open_read_only,
+    refuse_foreign,
     transaction,
 )
 
@@ -114,6 +115,7 @@ class SqliteStore:
                 self._path, timeout=self._busy_wait_s, isolation_level=None, check_same_thread=False
             )
             with closed_on_failure(connection):
+                refuse_foreign(connection)  # first, since the journal's mode is written to the file
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=NORMAL")
                 migrate(connection)

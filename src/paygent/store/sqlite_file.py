@@ -1,6 +1,7 @@
 """The file of a SQLite store: created, migrated, or opened without changing it.
 
-The schema's version is SQLite's `user_version`: the number of migrations that ran.
+The schema's version is SQLite's `user_version`: the number of migrations that ran. A file of
+another program is neither migrated nor read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,24 @@ from pathlib import Path
 from paygent.store.port import StoreUnavailable
 
 SQL_FOLDER = Path(__file__).parent / "sql"
+
+MARKS = frozenset({"event_ids", "price_lists", "rollup_day", "rollup_period"})
+"""Tables of every schema, by whose names a file is known to be Paygent's."""
+
+
+class UnusableFile(StoreUnavailable):
+    """A file that Paygent cannot use before somebody has done something about it.
+
+    Attributes:
+        reason: What is wrong with it.
+        remedy: What to do.
+    """
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        """Join the reason and the remedy to the message."""
+        super().__init__(f"{reason}; {remedy}")
+        self.reason = reason
+        self.remedy = remedy
 
 
 def create_private(path: str) -> None:
@@ -33,15 +52,34 @@ def create_private(path: str) -> None:
         raise StoreUnavailable(text) from error
 
 
+def refuse_foreign(connection: sqlite3.Connection) -> None:
+    """Refuse a database of another program before anything is written to it.
+
+    Args:
+        connection: Without an open transaction.
+
+    Raises:
+        UnusableFile: if it has tables and no schema of Paygent, or a version without the tables.
+    """
+    # One moment for both: another process may be migrating a new file.
+    with transaction(connection, "BEGIN"):
+        _checked_version(connection)
+
+
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction."""
+    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction.
+
+    Raises:
+        UnusableFile: if it is a database of another program.
+        StoreUnavailable: if its schema is newer than this Paygent.
+    """
     files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
     newest = len(files)
     if _schema_version(connection) == newest:
         return
     with transaction(connection, "BEGIN IMMEDIATE"):
         # Processes may start together, so the version is read again under the write lock.
-        version = _schema_version(connection)
+        version = _checked_version(connection)
         if version > newest:
             text = f"the file has schema {version}; this Paygent knows up to {newest}"
             raise StoreUnavailable(text)
@@ -84,13 +122,18 @@ def closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
 def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
     """Connect to an existing store without changing any of its files; only a log without its index,
     as in a copy, gets one.
+
+    Raises:
+        UnusableFile: if it is a database of another program, or the index cannot be created.
+        StoreUnavailable: if there is no file, or its schema is another one.
     """
     if not os.path.isfile(path):
         raise StoreUnavailable(f"there is no store at {path}")
     # Without a log beside it no process has it open, and SQLite would create one to read it safely.
     # The log's index is read as it is, or built in memory if its writer died.
-    how = "mode=ro" if os.path.exists(path + "-wal") else "immutable=1"
-    if os.path.exists(path + "-shm"):
+    has_log, has_index = os.path.exists(path + "-wal"), os.path.exists(path + "-shm")
+    how = "mode=ro" if has_log else "immutable=1"
+    if has_index:
         how += "&readonly_shm=1"
     connection = sqlite3.connect(
         f"{Path(path).absolute().as_uri()}?{how}",
@@ -100,6 +143,16 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
         check_same_thread=False,
     )
     with closed_on_failure(connection):
+        try:
+            refuse_foreign(connection)
+        except sqlite3.OperationalError as error:
+            if has_log and not has_index and "unable to open" in str(error):
+                raise UnusableFile(
+                    f"the log {path}-wal has no index ({path}-shm), and it cannot be created here",
+                    f"get write permission on the folder {os.path.dirname(path) or '.'}, or copy "
+                    "the file and its log to another folder",
+                ) from error
+            raise
         version = _schema_version(connection)
         newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
         if version != newest:
@@ -114,6 +167,23 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
 def _schema_version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def _checked_version(connection: sqlite3.Connection) -> int:
+    """Return the version of the schema, 0 for an empty database.
+
+    Raises:
+        UnusableFile: if the database is another program's.
+    """
+    version = _schema_version(connection)
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    tables = {name for (name,) in rows}
+    if tables if version == 0 else tables.isdisjoint(MARKS):
+        raise UnusableFile(
+            "the file is no Paygent database",
+            "name another file with PAYGENT_DB_PATH, db_path or --db",
+        )
+    return version
 
 
 def _statements(script: str) -> Iterator[str]:

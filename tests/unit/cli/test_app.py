@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -131,6 +132,20 @@ def test_app__a_database_that_cannot_be_read__is_a_finding(
     assert named in result.stderr
     assert "see paygent doctor" in result.stderr
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])
+def test_app__a_database_of_another_program__is_a_finding(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    """The remedy is another file."""
+    path = tmp_path / "app.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+    connection.close()
+    result = CliRunner().invoke(app, [*arguments, "--db", str(path)])
+    assert result.exit_code == 1
+    assert f"{path}: the file is no Paygent database; name another file with" in result.stderr
 
 
 def test_app__a_store_in_memory__is_a_finding() -> None:

@@ -103,10 +103,36 @@ def test_check_database__another_journal_mode__is_a_warning(path: str) -> None:
 def test_check_database__an_older_schema__is_a_warning(path: str) -> None:
     """The application migrates it; the command does not."""
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 0")
+    connection.execute("PRAGMA user_version = 1")
     connection.close()
     finding = only(files.check_database(path, ""))
     assert (finding.level, finding.remedy) == (Level.WARNING, "start the application")
+
+
+def test_check_database__of_another_program__is_a_problem_and_left_alone(tmp_path: Path) -> None:
+    """The advice is to name another file, not to let Paygent migrate this one."""
+    path = tmp_path / "app.db"
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+    connection.close()
+    before = path.read_bytes()
+    finding = only(files.check_database(str(path), ""))
+    assert finding.level is Level.PROBLEM
+    assert finding.text == f"{path}: the file is no Paygent database"
+    assert finding.remedy.startswith("name another file")
+    assert path.read_bytes() == before
+
+
+def test_check_database__a_log_whose_index_cannot_be_created__names_what_is_missing(
+    path: str,
+) -> None:
+    """Other tools are not to blame: the folder of a copy is read-only."""
+    Path(path + "-wal").touch()
+    Path(path + "-shm").symlink_to("/none/such")  # nothing can be created there
+    finding = only(files.check_database(path, ""))
+    assert finding.level is Level.PROBLEM
+    assert f"has no index ({path}-shm)" in finding.text
+    assert "write permission on the folder" in finding.remedy
 
 
 def test_check_database__a_folder_in_its_place__is_a_problem(tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_explain__an_event_of_a_backends_product__is_found_with_the_applications
     assert (status, "pg_live_secret" in text) == (1, False)
 
 
-@pytest.mark.parametrize(("version", "says"), [(0, "migrates it"), (99, "this Paygent reads")])
+@pytest.mark.parametrize(("version", "says"), [(1, "migrates it"), (99, "this Paygent reads")])
 def test_explain__a_store_of_another_schema__is_a_finding(
     pg: Paygent, db_path: str, version: int, says: str
 ) -> None:

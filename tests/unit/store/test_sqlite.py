@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +141,16 @@ def test_migrate__another_process_was_first__finds_its_schema_under_the_lock(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The version is read again under the write lock, so that a migration never runs twice."""
-    make_file(path)
-    read_version = file_module._schema_version
-    versions = [0]  # as it was before the other process committed
-    monkeypatch.setattr(
-        file_module,
-        "_schema_version",
-        lambda connection: versions.pop() if versions else read_version(connection),
-    )
+    begin = file_module.transaction
+    others = ["BEGIN IMMEDIATE"]
+
+    def after_another(connection: sqlite3.Connection, how: str) -> AbstractContextManager[None]:
+        if how in others:
+            others.remove(how)
+            make_file(path)
+        return begin(connection, how)
+
+    monkeypatch.setattr(file_module, "transaction", after_another)
     store = SqliteStore(path)
     store.open()
     assert store.events(PRODUCT, "ann") == ()
@@ -338,15 +341,88 @@ def test_migrate__every_table__leads_its_key_with_the_product(path: str) -> None
 
 def test_migrate__a_newer_schema__is_refused_and_left_alone(path: str) -> None:
     """A file of a newer Paygent is not touched by an older one."""
+    make_file(path)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 999")
     connection.close()
-    with pytest.raises(StoreUnavailable, match="schema 999"):
-        SqliteStore(path).open()
+    before = Path(path).read_bytes()
+    for read_only in (False, True):
+        with pytest.raises(StoreUnavailable, match="schema 999"):
+            SqliteStore(path, read_only=read_only).open()
+    assert Path(path).read_bytes() == before
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 999])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_open__a_database_of_another_program__is_refused_and_never_written(
+    path: str, version: int, read_only: bool
+) -> None:
+    """Its tables stay its own, whatever version it gives its schema, and so does its journal."""
     with sqlite3.connect(path) as connection:
-        assert _tables(connection) == set()
-        assert connection.execute("PRAGMA user_version").fetchone() == (999,)
+        connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)")
+        connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
+    before = Path(path).read_bytes()
+    with pytest.raises(StoreUnavailable, match="no Paygent database; name another file with"):
+        SqliteStore(path, read_only=read_only).open()
+    assert Path(path).read_bytes() == before
+    assert [file.name for file in Path(path).parent.iterdir()] == ["store.db"]
+
+
+def test_migrate__a_database_of_another_program__is_refused_under_the_lock(path: str) -> None:
+    """Tables that appear between the first look and the migration stay alone, too."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    file_module.refuse_foreign(connection)
+    connection.execute("CREATE TABLE users (id INTEGER PRIMARY KEY)")
+    with pytest.raises(file_module.UnusableFile, match="no Paygent database"):
+        file_module.migrate(connection)
+    assert _tables(connection) == {"users"}
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(1, len(list((SQL_FOLDER / "migrations").glob("*")))))
+def test_open__a_file_of_an_earlier_schema__is_migrated(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    """Every schema that was released has a table that marks it as Paygent's."""
+    old = tmp_path / "sql"
+    (old / "migrations").mkdir(parents=True)
+    for file in sorted((SQL_FOLDER / "migrations").glob("*.sql"))[:version]:
+        (old / "migrations" / file.name).write_text(file.read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(file_module, "SQL_FOLDER", old)
+        make_file(path)
+    with pytest.raises(StoreUnavailable, match=f"schema {version}.*migrates it"):
+        SqliteStore(path, read_only=True).open()
+    store = SqliteStore(path)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
+    store.close()
+    with sqlite3.connect(path) as connection:
+        assert _tables(connection) >= file_module.MARKS
+    connection.close()
+
+
+def test_open__a_log_whose_index_cannot_be_created__names_both(path: str) -> None:
+    """A reader in a read-only folder learns what is missing, and what to do."""
+    code = (
+        "import os, sys\n"
+        "from paygent.store.sqlite import SqliteStore\n"
+        "SqliteStore(sys.argv[1]).open()\n"
+        "os._exit(0)\n"
+    )
+    assert run_python(code, path).communicate(timeout=20) == ("", "")
+    index = Path(path + "-shm")
+    index.unlink()
+    index.symlink_to("/none/such")  # root may write anywhere, but creates nothing there
+    with pytest.raises(StoreUnavailable, match="has no index") as caught:
+        SqliteStore(path, read_only=True).open()
+    assert f"{path}-wal has no index ({path}-shm)" in str(caught.value)
+    assert f"write permission on the folder {Path(path).parent}" in str(caught.value)
+    index.unlink()
+    store = SqliteStore(path, read_only=True)
+    assert store.events(PRODUCT, "ann") == ()
+    store.close()
 
 
 def test_migrate__a_failure_that_ends_the_transaction__is_reported_as_it_is(

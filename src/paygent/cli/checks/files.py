@@ -14,7 +14,7 @@ from paygent.cli.wording import day_and_time
 from paygent.client.api.composition import MEMORY
 from paygent.core.period import END_OF_TIME_US, day
 from paygent.store.port import Store, StoreUnavailable
-from paygent.store.sqlite_file import open_read_only
+from paygent.store.sqlite_file import UnusableFile, open_read_only
 
 try:
     import fcntl
@@ -100,6 +100,9 @@ def file_system_of(path: str, mounts: str) -> str:
 def _check_content(path: str) -> Iterator[Finding]:
     try:
         connection = open_read_only(path, _BUSY_WAIT_S)
+    except UnusableFile as error:
+        yield problem("database", f"{path}: {error.reason}", error.remedy)
+        return
     except StoreUnavailable as error:  # another schema
         if "migrates it" in str(error):
             yield warning("database", f"{path}: {error}", "start the application")
