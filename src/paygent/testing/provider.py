@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -68,10 +70,13 @@ class FakeProvider:
         return self
 
     def stop(self) -> None:
-        """Stop serving and close the port."""
+        """Stop serving, and close the port and all connections: a client that is still connected
+        gets no further answer.
+        """
         if self._is_started:  # otherwise it would wait for ever
             self._server.shutdown()
         self._server.server_close()
+        self._server.disconnect()
 
     def __enter__(self) -> FakeProvider:
         return self.start()
@@ -110,9 +115,37 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256  # hundreds of threads connect at once in load tests
 
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self._open: set[Any] = set()  # connections, which clients keep alive between requests
+        self._open_lock = threading.Lock()  # a closed connection's number may be another's
+        self._is_stopped = False
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection on a thread of its own."""
+        with self._open_lock:
+            self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection that has been served."""
+        with self._open_lock:
+            self._open.discard(request)
+        super().shutdown_request(request)
+
+    def disconnect(self) -> None:
+        """End all connections; their threads notice, and close them."""
+        with self._open_lock:
+            self._is_stopped = True
+            for request in self._open:
+                with suppress(OSError):  # the client was faster
+                    request.shutdown(socket.SHUT_RDWR)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that hang up, as tests do on purpose."""
-        if not isinstance(sys.exc_info()[1], (ConnectionError, TimeoutError)):
+        """Ignore clients that hang up, as tests do on purpose, and what is cut off by the stop."""
+        if not self._is_stopped and not isinstance(
+            sys.exc_info()[1], (ConnectionError, TimeoutError)
+        ):
             super().handle_error(request, client_address)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx2
 import pytest
+import websockets.exceptions
 import websockets.sync.client
 
 from paygent.testing import Answer, FakeProvider, Tokens
@@ -85,6 +89,33 @@ def test_fake__stopped_before_it_was_started__closes_its_port() -> None:
     stopping.start()
     stopping.join(30)
     assert not stopping.is_alive()
+
+
+def test_fake__stopped__answers_no_client_that_is_still_connected() -> None:
+    """Neither on a connection that was kept alive, nor a request that it is still working on."""
+    fake = FakeProvider().start()
+    fake.script(Answer(), Answer(delay_s=5))
+    with httpx2.Client() as client, ThreadPoolExecutor(1) as pool:
+        request = partial(client.post, fake.openai_url + "/embeddings", json={"input": "Hello."})
+        assert request().status_code == 200
+        working = pool.submit(request)
+        while len(fake.requests) < 2:
+            time.sleep(0.001)
+        fake.stop()
+        for unanswered in (working.result, request):
+            with pytest.raises(httpx2.TransportError):
+                unanswered()
+    assert len(fake.requests) == 2
+
+
+def test_fake__stopped_with_an_open_socket__ends_it(fake: FakeProvider) -> None:
+    """A WebSocket is a connection like any other."""
+    url = fake.openai_url.replace("http", "ws") + "/realtime?model=m"
+    with websockets.sync.client.connect(url) as client:
+        assert "session.created" in str(client.recv(timeout=30))
+        fake.stop()
+        with pytest.raises(websockets.exceptions.ConnectionClosed):
+            client.recv(timeout=30)
 
 
 def test_socket__events_during_a_pause__are_answered_after_it(fake: FakeProvider) -> None:
