@@ -19,7 +19,7 @@ from websockets.sync.server import ServerConnection
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, paygent_context
 from paygent.client.instrument.realtime import hook
-from paygent.testing import FakeProvider
+from paygent.testing import Answer, FakeProvider
 
 Init = Callable[..., Paygent]
 
@@ -128,6 +128,107 @@ def test_openai__an_unmetered_operation_that_is_ignored__is_only_counted(
     make_video(client)
     assert pg.health()["counts"][f"unmetered:{VIDEOS}"] == 1
     assert "videos" not in caplog.text
+
+
+class OwnRequest(openai.OpenAI):
+    """A client whose own `request` sends again after an error; it may ask for something first."""
+
+    before: Callable[[openai.OpenAI], Any] | None = None
+
+    def request(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request."""
+        if self.before is not None:
+            before, self.before = self.before, None
+            before(self)
+        try:
+            return super().request(*args, **kwargs)
+        except openai.InternalServerError:
+            return super().request(*args, **kwargs)
+
+
+class OwnAsyncRequest(openai.AsyncOpenAI):
+    """The same, awaited."""
+
+    async def request(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request."""
+        return await super().request(*args, **kwargs)
+
+
+@pytest.fixture
+def make_own(fake: FakeProvider, closing: Closing) -> Callable[[], OwnRequest]:
+    """Makes a client of the fake; its own `request` is hooked if it is made after `init`."""
+    return lambda: closing(OwnRequest(api_key="k", base_url=fake.openai_url, max_retries=0))
+
+
+def count(pg: Paygent) -> Any:
+    """How many calls for a video have passed."""
+    return pg.health()["counts"].get(f"unmetered:{VIDEOS}", 0)
+
+
+def test_openai__an_unmetered_operation_of_a_subclass__is_counted_once(
+    init: Init, make_own: Callable[[], OwnRequest], fake: FakeProvider
+) -> None:
+    """Our wrapper is around its `request` and around the SDK's; also where it sends again."""
+    pg = init()
+    own = make_own()
+    make_video(own)
+    fake.script(Answer(status=500), Answer())
+    make_video(own)
+    assert (count(pg), len(fake.requests)) == (2, 3)
+
+
+async def test_openai__an_unmetered_operation_of_an_async_subclass__is_counted_once(
+    init: Init, fake: FakeProvider
+) -> None:
+    """The same, awaited."""
+    pg = init()
+    async with OwnAsyncRequest(api_key="k", base_url=fake.openai_url) as client:
+        await client.post("/videos", body={"model": "sora-2"}, cast_to=object)
+    assert (count(pg), len(fake.requests)) == (1, 1)
+
+
+def test_openai__an_unmetered_operation_of_a_subclass__is_reported_once(
+    init: Init, make_own: Callable[[], OwnRequest]
+) -> None:
+    """`raise_on_hard_gate=False`: one callback for one call."""
+    refused: list[GuardResult] = []
+    pg = init(on_unmetered="raise", raise_on_hard_gate=False)
+    pg.on_hard_gate(refused.append)
+    make_video(make_own())
+    pg.flush()
+    assert [result.gate_reason for result in refused] == [f"unmetered:{VIDEOS}"]
+    assert count(pg) == 1
+
+
+def test_openai__what_a_subclass_asks_in_an_unmetered_operation__counts_by_itself(
+    init: Init, make_own: Callable[[], OwnRequest]
+) -> None:
+    """A chat is metered, and another video counts too."""
+    pg = init()
+    metered = Metered(pg)
+    own = make_own()
+    own.before = lambda client: client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+    make_video(own)
+    assert metered.only.quality == "exact"
+    own.before = make_video
+    make_video(own)
+    assert count(pg) == 3
+
+
+def test_openai__an_unmetered_operation_that_becomes_another__is_metered_where_that_can_be(
+    init: Init, fake: FakeProvider, closing: Closing
+) -> None:
+    """A subclass sends a chat in its place."""
+
+    class Chatting(openai.OpenAI):
+        def request(self, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+            body = {"model": "gpt-4o", "messages": MESSAGES}
+            changed = {"url": "/chat/completions", "json_data": body}
+            return super().request(cast_to, options.model_copy(update=changed), **kwargs)
+
+    metered = Metered(init())
+    make_video(closing(Chatting(api_key="k", base_url=fake.openai_url)))
+    assert (metered.only.quality, fake.requests[0].path) == ("exact", "/v1/chat/completions")
 
 
 @pytest.mark.parametrize("off", ["disabled", "shut down", "uninstrumented"])

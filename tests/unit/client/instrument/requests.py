@@ -38,5 +38,5 @@ def prepared(
     unmetered: Any = None  # not used for a metered operation
     options = options_of(url, body, **more)
     found = prepare(openai_names, client or Client(), options, kwargs, unmetered)
-    assert found is not None
+    assert isinstance(found, Prepared)
     return found

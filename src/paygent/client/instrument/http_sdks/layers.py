@@ -3,7 +3,8 @@
 A request may pass several of our wrappers: that of `request` in a class and in a subclass that
 overrides it, or one that other code kept and put back around ours. Or the call is a gateway's own
 function, and the SDK that it calls below is a part of it. A context variable holds the outermost of
-them while it is open; the wrappers inside let their requests pass.
+them while it is open; the wrappers inside let their requests pass. So it is with an unmetered call,
+which the policy is applied to once; but what can be metered inside of it is.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ class Gateway:
     Attributes:
         is_open: The function has not returned.
         in_front: The gateway's own requests count as parts of its call.
+        is_metered: It is metered; otherwise it has passed the policy for unmetered calls.
     """
 
-    __slots__ = ("_token", "in_front", "is_open")
+    __slots__ = ("_token", "in_front", "is_metered", "is_open")
 
     def __init__(self) -> None:
-        self.is_open = self.in_front = True
+        self.is_open = self.in_front = self.is_metered = True
 
     def __enter__(self) -> None:
         self.is_open = True
@@ -48,16 +50,27 @@ class Gateway:
 
 
 class OpenRequest:
-    """A request of an SDK that is under way. As a `Gateway`, it may be inherited and closed."""
+    """A request of an SDK that is under way. As a `Gateway`, it may be inherited and closed, and
+    metered or not; one that is not is entered by itself.
+    """
 
-    __slots__ = ("_client", "_options", "is_answered", "is_open", "layers")
+    __slots__ = (
+        "_client", "_options", "_token", "is_answered", "is_metered", "is_open", "layers",
+    )  # fmt: skip
 
-    def __init__(self, client: Any, options: Any, layer: Any) -> None:
+    def __init__(self, client: Any, options: Any, layer: Any, *, is_metered: bool = True) -> None:
         self._client = client
         self._options = options
         self.layers = [layer]  # our wrappers that the request is in now
         self.is_open = True
+        self.is_metered = is_metered
         self.is_answered = False  # a request has passed an inner layer, and was not an error
+
+    def __enter__(self) -> None:
+        self._token = inside.set(self)
+
+    def __exit__(self, *error: object) -> None:
+        leave(self, self._token)
 
     def includes(self, client: Any, options: Any, layer: Any) -> bool:
         """Return whether a request that reaches our wrapper `layer` is this one on its way, or its
@@ -115,3 +128,13 @@ def current_gateway() -> Gateway | None:
     """Return the call of the gateway in which the current code runs, if any."""
     enclosing = inside.get()
     return enclosing if isinstance(enclosing, Gateway) and enclosing.is_open else None
+
+
+def is_admitted() -> bool:
+    """Return whether the current code is a part of an unmetered call, which the policy for those
+    has let pass.
+    """
+    gateway = current_gateway()
+    if gateway is None or gateway.is_metered or not gateway.in_front:
+        return False
+    return gateway.sends()

@@ -49,9 +49,9 @@ class Prepared(NamedTuple):
 
 def prepare(
     sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any], unmetered: UnmeteredCalls
-) -> Prepared | None:
-    """Read a request as the SDK is about to send it, and remove Paygent's header; None for a
-    request that is not metered.
+) -> Prepared | Passing:
+    """Read a request as the SDK is about to send it, and remove Paygent's header; return the class
+    of one that passes without being metered.
 
     Raises:
         PaygentLimitExceeded: for one that may cost something, where those are refused.
@@ -65,7 +65,7 @@ def prepare(
             unmetered.admit(
                 Notice.UNMETERED_OPERATION, sdk.name, name, operation=operation, identity=identity
             )
-        return None
+        return route
     body = options.json_data if isinstance(options.json_data, Mapping) else None
     # The SDK merges `extra_body` into the body only when it builds the HTTP request.
     extra = getattr(options, "extra_json", None)

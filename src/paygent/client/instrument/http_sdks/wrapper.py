@@ -41,7 +41,7 @@ from paygent.client.instrument.http_sdks.request import (
     prepare,
     route_of,
 )
-from paygent.client.instrument.http_sdks.route import Route, Sdk
+from paygent.client.instrument.http_sdks.route import Passing, Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
@@ -95,7 +95,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return send(client, *args, **kwargs)
-        if isinstance(exchange, InnerLayer):
+        if not isinstance(exchange, _Exchange):
             with exchange:
                 return send(client, *args, **kwargs)
         wait = exchange.begin()
@@ -119,7 +119,7 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
-        if isinstance(exchange, InnerLayer):
+        if not isinstance(exchange, _Exchange):
             with exchange:
                 return await send(client, *args, **kwargs)
         exchange._prepared.request.is_async = True  # it can wait for its turn on an event loop
@@ -137,9 +137,10 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
 
 def _open(
     sdk: Sdk, client: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], layer: Any
-) -> _Exchange | InnerLayer | None:
-    """Return the exchange of a request that has reached our wrapper `layer`; the layer for one that
-    is under way already; None for one that passes unmetered, as after a shutdown.
+) -> _Exchange | OpenRequest | InnerLayer | None:
+    """Return the exchange of a request that has reached our wrapper `layer`; the request alone for
+    one that the policy for unmetered calls has let pass; the layer for one that is under way
+    already; None for any other that passes, as after a shutdown.
     """
     meter = meter_or_warn()
     if meter is None:
@@ -147,22 +148,44 @@ def _open(
     options = args[1] if len(args) > 1 else kwargs.get("options")
     enclosing = inside.get()
     if isinstance(enclosing, OpenRequest):
-        if enclosing.includes(client, options, layer):
+        if enclosing.includes(client, options, layer) and _is_part(enclosing, sdk, options):
             return InnerLayer(enclosing, layer)
-    elif enclosing is not None and enclosing.is_open and enclosing.in_front:  # a gateway
-        is_part = attempt("gateway", enclosing.sends)
-        if is_part:
+    elif (
+        enclosing is not None  # a gateway
+        and enclosing.is_open
+        and enclosing.in_front
+        and attempt("gateway", enclosing.sends)
+        and _is_part(enclosing, sdk, options)
+    ):
+        if enclosing.is_metered:
             attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
-            return None
-    prepared = attempt("prepare", prepare, sdk, client, options, kwargs, meter.unmetered)
-    if prepared is None:
         return None
+    prepared = attempt("prepare", prepare, sdk, client, options, kwargs, meter.unmetered)
+    if prepared is None or prepared is Passing.FREE:
+        return None
+    if isinstance(prepared, Passing):
+        return OpenRequest(client, options, layer, is_metered=False)
     return _Exchange(meter, prepared, options, OpenRequest(client, options, layer))
+
+
+def _is_part(enclosing: Gateway | OpenRequest, sdk: Sdk, options: Any) -> bool:
+    """Return whether a request inside a call is a part of it: inside an unmetered one, what can be
+    metered is a call of its own.
+    """
+    return enclosing.is_metered or not attempt("prepare", _is_metered, sdk, options)
+
+
+def _is_metered(sdk: Sdk, options: Any) -> bool:
+    return isinstance(_route_of(sdk, options), Route)
+
+
+def _route_of(sdk: Sdk, options: Any) -> Route | Passing:
+    return route_of(cast(Hashable, sdk), options.method, str(options.url))
 
 
 def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
     """Request the usage of a stream for the gateway, which removes it for the application."""
-    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
+    route = _route_of(sdk, options)
     asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
     if asks and host_of(sdk, client).honours_stream_usage:
         ask_for_usage(options)

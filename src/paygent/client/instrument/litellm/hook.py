@@ -13,6 +13,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -95,7 +96,8 @@ class LiteLLMHook(Hook):
         elif is_free(name, str(original.__module__)):
             return original
         else:
-            wrapper = _wrap(original, _admitting(_public_name(original, litellm), patches))
+            unmetered = _Unmetered(_public_name(original, litellm), litellm, patches)
+            wrapper = _wrap(original, unmetered.begin)
         self._own[id(wrapper)] = wrapper
         return wrapper
 
@@ -164,23 +166,27 @@ def _public_name(function: Any, litellm: ModuleType) -> str:
 
 # -- its functions
 
-_Begin = Callable[[tuple[Any, ...], dict[str, Any]], GatewayCall | None]
+_Begin = Callable[[tuple[Any, ...], dict[str, Any]], GatewayCall | LiteLLMGateway | None]
 
 
 def _wrap(original: Callable[..., Any], begin: _Begin) -> Callable[..., Any]:
-    """Return a function that runs the original in the call that `begin` returns, if any."""
+    """Return a function that runs the original in the call that `begin` returns, if any; one that
+    is not metered is a gateway alone.
+    """
 
     async def coroutine(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
-        if call is None:
+        if isinstance(call, GatewayCall):
+            return await run_async(call, functools.partial(original, *args, **kwargs))
+        with call or nullcontext():
             return await original(*args, **kwargs)
-        return await run_async(call, functools.partial(original, *args, **kwargs))
 
     def sync(*args: Any, **kwargs: Any) -> Any:
         call = begin(args, kwargs)
-        if call is None:
+        if isinstance(call, GatewayCall):
+            return run(call, functools.partial(original, *args, **kwargs))
+        with call or nullcontext():
             return original(*args, **kwargs)
-        return run(call, functools.partial(original, *args, **kwargs))
 
     if inspect.iscoroutinefunction(original):
         return functools.wraps(original)(coroutine)
@@ -190,17 +196,32 @@ def _wrap(original: Callable[..., Any], begin: _Begin) -> Callable[..., Any]:
     return functools.wraps(original)(lambda *args, **kwargs: coroutine(*args, **kwargs))
 
 
-def _admitting(name: str, patches: Patches) -> _Begin:
-    """Return a `begin` that logs or refuses calls of a function that is not metered."""
+@dataclass(slots=True, eq=False)
+class _Unmetered:
+    """The policy for unmetered calls around one LiteLLM function."""
 
-    def admit(kwargs: dict[str, Any]) -> None:
-        if patches.switch.is_on and enclosing_call(name, None, kwargs) is None:
-            meter = meter_or_warn()
-            if meter is not None:
-                operation = f"litellm:{name}"
-                meter.unmetered.admit(Notice.UNMETERED_FUNCTION, name, operation=operation)
+    _name: str
+    _litellm: ModuleType
+    _patches: Patches
 
-    return lambda _, kwargs: attempt("gateway", admit, kwargs)
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> LiteLLMGateway | None:
+        """Log or refuse a call; return the gateway in which what it does is a part of it. None for
+        a part of one that is under way.
+        """
+        return attempt("gateway", self._admit, kwargs)
+
+    def _admit(self, kwargs: dict[str, Any]) -> LiteLLMGateway | None:
+        if not self._patches.switch.is_on or enclosing_call(self._name, self, kwargs) is not None:
+            return None
+        meter = meter_or_warn()
+        if meter is None:
+            return None
+        operation = f"litellm:{self._name}"
+        meter.unmetered.admit(Notice.UNMETERED_FUNCTION, self._name, operation=operation)
+        gateway = LiteLLMGateway(self._name, self, kwargs)
+        gateway.is_metered = False
+        gateway.in_front = not is_custom(self._litellm, kwargs)
+        return gateway
 
 
 @dataclass(slots=True, eq=False)
@@ -218,7 +239,7 @@ class _Metered:
         # Arguments without a name are left out.
         body = {**dict(zip(self._names, args, strict=False)), **kwargs} if args else kwargs
         outer = attempt("gateway", enclosing_call, self._name, self, body)
-        if outer is not None:
+        if outer is not None and outer.is_metered:
             attempt("gateway", outer.note_part, self._litellm, body)
             return None
         scope = attempt("prepare", take_arguments, kwargs)

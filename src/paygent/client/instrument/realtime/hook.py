@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
 from paygent.client.context.scopes import current_identity
+from paygent.client.instrument.http_sdks.layers import is_admitted
 from paygent.client.instrument.http_sdks.route import path_pattern, route_name
 from paygent.client.instrument.http_sdks.wrapper import meter_or_warn
 from paygent.client.instrument.openai.routes import provider_name_at
@@ -120,7 +121,7 @@ def _wrap(original: Callable[..., Any], taps: Any, patches: Patches) -> Callable
 def _admit(notice: Notice, name: str, *, operation: str) -> None:
     """Apply the policy for unmetered calls to a connection."""
     meter = meter_or_warn()
-    if meter is not None:
+    if meter is not None and not is_admitted():
         meter.unmetered.admit(notice, name, operation=operation)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.client.instrument.requests import Client, Init, options_of, prepared
 
-from paygent.client.instrument.http_sdks.request import CARRIER_HEADER, Carrier, prepare
+from paygent.client.instrument.http_sdks.request import CARRIER_HEADER, Carrier, Prepared, prepare
 from paygent.client.instrument.http_sdks.wrapper import carry
 from paygent.client.instrument.openai import routes as openai_names
 from paygent.client.instrument.patching.patches import Switch
@@ -106,7 +106,7 @@ def test_prepare__the_carried_arguments__are_taken_out_of_the_headers(init: Init
     options = options_of(body={}, headers=kwargs["extra_headers"])
     unmetered: Any = None  # not used for a metered operation
     found = prepare(openai_names, Client(), options, {}, unmetered)
-    assert found is not None
+    assert isinstance(found, Prepared)
     assert found.request.identity is not None
     assert (found.request.identity.user_id, options.headers) == ("u", {"x-app": "1"})
 

@@ -5,6 +5,7 @@ real one is run beside Paygent by `make test-peers`.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import sys
@@ -19,6 +20,7 @@ from tests.instrument.shapes import MESSAGES, Metered
 from tests.unit.client.instrument.litellm.litellm_stand_in import (
     ANSWER_NANO,
     CALL,
+    LOGGING,
     SENDS,
     ConnectError,
     Init,
@@ -32,6 +34,7 @@ from tests.unit.client.instrument.litellm.litellm_stand_in import (
 
 from paygent import ModelCostRate, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.instrument.litellm.functions import BY_NAME, positional_names
+from paygent.client.instrument.realtime.hook import _Address, _destination
 from paygent.client.instrument.registry import instrumentation
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
@@ -441,6 +444,106 @@ def test_litellm__a_function_that_is_not_metered__is_refused_where_those_are(
     assert litellm.get_responses() == "what there is"
     assert litellm.completion(**CALL).usage
     assert litellm.ocr.__wrapped__() == "text"
+
+
+def _counted() -> dict[str, int]:
+    """How many unmetered calls have passed, by their names."""
+    names = [name for name in diagnostics.counts if name.startswith("unmetered:")]
+    return {name.removeprefix("unmetered:"): diagnostics.counts[name] for name in names}
+
+
+def _decorated(litellm: Any, name: str, function: Callable[..., Any]) -> Any:
+    """Give the stand-in one more function that calls a provider."""
+    made = placed("litellm", function)
+    made.__name__ = name
+    setattr(litellm, name, sys.modules["litellm.utils"].client(made))
+    return getattr(litellm, name)
+
+
+async def test_litellm__an_unmetered_function__counts_with_all_that_it_calls(
+    pg: Paygent, litellm: Any, fake: FakeProvider
+) -> None:
+    """Its sync twin on another thread, and SDKs below; then it is over."""
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def send(**kwargs: Any) -> Any:
+            return client.post("/videos", body={"model": "sora-2"}, cast_to=object)
+
+        def generate(**kwargs: Any) -> Any:
+            return placed(SENDS, send)(**kwargs)
+
+        twin = _decorated(litellm, "video_generation", generate)
+
+        async def generate_async(**kwargs: Any) -> Any:
+            run = functools.partial(contextvars.copy_context().run, twin, **kwargs)
+            return await asyncio.get_running_loop().run_in_executor(None, run)
+
+        await _decorated(litellm, "avideo_generation", generate_async)(model="openai/sora-2")
+        assert _counted() == {"litellm:avideo_generation": 1}
+        twin(model="openai/sora-2")
+        assert _counted() == {"litellm:avideo_generation": 1, "litellm:video_generation": 1}
+        send()
+    assert _counted()["openai:POST /videos"] == 1
+    assert len(fake.requests) == 3
+
+
+def test_litellm__an_unmetered_function__is_reported_once(init: Init, litellm: Any) -> None:
+    """`raise_on_hard_gate=False`: one callback for one call."""
+    refused: list[Any] = []
+    pg = init(on_unmetered="raise", raise_on_hard_gate=False)
+    pg.on_hard_gate(refused.append)
+    _decorated(litellm, "asearch", lambda **kwargs: litellm.search())()
+    pg.flush()
+    assert [each.gate_reason for each in refused] == ["unmetered:litellm:asearch"]
+    instrumentation.uninstall()
+
+
+def test_litellm__in_an_unmetered_function__what_can_be_metered_is(
+    pg: Paygent, litellm: Any, fake: FakeProvider
+) -> None:
+    """Its own metered functions, and metered operations of an SDK: a batch."""
+    metered = Metered(pg)
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def send() -> Any:
+            client.batches.create(
+                completion_window="24h", endpoint="/v1/chat/completions", input_file_id="f"
+            )
+
+        def create_batch(**kwargs: Any) -> Any:
+            placed(SENDS, send)()
+            return litellm.completion(**CALL)
+
+        _decorated(litellm, "create_batch", create_batch)()
+    assert [event.model for event in metered.events] == [None, "gpt-4o"]
+    assert _counted() == {"litellm:create_batch": 1}
+
+
+def test_litellm__a_socket_of_an_unmetered_function__counts_with_it(
+    pg: Paygent, litellm: Any
+) -> None:
+    """It connects a client to a provider, at an address that is not metered."""
+
+    def connect() -> Any:
+        assert _destination(_Address("api.openai.com", "/v1/brand/new", {}), None) is None
+
+    _decorated(litellm, "_arealtime", lambda **kwargs: placed(SENDS, connect)())()
+    assert _counted() == {"litellm:_arealtime": 1}
+    connect()
+    assert _counted()["openai:WS /v1/brand/new"] == 1
+
+
+def test_litellm__a_callback_in_an_unmetered_function__counts_by_itself(
+    pg: Paygent, litellm: Any, fake: FakeProvider
+) -> None:
+    """What the application asks there is no part of it."""
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client:
+
+        def callback() -> Any:
+            client.post("/videos", body={"model": "sora-2"}, cast_to=object)
+
+        _decorated(litellm, "extraction", lambda **kwargs: placed(LOGGING, callback)())()
+    assert _counted() == {"litellm:extraction": 1, "openai:POST /videos": 1}
 
 
 def test_litellm__a_module_that_it_loads_later__is_found(pg: Paygent, litellm: Any) -> None:
