@@ -62,22 +62,24 @@ def _findings(
     now_us: int,
     probe: Callable[[list[str]], Mapping[str, SdkProbe]],
 ) -> Iterator[Finding]:
-    """Yield the findings of all checks."""
+    """Yield the findings of all checks; one that fails is a finding, and the others follow."""
     yield from installation.check_python()
     sdks = installation.installed_sdks()
-    yield from installation.check_sdks(sdks, probe(list(sdks)))
-    yield from installation.check_uninstrumented()
+    yield from _completed("sdks", _check_sdks(sdks, probe))
+    yield from _completed("sdks", installation.check_uninstrumented())
     yield from installation.check_environment(environ)
-    database = list(files.check_database(place.db_path, files.read_mounts()))
+    check = files.check_database(place.db_path, files.read_mounts())
+    database = list(_completed("database", check))
     yield from database
-    yield from files.check_journal(place.db_path, place.product)
+    yield from _completed("journal", files.check_journal(place.db_path, place.product))
     catalogue = Catalogue()
     store = SqliteStore(place.db_path, read_only=True)
     # What a damaged file holds is not reported.
     is_sound = all(finding.level is not Level.PROBLEM for finding in database)
     try:
         is_open = is_sound and _opens(store)
-        yield from files.check_clock(place, store if is_open else None, now_us)
+        clock = files.check_clock(place, store if is_open else None, now_us)
+        yield from _completed("clock", clock)
         yield from plans.check_prices(catalogue.as_of, now_us)
         if is_open:
             table = read_plans(store, place.product, now_us)
@@ -89,6 +91,21 @@ def _findings(
         yield warning("database", text, "try again")
     finally:
         store.close()
+
+
+def _check_sdks(
+    sdks: Mapping[str, str], probe: Callable[[list[str]], Mapping[str, SdkProbe]]
+) -> Iterator[Finding]:
+    """Yield the findings about these SDKs, which are probed meanwhile."""
+    yield from installation.check_sdks(sdks, probe(list(sdks)))
+
+
+def _completed(subject: str, check: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield the findings of a check, and of the system's error that ends it early."""
+    try:
+        yield from check
+    except OSError as error:
+        yield files.unreachable(subject, error)
 
 
 def _opens(store: SqliteStore) -> bool:

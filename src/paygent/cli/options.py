@@ -74,6 +74,35 @@ def read_place(db: str | None, product: str | None, environ: Mapping[str, str]) 
     return Place(settings.db_path, settings.product if product else settings.ledger_product)
 
 
+def exists(path: str | os.PathLike[str]) -> bool:
+    """Return whether there is a file or folder.
+
+    Raises:
+        OSError: if that cannot be found out, as in a folder without search permission;
+            `os.path.exists` would return False.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def has_store(place: Place) -> bool:
+    """Return whether there is something at a place.
+
+    Raises:
+        CommandError: if that cannot be found out.
+    """
+    try:
+        return exists(place.db_path)
+    except OSError as error:
+        raise CommandError(
+            f"{place.db_path} cannot be reached ({error.strerror}): get search permission (x) on "
+            "its folders, or name another file with --db"
+        ) from error
+
+
 @contextmanager
 def opened(place: Place) -> Iterator[SqliteStore]:
     """Open the store at a place for reading.
@@ -83,7 +112,7 @@ def opened(place: Place) -> Iterator[SqliteStore]:
     """
     if place.db_path == MEMORY:
         raise CommandError(f"{MEMORY!r} ends with its process: name a file with --db")
-    if not os.path.exists(place.db_path):
+    if not has_store(place):
         raise CommandError(
             f"there is no store at {place.db_path}: it is created by the application's first call; "
             "--db or PAYGENT_DB_PATH names another file"

@@ -6,11 +6,10 @@ with `--plan`, of that plan.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from paygent.cli.options import CommandError, Place, opened, read_place
+from paygent.cli.options import CommandError, Place, has_store, opened, read_place
 from paygent.cli.output import Column, open_console, print_line, print_table
 from paygent.cli.plans import PlanLine, read_plans
 from paygent.cli.wording import limit_in_words, price_in_dollars, unit_of
@@ -58,7 +57,7 @@ def _plans(place: Place, now_us: int, plan_name: str | None) -> list[PlanLine]:
     Raises:
         CommandError: if the named plan is not configured.
     """
-    if plan_name is None and not os.path.exists(place.db_path):
+    if plan_name is None and not has_store(place):
         return []
     with opened(place) as store:
         lines = read_plans(store, place.product, now_us).lines

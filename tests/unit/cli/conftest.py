@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import Any
+
 import pytest
 
 from paygent.cli.checks import files, plans
+
+
+class NoSearch:
+    """Takes the permission to search a folder away: what is in it can no longer be looked at.
+
+    The tests may run as root, for whom every folder can be searched.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Nothing is taken away yet."""
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, folder: str | os.PathLike[str]) -> None:
+        """Let `os.stat` fail for each path below the folder."""
+        stat, below = os.stat, os.path.join(os.fspath(folder), "")
+
+        def refuse(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
+            if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(below):
+                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+            return stat(path, *arguments, **options)
+
+        self._monkeypatch.setattr(os, "stat", refuse)
+
+
+@pytest.fixture
+def no_search(monkeypatch: pytest.MonkeyPatch) -> NoSearch:
+    """Take away the permission to search a folder."""
+    return NoSearch(monkeypatch)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.promises.scripts import start
+from tests.unit.cli.conftest import NoSearch
 from typer.testing import CliRunner
 
 import paygent
@@ -132,6 +133,21 @@ def test_app__a_database_that_cannot_be_read__is_a_finding(
     assert named in result.stderr
     assert "see paygent doctor" in result.stderr
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "arguments", [["explain", "x"], ["users"], ["plans", "list"], ["prices", "show", "gpt-4o"]]
+)
+def test_app__a_folder_that_cannot_be_searched__is_a_finding(
+    arguments: list[str], db_path: str, tmp_path: Path, no_search: NoSearch
+) -> None:
+    """Nobody is told that there is no store where there may be one."""
+    no_search(tmp_path)
+    result = CliRunner().invoke(app, [*arguments, "--db", db_path])
+    assert result.exit_code == 1
+    assert f"{db_path} cannot be reached (Permission denied): get search permission" in (
+        result.stderr
+    )
 
 
 @pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.contract.samples import DAY_US, NOON_US, PRODUCT, batch_of, make_event
 from tests.promises.scripts import kill, read_line, start
+from tests.unit.cli.conftest import NoSearch
 
 from paygent.cli.checks import files
 from paygent.cli.checks.finding import Finding, Level
@@ -156,6 +157,28 @@ def test_check_database__files_that_may_not_be_written__are_problems(
     assert f"the folder {tmp_path} is not writable" in new[0].text
 
 
+@pytest.mark.parametrize("depth", [1, 2])
+def test_check_database__in_a_folder_that_cannot_be_searched__is_a_problem(
+    path: str, tmp_path: Path, no_search: NoSearch, depth: int
+) -> None:
+    """A database that exists is not reported as one that nothing was recorded in yet."""
+    no_search(tmp_path if depth == 1 else tmp_path.parent)
+    finding = only(files.check_database(path, ""))
+    assert finding.level is Level.PROBLEM
+    assert "cannot be reached (Permission denied)" in finding.text
+    assert "search permission" in finding.remedy
+
+
+def test_check_database__behind_links_that_lead_nowhere__is_a_problem(tmp_path: Path) -> None:
+    """Whatever the system's reason is, it is a finding."""
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    finding = only(files.check_database(str(loop), ""))
+    assert finding.level is Level.PROBLEM
+    assert f"{loop} cannot be reached" in finding.text
+    assert "run doctor again" in finding.remedy
+
+
 @pytest.mark.parametrize(
     ("kind", "named"),
     [("nfs4", "network file system"), ("fuse.sshfs", "network"), ("tmpfs", "survives a restart")],
@@ -267,6 +290,16 @@ def test_check_journal__records_that_were_not_booked__are_named(
     monkeypatch.setattr(os, "access", lambda where, mode: False)
     first, *_ = files.check_journal(db_path, "default")
     assert (first.level, "is not writable" in first.text) == (Level.PROBLEM, True)
+
+
+def test_check_journal__in_a_folder_that_cannot_be_searched__is_a_problem(
+    db_path: str, tmp_path: Path, no_search: NoSearch
+) -> None:
+    """It is not known whether there are records."""
+    no_search(tmp_path)
+    finding = only(files.check_journal(db_path, "default"))
+    assert finding.level is Level.PROBLEM
+    assert "cannot be reached (Permission denied)" in finding.text
 
 
 def test_check_journal__a_store_in_memory__has_none() -> None:

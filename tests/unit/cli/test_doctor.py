@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from tests.unit.cli.conftest import NoSearch
 from typer.testing import CliRunner
 
 from paygent import Paygent, PlanConfig, paygent_context
 from paygent.cli import doctor
 from paygent.cli.app import app
+from paygent.cli.checks.finding import Finding
 from paygent.cli.checks.installation import SdkProbe
 from paygent.core.validation import InvalidValue
 from paygent.store.port import StoreUnavailable
@@ -177,6 +181,51 @@ def test_doctor__a_database_that_is_locked_meanwhile__is_a_warning(
     assert unread == (
         f"warning {db_path} cannot be read now (SQLite: database is locked); try again"
     )
+
+
+def test_doctor__a_folder_that_cannot_be_searched__is_a_finding_of_each_check(
+    run: Run, init: Init, tmp_path: Path, no_search: NoSearch
+) -> None:
+    """The checks that follow are made all the same."""
+    pg = init()
+    pg.record_event("ann", cost=1)
+    pg.shutdown()
+    no_search(tmp_path)
+    status, text = run()
+    assert status == 1
+    for subject in ("database", "journal"):
+        (line,) = lines_of(text, subject)
+        assert line.startswith("problem ")
+        assert "Permission denied" in line
+    assert lines_of(text, "clock")
+    assert lines_of(text, "prices")
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "subject"),
+    [
+        (doctor.installation, "check_sdks", "sdks"),
+        (doctor.installation, "check_uninstrumented", "sdks"),
+        (doctor.files, "check_database", "database"),
+        (doctor.files, "check_journal", "journal"),
+        (doctor.files, "check_clock", "clock"),
+    ],
+)
+def test_doctor__a_check_that_the_system_lets_fail__is_a_finding(
+    run: Run, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, subject: str
+) -> None:
+    """An input or output error ends one check, and not the command."""
+
+    def failing(*arguments: object) -> Iterator[Finding]:
+        raise OSError(errno.EIO, "Input/output error")
+        yield  # a generator, as the checks are
+
+    monkeypatch.setattr(module, name, failing)
+    status, text = run()
+    assert status == 1
+    lines = lines_of(text, subject)
+    assert lines[0].startswith("problem a check has failed (Input/output error); repair it")
+    assert lines_of(text, "prices")
 
 
 def test_doctor__a_database_of_a_newer_paygent__is_a_problem(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paygent.cli.checks.finding import Finding, ok, problem, warning
-from paygent.cli.options import Place
+from paygent.cli.options import Place, exists
 from paygent.cli.wording import day_and_time
 from paygent.client.api.composition import MEMORY
 from paygent.core.period import END_OF_TIME_US, day
@@ -44,7 +44,12 @@ def check_database(path: str, mounts: str) -> Iterator[Finding]:
         text = "PAYGENT_DB_PATH is :memory:, which ends with its process"
         yield warning("database", text, "name a file, so that spend survives a restart")
         return
-    folder = _existing(Path(path).absolute().parent)
+    try:
+        folder = _existing(Path(path).absolute().parent)
+        is_there = exists(path)
+    except OSError as error:
+        yield unreachable("database", error)
+        return
     if not os.access(folder, os.W_OK | os.X_OK):
         yield problem(
             "database",
@@ -52,7 +57,7 @@ def check_database(path: str, mounts: str) -> Iterator[Finding]:
             f"{_OWNER_ONLY}, or name another file with PAYGENT_DB_PATH",
         )
     yield from _check_file_system(folder, mounts)
-    if not os.path.exists(path):
+    if not is_there:
         yield ok("database", f"nothing recorded yet at {path}; it is created by the first call")
     elif not os.path.isfile(path):
         yield problem("database", f"{path} is not a file", "name a file with PAYGENT_DB_PATH")
@@ -62,9 +67,23 @@ def check_database(path: str, mounts: str) -> Iterator[Finding]:
         yield from _check_content(path)
 
 
+def unreachable(subject: str, error: OSError) -> Finding:
+    """Return the finding about a file or folder that the system does not let this user look at."""
+    if isinstance(error, PermissionError):
+        remedy = f"{_OWNER_ONLY}, and search permission (x) on every folder above it"
+    else:
+        remedy = "repair it and run doctor again; PAYGENT_DB_PATH names another database"
+    where = f"{error.filename} cannot be reached" if error.filename else "a check has failed"
+    return problem(subject, f"{where} ({error.strerror or error})", remedy)
+
+
 def _existing(folder: Path) -> Path:
-    """Return a folder, or the nearest one above it that exists."""
-    return next(each for each in (folder, *folder.parents) if each.exists())
+    """Return a folder, or the nearest one above it that exists.
+
+    Raises:
+        OSError: if that cannot be found out.
+    """
+    return next(each for each in (folder, *folder.parents) if exists(each))
 
 
 def _check_file_system(folder: Path, mounts: str) -> Iterator[Finding]:
@@ -174,7 +193,12 @@ def check_journal(path: str, product: str) -> Iterator[Finding]:
     if path == MEMORY:
         return
     folder = journal_folder(path, product)
-    if not folder.is_dir():
+    try:
+        is_there = exists(folder)
+    except OSError as error:
+        yield unreachable("journal", error)
+        return
+    if not is_there:
         yield ok("journal", "no process has written records yet")
         return
     findings = []
@@ -220,7 +244,7 @@ def _is_dead(folder: Path, owner: str) -> bool:
 
 def _check_kept(folder: Path) -> Iterator[Finding]:
     refused = folder / "refused.jsonl"
-    if refused.exists():
+    if exists(refused):
         with refused.open("rb") as lines:
             count = sum(1 for _ in lines)
         yield problem(
