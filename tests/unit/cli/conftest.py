@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,15 +23,19 @@ class NoSearch:
         self._monkeypatch = monkeypatch
 
     def __call__(self, folder: str | os.PathLike[str]) -> None:
-        """Let `os.stat` fail for each path below the folder."""
-        stat, below = os.stat, os.path.join(os.fspath(folder), "")
+        """Let `os.stat` and `os.scandir` fail for each path below the folder."""
+        below = os.path.join(os.fspath(folder), "")
 
-        def refuse(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-            if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(below):
-                raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
-            return stat(path, *arguments, **options)
+        def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+            def refuse(path: Any = ".", *arguments: Any, **options: Any) -> Any:
+                if isinstance(path, (str, os.PathLike)) and os.fspath(path).startswith(below):
+                    raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+                return call(path, *arguments, **options)
 
-        self._monkeypatch.setattr(os, "stat", refuse)
+            return refuse
+
+        self._monkeypatch.setattr(os, "stat", refusing(os.stat))
+        self._monkeypatch.setattr(os, "scandir", refusing(os.scandir))
 
 
 @pytest.fixture

@@ -288,13 +288,20 @@ def _moments(place: Place, store: Store | None, now_us: int) -> Iterator[tuple[i
             yield _written_us(spec.origin), f"the package {package}"
     for path in (place.db_path, place.db_path + "-wal"):
         yield _written_us(path), "the database"
-    for segment in journal_folder(*place).glob("*.seg"):
+    for segment in _segments(journal_folder(*place)):
         yield _written_us(segment), "the journal"
     if store is not None:
         tomorrow_us = day(now_us).end_us
         for user in store.users(place.product, tomorrow_us, END_OF_TIME_US, 1):
             if user.usage.calls:
                 yield user.last_us, "an event"
+
+
+def _segments(folder: Path) -> list[Path]:
+    try:
+        return list(folder.glob("*.seg"))
+    except OSError:  # reported by `check_journal`
+        return []
 
 
 def _written_us(path: str | Path) -> int:
