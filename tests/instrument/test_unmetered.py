@@ -258,7 +258,7 @@ def _greet(server: ServerConnection) -> None:
 @pytest.fixture
 def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An address of a known provider that is not metered."""
-    monkeypatch.setattr(hook, "_is_provider", lambda host: host == "127.0.0.1")
+    monkeypatch.setattr(hook, "_is_provider", lambda address: address.host == "127.0.0.1")
     with serving(_greet) as port:
         yield f"ws://127.0.0.1:{port}/v1/brand/new"
 

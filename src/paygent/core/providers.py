@@ -18,6 +18,7 @@ class Provider(NamedTuple):
     Attributes:
         name: Its name in events; also the id of its price list in genai-prices, if that has one.
         hosts: Host names of its API; one that begins with "." or "-" is a suffix of host names.
+        shared_hosts: Those of `hosts` that also serve other APIs, of any kind and of anyone.
         client_words: Parts of the class names of SDK clients that call it, whatever their host.
         aliases: Its other names, in LiteLLM and LangChain.
         sdks: Modules of its own SDKs, which have no hook here, with their names for the log.
@@ -30,6 +31,7 @@ class Provider(NamedTuple):
 
     name: str
     hosts: tuple[str, ...] = ()
+    shared_hosts: tuple[str, ...] = ()
     client_words: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
     sdks: tuple[tuple[str, str], ...] = ()
@@ -44,6 +46,7 @@ PROVIDERS = (
     Provider("anthropic", ("api.anthropic.com",), caches_on_request=True),
     Provider("azure", (".openai.azure.com", ".cognitiveservices.azure.com",
                        ".services.ai.azure.com", ".azure-api.net"),
+             shared_hosts=(".azure-api.net",),  # Azure API Management
              client_words=("Azure", "Foundry"), aliases=("azure_ai", "azure_text"),
              sdks=(("azure.ai.inference", "Azure AI inference"),), reports_stream_usage=True),
     # `AnthropicAWS` and `AnthropicGoogleCloud` reach Anthropic's own platform, at its prices.
@@ -149,6 +152,12 @@ def provider_at(host: str) -> Provider | None:
         return _BY_HOST[host]
     # Suffixes begin with "." or "-", so "evil-openai.azure.com.example.com" never matches.
     return next((provider for suffix, provider in _BY_SUFFIX if host.endswith(suffix)), None)
+
+
+def is_shared(host: str) -> bool:
+    """Return whether a host (in lower case) of a known provider also serves other APIs."""
+    provider = provider_at(host)
+    return provider is not None and host.endswith(provider.shared_hosts)
 
 
 def provider_of_client(class_name: str) -> Provider | None:

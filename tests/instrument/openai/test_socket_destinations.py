@@ -111,6 +111,8 @@ def port() -> Iterator[int]:
         ("x.openai.azure.com", "/openai/v1/realtime", "realtime", ""),
         ("bedrock-mantle.us-east-1.api.aws", "/v1/responses", "responses", ""),
         ("abc.execute-api.us-east-1.amazonaws.com", "/prod", "", ""),
+        ("shop.azure-api.net", "/openai/realtime", "realtime", ""),
+        ("shop.azure-api.net", "/v1/orders/stream", "", ""),
         ("example.com", "/v1/live/sessions", "", ""),
         ("example.com", "/chat", "", ""),
     ],
@@ -123,6 +125,14 @@ def test_destination__by_its_address__is_metered_or_said_or_left_alone(
     assert (found.route if found is not None else "") == route
     counts = [name for name in pg.health()["counts"] if name.startswith("unmetered:")]
     assert counts == ([said] if said else [])
+
+
+@pytest.mark.parametrize(("path", "is_provider"), [("/v1/orders", False), ("/realtime", True)])
+def test_is_provider__behind_a_shared_gateway__is_what_is_metered(
+    path: str, is_provider: bool
+) -> None:
+    """An application's own sockets there are no calls, also through a library without taps."""
+    assert hook._is_provider(_Address("shop.azure-api.net", path, {})) is is_provider
 
 
 def test_destination__that_joins_a_conversation__says_which() -> None:
@@ -188,7 +198,7 @@ async def test_socket__of_the_librarys_old_part__is_said_where_it_leads_to_a_pro
     address = f"ws://127.0.0.1:{port}/v1/realtime?model=gpt-realtime"
     kind = "unmetered:websockets.legacy.client"
     for is_provider in (False, True):
-        monkeypatch.setattr(hook, "_is_provider", lambda host, told=is_provider: told)
+        monkeypatch.setattr(hook, "_is_provider", lambda address, told=is_provider: told)
         async with connect_legacy(address) as connection:
             await connection.send('{"type": "response.create"}')
             await connection.recv()

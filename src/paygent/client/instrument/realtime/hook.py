@@ -9,6 +9,7 @@ decide which connections are a provider's:
 | opened by OpenAI's SDK (`sdk_hook.py`), wherever it leads | checked when it connects, tapped |
 | to a known host, at an address that is metered | the same |
 | to a known host, at another address | logged, or refused (`on_unmetered`) |
+| to a gateway for APIs of any kind (Azure API Management), at another address | left alone |
 | to another host, at an address of the same ending | tapped; passes until it requests a response |
 | every other | left alone |
 """
@@ -37,7 +38,7 @@ from paygent.client.metering.call import Request
 from paygent.client.metering.meter import Meter
 from paygent.client.metering.wait import Wait, ask_awaiting, ask_blocking
 from paygent.core.notices import Notice
-from paygent.core.providers import provider_at
+from paygent.core.providers import is_shared, provider_at
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import attempt
 
@@ -84,8 +85,8 @@ class UntappedHook(Hook):
         patches.put(owner, "handshake", handshake)
 
     def _admit(self, connection: Any, uri: Any) -> None:
-        host = _address(connection if uri is None else uri).host
-        if not _is_seen(connection) and _is_provider(host):
+        address = _address(connection if uri is None else uri)
+        if not _is_seen(connection) and _is_provider(address):
             _admit(Notice.UNMETERED_SOCKET_LIBRARY, self.module, operation=self.module)
 
 
@@ -201,7 +202,7 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     """Return the destination of a connection, or None for one that is left alone."""
     host, path, query = address
     # The SDK may be pointed at a gateway, so the opener counts more than the host.
-    is_provider = opening is not None or _is_provider(host)
+    is_provider = opening is not None or _is_provider(address)
     route = _route_of(path) or (opening.route if opening is not None else "")
     provider = provider_name_at(host)
     # Only these two announce themselves by a `response.create` in the provider's format.
@@ -217,10 +218,14 @@ def _destination(address: _Address, opening: Opening | None) -> Destination | No
     return Destination(provider, route, models[0] if models else "", is_provider, shared)
 
 
-def _is_provider(host: str) -> bool:
-    """Return whether sockets to a host go to models. Hosts of AWS serve much else as well."""
-    provider = provider_at(host)
-    return provider is not None and (provider.name != "aws" or "bedrock" in host)
+def _is_provider(address: _Address) -> bool:
+    """Return whether sockets to an address go to models. Hosts of AWS serve much else as well, and
+    a shared gateway the application's own APIs: of those, what is not metered is left alone.
+    """
+    provider = provider_at(address.host)
+    if provider is None or (provider.name == "aws" and "bedrock" not in address.host):
+        return False
+    return bool(_route_of(address.path)) or not is_shared(address.host)
 
 
 METERED = {
