@@ -127,6 +127,17 @@ def test_probe_sdks__an_sdk_that_cannot_be_imported__has_its_reason(
     assert probes["websockets"] == SdkProbe(True)
 
 
+def test_probe_sdks__litellm__downloads_no_price_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A check of this installation makes no request to the internet, whatever is set."""
+    name = "LITELLM_LOCAL_MODEL_COST_MAP"
+    (tmp_path / "litellm.py").write_text(f"import os; raise ImportError(os.environ.get({name!r}))")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{_ROOT.parent}")
+    monkeypatch.setenv(name, "False")
+    assert installation.probe_sdks(["litellm"])["litellm"].reason == "ImportError: True"
+
+
 def test_probe_sdks__an_sdk_that_hangs__is_stopped(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

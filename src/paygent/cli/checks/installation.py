@@ -162,6 +162,7 @@ def probe_sdks(names: list[str]) -> dict[str, SdkProbe]:
         for name, value in os.environ.items()
         if not name.startswith(_PREFIX) and not name.lower().endswith("_proxy")
     }
+    environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download its price list
     started = {name: _start_probe(name, environ) for name in names}
     return {name: _end_probe(process) for name, process in started.items()}
 
