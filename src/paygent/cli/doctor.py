@@ -65,7 +65,7 @@ def _findings(
     """Yield the findings of all checks; one that fails is a finding, and the others follow."""
     yield from installation.check_python()
     sdks = installation.installed_sdks()
-    yield from _completed("sdks", _check_sdks(sdks, probe))
+    yield from _completed("sdks", _check_sdks(sdks, probe, environ))
     yield from _completed("sdks", installation.check_uninstrumented())
     yield from installation.check_environment(environ)
     check = files.check_database(place.db_path, files.read_mounts())
@@ -94,10 +94,12 @@ def _findings(
 
 
 def _check_sdks(
-    sdks: Mapping[str, str], probe: Callable[[list[str]], Mapping[str, SdkProbe]]
+    sdks: Mapping[str, str],
+    probe: Callable[[list[str]], Mapping[str, SdkProbe]],
+    environ: Mapping[str, str],
 ) -> Iterator[Finding]:
     """Yield the findings about these SDKs, which are probed meanwhile."""
-    yield from installation.check_sdks(sdks, probe(list(sdks)))
+    yield from installation.check_sdks(sdks, probe(list(sdks)), environ)
 
 
 def _completed(subject: str, check: Iterator[Finding]) -> Iterator[Finding]:

@@ -69,6 +69,7 @@ def test_check_database__pages_that_were_overwritten__is_a_problem(
     finding = only(files.check_database(path, ""))
     assert finding.level is Level.PROBLEM
     assert "is damaged" in finding.text
+    assert "***" not in finding.text  # the heading of the reasons is none
     assert "restore a backup" in finding.remedy
 
 

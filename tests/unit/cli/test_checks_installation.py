@@ -77,7 +77,7 @@ def test_check_sdks__a_version__is_supported_or_not(
     """An SDK that is too old names the requirement."""
     (finding,) = (
         found
-        for found in installation.check_sdks({name: version}, {name: SdkProbe(True)})
+        for found in installation.check_sdks({name: version}, {name: SdkProbe(True)}, {})
         if found.subject == name
     )
     assert finding.level.value == level
@@ -88,18 +88,41 @@ def test_check_sdks__a_version__is_supported_or_not(
 def test_check_sdks__a_call_that_was_not_metered__is_a_problem_with_its_reason() -> None:
     """The hooks did not work in this environment, whatever the version."""
     probes = {"openai": SdkProbe(False, "ImportError: pydantic")}
-    (finding,) = installation.check_sdks({"openai": "3.57.0"}, probes)
+    (finding,) = installation.check_sdks({"openai": "3.57.0"}, probes, {})
     assert finding.level is Level.PROBLEM
     assert "not metered (ImportError: pydantic)" in finding.text
     assert "pip check" in finding.remedy
 
 
+@pytest.mark.parametrize("name", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_check_sdks__certificates_that_do_not_exist__are_the_remedy(name: str) -> None:
+    """The SDK is intact: no client of it can be made in this environment."""
+    probes = {"openai": SdkProbe(False, "FileNotFoundError: [Errno 2]")}
+    (finding,) = installation.check_sdks({"openai": "3.57.0"}, probes, {name: "/none/such"})
+    assert finding.remedy == f"correct or unset {name}: there is nothing at /none/such"
+    (finding,) = installation.check_sdks({"openai": "3.57.0"}, probes, {name: str(_ROOT)})
+    assert "pip check" in finding.remedy
+
+
+def test_probe_sdks__certificates_that_do_not_exist__are_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a half-made client complains about at the end is not shown."""
+    monkeypatch.setenv("SSL_CERT_FILE", "/none/such")
+    probes = installation.probe_sdks(["openai", "anthropic"])
+    reason = "FileNotFoundError: [Errno 2] No such file or directory"
+    assert probes == dict.fromkeys(("openai", "anthropic"), SdkProbe(False, reason))
+
+
 def test_check_sdks__none_is_installed__is_a_warning() -> None:
     """The command was probably run with another Python than the application's."""
-    (finding,) = installation.check_sdks({}, {})
+    (finding,) = installation.check_sdks({}, {}, {})
     assert finding.level is Level.WARNING
     assert "python -m paygent doctor" in finding.remedy
-    assert levels(list(installation.check_sdks({"websockets": "15.0"}, {}))) == ["warning", "ok"]
+    assert levels(list(installation.check_sdks({"websockets": "15.0"}, {}, {}))) == [
+        "warning",
+        "ok",
+    ]
 
 
 def test_read_probe__output_of_any_kind__has_a_reason() -> None:
@@ -107,6 +130,11 @@ def test_read_probe__output_of_any_kind__has_a_reason() -> None:
     good = 'loading…\n{"is_metered": true, "counts": {"plan_not_configured": 1}}\nbye\n'
     assert read_probe(0, good, "") == SdkProbe(True)
     assert read_probe(1, "", "Traceback …\nImportError: x\n") == SdkProbe(False, "ImportError: x")
+    chained = (
+        "Traceback (most …):\n  File x\nKeyError: 1\n\nDuring …:\n\nTraceback (…):\nOSError: 2\n"
+    )
+    assert read_probe(1, "", f"a warning\n{chained}") == SdkProbe(False, "KeyError: 1")
+    assert read_probe(1, "", "Traceback (cut") == SdkProbe(False, "Traceback (cut")
     assert read_probe(-9, "", "") == SdkProbe(False, "exit status -9")
     assert read_probe(1, good, "killed at exit") == SdkProbe(False, "killed at exit")
     assert read_probe(0, "hello\n", "") == SdkProbe(False, "exit status 0")

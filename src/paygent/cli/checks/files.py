@@ -142,7 +142,9 @@ def _check_content(path: str) -> Iterator[Finding]:
     finally:
         connection.close()
     if state != "ok":
-        yield _damaged(path, str(state).splitlines()[0])
+        # The first line may be a heading: *** in database main ***
+        reasons = [line for line in str(state).splitlines() if not line.startswith("***")]
+        yield _damaged(path, reasons[0] if reasons else str(state))
         return
     if not is_wal:
         yield warning(

@@ -42,6 +42,7 @@ VARIABLES = (
 _PREFIX = "PAYGENT_"
 _CALLING = ("openai", "anthropic", "litellm")  # those that an application calls itself
 _OFF_WORDS = ("", "0", "false", "no", "off")
+_CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # without them no SDK makes a client
 _PROBE_WAIT_S = 60.0  # importing LiteLLM takes ten seconds on a slow disk
 
 
@@ -83,7 +84,9 @@ def check_python() -> Iterator[Finding]:
         )
 
 
-def check_sdks(sdks: Mapping[str, str], probes: Mapping[str, SdkProbe]) -> Iterator[Finding]:
+def check_sdks(
+    sdks: Mapping[str, str], probes: Mapping[str, SdkProbe], environ: Mapping[str, str]
+) -> Iterator[Finding]:
     """Check the versions of the instrumented SDKs and the results of their probes."""
     if not any(name in sdks for name in _CALLING):
         yield warning(
@@ -105,12 +108,22 @@ def check_sdks(sdks: Mapping[str, str], probes: Mapping[str, SdkProbe]) -> Itera
             yield problem(
                 name,
                 f"{installed} is installed, but a test call was not metered ({probe.reason})",
-                "check that it is intact (pip check, python -c 'import "
-                f"{name}'), or install another version from {oldest}",
+                _certificates(environ)
+                or f"check that it is intact (pip check, python -c 'import {name}'), or install "
+                f"another version from {oldest}",
             )
         else:
             proof = "connections are hooked" if name == "websockets" else "a test call was metered"
             yield ok(name, f"{installed}, {proof}")
+
+
+def _certificates(environ: Mapping[str, str]) -> str:
+    """Return the remedy where a variable names certificates that do not exist, else ""."""
+    for name in _CERTIFICATES:
+        path = environ.get(name)
+        if path and not os.path.exists(path):
+            return f"correct or unset {name}: there is nothing at {path}"
+    return ""
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -194,13 +207,20 @@ def read_probe(status: int, out: str, err: str) -> SdkProbe:
     """Return the result of a probe from its exit status and its output."""
     lines = [line for line in out.splitlines() if line.startswith('{"is_metered"')]
     if status or not lines:
-        reasons = err.strip().splitlines()
-        return SdkProbe(False, reasons[-1] if reasons else f"exit status {status}")
+        return SdkProbe(False, _first_exception(err) or f"exit status {status}")
     result = json.loads(lines[-1])
     failed = [kind for kind in result["counts"] if kind.startswith(("patch", "unhooked"))]
     if failed or not result["is_metered"]:
         return SdkProbe(False, ", ".join(failed) or "no event")
     return SdkProbe(True)
+
+
+def _first_exception(err: str) -> str:
+    """Return the exception that others followed, else the last line: destructors complain later."""
+    lines = err.strip().splitlines()
+    tracebacks = (place for place, line in enumerate(lines) if line.startswith("Traceback "))
+    after = lines[next(tracebacks, len(lines)) + 1 :]
+    return next((line for line in after if not line.startswith(" ")), lines[-1] if lines else "")
 
 
 # -- settings
