@@ -113,12 +113,22 @@ def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterab
 
 
 def print_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Print records as CSV with a heading; a value that is None is empty."""
+    """Print records as CSV in UTF-8, with a heading; a value that is None is empty.
+
+    Control characters are escaped as in Python, and so are backslashes: each text has a form of its
+    own, from which it can be restored.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         values = (row[name] for name in names)
-        writer.writerow([printable(each) if isinstance(each, str) else each for each in values])
+        writer.writerow([_escaped(each) if isinstance(each, str) else each for each in values])
+
+
+def _escaped(text: str) -> str:
+    return printable(text.replace("\\", "\\\\"))
 
 
 def print_json(document: Mapping[str, Any]) -> None:

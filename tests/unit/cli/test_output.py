@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import io
 import json
 import re
@@ -130,6 +132,30 @@ def test_print_csv__odd_values__can_be_read_back(capsys: pytest.CaptureFixture[s
     """Commas are quoted, None is empty, and control characters are escaped."""
     print_csv(("a", "b", "c"), [{"a": "x,y", "b": None, "c": "\x1b\n"}])
     assert capsys.readouterr().out == 'a,b,c\n"x,y",,\\x1b\\n\n'
+
+
+@pytest.mark.parametrize(
+    "text", ["a\n", "a\\n", "\\", "\\\\n", "\x1b[31m", "\u2028", "\udc80", "bé 日本", "'\""]
+)
+def test_print_csv__a_text__is_restored_from_its_escapes(
+    capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """A newline and the two characters that stand for it are not the same in the output."""
+    print_csv(("id",), [{"id": text}])
+    (row,) = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert row["id"].isprintable()
+    assert ast.literal_eval('"' + row["id"].replace('"', '\\"') + '"') == text
+
+
+def test_print_csv__a_pipe_of_another_encoding__gets_utf_8(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A spreadsheet of ids is complete, whatever the locale is."""
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    print_csv(("id",), [{"id": "bé 日本"}])
+    sys.stdout.flush()
+    assert raw.getvalue().decode("utf-8") == "id\nbé 日本\n"
 
 
 def test_print_json__odd_ids__are_kept_in_ascii(capsys: pytest.CaptureFixture[str]) -> None:
