@@ -8,7 +8,6 @@ application's lifespan does, and so that child processes book there too.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from contextlib import ExitStack, closing
 from functools import partial
@@ -23,10 +22,9 @@ from paygent.client.instrument.registry import instrumentation
 from paygent.core.event import Event
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.store.sqlite import SqliteStore
+from paygent.testing.environment import environment, module_client, variables_for
 from paygent.testing.provider import FakeProvider, Recorded
 from paygent.types import UsageEvent, usage_event
-
-_Variables = dict[str, str | None]  # None: not set
 
 _END_OF_TIME_US = 253_402_300_799_000_000  # the year 9999, the last that dates can show
 
@@ -47,10 +45,10 @@ def current_user() -> str | None:
 class PaygentFake:
     """A fake provider, and a `Paygent` for one test; a context manager.
 
-    On entry, environment variables point OpenAI's and Anthropic's SDKs to the provider and hide
-    the machine's `PAYGENT_*` settings, and a `Paygent` with default settings is started. One that
-    the process already has is set aside, neither used nor shut down. On exit, everything is
-    undone, and a `Paygent` that was set aside is the process's again.
+    On entry, environment variables point OpenAI's and Anthropic's SDKs to the provider, for all
+    clouds, and hide the machine's `PAYGENT_*` settings, and a `Paygent` with default settings is
+    started. One that the process already has is set aside, neither used nor shut down. On exit,
+    everything is undone, and a `Paygent` that was set aside is the process's again.
 
     Attributes:
         provider: The fake provider: what it answers, and its addresses.
@@ -68,7 +66,9 @@ class PaygentFake:
             folder = undo.enter_context(_TemporaryFolder(prefix="paygent-"))
             self.db_path = str(Path(folder) / "paygent.db")
             self.provider = undo.enter_context(FakeProvider())
-            undo.callback(_set_variables, _set_variables(self._variables()))
+            variables = variables_for(self.provider, self.db_path)
+            undo.enter_context(module_client(variables))
+            undo.enter_context(environment(variables))
             undo.callback(Paygent.exchange, Paygent.exchange(None))
             if not instrumentation.is_installed:
                 undo.callback(instrumentation.uninstall)
@@ -79,24 +79,6 @@ class PaygentFake:
 
     def __exit__(self, *error: object) -> None:
         self._undo.close()
-
-    def _variables(self) -> _Variables:
-        """Return what leads SDKs and every `Paygent` to this test's parts."""
-        of_machine = dict.fromkeys(name for name in os.environ if name.startswith("PAYGENT_"))
-        # A proxy of the machine would otherwise be asked for loopback.
-        bypassed = {
-            name: ",".join(filter(None, (os.environ.get(name), "127.0.0.1")))
-            for name in ("NO_PROXY", "no_proxy")
-        }
-        return {
-            **of_machine,
-            **bypassed,
-            "OPENAI_BASE_URL": self.provider.openai_url,
-            "OPENAI_API_KEY": "fake",
-            "ANTHROPIC_BASE_URL": self.provider.url,
-            "ANTHROPIC_API_KEY": "fake",
-            "PAYGENT_DB_PATH": self.db_path,
-        }
 
     @property
     def paygent(self) -> Paygent:
@@ -166,17 +148,6 @@ class PaygentFake:
         with closing(sqlite3.connect(self.db_path)) as connection:
             rows = connection.execute("SELECT DISTINCT product_id FROM events").fetchall()
         return [product for (product,) in rows]
-
-
-def _set_variables(variables: _Variables) -> _Variables:
-    """Set environment variables, or remove those that are None; return what undoes it."""
-    previous = {name: os.environ.get(name) for name in variables}
-    for name, value in variables.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-    return previous
 
 
 def _shut_down() -> None:
