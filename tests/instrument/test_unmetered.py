@@ -5,6 +5,7 @@ sent.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import anthropic
@@ -98,6 +99,41 @@ def test_openai__metered_and_free_operations__are_not_refused(
     client.moderations.create(input="x")
     client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert metered.only.quality == "exact"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_free"),
+    [
+        ("/files", True),
+        ("/openai/v1/files", True),
+        ("{base}/files", True),
+        ("{host}/gateway/v1/files", True),
+        ("{host}/gateway/files", False),
+        ("{base}/videos", False),
+    ],
+)
+def test_openai__an_operation_at_an_address_of_any_form__is_what_it_is(
+    path: str, is_free: bool, init: Init, fake: FakeProvider, closing: Closing
+) -> None:
+    """Relative or absolute, below the client's base URL or a version's prefix."""
+    pg = init()
+    client = closing(openai.OpenAI(api_key="k", base_url=f"{fake.url}/llm", max_retries=0))
+    url = path.format(base=f"{fake.url}/llm", host=fake.url)
+    with suppress(openai.NotFoundError):  # the fake has none of these
+        client.post(url, body={}, cast_to=object)
+    unmetered = [name for name in pg.health()["counts"] if name.startswith("unmetered:")]
+    assert (unmetered == []) is is_free
+    assert not is_free or len(fake.requests) == 1
+
+
+def test_openai__an_unmetered_operation_below_the_base_url__has_its_own_name(
+    init: Init, client: openai.OpenAI, fake: FakeProvider
+) -> None:
+    """Also where the application gives the whole address."""
+    init(on_unmetered="raise")
+    with pytest.raises(PaygentLimitExceeded) as caught:
+        client.post(f"{fake.openai_url}/videos", body={}, cast_to=object)
+    assert reason_of(caught) == f"unmetered:{VIDEOS}"
 
 
 def test_openai__an_unmetered_operation_in_a_wrapped_call__is_metered_with_it(

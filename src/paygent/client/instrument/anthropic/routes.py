@@ -42,12 +42,6 @@ versions lack some, or have a module where others have a package.
 
 resource_methods = ("create", "parse", "stream", "tool_runner", "results")
 
-_FREE_POST = (
-    "/messages/count_tokens", "/files", "/models", "/organizations", "/skills", "/user_profiles",
-    "/vaults", "/memory_stores", "/environments", "/tunnels",
-)  # fmt: skip
-"""Operations that cost nothing; others without a route pass unmetered, which is logged once."""
-
 _MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
 _BATCHES = Route(
     "messages.batches",
@@ -75,7 +69,7 @@ METERED = {f"POST {path}": metered for path, metered in _ROUTES} | {
 }
 """The metered operations, with "{}" for a segment that varies."""
 
-_PASSING = PassingOperations(FREE, UNMETERED)
+_PASSING = PassingOperations(FREE, UNMETERED, re.compile(r"/v1(?=/)"))
 
 
 def route(method: str, path: str) -> Route | Passing:

@@ -57,10 +57,11 @@ def prepare(
         PaygentLimitExceeded: for one that may cost something, where those are refused.
     """
     identity, raw = _take_headers(options)
-    route = route_of(cast(Hashable, sdk), options.method, str(options.url))
+    route = find_route(sdk, client, options)
     if isinstance(route, Passing):
         if route is not Passing.FREE:
-            name = route_name(str(options.method).upper(), plain_path(options.url))
+            path = plain_path(_address_of(client, options))
+            name = route_name(str(options.method).upper(), path)
             operation = f"{sdk.name}:{name}"
             unmetered.admit(
                 Notice.UNMETERED_OPERATION, sdk.name, name, operation=operation, identity=identity
@@ -132,9 +133,22 @@ def host_of(sdk: Sdk, client: Any) -> Host:
     return host
 
 
+def find_route(sdk: Sdk, client: Any, options: Any) -> Route | Passing:
+    """Return the route or class of a request."""
+    return route_of(cast(Hashable, sdk), options.method, _address_of(client, options))
+
+
+def _address_of(client: Any, options: Any) -> str:
+    """Return the address of a request; below the client's base URL, the path from there."""
+    url = str(options.url)
+    if "://" in url:
+        url = url.removeprefix(str(client.base_url).rstrip("/") + "/")
+    return url
+
+
 @functools.lru_cache(maxsize=1024)
 def route_of(sdk: Hashable, method: str, url: str) -> Route | Passing:
-    """Return the route or class of a request; an application uses few of them."""
+    """Return the route or class of an address; an application uses few of them."""
     return cast(Sdk, sdk).route(method.upper(), plain_path(url))
 
 

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
@@ -74,9 +74,16 @@ class Operations(NamedTuple):
 class PassingOperations:
     """The operations of an SDK that pass without being metered."""
 
-    def __init__(self, free: Iterable[Operations], unmetered: Iterable[Operations]) -> None:
+    def __init__(
+        self,
+        free: Iterable[Operations],
+        unmetered: Iterable[Operations],
+        prefix: re.Pattern[str],
+    ) -> None:
+        """Create a table; see `paths_below` for the `prefix`."""
         self._is_free = _matcher(free)
         self._is_unmetered = _matcher(unmetered)
+        self._prefix = prefix
 
     def find(self, method: str, path: str) -> Passing:
         """Return the class of an operation that has no route."""
@@ -84,16 +91,28 @@ class PassingOperations:
             return Passing.FREE
         if method != "POST":
             return Passing.UNKNOWN
-        # First: the segment that varies in a free path may be a word of an unmetered one.
-        if self._is_unmetered(path):
-            return Passing.UNMETERED
-        return Passing.FREE if self._is_free(path) else Passing.UNKNOWN
+        for below in paths_below(self._prefix, path):
+            # First: the segment that varies in a free path may be a word of an unmetered one.
+            if self._is_unmetered(below):
+                return Passing.UNMETERED
+            if self._is_free(below):
+                return Passing.FREE
+        return Passing.UNKNOWN
 
 
 READING_METHODS = ("GET", "HEAD", "DELETE")
 """Methods that cost nothing in both SDKs: they read or remove what exists. The reads that report
 the usage of earlier work have a route.
 """
+
+
+def paths_below(prefix: re.Pattern[str], path: str) -> Iterator[str]:
+    """Yield a path, and what is left of it below each `prefix` that it has: an address may have
+    those of a gateway, of the API's version or of a deployment in front of the operation.
+    """
+    yield path  # first: an operation may have such a segment itself
+    for found in prefix.finditer(path):
+        yield path[found.end() :]
 
 
 def path_pattern(path: str) -> str:

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from paygent.client.context.identity import CALL_ARGUMENTS, Identity
 from paygent.client.instrument.http_sdks.layers import (
@@ -37,9 +37,9 @@ from paygent.client.instrument.http_sdks.request import (
     Carrier,
     Prepared,
     ask_for_usage,
+    find_route,
     host_of,
     prepare,
-    route_of,
 )
 from paygent.client.instrument.http_sdks.route import Passing, Route, Sdk
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
@@ -148,14 +148,14 @@ def _open(
     options = args[1] if len(args) > 1 else kwargs.get("options")
     enclosing = inside.get()
     if isinstance(enclosing, OpenRequest):
-        if enclosing.includes(client, options, layer) and _is_part(enclosing, sdk, options):
+        if enclosing.includes(client, options, layer) and _is_part(enclosing, sdk, client, options):
             return InnerLayer(enclosing, layer)
     elif (
         enclosing is not None  # a gateway
         and enclosing.is_open
         and enclosing.in_front
         and attempt("gateway", enclosing.sends)
-        and _is_part(enclosing, sdk, options)
+        and _is_part(enclosing, sdk, client, options)
     ):
         if enclosing.is_metered:
             attempt("stream_usage", _ask_for_gateway, sdk, client, options, kwargs)
@@ -168,24 +168,20 @@ def _open(
     return _Exchange(meter, prepared, options, OpenRequest(client, options, layer))
 
 
-def _is_part(enclosing: Gateway | OpenRequest, sdk: Sdk, options: Any) -> bool:
+def _is_part(enclosing: Gateway | OpenRequest, sdk: Sdk, client: Any, options: Any) -> bool:
     """Return whether a request inside a call is a part of it: inside an unmetered one, what can be
     metered is a call of its own.
     """
-    return enclosing.is_metered or not attempt("prepare", _is_metered, sdk, options)
+    return enclosing.is_metered or not attempt("prepare", _is_metered, sdk, client, options)
 
 
-def _is_metered(sdk: Sdk, options: Any) -> bool:
-    return isinstance(_route_of(sdk, options), Route)
-
-
-def _route_of(sdk: Sdk, options: Any) -> Route | Passing:
-    return route_of(cast(Hashable, sdk), options.method, str(options.url))
+def _is_metered(sdk: Sdk, client: Any, options: Any) -> bool:
+    return isinstance(find_route(sdk, client, options), Route)
 
 
 def _ask_for_gateway(sdk: Sdk, client: Any, options: Any, kwargs: Mapping[str, Any]) -> None:
     """Request the usage of a stream for the gateway, which removes it for the application."""
-    route = _route_of(sdk, options)
+    route = find_route(sdk, client, options)
     asks = kwargs.get("stream") and isinstance(route, Route) and route.asks_for_usage
     if asks and host_of(sdk, client).honours_stream_usage:
         ask_for_usage(options)

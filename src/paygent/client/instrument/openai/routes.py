@@ -10,7 +10,12 @@ import os
 import re
 from typing import Any
 
-from paygent.client.instrument.http_sdks.route import Passing, PassingOperations, Route
+from paygent.client.instrument.http_sdks.route import (
+    Passing,
+    PassingOperations,
+    Route,
+    paths_below,
+)
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     FinalEvents,
@@ -57,17 +62,6 @@ resource_methods = (
 STREAM_USAGE_HOSTS_VARIABLE = "PAYGENT_STREAM_USAGE_HOSTS"
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1", "0.0.0.0")  # noqa: S104 - compared, not bound
-
-_FREE_POST = (
-    "/moderations", "/files", "/uploads", "/responses/input_tokens", "/conversations",
-    "/chat/completions/", "/organization", "/projects", "/assistants", "/skills", "/vaults",
-    "/webhook_endpoints", "/audio/voices", "/audio/voice_consents", "/chatkit/sessions",
-    "/vector_stores", "/threads",
-)  # fmt: skip
-_COSTLY_BELOW = ("/search", "/runs", "/submit_tool_outputs")
-"""Operations that cost nothing, and endings of operations below them that cost something. Any other
-without a route passes unmetered, which is logged once.
-"""
 
 # -- routes
 
@@ -125,16 +119,18 @@ METERED = {f"POST {path}": metered for path, metered in _ROUTES.items()} | {
 }
 """The metered operations, with "{}" for a segment that varies."""
 
-_PASSING = PassingOperations(FREE, UNMETERED)
+_PREFIX = re.compile(r"/(?:v1|openai|deployments/[^/]+)(?=/)")  # the last two are Azure's
+_PASSING = PassingOperations(FREE, UNMETERED, _PREFIX)
 
 
 def route(method: str, path: str) -> Route | Passing:
     """Return the route of a metered operation, or the class of another one."""
     if method == "POST":
-        exact = _ROUTES.get(path)
-        if exact is not None:
-            return exact
-        for ending, metered in _ROUTES.items():  # a host without /v1, a path with a deployment
+        for below in paths_below(_PREFIX, path):
+            exact = _ROUTES.get(below)
+            if exact is not None:
+                return exact
+        for ending, metered in _ROUTES.items():  # behind a prefix of any kind
             if ending != "/completions" and path.endswith(ending):
                 return metered
     if method == "GET" or path.endswith("/cancel"):

@@ -89,6 +89,17 @@ def test_route_name__of_a_path__leaves_out_ids_and_nothing_else(path: str, expec
         ("PUT", "/x", UNKNOWN),
         ("POST", "/new", UNKNOWN),
         ("POST", "/new/x/cancel", UNKNOWN),
+        ("POST", "/gateway/openai/v1/files", FREE),
+        ("POST", "/openai/files", FREE),
+        ("POST", "/deployments/d/moderations", FREE),
+        ("POST", "/openai/deployments/d/moderations", FREE),
+        ("POST", "/openai/v1/videos", UNMETERED),
+        ("POST", "/openai/v1/threads/runs", UNMETERED),
+        ("POST", "/vector_stores/v1/search", UNMETERED),
+        ("POST", "/openai/deployments/d/completions", "completions"),
+        ("POST", "/v1/new/files", UNKNOWN),
+        ("POST", "/gateway/files", UNKNOWN),
+        ("POST", "/openai/v1", UNKNOWN),
     ],
 )
 def test_openai_route__each_operation__is_metered_or_classified(
@@ -116,6 +127,10 @@ def test_openai_route__each_operation__is_metered_or_classified(
         ("DELETE", "/files/f", FREE),
         ("PATCH", "/x", UNKNOWN),
         ("POST", "/new", UNKNOWN),
+        ("POST", "/gateway/v1/files", FREE),
+        ("POST", "/gateway/v1/sessions", UNMETERED),
+        ("POST", "/gateway/v1/deployments/d/archive", FREE),
+        ("POST", "/deployments/d/files", UNKNOWN),
     ],
 )
 def test_anthropic_route__each_operation__is_metered_or_classified(
