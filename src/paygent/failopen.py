@@ -55,9 +55,11 @@ class Diagnostics:
                 self._log("%s failed in\n%s", kind, lines, level=logging.DEBUG)
         self._notify(kind, error)
 
-    def record_callback_error(self, kind: str, callback: object, error: BaseException) -> None:
-        """Count a failure of an application's callback; log its first one with its traceback, which
-        is the application's own.
+    def record_callback_error(
+        self, kind: str, callback: object, error: BaseException, harm: str = ""
+    ) -> None:
+        """Count a failure of an application's function; log its first one with its traceback, which
+        is the application's own, and what follows from it.
         """
         name = _name_of(callback)
         self._count(kind)
@@ -66,8 +68,8 @@ class Diagnostics:
             if not is_logged:
                 self._callbacks.add(name)
         if not is_logged:
-            text = "callback %s raised an exception; calls are not affected"
-            self._log(text, name, error=error)
+            text = "%s raised an exception; %s"
+            self._log(text, name, harm or "calls are not affected", error=error)
         self._notify(kind, error)
 
     def _notify(self, kind: str, error: BaseException) -> None:
@@ -176,6 +178,23 @@ async def isolate_async(kind: str, callback: Callable[..., Awaitable[Any]], *arg
         raise
     except BaseException as error:
         diagnostics.record_callback_error(kind, callback, error)
+
+
+def ask(kind: str, function: Callable[[], _T], harm: str) -> _T | None:
+    """Call a function of the application and return its answer; None when it fails.
+
+    Args:
+        kind: The step that may fail (`Step`), for the counter.
+        function: Called without arguments.
+        harm: What follows from a failure, for the log.
+    """
+    try:
+        return function()
+    except PaygentLimitExceeded:
+        raise
+    except Exception as error:
+        diagnostics.record_callback_error(kind, function, error, harm)
+        return None
 
 
 def isolate(kind: str, callback: object, run: Callable[..., Any], *args: Any) -> None:

@@ -5,6 +5,7 @@ types, messages, pages and commands are tested beside those.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tests.ledgers import AwayLedger
 from tests.promises.scripts import read_line, run, start
 
 from paygent import (
+    BillingPeriod,
     GuardResult,
     InvalidValue,
     Limit,
@@ -39,6 +42,7 @@ from paygent.client.runtime.settings import Settings
 from paygent.integrations import PaygentMiddleware
 from paygent.ledger.port import LedgerBusy
 from paygent.store.sqlite import SqliteStore
+from paygent.testing import current_user
 
 Init = Callable[..., Paygent]
 
@@ -66,7 +70,6 @@ def call_tracked() -> None:
 
 def serve_request() -> None:
     """Serve a web request."""
-    import asyncio
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         """Answer nothing."""
@@ -699,6 +702,153 @@ def test_row_25__two_locks_far_apart__are_not_one_that_lasts(
     worker._busy_since_s -= 600
     worker._note_away(LedgerBusy("database is locked"))
     assert (caplog.messages, worker._is_away) == ([], False)
+
+
+# -- found by trying the guides
+
+
+def test_billing_period__that_has_not_begun__has_its_cap_before_it(init: Init) -> None:
+    """A period assigned ahead of time, or in local time, must not lift the cap until it begins."""
+    pg = init()
+    pg.configure_plan("pro", PlanConfig(max_spend_per_period=0.001))
+    now = datetime.now(timezone.utc)
+    ahead = BillingPeriod(now + timedelta(hours=9), now + timedelta(days=30, hours=9))
+    pg.assign_plan("ann", "pro", billing_period=ahead)
+    for _ in range(3):
+        call(pg)
+    with pytest.raises(PaygentLimitExceeded) as refused:
+        call(pg)
+    assert refused.value.guard_result.resets_at == ahead.start
+    assert pg.get_usage("ann").period_cost == 0.00135
+    pg.flush()
+    assert pg.refresh_user("ann").current_usage.period_cost == 0.00135
+
+
+@pytest.mark.parametrize("cap", [1, 2, 3, 8])
+def test_soft_gate__of_a_small_count__never_fires_below_its_fraction(init: Init, cap: int) -> None:
+    """80 % of one call is one call."""
+    pg = init()
+    pg.configure_plan("default", PlanConfig(limits=[Limit("calls", window="day", cap=cap)]))
+    heard: list[GuardResult] = []
+    pg.on_soft_gate(heard.append)
+    for _ in range(cap):
+        call(pg)
+    with pytest.raises(PaygentLimitExceeded):
+        call(pg)
+    pg.flush()
+    assert all(result.usage_pct >= 0.8 for result in heard)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("PAYGENT_DBPATH", "x.db", "PAYGENT_DBPATH is not read.*did you mean PAYGENT_DB_PATH"),
+        ("PAYGENT_DISABLED", "y", "PAYGENT_DISABLED='y' has no effect"),
+    ],
+)
+def test_init__an_odd_variable__is_pointed_out(
+    init: Init, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    """The application would write to another file than meant, or be limited against its will."""
+    monkeypatch.setenv(name, value)
+    with pytest.warns(PaygentWarning, match=message):
+        init()
+
+
+def test_init__a_path_for_a_key__is_refused() -> None:
+    """The first argument is the key."""
+    for path in ("my.db", "/var/lib/app/paygent"):
+        with pytest.raises(InvalidValue, match="a file is db_path") as raised:
+            Paygent.init(path)
+        assert path not in str(raised.value)
+
+
+def test_middleware__a_function_that_fails__is_named_with_its_traceback(
+    caplog: pytest.LogCaptureFixture, swallowed: Swallowed
+) -> None:
+    """All calls of the application are without a user then."""
+    swallowed.expect("ask_user")
+
+    def signed_in_user(scope: Any) -> str:
+        return str(scope["state"]["user_id"])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current_user()
+
+    served = PaygentMiddleware(app, user_id=signed_in_user)
+    asyncio.run(served({"type": "http", "headers": []}, None, None))
+    assert "raised an exception; its calls have no user" in caplog.messages[0]
+    assert "signed_in_user" in caplog.text
+    assert "KeyError: 'state'" in caplog.text
+
+
+def test_track__without_its_arguments__says_how_to_write_it() -> None:
+    """`@pg.track` alone would replace the function by a decorator."""
+    with pytest.raises(TypeError, match="the decorator takes arguments"):
+
+        @paygent_track
+        def job() -> None:
+            """Never made."""
+
+
+def test_report__of_dates__takes_whole_days_and_refuses_none(init: Init) -> None:
+    """Only whole days count, so dates are what is meant."""
+    pg = init()
+    pg.record_event("ann", cost=1)
+    today = datetime.now(timezone.utc).date()
+    (row,) = pg.report(start=today, end=today + timedelta(days=1))
+    assert row.cost_nano == 10**9
+    with pytest.raises(InvalidValue, match=r"end = .*: must be after start"):
+        pg.report(start=today, end=today)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        PlanConfig(cost_rates={"our-llama": ModelCostRate(2.5, 10)}),
+        PlanConfig(default_cost_rate=ModelCostRate(2.5, 10)),
+    ],
+)
+def test_rates__of_no_listed_model__are_pointed_out_beyond_any_price(
+    init: Init, plan: PlanConfig
+) -> None:
+    """No model costs $2,500 per million tokens."""
+    with pytest.warns(PaygentWarning, match=r"\$2,500 per million input tokens, more than any"):
+        init().configure_plan("pro", plan)
+
+
+def test_shut_down__verbs_that_configure__say_that_they_have_no_effect(init: Init) -> None:
+    """A module may have kept the Paygent of before a second `init`."""
+    old = init()
+    init()
+    for configure in (
+        lambda: old.configure_plan("pro", PlanConfig()),
+        lambda: old.assign_plan("ann", "pro"),
+        lambda: old.on_usage(print),
+    ):
+        with pytest.warns(PaygentWarning, match="this Paygent was shut down"):
+            configure()
+
+
+def test_database__removed_while_it_is_used__is_made_anew_and_logged(
+    init: Init, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What follows is not written into a file that nobody sees."""
+    pg = init()
+    pg.configure_plan("default", PlanConfig())
+    call(pg)
+    pg.flush()
+    for path in Path(pg.db_path).parent.glob("local.db*"):
+        if path.is_file():
+            path.unlink()
+    for _ in range(2):
+        call(pg)
+        pg.flush()
+    (message,) = caplog.messages
+    assert f"The database {pg.db_path} was removed or replaced" in message
+    store = SqliteStore(pg.db_path, read_only=True)
+    assert len(store.events("default", "ann")) == 2
+    store.close()
 
 
 # -- weak messages

@@ -19,12 +19,14 @@ SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
 
 @settings(max_examples=150, deadline=None)
 @given(CAPS, GATES_PPM, GATES_PPM)
-def test_thresholds_of__any_cap_and_gates__are_the_floors(cap: int, soft: int, hard: int) -> None:
-    """Each line is the floor of cap times gate, by exact fractions."""
+def test_thresholds_of__any_cap_and_gates__are_floor_and_ceiling(
+    cap: int, soft: int, hard: int
+) -> None:
+    """The block line is the floor of cap times gate and the warn line its ceiling, exactly."""
     thresholds = thresholds_of(cap, soft_gate_ppm=soft, hard_gate_ppm=hard)
     assert thresholds.cap == cap
     assert thresholds.block == (Fraction(cap) * Fraction(hard, 10**6)).__floor__()
-    assert thresholds.warn == (Fraction(cap) * Fraction(soft, 10**6)).__floor__()
+    assert thresholds.warn == (Fraction(cap) * Fraction(soft, 10**6)).__ceil__()
 
 
 @settings(max_examples=150, deadline=None)
@@ -42,7 +44,7 @@ def test_decide__around_the_lines__blocks_and_warns_exactly_there(
             "hard_gate"
             if spent >= cap * hard // 10**6
             else "soft_gate"
-            if spent >= cap * soft // 10**6
+            if spent * 10**6 >= cap * soft
             else "ok"
         )
         assert status == expected

@@ -50,7 +50,7 @@ def test_billing_period__any_moment__is_in_its_period_and_periods_tile(
     period = billing_period(subscription, at_us)
     assert period is not None
     assert period.start_us < period.end_us
-    assert period.contains(max(at_us, subscription.start_us))
+    assert period.contains(at_us)
     assert billing_period(subscription, period.start_us) == period
     assert billing_period(subscription, period.end_us - 1) == period
     following = billing_period(subscription, period.end_us)
@@ -105,12 +105,16 @@ def test_billing_period__anchored_months__clamp_and_return_to_the_anchor_s_day(
 def test_billing_period__not_renewed__is_the_first_or_over(
     subscription: Subscription, at_us: int
 ) -> None:
-    """A subscription that does not renew has one period."""
+    """A subscription that does not renew has one period, and what comes before it."""
     period = billing_period(subscription._replace(renews="none"), at_us)
-    if at_us < subscription.end_us:
+    if at_us >= subscription.end_us:
+        assert period is None
+    elif at_us >= subscription.start_us:
         assert period == subscription[:2]
     else:
-        assert period is None
+        assert period is not None
+        assert period.contains(at_us)
+        assert period.end_us <= subscription.start_us
 
 
 @settings(max_examples=120, deadline=None)

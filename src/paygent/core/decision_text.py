@@ -91,6 +91,7 @@ def _dollars(amounts: tuple[tuple[int, int], ...], tolerance_nano: int) -> list[
     Rounded down, what was used does not look like the whole cap before it is; rounded up, what a
     call may cost does not look like what is left.
     """
+
     def shown(decimals: int) -> list[int]:
         unit = 10 ** (9 - decimals)
         return [(amount + unit * up - up) // unit * unit for amount, up in amounts]

@@ -1,7 +1,7 @@
 """The gate: may a call be sent, given the amounts spent and held? Pure, in integers.
 
 A limit is read as an account: the amount spent in its window, the amount held by calls in flight,
-and two thresholds, floor(cap × gate). The block line decides; the warn line is compared with the
+and two thresholds, cap × gate. The block line decides; the warn line is compared with the
 amount *spent* alone, because holds come and go. A call for which there is some room, but not
 enough, may go as the one that straddles the line; then no room is left for another until it has
 settled. If only holds of calls in flight are in the way, that is contention, not exhaustion, and a
@@ -89,8 +89,10 @@ class Decision(NamedTuple):
 
 
 def thresholds_of(cap: int, *, soft_gate_ppm: int, hard_gate_ppm: int) -> Thresholds:
-    """Return the thresholds of a cap: floor(cap × gate), in integers."""
-    return Thresholds(cap, cap * hard_gate_ppm // _PPM, cap * soft_gate_ppm // _PPM)
+    """Return the thresholds of a cap, in integers: the block line is rounded down, so that spend
+    never passes the gate, and the warn line up, so that no warning comes before it.
+    """
+    return Thresholds(cap, cap * hard_gate_ppm // _PPM, -(-cap * soft_gate_ppm // _PPM))
 
 
 def judge(spent: int, held: int, need: int, block: int, *, strict: bool) -> Verdict:

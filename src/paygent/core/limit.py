@@ -50,7 +50,8 @@ class Limit(Value):
         metric: The unit that is limited: "spend" (dollars), "tokens" or "calls".
         scope: One "user", or one "session" of a user.
         model: Only calls of this model, or None for all.
-        window: The time span: "period" (billing period), "session", "day" (UTC), "rolling:24h".
+        window: The time span: "period" (billing period), "session", "day" (UTC), or a rolling one
+            of so many minutes, hours or days: "rolling:90m", "rolling:24h", "rolling:7d".
         cap: Dollars for spend, otherwise a count. 0 blocks every call; None or infinite is no
             limit, and has to be given, since a limit without a cap is a mistake.
         cap_exact: The cap in nano-dollars, or the count; None if there is no limit.
@@ -86,6 +87,7 @@ class Limit(Value):
         rule = self.window if isinstance(self.window, str) else ""
         if rule not in ("period", "session", "day") and rolling_length_us(rule) is None:
             allowed = 'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            allowed += " (m minutes, h hours, d days)"
             errors.add("window", self.window, allowed)
         # Any other pair would count over windows that no session has.
         if (self.scope == "session") != (rule == "session"):

@@ -177,6 +177,11 @@ class Notice(Enum):
         "The ledger is unavailable (%s); events wait in the journal. `paygent doctor` looks for the"
         " reason.",
     )
+    DATABASE_REPLACED = (
+        "database_replaced",
+        "The database %s was removed or replaced while it was in use; what is there now is used."
+        " Plans and spend of before are gone with it: restart the application to configure them.",
+    )
     NO_THREAD = "no_thread", "No thread can be started; events wait in the journal."
     NO_THREADS_IN_UWSGI = (
         "no_thread",
@@ -202,7 +207,10 @@ class Notice(Enum):
         "Part of a dead process's journal cannot be read; its file is kept as %s.",
     )
     CALLBACKS_DROPPED = "callbacks_dropped", "Callbacks take too long; some were dropped."
-    CALLBACKS_HUNG = "callbacks_hung", "A callback is still running at shutdown."
+    CALLBACKS_HUNG = (
+        "callbacks_hung",
+        "Callbacks take too long: %d had not begun at shutdown and may be lost.",
+    )
 
     @property
     def kind(self) -> str:

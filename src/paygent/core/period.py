@@ -98,31 +98,39 @@ def billing_period(subscription: Subscription | None, at_us: int) -> Window | No
     if subscription is None:
         return calendar_month(at_us)
     first = Window(subscription.start_us, subscription.end_us)
-    # Also before its start, since the usage of an early call must count somewhere.
-    if at_us < first.end_us:
+    if first.contains(at_us):
         return first
     if subscription.renews == "none":
-        return None
+        if at_us >= first.end_us:
+            return None
+        subscription = subscription._replace(renews="auto")  # for what comes before
     # A period that spans calendar months renews by the month, not by its days.
     months = _months_spanned(first) if subscription.renews == "auto" else 0
     if subscription.renews == "month":
         months = 1
     if months:
-        return _monthly(first, months, at_us, renews_from=first.end_us)
-    lengths = {"auto": first.end_us - first.start_us, "week": 7 * _DAY_US, "day": _DAY_US}
-    length = lengths[subscription.renews]
-    start = first.end_us + (at_us - first.end_us) // length * length
-    return Window(start, start + length)
+        period = _monthly(first, months, at_us, renews_from=first.end_us)
+    else:
+        lengths = {"auto": first.end_us - first.start_us, "week": 7 * _DAY_US, "day": _DAY_US}
+        length = lengths[subscription.renews]
+        start = first.end_us + (at_us - first.end_us) // length * length
+        period = Window(start, start + length)
+    # Periods before the first one follow the same rule, so that a cap holds there, too.
+    return (
+        period
+        if at_us >= first.end_us
+        else period._replace(end_us=min(period.end_us, first.start_us))
+    )
 
 
 def _monthly(first: Window, months: int, at_us: int, *, renews_from: int) -> Window:
-    """Return the period of `months` calendar months that contains `at_us` (≥ `renews_from`)."""
+    """Return the period of `months` calendar months that contains `at_us`."""
     # Periods are counted from one anchor, so a clamped day (Feb 28) never becomes the anchor.
     anchor = to_datetime(first.start_us if _months_spanned(first) else renews_from)
     at = to_datetime(at_us)
     passed = (at.year - anchor.year) * 12 + at.month - anchor.month
     # One lower, because the day of the month may not be reached yet.
-    index = max(passed // months - 1, 0)
+    index = passed // months - 1
     while to_us(_add_months(anchor, (index + 1) * months)) <= at_us:
         index += 1
     start, end = (_add_months(anchor, count * months) for count in (index, index + 1))

@@ -17,6 +17,7 @@ RATE_FACTOR_MAX = 100
 
 _ODD_NAMES_MAX = 10  # names pointed out one by one; looking for similar ones takes milliseconds
 _PICO_PER_USD = 10**12
+_RATE_PICO_MAX = 1_000 * _PICO_PER_USD  # per million tokens; the dearest listed model costs less
 
 
 def plan_warnings(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterator[str]:
@@ -43,8 +44,10 @@ def plan_warnings(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterato
         yield f"{odd - _ODD_NAMES_MAX} more names of its limits are in no price list"
     for name, rate in plan.cost_rates.items():
         listed = catalogue.rates_in_any_list(name, at_us)
-        if listed is not None:
-            yield from _odd_rates(name, rate, listed.prices)
+        where = f"cost_rates prices {name!r}"
+        yield from _odd_rates(where, rate, listed.prices if listed is not None else Prices())
+    if plan.default_cost_rate is not None:
+        yield from _odd_rates("default_cost_rate is", plan.default_cost_rate, Prices())
 
 
 def _unlisted(plan: PlanConfig, catalogue: Catalogue, at_us: int) -> Iterator[tuple[str, str]]:
@@ -66,19 +69,29 @@ def _meant(name: str, catalogue: Catalogue) -> str:
     return f" (did you mean {' or '.join(map(repr, similar))}?)" if similar else ""
 
 
-def _odd_rates(name: str, rate: ModelCostRate, listed: Prices) -> Iterator[str]:
-    """Yield a sentence for the first component that is far from its list price."""
+def _odd_rates(where: str, rate: ModelCostRate, listed: Prices) -> Iterator[str]:
+    """Yield a sentence for the first component that is far from its list price, or without one from
+    any price.
+    """
     for component in ("input", "output"):
         own, list_price = rate.pico[component], getattr(listed, component)
-        if not own or not list_price:
-            continue  # free, or a component that is never billed
-        factor = max(own, list_price) // min(own, list_price)
-        if factor >= RATE_FACTOR_MAX:
+        if not own:
+            continue  # free
+        reason = ""
+        if list_price:
+            factor = max(own, list_price) // min(own, list_price)
             side = "above" if own > list_price else "below"
+            if factor >= RATE_FACTOR_MAX:
+                reason = f"{factor:,} times {side} its list price of {_usd(list_price)}"
+        elif own >= _RATE_PICO_MAX:
+            reason = "more than any listed model"
+        if reason:
             yield (
-                f"cost_rates prices {name!r} at ${own / _PICO_PER_USD:,.6g} per million {component}"
-                f" tokens, {factor:,} times {side} its list price of"
-                f" ${list_price / _PICO_PER_USD:,.6g}: rates are dollars per 1,000 tokens; use"
-                " ModelCostRate.per_million for prices per million"
+                f"{where} at {_usd(own)} per million {component} tokens, {reason}: rates are"
+                " dollars per 1,000 tokens; use ModelCostRate.per_million for prices per million"
             )
             return
+
+
+def _usd(price_pico: int) -> str:
+    return f"${price_pico / _PICO_PER_USD:,.6g}"

@@ -9,6 +9,7 @@ commit the events survive any death of the process; the journal keeps them until
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections import Counter
@@ -32,8 +33,10 @@ from paygent.core.messages import (
     SessionState,
     UserLedger,
 )
+from paygent.core.notices import Notice
 from paygent.core.period import Subscription, day_name, rolling_length_us
 from paygent.core.report import UsageRow
+from paygent.failopen import diagnostics
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
 from paygent.store.rows import (
     Row,
@@ -55,6 +58,7 @@ from paygent.store.sqlite_file import (
     transaction,
 )
 
+_NO_FILE = (-1, -1)  # in place of a file's device and inode
 BUSY_WAIT_S = 0.1  # how long a statement waits for another process's transaction
 _ByModel = dict[str, tuple[int, int]]  # (tokens, nano-dollars) by model
 _USERS_PAGE = 1_000
@@ -92,6 +96,7 @@ class SqliteStore:
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._paused_by: int | None = None
+        self._file_id: tuple[int, int] | None = None  # None is a store that is not watched
         self._queries: Any = None
 
     # -- life
@@ -100,7 +105,10 @@ class SqliteStore:
         """Connect and migrate; see `Store.open`."""
         with self._lock, self._as_unavailable():
             if self._connection is not None:
-                return
+                if self._is_in_place():
+                    return
+                diagnostics.warn_once(Notice.DATABASE_REPLACED, self._path)
+                self.close()
             if sqlite3.sqlite_version_info < _VERSION_MIN:
                 version = sqlite3.sqlite_version
                 raise StoreUnavailable(f"SQLite {version} is too old; 3.35 is needed")
@@ -121,6 +129,20 @@ class SqliteStore:
                 migrate(connection)
             connection.row_factory = sqlite3.Row
             self._connection = connection
+            self._file_id = self._find_file()
+
+    def _is_in_place(self) -> bool:
+        """Return whether the connection's file is still the one at its path."""
+        return self._file_id is None or self._file_id == self._find_file()
+
+    def _find_file(self) -> tuple[int, int] | None:
+        if self._path == ":memory:":
+            return None
+        try:
+            found = os.stat(self._path)
+        except FileNotFoundError:
+            return _NO_FILE
+        return found.st_dev, found.st_ino
 
     def close(self) -> None:
         """Close the connection; see `Store.close`."""

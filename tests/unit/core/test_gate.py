@@ -32,22 +32,23 @@ def dollar(spent: int, held: int = 0, need: int = 0, *, hard_ppm: int = 1_000_00
         (1_000_000_000, 800_000, 1_000_000, 1_000_000_000, 800_000_000),
         (1_000_000_000, 800_000, 900_000, 900_000_000, 800_000_000),
         (1_000_000_000, 800_000, 1_200_000, 1_200_000_000, 800_000_000),
-        (7, 800_000, 900_000, 6, 5),
-        (3, 800_000, 1_200_000, 3, 2),
+        (7, 800_000, 900_000, 6, 6),
+        (3, 800_000, 1_200_000, 3, 3),
+        (1, 800_000, 1_000_000, 1, 1),
         (0, 800_000, 1_200_000, 0, 0),
         (
             9_000_000_000_000_000_001,
             800_000,
             1_000_000,
             9_000_000_000_000_000_001,
-            7_200_000_000_000_000_000,
+            7_200_000_000_000_000_001,
         ),
     ],
 )
-def test_thresholds_of__a_cap__are_floors_in_integers(
+def test_thresholds_of__a_cap__are_rounded_to_the_safe_side_in_integers(
     cap: int, soft_ppm: int, hard_ppm: int, block: int, warn: int
 ) -> None:
-    """The thresholds are floor(cap × gate), exact beyond what a float holds."""
+    """Calls are refused at the gate or before, and warned of at it, beyond what a float holds."""
     assert thresholds_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm) == Thresholds(
         cap, block, warn
     )

@@ -91,22 +91,26 @@ def test_limit__a_cap_in_dollars__is_shown_as_the_nearest_double() -> None:
         (
             {"window": "week"},
             "window",
-            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            " (m minutes, h hours, d days)",
         ),
         (
             {"window": "rolling:0h"},
             "window",
-            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            " (m minutes, h hours, d days)",
         ),
         (
             {"window": "rolling:24h\n"},
             "window",
-            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            " (m minutes, h hours, d days)",
         ),
         (
             {"window": 24},
             "window",
-            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            " (m minutes, h hours, d days)",
         ),
         (
             {"window": "session"},
@@ -160,7 +164,8 @@ def test_limit__several_wrong__come_at_once() -> None:
         (
             "window",
             "z",
-            'must be "period", "session", "day" or a rolling window such as "rolling:24h"',
+            'must be "period", "session", "day" or a rolling window such as "rolling:24h"'
+            " (m minutes, h hours, d days)",
         ),
         ("cap", -1, COUNT_RANGE),
     ]

@@ -168,11 +168,31 @@ def test_billing_period__after_the_first__renews(
 
 
 @pytest.mark.parametrize("renews", ["auto", "month", "week", "day", "none"])
-@pytest.mark.parametrize("at", ["2024-12-01", "2025-01-15", "2025-02-14T23:59:59.999999"])
+@pytest.mark.parametrize("at", ["2025-01-15", "2025-02-14T23:59:59.999999"])
 def test_billing_period__before_its_end__is_the_first(renews: Renewal, at: str) -> None:
-    """The first period is the one that was given; what came before it counts to it."""
+    """The first period is the one that was given."""
     subscription = Subscription(us("2025-01-15"), us("2025-02-15"), renews)
     assert billing_period(subscription, us(at)) == window("2025-01-15", "2025-02-15")
+
+
+@pytest.mark.parametrize(
+    ("renews", "at", "expected"),
+    [
+        ("auto", "2025-01-14", ("2024-12-15", "2025-01-15")),
+        ("auto", "2024-12-01", ("2024-11-15", "2024-12-15")),
+        ("none", "2024-12-01", ("2024-11-15", "2024-12-15")),
+        ("month", "2025-01-01", ("2024-12-15", "2025-01-15")),
+        ("week", "2025-01-14", ("2025-01-11", "2025-01-15")),
+        ("week", "2025-01-10", ("2025-01-04", "2025-01-11")),
+        ("day", "2025-01-14T12:00", ("2025-01-14", "2025-01-15")),
+    ],
+)
+def test_billing_period__before_its_start__follows_the_same_rule(
+    renews: Renewal, at: str, expected: tuple[str, str]
+) -> None:
+    """A subscription may be assigned ahead of time; until then the cap holds as well."""
+    subscription = Subscription(us("2025-01-15"), us("2025-02-15"), renews)
+    assert billing_period(subscription, us(at)) == window(*expected)
 
 
 @pytest.mark.parametrize("at", ["2025-02-15", "2030-01-01"])

@@ -29,7 +29,12 @@ from paygent.client.runtime.lifecycle import (
     watch,
 )
 from paygent.client.runtime.providers import ProviderRegistry
-from paygent.client.runtime.settings import Settings, is_disabled, read_settings
+from paygent.client.runtime.settings import (
+    Settings,
+    is_disabled,
+    odd_variables,
+    read_settings,
+)
 from paygent.errors import PaygentWarning
 from paygent.failopen import attempt, diagnostics, warn
 from paygent.ledger.handshake import Probe
@@ -102,7 +107,8 @@ class Paygent(Verbs):
             on_unmetered: For calls that may cost something and that no adapter can meter: "warn"
                 logs them once per operation, "raise" refuses them before they are sent, "ignore"
                 only counts them in `health()`.
-            soft_gate: Whether the warning fires "once" per limit and window, or on "every_call".
+            soft_gate: Whether the warning fires "once" per process, limit and window, or on
+                "every_call".
             tag_keys: Metadata keys that reports can group by, at most five.
             carry_user: Propagate the current user to threads, executors and pools. Neither with
                 False nor with `auto_instrument=False` is any of them patched.
@@ -117,6 +123,8 @@ class Paygent(Verbs):
         """
         arguments = {name: value for name, value in locals().items() if name != "cls"}
         settings = read_settings(arguments, os.environ)
+        for problem, remedy in odd_variables(os.environ):
+            warn(PaygentWarning(f"{problem} ({remedy})"))
         return cls.launch(settings, disabled=is_disabled(os.environ))
 
     @classmethod

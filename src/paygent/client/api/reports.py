@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, time, timezone
 from typing import Any
 
 from paygent.client.journal.delivery import Worker
@@ -68,13 +68,20 @@ class UsageReports:
             errors.add("by", by, rule)
         for name, moment in (("start", start), ("end", end)):
             if moment is not None and _us_of(moment) is None:
-                errors.add(name, moment, "must be a datetime of the years 1 to 9999")
+                errors.add(name, moment, "must be a datetime, or a date, of the years 1 to 9999")
+        edges = (_us_of(start), _us_of(end))
+        if edges[0] is not None and edges[1] is not None and edges[1] <= edges[0]:
+            errors.add("end", end, "must be after start")
         errors.raise_if_any()
         return names
 
 
 def _us_of(moment: Any) -> int | None:
-    """Return a datetime, in UTC if it is naive, in microseconds; None if UTC cannot express it."""
+    """Return a datetime, in UTC if it is naive, or the start of a date in microseconds; None if UTC
+    cannot express it.
+    """
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = datetime.combine(moment, time())
     if not isinstance(moment, datetime):
         return None
     try:

@@ -7,7 +7,7 @@ the start, the end and the state of the process (`paygent.py`).
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import datetime
+from datetime import date
 from typing import Any, TypeVar
 
 from paygent.client.accounts.user_state import User
@@ -23,7 +23,8 @@ from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.report import UsageRow
 from paygent.core.validation import FieldError, InvalidValue
-from paygent.failopen import diagnostics
+from paygent.errors import PaygentWarning
+from paygent.failopen import diagnostics, warn
 from paygent.types import (
     BillingPeriod,
     BudgetRemaining,
@@ -62,6 +63,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
+        self._warn_if_shut_down("configure_plan")
         self._parts.plans.configure(name, config)
 
     def assign_plan(
@@ -77,6 +79,7 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
+        self._warn_if_shut_down("assign_plan")
         return self._parts.plans.assign(user_id, plan, None, billing_period)
 
     def start_session(
@@ -91,7 +94,16 @@ class Verbs:
         Raises:
             InvalidValue: naming every argument that breaks a rule.
         """
+        self._warn_if_shut_down("start_session")
         return self._parts.plans.assign(user_id, plan, plan_config, None, opens_session=True)
+
+    def _warn_if_shut_down(self, verb: str) -> None:
+        if self._is_shut_down:
+            text = (
+                f"{verb} has no effect: this Paygent was shut down, perhaps by a second init. Use"
+                " Paygent.get_instance()."
+            )
+            warn(PaygentWarning(text))
 
     def refresh_user(self, user_id: Any) -> UserState:
         """Read a user from the ledger again, within a quarter second, and return the state; without
@@ -199,17 +211,17 @@ class Verbs:
         self,
         by: str | tuple[str, ...] | list[str] = "user",
         *,
-        start: datetime | None = None,
-        end: datetime | None = None,
+        start: date | None = None,
+        end: date | None = None,
     ) -> tuple[UsageRow, ...]:
         """Return usage and cost over whole UTC days, dearest first.
 
         Args:
             by: One or two of "user", "model" and "tag:KEY", where KEY is one of `init(tag_keys=…)`;
                 rows have the value of that metadata key in `tag`, "" for events without it.
-            start: A moment of the first day; None is the first of this month. A naive datetime is
-                taken as UTC.
-            end: A moment; days that begin before it count. None is now.
+            start: The first day, or a moment of it; None is the first of this month. A naive
+                datetime is taken as UTC.
+            end: A day or moment after it; days that begin before it count. None is now.
 
         Raises:
             InvalidValue: naming every argument that breaks a rule.
@@ -346,6 +358,7 @@ class Verbs:
         if not callable(callback):
             error = FieldError("callback", callback, "must be callable")
             raise InvalidValue(f"on_{kind}", (error,))
+        self._warn_if_shut_down(f"on_{kind}")
         self._parts.callbacks.register(kind, callback)
         return callback  # so that it can decorate
 

@@ -17,11 +17,14 @@ from uuid import UUID
 
 from paygent.core.notices import Notice
 from paygent.core.validation import NAME_CHARS_MAX
-from paygent.failopen import attempt, diagnostics
+from paygent.failopen import ask, attempt, diagnostics
 
 Metadata = Mapping[str, Any] | None
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
+
+_NO_USER = "its calls have no user"
+_NO_SESSION = "its calls are in the user's open session"
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -107,9 +110,9 @@ class LazyIdentity:
         self._asking.add(thread)
         try:
             if user_id is None:
-                user_id = read_user_id(attempt("ask_user", self.ask_user))
+                user_id = read_user_id(ask("ask_user", self.ask_user, _NO_USER))
             if session_id is None and self.ask_session is not None:
-                answer = attempt("ask_session", self.ask_session)
+                answer = ask("ask_session", self.ask_session, _NO_SESSION)
                 session_id = read_user_id(answer, Notice.BAD_SESSION_ID)
         finally:
             self._asking.discard(thread)

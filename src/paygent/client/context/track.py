@@ -42,8 +42,12 @@ def paygent_track(
         A decorator for sync and async functions and for sync and async generator functions.
 
     Raises:
+        TypeError: if it is used as a decorator itself, without arguments.
         InvalidValue: by the decorator, if the function has no parameter `user_id_param`.
     """
+
+    if callable(user_id):
+        raise TypeError("write @paygent_track(…) or @pg.track(…): the decorator takes arguments")
 
     def decorate(function: _F) -> _F:
         signature = None

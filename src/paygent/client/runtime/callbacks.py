@@ -157,9 +157,10 @@ class Callbacks:
         self._registered = {}
         self._is_stopped = True
         if self._thread is not None:
-            if self._is_full:
-                diagnostics.warn_once(Notice.CALLBACKS_HUNG)
+            left = self._queue.qsize()
             self._queue.put(None)
+            if left and self._thread.is_alive():
+                diagnostics.warn_once(Notice.CALLBACKS_HUNG, left)
 
 
 def _run(callback: Callback, payload: Any) -> None:

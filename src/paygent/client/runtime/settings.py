@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -65,8 +65,8 @@ class Settings:
         default_plan: Plan of users without an assigned one; None is the product's.
         on_missing_user: Policy for calls without a user; another string is the user they count to.
         on_unmetered: Policy for calls that no adapter can meter.
-        soft_gate: Whether the warning fires once per limit and window, or on every call past the
-            line.
+        soft_gate: Whether the warning fires once per process, limit and window, or on every call past
+            the line.
         tag_keys: Metadata keys that reports can group by.
         carry_user: Whether the current user is propagated to threads and pools.
         registry: Providers that the application registered itself, or None.
@@ -106,9 +106,47 @@ class Settings:
         return "key-" + hashlib.sha256(self.api_key.encode()).hexdigest()[:16]
 
 
+VARIABLES = (
+    "PAYGENT_API_KEY",
+    "PAYGENT_BASE_URL",
+    "PAYGENT_DB_PATH",
+    "PAYGENT_DISABLED",
+    "PAYGENT_PRODUCT",
+    "PAYGENT_STREAM_USAGE_HOSTS",
+)
+"""The environment variables that Paygent reads."""
+
+_VARIABLES_PREFIX = "PAYGENT_"
+_ON_WORDS = ("1", "true", "yes", "on")
+_OFF_WORDS = ("", "0", "false", "no", "off")
+
+
+def odd_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what is odd about the environment, each with its remedy: variables with Paygent's
+    prefix that are not read, and a switch that has no effect.
+    """
+    names = sorted(name for name in environ if name.startswith(_VARIABLES_PREFIX))
+    for name in (name for name in names if name not in VARIABLES):
+        from difflib import get_close_matches  # for this message only
+
+        # Without what all names have in common, which would make any two of them similar.
+        known = [variable.removeprefix(_VARIABLES_PREFIX) for variable in VARIABLES]
+        near = get_close_matches(name.removeprefix(_VARIABLES_PREFIX), known, n=1)
+        meant = f"did you mean {_VARIABLES_PREFIX}{near[0]}?" if near else ""
+        yield f"{name} is not read by Paygent", meant or f"known are {', '.join(VARIABLES)}"
+    value = environ.get("PAYGENT_DISABLED", "")
+    if value.strip().lower() not in (*_ON_WORDS, *_OFF_WORDS):
+        text = f"PAYGENT_DISABLED={value!r} has no effect: Paygent is on"
+        yield text, "set it to 1 to turn Paygent off, or unset it"
+
+
 def is_disabled(environ: Mapping[str, str]) -> bool:
     """Return whether `PAYGENT_DISABLED` turns everything off."""
-    return environ.get("PAYGENT_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+    return environ.get("PAYGENT_DISABLED", "").strip().lower() in _ON_WORDS
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or "\\" in text or text.endswith((".db", ".sqlite", ".sqlite3"))
 
 
 def _is_http_address(text: str) -> bool:
@@ -151,6 +189,8 @@ def _read_places(
         if not isinstance(value, str) or not value.strip():
             shown = "…" if name == "api_key" else value  # a key never appears in an error message
             errors.add(name, shown, "must be a non-empty string")
+        elif name == "api_key" and _looks_like_path(value):
+            errors.add(name, "…", "must be a backend's key (pg_live_…); a file is db_path")
         else:
             read[name] = value.strip()
     if "base_url" in read:
