@@ -62,7 +62,12 @@ def demo(
     except ModuleNotFoundError as error:  # the CLI extra is installed, the SDKs are not
         typer.echo(HINT.format(missing=error.name, extra="demo"), err=True)
         raise typer.Exit(2) from None
-    command.main()
+
+    def run() -> int:
+        command.main()
+        return 0
+
+    raise typer.Exit(run_command("demo", run))
 
 
 @app.command()

@@ -10,13 +10,23 @@ from rich.console import Console
 _PLAIN_WIDTH = 100  # a pipe has no width; rich would assume 80 and wrap the tables
 
 
-def is_interactive(stream: IO[str], environ: Mapping[str, str]) -> bool:
-    """Return whether output goes to an interactive terminal, and not to a pipe or a CI log."""
+def is_interactive(stream: IO[str] | None, environ: Mapping[str, str]) -> bool:
+    """Return whether output goes to an interactive terminal, and not to a pipe or a CI log.
+
+    Args:
+        stream: Where the output goes; None if the standard output is closed.
+        environ: The environment.
+    """
+    if stream is None:
+        return False
     return stream.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
 
 
-def make_console(stream: IO[str], environ: Mapping[str, str]) -> Console:
-    """Return a console: colours and bars on an interactive terminal, plain text elsewhere."""
+def make_console(stream: IO[str] | None, environ: Mapping[str, str]) -> Console:
+    """Return a console: colours and bars on an interactive terminal, plain text elsewhere.
+
+    Output to a stream that is None goes nowhere.
+    """
     if is_interactive(stream, environ):
         return Console(file=stream, highlight=False)
     # Explicit, so that FORCE_COLOR and the like put no control characters into a pipe.

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Annotated, NamedTuple
 
 import typer
 
+from paygent.cli.output import printable
 from paygent.client.api.composition import MEMORY
 from paygent.client.runtime.settings import read_settings
 from paygent.core.validation import InvalidValue
@@ -129,10 +130,27 @@ def opened(place: Place) -> Iterator[SqliteStore]:
 def run_command(name: str, command: Callable[..., int], *arguments: object) -> int:
     """Run a command and return its exit status; print the reason where it fails."""
     try:
-        return command(*arguments)
+        status = command(*arguments)
+        if sys.stdout is not None:  # it is None where the standard output is closed
+            sys.stdout.flush()  # a full disk may refuse only now
+        return status
     except InvalidValue as error:
         reason, status = "; ".join(map(str, error.findings)), 2
     except CommandError as error:
         reason, status = str(error), 1
-    print(f"paygent {name}: {reason}", file=sys.stderr)
+    except BrokenPipeError:
+        raise  # the reader has enough: typer ends in silence
+    except OSError as error:
+        reason, status = _refused(error), 1
+    print(f"paygent {name}: {printable(reason)}", file=sys.stderr)
     return status
+
+
+def _refused(error: OSError) -> str:
+    """Return what the system refused with the remedy; give up an output that cannot be written."""
+    if error.filename is not None:
+        return f"{error.filename}: {error.strerror}; see paygent doctor"
+    # Python writes what is left when it ends, which would fail again with a traceback.
+    with suppress(OSError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return f"the output cannot be written ({error.strerror or error}): send it elsewhere"

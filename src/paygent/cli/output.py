@@ -120,7 +120,7 @@ def print_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer = csv.writer(sys.stdout or io.StringIO(), lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         values = (row[name] for name in names)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.contract.samples import batch_of, make_event
 from tests.promises.scripts import start
 from tests.unit.cli.conftest import NoSearch
 from typer.testing import CliRunner
@@ -14,6 +18,7 @@ from typer.testing import CliRunner
 import paygent
 from paygent.cli import demo
 from paygent.cli.app import app
+from paygent.store.sqlite import SqliteStore
 
 
 @pytest.fixture
@@ -169,6 +174,75 @@ def test_app__a_store_in_memory__is_a_finding() -> None:
     result = CliRunner().invoke(app, ["users"], env={"PAYGENT_DB_PATH": ":memory:"})
     assert result.exit_code == 1
     assert "name a file with --db" in result.stderr
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> str:
+    """A store with an event of the user ann."""
+    path = str(tmp_path / "local.db")
+    store = SqliteStore(path)
+    store.ingest("default", batch_of(make_event("a")))
+    store.close()
+    return path
+
+
+def run_shell(command: str, db_path: str) -> tuple[int, str, str]:
+    """Run a command of ours with the shell's redirections; return status, output and errors."""
+    done = subprocess.run(
+        ["sh", "-c", f'"$0" -m paygent {command}', sys.executable],
+        env={**os.environ, "PAYGENT_DB_PATH": db_path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+_READING = ["users", "users --format csv", "users --format json", "explain a", "prices show gpt-4o"]
+
+
+@pytest.mark.parametrize("command", _READING)
+def test_app__a_closed_output__is_success_without_output(command: str, stored: str) -> None:
+    """A job that closes its output wants the exit status."""
+    assert run_shell(f"{command} >&-", stored) == (0, "", "")
+
+
+@pytest.mark.parametrize("command", _READING)
+def test_app__an_output_that_cannot_be_written__is_one_line(command: str, stored: str) -> None:
+    """A full disk has its reason instead of a traceback, and none at the end of Python either."""
+    status, _, err = run_shell(f"{command} > /dev/full", stored)
+    name = "prices show" if command.startswith("prices") else command.split()[0]
+    reason = "the output cannot be written (No space left on device): send it elsewhere"
+    assert (status, err) == (1, f"paygent {name}: {reason}\n")
+
+
+@pytest.mark.parametrize("command", _READING)
+def test_app__a_reader_that_has_enough__is_no_error(command: str, stored: str) -> None:
+    """`head` ends before the command does."""
+    assert run_shell(f"{command} | true", stored) == (0, "", "")
+
+
+def test_app__a_file_that_the_system_refuses__is_named(
+    stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the system is no traceback, in any command."""
+
+    def failing(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/data/x")
+
+    monkeypatch.setattr(demo, "main", failing)
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 1
+    assert result.stderr == "paygent demo: /data/x: Permission denied; see paygent doctor\n"
+
+
+def test_app__a_path_with_control_characters__is_escaped_in_errors(tmp_path: Path) -> None:
+    """A message is text, not a command to the terminal."""
+    result = CliRunner().invoke(app, ["users", "--db", str(tmp_path / "a\x1b[31m\n.db")])
+    assert result.exit_code == 1
+    assert "\x1b" not in result.stderr
+    assert "a\\x1b[31m\\n.db" in result.stderr
+    assert result.stderr.count("\n") == 1
 
 
 def test_row_10__without_the_sdks__prints_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
