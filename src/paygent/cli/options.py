@@ -33,6 +33,8 @@ class Format(str, Enum):
     JSON = "json"
 
 
+_SELECTING = ("PAYGENT_API_KEY", "PAYGENT_DB_PATH", "PAYGENT_PRODUCT")  # file and product
+
 Db = Annotated[
     str | None,
     typer.Option("--db", metavar="PATH", help="The database file (default: PAYGENT_DB_PATH)."),
@@ -58,12 +60,16 @@ class Place(NamedTuple):
 def read_place(db: str | None, product: str | None, environ: Mapping[str, str]) -> Place:
     """Return the place named by the options, otherwise the one that an application would use.
 
+    Settings that do not select it are not read, so an invalid one does not disturb.
+
     Raises:
         InvalidValue: naming each option or variable that breaks a rule.
     """
-    named = {"PAYGENT_PRODUCT": product} if product else {}
+    selecting = {name: environ[name] for name in _SELECTING if name in environ}
+    if product:
+        selecting["PAYGENT_PRODUCT"] = product
     try:
-        settings = read_settings({"db_path": db}, {**environ, **named})
+        settings = read_settings({"db_path": db}, selecting)
     except InvalidValue as error:
         options = {"PAYGENT_PRODUCT": "--product"} if product else {}
         if db is not None:

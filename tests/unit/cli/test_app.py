@@ -111,6 +111,20 @@ def test_app__a_variable_that_breaks_a_rule__is_named() -> None:
     assert "PAYGENT_PRODUCT = 'a/b'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["explain", "a"], ["users"], ["plans", "list"], ["prices", "show", "gpt-4o"]]
+)
+def test_app__an_invalid_variable_that_it_does_not_use__is_no_error(
+    arguments: list[str], stored: str
+) -> None:
+    """A command that only reads the file needs no backend's address; the doctor reports it."""
+    expected = CliRunner().invoke(app, [*arguments, "--db", stored])
+    environ = {"PAYGENT_BASE_URL": "nowhere", "PAYGENT_DISABLED": "perhaps"}
+    result = CliRunner().invoke(app, [*arguments, "--db", stored], env=environ)
+    assert (result.exit_code, result.output) == (expected.exit_code, expected.output)
+    assert "BASE_URL" not in result.output
+
+
 @pytest.mark.parametrize("arguments", [["explain", "x"], ["users"], ["plans", "list"]])
 def test_app__no_database__is_a_finding_that_names_the_remedy(
     arguments: list[str], db_path: str, tmp_path: Path
