@@ -9,7 +9,7 @@ and not imported, so that releases that are not installed can be read too:
 
 | surface | found as |
 |---|---|
-| HTTP requests of a generated SDK | calls of `_get`, `_post` and the like with a path, anywhere |
+| HTTP requests of a generated SDK | `_get`, `_post` and the like, called or named; `request` |
 | WebSockets of OpenAI's SDK | the paths that its connection managers put below the base URL |
 | modules that reach the network by another library | imports of one, and clients of their own |
 | functions of LiteLLM | definitions with its decorator `client` |
@@ -173,28 +173,91 @@ _VERBS = {
 _BEHIND_A_NAME = {"batch.results_url": "/messages/batches/{}/results"}
 """Addresses that the SDK takes from an answer, by the expression."""
 
+_GIVES_VERBS = "_resource.py"
+"""The module that gives every resource its `_get`, `_post` and so on."""
+
+_TRANSPORTS = {name for table in MODULES.values() for name in table if table[name][1] == _OWN}
+"""Modules below `request`, which build and send what is found elsewhere."""
+
+_HAS_CLIENTS = {name for table in MODULES.values() for name in table if table[name][0] == "free"}
+"""Modules with clients of other libraries: their `client` may be no client of the SDK."""
+
 
 def operations_of(folder: Path) -> set[str]:
     """Return the HTTP operations of a generated SDK: `POST /files/{}`; with an expression where the
-    path is no literal.
+    path is no literal, or where a method is given another name.
     """
-    found = set()
-    for _, module in _modules(folder):
+    found: set[str] = set()
+    for name, module in _modules(folder):
+        called = set()
         for call in ast.walk(module):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
-                continue
-            method = _VERBS.get(call.func.attr)
-            if method is None or not call.args:
-                continue
-            path = _path(call.args[0])
-            # Any object has a `get`: only one that is given a path is a request.
-            if not path.startswith("/") and not call.func.attr.startswith("_"):
-                continue
-            for keyword in call.keywords:
-                if keyword.arg == "method" and isinstance(keyword.value, ast.Constant):
-                    method = str(keyword.value.value).upper()
-            found.add(f"{method} {path}")
+            if isinstance(call, ast.Call):
+                is_partial = _word(call.func) == "partial" and call.args
+                sends = call.args[0] if is_partial else call.func
+                called.add(sends)
+                arguments = call.args[1:] if is_partial else call.args
+                found |= _operation(name, sends, arguments, call.keywords)
+        if name not in (_GIVES_VERBS, *_TRANSPORTS):
+            found |= {
+                f"{_VERBS[node.attr]} {ast.unparse(node)}"
+                for node in ast.walk(module)
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load)
+                and node not in called and _is_verb(name, node)
+            }  # fmt: skip
     return found
+
+
+def _operation(
+    module: str, sends: ast.expr, arguments: list[ast.expr], keywords: list[ast.keyword]
+) -> set[str]:
+    """Return the operation that a call sends, if any."""
+    named = {keyword.arg: keyword.value for keyword in keywords}
+    method = named.get("method")
+    if _makes_options(sends):
+        # Sockets take their headers from such options, to read; their paths are found elsewhere.
+        sent = _path(method).upper() if method is not None else "REQUEST"
+        is_read = sent in READING_METHODS or module in _TRANSPORTS
+        return set() if is_read else {f"{sent} {_path(named.get('url', sends))}"}
+    if not isinstance(sends, ast.Attribute):
+        return set()
+    if sends.attr == "request" and _is_client(module, sends.value):
+        is_built = any(
+            isinstance(each, ast.Call) and _makes_options(each.func) for each in arguments
+        )
+        return set() if is_built or module in _TRANSPORTS else {f"REQUEST {ast.unparse(sends)}"}
+    if sends.attr not in _VERBS:
+        return set()
+    path = _path(named.get("path", arguments[0] if arguments else sends))
+    # Any object has a `get`: only one that is given a path is a request.
+    if not path.startswith("/") and not _is_verb(module, sends):
+        return set()
+    verb = _VERBS[sends.attr] if method is None else _path(method).upper()
+    return {f"{verb} {path}"}
+
+
+def _makes_options(node: ast.expr) -> bool:
+    """Return whether a call of this makes the options of a request."""
+    if isinstance(node, ast.Attribute) and node.attr == "construct":
+        node = node.value
+    return _word(node) == "FinalRequestOptions"
+
+
+def _is_verb(module: str, node: ast.Attribute) -> bool:
+    """Return whether an attribute is a method of the SDK's that sends, wherever it is used."""
+    is_own = node.attr.startswith("_") or _is_client(module, node.value)
+    return node.attr in _VERBS and is_own
+
+
+def _is_client(module: str, node: ast.expr) -> bool:
+    """Return whether an expression is a client of the SDK, by its name."""
+    word = _word(node)
+    return word.lstrip("_") == "client" and (word != "client" or module not in _HAS_CLIENTS)
+
+
+def _word(node: ast.expr) -> str:
+    """Return the last word of a dotted name, or ""."""
+    # Not by text: turning every call of an SDK back into text takes long.
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _path(node: ast.expr) -> str:
@@ -202,13 +265,20 @@ def _path(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and node.args and ast.unparse(node.func) == "path_template":
         node = node.args[0]  # the newer SDKs' own f-string, which quotes its values
     text = ast.unparse(node)
-    text = _BEHIND_A_NAME.get(text, text)
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        text = node.value
-    elif isinstance(node, ast.JoinedStr):
-        pieces = (part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        text = "".join(map(str, pieces))
+    text = _literal(node) or _BEHIND_A_NAME.get(text, text)
     return re.sub(r"\{[^}]*\}", "{}", text.partition("?")[0]).removeprefix("/v1")
+
+
+def _literal(node: ast.expr) -> str:
+    """Return a text that begins as a literal, with "{}" for what varies; otherwise ""."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_literal(part) or "{}" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        begin = _literal(node.left)
+        return begin and begin + (_literal(node.right) or "{}")
+    return ""
 
 
 def sockets_of(folder: Path) -> set[str]:
