@@ -18,7 +18,14 @@ from tests.instrument.openai.socket_server import hear, say, serving
 from tests.instrument.shapes import MESSAGES, Metered
 from websockets.sync.server import ServerConnection
 
-from paygent import GuardResult, Paygent, PaygentLimitExceeded, paygent_context
+from paygent import (
+    GuardResult,
+    ModelCostRate,
+    Paygent,
+    PaygentLimitExceeded,
+    PlanConfig,
+    paygent_context,
+)
 from paygent.client.instrument.realtime import hook
 from paygent.testing import Answer, FakeProvider
 
@@ -154,6 +161,20 @@ def test_openai__an_unmetered_operation_in_a_wrapped_call__is_metered_with_it(
     with pytest.raises(PaygentLimitExceeded):
         pg.wrap(both, "u1")
     assert [request.path for request in fake.requests] == ["/v1/videos", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(("has_rate", "quality"), [(False, "unpriced"), (True, "estimated")])
+def test_openai__an_unmetered_operation_in_a_wrapped_call__costs_what_the_plan_says(
+    has_rate: bool, quality: str, init: Init, client: openai.OpenAI
+) -> None:
+    """As the message of a refusal has it: $0 without a rate."""
+    pg = init(on_unmetered="raise")
+    rates = {"sora-2": ModelCostRate.per_million(1000, 1000)} if has_rate else {}
+    pg.configure_plan("pro", PlanConfig(cost_rates=rates))
+    pg.assign_plan("u1", "pro")
+    metered = Metered(pg)
+    pg.wrap(lambda: make_video(client), "u1", model="sora-2")
+    assert (metered.only.cost_total > 0, metered.only.quality) == (has_rate, quality)
 
 
 def test_openai__an_unmetered_operation_that_is_ignored__is_only_counted(

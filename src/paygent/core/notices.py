@@ -100,11 +100,13 @@ class Notice(Enum):
     SHUT_DOWN_EVENT = "shut_down_event", "Paygent is shut down; events wait in the journal."
     UNMETERED_OPERATION = (
         "unmetered",
-        "%s %s is neither metered nor limited. Use pg.wrap().",
+        "%s %s is neither metered nor limited. Use pg.wrap() with a rate for its model"
+        " in cost_rates; without one it books $0.",
     )
     UNMETERED_FUNCTION = (
         "unmetered",
-        "litellm.%s is neither metered nor limited. Use pg.wrap().",
+        "litellm.%s is neither metered nor limited. Use pg.wrap() with a rate for its model"
+        " in cost_rates; without one it books $0.",
     )
     UNMETERED_SDK = (
         "unmetered_sdk",
@@ -113,7 +115,8 @@ class Notice(Enum):
     )
     UNMETERED_CONNECTION = (
         "unmetered",
-        "A connection to %s is neither metered nor limited. Use pg.wrap().",
+        "A connection to %s is neither metered nor limited. Use pg.wrap() with a rate for its model"
+        " in cost_rates; without one it books $0.",
     )
     UNMETERED_SOCKET_LIBRARY = (
         "unmetered",

@@ -79,7 +79,7 @@ class UnmeteredCalls:
             return
         result = refusal(
             f"unmetered:{operation}",
-            f'{message} Paygent.init(on_unmetered="warn") lets such calls pass.',
+            f'Refused because of on_unmetered="raise": {message}',
             user_id=user.user_id,
             plan=user.plan_name,
         )

@@ -50,7 +50,7 @@ def test_admit__where_such_calls_are_ignored__is_only_counted(
 
 
 def test_admit__where_such_calls_are_refused__raises_and_reports(init: Init) -> None:
-    """The refusal names operation, user, plan and remedy, and the callbacks are told."""
+    """The refusal names operation, user, plan, setting and remedy; the callbacks are told."""
     refused: list[GuardResult] = []
     pg = init(auto_instrument=False, on_unmetered="raise")
     pg.on_hard_gate(refused.append)
@@ -62,8 +62,8 @@ def test_admit__where_such_calls_are_refused__raises_and_reports(init: Init) -> 
     assert (result.status, result.gate_reason) == ("hard_gate", f"unmetered:{OPERATION}")
     assert (result.user_id, result.plan, result.retryable) == ("u1", "pro", False)
     assert str(caught.value) == (
-        "openai POST /videos is neither metered nor limited. Use pg.wrap()."
-        ' Paygent.init(on_unmetered="warn") lets such calls pass.'
+        'Refused because of on_unmetered="raise": openai POST /videos is neither metered nor'
+        " limited. Use pg.wrap() with a rate for its model in cost_rates; without one it books $0."
     )
     pg.flush()
     assert refused == [result]
