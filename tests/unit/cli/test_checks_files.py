@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.contract.samples import DAY_US, NOON_US, PRODUCT, batch_of, make_event
@@ -354,3 +355,18 @@ def test_check_clock__an_event_of_the_future__is_a_problem(path: str) -> None:
     store.close()
     assert finding.level is Level.PROBLEM
     assert "but an event is of 2049-03-25" in finding.text
+
+
+def test_check_database__on_a_full_disk__names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log of an application on a full disk sends its reader here."""
+    usage = SimpleNamespace(total=10**9, used=10**9 - 4_000_000, free=4_000_000)
+    monkeypatch.setattr("paygent.cli.checks.files.shutil.disk_usage", lambda folder: usage)
+    found = [
+        each
+        for each in files.check_database(str(tmp_path / "local.db"), "")
+        if each.level is not Level.OK
+    ]
+    assert [each.level for each in found] == [Level.PROBLEM]
+    assert f"the disk of {tmp_path} has 4 MB left" in found[0].text

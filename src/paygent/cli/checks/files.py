@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,7 @@ MOUNTS = Path("/proc/mounts")
 
 _CLOCK_TOLERANCE_US = 60 * 10**6  # other machines write to a network file system
 _BUSY_WAIT_S = 1.0
+FREE_BYTES_MIN = 10 * 10**6  # a process allocates up to four megabytes for its journal
 _OWNER_ONLY = "give its owner, the application's user, read and write access"
 
 
@@ -57,6 +59,7 @@ def check_database(path: str, mounts: str) -> Iterator[Finding]:
             f"{_OWNER_ONLY}, or name another file with PAYGENT_DB_PATH",
         )
     yield from _check_file_system(folder, mounts)
+    yield from _check_space(folder)
     if not is_there:
         yield ok("database", f"nothing recorded yet at {path}; it is created by the first call")
     elif not os.path.isfile(path):
@@ -99,6 +102,17 @@ def _check_file_system(folder: Path, mounts: str) -> Iterator[Finding]:
             "database",
             f"{folder} is on {kind}: nothing survives a restart of the machine or container",
             "keep the file on a disk or a volume",
+        )
+
+
+def _check_space(folder: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(folder).free
+    if free < FREE_BYTES_MIN:
+        yield problem(
+            "database",
+            f"the disk of {folder} has {free // 10**6:,} MB left: on a full disk events are kept in"
+            " memory or wait in the journal",
+            "free some space; a running application then goes on by itself",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import os
@@ -17,7 +16,13 @@ from typing import NamedTuple
 
 import paygent
 from paygent.cli.checks.finding import Finding, ok, problem, warning
-from paygent.client.runtime.settings import is_disabled, read_settings
+from paygent.client.runtime.settings import (
+    VARIABLES,
+    VARIABLES_PREFIX,
+    is_disabled,
+    odd_variables,
+    read_settings,
+)
 from paygent.core.providers import PROVIDERS
 from paygent.core.validation import FieldError, InvalidValue
 
@@ -29,19 +34,7 @@ SDK_VERSIONS_MIN = {
 }
 """The oldest version of each instrumented package that is supported."""
 
-VARIABLES = (
-    "PAYGENT_API_KEY",
-    "PAYGENT_BASE_URL",
-    "PAYGENT_DB_PATH",
-    "PAYGENT_DISABLED",
-    "PAYGENT_PRODUCT",
-    "PAYGENT_STREAM_USAGE_HOSTS",
-)
-"""The environment variables that Paygent reads."""
-
-_PREFIX = "PAYGENT_"
 _CALLING = ("openai", "anthropic", "litellm")  # those that an application calls itself
-_OFF_WORDS = ("", "0", "false", "no", "off")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # without them no SDK makes a client
 _PROBE_WAIT_S = 60.0  # importing LiteLLM takes ten seconds on a slow disk
 
@@ -173,7 +166,7 @@ def probe_sdks(names: list[str]) -> dict[str, SdkProbe]:
     environ = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(_PREFIX) and not name.lower().endswith("_proxy")
+        if not name.startswith(VARIABLES_PREFIX) and not name.lower().endswith("_proxy")
     }
     environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would download its price list
     started = {name: _start_probe(name, environ) for name in names}
@@ -228,24 +221,14 @@ def _first_exception(err: str) -> str:
 
 def check_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Check the variables that begin with `PAYGENT_`."""
-    given = sorted(name for name in environ if name.startswith(_PREFIX))
+    given = sorted(name for name in environ if name.startswith(VARIABLES_PREFIX))
     findings = [
-        *_unknown(name for name in given if name not in VARIABLES),
+        *(warning("settings", text, remedy) for text, remedy in odd_variables(environ)),
         *_invalid(environ),
         *_switched_off(environ),
     ]
     names = ", ".join(name for name in given if name in VARIABLES)
     yield from findings or [ok("settings", f"set in the environment: {names or 'nothing'}")]
-
-
-def _unknown(names: Iterator[str]) -> Iterator[Finding]:
-    for name in names:
-        # Without what all names have in common, which would make any two of them similar.
-        known = [variable.removeprefix(_PREFIX) for variable in VARIABLES]
-        near = difflib.get_close_matches(name.removeprefix(_PREFIX), known, n=1)
-        all_names = f"known are {', '.join(VARIABLES)}"
-        meant = f"did you mean {_PREFIX}{near[0]}?" if near else all_names
-        yield warning("settings", f"{name} is not read by Paygent", meant)
 
 
 def _invalid(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -260,7 +243,7 @@ def _invalid(environ: Mapping[str, str]) -> Iterator[Finding]:
 def variable_of(error: FieldError) -> str:
     """Return the environment variable of an invalid setting."""
     name = error.field
-    return name if name.startswith(_PREFIX) else _PREFIX + name.upper()
+    return name if name.startswith(VARIABLES_PREFIX) else VARIABLES_PREFIX + name.upper()
 
 
 def _switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -268,6 +251,3 @@ def _switched_off(environ: Mapping[str, str]) -> Iterator[Finding]:
     if is_disabled(environ):
         text = f"PAYGENT_DISABLED={value} turns everything off: no call is metered or limited"
         yield warning("settings", text, "unset it where calls should count")
-    elif value.strip().lower() not in _OFF_WORDS:
-        text = f"PAYGENT_DISABLED={value!r} has no effect: Paygent is on"
-        yield warning("settings", text, "set it to 1 to turn Paygent off, or unset it")

@@ -65,8 +65,8 @@ class Settings:
         default_plan: Plan of users without an assigned one; None is the product's.
         on_missing_user: Policy for calls without a user; another string is the user they count to.
         on_unmetered: Policy for calls that no adapter can meter.
-        soft_gate: Whether the warning fires once per process, limit and window, or on every call past
-            the line.
+        soft_gate: Whether the warning fires once per process, limit and window, or on every call
+            past the line.
         tag_keys: Metadata keys that reports can group by.
         carry_user: Whether the current user is propagated to threads and pools.
         registry: Providers that the application registered itself, or None.
@@ -116,7 +116,7 @@ VARIABLES = (
 )
 """The environment variables that Paygent reads."""
 
-_VARIABLES_PREFIX = "PAYGENT_"
+VARIABLES_PREFIX = "PAYGENT_"
 _ON_WORDS = ("1", "true", "yes", "on")
 _OFF_WORDS = ("", "0", "false", "no", "off")
 
@@ -125,14 +125,14 @@ def odd_variables(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what is odd about the environment, each with its remedy: variables with Paygent's
     prefix that are not read, and a switch that has no effect.
     """
-    names = sorted(name for name in environ if name.startswith(_VARIABLES_PREFIX))
+    names = sorted(name for name in environ if name.startswith(VARIABLES_PREFIX))
     for name in (name for name in names if name not in VARIABLES):
         from difflib import get_close_matches  # for this message only
 
         # Without what all names have in common, which would make any two of them similar.
-        known = [variable.removeprefix(_VARIABLES_PREFIX) for variable in VARIABLES]
-        near = get_close_matches(name.removeprefix(_VARIABLES_PREFIX), known, n=1)
-        meant = f"did you mean {_VARIABLES_PREFIX}{near[0]}?" if near else ""
+        known = [variable.removeprefix(VARIABLES_PREFIX) for variable in VARIABLES]
+        near = get_close_matches(name.removeprefix(VARIABLES_PREFIX), known, n=1)
+        meant = f"did you mean {VARIABLES_PREFIX}{near[0]}?" if near else ""
         yield f"{name} is not read by Paygent", meant or f"known are {', '.join(VARIABLES)}"
     value = environ.get("PAYGENT_DISABLED", "")
     if value.strip().lower() not in (*_ON_WORDS, *_OFF_WORDS):
