@@ -100,13 +100,13 @@ class Notice(Enum):
     SHUT_DOWN_EVENT = "shut_down_event", "Paygent is shut down; events wait in the journal."
     UNMETERED_OPERATION = (
         "unmetered",
-        "%s %s is neither metered nor limited. Use pg.wrap() with a rate for its model"
-        " in cost_rates; without one it books $0.",
+        "%s %s is neither metered nor limited. Use pg.wrap(); a model without a price"
+        " books $0 until cost_rates has a rate for it.",
     )
     UNMETERED_FUNCTION = (
         "unmetered",
-        "litellm.%s is neither metered nor limited. Use pg.wrap() with a rate for its model"
-        " in cost_rates; without one it books $0.",
+        "litellm.%s is neither metered nor limited. Use pg.wrap(); a model without a price"
+        " books $0 until cost_rates has a rate for it.",
     )
     UNMETERED_SDK = (
         "unmetered_sdk",
@@ -115,8 +115,8 @@ class Notice(Enum):
     )
     UNMETERED_CONNECTION = (
         "unmetered",
-        "A connection to %s is neither metered nor limited. Use pg.wrap() with a rate for its model"
-        " in cost_rates; without one it books $0.",
+        "A connection to %s is neither metered nor limited. Use pg.wrap(); a model without a price"
+        " books $0 until cost_rates has a rate for it.",
     )
     UNMETERED_SOCKET_LIBRARY = (
         "unmetered",

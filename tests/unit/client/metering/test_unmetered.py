@@ -63,7 +63,8 @@ def test_admit__where_such_calls_are_refused__raises_and_reports(init: Init) -> 
     assert (result.user_id, result.plan, result.retryable) == ("u1", "pro", False)
     assert str(caught.value) == (
         'Refused because of on_unmetered="raise": openai POST /videos is neither metered nor'
-        " limited. Use pg.wrap() with a rate for its model in cost_rates; without one it books $0."
+        " limited. Use pg.wrap(); a model without a price books $0 until cost_rates has a rate for"
+        " it."
     )
     pg.flush()
     assert refused == [result]
