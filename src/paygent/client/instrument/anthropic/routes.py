@@ -34,6 +34,7 @@ resources = {
     "anthropic.resources.beta.messages.messages": ("Messages", "AsyncMessages"),
     "anthropic.resources.messages.batches": ("Batches", "AsyncBatches"),
     "anthropic.resources.beta.messages.batches": ("Batches", "AsyncBatches"),
+    "anthropic.resources.beta.prompt_caching.messages": ("Messages", "AsyncMessages"),
     "anthropic.resources.completions": ("Completions", "AsyncCompletions"),
 }
 """Classes of the methods that accept `paygent_*` arguments, by the module that defines them; some

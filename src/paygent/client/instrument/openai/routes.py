@@ -49,6 +49,7 @@ resources = {
     "openai.resources.audio.transcriptions": ("Transcriptions", "AsyncTranscriptions"),
     "openai.resources.audio.translations": ("Translations", "AsyncTranslations"),
     "openai.resources.batches": ("Batches", "AsyncBatches"),
+    "openai.resources.decisions": ("Decisions", "AsyncDecisions"),
     "openai.resources.beta.responses.responses": ("Responses", "AsyncResponses"),
 }
 """Classes of the methods that accept `paygent_*` arguments, by the module that defines them; some
