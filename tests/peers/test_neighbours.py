@@ -72,7 +72,9 @@ def report_of(request: pytest.FixtureRequest) -> Iterator[ReportOf]:
     """Run the cells of the selected tests, as many at a time as there are processors, once each."""
     cells: dict[Cell, None] = {}
     for item in request.session.items:
-        cell = item.callspec.params.get("cell") if isinstance(item, pytest.Function) else None
+        # A test without parameters has no `callspec`.
+        parameters = getattr(item, "callspec", None)
+        cell = parameters.params.get("cell") if parameters is not None else None
         if isinstance(cell, Cell):
             cells.update(dict.fromkeys((cell, cell.alone)))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
