@@ -408,7 +408,8 @@ def test_open__a_log_whose_index_cannot_be_created__names_both(path: str) -> Non
     code = (
         "import os, sys\n"
         "from paygent.store.sqlite import SqliteStore\n"
-        "SqliteStore(sys.argv[1]).open()\n"
+        "store = SqliteStore(sys.argv[1])\n"  # without a name its connection would be closed
+        "store.open()\n"
         "os._exit(0)\n"
     )
     assert run_python(code, path).communicate(timeout=20) == ("", "")
