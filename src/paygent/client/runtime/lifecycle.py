@@ -59,9 +59,11 @@ def on_fork_child(renew: Callable[[], None]) -> None:
 
 
 def _install() -> None:
+    global _renewed_pid
     if _installed:
         return  # a hook of the interpreter cannot be removed, so there is one
     _installed.append(True)
+    _renewed_pid = os.getpid()  # what was forked before has no parts of its parent's
     atexit.register(_at_exit)
     if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(

@@ -76,6 +76,21 @@ def test_renew_if_forked__after_a_fork_without_hooks__renews_once(
     assert renewed == ["journal"]
 
 
+def test_renew_if_forked__in_a_child_of_before_the_first_paygent__renews_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that calls `init` itself has no parts of its parent's, which had only the module."""
+    monkeypatch.setattr(lifecycle, "_installed", [])
+    monkeypatch.setattr(lifecycle, "_renewed_pid", 1)
+    monkeypatch.setattr("atexit.register", lambda function: None)
+    monkeypatch.setattr("os.register_at_fork", lambda **functions: None)
+    renewed: list[str] = []
+    part = Part("journal", renewed)
+    lifecycle.on_fork_child(part.renew)
+    lifecycle.renew_if_forked()
+    assert renewed == []
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
