@@ -91,6 +91,11 @@ class Diagnostics:
         """Count a notice without logging it; see `warn_once`."""
         self._count(f"{notice.kind}:{subject}" if subject else notice.kind)
 
+    def count_again(self, kind: str) -> None:
+        """Count a notice, by its kind, of which one was logged before."""
+        with self._lock:
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+
     def _log(
         self,
         message: str,

@@ -1,9 +1,4 @@
-"""The added path under load: busy threads, tasks on one loop, and a comparison of the journal's
-kinds of segments.
-
-The provider is a function that answers at once, behind the real request wrapper; metered and bare
-calls alternate in each thread and task.
-"""
+"""Many tasks on one event loop, and a comparison of the journal's kinds of segments."""
 
 from __future__ import annotations
 
@@ -11,72 +6,84 @@ import asyncio
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
 from tests.bench.figures import show, show_added
+from tests.bench.sdk_calls import CHAT, CHAT_ANSWER, load_copy
+from tests.bench.side import THREADS, WORK_US, loops_of, work
 
-THREADS = 16
 TASKS = 1_000
-WORK_US = 1_000  # of pure Python before each call, so that the interpreter lock is contended
 _USERS = 50
-_BODY = {
-    "model": "gpt-4o",
-    "messages": [{"role": "system", "content": "s" * 400}, {"role": "user", "content": "u" * 200}],
-    "max_tokens": 100,
-}
-_ANSWER = {
-    "id": "c",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "gpt-4o",
-    "choices": [],
-    "usage": {"prompt_tokens": 150, "completion_tokens": 40, "total_tokens": 190},
-}
+_PROVIDER_S = 0.05
+_moments: ContextVar[list[int]] = ContextVar("moments")  # at which a call's provider works
 
 
-@contextmanager
-def _stub() -> Iterator[tuple[Any, Any, Any]]:
-    """Start a Paygent; yield a client, the options of a request and its answer."""
+def _async_chat(openai: ModuleType) -> Any:
+    """Return the chat completions of a client whose provider pauses, and notes when it does."""
+    import httpx2
+
+    async def respond(request: httpx2.Request) -> httpx2.Response:
+        moments = _moments.get()
+        moments.append(time.perf_counter_ns())
+        await asyncio.sleep(_PROVIDER_S)
+        moments.append(time.perf_counter_ns())
+        return httpx2.Response(200, json=CHAT_ANSWER)
+
+    http_client = httpx2.AsyncClient(transport=httpx2.MockTransport(respond))
+    client = openai.AsyncOpenAI(
+        api_key="k", base_url="http://127.0.0.1:9/v1", http_client=http_client
+    )
+    return client.chat.completions
+
+
+async def _time_tasks(chats: list[tuple[Any, list[int]]], rounds: int) -> None:
+    """Call alternately in a thousand tasks; append the time each call occupies the loop."""
+    from paygent import paygent_context
+
+    clock = time.perf_counter_ns
+
+    async def run(task: int) -> None:
+        moments: list[int] = []
+        _moments.set(moments)
+        with paygent_context(user_id=f"user-{task % _USERS}"):
+            for number in range(rounds + 2):
+                for chat, readings in chats:
+                    moments.clear()
+                    start = clock()
+                    await chat.create(**CHAT)
+                    # Before the provider and after it; no other task runs in between.
+                    took = moments[0] - start + clock() - moments[1]
+                    if number >= 2:
+                        readings.append(took)
+
+    await asyncio.gather(*(run(task) for task in range(TASKS)))
+
+
+def tasks_on_one_loop(rounds: int) -> None:
+    """Measure the time a call occupies the loop's thread with a thousand calls in flight."""
     import openai
-    from openai._models import FinalRequestOptions
-    from openai.types.chat import ChatCompletion
 
     from paygent import Paygent, PlanConfig
 
-    options = FinalRequestOptions.construct(
-        method="post", url="/chat/completions", json_data=_BODY, headers={}
-    )
-    answer = ChatCompletion.model_validate(_ANSWER)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        openai.OpenAI(api_key="k", base_url="http://127.0.0.1:9/v1") as client,
-    ):
-        pg = Paygent.init(db_path=str(Path(folder) / "bench.db"), auto_instrument=False)
+    bare: list[int] = []
+    metered: list[int] = []
+    bare_chat, metered_chat = _async_chat(load_copy("openai")), _async_chat(openai)
+    with tempfile.TemporaryDirectory() as folder:
+        pg = Paygent.init(db_path=str(Path(folder) / "bench.db"))
         pg.configure_plan("bench", PlanConfig(max_spend_per_period=10**6))
         for number in range(_USERS):
             pg.assign_plan(f"user-{number}", "bench")
-        try:
-            yield client, options, answer
-        finally:
-            pg.shutdown(timeout=60)
-
-
-def _loops_of(work_us: int) -> int:
-    """Return how many rounds of `_work` take that long on an otherwise idle machine."""
-    start = time.perf_counter_ns()
-    _work(200_000)
-    return int(200_000 * work_us * 1000 / (time.perf_counter_ns() - start))
-
-
-def _work(loops: int) -> int:
-    number = 0
-    for _ in range(loops):
-        number += 1
-    return number
+        asyncio.run(_time_tasks([(bare_chat, bare), (metered_chat, metered)], rounds))
+        calls_per_user = TASKS // _USERS * (rounds + 2)
+        assert pg.get_usage("user-0").period_tokens_total == calls_per_user * 190
+        pg.shutdown(timeout=60)
+    print(f"{TASKS} tasks on one loop, {len(metered)} real SDK calls of 50 ms")
+    show_added("whole added path", bare, metered, "(budget: under 1 ms)")
 
 
 def _in_threads(run: Callable[[int], None]) -> None:
@@ -87,95 +94,17 @@ def _in_threads(run: Callable[[int], None]) -> None:
         thread.join()
 
 
-def busy_threads(rounds: int) -> None:
-    """Measure the added path in threads that compete for the interpreter."""
-    from paygent import paygent_context
-    from paygent.client.instrument.http_sdks.wrapper import wrap_sync
-    from paygent.client.instrument.openai import routes as sdk
-
-    clock = time.perf_counter_ns
-    with _stub() as (client, options, answer):
-
-        def provider(client: Any, cast_to: Any, options: Any) -> Any:
-            return answer
-
-        metered_request = wrap_sync(provider, sdk)
-        loops = _loops_of(WORK_US)
-        print(f"{THREADS} busy threads, {THREADS * rounds} calls, {WORK_US} µs of work before each")
-        for name, users in (("one user per thread", THREADS), ("one shared user", 1)):
-            bare: list[int] = []
-            metered: list[int] = []
-
-            def run(
-                thread: int,
-                bare: list[int] = bare,
-                metered: list[int] = metered,
-                users: int = users,
-            ) -> None:
-                with paygent_context(user_id=f"user-{thread % users}"):
-                    for number in range(rounds + rounds // 10):
-                        for call, readings in ((provider, bare), (metered_request, metered)):
-                            _work(loops)
-                            start = clock()
-                            call(client, None, options)
-                            took = clock() - start
-                            if number >= rounds // 10:
-                                readings.append(took)
-
-            _in_threads(run)
-            show_added(f"whole added path, {name}", bare, metered, "(budget: p99 ≤ 150 µs)")
-
-
-def tasks_on_one_loop(rounds: int) -> None:
-    """Measure the time a call occupies the loop's thread with a thousand calls in flight."""
-    from paygent import paygent_context
-    from paygent.client.instrument.http_sdks.wrapper import wrap_async
-    from paygent.client.instrument.openai import routes as sdk
-
-    clock = time.perf_counter_ns
-    with _stub() as (client, options, answer):
-
-        async def provider(client: Any, cast_to: Any, options: Any, *, moments: list[int]) -> Any:
-            moments.append(clock())
-            await asyncio.sleep(0.05)
-            moments.append(clock())
-            return answer
-
-        metered_request = wrap_async(provider, sdk)
-        bare: list[int] = []
-        metered: list[int] = []
-
-        async def run(task: int) -> None:
-            with paygent_context(user_id=f"user-{task % _USERS}"):
-                for number in range(rounds + 2):
-                    for call, readings in ((provider, bare), (metered_request, metered)):
-                        moments: list[int] = []
-                        start = clock()
-                        await call(client, None, options, moments=moments)
-                        # Before the provider and after it; no other task runs in between.
-                        took = moments[0] - start + clock() - moments[1]
-                        if number >= 2:
-                            readings.append(took)
-
-        async def run_all() -> None:
-            await asyncio.gather(*(run(task) for task in range(TASKS)))
-
-        asyncio.run(run_all())
-        print(f"{TASKS} tasks on one loop, {len(metered)} calls of 50 ms")
-        show_added("whole added path", bare, metered, "(budget: under 1 ms)")
-
-
 def journals(rounds: int) -> None:
     """Compare the kinds of segments alternately: on one thread, and in threads that compete for the
     interpreter.
 
-    A round appends what a call does, a begin and an end record.
+    A round appends two records of about the sizes that a call has.
     """
     from paygent.client.journal import journal as module
     from paygent.client.journal.journal import Journal
 
     begin, end = b'{"k":"begin","x":"%s"}' % (b"x" * 300), b'{"k":"end","x":"%s"}' % (b"x" * 400)
-    loops = _loops_of(WORK_US)
+    busy_loops = loops_of(WORK_US)
     clock = time.perf_counter_ns
     with tempfile.TemporaryDirectory() as folder:
         kinds: list[tuple[str, Journal]] = []
@@ -193,26 +122,24 @@ def journals(rounds: int) -> None:
                     journal.take(1_000_000)
                     journal.delivered()
 
-        def run(work: int, count: int, thread: int) -> None:
+        def run(loops: int, count: int, thread: int) -> None:
             for number in range(count):
-                if work:
-                    _work(work)
+                work(loops)
                 kind, journal = kinds[(number + thread) % 2]
-                event_id = f"{thread}-{number}"
                 start = clock()
-                journal.begin(event_id, begin)
-                journal.end(event_id, end)
+                journal.append(begin)
+                journal.append(end)
                 readings[kind].append(clock() - start)
 
         delivering = threading.Thread(target=deliver)
         delivering.start()
-        print("the journal, a begin and an end record, segment kinds alternating")
+        print("the journal, two records, segment kinds alternating")
         readings: dict[str, list[int]] = {"mapped": [], "written": []}
         run(0, 20 * rounds, 0)
         for kind in readings:
             show(f"{kind}, one thread", readings[kind])
         readings = {"mapped": [], "written": []}
-        _in_threads(lambda thread: run(loops, 2 * rounds, thread))
+        _in_threads(lambda thread: run(busy_loops, 2 * rounds, thread))
         for kind in readings:
             show(f"{kind}, {THREADS} busy threads", readings[kind])
         done.set()

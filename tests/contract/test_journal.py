@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.records import (
+    begin,
+    calls_of,
+    end,
+    event_end,
+    event_of,
+    figures,
+    json_of,
+    lane_of,
+    numbers_of,
+    seqs_of,
+    void,
+)
+from tests.contract.samples import NOON_US
 
 import paygent.client.journal.journal as journal_module
 from paygent.client.journal.journal import Journal
@@ -17,8 +32,19 @@ from paygent.client.journal.segments import (
     RECORD_BYTES_MAX,
     MappedSegment,
     MemorySegment,
+    Record,
     WrittenSegment,
 )
+from paygent.core.records import (
+    BEGIN,
+    END,
+    TAIL_BYTES_MAX,
+    VOID,
+    PackedRecord,
+    event_id_of,
+    to_event,
+)
+from paygent.core.usage_stats import Observation
 from paygent.failopen import diagnostics
 
 _KINDS = {"mapped": MappedSegment, "written": WrittenSegment, "memory": MemorySegment}
@@ -54,19 +80,9 @@ def payload(**record: Any) -> bytes:
     return json.dumps(record, separators=(",", ":")).encode()
 
 
-def end_of(event_id: str) -> bytes:
-    """Return an end record that has an id only."""
-    return payload(k="end", id=event_id)
-
-
-def begin_of(event_id: str) -> bytes:
-    """Return a begin record that has an id only."""
-    return payload(k="begin", id=event_id)
-
-
-def drain(journal: Journal, records_max: int = 1_000) -> list[dict[str, Any]]:
+def drain(journal: Journal, records_max: int = 1_000) -> list[Record]:
     """Take and deliver until nothing is left."""
-    drained: list[dict[str, Any]] = []
+    drained: list[Record] = []
     for _ in range(1_000):
         taken = journal.take(records_max)
         drained += taken
@@ -86,16 +102,90 @@ def test_journal__of_a_kind__keeps_its_records_there(
 
 def test_take__records__come_in_the_order_of_writing(journal: Journal) -> None:
     """Calls, entries and directory records come back as they were written."""
+    lane = lane_of()
     journal.append(payload(k="plan", name="é"))
-    journal.begin("a", begin_of("a"))
+    begin(journal, lane, 1)
     journal.append(payload(n=1))
-    journal.end("a", end_of("a"))
+    end(journal, lane, 1)
     assert journal.take(100) == [
         {"k": "plan", "name": "é"},
-        {"k": "begin", "id": "a"},
+        PackedRecord(BEGIN, lane.facts, 1, NOON_US, 400, 0, None, None),
         {"n": 1},
-        {"k": "end", "id": "a"},
+        PackedRecord(END, lane.facts, 1, NOON_US, 0, 0, figures(), None),
     ]
+
+
+def test_take__calls_of_many_lanes__come_with_the_facts_of_their_own(journal: Journal) -> None:
+    """A record names its lane by number, and is read with that lane's user, session and price."""
+    lanes = [
+        lane_of(session_id=session_id, model=model)
+        for session_id in ("s1", "s2", "é")
+        for model in ("gpt-4o", "gpt-4o-mini")
+    ]
+    for seq in range(60):
+        begin(journal, lanes[seq % 6], seq)
+    for seq in range(60):
+        end(journal, lanes[seq % 6], seq)
+    taken = drain(journal, 7)
+    assert calls_of(taken) == [(kind, seq) for kind in (BEGIN, END) for seq in range(60)]
+    assert [each.facts for each in taken if isinstance(each, PackedRecord)] == [
+        lanes[seq % 6].facts for seq in range(60)
+    ] * 2
+    ended = [each for each in taken if isinstance(each, PackedRecord) and each.kind == END]
+    assert [to_event(each) for each in ended] == [
+        event_of(lanes[seq % 6], seq) for seq in range(60)
+    ]
+
+
+def test_take__a_call__has_one_event_id_from_its_begin_to_its_end(journal: Journal) -> None:
+    """What a begin books after a death is the event that its end books otherwise."""
+    lane = lane_of()
+    begin(journal, lane, 7)
+    end(journal, lane, 7)
+    void(journal, lane, 7)
+    ids = {each.event_id for each in drain(journal) if isinstance(each, PackedRecord)}
+    expected = event_id_of(lane.facts.common, 7, NOON_US)
+    assert (ids, event_of(lane, 7).event_id) == ({expected}, expected)
+
+
+def test_take__an_event_that_figures_do_not_express__comes_back_whole(journal: Journal) -> None:
+    """Whatever a record of fixed size has no room for is in its tail."""
+    lane = lane_of()
+    events = [
+        event_of(lane, 1),
+        event_of(lane, 2)._replace(metadata={"team": "blau-é", "n": 3}, blocked=True),
+        event_of(lane, 3)._replace(
+            event_id="of a job", model="other", model_key="other", price_id="list-9"
+        ),
+        event_of(lane, 4)._replace(
+            cost_tokens_nano=1 << 60, cost_tools_nano=7, tool_calls=("a", "b")
+        ),
+        event_of(lane, 5)._replace(input_tokens=1 << 40, quality="estimated", details={"held": 1}),
+        event_of(lane, 6)._replace(session_id="", provider="", user_id="\ud800"),
+    ]
+    for seq, event in enumerate(events, start=1):
+        begin(journal, lane, seq)
+        journal.write(lane, event_end(lane, seq, event))
+    taken = drain(journal)
+    ended = [each for each in taken if isinstance(each, PackedRecord) and each.kind == END]
+    assert [to_event(each) for each in ended] == events
+    assert seqs_of(taken, END) == [1, 2, 3, 4, 5, 6]
+
+
+def test_write__a_lane_that_has_learned__is_recorded_as_of_the_segments_first_call(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """A begin without an end is booked at what was expected when its segment was started."""
+    journal = new_journal(segment_bytes_max=10_000)
+    lane = lane_of()
+    begin(journal, lane, 1)
+    lane.forecast.learn(Observation(400, 5_000, 700, 19_500_000, None))
+    journal._rotate(journal._current)
+    begin(journal, lane, 2)
+    first, second = (each for each in drain(journal) if isinstance(each, PackedRecord))
+    assert first.facts.expectation == lane.facts.expectation
+    assert second.facts.expectation == lane.forecast.expectation != lane.facts.expectation
+    assert to_event(second).total_tokens > to_event(first).total_tokens
 
 
 def test_take__nothing_written__is_empty(journal: Journal) -> None:
@@ -153,25 +243,21 @@ def test_take__thousands_of_records__are_all_delivered_once(journal: Journal) ->
     """A backlog is worked off in parts, with nothing lost or repeated between them."""
     for number in range(3_000):
         journal.append(payload(n=number, text="x" * 50))
-    assert [record["n"] for record in drain(journal)] == list(range(3_000))
+    assert numbers_of(drain(journal)) == list(range(3_000))
 
 
 @pytest.mark.parametrize("segment_bytes_max", [1, 100, 1_000])
 def test_journal__rotated_often__keeps_every_record_in_order(
     new_journal: Callable[..., Journal], segment_bytes_max: int
 ) -> None:
-    """However small the segments, each end record comes once and after its begin."""
+    """However small the segments, each record comes once, and an end after its begin."""
     journal = new_journal(segment_bytes_max=segment_bytes_max)
-    for number in range(20):
-        journal.begin(str(number), begin_of(str(number)))
-        journal.end(str(number), end_of(str(number)))
-    taken = drain(journal)
-    ends = [record["id"] for record in taken if record["k"] == "end"]
-    assert ends == [str(number) for number in range(20)]
-    for number in range(20):
-        assert taken.index({"k": "begin", "id": str(number)}) < taken.index(
-            {"k": "end", "id": str(number)}
-        )
+    lane = lane_of()
+    for seq in range(200):
+        begin(journal, lane, seq)
+        end(journal, lane, seq)
+    expected = [(kind, seq) for seq in range(200) for kind in (BEGIN, END)]
+    assert calls_of(drain(journal)) == expected
 
 
 def test_append__a_record_larger_than_any_frame__is_dropped_loudly(journal: Journal) -> None:
@@ -182,15 +268,28 @@ def test_append__a_record_larger_than_any_frame__is_dropped_loudly(journal: Jour
     assert (journal.dropped, diagnostics.counts) == (1, {"record_too_large": 1})
 
 
-def test_end__a_record_larger_than_any_frame__is_dropped_loudly_and_ends_the_call(
-    journal: Journal,
-) -> None:
-    """The call is in flight no more, and no later process books it as estimated."""
-    journal.begin("a", begin_of("a"))
-    journal.end("a", payload(k="end", id="a", text="x" * RECORD_BYTES_MAX))
-    assert list(unfinished(drain(journal))) == []
-    assert (journal.calls_in_flight, journal.dropped) == (0, 1)
-    assert diagnostics.counts == {"record_too_large": 1}
+def test_write__an_event_with_a_large_tail__comes_back_whole(journal: Journal) -> None:
+    """An answer may name thousands of tools; what it cost is booked all the same."""
+    lane = lane_of()
+    event = event_of(lane, 1)._replace(tool_calls=("search",) * 20_000, cost_tools_nano=5)
+    begin(journal, lane, 1)
+    journal.write(lane, event_end(lane, 1, event))
+    end(journal, lane, 2)
+    taken = drain(journal)
+    assert calls_of(taken) == [(BEGIN, 1), (END, 1), (END, 2)]
+    assert isinstance(taken[1], PackedRecord)
+    assert to_event(taken[1]) == event
+
+
+def test_write__a_tail_larger_than_any__is_refused_before_it_is_written(journal: Journal) -> None:
+    """The reader would take it for damage; nothing of it reaches the journal."""
+    lane = lane_of()
+    begin(journal, lane, 1)
+    with pytest.raises(ValueError, match="a tail of"):
+        event_end(lane, 1, event_of(lane, 1)._replace(description="x" * (TAIL_BYTES_MAX + 1)))
+    end(journal, lane, 1)
+    taken = drain(journal)
+    assert (calls_of(taken), list(unfinished(taken))) == ([(BEGIN, 1), (END, 1)], [])
 
 
 def test_journal__a_payload_that_is_no_record__does_not_stop_the_others(journal: Journal) -> None:
@@ -219,7 +318,7 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
     threads = [threading.Thread(target=write, args=(thread,)) for thread in range(threads_count)]
     for thread in threads:
         thread.start()
-    taken: list[dict[str, Any]] = []
+    taken: list[Record] = []
     while any(thread.is_alive() for thread in threads):
         journal.maintain()
         taken += journal.take(500)
@@ -227,36 +326,58 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
     taken += drain(journal)
     assert len(taken) == threads_count * each
     by_thread = {
-        thread: [record["n"] for record in taken if record["t"] == thread]
+        thread: [record["n"] for record in map(json_of, taken) if record["t"] == thread]
         for thread in range(threads_count)
     }
     assert by_thread == {thread: list(range(each)) for thread in range(threads_count)}
     assert journal.dropped == 0
 
 
-def test_journal__calls_of_many_threads__all_end_once(new_journal: Callable[..., Journal]) -> None:
-    """With rotations under way, no call's end is lost and none comes twice."""
+@pytest.mark.parametrize("lanes_count", [1, 16])
+def test_journal__calls_of_many_threads__all_end_once(
+    new_journal: Callable[..., Journal], lanes_count: int
+) -> None:
+    """With rotations under way, sixteen threads lose no record of a call and double none, whether
+    they share a lane or not; each record is read with its own lane.
+    """
     journal = new_journal(segment_bytes_max=3_000, records_in_memory_max=100_000)
+    lanes = [lane_of(session_id=f"s{number}") for number in range(lanes_count)]
+    threads_count, each = 16, 200
+    barrier = threading.Barrier(threads_count)
 
     def call(thread: int) -> None:
-        for number in range(100):
-            event_id = f"{thread}-{number}"
-            journal.begin(event_id, begin_of(event_id))
-            journal.end(event_id, end_of(event_id))
+        lane = lanes[thread % lanes_count]
+        barrier.wait()
+        for number in range(each):
+            seq = thread * 1_000 + number
+            begin(journal, lane, seq)
+            (void if number % 10 == 9 else end)(journal, lane, seq)
 
-    threads = [threading.Thread(target=call, args=(thread,)) for thread in range(8)]
-    for thread in threads:
-        thread.start()
-    taken: list[dict[str, Any]] = []
-    while any(thread.is_alive() for thread in threads):
-        journal.maintain()
-        taken += journal.take(500)
-        journal.delivered()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(threads_count)]
+        for thread in threads:
+            thread.start()
+        taken: list[Record] = []
+        while any(thread.is_alive() for thread in threads):
+            journal.maintain()
+            taken += journal.take(500)
+            journal.delivered()
+    finally:
+        sys.setswitchinterval(interval)
     taken += drain(journal)
-    ends = [record["id"] for record in taken if record["k"] == "end"]
-    assert sorted(ends) == sorted(
-        f"{thread}-{number}" for thread in range(8) for number in range(100)
-    )
+    calls = [thread * 1_000 + number for thread in range(threads_count) for number in range(each)]
+    voids = [seq for seq in calls if seq % 10 == 9]
+    assert sorted(seqs_of(taken, BEGIN)) == calls
+    assert sorted(seqs_of(taken, END)) == sorted(set(calls) - set(voids))
+    assert sorted(seqs_of(taken, VOID)) == voids
+    packed = [record for record in taken if isinstance(record, PackedRecord)]
+    assert {record.seq: record.facts for record in packed} == {
+        seq: lanes[seq // 1_000 % lanes_count].facts for seq in calls
+    }
+    assert list(unfinished(taken)) == []
+    assert (journal.dropped, journal._begun_in) == (0, {})
 
 
 @pytest.mark.parametrize("segment_bytes_max", [100, 1_000_000])
@@ -268,26 +389,26 @@ def test_journal__a_record_larger_than_a_segment__is_kept(
     texts = ["a", "b" * 900_000, "c" * (RECORD_BYTES_MAX - 20), "d"]
     for text in texts:
         journal.append(payload(t=text))
-    assert [record["t"] for record in drain(journal)] == texts
+    assert [json_of(record)["t"] for record in drain(journal)] == texts
 
 
 def test_journal__more_calls_in_flight_than_fit_a_segment__does_not_rotate_at_each_record(
     new_journal: Callable[..., Journal],
 ) -> None:
-    """Their begin records at the head of a segment leave room for others behind them."""
+    """Calls in flight take no room in the segments that follow."""
     journal = new_journal(segment_bytes_max=5_000)
-    for number in range(300):
-        journal.begin(str(number), payload(k="begin", id=str(number), text="x" * 100))
+    lane = lane_of()
+    for seq in range(300):
+        begin(journal, lane, seq)
     before = len(journal._segments)
     for number in range(100):
         journal.append(payload(n=number))
     assert len(journal._segments) - before <= 1
-    for number in range(300):
-        journal.end(str(number), end_of(str(number)))
+    for seq in range(300):
+        end(journal, lane, seq)
     taken = drain(journal)
-    assert [record["n"] for record in taken if "n" in record] == list(range(100))
-    ends = [record["id"] for record in taken if record.get("k") == "end"]
-    assert ends == [str(number) for number in range(300)]
+    assert numbers_of(taken) == list(range(100))
+    assert (seqs_of(taken, BEGIN), seqs_of(taken, END)) == ([*range(300)], [*range(300)])
 
 
 def test_maintain__segments_that_were_left__are_read_as_before(
@@ -304,7 +425,7 @@ def test_maintain__segments_that_were_left__are_read_as_before(
     first = journal.take(7)
     assert journal.take(7) == first
     assert (journal.has_unread, journal.has_reached(mark)) == (True, False)
-    assert [record["n"] for record in drain(journal, 7)] == list(range(200))
+    assert numbers_of(drain(journal, 7)) == list(range(200))
     assert (journal.has_unread, journal.has_reached(mark)) == (False, True)
 
 

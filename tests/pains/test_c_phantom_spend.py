@@ -11,6 +11,7 @@ from typing import Any
 
 import openai
 import pytest
+from tests.accounts import held
 from tests.instrument.shapes import MESSAGES
 
 from paygent import (
@@ -37,9 +38,11 @@ def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def held(pg: Paygent) -> int:
-    """What is held on the user's accounts."""
-    return sum(each.held for each in pg._parts.accounts.registry.users["u1"].accounts.values())
+def all_held(pg: Paygent) -> int:
+    """Return what is held on the user's accounts once all that has ended is counted."""
+    user = pg._parts.accounts.registry.users["u1"]
+    pg._parts.accounts.admission.count(user)
+    return sum(held(user, account) for account in user.accounts.values())
 
 
 @pytest.mark.parametrize("answer", [Answer(status=500), Answer(status=429), Answer(status=400)])
@@ -54,7 +57,7 @@ def test_c__calls_that_fail__leave_no_hold_and_nothing_spent(
             fake.script(answer)
             with pytest.raises(openai.APIStatusError):
                 client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=90)
-        assert (held(pg), pg.get_usage("u1").period_cost_nano) == (0, 0)
+        assert (all_held(pg), pg.get_usage("u1").period_cost_nano) == (0, 0)
         assert client.chat.completions.create(model="gpt-4o", messages=MESSAGES).id
 
 
@@ -68,7 +71,7 @@ def test_c__calls_that_time_out__leave_no_hold(
         fake.script(Answer(delay_s=1.0))
         with pytest.raises(openai.APITimeoutError):
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
-    assert held(pg) == 0
+    assert all_held(pg) == 0
     assert 0 < pg.get_usage("u1").period_cost_nano < 1_000_000
 
 

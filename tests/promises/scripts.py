@@ -35,7 +35,11 @@ def run(
 ) -> tuple[str, str]:
     """Run `code` to its end and return what it printed and logged; it must end with status 0."""
     process = start(code, *arguments, flags=flags, **environment)
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        kill(process)
+        raise
     assert process.returncode == 0, err
     return out, err
 

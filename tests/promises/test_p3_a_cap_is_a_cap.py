@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import openai
 import pytest
+from tests.accounts import held, open_calls
 from tests.conftest import Closing
 
 from paygent import GuardResult, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.client.accounts.holds import Hold
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.user_state import User
+from paygent.client.accounts.user_state import Hold, User
 from paygent.client.runtime.settings import Settings
 from paygent.core.period import Subscription, to_us
 from paygent.testing import Answer, FakeProvider, Tokens
@@ -143,9 +143,9 @@ class Crowd:
         """Return what has become of the callers so far."""
         usage = self.pg.get_usage(self.user_id)
         user = self.pg._parts.accounts.registry.users[self.user_id]
-        held = sum(account.held + len(account.calls) for account in user.accounts.values())
+        left = len(open_calls(user)) + sum(held(user, each) for each in user.accounts.values())
         assert not any(account.waiting for account in user.accounts.values())
-        return Outcome(len(self.served), self.refusals, usage.period_cost_nano, held)
+        return Outcome(len(self.served), self.refusals, usage.period_cost_nano, left)
 
 
 def plan(fit: int = FIT, **fields: Any) -> PlanConfig:
@@ -209,17 +209,19 @@ def test_p3__five_characters_billed_as_a_thousand_tokens__are_held_once_one_has_
 
 
 class Watched:
-    """Notes, at each hold that is granted, what others in flight held and what was spent."""
+    """Notes, at each hold that is granted, what others in flight held."""
 
     def __init__(self, accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.grants: list[tuple[Hold, int, int, list[Hold]]] = []
+        self.grants: list[tuple[Hold, int, list[Hold]]] = []
         original = accounts.admission.hold
 
-        def hold(user: User, hold: Hold, **arguments: Any) -> Any:
+        def hold(hold: Hold, **arguments: Any) -> Any:
+            user = hold.lane.user
             with self.lock:  # one at a time, so that what is read belongs together
+                accounts.admission.count(user)
                 account = self.account(user)
-                before = (account.spent, account.held, list(account.calls)) if account else None
-                answer = original(user, hold, **arguments)
+                before = (held(user, account), open_calls(user)) if account else None
+                answer = original(hold, **arguments)
                 if answer is None and before is not None:
                     self.grants.append((hold, *before))
                 return answer
@@ -241,20 +243,13 @@ def test_p3__calls_that_differ_by_30_percent__pass_the_cap_by_no_more_than_the_b
     """At most by the straddler, and by what the calls beside it cost above their hold."""
     pg = started(init, plan(fit=100))
     crowd = Crowd(pg, noisy(seed), latency_s=0.01)
-    costs: dict[Hold, int] = {}
-    settle = pg._parts.accounts.admission.settle
-
-    def noted(user: User, hold: Hold | None, event: Any, learned: Any = None) -> None:
-        if hold is not None:
-            costs[hold] = event.cost_nano
-        settle(user, hold, event, learned)
-
-    monkeypatch.setattr(pg._parts.accounts.admission, "settle", noted)
     watched = Watched(pg._parts.accounts, monkeypatch)
     outcome = crowd.come(carrier)
     over_nano = outcome.spent_nano - 100 * CALL_NANO
-    hold, _, held, others = watched.grants[-1]
-    bound = costs[hold] + sum(costs[other] for other in others) - held
+    hold, held_nano, others = watched.grants[-1]
+    events = [call.event for call in (hold, *others)]
+    bound = sum(event.cost_nano for event in events if event is not None) - held_nano
+    assert None not in events
     assert 0 <= over_nano <= bound
     assert over_nano <= 5 * CALL_NANO  # as measured, with room; see docs/reference/measurements.md
     assert outcome.held == 0
@@ -526,15 +521,16 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
     subscription = Subscription(to_us(start), to_us(end), "none")
     pg._parts.accounts.registry.assign("u1", "gold", None, subscription, now[0])
     crowd = Crowd(pg, latency_s=0.2)
-    threads = at_once(crowd, 3)
+    threads = at_once(crowd, 2)  # as many as start before the first answer
     now[0] += 2 * 10**6
     assert pg.get_user_state("u1").plan == "default"
     for thread in threads:
         thread.join(20)
-    assert len(crowd.served) == 3
+    assert len(crowd.served) == 2
     assert pg.health()["counts"]["subscription_ended"] == 1
+    pg._parts.accounts.admission.count(user)
     spent = {key.start_us: each.spent for key, each in user.accounts.items() if each.thresholds}
-    assert spent[to_us(start)] == 3 * CALL_NANO
+    assert spent[to_us(start)] == 2 * CALL_NANO
 
 
 def test_p3__twenty_users_at_once__each_have_their_own_cap(init: Init) -> None:

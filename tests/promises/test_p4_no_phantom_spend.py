@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
-import linecache
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import openai
 import pytest
+from tests.accounts import counts_what_is_pending, held, nothing_left
 from tests.instrument.shapes import MESSAGES
+from tests.promises.interruptions import interrupted_at_line
 
 from paygent import (
     Limit,
@@ -28,7 +29,6 @@ from paygent import (
 )
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.wait import Wait
-from paygent.core.account import amount
 from paygent.core.usage import Usage
 from paygent.testing import Answer, FakeProvider
 
@@ -43,12 +43,11 @@ def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def held(pg: Paygent, user_id: str = "u1") -> set[int]:
-    """What is held on a user's accounts."""
-    return {
-        account.held
-        for account in pg._parts.accounts.registry.user(user_id, pg._now_us()).accounts.values()
-    }
+def all_held(pg: Paygent, user_id: str = "u1") -> set[int]:
+    """Return what is held on a user's accounts once all that has ended is counted."""
+    user = pg._parts.accounts.registry.user(user_id, pg._now_us())
+    pg._parts.accounts.admission.count(user)
+    return {held(user, account) for account in user.accounts.values()}
 
 
 def begun(pg: Paygent) -> Call:
@@ -85,20 +84,20 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
             next(stream)
     finished = threading.Event()
     put_off: list[object] = []
-    settled = pg._parts.accounts.admission.settle
+    book = pg._parts.accounts.admission.book
     lock = within(pg, where)
 
     def collect_while_locked(*args: Any) -> None:
-        monkeypatch.undo()  # once: the delivering thread may settle the stream through here too
+        monkeypatch.undo()  # once
         with lock:
             gc.collect()
             put_off.extend(pg._parts.meter.deferred_ends.waiting)
-        settled(*args)
+        book(*args)
 
     gc.disable()
     try:
         del stream
-        monkeypatch.setattr(pg._parts.accounts.admission, "settle", collect_while_locked)
+        monkeypatch.setattr(pg._parts.accounts.admission, "book", collect_while_locked)
 
         def work() -> None:
             pg.record_event("u2", cost=1)
@@ -113,7 +112,7 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
     assert put_off  # nothing was ended while the lock was held
     pg.flush()  # whoever ends the stream in this moment has ended it then
     assert pg.get_usage("u1").period_cost_nano > 0
-    assert held(pg) == {0}
+    assert all_held(pg) == {0}
 
 
 def test_p4__a_dropped_stream__is_counted_without_another_call(
@@ -125,7 +124,7 @@ def test_p4__a_dropped_stream__is_counted_without_another_call(
         call = begun(pg)
     pg._parts.meter.deferred_ends.add(lambda: pg._parts.meter.settle(call, Usage(100, 20)))
     assert pg.flush() >= 0
-    assert (held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 120)
+    assert (all_held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 120)
 
 
 def test_p4__two_threads_end_one_call__it_ends_once(init: Init) -> None:
@@ -142,23 +141,31 @@ def test_p4__two_threads_end_one_call__it_ends_once(init: Init) -> None:
 
             for done in [pool.submit(end) for _ in range(2)]:
                 done.result(WAIT_S)
-    assert (held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 300 * 120)
+    assert (all_held(pg), pg.get_usage("u1").period_tokens_total) == ({0}, 300 * 120)
 
 
-@pytest.mark.parametrize("where", ["callbacks.fire", "journal.begin"])
+@pytest.mark.parametrize(
+    ("where", "calls_before"), [("callbacks.fire", 0), ("journal.write", 0), ("journal.write", 2)]
+)
 def test_p4__an_interruption_before_the_provider__leaves_nothing(
     init: Init,
     fake: FakeProvider,
     client: openai.OpenAI,
     where: str,
+    calls_before: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Ctrl-C while the warning is out or the record is written: no hold, no call, no event."""
+    """Ctrl-C while the warning is out or the record is written: no hold, no call, no event. The
+    same for a call that takes the shortcut.
+    """
     pg = init()
     pg.configure_plan("p", PlanConfig(max_spend_per_period=1, soft_gate_at=0.1))
     pg.assign_plan("u1", "p")
     pg.record_event("u1", cost="0.5")
     pg.on_soft_gate(lambda result: None)
+    with paygent_context("u1"):
+        for _ in range(calls_before):
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
 
     def interrupt(*args: Any) -> None:
         raise KeyboardInterrupt
@@ -168,8 +175,9 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
         patch.setattr(part, where.split(".")[1], interrupt)
         with pytest.raises(KeyboardInterrupt):
             client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-    assert (fake.requests, held(pg), pg._parts.journal.calls_in_flight) == ([], {0}, 0)
-    assert pg.get_usage("u1").period_cost_nano == 500_000_000
+        assert (len(fake.requests), pg.health()["calls_in_flight"]) == (calls_before, 0)
+    assert all_held(pg) == {0}
+    assert pg.get_usage("u1").period_cost_nano == 500_000_000 + calls_before * 450_000
 
 
 # -- whatever ends a call that waits or is under way
@@ -188,12 +196,6 @@ def limited(init: Init, plan: PlanConfig = LIMITED) -> Paygent:
     pg = init()
     pg.configure_plan("default", plan)
     return pg
-
-
-def nothing_left(pg: Paygent, user_id: str = "u1") -> bool:
-    """Tell whether no call holds, waits or is written as under way."""
-    books = pg._parts.accounts.registry.users[user_id].accounts.values()
-    return not any(account.held or account.calls or account.waiting for account in books)
 
 
 class Busy:
@@ -316,55 +318,6 @@ def test_p4__shutdown_with_calls_in_line_and_under_way__ends_them_all(init: Init
     assert nothing_left(pg)
 
 
-def is_undelivered_right(pg: Paygent) -> bool:
-    """Tell whether each account counts what the ledger does not have yet, and nothing else."""
-    user = pg._parts.accounts.registry.users["u1"]
-    with user.lock:
-        return all(
-            account.pending
-            == sum(
-                amount(
-                    account.metric,
-                    cost_nano=event.cost_nano,
-                    tokens=event.total_tokens,
-                    calls=event.calls,
-                )
-                for event in user.pending.values()
-                if key.counts(event)
-            )
-            for key, account in user.accounts.items()
-        )
-
-
-def interrupted_at(line: int, action: Callable[[], Any]) -> str:
-    """Run something and raise KeyboardInterrupt at the n-th line of ours; return which it was, ""
-    when there are no more.
-    """
-    passed = [0]
-
-    def trace(frame: Any, event: str, argument: Any) -> Any:
-        if not any(part in frame.f_code.co_filename for part in PARTS_OF_OURS):
-            return None
-        source = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
-        # A block's end is traced at its `with`; no signal is handled there, only in the block.
-        if event == "line" and not source.startswith("with "):
-            passed[0] += 1
-            if passed[0] == line:
-                sys.settrace(None)
-                raise KeyboardInterrupt(f"{frame.f_code.co_name}: {source}")
-        return trace
-
-    others = sys.gettrace()  # of coverage
-    sys.settrace(trace)
-    try:
-        action()
-    except KeyboardInterrupt as interruption:
-        return str(interruption)
-    finally:
-        sys.settrace(others)
-    return ""
-
-
 def test_p4__a_call_that_nobody_can_end_any_more__is_counted_as_estimated(init: Init) -> None:
     """An interruption between two steps may drop it; the provider may have been asked."""
     pg = limited(init, PlanConfig(max_spend_per_period=10**6))
@@ -402,14 +355,14 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
     where = "first"
     while where:
         line += 1
-        where = interrupted_at(line, once)
+        where = interrupted_at_line(line, once, PARTS_OF_OURS)
         assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
         pg.get_usage("u1")  # as any next step does, it ends what nobody else can
         assert nothing_left(pg), where
-        assert is_undelivered_right(pg), where
+        assert counts_what_is_pending(pg._parts.accounts.registry.users["u1"]), where
         if "_settle" in where:
             assert pg.health()["calls_in_flight"] == 0, where
-    assert line > 150
+    assert line > 100
     once()
     assert nothing_left(pg)
     assert pg.health()["calls_in_flight"] == 0
@@ -428,7 +381,8 @@ def test_p4__an_interruption_at_any_line_of_a_calls_void__books_nothing(init: In
         line += 1
         with paygent_context("u1"):
             call = begun(pg)
-        where = interrupted_at(line, lambda call=call: pg._parts.meter.void(call, "a test"))  # type: ignore[misc]
+        void = partial(pg._parts.meter.void, call, "a test")
+        where = interrupted_at_line(line, void, PARTS_OF_OURS)
         if where.startswith("void: try") or not call.done:
             pg._parts.meter.void(call, "a test")  # interrupted before anything was done
         assert nothing_left(pg), where
@@ -456,12 +410,12 @@ def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_ret
         line, key = line + 1, next(keys)
         if corrects:
             of["corrects"] = pg.record_event("u1", cost=0).id
-        where = interrupted_at(line, once)
+        where = interrupted_at_line(line, once, PARTS_OF_OURS)
         assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
         assert not pg._parts.recorder._lock.locked(), where
         once()
         assert pg.get_usage("u1").period_cost_nano == key * 10**9, where
-        assert is_undelivered_right(pg), where
+        assert counts_what_is_pending(pg._parts.accounts.registry.users["u1"]), where
     assert line > 50
     pg.flush()
     assert pg.pending_events == 0

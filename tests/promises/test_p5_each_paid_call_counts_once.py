@@ -17,6 +17,9 @@ from tests.instrument.shapes import MESSAGES
 from tests.promises.scripts import kill, read_line, run, start
 
 from paygent import Paygent, PlanConfig, paygent_context
+from paygent.client.accounts.user_state import Lane
+from paygent.client.journal.journal import Journal
+from paygent.core.records import END
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import LedgerUnavailable
 from paygent.testing import Answer, FakeProvider
@@ -168,6 +171,22 @@ def test_p5__kill_9_with_a_call_in_flight__counts_it_as_estimated(
     assert cost > 450_000
 
 
+def test_p5__kill_9_with_a_call_in_flight_after_50_like_it__counts_what_those_cost(
+    fake: FakeProvider, db_path: str
+) -> None:
+    """The estimate is of what was known when the call began, not of when the process started."""
+    fake.script(*[Answer()] * 50, Answer(delay_s=30))
+    code = CALLS.replace("range(int(sys.argv[3])):", "range(51):\n        pg.get_usage('u1')")
+    process = start(code, fake.openai_url, db_path)
+    while len(fake.requests) < 51:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    kill(process)
+    calls, cost = counted(db_path)
+    assert calls == 51
+    assert 50.5 * 450_000 < cost < 52 * 450_000
+
+
 def test_p5__the_end_of_the_process__delivers_what_is_left(
     fake: FakeProvider, db_path: str
 ) -> None:
@@ -215,6 +234,39 @@ def test_p5__a_disk_full_for_longer_than_the_queue__loses_nothing_while_the_proc
     pg.flush()
     assert [row.calls for row in pg.report()] == [21]
     assert (pg.pending_events, pg.queue_stats["total_dropped"]) == (0, 0)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_p5__a_delivery_between_a_calls_record_and_its_count__counts_it_once(
+    init: Init, fake: FakeProvider, monkeypatch: pytest.MonkeyPatch, reported: bool
+) -> None:
+    """Another thread may deliver the end of a call before the caller has counted it, also of one
+    without a usage.
+    """
+    pg = init()
+    written = Journal.write
+
+    def write_and_deliver(journal: Journal, lane: Lane, record: bytes) -> None:
+        written(journal, lane, record)
+        if record[4] == END:
+            pg.flush()
+
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url) as client, paygent_context("u1"):
+        for _ in range(3):
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        pg.flush()
+        if not reported:
+            fake.default = Answer(without_usage=True)
+        monkeypatch.setattr(Journal, "write", write_and_deliver)
+        for _ in range(3):
+            assert pg.pending_events == 0  # also counts all that has ended so far
+            client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+        monkeypatch.undo()
+    pg.flush()
+    (row,) = pg.report()
+    assert row.calls == 6
+    assert pg.get_usage("u1").period_cost_nano == row.cost_nano
+    assert pg.pending_events == 0
 
 
 def test_p5__an_idempotency_key__books_once_ever(init: Init) -> None:

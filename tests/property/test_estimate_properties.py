@@ -7,8 +7,19 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paygent.core.estimate import bound, cost_of, held_by, moments_of, tokens_of
-from paygent.core.pricing import Prices, Rates, tokens_cost_nano
+from paygent.core.estimate import (
+    MILLIONTHS,
+    CallGroup,
+    Expectation,
+    bound,
+    cost_of,
+    expected_bound,
+    held_by,
+    hold_of,
+    moments_of,
+    tokens_of,
+)
+from paygent.core.pricing import ONE_NANO, Prices, Rates, Tier, tokens_cost_nano
 from paygent.core.request_size import Size, measure, weight_of
 from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
 
@@ -149,3 +160,65 @@ def test_observe__calls_that_are_all_alike__have_their_own_figures_and_no_spread
         0,
         0,
     )
+
+
+# -- the bound of a call that the far gear goes by
+
+ANY_PRICES = st.builds(Prices, *[PRICES] * len(Prices._fields))
+TIERED_RATES = st.builds(
+    Rates,
+    ANY_PRICES,
+    st.lists(st.builds(Tier, st.integers(0, 10**6), ANY_PRICES), max_size=2).map(
+        lambda tiers: tuple(sorted(tiers))
+    ),
+)
+
+
+@st.composite
+def expectations(draw: st.DrawFn) -> tuple[Expectation, Rates]:
+    """Draw what some history of calls makes a plan expect, and the rates of the model."""
+    rates = draw(TIERED_RATES)
+    own, others = draw(st.lists(TAKEN, max_size=6)), draw(st.lists(TAKEN, max_size=6))
+    policy = draw(st.builds(ColdStartPolicy, TOKENS, MAYBE_TOKENS, FACTORS_PPM, st.booleans()))
+    return expect(stats(own, rates), stats(own + others, rates), policy), rates
+
+
+CALLS = st.lists(
+    st.tuples(st.integers(0, 1), st.integers(0, 10**6), st.one_of(st.just(0), TOKENS)), max_size=8
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(expectations(), min_size=2, max_size=2), CALLS, st.integers(0, 10**12))
+def test_expected_bound__any_set_of_calls__is_never_below_what_the_set_holds(
+    forecasts: list[tuple[Expectation, Rates]], calls: list[tuple[int, int, int]], fixed: int
+) -> None:
+    """Bounds of calls may be added up without a look at the set: tiers, ratios of cost to tokens,
+    spreads and bounds on output on either side of the expected one included.
+    """
+    grouped: dict[tuple[int, int], list[int]] = {}
+    cost = tokens = 0
+    for number, weight, max_tokens in calls:
+        grouped.setdefault((number, max_tokens), []).append(weight)
+        own = expected_bound(*forecasts[number]).of(weight, max_tokens)
+        cost, tokens = cost + own[0], tokens + own[1]
+    groups = [
+        CallGroup(*forecasts[number], max_tokens or None, len(weights), sum(weights))
+        for (number, max_tokens), weights in grouped.items()
+    ]
+    assert hold_of("spend", groups, fixed) * ONE_NANO <= cost + fixed * ONE_NANO
+    assert hold_of("tokens", groups, fixed) * MILLIONTHS <= tokens + fixed * MILLIONTHS
+    assert hold_of("calls", groups, fixed) == len(calls) + fixed
+
+
+@settings(max_examples=100, deadline=None)
+@given(expectations(), st.integers(0, 10**6), TOKENS, st.integers(0, 10**6), TOKENS)
+def test_bounds__a_larger_call__has_no_smaller_bound(
+    forecast: tuple[Expectation, Rates], weight: int, max_tokens: int, more: int, more_output: int
+) -> None:
+    """A call within the size of another is within its bound."""
+    each = expected_bound(*forecast)
+    one = each.of(weight, max_tokens)
+    other = each.of(weight + more, (max_tokens + more_output) if max_tokens else 0)
+    assert one[0] <= other[0]
+    assert one[1] <= other[1]

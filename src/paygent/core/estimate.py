@@ -2,17 +2,19 @@
 
 The expected input is a quarter token per UTF-8 byte, corrected by what earlier calls really used
 (`usage_stats`). A strict plan takes the bound instead. An account holds a set of calls for the sum
-of their means and two standard deviations of its error (`held_by`).
+of their means and two standard deviations of its error (`held_by`). Far from every line that set is
+not computed: `HoldBound` bounds what one call adds to it by a sum of products.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import isqrt
 from typing import NamedTuple
 
 from paygent.core.money import NanoUsd
 from paygent.core.named_values import values_of
-from paygent.core.pricing import Rates, tokens_cost_nano
+from paygent.core.pricing import ONE_NANO, Rates, dearest_prices, tokens_cost_nano
 from paygent.core.request_size import PART_TOKENS, Size
 
 
@@ -103,6 +105,43 @@ def held_by(mean: int, variance: int, drift: int) -> int:
     return mean + 2 * isqrt(variance + drift * drift)
 
 
+class CallGroup(NamedTuple):
+    """Calls in flight that share a forecast and a bound on output.
+
+    Attributes:
+        expectation, rates: Of their forecast, as they are now.
+        max_tokens: Their bound on output, or None.
+        calls: Their number.
+        weight: The sizes of their requests together.
+    """
+
+    expectation: Expectation
+    rates: Rates
+    max_tokens: int | None
+    calls: int
+    weight: int
+
+
+def hold_of(metric: str, groups: Iterable[CallGroup], fixed: int = 0) -> int:
+    """Return what calls in flight hold on an account, in the unit of its metric.
+
+    Args:
+        metric: "spend" (nano-dollars), "tokens" or "calls".
+        groups: The calls that are re-estimated as their forecasts learn.
+        fixed: What all other calls hold.
+    """
+    mean, variance, drift = fixed, 0, 0
+    for group in groups:
+        count = group.calls
+        one = moments_of(
+            group.expectation, metric, -(-group.weight // count), group.max_tokens, group.rates
+        )
+        mean += one.mean * count
+        variance += one.variance * count
+        drift += one.drift * count
+    return held_by(mean, variance, drift)
+
+
 def moments_of(
     expectation: Expectation, metric: str, weight: int, max_tokens: int | None, rates: Rates
 ) -> HoldMoments:
@@ -111,20 +150,76 @@ def moments_of(
         return _ONE_CALL
     estimate = tokens_of(expectation, weight, max_tokens)
     mean = cost_of(expectation, estimate, rates) if metric == "spend" else sum(estimate)
-    return moments_around(mean, expectation, metric, max_tokens)
-
-
-def moments_around(
-    mean: int, expectation: Expectation, metric: str, max_tokens: int | None
-) -> HoldMoments:
-    """Return the moments of a call with a known mean; otherwise as `moments_of`."""
-    if metric == "calls":
-        return _ONE_CALL
     if max_tokens is not None and max_tokens <= expectation.output_tokens:
         return HoldMoments(mean)  # its bound stops it there
     if metric == "spend":
         return HoldMoments(mean, expectation.variance_nano, expectation.drift_nano)
     return HoldMoments(mean, expectation.variance_tokens, expectation.drift_tokens)
+
+
+class HoldBound(NamedTuple):
+    """An upper bound on what a call adds to the hold of any set of calls, linear in its size.
+
+    The hold of a set is at most the sum of its members' means and of two of each of their standard
+    deviations, so the bounds of calls may be added up without looking at the set.
+
+    Attributes:
+        per_byte, per_output_token, fixed: Terms of the cost, in 10⁻¹⁸ dollars.
+        tokens_per_byte, tokens_fixed: Terms of the tokens, in millionths; each token of output is
+            one besides.
+        output_tokens: Output of a call without `max_tokens`, and where its own bound is larger.
+        takes_max_tokens: As in `Expectation`.
+    """
+
+    per_byte: int
+    per_output_token: int
+    fixed: int
+    tokens_per_byte: int
+    tokens_fixed: int
+    output_tokens: int
+    takes_max_tokens: bool
+
+    def of(self, weight: int, max_tokens: int) -> tuple[int, int]:
+        """Return the bound of a call: its cost in 10⁻¹⁸ dollars, its tokens in millionths.
+
+        Args:
+            weight: Size of the request, from `weight_of`.
+            max_tokens: Its bound on output; 0 where it has none.
+        """
+        output = self.output_tokens
+        if max_tokens and (self.takes_max_tokens or max_tokens < output):
+            output = max_tokens
+        return (
+            weight * self.per_byte + output * self.per_output_token + self.fixed,
+            weight * self.tokens_per_byte + output * MILLIONTHS + self.tokens_fixed,
+        )
+
+
+MILLIONTHS = 10**6
+
+
+def expected_bound(expectation: Expectation, rates: Rates) -> HoldBound:
+    """Return the bound of calls that hold what is expected of them; see `moments_of`."""
+    prices = dearest_prices(rates)
+    cost, plain, extra_nano = _cost_of(expectation)
+    if cost == plain:
+        cost = plain = 1
+    tokens, per_bytes = expectation.input_tokens, expectation.input_bytes
+    # A set is held for its mean weight, rounded up to a byte, and that for tokens rounded up.
+    extra = expectation.input_extra + 1 - (-tokens // per_bytes)
+    spread_nano = 2 * (isqrt(expectation.variance_nano) + 1 + expectation.drift_nano)
+    spread_tokens = 2 * (isqrt(expectation.variance_tokens) + 1 + expectation.drift_tokens)
+    rounding_nano = 2 + cost // plain
+    return HoldBound(
+        -(-prices.input * tokens * cost // (per_bytes * plain)),
+        -(-prices.output * cost // plain),
+        -(-extra * prices.input * cost // plain)
+        + (extra_nano + spread_nano + rounding_nano) * ONE_NANO,
+        -(-tokens * MILLIONTHS // per_bytes),
+        (extra + spread_tokens) * MILLIONTHS,
+        expectation.output_tokens,
+        expectation.takes_max_tokens,
+    )
 
 
 def bound(

@@ -129,10 +129,11 @@ def usage_ppm(reading: Reading, *, with_need: bool = False) -> int:
 
 
 _SEVERITY = {"ok": 0, "soft_gate": 1, "hard_gate": 2}
-_UNRANKED = (0, True, 0), Decision("ok", None, 0, 0, 0, 0)  # no limit
+_Rank = tuple[int, bool, int, int]
+_UNRANKED = (0, True, 0, 0), Decision("ok", None, 0, 0, 0, 0)  # no limit
 
 
-def _rank_of(ranked: tuple[tuple[int, bool, int], Decision]) -> tuple[int, bool, int]:
+def _rank_of(ranked: tuple[_Rank, Decision]) -> _Rank:
     return ranked[0]
 
 
@@ -147,7 +148,7 @@ def decide(readings: tuple[Reading, ...], *, strict: bool) -> Decision:
         decision = _decision(reading, judge(spent, held, need, block, strict=strict))
         # By severity, then exhaustion over contention, then the used fraction.
         used_ppm = usage_ppm(reading, with_need=strict)
-        rank = _SEVERITY[decision.status], not decision.retryable, used_ppm
+        rank = _SEVERITY[decision.status], not decision.retryable, used_ppm, decision.usage_ppm
         ranked.append((rank, decision))
     return max(ranked, key=_rank_of, default=_UNRANKED)[1]
 

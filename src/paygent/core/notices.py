@@ -193,8 +193,8 @@ class Notice(Enum):
     )
     RECORD_TOO_LARGE = (
         "record_too_large",
-        "A record of %s bytes was dropped with its usage; the journal accepts up to %s bytes."
-        " Shorten its tool names, description or metadata.",
+        "A record of %s bytes was dropped, or kept without its tool names; the journal accepts up"
+        " to %s bytes. Shorten its tool names, description or metadata.",
     )
     JOURNAL_IN_MEMORY = (
         "journal_in_memory",
@@ -236,6 +236,7 @@ class Step(str, Enum):
     PREPARE = "prepare"  # reading a request
     BEGIN = "begin"  # identify, estimate, gate, hold
     WAIT = "wait"  # leaving the queue
+    SHORTCUT = "shortcut"  # leaving one for later calls
     SETTLE = "settle"  # ending a call
     COLLECT = "collect"  # booking a background job
     USAGE = "usage"  # reading the usage of an answer

@@ -39,7 +39,7 @@ ASSUMED = frozenset({"audio_input", "audio_output"})
 
 _TOKENS_PER_LIST_UNIT = 10**6
 _PICO_PER_NANO = 10**3
-_ONE_NANO = _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO
+ONE_NANO = _TOKENS_PER_LIST_UNIT * _PICO_PER_NANO
 """A nano-dollar in the unit of counts times prices, 10⁻¹⁸ dollars."""
 
 _HOUR_FACTOR, _HOUR_PARTS = 10, 36
@@ -200,7 +200,7 @@ def tokens_cost_nano(input_tokens: int, output_tokens: int, rates: Rates) -> Nan
     """Return the cost of plain input and output, rounded once, half to even."""
     prices = prices_for(rates, input_tokens) if rates.tiers else rates.prices
     numerator = input_tokens * prices.input + output_tokens * prices.output
-    return NanoUsd(divide_half_even(numerator, _ONE_NANO))
+    return NanoUsd(divide_half_even(numerator, ONE_NANO))
 
 
 def bound_nano(
@@ -212,34 +212,52 @@ def bound_nano(
     if writes_cache:  # can cost more
         dearest = max(dearest, prices.cache_write, prices.cache_write_long)
     numerator = input_tokens * dearest + output_tokens * max(prices.output, prices.reasoning)
-    return NanoUsd(-(-numerator // _ONE_NANO))
+    return NanoUsd(-(-numerator // ONE_NANO))
+
+
+def dearest_prices(rates: Rates) -> Prices:
+    """Return the highest price of each component over all tiers."""
+    lists = [rates.prices, *(tier.prices for tier in rates.tiers)]
+    return Prices(*map(max, zip(*lists, strict=True)))
 
 
 def cost_nano(usage: Usage, rates: Rates) -> NanoUsd:
     """Return the cost of a usage, rounded once, half to even."""
     prices = prices_of(usage, rates) if rates.tiers else rates.prices
-    # A fee for requests is rare; without one, most usages are two products.
-    has_fee = prices.request
-    if is_plain(usage) and not has_fee:
-        plain = usage.input_tokens * prices.input + usage.output_tokens * prices.output
-        return NanoUsd(divide_half_even(plain, _ONE_NANO))
-    if media_of(usage) == NO_MEDIA and not has_fee:
-        cached, written = usage.cached_input_tokens, usage.cache_write_tokens
-        written_long, reasoning = usage.cache_write_long_tokens, usage.reasoning_tokens
-        rest_input = usage.input_tokens - cached - written - written_long
-        rest_output = usage.output_tokens - reasoning
-        numerator = (
-            (rest_input if rest_input > 0 else 0) * prices.input
-            + cached * prices.cached_input
-            + written * prices.cache_write
-            + written_long * prices.cache_write_long
-            + (rest_output if rest_output > 0 else 0) * prices.output
-            + reasoning * prices.reasoning
+    # A fee for requests is rare.
+    if media_of(usage) == NO_MEDIA and not prices.request:
+        return text_cost_nano(
+            usage.input_tokens,
+            usage.output_tokens,
+            usage.cached_input_tokens,
+            usage.cache_write_tokens,
+            usage.cache_write_long_tokens,
+            usage.reasoning_tokens,
+            prices,
         )
-        return NanoUsd(divide_half_even(numerator, _ONE_NANO))
     # Hours do not divide into tokens, so the general case has a finer unit.
     amounts = (part for _, _, part in amounts_of(usage, prices).values())
-    return NanoUsd(divide_half_even(sum(amounts), _ONE_NANO * _HOUR_PARTS))
+    return NanoUsd(divide_half_even(sum(amounts), ONE_NANO * _HOUR_PARTS))
+
+
+def text_cost_nano(
+    input_tokens: int,
+    output_tokens: int,
+    cached: int,
+    written: int,
+    written_long: int,
+    reasoning: int,
+    prices: Prices,
+) -> NanoUsd:
+    """Return the cost of text, rounded once, half to even; totals and their parts as in `Usage`."""
+    plain_input = input_tokens - cached - written - written_long
+    plain_output = output_tokens - reasoning
+    numerator = (plain_input if plain_input > 0 else 0) * prices.input
+    numerator += (plain_output if plain_output > 0 else 0) * prices.output
+    if cached or written or written_long or reasoning:
+        numerator += cached * prices.cached_input + written * prices.cache_write
+        numerator += written_long * prices.cache_write_long + reasoning * prices.reasoning
+    return NanoUsd(divide_half_even(numerator, ONE_NANO))
 
 
 def amounts_of(usage: Usage, prices: Prices) -> dict[str, tuple[int, int, int]]:

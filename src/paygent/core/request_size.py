@@ -14,16 +14,19 @@ BYTES_PER_TOKEN = 4
 PART_TOKENS = 1_500
 """Tokens of an image or file: full-detail images of 1024 × 1024 cost 765 to 1,600, by provider."""
 
+PART_WEIGHT = PART_TOKENS * BYTES_PER_TOKEN
+"""What an opaque part adds to the weight of a request."""
+
 _DEPTH_MAX = 24  # deeper JSON than any SDK sends; stops at a cyclic body
 _NOTHING: dict[str, Any] = {}
 _OPAQUE_TYPES = frozenset(
     {"image_url", "image", "input_image", "input_audio", "audio", "input_file", "file",
      "document", "video_url"}
 )  # fmt: skip
-_TEXT_KEYS = (
-    "messages", "input", "prompt", "system", "instructions", "tools", "response_format", "text",
-)  # fmt: skip
-_PLACEHOLDERS = frozenset({"Omit", "NotGiven"})
+_TEXT_KEYS = frozenset(
+    {"messages", "input", "prompt", "system", "instructions", "tools", "response_format", "text"}
+)
+_ABSENT = frozenset({"Omit", "NotGiven", "NoneType"})  # types of placeholders
 
 
 class Size(NamedTuple):
@@ -46,36 +49,50 @@ _CACHE_KEY = "cache_control"  # Anthropic's; other providers write caches withou
 
 def weight_of(size: Size) -> int:
     """Return a size in bytes of text; an opaque part counts as the text of as many tokens."""
-    return size.text_bytes + size.parts * (PART_TOKENS * BYTES_PER_TOKEN)
+    return size.text_bytes + size.parts * PART_WEIGHT
 
 
 def measure(body: Any) -> Size:
     """Return the size of a request's JSON body; anything else counts as empty."""
-    if not isinstance(body, Mapping):
-        return _NO_SIZE
+    return Size(*sizes_of(body)) if isinstance(body, Mapping) else _NO_SIZE
+
+
+def sizes_of(body: Mapping[str, Any]) -> tuple[int, int, bool]:
+    """Return the fields of a body's `Size`; in one function, since this runs for every call."""
     total = parts = 0
-    caches = not _is_absent(body.get(_CACHE_KEY))
-    for key in _TEXT_KEYS:
-        value = body.get(key)
-        if _is_absent(value):
-            continue
-        for item in value if key == "messages" and isinstance(value, list) else (value,):
-            # Most messages have a role and a text only; skipping the walk halves the time.
-            if type(item) is dict and len(item) == 2:
-                role, text = item.get("role"), item.get("content")
-                if type(role) is str and type(text) is str:
-                    total += utf8_length(role) + utf8_length(text)
-                    continue
-            inner = _walk(item, 0)
-            total += inner[0]
-            parts += inner[1]
-            caches |= inner[2]
-    return Size(total, parts, caches)
+    caches = False
+    others: list[Any] = []
+    for key, value in body.items():
+        if key not in _TEXT_KEYS:
+            if key == _CACHE_KEY:
+                caches = type(value).__name__ not in _ABSENT
+        elif type(value).__name__ in _ABSENT:
+            pass
+        elif type(value) is str:
+            total += len(value) if value.isascii() else utf8_length(value)
+        elif key != "messages" or type(value) is not list:
+            others.append(value)
+        else:
+            for item in value:
+                # Most messages have a role and a text only.
+                if type(item) is dict and len(item) == 2:
+                    role, text = item.get("role"), item.get("content")
+                    if type(role) is str and type(text) is str:
+                        total += len(role)  # ASCII in every API
+                        total += len(text) if text.isascii() else utf8_length(text)
+                        continue
+                others.append(item)
+    for value in others:
+        inner = _walk(value, 0)
+        total += inner[0]
+        parts += inner[1]
+        caches |= inner[2]
+    return total, parts, caches
 
 
 def _is_absent(value: Any) -> bool:
     """Return whether a field will not be sent: SDKs put a placeholder object in its place."""
-    return value is None or type(value).__name__ in _PLACEHOLDERS
+    return type(value).__name__ in _ABSENT
 
 
 def utf8_length(text: str) -> int:
@@ -104,7 +121,7 @@ def _walk(value: Any, depth: int, path: tuple[int, ...] = ()) -> Size:
         items = getattr(value, "__dict__", _NOTHING).values()
     for item in items:
         if isinstance(item, str):
-            total += utf8_length(item)
+            total += len(item) if item.isascii() else utf8_length(item)
         else:
             inner = _walk(item, depth + 1, (*path, id(value)))
             total += inner[0]

@@ -229,6 +229,8 @@ class CountReader:
         value = fields.get(name)
         if type(value) is int and 0 <= value <= whole:
             return value  # nearly always
+        if value is None:
+            return 0
         count = self.read(fields, name)
         # The whole is what is billed, so the part is cut down to it.
         if count > whole:

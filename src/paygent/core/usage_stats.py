@@ -63,29 +63,18 @@ class Observation(NamedTuple):
     plain_nano: int | None = None
 
 
-def observe(
-    stats: UsageStats,
-    observation: Observation,
-    rates: Rates,
-    expected: tuple[int, int] | None = None,
-) -> UsageStats:
-    """Add one settled call to the statistics of the calls before.
-
-    `expected` are the tokens and nano-dollars expected of it from those, if already computed.
-    """
+def observe(stats: UsageStats, observation: Observation, rates: Rates) -> UsageStats:
+    """Add one settled call to the statistics of the calls before."""
     weight, input_tokens, output_tokens, cost, max_tokens, plain = observation
     if plain is None:
         plain = tokens_cost_nano(input_tokens, output_tokens, rates)
     off_tokens = off_nano = 0
     calls = stats.calls
     if calls:
-        if expected is None:
-            means = _means(stats)
-            estimate = tokens_of(means, weight, max_tokens)
-            expected = sum(estimate), cost_of(means, estimate, rates)
-        expected_tokens, expected_nano = expected
-        tokens = input_tokens + output_tokens - expected_tokens
-        nano = cost - expected_nano
+        means = _means(stats)
+        estimate = tokens_of(means, weight, max_tokens)
+        tokens = input_tokens + output_tokens - sum(estimate)
+        nano = cost - cost_of(means, estimate, rates)
         # Welford's update: the mean of n calls has an error of its own, hence n / (n + 1).
         off_tokens = tokens * tokens * calls // (calls + 1)
         off_nano = nano * nano * calls // (calls + 1)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.limit import LimitKey
-from paygent.core.period import day_name
+from paygent.core.period import MICROSECONDS_PER_SECOND, day_name
 
 Row = Any  # with values by column name (`sqlite3.Row`)
+
+_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
 
 
 def text(value: str) -> str:
@@ -56,6 +59,9 @@ _CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 stored as they are.
 """
 
+_WRITTEN_FIELDS = tuple(
+    (name, _CONVERTED[name][0] if name in _CONVERTED else None) for name in Event._fields
+)
 _READ_FIELDS = tuple(
     (name, _CONVERTED[name][1] if name in _CONVERTED else None)
     for name in Event._fields
@@ -66,14 +72,19 @@ _READ_FIELDS = tuple(
 def event_row(product: str, event: Event) -> dict[str, Any]:
     """Return the row of an event."""
     # The day is computed here: engines differ in their date functions.
-    row: dict[str, Any] = {"product_id": product, "day": day_name(event.at_us)}
-    for name, value in event._asdict().items():
-        if name in _CONVERTED:
-            row[name] = _CONVERTED[name][0](value)
+    row: dict[str, Any] = {"product_id": product, "day": _day_name(event.at_us // _DAY_US)}
+    for (name, write), value in zip(_WRITTEN_FIELDS, event, strict=True):
+        if write is not None:
+            row[name] = write(value)
         else:
             # Any text may come from the application, ids and provider names included.
             row[name] = text(value) if isinstance(value, str) else value
     return row
+
+
+@lru_cache(maxsize=64)  # a batch is of a day or two
+def _day_name(day: int) -> str:
+    return day_name(day * _DAY_US)
 
 
 def event_of(row: Row) -> Event:

@@ -7,15 +7,21 @@ import statistics
 import pytest
 
 from paygent.core.estimate import (
+    MILLIONTHS,
+    CallGroup,
     Estimate,
+    HoldBound,
     HoldMoments,
     bound,
     cost_of,
+    expected_bound,
     held_by,
+    hold_of,
     moments_of,
+    output_that_fits,
     tokens_of,
 )
-from paygent.core.pricing import Prices, Rates
+from paygent.core.pricing import ONE_NANO, Prices, Rates, Tier
 from paygent.core.request_size import Size
 from paygent.core.usage_stats import ColdStartPolicy, Observation, UsageStats, expect, observe
 
@@ -229,3 +235,123 @@ def test_bound__a_request__is_the_most_it_can_use(
         )
         == estimate
     )
+
+
+# -- what a set of calls holds, and the bound of one of them
+
+
+def test_hold_of__groups_of_calls__is_the_sum_of_means_and_two_deviations() -> None:
+    """Variances add, drift is common to the calls of a group, and what is fixed has neither."""
+    own = seen(*(Observation(40, 10, each, 10_000 + 4_000 * each) for each in (80, 100, 120, 100)))
+    expectation = expect(own, own, CAUTION)
+    groups = [
+        CallGroup(expectation, RATES, None, 3, 120),
+        CallGroup(expectation, RATES, 20, 2, 80),  # stops before what is expected: no spread
+    ]
+    mean = 3 * 410_000 + 2 * 90_000 + 7
+    variance, drift = 3 * expectation.variance_nano, 3 * expectation.drift_nano
+    assert hold_of("spend", groups, 7) == held_by(mean, variance, drift) > mean
+    variance, drift = 3 * expectation.variance_tokens, 3 * expectation.drift_tokens
+    assert hold_of("tokens", groups, 7) == held_by(3 * 110 + 2 * 30 + 7, variance, drift)
+    assert hold_of("calls", groups, 7) == 12
+    assert hold_of("spend", [], 7) == 7
+
+
+def test_hold_of__calls_of_different_sizes__has_each_at_their_mean_size_rounded_up() -> None:
+    """A group is a count and a total weight."""
+    own = seen(*[ALIKE] * 3)
+    expectation = expect(own, own, CAUTION)
+    one = CallGroup(expectation, RATES, None, 1, 301)
+    assert hold_of("tokens", [CallGroup(expectation, RATES, None, 2, 601)]) == 2 * hold_of(
+        "tokens", [one]
+    )
+
+
+@pytest.mark.parametrize(
+    ("max_tokens", "takes_max_tokens", "output"),
+    [
+        (0, False, 30),
+        (0, True, 30),
+        (20, False, 20),
+        (20, True, 20),
+        (40, False, 30),
+        (40, True, 40),
+    ],
+)
+def test_hold_bound__of_a_call__is_linear_in_its_size_and_its_output(
+    max_tokens: int, takes_max_tokens: bool, output: int
+) -> None:
+    """Output is the call's own bound where that is lower, or where all of it is expected."""
+    linear = HoldBound(2, 3, 5, 7, 11, 30, takes_max_tokens)
+    assert linear.of(100, max_tokens) == (
+        200 + output * 3 + 5,
+        700 + output * MILLIONTHS + 11,
+    )
+
+
+def test_expected_bound__calls_alike__is_little_more_than_what_they_hold() -> None:
+    """A bound that is far too large would send every call to the exact gate."""
+    own = seen(*[ALIKE] * 5)
+    expectation = expect(own, own, CAUTION)
+    cost, tokens = expected_bound(expectation, RATES).of(300, 0)
+    assert 206_000 * ONE_NANO <= cost < 206_000 * ONE_NANO * 1.02
+    assert 104 * MILLIONTHS <= tokens < 109 * MILLIONTHS
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+def test_expected_bound__calls_that_differ__covers_two_deviations_of_each(count: int) -> None:
+    """The deviation of a sum is at most the sum of deviations."""
+    own = seen(*(Observation(40, 10, each, 10_000 + 4_000 * each) for each in (20, 100, 320, 100)))
+    expectation = expect(own, own, CAUTION)
+    groups = [CallGroup(expectation, RATES, None, count, 40 * count)]
+    cost, tokens = expected_bound(expectation, RATES).of(40, 0)
+    assert count * 410_000 < hold_of("spend", groups) <= count * cost // ONE_NANO
+    assert count * 145 < hold_of("tokens", groups) <= count * tokens // MILLIONTHS
+
+
+def test_expected_bound__a_dearer_tier__is_at_its_prices() -> None:
+    """How much input a set of calls has is not known to one of them."""
+    tiered = RATES._replace(tiers=(Tier(10**6, Prices(input=3 * 10**12, output=10**12)),))
+    own = seen(*[ALIKE] * 5)
+    linear = expected_bound(expect(own, own, CAUTION), tiered)
+    assert linear.per_output_token == 4 * 10**12
+    assert linear.per_byte == -(-3 * 10**12 * 70 // 300)
+
+
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("safety_ppm", [10**6, 1_200_000, 10**8])
+def test_expected_bound__small_calls_of_unlike_sizes__covers_the_mean_size_rounded_up(
+    calls: int, safety_ppm: int
+) -> None:
+    """A byte of rounding is more than one token where the plan's factor is above 1."""
+    own = seen(*[Observation(400, 1_000, 50, 1_200_000)] * calls)
+    expectation = expect(own, own, CAUTION._replace(safety_ppm=safety_ppm))
+    linear = expected_bound(expectation, RATES)
+    for weights in ([1, 2], [1, 1, 2], [0, 1], [1] * 9 + [2]):
+        group = CallGroup(expectation, RATES, 10, len(weights), sum(weights))
+        bounds = [linear.of(weight, 10) for weight in weights]
+        assert hold_of("spend", [group]) * ONE_NANO <= sum(cost for cost, _ in bounds)
+        assert hold_of("tokens", [group]) * MILLIONTHS <= sum(tokens for _, tokens in bounds)
+
+
+@pytest.mark.parametrize(
+    ("metric", "left", "most", "output"),
+    [
+        ("calls", 1, 50, 50),
+        ("calls", 0, 50, 0),
+        ("tokens", 130, 50, 30),
+        ("tokens", 99, 50, 0),
+        ("tokens", 1_000, 50, 50),
+        ("spend", 0, 50, 0),
+        ("spend", 99_999, 50, 0),
+        ("spend", 100_000, 50, 0),
+        ("spend", 104_000, 50, 1),
+        ("spend", 179_999, 50, 19),
+        ("spend", 10**9, 50, 50),
+    ],
+)
+def test_output_that_fits__what_a_limit_has_left__is_filled_with_input_first(
+    metric: str, left: int, most: int, output: int
+) -> None:
+    """100 tokens of input cost 100,000 nano-dollars, and one of output 4,000."""
+    assert output_that_fits(metric, left, 100, most, rates=RATES) == output

@@ -1,4 +1,4 @@
-"""Events: begin, end and void records, decoding them, and the event of a lost call."""
+"""Events: their records, what two of them differ in, and begin records of version 0.1."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import pytest
 import paygent.core.event as event_module
 from paygent.core.event import (
     HELD,
-    Begin,
     Event,
-    decode_end,
-    encode_begin,
-    encode_end,
-    encode_void,
+    decode_event,
+    difference,
+    differences,
+    encode_event,
     event_from_begin,
+    with_differences,
 )
 
-BEGIN = Begin(
-    event_id="0198-a",
-    user_id='u"1',
-    session_id="s\n1",
-    at_us=1_735_689_600_000_001,
-    model="gpt-4o-2024-08-06",
-    model_key="gpt-4o",
-    provider="openai",
-    plan="pro",
-    period_start_us=1_735_689_600_000_000,
-    expected_input_tokens=120,
-    expected_output_tokens=4916,
-    expected_cost_nano=49_460_000,
-    price_id="catalogue:openai/gpt-4o@2025-01-01",
-    metadata_json="",
-)
+BEGIN: dict[str, Any] = {
+    "k": "begin",
+    "id": "0198-a",
+    "user": 'u"1',
+    "session": "s\n1",
+    "at": 1_735_689_600_000_001,
+    "model": "gpt-4o-2024-08-06",
+    "key": "gpt-4o",
+    "provider": "openai",
+    "plan": "pro",
+    "period": 1_735_689_600_000_000,
+    "in": 120,
+    "out": 4916,
+    "cost": 49_460_000,
+    "price": "catalogue:openai/gpt-4o@2025-01-01",
+}
 EVENT = Event(
     event_id="0198-a",
     user_id='u"1',
@@ -64,35 +64,9 @@ def test_event__totals__are_sums_of_two() -> None:
     assert (EVENT.cost_nano, EVENT.total_tokens) == (27_000_000, 1500)
 
 
-def test_encode_begin__a_begin__is_one_json_object() -> None:
-    """A begin record names the call, its windows and its hold."""
-    assert json.loads(encode_begin(BEGIN)) == {
-        "k": "begin",
-        "id": "0198-a",
-        "user": 'u"1',
-        "session": "s\n1",
-        "at": 1_735_689_600_000_001,
-        "model": "gpt-4o-2024-08-06",
-        "key": "gpt-4o",
-        "provider": "openai",
-        "plan": "pro",
-        "period": 1_735_689_600_000_000,
-        "in": 120,
-        "out": 4916,
-        "cost": 49_460_000,
-        "price": "catalogue:openai/gpt-4o@2025-01-01",
-    }
-
-
-def test_encode_begin__metadata__is_carried() -> None:
-    """Metadata that is JSON already is embedded unchanged."""
-    record = json.loads(encode_begin(BEGIN._replace(metadata_json='{"team": "é"}')))
-    assert record["meta"] == {"team": "é"}
-
-
-def test_encode_end__an_event__has_every_field_and_no_line_break() -> None:
+def test_encode_event__an_event__has_every_field_and_no_line_break() -> None:
     """An end record is one line of JSON with each field under its own name."""
-    encoded = encode_end(EVENT)
+    encoded = encode_event(EVENT)
     assert b"\n" not in encoded
     assert json.loads(encoded) == {
         "k": "end",
@@ -143,28 +117,28 @@ def test_encode_end__an_event__has_every_field_and_no_line_break() -> None:
         {"at_us": -1, "cost_tokens_nano": 10**15, "quality": "unpriced"},
     ],
 )
-def test_decode_end__what_encode_end_wrote__is_the_same_event(changes: dict[str, Any]) -> None:
+def test_decode_event__what_encode_event_wrote__is_the_same_event(changes: dict[str, Any]) -> None:
     """An event is decoded as it was encoded, rare fields and unusual characters included."""
     event = EVENT._replace(**changes)
-    assert decode_end(json.loads(encode_end(event))) == event
+    assert decode_event(json.loads(encode_event(event))) == event
 
 
-@pytest.mark.parametrize("missing", sorted(json.loads(encode_end(EVENT)).keys() - {"k"}))
-def test_decode_end__a_field_is_missing__is_a_key_error(missing: str) -> None:
+@pytest.mark.parametrize("missing", sorted(json.loads(encode_event(EVENT)).keys() - {"k"}))
+def test_decode_event__a_field_is_missing__is_a_key_error(missing: str) -> None:
     """Only rare fields of an end record are optional."""
-    record = json.loads(encode_end(EVENT))
+    record = json.loads(encode_event(EVENT))
     del record[missing]
     with pytest.raises(KeyError, match=missing):
-        decode_end(record)
+        decode_event(record)
 
 
 @pytest.mark.parametrize("wrong", [None, [], "many", float("nan")])
 @pytest.mark.parametrize("name", ["at", "in", "cost", "ms"])
-def test_decode_end__a_count_that_is_none__is_a_documented_error(name: str, wrong: Any) -> None:
+def test_decode_event__a_count_that_is_none__is_a_documented_error(name: str, wrong: Any) -> None:
     """A foreign record raises the documented errors, nothing else."""
-    record = {**json.loads(encode_end(EVENT)), name: wrong}
+    record = {**json.loads(encode_event(EVENT)), name: wrong}
     with pytest.raises((TypeError, ValueError)):
-        decode_end(record)
+        decode_event(record)
 
 
 def test_fields__the_table__names_every_field_once_and_in_order() -> None:
@@ -178,29 +152,24 @@ def test_fields__the_table__names_every_field_once_and_in_order() -> None:
 
 def test_fields__all_but_rare_ones__are_written_always() -> None:
     """A rare field needs a default; every other one is in each end record."""
-    rare = {name for name, field in event_module._FIELDS.items() if not field.form}
+    rare = {name for name, field in event_module._FIELDS.items() if field.is_rare}
     assert rare <= Event._field_defaults.keys()
-    written = json.loads(encode_end(EVENT)).keys() - {"k"}
+    written = json.loads(encode_event(EVENT)).keys() - {"k"}
     fields = event_module._FIELDS
     assert written == {fields[name].key for name in fields.keys() - rare}
 
 
-def test_encode_end__empty_metadata__is_left_out() -> None:
+def test_encode_event__empty_metadata__is_left_out() -> None:
     """No metadata and empty metadata are the same."""
-    assert encode_end(EVENT._replace(metadata={}, details={})) == encode_end(EVENT)
+    assert encode_event(EVENT._replace(metadata={}, details={})) == encode_event(EVENT)
 
 
-def test_encode_void__a_call_that_spent_nothing__is_its_id() -> None:
-    """A void record is the event's id."""
-    assert json.loads(encode_void("0198-a")) == {"k": "void", "id": "0198-a"}
-
-
-@pytest.mark.parametrize(("metadata_json", "metadata"), [("", None), ('{"a":1}', {"a": 1})])
+@pytest.mark.parametrize("metadata", [None, {"a": 1}])
 def test_event_from_begin__a_begin_without_an_end__books_its_estimate(
-    metadata_json: str, metadata: dict[str, int] | None
+    metadata: dict[str, int] | None,
 ) -> None:
     """A call that never ended is booked with its expected usage."""
-    record = json.loads(encode_begin(BEGIN._replace(metadata_json=metadata_json)))
+    record = BEGIN if metadata is None else {**BEGIN, "meta": metadata}
     assert event_from_begin(record) == Event(
         event_id="0198-a",
         user_id='u"1',
@@ -229,7 +198,66 @@ def test_event_from_begin__a_begin_without_an_end__books_its_estimate(
 
 def test_event_from_begin__a_field_is_missing__is_a_key_error() -> None:
     """A record that is not a begin record is rejected."""
-    record = json.loads(encode_begin(BEGIN))
-    del record["price"]
+    record = {key: value for key, value in BEGIN.items() if key != "price"}
     with pytest.raises(KeyError, match="price"):
         event_from_begin(record)
+
+
+# -- what two events differ in
+
+
+@pytest.mark.parametrize("name", Event._fields)
+def test_differences__one_field__is_that_field_alone(name: str) -> None:
+    """The tail of a record has what the record itself does not say, and nothing else."""
+    others: dict[str, Any] = {
+        "quality": "estimated",
+        "source": "manual",
+        "blocked": True,
+        "cost_explicit": True,
+        "tool_calls": ("search",),
+        "metadata": {"team": "é"},
+        "details": {"web_search": 2},
+        "restates": True,
+    }
+    value = getattr(EVENT, name)
+    given = others.get(name, value + 1 if isinstance(value, int) else "other")
+    event = EVENT._replace(**{name: given})
+    tail = json.loads(differences(event, EVENT))
+    assert tail.keys() == {event_module._FIELDS[name].key}
+    assert with_differences(EVENT, tail) == event
+    # And back: what has gone is a difference too.
+    back = json.loads(differences(EVENT, event))
+    assert with_differences(event, back) == EVENT
+
+
+def test_differences__none__is_nothing() -> None:
+    """A record without a tail costs nothing; no metadata and empty metadata are the same."""
+    assert differences(EVENT, EVENT) == b""
+    assert differences(EVENT._replace(metadata={}, details={}), EVENT) == b""
+    assert differences(EVENT, EVENT._replace(metadata={}, tool_calls=())) == b""
+
+
+def test_with_differences__a_key_of_a_later_version__is_ignored() -> None:
+    """An older reader makes what it can of a newer record."""
+    assert with_differences(EVENT, {"ms": 5, "field_of_tomorrow": 1}) == EVENT._replace(
+        latency_ms=5
+    )
+
+
+@pytest.mark.parametrize("wrong", [[], "many", float("nan")])
+@pytest.mark.parametrize("key", ["at", "in", "cost", "ms"])
+def test_with_differences__a_count_that_is_none__is_a_documented_error(
+    key: str, wrong: Any
+) -> None:
+    """A foreign tail raises the documented errors, nothing else."""
+    with pytest.raises((TypeError, ValueError)):
+        with_differences(EVENT, {key: wrong})
+
+
+def test_difference__a_whole_and_its_original__corrects_what_was_booked() -> None:
+    """Counts and costs are signed differences; everything else is the whole's."""
+    whole = EVENT._replace(event_id="new", input_tokens=900, cost_tokens_nano=8_000_000)
+    correction = difference(whole, EVENT)
+    assert (correction.corrects, correction.event_id, correction.calls) == ("0198-a", "new", 0)
+    assert (correction.input_tokens, correction.output_tokens) == (-100, 0)
+    assert (correction.cost_nano, correction.cached_input_tokens) == (1_000_000, 0)

@@ -12,6 +12,7 @@ from paygent.core.gate import (
     contention,
     decide,
     judge,
+    room,
     thresholds_of,
     usage_ppm,
     warning,
@@ -322,3 +323,10 @@ def test_warning__past_the_warn_line__is_a_soft_gate() -> None:
         "spend",
         block=USD,
     )
+
+
+def test_room__a_reading__is_what_is_left_below_the_block_line() -> None:
+    """Spend and holds take from it; past the line nothing is left."""
+    assert room(dollar(300_000_000, 100_000_000)) == 600_000_000
+    assert room(dollar(300_000_000, hard_ppm=500_000)) == 200_000_000
+    assert room(dollar(USD + 5)) == room(dollar(USD)) == 0

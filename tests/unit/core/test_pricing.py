@@ -16,9 +16,12 @@ from paygent.core.pricing import (
     bound_nano,
     complete,
     cost_nano,
+    dearest_prices,
     in_units_of,
+    is_plain,
     prices_for,
     split,
+    text_cost_nano,
     unpriced_parts,
 )
 from paygent.core.usage import Usage
@@ -336,3 +339,35 @@ def test_cost_nano__a_price_for_requests__is_one_of_each_call(usage: Usage) -> N
     assert (
         cost_nano(usage, Rates(ONE_TO_SIXTEEN._replace(request=12 * USD))) == without + 12_000_000
     )
+
+
+def test_text_cost_nano__a_call_of_text__costs_what_its_usage_costs() -> None:
+    """Parts have their own prices, and are no part of the plain input and output."""
+    prices = Prices(
+        input=10**12,
+        cached_input=10**11,
+        cache_write=2 * 10**12,
+        cache_write_long=3 * 10**12,
+        output=4 * 10**12,
+        reasoning=5 * 10**12,
+    )
+    assert text_cost_nano(100, 50, 0, 0, 0, 0, prices) == 100_000 + 200_000
+    parts = 60_000 + 20 * 100 + 15 * 2_000 + 5 * 3_000 + 40 * 4_000 + 10 * 5_000
+    assert text_cost_nano(100, 50, 20, 15, 5, 10, prices) == parts
+    assert text_cost_nano(10, 5, 20, 0, 0, 10, prices) == 20 * 100 + 10 * 5_000  # as reported
+
+
+def test_dearest_prices__tiers__are_the_highest_of_each_component() -> None:
+    """A bound that holds for any size of a call."""
+    rates = Rates(
+        Prices(input=5, output=1), (Tier(9, Prices(input=3, output=2)), Tier(99, Prices(output=7)))
+    )
+    assert dearest_prices(rates) == Prices(input=5, output=7)
+    assert dearest_prices(rates._replace(tiers=())) == rates.prices
+
+
+def test_is_plain__a_usage__is_true_without_any_part_that_has_a_price_of_its_own() -> None:
+    """Input and output alone."""
+    assert is_plain(Usage(10, 5, model="m"))
+    assert not is_plain(Usage(10, 5, 1))
+    assert not is_plain(Usage(10, 5, reasoning_tokens=1))

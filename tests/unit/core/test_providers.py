@@ -10,6 +10,8 @@ from genai_prices.data_snapshot import get_snapshot
 from paygent.core.providers import (
     PROVIDERS,
     canonical_provider,
+    is_shared,
+    max_output_tokens,
     provider_at,
     provider_facts,
     provider_of_client,
@@ -82,3 +84,18 @@ def test_providers__with_a_host__have_a_price_list() -> None:
     """A provider that is recognized by its host is priced by its own list."""
     listed = {provider.id for provider in get_snapshot().providers}
     assert [each.name for each in PROVIDERS if each.hosts and each.name not in listed] == []
+
+
+def test_is_shared__a_host__is_true_where_others_serve_any_api() -> None:
+    """A gateway's host says little about what is called there."""
+    assert is_shared("acme.azure-api.net")
+    assert not is_shared("acme.openai.azure.com")
+    assert not is_shared("example.com")
+
+
+@pytest.mark.parametrize(
+    ("model_key", "tokens"), [("gpt-4o", 16_384), ("gpt-5-mini", 128_000), ("unknown", None)]
+)
+def test_max_output_tokens__a_model__is_known_or_not(model_key: str, tokens: int | None) -> None:
+    """A whole name has to match."""
+    assert max_output_tokens(model_key) == tokens

@@ -13,6 +13,8 @@ from paygent.core.request_size import Size, measure, weight_of
     ("body", "size"),
     [
         ({"messages": [{"role": "user", "content": "héllo"}]}, Size(10, 0)),
+        ({"messages": ["abc", "é", {"role": "user", "content": "d"}]}, Size(10, 0)),
+        ({"messages": ({"role": "user", "content": "d"},)}, Size(5, 0)),
         ({"prompt": "abc"}, Size(3, 0)),
         ({"prompt": "日本"}, Size(6, 0)),
         ({"prompt": ["ab", "é"]}, Size(4, 0)),

@@ -7,7 +7,8 @@ under the user's lock.
 
 from __future__ import annotations
 
-from paygent.client.accounts.holds import Account, Hold
+from paygent.client.accounts.account import Account
+from paygent.client.accounts.holds import counted_by
 from paygent.client.accounts.user_state import ModelUse, User
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
@@ -100,9 +101,6 @@ def open_account(
         account.pending, account.shadow_pending = _pending(user, key)
         if rolling_length_us(key.limit.window) is not None:
             account.stale_us = user.stale_us = 0
-        for call in in_flight(user):
-            if key.counts(call):
-                account.add(call, weighs=False)
     if thresholds is not _UNCHANGED and account.thresholds != thresholds:
         account.thresholds = thresholds
         account.warned = False
@@ -116,13 +114,10 @@ def spend_account(user: User, session_id: str, at_us: int) -> Account:
     return open_account(user, key, limit.reason, _UNCHANGED)
 
 
-def in_flight(user: User) -> tuple[Hold, ...]:
-    """Return the holds of all calls of a user in flight: each is on one account of period spend."""
-    return tuple(
-        call
-        for account in user.accounts.values()
-        if account.key.limit == PERIOD_SPEND
-        for call in account.calls
+def is_in_use(user: User, account: Account) -> bool:
+    """Return whether something would be lost by forgetting an account."""
+    return bool(
+        account.pending or account.waiting or counted_by(account.key, list(user.open.values()))
     )
 
 
@@ -132,7 +127,7 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     """
     opened = user.open_session.session_id if user.open_session is not None else ""
     for key, account in list(user.accounts.items()):
-        if key.session_id not in ("", kept, opened) and not account.is_in_use:
+        if key.session_id not in ("", kept, opened) and not is_in_use(user, account):
             del user.accounts[key]
             user.sessions.discard(key.session_id)
     user.call_accounts.clear()
@@ -260,7 +255,7 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
 def drop_ended(user: User, at_us: int) -> None:
     """Drop accounts of windows that ended, unless calls or events still refer to them."""
     for key, account in list(user.accounts.items()):
-        if key.end_us <= at_us and not account.is_in_use:
+        if key.end_us <= at_us and not is_in_use(user, account):
             del user.accounts[key]
     user.event_accounts.clear()
 

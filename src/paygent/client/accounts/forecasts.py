@@ -13,7 +13,6 @@ from paygent.core.estimate import Estimate, Expectation, cost_of, tokens_of
 from paygent.core.money import read_parts_per_million
 from paygent.core.plan import PlanConfig
 from paygent.core.pricing import Rates
-from paygent.core.request_size import Size, weight_of
 from paygent.core.usage_stats import (
     OBSERVATIONS_MIN,
     ColdStartPolicy,
@@ -42,14 +41,9 @@ class UsageHistory:
         self.stats = UsageStats()  # running sums
         self.version = 0  # grows when holds that rest on the sums are to be re-estimated
 
-    def add(
-        self,
-        observation: Observation,
-        rates: Rates,
-        expected: tuple[int, int] | None = None,
-    ) -> None:
+    def add(self, observation: Observation, rates: Rates) -> None:
         """Add a settled call; see `observe`."""
-        self.stats = observe(self.stats, observation, rates, expected)
+        self.stats = observe(self.stats, observation, rates)
         calls = self.stats.calls
         if calls <= _EVERY_CALL_UP_TO or calls % _RENEWED_EVERY == 0:
             self.version += 1
@@ -101,41 +95,46 @@ class UsageForecast:
     def expectation(self) -> Expectation:
         """What the next call is expected to use, as of the last settlement."""
         own = self.own
-        if own.stats.calls >= OBSERVATIONS_MIN:
-            stamp = ~own.version  # negative, so it never equals a sum of versions
-        else:
-            stamp = own.version + self.everyone.version
+        # A negative stamp never equals a sum of versions.
+        rests_on_own = own.stats.calls >= OBSERVATIONS_MIN
+        stamp = ~own.version if rests_on_own else own.version + self.everyone.version
         if stamp != self._stamp:
             self._expectation = expect(own.stats, self.everyone.stats, self.cold_start)
             self._stamp = stamp
         return self._expectation
 
     @property
-    def _rests_on_own(self) -> bool:
-        """Whether the last expectation rests on the user's own calls alone."""
-        return self._stamp is not None and self._stamp < 0
+    def is_cold(self) -> bool:
+        """Whether nothing of this user and model has settled yet."""
+        return not self.own.stats.calls
 
-    def learn(self, observation: Observation, use: Use | None = None) -> None:
-        """Update the histories with a settled call; `use` is what it was held for."""
-        expected = None
-        if use is not None and use.expectation is self._expectation and self._rests_on_own:
-            expected = use.tokens, use.cost_nano  # still current, so it need not be recomputed
-        self.own.add(observation, self.rates, expected)
+    def learn(self, observation: Observation) -> None:
+        """Update the histories with a settled call."""
+        self.own.add(observation, self.rates)
         calls = self.own.stats.calls
         # One busy user must not dominate what is expected of everyone.
         if calls <= _LEARNED_FROM_EACH or calls % _LEARNED_FROM_EACH == 0:
             self.everyone.add(observation, self.rates)
 
-    def use(self, size: Size, max_tokens: int | None) -> Use:
-        """Return what a call of this size, with this bound on output, is expected to use now."""
-        expectation = self.expectation
-        weight = weight_of(size)
+    def capped(self, max_tokens: int) -> int:
+        """Return a bound on output, or the model's maximum if that is lower; 0 is no bound."""
         model_max = self.cold_start.model_max_tokens
-        if max_tokens is not None and model_max is not None:
-            max_tokens = min(max_tokens, model_max)
-        estimate = tokens_of(expectation, weight, max_tokens)
-        cost_nano = cost_of(expectation, estimate, self.rates)
-        return Use(estimate, cost_nano, self, weight, max_tokens, self.is_free, expectation)
+        if max_tokens and model_max is not None and model_max < max_tokens:
+            return model_max
+        return max_tokens
+
+    def estimate(self, weight: int, max_tokens: int | None) -> Estimate:
+        """Return the tokens that a call of this size, with this bound on output, is expected to use
+        now.
+        """
+        capped = None if max_tokens is None else self.capped(max_tokens)
+        return tokens_of(self.expectation, weight, capped)
+
+    def use(self, weight: int, max_tokens: int | None) -> Use:
+        """Return what such a call is expected to use now."""
+        estimate = self.estimate(weight, max_tokens)
+        cost_nano = cost_of(self.expectation, estimate, self.rates)
+        return Use(estimate, cost_nano, self.is_free)
 
 
 class ForecastTable:
@@ -175,17 +174,12 @@ class Use(NamedTuple):
     """What one call may use.
 
     Attributes:
-        forecast: The forecast with which it is re-estimated; None holds a fixed amount.
-        expectation: What the estimate was made from, where there is a forecast.
+        is_free: Spend limits do not apply to this call.
     """
 
     estimate: Estimate  # its tokens
     cost_nano: int  # their cost
-    forecast: UsageForecast | None = None
-    weight: int = 0  # size of its request in bytes
-    max_tokens: int | None = None  # the request's own bound on output, or None
-    is_free: bool = False  # spend limits do not apply to this call
-    expectation: Expectation | None = None
+    is_free: bool = False
 
     @property
     def tokens(self) -> int:

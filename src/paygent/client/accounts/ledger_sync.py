@@ -161,6 +161,8 @@ class LedgerSync:
         opened = user.open_session.session_id if user.open_session is not None else ""
         needed = set(account_lookup.keys_now(user, opened, at_us))
         user.known = is_current and state.spent.keys() >= needed
+        if not user.known:
+            user.drop_lanes()
         user.read_us = at_us
 
     def _apply_assignment(
@@ -174,6 +176,8 @@ class LedgerSync:
         if user.ended is not None and state.subscription == user.ended:
             new = current  # a subscription that has ended stays ended
         user.assigned = state.plan is not None
+        if user.sdk_enabled != state.sdk_enabled:
+            user.drop_lanes()
         user.sdk_enabled = state.sdk_enabled
         if new != current:
             user.plan_name, user.subscription, user.own = new
@@ -189,6 +193,7 @@ def _apply_session(user: User, theirs: SessionState | None) -> None:
     if ours is not None and theirs.session_id == ours.session_id:
         user.session_used_us = max(user.session_used_us, theirs.used_us)
     elif ours is None or theirs.started_us > ours.started_us:
+        user.drop_lanes()
         user.open_session = theirs
         user.session_used_us = theirs.used_us
         user.sessions.add(theirs.session_id)
@@ -199,8 +204,11 @@ def _apply_accounts(user: User, state: UserLedger, at_us: int) -> None:
         account = user.accounts.get(key)
         if account is None:
             continue
+        known = account.decisive
         account.acknowledged = spent
         account.shadow_acknowledged = state.shadow.get(key, 0)
+        if account.decisive > known:  # others have spent: there is less room
+            user.allotment = None
         if key.session_id:
             user.sessions.add(key.session_id)
         length_us = rolling_length_us(key.limit.window)

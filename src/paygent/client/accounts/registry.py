@@ -85,8 +85,10 @@ class UserRegistry:
     def _evict_one(self) -> None:
         """Evict the oldest idle user, so that memory stays bounded."""
         for number, (user_id, user) in enumerate(self.users.items()):
+            user.allotment = None  # first: a call that enters meanwhile is seen, or sees this
             if user.is_idle and not self.is_changing("user:" + user_id):
                 del self.users[user_id]
+                user.drop_lanes()
                 return
             if number >= _EVICTION_SCAN_MAX:
                 return
@@ -94,11 +96,19 @@ class UserRegistry:
     def forget(self, user: User) -> None:
         """Forget what was read of a user, so that it is read again; spend and holds stay."""
         with acquire_soon(user.lock):
+            user.drop_lanes()
             user.known = user.has_waited = False
             user.sessions.clear()
             user.session_id = ""
             user.forecasts.clear()
             user.histories.clear()
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls have begun and not ended."""
+        users = list(self.users.values())
+        holds = [hold for user in users if user.open for hold in list(user.open.values())]
+        return sum(hold.event is None and hold.figures is None for hold in holds)
 
     # -- plans
 
@@ -130,6 +140,7 @@ class UserRegistry:
             user.plan = plan
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = epoch
+        user.drop_lanes()
         user.call_accounts.clear()
         user.event_accounts.clear()
 
@@ -147,8 +158,7 @@ class UserRegistry:
             self.plans[name] = plan
             self._unlimited.discard(name)
             self._start_change("plan:" + name)
-            self.plans_epoch += 1
-            users = list(self.users.values())
+            users = self._start_epoch()
         for user in users:
             with acquire_soon(user.lock):
                 woken = take_all(user.accounts.values())
@@ -206,7 +216,7 @@ class UserRegistry:
             self.plan_versions[name] = version
             if plan is not None and self.plans.get(name) != plan:
                 self.plans[name] = plan
-                self.plans_epoch += 1
+                self._start_epoch()
 
     def choose_default_plan(self) -> None:
         """Note that this process's choice of the default plan is on its way to the ledger."""
@@ -222,7 +232,15 @@ class UserRegistry:
             return
         with acquire_blocking(self.lock):
             self.default_plan = plan
-            self.plans_epoch += 1
+            self._start_epoch()
+
+    def _start_epoch(self) -> list[User]:
+        """Have every user's plan refreshed at their next call; return the users. Under the lock."""
+        self.plans_epoch += 1
+        users = list(self.users.values())
+        for user in users:
+            user.drop_lanes()
+        return users
 
     def emit_warnings(self) -> None:
         """Log the warnings queued under a lock; a handler of the application's log may be slow."""

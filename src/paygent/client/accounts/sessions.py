@@ -46,6 +46,7 @@ class Sessions:
             used_us = max(user.session_used_us, ended.used_us)
             self._records.append(_record(user, ended, used_us, ended_us=used_us))
         session = SessionState(self._new_id(at_us), at_us, at_us)
+        user.drop_lanes()
         user.open_session = session
         user.session_used_us = at_us
         user.sessions.add(session.session_id)
@@ -62,6 +63,7 @@ class Sessions:
     def close(self, user: User, at_us: int) -> SessionRecord | None:
         """Close the user's open session; return the record to write, or None where none is open."""
         with acquire_soon(user.lock):
+            user.drop_lanes()
             session, user.open_session = user.open_session, None
             if session is None:
                 return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from paygent.core.gate import Thresholds
@@ -38,10 +38,6 @@ class WaitPoint(Protocol):
     @property
     def spent(self) -> int:
         """Settled in the window."""
-
-    @property
-    def held(self) -> int:
-        """Held by calls in flight."""
 
 
 class Waiter:
@@ -94,15 +90,22 @@ class Waiter:
         waiting.insert(place, self)
 
 
-def pass_turn(account: WaitPoint, woken: list[Waiter]) -> None:
+def pass_turn(account: WaitPoint, held: Callable[[], int], woken: list[Waiter]) -> None:
     """Let the first waiter try, where there is room; all of them, where there never will be. They
     go to `woken`, to be woken once the lock is released.
+
+    Args:
+        account: Where they wait.
+        held: Returns what the calls in flight hold there.
+        woken: Takes those who may try.
     """
+    if not account.waiting:
+        return
     thresholds, spent = account.thresholds, account.spent
     if thresholds is None or spent >= thresholds.block:
         woken += account.waiting
         account.waiting.clear()
-    elif account.waiting and spent + account.held < thresholds.block:
+    elif spent + held() < thresholds.block:
         woken.append(account.waiting.pop(0))
 
 

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.registry import UserRegistry
 from paygent.client.api.plans import PlanRegistry
 from paygent.client.api.queries import UserQueries
 from paygent.client.api.record_event import EventRecorder
@@ -64,7 +65,6 @@ def compose(
     # A store in this process has no requests to bound; large batches are what keeps it fast.
     max_batch_size = _LOCAL_BATCH_MAX if ledger is None else settings.max_batch_size
     ledger = ledger if ledger is not None else _local_ledger(product, path)
-    journal = _journal(path, product, settings.max_queue_size)
     catalogue, callbacks, deferred_ends = Catalogue(), Callbacks(), DeferredEnds()
     accounts = Accounts(
         default_plan=settings.default_plan,
@@ -72,6 +72,7 @@ def compose(
         warn_every_call=settings.soft_gate == "every_call",
         refresh_us=int(settings.refresh_interval_s * 1_000_000),
     )
+    journal = _journal(path, product, settings.max_queue_size, accounts.registry)
     worker = Worker(
         ledger,
         accounts,
@@ -128,6 +129,7 @@ def _register_for_forks(parts: Parts) -> None:
         parts.journal.renew_after_fork,
         parts.ledger.forget_after_fork,
         parts.accounts.renew_after_fork,
+        parts.meter.renew_after_fork,
         parts.worker.renew_after_fork,
         parts.deferred_ends.renew_after_fork,
         parts.records.renew_after_fork,
@@ -154,10 +156,15 @@ def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
     return before_round
 
 
-def _journal(path: str, product: str, max_queue_size: int) -> Journal:
+def _journal(path: str, product: str, max_queue_size: int, registry: UserRegistry) -> Journal:
     folder = None if path == MEMORY else Path(path + ".journal") / product  # beside the store
     records_max = 2 * max_queue_size  # a call begins and ends
-    return Journal(folder, owner=new_owner_name(), records_in_memory_max=records_max)
+    return Journal(
+        folder,
+        owner=new_owner_name(),
+        records_in_memory_max=records_max,
+        in_flight=lambda: registry.calls_in_flight,
+    )
 
 
 def _local_ledger(product: str, path: str) -> Ledger:

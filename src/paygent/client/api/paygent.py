@@ -22,6 +22,7 @@ from paygent.client.api.composition import MEMORY, compose
 from paygent.client.api.verbs import Verbs
 from paygent.client.instrument.http_sdks.wrapper import active, set_active
 from paygent.client.instrument.registry import instrumentation
+from paygent.client.runtime.clock import system_clock
 from paygent.client.runtime.lifecycle import (
     EXIT_WAIT_S,
     may_start_threads,
@@ -41,11 +42,6 @@ from paygent.ledger.handshake import Probe
 from paygent.ledger.port import Ledger
 
 _FLUSH_WAIT_S = 10.0
-
-
-def system_clock() -> int:
-    """Return the time in microseconds since 1970 UTC."""
-    return time.time_ns() // 1_000
 
 
 class Paygent(Verbs):
@@ -365,6 +361,7 @@ class Paygent(Verbs):
     @property
     def pending_events(self) -> int:
         """The number of events that the ledger does not have yet."""
+        self._parts.accounts.admission.count_all()
         return sum(len(user.pending) for user in self._users)
 
     @property
@@ -403,7 +400,7 @@ class Paygent(Verbs):
         return {
             "mode": "off" if self._disabled else "local" if self.is_local_mode else "backend",
             "backend_reachable": self.backend_reachable,
-            "calls_in_flight": journal.calls_in_flight,
+            "calls_in_flight": self._parts.accounts.registry.calls_in_flight,
             "calls_waiting": waiting_count(self._users),
             "journal_durable": journal.is_durable and journal.folder is not None,
             "queue": self.queue_stats,

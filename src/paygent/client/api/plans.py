@@ -54,6 +54,7 @@ class PlanRegistry:
         record = PlanRecord(name, plan_to_json(config), self.now_us())
         _check_size("configure_plan", "config", name, record)
         self._warn_of_mistakes(f"plan {name!r}", config)
+        self.accounts.admission.count_all()  # what has ended counts by the plan that it ran under
         self.accounts.registry.set_plan(name, config)
         self._write(record)
 
@@ -108,6 +109,7 @@ class PlanRegistry:
             _check_size(verb, "plan_config", plan, record)
             if own is not None:
                 self._warn_of_mistakes(f"plan_config of {valid_id!r}", own)
+            self.accounts.admission.count_all()
             self.accounts.registry.assign(valid_id, plan, own, subscription, at_us)
             self._write(record)
         # Not an error: another process may configure it later.

@@ -26,7 +26,7 @@ from paygent.core.gate import Reading, room, usage_ppm
 from paygent.core.limit import LimitKey
 from paygent.core.messages import BookedEvent
 from paygent.core.period import to_datetime
-from paygent.core.request_size import measure
+from paygent.core.request_size import measure, weight_of
 from paygent.core.value import exact_usd
 from paygent.prices.catalogue import Catalogue
 from paygent.types import (
@@ -212,7 +212,7 @@ class UserQueries:
         resolved = self.catalogue.resolve("", model, self.now_us(), user.plan)
         # Forecasts are learned by route; the advice is for a chat request.
         forecast = self.accounts.admission.forecast(user, "chat.completions", resolved)
-        return forecast.use(size, 0).estimate.input_tokens
+        return forecast.use(weight_of(size), 0).estimate.input_tokens
 
     def refresh(self, user_id: str) -> User:
         """Return a user read from the ledger again, within a quarter second, or as known."""

@@ -15,6 +15,7 @@ from threading import get_ident
 from typing import Any, Protocol
 from uuid import UUID
 
+from paygent.core.bounded_dict import BoundedDict
 from paygent.core.notices import Notice
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import ask, attempt, diagnostics
@@ -22,6 +23,8 @@ from paygent.failopen import ask, attempt, diagnostics
 Metadata = Mapping[str, Any] | None
 METADATA_KEYS_MAX = 16
 METADATA_BYTES_MAX = 1_000
+
+_PLAIN_IDENTITIES_MAX = 1_000  # entries of up to 1.5 kB; an id beyond them is validated again
 
 _NO_USER = "its calls have no user"
 _NO_SESSION = "its calls are in the user's open session"
@@ -40,10 +43,9 @@ class Identity:
         session_id: The application's session id, or None for the user's open session.
         plan: Plan for a user without an assigned one, or None.
         metadata: At most 16 keys and 1 kB.
-        metadata_json: The same as JSON, encoded once; "" when there is none.
     """
 
-    __slots__ = ("metadata", "metadata_json", "plan", "session_id", "user_id")
+    __slots__ = ("metadata", "plan", "session_id", "user_id")
 
     def __init__(
         self,
@@ -55,12 +57,16 @@ class Identity:
         self.user_id = read_user_id(user_id)
         self.session_id = read_user_id(session_id, Notice.BAD_SESSION_ID)
         self.plan = plan if isinstance(plan, str) and plan else None
-        self.metadata, self.metadata_json = read_metadata(metadata)
+        self.metadata = read_metadata(metadata)
 
     def merged_with(self, other: Identity | None) -> Identity:
         """Return this identity, completed from `other`; session and plan for one user only."""
         if other is None:
             return self
+        if self.user_id is not None and other.metadata is None:
+            adds_nothing = other.session_id is None and other.plan is None
+            if adds_nothing or self.user_id != other.user_id:
+                return self
         # Both were validated when they were made; `__init__` would read the ids a second time.
         merged = Identity.__new__(Identity)
         merged.user_id = self.user_id or other.user_id
@@ -70,12 +76,35 @@ class Identity:
         # This one's keys first: `read_metadata` drops the last ones where both are too many.
         own, outer = self.metadata or {}, other.metadata or {}
         both = {**own, **{key: value for key, value in outer.items() if key not in own}}
-        merged.metadata, merged.metadata_json = read_metadata(both)
+        merged.metadata = read_metadata(both)
         return merged
 
     def resolve(self) -> Identity:
         """Return this identity; see `IdentitySource`."""
         return self
+
+
+# By the user id as given. Two threads may make one twice: the two are equal, and both are valid.
+_plain_identities: BoundedDict[str | int, Identity] = BoundedDict(_PLAIN_IDENTITIES_MAX)
+
+
+def identity_of(
+    user_id: Any = None,
+    session_id: Any = None,
+    plan: str | None = None,
+    metadata: Metadata = None,
+) -> Identity:
+    """Return an `Identity` with these values, a shared one where there is only a user id."""
+    is_plain = session_id is None and plan is None and metadata is None
+    # Exact types: True and 1.0 are equal to 1, and a subclass may define equality itself.
+    if is_plain and (type(user_id) is str or type(user_id) is int):
+        identity = _plain_identities.get(user_id)
+        if identity is None:
+            identity = Identity(user_id)
+            if identity.user_id is not None:  # unusable ids are counted each time
+                _plain_identities[user_id] = identity
+        return identity
+    return Identity(user_id, session_id, plan, metadata)
 
 
 class IdentitySource(Protocol):
@@ -142,16 +171,16 @@ def id_of(value: Any) -> str | None:
     return None
 
 
-def read_metadata(value: Any) -> tuple[Metadata, str]:
-    """Return metadata within its bounds, and its JSON; the excess is dropped and logged once."""
+def read_metadata(value: Any) -> Metadata:
+    """Return metadata within its bounds; the excess is dropped and logged once."""
     if value is None or (isinstance(value, (dict, str)) and not value):
-        return None, ""
+        return None
     kept = None
     if isinstance(value, Mapping):
         kept = attempt("metadata", _bounded, value)
     else:
         diagnostics.warn_once(Notice.BAD_METADATA, type(value).__name__)
-    return (kept, json.dumps(kept, separators=(",", ":"))) if kept else (None, "")
+    return kept or None
 
 
 def _bounded(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any
 
-from paygent.client.context.identity import Identity, IdentitySource
-from paygent.client.runtime.lifecycle import is_watched
+from paygent.client.context.identity import Identity, IdentitySource, identity_of
+from paygent.client.runtime import lifecycle
 from paygent.client.runtime.settings import is_disabled
 from paygent.core.notices import Notice
 from paygent.failopen import diagnostics
@@ -66,10 +66,13 @@ class Scope:
     __slots__ = ("_token", "has_ended", "identity", "outer", "owner")
 
     def __init__(self, identity: Identity, owner: object) -> None:
-        self.outer = outer = current_source()
-        surrounding = outer.resolve() if outer is not None else None
-        if surrounding is not None and identity.user_id == surrounding.user_id is not None:
-            identity = identity.merged_with(surrounding)
+        outer = current.get()
+        if outer is not None:  # rarely: so no function is called in the usual case
+            outer = current_source()
+            surrounding = outer.resolve() if outer is not None else None
+            if surrounding is not None and identity.user_id == surrounding.user_id is not None:
+                identity = identity.merged_with(surrounding)
+        self.outer = outer
         self.identity = identity
         self.owner = owner
         self.has_ended = False
@@ -94,7 +97,7 @@ class Scope:
         # since the context that it was entered in still refers to it.
         token = self._token
         self._token = None  # it refers to its context, and a task may keep the scope
-        if not is_watched():  # at its end: the work inside may call `init`
+        if not lifecycle.is_watched():  # at its end: the work inside may call `init`
             warn_without_init()
         if current_source() is self:
             if token is not None and reset_or_ignore(token):
@@ -128,10 +131,11 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         plan: str | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        self._identity = Identity(user_id, session_id, plan, metadata)
+        self._identity = identity_of(user_id, session_id, plan, metadata)
 
     def __enter__(self) -> paygent_context:
-        Scope(self._identity, self).enter()
+        scope = Scope(self._identity, self)
+        scope._token = current.set(scope)  # as `Scope.enter`, without the cost of its call
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -139,6 +143,17 @@ class paygent_context:  # noqa: N801 - the documented name, used like a function
         # scope is found through the context. It is not the innermost one where generators with
         # blocks of their own are read in turn.
         source = current.get()
+        if type(source) is Scope and source.owner is self:
+            # The usual case of `Scope.leave`, without the cost of its calls (`is_watched` is one).
+            token = source._token  # None once it has ended
+            if token is not None and lifecycle._installed:
+                try:
+                    current.reset(token)
+                except ValueError:
+                    pass  # in a copy of the context that it was entered in: see `Scope.leave`
+                else:
+                    source._token = None
+                    return
         while isinstance(source, Scope) and (source.owner is not self or source.has_ended):
             source = source.outer
         if not isinstance(source, Scope) or not source.leave():
@@ -164,7 +179,7 @@ class attach_identity:  # noqa: N801 - used like `paygent_context`
 
     def __exit__(self, *error: object) -> None:
         reset_or_ignore(self._token)
-        if not is_watched() and self._source is not None:
+        if not lifecycle.is_watched() and self._source is not None:
             warn_without_init()
 
 

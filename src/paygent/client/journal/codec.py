@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import Record
-from paygent.core.event import Event, decode_end, event_from_begin
+from paygent.core.event import Event, decode_event, event_from_begin
 from paygent.core.messages import (
     AssignRecord,
     DefaultPlanRecord,
@@ -20,6 +20,7 @@ from paygent.core.messages import (
     SessionRecord,
 )
 from paygent.core.period import Subscription
+from paygent.core.records import END, PackedRecord, to_event
 from paygent.failopen import attempt
 
 _KINDS: dict[str, type[DirectoryRecord]] = {
@@ -57,9 +58,13 @@ def decode(records: list[Record], *, of_dead: bool = False) -> Decoded:
     """
     decoded = Decoded([], [], [])
     for record in records:
+        if isinstance(record, PackedRecord):
+            if record.kind == END:
+                _add(decoded, decoded.events, attempt("event_record", to_event, record), record)
+            continue
         kind = str(record.get("k"))
         if kind == "end":
-            event = attempt("event_record", decode_end, record)
+            event = attempt("event_record", decode_event, record)
             _add(decoded, decoded.events, event, record)
         elif kind in _KINDS:
             change = attempt("directory_record", _decode_directory, record)
@@ -67,7 +72,8 @@ def decode(records: list[Record], *, of_dead: bool = False) -> Decoded:
         elif kind not in ("begin", "void"):
             decoded.unreadable.append(record)
     for record in unfinished(records) if of_dead else ():
-        event = attempt("event_record", event_from_begin, record)
+        from_begin = to_event if isinstance(record, PackedRecord) else event_from_begin
+        event = attempt("event_record", from_begin, record)
         _add(decoded, decoded.events, event, record)
     return decoded
 
@@ -89,7 +95,7 @@ def directory_record(record: DirectoryRecord) -> dict[str, Any]:
     return {"k": _KIND_OF[type(record)], **fields}
 
 
-def _decode_directory(record: Record) -> DirectoryRecord:
+def _decode_directory(record: dict[str, Any]) -> DirectoryRecord:
     record_type = _KINDS[record["k"]]
     # Fields of a later version are ignored; a missing one is a TypeError unless it has a default.
     fields = {name: record[name] for name in record_type._fields if name in record}

@@ -35,7 +35,7 @@ from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
 from paygent.client.runtime.lifecycle import may_start_threads
 from paygent.client.runtime.locks import Wakeup
-from paygent.core.event import encode_end
+from paygent.core.event import encode_event
 from paygent.core.messages import (
     Answer,
     AssignRecord,
@@ -108,6 +108,7 @@ class Worker:
         self._threads: list[threading.Thread] = []
         self._started = False
         self._idle = False
+        self.needs_nudge = True  # whether `nudge` would do anything
         self._wake = Wakeup()
         self._rounds = 0
         self._flushing: list[Wakeup] = []  # set after each round
@@ -151,6 +152,7 @@ class Worker:
                     return
                 self._threads.append(thread)
             self._started = True
+            self.needs_nudge = False
 
     def nudge(self) -> None:
         """Signal that there is something to deliver or refresh; cheap while the thread is awake."""
@@ -240,13 +242,13 @@ class Worker:
             if empty < _IDLE_ROUNDS:
                 self._wake.wait(self._interval_s)
             else:
-                self._idle = True
+                self._idle = self.needs_nudge = True
                 # A dropped stream wakes no thread.
-                in_flight = self._journal.calls_in_flight
+                in_flight = self._accounts.registry.calls_in_flight
                 pause_s = self._interval_s if in_flight else _IDLE_WAIT_S
                 if self._journal.has_unread or self._wake.wait(pause_s):
                     empty = 0
-                self._idle = False
+                self._idle = self.needs_nudge = False
 
     def _finish_round(self) -> None:
         self._rounds += 1
@@ -353,9 +355,11 @@ class Worker:
                 self._adopt()
             self._journal.maintain()
             records = self._journal.take(self._max_batch_size)
+            self._accounts.admission.count_all()
             events, directory, unreadable = decode(records)
             now_us = self._now_us()
             user_ids = {event.user_id for event in events}
+            self._count(user_ids)
             questions = self._accounts.sync.take_active_users(user_ids, now_us)
             if not records and not questions:
                 self._journal.delivered()  # frees a segment that was read to its end
@@ -374,8 +378,18 @@ class Worker:
             self._finish_round()
         return worked
 
+    def _count(self, user_ids: Iterable[str]) -> None:
+        """Count what has ended of these users: it must be pending before it is acknowledged, and
+        whoever has just written its record may not have queued it yet.
+        """
+        users = self._accounts.registry.users
+        for user_id in user_ids:
+            user = users.get(user_id)
+            if user is not None:
+                self._accounts.admission.count(user)
+
     def _undelivered(self) -> list[bytes]:
-        return [encode_end(event) for event in self._accounts.sync.pending_events()]
+        return [encode_event(event) for event in self._accounts.sync.pending_events()]
 
     def _book(self, batch: Batch) -> bool:
         """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""

@@ -8,11 +8,11 @@ is also the queue: the delivering thread reads records back from the segments, i
 a segment when all of its records are acknowledged. After a death the segments are still there,
 and the next process adopts them.
 
-A segment that is full, has no room for a record or suffered a short write is replaced by a new one;
-begin records of calls in flight are copied to its head, so that no old segment is kept for a call
-that is still running. The delivering thread prepares the next mapped segment, so that a caller
-switches without a system call, and releases the descriptors of old ones, so that an outage of the
-ledger costs disk space and nothing else.
+A segment that is full, has no room for a record or suffered a short write is replaced by a new one.
+An old one is kept until every call that began in it has ended and all of its records are delivered.
+The delivering thread prepares the next mapped segment, so that a caller switches without a system
+call, and releases the descriptors of old ones, so that an outage of the ledger costs disk space and
+nothing else.
 
 Without locks, a thread may still use a segment that is being replaced. It announces itself in
 `writers` before it checks that the segment is current, and the reader seals or removes a segment
@@ -33,6 +33,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
+from paygent.client.accounts.user_state import Lane
 from paygent.client.journal.ownership import (
     forget_after_fork,
     new_owner_name,
@@ -48,18 +49,17 @@ from paygent.client.journal.segments import (
     WrittenSegment,
     can_map,
     frame,
-    parse,
 )
-from paygent.core.event import encode_void
 from paygent.core.notices import Notice
+from paygent.core.records import BEGIN, END, PackedRecord, encode_lane
 from paygent.failopen import diagnostics
 
-# Some 2,500 calls. A process has up to two such files allocated, used or not; a busy one fills less
-# than one in the second until the next is made.
+# Some 20,000 calls. A process has up to two such files allocated, used or not; a busy one fills
+# less than one in the second until the next is made.
 SEGMENT_BYTES_MAX = 2 * 1024 * 1024
 
 _WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
-_FILE_TRIES = 2  # a short write may be an accident; twice in a row the disk is full
+
 
 Mark = tuple[tuple[Segment, int], ...]  # a moment in a journal: each segment and where it ended
 
@@ -76,6 +76,7 @@ class Journal:
         owner: str,
         records_in_memory_max: int = 20_000,
         segment_bytes_max: int = SEGMENT_BYTES_MAX,
+        in_flight: Callable[[], int] = lambda: 0,
     ) -> None:
         """Store the settings; the first append makes the folder and the first segment.
 
@@ -84,11 +85,13 @@ class Journal:
             owner: Unique name of this process and journal, no path separators.
             records_in_memory_max: Records kept when no file can be written.
             segment_bytes_max: Bytes appended to a segment before it is left for a new one.
+            in_flight: Returns how many calls have begun and not ended.
         """
         self.folder = folder
         self.owner = owner
         self._records_in_memory_max = records_in_memory_max
         self._segment_bytes_max = segment_bytes_max
+        self._in_flight = in_flight
         self._closed = False
         self._maps = False
         self._start_over()
@@ -99,11 +102,12 @@ class Journal:
         self._rotation = threading.Lock()
         self._current: Segment | None = None
         self._segments: deque[Segment] = deque()
-        self._in_flight: dict[str, bytes] = {}
         self._numbers = itertools.count(1)
         self._spare: MappedSegment | None = None
         self._lock_fd: int | None = None
-        self._batch: list[tuple[Segment, int, bool]] = []
+        self._batch: list[tuple[Segment, int]] = []
+        self._calls_taken: list[tuple[PackedRecord, Segment]] = []
+        self._begun_in: dict[int, Segment] = {}
 
     # -- writing
 
@@ -121,16 +125,6 @@ class Journal:
     def _to_bring_again(self) -> int:
         return self._dropped + sum(segment.dropped for segment in list(self._segments))
 
-    def begun(self, event_id: str) -> Record | None:
-        """Return the begin record of a call in flight; None before it began and once it ended."""
-        data = self._in_flight.get(event_id)
-        return parse(data, at_end=True)[0][0] if data is not None else None
-
-    @property
-    def calls_in_flight(self) -> int:
-        """How many calls have begun and not ended."""
-        return len(self._in_flight)
-
     def mark(self) -> Mark:
         """Return how far records have been appended by now; see `has_reached`."""
         return tuple((segment, segment.end) for segment in list(self._segments))
@@ -140,25 +134,22 @@ class Journal:
         left = list(self._segments)
         return all(segment not in left or segment.read_to >= end for segment, end in mark)
 
-    def begin(self, event_id: str, payload: bytes) -> None:
-        """Append a begin record; the call is in flight until `end`."""
-        data = frame(payload)
-        self._in_flight[event_id] = data
-        self._append(data)
-
-    def end(self, event_id: str, payload: bytes) -> None:
-        """Append the end or void record of a call."""
-        # In flight until the record is written: whenever the process dies, one of the two is there.
-        written_to = self._append(frame(payload)) if self._has_room_for(payload) else None
-        self._in_flight.pop(event_id, None)
-        if written_to is not self._current:
-            self._answer_copy(event_id)
-
-    def _answer_copy(self, event_id: str) -> None:
-        """Void the copy of a begin record that may have been made while its call ended."""
-        # The true end is in the segment before, which may be removed first. A surplus void does no
-        # harm.
-        self._append(frame(encode_void(event_id)))
+    def write(self, lane: Lane, record: bytes) -> None:
+        """Append a packed record of a call; its lane's record precedes it in the same segment."""
+        segment: Segment | None = lane.segment
+        if segment is not None and segment is self._current:
+            writers = segment.writers
+            try:
+                writers.append(None)
+                if segment is self._current:
+                    segment.write(record)
+                    return
+            except (ValueError, OSError):  # no room; the general way finds some
+                pass
+            finally:
+                writers.pop()
+        facts = lane.facts._replace(expectation=lane.forecast.expectation)
+        lane.segment = self._append(frame(encode_lane(lane.number, facts)) + record)
 
     def append(self, payload: bytes) -> None:
         """Append a record other than a call's: a plan, an assignment, a session, a manual event."""
@@ -173,8 +164,8 @@ class Journal:
         diagnostics.warn_once(Notice.RECORD_TOO_LARGE, len(payload), RECORD_BYTES_MAX)
         return False
 
-    def _append(self, data: bytes) -> Segment:
-        """Write a frame to the current segment and return that segment.
+    def _append(self, data: bytes) -> Segment | None:
+        """Write records to the current segment; return it, or None if memory had to drop them.
 
         It never raises: memory takes a record that no file can.
         """
@@ -188,21 +179,21 @@ class Journal:
                 if segment is not self._current:
                     continue
                 try:
-                    whole = segment.append(data)
+                    is_whole = segment.append(data)
                 except OSError as error:
                     diagnostics.record_error("journal_write", error)
                     self._rotate(segment, to_memory=True)
                     continue
             finally:
                 segment.writers.pop()
-            if not whole:
+            if not (is_whole or isinstance(segment, MemorySegment)):
                 self._rotate(segment, room=len(data))
                 continue
             if segment.size >= segment.full_at:
                 self._rotate(segment)
             if self._closed:
                 self._close_again(segment)
-            return segment
+            return segment if is_whole else None
 
     def _rotate(self, left: Segment | None, *, room: int = 0, to_memory: bool = False) -> Segment:
         """Replace a segment by a new one with so much room, unless another thread has; return the
@@ -212,17 +203,12 @@ class Journal:
             current = self._current
             if current is not left and current is not None:
                 return current
-            copied = dict(self._in_flight)
-            fresh = self._fresh_segment(copied, room=room, to_memory=to_memory)
+            fresh = self._fresh_segment(room=room, to_memory=to_memory)
             self._segments.append(fresh)
             self._current = fresh
         self._report_failed()
         if isinstance(fresh, MemorySegment) and self.folder is not None:
             diagnostics.warn_once(Notice.JOURNAL_IN_MEMORY)
-        # A copied call that ended before this line is found here; one that ends later finds the new
-        # segment (`end`). So every copy is answered.
-        for event_id in copied.keys() - self._in_flight.keys():
-            self._answer_copy(event_id)
         return fresh
 
     def _report_failed(self) -> None:
@@ -240,24 +226,15 @@ class Journal:
         except OSError as error:
             self._failed.append(("journal_remove", error))
 
-    def _fresh_segment(self, in_flight: dict[str, bytes], *, room: int, to_memory: bool) -> Segment:
-        """Return a new segment that begins with the begin records of the calls in flight."""
-        head = sum(map(len, in_flight.values()))
-        for _ in range(0 if to_memory else _FILE_TRIES):
-            fresh = self._spare_with(head + room) or self._new_file(head, room)
-            if fresh is None:
-                break
-            try:
-                if all(fresh.append(data) for data in in_flight.values()):
-                    fresh.full_at = head + self._segment_bytes_max
-                    return fresh
-            except OSError as error:
-                self._failed.append(("journal_write", error))
-            self._delete(fresh)
-        memory = MemorySegment(self._records_in_memory_max)
-        for data in in_flight.values():
-            memory.append(data)
-        return memory
+    def _fresh_segment(self, *, room: int, to_memory: bool) -> Segment:
+        """Return a new, empty segment."""
+        fresh: Segment | None = (
+            None if to_memory else self._spare_with(room) or self._new_file(room)
+        )
+        if fresh is None:
+            fresh = MemorySegment(self._records_in_memory_max)
+        fresh.full_at = self._segment_bytes_max
+        return fresh
 
     def _spare_with(self, bytes_min: int) -> MappedSegment | None:
         """Return the prepared segment if so much fits and half of it stays free."""
@@ -267,7 +244,7 @@ class Journal:
             return None
         return spare
 
-    def _new_file(self, head: int, room: int) -> WrittenSegment | MappedSegment | None:
+    def _new_file(self, room: int) -> WrittenSegment | MappedSegment | None:
         """Return a new file with such room, or None if the folder cannot be written."""
         if self.folder is None:
             return None
@@ -275,18 +252,18 @@ class Journal:
             if self._lock_fd is None:
                 self._take_folder(self.folder)
             # After `close` only a record or two follows; no need to allocate a file.
-            mapped = None if self._closed else self._new_mapped(head, room)
+            mapped = None if self._closed else self._new_mapped(room)
             return mapped or WrittenSegment(self._next_path(self.folder))
         except OSError as error:
             self._failed.append(("journal_folder", error))
             return None
 
-    def _new_mapped(self, head: int, room: int = 0) -> MappedSegment | None:
+    def _new_mapped(self, room: int = 0) -> MappedSegment | None:
         """Return a new mapped segment, or None if that is not possible."""
         if self.folder is None or not self._maps:
             return None
         try:
-            bytes_min = head + max(room, self._segment_bytes_max)
+            bytes_min = max(room, self._segment_bytes_max)
             return MappedSegment(self._next_path(self.folder), bytes_min)
         except OSError:  # a disk too full to allocate ahead may have room for records
             return None
@@ -319,7 +296,7 @@ class Journal:
             return
         if current.full_at - current.size > half:
             return
-        spare = self._new_mapped(sum(map(len, list(self._in_flight.values()))))
+        spare = self._new_mapped()
         if spare is None:
             return
         spare.touch()
@@ -349,7 +326,7 @@ class Journal:
 
         They are delivered when `delivered` is called; until then another `take` returns them again.
         """
-        self._batch = []
+        self._batch, self._calls_taken = [], []
         taken: list[Record] = []
         for segment in list(self._segments):
             if len(taken) >= records_max:
@@ -357,23 +334,47 @@ class Journal:
             is_left = segment is not self._current and not segment.writers
             records, position = segment.take(records_max - len(taken), is_left=is_left)
             taken += records
-            self._batch.append((segment, position, is_left))
+            self._calls_taken += [
+                (record, segment) for record in records if isinstance(record, PackedRecord)
+            ]
+            self._batch.append((segment, position))
             if not is_left:  # a thread may still write here what precedes its later records
                 break
         return taken
 
     def delivered(self) -> None:
         """Note that the ledger has what the last `take` returned; remove finished segments."""
-        for segment, position, left in self._batch:
+        for record, read_in in self._calls_taken:
+            if record.kind != BEGIN:
+                self._note_end(record.seq, read_in if _is_needed(record) else None)
+            elif not isinstance(read_in, MemorySegment):  # memory has no next process
+                self._begun_in[record.seq] = read_in
+                read_in.open_calls.add(record.seq)
+        for segment, position in self._batch:
             if isinstance(segment, MemorySegment):
                 segment.release(position)
-                finished = left and not segment.frames
             else:
                 segment.read_to = position
-                finished = left and not segment.has_unread
-            if finished:
+            self._forget_dropped(segment)
+        self._batch, self._calls_taken = [], []
+        for segment in list(self._segments):
+            # A thread that is announced may still write here.
+            is_left = segment is not self._current and not segment.writers
+            if is_left and not segment.has_unread and not self._is_needed(segment):
                 self._remove(segment)
-        self._batch = []
+
+    def _note_end(self, seq: int, answer: Segment | None) -> None:
+        """Note that a call has ended; `answer` is where that has to be found after a death."""
+        begun_in = self._begun_in.pop(seq, None)
+        if begun_in is not None:
+            begun_in.open_calls.discard(seq)
+            if answer is not None and answer is not begun_in:
+                answer.answers.add(begun_in)
+
+    def _is_needed(self, segment: Segment) -> bool:
+        """Return whether the next process would need a segment that has been delivered."""
+        segment.answers.intersection_update(self._segments)
+        return bool(segment.open_calls or segment.answers)
 
     def requeue_lost(self, payloads: Callable[[], list[bytes]]) -> bool:
         """Append once more what no memory could take, and what has disappeared from files; called
@@ -394,6 +395,11 @@ class Journal:
             self._append(frame(payload))
         return bool(again)
 
+    def _forget_dropped(self, segment: Segment) -> None:
+        """Keep no segment for calls with an end that fit nowhere: their events are requeued."""
+        while isinstance(segment, MemorySegment) and segment.ended:
+            self._note_end(segment.ended.popleft(), None)
+
     def quarantine(self, record: Record) -> None:
         """Keep a record that the ledger rejects beside the journal, for a person to inspect.
 
@@ -404,7 +410,7 @@ class Journal:
             return
         fd = os.open(self.folder / "refused.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(fd, json.dumps(record).encode() + b"\n")
+            os.write(fd, json.dumps(record, default=str).encode() + b"\n")
         finally:
             os.close(fd)
 
@@ -424,6 +430,7 @@ class Journal:
         While calls are in flight the lock is kept, so that their begin records are not mistaken for
         those of a dead process.
         """
+        in_flight = self._in_flight()
         with self._rotation:
             self._current = None  # a later append opens a new segment, for the next process
             if self._spare is not None:
@@ -431,13 +438,13 @@ class Journal:
                 self._spare = None
             for segment in list(self._segments):
                 if self._writers_are_done(segment):
-                    if segment.has_unread or self._in_flight:
+                    if segment.has_unread or in_flight or self._is_needed(segment):
                         segment.seal()
                     else:
                         self._delete(segment)
             self._segments.clear()
             self._closed = True
-            if not self._in_flight:
+            if not in_flight:
                 self._release_folder()
         self._report_failed()
 
@@ -449,7 +456,7 @@ class Journal:
                 if segment in self._segments and self._writers_are_done(segment):
                     self._segments.remove(segment)
                     segment.seal()
-                if not self._in_flight:
+                if not self._in_flight():
                     self._release_folder()
         self._report_failed()
 
@@ -485,3 +492,10 @@ class Journal:
         forget_after_fork()
         self.owner = owner or new_owner_name()
         self._start_over()
+
+
+def _is_needed(record: PackedRecord) -> bool:
+    """Return whether the end of a call has to be found beside its begin after a death: an event
+    that was booked under the id of the begin is counted once in any case.
+    """
+    return record.kind != END or (record.tail is not None and "id" in record.tail)

@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from paygent.client.journal.segments import Record, parse_dead
 from paygent.core.notices import Notice
+from paygent.core.records import BEGIN, PackedRecord
 from paygent.failopen import attempt, diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
@@ -152,8 +154,19 @@ def _claimed(lock: Path) -> Iterator[bool]:
 
 def unfinished(records: list[Record]) -> Iterable[Record]:
     """Return the begin records that no end or void record answers, in order, each once."""
-    begins = {record.get("id"): record for record in records if record.get("k") == "begin"}
+    begins: dict[Any, Record] = {}
+    answered: set[Any] = set()
     for record in records:
-        if record.get("k") in ("end", "void"):
-            begins.pop(record.get("ends", record.get("id")), None)
-    return begins.values()
+        if isinstance(record, PackedRecord):
+            kept = begins if record.kind == BEGIN else answered
+            call_id: Any = record.event_id
+        else:  # of version 0.1, which wrote JSON
+            kept = begins if record.get("k") == "begin" else answered
+            call_id = record.get("ends", record.get("id"))
+            if record.get("k") not in ("begin", "end", "void"):
+                continue
+        if kept is answered:
+            answered.add(call_id)
+        else:
+            begins[call_id] = record
+    return [record for call_id, record in begins.items() if call_id not in answered]

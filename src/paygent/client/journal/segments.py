@@ -6,8 +6,10 @@ process's memory; a record is copied there. A *written* one takes a record with 
 reads, seals and removes. A segment is sealed or removed only when no thread appends to it any more
 (`writers`, see `journal`).
 
-A frame is magic, length of the payload, its CRC-32, the payload (JSON). A reader skips to the next
-magic where a frame is torn.
+A frame is magic, length of the payload, its CRC-32, the payload (JSON). A packed record
+(`core/records.py`) has a magic of its own; the lane that it names was framed before it in the same
+segment, so each segment can be read by itself. A reader skips to the next magic where a record is
+torn.
 
 A mapped segment needs no lock and cannot be seen half written: `mmap.write` copies and moves its
 position in one step under the interpreter's lock, so whatever lies before the position is whole,
@@ -31,12 +33,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paygent.core import records as packed
 from paygent.core.notices import Notice
+from paygent.core.records import LaneFacts, PackedRecord
 from paygent.failopen import diagnostics
 
 MAGIC = b"PJ1\x9d"
 HEADER = struct.Struct("<4sII")
-_FOR_THE_NEXT = (b'{"k":"begin"', b'{"k":"void"')  # only an adopting process reads these
+_EITHER_MAGIC = b"PJ"  # what both magics start with
 # A larger length in a frame is a torn frame: calls take a few hundred bytes, plans rarely 100 kB.
 RECORD_BYTES_MAX = 1024 * 1024
 # File systems that write in place what was allocated. Those that copy on write need new room for
@@ -46,7 +50,9 @@ _MOUNTS = Path("/proc/self/mountinfo")
 _READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 
-Record = dict[str, Any]
+Record = dict[str, Any] | PackedRecord
+Lanes = dict[int, LaneFacts]
+"""The lanes of a segment by number, as far as it was read."""
 
 
 # -- frames
@@ -57,77 +63,110 @@ def frame(payload: bytes) -> bytes:
     return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
 
 
-def parse(data: bytes, *, at_end: bool, records_max: int | None = None) -> tuple[list[Record], int]:
+def parse(
+    data: bytes, lanes: Lanes, *, at_end: bool, records_max: int | None = None
+) -> tuple[list[Record], int]:
     """Return the records in a piece of a segment, and how many bytes are done with.
 
     Args:
-        data: Bytes from a frame's start, or from anywhere after damage.
-        at_end: Whether nothing will follow; then a torn last frame is skipped, otherwise it is
+        data: Bytes from a record's start, or from anywhere after damage.
+        lanes: The lanes read so far; those of this piece are added.
+        at_end: Whether nothing will follow; then a torn last record is skipped, otherwise it is
             waited for.
         records_max: How many records to read at most; None is all.
     """
-    records, done, _ = _parse(data, at_end=at_end, records_max=records_max)
+    records, done, _ = _parse(data, lanes, at_end=at_end, records_max=records_max)
     return records, done
 
 
 def parse_dead(data: bytes) -> tuple[list[Record], bool]:
     """Return the records in a segment of a dead process, and whether it is damaged: whether there
-    is anything else in it than unused room and torn frames, which a kill or a full disk leaves.
+    is anything else in it than unused room and torn records, which a kill or a full disk leaves.
     """
-    records, _, spans = _parse(data, at_end=True, records_max=None)
+    records, _, spans = _parse(data, {}, at_end=True, records_max=None)
     ends = [0, *(end for _, end in spans)]
     between = [data[end:start] for end, (start, _) in zip(ends, spans, strict=False)]
     return records, not all(map(_is_torn, [*between, data[ends[-1] :].rstrip(b"\0")]))
 
 
 def _is_torn(rest: bytes) -> bool:
-    """Return whether bytes that are no record are one incomplete frame, or none."""
+    """Return whether bytes that are no record are one incomplete record, or none."""
+    if rest.startswith(packed.MAGIC):
+        return len(rest) < (packed.packed_size(rest, 0) or HEADER.size)
     if len(rest) < HEADER.size:
-        return rest.startswith(MAGIC) or MAGIC.startswith(rest)
+        return rest.startswith(MAGIC) or MAGIC.startswith(rest) or packed.MAGIC.startswith(rest)
     magic, length, _ = HEADER.unpack_from(rest)
     return bool(magic == MAGIC and len(rest) < HEADER.size + length)
 
 
 def _parse(
-    data: bytes, *, at_end: bool, records_max: int | None
+    data: bytes, lanes: Lanes, *, at_end: bool, records_max: int | None
 ) -> tuple[list[Record], int, list[tuple[int, int]]]:
-    """Parse as `parse`; return also where each record's frame starts and ends."""
+    """Parse as `parse`; return also where each record starts and ends, lanes included."""
     records: list[Record] = []
     spans: list[tuple[int, int]] = []
     position = 0
     while records_max is None or len(records) < records_max:
-        start = data.find(MAGIC, position)
+        start = data.find(_EITHER_MAGIC, position)
         if start < 0:
             position = len(data) if at_end else max(position, len(data) - len(MAGIC) + 1)
             break
-        if start + HEADER.size > len(data):
-            position = len(data) if at_end else start
-            break
-        _, length, checksum = HEADER.unpack_from(data, start)
-        end = start + HEADER.size + length
-        if length > RECORD_BYTES_MAX or (end > len(data) and at_end):
+        size = _size_at(data, start)
+        if size < 0:  # these bytes only look like a record
             position = start + 1
             continue
-        if end > len(data):
-            position = start
-            break
-        payload = data[start + HEADER.size : end]
-        record = _decode(payload) if zlib.crc32(payload) == checksum else None
-        if record is None:
+        if not size or start + size > len(data):
+            if not at_end:
+                position = start
+                break
             position = start + 1
             continue
-        records.append(record)
-        spans.append((start, end))
-        position = end
+        is_whole, record = _read(data, start, size, lanes)
+        if not is_whole:
+            position = start + 1
+            continue
+        if record is not None:
+            records.append(record)
+        position = start + size
+        spans.append((start, position))
     return records, position, spans
 
 
-def _decode(payload: bytes) -> Record | None:
+def _size_at(data: bytes, start: int) -> int:
+    """Return the size of the record that starts here; 0 where the data ends before it is known, -1
+    where there is none.
+    """
+    magic = data[start : start + len(MAGIC)]
+    if magic == packed.MAGIC:
+        return packed.packed_size(data, start)
+    if magic != MAGIC:
+        return 0 if MAGIC.startswith(magic) or packed.MAGIC.startswith(magic) else -1
+    if start + HEADER.size > len(data):
+        return 0
+    _, length, _ = HEADER.unpack_from(data, start)
+    return HEADER.size + length if length <= RECORD_BYTES_MAX else -1
+
+
+def _read(data: bytes, start: int, size: int, lanes: Lanes) -> tuple[bool, Record | None]:
+    """Read one whole record; return whether it is undamaged, and the record. A lane goes to `lanes`
+    and is no record of its own.
+    """
     try:
-        record = json.loads(payload)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None
+        if data.startswith(packed.MAGIC, start):
+            record = packed.unpack(data, start, lanes)
+            return record is not None, record
+        payload = data[start + HEADER.size : start + size]
+        _, _, checksum = HEADER.unpack_from(data, start)
+        document = json.loads(payload) if zlib.crc32(payload) == checksum else None
+        if not isinstance(document, dict):
+            return False, None
+        if document.get("k") != "lane":
+            return True, document
+        number, facts = packed.decode_lane(document)
+    except (KeyError, TypeError, ValueError):
+        return False, None
+    lanes[number] = facts
+    return True, None
 
 
 # -- segments
@@ -143,6 +182,11 @@ class _FileSegment:
         read_to: Up to where the ledger has the records, in bytes.
         full_at: Size at which the segment is to be left for a new one.
         dropped: 1 once a part of it has disappeared, with an unknown number of records.
+        lanes: The lanes that were read from it.
+        open_calls: Calls that began here and are not known to have ended, by number: the segment
+            is kept for them.
+        answers: The older segments with begins that only a record in this one answers: it is kept
+            as long as any of them.
     """
 
     path: Path
@@ -150,6 +194,9 @@ class _FileSegment:
     read_to: int = 0
     full_at: int = 0
     dropped: int = 0
+    lanes: Lanes = field(default_factory=dict)
+    open_calls: set[int] = field(default_factory=set)
+    answers: set[Any] = field(default_factory=set)
     _sealed_at: int | None = None
 
     @property
@@ -186,7 +233,7 @@ class _FileSegment:
                 return taken, end
             at_end = is_left and position + len(data) == end
             wanted = records_max - len(taken)
-            records, done = parse(data, at_end=at_end, records_max=wanted)
+            records, done = parse(data, self.lanes, at_end=at_end, records_max=wanted)
             if not done:
                 break
             taken += records
@@ -224,6 +271,19 @@ class WrittenSegment(_FileSegment):
         self.size += written
         return written == len(data)
 
+    def write(self, data: bytes) -> None:
+        """Write one packed record.
+
+        Raises:
+            ValueError: if it was torn, or the segment is to be left.
+            OSError: if nothing could be written.
+        """
+        if self.size >= self.full_at:
+            raise ValueError("no room")
+        if not self.append(data):
+            self.full_at = 0  # a reader would wait for the rest, as long as the segment is current
+            raise ValueError("torn")
+
     @property
     def end(self) -> int:
         """Where the next record goes; 0 for a file that the delivering thread has just removed."""
@@ -259,9 +319,10 @@ class MappedSegment(_FileSegment):
 
     Attributes:
         capacity: How many bytes fit.
+        write: Copies one packed record; ValueError if there is no room for it, or it is sealed.
     """
 
-    __slots__ = ("_map", "capacity")
+    __slots__ = ("_map", "capacity", "write")
 
     def __init__(self, path: Path, bytes_min: int) -> None:
         """Allocate a new file.
@@ -277,6 +338,7 @@ class MappedSegment(_FileSegment):
             self._map = mmap.mmap(fd, self.capacity)
             # Or the first append would read the whole file ahead, which takes half a millisecond.
             self._map.madvise(mmap.MADV_RANDOM)
+            self.write = self._map.write
         except OSError:
             path.unlink()
             raise
@@ -331,27 +393,44 @@ class MemorySegment:
     """Records of a process that can write no file; bounded: beyond it they are dropped and counted.
 
     Attributes:
-        writers, read_to, full_at: As for files.
-        frames: Records that were appended and not delivered.
+        writers, read_to, full_at, size, lanes, open_calls: As for files.
+        frames: Records that were appended and not delivered; a lane with the first that names it.
         dropped: Number of records that did not fit.
+        ended: Numbers of the calls with an end that did not fit.
     """
 
     records_max: int
     frames: deque[bytes] = field(default_factory=deque)
     writers: list[None] = field(default_factory=list)
     read_to: int = 0
-    full_at: int = 1
-    size: int = 0  # never full: there is no other kind to leave it for
+    full_at: int = 0
+    size: int = 0
     dropped: int = 0
+    lanes: Lanes = field(default_factory=dict)
+    open_calls: set[int] = field(default_factory=set)
+    answers: set[Any] = field(default_factory=set)
+    ended: deque[int] = field(default_factory=deque)
 
     def append(self, data: bytes) -> bool:
-        """Keep one frame, or count it as dropped."""
+        """Keep one frame; false where it is dropped, which is counted."""
         if len(self.frames) < self.records_max:
             self.frames.append(data)
-        elif not data.startswith(_FOR_THE_NEXT, HEADER.size):  # memory has no next process
+            self.size += len(data)
+            return True
+        at = data.find(packed.MAGIC)  # the record of a lane may precede it
+        kind = data[at + len(MAGIC)] if at >= 0 else None
+        if kind in (packed.END, packed.VOID):
+            self.ended.append(packed.seq_of(data, at))
+        if kind in (packed.END, None):  # others are for a next process
             self.dropped += 1
             diagnostics.warn_once(Notice.JOURNAL_MEMORY_FULL)
-        return True
+        return False
+
+    def write(self, data: bytes) -> None:
+        """Keep one packed record, or drop it; ValueError if the segment is to be left."""
+        if self.size >= self.full_at:
+            raise ValueError("full")
+        self.append(data)
 
     @property
     def end(self) -> int:
@@ -366,7 +445,9 @@ class MemorySegment:
     def take(self, records_max: int, *, is_left: bool) -> tuple[list[Record], int]:  # noqa: ARG002
         """Return the next records, and from how many frames; those stay until `release`."""
         frames = list(self.frames)[:records_max]
-        return [record for data in frames for record in parse(data, at_end=True)[0]], len(frames)
+        lanes = self.lanes
+        records = [record for data in frames for record in parse(data, lanes, at_end=True)[0]]
+        return records, len(frames)
 
     def release(self, records: int) -> None:
         """Drop the oldest records."""

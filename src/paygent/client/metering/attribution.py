@@ -4,6 +4,8 @@ user it follows `on_missing_user`.
 
 from __future__ import annotations
 
+from functools import partial
+
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
@@ -20,12 +22,16 @@ class Attribution:
 
     Attributes:
         fallback_user_id: The user of calls without one.
+        admits_missing_user: Whether such calls run.
+        count_missing_user: Counts one more of them, once the first is logged.
     """
 
     def __init__(self, policy: str, callbacks: Callbacks) -> None:
         self._policy = policy  # `on_missing_user`: "warn", "block", "ignore" or a user id
         self._callbacks = callbacks
         self.fallback_user_id = MISSING_USER_ID if policy in MISSING_USER_POLICIES else policy
+        self.admits_missing_user = policy != "block"
+        self.count_missing_user = _count_missing_user if policy == "warn" else int
 
     def resolve(self, request: Request) -> Identity:
         """Return the identity of a call, with a user in any case.
@@ -76,3 +82,6 @@ class Attribution:
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
             diagnostics.warn_once(Notice.NO_USER_CALL, MISSING_USER_ID)
+
+
+_count_missing_user = partial(diagnostics.count_again, Notice.NO_USER_CALL.kind)

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
-from paygent.client.accounts.forecasts import UsageForecast
-from paygent.client.accounts.holds import Hold
-from paygent.client.accounts.user_state import User
+from paygent.client.accounts.user_state import Hold, Lane, User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.core.estimate import Estimate
@@ -17,7 +15,6 @@ from paygent.core.event import Event
 from paygent.core.plan import PlanConfig
 from paygent.core.request_size import Size
 from paygent.core.usage import Usage
-from paygent.prices.catalogue import Resolved
 
 
 @dataclass(slots=True, eq=False)
@@ -61,29 +58,19 @@ class Call:
             application must not see it.
     """
 
-    at_us: int
     blocked: bool
-    booked_id: str  # id of its event: the same, except for background jobs
+    booked_id: str  # id of its event: the same as of its begin, except for background jobs
     dropped: Callable[[Call], None]  # called by the finalizer if nothing has ended the call
     drops_usage_chunk: bool
     ends: list[None]  # one item until the call has ended; taking it is the right to end the call
-    event_id: str  # id of its begin record; "" before it was written
-    forecast: UsageForecast
-    head: str  # the start of its begin record, which the end record repeats
+    event_id: str  # id of its begin record; "" before that is written
     hold: Hold
     identity: Identity
-    model_key: str
     pid: int
-    plan: PlanConfig
     provisional: list[Event] | None  # the event booked when its stream was left, until corrected
     request: Request
-    resolved: Resolved
-    session_id: str
-    size: Size
-    started_ns: int
     stream_ended: bool  # its stream was read to the end, closed or dropped, so no more will be seen
     offline_nano: int | None  # what it holds on the plan's offline allowance, or None
-    user: User
 
     def __del__(self) -> None:
         # Nothing is left to end it: an interruption came between two steps of its owner, or while
@@ -112,6 +99,26 @@ class Call:
         return bool(self.provisional) and self.pid == os.getpid()
 
     @property
+    def lane(self) -> Lane:
+        """What it has in common with other calls: user, session, plan, price, forecast."""
+        return self.hold.lane
+
+    @property
+    def user(self) -> User:
+        """The user who pays."""
+        return self.hold.lane.user
+
+    @property
+    def plan(self) -> PlanConfig:
+        """The plan under which it runs."""
+        return self.hold.lane.plan
+
+    @property
+    def at_us(self) -> int:
+        """When it began."""
+        return self.hold.at_us
+
+    @property
     def wants_tools(self) -> bool:
         """Whether the plan prices tools, so that the names of called tools are needed."""
         return bool(self.plan.tool_costs_nano)
@@ -119,7 +126,7 @@ class Call:
     @property
     def estimate(self) -> Estimate:
         """The tokens that it holds."""
-        return self.hold.use.estimate
+        return self.hold.estimate_now()
 
     def claim_correction(self) -> Event | None:
         """Take the event that was booked when the stream was left, to correct it; None for the

@@ -5,67 +5,44 @@ No side effects; the arithmetic is in `core/estimate.py`.
 
 from __future__ import annotations
 
-from paygent.client.accounts.forecasts import UsageForecast, Use
-from paygent.client.metering.call import Call
-from paygent.core.estimate import Estimate, bound, cost_of
+from paygent.client.accounts.forecasts import Use
+from paygent.client.accounts.user_state import Lane
+from paygent.client.metering.call import Call, Request
+from paygent.core.estimate import Estimate
 from paygent.core.event import Event
-from paygent.core.pricing import bound_nano, cost_nano, in_units_of, is_plain
-from paygent.core.providers import provider_facts
-from paygent.core.request_size import weight_of
+from paygent.core.pricing import cost_nano, in_units_of, is_plain
+from paygent.core.request_size import Size, weight_of
 from paygent.core.usage import JobStatus, Usage
 from paygent.core.usage_stats import Observation
 
 
-def use_of(call: Call) -> Use:
-    """Return what a call may use: its declared usage if there is one, its worst case in a strict
-    plan, the expected usage otherwise.
+def use_of(request: Request, size: Size, lane: Lane) -> Use | None:
+    """Return what a call may use where its forecast alone does not say it: its declared usage if
+    there is one, its worst case in a strict plan, the sum over its requests; otherwise None.
     """
-    request = call.request
     if request.declared_usage is not None:
-        return _declared_use(call, request.declared_usage)
-    if call.plan.pre_call_estimate:
-        return _worst_case(call)
+        return _declared_use(request.declared_usage, lane)
+    if lane.plan.pre_call_estimate:
+        return lane.worst_use(size, request.max_tokens, request.input_tokens)
     if request.requests > 1:
-        return _many(call)
-    return call.forecast.use(call.size, request.max_tokens)
+        return _many(request, size, lane)
+    return None
 
 
-def _declared_use(call: Call, declared: Usage) -> Use:
+def _declared_use(declared: Usage, lane: Lane) -> Use:
     """Return the usage that follows from the request alone; nothing has to be learned."""
-    rates = call.resolved.rates
+    rates = lane.resolved.rates
     usage = in_units_of(rates, declared)
     estimate = Estimate(usage.input_tokens, usage.output_tokens)
-    return Use(estimate, cost_nano(usage, rates), is_free=call.forecast.is_free)
+    return Use(estimate, cost_nano(usage, rates), is_free=lane.forecast.is_free)
 
 
-def _worst_case(call: Call) -> Use:
-    """Return the most that a call can use."""
-    request, forecast = call.request, call.forecast
-    most = bound(
-        call.size,
-        max_tokens=request.max_tokens,
-        buffer_tokens=call.plan.pre_call_buffer_tokens,
-        model_max_tokens=call.resolved.max_output_tokens,
-        generates=request.generates,
-    )
-    # Content that a request only refers to has no bound; the observed amount is added.
-    visible = most.input_tokens if request.input_tokens is None else request.input_tokens
-    most = most._replace(input_tokens=visible + forecast.expectation.input_extra)
-    writes_cache = call.size.caches or not provider_facts(request.provider).caches_on_request
-    most_nano = max(
-        bound_nano(*most, forecast.rates, writes_cache=writes_cache),
-        cost_of(forecast.expectation, most, forecast.rates),  # includes tools, or another model
-    )
-    return Use(most, most_nano, is_free=forecast.is_free)
-
-
-def _many(call: Call) -> Use:
+def _many(request: Request, size: Size, lane: Lane) -> Use:
     """Return the usage of a call with many requests: the usage of one, times their number."""
-    forecast, count, bound_tokens = call.forecast, call.request.requests, call.request.max_tokens
-    size = call.size._replace(
-        text_bytes=-(-call.size.text_bytes // count), parts=-(-call.size.parts // count)
-    )
-    one = forecast.use(size, None if bound_tokens is None else -(-bound_tokens // count))
+    forecast, count, bound_tokens = lane.forecast, request.requests, request.max_tokens
+    one_size = size._replace(text_bytes=-(-size.text_bytes // count), parts=-(-size.parts // count))
+    one_bound = None if bound_tokens is None else -(-bound_tokens // count)
+    one = forecast.use(weight_of(one_size), one_bound)
     estimate = Estimate(one.estimate.input_tokens * count, one.estimate.output_tokens * count)
     return Use(estimate, one.cost_nano * count, is_free=forecast.is_free)
 
@@ -79,7 +56,7 @@ def estimated(call: Call, job: JobStatus | None) -> Usage:
     """
     request, estimate = call.request, call.estimate
     if request.declared_usage is not None:
-        usage = in_units_of(call.resolved.rates, request.declared_usage)
+        usage = in_units_of(call.lane.resolved.rates, request.declared_usage)
     else:
         given = request.input_tokens
         usage = Usage(estimate.input_tokens if given is None else given, estimate.output_tokens)
@@ -90,21 +67,23 @@ def estimated(call: Call, job: JobStatus | None) -> Usage:
     return usage._replace(quality="estimated")
 
 
-def learned(call: Call, event: Event, usage: Usage) -> tuple[UsageForecast, Observation] | None:
+def learned(call: Call, event: Event, usage: Usage) -> Observation | None:
     """Return the observation for the forecast of like calls; None if the provider's count is
     incomplete.
     """
     if event.quality not in ("exact", "unpriced"):
         return None
-    observation = Observation(
-        weight_of(call.size),
+    forecast, hold = call.lane.forecast, call.hold
+    # A fixed estimate says nothing of the bound on output that it was made with.
+    has_bound = hold.use is None
+    return Observation(
+        hold.weight,
         event.input_tokens,
         event.output_tokens,
         event.cost_nano,
-        call.hold.use.max_tokens,
+        forecast.capped(hold.max_tokens) or None if has_bound else None,
         # Only at the forecast's own prices: another model may have answered.
         event.cost_tokens_nano
-        if event.price_id == call.forecast.rates.price_id and is_plain(usage)
+        if event.price_id == forecast.rates.price_id and is_plain(usage)
         else None,
     )
-    return call.forecast, observation

@@ -12,8 +12,14 @@ lock is held.
     call -> identify -> estimate -> gate -> (provider) -> usage -> price -> settle -> sync -> store
     -> report
 
+There is one path with two gears. `begin` and `settle` go the whole way; the first of them makes a
+*lane* of what calls have in common. `start` and `finish` begin and end the calls of a known lane
+that are far from every line, by the same table of open calls and the same records: what the
+provider counted is kept as it is, and priced and counted when somebody needs the figures
+(`accounts.admission.count`), by the delivery thread at the latest.
+
 The order of the writes makes counts exact. Before the provider is called, the hold is in memory and
-its begin record in the journal; after it answered, the event is in memory and its end record in the
+its begin record in the journal; after it answered, the usage is in memory and its end record in the
 journal before the answer is returned. A process that dies in between leaves a begin without an end,
 which counts as estimated.
 
@@ -26,13 +32,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.allotments import enter
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.user_state import UNLIMITED, User
+from paygent.client.accounts.user_state import UNLIMITED, Hold, Lane, User
 from paygent.client.accounts.wait_queue import Waiter
 from paygent.client.context.identity import Identity
 from paygent.client.journal.delivery import Worker
@@ -41,35 +48,46 @@ from paygent.client.metering import nesting
 from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.background_jobs import BackgroundJobs
-from paygent.client.metering.booking import begin_of, event_of
+from paygent.client.metering.booking import (
+    NS_PER_MS,
+    begin_record,
+    estimated_event,
+    event_of,
+    event_record,
+    figures_of,
+)
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
+from paygent.client.metering.lanes import Lanes
 from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.records import RecordWriter
 from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.client.metering.wait import Wait, WaitEnd, wait_for_ledger
+from paygent.client.runtime import ids
 from paygent.client.runtime.callbacks import Callbacks
+from paygent.client.runtime.clock import in_ns
 from paygent.client.runtime.event_loops import caller
 from paygent.client.runtime.ids import new_id
-from paygent.client.runtime.lifecycle import renew_if_forked
+from paygent.client.runtime.lifecycle import may_fork_unseen, renew_if_forked
 from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.core.event import (
-    Event,
-    difference,
-    encode_begin,
-    encode_end,
-    encode_head,
-    encode_void,
-    event_from_begin,
-)
+from paygent.core.bounded_dict import BoundedDict
+from paygent.core.event import Event, difference
 from paygent.core.gate import CONTENTION, Decision, warning
 from paygent.core.messages import AssignRecord
 from paygent.core.notices import Notice
-from paygent.core.request_size import measure
+from paygent.core.records import (
+    COUNT_MAX,
+    PACK_BEGIN,
+    PACK_END,
+    VOID,
+    event_id_of,
+    pack_begin,
+)
+from paygent.core.request_size import Size, measure, weight_of
 from paygent.core.usage import JobStatus, Usage
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics, logger
-from paygent.prices.catalogue import Catalogue, Resolved
+from paygent.prices.catalogue import Catalogue
 from paygent.types import GuardResult, guard_result, usage_event
 
 
@@ -91,8 +109,17 @@ class MeterParts:
     now_us: Callable[[], int]
 
 
+_SHORTCUTS_MAX = 8_192  # with one user each; the oldest is made again when it is needed
+
+
 class Meter:
-    """Meters and gates the calls of one `Paygent`. Thread-safe; see the module for the flow."""
+    """Meters and gates the calls of one `Paygent`. Thread-safe; see the module for the flow.
+
+    Attributes:
+        pid: The process in which calls may be started.
+        may_be_forked: Whether a fork may have gone unnoticed, so that `pid` has to be compared.
+        shortcuts: Filled by the instrumentation, which finds lanes there.
+    """
 
     def __init__(self, parts: MeterParts) -> None:
         self._registry = parts.accounts.registry
@@ -108,9 +135,21 @@ class Meter:
         self._records = parts.records
         self._jobs = parts.jobs
         self._now_us = parts.now_us
+        self.clock_ns = in_ns(parts.now_us)
         self.unmetered = parts.unmetered  # calls that do not come here otherwise
         self.deferred_ends = parts.deferred_ends  # ends of calls that wait until no lock is held
         self._dropped = self._drop  # one bound method for all calls
+        self._lanes = Lanes(parts.accounts.admission, parts.catalogue)
+        self.shortcuts: BoundedDict[Hashable, Any] = BoundedDict(_SHORTCUTS_MAX)
+        self.admits_missing_user = parts.attribution.admits_missing_user
+        self.count_missing_user = parts.attribution.count_missing_user
+        self.renew_after_fork()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's lanes."""
+        self.pid = os.getpid()
+        self.may_be_forked = may_fork_unseen()
+        self.shortcuts.clear()
 
     # -- before the provider
 
@@ -148,7 +187,6 @@ class Meter:
                 call.claim_end()
                 self._policy.end_offline(call, 0)
                 return self._wait_in_queue(user, waiter)
-            call.event_id = call.booked_id = new_id(at_us)
             self._write_begin(call)
             return call
         except BaseException:  # a refusal, a failure, an interruption: what does not begin is void
@@ -157,35 +195,37 @@ class Meter:
 
     def _call(self, request: Request, identity: Identity, user: User, at_us: int) -> Call:
         """Return a call with its estimate; it holds nothing yet."""
+        if user.finished:
+            self._admission.count(user)  # what has ended may change what is expected of this call
+        hold = Hold()
+        session_id = self._sessions.session_for_call(user, identity.session_id, at_us)
+        hold.lane = lane = self._lanes.find(request, user, session_id, at_us)
+        hold.seq = next(ids.numbers)
+        hold.at_us = at_us
+        hold.started_ns = time.perf_counter_ns()
+        size = measure(request.body) if request.size is None else request.size
+        hold.weight = weight_of(size)
+        hold.max_tokens = request.max_tokens or 0
+        hold.owner = caller()
+        hold.use = use_of(request, size, lane)
+        hold.figures = hold.event = hold.observation = hold.call = None
+        hold.is_counted = False
+        hold.warnings = ()
+        return self._new_call(request, identity, hold)
+
+    def _new_call(self, request: Request, identity: Identity, hold: Hold) -> Call:
+        """Return a call with nothing to end yet."""
         call = Call()
-        call.ends = []  # nothing to end before it holds
+        call.ends = []
         call.dropped = self._dropped
         call.pid = os.getpid()
-        call.drops_usage_chunk = False
+        call.drops_usage_chunk = call.blocked = call.stream_ended = False
         call.event_id = call.booked_id = ""
-        call.offline_nano = None
-        call.provisional = None
-        call.stream_ended = False
-        call.started_ns = time.perf_counter_ns()
+        call.offline_nano = call.provisional = None
         call.request = request
         call.identity = identity
-        call.user = user
-        call.plan = user.plan
-        call.at_us = at_us
-        call.session_id = self._sessions.session_for_call(user, identity.session_id, at_us)
-        call.resolved = resolved = self._resolve(request, user, at_us)
-        call.model_key = resolved.model_key
-        call.size = measure(request.body) if request.size is None else request.size
-        call.forecast = self._admission.forecast(
-            user, request.route, resolved, generates=request.generates
-        )
-        call.hold = Hold(use_of(call), call.model_key, call.session_id, at_us, caller())
+        call.hold = hold
         return call
-
-    def _resolve(self, request: Request, user: User, at_us: int) -> Resolved:
-        return self._catalogue.resolve(
-            request.provider, request.model, at_us, user.plan, request.tier
-        )
 
     def check(self, request: Request) -> Wait | None:
         """Refuse what the gate would refuse now; hold and book nothing.
@@ -203,7 +243,7 @@ class Meter:
             return user
         if not (user.sdk_enabled and self._policy.enforces(user.plan)):
             return None
-        resolved = self._resolve(request, user, at_us)
+        resolved = self._lanes.resolve(request, user, at_us)
         refusal = self._policy.refusal_now(user, request.model, resolved)
         if refusal is None:
             session_id = user.session_now(identity.session_id, at_us)
@@ -254,7 +294,7 @@ class Meter:
             self._hold_unconditionally(call)
             return None
         user, refusal = call.user, None
-        if not (user.known and call.resolved.rates.is_known):
+        if not (user.known and call.lane.resolved.rates.is_known):
             refusal = self._policy.refusal_before_limits(call)
         if refusal is None:
             outcome = self._hold(call)
@@ -270,18 +310,24 @@ class Meter:
 
     def _hold(self, call: Call) -> Decision | Waiter | None:
         """Hold; or return the decision that refuses the call, or its place in the queue."""
-        user, strict = call.user, call.plan.pre_call_estimate
-        outcome = self._admission.hold(user, call.hold, strict=strict)
-        if not (isinstance(outcome, Decision) and outcome.retryable):
-            return outcome
+        hold, strict = call.hold, call.plan.pre_call_estimate
+        # A second try goes to its place in the queue.
+        outcome = None
+        if call.request.waiter is None:
+            outcome = self._admission.hold(hold, strict=strict)
+            if not (isinstance(outcome, Decision) and outcome.retryable):
+                return outcome
         # An event loop closes the streams that a task has left some rounds later, so a task that
         # finds only its own calls in its way tries once more.
         soon = call.request.is_async and call.request.waiter is None
         waiter = self._policy.waiter(call, retries_soon=soon)
-        if waiter is None:
-            return outcome
+        # A call that cannot wait for the first of its kind is decided by what is expected of it.
         return self._admission.hold(
-            user, call.hold, strict=strict, waiter=waiter, may_be_alone=soon
+            hold,
+            strict=strict,
+            waiter=waiter,
+            may_be_alone=soon,
+            cold_waits=waiter is not None,
         )
 
     def _refuse(self, call: Call, refusal: GuardResult) -> None:
@@ -310,36 +356,108 @@ class Meter:
 
     def _hold_unconditionally(self, call: Call) -> None:
         """Hold what a call may use, whatever its limits."""
-        self._admission.hold(
-            call.user, call.hold, strict=call.plan.pre_call_estimate, enforce=False
-        )
+        self._admission.hold(call.hold, strict=call.plan.pre_call_estimate, enforce=False)
 
     def _write_begin(self, call: Call) -> None:
+        hold, lane = call.hold, call.lane
         self._records.write_sessions()
-        self._records.record_price_list(call.resolved.rates, call.at_us)
-        begin = begin_of(call)
-        call.head = encode_head(begin)
-        self._journal.begin(call.event_id, encode_begin(begin, call.head))
+        self._records.record_price_list(lane.resolved.rates, hold.at_us)
+        call.event_id = call.booked_id = event_id_of(lane.facts.common, hold.seq, hold.at_us)
+        self._journal.write(lane, begin_record(hold, call.identity.metadata, blocked=call.blocked))
+
+    # -- the same for a known lane, far from every line
+
+    def start(
+        self, hold: Hold, lane: Lane, at_us: int, weight: int, max_tokens: int, owner: object
+    ) -> bool:
+        """Gate and hold a call of a known lane; see `Hold` for the arguments. Return False if it is
+        not far from every line: then `begin` decides, and nothing is held.
+        """
+        hold.seq = seq = next(ids.numbers)
+        hold.at_us = at_us
+        hold.started_ns = time.perf_counter_ns()
+        hold.weight = weight
+        hold.max_tokens = max_tokens
+        hold.owner = owner
+        hold.use = lane.worst_use(Size(weight), max_tokens or None) if lane.is_strict else None
+        hold.figures = hold.event = hold.observation = hold.call = None
+        hold.is_counted = False
+        hold.lane = lane
+        if not (enter(hold) or self._admission.renew(hold)):
+            return False
+        lane.user.session_id = lane.session_id
+        check = (seq ^ at_us ^ weight ^ max_tokens) & COUNT_MAX
+        record = PACK_BEGIN(lane.number, seq, at_us, weight, max_tokens, check)
+        self._journal.write(lane, record if hold.use is None else begin_record(hold))
+        return True
+
+    def finish(self, hold: Hold, figures: tuple[int, ...], *, reports: bool = True) -> None:
+        """Book what the provider counted for a call that `start` has begun.
+
+        Args:
+            hold: The call.
+            figures: As `records.Figures`, without the latency.
+            reports: Whether to fire the usage callbacks: not where an interruption repeats this.
+        """
+        lane, user = hold.lane, hold.lane.user
+        latency_ms = (time.perf_counter_ns() - hold.started_ns) // NS_PER_MS
+        hold.figures = whole = (latency_ms, *figures)
+        user.finished.append(hold)  # from here on it counts
+        seq, at_us, n_in, n_out = hold.seq, hold.at_us, figures[0], figures[1]
+        check = (seq ^ at_us ^ n_in ^ n_out) & COUNT_MAX
+        self._journal.write(lane, PACK_END(lane.number, seq, at_us, *whole, check))
+        if not user.is_queued:  # the delivery thread counts it, at the latest
+            user.is_queued = True
+            self._admission.uncounted.append(user)
+        tells_usage = self._callbacks.wants_usage
+        if (
+            user.allotment is None  # a line is near, and perhaps somebody waits
+            or n_in + n_out > lane.tokens_max  # more than the allotment counts on
+            or tells_usage
+        ):
+            self._admission.count(user)
+        if self._worker.needs_nudge:
+            self._worker.nudge()
+        if tells_usage and reports and hold.event is not None:
+            self._callbacks.fire("usage", usage_event(hold.event))
+
+    def cancel(self, hold: Hold) -> None:
+        """End a call that `start` has begun and that was never sent."""
+        self._admission.release(hold)
+        self._write_void(hold)
+
+    def as_call(self, hold: Hold, request: Request, identity: Identity) -> Call:
+        """Return a call that `start` has begun in the form that `settle` and `void` end."""
+        call = self._new_call(request, identity, hold)
+        call.event_id = call.booked_id = event_id_of(hold.lane.facts.common, hold.seq, hold.at_us)
+        call.pid = self.pid
+        hold.call = call  # before it can be ended: whatever interrupts this, there is one
+        call.ends.append(None)
+        return call
 
     # -- after the provider
 
-    def settle(self, call: Call, usage: Usage | JobStatus | None) -> Event | None:
+    def settle(self, call: Call, usage: Usage | JobStatus | None) -> bool:
         """Price what a call used and book it, once; without usage, and for a job that is not
-        finished, book the estimate. Return its event, or None if the call had ended.
+        finished, book the estimate. Return False if the call had ended.
         """
         try:
-            return self._settle(call, usage) if call.claim_end() else None
+            if not call.claim_end():
+                return False
+            self._settle(call, usage)
+            return True
         except BaseException:  # an internal failure, an interruption
-            self._force_end(call, None)
+            self._force_end(call)
             raise
 
     def settle_left(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Settle a call when its stream was left, with what was received by then; `correct` follows
         where the application reads on.
         """
-        event = self.settle(call, usage)
-        if event is not None and not isinstance(usage, JobStatus):
-            call.provisional = [event]
+        if self.settle(call, usage) and not isinstance(usage, JobStatus):
+            self._admission.count(call.user)
+            if call.hold.event is not None:
+                call.provisional = [call.hold.event]
 
     def correct(self, call: Call, usage: Usage | JobStatus | None) -> None:
         """Book what a call used beyond what was settled when its stream was left."""
@@ -351,9 +469,14 @@ class Meter:
             event_id = new_id(self._now_us())
             self._records.book(call.user, correction._replace(event_id=event_id))
 
-    def _settle(self, call: Call, result: Usage | JobStatus | None) -> Event:
+    def _settle(self, call: Call, result: Usage | JobStatus | None) -> None:
         job, usage = (result, result.use_now) if isinstance(result, JobStatus) else (None, result)
+        figures = figures_of(call, usage) if usage is not None and job is None else None
+        if figures is not None:
+            self.finish(call.hold, figures)
+            return
         if usage is None:
+            self._admission.count(call.user)  # the estimate is that of calls like it, as of now
             usage = estimated(call, job)
         event = self._event(call, usage)
         if job is not None:
@@ -361,23 +484,27 @@ class Meter:
             event = event._replace(event_id=call.booked_id)
         # An enforced plan would have learned nothing from a call that shadow mode lets run.
         teaches = call.plan.enforce or not call.blocked
-        lesson = learned(call, event, usage) if teaches else None
-        self._admission.settle(call.user, call.hold, event, lesson)
-        self._policy.end_offline(call, event.cost_nano)
-        asked = (call.request.model, call.model_key, call.request.provider)
-        head = call.head if (event.model, event.model_key, event.provider) == asked else ""
-        self._journal.end(call.event_id, encode_end(event, head, ends=call.event_id))
+        call.hold.observation = learned(call, event, usage) if teaches else None
+        self._book(call, event)
         if job is not None:
             self._jobs.start(job, call.user, event)
         self._worker.nudge()
-        if self._callbacks.wants("usage"):
+        if self._callbacks.wants_usage:
             self._callbacks.fire("usage", usage_event(event))
-        return event
+
+    def _book(self, call: Call, event: Event) -> None:
+        """Count an event in place of what its call holds, and write its record."""
+        call.hold.event = event
+        self._admission.end(call.hold)  # from here on it counts
+        self._policy.end_offline(call, event.cost_nano)
+        self._journal.write(call.lane, event_record(call, event))
+        self._admission.count(call.user)
 
     def _event(self, call: Call, usage: Usage) -> Event:
         event, rates = event_of(call, usage, self._catalogue)
         if rates is not None:
             self._records.record_price_list(rates, call.at_us)
+            self._lanes.learn_answerer(call, event, usage, rates)
         return event
 
     def void(self, call: Call, why: str) -> None:
@@ -387,33 +514,37 @@ class Meter:
         try:
             if not call.claim_end():
                 return
-            self._admission.release(call.user, call.hold)
-            self._policy.end_offline(call, 0)
-            if self._journal.begun(call.event_id) is not None:
-                self._journal.end(call.event_id, encode_void(call.event_id))
+            self._release(call)
             logger.debug("paygent: a call is void (%s)", why)
         except BaseException:  # an internal failure, an interruption
-            self._force_end(call, encode_void(call.event_id))
+            self._force_end(call, voids=True)
             raise
 
-    def _force_end(self, call: Call, void: bytes | None) -> None:
+    def _release(self, call: Call) -> None:
+        self._admission.release(call.hold)
+        self._policy.end_offline(call, 0)
+        if call.event_id:  # its begin record may have been written
+            self._write_void(call.hold)
+
+    def _write_void(self, hold: Hold) -> None:
+        number = hold.lane.number
+        record = pack_begin(number, hold.seq, hold.at_us, 0, 0, kind=VOID)
+        self._journal.write(hold.lane, record)
+
+    def _force_end(self, call: Call, *, voids: bool = False) -> None:
         """End a call after its end failed or was interrupted: no hold stays, and all spend counts.
 
-        Without a void record it is booked, as estimated where it was not priced yet.
+        Unless it is void it is booked, as estimated where it was not priced yet.
         """
-        begun = self._journal.begun(call.event_id)
-        event = None
-        try:
-            self._admission.release(call.user, call.hold)
-            if begun is not None and void is None:
-                event = call.user.pending.get(call.booked_id) or event_from_begin(begun)
-                self._admission.settle(call.user, None, event)
-            self._policy.end_offline(call, event.cost_nano if event is not None else 0)
-        finally:
-            if begun is not None:
-                booked = event or event_from_begin(begun)
-                end = void or encode_end(booked, ends=call.event_id)
-                self._journal.end(call.event_id, end)
+        # Each step may be repeated: what is counted is not counted again.
+        if voids or not call.event_id:
+            self._release(call)
+        else:
+            figures = call.hold.figures
+            if figures is not None:
+                self.finish(call.hold, figures[1:], reports=False)
+            else:
+                self._book(call, call.hold.event or estimated_event(call))
 
     def _drop(self, call: Call) -> None:
         """Settle the estimate of a call that nothing refers to any more: it may have been sent."""

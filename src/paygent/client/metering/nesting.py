@@ -34,18 +34,20 @@ class Enclosing(NamedTuple):
     meters: Callable[[], bool]
 
 
-_enclosing: ContextVar[Enclosing | None] = ContextVar("paygent_enclosing_call", default=None)
-propagate(_enclosing)  # a callable may make its calls on threads
+enclosing: ContextVar[Enclosing | None] = ContextVar("paygent_enclosing_call", default=None)
+"""The innermost call that encloses the current code, or None."""
+propagate(enclosing)  # a callable may make its calls on threads
 
 yield_hooks: list[Callable[[Request], None]] = []
 """Void the enclosing calls that an integration keeps by itself, given the call that begins."""
 
-_tasks: dict[Any, Enclosing] = {}  # by the tasks that are awaited as calls
+tasks: dict[Any, Enclosing] = {}
+"""The calls that enclose a task, by the tasks that are awaited as calls."""
 
 
 def enter(call: Enclosing) -> Token[Enclosing | None]:
     """Note that the code from here on runs inside a call."""
-    return _enclosing.set(call)
+    return enclosing.set(call)
 
 
 def leave(token: Token[Enclosing | None]) -> None:
@@ -71,27 +73,27 @@ class EnclosingCall:
 @contextmanager
 def enclosing_task(task: Any, call: Enclosing) -> Iterator[None]:
     """Make a call the enclosing one of a task while it is awaited in this block."""
-    _tasks[task] = call
+    tasks[task] = call
     try:
         yield
     finally:
-        _tasks.pop(task, None)  # two calls may await one task
+        tasks.pop(task, None)  # two calls may await one task
 
 
 def yield_to_inner(request: Request) -> None:
     """Void the enclosing calls: a call that is metered itself begins here."""
-    outer = _enclosing.get()
+    outer = enclosing.get()
     if outer is not None:
         outer.void()
     for hook in yield_hooks:
         hook(request)
-    if _tasks:  # nearly always empty, and then nothing is looked up
-        outer = _tasks.get(caller())
+    if tasks:  # nearly always empty, and then nothing is looked up
+        outer = tasks.get(caller())
         if outer is not None:
             outer.void()
 
 
 def is_metered() -> bool:
     """Return whether the code here runs inside a call that is metered as a whole."""
-    calls = (_enclosing.get(), _tasks.get(caller()) if _tasks else None)
+    calls = (enclosing.get(), tasks.get(caller()) if tasks else None)
     return any(call is not None and call.meters() for call in calls)

@@ -32,10 +32,10 @@ class CallPolicy:
         the ledger is unreachable. A call that passes on an offline allowance holds on it.
         """
         plan, user, model = call.plan, call.user, call.request.model
-        result = _model_refusal(user, model, call.resolved)
+        result = _model_refusal(user, model, call.lane.resolved)
         if result is not None or user.known or plan.when_offline == "allow":
             return result
-        cost_nano = call.hold.use.cost_nano
+        cost_nano = call.hold.use_now().cost_nano
         if plan.offline_allowance_nano is None:
             return _offline_refusal(user, model)
         if not self._allowance.take(cost_nano, plan.offline_allowance_nano, self._sync.deliveries):

@@ -16,7 +16,7 @@ from paygent.client.journal.codec import directory_record
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.core.event import Event, encode_end
+from paygent.core.event import Event, encode_event
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import warning
 from paygent.core.messages import DirectoryRecord, PriceRecord
@@ -51,9 +51,9 @@ class RecordWriter:
     def book(self, user: User, event: Event) -> None:
         """Book an event that is not a call: the money is spent, so no limit is checked."""
         self.write_sessions()
-        payload = encode_end(event)
+        payload = encode_event(event)
         try:
-            self._accounts.admission.settle(user, None, event)
+            self._accounts.admission.book(user, event)
         finally:  # the money is spent
             self._journal.append(payload)
         self._worker.nudge()

@@ -42,6 +42,7 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._registered: dict[str, tuple[Callback, ...]] = {}
+        self.wants_usage = False  # the same as `wants("usage")`, at each call
         self.renew_after_fork()
 
     def renew_after_fork(self) -> None:
@@ -56,6 +57,7 @@ class Callbacks:
     def register(self, kind: str, callback: Callback) -> None:
         """Add a callback; those of a kind run in the order of registration."""
         self._registered[kind] = (*self._registered.get(kind, ()), callback)
+        self.wants_usage = "usage" in self._registered
 
     def wants(self, kind: str) -> bool:
         """Return whether a kind has callbacks; if not, its payload need not be made."""
@@ -155,6 +157,7 @@ class Callbacks:
     def stop(self) -> None:
         """End the thread after the queued callbacks; callbacks fired later are not run."""
         self._registered = {}
+        self.wants_usage = False
         self._is_stopped = True
         if self._thread is not None:
             left = self._queue.qsize()

@@ -33,6 +33,8 @@ def runs_loop() -> bool:
 
 def caller() -> object:
     """Return an identity of the caller: the current asyncio task, else the thread's id."""
-    if running_loop() is None:
+    asyncio = sys.modules.get("asyncio")
+    running = getattr(asyncio, "_get_running_loop", None)  # see `running_loop`
+    if running is None or running() is None:
         return get_ident()
-    return sys.modules["asyncio"].current_task() or get_ident()
+    return asyncio.current_task() or get_ident()  # type: ignore[union-attr]

@@ -12,8 +12,10 @@ import itertools
 import os
 import uuid
 
+from paygent.core.records import event_id_of
+
 _KEYS_NAMESPACE = uuid.UUID("6d1f3a52-8f0e-5b86-9a51-0f6c1c9f7a10")
-_COUNTS = 1 << 48  # the last twelve hexadecimal digits
+_COUNTS = 1 << 47  # half of the last twelve hexadecimal digits: there is room to count on
 
 
 def _draw() -> tuple[str, itertools.count[int]]:
@@ -23,15 +25,15 @@ def _draw() -> tuple[str, itertools.count[int]]:
     return common, itertools.count(bits % _COUNTS)
 
 
-_common, _counter = _draw()
+common, numbers = _draw()
+"""The part that all ids of this process share, and the numbers that distinguish them; a fork renews
+both.
+"""
 
 
 def new_id(at_us: int) -> str:
     """Return a UUIDv7 of a time in microseconds since 1970 UTC."""
-    at_ms = at_us // 1000
-    # `%` is twice as fast as an f-string with as many parts, and this runs in every call.
-    parts = (at_ms >> 16 & 0xFFFFFFFF, at_ms & 0xFFFF, _common, next(_counter) % _COUNTS)
-    return "%08x-%04x-%s%012x" % parts  # noqa: UP031
+    return event_id_of(common, next(numbers), at_us)
 
 
 def id_of_key(product: str, user_id: str, key: str) -> str:
@@ -44,5 +46,5 @@ def id_of_key(product: str, user_id: str, key: str) -> str:
 
 def renew_after_fork() -> None:
     """Draw new random bits, so that a forked child does not repeat its parent's ids."""
-    global _common, _counter
-    _common, _counter = _draw()
+    global common, numbers
+    common, numbers = _draw()

@@ -102,6 +102,11 @@ def renew_if_forked() -> None:
             _after_fork_in_child()
 
 
+def may_fork_unseen() -> bool:
+    """Return whether this process may be forked without Python's hooks."""
+    return "uwsgi" in sys.modules  # a module of uWSGI's interpreter, which is there from its start
+
+
 def may_start_threads() -> bool:
     """Return whether threads run in this process: without an option uWSGI runs none, and starting
     one there never returns.

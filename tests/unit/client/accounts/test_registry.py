@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 import pytest
+from tests.accounts import held as held_on
 from tests.contract.samples import (
     DAY_US,
     HOUR_US,
@@ -23,104 +24,35 @@ from tests.contract.samples import (
     rolling_key,
     session_key,
 )
+from tests.unit.client.accounts.calls import (
+    all_held,
+    capped,
+    fixed_hold,
+    held,
+    make_accounts,
+    refused,
+    resolved,
+    settle,
+    try_hold,
+    usd,
+)
 
 import paygent.client.accounts.registry as accounts_module
 import paygent.client.runtime.locks as lock_module
 from paygent.client.accounts import account_lookup
-from paygent.client.accounts.forecasts import Use
-from paygent.client.accounts.holds import Account, Hold
+from paygent.client.accounts.account import Account
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.user_state import User
-from paygent.client.accounts.wait_queue import Waiter
+from paygent.client.accounts.user_state import Hold, User
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.account import AccountKey, amount
-from paygent.core.estimate import Estimate
 from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.messages import Answer, SessionRecord, SessionState, UserLedger
-from paygent.core.period import END_OF_TIME_US, Subscription
+from paygent.core.period import Subscription
 from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.plan_json import plan_to_json
-from paygent.core.pricing import Prices, Rates
 from paygent.failopen import diagnostics
-from paygent.prices.catalogue import Resolved
-
-
-def usd(amount_nano: int) -> float:
-    """Return nano-dollars as the dollars that a plan is written in."""
-    return amount_nano / 10**9
-
-
-def make_accounts(plan: PlanConfig | None = None, **arguments: Any) -> Accounts:
-    """Return accounts whose default plan is `pro`, with sessions named in order."""
-    numbers = count(1)
-    accounts = Accounts(
-        default_plan="pro", new_id=lambda at_us: f"session-{next(numbers)}", **arguments
-    )
-    if plan is not None:
-        accounts.registry.set_plan("pro", plan)
-    return accounts
-
-
-def capped(cap_nano: int = 1_000, **fields: Any) -> PlanConfig:
-    """Return a plan with a cap per period in nano-dollars."""
-    return PlanConfig(max_spend_per_period=usd(cap_nano), **fields)
-
-
-def try_hold(
-    accounts: Accounts,
-    cost_nano: int,
-    *,
-    tokens: int = 0,
-    session_id: str = "s1",
-    model: str = "gpt-4o",
-    at_us: int = NOON_US,
-    user_id: str = "ann",
-    strict: bool = False,
-    enforce: bool = True,
-) -> Hold | Decision:
-    """Ask for a hold as the meter does."""
-    user = accounts.registry.user(user_id, at_us)
-    hold = Hold(Use(Estimate(tokens, 0), cost_nano), model, session_id, at_us, owner=object())
-    decision = accounts.admission.hold(user, hold, strict=strict, enforce=enforce)
-    assert not isinstance(decision, Waiter)
-    return hold if decision is None else decision
-
-
-def held(accounts: Accounts, cost_nano: int, **arguments: Any) -> Hold:
-    """Return a hold that must be granted."""
-    answer = try_hold(accounts, cost_nano, **arguments)
-    assert isinstance(answer, Hold), answer
-    return answer
-
-
-def refused(accounts: Accounts, cost_nano: int, **arguments: Any) -> Decision:
-    """Return the decision of a hold that must be refused."""
-    answer = try_hold(accounts, cost_nano, **arguments)
-    assert isinstance(answer, Decision), answer
-    return answer
-
-
-def settle(accounts: Accounts, event_id: str, hold: Hold | None = None, **fields: Any) -> Event:
-    """Settle a call of `ann` that cost 100 unless said otherwise."""
-    event = make_event(event_id, **{"cost_tokens_nano": 100, **fields})
-    accounts.admission.settle(accounts.registry.user(event.user_id, event.at_us), hold, event)
-    return event
-
-
-def resolved(model_key: str) -> Resolved:
-    """Return a model as the catalogue resolves it; its prices do not matter here."""
-    return Resolved(Rates(Prices()), model_key, None, 0, END_OF_TIME_US, False)
-
-
-def all_held(user: User) -> list[int]:
-    """Return what is held, in flight and waiting anywhere; zeros when nothing is in flight."""
-    return [
-        *(account.held for account in user.accounts.values()),
-        *(len(account.calls) for account in user.accounts.values()),
-        *(len(account.waiting) for account in user.accounts.values()),
-    ]
 
 
 def spent(user: User, key: AccountKey) -> int:
@@ -169,7 +101,7 @@ def test_hold__that_fits_everywhere__is_on_every_account_of_the_call() -> None:
     )
     hold = held(accounts, 70, tokens=30)
     user = accounts.registry.users["ann"]
-    assert {account.key: account.held for account in hold.accounts} == {
+    assert {key: held_on(user, account) for key, account in user.accounts.items()} == {
         period_key(): 70,
         session_key("s1"): 70,
         period_key("tokens", "gpt-4o"): 30,
@@ -177,15 +109,18 @@ def test_hold__that_fits_everywhere__is_on_every_account_of_the_call() -> None:
     }
     assert accounts.admission.figures(user, "s1", NOON_US).held_cost_nano == 70
     assert accounts.admission.figures(user, "s1", NOON_US).held_tokens == {"gpt-4o": 30}
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
     assert set(all_held(user)) == {0}
 
 
 def test_hold__without_a_session__leaves_session_limits_out() -> None:
     """A call that belongs to no session is not counted in one."""
     accounts = make_accounts(capped(max_spend_per_session=usd(1)))
-    hold = held(accounts, 70, session_id="")
-    assert [account.key for account in hold.accounts] == [period_key()]
+    held(accounts, 70, session_id="")
+    user = accounts.registry.users["ann"]
+    assert {key: held_on(user, account) for key, account in user.accounts.items()} == {
+        period_key(): 70
+    }
 
 
 def test_hold__refused_by_one_account__holds_on_none() -> None:
@@ -217,11 +152,11 @@ def test_hold__the_straddler__holds_all_that_is_left_and_is_the_only_one() -> No
     user = accounts.registry.users["ann"]
     assert refused(accounts, 1)[:6] == ("hard_gate", "contention", 1_000_000, 0, 1_000, 1_000)
     assert refused(accounts, 1).retryable is True
-    accounts.admission.release(accounts.registry.users["ann"], straddler)
+    accounts.admission.release(straddler)
     again = held(accounts, 401)
     assert refused(accounts, 1).retryable is True
-    accounts.admission.release(accounts.registry.users["ann"], again)
-    accounts.admission.release(accounts.registry.users["ann"], first)
+    accounts.admission.release(again)
+    accounts.admission.release(first)
     assert set(all_held(user)) == {0}
 
 
@@ -240,7 +175,7 @@ def test_hold__that_straddles_one_account_and_is_refused_by_another__straddles_n
     accounts = make_accounts(capped(limits=(Limit("calls", window="day", cap=1),)))
     first = held(accounts, 600)
     assert refused(accounts, 600).limit == "calls:day"
-    accounts.admission.release(accounts.registry.users["ann"], first)
+    accounts.admission.release(first)
     assert set(all_held(accounts.registry.users["ann"])) == {0}
     assert isinstance(try_hold(accounts, 5_000), Hold)
 
@@ -273,7 +208,8 @@ def test_hold__strict__never_passes_the_line() -> None:
     assert refused(accounts, 401, strict=True).retryable is True
     assert refused(accounts, 1_001, strict=True).retryable is False
     assert isinstance(try_hold(accounts, 400, strict=True), Hold)
-    assert accounts.registry.users["ann"].accounts[period_key()].held == 1_000
+    user = accounts.registry.users["ann"]
+    assert held_on(user, user.accounts[period_key()]) == 1_000
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -290,8 +226,8 @@ def test_hold__not_enforced__holds_whole_whatever_the_limit_says() -> None:
     settle(accounts, "a", cost_tokens_nano=1_000)
     hold = held(accounts, 500, enforce=False)
     user = accounts.registry.users["ann"]
-    assert user.accounts[period_key()].held == 500
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    assert held_on(user, user.accounts[period_key()]) == 500
+    accounts.admission.release(hold)
     assert set(all_held(user)) == {0}
 
 
@@ -387,11 +323,10 @@ def test_hold__refused_by_another_limit__warns_of_those_past_their_line() -> Non
         capped(10_000, soft_gate_at=0.5, limits=(Limit("calls", window="day", cap=1),))
     )
     settle(accounts, "a", cost_tokens_nano=5_000)
-    user = accounts.registry.user("ann", NOON_US)
     reasons = []
     for _ in range(2):
-        hold = Hold(Use(Estimate(1, 0), 1), "gpt-4o", "s1", NOON_US)
-        assert isinstance(accounts.admission.hold(user, hold, strict=False), Decision)
+        hold = fixed_hold(accounts, 1, tokens=1)
+        assert isinstance(accounts.admission.hold(hold, strict=False), Decision)
         reasons.append([reading.reason for reading in hold.warnings])
     assert reasons == [["total_spend"], []]
 
@@ -558,8 +493,11 @@ def test_settle__after_midnight__goes_to_the_day_in_which_the_call_began() -> No
     user = accounts.registry.users["ann"]
     next_day = day_key(at_us=late + 1)
     assert (spent(user, day_key()), spent(user, next_day)) == (100, 0)
-    assert (user.accounts[day_key()].held, user.accounts[next_day].held) == (0, 1_000)
-    accounts.admission.release(accounts.registry.users["ann"], tomorrow)
+    assert (held_on(user, user.accounts[day_key()]), held_on(user, user.accounts[next_day])) == (
+        0,
+        1_000,
+    )
+    accounts.admission.release(tomorrow)
     assert set(all_held(user)) == {0}
 
 
@@ -571,10 +509,10 @@ def test_user__at_the_end_of_a_period__starts_a_new_one_with_calls_in_flight() -
     full = held(accounts, 1_000, at_us=MONTH.end_us)
     user = accounts.registry.users["ann"]
     old, new = period_key(at_us=last), period_key(at_us=MONTH.end_us)
-    assert user.accounts[old].held == 700
-    accounts.admission.release(accounts.registry.users["ann"], voided)
+    assert held_on(user, user.accounts[old]) == 700
+    accounts.admission.release(voided)
     event = settle(accounts, "a", settled, at_us=last)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert (spent(user, old), spent(user, new)) == (100, 0)
     assert accounts.admission.figures(user, "s1", MONTH.end_us).by_model == {}
     assert set(all_held(user)) == {0}
@@ -589,11 +527,11 @@ def test_user__a_period_later__forgets_accounts_that_nothing_refers_to() -> None
     hold = held(accounts, 1, at_us=NOON_US)
     idle = held(accounts, 1, at_us=NOON_US + DAY_US)
     user = accounts.registry.users["ann"]
-    accounts.admission.release(accounts.registry.users["ann"], idle)
+    accounts.admission.release(idle)
     accounts.registry.user("ann", MONTH.end_us)
     kept = {key for key in user.accounts if key.end_us <= MONTH.end_us}
     assert kept == {period_key(), day_key(), day_key(at_us=NOON_US - DAY_US)}
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
 
 
 def test_user__a_subscription__renews_by_its_own_length() -> None:
@@ -665,7 +603,7 @@ def test_set_plan__in_the_middle_of_a_period__keeps_what_was_spent() -> None:
     accounts.registry.set_plan("pro", capped(1_000))
     user = accounts.registry.users["ann"]
     assert isinstance(try_hold(accounts, 450), Hold)
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
     assert spent(user, period_key()) == 500
 
 
@@ -709,7 +647,7 @@ def test_assign__in_the_middle_of_a_period__keeps_spend_holds_and_figures() -> N
     before = accounts.admission.figures(user, "s1", NOON_US)
     accounts.registry.assign("ann", "gold", None, None, NOON_US)
     assert accounts.admission.figures(user, "s1", NOON_US) == before
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
     after = accounts.admission.figures(user, "s1", NOON_US)
     assert (after.held_cost_nano, after.by_model) == (0, {"gpt-4o": (30, 100)})
 
@@ -721,9 +659,9 @@ def test_assign__with_calls_in_flight__leaves_no_hold_behind_and_none_negative()
     accounts.registry.assign("ann", "pro", None, None, NOON_US)
     second = held(accounts, 20, tokens=3)
     user = accounts.registry.users["ann"]
-    accounts.admission.release(accounts.registry.users["ann"], first)
+    accounts.admission.release(first)
     assert accounts.admission.figures(user, "s1", NOON_US).held_cost_nano == 20
-    accounts.admission.release(accounts.registry.users["ann"], second)
+    accounts.admission.release(second)
     assert set(all_held(user)) == {0}
 
 
@@ -831,7 +769,7 @@ def test_read__a_subscription_that_ended__keeps_figures_at_every_reading() -> No
     for _ in range(2):
         accounts.sync.apply_answer(answer_for(accounts, plan="pro", subscription=period), NOON_US)
     assert accounts.admission.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
     accounts.sync.acknowledge([event], answer_for(accounts, [event], counted=[event]), NOON_US)
     assert accounts.admission.figures(user, "s1", NOON_US).by_model == {"gpt-4o": (30, 100)}
 
@@ -1041,7 +979,7 @@ def test_release__a_call_that_the_figures_do_not_know_any_more__changes_no_figur
     hold = held(accounts, 50, tokens=7)
     user = accounts.registry.users["ann"]
     user.models.clear()
-    accounts.admission.release(accounts.registry.users["ann"], hold)
+    accounts.admission.release(hold)
     assert set(all_held(user)) == {0}
     assert accounts.admission.figures(user, "", NOON_US).by_model == {}
 
@@ -1175,16 +1113,17 @@ def test_user__one_whose_accounts_are_being_opened__is_looked_at_all_the_same() 
     """Whether a user is idle is asked under another lock than theirs."""
     accounts = make_accounts(capped())
     user = accounts.registry.user("ann", NOON_US)
-    accounts.admission.release(user, held(accounts, 1))
+    accounts.admission.release(held(accounts, 1))
 
     class Meanwhile(Account):
-        @property
-        def is_in_use(self) -> bool:
-            account_lookup.open_account(user, day_key(), "spend:day", None)
-            return False
+        def __getattribute__(self, name: str) -> Any:
+            if name == "waiting":
+                account_lookup.open_account(user, day_key(), "spend:day", None)
+            return super().__getattribute__(name)
 
     user.accounts[period_key()] = Meanwhile(period_key(), "total_spend", None)
     assert user.is_idle
+    assert day_key() in user.accounts
 
 
 def test_user__nobody_is_idle__looks_at_a_few_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1209,13 +1148,11 @@ def test_hold__many_sessions__keeps_few_of_them_in_memory(monkeypatch: pytest.Mo
     pending = settle(accounts, "a", session_id="pending")
     for number in range(100):
         accounts.sync.mark_waited(user, f"s{number}", NOON_US)
-        accounts.admission.release(
-            accounts.registry.users["ann"], held(accounts, 1, session_id=f"s{number}")
-        )
+        accounts.admission.release(held(accounts, 1, session_id=f"s{number}"))
     assert len(user.accounts) <= 9
     assert len(user.sessions) <= 9
     assert spent(user, session_key("pending")) == 100
-    accounts.admission.release(accounts.registry.users["ann"], busy)
+    accounts.admission.release(busy)
     accounts.sync.acknowledge([pending], Answer(frozenset({"a"})), NOON_US)
     assert set(all_held(user)) == {0}
 
@@ -1231,7 +1168,7 @@ def test_hold__many_named_sessions__never_forget_the_open_one(
     event = settle(accounts, "a", session_id=opened)
     accounts.sync.acknowledge([event], Answer(frozenset({"a"})), NOON_US)
     for number in range(20):
-        accounts.admission.release(user, held(accounts, 1, session_id=f"s{number}"))
+        accounts.admission.release(held(accounts, 1, session_id=f"s{number}"))
     assert spent(user, session_key(opened)) == 100
     assert refused(accounts, 1, session_id=opened).reason == "session_spend"
 
@@ -1249,9 +1186,7 @@ def test_hold__pruned_in_the_middle_of_a_call__still_counts_its_session(
     )
     user = accounts.registry.user("ann", NOON_US)
     for session_id in ("old1", "old2"):
-        accounts.admission.release(
-            accounts.registry.users["ann"], held(accounts, 1, session_id=session_id)
-        )
+        accounts.admission.release(held(accounts, 1, session_id=session_id))
     tomorrow = NOON_US + DAY_US  # the call opens its session's account, then the new day's
     hold = held(accounts, 1_000, session_id="mine", at_us=tomorrow)
     settle(accounts, "a", hold, session_id="mine", at_us=tomorrow, cost_tokens_nano=1_000)
@@ -1264,9 +1199,7 @@ def test_route__many_models_and_sessions__are_remembered_up_to_a_bound() -> None
     accounts = make_accounts(capped(10**9))
     user = accounts.registry.user("ann", NOON_US)
     for number in range(200):
-        accounts.admission.release(
-            accounts.registry.users["ann"], held(accounts, 1, model=f"model-{number}")
-        )
+        accounts.admission.release(held(accounts, 1, model=f"model-{number}"))
     assert len(user.call_accounts) <= 64
     assert set(all_held(user)) == {0}
 
@@ -1333,7 +1266,7 @@ def test_accounts__fifty_threads_hammering__end_with_exact_sums_and_nothing_held
             if isinstance(answer, Decision):
                 refusals.append(answer)
             elif chance.random() < 0.3:
-                accounts.admission.release(accounts.registry.users["ann"], answer)
+                accounts.admission.release(answer)
             else:
                 event = settle(
                     accounts,
@@ -1400,8 +1333,7 @@ def test_accounts__of_days_that_have_ended__are_dropped() -> None:
     for number in range(5):
         at_us = NOON_US + number * DAY_US
         try_hold(accounts, 0, at_us=at_us)
-        for account in accounts.registry.users["ann"].accounts.values():
-            for hold in list(account.calls):
-                accounts.admission.release(accounts.registry.users["ann"], hold)
+        for hold in list(accounts.registry.users["ann"].open.values()):
+            accounts.admission.release(hold)
     days = [key for key in accounts.registry.users["ann"].accounts if key.limit.window == "day"]
     assert len(days) == 1

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 from tests.contract.samples import MONTH, NOON_US
-from tests.unit.client.accounts.test_registry import all_held, capped, held, make_accounts, settle
+from tests.unit.client.accounts.calls import (
+    all_held,
+    capped,
+    fixed_hold,
+    held,
+    make_accounts,
+    settle,
+)
 
-from paygent.client.accounts.forecasts import Use
-from paygent.client.accounts.holds import Hold
 from paygent.client.accounts.process_accounts import Accounts
+from paygent.client.accounts.user_state import Hold
 from paygent.client.accounts.wait_queue import Waiter
-from paygent.core.estimate import Estimate
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit
 from paygent.core.plan import PlanConfig
@@ -26,11 +31,10 @@ def try_with(
     strict: bool = False,
 ) -> Hold | Decision | Waiter:
     """Try to hold as a call that may wait does."""
-    user = accounts.registry.user("ann", NOON_US)
-    hold = Hold(Use(Estimate(0, 0), cost_nano), model, "s1", NOON_US, owner)
+    hold = fixed_hold(accounts, cost_nano, model=model, owner=owner)
     if waiter.account is None:  # a later try would be noted as not woken
         waiter.prepare()
-    answer = accounts.admission.hold(user, hold, strict=strict, waiter=waiter)
+    answer = accounts.admission.hold(hold, strict=strict, waiter=waiter)
     return hold if answer is None else answer
 
 
@@ -96,7 +100,7 @@ def test_release__of_a_call_that_spent_nothing__lets_the_first_try() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert woken(waiters) == [0]
 
 
@@ -105,7 +109,7 @@ def test_queue_at__again_after_a_try_in_vain__keeps_its_place() -> None:
     accounts = make_accounts(capped(pre_call_estimate=True))
     full, _ = held(accounts, 400, strict=True), held(accounts, 600, strict=True)
     waiters = in_line(accounts, 2, cost_nano=900, strict=True)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert woken(waiters) == [0]
     assert try_with(accounts, waiters[0], 900, strict=True) is waiters[0]  # still too large
     account = waiters[0].account
@@ -120,7 +124,7 @@ def test_leave__before_its_turn__is_out_of_the_line() -> None:
     waiters = in_line(accounts, 3)
     accounts.admission.leave(accounts.registry.users["ann"], waiters[0], gives_up=True)
     assert woken(waiters) == []
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert woken(waiters) == [1]
 
 
@@ -132,7 +136,7 @@ def test_leave__at_its_turn__hands_it_on_if_it_gives_up(
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     accounts.admission.leave(accounts.registry.users["ann"], waiters[0], gives_up=gives_up)
     assert woken(waiters) == next_ones
 
@@ -154,9 +158,7 @@ def test_hold__refused_elsewhere_at_its_turn__hands_it_on() -> None:
 def test_hold__only_its_own_calls_are_in_the_way__is_refused_at_once() -> None:
     """A thread or task that waits for its own call would wait for ever."""
     accounts = make_accounts(capped())
-    user = accounts.registry.user("ann", NOON_US)
-    mine = Hold(Use(Estimate(0, 0), 1_000), "gpt-4o", "s1", NOON_US, "me")
-    assert accounts.admission.hold(user, mine, strict=False) is None
+    held(accounts, 1_000, owner="me")
     decision = try_with(accounts, Waiter(30.0), owner="me")
     assert isinstance(decision, Decision)
     assert (decision.reason, decision.retryable) == ("contention", True)
@@ -169,7 +171,7 @@ def test_hold__waits_for_one_model__leaves_others_alone() -> None:
     busy = held(accounts, 1, model="o3")
     (waiter,) = in_line(accounts, 1, model="o3")
     assert isinstance(try_with(accounts, Waiter(30.0), model="gpt-4o"), Hold)
-    accounts.admission.release(accounts.registry.users["ann"], busy)
+    accounts.admission.release(busy)
     assert waiter.turn.done()
 
 
@@ -196,7 +198,7 @@ def test_release__on_an_account_that_lost_its_cap__wakes_everyone() -> None:
     account = waiters[0].account
     assert account is not None
     account.thresholds = None
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert woken(waiters) == [0, 1]
 
 
@@ -205,10 +207,9 @@ def test_hold__at_its_turn_in_another_period__hands_the_old_one_on() -> None:
     accounts = make_accounts(capped())
     full = held(accounts, 1_000)
     waiters = in_line(accounts, 2)
-    accounts.admission.release(accounts.registry.users["ann"], full)
-    user = accounts.registry.user("ann", MONTH.end_us)
-    later = Hold(Use(Estimate(0, 0), 1), "gpt-4o", "s1", MONTH.end_us, "me")
-    assert accounts.admission.hold(user, later, strict=False, waiter=waiters[0]) is None
+    accounts.admission.release(full)
+    later = fixed_hold(accounts, 1, at_us=MONTH.end_us, owner="me")
+    assert accounts.admission.hold(later, strict=False, waiter=waiters[0]) is None
     assert woken(waiters) == [0, 1]
 
 
@@ -224,7 +225,7 @@ def test_hold__that_stands_elsewhere_at_its_turn__hands_the_old_one_on() -> None
     full = held(accounts, 999, strict=True)
     held(accounts, 1, model="o3", strict=True)
     waiters = in_line(accounts, 2, model="o3", strict=True) + in_line(accounts, 1, strict=True)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert woken(waiters) == [0]
     for place in (0, 1):
         assert try_with(accounts, waiters[place], model="o3", strict=True) is waiters[place]
@@ -241,7 +242,7 @@ def test_user__a_period_later__keeps_accounts_where_calls_wait() -> None:
     full = held(accounts, 1_000)
     (waiter,) = in_line(accounts, 1)
     accounts.registry.user("ann", MONTH.end_us)
-    accounts.admission.release(accounts.registry.users["ann"], full)
+    accounts.admission.release(full)
     assert waiter.turn.done()
     assert set(all_held(accounts.registry.users["ann"])) == {0}
 

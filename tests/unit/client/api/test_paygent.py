@@ -1130,7 +1130,7 @@ def test_call__whose_begin_cannot_be_written__holds_nothing_and_goes_on(
     def broken(*args: Any) -> None:
         raise OSError("no")
 
-    monkeypatch.setattr(pg._parts.journal, "begin", broken)
+    monkeypatch.setattr(pg._parts.journal, "write", broken)
     swallowed.expect("begin")
     assert call(client).id == "chatcmpl-fake"
     assert pg.get_usage("u1").reserved_cost_nano == 0

@@ -130,14 +130,14 @@ def test_record_event__an_idempotency_key_again__is_the_earlier_event(pg: Paygen
     assert pg.get_usage("u1").period_cost == 1.0
 
 
-@pytest.mark.parametrize("part", ["write_sessions", "settle", "append", "nudge"])
+@pytest.mark.parametrize("part", ["write_sessions", "book", "append", "nudge"])
 def test_record_event__interrupted__is_booked_once_by_its_retry(
     pg: Paygent, monkeypatch: pytest.MonkeyPatch, part: str
 ) -> None:
     """A retry with the key never returns an event that was not booked, wherever Ctrl-C came."""
     pg.get_usage("u1")
     owner = {
-        "settle": pg._parts.accounts.admission,
+        "book": pg._parts.accounts.admission,
         "append": pg._parts.journal,
         "nudge": pg._parts.worker,
     }.get(part, pg._parts.records)

@@ -1128,7 +1128,7 @@ async def test_awrap__inner_calls_of_a_task_that_it_is_given__count_and_it_does_
     assert [event.quality for event in metered.events] == ["exact"] * 2
     assert await pg.awrap(lambda: asyncio.create_task(one()), "u1", "gpt-4o") is ANSWER
     assert [event.quality for event in metered.events] == ["exact"] * 3
-    assert (held(pg), nesting._tasks) == (0, {})
+    assert (held(pg), nesting.tasks) == (0, {})
 
 
 def test_wrap__calls_in_the_body_of_its_generator__count_and_it_does_not(init: Init) -> None:

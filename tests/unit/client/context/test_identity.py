@@ -12,7 +12,15 @@ import pytest
 from tests.conftest import Swallowed
 from tests.unit.client.context.here import who
 
-from paygent.client.context.identity import Identity, LazyIdentity, read_metadata, read_user_id
+from paygent.client.context import identity as identity_module
+from paygent.client.context.identity import (
+    Identity,
+    LazyIdentity,
+    Metadata,
+    identity_of,
+    read_metadata,
+    read_user_id,
+)
 from paygent.client.context.scopes import (
     PropagatedContext,
     attach_identity,
@@ -82,22 +90,27 @@ def test_identity__a_plan_that_is_no_name__is_ignored(given: Any, expected: str 
     assert Identity("u", plan=given).plan == expected
 
 
-def test_read_metadata__within_bounds__is_kept_with_its_json() -> None:
+def stored(metadata: Metadata) -> str:
+    """Return metadata as they are stored."""
+    return json.dumps(metadata, separators=(",", ":"), allow_nan=False)
+
+
+def test_read_metadata__within_bounds__is_kept_as_valid_json() -> None:
     """Plain values stay as they are, others become text."""
-    kept, text = read_metadata({"a": 1, "b": None, "c": UUID(int=1), 4: True})
+    kept = read_metadata({"a": 1, "b": None, "c": UUID(int=1), 4: True})
     assert kept == {"a": 1, "b": None, "c": str(UUID(int=1)), "4": True}
-    assert json.loads(text) == kept
+    assert json.loads(stored(kept)) == kept
 
 
 @pytest.mark.parametrize("empty", [None, {}, ""])
 def test_read_metadata__nothing__is_none(empty: Any) -> None:
     """No metadata costs nothing."""
-    assert read_metadata(empty) == (None, "")
+    assert read_metadata(empty) is None
 
 
 def test_read_metadata__too_many_keys__keeps_the_first_16(caplog: pytest.LogCaptureFixture) -> None:
     """The excess is dropped and logged."""
-    kept, _ = read_metadata({f"k{number}": number for number in range(17)})
+    kept = read_metadata({f"k{number}": number for number in range(17)})
     assert kept == {f"k{number}": number for number in range(16)}
     assert "limited to 16 keys and 1000 bytes" in caplog.text
 
@@ -105,27 +118,26 @@ def test_read_metadata__too_many_keys__keeps_the_first_16(caplog: pytest.LogCapt
 @pytest.mark.parametrize("text", ["x", "é", "\U0001f600", '"', "\\", "\n"])
 def test_read_metadata__too_large__stays_within_1000_bytes(text: str) -> None:
     """The bound is on the JSON as it is stored, whatever the alphabet."""
-    kept, stored = read_metadata({"first": 1, "big": text * 1000, "small": 2})
+    kept = read_metadata({"first": 1, "big": text * 1000, "small": 2})
     assert kept == {"first": 1}
-    fitting, stored = read_metadata({f"k{number}": text * 40 for number in range(16)})
+    fitting = read_metadata({f"k{number}": text * 40 for number in range(16)})
     assert fitting
-    assert len(stored.encode()) <= 1000
+    assert len(stored(fitting).encode()) <= 1000
 
 
 @pytest.mark.parametrize("bad", [[1], 5, "text"])
 def test_read_metadata__that_is_no_dict__is_dropped_and_logged(bad: Any) -> None:
     """Metadata never breaks a call."""
-    assert read_metadata(bad) == (None, "")
+    assert read_metadata(bad) is None
     assert diagnostics.counts["bad_metadata"] == 1
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_read_metadata__a_number_that_json_does_not_know__is_kept_as_text(number: float) -> None:
     """The stored JSON is valid for every reader."""
-    assert read_metadata({"a": number, "b": 1.5}) == (
-        {"a": str(number), "b": 1.5},
-        f'{{"a":"{number}","b":1.5}}',
-    )
+    kept = read_metadata({"a": number, "b": 1.5})
+    assert kept == {"a": str(number), "b": 1.5}
+    assert stored(kept) == f'{{"a":"{number}","b":1.5}}'
 
 
 def test_read_metadata__an_item_that_cannot_be_text__is_dropped_and_counted(
@@ -138,7 +150,107 @@ def test_read_metadata__an_item_that_cannot_be_text__is_dropped_and_counted(
             raise RuntimeError("no")
 
     swallowed.expect("metadata")
-    assert read_metadata({"a": Hostile()}) == (None, "")
+    assert read_metadata({"a": Hostile()}) is None
+
+
+# -- identities that are shared
+
+
+@pytest.mark.parametrize(("user_id", "expected"), [("ann", "ann"), (7, "7"), (0, "0")])
+def test_identity_of__a_plain_user_id__is_one_identity(user_id: Any, expected: str) -> None:
+    """A user's many calls validate the id once."""
+    found = identity_of(user_id)
+    assert identity_of(user_id) is found
+    assert (found.user_id, found.session_id, found.plan) == (expected, None, None)
+    assert found.metadata is None
+
+
+@pytest.mark.parametrize(
+    ("session_id", "plan", "metadata"),
+    [("s", None, None), (None, "pro", None), (None, None, {"x": 1})],
+)
+def test_identity_of__more_than_a_user_id__is_an_identity_of_its_own(
+    session_id: str | None, plan: str | None, metadata: dict[str, Any] | None
+) -> None:
+    """What one call names never reaches another call of the user."""
+    found = identity_of("ann", session_id, plan, metadata)
+    assert (found.user_id, found.session_id, found.plan, found.metadata) == (
+        "ann",
+        session_id,
+        plan,
+        metadata,
+    )
+    assert identity_of("ann").session_id is None
+    assert (identity_of("ann").plan, identity_of("ann").metadata) == (None, None)
+
+
+@pytest.mark.parametrize("equal", [True, 1.0])
+def test_identity_of__a_value_that_equals_a_users_id__is_no_user(equal: Any) -> None:
+    """True and 1.0 are equal to 1, and are still no ids."""
+    assert identity_of(1).user_id == "1"
+    assert identity_of(equal).user_id is None
+    assert diagnostics.counts["bad_user_id"] == 1
+
+
+def test_identity_of__a_subclass_of_str__is_read_by_its_text() -> None:
+    """Its own equality decides nothing: a call must not reach another user."""
+
+    class Same(str):
+        """A string that is equal to each other one."""
+
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        def __hash__(self) -> int:
+            return hash("ann")
+
+    assert identity_of("ann").user_id == "ann"
+    assert identity_of(Same("bob")).user_id == "bob"
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 256, 10**300, [], None])
+def test_identity_of__an_unusable_id__is_counted_each_time(bad: Any) -> None:
+    """`health` counts the calls whose user is lost; one without a user id is no mistake."""
+    assert [identity_of(bad).user_id for _ in range(2)] == [None, None]
+    assert diagnostics.counts.get("bad_user_id", 0) == (0 if bad is None else 2)
+
+
+def test_identity_of__more_users_than_are_kept__forgets_the_oldest() -> None:
+    """The memory of a process does not grow with its users."""
+    table, entries_max = identity_module._plain_identities, identity_module._PLAIN_IDENTITIES_MAX
+    first = identity_of("user of a full table")
+    for number in range(entries_max):
+        assert identity_of(f"user {number} of many").user_id == f"user {number} of many"
+    assert len(table) == entries_max
+    again = identity_of("user of a full table")
+    assert again is not first
+    assert again.user_id == first.user_id
+
+
+# -- identities that are completed
+
+
+@pytest.mark.parametrize(
+    "other", [Identity("u1"), Identity("u2", "s2", "pro"), Identity(None, "s2", "pro"), Identity()]
+)
+def test_merged_with__an_identity_that_adds_nothing__is_the_same_one(other: Identity) -> None:
+    """Session and plan complete those of the same user only."""
+    own = Identity("u1", "s1", None, {"x": 1})
+    assert own.merged_with(other) is own
+
+
+def test_merged_with__an_identity_that_adds_something__is_completed() -> None:
+    """A user where there is none, a session or a plan of the same user, metadata of any."""
+    named = Identity("u1", "s1", "pro", {"x": 1})
+    for own, other, expected in [
+        (Identity(), named, ("u1", "s1", "pro", {"x": 1})),
+        (Identity("u1"), Identity("u1", "s1"), ("u1", "s1", None, None)),
+        (Identity("u1"), Identity("u1", plan="pro"), ("u1", None, "pro", None)),
+        (Identity("u2"), named, ("u2", None, None, {"x": 1})),
+    ]:
+        merged = own.merged_with(other)
+        found = (merged.user_id, merged.session_id, merged.plan, merged.metadata)
+        assert found == expected
 
 
 # -- identities that are resolved at the first call

@@ -22,9 +22,11 @@ from paygent import (
     paygent_context,
 )
 from paygent.client.context.scopes import (
+    Scope,
     attach_identity,
     current,
 )
+from paygent.client.runtime import lifecycle
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
@@ -220,6 +222,45 @@ async def test_context__left_by_what_was_started_inside__keeps_its_user() -> Non
         task = asyncio.create_task(work())
     is_out.set()
     assert await task == "a"
+
+
+def test_context__of_a_user__costs_few_function_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each function costs a web server's request, whose caches are cold, about a microsecond."""
+    monkeypatch.setattr(lifecycle, "_installed", [True])
+    called: list[str] = []
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        if event == "call" and frame.f_globals["__name__"].startswith("paygent."):
+            called.append(frame.f_code.co_name)
+
+    def block() -> None:
+        with paygent_context(user_id="ann"):
+            pass
+
+    block()  # the first one of a user validates the id
+    outside = contextvars.Context()  # other tests leave scopes that have ended
+    sys.setprofile(profile)
+    try:
+        outside.run(block)
+    finally:
+        sys.setprofile(None)
+    assert called == ["__init__", "identity_of", "__enter__", "__init__", "__exit__"]
+
+
+@pytest.mark.parametrize("is_watched", [True, False])
+@pytest.mark.parametrize("outer", [None, "ann", "bob"])
+def test_context__left__keeps_no_context_alive(
+    monkeypatch: pytest.MonkeyPatch, outer: str | None, is_watched: bool
+) -> None:
+    """A task that outlives its block keeps the scope, which must not keep the block's context."""
+    monkeypatch.setattr(lifecycle, "_installed", [True] if is_watched else [])
+    with attach_identity(None), paygent_context(outer):
+        with paygent_context("ann"):
+            copied = contextvars.copy_context()
+        assert who() == outer
+    scope = copied[current]
+    assert isinstance(scope, Scope)
+    assert (scope._token, scope.has_ended, copied.run(who)) == (None, False, "ann")
 
 
 async def test_attach_identity__left_in_another_context__is_ignored() -> None:

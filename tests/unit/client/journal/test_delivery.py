@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +15,34 @@ from typing import Any
 
 import pytest
 from tests.conftest import Swallowed
-from tests.contract.samples import MONTH, NOON_US, day_key, make_event, period_key, session_key
+from tests.contract.records import (
+    begin,
+    begin_of,
+    end,
+    end_of,
+    event_end,
+    event_of,
+    figures,
+    lane_of,
+    lane_record,
+    open_hold,
+    void,
+    void_of,
+)
+from tests.contract.samples import NOON_US, day_key, make_event, period_key, session_key
 from tests.unit.client.journal.ledgers import FakeLedger
 
 import paygent.client.journal.delivery as worker_module
 import paygent.client.journal.refresh as refresh_module
 from paygent import Paygent
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.user_state import User
+from paygent.client.accounts.user_state import Lane, User
 from paygent.client.journal.codec import directory_record
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
 from paygent.client.runtime.settings import read_settings
-from paygent.core.event import Begin, Event, encode_begin, encode_end, encode_void, event_from_begin
+from paygent.core.event import Event, encode_event
 from paygent.core.limit import Limit
 from paygent.core.messages import (
     Answer,
@@ -41,6 +56,7 @@ from paygent.core.messages import (
 from paygent.core.period import Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.records import event_of_begin
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
@@ -62,6 +78,7 @@ class Bench:
         )
         self.accounts.registry.set_plan("pro", PlanConfig(max_spend_per_period=1.0))
         self.journal = Journal(folder, owner=f"me{id(self)}")
+        self.lanes: dict[User, Lane] = {}
         self.worker = Worker(
             self.ledger,
             self.accounts,
@@ -74,13 +91,40 @@ class Bench:
         """Return a user as of now."""
         return self.accounts.registry.user(user_id, NOON_US)
 
+    def lane(self, user_id: str = "ann") -> Lane:
+        """Return the lane of a user's calls."""
+        user = self.user(user_id)
+        if user not in self.lanes:
+            self.lanes[user] = lane_of(user)
+        return self.lanes[user]
+
     def spend(self, event_id: str, **fields: Any) -> Event:
-        """Settle one call, as the meter does."""
+        """Settle one call with any event, as the meter does."""
         event = make_event(event_id, **fields)
-        self.accounts.admission.settle(self.user(event.user_id), None, event)
-        self.journal.end(event_id, encode_end(event))
+        lane = self.lane(event.user_id)
+        hold = open_hold(lane)
+        hold.event = event
+        self.accounts.admission.end(hold)
+        self.journal.write(lane, event_end(lane, hold.seq, event))
+        self.accounts.admission.count(lane.user)
         self.worker.nudge()
         return event
+
+    def finish(self) -> Event:
+        """Settle one call whose event follows from its figures, as the meter does, and leave it to
+        others to count it.
+        """
+        lane = self.lane()
+        hold = open_hold(lane)
+        begin(self.journal, lane, hold.seq)
+        hold.figures = figures()
+        lane.user.finished.append(hold)
+        end(self.journal, lane, hold.seq)
+        if not lane.user.is_queued:
+            lane.user.is_queued = True
+            self.accounts.admission.uncounted.append(lane.user)
+        self.worker.nudge()
+        return event_of(lane, hold.seq)
 
     def write(self, record: DirectoryRecord) -> None:
         """Write a directory record, as the meter does."""
@@ -257,11 +301,80 @@ def test_deliver__the_ledger_not_open_yet__verifies_hooks_all_the_same(
 
 def test_deliver__a_begin_alone__is_taken_and_books_nothing(bench: Bench) -> None:
     """A call in flight is not an event yet; a void never is."""
-    bench.journal.begin("a", encode_begin(_begin("a")))
-    bench.journal.begin("b", encode_begin(_begin("b")))
-    bench.journal.end("b", encode_void("b"))
+    lane = lane_of()
+    begin(bench.journal, lane, 1)
+    begin(bench.journal, lane, 2)
+    void(bench.journal, lane, 2)
     assert bench.worker.flush(WAIT_S) is True
     assert (bench.ledger.events, bench.worker.flushed) == ({}, 0)
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_deliver__calls_that_nobody_has_counted__counts_and_books_them_once(
+    new_bench: Callable[..., Bench], tmp_path: Path, durable: bool
+) -> None:
+    """What a call used is priced by the delivery if nobody needed it before; both agree."""
+    bench = new_bench(tmp_path / "journal" if durable else None)
+    events = [bench.finish() for _ in range(250)]
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.events == {event.event_id: event for event in events}
+    user = bench.user()
+    account = user.accounts[period_key()]
+    spent = sum(event.cost_nano for event in events)
+    assert (account.acknowledged, account.pending, bench.spent()) == (spent, 0, spent)
+    assert (user.pending, user.open, list(user.finished)) == ({}, {}, [])
+
+
+@pytest.mark.parametrize("way", ["spend", "finish"])
+def test_deliver__between_the_record_of_a_call_and_its_count__counts_it_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """An event may reach the ledger before the thread that made it goes on."""
+    write = bench.journal.write
+    delivered: list[bool] = []
+
+    def write_and_deliver(lane: Lane, record: bytes) -> None:
+        write(lane, record)
+        if bench.user().finished:  # not for its begin
+            delivered.append(bench.worker.flush(WAIT_S))
+
+    bench.user()
+    monkeypatch.setattr(bench.journal, "write", write_and_deliver)
+    event = bench.spend("a") if way == "spend" else bench.finish()
+    monkeypatch.undo()
+    assert bench.worker.flush(WAIT_S) is True
+    assert (delivered, set(bench.ledger.events)) == ([True], {event.event_id})
+    account = bench.user().accounts[period_key()]
+    assert (bench.spent(), bench.user().pending) == (event.cost_nano, {})
+    assert (account.acknowledged, account.pending) == (event.cost_nano, 0)
+
+
+def test_deliver__calls_of_many_threads__are_counted_and_booked_once(bench: Bench) -> None:
+    """Whoever counts a call, and whenever: figures at the end are those of the events."""
+    events: list[Event] = []
+    interval = sys.getswitchinterval()
+
+    def call(thread: int) -> None:
+        for number in range(0, 100, 2):
+            events.extend((bench.spend(f"{thread}-{number}"), bench.finish()))
+
+    bench.lane()
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            bench.worker.flush(WAIT_S)
+            bench.spent()
+    finally:
+        sys.setswitchinterval(interval)
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.events == {event.event_id: event for event in events}
+    spent = sum(event.cost_nano for event in events)
+    account = bench.user().accounts[period_key()]
+    assert (bench.spent(), account.acknowledged, account.pending) == (spent, spent, 0)
+    assert (bench.user().pending, bench.user().open) == ({}, {})
 
 
 def test_deliver__the_ledger_away__sends_again_without_loss_or_double(
@@ -514,29 +627,15 @@ def test_deliver__stopping__ends_after_the_last_full_batch(new_bench: Callable[.
 # -- readiness, and the journals of the dead
 
 
-def _begin(event_id: str) -> Begin:
-    return Begin(
-        event_id,
-        "ann",
-        "s1",
-        NOON_US,
-        "gpt-4o",
-        "gpt-4o",
-        "openai",
-        "pro",
-        MONTH.start_us,
-        20,
-        10,
-        700,
-        "list-1",
-        "",
-    )
-
-
-def bury(folder: Path, *payloads: bytes, owner: str = "dead") -> None:
+def bury(folder: Path, *records: bytes, owner: str = "dead") -> None:
     """Leave a segment of a process that died."""
     folder.mkdir(exist_ok=True)
-    (folder / f"{owner}-000001.seg").write_bytes(b"".join(map(frame, payloads)))
+    (folder / f"{owner}-000001.seg").write_bytes(b"".join(records))
+
+
+def framed(event: Event) -> bytes:
+    """Return the record of an event that is no call of this process."""
+    return frame(encode_event(event))
 
 
 def test_worker__a_ledger_that_cannot_be_opened__is_tried_until_it_can(bench: Bench) -> None:
@@ -551,26 +650,59 @@ def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
     bench: Bench, tmp_path: Path
 ) -> None:
     """Ended calls count, voided ones do not, and calls in flight count as estimated."""
-    ended = make_event("ended")
+    lane = lane_of()
+    manual = make_event("manual", source="manual")
     plan = PlanRecord("old", {"price": 1}, NOON_US - 1)
     bury(
         tmp_path / "journal",
-        json.dumps(directory_record(plan)).encode(),
-        encode_begin(_begin("ended")),
-        encode_end(ended),
-        encode_begin(_begin("voided")),
-        encode_void("voided"),
-        encode_begin(_begin("open")),
-        encode_begin(_begin("open")),
+        frame(json.dumps(directory_record(plan)).encode()),
+        lane_record(lane),
+        begin_of(lane, 1) + end_of(lane, 1),
+        begin_of(lane, 2) + void_of(lane, 2),
+        begin_of(lane, 3),
+        framed(manual),
     )
     own = bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
-    lost = event_from_begin(json.loads(encode_begin(_begin("open"))))
-    assert bench.ledger.events == {"ended": ended, "open": lost, "own": own}
-    assert (lost.quality, lost.cost_nano) == ("estimated", 700)
+    lost = event_of_begin(lane.facts, 3, NOON_US, 400, 0)
+    expected = [event_of(lane, 1), lost, manual, own]
+    assert bench.ledger.events == {event.event_id: event for event in expected}
+    assert (lost.quality, lost.details) == ("estimated", {"held": 1})
     assert bench.ledger.directory == [plan]
     assert [path.name for path in (tmp_path / "journal").glob("dead*")] == []
-    assert bench.spent() == 2_700
+    assert bench.spent() == sum(event.cost_nano for event in expected)
+
+
+def test_adopt__a_process_that_died_between_begin_and_end_in_two_segments__books_it_once(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Both segments are left; if the end is in the second one, it is what counts."""
+    ended, lost = lane_of(), lane_of(session_id="s2")
+    first = lane_record(ended) + begin_of(ended, 1) + lane_record(lost) + begin_of(lost, 2)
+    bury(tmp_path / "journal", first)
+    second = tmp_path / "journal" / "dead-000002.seg"
+    second.write_bytes(lane_record(ended) + end_of(ended, 1) + bytes(1_000))
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    expected = [event_of(ended, 1), event_of_begin(lost.facts, 2, NOON_US, 400, 0)]
+    assert {key: each for key, each in bench.ledger.events.items() if key != "own"} == {
+        event.event_id: event for event in expected
+    }
+    assert [path.name for path in (tmp_path / "journal").glob("dead*")] == []
+
+
+def test_adopt__a_begin_whose_call_was_booked_already__is_not_booked_again(
+    bench: Bench, tmp_path: Path
+) -> None:
+    """Its end was delivered with a segment that has gone; the id of both is the same."""
+    lane = lane_of()
+    event = event_of(lane, 1)
+    bench.ledger.events[event.event_id] = event
+    bury(tmp_path / "journal", lane_record(lane), begin_of(lane, 1))
+    bench.spend("own")
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.ledger.events[event.event_id] == event
+    assert bench.spent() == event.cost_nano + 1_000
 
 
 def test_adopt__an_event_that_was_delivered_before_the_death__is_not_booked_again(
@@ -579,7 +711,7 @@ def test_adopt__an_event_that_was_delivered_before_the_death__is_not_booked_agai
     """A segment outlives the delivery of what it holds; ids tell."""
     event = make_event("a")
     bench.ledger.events["a"] = event
-    bury(tmp_path / "journal", encode_begin(_begin("a")), encode_end(event))
+    bury(tmp_path / "journal", framed(event))
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
     assert bench.spent() == 2_000
@@ -591,7 +723,7 @@ def test_adopt__a_long_journal__is_booked_in_batches_of_a_bounded_size(
     """A dead process may have left much."""
     bury(
         tmp_path / "journal",
-        *(encode_end(make_event(f"e{number}")) for number in range(BATCH_MAX + 10)),
+        *(framed(make_event(f"e{number}")) for number in range(BATCH_MAX + 10)),
     )
     assert bench.worker.flush(WAIT_S) is True
     assert eventually(lambda: len(bench.ledger.events) == BATCH_MAX + 10)
@@ -602,7 +734,7 @@ def test_adopt__the_ledger_away_meanwhile__is_tried_again(
     bench: Bench, tmp_path: Path, swallowed: Any
 ) -> None:
     """A ledger that is busy at the start does not put a dead process's events off for long."""
-    bury(tmp_path / "journal", encode_end(make_event("dead")))
+    bury(tmp_path / "journal", framed(make_event("dead")))
     bench.ledger.settling.extend(away(1))
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
@@ -616,12 +748,12 @@ def test_adopt__a_record_that_cannot_be_read__does_not_keep_the_others_from_bein
     """One bad record of a dead process costs that record, not its journal or another's."""
     bury(
         tmp_path / "journal",
-        b'{"k":"begin","id":"odd"}',
-        b'{"k":"end","id":"odd too"}',
-        encode_end(make_event("good")),
+        frame(b'{"k":"begin","id":"odd"}'),
+        frame(b'{"k":"end","id":"odd too"}'),
+        framed(make_event("good")),
         owner="first",
     )
-    bury(tmp_path / "journal", encode_end(make_event("other")), owner="second")
+    bury(tmp_path / "journal", framed(make_event("other")), owner="second")
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"good", "other", "own"}
@@ -976,7 +1108,7 @@ def test_flush__a_process_that_died_meanwhile__has_its_events_booked(
     """A child's last calls are known to its parent, and not only to the next start."""
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
-    bury(tmp_path / "journal", encode_end(make_event("child")))
+    bury(tmp_path / "journal", framed(make_event("child")))
     assert bench.worker.flush(WAIT_S) is True
     assert set(bench.ledger.events) == {"own", "child"}
 
@@ -990,7 +1122,7 @@ def test_adopt__a_process_that_dies_while_nothing_is_called__has_its_events_book
     bench.spend("own")
     assert bench.worker.flush(WAIT_S) is True
     assert eventually(lambda: bench.worker._idle)
-    bury(tmp_path / "journal", encode_end(make_event("sibling")))
+    bury(tmp_path / "journal", framed(make_event("sibling")))
     assert eventually(lambda: set(bench.ledger.events) == {"own", "sibling"})
 
 

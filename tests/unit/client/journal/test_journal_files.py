@@ -24,6 +24,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import Swallowed
+from tests.contract.records import (
+    begin,
+    begin_of,
+    calls_of,
+    end,
+    end_of,
+    event_end,
+    event_of,
+    lane_of,
+    lane_record,
+    numbers_of,
+    seqs_of,
+    void,
+    void_of,
+)
 
 import paygent.client.journal.journal as journal_module
 import paygent.client.journal.ownership as ownership_module
@@ -38,16 +53,14 @@ from paygent.client.journal.segments import (
     Record,
     WrittenSegment,
     frame,
-    parse,
 )
+from paygent.client.journal.segments import parse as parse_segment
+from paygent.core.event import encode_event
+from paygent.core.records import BEGIN, END, VOID, PackedRecord
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
-_ROOT = Path(__file__).parents[3]
-
-
-BEGUN: Record = {"k": "begin", "id": "a"}
-ENDED: Record = {"k": "end", "id": "a"}
+_ROOT = Path(__file__).parents[4]
 
 
 def payload(**record: Any) -> bytes:
@@ -60,9 +73,9 @@ def framed(*numbers: int) -> bytes:
     return b"".join(frame(payload(n=number)) for number in numbers)
 
 
-def numbers_of(records: list[Record]) -> list[int]:
-    """Return the numbers of numbered records."""
-    return [record["n"] for record in records if "n" in record]
+def parse(data: bytes, *, at_end: bool) -> tuple[list[Record], int]:
+    """Parse a piece of a segment of which no lane is known yet."""
+    return parse_segment(data, {}, at_end=at_end)
 
 
 # -- frames
@@ -148,7 +161,7 @@ _payloads = st.lists(
 @settings(max_examples=150, deadline=None, database=None)
 @given(records=_payloads, cut=st.integers(0, 2_000), at_end=st.booleans())
 def test_parse__any_prefix_of_a_journal__is_a_prefix_of_its_records(
-    records: list[Record], cut: int, at_end: bool
+    records: list[dict[str, Any]], cut: int, at_end: bool
 ) -> None:
     """Wherever a journal was cut off, what is read is what was written first."""
     frames = [frame(payload(**record)) for record in records]
@@ -162,7 +175,7 @@ def test_parse__any_prefix_of_a_journal__is_a_prefix_of_its_records(
 @settings(max_examples=150, deadline=None, database=None)
 @given(records=_payloads, sizes=st.lists(st.integers(1, 60), min_size=1))
 def test_parse__any_split_into_reads__returns_every_record_once(
-    records: list[Record], sizes: list[int]
+    records: list[dict[str, Any]], sizes: list[int]
 ) -> None:
     """A reader that sees a segment grow reads each record once, however the writes were split."""
     data = b"".join(frame(payload(**record)) for record in records)
@@ -190,7 +203,7 @@ def test_parse__any_split_into_reads__returns_every_record_once(
     flip=st.integers(1, 255),
 )
 def test_parse__any_single_corrupted_frame__loses_only_that_record(
-    records: list[Record], which: int, where: int, flip: int
+    records: list[dict[str, Any]], which: int, where: int, flip: int
 ) -> None:
     """One changed byte costs at most the record it is in."""
     frames = [bytearray(frame(payload(**record))) for record in records]
@@ -255,21 +268,6 @@ def around_append(monkeypatch: pytest.MonkeyPatch) -> Callable[[Around], None]:
     return hook
 
 
-def once(records: list[Record]) -> list[Record]:
-    """Return records without repetitions: a begin may be written again at a segment's head."""
-    return [record for number, record in enumerate(records) if record not in records[:number]]
-
-
-def wait_until(holds: Callable[[], bool]) -> bool:
-    """Wait until something holds that another thread brings about."""
-    deadline = time.monotonic() + 5.0
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
-
-
 def left_on_disk(folder: Path) -> list[Record]:
     """Return what the next process would find if this one were killed now."""
     return [
@@ -293,16 +291,6 @@ def append_numbers(journal: Journal, numbers: Iterable[int]) -> None:
     """Append a record for each number."""
     for number in numbers:
         journal.append(payload(n=number))
-
-
-def begin(journal: Journal, event_id: str) -> None:
-    """Append the begin record of a call."""
-    journal.begin(event_id, payload(k="begin", id=event_id))
-
-
-def end(journal: Journal, event_id: str, kind: str = "end") -> None:
-    """Append the end or void record of a call."""
-    journal.end(event_id, payload(k=kind, id=event_id))
 
 
 def adopted(folder: Path, *, owners: int = 1) -> list[Record]:
@@ -372,130 +360,168 @@ def test_journal__each_append__is_in_the_file_before_it_returns(
 ) -> None:
     """A record is in the operating system's hands, not in a buffer of ours."""
     journal = new_journal()
+    lane = lane_of()
     for number in range(3):
         journal.append(payload(n=number))
-        data = (folder / "me-000001.seg").read_bytes()
-        assert numbers_of(parse(data, at_end=True)[0]) == list(range(number + 1))
+        assert numbers_of(records_in(folder, 1)) == list(range(number + 1))
+        begin(journal, lane, number)
+        end(journal, lane, number)
+        assert calls_of(records_in(folder, 1))[-2:] == [(BEGIN, number), (END, number)]
 
 
-def test_rotate__calls_in_flight__begin_again_at_the_head_of_the_new_segment(
+def test_rotate__a_call_in_flight__keeps_the_segment_of_its_begin_until_its_end_is_delivered(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
-    """No old segment has to be kept for a call that is still running."""
-    journal = new_journal(segment_bytes_max=300)
-    journal.begin("long", payload(k="begin", id="long"))
+    """Nothing is written again for a call that is still running; what it began in stays."""
+    journal = new_journal(segment_bytes_max=3_000)
+    lane = lane_of()
+    begin(journal, lane, 1)
     number = 0
-    while len(segments_in(folder)) < 2:
-        journal.append(payload(n=number))
+    while len(segments_in(folder)) < 3:
+        journal.append(payload(n=number, text="x" * 500))
         number += 1
-    head = records_in(folder, 2)
-    assert head == [{"k": "begin", "id": "long"}]
     assert numbers_of(drain(journal)) == list(range(number))
-    assert segments_in(folder) == ["me-000002.seg"]
-    records = records_in(folder, 2)
-    assert list(unfinished(records)) == [{"k": "begin", "id": "long"}]
+    assert segments_in(folder) == ["me-000001.seg", "me-000003.seg"]
+    assert calls_of(left_on_disk(folder)) == [(BEGIN, 1)]
+    end(journal, lane, 1)
+    assert segments_in(folder) == ["me-000001.seg", "me-000003.seg"]
+    assert calls_of(journal.take(10)) == [(END, 1)]
+    assert segments_in(folder) == ["me-000001.seg", "me-000003.seg"]
+    journal.delivered()
+    assert segments_in(folder) == ["me-000003.seg"]
 
 
-def test_rotate__by_the_end_of_a_call__does_not_begin_that_call_again(
-    new_journal: Callable[..., Journal], folder: Path
+@pytest.mark.parametrize("write_end", [end, void])
+def test_rotate__a_call_that_ends_in_a_later_segment__is_answered_there(
+    new_journal: Callable[..., Journal], folder: Path, write_end: Callable[..., None]
 ) -> None:
-    """A void that fills its segment must not leave a begin without an answer in the next one.
+    """A process killed after that leaves nothing that would be booked as estimated."""
+    journal = new_journal()
+    lane = lane_of()
+    begin(journal, lane, 1)
+    journal._rotate(journal._current)
+    write_end(journal, lane, 1)
+    assert list(unfinished(left_on_disk(folder))) == []
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
+    assert (segments_in(folder), journal._begun_in) == (["me-000002.seg"], {})
 
-    A process killed after that would have the call booked as estimated, although it spent nothing.
+
+@pytest.mark.parametrize("event_id", [None, "of a job"])
+def test_rotate__a_call_answered_in_a_segment_that_is_removed_first__stays_answered(
+    new_journal: Callable[..., Journal], folder: Path, event_id: str | None
+) -> None:
+    """Another call keeps the segment of both begins; the next process must not book the first one
+    of them as estimated: it spent nothing, or was booked under another id.
     """
-    begin = payload(k="begin", id="a", text="x" * 100)
-    void = payload(k="void", id="a")
-    journal = new_journal(segment_bytes_max=len(frame(begin) + frame(void)))
-    journal.begin("a", begin)
-    journal.end("a", void)
-    assert_nothing_unfinished(journal, folder)
+    journal = new_journal()
+    lane = lane_of()
+    begin(journal, lane, 1)
+    begin(journal, lane, 2)
+    journal._rotate(journal._current)
+    if event_id is None:
+        void(journal, lane, 1)
+    else:
+        journal.write(lane, event_end(lane, 1, event_of(lane, 1)._replace(event_id=event_id)))
+    journal._rotate(journal._current)
+    journal.append(payload(n=1))
+    drain(journal)
+    assert calls_of(list(unfinished(left_on_disk(folder)))) == [(BEGIN, 2)]
+    end(journal, lane, 2)
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
+    assert segments_in(folder) == ["me-000003.seg"]
 
 
-def test_rotate__while_a_call_ends__leaves_no_begin_without_its_void(
+def test_rotate__just_after_the_end_of_a_call__leaves_no_begin_without_it(
     new_journal: Callable[..., Journal],
     folder: Path,
     around_append: Callable[[Around], None],
 ) -> None:
     """Another thread may leave the segment just after a void was written to it."""
     journal = new_journal()
-    begin(journal, "a")
+    lane = lane_of()
+    begin(journal, lane, 1)
+    lane.segment = None  # the void goes the general way, which can be watched
     first = journal._current
 
     def append_and_rotate(append: Append, data: bytes) -> bool:
         whole = append(data)
-        if b'"void"' in data and journal._current is first:
+        if journal._current is first:
             rotating = threading.Thread(target=journal._rotate, args=(first,))
             rotating.start()
             rotating.join(5)
         return whole
 
     around_append(append_and_rotate)
-    end(journal, "a", "void")
-    assert_nothing_unfinished(journal, folder)
+    void(journal, lane, 1)
+    assert journal._current is not first
+    drain(journal)
+    assert list(unfinished(left_on_disk(folder))) == []
 
 
-def test_rotate__a_call_that_ends_while_its_begin_is_written_again__is_answered(
-    new_journal: Callable[..., Journal],
-    folder: Path,
-    around_append: Callable[[Around], None],
-) -> None:
-    """A void may be written to the old segment while the new one is being made."""
-    journal = new_journal()
-    journal.append(payload(n=1))
-    begin(journal, "a")
-    ending = threading.Thread(target=journal.end, args=("a", payload(k="void", id="a")))
-
-    def end_during_copy(append: Append, data: bytes) -> bool:
-        if b'"begin"' in data and ending.ident is None:
-            ending.start()
-            ending.join(0.3)  # it may also wait for the rotation
-        return append(data)
-
-    around_append(end_during_copy)
-    journal._rotate(journal._current)
-    ending.join(5)
-    assert_nothing_unfinished(journal, folder)
-
-
-class _Watched(dict[str, bytes]):
-    """Calls in flight; tells when one of them is taken out."""
-
-    def __init__(self, calls: dict[str, bytes], taken_out: Callable[[], None]) -> None:
-        super().__init__(calls)
-        self._taken_out = taken_out
-
-    def pop(self, key: str, *default: Any) -> Any:
-        found = super().pop(key, *default)
-        self._taken_out()
-        return found
-
-
-def test_end__killed_at_any_moment__the_call_is_never_forgotten(
+def test_rotate__while_a_call_ends__never_forgets_it(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """At every moment of an ending its begin or its end is on the disk or has been delivered."""
     journal = new_journal()
-    journal.append(payload(n=1))
-    begin(journal, "a")
+    lane = lane_of()
+    begin(journal, lane, 1)
+    segment = current_segment(journal)
     found: list[bool] = []
 
     def rotate_deliver_and_look() -> None:
         journal._rotate(journal._current)
         delivered = journal.take(100)
         journal.delivered()
-        was_delivered = ENDED in delivered
-        is_on_disk = any(record.get("id") == "a" for record in left_on_disk(folder))
-        found.append(was_delivered or is_on_disk)
+        is_on_disk = 1 in [seq for _, seq in calls_of(left_on_disk(folder))]
+        found.append(is_on_disk or (END, 1) in calls_of(delivered))
 
-    def from_another_thread() -> None:
-        rotating = threading.Thread(target=rotate_deliver_and_look)
-        rotating.start()
-        rotating.join(1.0)
+    segment.writers = _RotatingWriters(rotate_deliver_and_look)  # announced, and not written yet
+    end(journal, lane, 1)
+    rotate_deliver_and_look()
+    assert found == [True, True]
+    assert list(unfinished(left_on_disk(folder))) == []
 
-    journal._in_flight = _Watched(journal._in_flight, from_another_thread)
-    end(journal, "a")
-    assert wait_until(lambda: found != [])
-    assert found == [True]
+
+def test_write__a_lane__is_recorded_once_a_segment_and_before_its_first_call(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Each segment can be read by itself, and repeats nothing."""
+    journal = new_journal()
+    first, second = lane_of(), lane_of(session_id="s2")
+    expected = b""
+    for lane in (first, second):
+        for seq in range(3):
+            begin(journal, lane, seq)
+        expected += lane_record(lane) + b"".join(begin_of(lane, seq) for seq in range(3))
+    journal._rotate(journal._current)
+    for seq in range(3):
+        end(journal, first, seq)
+    data = [path.read_bytes().rstrip(b"\0") for path in sorted(folder.glob("*.seg"))]
+    ends = b"".join(end_of(first, seq) for seq in range(3))
+    assert data == [expected.rstrip(b"\0"), (lane_record(first) + ends).rstrip(b"\0")]
+
+
+def test_write__back_in_a_segment_that_has_its_lane__is_one_copy_of_the_record(
+    new_journal: Callable[..., Journal], around_append: Callable[[Around], None]
+) -> None:
+    """The general way, which finds room and a segment, is for the first record of a lane there."""
+    journal = new_journal()
+    lane = lane_of()
+    general: list[bytes] = []
+
+    def note(append: Append, data: bytes) -> bool:
+        general.append(data)
+        return append(data)
+
+    around_append(note)
+    for seq in range(20):
+        begin(journal, lane, seq)
+        end(journal, lane, seq)
+    assert [data for data in general if data.startswith(MAGIC)] == [
+        lane_record(lane) + begin_of(lane, 0)
+    ]
 
 
 class _RotatingWriters(list[None]):
@@ -521,6 +547,21 @@ def test_append__a_segment_left_at_the_last_moment__is_not_written_to(
     journal.append(payload(n=2))
     newest = records_in(folder, 2)
     assert (newest, numbers_of(drain(journal))) == ([{"n": 2}], [1, 2])
+
+
+def test_write__a_segment_left_at_the_last_moment__is_not_written_to(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """A call that finds its lane's segment left goes to the new one, and takes its lane along."""
+    journal = new_journal()
+    lane = lane_of()
+    begin(journal, lane, 1)
+    old = current_segment(journal)
+    old.writers = _RotatingWriters(lambda: journal._rotate(old))
+    end(journal, lane, 1)
+    assert calls_of(records_in(folder, 1)) == [(BEGIN, 1)]
+    assert calls_of(records_in(folder, 2)) == [(END, 1)]
+    assert calls_of(drain(journal)) == [(BEGIN, 1), (END, 1)]
 
 
 def test_delivered__segments_that_were_left__are_removed_only_then(
@@ -721,8 +762,9 @@ def test_append__interrupted_once_it_is_announced__is_announced_no_more(
 def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_returned(
     new_journal: Callable[..., Journal],
 ) -> None:
-    """A signal handler that raises in the middle of an append costs at most that append."""
+    """A signal handler that raises in the middle of a write costs at most that record."""
     journal = new_journal(segment_bytes_max=3_000)
+    lane = lane_of()
     ours = {journal_module.__file__, ownership_module.__file__, segments_module.__file__}
     interrupts = 0
 
@@ -739,11 +781,15 @@ def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_r
     try:
         deadline = time.monotonic() + 5.0
         while len(returned) < 1_000 or (interrupts < 50 and time.monotonic() < deadline):
+            number = len(returned)
             try:
-                journal.append(payload(n=len(returned)))
+                if number % 2:
+                    journal.append(payload(n=number))
+                else:
+                    end(journal, lane, number)
             except _Interrupted:
                 continue
-            returned.append(len(returned))
+            returned.append(number)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -752,7 +798,8 @@ def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_r
     while journal.has_unread:  # more than `drain` would take
         taken += journal.take(1_000)
         journal.delivered()
-    assert sorted(set(numbers_of(taken)) - {len(returned)}) == returned
+    found = {*numbers_of(taken), *seqs_of(taken, END)}
+    assert sorted(found - {len(returned)}) == returned
 
 
 def let_die(journal: Journal) -> None:
@@ -767,13 +814,14 @@ def test_close__something_waits__leaves_it_for_the_next_process(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """What was not delivered, and calls in flight, stay on the disk and are adopted."""
-    journal = new_journal()
+    journal = new_journal(in_flight=lambda: 1)
     journal.append(payload(n=1))
-    begin(journal, "a")
+    begin(journal, lane_of(), 1)
     journal.close()
     let_die(journal)
     assert segments_in(folder) == ["me-000001.seg"]
-    assert once(adopted(folder)) == [{"n": 1}, BEGUN]
+    found = adopted(folder)
+    assert (numbers_of(found), calls_of(found)) == ([1], [(BEGIN, 1)])
     assert list(folder.iterdir()) == []
 
 
@@ -781,12 +829,47 @@ def test_close__a_call_in_flight__keeps_its_begin(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """A call that nobody ended is booked by who comes next, though its begin was read here."""
-    journal = new_journal()
-    begin(journal, "a")
+    journal = new_journal(in_flight=lambda: 1)
+    begin(journal, lane_of(), 1)
     drain(journal)
     journal.close()
+    assert adopted(folder, owners=0) == []  # the process lives, and so does the call
     let_die(journal)
-    assert once(adopted(folder)) == [BEGUN]
+    assert calls_of(adopted(folder)) == [(BEGIN, 1)]
+
+
+def test_close__a_call_that_began_in_an_older_segment__keeps_that_one(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """What was delivered and has nothing open is removed; what a call began in is not."""
+    journal = new_journal(in_flight=lambda: 1)
+    lane = lane_of()
+    begin(journal, lane, 1)
+    for number in range(2):
+        journal._rotate(journal._current)
+        journal.append(payload(n=number))
+    drain(journal)
+    assert segments_in(folder) == ["me-000001.seg", "me-000003.seg"]
+    journal.close()
+    assert "me-000001.seg" in segments_in(folder)
+    let_die(journal)
+    assert calls_of(adopted(folder)) == [(BEGIN, 1)]
+
+
+def test_close__all_calls_ended_and_delivered__leaves_an_empty_folder(
+    new_journal: Callable[..., Journal], folder: Path
+) -> None:
+    """Nothing is left for the next process, wherever the calls began."""
+    journal = new_journal()
+    lane = lane_of()
+    for seq in range(3):
+        begin(journal, lane, seq)
+        journal._rotate(journal._current)
+    for seq in range(3):
+        (void if seq == 1 else end)(journal, lane, seq)
+    drain(journal)
+    journal.close()
+    assert list(folder.iterdir()) == []
 
 
 def test_close__while_another_thread_appends__never_writes_into_a_file_of_the_application(
@@ -877,14 +960,19 @@ def test_append__a_disk_that_fails__falls_to_memory_and_loses_nothing(
     swallowed.expect("journal_write")
     journal = new_journal()
     journal.append(payload(n=1))
+    lane = lane_of()
+    begin(journal, lane, 2)
     disk.forever = full()
-    journal.begin("a", payload(k="begin", id="a", n=2))
-    journal.end("a", payload(k="end", id="a", n=3))
+    end(journal, lane, 2)
+    journal.append(payload(n=3))
+    begin(journal, lane, 4)
+    end(journal, lane, 4)
     assert journal.is_durable is False
     assert diagnostics.counts["journal_in_memory"] == 1
     taken = drain(journal)
-    assert [number for number in numbers_of(taken) if number != 2] == [1, 3]
-    assert list(unfinished(taken)) == []
+    assert numbers_of(taken) == [1, 3]
+    assert calls_of(taken) == [(BEGIN, 2), (END, 2), (BEGIN, 4), (END, 4)]
+    assert (list(unfinished(taken)), journal.dropped) == ([], 0)
 
 
 @written
@@ -900,73 +988,140 @@ def test_append__a_disk_that_fails_at_once__falls_to_memory(
 
 
 @written
-def test_begin__a_first_call_on_a_full_disk__never_raises(
+def test_write__a_first_call_on_a_full_disk__never_raises(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
     """A call whose begin met a full disk would otherwise pass unmetered."""
     disk.forever = full()
     journal = new_journal()
-    begin(journal, "a")
-    end(journal, "a")
-    assert once(drain(journal)) == [BEGUN, ENDED]
+    lane = lane_of()
+    begin(journal, lane, 1)
+    end(journal, lane, 1)
+    assert calls_of(drain(journal)) == [(BEGIN, 1), (END, 1)]
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
-@pytest.mark.parametrize("written", [0, 5])
+@pytest.mark.parametrize("written", [0, 5, 30])
 @written
-def test_append__short_writes_and_then_failures__never_raise_and_lose_nothing(
+def test_write__short_writes_and_then_failures__never_raise_and_lose_nothing(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any, written: int
 ) -> None:
     """A disk fills up: a short write first, then no write at all, with calls in flight."""
     journal = new_journal()
-    begin(journal, "a")
+    lane = lane_of()
+    begin(journal, lane, 1)
     disk.answers = [written]
     disk.forever = full()
-    end(journal, "a")
-    assert ENDED in drain(journal)
+    end(journal, lane, 1)
+    taken = drain(journal)
+    assert (calls_of(taken), list(unfinished(taken))) == ([(BEGIN, 1), (END, 1)], [])
     swallowed.seen.clear()  # which writes are counted as failed is not the point
+
+
+@written
+@pytest.mark.parametrize("written", range(52))
+def test_write__a_record_torn_at_any_byte__is_written_again_and_delays_nothing(
+    new_journal: Callable[..., Journal], disk: BrokenDisk, written: int
+) -> None:
+    """A torn record costs nothing: the reader neither believes it nor waits for the rest of it."""
+    journal = new_journal()
+    lane = lane_of()
+    begin(journal, lane, 1)
+    disk.answers = [written]
+    end(journal, lane, 1)
+    end(journal, lane, 2)
+    assert calls_of(drain(journal)) == [(BEGIN, 1), (END, 1), (END, 2)]
+
+
+@written
+@pytest.mark.parametrize("written", [0, 5, 20, 200, 700])
+def test_write__a_lane_record_torn__is_written_again_before_its_call(
+    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, written: int
+) -> None:
+    """A packed record never stands in a segment that has not the whole record of its lane."""
+    journal = new_journal()
+    lane = lane_of()
+    journal.append(payload(n=1))
+    disk.answers = [written]
+    begin(journal, lane, 1)
+    end(journal, lane, 1)
+    assert calls_of(left_on_disk(folder)) == calls_of(drain(journal)) == [(BEGIN, 1), (END, 1)]
 
 
 @written
 def test_append__a_full_segment_and_a_failing_disk__never_raises(
     new_journal: Callable[..., Journal], disk: BrokenDisk, swallowed: Any
 ) -> None:
-    """Rotation writes calls in flight to the new segment; where it cannot, memory takes them."""
+    """Where rotation finds no file, memory takes what follows."""
     journal = new_journal(segment_bytes_max=100)
-    begin(journal, "a")
+    lane = lane_of()
+    begin(journal, lane, 1)
     disk.answers = [1_000]  # the append that fills the segment succeeds
     disk.forever = full()
     journal.append(payload(n=1, text="x" * 100))
-    end(journal, "a")
+    end(journal, lane, 1)
     taken = drain(journal)
-    assert numbers_of(taken) == [1]
-    assert ENDED in taken
+    assert (numbers_of(taken), calls_of(taken)) == ([1], [(BEGIN, 1), (END, 1)])
     swallowed.seen.clear()  # which writes are counted as failed is not the point
 
 
 @written
-def test_rotate__a_short_write_of_a_call_in_flight__does_not_lose_its_begin(
-    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk
+def test_write__a_disk_full_between_begin_and_end__keeps_the_begin_until_the_end_is_delivered(
+    new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, swallowed: Any
 ) -> None:
-    """The begin at the head of a new segment is as durable as the first one was."""
-    journal = new_journal(segment_bytes_max=100)
-    begin(journal, "a")
-    disk.answers = [1_000, 5]  # the append that fills the segment, and the begin written again
-    journal.append(payload(n=1, text="x" * 100))
+    """Killed before that, the call counts as estimated; afterwards nothing of it is left."""
+    swallowed.expect("journal_write")
+    journal = new_journal()
+    lane = lane_of()
+    begin(journal, lane, 1)
+    disk.forever = full()
+    end(journal, lane, 1)
+    assert calls_of(journal.take(10)) == [(BEGIN, 1), (END, 1)]
+    assert calls_of(list(unfinished(left_on_disk(folder)))) == [(BEGIN, 1)]
+    journal.delivered()
+    assert (segments_in(folder), journal._begun_in) == ([], {})
+    assert journal.is_durable is False
+
+
+@written
+@pytest.mark.parametrize("write_end", [end, void])
+def test_write__disk_and_memory_full_between_begin_and_end__leaves_no_call_open(
+    new_journal: Callable[..., Journal],
+    folder: Path,
+    disk: BrokenDisk,
+    swallowed: Any,
+    write_end: Callable[..., None],
+) -> None:
+    """Once the accounts have brought the event again, the next process books nothing more."""
+    swallowed.expect("journal_write")
+    journal = new_journal(records_in_memory_max=1)
+    lane = lane_of()
+    begin(journal, lane, 1)
+    disk.forever = full()
+    journal.append(payload(n=1))
+    write_end(journal, lane, 1)
+    disk.forever = None
     drain(journal)
-    assert list(unfinished(left_on_disk(folder))) == [BEGUN]
+    journal.requeue_lost(lambda: [encode_event(event_of(lane, 1))] if write_end is end else [])
+    drain(journal)
+    journal.maintain()
+    drain(journal)
+    assert journal._begun_in == {}
+    journal.close()
+    assert list(folder.iterdir()) == []
 
 
 @written
 def test_maintain__the_disk_works_again__goes_back_to_files(
     new_journal: Callable[..., Journal], folder: Path, disk: BrokenDisk, swallowed: Any
 ) -> None:
-    """Once memory is delivered, records are durable again, and calls in flight too."""
+    """Once memory is delivered, records are durable again, and so are ends of calls in flight."""
     swallowed.expect("journal_write")
     journal = new_journal()
     journal.append(payload(n=0))
+    lane = lane_of()
     disk.forever = full()
-    begin(journal, "a")
+    begin(journal, lane, 1)
     journal.append(payload(n=1))
     disk.forever = None
     journal.maintain()
@@ -975,10 +1130,12 @@ def test_maintain__the_disk_works_again__goes_back_to_files(
     journal.maintain()
     assert journal.is_durable is True
     journal.append(payload(n=2))
-    taken += drain(journal)
-    assert numbers_of(taken) == [0, 1, 2]
+    end(journal, lane, 1)
     newest = parse((folder / segments_in(folder)[-1]).read_bytes(), at_end=True)[0]
-    assert newest == [BEGUN, {"n": 2}]
+    assert (numbers_of(newest), calls_of(newest)) == ([2], [(END, 1)])
+    taken += drain(journal)
+    assert (numbers_of(taken), calls_of(taken)) == ([0, 1, 2], [(BEGIN, 1), (END, 1)])
+    assert diagnostics.counts["journal_in_memory"] == 1
 
 
 def test_maintain__files_work__does_nothing(
@@ -1028,12 +1185,32 @@ def test_memory__full__drops_counts_and_says_so() -> None:
 def test_memory__full__drops_begins_in_silence() -> None:
     """They are for the process that adopts a dead one's journal; memory has none."""
     journal = Journal(None, owner="me", records_in_memory_max=1)
-    journal.append(payload(n=1))
-    journal.begin("a", b'{"k":"begin","id":"a"}')
-    journal._append(frame(b'{"k":"void","id":"a"}'))
+    known, new = lane_of(), lane_of()
+    begin(journal, known, 1)
+    begin(journal, known, 2)
+    void(journal, known, 2)
+    begin(journal, new, 3)  # its lane's record precedes it
+    void(journal, new, 3)
     assert (journal.dropped, diagnostics.counts) == (0, {})
-    journal.end("a", b'{"k":"end","id":"a"}')
-    assert journal.dropped == 1
+    end(journal, known, 1)
+    end(journal, new, 4)
+    assert (journal.dropped, diagnostics.counts) == (2, {"journal_memory_full": 2})
+    assert calls_of(drain(journal)) == [(BEGIN, 1)]
+
+
+def test_memory__room_again__has_the_lane_of_each_call() -> None:
+    """A lane whose record was dropped is written with the next call that fits."""
+    journal = Journal(None, owner="me", records_in_memory_max=2)
+    known, new = lane_of(), lane_of()
+    begin(journal, known, 1)
+    journal.append(payload(n=1))
+    end(journal, new, 2)  # dropped, and its lane with it
+    taken = drain(journal)
+    end(journal, new, 3)
+    end(journal, known, 1)
+    taken += drain(journal)
+    assert calls_of(taken) == [(BEGIN, 1), (END, 3), (END, 1)]
+    assert [each.facts.user_id for each in taken if isinstance(each, PackedRecord)] == ["ann"] * 3
 
 
 def test_bring_again__nothing_was_dropped__asks_for_nothing() -> None:
@@ -1098,8 +1275,9 @@ _WRITER = """
 import json, sys, time
 from pathlib import Path
 from paygent.client.journal.journal import Journal
+from tests.contract.records import begin, lane_of
 journal = Journal(Path(sys.argv[1]), owner=sys.argv[2])
-journal.begin("open", b'{"k":"begin","id":"open"}')
+begin(journal, lane_of(), 1)
 for number in range(5):
     journal.append(json.dumps({"n": number}).encode())
 print("ready", flush=True)
@@ -1113,7 +1291,7 @@ from paygent.client.journal.ownership import adopt
 found = []
 sys.stdin.readline()
 count = adopt(Path(sys.argv[1]), deliver=found.extend)
-print(json.dumps([count, found]))
+print(json.dumps([count, [record for record in found if isinstance(record, dict)]]))
 """
 
 
@@ -1160,7 +1338,8 @@ def test_adopt__a_process_killed_midway__its_segments_are_taken_over_once(folder
     kill(process)
     found = adopted(folder)
     assert adopted(folder, owners=0) == []
-    assert once(found) == [{"k": "begin", "id": "open"}, *({"n": number} for number in range(5))]
+    assert (calls_of(found), numbers_of(found)) == ([(BEGIN, 1)], [*range(5)])
+    assert isinstance(found[0], PackedRecord)
     assert list(folder.iterdir()) == []
 
 
@@ -1330,31 +1509,37 @@ import json, os, sys
 from pathlib import Path
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt
+from tests.contract.records import begin, calls_of, end, lane_of
 folder = Path(sys.argv[1])
 journal = Journal(folder, owner="parent")
-journal.begin("a", b'{"k":"begin","id":"a"}')
+lane = lane_of()
+begin(journal, lane, 1)
 pid = os.fork()
 if pid == 0:
     journal.renew_after_fork("child")
     found = []
     adopted = adopt(folder, deliver=found.extend)
     journal.append(b'{"n":1}')
+    begin(journal, lane, 2)
     own = journal.take(10)
     journal.delivered()
+    end(journal, lane, 2)
+    own += journal.take(10)
+    journal.delivered()
     journal.close()
-    print(json.dumps([adopted, own]), flush=True)
+    print(json.dumps([adopted, own[0], calls_of(own)]), flush=True)
     os._exit(0)
 os.waitpid(pid, 0)
-journal.end("a", b'{"k":"end","id":"a"}')
-print(json.dumps(journal.take(10)), flush=True)
+end(journal, lane, 1)
+print(json.dumps(calls_of(journal.take(10))), flush=True)
 """
 
 
 def test_renew_after_fork__a_forked_child__has_its_own_journal(folder: Path) -> None:
     """The child leaves its parent's segments, lock and calls alone; both deliver what is theirs."""
     childs, parents = finish(start(_FORKER, str(folder))).splitlines()
-    assert json.loads(childs) == [0, [{"n": 1}]]
-    assert once(json.loads(parents)) == [BEGUN, ENDED]
+    assert json.loads(childs) == [0, {"n": 1}, [[BEGIN, 2], [END, 2]]]
+    assert json.loads(parents) == [[BEGIN, 1], [END, 1]]
     assert [path.name for path in folder.glob("child*")] == []
 
 
@@ -1363,9 +1548,10 @@ def test_renew_after_fork__any_state__starts_anew(
 ) -> None:
     """A journal that was renewed writes under its new name and remembers no call."""
     journal = new_journal("parent", segment_bytes_max=10)
-    begin(journal, "a")
+    begin(journal, lane_of(), 1)
+    drain(journal)
     journal.renew_after_fork("child")
-    assert (journal.calls_in_flight, journal.take(10), journal.has_unread) == (0, [], False)
+    assert (journal._begun_in, journal.take(10), journal.has_unread) == ({}, [], False)
     journal.append(payload(n=1))
     assert numbers_of(drain(journal)) == [1]
     assert "child-000001.seg" not in segments_in(folder)  # left and delivered
@@ -1399,11 +1585,15 @@ def test_journal__a_system_without_file_locks__works_and_adopts_nothing(
 
 
 def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() -> None:
-    """A begin that was written again counts once; ends and voids answer it wherever they are."""
+    """A begin that was written again counts once; ends and voids answer it wherever they are.
+
+    Version 0.1 wrote them as JSON.
+    """
+    begun: Record = {"k": "begin", "id": "a"}
     records: list[Record] = [
         {"k": "end", "id": "early"},
         {"k": "begin", "id": "b"},
-        BEGUN,
+        begun,
         {"k": "begin", "id": "early"},
         {"k": "begin", "id": "b"},
         {"k": "begin", "id": "voided"},
@@ -1413,8 +1603,20 @@ def test_unfinished__begins_without_an_answer__are_returned_once_and_in_order() 
         {"k": "plan", "name": "pro"},
         {"n": 1},
     ]
-    assert list(unfinished(records)) == [{"k": "begin", "id": "b"}, BEGUN]
+    assert list(unfinished(records)) == [{"k": "begin", "id": "b"}, begun]
     assert list(unfinished([])) == []
+
+
+def test_unfinished__packed_begins__are_answered_by_ends_voids_and_events_of_their_own() -> None:
+    """Whatever the end's event is called, the number of the call answers its begin."""
+    lane = lane_of()
+    job = event_end(lane, 3, event_of(lane, 3)._replace(event_id="of the job"))
+    brought_again = {"k": "end", "id": event_of(lane, 5).event_id}  # from the accounts, in JSON
+    data = lane_record(lane) + end_of(lane, 6)
+    data += b"".join(begin_of(lane, seq) for seq in range(1, 8))
+    data += end_of(lane, 1) + void_of(lane, 2) + job + frame(payload(**brought_again))
+    records = parse(data, at_end=True)[0]
+    assert calls_of(list(unfinished(records))) == [(BEGIN, 4), (BEGIN, 7)]
 
 
 def test_frame__any_payload__has_magic_length_and_checksum() -> None:
@@ -1497,19 +1699,23 @@ def test_rotate__a_log_handler_that_comes_back__finds_the_journal_free(
     assert free == [True, True]
 
 
-def test_end__after_close__leaves_nothing_open(
+def test_write__after_close__leaves_nothing_open(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
     """A stream that outlives its Paygent is written, for whoever adopts it, and given up."""
     before = len(os.listdir("/proc/self/fd"))
-    journal = new_journal()
-    begin(journal, "a")
-    journal.begin("b", payload(k="begin", id="b"))
+    in_flight = 2
+    journal = new_journal(in_flight=lambda: in_flight)
+    lane = lane_of()
+    begin(journal, lane, 1)
+    begin(journal, lane, 2)
     journal.close()
-    end(journal, "a")
+    in_flight -= 1
+    end(journal, lane, 1)
     assert adopt(folder, deliver=lambda records: pytest.fail("a call is in flight")) == 0
-    journal.end("b", payload(k="void", id="b"))
+    in_flight -= 1
+    void(journal, lane, 2)
     assert len(os.listdir("/proc/self/fd")) == before
     found = adopted(folder)
-    assert ENDED in found
+    assert calls_of(found) == [(BEGIN, 1), (BEGIN, 2), (END, 1), (VOID, 2)]
     assert list(unfinished(found)) == []

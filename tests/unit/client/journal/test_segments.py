@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.contract.records import (
+    begin,
+    begin_of,
+    calls_of,
+    end,
+    end_of,
+    lane_of,
+    lane_record,
+    numbers_of,
+)
 
 import paygent.client.journal.journal as journal_module
 import paygent.client.journal.segments as segments_module
 from paygent.client.journal.journal import Journal
-from paygent.client.journal.ownership import adopt
+from paygent.client.journal.ownership import adopt, unfinished
 from paygent.client.journal.segments import (
     MappedSegment,
     Record,
@@ -29,8 +39,9 @@ from paygent.client.journal.segments import (
     frame,
     parse,
 )
+from paygent.core.records import BEGIN, END
 
-_ROOT = Path(__file__).parents[3]
+_ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
@@ -62,11 +73,6 @@ def payload(number: int) -> bytes:
 def framed(*numbers: int) -> bytes:
     """Return frames of numbered records."""
     return b"".join(frame(payload(number)) for number in numbers)
-
-
-def numbers_of(records: list[Record]) -> list[int]:
-    """Return the numbers of numbered records."""
-    return [record["n"] for record in records if "n" in record]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -229,25 +235,55 @@ def test_tend__too_little_room_for_a_large_record__is_given_up_for_another(
     assert deliver(journal) == list(range(count + 1))
 
 
-def test_tend__calls_in_flight__have_room_in_the_segment_made_ahead(
+def test_tend__calls_in_flight__take_no_room_in_the_segment_made_ahead(
     new_journal: Callable[..., Journal], folder: Path
 ) -> None:
-    """However many there are, they are written again at its head."""
-    journal = new_journal(segment_bytes_max=10_000)
-    for number in range(500):
-        journal.begin(str(number), b'{"k":"begin","id":"%d","n":%d}' % (number, number))
-    journal.append(payload(500))
-    count = 501
-    while journal._spare is None:
-        journal.append(payload(count))
-        journal.maintain()
-        count += 1
+    """However many there are: what they began in is kept for them, and nothing is written again."""
+    journal = new_journal(segment_bytes_max=20_000)
+    lane = lane_of()
+    for seq in range(260):
+        begin(journal, lane, seq)
+    journal.maintain()
     spare = journal._spare
+    assert spare is not None
+    count = 0
     while journal._spare is not None:
         journal.append(payload(count))
         count += 1
+    journal.append(payload(count))
     assert journal._current is spare
-    assert set(deliver(journal)) == set(range(count))
+    assert bytes(spare._map[: spare.size]).endswith(framed(count))
+    assert parse(bytes(spare._map[: spare.size]), {}, at_end=True)[0][-1] == {"n": count}
+    assert spare.size <= 2 * len(framed(count))
+    assert deliver(journal) == list(range(count + 1))
+    assert names_in(folder) == ["me-000001.seg", "me-000002.seg"]
+    for seq in range(260):
+        end(journal, lane, seq)
+    deliver(journal)
+    assert names_in(folder) == ["me-000002.seg"]
+
+
+def test_write__a_mapped_segment_without_room__goes_on_in_the_next_one(
+    new_journal: Callable[..., Journal], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last record fits or is written whole elsewhere; the one made ahead is used for it."""
+    journal = new_journal(segment_bytes_max=10_000)
+    lane = lane_of()
+    seq = 0
+    while journal._spare is None:
+        end(journal, lane, seq)
+        journal.maintain()
+        seq += 1
+    first = journal._current
+    assert isinstance(first, MappedSegment)
+    monkeypatch.setattr(journal_module, "MappedSegment", None)  # no other can be made
+    while journal._current is first:
+        end(journal, lane, seq)
+        seq += 1
+    assert first.capacity - first.size < len(end_of(lane, 0))
+    assert journal._spare is None
+    monkeypatch.undo()
+    assert calls_of(journal.take(1_000)) == [(END, number) for number in range(seq)]
 
 
 def test_tend__left_while_the_next_one_is_made__does_not_use_it_later(
@@ -335,7 +371,18 @@ def test_parse__a_copy_cut_short_at_any_byte__loses_that_record_only() -> None:
     last = frame(payload(3))
     for length in range(len(last)):
         data = framed(1, 2) + last[:length] + bytes(5_000)
-        assert parse(data, at_end=True) == ([{"n": 1}, {"n": 2}], len(data))
+        assert parse(data, {}, at_end=True) == ([{"n": 1}, {"n": 2}], len(data))
+
+
+def test_parse__a_call_cut_short_at_any_byte__loses_that_record_only() -> None:
+    """The same for packed records, and for a lane's with the first one of it."""
+    lane = lane_of()
+    head = framed(1) + lane_record(lane) + begin_of(lane, 1)
+    for last in (end_of(lane, 2), begin_of(lane, 2), lane_record(lane) + end_of(lane, 2)):
+        for length in range(len(last)):
+            data = head + last[:length] + bytes(5_000)
+            records, done = parse(data, {}, at_end=True)
+            assert (numbers_of(records), calls_of(records), done) == ([1], [(BEGIN, 1)], len(data))
 
 
 _LOAD = """
@@ -343,27 +390,30 @@ import os, sys, threading
 from pathlib import Path
 import paygent.client.journal.journal as module
 from paygent.client.journal.journal import Journal
+from tests.contract.records import begin, calls_of, end, lane_of, void
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 module.can_map = lambda folder: kind == "mapped"
 journal = Journal(folder, owner="victim", segment_bytes_max=50_000)
 acknowledged = os.open(folder.parent / "acknowledged", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+shared = lane_of()
 
 def call(thread):
-    number = 0
+    lane = shared if thread % 2 else lane_of(session_id=str(thread))
+    seq = thread * 10_000_000
     while True:
-        event_id = f"{thread}-{number}"
-        journal.begin(event_id, b'{"k":"begin","id":"%s"}' % event_id.encode())
-        os.write(acknowledged, f"begin {event_id}\\n".encode())
-        journal.end(event_id, b'{"k":"end","id":"%s","x":"%s"}' % (event_id.encode(), b"x" * 300))
-        os.write(acknowledged, f"end {event_id}\\n".encode())
-        number += 1
+        begin(journal, lane, seq)
+        os.write(acknowledged, f"1 {seq}\\n".encode())
+        kind, write = (3, void) if seq % 5 == 0 else (2, end)
+        write(journal, lane, seq)
+        os.write(acknowledged, f"{kind} {seq}\\n".encode())
+        seq += 1
 
 def deliver():
     delivered = os.open(folder.parent / "delivered", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     while True:
         journal.maintain()
-        for record in journal.take(1_000):
-            os.write(delivered, f"{record['k']} {record['id']}\\n".encode())
+        for kind, seq in calls_of(journal.take(1_000)):
+            os.write(delivered, f"{kind} {seq}\\n".encode())
         journal.delivered()
 
 sys.setswitchinterval(0.0005)
@@ -404,11 +454,14 @@ def test_journal__killed_under_load__has_every_record_that_returned(
     process.communicate(timeout=20)
     found: list[Record] = []
     assert adopt(folder, deliver=found.extend) == 1
-    there = {f"{record['k']} {record['id']}" for record in found}
-    there |= lines_of(tmp_path / "delivered")
+    adopted = calls_of(found)
+    assert len(adopted) == len(set(adopted))
+    there = {f"{kind_of} {seq}" for kind_of, seq in adopted} | lines_of(tmp_path / "delivered")
     returned = lines_of(tmp_path / "acknowledged")
     assert len(returned) > 100
     assert returned - there == set()
+    # A call that spent nothing is not booked as estimated; one that was booked already has its id.
+    assert {f"3 {seq}" for _, seq in calls_of(list(unfinished(found)))} & returned == set()
     assert list(folder.iterdir()) == []
 
 
@@ -466,6 +519,9 @@ def test_renew_after_fork__a_child__never_writes_into_its_parents_pages(folder: 
 def test_append__many_threads_to_one_segment__mix_nothing(tmp_path: Path) -> None:
     """Copy and position are one step: no lock is needed, and what is before it is whole."""
     segment = MappedSegment(tmp_path / "one.seg", 4_000_000)
+    lane = lane_of()
+    segment.append(lane_record(lane))
+    lanes = {lane.number: lane.facts}
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     torn: list[int] = []
@@ -475,12 +531,15 @@ def test_append__many_threads_to_one_segment__mix_nothing(tmp_path: Path) -> Non
         while not done.is_set():
             end = segment.end
             data = segment._read(segment.read_to, end - segment.read_to)
-            if parse(data, at_end=False)[1] != len(data):
+            if parse(data, dict(lanes), at_end=False)[1] != len(data):
                 torn.append(end)
 
     def write(thread: int) -> None:
         for number in range(2_000):
-            assert segment.append(frame(payload(thread * 10_000 + number)))
+            if number % 2:
+                segment.write(end_of(lane, thread * 10_000 + number))
+            else:
+                assert segment.append(frame(payload(thread * 10_000 + number)))
 
     try:
         reading = threading.Thread(target=read)
@@ -495,5 +554,6 @@ def test_append__many_threads_to_one_segment__mix_nothing(tmp_path: Path) -> Non
     reading.join()
     records, _ = segment.take(100_000, is_left=True)
     assert torn == []
-    assert sorted(numbers_of(records)) == [t * 10_000 + n for t in range(8) for n in range(2_000)]
+    written = numbers_of(records) + [seq for _, seq in calls_of(records)]
+    assert sorted(written) == [t * 10_000 + n for t in range(8) for n in range(2_000)]
     segment.remove()

@@ -56,7 +56,7 @@ async def test_yield_to_inner__in_a_task_that_is_awaited_as_a_call__voids_that_c
     with nesting.enclosing_task(task, call(voided.clear)):
         with nesting.enclosing_task(task, call(voided.clear)):
             pass  # two calls may await one task
-    assert nesting._tasks == {}
+    assert nesting.tasks == {}
 
 
 async def test_is_metered__inside_a_call_that_counts__is_true() -> None:

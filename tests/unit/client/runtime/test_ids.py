@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
@@ -48,24 +49,27 @@ def test_new_id__on_many_threads_at_once__is_never_the_same() -> None:
     assert len({each for part in made for each in part}) == 16_000
 
 
-def test_new_id__of_one_moment__sorts_by_making_and_begins_anew_at_the_end(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """The count keeps to its twelve digits."""
-    monkeypatch.setattr(ids, "_counter", itertools.count(2**48 - 3))
+def test_new_id__of_one_moment__sorts_by_making(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the highest number that a process can draw has 2**47 successors of twelve digits."""
+    highest = "7" + "f" * 11
+    monkeypatch.setattr(os, "urandom", lambda size: b"\xff" * size)
+    ids.renew_after_fork()
     made = [new_id(AT_US) for _ in range(5)]
-    assert made[:3] == sorted(made[:3])
-    assert [each[-12:] for each in made[2:]] == ["f" * 12, "0" * 12, "0" * 11 + "1"]
+    assert made == sorted(made)
+    assert [each[-12:] for each in made[:2]] == [highest, "8" + "0" * 11]
     assert {len(each) for each in made} == {36}
+    monkeypatch.undo()
+    ids.renew_after_fork()
 
 
 def test_new_id__what_processes_draw__varies_in_each_bit() -> None:
-    """74 random bits keep processes apart: none is stuck at 0 or 1."""
+    """73 random bits keep processes apart: none is stuck at 0 or 1."""
     made = []
     for _ in range(500):
         ids.renew_after_fork()
         made.append(uuid.UUID(new_id(AT_US)).int)
-    free = (1 << 76) - (1 << 64) | (1 << 62) - 1  # rand_a and rand_b
+    # rand_a and rand_b, without the first bit of the count: there is room to count on.
+    free = ((1 << 76) - (1 << 64) | (1 << 62) - 1) & ~(1 << 47)
     ever = never = 0
     for each in made:
         ever |= each
@@ -92,10 +96,10 @@ def test_renew_after_fork__two_processes_of_one_state__make_different_ids(
     """A forked child draws anew, so it does not make its parent's ids."""
     made = []
     for _ in range(2):
-        monkeypatch.setattr(ids, "_counter", itertools.count(7))
+        monkeypatch.setattr(ids, "numbers", itertools.count(7))
         made.append(new_id(AT_US))
     (ours,) = set(made)
-    monkeypatch.setattr(ids, "_counter", itertools.count(7))
+    monkeypatch.setattr(ids, "numbers", itertools.count(7))
     ids.renew_after_fork()
     assert new_id(AT_US) != ours
 

@@ -10,8 +10,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from paygent.client.instrument.anthropic.usage import from_anthropic
-from paygent.client.instrument.streams.reader import LineReader, counted, field, text_bytes
+from paygent.client.instrument.streams.reader import (
+    NO_FIELDS,
+    LineReader,
+    counted,
+    field,
+    text_bytes,
+)
 from paygent.core.estimate import Estimate
+from paygent.core.request_size import utf8_length
 from paygent.core.usage import COUNTS, JobStatus, Usage, fields_of, get
 
 
@@ -34,6 +41,13 @@ _USAGE_FIELDS = (
 _TEXTS = ("text", "thinking", "partial_json")
 """Fields of a delta with text."""
 
+_TEXT_OF_KIND = {
+    "text_delta": "text",
+    "thinking_delta": "thinking",
+    "input_json_delta": "partial_json",
+}
+"""The one of `_TEXTS` that each kind of delta has."""
+
 
 @dataclasses.dataclass(slots=True, eq=False)
 class MessageStream:
@@ -51,6 +65,23 @@ class MessageStream:
 
     def feed(self, event: Any) -> bool | None:
         """Read one event."""
+        # Nearly all are an SDK's object with some text, which is read here without a further call.
+        fields = getattr(event, "__dict__", NO_FIELDS)
+        if fields.get("type") == "content_block_delta":
+            delta = fields.get("delta")
+            parts = getattr(delta, "__dict__", NO_FIELDS)
+            kind = parts.get("type")
+            name = _TEXT_OF_KIND.get(kind) if type(kind) is str else None
+            # Two fields: the kind, and the text of that kind.
+            if name is not None and len(parts) == 2:
+                text = parts.get(name)
+                if type(text) is str and not getattr(delta, "__pydantic_extra__", None):
+                    self._text_bytes += len(text) if text.isascii() else utf8_length(text)
+                    return None
+        self._feed_any(event)
+        return None
+
+    def _feed_any(self, event: Any) -> None:
         fields = fields_of(event)
         kind = fields.get("type")
         if kind == "content_block_delta":
@@ -69,7 +100,6 @@ class MessageStream:
             block = fields.get("content_block")
             if get(block, "type") == "tool_use":
                 self._tools.append(str(get(block, "name")))
-        return None
 
     def _update(self, usage: Any) -> None:
         # Only the first event divides the cache writes, so an absent field clears none.

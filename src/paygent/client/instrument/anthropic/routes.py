@@ -19,6 +19,7 @@ from paygent.client.instrument.anthropic.answers import (
     read_message,
 )
 from paygent.client.instrument.anthropic.operations import FREE, UNMETERED
+from paygent.client.instrument.anthropic.plain import read_plain_message
 from paygent.client.instrument.http_sdks.route import Passing, PassingOperations, Route
 from paygent.core.providers import provider_of_client
 
@@ -43,7 +44,13 @@ versions lack some, or have a module where others have a package.
 
 resource_methods = ("create", "parse", "stream", "tool_runner", "results")
 
-_MESSAGES = Route("messages", read_message, MessageStream, max_tokens_names=("max_tokens",))
+_MESSAGES = Route(
+    "messages",
+    read_message,
+    MessageStream,
+    max_tokens_names=("max_tokens",),
+    read_plain=read_plain_message,
+)
 _BATCHES = Route(
     "messages.batches",
     read_batch,

@@ -28,7 +28,7 @@ CARRIER_HEADER = "x-paygent-call"
 """Carries the `paygent_*` arguments of one call from the resource method to `request`'s wrapper,
 which removes it.
 """
-_RAW_HEADER = "x-stainless-raw-response"
+RAW_HEADER = "x-stainless-raw-response"
 
 
 class Carrier(str):
@@ -165,7 +165,7 @@ def _take_headers(options: Any) -> tuple[Identity | None, bool]:
             identity = value.identity
         else:
             others[name] = value
-            raw = raw or name.lower() == _RAW_HEADER
+            raw = raw or name.lower() == RAW_HEADER
     if identity is not None:
         # Replaced and not changed: the mapping may be shared with the application's defaults.
         options.headers = others

@@ -15,6 +15,13 @@ from paygent.core.usage import JobStatus, Usage
 _VARIABLE_SEGMENT = re.compile(r"^(?=.*\d).{6,}$")  # an id; operations have no digits
 
 
+PlainCounts = tuple[int, int, int, int, int, int]
+"""Input, output, cached, written and reasoning tokens of an answer, and its answerer's number."""
+
+PlainReader = Callable[[Any, Mapping[str, int]], PlainCounts | None]
+"""Reads an answer that is as usual, given the number of each known answerer; None for others."""
+
+
 class Route(NamedTuple):
     """A metered operation of an SDK.
 
@@ -33,6 +40,7 @@ class Route(NamedTuple):
         tier: Price variant of the route, as in `Usage`.
         declared_usage: Returns the usage of a request from its parameters, for routes that may not
             report it in the answer: `(body, files) -> Usage | None`.
+        read_plain: Reads the usual answer; None if the route has no such reader.
         reports_job_usage: The operation costs nothing itself, and its answer reports the usage of a
             job that an earlier call has started.
     """
@@ -47,6 +55,7 @@ class Route(NamedTuple):
     forecast_as: str = ""
     tier: str = ""
     declared_usage: Callable[[Mapping[str, Any], Any], Usage | None] | None = None
+    read_plain: PlainReader | None = None
     reports_job_usage: bool = False
 
 

@@ -7,11 +7,13 @@ gated and metered there, so that retries are one call and no operation is missed
 known by its path: *metered* ones are gated and metered, *free* ones pass, and the policy for
 unmetered calls applies to all others.
 
-`request.py` reads the request before the call, `outcome.py` ends the call. The provider's answer is
-held in a local before any of our code runs on it, and is what the application gets; so is the
-provider's exception. Our code that may fail runs inside `attempt`, which lets only
-`PaygentLimitExceeded` through; the rest only reads and assigns. Sync and async share every step
-(`_Exchange`); only waiting and sending differ.
+Most calls are like one before them: `shortcut.py` begins and ends these. All others go the whole
+way: `request.py` reads the request before the call, `outcome.py` ends the call.
+
+The provider's answer is held in a local before any of our code runs on it, and is what the
+application gets; so is the provider's exception. Our code that may fail runs inside `attempt`,
+which lets only `PaygentLimitExceeded` through; the rest only reads and assigns. Sync and async
+share every step (`shortcut`, `_Exchange`); only waiting and sending differ.
 """
 
 from __future__ import annotations
@@ -21,9 +23,11 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
-from paygent.client.context.identity import CALL_ARGUMENTS, Identity
+from paygent.client.accounts.user_state import Hold
+from paygent.client.context.identity import CALL_ARGUMENTS, identity_of
 from paygent.client.instrument.http_sdks.layers import (
     Gateway,
     InnerLayer,
@@ -42,6 +46,13 @@ from paygent.client.instrument.http_sdks.request import (
     prepare,
 )
 from paygent.client.instrument.http_sdks.route import Passing, Route, Sdk
+from paygent.client.instrument.http_sdks.shortcut import (
+    ask_for_stream_usage,
+    begin,
+    end,
+    end_raised,
+    remember,
+)
 from paygent.client.instrument.patching.patches import ALWAYS_ON, Switch, as_function
 from paygent.client.metering.call import Call
 from paygent.client.metering.meter import Meter
@@ -88,10 +99,47 @@ def note_unmetered(notice: Notice, *args: str, subject: str) -> None:
 def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapped:
     """Return the sync `request` of an SDK with gate and meter around it."""
     send = as_function(original)
+    is_direct = _is_direct(original, sdk)
 
     @functools.wraps(original)
-    def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+    def request(
+        client: Any,
+        cast_to: Any,
+        options: Any,
+        *args: Any,
+        stream: Any = False,
+        stream_cls: Any = None,
+        **others: Any,
+    ) -> Any:
         # A wrapper that could not be taken out stays here, with its switch off.
+        meter = _active
+        is_usual = is_direct and switch.is_on and not args and not others
+        if meter is None or not is_usual or inside.get() is not None:
+            others |= {"stream": stream, "stream_cls": stream_cls}
+            return whole_way(client, cast_to, options, *args, **others)
+        hold, found, drops_chunk = Hold(), None, False  # before it begins: see `Hold`
+        try:
+            begun = attempt("begin", begin, meter, hold, client, options, stream, False)
+            if begun is not None:
+                if stream:
+                    drops_chunk = ask_for_stream_usage(begun, options)
+                found = begun  # right before it is sent: from here on it may cost something
+                answer = send(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+        except BaseException as error:
+            attempt("settle", end_raised, meter, hold, found, error)
+            raise
+        if found is None:
+            attempt("begin", end_raised, meter, hold, None, None)  # if its beginning has failed
+            return whole_way(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+        try:
+            if not attempt("settle", end, meter, hold, found, answer, drops_chunk):
+                attempt("settle", end_raised, meter, hold, found, None)
+        except BaseException as error:
+            attempt("settle", end_raised, meter, hold, found, error)
+            raise
+        return answer
+
+    def whole_way(client: Any, *args: Any, **kwargs: Any) -> Any:
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return send(client, *args, **kwargs)
@@ -104,7 +152,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
             wait = exchange.begin()
         with exchange:
             answer = send(client, *args, **kwargs)
-        exchange.end(answer)
+        exchange.end(answer, client if is_direct else None)
         return answer
 
     return request
@@ -113,9 +161,47 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
 def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapped:
     """Return the async `request` of an SDK with gate and meter around it; see `wrap_sync`."""
     send = as_function(original)
+    is_direct = _is_direct(original, sdk)
 
     @functools.wraps(original)
-    async def request(client: Any, *args: Any, **kwargs: Any) -> Any:
+    async def request(
+        client: Any,
+        cast_to: Any,
+        options: Any,
+        *args: Any,
+        stream: Any = False,
+        stream_cls: Any = None,
+        **others: Any,
+    ) -> Any:
+        meter = _active
+        is_usual = is_direct and switch.is_on and not args and not others
+        if meter is None or not is_usual or inside.get() is not None:
+            others |= {"stream": stream, "stream_cls": stream_cls}
+            return await whole_way(client, cast_to, options, *args, **others)
+        hold, found, drops_chunk = Hold(), None, False
+        try:
+            begun = attempt("begin", begin, meter, hold, client, options, stream, True)
+            if begun is not None:
+                if stream:
+                    drops_chunk = ask_for_stream_usage(begun, options)
+                found = begun
+                answer = await send(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+        except BaseException as error:
+            ending = functools.partial(attempt, "settle", end_raised, meter, hold, found, error)
+            meter.deferred_ends.run_or_defer(ending)  # perhaps a finalizer closes the coroutine
+            raise
+        if found is None:
+            attempt("begin", end_raised, meter, hold, None, None)
+            return await whole_way(client, cast_to, options, stream=stream, stream_cls=stream_cls)
+        try:
+            if not attempt("settle", end, meter, hold, found, answer, drops_chunk):
+                attempt("settle", end_raised, meter, hold, found, None)
+        except BaseException as error:
+            attempt("settle", end_raised, meter, hold, found, error)
+            raise
+        return answer
+
+    async def whole_way(client: Any, *args: Any, **kwargs: Any) -> Any:
         exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
@@ -129,10 +215,15 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
             wait = exchange.begin()
         with exchange:
             answer = await send(client, *args, **kwargs)
-        exchange.end(answer)
+        exchange.end(answer, client if is_direct else None)
         return answer
 
     return request
+
+
+def _is_direct(original: Wrapped, sdk: Sdk) -> bool:
+    """Return whether a `request` is the SDK's own: no other wrapper of Paygent's is inside."""
+    return isinstance(original, FunctionType) and original.__module__ == sdk.base_module
 
 
 def _open(
@@ -238,10 +329,15 @@ class _Exchange:
             )
             meter.deferred_ends.run_or_defer(end)  # perhaps a finalizer closes a coroutine
 
-    def end(self, answer: Any) -> None:
-        """End the call with its answer: now, or when its stream ends."""
-        if self._call is not None:
-            attempt("settle", end_answered, self._meter, self._call, self._prepared, answer)
+    def end(self, answer: Any, client: Any) -> None:
+        """End the call with its answer: now, or when its stream ends. Leave a shortcut for calls
+        like it, unless `client` is None.
+        """
+        meter, call = self._meter, self._call
+        if call is not None:
+            attempt("settle", end_answered, meter, call, self._prepared, answer)
+            if client is not None:
+                attempt("shortcut", remember, meter, call, self._prepared, client, self._options)
         elif self._prepared.route.reports_job_usage:
             attempt("collect", end_collected, self._meter, self._prepared, answer)
 
@@ -256,6 +352,7 @@ def wrap_resource(
     `hook_client` gets a client that has a `request` of its own, beside its class's.
     """
     send = as_function(original)
+    has_no_arguments = frozenset(CALL_ARGUMENTS).isdisjoint
 
     if inspect.iscoroutinefunction(original):
 
@@ -263,7 +360,7 @@ def wrap_resource(
         async def async_method(*args: Any, **kwargs: Any) -> Any:
             if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
                 attempt("self_check", hook_client, args[0]._client)
-            if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+            if not has_no_arguments(kwargs):
                 kwargs = carry(kwargs, switch)
             return await send(*args, **kwargs)
 
@@ -273,7 +370,7 @@ def wrap_resource(
     def method(*args: Any, **kwargs: Any) -> Any:
         if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
             attempt("self_check", hook_client, args[0]._client)
-        if not kwargs.keys().isdisjoint(CALL_ARGUMENTS):
+        if not has_no_arguments(kwargs):
             kwargs = carry(kwargs, switch)
         return send(*args, **kwargs)
 
@@ -288,12 +385,14 @@ def carry(kwargs: dict[str, Any], switch: Switch) -> dict[str, Any]:
     another context.
     """
     kwargs = dict(kwargs)
-    user_id, session_id, metadata = (kwargs.pop(name, None) for name in CALL_ARGUMENTS)
+    user, session, more = CALL_ARGUMENTS
+    user_id, session_id = kwargs.pop(user, None), kwargs.pop(session, None)
+    metadata = kwargs.pop(more, None)
     if _active is None or not switch.is_on:
         return kwargs
     # A str, since the SDKs validate and merge headers; the wrapper removes it before it is sent.
     carrier = Carrier("")
-    carrier.identity = Identity(user_id, session_id, None, metadata)
+    carrier.identity = identity_of(user_id, session_id, None, metadata)
     headers = kwargs.get("extra_headers")
     own = headers if isinstance(headers, Mapping) else {}
     return {**kwargs, "extra_headers": {**own, CARRIER_HEADER: carrier}}

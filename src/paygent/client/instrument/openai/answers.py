@@ -18,8 +18,9 @@ from paygent.client.instrument.openai.usage import (
     read_billed,
     with_hosted_tools,
 )
-from paygent.client.instrument.streams.reader import counted, field, text_bytes
+from paygent.client.instrument.streams.reader import NO_FIELDS, counted, field, text_bytes
 from paygent.core.estimate import Estimate
+from paygent.core.request_size import utf8_length
 from paygent.core.usage import Fields, JobStatus, Usage, fields_of, get, model_name
 
 # -- answers
@@ -150,6 +151,10 @@ def _strings(names: Iterable[Any]) -> tuple[str, ...]:
 # -- streams
 
 
+_NO_DELTA: Fields = {"content": None}
+"""The fields of the missing delta of a legacy completion."""
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class ChatStream:
     """Reads the chunks of chat and legacy completions: usage is in the last chunk, if requested."""
@@ -165,6 +170,33 @@ class ChatStream:
 
     def feed(self, chunk: Any) -> bool | None:
         """Read one chunk."""
+        # Nearly all are an SDK's object with some text, which is read here without a further call.
+        fields = getattr(chunk, "__dict__", NO_FIELDS)
+        choices = fields.get("choices")
+        if type(choices) is list and len(choices) == 1 and fields.get("usage", chunk) is None:
+            try:
+                delta = choices[0].__dict__.get("delta")
+                parts = delta.__dict__ if delta is not None else _NO_DELTA
+                text = parts["content"]
+                if (
+                    type(text) is str
+                    and parts["tool_calls"] is None
+                    and parts["function_call"] is None
+                    and parts.get("refusal") is None
+                    and "reasoning" not in parts
+                    and "reasoning_content" not in parts
+                    and not getattr(delta, "__pydantic_extra__", None)
+                ):
+                    self._is_seen = True
+                    self._text_bytes += len(text) if text.isascii() else utf8_length(text)
+                    if self._model is None:
+                        self._model = get(chunk, "model")
+                    return None
+            except (AttributeError, KeyError):
+                pass  # another library's object, or a plain dict inside an object
+        return self._feed_any(chunk)
+
+    def _feed_any(self, chunk: Any) -> bool | None:
         fields = fields_of(chunk)
         choices, usage = fields.get("choices"), fields.get("usage")
         if choices is None and usage is None:
@@ -230,9 +262,22 @@ class ResponseStream:
 
     def feed(self, event: Any) -> bool | None:
         """Read one event."""
+        # As in `ChatStream`: nearly all are an SDK's object with some text.
+        fields = getattr(event, "__dict__", NO_FIELDS)
+        text = fields.get("delta")
+        if type(text) is str:
+            kind = fields.get("type")
+            if type(kind) is str and kind.endswith(".delta"):
+                self._is_seen = True
+                self._text_bytes += len(text) if text.isascii() else utf8_length(text)
+                return None
+        self._feed_any(event)
+        return None
+
+    def _feed_any(self, event: Any) -> None:
         kind = get(event, "type")
         if not isinstance(kind, str):
-            return None
+            return
         self._is_seen = True
         if kind.endswith(".delta"):
             self._text_bytes += text_bytes(get(event, "delta"))
@@ -242,7 +287,6 @@ class ResponseStream:
             self._model = field(event, "response", "model")
             created = read_response(get(event, "response"), False)
             self._known = created if isinstance(created, JobStatus) else None
-        return None
 
     def usage(self, estimate: Estimate) -> Usage | JobStatus | None:
         """Return the usage read."""

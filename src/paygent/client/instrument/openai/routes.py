@@ -28,6 +28,7 @@ from paygent.client.instrument.openai.answers import (
     read_transcription,
 )
 from paygent.client.instrument.openai.operations import FREE, UNMETERED
+from paygent.client.instrument.openai.plain import read_plain_chat, read_plain_response
 from paygent.client.instrument.openai.usage import usage_of_audio, usage_of_speech
 from paygent.core.providers import provider_at, provider_of_client
 
@@ -75,15 +76,22 @@ _ROUTES = {
         ChatStream,
         max_tokens_names=_CHAT_BOUNDS,
         asks_for_usage=True,
+        read_plain=read_plain_chat,
     ),
     "/completions": Route(
         "completions", read_chat, ChatStream, max_tokens_names=("max_tokens",), asks_for_usage=True
     ),
     "/responses": Route(
-        "responses", read_response, ResponseStream, max_tokens_names=("max_output_tokens",)
+        "responses",
+        read_response,
+        ResponseStream,
+        max_tokens_names=("max_output_tokens",),
+        read_plain=read_plain_response,
     ),
     "/responses/compact": Route("responses.compact", read_response, ResponseStream),
-    "/embeddings": Route("embeddings", read_chat, ChatStream, generates=False),
+    "/embeddings": Route(
+        "embeddings", read_chat, ChatStream, generates=False, read_plain=read_plain_chat
+    ),
     "/images/generations": Route("images.generate", read_images, FinalEvents),
     "/images/edits": Route("images.edit", read_images, FinalEvents),
     "/images/variations": Route("images.variations", read_images, FinalEvents),

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Iterator
-from functools import lru_cache
-from typing import Any, cast
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from functools import cached_property, lru_cache
+from typing import Any
 
 from paygent.client.instrument.streams.ending import StreamEnd
 from paygent.client.instrument.streams.reader import LineReader, StreamReader
@@ -32,7 +32,10 @@ def _decoder(encoding: str) -> Callable[[bytes], bytes] | None:
 
 
 class BytesReader:
-    """Reads usage from the bytes of a response that the application consumes raw."""
+    """Reads usage from the bytes of a response that the application consumes raw.
+
+    Every stream has one and few need it, so what costs time waits for the first bytes.
+    """
 
     def __init__(
         self, headers: Any, reader: StreamReader, read: Any, *, is_plain: bool = False
@@ -43,36 +46,47 @@ class BytesReader:
             reader: Fed with the events of an event stream, or the lines of a file of JSON lines.
             read: Reads the usage of a whole JSON answer, `(answer) -> Usage | JobStatus | None`.
         """
-        content_type = str(headers.get("content-type") or "")
-        encoding = "identity" if is_plain else str(headers.get("content-encoding") or "identity")
-        self._is_events = "event-stream" in content_type
-        self._line_reader = reader if isinstance(reader, LineReader) else None
-        self._decode = _decoder(encoding)
-        is_readable = self.is_by_line or "json" in content_type
-        self._skipping = self._decode is None or not is_readable
+        self._headers = headers
+        self._is_plain = is_plain
         self._buffer = bytearray()
         self._in_long_line = self._is_whole = self._has_gaps = False
         self._reader = reader
         self._read = read
         self._seen: Usage | JobStatus | None = None
 
-    @property
+    @cached_property
+    def _content_type(self) -> str:
+        return str(self._headers.get("content-type") or "")
+
+    @cached_property
+    def _line_reader(self) -> LineReader | None:
+        return self._reader if isinstance(self._reader, LineReader) else None
+
+    @cached_property
     def is_by_line(self) -> bool:
         """Whether it reads events or JSON lines, and not one JSON answer."""
-        return self._is_events or self._line_reader is not None
+        return self._line_reader is not None or "event-stream" in self._content_type
+
+    @cached_property
+    def _decode(self) -> Callable[[bytes], bytes] | None:
+        """The decoder of the body; None where bytes are skipped, from the start or from now on."""
+        if not self.is_by_line and "json" not in self._content_type:
+            return None
+        encoding = None if self._is_plain else self._headers.get("content-encoding")
+        return _decoder(str(encoding or "identity"))
 
     def feed_bytes(self, data: bytes) -> None:
         """Read the next bytes."""
-        if self._skipping or self._decode is None:
+        if self._decode is None:
             return
         try:
             self._buffer += self._decode(data)
         except zlib.error:  # the header was wrong
-            self._skipping = True
+            self._decode = None
             return
         if not self.is_by_line:
             if len(self._buffer) > _JSON_BYTES_MAX:
-                self._skipping = True
+                self._decode = None
                 self._buffer.clear()
             return
         *lines, rest = self._buffer.split(b"\n")
@@ -102,7 +116,7 @@ class BytesReader:
     def end(self) -> None:
         """Record the stream's own end."""
         self._is_whole = True
-        if self._line_reader is not None and not self._skipping:
+        if self._line_reader is not None and self._decode is not None:
             line, self._buffer = self._buffer, bytearray()
             if not self._in_long_line:
                 self._feed_lines([line])
@@ -132,13 +146,14 @@ class BytesReader:
 class ByteTap:
     """Replaces the HTTP library's own stream. `_tap_class` mixes it with the class of that."""
 
+    # Set by an iterator tap when its first chunk is requested: it then sees the chunks itself.
+    is_parsed = False
+    _exhausted = False
+
     def __init__(self, inner: Any, ending: StreamEnd, reader: BytesReader) -> None:
         self._inner = inner
-        self._ending = ending  # fired by a close before the end; by the end, if nothing parses it
         self._bytes = reader
-        self._exhausted = False
-        # Set by an iterator tap when its first chunk is requested: it then sees the chunks itself.
-        self.is_parsed = False
+        self._ending = ending  # fired by a close before the end; by the end, if nothing parses it
 
     def __getattr__(self, name: str) -> Any:
         if name == "_inner":  # while being copied
@@ -161,7 +176,7 @@ class ByteTap:
             self._ending.end_from_finalizer()
 
     def __del__(self) -> None:
-        if "is_parsed" in self.__dict__ and not self.is_parsed:
+        if not self.is_parsed and "_ending" in self.__dict__:
             self._ending.end_from_finalizer()
 
 
@@ -200,11 +215,11 @@ class _AsyncByteTap(ByteTap):
 
 
 @lru_cache(maxsize=16)
-def _tap_class(stream_class: Hashable) -> type | None:
+def _tap_class(stream_class: type) -> type[ByteTap] | None:
     """Return a tap class that the HTTP library accepts as one of its own streams (it checks the
     type). httpx and httpx2 have classes of the same names, and neither is imported here.
     """
-    for base in cast(type, stream_class).__mro__:
+    for base in stream_class.__mro__:
         if base.__name__ in ("SyncByteStream", "AsyncByteStream"):
             kind = _AsyncByteTap if base.__name__ == "AsyncByteStream" else _SyncByteTap
             return type(kind.__name__, (kind, base), {})
@@ -214,9 +229,9 @@ def _tap_class(stream_class: Hashable) -> type | None:
 def tap_bytes(response: Any, ending: StreamEnd, reader: BytesReader) -> ByteTap | None:
     """Put a byte tap into an HTTP response; None if it has no stream that can be tapped."""
     inner = getattr(response, "stream", None)
-    tap_class = _tap_class(cast(Hashable, type(inner))) if inner is not None else None
+    tap_class = _tap_class(type(inner))  # type: ignore[arg-type] # mypy: no class is Hashable
     if tap_class is None:
         return None
-    tap: ByteTap = tap_class(inner, ending, reader)
+    tap = tap_class(inner, ending, reader)
     response.stream = tap
     return tap

@@ -5,6 +5,9 @@ stream object and sees each parsed chunk; the *byte tap* (`byte_tap.py`) replace
 inside the HTTP response. Each ends the call through a `StreamEnd` of its own; the call ends once,
 however many of them fire: at the last chunk, at close, on an error, or when the stream is dropped
 and collected.
+
+A chunk costs two Python calls: the step of a loop, and the reader's `feed`. So a loop takes its
+steps itself and does not go through the tap, and the guard is written out where it reads.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from typing import Any
 
 from paygent.client.instrument.streams.byte_tap import BytesReader, ByteTap, tap_bytes
 from paygent.client.instrument.streams.ending import EndableCall, Settler, StreamEnd
-from paygent.client.instrument.streams.reader import StreamReader
-from paygent.failopen import attempt
+from paygent.client.instrument.streams.reader import NO_FIELDS, StreamReader
+from paygent.failopen import attempt, guard
 
 
 def tap_stream(
@@ -27,17 +30,18 @@ def tap_stream(
     of a whole JSON answer, for a response that has no events.
     """
     inner = _iterator_of(stream)
-    if inner is None:
+    is_deferred = type(inner) is _DeferredIterator
+    # A deferred iterator is of the kind of its stream.
+    is_async = hasattr(type(stream) if is_deferred else inner, "__anext__")
+    if not (is_async or is_deferred or hasattr(inner, "__next__")):
         return False
+    kind = AsyncIteratorTap if is_async else IteratorTap
     response = getattr(stream, "response", None) or getattr(stream, "http_response", None)
-    bytes_reader = BytesReader(getattr(response, "headers", None) or {}, reader, read)
+    headers = getattr(response, "headers", None)
+    bytes_reader = BytesReader({} if headers is None else headers, reader, read)
     bytes_ending = StreamEnd(meter, call, bytes_reader)
     tap = attempt("tap_bytes", tap_bytes, response, bytes_ending, bytes_reader)
-    ending = StreamEnd(meter, call, reader)
-    # A deferred iterator is of both kinds.
-    shown = type(stream) if isinstance(inner, _DeferredIterator) else inner
-    kind = AsyncIteratorTap if hasattr(shown, "__anext__") else IteratorTap
-    stream._iterator = kind(inner, reader, ending, tap)
+    stream._iterator = kind(inner, reader, StreamEnd(meter, call, reader), tap)
     call.hand_over()  # from here on, only the taps end it
     return True
 
@@ -46,26 +50,29 @@ def _iterator_of(stream: Any) -> Any:
     """Return the iterator inside a stream object, or None; a deferred one if the stream creates it
     on first use.
     """
-    is_lazy = isinstance(getattr(type(stream), "_iterator", None), cached_property)
-    if is_lazy and "_iterator" not in vars(stream):
+    inner = getattr(stream, "__dict__", NO_FIELDS).get("_iterator")
+    if inner is not None:
+        return inner
+    if isinstance(getattr(type(stream), "_iterator", None), cached_property):
         return _DeferredIterator(stream)
     return getattr(stream, "_iterator", None)
 
 
-class _IteratorTap:
-    """Replaces the iterator in a stream object."""
+_Calls = tuple[Callable[[], Any], Callable[[Any], bool | None]]
+"""What a chunk needs: the step that returns it, and the reader's `feed`."""
 
-    __slots__ = ("_bytes", "_ending", "_feed", "_inner", "_next")
-    _step = ""  # the method that returns the next chunk
 
-    def __init__(
-        self, inner: Any, reader: StreamReader, ending: StreamEnd, tap: ByteTap | None
-    ) -> None:
-        self._inner = inner
-        self._next: Callable[[], Any] = getattr(inner, self._step)
-        self._feed = reader.feed
-        self._ending = ending
-        self._bytes = tap
+class _Steps:
+    """Takes the steps of a stream, and feeds each chunk to its reader."""
+
+    __slots__ = ("_calls", "_ending")
+    # One attribute, because each access is slow in a class that has a `__getattr__`.
+    _calls: _Calls | None
+    _ending: StreamEnd
+
+    def _begin(self) -> _Calls:
+        """Set and return `_calls`: a chunk is requested for the first time."""
+        raise NotImplementedError
 
     def _end(self, error: BaseException) -> None:
         """End the call with what a step raised: its end, an error or a cancellation."""
@@ -73,6 +80,78 @@ class _IteratorTap:
             self._ending.end_exhausted()
         else:  # perhaps a finalizer closes an async step
             self._ending.end_from_finalizer()
+
+
+class _SyncSteps(_Steps):
+    """The steps of a sync stream."""
+
+    __slots__ = ()
+
+    def __next__(self) -> Any:
+        while True:
+            try:
+                step, feed = self._calls or self._begin()
+                chunk = step()
+            except BaseException as error:
+                self._end(error)
+                raise
+            try:
+                is_withheld = feed(chunk)
+            except Exception:
+                with guard("stream"):  # entered on a failure only: entering it takes time
+                    raise
+                return chunk
+            if not is_withheld:
+                return chunk
+
+
+class _AsyncSteps(_Steps):
+    """The steps of an async stream."""
+
+    __slots__ = ()
+
+    async def __anext__(self) -> Any:
+        while True:
+            try:
+                step, feed = self._calls or self._begin()
+                chunk = await step()
+            except BaseException as error:
+                self._end(error)
+                raise
+            try:
+                is_withheld = feed(chunk)
+            except Exception:
+                with guard("stream"):  # as in the sync steps
+                    raise
+                return chunk
+            if not is_withheld:
+                return chunk
+
+
+# -- taps
+
+
+class _Tap(_Steps):
+    """Replaces the iterator in a stream object."""
+
+    __slots__ = ("_bytes", "_feed", "_inner")
+    _step = ""  # the method that returns the next chunk
+
+    def __init__(
+        self, inner: Any, reader: StreamReader, ending: StreamEnd, tap: ByteTap | None
+    ) -> None:
+        self._inner = inner
+        self._calls = None
+        self._feed = reader.feed
+        self._ending = ending
+        self._bytes = tap
+
+    def _begin(self) -> _Calls:
+        if self._bytes is not None:
+            self._bytes.is_parsed = True  # the chunks are seen here, so the bytes need no reading
+        calls = (getattr(self._inner, self._step), self._feed)
+        self._calls = calls
+        return calls
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -84,59 +163,35 @@ class _IteratorTap:
             self._ending.end_from_finalizer()
 
 
-class IteratorTap(_IteratorTap):
+class IteratorTap(_SyncSteps, _Tap):
     """Replaces the iterator in a sync stream object."""
 
     __slots__ = ()
     _step = "__next__"
 
-    def __iter__(self) -> SyncLoop:
-        return SyncLoop(self, self._ending, self.__next__)
-
-    def __next__(self) -> Any:
-        if self._bytes is not None:
-            self._bytes.is_parsed = True  # the chunks are seen here, so the bytes need no reading
-        while True:
-            try:
-                chunk = self._next()
-            except BaseException as error:
-                self._end(error)
-                raise
-            if not attempt("stream", self._feed, chunk):
-                return chunk
+    def __iter__(self) -> _SyncTapLoop:
+        return _SyncTapLoop(self)
 
 
-class AsyncIteratorTap(_IteratorTap):
+class AsyncIteratorTap(_AsyncSteps, _Tap):
     """Replaces the iterator in an async stream object."""
 
     __slots__ = ()
     _step = "__anext__"
 
-    def __aiter__(self) -> AsyncLoop:
-        return AsyncLoop(self, self._ending, self.__anext__)
+    def __aiter__(self) -> _AsyncTapLoop:
+        return _AsyncTapLoop(self)
 
-    async def __anext__(self) -> Any:
-        if self._bytes is not None:
-            self._bytes.is_parsed = True  # the chunks are seen here, so the bytes need no reading
-        while True:
-            try:
-                chunk = await self._next()
-            except BaseException as error:
-                self._end(error)
-                raise
-            if not attempt("stream", self._feed, chunk):
-                return chunk
+
+# -- loops
 
 
 class _Loop:
     """One loop over a stream; the object is gone as soon as the loop is left."""
 
-    __slots__ = ("_ending", "_next", "_tap")
-
-    def __init__(self, tap: Any, ending: StreamEnd, step: Callable[[], Any]) -> None:
-        self._tap = tap
-        self._ending = ending
-        self._next = step
+    __slots__ = ()
+    _ending: StreamEnd
+    _tap: Any  # what the loop is over
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tap, name)
@@ -145,7 +200,52 @@ class _Loop:
         self._ending.end_abandoned()
 
 
-class SyncLoop(_Loop):
+class _TapLoop(_Loop, _Steps):
+    """One loop over an iterator tap: it takes its own steps."""
+
+    __slots__ = ("_tap",)
+
+    def __init__(self, tap: _Tap) -> None:
+        self._tap = tap
+        self._calls = tap._calls
+        self._ending = tap._ending
+
+    def _begin(self) -> _Calls:
+        calls: _Calls = self._tap._begin()
+        self._calls = calls
+        return calls
+
+
+class _SyncTapLoop(_SyncSteps, _TapLoop):
+    """One `for` over an iterator tap."""
+
+    __slots__ = ()
+
+    def __iter__(self) -> _SyncTapLoop:
+        return self
+
+
+class _AsyncTapLoop(_AsyncSteps, _TapLoop):
+    """One `async for` over an iterator tap."""
+
+    __slots__ = ()
+
+    def __aiter__(self) -> _AsyncTapLoop:
+        return self
+
+
+class _MethodLoop(_Loop):
+    """One loop over a stream that is tapped, with the stream's own step."""
+
+    __slots__ = ("_ending", "_next", "_tap")
+
+    def __init__(self, tap: Any, ending: StreamEnd, step: Callable[[], Any]) -> None:
+        self._tap = tap
+        self._ending = ending
+        self._next = step
+
+
+class SyncLoop(_MethodLoop):
     """One `for` over a stream."""
 
     __slots__ = ()
@@ -157,7 +257,7 @@ class SyncLoop(_Loop):
         return self._next()
 
 
-class AsyncLoop(_Loop):
+class AsyncLoop(_MethodLoop):
     """One `async for` over a stream."""
 
     __slots__ = ()
@@ -180,17 +280,8 @@ class _DeferredIterator:
         self._stream = weakref.ref(stream)  # so that a dropped stream is collected
         self._inner: Any = None
 
-    def _create(self) -> Any:
+    def __getattr__(self, name: str) -> Any:
         if self._inner is None:
             stream: Any = self._stream()
             self._inner = type(stream)._iterator.func(stream)
-        return self._inner
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._create(), name)
-
-    def __next__(self) -> Any:
-        return self._create().__next__()
-
-    async def __anext__(self) -> Any:
-        return await self._create().__anext__()
+        return getattr(self._inner, name)

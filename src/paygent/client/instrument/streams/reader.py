@@ -11,11 +11,18 @@ from typing import Any, Protocol
 
 from paygent.core.estimate import Estimate
 from paygent.core.request_size import BYTES_PER_TOKEN, utf8_length
-from paygent.core.usage import JobStatus, Usage, get
+from paygent.core.usage import Fields, JobStatus, Usage, get
+
+NO_FIELDS: Fields = {}
+"""The fields of an object without a `__dict__`."""
 
 
 class StreamReader(Protocol):
-    """Reads the chunks of one stream of one route; each stream has a reader of its own."""
+    """Reads the chunks of one stream of one route; each stream has a reader of its own.
+
+    `feed` runs for every chunk, so a reader looks for the usual one first, straight in its
+    `__dict__`: pydantic keeps no declared field among the extra ones, which need a further look.
+    """
 
     def feed(self, chunk: Any) -> bool | None:
         """Read one chunk, an SDK object or a dict; true for one that only Paygent requested, which

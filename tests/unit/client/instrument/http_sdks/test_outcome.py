@@ -14,7 +14,7 @@ from tests.unit.client.instrument.requests import Init, prepared
 
 from paygent import PlanConfig, paygent_context
 from paygent.client.accounts.forecasts import Use
-from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.user_state import Hold, Lane
 from paygent.client.instrument.http_sdks.outcome import end_answered, end_failed
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
@@ -54,9 +54,10 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 def call_of(plan: PlanConfig | None = None) -> Call:
     """A call under way."""
     call = Call()
-    call.plan = plan or PlanConfig()
     call.ends, call.drops_usage_chunk = [None], False
-    call.hold = Hold(Use(Estimate(5, 7), 0), "gpt-4o")
+    call.hold = Hold()
+    call.hold.use = Use(Estimate(5, 7), 0)
+    call.hold.lane = cast(Lane, SimpleNamespace(plan=plan or PlanConfig()))
     return call
 
 

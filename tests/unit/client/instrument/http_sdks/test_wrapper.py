@@ -125,13 +125,44 @@ def passing() -> Iterator[None]:
 async def test_wrappers__without_a_meter__only_pass(passing: None) -> None:
     """After a shutdown the patch costs a look at one variable."""
 
-    async def original_async(client: Any, *args: Any) -> Any:
-        return args
+    async def original_async(client: Any, *args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
 
-    sync = wrap_sync(lambda client, *args: args, openai_names)
+    sync = wrap_sync(lambda client, *args, **kwargs: (args, kwargs), openai_names)
     asynchronous = wrap_async(original_async, openai_names)
-    assert sync(Client(), 1, 2) == (1, 2)
-    assert await asynchronous(Client(), 1, 2) == (1, 2)
+    for given in ({}, {"stream": True, "stream_cls": list}):
+        expected = (1, 2), {"stream": False, "stream_cls": None, **given}
+        assert sync(Client(), 1, 2, **given) == expected
+        assert await asynchronous(Client(), 1, 2, **given) == expected
+        assert sync(Client(), 1, 2, 3, **given) == ((1, 2, 3), expected[1])
+        assert await asynchronous(Client(), 1, 2, 3, **given) == ((1, 2, 3), expected[1])
+
+
+@pytest.mark.parametrize("is_metered", [False, True])
+async def test_wrappers__a_keyword_that_other_versions_of_the_sdk_have__reaches_the_sdk(
+    is_metered: bool, init: Init
+) -> None:
+    """`remaining_retries` is an argument of `request` up to openai 1.60 and anthropic 0.40."""
+    set_active(None)
+    if is_metered:
+        init(auto_instrument=False)
+    answer = {"model": "gpt-4o", "usage": {"prompt_tokens": 1, "completion_tokens": 2}}
+    retries: list[int] = []
+
+    def original(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+        retries.append(kwargs["remaining_retries"])
+        return answer
+
+    async def original_async(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
+        return original(client, cast_to, options, **kwargs)
+
+    sync: Any = wrap_sync(original, openai_names)
+    asynchronous: Any = wrap_async(original_async, openai_names)
+    options = options_of(body={"model": "gpt-4o"})
+    with paygent_context("u1"):
+        assert sync(Client(), cast_to=object, options=options, remaining_retries=1) is answer
+        assert await asynchronous(Client(), object, options, remaining_retries=2) is answer
+    assert retries == [1, 2]
 
 
 async def test_wrappers__a_request_that_cannot_be_read__passes(
@@ -141,10 +172,10 @@ async def test_wrappers__a_request_that_cannot_be_read__passes(
     init(auto_instrument=False)
     swallowed.expect("prepare")
 
-    async def original_async(client: Any, *args: Any) -> str:
+    async def original_async(client: Any, *args: Any, **kwargs: Any) -> str:
         return "answer"
 
-    sync = wrap_sync(lambda client, *args: "answer", openai_names)
+    sync = wrap_sync(lambda client, *args, **kwargs: "answer", openai_names)
     asynchronous = wrap_async(original_async, openai_names)
     assert sync(Client(), object, object()) == "answer"
     assert await asynchronous(Client(), object, object()) == "answer"
@@ -158,7 +189,7 @@ class Pause:
         yield
 
 
-async def suspended(client: Any, cast_to: Any, options: Any) -> Any:
+async def suspended(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
     """A provider that does not answer; its SDK wraps what ends the waiting."""
     try:
         try:
@@ -219,11 +250,11 @@ async def test_wrappers__around_each_other__count_a_call_once(init: Init) -> Non
     metered = Metered(pg)
     answer = {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
 
-    async def original_async(client: Any, cast_to: Any, options: Any) -> Any:
+    async def original_async(client: Any, cast_to: Any, options: Any, **kwargs: Any) -> Any:
         return answer
 
     sync = wrap_sync(
-        wrap_sync(lambda client, cast_to, options: answer, openai_names),
+        wrap_sync(lambda client, cast_to, options, **kwargs: answer, openai_names),
         openai_names,
     )
     asynchronous = wrap_async(wrap_async(original_async, openai_names), openai_names)

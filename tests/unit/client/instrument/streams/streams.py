@@ -8,7 +8,7 @@ from typing import Any
 import httpx2
 
 from paygent.client.accounts.forecasts import Use
-from paygent.client.accounts.holds import Hold
+from paygent.client.accounts.user_state import Hold
 from paygent.client.instrument.openai.answers import (
     ChatStream,
     read_chat,
@@ -61,7 +61,8 @@ def call_of() -> Call:
     call = Call()
     call.ends, call.drops_usage_chunk, call.provisional = [None], False, None
     call.stream_ended = False
-    call.hold = Hold(Use(ESTIMATE, 0), "gpt-4o")
+    call.hold = Hold()
+    call.hold.use = Use(ESTIMATE, 0)
     return call
 
 

@@ -103,7 +103,7 @@ def test_openai__a_stream_that_is_left_inside_wrap__ends_there(
             stream = client.chat.completions.create(model="gpt-4o", messages=MESSAGES, stream=True)
             for _ in stream:
                 break
-            in_flight.append(pg._parts.journal.calls_in_flight)
+            in_flight.append(pg._parts.accounts.registry.calls_in_flight)
 
     run: Callable[[], Any] = (lambda: pg.wrap(work, user_id="u1")) if wraps else work
     with paygent_context("u1"):

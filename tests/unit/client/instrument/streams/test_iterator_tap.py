@@ -6,6 +6,7 @@ import gc
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,7 +36,9 @@ from paygent.client.instrument.streams.iterator_tap import tap_stream
 from paygent.client.metering.meter import Meter
 from paygent.core.estimate import Estimate
 from paygent.core.usage import Usage
+from paygent.errors import PaygentLimitExceeded
 from paygent.testing import Answer, FakeProvider
+from paygent.types import GuardResult
 
 Init = Callable[..., Paygent]
 
@@ -67,7 +70,7 @@ def last() -> dict[str, Any]:
     return {"model": "gpt-4o", "choices": [], "usage": USAGE}
 
 
-def tapped(stream: SdkStream, reader: Any = None) -> NotingMeter:
+def tapped(stream: SdkStream | LazyStream, reader: Any = None) -> NotingMeter:
     """A stream with both taps in it."""
     meter = NotingMeter()
     reading = reader if reader is not None else chat()
@@ -223,6 +226,148 @@ def test_tap_stream__what_is_no_stream__is_left_alone() -> None:
     answer = object()
     meter = cast(Meter, NotingMeter())
     assert tap_stream(answer, meter, call_of(), chat(), lambda document: None) is False
+
+
+def test_tap_stream__an_iterator_without_steps__is_left_alone() -> None:
+    """What only has the name of an iterator is neither tapped nor changed."""
+    stream = SdkStream(["odd"])
+    meter = cast(Meter, NotingMeter())
+    assert tap_stream(stream, meter, call_of(), chat(), lambda document: None) is False
+    assert stream._iterator == ["odd"]
+
+
+class LazyStream:
+    """An SDK's stream object that creates its iterator on first use."""
+
+    def __init__(self) -> None:
+        self.created = 0
+
+    @cached_property
+    def _iterator(self) -> Iterator[Any]:
+        self.created += 1
+        return iter([chunk(), last()])
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._iterator
+
+
+def test_tap_stream__an_iterator_that_is_created_on_first_use__is_created_then() -> None:
+    """Once, at the first request for a chunk, and not before."""
+    stream = LazyStream()
+    meter = tapped(stream)
+    loop = iter(stream._iterator)
+    assert stream.created == 0
+    assert [next(loop), next(stream._iterator)] == [chunk(), last()]
+    assert list(loop) == []
+    assert stream.created == 1
+    assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
+
+
+def test_tap_stream__a_loop_that_is_left__settles_what_it_saw() -> None:
+    """Whether it has taken a step or not."""
+    for steps, expected in ((0, None), (2, (50, 3))):
+        stream = SdkStream(iter([chunk(), chunk(), last()]))
+        meter = tapped(stream)
+        loop = iter(stream._iterator)
+        for _ in range(steps):
+            next(loop)
+        assert meter.settled == []
+        del loop
+        assert [tokens(usage) for usage in meter.settled] == [expected]
+
+
+class RefusingReader(BrokenReader):
+    """A reader that raises what no guard may swallow."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def feed(self, chunk: Any) -> bool | None:
+        """Raise it."""
+        raise self.error
+
+    def usage(self, estimate: Estimate) -> Usage | None:
+        """Return nothing."""
+        return None
+
+
+UNGUARDED = [
+    KeyboardInterrupt(),
+    PaygentLimitExceeded(GuardResult("hard_gate", "total_spend", message="no")),
+]
+
+
+@pytest.mark.parametrize("error", UNGUARDED)
+def test_tap_stream__what_no_guard_may_swallow__passes(error: BaseException) -> None:
+    """Ctrl-C and a refusal arrive, also where a chunk is read."""
+    stream = SdkStream(iter([chunk()]))
+    tapped(stream, RefusingReader(error))
+    with pytest.raises(type(error)):
+        next(stream._iterator)
+
+
+@pytest.mark.parametrize("error", UNGUARDED[1:])
+async def test_tap_stream__what_no_guard_may_swallow__passes_an_async_step(
+    error: BaseException,
+) -> None:
+    """The same for async steps."""
+
+    async def source() -> AsyncIterator[Any]:
+        yield chunk()
+
+    stream = SdkStream(source())
+    tapped(stream, RefusingReader(error))
+    with pytest.raises(type(error)):
+        await stream._iterator.__anext__()
+
+
+async def test_tap_stream__a_reader_that_fails__lets_every_async_chunk_pass(
+    swallowed: Swallowed,
+) -> None:
+    """Our bug is counted; an async app gets its stream too."""
+    swallowed.expect("stream", "usage")
+
+    async def source() -> AsyncIterator[Any]:
+        for each in (chunk(), last()):
+            yield each
+
+    stream = SdkStream(source())
+    meter = tapped(stream, BrokenReader())
+    assert [each async for each in stream] == [chunk(), last()]
+    assert meter.settled == [None]
+
+
+class CountingHeaders(dict[str, str]):
+    """Headers that count how often they are read."""
+
+    reads = 0
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Count it."""
+        self.reads += 1
+        return super().get(name, default)
+
+
+@pytest.mark.parametrize("way", ["next", "loop"])
+def test_tap_stream__once_a_chunk_is_requested__its_bytes_are_not_read(way: str) -> None:
+    """The chunks are seen already; reading the bytes too would cost the time twice."""
+    response = SimpleNamespace(stream=Source(), headers=EVENTS)
+    stream = SdkStream(iter([chunk()]), response)
+    tapped(stream)
+    loop = iter(stream._iterator)
+    assert response.stream.is_parsed is False
+    next(stream._iterator if way == "next" else loop)
+    assert response.stream.is_parsed is True
+
+
+def test_tap_stream__of_parsed_chunks__does_not_read_the_headers() -> None:
+    """They matter only to bytes that nothing parses, and HTTP libraries read them slowly."""
+    headers = CountingHeaders(EVENTS)
+    stream = SdkStream(iter([chunk(), last()]), SimpleNamespace(stream=Source(), headers=headers))
+    meter = tapped(stream)
+    assert list(stream) == [chunk(), last()]
+    assert headers.reads == 0
+    assert [tokens(usage) for usage in meter.settled] == [(3, 4)]
 
 
 def test_ending__however_often_it_fires__counts_once() -> None:
