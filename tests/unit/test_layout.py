@@ -19,7 +19,10 @@ SOURCE = ROOT / "src" / "paygent"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 LINES_P50_MAX, LINES_P90_MAX, LINES_MAX = 150, 350, 600
-BROAD_HANDLERS_MAX = 5  # three are the guard itself, two the loops of a stream, chunk by chunk
+BROAD_HANDLERS_MAX = 7
+"""Three are the guard itself. Two are in the loops of a stream and two in the shortcut of a call,
+where it would cost as much as what it guards.
+"""
 COMMENTS_PER_100_LINES = (5.0, 9.0)
 FOLDERS_MAX, ROOT_MODULES_MAX = 9, 6
 LAYERS_MAX = [12, 7, 9]

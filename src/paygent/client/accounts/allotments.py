@@ -33,14 +33,15 @@ def enter(hold: Hold) -> bool:
     if hold.at_us >= lane.until_us:
         return False
     # As `bound_of`, without the cost of its calls: this runs for every call.
-    use, bound, output = hold.use, lane.bound, hold.max_tokens
+    use, weight, output = hold.use, hold.weight, hold.max_tokens
     if use is not None:
         cost, tokens = use.cost_nano * ONE_NANO, use.tokens * MILLIONTHS
     else:
-        if not output or (output > bound.output_tokens and not bound.takes_max_tokens):
-            output = bound.output_tokens
-        cost = hold.weight * bound.per_byte + output * bound.per_output_token + bound.fixed
-        tokens = hold.weight * bound.tokens_per_byte + output * MILLIONTHS + bound.tokens_fixed
+        per_byte, per_token, fixed, tokens_per_byte, tokens_fixed, usual, takes_max = lane.bound
+        if not output or (output > usual and not takes_max):
+            output = usual
+        cost = weight * per_byte + output * per_token + fixed
+        tokens = weight * tokens_per_byte + output * MILLIONTHS + tokens_fixed
     if cost > allotment.unit or tokens > allotment.unit_tokens:
         return False
     opened = user.open

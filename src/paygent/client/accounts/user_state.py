@@ -85,11 +85,6 @@ class Hold:
         call: The call that was made of it where it could not end by itself, or None.
     """
 
-    __slots__ = (
-        "at_us", "call", "event", "figures", "is_counted", "lane", "max_tokens", "observation",
-        "owner", "seq", "started_ns", "use", "warnings", "weight",
-    )  # fmt: skip
-
     lane: Lane
     seq: int
     at_us: int
@@ -97,13 +92,14 @@ class Hold:
     max_tokens: int
     owner: object
     started_ns: int
-    use: Use | None
-    figures: tuple[int, ...] | None
-    event: Event | None
-    observation: Observation | None
-    is_counted: bool | None
-    call: Any
-    warnings: tuple[Reading, ...]  # readings of accounts newly past their warn line
+    # No slots: what a call has none of need not be set, when it is made on the path of every call.
+    use: Use | None = None
+    figures: tuple[int, ...] | None = None
+    event: Event | None = None
+    observation: Observation | None = None
+    is_counted: bool | None = False
+    call: Any = None
+    warnings: tuple[Reading, ...] = ()  # readings of accounts newly past their warn line
 
     @property
     def is_open(self) -> bool:

@@ -208,9 +208,6 @@ class Meter:
         hold.max_tokens = request.max_tokens or 0
         hold.owner = caller()
         hold.use = use_of(request, size, lane)
-        hold.figures = hold.event = hold.observation = hold.call = None
-        hold.is_counted = False
-        hold.warnings = ()
         return self._new_call(request, identity, hold)
 
     def _new_call(self, request: Request, identity: Identity, hold: Hold) -> Call:
@@ -379,9 +376,8 @@ class Meter:
         hold.weight = weight
         hold.max_tokens = max_tokens
         hold.owner = owner
-        hold.use = lane.worst_use(Size(weight), max_tokens or None) if lane.is_strict else None
-        hold.figures = hold.event = hold.observation = hold.call = None
-        hold.is_counted = False
+        if lane.is_strict:
+            hold.use = lane.worst_use(Size(weight), max_tokens or None)
         hold.lane = lane
         if not (enter(hold) or self._admission.renew(hold)):
             return False

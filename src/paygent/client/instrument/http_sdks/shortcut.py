@@ -25,10 +25,11 @@ from paygent.client.instrument.http_sdks.request import (
 from paygent.client.metering import nesting
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.meter import Meter
+from paygent.client.metering.nesting import enclosing, tasks
 from paygent.client.runtime.event_loops import caller
 from paygent.core.records import COUNT_MAX
 from paygent.core.request_size import PART_WEIGHT, sizes_of
-from paygent.failopen import attempt
+from paygent.failopen import attempt, diagnostics
 
 _NOBODY = Identity()
 _UNUSUAL_FIELDS = frozenset({"n", "best_of", "background"})  # a sum of answers, a later usage
@@ -80,80 +81,92 @@ def begin(
         is_stream: Whether it asks for a stream (any value that is true).
         is_async: Whether the caller is a coroutine.
     """
-    if meter.deferred_ends.waiting or (meter.may_be_forked and meter.pid != getpid()):
-        return None
-    if nesting.enclosing.get() is not None or nesting.tasks:
-        return None
-    source = current.get()
-    while type(source) is Scope and source.has_ended:
-        source = source.outer
-    if source is None:
-        identity = _NOBODY
-    elif type(source) is not Scope:
-        return None
-    elif source.outer is not None and nesting.yield_hooks:
-        return None  # perhaps an integration's call encloses this one
-    else:
-        identity = source.identity
-    fields = options.__dict__
-    headers, body = fields["headers"], fields["json_data"]
-    given: dict[str, Any] | None = headers if type(headers) is dict else None
-    carrier: Any = given.get(CARRIER_HEADER) if given else None
-    if carrier is not None:
-        identity = carrier.identity.merged_with(identity)
-    if identity.metadata is not None or type(body) is not dict or fields.get("extra_json"):
-        return None
-    base_url, model, url = client._base_url, body.get("model"), fields["url"]
-    if type(model) is not str:
-        return None
-    shortcut: Shortcut | None = meter.shortcuts.get(
-        (identity.user_id, identity.session_id, identity.plan, model, url, id(base_url), is_stream)
-    )
-    if shortcut is None or shortcut.base_url is not base_url:
-        return None
-    if not _UNUSUAL_FIELDS.isdisjoint(body):
-        return None
-    if given is None:
-        if type(headers) is not shortcut.no_headers:
+    try:
+        if meter.deferred_ends.waiting or (meter.may_be_forked and meter.pid != getpid()):
             return None
-    else:
-        for name in given:
-            if name.lower() == RAW_HEADER:
+        if enclosing.get() is not None or tasks:
+            return None
+        source = current.get()
+        while type(source) is Scope and source.has_ended:
+            source = source.outer
+        if source is None:
+            identity = _NOBODY
+        elif type(source) is not Scope:
+            return None
+        elif source.outer is not None and nesting.yield_hooks:
+            return None  # perhaps an integration's call encloses this one
+        else:
+            identity = source.identity
+        fields = options.__dict__
+        headers, body = fields["headers"], fields["json_data"]
+        given: dict[str, Any] | None = headers if type(headers) is dict else None
+        carrier: Any = given.get(CARRIER_HEADER) if given else None
+        if carrier is not None:
+            identity = carrier.identity.merged_with(identity)
+        if identity.metadata is not None or type(body) is not dict or fields.get("extra_json"):
+            return None
+        base_url, model, url = client._base_url, body.get("model"), fields["url"]
+        if type(model) is not str:
+            return None
+        shortcut: Shortcut | None = meter.shortcuts.get(
+            (
+                identity.user_id,
+                identity.session_id,
+                identity.plan,
+                model,
+                url,
+                id(base_url),
+                is_stream,
+            )
+        )
+        if shortcut is None or shortcut.base_url is not base_url:
+            return None
+        if not _UNUSUAL_FIELDS.isdisjoint(body):
+            return None
+        if given is None:
+            if type(headers) is not shortcut.no_headers:
                 return None
-    lane = shortcut.lane
-    user = lane.user
-    at_us = meter.clock_ns() // 1000
-    if at_us >= user.stale_us:
-        return None
-    if shortcut.session is not None:
-        idle_us = at_us - user.session_used_us
-        if user.open_session is not shortcut.session or idle_us > user.session_timeout_us:
+        else:
+            for name in given:
+                if name.lower() == RAW_HEADER:
+                    return None
+        lane = shortcut.lane
+        user = lane.user
+        at_us = meter.clock_ns() // 1000
+        if at_us >= user.stale_us:
             return None
-        if idle_us > 0:
-            user.session_used_us = at_us
-    text_bytes, parts, caches = sizes_of(body)
-    if parts or caches:
-        if lane.plan.pre_call_estimate:
-            return None
-        text_bytes += parts * PART_WEIGHT
-    max_tokens = 0
-    for name in shortcut.max_tokens_names:
-        value = body.get(name)
-        if value is not None:
-            if type(value) is not int or not 0 < value <= COUNT_MAX:
+        if shortcut.session is not None:
+            idle_us = at_us - user.session_used_us
+            if user.open_session is not shortcut.session or idle_us > user.session_timeout_us:
                 return None
-            max_tokens = value
-            break
-    if text_bytes > COUNT_MAX:
+            if idle_us > 0:
+                user.session_used_us = at_us
+        text_bytes, parts, caches = sizes_of(body)
+        if parts or caches:
+            if lane.plan.pre_call_estimate:
+                return None
+            text_bytes += parts * PART_WEIGHT
+        max_tokens = 0
+        for name in shortcut.max_tokens_names:
+            value = body.get(name)
+            if value is not None:
+                if type(value) is not int or not 0 < value <= COUNT_MAX:
+                    return None
+                max_tokens = value
+                break
+        if text_bytes > COUNT_MAX:
+            return None
+        owner = caller() if is_async else get_ident()
+        if not meter.start(hold, lane, at_us, text_bytes, max_tokens, owner):
+            return None
+        if given and carrier is not None:
+            options.headers = {name: given[name] for name in given if name != CARRIER_HEADER}
+        if shortcut.is_unattributed:
+            meter.count_missing_user()
+        return shortcut
+    except Exception as error:  # noqa: BLE001 - as `attempt`, which would cost as much
+        diagnostics.record_error("begin", error)
         return None
-    owner = caller() if is_async else get_ident()
-    if not meter.start(hold, lane, at_us, text_bytes, max_tokens, owner):
-        return None
-    if given and carrier is not None:
-        options.headers = {name: given[name] for name in given if name != CARRIER_HEADER}
-    if shortcut.is_unattributed:
-        meter.count_missing_user()
-    return shortcut
 
 
 def ask_for_stream_usage(shortcut: Shortcut, options: Any) -> bool:
@@ -166,16 +179,20 @@ def ask_for_stream_usage(shortcut: Shortcut, options: Any) -> bool:
 
 
 def end(meter: Meter, hold: Hold, shortcut: Shortcut, answer: Any, drops_chunk: bool) -> bool:
-    """End a call with its answer, now or when its stream ends; return True."""
-    if not shortcut.prepared.is_stream:
-        counts = shortcut.read(answer, hold.lane.answerers)
-        if counts is not None:
-            meter.finish(hold, counts)
-            return True
-    call = _as_call(meter, hold, shortcut)
-    call.drops_usage_chunk = drops_chunk
-    end_answered(meter, call, shortcut.prepared, answer)
-    return True
+    """End a call with its answer, now or when its stream ends; return False where that fails."""
+    try:
+        if not shortcut.prepared.is_stream:
+            counts = shortcut.read(answer, hold.lane.answerers)
+            if counts is not None:
+                meter.finish(hold, counts)
+                return True
+        call = _as_call(meter, hold, shortcut)
+        call.drops_usage_chunk = drops_chunk
+        end_answered(meter, call, shortcut.prepared, answer)
+        return True
+    except Exception as error:  # noqa: BLE001 - as in `begin`
+        diagnostics.record_error("settle", error)
+        return False
 
 
 def end_raised(
@@ -184,7 +201,7 @@ def end_raised(
     """End a call that raised, before or after it was sent, or in the middle of its end; without an
     error, one of which a step has failed.
     """
-    figures = getattr(hold, "figures", None)
+    figures = hold.figures
     if figures is not None:
         meter.finish(hold, figures[1:], reports=False)  # again: nothing is counted twice
     elif not hold.is_open:

@@ -23,7 +23,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextvars import Token
 from dataclasses import dataclass
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from paygent.client.accounts.user_state import Hold
@@ -119,7 +119,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
             return whole_way(client, cast_to, options, *args, **others)
         hold, found, drops_chunk = Hold(), None, False  # before it begins: see `Hold`
         try:
-            begun = attempt("begin", begin, meter, hold, client, options, stream, False)
+            begun = begin(meter, hold, client, options, stream, False)
             if begun is not None:
                 if stream:
                     drops_chunk = ask_for_stream_usage(begun, options)
@@ -132,7 +132,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
             attempt("begin", end_raised, meter, hold, None, None)  # if its beginning has failed
             return whole_way(client, cast_to, options, stream=stream, stream_cls=stream_cls)
         try:
-            if not attempt("settle", end, meter, hold, found, answer, drops_chunk):
+            if not end(meter, hold, found, answer, drops_chunk):
                 attempt("settle", end_raised, meter, hold, found, None)
         except BaseException as error:
             attempt("settle", end_raised, meter, hold, found, error)
@@ -180,7 +180,7 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
             return await whole_way(client, cast_to, options, *args, **others)
         hold, found, drops_chunk = Hold(), None, False
         try:
-            begun = attempt("begin", begin, meter, hold, client, options, stream, True)
+            begun = begin(meter, hold, client, options, stream, True)
             if begun is not None:
                 if stream:
                     drops_chunk = ask_for_stream_usage(begun, options)
@@ -194,7 +194,7 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
             attempt("begin", end_raised, meter, hold, None, None)
             return await whole_way(client, cast_to, options, stream=stream, stream_cls=stream_cls)
         try:
-            if not attempt("settle", end, meter, hold, found, answer, drops_chunk):
+            if not end(meter, hold, found, answer, drops_chunk):
                 attempt("settle", end_raised, meter, hold, found, None)
         except BaseException as error:
             attempt("settle", end_raised, meter, hold, found, error)
@@ -358,7 +358,7 @@ def wrap_resource(
 
         @functools.wraps(original)
         async def async_method(*args: Any, **kwargs: Any) -> Any:
-            if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
+            if args and "request" in getattr(args[0], "_client", _NO_CLIENT).__dict__:
                 attempt("self_check", hook_client, args[0]._client)
             if not has_no_arguments(kwargs):
                 kwargs = carry(kwargs, switch)
@@ -368,13 +368,16 @@ def wrap_resource(
 
     @functools.wraps(original)
     def method(*args: Any, **kwargs: Any) -> Any:
-        if args and "request" in getattr(getattr(args[0], "_client", None), "__dict__", ()):
+        if args and "request" in getattr(args[0], "_client", _NO_CLIENT).__dict__:
             attempt("self_check", hook_client, args[0]._client)
         if not has_no_arguments(kwargs):
             kwargs = carry(kwargs, switch)
         return send(*args, **kwargs)
 
     return method
+
+
+_NO_CLIENT = SimpleNamespace()
 
 
 def carry(kwargs: dict[str, Any], switch: Switch) -> dict[str, Any]:

@@ -784,6 +784,6 @@ def test_begin__that_fails__sends_the_call_the_whole_way_with_nothing_held(
 
         monkeypatch.setattr(journal, "write", broken)
         assert chat(client).id == "chatcmpl-fake"
-    assert ways.taken == [WHOLE, SHORT]  # the failed attempt was no way
+    assert ways.taken == [WHOLE, SHORT, WHOLE]
     assert (pg.health()["calls_in_flight"], pg.get_usage("u1").reserved_cost_nano) == (0, 0)
     assert pg.get_usage("u1").period_tokens_total == 360
