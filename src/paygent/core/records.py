@@ -285,6 +285,19 @@ def to_event(record: PackedRecord) -> Event:
     return with_differences(event, record.tail) if record.tail else event
 
 
+def figures_of(event: Event, answerer: int) -> Figures:
+    """Return the figures that an event has, with the number of the model that answered."""
+    return Figures(
+        event.latency_ms,
+        event.input_tokens,
+        event.output_tokens,
+        event.cached_input_tokens,
+        event.cache_write_tokens,
+        event.reasoning_tokens,
+        answerer,
+    )
+
+
 def end_record(lane: int, facts: LaneFacts, seq: int, event: Event, answerer: int) -> bytes:
     """Write the end record of a call with any event: what its figures do not give is its tail.
 
@@ -294,15 +307,7 @@ def end_record(lane: int, facts: LaneFacts, seq: int, event: Event, answerer: in
         event: What it cost.
         answerer: The number of the model that answered, or 0.
     """
-    figures = Figures(
-        event.latency_ms,
-        event.input_tokens,
-        event.output_tokens,
-        event.cached_input_tokens,
-        event.cache_write_tokens,
-        event.reasoning_tokens,
-        answerer,
-    )
+    figures = figures_of(event, answerer)
     if max(figures) > COUNT_MAX or min(figures) < 0:
         figures = Figures(0, 0, 0, 0, 0, 0, answerer)
     record = pack_end(lane, seq, event.at_us, figures)

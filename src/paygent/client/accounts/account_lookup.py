@@ -130,6 +130,7 @@ def _close_idle_sessions(user: User, kept: str) -> None:
         if key.session_id not in ("", kept, opened) and not is_in_use(user, account):
             del user.accounts[key]
             user.sessions.discard(key.session_id)
+    user.drop_lanes()
     user.call_accounts.clear()
     user.event_accounts.clear()
 

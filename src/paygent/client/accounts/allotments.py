@@ -17,7 +17,7 @@ from paygent.client.accounts.user_state import Allotment, Hold, Lane, User
 from paygent.core.estimate import MILLIONTHS
 from paygent.core.pricing import ONE_NANO
 
-_MOST_MAX = 1_024  # calls per allotment; bounds what is open and not counted yet
+_MOST_MIN = 1_024  # calls per allotment without a limit, unless so many are in flight already
 _ROOM_SHARE = 2_048  # far from a line, a call may be as large as this part of the room
 _UNITS = (4, 1)  # of the bound of the call at hand: later ones may be larger, if there is room
 
@@ -73,11 +73,14 @@ def allot(hold: Hold, *, warn_every_call: bool) -> bool:
     """
     lane = hold.lane
     user = lane.user
-    if not (_IS_SAFE and user.known and lane.is_current()):
+    if not (_IS_SAFE and user.known and user.sdk_enabled and lane.is_current()):
+        return False
+    if hold.at_us >= min(user.period.end_us, lane.valid_until_us):
+        return False
+    # Of the whole user: a call that ends under an allotment wakes nobody.
+    if any(account.waiting for account in user.accounts.values()):
         return False
     accounts = account_lookup.accounts_for_call(user, lane.session_id, lane.model_key, hold.at_us)
-    if any(account.waiting for account in accounts):
-        return False
     if lane.forecast.is_cold and hold.use is None:
         return False  # of unknown size
     if lane.reckon():
@@ -160,7 +163,7 @@ def _joins(lane: Lane, allotment: Allotment, bound: tuple[int, int], rooms: _Roo
     units = (allotment.unit, allotment.unit_tokens)
     if bound[0] > units[0] or bound[1] > units[1]:
         return False
-    most = _MOST_MAX
+    most = max(_MOST_MIN, 2 * len(lane.user.open))  # bounds what is not counted yet
     for room, unit, extra in zip(rooms, units, allotment.extra, strict=False):
         if room is not None:
             most = min(most, (room - extra) // unit)

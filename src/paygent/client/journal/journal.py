@@ -58,6 +58,7 @@ from paygent.failopen import diagnostics
 # less than one in the second until the next is made.
 SEGMENT_BYTES_MAX = 2 * 1024 * 1024
 
+_LANES_IN_MEMORY_MAX = 4_096  # with more, records go on in a new segment, once all are delivered
 _WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an append
 
 
@@ -232,7 +233,7 @@ class Journal:
             None if to_memory else self._spare_with(room) or self._new_file(room)
         )
         if fresh is None:
-            fresh = MemorySegment(self._records_in_memory_max)
+            return MemorySegment(self._records_in_memory_max)
         fresh.full_at = self._segment_bytes_max
         return fresh
 
@@ -282,8 +283,10 @@ class Journal:
     def maintain(self) -> None:
         """Do the work that no caller should pay for: retry files, seal, prepare a segment."""
         current = self._current
-        if isinstance(current, MemorySegment) and self.folder is not None and not current.frames:
-            self._rotate(current)  # files may work again
+        if isinstance(current, MemorySegment) and not current.frames:
+            has_many_lanes = len(current.lanes) > _LANES_IN_MEMORY_MAX
+            if self.folder is not None or has_many_lanes:
+                self._rotate(current)  # files may work again
         for segment in list(self._segments):
             if segment is not self._current and not segment.writers:
                 segment.seal()

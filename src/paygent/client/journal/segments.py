@@ -403,7 +403,7 @@ class MemorySegment:
     frames: deque[bytes] = field(default_factory=deque)
     writers: list[None] = field(default_factory=list)
     read_to: int = 0
-    full_at: int = 0
+    full_at: int = 1 << 62  # it has a bound of its own
     size: int = 0
     dropped: int = 0
     lanes: Lanes = field(default_factory=dict)

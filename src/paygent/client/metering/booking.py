@@ -20,6 +20,7 @@ from paygent.core.records import (
     end_record,
     event_of_begin,
     event_of_end,
+    figures_of,
     pack_begin,
     with_tail,
 )
@@ -124,22 +125,14 @@ def event_of(call: Call, usage: Usage, catalogue: Catalogue) -> tuple[Event, Rat
 
 def is_reproducible(event: Event, facts: LaneFacts, answerer: Answerer) -> bool:
     """Return whether the event of a call follows from its figures, if this model has answered."""
-    figures = (
-        event.latency_ms,
-        event.input_tokens,
-        event.output_tokens,
-        event.cached_input_tokens,
-        event.cache_write_tokens,
-        event.reasoning_tokens,
-        0,
-    )
+    figures = figures_of(event, 0)
     plain = event_of_end(facts._replace(answerers=(answerer,)), 0, event.at_us, figures)
     return event == plain._replace(
         event_id=event.event_id, metadata=event.metadata, blocked=event.blocked
     )
 
 
-def figures_of(call: Call, usage: Usage) -> tuple[int, ...] | None:
+def plain_figures(call: Call, usage: Usage) -> tuple[int, ...] | None:
     """Return the figures of a usage from which the event of a call follows, as `Meter.finish` takes
     them; None for any other.
     """
@@ -147,6 +140,7 @@ def figures_of(call: Call, usage: Usage) -> tuple[int, ...] | None:
     answerer = lane.answerers.get(usage.model or "")
     if (
         answerer is None
+        or hold.at_us >= lane.valid_until_us  # a price has changed since
         or (hold.use is not None and not lane.is_strict)
         or call.blocked
         or call.identity.metadata

@@ -54,7 +54,7 @@ from paygent.client.metering.booking import (
     estimated_event,
     event_of,
     event_record,
-    figures_of,
+    plain_figures,
 )
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
@@ -142,6 +142,7 @@ class Meter:
         self._lanes = Lanes(parts.accounts.admission, parts.catalogue)
         self.shortcuts: BoundedDict[Hashable, Any] = BoundedDict(_SHORTCUTS_MAX)
         self.admits_missing_user = parts.attribution.admits_missing_user
+        self.fallback_user_id = parts.attribution.fallback_user_id
         self.count_missing_user = parts.attribution.count_missing_user
         self.renew_after_fork()
 
@@ -467,7 +468,7 @@ class Meter:
 
     def _settle(self, call: Call, result: Usage | JobStatus | None) -> None:
         job, usage = (result, result.use_now) if isinstance(result, JobStatus) else (None, result)
-        figures = figures_of(call, usage) if usage is not None and job is None else None
+        figures = plain_figures(call, usage) if usage is not None and job is None else None
         if figures is not None:
             self.finish(call.hold, figures)
             return
@@ -556,7 +557,7 @@ class Meter:
         """
         if not self._jobs.is_news(status):
             return
-        fallback = self._attribution.fallback_user_id
+        fallback = self.fallback_user_id
         identity = self._attribution.explicit(request) or Identity(fallback)
         at_us = self._now_us()
         asker = self._registry.user(identity.user_id or fallback, at_us)

@@ -23,6 +23,7 @@ from tests.unit.client.accounts.calls import (
 from tests.unit.client.accounts.interleavings import StepwiseTable, Turns, orders
 
 from paygent.client.accounts import allotments as allotments_module
+from paygent.client.accounts.account_lookup import ACCOUNTS_MAX
 from paygent.client.accounts.allotments import allot, bound_of, enter
 from paygent.client.accounts.forecasts import Use
 from paygent.client.accounts.holds import load_on
@@ -263,7 +264,7 @@ def test_allot__without_any_limit__is_bounded_all_the_same() -> None:
     accounts = make_accounts(PlanConfig())
     lane = warm_lane(accounts)
     allotted(accounts, lane)
-    assert lane.most == allotments_module._MOST_MAX
+    assert lane.most == allotments_module._MOST_MIN
     assert not enter(call_of(lane, weight=10**6))
     accounts.admission.release(allotted(accounts, lane, weight=10**6))
     assert enter(call_of(lane, weight=10**6))
@@ -549,3 +550,63 @@ def test_evict__a_user_with_a_call_in_flight__stays(monkeypatch: pytest.MonkeyPa
     assert "ann" not in accounts.registry.users
     assert not lane.is_current()
     assert not enter(call_of(lane))
+
+
+# -- what a lane and its user rest on
+
+
+@pytest.mark.parametrize("edge", ["period", "price"])
+def test_allot__a_lane_whose_time_has_come__lets_nobody_in(edge: str) -> None:
+    """Its period has ended or its price has changed: the whole way finds the new one."""
+    accounts = make_accounts(capped(10**9))
+    lane = warm_lane(accounts)
+    accounts.admission.release(allotted(accounts, lane))
+    lane.valid_until_us = NOON_US + 5 if edge == "price" else lane.valid_until_us
+    end_us = NOON_US + 5 if edge == "price" else lane.user.period.end_us
+    late = call_of(lane, at_us=end_us)
+    assert not accounts.admission.renew(late)
+    assert accounts.admission.renew(call_of(lane, at_us=end_us - 1))
+
+
+def test_allot__a_user_who_is_switched_off__has_no_allotment() -> None:
+    """Their calls pass unmetered, which the whole way sees to."""
+    accounts = make_accounts(capped(10**9))
+    lane = warm_lane(accounts)
+    lane.user.sdk_enabled = False
+    assert not accounts.admission.renew(call_of(lane))
+
+
+def test_allot__a_call_waits_at_another_account__has_to_look() -> None:
+    """A call that ends under an allotment wakes nobody, so there is none while somebody waits."""
+    plan = PlanConfig(max_spend_per_session=usd(10**9))
+    accounts = make_accounts(plan)
+    lane = warm_lane(accounts)
+    accounts.admission.release(allotted(accounts, lane))
+    (account,) = (each for each in lane.user.accounts.values() if each.thresholds)
+    account.waiting.append(Waiter(30.0))
+    other = lane_of(accounts, lane.user, MODEL, session_id="s2")
+    assert not accounts.admission.renew(call_of(other))
+    account.waiting.clear()
+    assert accounts.admission.renew(call_of(other))
+
+
+def test_allot__thousands_of_open_calls__does_not_count_them_each_time() -> None:
+    """An allotment has room for as many as are open already."""
+    accounts = make_accounts()
+    lane = warm_lane(accounts)
+    for _ in range(3_000):
+        assert enter(hold := call_of(lane)) or accounts.admission.renew(hold)
+    assert most_left(lane) > 500
+    assert len(lane.user.open) == 3_000
+
+
+def test_accounts_for_call__accounts_of_idle_sessions_are_dropped__and_so_are_lanes() -> None:
+    """What such a session has spent is read again before a call of it is let in."""
+    accounts = make_accounts(PlanConfig(max_spend_per_session=usd(10**9)))
+    lane = warm_lane(accounts)
+    accounts.admission.release(allotted(accounts, lane))
+    for number in range(ACCOUNTS_MAX):
+        other = lane_of(accounts, lane.user, MODEL, session_id=f"other-{number}")
+        accounts.admission.release(allotted(accounts, other))
+    assert not lane.is_current()
+    assert not accounts.admission.renew(call_of(lane))

@@ -23,6 +23,7 @@ from tests.contract.records import (
 )
 
 from paygent.client.journal.codec import decode
+from paygent.client.journal.journal import Journal
 from paygent.client.journal.ownership import adopt, unfinished
 from paygent.client.journal.segments import Lanes, Record, frame, parse, parse_dead
 from paygent.core.records import (
@@ -348,3 +349,36 @@ def test_adopt__packed_records_that_cannot_be_read__are_kept_under_another_name(
     kept = ["dead-000001.unreadable"] if is_kept else []
     assert [path.name for path in tmp_path.iterdir()] == kept
     assert diagnostics.counts == ({"journal_unreadable": 1} if is_kept else {})
+
+
+# -- memory
+
+
+def test_memory_segment__many_large_records__has_one_bound() -> None:
+    """A segment in memory is not left by its size for another one, with as large a bound."""
+    journal = Journal(None, owner="1-a", records_in_memory_max=100, segment_bytes_max=1_000)
+    for _ in range(300):
+        journal.append(b'{"k":"end","x":"%s"}' % (b"y" * 100))
+    journal.maintain()
+    assert len(journal.take(1_000)) == 100
+    assert journal.dropped == 200
+
+
+def test_memory_segment__lanes_of_thousands_of_users__are_forgotten_when_all_is_delivered() -> None:
+    """Records go on in a new segment, with their lanes; a process without a folder lives long."""
+    journal = Journal(None, owner="1-a")
+    lane = lane_of()
+    for seq in range(3):
+        journal.write(lane, begin_of(lane, seq))
+    before = lane.segment
+    journal.take(10)
+    before.lanes |= dict.fromkeys(range(10_000, 20_000), lane.facts)
+    journal.maintain()
+    assert journal._current is before  # not everything is delivered
+    journal.delivered()
+    journal.maintain()
+    journal.write(lane, begin_of(lane, 4))
+    assert lane.segment is journal._current is not before
+    (record,) = journal.take(10)
+    assert isinstance(record, PackedRecord)
+    assert record.seq == 4

@@ -248,15 +248,19 @@ def remember(meter: Meter, call: Call, prepared: Prepared, client: Any, options:
         named = source.identity if request.identity is None else named.merged_with(source.identity)
     elif source is not None:
         return
+    opened = user.open_session
+    own_session = opened.session_id if opened is not None else None
+    # Another identity may be in effect by now than when the call began.
+    if (named.session_id or own_session) != lane.session_id:
+        return
     if named.session_id is None:
-        opened = user.open_session
-        if opened is None or opened.session_id != lane.session_id:
-            return
         shortcut.session = opened
     if named.user_id is None:
-        if not meter.admits_missing_user:
+        if not meter.admits_missing_user or user.user_id != meter.fallback_user_id:
             return
         shortcut.is_unattributed = True
+    elif named.user_id != user.user_id:
+        return
     if not options.headers:
         shortcut.no_headers = type(options.headers)
     meter.shortcuts[
