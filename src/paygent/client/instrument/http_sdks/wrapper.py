@@ -223,7 +223,9 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
 
 def _is_direct(original: Wrapped, sdk: Sdk) -> bool:
     """Return whether a `request` is the SDK's own: no other wrapper of Paygent's is inside."""
-    return isinstance(original, FunctionType) and original.__module__ == sdk.base_module
+    # By its globals: a wrapper has the name and module of what it wraps.
+    is_function = isinstance(original, FunctionType)
+    return is_function and original.__globals__.get("__name__") == sdk.base_module
 
 
 def _open(

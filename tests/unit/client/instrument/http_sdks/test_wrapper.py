@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import threading
@@ -12,6 +13,7 @@ from typing import Any, cast
 
 import openai
 import pytest
+from openai._base_client import SyncAPIClient
 from tests.conftest import Swallowed
 from tests.instrument.shapes import MESSAGES, Metered, run_inside_lock
 from tests.unit.client.instrument.requests import Client, Init, options_of
@@ -19,6 +21,7 @@ from tests.unit.client.instrument.requests import Client, Init, options_of
 from paygent import Limit, PlanConfig, paygent_context
 from paygent.client.instrument.http_sdks.request import CARRIER_HEADER
 from paygent.client.instrument.http_sdks.wrapper import (
+    _is_direct,
     carry,
     set_active,
     wrap_async,
@@ -430,3 +433,19 @@ def test_openai__what_was_started_inside_a_request__is_its_own_when_that_is_over
         is_over.set()
         threads[0].join(30)
     assert [event.user_id for event in metered.events] == ["u1", "u1"]
+
+
+def test_is_direct__a_wrapper_that_looks_like_the_sdks_own__is_not() -> None:
+    """Other code's wrapper has the name and module of what it wraps, and may lead to ours."""
+    original: Any = SyncAPIClient.request
+    while hasattr(original, "__wrapped__"):
+        original = original.__wrapped__
+
+    @functools.wraps(original)
+    def other(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    assert other.__module__ == original.__module__
+    sdk: Any = openai_names
+    assert _is_direct(original, sdk)
+    assert not _is_direct(other, sdk)
