@@ -77,7 +77,7 @@ def allot(hold: Hold, *, warn_every_call: bool) -> bool:
         return False
     if hold.at_us >= min(user.period.end_us, lane.valid_until_us):
         return False
-    # Of the whole user: a call that ends under an allotment wakes nobody.
+    # Of the whole user: a call that ends under an allotment wakes no waiter.
     if any(account.waiting for account in user.accounts.values()):
         return False
     accounts = account_lookup.accounts_for_call(user, lane.session_id, lane.model_key, hold.at_us)

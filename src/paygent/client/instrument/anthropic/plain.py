@@ -33,7 +33,9 @@ def read_plain_message(answer: Any, answerers: Mapping[str, int]) -> PlainCounts
         if lifetimes is not None:
             parts = lifetimes.__dict__
             short = parts.get("ephemeral_5m_input_tokens") or 0
-            if parts.get("ephemeral_1h_input_tokens") or not 0 <= short <= written:
+            if parts.get("ephemeral_1h_input_tokens") or type(short) is not int:
+                return None
+            if not 0 <= short <= written:
                 return None
         reasoning = 0
         details = counts.get("output_tokens_details")
