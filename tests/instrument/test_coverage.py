@@ -165,6 +165,7 @@ def test_shape__a_sync_call__works_and_is_metered_once(
     with paygent_context(user_id="u1"):
         assert run(shape, fake) == bare
     assert_metered(shape, pg, fake, requests)
+    pg._parts.callbacks.flush(10)
     assert_events(shape, events)
 
 
@@ -181,10 +182,11 @@ async def test_shape__an_async_call__works_and_is_metered_once(
     async with paygent_context(user_id="u1"):
         assert await run_async(shape, fake) == bare
     await _elsewhere(lambda: assert_metered(shape, pg, fake, requests))
+    await _elsewhere(lambda: pg._parts.callbacks.flush(10))  # an async caller waits for none
     assert_events(shape, events)
 
 
-async def _elsewhere(check: Callable[[], None]) -> None:
+async def _elsewhere(check: Callable[[], object]) -> None:
     """Run a check in a thread, since verbs on a loop's thread do not wait for the ledger."""
     import asyncio
 
