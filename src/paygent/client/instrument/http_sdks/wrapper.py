@@ -113,7 +113,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
     ) -> Any:
         # A wrapper that could not be taken out stays here, with its switch off.
         meter = _active
-        is_usual = is_direct and switch.is_on and not args and not others
+        is_usual = switch.is_on and not args and not others
         if meter is None or not is_usual or inside.get() is not None:
             others |= {"stream": stream, "stream_cls": stream_cls}
             return whole_way(client, cast_to, options, *args, **others)
@@ -140,7 +140,7 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
         return answer
 
     def whole_way(client: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
+        exchange = _open(sdk, client, args, kwargs, whole_way) if switch.is_on else None
         if exchange is None:
             return send(client, *args, **kwargs)
         if not isinstance(exchange, _Exchange):
@@ -155,7 +155,8 @@ def wrap_sync(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrappe
         exchange.end(answer, client if is_direct else None)
         return answer
 
-    return request
+    # What is not the SDK's own is called just as the application calls it.
+    return request if is_direct else functools.wraps(original)(whole_way)
 
 
 def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapped:
@@ -174,7 +175,7 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
         **others: Any,
     ) -> Any:
         meter = _active
-        is_usual = is_direct and switch.is_on and not args and not others
+        is_usual = switch.is_on and not args and not others
         if meter is None or not is_usual or inside.get() is not None:
             others |= {"stream": stream, "stream_cls": stream_cls}
             return await whole_way(client, cast_to, options, *args, **others)
@@ -202,7 +203,7 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
         return answer
 
     async def whole_way(client: Any, *args: Any, **kwargs: Any) -> Any:
-        exchange = _open(sdk, client, args, kwargs, request) if switch.is_on else None
+        exchange = _open(sdk, client, args, kwargs, whole_way) if switch.is_on else None
         if exchange is None:
             return await send(client, *args, **kwargs)
         if not isinstance(exchange, _Exchange):
@@ -218,7 +219,8 @@ def wrap_async(original: Wrapped, sdk: Sdk, switch: Switch = ALWAYS_ON) -> Wrapp
         exchange.end(answer, client if is_direct else None)
         return answer
 
-    return request
+    # What is not the SDK's own is called just as the application calls it.
+    return request if is_direct else functools.wraps(original)(whole_way)
 
 
 def _is_direct(original: Wrapped, sdk: Sdk) -> bool:
