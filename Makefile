@@ -7,7 +7,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage test-oldest test-peers lint type contracts bench docs check clean
+.PHONY: help demo serve test coverage test-oldest test-peers lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,12 +20,19 @@ $(VENV)/demo: $(BIN)/python pyproject.toml
 	$(INSTALL) --editable ".[demo]"
 	@touch $@
 
+$(VENV)/server: $(VENV)/demo
+	$(INSTALL) --editable ".[demo,server,postgres]"
+	@touch $@
+
 $(VENV)/dev: $(VENV)/demo
-	$(INSTALL) --group test --group lint
+	$(INSTALL) --editable ".[demo,server,postgres]" --group test --group lint
 	@touch $@
 
 demo: $(VENV)/demo  ## Three users of a $49 plan, first without limits, then with them (under a minute)
 	$(BIN)/paygent demo
+
+serve: $(VENV)/server  ## Run the backend; the first start prints keys (DATABASE_URL selects the database)
+	$(BIN)/paygent serve $(if $(DATABASE_URL),--database-url "$(DATABASE_URL)")
 
 test: $(VENV)/dev  ## Run every test, in parallel
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal

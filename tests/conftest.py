@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
+from tests.postgres import postgres, postgres_url
 
 from paygent import Paygent
 from paygent.client.context.scopes import PropagatedContext
@@ -19,6 +20,8 @@ from paygent.client.metering import wait
 from paygent.client.runtime import lifecycle
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
+
+__all__ = ["postgres", "postgres_url"]  # fixtures, for every test
 
 _Client = TypeVar("_Client")
 

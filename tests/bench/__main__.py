@@ -97,6 +97,16 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
         cap(1 if options.quick else 3)
 
+    def backend() -> None:
+        from tests.bench.backend import backend
+
+        backend((1,) if options.quick else (1, 5))
+
+    def local_mode() -> None:
+        from tests.bench.backend import local_mode
+
+        local_mode(20_000 if options.quick else 100_000)
+
     return {
         "import": import_time,
         "in-situ": in_situ,
@@ -105,6 +115,8 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "journals": journals,
         "streams": streams,
         "cap": cap,
+        "local-mode": local_mode,
+        "backend": backend,
     }
 
 

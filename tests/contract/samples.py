@@ -36,7 +36,7 @@ def make_event(event_id: str, **fields: Any) -> Event:
         "model": "gpt-4o-2024-08-06",
         "model_key": "gpt-4o",
         "provider": "openai",
-        "plan": "pro",
+        "plan": "default",
         "period_start_us": MONTH.start_us,
         "input_tokens": 20,
         "output_tokens": 10,

@@ -28,6 +28,7 @@ from tests.contract.samples import (
     rolling_key,
     session_key,
 )
+from tests.postgres import Cluster
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
@@ -47,24 +48,30 @@ from paygent.core.period import Subscription, day_name
 from paygent.core.report import UsageRow
 from paygent.core.usage import Quality
 from paygent.store.port import PlanUsers, Store, UserActivity
+from paygent.store.postgres import PostgresStore
 from paygent.store.sqlite import SqliteStore
 
-_ENGINES: dict[str, Callable[[Path], Store]] = {
-    "sqlite_file": lambda folder: SqliteStore(str(folder / "store.db")),
-    "sqlite_memory": lambda folder: SqliteStore(":memory:"),
-}
+LATER_US = NOON_US + HOUR_US
+"""When batches are sent and received."""
+
+ENGINES = ("sqlite_file", "sqlite_memory", "postgres")
 
 
-@pytest.fixture(params=sorted(_ENGINES))
+@pytest.fixture(params=ENGINES)
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
     """Make any number of empty stores of one engine."""
     made: list[Store] = []
     numbers = count()
 
     def make() -> Store:
-        folder = tmp_path / str(next(numbers))
-        folder.mkdir()
-        store = _ENGINES[request.param](folder)
+        store: Store
+        if request.param == "postgres":
+            cluster: Cluster = request.getfixturevalue("postgres")
+            store = PostgresStore(cluster.new_database(), now_us=lambda: LATER_US)
+        else:
+            name = str(tmp_path / f"{next(numbers)}.db")
+            path = name if request.param == "sqlite_file" else ":memory:"
+            store = SqliteStore(path, now_us=lambda: LATER_US)
         store.open()
         made.append(store)
         return store
@@ -87,7 +94,7 @@ def spent(store: Store, user_id: str, key: AccountKey, *, product: str = PRODUCT
 
 def write(store: Store, *directory: DirectoryRecord) -> None:
     """Write directory records."""
-    store.ingest(PRODUCT, Batch(directory=directory, at_us=NOON_US))
+    store.ingest(PRODUCT, Batch(directory=directory, at_us=LATER_US))
 
 
 # -- events are counted once
@@ -135,11 +142,26 @@ def test_ingest__an_event_twice_in_a_batch__counts_once(store: Store) -> None:
 def test_ingest__a_known_id_with_other_content__keeps_the_first(store: Store) -> None:
     """Events are append-only: who sends an id again cannot change what was booked."""
     store.ingest(PRODUCT, batch_of(make_event("a"), questions=ask("ann", period_key())))
-    again = make_event("a", user_id="bob", cost_tokens_nano=9)
-    answer = store.ingest(PRODUCT, batch_of(again, questions=ask("bob", period_key())))
+    again = make_event("a", cost_tokens_nano=9)
+    answer = store.ingest(PRODUCT, batch_of(again, questions=ask("ann", period_key())))
     assert answer.counted == frozenset()
-    assert answer.users["bob"].spent == {period_key(): 0}
+    assert answer.users["ann"].spent == {period_key(): 1_000}
     assert store.events(PRODUCT, "ann") == (make_event("a"),)
+
+
+def test_ingest__the_same_id_of_another_user__is_another_event(store: Store) -> None:
+    """An id is unique for its user: no user can keep another's event from being booked."""
+    store.ingest(PRODUCT, batch_of(make_event("a"), questions=ask("ann", period_key())))
+    theirs = make_event("a", user_id="bob", cost_tokens_nano=9)
+    answer = store.ingest(PRODUCT, batch_of(theirs, questions=ask("bob", period_key())))
+    assert answer.counted == {"a"}
+    assert answer.users["bob"].spent == {period_key(): 9}
+    assert spent(store, "ann", period_key()) == 1_000
+    # Both in one batch, and sent again.
+    both = batch_of(make_event("b"), make_event("b", user_id="bob"))
+    assert store.ingest(PRODUCT, both).counted == {"b"}
+    assert store.ingest(PRODUCT, both).counted == frozenset()
+    assert spent(store, "bob", period_key()) == 1_009
 
 
 def test_ingest__nothing__answers_with_the_plans(store: Store) -> None:
@@ -607,7 +629,8 @@ def _book(booked: dict[str, Event], sent: list[Event]) -> None:
 
 
 def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
-    settled = {each.corrects for each in booked.values() if each.quality == "exact"}
+    # A correction ends the doubt of a call of the user on whom it is booked.
+    settled = {(each.user_id, each.corrects) for each in booked.values() if each.quality == "exact"}
     found: dict[tuple[str, str], Counter[str]] = {}
     for event in events:
         row = found.setdefault((event.user_id, event.model_key), Counter())
@@ -615,7 +638,7 @@ def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
         row["input"] += event.input_tokens
         row["output"] += event.output_tokens
         row["cost"] += event.cost_nano
-        is_open = event.corrects is None and event.event_id not in settled
+        is_open = event.corrects is None and (event.user_id, event.event_id) not in settled
         row["doubtful"] += is_open and event.quality != "exact"
         row["shadow"] += event.blocked and event.corrects is None
         row["saved"] += event.cost_nano if event.blocked else 0
@@ -1183,7 +1206,7 @@ def test_events__every_field__comes_back_as_it_went_in(store: Store) -> None:
         model="gpt-4o-2024-08-06",
         model_key="gpt-4o",
         provider="openai",
-        plan="pro",
+        plan="default",
         period_start_us=MONTH.start_us,
         input_tokens=9,
         output_tokens=8,

@@ -29,6 +29,11 @@ PAGE = ROOT / "docs/guide/configuration.md"
 VARIABLES = {
     "PAYGENT_API_KEY": ("none", "`init(api_key=…)`: key of a backend's product."),
     "PAYGENT_BASE_URL": ("`http://127.0.0.1:8790`", "`init(base_url=…)`: address of the backend."),
+    "PAYGENT_DATABASE_URL": (
+        "`~/.paygent/server.db`",
+        "`--database-url`: a server's database, `sqlite:///PATH` or `postgresql://…`, for `paygent"
+        " serve` and the commands about it. Applications do not use it.",
+    ),
     "PAYGENT_DB_PATH": (
         "`~/.paygent/local.db`",
         "`init(db_path=…)`: file of the local store, or `:memory:`. The commands read it too.",

@@ -392,9 +392,8 @@ def test_row_14__polling_of_many_users__writes_nothing_and_stays_bounded(init: I
             assert len(pg._parts.worker._refresh._asked) <= 17
     assert pg.flush() == 0
     store = SqliteStore(pg.db_path, read_only=True)
-    with store._transaction("default"):
-        assert store._connection is not None
-        (accounts,) = store._connection.execute("SELECT COUNT(*) FROM accounts").fetchone()
+    with store.engine.transaction("default") as sql:
+        (accounts,) = sql.connection.execute("SELECT COUNT(*) FROM accounts").fetchone()
     store.close()
     assert accounts == 0
 

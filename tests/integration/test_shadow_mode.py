@@ -280,37 +280,6 @@ pg.wrap(call, "ann", "gpt-4o", estimated_input_tokens=1_000_000, estimated_max_t
     assert row.shadow_cost_nano == row.cost_nano > 0
 
 
-def test_shadow_mode__a_store_of_the_first_schema__is_migrated_with_its_blocked_calls(
-    db_path: str,
-) -> None:
-    """Calls that ran past a gate with `raise_on_hard_gate=False` are the shadow part of old files;
-    every counter equals the fold of the events afterwards.
-    """
-    import sqlite3
-
-    from paygent.store.sqlite_file import SQL_FOLDER
-
-    run = Run(LIMITED, db_path=db_path)
-    assert run.play(TEN[:6]) == [2, 3, 4, 5]
-    run.pg.shutdown()
-    connection = sqlite3.connect(db_path)  # back to the first schema
-    for table, columns in (
-        ("accounts", ("shadow",)),
-        ("rollup_day", ("shadow_calls", "shadow_cost_nano")),
-    ):
-        for column in columns:
-            connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-    connection.execute("DROP TABLE products")
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
-    assert len(list((SQL_FOLDER / "migrations").glob("*.sql"))) == 2
-    again = Run(LIMITED, db_path=db_path)
-    assert again.pg.check_guard("ann").current_value == 0.02
-    (row,) = again.rows()
-    assert (row.calls, row.shadow_calls, row.shadow_cost_nano) == (6, 4, 40_000_000)
-
-
 def test_plan__in_shadow_mode__survives_a_restart(db_path: str) -> None:
     """The switch is a part of the plan's document."""
     run = Run(LIMITED, db_path=db_path)

@@ -19,14 +19,15 @@ SOURCE = ROOT / "src" / "paygent"
 MODULES = sorted(SOURCE.rglob("*.py"))
 
 LINES_P50_MAX, LINES_P90_MAX, LINES_MAX = 150, 350, 600
-BROAD_HANDLERS_MAX = 7
+BROAD_HANDLERS_MAX = 10
 """Three are the guard itself. Two are in the loops of a stream and two in the shortcut of a call,
-where it would cost as much as what it guards.
+where it would cost as much as what it guards. One books the batches of a group one by one if the
+group is rejected; two are the edges of the server: a request, and the writer's answer to it.
 """
 COMMENTS_PER_100_LINES = (5.0, 9.0)
 FOLDERS_MAX, ROOT_MODULES_MAX = 9, 6
-LAYERS_MAX = [12, 7, 9]
-"""Rows of the contracts: of the package, of the client, of the instrumentation."""
+LAYERS_MAX = [12, 7, 9, 10]
+"""Rows of the contracts: of the package, of the client, of the instrumentation, of the server."""
 
 _DIRECTIVE = re.compile(r"#\s*(noqa|type:|pragma)")
 
@@ -162,7 +163,7 @@ def test_layout__comments__are_neither_rare_nor_everywhere() -> None:
 
 
 def test_layout__the_import_contracts__are_short_and_strict() -> None:
-    """Three lists of layers describe the package, and imports for type checking count too."""
+    """Four lists of layers describe the package, and imports for type checking count too."""
     contracts = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     listed = re.findall(r"^layers = \[(.*?)\]", contracts, re.M | re.S)
     rows = [len(re.findall(r'"[^"]+"', layers)) for layers in listed]

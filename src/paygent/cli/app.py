@@ -1,7 +1,8 @@
 """`paygent`: the commands and their arguments.
 
 Exit status: 0 success, 1 a finding or an unexpected failure, 2 a usage error. A command's module is
-imported when the command runs, so that `--help` works without the libraries it needs.
+imported when the command runs, so that `--help` works without the libraries it needs. The groups
+about the users, plans and keys of a product are in `product_commands.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import Annotated
 import typer
 
 import paygent as package
+from paygent.cli import product_commands
 from paygent.cli.install_hint import HINT
-from paygent.cli.options import Db, Format, OutputFormat, Product, run_command
+from paygent.cli.options import DatabaseUrl, Db, OneProduct, Product, run_command, show_help
 
 app = typer.Typer(
     name="paygent",
@@ -21,20 +23,12 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,  # local values in a traceback may be private
 )
-plans = typer.Typer(help="The plans of a product.")
 prices = typer.Typer(help="The prices of models.")
-app.add_typer(plans, name="plans")
+app.add_typer(product_commands.users, name="users")
+app.add_typer(product_commands.plans, name="plans")
+app.add_typer(product_commands.keys, name="keys")
 app.add_typer(prices, name="prices")
-
-
-def _show_help(context: typer.Context) -> None:
-    """Print the help of a group that is called without a command."""
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-
-
-plans.callback(invoke_without_command=True)(_show_help)
-prices.callback(invoke_without_command=True)(_show_help)
+prices.callback(invoke_without_command=True)(show_help)
 
 
 @app.callback(invoke_without_command=True)
@@ -46,7 +40,7 @@ def paygent(
     if version:
         typer.echo(f"paygent {package.__version__}")
         raise typer.Exit(0)
-    _show_help(context)
+    show_help(context)
 
 
 @app.command()
@@ -71,6 +65,48 @@ def demo(
 
 
 @app.command()
+def serve(
+    host: Annotated[
+        str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", help="Port to listen on; 0 is any free one.")
+    ] = 8790,
+    database_url: DatabaseUrl = None,
+    workers: Annotated[
+        int, typer.Option("--workers", metavar="N", help="Processes; more than 1 on PostgreSQL.")
+    ] = 1,
+    keys: Annotated[
+        bool, typer.Option("--keys/--no-keys", help="Create the first keys and print them.")
+    ] = True,
+) -> None:
+    """Run the backend; the first start creates a product with keys, and prints them."""
+    try:
+        from paygent.cli import serve as command
+    except ModuleNotFoundError as error:  # the CLI extra is installed, the server is not
+        typer.echo(HINT.format(missing=error.name, extra="server"), err=True)
+        raise typer.Exit(2) from None
+
+    raise typer.Exit(
+        run_command("serve", command.run, database_url, host, port, workers, keys, os.environ)
+    )
+
+
+@app.command()
+def audit(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Set counters to the sums of their events.")
+    ] = False,
+    product: OneProduct = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Compare every counter of a server's database with the sums of its events."""
+    from paygent.cli import audit as command
+
+    raise typer.Exit(run_command("audit", command.run, database_url, product, os.environ, repair))
+
+
+@app.command()
 def explain(
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="Id of the event.")],
     db: Db = None,
@@ -80,33 +116,6 @@ def explain(
     from paygent.cli import explain as command
 
     raise typer.Exit(run_command("explain", command.run, event_id, db, product, os.environ))
-
-
-@app.command()
-def users(
-    db: Db = None,
-    product: Product = None,
-    limit: Annotated[
-        int, typer.Option("--limit", metavar="N", min=1, max=1_000_000, help="Users to list.")
-    ] = 20,
-    output_format: OutputFormat = Format.TABLE,
-) -> None:
-    """List users with plan, calls and spend of this month and period; the dearest come first."""
-    from paygent.cli import users as command
-
-    place = (db, product, os.environ)
-    raise typer.Exit(run_command("users", command.run, *place, limit, output_format))
-
-
-@plans.command("list")
-def list_plans(
-    db: Db = None, product: Product = None, output_format: OutputFormat = Format.TABLE
-) -> None:
-    """List plans with version, users, price and limits, and plans in use but not configured."""
-    from paygent.cli import plans as command
-
-    place = (db, product, os.environ)
-    raise typer.Exit(run_command("plans list", command.run, *place, output_format))
 
 
 @prices.command("show")

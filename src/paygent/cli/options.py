@@ -1,8 +1,9 @@
 """Options that commands share, the store that they name, and the exit status of a command.
 
-Commands only read the store: they write no data and migrate no schema, so they may be run while the
-application that uses the store is running. The one file that they may create is the index (`-shm`)
-of a log (`-wal`) without one, as in a copy.
+Commands about a local file only read it: they write no data and migrate no schema, so they may be
+run while the application that uses the store is running. The one file that they may create is the
+index (`-shm`) of a log (`-wal`) without one, as in a copy. A server's database is opened in
+`database.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Annotated, NamedTuple
 import typer
 
 from paygent.cli.output import printable
-from paygent.client.api.composition import MEMORY
 from paygent.client.runtime.settings import read_settings
 from paygent.core.validation import InvalidValue
 from paygent.store.port import StoreUnavailable
@@ -33,6 +33,9 @@ class Format(str, Enum):
     JSON = "json"
 
 
+MEMORY = ":memory:"
+"""A store in memory; `client.api.composition` has the same name and takes 80 ms to import."""
+
 _SELECTING = ("PAYGENT_API_KEY", "PAYGENT_DB_PATH", "PAYGENT_PRODUCT")  # file and product
 
 Db = Annotated[
@@ -43,11 +46,42 @@ Product = Annotated[
     str | None,
     typer.Option("--product", metavar="NAME", help="The product (default: PAYGENT_PRODUCT)."),
 ]
+OneProduct = Annotated[
+    str | None, typer.Option("--product", metavar="NAME", help="One product (default: all).")
+]
 OutputFormat = Annotated[Format, typer.Option("--format", help="How the rows are printed.")]
 
 
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database-url",
+        metavar="URL",
+        help="A server's database (default: PAYGENT_DATABASE_URL): sqlite:///PATH, postgresql://…",
+    ),
+]
+
+
+def show_help(context: typer.Context) -> None:
+    """Print the help of a group that is called without a command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 class CommandError(Exception):
-    """A command cannot do its work; the message names the remedy."""
+    """A command cannot do its work; the message names the remedy.
+
+    Attributes:
+        status: The exit status of the command.
+    """
+
+    status = 1
+
+
+class UsageError(CommandError):
+    """Options of a command do not belong together, or name something that cannot be used."""
+
+    status = 2
 
 
 class Place(NamedTuple):
@@ -143,7 +177,7 @@ def run_command(name: str, command: Callable[..., int], *arguments: object) -> i
     except InvalidValue as error:
         reason, status = "; ".join(map(str, error.findings)), 2
     except CommandError as error:
-        reason, status = str(error), 1
+        reason, status = str(error), error.status
     except BrokenPipeError:
         raise  # the reader has enough: typer ends in silence
     except OSError as error:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from paygent.cli.options import CommandError, Format, opened, read_place
+from paygent.cli.database import opened_source
+from paygent.cli.options import CommandError, Format
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
 from paygent.cli.wording import dollars, limits_in_words
 from paygent.client.accounts.registry import DEFAULT_PLAN
@@ -93,17 +94,18 @@ def run(
     environ: Mapping[str, str],
     output_format: Format,
     now_us: int | None = None,
+    *,
+    database_url: str | None = None,
 ) -> int:
     """Print the plans; return the exit status."""
     now_us = time.time_ns() // 1_000 if now_us is None else now_us
-    place = read_place(db, product, environ)
-    with opened(place) as store:
-        lines, unassigned, default_plan = read_plans(store, place.product, now_us)
+    with opened_source(db, database_url, product, environ) as source:
+        lines, unassigned, default_plan = read_plans(source.store, source.product, now_us)
     if output_format is Format.CSV:
         print_csv(_NAMES, map(_record, lines))
     elif output_format is Format.JSON:
         plans = [_record(line) for line in lines]
-        head = {"product": place.product, "default_plan": default_plan}
+        head = {"product": source.product, "default_plan": default_plan}
         print_json({**head, "plans": plans, "users_without_plan": unassigned})
     elif lines:
         console = open_console(environ)
@@ -112,8 +114,8 @@ def run(
             print_line(console, _remark(unassigned, default_plan))
     else:
         raise CommandError(
-            f"no plan of product {place.product!r} in {place.db_path} yet: pg.configure_plan adds "
-            "one (--product and --db select others)"
+            f"no plan of product {source.product!r} in {source.shown} yet: pg.configure_plan or "
+            "paygent plans apply adds one (--product, --db and --database-url select others)"
         )
     return 0
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from paygent.cli.options import CommandError, Format, Place, opened, read_place
+from paygent.cli.database import Source, opened_source
+from paygent.cli.options import CommandError, Format
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
 from paygent.cli.wording import day, day_and_time, dollars
 from paygent.client.accounts.registry import DEFAULT_PLAN
@@ -19,7 +20,6 @@ from paygent.core.messages import Question, UserLedger
 from paygent.core.money import to_usd
 from paygent.core.period import Window, billing_period, calendar_month, to_datetime
 from paygent.store.port import UserActivity
-from paygent.store.sqlite import SqliteStore
 
 _QUESTIONS_MAX = 1_000  # users asked for at once
 
@@ -56,21 +56,23 @@ def run(
     users_max: int,
     output_format: Format,
     now_us: int | None = None,
+    *,
+    database_url: str | None = None,
 ) -> int:
     """Print the users; return the exit status."""
     now_us = time.time_ns() // 1_000 if now_us is None else now_us
-    place = read_place(db, product, environ)
     month = calendar_month(now_us)
-    with opened(place) as store:
+    with opened_source(db, database_url, product, environ) as source:
         # One more than is shown, to know whether there are more.
-        active = store.users(place.product, *month, users_max + 1)
-        lines = list(_lines(store, place, active[:users_max], now_us))
-        default_plan = store.read(place.product, (), now_us).default_plan or DEFAULT_PLAN
+        active = source.store.users(source.product, *month, users_max + 1)
+        lines = list(_lines(source, active[:users_max], now_us))
+        answer = source.store.read(source.product, (), now_us)
+        default_plan = answer.default_plan or DEFAULT_PLAN
     if output_format is Format.CSV:
         names = list(_record(_NO_USER))
         print_csv(names, map(_record, lines))
     elif output_format is Format.JSON:
-        head = {"product": place.product, "from": day(month.start_us), "to": day(month.end_us)}
+        head = {"product": source.product, "from": day(month.start_us), "to": day(month.end_us)}
         users = [_record(line) for line in lines]
         more = {"default_plan": default_plan, "has_more": len(active) > users_max}
         print_json({**head, **more, "users": users})
@@ -79,36 +81,32 @@ def run(
         _print_table(environ, rows, month, has_more=len(active) > users_max)
     else:
         raise CommandError(
-            f"no user of product {place.product!r} in {place.db_path} yet: users are created by "
-            "their first call (--product and --db select others)"
+            f"no user of product {source.product!r} in {source.shown} yet: users are created by "
+            "their first call (--product, --db and --database-url select others)"
         )
     return 0
 
 
-def _lines(
-    store: SqliteStore, place: Place, active: tuple[UserActivity, ...], now_us: int
-) -> Iterator[UserLine]:
+def _lines(source: Source, active: tuple[UserActivity, ...], now_us: int) -> Iterator[UserLine]:
     """Yield the lines of users, read in portions."""
     for start in range(0, len(active), _QUESTIONS_MAX):
         portion = active[start : start + _QUESTIONS_MAX]
         user_ids = [row.usage.user_id for row in portion]
-        users = _read(store, place, dict.fromkeys(user_ids, 0), now_us)
+        users = _read(source, dict.fromkeys(user_ids, 0), now_us)
         # The period of a user is known only now; it selects the figures of the second reading.
         periods = {
             user_id: billing_period(users[user_id].subscription, now_us) for user_id in user_ids
         }
         starts = {user_id: period.start_us for user_id, period in periods.items() if period}
-        in_period = _read(store, place, starts, now_us)
+        in_period = _read(source, starts, now_us)
         for row in portion:
             user_id = row.usage.user_id
             yield _line(row, users[user_id], periods[user_id], in_period.get(user_id))
 
 
-def _read(
-    store: SqliteStore, place: Place, starts: Mapping[str, int], now_us: int
-) -> Mapping[str, UserLedger]:
+def _read(source: Source, starts: Mapping[str, int], now_us: int) -> Mapping[str, UserLedger]:
     questions = tuple(Question(user_id, (), start_us) for user_id, start_us in starts.items())
-    return store.read(place.product, questions, now_us).users
+    return source.store.read(source.product, questions, now_us).users
 
 
 def _line(

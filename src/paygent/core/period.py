@@ -10,11 +10,13 @@ from __future__ import annotations
 import calendar
 import re
 from datetime import datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 MICROSECONDS_PER_SECOND = 10**6
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+_QUARTER_US = 900 * MICROSECONDS_PER_SECOND
 
 END_OF_TIME_US = 253_402_300_800 * MICROSECONDS_PER_SECOND
 """Year 10000: the end of a window that no time ends (a session)."""
@@ -83,6 +85,26 @@ def day_name(at_us: int) -> str:
     return to_datetime(at_us).strftime("%Y-%m-%d")
 
 
+def day_in_zone(at_us: int, timezone_name: str) -> str:
+    """Return the day of a time in a time zone, ISO 8601.
+
+    Args:
+        at_us: The time.
+        timezone_name: A name of the IANA database, such as "Europe/Berlin".
+    """
+    return _day_of_quarter(at_us // _QUARTER_US, timezone_name)
+
+
+@lru_cache(maxsize=4096)  # a batch is of a day or two
+def _day_of_quarter(quarter: int, timezone_name: str) -> str:
+    # Every zone is a whole number of quarters of an hour away from UTC, since 1972.
+    from zoneinfo import ZoneInfo  # for products with a zone of their own
+
+    zone = timezone.utc if timezone_name == "UTC" else ZoneInfo(timezone_name)
+    return to_datetime(quarter * _QUARTER_US).astimezone(zone).strftime("%Y-%m-%d")
+
+
+@lru_cache(maxsize=256)  # a product has few rules, and each account of a user has one
 def rolling_length_us(rule: str) -> int | None:
     """Return the length of a rolling window rule such as `rolling:24h`; None for any other rule."""
     match = _ROLLING.fullmatch(rule)

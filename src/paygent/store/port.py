@@ -10,6 +10,12 @@ fails has claimed nothing.
 Contract, for every adapter:
 
 - **Tenants.** Every method names a product and touches that product's rows only.
+- **Ids.** An event id is unique for its product and user: sent again it is not counted again,
+  whatever its other fields are.
+- **Places.** Plan and billing period of an event are those of the ledger's own directory at the
+  event's time, whatever its sender believes.
+- **Clock.** The ledger's clock orders plans and assignments: a record is as old as it was when its
+  batch was sent (`Batch.at_us`), and the youngest wins.
 - **Corrections.** If its original is stored, a correction is booked on the original's user,
   session, time, plan and period, whatever its own fields are, and a manual one, or one without a
   model, on its model too; otherwise its own fields apply. It counts as 0 calls; its signed tokens
@@ -17,17 +23,18 @@ Contract, for every adapter:
   original's figures are subtracted, and an original that is stored after it adds nothing.
 - **Price lists.** The first document of a price id is kept; later ones are ignored.
 - **Atomic.** `ingest` is one transaction. In order: directory, new accounts (seeded from the events
-  of their window), ids, events, accounts, rollups, answers.
+  of their window), ids, events, accounts, rollups, answers. `book` is one for all its batches.
 - **Failing.** `open`, `ingest` and the reading methods raise `StoreUnavailable` (`StoreBusy` for a
   lock) when nothing was changed and the same call may succeed later; an adapter waits for a lock
   no longer than its configured time. Any other exception is a rejection: nothing was changed
   either, and the same call fails again.
-- **Threads.** An instance is meant for one thread at a time; an internal lock makes any other use
-  safe.
+- **Threads.** Any use is safe. SQLite serves one thread at a time, the others wait; PostgreSQL
+  serves as many as it has connections.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
@@ -68,13 +75,21 @@ class PlanUsers(NamedTuple):
 
 
 class Store(Protocol):
-    """The database as ledgers and the server use it; see the module's contract."""
+    """The database as ledgers and the server use it; see the module's contract. What the server
+    alone needs is in `directory_port.py`.
+    """
 
     def open(self) -> None:
         """Connect and migrate to the newest schema; idempotent."""
 
     def ingest(self, product: str, batch: Batch) -> Answer:
         """Store a batch and answer its questions, in one transaction."""
+
+    def book(self, product: str, batches: Sequence[Batch]) -> list[frozenset[str] | Exception]:
+        """Store batches of several senders in one transaction, and return for each the ids that
+        were new, or the exception that rejects it; the others are stored all the same. Questions
+        open accounts and are not answered.
+        """
 
     def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
         """Answer questions without changing anything."""

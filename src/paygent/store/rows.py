@@ -10,11 +10,8 @@ from typing import Any
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.limit import LimitKey
-from paygent.core.period import MICROSECONDS_PER_SECOND, day_name
-
-Row = Any  # with values by column name (`sqlite3.Row`)
-
-_DAY_US = 86_400 * MICROSECONDS_PER_SECOND
+from paygent.core.period import Subscription
+from paygent.store.statements import Row
 
 
 def text(value: str) -> str:
@@ -53,65 +50,86 @@ _CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "tool_calls": (_to_json, lambda value: tuple(from_json(value) or ())),
     "metadata": (_to_json, from_json),
     "details": (_to_json, from_json),
-    "restates": (int, bool),
 }
 """How to write and to read the fields of `Event` that are stored as another type; the others are
 stored as they are.
 """
 
-_WRITTEN_FIELDS = tuple(
-    (name, _CONVERTED[name][0] if name in _CONVERTED else None) for name in Event._fields
-)
-_READ_FIELDS = tuple(
-    (name, _CONVERTED[name][1] if name in _CONVERTED else None)
-    for name in Event._fields
-    if name != "restates"  # the stored figures are differences already
-)
+_COLUMNS = tuple(name for name in Event._fields if name != "restates")
+"""The fields of `Event` that have a column. Whether a correction restates is in its own table: the
+stored figures are differences already.
+"""
+
+_WRITTEN = tuple((name, _CONVERTED[name][0]) for name in _COLUMNS if name in _CONVERTED)
+_READ = tuple((name, _CONVERTED[name][1] if name in _CONVERTED else None) for name in _COLUMNS)
+
+EVENT_COLUMNS = ("product_id", "day", *_COLUMNS)
+"""The columns of an event's row, in the order of `event_row`."""
 
 
-def event_row(product: str, event: Event) -> dict[str, Any]:
-    """Return the row of an event."""
-    # The day is computed here: engines differ in their date functions.
-    row: dict[str, Any] = {"product_id": product, "day": _day_name(event.at_us // _DAY_US)}
-    for (name, write), value in zip(_WRITTEN_FIELDS, event, strict=True):
-        if write is not None:
-            row[name] = write(value)
-        else:
-            # Any text may come from the application, ids and provider names included.
-            row[name] = text(value) if isinstance(value, str) else value
+def storable_event(event: Event) -> Event:
+    """Return an event with texts that a database can hold; see `text`."""
+    texts = "".join([value for value in event if type(value) is str])
+    if texts.isascii() and "\0" not in texts:
+        return event
+    # Any text may come from the application, ids and provider names included.
+    changed = {
+        name: text(value)
+        for name, value in zip(event._fields, event, strict=True)
+        if isinstance(value, str)
+    }
+    return event._replace(**changed)  # type: ignore[arg-type]
+
+
+def event_row(product_id: str, day: str, event: Event) -> dict[str, Any]:
+    """Return the row of an event, in the order of `EVENT_COLUMNS`.
+
+    Args:
+        product_id: The event's product.
+        day: Its day in the product's time zone; computed outside, since engines differ in dates.
+        event: With texts that are storable.
+    """
+    row: dict[str, Any] = {"product_id": product_id, "day": day}
+    row.update(zip(event._fields, event, strict=True))
+    for name, write in _WRITTEN:
+        row[name] = write(row[name])
+    del row["restates"]
     return row
-
-
-@lru_cache(maxsize=64)  # a batch is of a day or two
-def _day_name(day: int) -> str:
-    return day_name(day * _DAY_US)
 
 
 def event_of(row: Row) -> Event:
     """Return the event of a row."""
-    return Event(**{name: read(row[name]) if read else row[name] for name, read in _READ_FIELDS})
+    return Event(**{name: read(row[name]) if read else row[name] for name, read in _READ})
 
 
-def account_row(user_id: str, key: AccountKey) -> dict[str, Any]:
-    """Return the key columns of a user's account."""
-    return {
-        "user_id": text(user_id),
-        "session_id": text(key.session_id),
-        "metric": key.limit.metric,
-        "scope": key.limit.scope,
-        "model": key.limit.model,
-        "window_rule": key.limit.window,
-        "start_us": key.start_us,
-        "end_us": key.end_us,
-    }
+def subscription_of(row: Row) -> Subscription | None:
+    """Return the billing period of a user's row, as it was given."""
+    if row["period_start_us"] is None:
+        return None
+    return Subscription(row["period_start_us"], row["period_end_us"], row["renews"])
+
+
+def account_row(user_id: str, key: AccountKey) -> tuple[Any, ...]:
+    """Return the key columns of a user's account, in the order of its table."""
+    limit = key.limit
+    return (
+        *(text(user_id), text(key.session_id), key.end_us, key.start_us),
+        *(limit.metric, limit.scope, limit.model, limit.window),
+    )
 
 
 def account_key_of(row: Row) -> AccountKey:
     """Return the key of an account's row."""
-    limit = LimitKey(row["metric"], row["scope"], row["model"], row["window_rule"])
+    limit = _limit_key(row["metric"], row["scope"], row["model"], row["window_rule"])
     return AccountKey(limit, row["session_id"], row["start_us"], row["end_us"])
+
+
+@lru_cache(maxsize=1024)  # a plan has few limits, and each account of its users has one of them
+def _limit_key(metric: str, scope: str, model: str, window: str) -> LimitKey:
+    return LimitKey(metric, scope, model, window)
 
 
 def storable(key: AccountKey) -> AccountKey:
     """Return the key as the store keeps it; see `text`."""
-    return key._replace(session_id=text(key.session_id)) if key.session_id else key
+    session_id = text(key.session_id)
+    return key if session_id == key.session_id else key._replace(session_id=session_id)

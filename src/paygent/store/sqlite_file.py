@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from paygent.store.port import StoreUnavailable
+from paygent.store.statements import migrations, split_statements
 
-SQL_FOLDER = Path(__file__).parent / "sql"
-
-MARKS = frozenset({"event_ids", "price_lists", "rollup_day", "rollup_period"})
+MARKS = frozenset({"event_ids", "price_lists", "rollup_month", "corrections"})
 """Tables of every schema, by whose names a file is known to be Paygent's."""
 
 
@@ -67,14 +66,14 @@ def refuse_foreign(connection: sqlite3.Connection) -> None:
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a database to the newest schema: the files of `sql/migrations`, in one transaction.
+    """Bring a database to the newest schema: the scripts of `sql/migrations`, in one transaction.
 
     Raises:
         UnusableFile: if it is a database of another program.
         StoreUnavailable: if its schema is newer than this Paygent.
     """
-    files = sorted((SQL_FOLDER / "migrations").glob("*.sql"))
-    newest = len(files)
+    scripts = migrations("sqlite")
+    newest = len(scripts)
     if _schema_version(connection) == newest:
         return
     with transaction(connection, "BEGIN IMMEDIATE"):
@@ -83,8 +82,8 @@ def migrate(connection: sqlite3.Connection) -> None:
         if version > newest:
             text = f"the file has schema {version}; this Paygent knows up to {newest}"
             raise StoreUnavailable(text)
-        for path in files[version:]:
-            for statement in _statements(path.read_text(encoding="utf-8")):
+        for script in scripts[version:]:
+            for statement in split_statements(script):
                 connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {newest}")
 
@@ -154,7 +153,7 @@ def open_read_only(path: str, busy_wait_s: float) -> sqlite3.Connection:
                 ) from error
             raise
         version = _schema_version(connection)
-        newest = len(list((SQL_FOLDER / "migrations").glob("*.sql")))
+        newest = len(migrations("sqlite"))
         if version != newest:
             raise StoreUnavailable(
                 f"the file has schema {version}; this Paygent reads {newest}"
@@ -184,13 +183,3 @@ def _checked_version(connection: sqlite3.Connection) -> int:
             "name another file with PAYGENT_DB_PATH, db_path or --db",
         )
     return version
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a migration into statements: `executescript` would commit the open transaction."""
-    statement = ""
-    for line in script.splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from tests.contract.samples import DAY_US, NOON_US, PRODUCT, batch_of, make_event
 from tests.promises.scripts import kill, read_line, start
-from tests.unit.cli.conftest import NoSearch
+from tests.unit.cli.conftest import NoSearch, add_migration
 
 from paygent.cli.checks import files
 from paygent.cli.checks.finding import Finding, Level
@@ -103,11 +103,11 @@ def test_check_database__another_journal_mode__is_a_warning(path: str) -> None:
     assert "not in WAL mode" in findings[0].text
 
 
-def test_check_database__an_older_schema__is_a_warning(path: str) -> None:
+def test_check_database__an_older_schema__is_a_warning(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The application migrates it; the command does not."""
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 1")
-    connection.close()
+    add_migration(monkeypatch)
     finding = only(files.check_database(path, ""))
     assert (finding.level, finding.remedy) == (Level.WARNING, "start the application")
 

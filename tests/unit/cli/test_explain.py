@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from tests.promises.scripts import kill, read_line, start
+from tests.unit.cli.conftest import add_migration
 from typer.testing import CliRunner
 
 from paygent import Limit, ModelLimitConfig, Paygent, PlanConfig, UsageEvent
@@ -17,6 +18,7 @@ from paygent.cli.app import app
 from paygent.client.metering.call import Request
 from paygent.client.metering.wait import Wait
 from paygent.core.usage import JobStatus, Usage
+from paygent.store.statements import migrations
 from paygent.types import ModelCostRate
 
 Init = Callable[..., Paygent]
@@ -330,20 +332,27 @@ def test_explain__an_event_of_a_backends_product__is_found_with_the_applications
     assert (status, "pg_live_secret" in text) == (1, False)
 
 
-@pytest.mark.parametrize(("version", "says"), [(1, "migrates it"), (99, "this Paygent reads")])
-def test_explain__a_store_of_another_schema__is_a_finding(
-    pg: Paygent, db_path: str, version: int, says: str
+def test_explain__a_store_of_an_older_schema__is_a_finding(
+    pg: Paygent, db_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A command that only reads does not migrate it."""
     event_id = event_of(pg)
     pg.shutdown()
+    version = len(migrations("sqlite"))
+    add_migration(monkeypatch)
+    status, text = explain(db_path, event_id)
+    assert (status, f"schema {version};" in text, "migrates it" in text) == (1, True, True)
+
+
+def test_explain__a_store_of_a_newer_schema__is_a_finding(pg: Paygent, db_path: str) -> None:
+    """What this version does not know is not read."""
+    event_id = event_of(pg)
+    pg.shutdown()
     with sqlite3.connect(db_path) as connection:
-        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("PRAGMA user_version = 99")
     connection.close()
     status, text = explain(db_path, event_id)
-    assert status == 1
-    assert f"schema {version}" in text
-    assert says in text
+    assert (status, "schema 99; this Paygent reads" in text) == (1, True)
 
 
 def test_explain__no_event_named__is_a_usage_error() -> None:

@@ -142,7 +142,7 @@ def test_users__of_a_product_without_any__is_a_finding(
     path: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A misspelt product is not an empty success; the machine formats stay valid."""
-    with pytest.raises(CommandError, match=r"no user of product 'other'.*--product and --db"):
+    with pytest.raises(CommandError, match=r"no user of product 'other'.*--product, --db"):
         users.run(path, "other", {}, 20, Format.TABLE, NOON_US)
     assert users.run(path, "other", {}, 20, Format.JSON, NOON_US) == 0
     assert json.loads(capsys.readouterr().out)["users"] == []

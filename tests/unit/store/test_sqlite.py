@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,25 +25,19 @@ from tests.contract.samples import (
 
 import paygent.store.sqlite as sqlite_module
 import paygent.store.sqlite_file as file_module
+import paygent.store.statements as statements_module
 from paygent.core.event import Event
 from paygent.core.messages import Batch
 from paygent.store.port import StoreUnavailable
-from paygent.store.sqlite import SqliteStore, load_queries
-from paygent.store.sqlite_file import SQL_FOLDER
+from paygent.store.sqlite import SqliteStore
+from paygent.store.statements import SQL_FOLDER, migrations
 
 _ROOT = Path(__file__).parents[3]
 
 _TABLES = {
-    "accounts",
-    "event_ids",
-    "events",
-    "plans",
-    "price_lists",
-    "products",
-    "rollup_day",
-    "rollup_period",
-    "sessions",
-    "users",
+    name
+    for script in migrations("sqlite")
+    for name in re.findall(r"^CREATE TABLE (\w+)", script, re.M)
 }
 
 
@@ -268,7 +261,7 @@ def test_ingest__a_failure_that_ends_the_transaction__is_raised_as_it_is(path: s
     """SQLite may end a transaction by itself; there is nothing to roll back then."""
     store = SqliteStore(path)
     store.open()
-    connection = store._connection
+    connection = store.engine._connection
     assert connection is not None  # it was just opened
     connection.execute(
         "CREATE TRIGGER refuse BEFORE INSERT ON rollup_period "
@@ -307,7 +300,7 @@ def test_ingest__an_event_that_no_table_takes__is_rejected_and_not_unavailable(
 ) -> None:
     """What fails again is not sent again for ever: the journal quarantines it."""
     store = SqliteStore(path)
-    with pytest.raises((sqlite3.IntegrityError, OverflowError)):
+    with pytest.raises((TypeError, OverflowError, sqlite3.IntegrityError)):
         store.ingest(PRODUCT, batch_of(event))
     assert store.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
     store.close()
@@ -336,7 +329,8 @@ def test_migrate__every_table__leads_its_key_with_the_product(path: str) -> None
             for table in _tables(connection)
         }
     connection.close()
-    assert first == {table: ["product_id"] for table in _TABLES}
+    of_all_products = {"server_secrets": ["name"]}
+    assert first == {table: ["product_id"] for table in _TABLES} | of_all_products
 
 
 def test_migrate__a_newer_schema__is_refused_and_left_alone(path: str) -> None:
@@ -380,29 +374,6 @@ def test_migrate__a_database_of_another_program__is_refused_under_the_lock(path:
     connection.close()
 
 
-@pytest.mark.parametrize("version", range(1, len(list((SQL_FOLDER / "migrations").glob("*")))))
-def test_open__a_file_of_an_earlier_schema__is_migrated(
-    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
-) -> None:
-    """Every schema that was released has a table that marks it as Paygent's."""
-    old = tmp_path / "sql"
-    (old / "migrations").mkdir(parents=True)
-    for file in sorted((SQL_FOLDER / "migrations").glob("*.sql"))[:version]:
-        (old / "migrations" / file.name).write_text(file.read_text())
-    with monkeypatch.context() as patched:
-        patched.setattr(file_module, "SQL_FOLDER", old)
-        make_file(path)
-    with pytest.raises(StoreUnavailable, match=f"schema {version}.*migrates it"):
-        SqliteStore(path, read_only=True).open()
-    store = SqliteStore(path)
-    store.ingest(PRODUCT, batch_of(make_event("a")))
-    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
-    store.close()
-    with sqlite3.connect(path) as connection:
-        assert _tables(connection) >= file_module.MARKS
-    connection.close()
-
-
 def test_open__a_log_whose_index_cannot_be_created__names_both(path: str) -> None:
     """A reader in a read-only folder learns what is missing, and what to do."""
     code = (
@@ -436,7 +407,7 @@ def test_migrate__a_failure_that_ends_the_transaction__is_reported_as_it_is(
         "CREATE TABLE a (b TEXT UNIQUE);\nINSERT INTO a VALUES ('x');\n"
         "INSERT OR ROLLBACK INTO a VALUES ('x');\n"
     )
-    monkeypatch.setattr(file_module, "SQL_FOLDER", folder)
+    monkeypatch.setattr(statements_module, "SQL_FOLDER", folder)
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
         SqliteStore(path).open()
 
@@ -448,7 +419,7 @@ def test_migrate__a_migration_that_fails__leaves_the_file_as_it_was(
     folder = tmp_path / "sql"
     (folder / "migrations").mkdir(parents=True)
     (folder / "migrations" / "0001_a.sql").write_text("CREATE TABLE a (b TEXT);\nCREATE TABLE a;\n")
-    monkeypatch.setattr(file_module, "SQL_FOLDER", folder)
+    monkeypatch.setattr(statements_module, "SQL_FOLDER", folder)
     with pytest.raises(StoreUnavailable):
         SqliteStore(path).open()
     with sqlite3.connect(path) as connection:
@@ -464,7 +435,7 @@ def test_forget_after_fork__the_connection__is_dropped_and_not_closed(path: str)
     """A child that closed the parent's connection would release the parent's locks."""
     store = SqliteStore(path)
     store.ingest(PRODUCT, batch_of(make_event("a")))
-    parents = store._connection
+    parents = store.engine._connection
     assert parents is not None
     store.forget_after_fork()
     assert tuple(parents.execute("SELECT count(*) FROM events").fetchone()) == (1,)
@@ -487,7 +458,7 @@ def test_pause_for_fork__the_connection__is_closed_until_the_parent_goes_on(path
     store = SqliteStore(path)
     store.ingest(PRODUCT, batch_of(make_event("a")))
     store.pause_for_fork()
-    assert store._connection is None
+    assert store.engine._connection is None
     counted: list[frozenset[str]] = []
     other = threading.Thread(
         target=lambda: counted.append(store.ingest(PRODUCT, batch_of(make_event("b"))).counted)
@@ -512,7 +483,7 @@ def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork
     inside, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with store._lock:
+        with store.engine._lock:
             inside.set()
             done.wait(10)
 
@@ -520,7 +491,7 @@ def test_pause_for_fork__a_transaction_that_does_not_end__does_not_stop_the_fork
     other.start()
     inside.wait(10)
     store.pause_for_fork()
-    assert store._connection is not None
+    assert store.engine._connection is not None
     store.resume_after_fork()
     done.set()
     other.join(10)
@@ -544,7 +515,7 @@ def test_pause_for_fork__two_threads_at_once__each_lets_go_of_what_is_its_own(
     other = threading.Thread(target=fork_too)
     other.start()
     other.join(10)
-    assert store._paused_by is not None
+    assert store.engine._paused_by is not None
     store.resume_after_fork()
     counted: list[frozenset[str]] = []
     third = threading.Thread(
@@ -594,95 +565,6 @@ def test_open__a_second_connection__leaves_the_first_its_locks(path: str) -> Non
     assert events_seen_elsewhere() == "2"
 
 
-# -- named statements
-
-
-def _names() -> list[str]:
-    return [
-        name
-        for file in sorted(SQL_FOLDER.glob("*.sql"))
-        for name in re.findall(r"^--\s*name:\s*(\w+)", file.read_text(encoding="utf-8"), re.M)
-    ]
-
-
-def test_queries__every_name__is_given_once() -> None:
-    """Of two statements of one name, one would silently override the other."""
-    assert [name for name, times in Counter(_names()).items() if times > 1] == []
-
-
-def test_queries__insert_of_events__names_every_field() -> None:
-    """A field that is added to `Event` and missed in the statement would be lost in silence."""
-    queries = load_queries()
-    columns, values = re.findall(r"\(([^()]+)\)", queries.insert_events.sql)
-    names = re.findall(r"\w+", columns)
-    assert re.findall(r":(\w+)", values) == names
-    assert set(names) == {"product_id", "day", *Event._fields}
-
-
-def test_queries__every_name__is_used_by_the_adapter() -> None:
-    """No statement is dead, and none that the adapter calls is missing."""
-    source = Path(sqlite_module.__file__).read_text(encoding="utf-8")
-    assert set(re.findall(r"\b(?:sql|_queries)\.(\w+)\(", source)) == set(_names())
-
-
-def test_queries__loaded__are_all_there() -> None:
-    """Every named statement can be called."""
-    queries = load_queries()
-    assert [name for name in _names() if not callable(getattr(queries, name, None))] == []
-
-
-# Few rows, and an answer needs them all.
-_OF_A_WHOLE_PRODUCT = {"latest_plans", "default_plan"}
-
-
-def _query_plans() -> dict[str, list[str]]:
-    """Return SQLite's query plan of every named statement, one line per step."""
-    store = SqliteStore(":memory:")
-    store.open()
-    connection = store._connection
-    assert connection is not None  # it was just opened
-    plans, queries = {}, load_queries()
-    for name in _names():
-        sql = getattr(queries, name).sql
-        parameters = dict.fromkeys(re.findall(r"(?<!:):(\w+)", sql), "1")
-        rows = connection.execute(f"EXPLAIN QUERY PLAN {sql}", parameters)
-        plans[name] = [str(row["detail"]) for row in rows]
-    store.close()
-    return plans
-
-
-def _reads_too_much(step: str, plan: list[str]) -> bool:
-    """Return whether a step reads a whole table, or all rows of a product."""
-    # Only rows of the statement's own input or of its subqueries may be read in full.
-    derived = {line.split()[1] for line in plan if line.startswith(("MATERIALIZE", "CO-ROUTINE"))}
-    if step.startswith("SCAN"):
-        return "VIRTUAL TABLE" not in step and step.split()[1] not in derived
-    return step.endswith("(product_id=?)")
-
-
-def test_queries__every_statement__finds_its_rows_by_more_than_the_product() -> None:
-    """The work for a batch or a user does not grow with the product's history."""
-    slow = {
-        name
-        for name, plan in _query_plans().items()
-        if any(_reads_too_much(step, plan) for step in plan)
-    }
-    assert slow == _OF_A_WHOLE_PRODUCT
-
-
-def test_queries__every_statement__is_understood_by_the_oldest_sqlite() -> None:
-    """SQLite before 3.39 rejects HAVING without GROUP BY."""
-    queries = load_queries()
-    statements = {name: getattr(queries, name).sql.upper() for name in _names()}
-    assert [name for name, sql in statements.items() if "HAVING" in sql] == []
-
-
-def test_open_sessions__a_user_with_many__reads_the_open_one_by_index() -> None:
-    """Reading a user costs the same after thousands of closed or open sessions."""
-    (step,) = [line for line in _query_plans()["open_sessions"] if line.startswith("SEARCH t")]
-    assert "sessions_open (product_id=? AND user_id=?)" in step
-
-
 def test_transaction__an_empty_batch__commits(path: str) -> None:
     """A batch with nothing in it opens no transaction that stays."""
     store = SqliteStore(path)
@@ -703,6 +585,6 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]
 
 
 def _pragma(store: SqliteStore, pragma: str, read: Callable[[Any], Any] = int) -> Any:
-    connection = store._connection
+    connection = store.engine._connection
     assert connection is not None  # the caller has opened it
     return read(connection.execute(f"PRAGMA {pragma}").fetchone()[0])

@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paygent.cli.checks.finding import Finding, ok, problem, warning
-from paygent.cli.options import Place, exists
+from paygent.cli.options import MEMORY, Place, exists
 from paygent.cli.wording import day_and_time
-from paygent.client.api.composition import MEMORY
 from paygent.core.period import END_OF_TIME_US, day
 from paygent.store.port import Store, StoreUnavailable
 from paygent.store.sqlite_file import UnusableFile, open_read_only

@@ -28,7 +28,14 @@ class Account:
         self.excludes_shadow = False  # whether the plan decides without that part (shadow mode)
         self.warned = False  # whether the warn line was reported in this window
         self.waiting: list[Waiter] = []  # calls that wait for room here, the first come first
-        self.stale_us = END_OF_TIME_US  # when a rolling sum has to be read again
+        # When a rolling sum has to be read again; 0 if it was never read, and the end of time for
+        # an account that is no rolling sum.
+        self.stale_us = END_OF_TIME_US
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether its window moves on, so that the ledger sums events at each reading."""
+        return self.stale_us != END_OF_TIME_US
 
     @property
     def spent(self) -> int:

@@ -7,6 +7,8 @@ under the user's lock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from paygent.client.accounts.account import Account
 from paygent.client.accounts.holds import counted_by
 from paygent.client.accounts.user_state import ModelUse, User
@@ -24,6 +26,8 @@ ACCOUNTS_MAX = 256
 PERIOD_SPEND = LimitKey("spend", "user", "", "period")
 SESSION_SPEND = LimitKey("spend", "session", "", "session")
 """The two accounts that every user has, limited or not: `get_usage` returns them."""
+
+_STALE_AT_ONCE_US = 1  # long ago, but not 0: the rolling sum has been read
 
 _UNCHANGED = Thresholds(-1, -1, -1)  # an account keeps those that it has
 
@@ -129,7 +133,7 @@ def _close_idle_sessions(user: User, kept: str) -> None:
     for key, account in list(user.accounts.items()):
         if key.session_id not in ("", kept, opened) and not is_in_use(user, account):
             del user.accounts[key]
-            user.sessions.discard(key.session_id)
+            user.sessions.pop(key.session_id, None)
     user.drop_lanes()
     user.call_accounts.clear()
     user.event_accounts.clear()
@@ -200,6 +204,8 @@ def acknowledge(user: User, event: Event, *, is_new: bool) -> None:
         amount_now = _amount(account.metric, settled)
         account.pending -= amount_now
         account.acknowledged += amount_now if is_new else 0
+        if account.is_rolling and not is_new:  # read before that booking, perhaps
+            account.stale_us = min(account.stale_us, _STALE_AT_ONCE_US)
         if settled.blocked:
             account.shadow_pending -= amount_now
             account.shadow_acknowledged += amount_now if is_new else 0
@@ -251,6 +257,28 @@ def keys_now(user: User, session_id: str, at_us: int) -> tuple[AccountKey, ...]:
         for account in accounts_for_call(user, session_id, model_key, at_us)
     }
     return tuple(accounts)
+
+
+def session_keys(user: User, session_id: str) -> set[AccountKey]:
+    """Return every account of a session by the user's plan; none is opened."""
+    limits = [limit.key for limit in limits_of(user.plan) if limit.scope == "session"]
+    return {account_key(key, user.period, session_id, 0) for key in (SESSION_SPEND, *limits)}
+
+
+def keys_of_events(user: User, events: Sequence[Event]) -> tuple[AccountKey, ...]:
+    """Return the accounts of a user that count one of these events, with every account of the
+    events' sessions; none is opened.
+    """
+    sessions = {event.session_id for event in events}
+    return tuple(
+        key
+        for key in user.accounts
+        if (
+            key.session_id in sessions
+            if key.session_id
+            else any(key.counts(event) for event in events)
+        )
+    )
 
 
 def drop_ended(user: User, at_us: int) -> None:

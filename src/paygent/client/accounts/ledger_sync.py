@@ -8,12 +8,14 @@ sees an event twice or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from paygent.client.accounts import account_lookup
+from paygent.client.accounts.account import Account
 from paygent.client.accounts.registry import UserRegistry
 from paygent.client.accounts.user_state import ModelUse, User
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
+from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Question, SessionState, UserLedger
 from paygent.core.period import ROLLING_STEPS, rolling_length_us
@@ -21,7 +23,13 @@ from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_from_json
 from paygent.failopen import attempt
 
+QUESTIONS_MAX = 1_000
+"""Users asked about with one delivery, besides those of its events: their accounts are opened in
+its transaction, for which other writers wait.
+"""
+
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
+_ROLLING_LEAD_US = 2_000_000  # a delivery reads it so much earlier, so that no call waits for that
 
 
 class LedgerSync:
@@ -36,50 +44,94 @@ class LedgerSync:
         self._refresh_us = refresh_us  # age at which a user's figures are read again
         self.deliveries = 0
 
-    def question(self, user: User, session_id: str | None, at_us: int) -> Question:
-        """Return the question about a user: every current account of the plan."""
+    def question(
+        self,
+        user: User,
+        session_id: str | None,
+        at_us: int,
+        *,
+        delivered: Sequence[Event] = (),
+        is_awaited: bool = True,
+    ) -> Question:
+        """Return the question about a user: every current account of the plan, in the open session
+        and in one more, and the accounts of events.
+
+        Args:
+            user: The user.
+            session_id: A session named by the application, or None.
+            at_us: Now.
+            delivered: Events of the user that are being delivered.
+            is_awaited: Whether a call waits for the answer. Otherwise rolling sums are left out
+                that are up to date, since the ledger adds up their events at each reading.
+        """
         with acquire_soon(user.lock):
-            session = session_id or (user.open_session.session_id if user.open_session else "")
-            return Question(
-                user.user_id, account_lookup.keys_now(user, session, at_us), user.period.start_us
+            sessions = dict.fromkeys((_open_session_id(user), session_id or ""))
+            if len(sessions) > 1:
+                sessions.pop("", None)
+            keys = dict.fromkeys(
+                key for session in sessions for key in account_lookup.keys_now(user, session, at_us)
             )
+            if delivered:
+                keys |= dict.fromkeys(account_lookup.keys_of_events(user, delivered))
+            accounts = tuple(
+                key
+                for key in keys
+                if is_awaited or _is_due(user.accounts.get(key), at_us + _ROLLING_LEAD_US)
+            )
+            return Question(user.user_id, accounts, user.period.start_us)
 
     def needs_refresh(self, user: User, session_id: str | None, at_us: int) -> bool:
         """Return whether the ledger should be asked before this user's next call is decided.
 
         That is so once per user, per session named by the application, per limit that was added,
-        and where figures are older than `refresh_us` or a rolling sum is outdated. After one wait
-        without an answer calls go on with what is known.
+        and where figures of the user or of the session are older than `refresh_us`, or a rolling
+        sum is outdated. After one wait without an answer calls go on with what is known.
         """
         if not user.known:
             return not user.has_waited
-        if session_id is not None and session_id not in user.sessions:
+        if session_id is not None and at_us >= user.sessions.get(session_id, 0):
             return True
         return at_us >= user.stale_us
+
+    @staticmethod
+    def is_answered(user: User, session_id: str | None) -> bool:
+        """Return whether the ledger has answered about every account of a user, and of a session
+        named by the application.
+        """
+        return user.known and (session_id is None or session_id in user.sessions)
 
     def mark_waited(self, user: User, session_id: str | None, at_us: int) -> None:
         """Note that a call has waited for the ledger, so that the next one does not."""
         with acquire_soon(user.lock):
             user.has_waited = True
             if session_id is not None:
-                user.sessions.add(session_id)
+                user.sessions[session_id] = at_us + self._refresh_us
             if at_us >= user.stale_us:
                 user.stale_us = at_us + _STALE_RETRY_US
 
-    def take_active_users(self, also: Iterable[str], at_us: int) -> tuple[Question, ...]:
-        """Return questions for the users active since the last call, and for those named."""
-        active = {
-            user.user_id: user for user in list(self._registry.users.values()) if user.is_active
-        }
-        for user_id in also:
-            known = self._registry.users.get(user_id)
-            if known is not None:
-                active[user_id] = known
+    def take_active_users(self, delivered: Iterable[Event], at_us: int) -> tuple[Question, ...]:
+        """Return questions for the users of events that are being delivered, and for those active
+        since the last call; if there are very many of these, for some, and for the others next.
+        """
+        by_user = _by_user(delivered)
+        users = self._registry.users
+        active = {user_id: users[user_id] for user_id in by_user if user_id in users}
+        for user in list(users.values()):
+            if user.is_active and user.user_id not in active:
+                if len(active) >= QUESTIONS_MAX:
+                    break
+                active[user.user_id] = user
         for user in active.values():
             user.is_active = False
         return tuple(
-            self.question(self._registry.user(user.user_id, at_us), user.session_id or None, at_us)
-            for user in active.values()
+            self.question(
+                self._registry.user(user_id, at_us),
+                user.session_id or None,
+                at_us,
+                delivered=by_user.get(user_id, ()),
+                is_awaited=False,
+            )
+            for user_id, user in active.items()
         )
 
     def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
@@ -89,9 +141,7 @@ class LedgerSync:
         self._apply_plans(answer)
         with acquire_blocking(self._registry.lock):
             self.deliveries += 1
-        by_user: dict[str, list[Event]] = {}
-        for event in delivered:
-            by_user.setdefault(event.user_id, []).append(event)
+        by_user = _by_user(delivered)
         for user_id in {**by_user, **answer.users}:
             user = self._registry.users.get(user_id)
             if user is None:
@@ -150,19 +200,28 @@ class LedgerSync:
     ) -> None:
         """Take over the ledger's state of a user; under the user's lock."""
         self._apply_assignment(user, state, own, at_us)
+        if user.epoch != self._registry.plans_epoch:  # the answer has brought another plan
+            # Never back to a period that has ended since the question.
+            self._registry.refresh_plan(user, max(at_us, user.period.start_us))
         _apply_session(user, state.open_session)
-        user.stale_us = at_us + self._refresh_us
-        _apply_accounts(user, state, at_us)
+        applied = _apply_accounts(user, state, at_us, self._refresh_us)
         is_current = state.period_start_us == user.period.start_us
         if is_current:
             _apply_models(user, state)
         # A plan or period that was new has other accounts than the question; then ask again.
         # So has a session that the ledger knows and this process did not.
-        opened = user.open_session.session_id if user.open_session is not None else ""
-        needed = set(account_lookup.keys_now(user, opened, at_us))
-        user.known = is_current and state.spent.keys() >= needed
-        if not user.known:
+        needed = account_lookup.keys_now(user, _open_session_id(user), at_us)
+        is_known = is_current and _covers(user, applied, needed)
+        if not is_known:
             user.drop_lanes()
+            if user.known:
+                user.has_waited = False
+        user.known = is_known
+        _apply_session_ages(user, applied, at_us, self._refresh_us)
+        # Only those that count now: a limit that was taken away leaves its rolling sum behind.
+        user.stale_us = min(
+            at_us + self._refresh_us, *(user.accounts[key].stale_us for key in needed)
+        )
         user.read_us = at_us
 
     def _apply_assignment(
@@ -196,25 +255,52 @@ def _apply_session(user: User, theirs: SessionState | None) -> None:
         user.drop_lanes()
         user.open_session = theirs
         user.session_used_us = theirs.used_us
-        user.sessions.add(theirs.session_id)
 
 
-def _apply_accounts(user: User, state: UserLedger, at_us: int) -> None:
+def _apply_accounts(user: User, state: UserLedger, at_us: int, refresh_us: int) -> set[AccountKey]:
+    """Take over figures; return the accounts that have them now."""
+    applied: set[AccountKey] = set()
     for key, spent in state.spent.items():
         account = user.accounts.get(key)
         if account is None:
             continue
+        applied.add(key)
         known = account.decisive
         account.acknowledged = spent
         account.shadow_acknowledged = state.shadow.get(key, 0)
         if account.decisive > known:  # others have spent: there is less room
             user.allotment = None
-        if key.session_id:
-            user.sessions.add(key.session_id)
         length_us = rolling_length_us(key.limit.window)
         if length_us is not None:
-            account.stale_us = at_us + length_us // ROLLING_STEPS
-            user.stale_us = min(user.stale_us, account.stale_us)
+            # No later than other figures: other processes spend in this window as well.
+            account.stale_us = at_us + min(length_us // ROLLING_STEPS, refresh_us)
+    return applied
+
+
+def _covers(user: User, applied: set[AccountKey], needed: Iterable[AccountKey]) -> bool:
+    """Return whether each account was in the answer, or need not be: a rolling sum that was read
+    before, or an account of a session that was asked about, or was opened here.
+    """
+    return all(
+        key in applied
+        or (key.session_id and key.session_id in user.sessions)
+        or (user.accounts[key].is_rolling and user.accounts[key].stale_us > 0)
+        for key in needed
+    )
+
+
+def _apply_session_ages(user: User, applied: set[AccountKey], at_us: int, refresh_us: int) -> None:
+    """Note which sessions the answer covers; forget those with figures that are too old, so that
+    their next call asks again.
+    """
+    sessions = user.sessions
+    for session_id in {key.session_id for key in applied} - {""}:
+        if applied >= account_lookup.session_keys(user, session_id):
+            sessions[session_id] = at_us + refresh_us
+    for session_id, stale_us in list(sessions.items()):
+        if at_us >= stale_us:
+            del sessions[session_id]
+            user.drop_lanes_of(session_id)
 
 
 def _apply_models(user: User, state: UserLedger) -> None:
@@ -223,6 +309,22 @@ def _apply_models(user: User, state: UserLedger) -> None:
         if use is None:
             use = user.models[model] = ModelUse()
         use.acknowledged_tokens, use.acknowledged_cost_nano = tokens, cost_nano
+
+
+def _open_session_id(user: User) -> str:
+    return user.open_session.session_id if user.open_session is not None else ""
+
+
+def _by_user(events: Iterable[Event]) -> dict[str, list[Event]]:
+    by_user: dict[str, list[Event]] = {}
+    for event in events:
+        by_user.setdefault(event.user_id, []).append(event)
+    return by_user
+
+
+def _is_due(account: Account | None, at_us: int) -> bool:
+    """Return whether a delivery asks about an account: always, but for a fresh rolling sum."""
+    return account is None or not account.is_rolling or at_us >= account.stale_us
 
 
 def _own_plan(state: UserLedger | None) -> PlanConfig | None:

@@ -134,9 +134,12 @@ class UserRegistry:
         if user.user_id == MISSING_USER_ID and not user.assigned:
             plan = without_limits(plan)  # this id stands for many people, so no limit applies
         if plan is not user.plan:
-            if user.known and not set(_limit_keys(plan)) <= set(_limit_keys(user.plan)):
-                # A new limit starts from what its window has already seen: ask the ledger.
+            # A new limit starts from what its window has already seen: ask the ledger.
+            new_limits = _limit_keys(plan) - _limit_keys(user.plan)
+            if new_limits and user.known:
                 user.known = user.has_waited = False
+            if any(limit.scope == "session" for limit in new_limits):
+                user.sessions.clear()
             user.plan = plan
             user.session_timeout_us = int(plan.session_timeout_minutes * _US_PER_MINUTE)
         user.epoch = epoch
@@ -259,5 +262,5 @@ class UserRegistry:
             user.renew_after_fork()
 
 
-def _limit_keys(plan: PlanConfig) -> tuple[LimitKey, ...]:
-    return tuple(limit.key for limit in limits_of(plan))
+def _limit_keys(plan: PlanConfig) -> set[LimitKey]:
+    return {limit.key for limit in limits_of(plan)}

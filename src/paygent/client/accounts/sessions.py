@@ -9,6 +9,7 @@ from collections.abc import Callable
 from paygent.client.accounts.user_state import User
 from paygent.client.runtime.locks import acquire_soon
 from paygent.core.messages import SessionRecord, SessionState
+from paygent.core.period import END_OF_TIME_US
 
 
 class Sessions:
@@ -49,7 +50,7 @@ class Sessions:
         user.drop_lanes()
         user.open_session = session
         user.session_used_us = at_us
-        user.sessions.add(session.session_id)
+        user.sessions[session.session_id] = END_OF_TIME_US  # new: the ledger knows nothing of it
         self._records.append(_record(user, session, at_us))
         return session
 

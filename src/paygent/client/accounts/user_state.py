@@ -317,7 +317,7 @@ class User:
 
     # Sessions
     session_id: str = ""  # the one used last
-    sessions: set[str] = field(default_factory=set)  # the ledger needs no question about these
+    sessions: dict[str, int] = field(default_factory=dict)  # asked about: when to ask again
     open_session: SessionState | None = None
     session_used_us: int = 0  # when a call last belonged to it
     session_timeout_us: int = int(UNLIMITED.session_timeout_minutes * 60_000_000)
@@ -352,6 +352,15 @@ class User:
         self.event_accounts.clear()
         self.forecasts.clear()
         self.histories.clear()
+
+    def drop_lanes_of(self, session_id: str) -> None:
+        """Forget the lanes of one session, so that its next call goes the whole way; under the
+        lock.
+        """
+        for key, lane in list(self.lanes.items()):
+            if key.session_id == session_id:
+                self.lanes.pop(key, None)
+                lane.until_us = 0
 
     def drop_lanes(self) -> None:
         """Forget every lane: what they rest on has changed."""

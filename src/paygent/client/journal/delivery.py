@@ -5,10 +5,11 @@ Theory of operation
 *deliver* reads records back from the journal and settles them with the ledger in set-based batches,
 within a second of each settlement; the journal releases a batch only when the ledger has
 acknowledged it. Each batch also reads the state of the users that were active, so that the spend of
-other processes is known within a second too. Before its first batch the thread opens the ledger;
-then, every few seconds and also while nothing is called, it adopts the journals of dead processes.
-A round without records or questions does not reach the ledger. A record that the ledger rejects is
-quarantined after some tries, so that it does not hold up the others.
+other processes is known within a second too, in rolling windows within the refresh interval. Before
+its first batch the thread opens the ledger; then, every few seconds and also while nothing is
+called, it adopts the journals of dead processes. A round without records or questions does not
+reach the ledger. A record that the ledger rejects is quarantined after some tries, so that it does
+not hold up the others.
 
 *ask* (`refresh`) answers questions about users on a connection of its own.
 
@@ -26,6 +27,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
+from paygent.client.accounts.ledger_sync import QUESTIONS_MAX
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.client.journal.codec import decode
@@ -358,9 +360,8 @@ class Worker:
             self._accounts.admission.count_all()
             events, directory, unreadable = decode(records)
             now_us = self._now_us()
-            user_ids = {event.user_id for event in events}
-            self._count(user_ids)
-            questions = self._accounts.sync.take_active_users(user_ids, now_us)
+            self._count({event.user_id for event in events})
+            questions = self._accounts.sync.take_active_users(events, now_us)
             if not records and not questions:
                 self._journal.delivered()  # frees a segment that was read to its end
                 if self._journal.requeue_lost(self._undelivered):
@@ -372,7 +373,7 @@ class Worker:
             self._note_recorded(directory)
             self.flushed += len(events)
             worked = True
-            if len(records) < self._max_batch_size:
+            if len(records) < self._max_batch_size and len(questions) < QUESTIONS_MAX:
                 return worked
             # A busy process may always have a backlog; `flush` waits for two batches of it.
             self._finish_round()

@@ -47,25 +47,28 @@ class UserRefresh:
         self._booked = threading.Condition()
         self._booking: frozenset[str] = frozenset()
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._asked: dict[tuple[str, str | None], Future[bool]] = {}
+        self._asked: dict[tuple[str, str | None, bool], Future[bool]] = {}
 
-    def ask(self, user: User, session_id: str | None) -> Future[bool]:
-        """Queue a question about a user; see `Worker.ask`."""
+    def ask(self, user: User, session_id: str | None, *, is_awaited: bool = True) -> Future[bool]:
+        """Queue a question about a user; see `Worker.ask`, and `LedgerSync.question` for one that
+        no call waits for.
+        """
         from concurrent.futures import Future  # 8 ms, at the first question and not at import
 
-        key = (user.user_id, session_id)
+        key = (user.user_id, session_id, is_awaited)
         future = self._asked.get(key)
         if future is None:
             future = self._asked[key] = Future()
-            self._jobs.put(partial(self._answer_ask, user, session_id, future))
+            self._jobs.put(partial(self._answer_ask, user, session_id, is_awaited, future))
         return future
 
     def refresh_soon(self, user: User, session_id: str | None) -> None:
         """Queue a question that no caller waits for, unless so many are queued that callers would
         have to wait for this one.
         """
-        if len(self._asked) < _BACKGROUND_MAX:
-            self.ask(user, session_id)
+        is_asked = (user.user_id, session_id, True) in self._asked
+        if len(self._asked) < _BACKGROUND_MAX and not is_asked:
+            self.ask(user, session_id, is_awaited=False)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
         """Queue a reading of the ledger; see `Worker.read`."""
@@ -116,9 +119,11 @@ class UserRefresh:
         """End the thread after the questions that are queued."""
         self._jobs.put(None)
 
-    def _answer_ask(self, user: User, session_id: str | None, future: Future[bool]) -> None:
-        known = attempt("ask", self._answer, user, session_id)
-        self._asked.pop((user.user_id, session_id), None)
+    def _answer_ask(
+        self, user: User, session_id: str | None, is_awaited: bool, future: Future[bool]
+    ) -> None:
+        known = attempt("ask", self._answer, user, session_id, is_awaited)
+        self._asked.pop((user.user_id, session_id, is_awaited), None)
         future.set_result(bool(known))
 
     def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
@@ -127,7 +132,7 @@ class UserRefresh:
         except BaseException as error:  # noqa: BLE001 - it goes to the caller through the future
             future.set_exception(error)
 
-    def _answer(self, user: User, session_id: str | None) -> bool:
+    def _answer(self, user: User, session_id: str | None, is_awaited: bool = True) -> bool:
         sync = self._accounts.sync
         for _ in range(_ROUNDS_MAX):
             with self._booked:
@@ -135,13 +140,14 @@ class UserRefresh:
             now_us = self._now_us()
             deliveries = sync.deliveries
             user_now = self._accounts.registry.user(user.user_id, now_us)
-            question = sync.question(user_now, session_id, now_us)
+            question = sync.question(user_now, session_id, now_us, is_awaited=is_awaited)
             try:
                 answer: Answer = self._ledger.state((question,), now_us)
             except LedgerUnavailable:
                 return False
             if user.user_id in self._booking:
                 continue  # a delivery has begun meanwhile
-            if sync.apply_answer(answer, now_us, as_of=deliveries) and user.known:
+            is_applied = sync.apply_answer(answer, now_us, as_of=deliveries)
+            if is_applied and sync.is_answered(user, session_id):
                 return True
-        return user.known
+        return sync.is_answered(user, session_id)

@@ -176,8 +176,15 @@ class Meter:
             return user
         if not user.sdk_enabled:
             return None
-        if identity.plan is not None and user.plan_name != identity.plan:
-            self._assign_from_context(user, identity.plan, at_us)
+        if (
+            identity.plan is not None
+            and user.plan_name != identity.plan
+            and self._assign_from_context(user, identity.plan, at_us)
+        ):
+            request.has_asked = False  # the question so far did not name the limits of this plan
+            user = self._user(request, identity, at_us)
+            if isinstance(user, Wait):
+                return user
         if user.plan is UNLIMITED:
             self._registry.warn_unlimited(user)
         call = self._call(request, identity, user, at_us)
@@ -269,17 +276,21 @@ class Meter:
 
         return Wait(waiter.turn, waiter.retry_s, done, self.deferred_ends)
 
-    def _assign_from_context(self, user: User, plan: str, at_us: int) -> None:
-        """Assign the plan that the context names to a user without an assignment."""
+    def _assign_from_context(self, user: User, plan: str, at_us: int) -> bool:
+        """Assign the plan that the context names to a user without an assignment; return whether
+        that was done.
+        """
         if user.assigned:
             diagnostics.warn_once(Notice.CONTEXT_PLAN, plan)
-        elif plan not in self._registry.plans:
+            return False
+        if plan not in self._registry.plans:
             diagnostics.warn_once(Notice.CONTEXT_PLAN_UNKNOWN, plan)
-        else:
-            self._registry.assign(user.user_id, plan, None, user.subscription, at_us)
-            self._records.write(
-                AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
-            )
+            return False
+        self._registry.assign(user.user_id, plan, None, user.subscription, at_us)
+        self._records.write(
+            AssignRecord(user.user_id, plan, None, user.subscription, at_us, keeps=True)
+        )
+        return True
 
     def _gate(self, call: Call) -> Waiter | None:
         """Hold on every account of the call, or refuse it.

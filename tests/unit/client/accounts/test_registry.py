@@ -914,7 +914,8 @@ def test_touched__users_that_were_active__are_asked_about_once() -> None:
             accounts.registry.users["ann"], "mine", NOON_US
         ),
     )
-    questions = accounts.sync.take_active_users({"bob", "unknown"}, NOON_US)
+    delivered = [make_event("b", user_id="bob"), make_event("c", user_id="unknown")]
+    questions = accounts.sync.take_active_users(delivered, NOON_US)
     assert {question.user_id for question in questions} == {"ann", "bob"}
     ann = next(question for question in questions if question.user_id == "ann")
     assert set(ann.accounts) == {period_key(), session_key("mine")}

@@ -29,7 +29,14 @@ from tests.contract.records import (
     void,
     void_of,
 )
-from tests.contract.samples import NOON_US, day_key, make_event, period_key, session_key
+from tests.contract.samples import (
+    NOON_US,
+    day_key,
+    make_event,
+    period_key,
+    rolling_key,
+    session_key,
+)
 from tests.unit.client.journal.ledgers import FakeLedger
 
 import paygent.client.journal.delivery as worker_module
@@ -70,9 +77,11 @@ WAIT_S = 5.0
 class Bench:
     """A worker with its accounts, a journal and a ledger that can fail."""
 
-    def __init__(self, folder: Path | None, **arguments: Any) -> None:
+    def __init__(
+        self, folder: Path | None, *, ledger: FakeLedger | None = None, **arguments: Any
+    ) -> None:
         numbers = count(1)
-        self.ledger = FakeLedger()
+        self.ledger = ledger or FakeLedger()
         self.accounts = Accounts(
             default_plan="pro", new_id=lambda at_us: f"session-{next(numbers)}"
         )
@@ -523,6 +532,26 @@ def test_deliver__other_processes_spend__is_known_after_the_next_round(bench: Be
     assert bench.spent() == 1_500
 
 
+def test_deliver__two_processes_in_several_sessions__each_knows_the_others_spend(
+    new_bench: Callable[..., Bench], tmp_path: Path
+) -> None:
+    """One works in two sessions in turn; its next work in one of them brings what others spent."""
+    ours = new_bench(tmp_path / "ours")
+    theirs = new_bench(tmp_path / "theirs", ledger=ours.ledger)
+    for number in range(6):
+        ours.spend(f"ours-{number}", session_id=f"s{1 + number % 2}")
+        ours.user().session_id = f"s{1 + number % 2}"
+    assert ours.worker.flush(WAIT_S) is True
+    theirs.spend("theirs", session_id="s1", cost_tokens_nano=800)
+    assert theirs.worker.flush(WAIT_S) is True
+    ours.spend("last", session_id="s1")
+    ours.user().session_id = "s2"  # a call in the other session has begun meanwhile
+    assert ours.worker.flush(WAIT_S) is True
+    accounts = ours.user().accounts
+    assert accounts[session_key("s1")].spent == 3 * 1_000 + 800 + 1_000
+    assert accounts[session_key("s2")].spent == 3 * 1_000
+
+
 def test_deliver__a_user_who_was_only_refused__is_read_anew(bench: Bench) -> None:
     """What refuses may have changed elsewhere; a round without records reads it."""
     user = bench.user()
@@ -828,6 +857,89 @@ def test_ask__a_plan_that_was_news__asks_again_for_its_limits(bench: Bench) -> N
     assert bench.worker.ask(user, None).result(WAIT_S) is True
     assert len(bench.ledger.asked) == 2
     assert (user.plan_name, user.accounts[day_key("calls")].acknowledged) == ("gold", 1)
+
+
+def test_ask__a_plan_that_was_news__asks_again_for_the_limits_of_a_session(bench: Bench) -> None:
+    """Before a call in that session is decided, also where the user has no other one."""
+    limit = Limit("tokens", "session", None, "session", cap=50)
+    bench.ledger.directory.append(AssignRecord("ann", "gold", None, None, NOON_US))
+    bench.accounts.registry.set_plan("gold", PlanConfig(limits=(limit,)))
+    bench.ledger.events["theirs"] = make_event("theirs", session_id="mine")
+    user = bench.user()
+    assert bench.worker.ask(user, "mine").result(WAIT_S) is True
+    assert len(bench.ledger.asked) == 2
+    assert user.accounts[session_key("mine", "tokens")].acknowledged == 30
+
+
+def test_ask__named_and_implicit_sessions__asks_once(bench: Bench) -> None:
+    """The first answer covers the open session and the named one."""
+    user = bench.user()
+    bench.accounts.sessions.session_for_call(user, None, NOON_US)
+    assert bench.worker.ask(user, "mine").result(WAIT_S) is True
+    assert (user.known, len(bench.ledger.asked)) == (True, 1)
+
+
+def test_ask__an_answer_of_before_an_assignment__does_not_undo_it(bench: Bench) -> None:
+    """A context names a plan while the first question is on its way; the answer comes last."""
+    plan = PlanConfig(limits=(Limit("calls", window="day", cap=5),))
+    bench.accounts.registry.set_plan("gold", plan)
+    state, gate = bench.ledger.state, threading.Event()
+    plans: list[str] = []
+
+    def answer_late(questions: tuple[Question, ...], at_us: int) -> Answer:
+        answer = state(questions, at_us)
+        if not gate.is_set():
+            gate.wait(WAIT_S)
+        plans.append(bench.user().plan_name)
+        return answer
+
+    bench.ledger.state = answer_late  # type: ignore[method-assign]
+    user = bench.user()
+    answered = bench.worker.ask(user, None)
+    assert eventually(lambda: bool(bench.ledger.asked))
+    record = AssignRecord("ann", "gold", None, None, NOON_US, keeps=True)
+    bench.accounts.registry.assign("ann", "gold", None, None, NOON_US)
+    bench.write(record)
+    assert eventually(lambda: not bench.accounts.registry.is_changing("user:ann"))
+    gate.set()
+    assert answered.result(WAIT_S) is True
+    assert (plans, user.plan_name, user.known) == (["gold", "gold"], "gold", True)
+
+
+def test_ask__an_answer_before_an_assignment_is_delivered__does_not_undo_it(bench: Bench) -> None:
+    """Until the ledger has the record, this process's word counts."""
+    bench.ledger.opening.extend(away(10_000))  # nothing is delivered
+    bench.accounts.registry.set_plan("gold", PlanConfig())
+    user = bench.accounts.registry.assign("ann", "gold", None, None, NOON_US)
+    bench.write(AssignRecord("ann", "gold", None, None, NOON_US, keeps=True))
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    assert (user.plan_name, bench.ledger.directory) == ("gold", [])
+    bench.ledger.opening.clear()
+
+
+def test_refresh_soon__a_rolling_sum_that_is_fresh__is_left_out(bench: Bench) -> None:
+    """Whoever reads figures every second does not have the ledger add up a window each time."""
+    limit = Limit("calls", window="rolling:24h", cap=5)
+    bench.accounts.registry.set_plan("pro", PlanConfig(limits=(limit,)))
+    user = bench.user()
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    bench.worker.refresh_soon(user, None)
+    assert eventually(lambda: len(bench.ledger.asked) == 2)
+    assert bench.worker.ask(user, None).result(WAIT_S) is True
+    named = [rolling_key(metric="calls") in asked[0].accounts for asked in bench.ledger.asked]
+    assert named == [True, False, True]
+
+
+def test_refresh_soon__while_a_call_waits_for_the_same__asks_nothing(bench: Bench) -> None:
+    """The answer that the call waits for has every figure."""
+    gate = threading.Event()
+    bench.ledger.before_state = partial(_wait_for, gate)
+    user = bench.user()
+    answered = bench.worker.ask(user, None)
+    bench.worker.refresh_soon(user, None)
+    assert len(bench.worker._refresh._asked) == 1
+    gate.set()
+    assert answered.result(WAIT_S) is True
 
 
 def test_ask__a_plan_that_never_settles__gives_up_after_some_rounds(bench: Bench) -> None:

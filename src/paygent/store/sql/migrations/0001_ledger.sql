@@ -1,28 +1,115 @@
--- The ledger's schema. The key of every table starts with product_id, so tenants are separate by construction.
--- Money is nano-dollars, times are microseconds since 1970 UTC; days are ISO 8601 text.
+-- The ledger's schema, for both engines. The key of every table starts with product_id, so tenants are separate by
+-- construction; what grows with users has user_id next, so that it can be distributed by user. Money is nano-dollars,
+-- times are microseconds since 1970 UTC; days and months are ISO 8601 text in the product's time zone.
+--
+-- /*sqlite …*/ and /*postgres …*/ are read by that engine alone. On PostgreSQL every TEXT has the collation "C", so that
+-- both engines sort alike.
 
+CREATE TABLE products (
+    product_id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    slug TEXT NOT NULL,
+    contact_name TEXT,
+    contact_email TEXT,
+    timezone TEXT NOT NULL DEFAULT 'UTC',
+    default_plan TEXT,
+    default_plan_us BIGINT NOT NULL DEFAULT 0,
+    created_us BIGINT NOT NULL
+);
+
+-- key_hash is the SHA-256 of the whole key: a key cannot be read back from here.
+CREATE TABLE api_keys (
+    product_id TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    key_hash TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    name TEXT NOT NULL,
+    hint TEXT NOT NULL,
+    created_us BIGINT NOT NULL,
+    revoked_us BIGINT,
+    PRIMARY KEY (product_id, key_id)
+);
+
+CREATE UNIQUE INDEX api_keys_by_hash ON api_keys (product_id, key_hash);
+
+-- Secrets that all servers of a database share, such as the one that signs usage tokens.
+CREATE TABLE server_secrets (
+    name TEXT NOT NULL PRIMARY KEY,
+    secret TEXT NOT NULL,
+    created_us BIGINT NOT NULL
+);
+
+-- Every version of a plan; deleted_us hides a plan whose name is not used any more.
 CREATE TABLE plans (
     product_id TEXT NOT NULL,
     name TEXT NOT NULL,
     version INTEGER NOT NULL,
+    plan_id TEXT NOT NULL,
     document TEXT NOT NULL,
     created_us BIGINT NOT NULL,
+    deleted_us BIGINT,
     PRIMARY KEY (product_id, name, version)
 );
 
+CREATE INDEX plans_by_id ON plans (product_id, plan_id);
+
+CREATE TABLE price_lists (
+    product_id TEXT NOT NULL,
+    price_id TEXT NOT NULL,
+    document TEXT NOT NULL,
+    first_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, price_id)
+);
+
+-- assigned_us is the ledger's time of the assignment, whatever clock its sender has.
 CREATE TABLE users (
     product_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
+    paygent_user_id TEXT NOT NULL,
+    name TEXT,
     plan TEXT,
     own TEXT,
     period_start_us BIGINT,
     period_end_us BIGINT,
     renews TEXT,
     sdk_enabled INTEGER NOT NULL DEFAULT 1,
+    paused INTEGER NOT NULL DEFAULT 0,
+    paused_reason TEXT,
     created_us BIGINT NOT NULL,
     assigned_us BIGINT,
     PRIMARY KEY (product_id, user_id)
-);
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+CREATE INDEX users_by_plan ON users (product_id, plan, user_id);
+
+-- The history of assignments: the plan that a late event ran under, and the price that a user paid.
+CREATE TABLE assignments (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    assigned_us BIGINT NOT NULL,
+    plan TEXT NOT NULL,
+    period_start_us BIGINT,
+    period_end_us BIGINT,
+    renews TEXT,
+    PRIMARY KEY (product_id, user_id, assigned_us)
+) /*sqlite WITHOUT ROWID */;
+
+-- A limit that is raised until a time: by a cap of its own, or by an amount that is added.
+CREATE TABLE overrides (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    override_id TEXT NOT NULL,
+    metric TEXT NOT NULL,
+    scope TEXT NOT NULL,
+    model TEXT NOT NULL,
+    window_rule TEXT NOT NULL,
+    cap BIGINT,
+    added BIGINT,
+    until_us BIGINT NOT NULL,
+    reason TEXT,
+    created_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, user_id, override_id)
+) /*sqlite WITHOUT ROWID */;
 
 CREATE TABLE sessions (
     product_id TEXT NOT NULL,
@@ -33,39 +120,45 @@ CREATE TABLE sessions (
     used_us BIGINT NOT NULL,
     ended_us BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (product_id, user_id, session_id)
-);
+) /*sqlite WITHOUT ROWID */;
 
 -- A user may have had thousands of sessions; few of them are open.
 CREATE INDEX sessions_open ON sessions (product_id, user_id, started_us) WHERE implicit = 1 AND ended_us = 0;
 
--- session_id precedes the window in the key, so that the accounts of an event are found without reading those of
--- the user's other sessions.
+-- One counter for each limit of a user in one window. The end of the window precedes the rest of the key, so that the
+-- accounts of an event are found without reading those of the windows that have passed.
 CREATE TABLE accounts (
     product_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
     session_id TEXT NOT NULL,
+    end_us BIGINT NOT NULL,
+    start_us BIGINT NOT NULL,
     metric TEXT NOT NULL,
     scope TEXT NOT NULL,
     model TEXT NOT NULL,
     window_rule TEXT NOT NULL,
-    start_us BIGINT NOT NULL,
-    end_us BIGINT NOT NULL,
     spent BIGINT NOT NULL,
-    PRIMARY KEY (product_id, user_id, session_id, metric, scope, model, window_rule, start_us)
-);
+    shadow BIGINT NOT NULL,
+    PRIMARY KEY (product_id, user_id, session_id, end_us, start_us, metric, scope, model, window_rule)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
--- Ids are claimed here, not by the key of events: events will be partitioned by month, and a unique key of a
--- partitioned table must contain the partition column.
+-- Claimed ids, and where their events are: an id is claimed for the user it was sent for, in the transaction that
+-- counts its event. A correction may be booked on another user, its original's (booked_user_id). The id precedes the
+-- user, so that an event is found by its id alone; ids are made in the order of time, so rows are added at the end.
 CREATE TABLE event_ids (
     product_id TEXT NOT NULL,
     event_id TEXT NOT NULL,
-    PRIMARY KEY (product_id, event_id)
-);
+    user_id TEXT NOT NULL,
+    at_us BIGINT NOT NULL,
+    booked_user_id TEXT,
+    PRIMARY KEY (product_id, event_id, user_id)
+) /*sqlite WITHOUT ROWID */;
 
--- corrects: id of the event that this one corrects. The original may be stored later, or have been dropped with
--- its month, so there is no foreign key.
--- restates: 1 on a correction that came with the figures of the whole; an original that is stored after it adds
--- nothing.
+-- For erasing a user: the corrections that they sent for another user's event.
+CREATE INDEX event_ids_booked_elsewhere ON event_ids (product_id, user_id) WHERE booked_user_id IS NOT NULL;
+
+-- corrects: id of the event that this one corrects. The original may be stored later, or have been dropped with its
+-- month, so there is no foreign key.
 CREATE TABLE events (
     product_id TEXT NOT NULL,
     event_id TEXT NOT NULL,
@@ -96,26 +189,96 @@ CREATE TABLE events (
     metadata TEXT,
     details TEXT,
     corrects TEXT,
-    restates INTEGER NOT NULL,
-    PRIMARY KEY (product_id, event_id)
-);
+    PRIMARY KEY (product_id, user_id, at_us, event_id)
+) /*postgres PARTITION BY RANGE (at_us) */;
 
-CREATE INDEX events_by_user ON events (product_id, user_id, at_us);
+/*postgres CREATE TABLE events_other PARTITION OF events DEFAULT; */
 
--- For reports by tag, which read the events of their days.
+-- For reports by tag, which read the events of their days; and for the calls of a session.
 CREATE INDEX events_by_day ON events (product_id, day);
 
-CREATE INDEX events_by_original ON events (product_id, corrects) WHERE corrects IS NOT NULL;
-
--- A row is written once and never changed: a price id names one list for ever.
-CREATE TABLE price_lists (
+-- Corrections by their original. restates: it came with the figures of the whole. waiting: its original is not stored
+-- yet; one that restates lets the original add nothing when it comes.
+CREATE TABLE corrections (
     product_id TEXT NOT NULL,
-    price_id TEXT NOT NULL,
-    document TEXT NOT NULL,
-    first_us BIGINT NOT NULL,
-    PRIMARY KEY (product_id, price_id)
+    user_id TEXT NOT NULL,
+    event_id TEXT NOT NULL,
+    corrects TEXT NOT NULL,
+    at_us BIGINT NOT NULL,
+    quality TEXT NOT NULL,
+    restates INTEGER NOT NULL,
+    waiting INTEGER NOT NULL,
+    PRIMARY KEY (product_id, user_id, event_id)
+) /*sqlite WITHOUT ROWID */;
+
+CREATE INDEX corrections_by_original ON corrections (product_id, corrects);
+
+CREATE INDEX corrections_waiting ON corrections (product_id) WHERE waiting = 1;
+
+CREATE TABLE gate_events (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    gate_event_id TEXT NOT NULL,
+    session_id TEXT NOT NULL,
+    at_us BIGINT NOT NULL,
+    status TEXT NOT NULL,
+    gate_reason TEXT NOT NULL,
+    model TEXT NOT NULL,
+    blocked INTEGER NOT NULL,
+    usage_ppm BIGINT NOT NULL,
+    current_value TEXT NOT NULL,
+    limit_value TEXT NOT NULL,
+    message TEXT NOT NULL,
+    metadata TEXT,
+    PRIMARY KEY (product_id, user_id, gate_event_id)
 );
 
+CREATE INDEX gate_events_by_time ON gate_events (product_id, user_id, at_us, gate_event_id);
+
+-- What a user paid or was paid back for a span of time; refunds are negative.
+CREATE TABLE revenue (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    revenue_id TEXT NOT NULL,
+    amount_nano BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    period_start_us BIGINT NOT NULL,
+    period_end_us BIGINT NOT NULL,
+    source TEXT,
+    created_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, user_id, revenue_id)
+) /*sqlite WITHOUT ROWID */;
+
+CREATE INDEX revenue_by_period ON revenue (product_id, period_start_us, user_id, revenue_id);
+
+CREATE INDEX revenue_by_user ON revenue (product_id, user_id, period_start_us, revenue_id);
+
+-- Ids of users that were erased, as keyed hashes, and the pseudonym under which their sums stay: events of the old id
+-- that arrive late are booked there.
+CREATE TABLE erased_users (
+    product_id TEXT NOT NULL,
+    id_hash TEXT NOT NULL,
+    pseudonym TEXT NOT NULL,
+    until_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, id_hash)
+);
+
+-- Answers to requests with an Idempotency-Key, kept for a day.
+CREATE TABLE idempotency_keys (
+    product_id TEXT NOT NULL,
+    idempotency_key TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    answer TEXT NOT NULL,
+    created_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, idempotency_key)
+);
+
+CREATE INDEX idempotency_keys_by_time ON idempotency_keys (product_id, created_us);
+
+-- Rollups: sums of events, changed in the transaction that stores them.
+
+-- The day precedes the user: reports about all users read a span of days, those about one look up each day.
 CREATE TABLE rollup_day (
     product_id TEXT NOT NULL,
     day TEXT NOT NULL,
@@ -128,8 +291,10 @@ CREATE TABLE rollup_day (
     output_tokens BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL,
     doubtful_calls BIGINT NOT NULL,
+    shadow_calls BIGINT NOT NULL,
+    shadow_cost_nano BIGINT NOT NULL,
     PRIMARY KEY (product_id, day, user_id, model, provider, plan)
-);
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 CREATE TABLE rollup_period (
     product_id TEXT NOT NULL,
@@ -141,4 +306,40 @@ CREATE TABLE rollup_period (
     output_tokens BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL,
     PRIMARY KEY (product_id, user_id, period_start_us, model)
-);
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+CREATE TABLE rollup_month (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    month TEXT NOT NULL,
+    calls BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL,
+    PRIMARY KEY (product_id, user_id, month)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+-- Rows of a whole product are hot: each writer has a slot of its own, and a reader sums them.
+CREATE TABLE rollup_model (
+    product_id TEXT NOT NULL,
+    day TEXT NOT NULL,
+    model TEXT NOT NULL,
+    quality TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    calls BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL,
+    PRIMARY KEY (product_id, day, model, quality, slot)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+CREATE TABLE rollup_gate (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    day TEXT NOT NULL,
+    gate_reason TEXT NOT NULL,
+    soft BIGINT NOT NULL,
+    hard BIGINT NOT NULL,
+    blocked BIGINT NOT NULL,
+    PRIMARY KEY (product_id, user_id, day, gate_reason)
+) /*sqlite WITHOUT ROWID */;

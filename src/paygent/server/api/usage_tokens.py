@@ -1,0 +1,75 @@
+"""Usage tokens: a user's own page shows their usage, and no other user's."""
+
+from __future__ import annotations
+
+from fastapi import Request
+
+from paygent.core.account import AccountKey
+from paygent.core.limit import Limit
+from paygent.core.money import to_usd
+from paygent.core.period import END_OF_TIME_US
+from paygent.server.api import schemas
+from paygent.server.api.parameters import UserPath
+from paygent.server.api.shapes import period_of, session_usage, time_of
+from paygent.server.api.user_state import read_user_state
+from paygent.server.auth import UsageToken, usage_token_of, write_usage_token
+from paygent.server.backend import Backend, ForBackend, ForTenant, Tenant
+from paygent.server.problems import not_found
+from paygent.server.routes import api_router, needs
+
+router = api_router()
+
+
+@router.post(
+    "/users/{user_id}/usage-token", status_code=201, openapi_extra=needs("sdk"), tags=["usage"]
+)
+async def create_usage_token(
+    user_id: UserPath,
+    body: schemas.NewUsageToken | None = None,
+    tenant: Tenant = ForTenant,
+) -> schemas.UsageToken:
+    """Return a short-lived token that shows one user their own usage."""
+    if await tenant.ask(tenant.store.user, user_id) is None:
+        raise not_found("user")
+    expires_in_s = (body or schemas.NewUsageToken()).expires_in_s
+    until_us = tenant.now_us() + expires_in_s * 10**6
+    secret = await tenant.backend.server_secret("usage_token")
+    token = write_usage_token(secret, UsageToken(tenant.product, user_id, until_us))
+    return schemas.UsageToken(token=token, expires_at=time_of(until_us))
+
+
+@router.get("/usage", openapi_extra=needs("usage_token"), tags=["usage"])
+async def show_own_usage(request: Request, backend: Backend = ForBackend) -> schemas.OwnUsage:
+    """Return the usage, limits and reset dates of the token's user."""
+    token = await usage_token_of(backend, request.headers)
+    now_us = backend.now_us()
+    state = await backend.in_store(
+        read_user_state, backend.store, token.product, token.user_id, now_us, with_limits=True
+    )
+    if state is None:
+        raise not_found("user")
+    return schemas.OwnUsage(
+        user_id=state.user.user_id,
+        plan=state.plan_name,
+        billing_period=period_of(state.period),
+        paused=state.user.paused,
+        current_usage=session_usage(state.by_model),
+        limits=[_limit_shape(*each) for each in state.limits],
+    )
+
+
+def _limit_shape(limit: Limit, account: AccountKey | None, spent: int) -> schemas.LimitUsage:
+    resets = account is not None and account.end_us != END_OF_TIME_US
+    return schemas.LimitUsage(
+        metric=limit.metric,
+        scope=limit.scope,
+        model=limit.model,
+        window=limit.window,
+        cap=_figure(limit, limit.cap_exact or 0),
+        used=None if account is None else _figure(limit, spent),
+        resets_at=time_of(account.end_us) if account is not None and resets else None,
+    )
+
+
+def _figure(limit: Limit, amount: int) -> float:
+    return to_usd(amount) if limit.metric == "spend" else float(amount)

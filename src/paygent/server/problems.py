@@ -1,0 +1,183 @@
+"""Problems: every error is an answer of `application/problem+json` (RFC 9457).
+
+A problem never contains a traceback, a secret or an address made from the request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from http import HTTPStatus
+from math import isfinite
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from paygent.core.validation import FieldError, InvalidValue
+from paygent.server.logs import LOGGER
+from paygent.store.port import StoreUnavailable
+
+MEDIA_TYPE = "application/problem+json"
+
+_RETRY_AFTER_S = 1
+_SHOWN_CHARS_MAX = 200  # of a value that breaks a rule
+_ERRORS_MAX = 1_000  # listed in one answer
+
+Errors = Iterable[Mapping[str, Any]]
+
+
+class Problem(HTTPException):
+    """An error that becomes the answer of a request."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        errors: Errors = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Describe the problem.
+
+        Args:
+            status: The status code.
+            code: The kind, for programs; part of `type`.
+            detail: A sentence for people.
+            errors: Values that break rules: `{field, value, rule}` each.
+            headers: Further headers of the answer.
+        """
+        super().__init__(status, detail, dict(headers) if headers else None)
+        self.code = code
+        self.errors = tuple(errors)
+
+
+def not_found(kind: str) -> Problem:
+    """Return the problem of an object that the product does not have."""
+    return Problem(404, "not-found", f"There is no such {kind}.")
+
+
+def invalid(field: str, value: Any, rule: str) -> Problem:
+    """Return the problem of one field."""
+    return invalid_fields([FieldError(field, value, rule)])
+
+
+def invalid_fields(errors: Iterable[FieldError]) -> Problem:
+    """Return the problem of fields that break rules."""
+    found = [{"field": each.field, "value": each.value, "rule": each.rule} for each in errors]
+    fields = ", ".join(str(each["field"]) for each in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return Problem(422, "invalid-value", f"Invalid: {fields}{more}.", errors=found)
+
+
+def unavailable(detail: str, *, retry_after_s: int = _RETRY_AFTER_S) -> Problem:
+    """Return the problem of a request that may succeed when it is sent again."""
+    headers = {"Retry-After": str(retry_after_s)}
+    return Problem(503, "unavailable", detail, headers=headers)
+
+
+def problem_response(problem: Problem, request_id: str) -> Response:
+    """Return a problem as an answer."""
+    body: dict[str, Any] = {
+        "type": f"urn:paygent:problem:{problem.code}",
+        "title": _phrase(problem.status_code),
+        "status": problem.status_code,
+        "detail": problem.detail,
+        "request_id": request_id,
+    }
+    if problem.errors:
+        listed = problem.errors[:_ERRORS_MAX]
+        body["errors"] = [{**error, "value": _shown(error.get("value"))} for error in listed]
+    text = json.dumps(body, ensure_ascii=True)
+    return Response(text, problem.status_code, problem.headers, media_type=MEDIA_TYPE)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Answer the expected exceptions of handlers with problems."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        problem = as_problem(error)
+        assert problem is not None  # only these kinds are registered
+        request_id = request_id_of(request.scope)
+        if isinstance(error, StoreUnavailable):  # the operator needs the reason
+            LOGGER.warning("the store is unavailable: %s", error, extra={"request_id": request_id})
+        return problem_response(problem, request_id)
+
+    for kind in (HTTPException, RequestValidationError, InvalidValue, StoreUnavailable):
+        app.add_exception_handler(kind, answer)
+
+
+def as_problem(error: Exception) -> Problem | None:
+    """Return the problem that an exception stands for; None for an unexpected one."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, RequestValidationError):
+        return _of_request(error)
+    if isinstance(error, InvalidValue):
+        return invalid_fields(error.findings)
+    if isinstance(error, StoreUnavailable):
+        return unavailable("The database cannot be used now.")
+    if isinstance(error, HTTPException):
+        code = _phrase(error.status_code).lower().replace(" ", "-")
+        return Problem(error.status_code, code, str(error.detail), headers=error.headers)
+    return None
+
+
+def request_id_of(scope: Mapping[str, Any]) -> str:
+    """Return the id of a request, which its log lines have, too."""
+    return str(scope.get("paygent.request_id", ""))
+
+
+def _of_request(error: RequestValidationError) -> Problem:
+    """Return FastAPI's validation errors as a problem."""
+    found = []
+    for each in error.errors():
+        value = None if each["type"] == "missing" else each.get("input")
+        found.append(FieldError(_path(each["loc"]), value, _rule(each)))
+    return invalid_fields(found)
+
+
+def _path(place: Iterable[str | int]) -> str:
+    """Return where a value is: `plans[0].name`, or "body"."""
+    source, *parts = place
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path or str(source)
+
+
+def _rule(error: Mapping[str, Any]) -> str:
+    message = str(error["msg"])
+    if error["type"] == "missing":
+        return "is required"
+    if error["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> Any:
+    """Return a value as an answer may repeat it: JSON, and short."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int) and abs(value) < 1 << 63:
+        return value
+    if isinstance(value, (float, Decimal)):
+        return float(value) if isfinite(value) and isfinite(float(value)) else None
+    text = value if isinstance(value, str) else _dumped(value)
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 1] + "…"
+
+
+def _dumped(value: Any) -> str:
+    try:
+        return json.dumps(value, default=str)[:_SHOWN_CHARS_MAX]
+    except (TypeError, ValueError, RecursionError):
+        return f"<{type(value).__name__}>"
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase

@@ -1,0 +1,105 @@
+"""Serve: bind the port, run uvicorn in this process or in several, and drain on SIGTERM."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from paygent.server.app import create_app
+from paygent.server.logs import configure_logging
+from paygent.server.settings import ServerSettings
+from paygent.store.factory import open_store
+
+_BACKLOG = 2_048
+_CONNECTIONS_MAX = 2_048
+_KEEP_ALIVE_S = 75  # above the 60 s of usual proxies, so that they close first
+
+
+def bind(settings: ServerSettings) -> socket.socket:
+    """Bind the port, so that one in use is found before anything else is started.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+    except BaseException:
+        listener.close()
+        raise
+    listener.set_inheritable(True)
+    return listener
+
+
+def serve(settings: ServerSettings, *, listener: socket.socket | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; then finish the requests, book waiting batches, and return.
+
+    Args:
+        settings: How to run.
+        listener: A bound socket, which is closed here; `bind(settings)` without one.
+
+    Raises:
+        OSError: The address cannot be used.
+        StoreUnavailable: The database cannot be opened.
+    """
+    configure_logging()
+    with closing(listener or bind(settings)) as bound:
+        if settings.workers > 1:
+            from uvicorn.supervisors import Multiprocess
+
+            open_store(settings.database_url).close()  # workers that fail are started for ever
+            config = uvicorn_config(settings, partial(application, settings), factory=True)
+            Multiprocess(config, sockets=[bound]).run()
+            return
+        with closing(open_store(settings.database_url)) as store, _status_of_success():
+            app = create_app(store, settings)
+            uvicorn.Server(uvicorn_config(settings, app)).run(sockets=[bound])
+
+
+def application(settings: ServerSettings) -> FastAPI:
+    """Open the store and make the application of one of several worker processes."""
+    configure_logging()
+    return create_app(open_store(settings.database_url), settings)
+
+
+def uvicorn_config(settings: ServerSettings, app: Any, *, factory: bool = False) -> uvicorn.Config:
+    """Return how uvicorn serves an application, or the function that makes it (`factory`)."""
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        workers=settings.workers,
+        backlog=_BACKLOG,
+        limit_concurrency=_CONNECTIONS_MAX,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, int(settings.drain_s - settings.flush_s)),
+        log_config=None,  # ours
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # the peer is the socket's, whatever a header says
+        ws="none",
+        lifespan="on",
+    )
+
+
+@contextmanager
+def _status_of_success() -> Iterator[None]:
+    """Survive the signal that ended the server, which uvicorn raises again once it has drained."""
+    handlers = {sign: signal.signal(sign, _ignore) for sign in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for sign, handler in handlers.items():
+            signal.signal(sign, handler)
+
+
+def _ignore(_sign: int, _frame: Any) -> None:
+    """Ignore a signal."""

@@ -1,0 +1,432 @@
+"""Booking: how a group of batches becomes rows, in one transaction.
+
+Theory of operation
+-------------------
+1. *Lock* the rows of every user that the batches name, in order. Whoever opens an account, books an
+   event or assigns a plan holds the row, so two connections never interleave for one user. The
+   users of corrected events are locked too. Late events of an erased user are first given the
+   user's pseudonym, and nothing else is done for the old id.
+2. *Directory*: plans, assignments, sessions and price lists, in the order in which they were sent.
+   The ledger's clock orders them: a record is as old as it was when its batch was sent.
+3. *Place* each event. Plan and billing period are those of the ledger's own directory; a correction
+   takes the place of its original.
+4. *Claim* the ids. What was claimed before is a duplicate and goes no further.
+5. *Count* what is new in Python, by the one rule `AccountKey.counts`: accounts, sessions, rollups.
+6. *Write* the sums, a statement for each table.
+
+Nothing is read that does not belong to a user, session or id of these batches.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+from paygent.core.account import AccountKey, amount
+from paygent.core.event import Event
+from paygent.core.messages import (
+    AssignRecord,
+    Batch,
+    DefaultPlanRecord,
+    DirectoryRecord,
+    PlanRecord,
+    PriceRecord,
+    Question,
+    SessionRecord,
+)
+from paygent.core.period import Window, billing_period, calendar_month
+from paygent.store.answering import (
+    UserAccount,
+    accounts_asked_for,
+    is_rolling,
+    sums_of_windows,
+)
+from paygent.store.corrections import Corrections, MoreUsersToLock
+from paygent.store.erasure import as_erased, pseudonyms
+from paygent.store.rollups import Rollups
+from paygent.store.rows import (
+    account_key_of,
+    account_row,
+    event_row,
+    storable_event,
+    subscription_of,
+    text,
+)
+from paygent.store.statements import Row, Statements
+
+DEFAULT_PLAN = "default"
+"""Name of the plan of users without an assigned one, in a product that chose none."""
+
+_Spans = dict[tuple[str, str], list[int]]
+"""The first and the last moment of something, by user and session."""
+
+_Events = dict[tuple[str, str], Event]
+"""Events as they are booked, by (user they were sent for, id)."""
+
+
+@dataclass(slots=True)
+class AccountSums:
+    """An account in a transaction.
+
+    Attributes:
+        spent, shadow: Its figures, what this transaction adds included.
+        added, added_shadow: What has to be added to its row.
+        is_new: Whether it has no row yet.
+    """
+
+    spent: int
+    shadow: int
+    added: int = 0
+    added_shadow: int = 0
+    is_new: bool = False
+
+    def add(self, spent: int, shadow: int) -> None:
+        """Count an event."""
+        self.spent += spent
+        self.shadow += shadow
+        self.added += spent
+        self.added_shadow += shadow
+
+
+@dataclass(slots=True)
+class Booked:
+    """What a transaction has booked, for the answers.
+
+    Attributes:
+        new: The events that were new, by (user they were sent for, id).
+        erased: Pseudonyms of erased users, by id; their events were sent for the pseudonym.
+        directory: The rows of the locked users, by id.
+        accounts: The accounts that were read or opened, by user and key.
+    """
+
+    new: set[tuple[str, str]] = field(default_factory=set)
+    erased: Mapping[str, str] = field(default_factory=dict)
+    directory: dict[str, Row] = field(default_factory=dict)
+    accounts: dict[UserAccount, AccountSums] = field(default_factory=dict)
+
+
+class Booking:
+    """One transaction that books a group of batches of a product."""
+
+    def __init__(
+        self,
+        sql: Statements,
+        insert_events: Callable[[Statements, Sequence[dict[str, Any]]], None],
+        *,
+        now_us: int,
+        slot: int,
+        also_lock: frozenset[str] = frozenset(),
+    ) -> None:
+        """Start with nothing booked.
+
+        Args:
+            sql: The statements, in a transaction that writes.
+            insert_events: The engine's; see `Engine.insert_events`.
+            now_us: The ledger's clock.
+            slot: The writer's slot in rollups of a whole product.
+            also_lock: Users to lock besides those that the batches name.
+        """
+        self._sql = sql
+        self._insert_events = insert_events
+        self._now_us = now_us
+        self._slot = slot
+        self._also_lock = also_lock
+        self._users: list[str] = []  # those that are locked, in order
+        self._booked = Booked()
+
+    def book(self, batches: Sequence[Batch]) -> Booked:
+        """Book batches; see the module.
+
+        Raises:
+            MoreUsersToLock: Begin again, in a new transaction.
+        """
+        sent = [storable_event(event) for batch in batches for event in batch.events]
+        questions = [question for batch in batches for question in batch.questions]
+        user_ids = {event.user_id for event in sent} | {text(each.user_id) for each in questions}
+        for batch in batches:
+            user_ids.update(
+                text(record.user_id)
+                for record in batch.directory
+                if isinstance(record, (AssignRecord, SessionRecord))
+            )
+        erased = self._booked.erased = pseudonyms(self._sql, user_ids, self._now_us)
+        if erased:
+            sent = [_as_erased(event, erased) for event in sent]
+            questions = [each for each in questions if text(each.user_id) not in erased]
+        records = [
+            (record, batch.at_us)
+            for batch in batches
+            for record in batch.directory
+            if not erased or text(getattr(record, "user_id", "")) not in erased
+        ]
+        corrections = Corrections(self._sql, sent)
+        self._lock([record for record, _ in records], questions, sent, corrections)
+        if pseudonyms(self._sql, user_ids, self._now_us) != erased:
+            raise MoreUsersToLock(frozenset())  # a user was erased before the row was locked
+        self._write_directory(records)
+        product = self._sql.product()
+        placed = self._stamp(sent, product["default_plan"] or DEFAULT_PLAN)
+        corrections.read_originals(self._users)
+        corrections.place(placed)
+        new = self._claim(placed)
+        self._open_accounts(questions, new)
+        if new:
+            new = corrections.settle(new, has_waiting=bool(product["has_waiting"]))
+            self._write_events(new, corrections, product["timezone"])
+            self._count_accounts(new)
+        self._write_accounts()
+        return self._booked
+
+    # -- locking
+
+    def _lock(
+        self,
+        records: Sequence[DirectoryRecord],
+        questions: Sequence[Question],
+        events: Sequence[Event],
+        corrections: Corrections,
+    ) -> None:
+        if any(isinstance(record, (PlanRecord, DefaultPlanRecord)) for record in records):
+            self._sql.lock_product(now_us=self._now_us)  # before users, everywhere
+        originals = corrections.locate()
+        users = {*self._also_lock, *(user_id for user_id, _ in originals.values())}
+        for record in records:
+            if isinstance(record, (AssignRecord, SessionRecord)):
+                users.add(text(record.user_id))
+        users.update(text(question.user_id) for question in questions)
+        # A correction of another user's event does not make its sender a user.
+        users.update(event.user_id for event in events if event.corrects not in originals)
+        if users:
+            rows = [(user_id, new_user_id()) for user_id in sorted(users)]
+            self._sql.lock_users(rows=rows, now_us=self._now_us)
+        self._users = sorted(users)
+
+    # -- directory
+
+    def _write_directory(self, records: Iterable[tuple[DirectoryRecord, int]]) -> None:
+        """Write directory records, each with the time at which it was sent, and read the directory
+        of the locked users as it is then.
+        """
+        for record, sent_us in records:
+            self._write_record(record, sent_us)
+        if self._users:
+            rows = self._sql.users_asked_for(rows=[(user_id,) for user_id in self._users])
+            self._booked.directory = {row["user_id"]: row for row in rows}
+
+    def _write_record(self, record: DirectoryRecord, sent_us: int) -> None:
+        sql = self._sql
+        if isinstance(record, SessionRecord):
+            sql.put_session(
+                user_id=text(record.user_id),
+                session_id=text(record.session_id),
+                implicit=int(record.implicit),
+                started_us=record.started_us,
+                used_us=record.used_us,
+                ended_us=record.ended_us,
+            )
+            return
+        # By the ledger's clock: a sender's that is a day ahead would win for a day.
+        at_us = min(record.at_us + self._now_us - sent_us, self._now_us)
+        if isinstance(record, PlanRecord):
+            document = json.dumps(record.document, sort_keys=True)
+            add_plan(sql, text(record.name), document, at_us)
+        elif isinstance(record, DefaultPlanRecord):
+            sql.put_default_plan(default_plan=text(record.plan), at_us=at_us)
+        elif isinstance(record, PriceRecord):
+            document = json.dumps(record.document, sort_keys=True)
+            sql.add_price_list(price_id=text(record.price_id), document=document, at_us=at_us)
+        else:
+            assign_plan(sql, record, at_us)
+
+    # -- events
+
+    def _stamp(self, events: Iterable[Event], default_plan: str) -> _Events:
+        """Return events, each once, with the plan and billing period of the ledger's directory."""
+        sent: _Events = {}
+        for event in events:
+            sent.setdefault((event.user_id, event.event_id), event)
+        earlier_plans = self._earlier_plans(sent.values())
+        periods: dict[str, Window] = {}
+        stamped: _Events = {}
+        for key, event in sent.items():
+            user_id, at_us = event.user_id, event.at_us
+            row = self._booked.directory.get(user_id)
+            period = periods.get(user_id)
+            if period is None or not period.start_us <= at_us < period.end_us:
+                subscription = None if row is None else subscription_of(row)
+                period = billing_period(subscription, at_us) or calendar_month(at_us)
+                periods[user_id] = period
+            if user_id in earlier_plans:
+                plan = _plan_at(earlier_plans[user_id], at_us)
+            else:
+                plan = (None if row is None else row["plan"]) or default_plan
+            if event.plan != plan or event.period_start_us != period.start_us:
+                event = event._replace(plan=plan, period_start_us=period.start_us)
+            stamped[key] = event
+        return stamped
+
+    def _earlier_plans(self, events: Iterable[Event]) -> dict[str, list[Row]]:
+        """Return the assignments of the users with an event from before their last one."""
+        late = {
+            event.user_id
+            for event in events
+            if (row := self._booked.directory.get(event.user_id)) is not None
+            and event.at_us < (row["assigned_us"] or 0)
+        }
+        found: dict[str, list[Row]] = {}
+        if late:
+            for row in self._sql.assignments_of(rows=[(each,) for each in sorted(late)]):
+                found.setdefault(row["user_id"], []).append(row)
+        return found
+
+    def _claim(self, placed: _Events) -> list[Event]:
+        """Claim the ids, and return the events that are new, in the order of their ids."""
+        if not placed:
+            return []
+        rows = [
+            (event_id, sent_for, event.at_us, None if event.user_id == sent_for else event.user_id)
+            for (sent_for, event_id), event in placed.items()
+        ]
+        rows.sort(key=itemgetter(0, 1))
+        for row in self._sql.claim_ids(rows=rows):
+            self._booked.new.add((row["user_id"], row["event_id"]))
+        return [placed[key] for key in sorted(self._booked.new, key=lambda key: (key[1], key[0]))]
+
+    def _write_events(self, new: Sequence[Event], corrections: Corrections, timezone: str) -> None:
+        """Write events, their sessions and what they add to the rollups."""
+        rollups = Rollups(timezone)
+        sessions: _Spans = {}
+        rows = []
+        for event in new:
+            day = rollups.day_of(event)
+            rollups.add(event, day, is_doubtful=corrections.is_doubtful(event))
+            rows.append(event_row(self._sql.product_id, day, event))
+            if event.session_id:
+                _widen(sessions, (event.user_id, event.session_id), event.at_us)
+        for original in corrections.resolved:
+            rollups.resolve(original)
+        self._insert_events(self._sql, rows)
+        if sessions:
+            self._sql.use_sessions(rows=[(*key, *span) for key, span in sorted(sessions.items())])
+        rollups.write(self._sql, self._slot)
+
+    # -- accounts
+
+    def _open_accounts(self, questions: Iterable[Question], events: Sequence[Event]) -> None:
+        """Read the accounts that are asked for or count an event. Of those asked for, open what is
+        not kept, with what its window has seen before these events.
+        """
+        asked = accounts_asked_for(questions)
+        asked = [each for each in asked if not is_rolling(each[1])]  # summed at each reading
+        spans: _Spans = {}
+        for user_id, key in asked:
+            place = user_id, key.session_id
+            _widen(spans, place, key.start_us)
+            _widen(spans, place, key.end_us - 1)
+        for event in events:
+            _widen(spans, (event.user_id, ""), event.at_us)
+            if event.session_id:
+                _widen(spans, (event.user_id, event.session_id), event.at_us)
+        if not spans:
+            return
+        accounts = self._booked.accounts
+        rows = [(*place, *span) for place, span in sorted(spans.items())]
+        for row in self._sql.accounts_between(rows=rows):
+            accounts[row["user_id"], account_key_of(row)] = AccountSums(row["spent"], row["shadow"])
+        missing = [each for each in asked if each not in accounts]
+        for each, (spent, shadow) in sums_of_windows(self._sql, missing, self._now_us).items():
+            accounts[each] = AccountSums(spent, shadow, spent, shadow, is_new=True)
+
+    def _count_accounts(self, events: Iterable[Event]) -> None:
+        """Add events to the accounts that count them."""
+        by_place: dict[tuple[str, str], list[tuple[AccountKey, AccountSums]]] = defaultdict(list)
+        for (user_id, key), sums in self._booked.accounts.items():
+            by_place[user_id, key.session_id].append((key, sums))
+        for event in events:
+            _count(event, by_place.get((event.user_id, ""), ()))
+            if event.session_id:
+                _count(event, by_place.get((event.user_id, event.session_id), ()))
+
+    def _write_accounts(self) -> None:
+        rows = [
+            (*account_row(user_id, key), sums.added, sums.added_shadow)
+            for (user_id, key), sums in self._booked.accounts.items()
+            if sums.is_new or sums.added or sums.added_shadow
+        ]
+        if rows:
+            self._sql.book_accounts(rows=sorted(rows))
+
+
+def add_plan(sql: Statements, name: str, document: str, at_us: int) -> None:
+    """Add a version of a plan, unless it says nothing new; the product's row is locked."""
+    sql.add_plan(name=name, plan_id="plan_" + secrets.token_hex(8), document=document, at_us=at_us)
+
+
+def assign_plan(sql: Statements, record: AssignRecord, at_us: int) -> bool:
+    """Assign a plan to a user with a locked row, at a time of the ledger's clock; return whether
+    that changed anything.
+    """
+    period = record.subscription
+    user_id = text(record.user_id)
+    assignment = {
+        "user_id": user_id,
+        "plan": text(record.plan),
+        "period_start_us": period.start_us if period else None,
+        "period_end_us": period.end_us if period else None,
+        "renews": period.renews if period else None,
+        "at_us": at_us,
+    }
+    own = None if record.own is None else json.dumps(record.own, sort_keys=True)
+    is_assigned = bool(sql.assign_plan(**assignment, own=own, keeps=int(record.keeps)))
+    if is_assigned:
+        sql.add_assignment(**assignment)
+    return is_assigned
+
+
+def new_user_id() -> str:
+    """Make the id that the ledger gives to a user besides the application's."""
+    return "pgu_" + secrets.token_hex(8)
+
+
+def _as_erased(event: Event, erased: Mapping[str, str]) -> Event:
+    return as_erased(event, erased[event.user_id]) if event.user_id in erased else event
+
+
+def _plan_at(history: Sequence[Row], at_us: int) -> str:
+    """Return the plan of a moment; before the first assignment it is the first one, because a call
+    begins a moment before the context that it ran in assigns its plan.
+    """
+    plan = history[0]["plan"]
+    for row in history:
+        if row["assigned_us"] > at_us:
+            break
+        plan = row["plan"]
+    return str(plan)
+
+
+def _widen(spans: _Spans, key: tuple[str, str], at_us: int) -> None:
+    """Extend a span of time to a moment."""
+    span = spans.get(key)
+    if span is None:
+        spans[key] = [at_us, at_us]
+    elif at_us < span[0]:
+        span[0] = at_us
+    elif at_us > span[1]:
+        span[1] = at_us
+
+
+def _count(event: Event, accounts: Iterable[tuple[AccountKey, AccountSums]]) -> None:
+    for key, sums in accounts:
+        if key.counts(event):
+            added = amount(
+                key.limit.metric,
+                cost_nano=event.cost_nano,
+                tokens=event.total_tokens,
+                calls=event.calls,
+            )
+            sums.add(added, added if event.blocked else 0)

@@ -1,0 +1,191 @@
+"""Corrections in a booking: where they are booked, what they change, and which doubts they end.
+
+A correction is booked where its original is. One that *restates* carries the figures of the whole:
+those of the original are subtracted, and an original that arrives after it adds nothing. A call is
+doubtful while neither its own figures nor those of a correction are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from paygent.core.event import Event
+from paygent.store.rows import event_of
+from paygent.store.statements import Statements
+
+_RESTATED = (
+    "input_tokens",
+    "output_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "reasoning_tokens",
+    "cost_tokens_nano",
+)
+"""The figures that a restating correction replaces; tools are the call's own."""
+
+_NOTHING: dict[str, Any] = dict.fromkeys(_RESTATED, 0)
+
+
+class MoreUsersToLock(Exception):
+    """An original was booked, or a user erased, since users could be locked in order: begin the
+    transaction again.
+
+    Attributes:
+        user_ids: The users to lock as well.
+    """
+
+    def __init__(self, user_ids: frozenset[str]) -> None:
+        """Name the users."""
+        super().__init__("a user of this booking has changed meanwhile")
+        self.user_ids = user_ids
+
+
+class Corrections:
+    """The corrections of a booking, and the originals that they find."""
+
+    def __init__(self, sql: Statements, events: Iterable[Event]) -> None:
+        """Take the corrections among events as they were sent."""
+        self._sql = sql
+        self._sent = [event for event in events if event.corrects is not None]
+        self._stored: dict[str, Event] = {}  # originals by id
+        self._exact: set[tuple[str, str]] = set()  # users and ids of calls that are not doubtful
+        self._restated: set[str] = set()  # new originals that were restated before they came
+        self.resolved: list[Event] = []
+
+    def locate(self) -> dict[str, tuple[str, int]]:
+        """Return (user, time) of the originals that are stored, by id."""
+        corrected = sorted({str(event.corrects) for event in self._sent})
+        if not corrected:
+            return {}
+        senders = {str(event.corrects): event.user_id for event in self._sent}
+        found: dict[str, tuple[str, int]] = {}
+        for row in self._sql.locate_events(rows=[(each,) for each in corrected]):
+            event_id, user_id = row["event_id"], row["user_id"]
+            # Another user may have an event of the same id; the sender's own is meant first.
+            if event_id not in found or user_id == senders[event_id]:
+                found[event_id] = user_id, row["at_us"]
+        return found
+
+    def read_originals(self, locked: Iterable[str]) -> None:
+        """Read the originals that are stored, now that their users are locked.
+
+        Raises:
+            MoreUsersToLock: for one of a user who is not among them.
+        """
+        located = self.locate()
+        missing = {user_id for user_id, _ in located.values()}.difference(locked)
+        if missing:
+            raise MoreUsersToLock(frozenset(missing))
+        if located:
+            rows = [(user_id, at_us, each) for each, (user_id, at_us) in sorted(located.items())]
+            found = self._sql.events_at(rows=rows)
+            self._stored = {row["event_id"]: event_of(row) for row in found}
+
+    def place(self, events: dict[tuple[str, str], Event]) -> None:
+        """Put the corrections among events on the place of their originals.
+
+        Args:
+            events: By (user they were sent for, id); changed in place.
+        """
+        if not self._sent:
+            return
+        by_id = {event_id: event for (_, event_id), event in sorted(events.items(), reverse=True)}
+        for key in sorted(
+            (key for key, event in events.items() if event.corrects is not None),
+            key=lambda key: key[1],
+        ):
+            correction = events[key]
+            corrects = str(correction.corrects)
+            # Two users may have an event of one id; the sender's own is meant first.
+            own = events.get((key[0], corrects))
+            original = self._stored.get(corrects) or own or by_id.get(corrects)
+            if original is not None and corrects != correction.event_id:
+                events[key] = by_id[correction.event_id] = _placed(correction, original)
+
+    def settle(self, new: Sequence[Event], *, has_waiting: bool) -> list[Event]:
+        """Record the new corrections, and return the new events with the figures that they add.
+
+        Args:
+            new: Events that were claimed, as they are booked.
+            has_waiting: Whether the product has corrections without their original.
+        """
+        corrections = [event for event in new if event.corrects is not None]
+        originals = {event.event_id for event in new if event.corrects is None}
+        asked = {str(event.corrects) for event in corrections}
+        if has_waiting:
+            asked |= originals
+        earlier = (
+            self._sql.corrections_of(rows=[(each,) for each in sorted(asked)]) if asked else ()
+        )
+        arrived = {row["corrects"] for row in earlier if row["corrects"] in originals}
+        self._restated = {row["corrects"] for row in earlier if row["restates"]} & originals
+        self._exact = {
+            (row["user_id"], row["corrects"]) for row in earlier if row["quality"] == "exact"
+        }
+        self._resolve(corrections, originals)
+        if arrived:
+            self._sql.end_waiting(rows=[(each,) for each in sorted(arrived)])
+        if corrections:
+            known = originals | self._stored.keys()
+            self._sql.add_corrections(
+                rows=[
+                    (
+                        *(event.user_id, event.event_id, event.corrects, event.at_us),
+                        *(event.quality, int(event.restates), int(event.corrects not in known)),
+                    )
+                    for event in corrections
+                ]
+            )
+        return [
+            event._replace(**_NOTHING) if event.event_id in self._restated else event
+            for event in new
+        ]
+
+    def _resolve(self, corrections: Iterable[Event], originals: set[str]) -> None:
+        """Find the stored calls that are not doubtful any more. A correction ends the doubt of a
+        call of the user on whom it is booked.
+        """
+        exact = {
+            (event.user_id, str(event.corrects))
+            for event in corrections
+            if event.quality == "exact"
+        }
+        for user_id, event_id in sorted(exact - self._exact):
+            original = self._stored.get(event_id)
+            if original is None or original.user_id != user_id or event_id in originals:
+                continue
+            if original.corrects is None and original.quality != "exact":
+                self.resolved.append(original)
+        self._exact |= exact
+
+    def is_doubtful(self, event: Event) -> bool:
+        """Return whether a new event is a call without exact figures."""
+        return (
+            event.corrects is None
+            and event.quality != "exact"
+            and (event.user_id, event.event_id) not in self._exact
+        )
+
+
+def _placed(correction: Event, original: Event) -> Event:
+    """Return a correction on its original's place, as a difference."""
+    place: dict[str, Any] = {
+        "user_id": original.user_id,
+        "session_id": original.session_id,
+        "at_us": original.at_us,
+        "plan": original.plan,
+        "period_start_us": original.period_start_us,
+        "blocked": original.blocked,
+    }
+    # A metered correction (a provider's job) keeps its model if it has one, because the model of a
+    # batch is known only when the batch has ended; a job that failed names none.
+    if correction.source == "manual" or not correction.model_key:
+        place |= {name: getattr(original, name) for name in ("model", "model_key", "provider")}
+    if correction.restates:
+        place |= _differences(correction, original)
+    return correction._replace(**place)
+
+
+def _differences(correction: Event, original: Event) -> Mapping[str, int]:
+    return {name: getattr(correction, name) - getattr(original, name) for name in _RESTATED}

@@ -1,0 +1,72 @@
+"""`open_store`: the one place where a database's URL becomes a store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import unquote, urlsplit
+
+from paygent.core.validation import ValidationErrors
+from paygent.store.directory import wall_clock_us
+from paygent.store.ledger import SqlStore
+
+_SQLITE = "sqlite:///"
+_POSTGRES = ("postgresql://", "postgres://")
+_RULE = "must be sqlite:///PATH (sqlite:////PATH for an absolute path) or postgresql://…"
+
+READERS = 8
+"""Connections that a server reads with."""
+
+WRITERS = 2
+"""Connections that a server writes with, on PostgreSQL; SQLite has one writer."""
+
+_BUSY_WAIT_S = 2.0  # a server may share its file with the command line
+
+
+def open_store(url: str, *, now_us: Callable[[], int] = wall_clock_us) -> SqlStore:
+    """Make the store of a server, or of a command beside one, and open it.
+
+    Args:
+        url: `sqlite:///PATH`, relative to the working directory; `sqlite:////PATH`, absolute; or
+            `postgresql://USER:PASSWORD@HOST:PORT/DATABASE`.
+        now_us: The ledger's clock.
+
+    Raises:
+        InvalidValue: for a URL of another kind; the message does not contain the password.
+        StoreUnavailable: if the database cannot be opened.
+    """
+    store: SqlStore
+    if url.startswith(_SQLITE) and len(url) > len(_SQLITE):
+        from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
+
+        path = unquote(url[len(_SQLITE) :])
+        store = SqliteStore(
+            path, busy_wait_s=_BUSY_WAIT_S, durable=True, readers=READERS, now_us=now_us
+        )
+    elif url.startswith(_POSTGRES):
+        from paygent.store.postgres import PostgresStore
+
+        store = PostgresStore(url, connections_max=READERS + WRITERS, now_us=now_us)
+    else:
+        errors = ValidationErrors("database")
+        errors.add("database_url", without_password(url), _RULE)
+        errors.raise_if_any()
+        raise AssertionError  # `raise_if_any` has raised
+    store.open()
+    return store
+
+
+def is_shared(url: str) -> bool:
+    """Return whether several servers may use a database at once."""
+    return url.startswith(_POSTGRES)
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown or logged."""
+    try:
+        parts = urlsplit(url)
+        if parts.password is None:
+            return url
+        user = f"{parts.username}:…@" if parts.username else ""
+        return parts._replace(netloc=user + parts.netloc.rpartition("@")[2]).geturl()
+    except ValueError:  # no URL at all
+        return "…"

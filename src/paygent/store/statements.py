@@ -1,0 +1,190 @@
+"""The named SQL statements, written once for both engines, and how they are run.
+
+The files in `sql/` are in the dialect that SQLite and PostgreSQL share. Two things differ and are
+resolved when a file is read:
+
+- `rows(user_id TEXT, at_us BIGINT) AS k` is a table of rows that are passed as one parameter,
+  `rows`: a JSON array of arrays. An insertion of such rows, `INSERT INTO … SELECT … FROM rows(…)
+  AS k WHERE true …`, is run row by row on SQLite, which takes a third of the time;
+- `/*sqlite … */` and `/*postgres … */` are read by that engine alone.
+
+A join with passed rows is written `FROM rows(…) AS k CROSS JOIN t … WHERE`: SQLite then reads the
+rows first and finds each match by its key. Left to itself its planner, which has no statistics, may
+read a whole product instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+SQL_FOLDER = Path(__file__).parent / "sql"
+
+Dialect = Literal["sqlite", "postgres"]
+Row = Any  # values by column name (`sqlite3.Row`, a dict)
+RowsIn = Sequence[tuple[Any, ...]]
+"""Rows that a statement takes, in the order of the columns that its `rows(…)` names."""
+
+_ROWS = re.compile(r"\brows\(([^)]*)\) AS (\w+)")
+_ONLY = re.compile(r"/\*(sqlite|postgres)\b(.*?)\*/", re.DOTALL)
+_NAME = re.compile(r"^-- name: (\w+)([*!^$]*)", re.MULTILINE)
+_EACH_ROW = re.compile(r"\bFROM rows\([^)]*\) AS k\s+WHERE true\b")
+_PARAMETER = re.compile(r"(?<!:):(\w+)")
+_TEXT = re.compile(r"\bTEXT\b")
+
+
+class RowByRow(NamedTuple):
+    """A statement that SQLite runs for one row after another.
+
+    Attributes:
+        sql: With numbered parameters: the columns of a row, then the others.
+        others: Names of the other parameters, in the order of their numbers.
+    """
+
+    sql: str
+    others: tuple[str, ...]
+
+
+class Queries(NamedTuple):
+    """The statements of one dialect.
+
+    Attributes:
+        named: The functions that aiosql made, by attribute.
+        columns: The columns of `rows(…)`, by the name of the statement.
+        row_by_row: Those that are run row by row, by name.
+        names: Every statement.
+    """
+
+    named: Any
+    columns: Mapping[str, tuple[str, ...]]
+    row_by_row: Mapping[str, RowByRow]
+    names: tuple[str, ...]
+
+
+class Statements:
+    """The named statements as methods, in one transaction and for one product."""
+
+    def __init__(self, queries: Queries, connection: Any, product_id: str) -> None:
+        """Bind the statements.
+
+        Args:
+            queries: The statements of the connection's dialect.
+            connection: In a transaction.
+            product_id: Bound to every statement.
+        """
+        self._queries = queries
+        self.connection = connection
+        self.product_id = product_id
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        queries = self._queries
+        run = getattr(queries.named, name)
+        columns = queries.columns.get(name)
+        row_by_row = queries.row_by_row.get(name)
+
+        def statement(rows: RowsIn | None = None, **parameters: Any) -> Any:
+            """Run it; return a list of rows, or what the statement's suffix says."""
+            parameters["product_id"] = self.product_id
+            if rows is not None and row_by_row is not None:
+                others = tuple(parameters[each] for each in row_by_row.others)
+                many = ((*row, *others) for row in rows)
+                return self.connection.executemany(row_by_row.sql, many).rowcount
+            if rows is not None and columns is not None:
+                parameters["rows"] = json.dumps(rows)
+            found = run(self.connection, **parameters)
+            return list(found) if isinstance(found, Iterator) else found
+
+        return statement
+
+
+@lru_cache(maxsize=2)
+def load_queries(dialect: Dialect) -> Queries:
+    """Return the statements of a dialect."""
+    import aiosql  # imported with the first store, not with the package
+
+    script = "\n".join(
+        path.read_text(encoding="utf-8") for path in sorted(SQL_FOLDER.glob("*.sql"))
+    )
+    script = only_for(dialect, script)
+    columns: dict[str, tuple[str, ...]] = {}
+    row_by_row: dict[str, RowByRow] = {}
+    blocks = _NAME.split(script)
+    names, bodies = blocks[1::3], blocks[3::3]
+    for name, suffix, body in zip(names, blocks[2::3], bodies, strict=True):
+        found = _ROWS.search(body)
+        if found is not None:
+            columns[name] = tuple(column for column, _ in _columns(found[1]))
+        if dialect == "sqlite" and suffix == "!" and _EACH_ROW.search(body):
+            row_by_row[name] = _row_by_row(body, columns[name])
+    expand = _rows_of_sqlite if dialect == "sqlite" else _rows_of_postgres
+    driver = "sqlite3" if dialect == "sqlite" else "psycopg"
+    named = aiosql.from_str(_ROWS.sub(expand, script), driver, mandatory_parameters=False)
+    return Queries(named, columns, row_by_row, tuple(names))
+
+
+def migrations(dialect: Dialect) -> tuple[str, ...]:
+    """Return the scripts that make the schema, in order; the schema's version is their number."""
+    scripts = (
+        path.read_text(encoding="utf-8")
+        for path in sorted((SQL_FOLDER / "migrations").glob("*.sql"))
+    )
+    return tuple(_for_schema(dialect, script) for script in scripts)
+
+
+def _for_schema(dialect: Dialect, script: str) -> str:
+    # Comments first: they may speak of TEXT.
+    script = only_for(dialect, "\n".join(_without_comments(script)))
+    return script if dialect == "sqlite" else _TEXT.sub('TEXT COLLATE "C"', script)
+
+
+def only_for(dialect: Dialect, script: str) -> str:
+    """Resolve the comments that only one engine reads."""
+    return _ONLY.sub(lambda found: found[2].strip() if found[1] == dialect else "", script)
+
+
+def split_statements(script: str) -> list[str]:
+    """Split a migration at the semicolons that end its lines; drivers take one at a time."""
+    return [part for part in re.split(r";\s*$", script, flags=re.MULTILINE) if part.strip()]
+
+
+def _columns(listed: str) -> list[tuple[str, str]]:
+    """Return (name, type) of each column of `rows(…)`."""
+    return [(name, kind) for name, kind in (each.split() for each in listed.split(","))]
+
+
+def _row_by_row(body: str, columns: tuple[str, ...]) -> RowByRow:
+    """Return an insertion of passed rows as one of a single row: `k.user_id` becomes `?1`."""
+    sql = _EACH_ROW.sub("WHERE true", "\n".join(_without_comments(body)))
+    others = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+    numbers = {f"k.{name}": number for number, name in enumerate(columns, 1)}
+    sql = re.sub(r"\bk\.\w+", lambda found: f"?{numbers[found[0]]}", sql)
+    numbers = {name: number for number, name in enumerate(others, len(columns) + 1)}
+    sql = _PARAMETER.sub(lambda found: f"?{numbers[found[1]]}", sql)
+    return RowByRow(sql.strip().rstrip(";"), others)
+
+
+def _without_comments(script: str) -> Iterator[str]:
+    for line in script.splitlines():
+        yield line.partition("--")[0]
+
+
+def _rows_of_sqlite(found: re.Match[str]) -> str:
+    fields = ", ".join(
+        f"json_extract(value, '$[{number}]') AS {name}"
+        for number, (name, _) in enumerate(_columns(found[1]))
+    )
+    return f"(SELECT {fields} FROM json_each(:rows)) AS {found[2]}"  # noqa: S608 - of our files
+
+
+def _rows_of_postgres(found: re.Match[str]) -> str:
+    # One parameter for all columns: the driver takes longer to write an array of texts.
+    fields = ", ".join(
+        f"CAST(value ->> {number} AS {kind}) AS {name}"
+        for number, (name, kind) in enumerate(_columns(found[1]))
+    )
+    array = "jsonb_array_elements(CAST(:rows AS JSONB)) AS each (value)"
+    return f"(SELECT {fields} FROM {array}) AS {found[2]}"  # noqa: S608 - of our files

@@ -1,0 +1,348 @@
+"""What docs/reference/rest.md says beyond the OpenAPI document: the groups of routes, meanings of
+fields that carry no description there, refusals of single routes, and an example of each request.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+GROUPS = {
+    "events": ("Events", "What calls cost, and which calls reached a gate."),
+    "users": ("Users", "The users of a product, by the ids of your application."),
+    "usage": ("Usage", "What one user has spent, for you or for the user's own page."),
+    "plans": ("Plans", "Limits, prices and rules. A plan is named once and gets a new version"
+              " with each change."),
+    "overrides": ("Overrides", "Limits of one user that are raised for a time."),
+    "revenue": ("Revenue", "What users paid, to compare with what they cost."),
+    "keys": ("Keys", "Credentials of a product. The text of a key is shown once."),
+    "products": ("Products", "The tenants of a backend: no product sees another one's data."),
+    "health": ("Health", "For probes and collectors; without a key."),
+}  # fmt: skip
+"""Heading and first sentence of each group, by its tag and in the order of the page."""
+
+OBJECTS = {"UsageEvent": "A usage event, as the SDK records it for each call."}
+"""Descriptions of objects that the document does not name."""
+
+_LIMIT_WINDOW = "`period`, `session`, `day` or a rolling one such as `rolling:24h`."
+_PLAN_NAME = "Name of the plan that applies now."
+_MODEL = "The model that answered, by the provider's or your own name."
+
+MEANINGS = {
+    # parameters
+    "key_id": "Id of the key, as `GET /keys` lists it.",
+    "plan_id": "Id of the plan, as `GET /config/plans` lists it.",
+    "override_id": "Id of the override.",
+    "period": "Span of time: the calendar month in the product's time zone, the one before, or the"
+    " user's billing period.",
+    "breakdown": "What a row is about.",
+    "plan": "Name of the assigned plan.",
+    "status": "`soft_gate` is a warning, `hard_gate` a refusal.",
+    "gate_reason": "The limit that decided: `total_spend`, `session_spend` or `model_limit:MODEL`.",
+    "blocked_only": "Whether to leave out calls that ran without being marked as blocked.",
+    "GET revenue.user_id": "Only this user's entries.",
+    # all objects
+    "user_id": "The application's id of the user.",
+    "external_user_id": "The application's id of the user.",
+    "paygent_user_id": "The ledger's id of the user; it survives an erasure.",
+    "session_id": "The conversation; null outside of any.",
+    "paused": "Whether the application is to refuse the user's calls.",
+    "paused_reason": "As given with the pause.",
+    "reason": "Why, for people.",
+    "sdk_enabled": "False lets the user's calls pass unmetered and unlimited.",
+    "renews": "How the billing period renews; `auto` is by its own length, by calendar month where"
+    " it spans one.",
+    "billing_period": "The current one.",
+    "calls": "Calls.",
+    "input_tokens": "Input tokens, including cached ones.",
+    "output_tokens": "Output tokens, including reasoning.",
+    "total_tokens": "Their sum.",
+    "last_call_at": "Begin of the last call.",
+    "current_usage": "Usage in the billing period.",
+    "metric": "What is limited.",
+    "scope": "Whether the limit is one for the user, or one for each session.",
+    "window": _LIMIT_WINDOW,
+    "currency": "The only one.",
+    "source": "Where the entry comes from, such as the name of your billing system.",
+    # answers and requests
+    "Accepted.accepted": "New ones, stored now.",
+    "Accepted.duplicates": "Those that had been stored before.",
+    "ChangedUser.name": "A name for lists; null removes it.",
+    "ChangedUser.paused": "Whether the application is to refuse the user's calls.",
+    "ChangedUser.reason": "Why the user is paused; a resumed user has none.",
+    "CreatedKey.id": "Names the key in lists and logs.",
+    "DeletedPlan.id": "Id of the plan.",
+    "DeletedPlan.deleted": "Always true.",
+    "ErasedUser.pseudonym": "The random id that replaces the user's own everywhere.",
+    "GateEvent.id": "Id of the gate event.",
+    "GateEvent.status": "`soft_gate` or `hard_gate`.",
+    "GateEvent.usage_pct": "Share of the limit that is used: 1.0 is all of it.",
+    "GateEvent.current_value": "What is used, in dollars, tokens or calls.",
+    "GateEvent.limit_value": "The cap, in the same unit.",
+    "GateEvent.model": "The model that was called.",
+    "GateEvent.blocked": "Whether the call was refused, or would have been if limits were enforced.",
+    "GateEvent.message": "A sentence for people.",
+    "GateEvent.metadata": "Of the call.",
+    "GateEventPage.events": "The page, newest first.",
+    "Health.status": "Always `ok`.",
+    "Health.capabilities": "Features beyond the first ones, for clients to check.",
+    "Health.version": "Version of the server.",
+    "Key.id": "Names the key in lists and logs.",
+    "Key.name": "As given.",
+    "Key.scope": "What the key may do.",
+    "Key.revoked_at": "Null while the key is valid.",
+    "Keys.keys": "Oldest first.",
+    "LimitUsage.model": "The model that the limit counts; null for all.",
+    "LimitUsage.resets_at": "End of the window; null for rolling ones and for sessions.",
+    "LimitName.model": "Only calls of this model; null for all.",
+    "NewGateEvent.id": "Id of the gate event; it is stored once.",
+    "NewGateEvent.paygent_user_id": "Accepted and not used.",
+    "NewGateEvent.timestamp": "When the call reached the gate.",
+    "NewKey.scope": "What the key may do.",
+    "NewKey.name": "A name for lists.",
+    "NewOverride.limit": "The limit by name, or by its identity: an object with `metric`, `scope`,"
+    " `model` and `window`. Names are `total_spend`, `session_spend` and `model_limit:MODEL`.",
+    "NewOverride.until": "When the override ends; in the future.",
+    "NewPlan.name": "A new one creates a plan, an existing one adds a version.",
+    "NewPlans.plans": "Names must differ.",
+    "NewProduct.name": "A name for people; the id is made by the server.",
+    "NewProduct.contact_name": "For your own records.",
+    "NewProduct.contact_email": "For your own records.",
+    "NewRevenue.id": "Such as the number of the invoice; it is stored once for its user.",
+    "NewRevenue.amount": "Dollars, not negative; a refund is a positive amount, too.",
+    "NewRevenue.kind": "`refund` is subtracted.",
+    "NewRevenue.period_start": "Begin of what was paid for.",
+    "NewRevenue.period_end": "Its end, exclusive.",
+    "NewSubscription.plan_id": "Id of the plan.",
+    "NewSubscription.period_start": "Begin of the first billing period; required if the plan has a"
+    " `max_spend_per_period`, otherwise without one it is the UTC calendar month.",
+    "NewSubscription.period_end": "Its end, exclusive.",
+    "NewUsageToken.expires_in_s": "Seconds until the token ends.",
+    "NewUser.name": "A name for lists.",
+    "Override.id": "Id of the override.",
+    "Override.limit": "Identity of the limit.",
+    "Override.limit.model": "The model; null for a limit of all.",
+    "Override.cap": "The raised cap, in dollars, tokens or calls; null with `add`.",
+    "Override.add": "What is added to the plan's cap; null with `cap`.",
+    "Overrides.overrides": "Those that apply now.",
+    "OwnUsage.plan": _PLAN_NAME,
+    "OwnUsage.limits": "The limits of the plan, with overrides applied.",
+    "Plan.id": "Id of the plan; all its versions share it.",
+    "Plan.name": "Its name.",
+    "Plan.version": "Counts the changes, from 1.",
+    "Plan.…": "All fields of a plan, each amount of dollars also as `…_nano`; see"
+    " [Plan fields](#plan-fields).",
+    "NewPlan.…": "Any of the [plan fields](#plan-fields).",
+    "Plans.plans": "Newest versions.",
+    "Product.id": "Public id; its keys contain it.",
+    "Product.name": "As given.",
+    "Product.slug": "The name as a part of addresses.",
+    "Product.contact_name": "As given.",
+    "Product.contact_email": "As given.",
+    "Product.timezone": "Days and months of usage are in this zone.",
+    "Products.products": "The one product of the key.",
+    "Problem.title": "The phrase of the status.",
+    "Problem.status": "The status code.",
+    "Problem.detail": "A sentence for people.",
+    "Problem.errors": "Every value that breaks a rule.",
+    "FieldProblem.value": "The value, shortened; null if it is missing.",
+    "FieldProblem.rule": "The rule, to follow the name of the field in a sentence.",
+    "Ready.status": "`ok`; a server that is not ready answers 503.",
+    "Revenue.id": "Id of the entry.",
+    "Revenue.kind": "`payment` or `refund`.",
+    "Revenue.source": "As given; `plan_price` for the plan's price.",
+    "RevenuePage.revenue": "The page.",
+    "Session.plan": _PLAN_NAME,
+    "SessionUsage.period_tokens_total": "Input and output.",
+    "SessionUsage.period_tokens_by_model": "Tokens by model, as limits name models.",
+    "SessionUsage.period_cost_by_model": "Dollars by model.",
+    "SessionUsage.period_cost_by_model_nano": "The same in nano-dollars.",
+    "Subscription.plan": "Name of the plan.",
+    "Subscription.billing_period": "The current one, or the last one if it has ended.",
+    "Usage.period": "The whole days that are counted.",
+    "Usage.timezone": "Of the product.",
+    "Usage.breakdown": "As asked for.",
+    "Usage.rows": "Dearest model, latest session or oldest day first.",
+    "UsageRow.model": "With `breakdown=model`; null for events without a model.",
+    "UsageRow.session_id": "With `breakdown=session`; null for events outside of sessions.",
+    "UsageRow.day": "With `breakdown=day`: YYYY-MM-DD.",
+    "UsageRow.last_call_at": "With `breakdown=session`: begin of its last call.",
+    "UsageEvent.id": "Made by the sender, and stored once for its user.",
+    "UsageEvent.timestamp": "When the call began.",
+    "UsageEvent.model": _MODEL + " Null for other costs.",
+    "UsageEvent.provider": "The provider that answered.",
+    "UsageEvent.cached_input_tokens": "The part of the input that was read from a cache.",
+    "UsageEvent.cache_write_tokens": "The part of the input that was written to a cache.",
+    "UsageEvent.reasoning_tokens": "The part of the output that was spent on thinking.",
+    "UsageEvent.total_tokens": "Input and output; alone, it is counted as input.",
+    "UsageEvent.tool_calls": "Names of tools that were charged; at most 1,000.",
+    "UsageEvent.cost_tokens": "Dollars for tokens and the provider's fees.",
+    "UsageEvent.cost_tools": "Dollars for tools at the plan's prices.",
+    "UsageEvent.cost_total": "Their sum; alone, it is the cost of tokens.",
+    "UsageEvent.metadata": "At most 16 keys and 1,000 bytes; the excess is dropped.",
+    "UsageEvent.source": "`manual` for an entry that is no metered call.",
+    "UsageEvent.description": "Free text of a manual entry; cut after 2,000 characters.",
+    "UsageEvent.cost_explicit": "Whether the application gave the cost, rather than prices.",
+    "UsageEvent.quality": "How reliable the figures are.",
+    "UsageEvent.price_id": "The price list that the cost was computed with.",
+    "UsageEvent.latency_ms": "Milliseconds from begin to settlement.",
+    "UsageEvent.blocked": "Whether the call ran past a hard gate.",
+    "User.name": "A name for lists.",
+    "Users.users": "The page, by id.",
+}  # fmt: skip
+"""Meaning of `OBJECT.FIELD`, or of a field of that name in every object without one."""
+
+SAME_AS = {
+    "CreatedKey": "Key",
+    "CreatedProduct": "Product",
+    "LimitIdentity": "LimitName",
+    "NewGateEvent": "GateEvent",
+}
+"""Objects that take the meanings of another one, where they have none of their own."""
+
+REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
+    "POST /events/batch": (
+        (422, "invalid-value", "an event breaks a rule, and none of the batch is booked"),
+        (422, "rejected", "the ledger cannot take a record of the batch; do not repeat it"),
+        (503, "unavailable", "too many batches are waiting; repeat it"),
+    ),
+    "POST /gate-events/batch": (
+        (422, "invalid-value", "an event breaks a rule, and none of the batch is stored"),
+    ),
+    "GET /users/{user_id}/gate-events": ((404, "not-found", "unknown user"),),
+    "POST /users": ((409, "exists", "there is a user with this id"),),
+    "GET /users/{user_id}": ((404, "not-found", "unknown user"),),
+    "PATCH /users/{user_id}": ((404, "not-found", "unknown user"),),
+    "DELETE /users/{user_id}": ((404, "not-found", "unknown user"),),
+    "POST /users/{user_id}/subscription": (
+        (404, "not-found", "unknown user or plan"),
+        (422, "invalid-value", "the plan needs a period, or it is none"),
+    ),
+    "GET /users/{user_id}/session": ((404, "not-found", "unknown user; GET creates none"),),
+    "GET /users/{user_id}/usage": (
+        (404, "not-found", "unknown user"),
+        (422, "invalid-value", "`to` is not after `from`, or more than ten years after it"),
+    ),
+    "POST /users/{user_id}/usage-token": ((404, "not-found", "unknown user"),),
+    "GET /usage": (
+        (401, "unauthorized", "the token is not valid, or has expired"),
+        (404, "not-found", "the user was erased"),
+    ),
+    "POST /config/plans": (
+        (422, "invalid-value", "a plan breaks a rule, and none is written"),
+    ),
+    "PATCH /config/plans/{plan_id}": ((404, "not-found", "unknown plan"),),
+    "DELETE /config/plans/{plan_id}": (
+        (404, "not-found", "unknown plan"),
+        (409, "in-use", "users have this plan"),
+    ),
+    "POST /users/{user_id}/overrides": (
+        (404, "not-found", "unknown user"),
+        (422, "invalid-value", "neither or both of `cap` and `add`, or an unknown limit"),
+    ),
+    "GET /users/{user_id}/overrides": ((404, "not-found", "unknown user"),),
+    "DELETE /users/{user_id}/overrides/{override_id}": (
+        (404, "not-found", "unknown user or override"),
+    ),
+    "POST /keys/{key_id}/rotate": (
+        (404, "not-found", "unknown key"),
+        (409, "revoked", "the key is revoked"),
+    ),
+    "DELETE /keys/{key_id}": ((404, "not-found", "unknown key"),),
+    "POST /products": ((403, "setup-only", "there is a product, and the token is missing or wrong"),),
+    "GET /ready": ((503, "unavailable", "the database cannot be used now"),),
+}  # fmt: skip
+"""What a route refuses in its own way: status, kind and reason."""
+
+
+class Example(NamedTuple):
+    """A request that succeeds.
+
+    Attributes:
+        path: What is requested, with values for its parameters; a `$NAME` is an id of before.
+        body: The JSON, or None.
+    """
+
+    path: str
+    body: Any = None
+
+
+_EVENT = {
+    "id": "event-1",
+    "user_id": "ann",
+    "session_id": "chat-7",
+    "timestamp": "2026-11-05T12:00:00Z",
+    "model": "gpt-4o",
+    "input_tokens": 1200,
+    "output_tokens": 300,
+    "cost_tokens": 0.006,
+    "metadata": {"team": "search"},
+}
+_GATE_EVENT = {
+    "id": "gate-1",
+    "user_id": "ann",
+    "timestamp": "2026-11-05T12:00:00Z",
+    "status": "soft_gate",
+    "gate_reason": "total_spend",
+    "usage_pct": 0.81,
+    "current_value": 20.25,
+    "limit_value": 25,
+}
+_PERIOD = {"period_start": "2026-11-15T00:00:00Z", "period_end": "2026-12-15T00:00:00Z"}
+
+EXAMPLES = {
+    "POST /events/batch": Example("/events/batch", [_EVENT]),
+    "POST /gate-events/batch": Example("/gate-events/batch", [_GATE_EVENT]),
+    "GET /users/{user_id}/gate-events": Example("/users/ann/gate-events?status=soft_gate&limit=20"),
+    "POST /users": Example("/users", {"external_user_id": "bob", "name": "Bob"}),
+    "GET /users": Example("/users?plan=pro&limit=50"),
+    "GET /users/{user_id}": Example("/users/ann"),
+    "PATCH /users/{user_id}": Example("/users/ann", {"paused": True, "reason": "chargeback"}),
+    "DELETE /users/{user_id}": Example("/users/bob"),
+    "POST /users/{user_id}/subscription": Example(
+        "/users/ann/subscription", {"plan_id": "$PLAN_ID", **_PERIOD}
+    ),
+    "GET /users/{user_id}/session": Example("/users/ann/session"),
+    "GET /users/{user_id}/usage": Example(
+        "/users/ann/usage?from=2026-11-01&to=2026-12-01&breakdown=day"
+    ),
+    "POST /users/{user_id}/usage-token": Example("/users/ann/usage-token", {"expires_in_s": 600}),
+    "GET /usage": Example("/usage"),
+    "POST /config/plans": Example(
+        "/config/plans",
+        {
+            "soft_gate_at": 0.8,
+            "plans": [
+                {"name": "pro", "max_spend_per_period": 25, "model_limits": {"gpt-4o": 50000}}
+            ],
+        },
+    ),
+    "GET /config/plans": Example("/config/plans"),
+    "PATCH /config/plans/{plan_id}": Example(
+        "/config/plans/$PLAN_ID", {"max_spend_per_period": 30, "price": 49}
+    ),
+    "DELETE /config/plans/{plan_id}": Example("/config/plans/$PLAN_ID"),
+    "POST /users/{user_id}/overrides": Example(
+        "/users/ann/overrides",
+        {"limit": "total_spend", "add": 10, "until": "2099-01-01T00:00:00Z", "reason": "goodwill"},
+    ),
+    "GET /users/{user_id}/overrides": Example("/users/ann/overrides"),
+    "DELETE /users/{user_id}/overrides/{override_id}": Example(
+        "/users/ann/overrides/$OVERRIDE_ID"
+    ),
+    "POST /revenue": Example(
+        "/revenue", [{"id": "invoice-1", "user_id": "ann", "amount": 49, **_PERIOD}]
+    ),
+    "GET /revenue": Example("/revenue?from=2026-11-01&to=2026-12-01"),
+    "GET /keys": Example("/keys"),
+    "POST /keys": Example("/keys", {"scope": "read", "name": "dashboard"}),
+    "POST /keys/{key_id}/rotate": Example("/keys/$KEY_ID/rotate"),
+    "DELETE /keys/{key_id}": Example("/keys/$KEY_ID"),
+    "GET /products": Example("/products"),
+    "POST /products": Example("/products", {"name": "Search"}),
+    "GET /health": Example("/health"),
+    "GET /ready": Example("/ready"),
+    "GET /metrics": Example("/metrics"),
+}
+"""The example of each route."""
+

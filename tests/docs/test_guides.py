@@ -1,0 +1,219 @@
+"""The guides about the backend: their commands run, in order, on a real server of this machine.
+
+A reader's shell has the programs of the guides in its path. `paygent serve` and `systemctl start
+paygent` start a server on a free port and wait for it; `systemctl stop paygent` stops it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.docs.pages import ROOT, blocks, commands
+from tests.postgres import Cluster
+from tests.server_process import environment, usage_events
+
+from paygent.store.statements import SQL_FOLDER
+
+GUIDE = ROOT / "docs/guide"
+POSTGRES = "PostgreSQL"
+_PORT = "8790"
+
+_PREAMBLE = """
+set -euo pipefail
+server=
+start_server() {
+    paygent serve --port "$PORT" "$@" > server.out 2> server.err &
+    server=$!
+    until curl --silent --fail --output /dev/null "http://127.0.0.1:$PORT/ready"; do
+        kill -0 "$server" 2> /dev/null || { cat server.out server.err; exit 1; }
+        sleep 0.1
+    done
+}
+stop_server() {
+    if [ -n "$server" ]; then kill "$server"; wait "$server"; server=; fi
+}
+systemctl() {
+    case "$*" in
+        "stop paygent") stop_server ;;
+        "start paygent") start_server --no-keys ;;
+        *) exit 64 ;;
+    esac
+}
+trap '[ -z "$server" ] || kill -9 "$server"' EXIT
+"""
+
+
+def sections(page: Path, *, of_postgres: bool) -> str:
+    """Return the sections of a page that are about PostgreSQL, or the others."""
+    text = page.read_text(encoding="utf-8")
+    parts = re.split(r"^(?=## )", text, flags=re.M)
+    return "".join(part for part in parts if (POSTGRES in part.partition("\n")[0]) == of_postgres)
+
+
+def script(text: str) -> str:
+    """Return the shell blocks of a text as one script; its TOML is `plans.toml`."""
+    files = [f"cat > plans.toml <<'END'\n{content}END\n" for content in blocks(text, "toml")]
+    shell = "\n".join([*files, *blocks(text, "sh")])
+    assert shell.strip(), "nothing to run"
+    return _PREAMBLE + re.sub(r"^paygent serve\b", "start_server", shell, flags=re.M)
+
+
+class Reader:
+    """Somebody with an empty home who pastes a page's commands into a shell."""
+
+    def __init__(self, home: Path) -> None:
+        """Install the `paygent` command; the system has the others."""
+        missing = [name for name in ("bash", "curl", "sqlite3") if shutil.which(name) is None]
+        assert not missing, f"the guides use programs that are not installed: {missing}"
+        self.home = home
+        programs = home / "bin"
+        programs.mkdir()
+        command = programs / "paygent"
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paygent "$@"\n')
+        command.chmod(0o755)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = str(free.getsockname()[1])
+        self._path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+
+    def run(self, shell: str, programs: Path | None = None, **variables: str) -> str:
+        """Run a script, which must succeed; return what it prints."""
+        path = self._path if programs is None else f"{programs}{os.pathsep}{self._path}"
+        done = subprocess.run(
+            ["bash", "-c", shell.replace(_PORT, self._port)],
+            cwd=self.home,
+            env=environment(HOME=str(self.home), PATH=path, PORT=self._port, **variables),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> Reader:
+    """A reader."""
+    return Reader(tmp_path)
+
+
+@pytest.fixture
+def restored_url(postgres: Cluster) -> Iterator[str]:
+    """URL of a second empty database."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop_database(url)
+
+
+def test_self_hosting__its_commands__run_on_sqlite(reader: Reader) -> None:
+    """From the first start to a restore, an audit and the metrics."""
+    printed = reader.run(script(sections(GUIDE / "self-hosting.md", of_postgres=False)))
+    assert "is revoked" in printed
+    assert "written to product 'default'" in printed
+    assert "paygent_http_requests_total" in printed
+    assert printed.count("differences: 0") == 3
+    assert (reader.home / "backup-2.db").exists()
+    assert "nothing to write" in printed  # over HTTP, what was applied to the database
+
+
+def test_self_hosting__its_commands__run_on_postgres(
+    reader: Reader, postgres: Cluster, postgres_url: str, restored_url: str
+) -> None:
+    """A server, a dump that is restored, and a copy of the files that is complete."""
+    text = sections(GUIDE / "self-hosting.md", of_postgres=True)
+    printed = reader.run(
+        script("```sh\npaygent serve\n```\n" + text),
+        postgres.programs,
+        PAYGENT_DATABASE_URL=postgres_url,
+        RESTORED_URL=restored_url,
+    )
+    assert "audited: 1 product, differences: 0" in printed
+    assert "backup successfully verified" in printed
+
+
+def test_users__its_commands__run(reader: Reader) -> None:
+    """Each verb by command and by route."""
+    text = "```sh\npaygent serve\n```\n" + (GUIDE / "users.md").read_text(encoding="utf-8")
+    printed = reader.run(script(text) + "\npaygent audit\n")
+    for expected in (
+        "user 'ann' has plan 'pro'",
+        "user 'ann' is paused",
+        '"paused":true',
+        "override      spend per period plus $10.00",
+        '"limits":[{',
+        "erased: the sums of the user remain as erased_",
+        "differences: 0",
+    ):
+        assert expected in printed, printed
+
+
+def test_scaling__moving_to_postgres__copies_everything(
+    reader: Reader, postgres: Cluster, postgres_url: str
+) -> None:
+    """Odd texts survive, the key works on, and the audit proves the counters."""
+    (odd,) = usage_events(["e1"], "ann \"x', y\n\tz\\ é")
+    others = {"session_id": "", "description": "a\r\nb", "model": "null"}
+    events = json.dumps([odd, {**odd, **others, "id": "e2", "user_id": "eve"}])
+    before = f"""
+start_server
+KEY=$(paygent keys create --product default --scope admin)
+API=http://127.0.0.1:{_PORT}/api/v1
+cat > events.json <<'END'
+{events}
+END
+book() {{
+    curl --fail --header "Authorization: Bearer $KEY" --json @events.json $API/events/batch
+}}
+book
+paygent users add bob
+paygent users list --format csv --database-url "sqlite:///$HOME/.paygent/server.db" > before.csv
+"""
+    after = "\nbook\npaygent users list --format csv > after.csv\ncmp before.csv after.csv\n"
+    text = (GUIDE / "scaling.md").read_text(encoding="utf-8")
+    shell = script(text).replace(_PREAMBLE, "")
+    # The first server has the file, the second PostgreSQL.
+    printed = reader.run(
+        f"{_PREAMBLE}\n{before}\nexport PAYGENT_DATABASE_URL=$NEW_URL\n{shell}{after}",
+        postgres.programs,
+        NEW_URL=postgres_url,
+    )
+    assert '{"accepted":2,"duplicates":0}' in printed
+    assert '{"accepted":0,"duplicates":2}' in printed
+    assert "audited: 1 product, differences: 0" in printed
+
+
+def test_scaling__the_lists_of_tables__are_those_of_the_schema() -> None:
+    """A new table that grows with users must be distributed."""
+    text = (GUIDE / "scaling.md").read_text(encoding="utf-8").partition("## Citus, by user")[2]
+    distributed, others = text.split("The others are small")
+    schema = "".join(path.read_text() for path in sorted((SQL_FOLDER / "migrations").iterdir()))
+    tables = re.findall(r"CREATE TABLE (\w+) \(\n(.*?);$", schema, flags=re.M | re.S)
+    keys = {name: re.findall(r"PRIMARY KEY \((.*?)\)", body) for name, body in tables}
+    by_user = {name for name, key in keys.items() if re.search(r"\buser_id\b", "".join(key))}
+    assert set(re.findall(r"`(\w+)`", distributed)) - {"user_id", "product_id"} == by_user
+    assert set(re.findall(r"`(\w+)`", others.split(":", 1)[1].split(".")[0])) == {
+        "schema_version",
+        *(keys.keys() - by_user),
+    }
+
+
+@pytest.mark.parametrize("name", ["self-hosting.md", "users.md", "scaling.md"])
+def test_guides__commands__are_in_blocks_that_are_run(name: str) -> None:
+    """A block of another kind shows output or configuration alone."""
+    text = (GUIDE / name).read_text(encoding="utf-8")
+    assert list(commands(text))
+    other = re.sub(r"^```sh\n.*?^```$", "", text, flags=re.M | re.S)
+    shown = "".join(re.findall(r"^```\w*\n(.*?)^```$", other, flags=re.M | re.S))
+    typed = re.findall(r"^(?:\$ )?(?:paygent|curl|sqlite3|psql|pg_\w+|systemctl) .*", shown, re.M)
+    assert typed == []

@@ -1,0 +1,179 @@
+"""The server as a process: it answers, drains at SIGTERM and ends with status 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.integration.server.service import NOW_US, event, serving
+
+from paygent.core.api_key import hash_of_key, make_key
+from paygent.core.validation import InvalidValue
+from paygent.server.run import bind
+from paygent.server.settings import ServerSettings
+from paygent.store.factory import open_store
+from paygent.store.postgres import PostgresStore
+
+START_S = 30.0
+END_S = 25.0
+KEY = make_key("acme", bytes(32))
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+SCRIPT = """
+import sys
+from paygent.server.run import serve
+from paygent.server.settings import ServerSettings
+serve(ServerSettings(database_url=sys.argv[1], port=int(sys.argv[2]), workers=int(sys.argv[3])))
+"""
+
+
+def prepare(url: str) -> None:
+    """Make a product with a key."""
+    store = open_store(url)
+    store.add_product("Acme", product_id="acme")
+    store.add_key("acme", key_hash=hash_of_key(KEY), scope="admin", name="", hint="")
+    store.close()
+
+
+@contextmanager
+def server(url: str, *, workers: int = 1) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run a server process; with its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [sys.executable, "-c", SCRIPT, url, str(port), str(workers)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_S
+        while True:
+            try:
+                if httpx.get(f"{address}/ready", timeout=5).status_code == 200:
+                    break
+            except httpx.TransportError:
+                assert process.poll() is None, "the server has ended"
+                assert time.monotonic() < deadline, "the server does not answer"
+                time.sleep(0.05)
+        yield process, address
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
+def test_process__ended_by_a_signal_under_load__answers_what_it_accepted(
+    tmp_path: Path, sign: signal.Signals
+) -> None:
+    """Each acknowledged event is stored, each request is answered or refused, status 0."""
+    url = f"sqlite:///{tmp_path}/server.db"
+    prepare(url)
+    acknowledged: list[str] = []
+
+    def send(client_number: int) -> None:
+        with httpx.Client(base_url=address, headers=HEADERS, timeout=30) as client:
+            for number in range(10_000):
+                name = f"{client_number}-{number}"
+                try:
+                    answer = client.post("/api/v1/events/batch", json=[event(0, id=name)])
+                except httpx.TransportError:
+                    return
+                if answer.status_code != 200:
+                    assert answer.status_code == 503
+                    return
+                acknowledged.append(name)
+
+    with server(url) as (process, address), ThreadPoolExecutor(4) as pool:
+        sending = [pool.submit(send, number) for number in range(4)]
+        while len(acknowledged) < 40:
+            time.sleep(0.01)
+            assert not any(each.done() for each in sending)
+        process.send_signal(sign)
+        assert process.wait(END_S) == 0
+        for each in sending:
+            each.result()
+    store = open_store(url)
+    stored = {each.event_id for each in store.events("acme", "u1")}
+    store.close()
+    assert set(acknowledged) <= stored
+
+
+def test_process__two_workers_on_postgresql__answer_and_end(postgres_url: str) -> None:
+    """Several processes listen on one socket; SIGTERM ends them all."""
+    prepare(postgres_url)
+    with server(postgres_url, workers=2) as (process, address):
+        with httpx.Client(base_url=address, headers=HEADERS, timeout=30) as client:
+            answer = client.post("/api/v1/events/batch", json=[event(1)])
+            assert answer.json() == {"accepted": 1, "duplicates": 0}
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(END_S) == 0
+
+
+def test_settings__two_workers_on_sqlite__names_the_rule() -> None:
+    """SQLite has one writer; the error says what to use instead."""
+    with pytest.raises(InvalidValue, match="one writer; use PostgreSQL"):
+        ServerSettings(database_url="sqlite:///server.db", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("port", -1), ("port", 65_536), ("workers", 0), ("workers", 65)]
+)
+def test_settings__out_of_range__names_the_field(field: str, value: int) -> None:
+    """Each setting has its range."""
+    url = "postgresql://u:secret@h/d"
+    with pytest.raises(InvalidValue, match=field):
+        ServerSettings(database_url=url, **{field: value})  # type: ignore[arg-type]
+
+
+def test_settings__database__is_shown_without_its_password() -> None:
+    """The URL that is logged has no password."""
+    assert "secret" not in ServerSettings(database_url="postgresql://u:secret@h/d").shown_database
+
+
+def test_bind__port_in_use__raises_before_anything_starts() -> None:
+    """A port that another process has is found at once."""
+    settings = ServerSettings(database_url="sqlite:///unused", port=0)
+    with bind(settings) as first:
+        first.listen()
+        taken = first.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            bind(ServerSettings(database_url="sqlite:///unused", port=taken))
+
+
+def test_bind__ipv6__listens_there() -> None:
+    """An address with colons is one of IPv6."""
+    with bind(ServerSettings(database_url="sqlite:///unused", host="::1", port=0)) as listener:
+        assert listener.getsockname()[0] == "::1"
+
+
+def test_key__revoked_on_one_server__is_refused_by_the_other_within_a_second(
+    postgres_url: str,
+) -> None:
+    """Two servers of one database agree about keys within a second."""
+    one = PostgresStore(postgres_url, now_us=lambda: NOW_US)
+    two = PostgresStore(postgres_url, now_us=lambda: NOW_US)
+    one.open()
+    two.open()
+    cached = ServerSettings(database_url="sqlite:///unused").key_cache_s
+    assert cached < 1.0
+    with serving(one, key_cache_s=cached) as first:
+        created = first.post("/keys", {"scope": "read"}).json()
+        with serving(two, key_cache_s=cached) as second:
+            second.keys["new"] = created["api_key"]
+            assert second.get("/keys", key="new").status_code == 200
+            assert first.call("DELETE", f"/keys/{created['id']}").status_code == 200
+            revoked_at = time.monotonic()
+            while second.get("/keys", key="new").status_code == 200:
+                time.sleep(0.02)
+            # Longer only by what the requests themselves take on a busy machine.
+            assert time.monotonic() - revoked_at < cached + 2
+    one.close()
+    two.close()

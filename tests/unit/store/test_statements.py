@@ -1,0 +1,266 @@
+"""The named statements: complete, without a second of the same name, and none of them scans."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.postgres import Cluster
+
+from paygent.store import statements
+from paygent.store.postgres import PostgresStore
+from paygent.store.rows import EVENT_COLUMNS
+from paygent.store.sqlite import SqliteStore
+from paygent.store.statements import SQL_FOLDER, load_queries, migrations, only_for
+
+ROWS = 20_000
+"""Rows of every table while plans are read: enough for an engine to prefer an index."""
+
+SMALL = frozenset(
+    {
+        *("products", "plans", "api_keys", "erased_users", "server_secrets"),
+        *("idempotency_keys", "corrections_waiting"),
+    }
+)
+"""Tables and indexes with few rows for each product, which may be read as a whole."""
+
+OF_ALL_USERS = frozenset(
+    {
+        *("users_of_plans", "count_users_without_plan"),
+        *("has_products", "products_with_users", "first_user"),
+    }
+)
+"""Statements that are asked about all users and read an index of them, or stop at the first."""
+
+OF_DAYS = frozenset({"tagged_usage"})
+"""Reports that read every event of a span of days, and look for what belongs to them."""
+
+
+def names() -> list[str]:
+    """Return the name of every statement, in the order of the files."""
+    return [
+        name
+        for file in sorted(SQL_FOLDER.glob("*.sql"))
+        for name in re.findall(r"^-- name: (\w+)", file.read_text(encoding="utf-8"), re.M)
+    ]
+
+
+def is_audit(name: str) -> bool:
+    """Return whether a statement belongs to `paygent audit`, which reads everything."""
+    return name in re.findall(r"^-- name: (\w+)", (SQL_FOLDER / "audit.sql").read_text(), re.M)
+
+
+def test_statements__every_name__is_given_once() -> None:
+    """Of two statements of one name, one would silently override the other."""
+    assert [name for name, times in Counter(names()).items() if times > 1] == []
+
+
+def test_statements__every_name__is_used_by_the_store() -> None:
+    """No statement is dead, and none that is called is missing."""
+    sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
+    called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
+    called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
+    assert called - {"connection", "product_id", "strip", "from_str"} == set(names())
+
+
+@pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
+def test_statements__loaded__are_all_there(dialect: statements.Dialect) -> None:
+    """Every named statement can be called, in both dialects, and has no macro left."""
+    queries = load_queries(dialect)
+    assert sorted(queries.names) == sorted(names())
+    for name in names():
+        assert "rows(" not in getattr(queries.named, name).sql
+
+
+def test_statements__comments_of_an_engine__are_read_by_it_alone() -> None:
+    """The other engine sees nothing."""
+    script = "a /*sqlite B */ c /*postgres D\nE */"
+    assert only_for("sqlite", script) == "a B c "
+    assert only_for("postgres", script) == "a  c D\nE"
+
+
+def test_statements__row_by_row__bind_each_column_and_parameter() -> None:
+    """The numbers of the parameters follow the columns, then the others."""
+    found = load_queries("sqlite").row_by_row["roll_up_models"]
+    assert found.others == ("product_id", "slot")
+    assert re.findall(r"\?\d+", found.sql) == ["?8", "?1", "?2", "?3", "?9", "?4", "?5", "?6", "?7"]
+
+
+def test_schema__of_postgres__sorts_text_as_sqlite_does() -> None:
+    """One collation: an order by id is the same on both engines."""
+    script = "\n".join(migrations("postgres"))
+    assert re.findall(r'\bTEXT\b(?! COLLATE "C")', script) == []
+
+
+def test_schema__of_events__has_a_column_for_each_of_a_row(tmp_path: Path) -> None:
+    """A field that is added to `Event` and missed in the schema would be an error at the first
+    event.
+    """
+    store = SqliteStore(":memory:")
+    with store.engine.transaction("acme") as sql:
+        rows = sql.connection.execute("PRAGMA table_info(events)").fetchall()
+    store.close()
+    assert sorted(row["name"] for row in rows) == sorted(EVENT_COLUMNS)
+
+
+def test_statements__every_one__is_understood_by_the_oldest_sqlite() -> None:
+    """SQLite before 3.38 has no `->>`, and before 3.39 rejects HAVING without GROUP BY."""
+    queries = load_queries("sqlite")
+    texts = {name: getattr(queries.named, name).sql.upper() for name in names()}
+    assert [name for name, sql in texts.items() if "HAVING" in sql or "->>" in sql] == []
+
+
+# -- nothing scans
+
+
+def parameters(sql: str) -> dict[str, Any]:
+    """Return a value for each parameter of a statement."""
+    return {name: _value(name) for name in re.findall(r"(?<!:):(\w+)", sql)}
+
+
+def _value(name: str) -> Any:
+    if name == "rows":
+        return json.dumps([[1] * 30])
+    is_number = name.endswith(
+        ("_us", "_max", "_nano", "slot", "keeps", "implicit", "number", "cap")
+    )
+    return 1 if is_number else "1"
+
+
+@pytest.fixture(params=["as it is made", "with statistics"])
+def sqlite_store(request: pytest.FixtureRequest) -> Iterator[SqliteStore]:
+    """A store with many rows, of which the planner knows nothing, or everything."""
+    store = SqliteStore(":memory:")
+    with store.engine.transaction("acme", writes=True) as sql:
+        for table in _tables(sql.connection):
+            columns = [row["name"] for row in sql.connection.execute(f"PRAGMA table_info({table})")]
+            values = ", ".join("'acme'" if each == "product_id" else "n" for each in columns)
+            sql.connection.execute(
+                f"WITH RECURSIVE k(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < {ROWS})"
+                f" INSERT OR IGNORE INTO {table} SELECT {values} FROM k"
+            )
+        if request.param == "with statistics":
+            sql.connection.execute("ANALYZE")
+    yield store
+    store.close()
+
+
+def _tables(connection: Any) -> list[str]:
+    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+    return [row["name"] for row in rows if not row["name"].startswith("sqlite_")]
+
+
+def test_statements__on_sqlite__find_their_rows_by_more_than_the_product(
+    sqlite_store: SqliteStore,
+) -> None:
+    """The work for a batch or a user does not grow with the product's history."""
+    slow = {}
+    with sqlite_store.engine.transaction("acme") as sql:
+        for name in names():
+            text = getattr(load_queries("sqlite").named, name).sql
+            values: Any = parameters(text)
+            if name in load_queries("sqlite").row_by_row:
+                text = load_queries("sqlite").row_by_row[name].sql
+                values = [1] * len(set(re.findall(r"\?\d+", text)))
+            plan = sql.connection.execute(f"EXPLAIN QUERY PLAN {text}", values).fetchall()
+            tables = {alias: table for table, alias in re.findall(r"(\w+) AS (\w+)", text)}
+            details = [str(row["detail"]) for row in plan]
+            found = [step for step in details if _reads_too_much(step, details, tables)]
+            if found and not is_audit(name) and name not in OF_ALL_USERS:
+                slow[name] = found
+    assert slow == {}, _listed(slow)
+
+
+def _listed(slow: dict[str, list[str]]) -> str:
+    return "\n".join(f"{name}: {step}" for name, steps in slow.items() for step in steps)
+
+
+def _reads_too_much(step: str, plan: list[str], tables: dict[str, str]) -> bool:
+    """Return whether a step reads a whole table, or all rows of a product."""
+    if not step.startswith(("SCAN", "SEARCH")):
+        return False
+    if tables.get(step.split()[1], step.split()[1]) in SMALL or "corrections_waiting" in step:
+        return False
+    # Only rows of the statement's own input or of its subqueries may be read in full.
+    derived = {line.split()[1] for line in plan if line.startswith(("MATERIALIZE", "CO-ROUTINE"))}
+    if step.startswith("SCAN"):
+        is_input = "VIRTUAL TABLE" in step or step == "SCAN CONSTANT ROW"
+        return not is_input and step.split()[1] not in derived
+    return step.endswith("(product_id=?)")
+
+
+def test_statements__on_postgres__find_their_rows_by_more_than_the_product(
+    postgres: Cluster,
+) -> None:
+    """The same there, with the statistics that the server keeps."""
+    store = PostgresStore(postgres.new_database())
+    slow = {}
+    with store.engine.transaction("acme", writes=True) as sql:
+        _fill(sql.connection)
+    with store.engine.transaction("acme", writes=True) as sql:
+        queries = load_queries("postgres")
+        for name in names():
+            # As they run: planned once for any value (`plan_cache_mode`).
+            text = getattr(queries.named, name).sql
+            found = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+            for number, each in enumerate(found, 1):
+                text = text.replace(f"%({each})s", f"${number}")
+            explain = f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}"
+            (row,) = sql.connection.execute(explain, prepare=False).fetchall()
+            steps = list(_steps(row["QUERY PLAN"][0]["Plan"]))
+            scans = [_shown(each) for each in steps if _scans(each)]
+            if scans and not is_audit(name) and name not in OF_ALL_USERS | OF_DAYS:
+                slow[name] = scans
+    store.close()
+    assert slow == {}, _listed(slow)
+
+
+def _fill(connection: Any) -> None:
+    """Fill every table, and let the server look at it."""
+    rows = connection.execute(
+        "SELECT table_name, column_name, data_type FROM information_schema.columns"
+        " WHERE table_schema = 'public' ORDER BY table_name, ordinal_position"
+    ).fetchall()
+    tables: dict[str, list[str]] = {}
+    for row in rows:
+        value = "n" if row["data_type"] in ("bigint", "integer") else "'v' || n"
+        if row["column_name"] == "product_id":
+            value = "'acme'"
+        tables.setdefault(row["table_name"], []).append(value)
+    for table, values in tables.items():
+        if table != "schema_version" and not re.fullmatch(r"events_(\d+_\d+|other)", table):
+            connection.execute(
+                f"INSERT INTO {table} SELECT {', '.join(values)} FROM generate_series(1, {ROWS}) n"
+                " ON CONFLICT DO NOTHING"
+            )
+    connection.execute("ANALYZE")
+
+
+def _steps(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from _steps(part)
+
+
+def _scans(step: dict[str, Any]) -> bool:
+    table, index = str(step.get("Relation Name")), str(step.get("Index Name"))
+    if table.startswith(tuple(SMALL)) or index.startswith(tuple(SMALL)):
+        return False  # indexes are named after their tables
+    if re.fullmatch(r"events_\d+_\d+", table):
+        return False  # empty partitions of coming months, where one index is as good as another
+    if step["Node Type"] == "Seq Scan":
+        return True
+    condition = step.get("Index Cond", "")
+    is_index = step["Node Type"] in ("Index Scan", "Index Only Scan", "Bitmap Index Scan")
+    columns = set(re.findall(r"\b([a-z_]+)(?: COLLATE \S+)? (?:=|>|<|>=|<=) ", condition))
+    return is_index and columns <= {"product_id"}
+
+
+def _shown(step: dict[str, Any]) -> str:
+    place = step.get("Relation Name") or step.get("Index Name")
+    return f"{step['Node Type']} {place} {step.get('Index Cond', '')}"
