@@ -65,6 +65,7 @@ docs: $(VENV)/dev  ## Write the generated parts of the documentation
 	$(BIN)/python -m tests.instrument.surfaces
 	$(BIN)/python -m tests.docs.configuration
 	$(BIN)/python -m tests.docs.troubleshooting
+	$(BIN)/python -m tests.docs.rest
 
 check: test lint type contracts  ## All of the above checks
 

@@ -1,7 +1,7 @@
 """The backend: what a delivery, a first touch and an ingest over HTTP cost, at a product's size.
 
 Databases are filled with events of 100,000 users, of whom few are very active, then measured with
-one million and with five million events stored. PostgreSQL runs durable, on this machine.
+one million and with five million events stored. Both commit to the disk.
 """
 
 from __future__ import annotations
@@ -35,37 +35,57 @@ from paygent.store.ledger import SqlStore
 from paygent.store.statements import Statements
 
 PRODUCT = "bench"
+POSTGRES = {
+    "shared_buffers": "2GB",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "15min",
+    "wal_compression": "lz4",
+}
+"""Settings of the server, as `docs/guide/scaling.md` recommends them."""
+
 USERS = 100_000
 MODELS = ("gpt-4o", "gpt-4o-mini", "o3", "claude-sonnet-4-5", "claude-haiku-4-5")
 NOW_US = time.time_ns() // 1_000
 MONTH = calendar_month(NOW_US)
-HOUR_US = 3_600_000_000
+ACTIVE = 3_000
+"""Agents at work at a time: a thousand calls a second, each of which takes three seconds."""
+
+CALLS_OF_AN_AGENT = 10
 CLIENTS = 8
 BATCH = 100
 
 
 class Traffic:
-    """Events like those of a product: a user's share of the calls falls with their rank."""
+    """Calls like those of a product: agents at work, each making some calls in a row.
+
+    A user's share of the agents falls with their rank.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._prefix = f"{seed:04d}"
         self._made = 0
+        self._sessions = [self._session() for _ in range(ACTIVE)]
 
-    def user_id(self) -> str:
-        """Return the user of the next call."""
-        return f"user_{int(USERS * self._random.random() ** 3):06d}"
+    def _session(self) -> tuple[str, str, str]:
+        """Return the user, the session and the model of an agent that begins its work."""
+        user_id = f"user_{int(USERS * self._random.random() ** 3):06d}"
+        session_id = f"{self._prefix}-{self._random.getrandbits(48):012x}"
+        return user_id, session_id, self._random.choice(MODELS)
 
     def event(self) -> Event:
         """Return the next event."""
         self._made += 1
-        user_id, model = self.user_id(), self._random.choice(MODELS)
+        place = self._random.randrange(ACTIVE)
+        user_id, session_id, model = self._sessions[place]
+        if self._random.random() < 1 / CALLS_OF_AN_AGENT:
+            self._sessions[place] = self._session()
         inputs, outputs = self._random.randrange(3_000), self._random.randrange(800)
         return Event(
             event_id=f"{NOW_US:016x}-{self._prefix}-{self._made:012d}",
             user_id=user_id,
-            session_id=f"{user_id}-{self._random.randrange(3)}",
-            at_us=NOW_US - self._random.randrange(24 * HOUR_US),
+            session_id=session_id,
+            at_us=NOW_US + self._made * 50,
             model=model,
             model_key=model,
             provider="openai",
@@ -101,7 +121,8 @@ def question(user_id: str, session_id: str) -> Question:
 @contextmanager
 def databases() -> Iterator[list[tuple[str, str]]]:
     """Provide an empty database of each engine, as (name, URL)."""
-    with tempfile.TemporaryDirectory() as folder, Cluster(durable=True) as cluster:
+    cluster = Cluster(durable=True, settings=POSTGRES)
+    with tempfile.TemporaryDirectory() as folder, cluster:
         yield [
             ("SQLite", f"sqlite:///{folder}/bench.db"),
             ("PostgreSQL", cluster.new_database()),
@@ -135,6 +156,7 @@ def _fill(url: str, traffic: Traffic, count: int) -> None:
 def _measure_store(url: str, traffic: Traffic) -> None:
     """Measure one delivery and one first touch, and count what a batch costs the database."""
     store = open_store(url)
+    _deliver(store, traffic.event())  # the first transaction connects
     show("one event delivered", _times(lambda: _deliver(store, traffic.event()), 500), "≤ 5 ms p99")
     cold = iter(range(10**9))
 

@@ -40,8 +40,9 @@ VARIABLES = {
     ),
     "PAYGENT_PRODUCT": (
         "`default`",
-        "The product in local mode: two applications with two names have separate plans, users and"
-        " spend in one file. Letters, digits, `.`, `_` and `-`, at most 255.",
+        "The product in local mode and of the commands: two applications with two names have"
+        " separate plans, users and spend in one file. Letters, digits, `.`, `_` and `-`, at most"
+        " 255.",
     ),
     "PAYGENT_DISABLED": (
         "off",

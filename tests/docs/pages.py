@@ -15,6 +15,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 _LINK = re.compile(r"\]\(([^)#]+\.md)[^)]*\)")
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S*\s+)*paygent(?:\s+(.*))?")
+"""A command with variables of its own."""
+
 _VARYING = (
     (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), "<date>"),
     (re.compile(r"\b\d{2}:\d{2}(:\d{2}(\.\d+)?)?\b"), "<time>"),
@@ -71,8 +74,7 @@ def commands(text: str) -> Iterator[list[str]]:
     for block in blocks(text, "sh"):
         for line in block.replace("\\\n", " ").splitlines():
             for part in re.split(r"\s(?:&&|\|\|?|;|>)\s", line):
-                words = shlex.split(part, comments=True)
-                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                    del words[0]  # a variable of the command
-                if words[:1] == ["paygent"]:
-                    yield words[1:]
+                # Other commands are not read: their quotes may span lines.
+                found = _COMMAND.fullmatch(part.strip())
+                if found:
+                    yield shlex.split(found[1] or "", comments=True)

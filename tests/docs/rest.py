@@ -4,6 +4,7 @@ document does not say is in `rest_words.py`. `python -m tests.docs.rest` (`make 
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -49,7 +50,6 @@ _SCOPES = {
     ("setup", ""): "set-up token",
     ("usage_token", "get"): "usage token",
 }
-_PLACES = {"path": "path", "query": "query", "body": "body"}
 
 
 class Route(NamedTuple):
@@ -130,6 +130,12 @@ def name_of(schema: Schema) -> str:
     return "UsageEvent" if options == [USAGE_EVENT] else ""
 
 
+def inner_of(schema: Schema) -> str:
+    """Return the name of the object that a value is, or may be; "" for none."""
+    options = [name_of(each) for each in schema.get("anyOf", ())]
+    return name_of(schema) or next(filter(None, options), "")
+
+
 def properties_of(name: str) -> Schema:
     """Return the schema of an object by its name."""
     return USAGE_EVENT if name == "UsageEvent" else models()[name]
@@ -193,7 +199,7 @@ def flat(name: str, prefix: str = "") -> Iterator[Row]:
         path = f"{prefix}{field}"
         yield Row(path, name, each, field in schema.get("required", ()))
         item = item_of(each)
-        inner = name_of(each if item is None else item)
+        inner = inner_of(each if item is None else item)
         if inner and inner not in shared():
             yield from flat(inner, f"{path}." if item is None else f"{path}[].")
     if schema.get("additionalProperties") is True:
@@ -242,9 +248,9 @@ def _plain_kind(schema: Schema) -> str:
 def _bounds(unit: str, least: float | None, most: float | None) -> str:
     if most is None:
         return ""
-    shown = f"10{_superscript(most)}" if most >= 10**6 else f"{most:,}"
+    shown = f"10{_superscript(most)}" if most >= 10**6 else f"{int(most):,}"
     text = f"{least:g}–{shown}" if least is not None else f"at most {shown}"
-    return f", {text} {unit}".rstrip()
+    return f" ({text} {unit}".rstrip() + ")"
 
 
 def _superscript(value: float) -> str:
@@ -282,7 +288,7 @@ def default_of(row: Row) -> str:
         return "required"
     if "default" in row.schema:
         value = row.schema["default"]
-        return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+        return f"`{value if value and isinstance(value, str) else json.dumps(value)}`"
     return "—"
 
 
@@ -294,23 +300,34 @@ def request_table(route: Route) -> str:
     lines = []
     for each in route.operation.get("parameters", ()):
         if each["in"] != "header":
-            row = Row(each["name"], "", {**each, **each["schema"]}, each["required"])
+            schema = _without_null(each["schema"])
+            row = Row(each["name"], "", {**each, **schema}, each["required"])
             lines.append((each["in"], row))
-    schema = body_of(route)
-    item = None if schema is None else item_of(schema)
-    if schema is not None:
-        name = name_of(schema if item is None else item)
-        if name:
-            lines += [("body", row) for row in flat(name)]
+    body = body_of(route)
+    if body is not None:
+        name = name_of(item_of(body) or body)
+        lines += [("body", row) for row in flat(name)] if name else []
     if not lines:
         return ""
     return table(
         ("field", "in", "type", "default", "meaning"),
         (
-            (f"`{row.path}`", place, kind_of(row.schema), default_of(row), meaning_of(row, route.name))
+            (
+                f"`{row.path}`",
+                place,
+                kind_of(row.schema),
+                default_of(row),
+                meaning_of(row, route.name),
+            )
             for place, row in lines
         ),
     ).replace("\\\\|", "\\|")
+
+
+def _without_null(schema: Schema) -> Schema:
+    """Return the schema of a parameter, which is absent rather than null."""
+    options = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+    return {**schema, "anyOf": options} if options else schema
 
 
 def answer_text(route: Route) -> str:
@@ -414,34 +431,45 @@ def objects() -> Iterator[str]:
         yield f"### {name}\n\n{described}\n\n{object_table(name)}"
     meanings = {name.strip("`"): row for name, *row in fields_of(PlanConfig, "Attributes")}
     lines = (
-        (f"`{name}`", kind_of(schema), _as_json(meanings[name][1]), _as_json(meanings[name][2]))
+        (
+            f"`{name}`",
+            kind_of(schema),
+            _json_default(meanings[name][1]),
+            _json_words(meanings[name][2]),
+        )
         for name, schema in PLAN_FIELDS.items()
     )
     shown = table(("field", "type", "default", "meaning"), lines).replace("\\\\|", "\\|")
-    text = "The fields of a plan, as JSON; [Configuration](../guide/configuration.md#planconfig) has"
+    text = (
+        "The fields of a plan, as JSON; [Configuration](../guide/configuration.md#planconfig) has"
+    )
     yield f"### Plan fields\n\n{text}\nthose of limits and rates.\n\n{shown}"
 
 
-def _as_json(text: str) -> str:
+def _json_default(shown: str) -> str:
+    """Return a default of Python as one of JSON."""
+    value = ast.literal_eval(shown.strip("`"))
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _json_words(meaning: str) -> str:
     """Return words about Python's constants as words about JSON's."""
-    for ours, json_name in (("None", "null"), ("True", "true"), ("False", "false"), ("()", "[]")):
-        text = re.sub(rf"(?<![\w(]){re.escape(ours)}(?!\w)", json_name, text)
-    return text.replace("'", "")
+    words = {"None or infinite": "`null`", "None": "`null`", "True": "`true`", "False": "`false`"}
+    return re.sub("|".join(words), lambda word: words[word[0]], meaning)
 
 
 def overview(listed: Iterable[Route]) -> str:
     """Return the table of all routes, with links."""
-    return table(
-        ("route", "key", ""),
-        (
-            (
-                f"[{route.name}](#{re.sub(r'[^a-z0-9_ -]', '', route.name.lower()).replace(' ', '-')})",
-                route.scope,
-                first_sentence(route.operation),
-            )
-            for route in listed
-        ),
+    lines = (
+        (f"[{route.name}](#{_anchor(route.name)})", route.scope, first_sentence(route.operation))
+        for route in listed
     )
+    return table(("route", "key", "meaning"), lines)
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that a heading has where the page is shown."""
+    return re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-")
 
 
 def first_sentence(operation: Mapping[str, Any]) -> str:

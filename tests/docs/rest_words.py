@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-
 GROUPS = {
     "events": ("Events", "What calls cost, and which calls reached a gate."),
     "users": ("Users", "The users of a product, by the ids of your application."),
@@ -53,16 +52,25 @@ MEANINGS = {
     "renews": "How the billing period renews; `auto` is by its own length, by calendar month where"
     " it spans one.",
     "billing_period": "The current one.",
-    "calls": "Calls.",
+    "calls": "Number of calls.",
     "input_tokens": "Input tokens, including cached ones.",
     "output_tokens": "Output tokens, including reasoning.",
     "total_tokens": "Their sum.",
-    "last_call_at": "Begin of the last call.",
+    "last_call_at": "Start of the last call.",
     "current_usage": "Usage in the billing period.",
     "metric": "What is limited.",
     "scope": "Whether the limit is one for the user, or one for each session.",
     "window": _LIMIT_WINDOW,
     "currency": "The only one.",
+    "created_at": "When it was created.",
+    "cost": "What the calls cost, in dollars.",
+    "cost_nano": "The same in nano-dollars, exactly.",
+    "amount": "What was paid or refunded, in dollars.",
+    "amount_nano": "The same in nano-dollars, exactly.",
+    "period_start": "Start of the span, inclusive.",
+    "period_end": "End of the span, exclusive.",
+    "start": "Start, inclusive, in UTC.",
+    "end": "End, exclusive, in UTC.",
     "source": "Where the entry comes from, such as the name of your billing system.",
     # answers and requests
     "Accepted.accepted": "New ones, stored now.",
@@ -71,16 +79,19 @@ MEANINGS = {
     "ChangedUser.paused": "Whether the application is to refuse the user's calls.",
     "ChangedUser.reason": "Why the user is paused; a resumed user has none.",
     "CreatedKey.id": "Names the key in lists and logs.",
+    "CreatedKey.api_key": "The text of the key; only this answer has it.",
+    "CreatedProduct.api_key": "The text of an admin key; only this answer has it.",
     "DeletedPlan.id": "Id of the plan.",
     "DeletedPlan.deleted": "Always true.",
     "ErasedUser.pseudonym": "The random id that replaces the user's own everywhere.",
     "GateEvent.id": "Id of the gate event.",
-    "GateEvent.status": "`soft_gate` or `hard_gate`.",
+    "GateEvent.status": "`soft_gate` is a warning, `hard_gate` a refusal.",
+    "GateEvent.timestamp": "When the call reached the gate.",
     "GateEvent.usage_pct": "Share of the limit that is used: 1.0 is all of it.",
     "GateEvent.current_value": "What is used, in dollars, tokens or calls.",
     "GateEvent.limit_value": "The cap, in the same unit.",
     "GateEvent.model": "The model that was called.",
-    "GateEvent.blocked": "Whether the call was refused, or would have been if limits were enforced.",
+    "GateEvent.blocked": "Whether the call was refused, or would have been with enforced limits.",
     "GateEvent.message": "A sentence for people.",
     "GateEvent.metadata": "Of the call.",
     "GateEventPage.events": "The page, newest first.",
@@ -94,10 +105,10 @@ MEANINGS = {
     "Keys.keys": "Oldest first.",
     "LimitUsage.model": "The model that the limit counts; null for all.",
     "LimitUsage.resets_at": "End of the window; null for rolling ones and for sessions.",
+    "LimitUsage.used": "Used in the window that is open now; null for a limit of each session.",
     "LimitName.model": "Only calls of this model; null for all.",
     "NewGateEvent.id": "Id of the gate event; it is stored once.",
     "NewGateEvent.paygent_user_id": "Accepted and not used.",
-    "NewGateEvent.timestamp": "When the call reached the gate.",
     "NewKey.scope": "What the key may do.",
     "NewKey.name": "A name for lists.",
     "NewOverride.limit": "The limit by name, or by its identity: an object with `metric`, `scope`,"
@@ -111,17 +122,17 @@ MEANINGS = {
     "NewRevenue.id": "Such as the number of the invoice; it is stored once for its user.",
     "NewRevenue.amount": "Dollars, not negative; a refund is a positive amount, too.",
     "NewRevenue.kind": "`refund` is subtracted.",
-    "NewRevenue.period_start": "Begin of what was paid for.",
+    "NewRevenue.period_start": "Start of what was paid for.",
     "NewRevenue.period_end": "Its end, exclusive.",
     "NewSubscription.plan_id": "Id of the plan.",
-    "NewSubscription.period_start": "Begin of the first billing period; required if the plan has a"
+    "NewSubscription.period_start": "Start of the first billing period; required if the plan has a"
     " `max_spend_per_period`, otherwise without one it is the UTC calendar month.",
     "NewSubscription.period_end": "Its end, exclusive.",
     "NewUsageToken.expires_in_s": "Seconds until the token ends.",
     "NewUser.name": "A name for lists.",
     "Override.id": "Id of the override.",
     "Override.limit": "Identity of the limit.",
-    "Override.limit.model": "The model; null for a limit of all.",
+    "Override.until": "When the override ends.",
     "Override.cap": "The raised cap, in dollars, tokens or calls; null with `add`.",
     "Override.add": "What is added to the plan's cap; null with `cap`.",
     "Overrides.overrides": "Those that apply now.",
@@ -130,8 +141,8 @@ MEANINGS = {
     "Plan.id": "Id of the plan; all its versions share it.",
     "Plan.name": "Its name.",
     "Plan.version": "Counts the changes, from 1.",
-    "Plan.…": "All fields of a plan, each amount of dollars also as `…_nano`; see"
-    " [Plan fields](#plan-fields).",
+    "Plan.…": "All fields of a plan, amounts also as `…_nano` and shares as"
+    " `…_ppm`; see [Plan fields](#plan-fields).",
     "NewPlan.…": "Any of the [plan fields](#plan-fields).",
     "Plans.plans": "Newest versions.",
     "Product.id": "Public id; its keys contain it.",
@@ -153,6 +164,8 @@ MEANINGS = {
     "Revenue.source": "As given; `plan_price` for the plan's price.",
     "RevenuePage.revenue": "The page.",
     "Session.plan": _PLAN_NAME,
+    "SessionUsage.period_cost": "What the period's calls cost, in dollars.",
+    "SessionUsage.period_cost_nano": "The same in nano-dollars, exactly.",
     "SessionUsage.period_tokens_total": "Input and output.",
     "SessionUsage.period_tokens_by_model": "Tokens by model, as limits name models.",
     "SessionUsage.period_cost_by_model": "Dollars by model.",
@@ -166,7 +179,7 @@ MEANINGS = {
     "UsageRow.model": "With `breakdown=model`; null for events without a model.",
     "UsageRow.session_id": "With `breakdown=session`; null for events outside of sessions.",
     "UsageRow.day": "With `breakdown=day`: YYYY-MM-DD.",
-    "UsageRow.last_call_at": "With `breakdown=session`: begin of its last call.",
+    "UsageRow.last_call_at": "With `breakdown=session`: start of its last call.",
     "UsageEvent.id": "Made by the sender, and stored once for its user.",
     "UsageEvent.timestamp": "When the call began.",
     "UsageEvent.model": _MODEL + " Null for other costs.",
@@ -187,6 +200,8 @@ MEANINGS = {
     "UsageEvent.price_id": "The price list that the cost was computed with.",
     "UsageEvent.latency_ms": "Milliseconds from begin to settlement.",
     "UsageEvent.blocked": "Whether the call ran past a hard gate.",
+    "UsageToken.token": "The token; only this answer has it.",
+    "UsageToken.expires_at": "When the token ends.",
     "User.name": "A name for lists.",
     "Users.users": "The page, by id.",
 }  # fmt: skip
@@ -249,7 +264,7 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
         (409, "revoked", "the key is revoked"),
     ),
     "DELETE /keys/{key_id}": ((404, "not-found", "unknown key"),),
-    "POST /products": ((403, "setup-only", "there is a product, and the token is missing or wrong"),),
+    "POST /products": ((403, "setup-only", "the token is missing or wrong"),),
     "GET /ready": ((503, "unavailable", "the database cannot be used now"),),
 }  # fmt: skip
 """What a route refuses in its own way: status, kind and reason."""
@@ -327,9 +342,7 @@ EXAMPLES = {
         {"limit": "total_spend", "add": 10, "until": "2099-01-01T00:00:00Z", "reason": "goodwill"},
     ),
     "GET /users/{user_id}/overrides": Example("/users/ann/overrides"),
-    "DELETE /users/{user_id}/overrides/{override_id}": Example(
-        "/users/ann/overrides/$OVERRIDE_ID"
-    ),
+    "DELETE /users/{user_id}/overrides/{override_id}": Example("/users/ann/overrides/$OVERRIDE_ID"),
     "POST /revenue": Example(
         "/revenue", [{"id": "invoice-1", "user_id": "ann", "amount": 49, **_PERIOD}]
     ),
@@ -345,4 +358,3 @@ EXAMPLES = {
     "GET /metrics": Example("/metrics"),
 }
 """The example of each route."""
-

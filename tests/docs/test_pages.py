@@ -53,6 +53,12 @@ def test_commands__in_a_line_with_variables_pipes_and_others__are_found() -> Non
     assert list(commands(PAGE)) == [["users", "--limit", "5"], ["doctor"]]
 
 
+def test_commands__beside_quotes_that_span_lines__are_found() -> None:
+    """Only the words of `paygent` are read; JSON in a `curl` may have lines of its own."""
+    page = "```sh\ncurl --json '{\n  \"a\": 1\n}' | cat\npaygent\npaygent-other x\n```\n"
+    assert list(commands(page)) == [[]]
+
+
 def test_normalised__dates_times_and_ids__are_replaced_and_figures_stay() -> None:
     """Two runs of a program compare equal, and two amounts never do by accident."""
     shown = "2026-12-01 00:00 UTC 09:05:59.123 01a2116b-2126-7f5a-aaff-77a6a8b18f4d $0.000450 1:2"

@@ -62,6 +62,9 @@ from paygent.store.statements import Row, Statements
 DEFAULT_PLAN = "default"
 """Name of the plan of users without an assigned one, in a product that chose none."""
 
+_SESSION_MARGIN_US = 600 * 10**6
+"""How far `used_us` of a session that the application names is set beyond its last event."""
+
 _Spans = dict[tuple[str, str], list[int]]
 """The first and the last moment of something, by user and session."""
 
@@ -252,6 +255,7 @@ class Booking:
             sent.setdefault((event.user_id, event.event_id), event)
         earlier_plans = self._earlier_plans(sent.values())
         periods: dict[str, Window] = {}
+        month = Window(0, 0)  # the period of most users
         stamped: _Events = {}
         for key, event in sent.items():
             user_id, at_us = event.user_id, event.at_us
@@ -259,7 +263,10 @@ class Booking:
             period = periods.get(user_id)
             if period is None or not period.start_us <= at_us < period.end_us:
                 subscription = None if row is None else subscription_of(row)
-                period = billing_period(subscription, at_us) or calendar_month(at_us)
+                period = billing_period(subscription, at_us) if subscription else None
+                if period is None:
+                    month = month if month.contains(at_us) else calendar_month(at_us)
+                    period = month
                 periods[user_id] = period
             if user_id in earlier_plans:
                 plan = _plan_at(earlier_plans[user_id], at_us)
@@ -312,7 +319,8 @@ class Booking:
             rollups.resolve(original)
         self._insert_events(self._sql, rows)
         if sessions:
-            self._sql.use_sessions(rows=[(*key, *span) for key, span in sorted(sessions.items())])
+            rows_of_sessions = [(*key, *span) for key, span in sorted(sessions.items())]
+            self._sql.use_sessions(rows=rows_of_sessions, margin_us=_SESSION_MARGIN_US)
         rollups.write(self._sql, self._slot)
 
     # -- accounts

@@ -84,14 +84,19 @@ ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     ended_us = CASE WHEN excluded.ended_us > sessions.ended_us THEN excluded.ended_us ELSE sessions.ended_us END;
 
 -- name: use_sessions!
--- started_us and used_us enclose every event of the session, so that its events are found by time.
+-- started_us and used_us enclose every event of the session, so that its events are found by time. For a session
+-- that the application names, used_us is set :margin_us beyond its last event, so that few events change the row.
 INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us)
 SELECT :product_id, k.user_id, k.session_id, 0, k.started_us, k.used_us
 FROM rows(user_id TEXT, session_id TEXT, started_us BIGINT, used_us BIGINT) AS k
 WHERE true
 ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     started_us = CASE WHEN excluded.started_us < sessions.started_us THEN excluded.started_us ELSE sessions.started_us END,
-    used_us = CASE WHEN excluded.used_us > sessions.used_us THEN excluded.used_us ELSE sessions.used_us END;
+    used_us = CASE
+        WHEN excluded.used_us <= sessions.used_us THEN sessions.used_us
+        WHEN sessions.implicit = 1 THEN excluded.used_us
+        ELSE excluded.used_us + :margin_us END
+WHERE excluded.used_us > sessions.used_us OR excluded.started_us < sessions.started_us;
 
 -- name: claim_ids
 -- Returns the ids that were not claimed before.
