@@ -200,7 +200,7 @@ def _subscription(
 def pause(place: UserPlace, reason: str | None) -> int:
     """Refuse the calls of a user; return the exit status."""
     _change(place, {"paused": True, "paused_reason": reason})
-    return place.report(f"user {place.user_id!r} is paused: calls are refused")
+    return place.report(f"user {place.user_id!r} is paused")
 
 
 def resume(place: UserPlace) -> int:

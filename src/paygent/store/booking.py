@@ -119,7 +119,7 @@ class Booking:
     def __init__(
         self,
         sql: Statements,
-        insert_events: Callable[[Statements, Sequence[dict[str, Any]]], None],
+        insert_events: Callable[[Statements, Sequence[list[Any]]], None],
         *,
         now_us: int,
         slot: int,

@@ -36,7 +36,7 @@ class Engine(Protocol):
     ) -> AbstractContextManager[Statements]:
         """Run a block in a transaction, with the statements bound to a product."""
 
-    def insert_events(self, sql: Statements, rows: Sequence[dict[str, Any]]) -> None:
+    def insert_events(self, sql: Statements, rows: Sequence[list[Any]]) -> None:
         """Insert rows of `rows.event_row`, in the engine's fastest way."""
 
     def pause_for_fork(self) -> None:

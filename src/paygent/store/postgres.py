@@ -201,11 +201,11 @@ class PostgresEngine:
                     connection.execute("ROLLBACK")
                 raise
 
-    def insert_events(self, sql: Statements, rows: Sequence[dict[str, Any]]) -> None:
+    def insert_events(self, sql: Statements, rows: Sequence[list[Any]]) -> None:
         """Insert rows of events; see `Engine.insert_events`."""
         with sql.connection.cursor() as cursor, cursor.copy(_COPY_EVENTS) as copy:
             for row in rows:
-                copy.write_row([row[name] for name in EVENT_COLUMNS])
+                copy.write_row(row)
 
 
 def _keep_statements(connection: Connection[dict[str, Any]]) -> None:

@@ -55,15 +55,15 @@ _CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 stored as they are.
 """
 
-_COLUMNS = tuple(name for name in Event._fields if name != "restates")
+_COLUMNS = Event._fields[:-1]  # all but the last, `restates`
 """The fields of `Event` that have a column. Whether a correction restates is in its own table: the
 stored figures are differences already.
 """
 
-_WRITTEN = tuple((name, _CONVERTED[name][0]) for name in _COLUMNS if name in _CONVERTED)
+_WRITTEN = tuple((_COLUMNS.index(name), _CONVERTED[name][0]) for name in _CONVERTED)
 _READ = tuple((name, _CONVERTED[name][1] if name in _CONVERTED else None) for name in _COLUMNS)
 
-EVENT_COLUMNS = ("product_id", "day", *_COLUMNS)
+EVENT_COLUMNS = (*_COLUMNS, "product_id", "day")
 """The columns of an event's row, in the order of `event_row`."""
 
 
@@ -81,7 +81,7 @@ def storable_event(event: Event) -> Event:
     return event._replace(**changed)  # type: ignore[arg-type]
 
 
-def event_row(product_id: str, day: str, event: Event) -> dict[str, Any]:
+def event_row(product_id: str, day: str, event: Event) -> list[Any]:
     """Return the row of an event, in the order of `EVENT_COLUMNS`.
 
     Args:
@@ -89,11 +89,11 @@ def event_row(product_id: str, day: str, event: Event) -> dict[str, Any]:
         day: Its day in the product's time zone; computed outside, since engines differ in dates.
         event: With texts that are storable.
     """
-    row: dict[str, Any] = {"product_id": product_id, "day": day}
-    row.update(zip(event._fields, event, strict=True))
-    for name, write in _WRITTEN:
-        row[name] = write(row[name])
-    del row["restates"]
+    row: list[Any] = list(event)
+    for place, write in _WRITTEN:
+        row[place] = write(row[place])
+    row[-1] = product_id  # in place of `restates`, the last field
+    row.append(day)
     return row
 
 

@@ -45,7 +45,7 @@ _FORK_WAIT_S = 1.0  # for a running transaction; they take milliseconds
 _VERSION_MIN = (3, 35, 0)  # RETURNING
 _INSERT_EVENTS = (
     f"INSERT INTO events ({', '.join(EVENT_COLUMNS)})"  # noqa: S608 - names of columns
-    f" VALUES ({', '.join(':' + name for name in EVENT_COLUMNS)})"
+    f" VALUES ({', '.join('?' for _ in EVENT_COLUMNS)})"
 )
 
 
@@ -253,7 +253,7 @@ class SqliteEngine:
                 else:
                     self._idle_readers.append(connection)
 
-    def insert_events(self, sql: Statements, rows: Sequence[dict[str, Any]]) -> None:
+    def insert_events(self, sql: Statements, rows: Sequence[list[Any]]) -> None:
         """Insert rows of events; see `Engine.insert_events`."""
         sql.connection.executemany(_INSERT_EVENTS, rows)
 

@@ -14,8 +14,13 @@ def _text(*, chars_max: int = NAME_CHARS_MAX, optional: bool = True) -> dict[str
     return {"type": "string", "minLength": 1, "maxLength": chars_max}
 
 
-_COUNT = {"type": "integer", "minimum": 0, "maximum": 10**12}
-_COST = {"type": "number", "minimum": 0, "maximum": 10**6, "description": "Dollars."}
+_COUNT = {"type": "integer", "minimum": -(10**12), "maximum": 10**12}  # negative in a correction
+_COST = {
+    "type": "number", "minimum": -(10**6), "maximum": 10**6, "description": "Dollars.",
+}  # fmt: skip
+_COST_NANO = {
+    "type": "integer", "minimum": -(10**15), "maximum": 10**15, "description": "Nano-dollars.",
+}  # fmt: skip
 _FLAG = {"type": "boolean"}
 
 USAGE_EVENT: dict[str, Any] = {
@@ -38,6 +43,9 @@ USAGE_EVENT: dict[str, Any] = {
         "cost_tokens": _COST,
         "cost_tools": _COST,
         "cost_total": _COST,
+        "cost_tokens_nano": _COST_NANO,
+        "cost_tools_nano": _COST_NANO,
+        "cost_total_nano": _COST_NANO,
         "metadata": {"type": "object"},
         "source": {"enum": ["auto", "manual"]},
         "description": {"anyOf": [{"type": "string"}, {"type": "null"}]},
