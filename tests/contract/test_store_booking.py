@@ -1,0 +1,195 @@
+"""What a booking decides by itself: places of events, the order of changes, groups of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.contract.samples import (
+    DAY_US,
+    HOUR_US,
+    MONTH,
+    NOON_US,
+    PRODUCT,
+    ask,
+    batch_of,
+    make_event,
+    period_key,
+    session_key,
+)
+from tests.contract.stores import Clock, clock, store, stores
+
+from paygent.core.messages import (
+    AssignRecord,
+    Batch,
+    DefaultPlanRecord,
+    DirectoryRecord,
+    PlanRecord,
+)
+from paygent.core.period import Subscription
+from paygent.store.ledger import SqlStore
+from paygent.store.statements import Statements
+
+__all__ = ["clock", "store", "stores"]  # fixtures
+
+
+def write(store: SqlStore, *records: DirectoryRecord, sent_us: int) -> None:
+    """Send directory records at a time of the sender's clock."""
+    store.ingest(PRODUCT, Batch(directory=records, at_us=sent_us))
+
+
+def plan_of(store: SqlStore, user_id: str = "ann") -> str | None:
+    """Return a user's assigned plan."""
+    return store.read(PRODUCT, ask(user_id), NOON_US).users[user_id].plan
+
+
+# -- the ledger's clock orders changes
+
+
+def test_clock__of_a_sender_a_day_ahead__does_not_win_for_a_day(
+    store: SqlStore, clock: Clock
+) -> None:
+    """The change that comes later wins, whatever the clocks of the senders say."""
+    ahead_us = clock.at_us + DAY_US
+    write(store, AssignRecord("ann", "wrong", None, None, ahead_us), sent_us=ahead_us)
+    write(store, PlanRecord("pro", {"price": 1}, ahead_us), sent_us=ahead_us)
+    write(store, DefaultPlanRecord("wrong", ahead_us), sent_us=ahead_us)
+    clock.at_us += 1_000
+    write(store, AssignRecord("ann", "right", None, None, clock.at_us), sent_us=clock.at_us)
+    write(store, PlanRecord("pro", {"price": 2}, clock.at_us), sent_us=clock.at_us)
+    write(store, DefaultPlanRecord("right", clock.at_us), sent_us=clock.at_us)
+    answer = store.read(PRODUCT, (), NOON_US)
+    assert plan_of(store) == "right"
+    assert answer.plans["pro"] == (2, {"price": 2})
+    assert answer.default_plan == "right"
+
+
+def test_clock__of_a_sender_a_day_behind__does_not_lose_for_a_day(
+    store: SqlStore, clock: Clock
+) -> None:
+    """A slow clock does not make a change old."""
+    write(store, AssignRecord("ann", "first", None, None, clock.at_us), sent_us=clock.at_us)
+    clock.at_us += 1_000
+    behind_us = clock.at_us - DAY_US
+    write(store, AssignRecord("ann", "second", None, None, behind_us), sent_us=behind_us)
+    assert plan_of(store) == "second"
+
+
+def test_clock__a_record_that_waited__is_as_old_as_its_sender_says(
+    store: SqlStore, clock: Clock
+) -> None:
+    """A dead process's journal is adopted an hour later, and undoes nothing."""
+    write(store, AssignRecord("ann", "new", None, None, clock.at_us), sent_us=clock.at_us)
+    clock.at_us += HOUR_US
+    old = AssignRecord("ann", "old", None, None, clock.at_us - 2 * HOUR_US)
+    write(store, old, sent_us=clock.at_us)
+    assert plan_of(store) == "new"
+
+
+# -- plan and period are the ledger's
+
+
+def test_places__an_event_of_a_sender_that_knew_nothing__are_filled(
+    store: SqlStore, clock: Clock
+) -> None:
+    """A process that could not reach the ledger knows neither plan nor period."""
+    period = Subscription(NOON_US - 40 * DAY_US, NOON_US - 10 * DAY_US)
+    early_us = NOON_US - 50 * DAY_US
+    write(store, AssignRecord("ann", "pro", None, period, early_us), sent_us=clock.at_us)
+    store.ingest(PRODUCT, batch_of(make_event("a", plan="", period_start_us=0)))
+    (stored,) = store.events(PRODUCT, "ann")
+    assert (stored.plan, stored.period_start_us) == ("pro", NOON_US - 10 * DAY_US)
+
+
+def test_places__a_claim_of_the_sender__does_not_count(store: SqlStore, clock: Clock) -> None:
+    """A process may believe in a plan that the user left long ago."""
+    write(store, DefaultPlanRecord("free", clock.at_us), sent_us=clock.at_us)
+    store.ingest(PRODUCT, batch_of(make_event("a", plan="wrong", period_start_us=7)))
+    (stored,) = store.events(PRODUCT, "ann")
+    assert (stored.plan, stored.period_start_us) == ("free", MONTH.start_us)
+
+
+@pytest.mark.parametrize(
+    ("at_us", "plan"),
+    [
+        (NOON_US - 9 * HOUR_US, "first"),  # a call begins before its context assigns its plan
+        (NOON_US - 7 * HOUR_US, "first"),
+        (NOON_US - 5 * HOUR_US, "second"),
+        (NOON_US - 3 * HOUR_US, "third"),
+    ],
+)
+def test_places__a_late_event__has_the_plan_of_its_time(
+    store: SqlStore, clock: Clock, at_us: int, plan: str
+) -> None:
+    """Reports by plan do not move what was used before a change."""
+    for name, hours in (("first", 8), ("second", 6), ("third", 4)):
+        clock.at_us = NOON_US - hours * HOUR_US
+        record = AssignRecord("ann", name, None, None, clock.at_us)
+        write(store, record, sent_us=clock.at_us)
+    clock.at_us = NOON_US
+    store.ingest(PRODUCT, batch_of(make_event("a", at_us=at_us)))
+    assert [event.plan for event in store.events(PRODUCT, "ann")] == [plan]
+
+
+# -- new sessions
+
+
+def test_sessions__that_are_new__start_at_0_without_a_look_at_the_events(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user with a long history pays nothing for each new session."""
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    find: Callable[..., Any] = Statements.__getattr__
+    called: list[str] = []
+
+    def noting(sql: Statements, name: str) -> Any:
+        called.append(name)
+        return find(sql, name)
+
+    monkeypatch.setattr(Statements, "__getattr__", noting)
+    answer = store.ingest(PRODUCT, batch_of(questions=ask("ann", session_key("new"))))
+    assert answer.users["ann"].spent == {session_key("new"): 0}
+    assert "sums_of_windows" not in called
+    answer = store.ingest(PRODUCT, batch_of(questions=ask("ann", session_key("s1"))))
+    assert answer.users["ann"].spent == {session_key("s1"): 1_000}
+    assert "sums_of_windows" in called
+
+
+def test_sessions__with_events_far_apart__are_summed_whole(store: SqlStore) -> None:
+    """The row of a session encloses its events, in whatever order they came."""
+    times = (NOON_US, NOON_US - 3 * DAY_US, NOON_US + 3 * HOUR_US, NOON_US + HOUR_US)
+    for number, at_us in enumerate(times):
+        store.ingest(PRODUCT, batch_of(make_event(f"e{number}", at_us=at_us)))
+    answer = store.ingest(PRODUCT, batch_of(questions=ask("ann", session_key("s1", "calls"))))
+    assert answer.users["ann"].spent == {session_key("s1", "calls"): 4}
+
+
+# -- groups of batches
+
+
+def test_book__batches_of_several_senders__are_each_counted(store: SqlStore) -> None:
+    """An event in two batches counts for the first; all are stored in one transaction."""
+    first = batch_of(make_event("a"), make_event("b"), questions=ask("ann", period_key()))
+    second = batch_of(make_event("b"), make_event("c", user_id="bob"))
+    assert store.book(PRODUCT, [first, second, Batch()]) == [
+        frozenset({"a", "b"}),
+        frozenset({"c"}),
+        frozenset(),
+    ]
+    state = store.read(PRODUCT, ask("ann", period_key()), NOON_US).users["ann"]
+    assert state.spent == {period_key(): 2_000}
+    assert store.book(PRODUCT, []) == []
+
+
+def test_book__a_batch_that_is_rejected__falls_alone(store: SqlStore) -> None:
+    """One sender's mistake is no other sender's failure, and is stored in no part."""
+    bad = batch_of(make_event("x"), make_event("y", input_tokens=None))
+    good, rejected, other = store.book(
+        PRODUCT, [batch_of(make_event("a")), bad, batch_of(make_event("b"))]
+    )
+    assert (good, other) == (frozenset({"a"}), frozenset({"b"}))
+    assert isinstance(rejected, TypeError)
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a", "b"]
+    assert store.book(PRODUCT, [batch_of(make_event("x"))]) == [frozenset({"x"})]
+    assert list(store.audit(PRODUCT)) == []
