@@ -39,7 +39,7 @@ POSTGRES = {
     "shared_buffers": "2GB",
     "max_wal_size": "8GB",
     "checkpoint_timeout": "15min",
-    "wal_compression": "lz4",
+    "wal_compression": "on",
 }
 """Settings of the server, as `docs/guide/scaling.md` recommends them."""
 

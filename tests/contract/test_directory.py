@@ -146,6 +146,26 @@ def test_add_product__a_name_without_letters__has_a_slug(store: SqlStore) -> Non
     assert store.add_product("x" * 63 + " y").slug == "x" * 63
 
 
+def test_add_product__a_name_that_exists__has_a_slug_of_its_own(store: SqlStore) -> None:
+    """A slug names one product: the second gets `-2`, also where it has to be cut for that."""
+    assert [store.add_product("Search").slug for _ in range(3)] == [
+        "search",
+        "search-2",
+        "search-3",
+    ]
+    assert store.add_product("search 2").slug == "search-2-2"
+    assert [store.add_product("x" * 64).slug for _ in range(2)] == ["x" * 64, "x" * 62 + "-2"]
+
+
+def test_add_product__twice_at_once__makes_two_slugs(store: SqlStore, stores: Stores) -> None:
+    """Two servers do not give one slug to two products."""
+    other = stores.again(store)
+    for _ in range(5):
+        at_once(lambda: store.add_product("One"), lambda: other.add_product("One"))
+    slugs = {each.slug for each in store.products()}
+    assert slugs == {"one", *(f"one-{number}" for number in range(2, 11))}
+
+
 def test_add_product__an_id_that_exists__returns_it_unchanged(store: SqlStore) -> None:
     """A product is made once."""
     made = store.add_product("One", product_id=PRODUCT)

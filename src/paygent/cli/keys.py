@@ -1,4 +1,5 @@
-"""`paygent keys`: creates, lists and revokes the API keys of a server's products.
+"""`paygent keys`: creates, lists and revokes the API keys of a server's products, and prints the
+set-up token, which permits the creation of products over HTTP.
 
 A key is shown when it is created and never again: the database has its SHA-256 alone. In a pipe
 `create` prints nothing but the key, so that a script can take it.
@@ -20,7 +21,14 @@ from paygent.cli.database import (
 from paygent.cli.options import CommandError
 from paygent.cli.output import Column, open_console, print_line, print_table
 from paygent.cli.wording import day_and_time
-from paygent.core.api_key import RANDOM_BYTES, can_have_keys, hash_of_key, hint_of_key, make_key
+from paygent.core.api_key import (
+    RANDOM_BYTES,
+    can_have_keys,
+    hash_of_key,
+    hint_of_key,
+    make_key,
+    setup_token,
+)
 from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue
 from paygent.store.directory_port import Product, Scope
 from paygent.store.ledger import SqlStore
@@ -121,6 +129,24 @@ def revoke(
                 print_line(open_console(environ), text)
                 return 0
     raise CommandError(f"there is no valid key {key_id!r}: paygent keys list shows the keys")
+
+
+def show_setup_token(database_url: str | None, environ: Mapping[str, str]) -> int:
+    """Print the set-up token of a server's database, which stays the same; return the exit status.
+
+    In a pipe nothing else is printed.
+    """
+    with opened_database(read_database_url(database_url, environ)) as store:
+        token = setup_token(store.server_secret("setup"))
+    if is_interactive(sys.stdout, environ):
+        console = open_console(environ)
+        print_line(console, token)
+        print_line(
+            console, "set-up token: in the header X-Setup-Token it creates products over HTTP"
+        )
+    else:
+        print(token)
+    return 0
 
 
 def _products(store: SqlStore, name: str | None) -> list[str]:

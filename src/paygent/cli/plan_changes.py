@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from paygent.cli.plan_fields import fields_of
+from paygent.cli.wording import dollars, limit_in_words, plan_rate
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 
@@ -64,7 +65,36 @@ def _change(
 
 def _values(plan: PlanConfig) -> dict[str, str]:
     """Return the values of a plan by dotted names, as they are shown."""
-    return dict(_flattened("", fields_of(plan)))
+    values = dict(_flattened("", fields_of(plan)))
+    words = dict(_in_words(plan))
+    return {name: words.get(name, value) for name, value in values.items()}
+
+
+def _in_words(plan: PlanConfig) -> Iterator[tuple[str, str]]:
+    """Yield amounts, counts and limits by their dotted names, exactly, as `plans list` has them."""
+    amounts = {
+        "max_spend_per_period": plan.max_spend_per_period_nano,
+        "max_spend_per_session": plan.max_spend_per_session_nano,
+        "price": plan.price_nano,
+        "default_tool_cost": plan.default_tool_cost_nano,
+        "when_offline.allow_up_to": plan.offline_allowance_nano,
+        **{f"tool_costs.{tool}": cost for tool, cost in plan.tool_costs_nano.items()},
+    }
+    yield from ((name, dollars(nano)) for name, nano in amounts.items() if nano is not None)
+    counts = {
+        "pre_call_buffer_tokens": plan.pre_call_buffer_tokens,
+        **{
+            f"model_limits.{model}.max_tokens_per_period": limit.max_tokens_per_period
+            for model, limit in plan.model_limits.items()
+        },
+    }
+    yield from ((name, f"{count:,}") for name, count in counts.items() if count is not None)
+    rates = {f"cost_rates.{model}": rate for model, rate in plan.cost_rates.items()}
+    if plan.default_cost_rate is not None:
+        rates["default_cost_rate"] = plan.default_cost_rate
+    for where, rate in rates.items():
+        yield from ((f"{where}.{name}", plan_rate(pico)) for name, pico in rate.pico.items())
+    yield "limits", "; ".join(map(limit_in_words, plan.limits)) or _ABSENT
 
 
 def _flattened(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -17,11 +17,13 @@ from paygent.cli.install_hint import HINT
 from paygent.cli.options import CommandError, UsageError
 from paygent.client.api.arguments import check_name
 from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_arguments
 from paygent.core.validation import InvalidValue, ValidationErrors
 
 _GATES = ("soft_gate_at", "hard_gate_at")
 _TOP = (*_GATES, "plans")
 _PLAN_FIELDS = tuple(spec.name for spec in fields(PlanConfig) if spec.init)
+_LIKENESS_MIN = 0.75  # a misspelt name is above it, another word (created_at) below
 _FILE_BYTES_MAX = 4 << 20  # far above any real one, so that a wrong file is not read into memory
 
 
@@ -86,8 +88,10 @@ def plans_of(document: Any) -> dict[str, PlanConfig]:
     if not isinstance(document, Mapping):
         errors.add("file", document, "must have a table (object) of plans")
         errors.raise_if_any()
-    for name in document.keys() - set(_TOP):
-        errors.add(name, document[name], _unknown(name, _TOP, "is not a field of a file of plans"))
+    for name, value in document.items():
+        if name not in _TOP:
+            rule = _unknown(name, _TOP, "is not a field of a file of plans")
+            errors.add(name, value, rule)
     gates = {name: document[name] for name in _GATES if name in document}
     plans: dict[str, PlanConfig] = {}
     for name, given in _named(document.get("plans"), errors):
@@ -130,10 +134,11 @@ def _plan(
     where: str, given: Mapping[str, Any], gates: Mapping[str, Any], errors: ValidationErrors
 ) -> PlanConfig | None:
     """Return a plan, or None after the rules that it breaks were recorded."""
-    for name in given.keys() - set(_PLAN_FIELDS):
-        rule = _unknown(name, _PLAN_FIELDS, "is not a field of a plan")
-        errors.add(f"{where}.{name}", given[name], rule)
-    known = {name: value for name, value in given.items() if name in _PLAN_FIELDS}
+    known, others = plan_arguments(given)
+    for name in given:  # in the order of the file
+        if name in others:
+            rule = _unknown(name, _PLAN_FIELDS, "is not a field of a plan")
+            errors.add(f"{where}.{name}", given[name], rule)
     try:
         return PlanConfig(**{**gates, **known})
     except InvalidValue as error:
@@ -145,5 +150,5 @@ def _plan(
 
 
 def _unknown(name: str, known: tuple[str, ...], rule: str) -> str:
-    near = get_close_matches(name, known, n=1)
+    near = get_close_matches(name, known, n=1, cutoff=_LIKENESS_MIN)
     return f"{rule}; did you mean {near[0]}?" if near else rule

@@ -307,3 +307,12 @@ def revoke_key(
 
     arguments = (database_url, product, key_id, os.environ)
     raise typer.Exit(run_command("keys revoke", command.revoke, *arguments))
+
+
+@keys.command("setup-token")
+def show_setup_token(database_url: DatabaseUrl = None) -> None:
+    """Print the set-up token, which permits POST /products. In a pipe nothing else is printed."""
+    from paygent.cli import keys as command
+
+    arguments = (database_url, os.environ)
+    raise typer.Exit(run_command("keys setup-token", command.show_setup_token, *arguments))

@@ -116,7 +116,7 @@ def _facts(state: UserState) -> Iterator[tuple[str, str]]:
 def _plan_in_words(state: UserState) -> str:
     user, name = state.user, state.plan_name
     if user.plan is None:
-        return f"{name} (default)"
+        return f"{name} (not assigned)"
     if user.plan != name:
         return f"{name} (default, since the subscription of {user.plan!r} has ended)"
     return f"{name} (own)" if user.own is not None else name
@@ -199,19 +199,26 @@ def _subscription(
 
 def pause(place: UserPlace, reason: str | None) -> int:
     """Refuse the calls of a user; return the exit status."""
-    _change(place, {"paused": True, "paused_reason": reason})
+    change = UserChange({"paused": True, "paused_reason": reason})
+    place.apply(lambda store, product: store.change_user(product, place.user_id, change))
     return place.report(f"user {place.user_id!r} is paused")
 
 
 def resume(place: UserPlace) -> int:
     """Accept the calls of a user again; return the exit status."""
-    _change(place, {"paused": False, "paused_reason": None})
-    return place.report(f"user {place.user_id!r} is not paused")
+    change = UserChange({"paused": False, "paused_reason": None})
 
+    def end_pause(store: SqlStore, product: str) -> bool | None:
+        user = store.user(product, place.user_id)
+        if user is None:
+            return None
+        if user.paused:
+            store.change_user(product, place.user_id, change)
+        return user.paused
 
-def _change(place: UserPlace, values: Mapping[str, object]) -> None:
-    change = UserChange(values)
-    place.apply(lambda store, product: store.change_user(product, place.user_id, change))
+    was_paused = place.apply(end_pause)
+    change_made = "is not paused any more" if was_paused else "was not paused; nothing changed"
+    return place.report(f"user {place.user_id!r} {change_made}")
 
 
 def erase(place: UserPlace, *, is_confirmed: bool) -> int:

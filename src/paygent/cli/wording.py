@@ -37,6 +37,11 @@ def price_in_dollars(price_pico: int) -> str:
     return "$" + short(from_units(price_pico, _PRICE_PLACES))
 
 
+def plan_rate(price_pico: int) -> str:
+    """Format a price as plans have it, per 1,000 tokens: `$0.0025 per 1,000`."""
+    return f"${short(from_units(price_pico, _PRICE_PLACES + 3))} per 1,000"
+
+
 def unit_of(component: str) -> str:
     """Return the unit of a component's price: a million, 1,000, or an hour."""
     return _UNITS.get(component, "million")
@@ -49,9 +54,11 @@ def short(number: Decimal) -> str:
 
 
 def limit_in_words(limit: Limit) -> str:
-    """Return a limit with a cap in words: `50,000 tokens of gpt-4o per period`."""
-    cap = limit.cap_exact or 0
-    amount = dollars(cap) if limit.metric == "spend" else f"{cap:,} {limit.metric}"
+    """Return a limit in words: `50,000 tokens of gpt-4o per period`."""
+    amount = f"unlimited {limit.metric}"
+    if limit.cap_exact is not None:
+        cap = limit.cap_exact
+        amount = dollars(cap) if limit.metric == "spend" else f"{cap:,} {limit.metric}"
     of = f" of {limit.model}" if limit.model else ""
     rolling = f"in any {limit.window.partition(':')[2]}"
     return f"{amount}{of} {_WINDOWS.get(limit.window, rolling)}"

@@ -5,8 +5,8 @@ Contract, for every adapter:
 - **Atomic.** `settle` books a batch wholly or not at all: events, counters, rollups and directory
   change in one transaction. A failure raises and leaves nothing behind; the caller sends the batch
   again.
-- **Idempotent.** An event counts once per (product, user, event id), however often it is sent. Directory
-  records are last-writer-wins; sending one again changes nothing.
+- **Idempotent.** An event counts once per (product, user, event id), however often it is sent.
+  Directory records are last-writer-wins; sending one again changes nothing.
 - **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order;
   those of different processes interleave freely, since an account is a sum.
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.

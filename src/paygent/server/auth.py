@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 
 from paygent.core.api_key import hash_of_key, product_of_key, setup_token
 from paygent.server.backend import Backend, Tenant
-from paygent.server.problems import Problem
+from paygent.server.problems import Problem, in_words
 from paygent.store.directory_port import ApiKey, Scope
 
 SETUP_HEADER = "X-Setup-Token"
@@ -31,6 +31,7 @@ _CACHED_MAX = 10_000
 _TOKEN_PREFIX = "pg_usage_"  # noqa: S105 - no secret
 _TOKEN_CHARS_MAX = 4_000
 _FORWARDING_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip")
+_BROWSER_HEADERS = ("origin", "sec-fetch-site")
 
 
 class KeyCache:
@@ -107,10 +108,12 @@ def require_scope(scope: Scope, method: str, needed: str) -> None:
     """
     if scope == "admin" or (scope == "read" and method == "GET") or scope == needed == "sdk":
         return
-    wanted = "admin or sdk" if needed == "sdk" else "admin"
-    if method == "GET":
-        wanted = wanted.replace("admin", "admin, read", 1)
-    detail = f"A key with the scope {scope} must not do this; it needs {wanted}."
+    wanted = [
+        "admin",
+        *(["read"] if method == "GET" else []),
+        *([needed] if needed == "sdk" else []),
+    ]
+    detail = f"A key with the scope {scope} must not do this; it needs {in_words(wanted, 'or')}."
     challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
     raise Problem(403, "insufficient-scope", detail, headers=challenge)
 
@@ -124,7 +127,8 @@ async def may_create_products(
     """Return whether a request may create a product.
 
     It may with the set-up token, or from this machine while there is no product. A request that was
-    forwarded comes from elsewhere, whatever the peer of its socket is.
+    forwarded comes from elsewhere, whatever the peer of its socket is, and so does one that a page in
+    this machine's browser has sent.
     """
     token = headers.get(SETUP_HEADER)
     if token is not None:
@@ -132,7 +136,7 @@ async def may_create_products(
         return hmac.compare_digest(token.encode("utf-8", "replace"), expected.encode())
     if client is None or not _is_loopback(client[0]):
         return False
-    if any(name in headers for name in _FORWARDING_HEADERS):
+    if any(name in headers for name in (*_FORWARDING_HEADERS, *_BROWSER_HEADERS)):
         return False
     return not await backend.in_store(backend.store.has_products)
 

@@ -45,6 +45,10 @@ class Observed:
             return
         started = time.perf_counter()
         request_id = _request_id(scope)
+        method = scope["method"]
+        if method == "HEAD":
+            # As a GET; the HTTP server, which has the scope as it was, leaves the body out.
+            scope = {**scope, "method": "GET"}
         scope["paygent.request_id"] = request_id
         answer = _Answer(send, request_id.encode())
         try:
@@ -60,11 +64,11 @@ class Observed:
             problem = Problem(500, "internal", "The server failed; its log has the reason.")
             await problem_response(problem, request_id)(scope, receive, answer.send)
         finally:
-            self._record(scope, answer.status, time.perf_counter() - started)
+            self._record(scope, method, answer.status, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "(none)")
-        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        method = method if method in _METHODS else "(other)"
         self._metrics.requests.labels(method, route, status or 499).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         if self._logs_requests and not route.endswith(_QUIET):

@@ -16,8 +16,10 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
 from paygent.core.validation import FieldError, InvalidValue
+from paygent.server.json_rules import in_json, rule_of
 from paygent.server.logs import LOGGER
 from paygent.store.port import StoreUnavailable
 
@@ -68,7 +70,9 @@ def invalid(field: str, value: Any, rule: str) -> Problem:
 
 def invalid_fields(errors: Iterable[FieldError]) -> Problem:
     """Return the problem of fields that break rules."""
-    found = [{"field": each.field, "value": each.value, "rule": each.rule} for each in errors]
+    found = [
+        {"field": each.field, "value": each.value, "rule": in_json(each.rule)} for each in errors
+    ]
     fields = ", ".join(str(each["field"]) for each in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return Problem(422, "invalid-value", f"Invalid: {fields}{more}.", errors=found)
@@ -100,7 +104,7 @@ def add_handlers(app: FastAPI) -> None:
     """Answer the expected exceptions of handlers with problems."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = as_problem(error)
+        problem = _of_routing(request, error) or as_problem(error, _body_name(request))
         assert problem is not None  # only these kinds are registered
         request_id = request_id_of(request.scope)
         if isinstance(error, StoreUnavailable):  # the operator needs the reason
@@ -111,12 +115,17 @@ def add_handlers(app: FastAPI) -> None:
         app.add_exception_handler(kind, answer)
 
 
-def as_problem(error: Exception) -> Problem | None:
-    """Return the problem that an exception stands for; None for an unexpected one."""
+def as_problem(error: Exception, body_name: str = "body") -> Problem | None:
+    """Return the problem that an exception stands for; None for an unexpected one.
+
+    Args:
+        error: The exception.
+        body_name: Names the body as a whole: "body", or what it is a list of.
+    """
     if isinstance(error, Problem):
         return error
     if isinstance(error, RequestValidationError):
-        return _of_request(error)
+        return _of_request(error, body_name)
     if isinstance(error, InvalidValue):
         return invalid_fields(error.findings)
     if isinstance(error, StoreUnavailable):
@@ -127,40 +136,67 @@ def as_problem(error: Exception) -> Problem | None:
     return None
 
 
+def in_words(names: Iterable[str], conjunction: str) -> str:
+    """Return names as a part of a sentence: `a`, `a or b`, `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} {conjunction} {last}" if others else last
+
+
 def request_id_of(scope: Mapping[str, Any]) -> str:
     """Return the id of a request, which its log lines have, too."""
     return str(scope.get("paygent.request_id", ""))
 
 
-def _of_request(error: RequestValidationError) -> Problem:
+def _of_routing(request: Request, error: Exception) -> Problem | None:
+    """Return the problem of a path or method without a route; None for any other error."""
+    if isinstance(error, Problem) or not isinstance(error, HTTPException):
+        return None
+    if error.status_code == 404:
+        return not_found("route")
+    if error.status_code != 405:
+        return None
+    found: set[str] = set()
+    for route in request.scope["app"].router.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= set(route.methods)
+    if "GET" in found:
+        found.add("HEAD")
+    allowed = sorted(found)
+    detail = f"The route has no method {request.method}; it has {in_words(allowed, 'and')}."
+    return Problem(405, "method-not-allowed", detail, headers={"Allow": ", ".join(allowed)})
+
+
+def _body_name(request: Request) -> str:
+    """Return what the handler calls the body: `events` for a list of them, usually "body"."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    return "body" if field is None else str(field.name)
+
+
+def _of_request(error: RequestValidationError, body_name: str) -> Problem:
     """Return FastAPI's validation errors as a problem."""
     found = []
     for each in error.errors():
-        value = None if each["type"] == "missing" else each.get("input")
-        found.append(FieldError(_path(each["loc"]), value, _rule(each)))
+        # A whole body of another kind says nothing that its sender does not know.
+        is_seen = each["type"] != "missing" and tuple(each["loc"]) != ("body",)
+        value = each.get("input") if is_seen else None
+        found.append(FieldError(_path(each["loc"], body_name), value, rule_of(each)))
     return invalid_fields(found)
 
 
-def _path(place: Iterable[str | int]) -> str:
-    """Return where a value is: `plans[0].name`, or "body"."""
+def _path(place: Iterable[str | int], body_name: str) -> str:
+    """Return where a value is: `plans[0].name`, `events[3].timestamp`, or "body"."""
     source, *parts = place
-    path = ""
+    # The fields of an object need no name before them; the items of a list do.
+    path = body_name if source == "body" and (not parts or isinstance(parts[0], int)) else ""
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or str(source)
 
 
-def _rule(error: Mapping[str, Any]) -> str:
-    message = str(error["msg"])
-    if error["type"] == "missing":
-        return "is required"
-    if error["type"] == "extra_forbidden":
-        return "is not a field of this request"
-    return message[:1].lower() + message[1:]
-
-
 def _shown(value: Any) -> Any:
     """Return a value as an answer may repeat it: JSON, and short."""
+    if isinstance(value, bytes):
+        return None  # no value of JSON
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 1 << 63:
@@ -168,13 +204,15 @@ def _shown(value: Any) -> Any:
     if isinstance(value, (float, Decimal)):
         return float(value) if isfinite(value) and isfinite(float(value)) else None
     text = value if isinstance(value, str) else _dumped(value)
+    if len(text) > _SHOWN_CHARS_MAX and not isinstance(value, str):
+        return f"{len(value)} {'fields' if isinstance(value, Mapping) else 'items'}"
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 1] + "…"
 
 
 def _dumped(value: Any) -> str:
     try:
-        return json.dumps(value, default=str)[:_SHOWN_CHARS_MAX]
+        return json.dumps(value, default=str)
     except (TypeError, ValueError, RecursionError):
         return f"<{type(value).__name__}>"
 

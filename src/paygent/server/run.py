@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from prometheus_client import disable_created_metrics
 
 from paygent.server.app import create_app
 from paygent.server.logs import configure_logging
@@ -19,6 +20,7 @@ from paygent.store.factory import open_store
 
 _BACKLOG = 2_048
 _CONNECTIONS_MAX = 2_048
+_START_FAILED = 1  # exit status
 _KEEP_ALIVE_S = 75  # above the 60 s of usual proxies, so that they close first
 
 
@@ -50,8 +52,9 @@ def serve(settings: ServerSettings, *, listener: socket.socket | None = None) ->
     Raises:
         OSError: The address cannot be used.
         StoreUnavailable: The database cannot be opened.
+        SystemExit: The server could not start; its log has the reason.
     """
-    configure_logging()
+    _prepare_process()
     with closing(listener or bind(settings)) as bound:
         if settings.workers > 1:
             from uvicorn.supervisors import Multiprocess
@@ -62,13 +65,22 @@ def serve(settings: ServerSettings, *, listener: socket.socket | None = None) ->
             return
         with closing(open_store(settings.database_url)) as store, _status_of_success():
             app = create_app(store, settings)
-            uvicorn.Server(uvicorn_config(settings, app)).run(sockets=[bound])
+            server = uvicorn.Server(uvicorn_config(settings, app))
+            server.run(sockets=[bound])
+            if not server.started:  # a SIGTERM meanwhile would have been obeyed after the start
+                raise SystemExit(_START_FAILED)
 
 
 def application(settings: ServerSettings) -> FastAPI:
     """Open the store and make the application of one of several worker processes."""
-    configure_logging()
+    _prepare_process()
     return create_app(open_store(settings.database_url), settings)
+
+
+def _prepare_process() -> None:
+    """Configure what a process has once: the log, and the library of metrics."""
+    configure_logging()
+    disable_created_metrics()  # it would add a second series to each counter and histogram
 
 
 def uvicorn_config(settings: ServerSettings, app: Any, *, factory: bool = False) -> uvicorn.Config:

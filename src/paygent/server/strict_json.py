@@ -6,6 +6,7 @@ import json
 from decimal import Decimal
 from typing import Any, NoReturn
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from paygent.server.problems import Problem
@@ -19,7 +20,18 @@ CHARS_MAX = 20_000
 
 
 class StrictRequest(Request):
-    """A request with a body that is read by `read_json`."""
+    """A request with a body that is read by `read_json`, whatever its `Content-Type` says: all bodies
+    are JSON, and clients such as `curl --data` name a type that they do not send.
+    """
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, with the type of the body as it is read."""
+        if not hasattr(self, "_headers"):
+            given = self.scope["headers"]
+            kept = [each for each in given if each[0].lower() != b"content-type"]
+            self._headers = Headers(raw=[*kept, (b"content-type", b"application/json")])
+        return self._headers
 
     async def json(self) -> Any:
         """Return the body."""

@@ -106,9 +106,10 @@ class SqlDirectory:
     ) -> Product:
         """Create a product; see `Directory.add_product`."""
         with self._writing(new_id("p") if product_id is None else product_id) as sql:
+            sql.lock_slugs()
             sql.add_product(
                 name=text(name),
-                slug=slug_of(name),
+                slug=slug_of(name, {row["slug"] for row in sql.slugs_in_use()}),
                 contact_name=optional_text(contact_name),
                 contact_email=optional_text(contact_email),
                 now_us=self.now_us(),

@@ -263,8 +263,8 @@ class Directory(Protocol):
         contact_name: str | None = None,
         contact_email: str | None = None,
     ) -> Product:
-        """Create a product, with a slug made from its name, and a random id if none is given; one
-        that has the id already is returned as it is.
+        """Create a product, with a slug of its own made from its name, and a random id if none is
+        given; one that has the id already is returned as it is.
         """
 
     def product(self, product: str) -> Product | None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import string
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from paygent.core.limit import LimitKey
@@ -37,11 +37,19 @@ def new_id(prefix: str) -> str:
     return prefix + "".join(secrets.choice(_ID_CHARACTERS) for _ in range(_ID_LENGTH))
 
 
-def slug_of(name: str) -> str:
-    """Return a product's name as it may be a part of an address."""
+def slug_of(name: str, in_use: Collection[str] = ()) -> str:
+    """Return a product's name as it may be a part of an address: the first of `name`, `name-2`,
+    `name-3` and so on that is not in use.
+    """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-    return slug[:_SLUG_LENGTH_MAX].rstrip("-") or "product"
+    whole = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "product"
+    slug = whole[:_SLUG_LENGTH_MAX].rstrip("-")
+    number = 1
+    while slug in in_use:
+        number += 1
+        ending = f"-{number}"
+        slug = whole[: _SLUG_LENGTH_MAX - len(ending)].rstrip("-") + ending
+    return slug
 
 
 def optional_text(value: str | None) -> str | None:

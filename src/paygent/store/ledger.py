@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
 
 from paygent.core.event import Event
@@ -33,6 +34,9 @@ _USERS_PAGE = 1_000
 _SLOTS = 16
 """Slots of the rows that all writers of a product share; more writers than slots share them."""
 
+_writers = count()  # numbers the threads of this process that have written
+_writer = threading.local()
+
 _LOCK_TRIES_MAX = 5  # each finds the users that the last one missed; a second try is rare
 
 
@@ -42,7 +46,6 @@ class SqlStore(SqlDirectory):
     def __init__(self, engine: Engine, *, now_us: Callable[[], int] = wall_clock_us) -> None:
         """Remember the engine; see `SqlDirectory`."""
         super().__init__(engine, now_us=now_us)
-        self._slot = (os.getpid() + id(self) // 64) % _SLOTS
 
     # -- life
 
@@ -112,7 +115,7 @@ class SqlStore(SqlDirectory):
                         sql,
                         self.engine.insert_events,
                         now_us=self.now_us(),
-                        slot=self._slot,
+                        slot=_slot(),
                         also_lock=also_lock,
                     )
                     return finish(sql, booking.book(batches))
@@ -183,6 +186,14 @@ class SqlStore(SqlDirectory):
             prices = sql.price_list(price_id=event.price_id)
             document = None if prices is None else json.loads(prices["document"])
             return BookedEvent(event, tuple(found[each] for each in sorted(found)), document)
+
+
+def _slot() -> int:
+    """Return the slot of this thread: two writers of a process do not wait for each other's row."""
+    slot: int | None = getattr(_writer, "slot", None)
+    if slot is None:
+        slot = _writer.slot = (os.getpid() + next(_writers)) % _SLOTS
+    return slot
 
 
 def _counted(batch: Batch, booked: Booked, new: set[tuple[str, str]]) -> frozenset[str]:

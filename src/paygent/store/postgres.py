@@ -7,9 +7,10 @@ their users in one order first (`booking.py`), so that they never wait for each 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from paygent.core.period import calendar_month, day_name
@@ -25,6 +26,7 @@ from paygent.store.statements import (
 )
 
 if TYPE_CHECKING:
+    import psycopg
     from psycopg import Connection
     from psycopg_pool import ConnectionPool
 
@@ -56,6 +58,12 @@ _SET = "; ".join(f"SET LOCAL {name} = '{value}'" for name, value in _SETTINGS.it
 _BEGIN_READING = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_SET}"  # one moment
 _BEGIN_WRITING = f"BEGIN ISOLATION LEVEL READ COMMITTED; {_SET}"  # fresh after each lock
 _PREPARED_MAX = 200  # statements that a connection keeps planned; there are about 100
+_LOGGER = logging.getLogger("psycopg")  # the driver's and, below it, its pool's
+_QUIET = logging.NullHandler()
+"""Without a handler, Python prints warnings as plain text. A server that has configured its logs
+still has those of the driver in them; a command has the error, which says the same.
+"""
+
 _COPY_EVENTS = f"COPY events ({', '.join(EVENT_COLUMNS)}) FROM STDIN"
 
 
@@ -103,35 +111,40 @@ class PostgresEngine:
 
     def open(self) -> None:
         """Connect and migrate; see `Engine.open`."""
+        _require_driver()
         with self._lock, self._as_unavailable():
-            if self._pool is None:
-                pool = self._new_pool()
-                try:
-                    pool.open(wait=True, timeout=_CONNECT_WAIT_S)
-                    with pool.connection(timeout=_CONNECT_WAIT_S) as connection:
-                        migrate(connection)
-                except BaseException:
-                    pool.close(timeout=0)
-                    raise
-                self._pool = pool
-            self._make_partitions(self._pool)
+            pool = self._pool or self._new_pool()
+            try:
+                self._make_partitions(pool)
+            except BaseException:
+                if self._pool is None:
+                    pool.close()  # its threads have ended when the error is reported
+                raise
+            self._pool = pool
 
     def _new_pool(self) -> ConnectionPool[Connection[dict[str, Any]]]:
-        try:
-            from psycopg.rows import dict_row
-            from psycopg_pool import ConnectionPool
-        except ImportError as error:
-            text = "PostgreSQL needs the extra: pip install 'paygent[postgres]'"
-            raise StoreUnavailable(text) from error
-        return ConnectionPool(
+        """Migrate over a connection outside the pool, then open the pool.
+
+        The connection fails at once and with the reason where the pool would try for
+        `_CONNECT_WAIT_S` and raise a time-out, with threads left to stop.
+        """
+        from psycopg import connect
+        from psycopg.rows import dict_row
+        from psycopg_pool import ConnectionPool
+
+        _LOGGER.addHandler(_QUIET)  # a handler is added once, however often this is called
+        options: dict[str, Any] = {
+            "row_factory": dict_row,
+            "autocommit": True,  # transactions are begun explicitly
+            "prepare_threshold": 0,
+            "connect_timeout": int(_CONNECT_WAIT_S),
+            "application_name": "paygent",
+        }
+        with closing(connect(self._url, **options)) as connection:
+            migrate(connection)
+        pool = ConnectionPool(
             self._url,
-            kwargs={
-                "row_factory": dict_row,
-                "autocommit": True,  # transactions are begun explicitly
-                "prepare_threshold": 0,
-                "connect_timeout": int(_CONNECT_WAIT_S),
-                "application_name": "paygent",
-            },
+            kwargs=options,
             min_size=1,
             max_size=self._connections_max,
             timeout=_CONNECT_WAIT_S,
@@ -139,6 +152,8 @@ class PostgresEngine:
             check=ConnectionPool.check_connection,
             configure=_keep_statements,
         )
+        pool.open()
+        return pool
 
     def _make_partitions(self, pool: ConnectionPool[Connection[dict[str, Any]]]) -> None:
         """Make the partitions of this month and of those that come next, once a month."""
@@ -174,11 +189,13 @@ class PostgresEngine:
     @contextmanager
     def _as_unavailable(self) -> Iterator[None]:
         """Convert what may pass; other errors are about a statement's values."""
+        import psycopg
+
         try:
             yield
         except OSError as error:
             raise StoreUnavailable(f"PostgreSQL: {error}") from error
-        except _database_errors() as error:
+        except psycopg.Error as error:  # also of the pool
             kind = _unavailable_kind(error)
             if kind is None:
                 raise
@@ -197,7 +214,7 @@ class PostgresEngine:
                 yield Statements(load_queries("postgres"), connection, product_id)
                 connection.execute("COMMIT")
             except BaseException:
-                if not connection.broken and not connection.closed:
+                if not connection.closed:
                     connection.execute("ROLLBACK")
                 raise
 
@@ -264,30 +281,31 @@ def make_partition(connection: Connection[dict[str, Any]], start_us: int, end_us
         )
 
 
-def _database_errors() -> tuple[type[Exception], ...]:
-    """Return the exceptions of the driver and of its pool, which are imported with the first."""
-    import psycopg
-    import psycopg_pool
+def _require_driver() -> None:
+    """Check that the extra is installed.
 
-    return psycopg.Error, psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed
+    Raises:
+        StoreUnavailable: if it is not.
+    """
+    try:
+        import psycopg
+        import psycopg_pool  # noqa: F401
+    except ImportError as error:
+        text = "PostgreSQL needs the extra: pip install 'paygent[postgres]'"
+        raise StoreUnavailable(text) from error
 
 
-def _unavailable_kind(error: BaseException) -> type[StoreUnavailable] | None:
+def _unavailable_kind(error: psycopg.Error) -> type[StoreUnavailable] | None:
     """Return how an error is reported if it may pass; None for a rejection."""
-    import psycopg
-    import psycopg_pool
+    from psycopg import OperationalError
 
-    if isinstance(error, (psycopg_pool.PoolTimeout, psycopg_pool.PoolClosed)):
-        return StoreUnavailable
-    if not isinstance(error, psycopg.Error):
-        return None
     state = error.sqlstate or ""
     if state in _BUSY_STATES:
         return StoreBusy
+    # Lost connections and the pool's time-outs have no state.
+    is_lost = not state and isinstance(error, OperationalError)
     is_away = state[:2] in _AWAY_CLASSES or state in _AWAY_STATES
-    if is_away or (not state and isinstance(error, psycopg.OperationalError)):
-        return StoreUnavailable
-    return None
+    return StoreUnavailable if is_lost or is_away else None
 
 
 _BUSY_STATES = frozenset({"40001", "40P01", "55P03", "57014"})

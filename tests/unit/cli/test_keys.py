@@ -6,7 +6,8 @@ import pytest
 from tests.unit.cli.conftest import invoke, on_terminal
 
 from paygent.cli import keys
-from paygent.core.api_key import hash_of_key, product_of_key
+from paygent.core.api_key import hash_of_key, product_of_key, setup_token
+from paygent.server.auth import SETUP_HEADER
 from paygent.store.factory import open_store
 from paygent.store.ledger import SqlStore
 
@@ -106,3 +107,26 @@ def test_revoke__a_key_of_another_product__is_refused(ledger: SqlStore) -> None:
     (key,) = ledger.keys("acme")
     status, _, _ = invoke("keys", "revoke", key.key_id, "--product", "shop")
     assert (status, ledger.keys("acme")[0].revoked_us) == (1, None)
+
+
+def test_setup_token__of_a_server__is_the_one_that_permits_products(ledger: SqlStore) -> None:
+    """In a pipe it is printed alone, each time the same."""
+    expected = setup_token(ledger.server_secret("setup"))
+    assert [invoke("keys", "setup-token") for _ in range(2)] == [(0, f"{expected}\n", "")] * 2
+
+
+def test_setup_token__for_a_person__says_what_it_is_for(
+    ledger: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a terminal the token comes with the header that it belongs in."""
+    on_terminal(monkeypatch, keys)
+    _, out, _ = invoke("keys", "setup-token")
+    token, remark = out.splitlines()
+    assert token == setup_token(ledger.server_secret("setup"))
+    assert remark == f"set-up token: in the header {SETUP_HEADER} it creates products over HTTP"
+
+
+def test_setup_token__without_a_database__creates_none(database_url: str) -> None:
+    """The token of a misspelt path would open nothing."""
+    status, out, err = invoke("keys", "setup-token")
+    assert (status, out, "there is no database" in err) == (1, "", True)

@@ -63,7 +63,7 @@ def test_apply__new_plans__are_shown_and_written(ledger: SqlStore, file: Path) -
     """Without a terminal nothing is asked."""
     status, out, _ = invoke("plans", "apply", str(file))
     assert status == 0
-    assert ["free", "new", "max_spend_per_period", "-", "1.0"] in map(str.split, out.splitlines())
+    assert ["free", "new", "max_spend_per_period", "-", "$1.00"] in map(str.split, out.splitlines())
     assert out.splitlines()[-1].endswith("free (version 1), pro (version 1)")
     assert names_and_versions(ledger) == {"free": 1, "pro": 1}
 
@@ -83,7 +83,7 @@ def test_apply__a_change__shows_it_and_makes_a_version(ledger: SqlStore, file: P
     status, out, _ = invoke("plans", "apply", str(file))
     assert status == 0
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert "pro changed, version 1 → 2 price 49.0 59.0" in lines
+    assert "pro changed, version 1 → 2 price $49.00 $59.00" in lines
     changed = "model_limits.gpt-4o.max_tokens_per_period - 7"
     assert f"pro changed, version 1 → 2 {changed}" in lines
     assert "not in the file, kept as they are: free" in lines
@@ -147,13 +147,13 @@ def test_apply__over_a_plan_of_a_newer_paygent__replaces_it(ledger: SqlStore, fi
     status, out, _ = invoke("plans", "apply", str(file))
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert (status, names_and_versions(ledger)) == (0, {"free": 1, "pro": 2})
-    assert "pro changed, version 1 → 2 price - 49.0" in lines
+    assert "pro changed, version 1 → 2 price - $49.00" in lines
 
 
 def test_changes__a_limit_that_ends__has_no_new_value() -> None:
     """Absent values are shown as such."""
     (change,) = changes({"a": PlanConfig()}, {"a": (1, PlanConfig(max_spend_per_period=5))})
-    assert change.fields == (FieldChange("max_spend_per_period", "5.0", "-"),)
+    assert change.fields == (FieldChange("max_spend_per_period", "$5.00", "-"),)
 
 
 def test_changes__a_rate__is_shown_in_dollars_alone() -> None:
@@ -161,6 +161,49 @@ def test_changes__a_rate__is_shown_in_dollars_alone() -> None:
     rates = {"m": {"input": 1, "output": 2}}
     (change,) = changes({"a": PlanConfig(cost_rates=rates)}, {})
     assert [each.field for each in change.fields] == ["cost_rates.m.input", "cost_rates.m.output"]
+
+
+def test_changes__amounts_and_counts__are_shown_as_plans_list_shows_them() -> None:
+    """Exactly, each with its unit; other fields as they are written."""
+    plan = PlanConfig(
+        max_spend_per_session="0.000000001",
+        price=1_234,
+        default_tool_cost="0.05",
+        tool_costs={"search": "0.5"},
+        model_limits={"gpt-4o": 50_000},
+        pre_call_buffer_tokens=8_192,
+        cost_rates={"mine": {"input": "0.0025", "output": 10}},
+        default_cost_rate={"input": "0.0000003", "output": 0},
+        limits=[Limit(metric="calls", window="day", cap=1_500), Limit("tokens", cap=None)],
+        when_offline={"allow_up_to": "0.1"},
+        soft_gate_at=0.7,
+        enforce=False,
+    )
+    (change,) = changes({"a": plan}, {})
+    assert {each.field: each.new for each in change.fields} == {
+        "max_spend_per_session": "$0.000000001",
+        "price": "$1,234.00",
+        "default_tool_cost": "$0.05",
+        "tool_costs.search": "$0.50",
+        "model_limits.gpt-4o.max_tokens_per_period": "50,000",
+        "pre_call_buffer_tokens": "8,192",
+        "cost_rates.mine.input": "$0.0025 per 1,000",
+        "cost_rates.mine.output": "$10 per 1,000",
+        "default_cost_rate.input": "$0.0000003 per 1,000",
+        "default_cost_rate.output": "$0 per 1,000",
+        "limits": "1,500 calls per UTC day; unlimited tokens per period",
+        "when_offline.allow_up_to": "$0.10",
+        "when_offline": "-",
+        "soft_gate_at": "0.7",
+        "enforce": "false",
+    }
+
+
+def test_changes__limits_that_end__have_no_new_value() -> None:
+    """A plan without further limits has none to show."""
+    limited = PlanConfig(limits=[Limit(window="day", cap=2)])
+    (change,) = changes({"a": PlanConfig()}, {"a": (1, limited)})
+    assert change.fields == (FieldChange("limits", "$2.00 per UTC day", "-"),)
 
 
 def test_fields_of__every_field__makes_the_same_plan_again() -> None:

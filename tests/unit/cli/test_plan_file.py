@@ -76,6 +76,15 @@ def test_read_plan_file__json__is_read_by_name_and_as_the_server_takes_it(
     assert read_plan_file(written(tmp_path, "plans.json", json.dumps(document))) == PLANS
 
 
+def test_plans_of__an_answer_of_the_server__is_read_without_loss() -> None:
+    """What `GET /config/plans` shows can be kept as a file, with what a plan only shows."""
+    plan = PlanConfig(max_spend_per_period="25.000000001", tool_costs={"search": "0.5"}, limits=[])
+    stored = {"id": "plan_1", "version": 3, "created_at": "2026-11-01T00:00:00Z"}
+    document = {"plans": [{"name": "pro", **stored, **plan.model_dump(mode="json")}]}
+    assert plans_of(document) == {"pro": plan}
+    assert plans_of(document)["pro"].max_spend_per_period_nano == 25_000_000_001
+
+
 def test_plans_of__mistakes_in_several_plans__are_all_named() -> None:
     """Somebody corrects a file once, not a mistake at a time."""
     document = {
@@ -99,6 +108,22 @@ def test_plans_of__mistakes_in_several_plans__are_all_named() -> None:
         "is not a field of a plan; did you mean max_spend_per_session?"
     )
     assert found["soft_gate"].endswith("did you mean soft_gate_at?")
+
+
+def test_plans_of__unknown_fields__are_named_in_the_order_of_the_file() -> None:
+    """Two runs print the same, and somebody reads the list beside the file."""
+    names = [f"{letter}{number}" for letter in "zqxw" for number in range(5)]
+    plan = dict.fromkeys(names, 1)
+    found = mistakes({**plan, "plans": {"a": plan}})
+    assert [field for field, _ in found] == [*names, *(f"plans.a.{name}" for name in names)]
+
+
+@pytest.mark.parametrize("name", ["updated_by_at", "gate_at_hour", "max_tokens", "title_at"])
+def test_plans_of__a_field_that_resembles_none__has_no_hint(name: str) -> None:
+    """Another word is no misspelling: a hint would mislead."""
+    found = dict(mistakes({name: 1, "plans": {"a": {name: 1}}}))
+    assert found[name] == "is not a field of a file of plans"
+    assert found[f"plans.a.{name}"] == "is not a field of a plan"
 
 
 def test_plans_of__a_wrong_gate_for_all__is_named_once() -> None:

@@ -40,7 +40,7 @@ def test_show__a_user__has_plan_period_and_spend(
     assert found.pop("created")
     assert found == {
         "user": "ann",
-        "plan": "default (default)",
+        "plan": "default (not assigned)",
         "period": "2024-10-01 00:00 to 2024-11-01 00:00, UTC",
         "spent": "$0.000001 in this period",
         "last call": "2024-10-04 12:00, UTC",
@@ -166,10 +166,18 @@ def test_pause__and_resume__change_the_user(acme: SqlStore) -> None:
     user = acme.user("acme", "ann")
     assert user is not None
     assert (user.paused, user.paused_reason) == (True, "fraud")
-    assert invoke("users", "resume", "ann")[0] == 0
+    assert invoke("users", "resume", "ann")[:2] == (0, "user 'ann' is not paused any more\n")
     user = acme.user("acme", "ann")
     assert user is not None
     assert (user.paused, user.paused_reason) == (False, None)
+
+
+def test_resume__a_user_who_is_not_paused__says_that_nothing_changed(acme: SqlStore) -> None:
+    """It succeeds, since the user is as wanted; a misspelt id is noticed."""
+    before = acme.user("acme", "ann")
+    status, out, _ = invoke("users", "resume", "ann")
+    assert (status, out) == (0, "user 'ann' was not paused; nothing changed\n")
+    assert acme.user("acme", "ann") == before
 
 
 def test_erase__without_a_terminal__needs_yes(acme: SqlStore) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 import pytest
 
 from paygent import Limit, PlanConfig
-from paygent.cli.wording import day_and_time, dollars, limits_in_words, rate
+from paygent.cli.wording import (
+    day_and_time,
+    dollars,
+    limit_in_words,
+    limits_in_words,
+    plan_rate,
+    rate,
+)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +66,23 @@ def test_rate__of_a_component__names_its_unit(component: str, pico: int, expecte
 def test_limits_in_words__of_a_plan__are_readable(plan: dict[str, Any], expected: str) -> None:
     """A person who never saw the code understands each limit."""
     assert limits_in_words(PlanConfig(**plan)).startswith(expected)
+
+
+def test_limit_in_words__without_a_cap__is_unlimited() -> None:
+    """None and 0 are opposites."""
+    assert limit_in_words(Limit("tokens", model="gpt-4o", cap=None)) == (
+        "unlimited tokens of gpt-4o per period"
+    )
+    assert limit_in_words(Limit("calls", window="day", cap=0)) == "0 calls per UTC day"
+
+
+@pytest.mark.parametrize(
+    ("pico", "expected"),
+    [(2_500_000_000_000, "$0.0025 per 1,000"), (1, "$0.000000000000001 per 1,000"), (0, "$0 per")],
+)
+def test_plan_rate__any_price__has_the_unit_of_a_plan(pico: int, expected: str) -> None:
+    """As the file has it, and not per million as a price list."""
+    assert plan_rate(pico).startswith(expected)
 
 
 def test_day_and_time__never__is_a_dash() -> None:

@@ -115,6 +115,17 @@ def test_statements__every_one__is_understood_by_the_oldest_sqlite() -> None:
     assert [name for name, sql in texts.items() if "HAVING" in sql or "->>" in sql] == []
 
 
+def test_statements__none_uses__what_a_database_distributed_by_user_refuses() -> None:
+    """Locks of several users are taken by sorted upserts. What is left locks one row, or rows of a
+    table that is not distributed.
+    """
+    queries = load_queries("postgres")
+    texts = {name: getattr(queries.named, name).sql for name in names()}
+    assert [name for name, text in texts.items() if "SKIP LOCKED" in text] == []
+    locking = {name for name, text in texts.items() if "FOR UPDATE" in text}
+    assert locking == {"lock_known_user", "forget_answers"}
+
+
 # -- nothing scans
 
 

@@ -11,6 +11,7 @@ from paygent.core.messages import Batch
 from paygent.prices.model_names import canonical
 from paygent.server.api import schemas
 from paygent.server.api.event_schema import USAGE_EVENT
+from paygent.server.api.shapes import accepted
 from paygent.server.backend import ForTenant, Tenant
 from paygent.server.logs import LOGGER
 from paygent.server.problems import Problem, request_id_of
@@ -44,21 +45,22 @@ async def book_events(request: Request, tenant: Tenant = ForTenant) -> Response:
     given = _parse(await request.body())
     now_us = tenant.now_us()
     events = read_events(given, now_us, canonical)
-    new = 0
+    new: frozenset[str] = frozenset()
     if events:
         batch = Batch(events=events, at_us=now_us)
         try:
-            new = len(await tenant.backend.writer.book(tenant.product, batch))
+            new = await tenant.backend.writer.book(tenant.product, batch)
         except Rejected as rejected:
             request_id = request_id_of(request.scope)
             LOGGER.warning(
                 "a batch was rejected", exc_info=rejected, extra={"request_id": request_id}
             )
             raise Problem(422, "rejected", "The ledger rejects this batch.") from None
+    counts = accepted(((each.user_id, each.event_id) for each in events), new)
     counter = tenant.backend.metrics.events
-    counter.labels("accepted").inc(new)
-    counter.labels("duplicate").inc(len(events) - new)
-    answer = f'{{"accepted":{new},"duplicates":{len(events) - new}}}'
+    counter.labels("accepted").inc(counts.accepted)
+    counter.labels("duplicate").inc(counts.duplicates)
+    answer = f'{{"accepted":{counts.accepted},"duplicates":{counts.duplicates}}}'
     return Response(answer, media_type="application/json")
 
 

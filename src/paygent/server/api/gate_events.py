@@ -15,7 +15,7 @@ from paygent.server.api.parameters import (
     UserPath,
     read_moment,
 )
-from paygent.server.api.shapes import time_of
+from paygent.server.api.shapes import accepted, time_of
 from paygent.server.backend import ForTenant, Tenant
 from paygent.server.cursors import read_cursor, write_cursor
 from paygent.server.problems import not_found
@@ -28,12 +28,14 @@ _PPM = 10**6
 
 
 @router.post("/gate-events/batch", openapi_extra=needs("sdk"), tags=["events"])
-async def add_gate_events(body: schemas.GateEvents, tenant: Tenant = ForTenant) -> schemas.Accepted:
+async def add_gate_events(
+    events: schemas.GateEvents, tenant: Tenant = ForTenant
+) -> schemas.Accepted:
     """Store gate events, each id once."""
     now_us = tenant.now_us()
-    events = [_gate_event(given, now_us) for given in body]
-    new = await tenant.ask(tenant.store.add_gate_events, events) if events else ()
-    return schemas.Accepted(accepted=len(new), duplicates=len(events) - len(new))
+    read = [_gate_event(given, now_us) for given in events]
+    new = await tenant.ask(tenant.store.add_gate_events, read) if read else frozenset()
+    return accepted(((each.user_id, each.gate_event_id) for each in read), new)
 
 
 @router.get("/users/{user_id}/gate-events", openapi_extra=needs("sdk"), tags=["events"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 from fastapi import APIRouter
 from starlette.responses import Response
 
@@ -9,6 +10,7 @@ from paygent import __version__
 from paygent.server.api.schemas import Health, Ready
 from paygent.server.backend import Backend, ForBackend
 from paygent.server.metrics import CONTENT_TYPE
+from paygent.server.problems import unavailable
 from paygent.server.routes import Route, needs
 from paygent.server.settings import API_PREFIX
 
@@ -16,6 +18,11 @@ router = APIRouter(route_class=Route, tags=["health"])
 
 CAPABILITIES = ("events_1000", "exact_costs")
 """Features beyond the documented routes; clients check for them."""
+
+_READY_S = 1.5
+"""How long `/ready` waits for the database: probes usually give up after a few seconds, and an
+answer says more than none.
+"""
 
 _HEALTH = Health(status="ok", capabilities=list(CAPABILITIES), version=__version__)
 
@@ -35,7 +42,10 @@ async def api_health() -> Health:
 @router.get("/ready", openapi_extra=needs("public"))
 async def ready(backend: Backend = ForBackend) -> Ready:
     """Return whether requests can be answered: the database is reachable and migrated."""
-    await backend.in_store(backend.store.has_products)
+    with anyio.move_on_after(_READY_S) as checking:
+        await backend.in_store(backend.store.has_products)
+    if checking.cancelled_caught:
+        raise unavailable("The database does not answer.")
     return Ready(status="ok")
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import READ_ONLY
+
 
 def _number(description: str) -> dict[str, Any]:
     return {
@@ -76,11 +79,20 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": schema}}}
 
 
+# What answers show beside the fields may come back with them.
+_SHOWN: dict[str, Any] = {
+    **{name: {"description": "Ignored."} for name in sorted(READ_ONLY)},
+    **{f"{name}_nano": {"description": "The same exactly."} for name in PlanConfig._dollars},
+}
 _GATES = {name: PLAN_FIELDS[name] for name in ("soft_gate_at", "hard_gate_at")}
 _PLAN = {
     "type": "object",
     "required": ["name"],
-    "properties": {"name": {"type": "string", "minLength": 1, "maxLength": 255}, **PLAN_FIELDS},
+    "properties": {
+        "name": {"type": "string", "minLength": 1, "maxLength": 255},
+        **PLAN_FIELDS,
+        **_SHOWN,
+    },
     "additionalProperties": False,
 }
 PLANS_SCHEMA = _body(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Annotated, Any
 
 from fastapi import Body
 
 from paygent.core.plan import PlanConfig
-from paygent.core.plan_json import plan_from_json, plan_to_json
+from paygent.core.plan_json import plan_arguments, plan_from_json, plan_to_json, shown_fields
 from paygent.core.validation import InvalidValue, ValidationErrors
 from paygent.server.api import schemas
 from paygent.server.api.parameters import IdPath
@@ -22,14 +21,12 @@ from paygent.store.directory_port import StoredPlan
 
 router = api_router()
 
-_FIELDS = frozenset(spec.name for spec in fields(PlanConfig) if spec.init)
-_CHANGEABLE = _FIELDS | {name + "_nano" for name in PlanConfig._dollars}
 _UNKNOWN = "is not a field of a plan"
 
 
 def plan_shape(plan: StoredPlan) -> schemas.Plan:
     """Return a plan as an answer."""
-    config = plan_from_json(plan.document).model_dump(mode="json")
+    config = shown_fields(plan_from_json(plan.document))
     place = {"id": plan.plan_id, "name": plan.name, "version": plan.version}
     return schemas.Plan.model_validate({**config, **place, "created_at": time_of(plan.created_us)})
 
@@ -62,10 +59,14 @@ async def change_plan(
     """Add a version to a plan, with some fields changed."""
     plan = await _find(tenant, plan_id)
     errors = ValidationErrors("plan")
-    for name in sorted(body.keys() - _CHANGEABLE):
+    if body.get("name", plan.name) != plan.name:
+        errors.add("name", body["name"], "cannot be changed")
+    given = {name: value for name, value in body.items() if name != "name"}
+    arguments, unknown = plan_arguments(given)
+    for name in unknown:
         errors.add(name, body[name], _UNKNOWN)
     errors.raise_if_any()
-    config = plan_from_json(plan.document).model_copy(update=body)
+    config = plan_from_json(plan.document).model_copy(update=arguments)
     (changed,) = await tenant.ask(tenant.store.put_plans, {plan.name: plan_to_json(config)})
     return plan_shape(changed)
 
@@ -109,10 +110,11 @@ def _read_plans(body: schemas.NewPlans) -> dict[str, dict[str, Any]]:
 
 
 def _read_plan(errors: ValidationErrors, path: str, given: Mapping[str, Any]) -> PlanConfig | None:
-    for name in sorted(given.keys() - _FIELDS):
+    arguments, unknown = plan_arguments(given)
+    for name in unknown:
         errors.add(f"{path}.{name}", given[name], _UNKNOWN)
     try:
-        return PlanConfig(**{name: given[name] for name in given.keys() & _FIELDS})
+        return PlanConfig(**arguments)
     except InvalidValue as error:
         for finding in error.findings:
             errors.add(f"{path}.{finding.field}", finding.value, finding.rule)

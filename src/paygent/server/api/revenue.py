@@ -17,7 +17,7 @@ from paygent.server.api.parameters import (
     TimeQuery,
     read_moment,
 )
-from paygent.server.api.shapes import time_of
+from paygent.server.api.shapes import accepted, time_of
 from paygent.server.api.user_state import UserState, read_user_state
 from paygent.server.backend import ForTenant, Tenant
 from paygent.server.cursors import read_cursor, write_cursor
@@ -31,11 +31,13 @@ PLAN_PRICE = "plan_price"
 
 
 @router.post("/revenue", openapi_extra=needs("admin"), tags=["revenue"])
-async def add_revenue(body: schemas.RevenueBatch, tenant: Tenant = ForTenant) -> schemas.Accepted:
+async def add_revenue(
+    revenue: schemas.RevenueBatch, tenant: Tenant = ForTenant
+) -> schemas.Accepted:
     """Store payments and refunds, each id once."""
-    entries = _read_entries(body)
-    new = await tenant.ask(tenant.store.add_revenue, entries) if entries else ()
-    return schemas.Accepted(accepted=len(new), duplicates=len(entries) - len(new))
+    entries = _read_entries(revenue)
+    new = await tenant.ask(tenant.store.add_revenue, entries) if entries else frozenset()
+    return accepted(((each.user_id, each.revenue_id) for each in entries), new)
 
 
 @router.get("/revenue", openapi_extra=needs("admin"), tags=["revenue"])
@@ -93,7 +95,7 @@ def _plan_price(state: UserState, entries: list[RevenueEntry], now_us: int) -> R
     return RevenueEntry(key, user_id, price_nano, "payment", start_us, end_us, PLAN_PRICE)
 
 
-def _read_entries(body: list[schemas.NewRevenue]) -> list[RevenueEntry]:
+def _read_entries(revenue: list[schemas.NewRevenue]) -> list[RevenueEntry]:
     """Return the entries of a request; refunds are negative.
 
     Raises:
@@ -101,13 +103,13 @@ def _read_entries(body: list[schemas.NewRevenue]) -> list[RevenueEntry]:
     """
     errors = ValidationErrors("revenue")
     entries = []
-    for number, given in enumerate(body):
+    for number, given in enumerate(revenue):
         if not 0 <= given.amount <= CAP_NANO_MAX // NANO_PER_USD:
-            errors.add(f"[{number}].amount", given.amount, "must be from 0 to 9·10⁹ dollars")
+            errors.add(f"revenue[{number}].amount", given.amount, "must be from 0 to 9·10⁹ dollars")
             continue
         if given.period_end <= given.period_start:
             end = time_of(given.period_end)
-            errors.add(f"[{number}].period_end", end, "must be after period_start")
+            errors.add(f"revenue[{number}].period_end", end, "must be after period_start")
         amount_nano = scale(given.amount, NANO_PER_USD)
         entries.append(
             RevenueEntry(

@@ -6,17 +6,28 @@ amount of dollars twice: as a number, and exactly as `…_nano` in nano-dollars.
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WrapValidator,
+)
 
 from paygent.core.event_json import ID_CHARS_MAX, read_time
+from paygent.core.money import read_decimal
 from paygent.core.validation import NAME_CHARS_MAX
 
 LIST_MAX = 500
 BATCH_MAX = 1_000
 _EMAIL_CHARS_MAX = 255
+_EMAIL = r"[^@\s]+@[^@\s]+"
 _REASON_CHARS_MAX = 500
 
 
@@ -45,6 +56,27 @@ def _read_name(value: str) -> str:
     return value
 
 
+def _check_email(value: str) -> str:
+    if not re.fullmatch(_EMAIL, value):
+        raise ValueError("must be an e-mail address")
+    return value
+
+
+def _check_dollars(value: Any) -> Any:
+    if read_decimal(value) is None:
+        raise ValueError("must be a number of dollars")
+    return value
+
+
+def _read_limit(value: Any, _: Any) -> Any:
+    """Read a limit as what it is, so that an error is about that alone."""
+    if isinstance(value, str):
+        return _LIMIT_TEXT.validate_python(value)
+    if isinstance(value, dict):
+        return LimitName.model_validate(value)
+    raise ValueError("must be the name of a limit, or an object of a limit")
+
+
 Name = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX), AfterValidator(_read_name)]
 UserId = Annotated[str, Field(min_length=1, max_length=NAME_CHARS_MAX)]
 Id = Annotated[str, Field(min_length=1, max_length=ID_CHARS_MAX)]
@@ -65,6 +97,15 @@ Cursor = Annotated[
     str | None, Field(description="Pass it as `cursor` for the next page; null on the last one.")
 ]
 Amount = Annotated[Decimal, Field(allow_inf_nan=False, description="Dollars.")]
+LimitText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=2 * NAME_CHARS_MAX,
+        description="`total_spend`, `session_spend` or `model_limit:<model>`.",
+    ),
+]
+_LIMIT_TEXT: TypeAdapter[str] = TypeAdapter(LimitText)
 
 
 class Problem(Answer):
@@ -113,7 +154,13 @@ class NewProduct(Request):
     contact_name: Name | None = None
     contact_email: (
         Annotated[
-            str, Field(min_length=3, max_length=_EMAIL_CHARS_MAX, pattern=r"^[^@\s]+@[^@\s]+$")
+            str,
+            Field(
+                min_length=3,
+                max_length=_EMAIL_CHARS_MAX,
+                json_schema_extra={"pattern": f"^{_EMAIL}$"},
+            ),
+            AfterValidator(_check_email),
         ]
         | None
     ) = None
@@ -418,17 +465,7 @@ class LimitName(Request):
 class NewOverride(Request):
     """A limit to raise for a time: to a cap, or by an amount."""
 
-    limit: (
-        LimitName
-        | Annotated[
-            str,
-            Field(
-                min_length=1,
-                max_length=2 * NAME_CHARS_MAX,
-                description="`total_spend`, `session_spend` or `model_limit:<model>`.",
-            ),
-        ]
-    )
+    limit: Annotated[LimitName | LimitText, WrapValidator(_read_limit)]
     cap: Amount | None = Field(None, description="Dollars, tokens or calls, as the limit counts.")
     add: Amount | None = Field(None, description="An amount that is added to the plan's cap.")
     until: TimeUs
@@ -467,7 +504,7 @@ class NewRevenue(Request):
 
     id: Id
     user_id: UserId
-    amount: Amount
+    amount: Annotated[Amount, BeforeValidator(_check_dollars)]
     currency: Literal["USD"] = "USD"
     period_start: TimeUs
     period_end: TimeUs

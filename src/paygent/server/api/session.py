@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from paygent.core.plan_json import shown_fields
 from paygent.server.api import schemas
 from paygent.server.api.parameters import UserPath
 from paygent.server.api.shapes import period_of, session_usage
@@ -29,7 +30,7 @@ async def show_session(user_id: UserPath, tenant: Tenant = ForTenant) -> schemas
         sdk_enabled=user.sdk_enabled,
         paused=user.paused,
         paused_reason=user.paused_reason,
-        plan_config=state.plan.model_dump(mode="json"),
+        plan_config=shown_fields(state.plan),
         current_usage=session_usage(state.by_model),
         billing_period=period_of(state.period),
     )

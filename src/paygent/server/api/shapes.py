@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from paygent.core.money import to_usd
 from paygent.core.period import Window, billing_period, to_datetime
 from paygent.server.api import schemas
@@ -36,6 +38,18 @@ def user_shape(user: StoredUser, now_us: int) -> schemas.User:
         created_at=time_of(user.created_us),
         last_call_at=time_of(user.last_us) if user.last_us else None,
     )
+
+
+def accepted(batch: Iterable[tuple[str, str]], new: frozenset[str]) -> schemas.Accepted:
+    """Return how many entries of a batch were stored now.
+
+    Args:
+        batch: User and id of each entry; users may have the same id, and one may be repeated.
+        new: The ids that were new.
+    """
+    entries = list(batch)
+    stored = len({(user_id, entry_id) for user_id, entry_id in entries if entry_id in new})
+    return schemas.Accepted(accepted=stored, duplicates=len(entries) - stored)
 
 
 def session_usage(by_model: dict[str, tuple[int, int]]) -> schemas.SessionUsage:

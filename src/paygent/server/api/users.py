@@ -11,7 +11,7 @@ from paygent.server.api.parameters import CursorQuery, LimitQuery, TextQuery, Us
 from paygent.server.api.shapes import user_shape
 from paygent.server.backend import ForTenant, Tenant
 from paygent.server.cursors import read_cursor, write_cursor
-from paygent.server.problems import Problem, not_found
+from paygent.server.problems import Problem, invalid, not_found
 from paygent.server.routes import api_router, needs
 from paygent.store.directory_port import UserChange
 
@@ -69,6 +69,11 @@ async def change_user(
         values["paused_reason"] = values.pop("reason")
     if values.get("paused") is False:
         values["paused_reason"] = None
+    elif values.get("paused_reason") is not None and "paused" not in values:
+        known = await tenant.ask(tenant.store.user, user_id)
+        if known is not None and not known.paused:
+            rule = "needs paused: true, since the user is not paused"
+            raise invalid("reason", body.reason, rule)
     user = await tenant.ask(tenant.store.change_user, user_id, UserChange(values))
     if user is None:
         raise not_found("user")

@@ -6,6 +6,14 @@
 -- An application in local mode makes users without a product's row.
 SELECT CASE WHEN EXISTS (SELECT 1 FROM products) OR EXISTS (SELECT 1 FROM users) THEN 1 ELSE 0 END AS found;
 
+-- name: lock_slugs^
+-- Of two products made at once, the second waits and sees the first one's slug. Any number, of Paygent alone; SQLite has
+-- one writer.
+SELECT /*sqlite 1 */ /*postgres pg_advisory_xact_lock(7161033) */ AS locked;
+
+-- name: slugs_in_use
+SELECT slug FROM products;
+
 -- name: add_product!
 INSERT INTO products (product_id, name, slug, contact_name, contact_email, created_us)
 VALUES (:product_id, :name, :slug, :contact_name, :contact_email, :now_us)
