@@ -48,6 +48,7 @@ from paygent.store.directory_port import (
     UserChange,
 )
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreBusy
 
 __all__ = ["clock", "store", "stores"]  # fixtures
 
@@ -907,3 +908,14 @@ def test_new_ids__many__are_different(store: SqlStore) -> None:
     """Ids are random."""
     made = sorted(store.add_product("x").product_id for _ in range(20))
     assert all(first != second for first, second in pairwise(made))
+
+
+def test_subscribe__to_a_plan_that_has_just_been_deleted__is_refused(store: SqlStore) -> None:
+    """A user on a plan that is gone would have no limits; whoever found it before looks again."""
+    (plan,) = store.put_plans("acme", {"pro": {"price": 1}})
+    store.add_user("acme", "ann", None)
+    assert store.delete_plan("acme", plan.plan_id) == 0
+    with pytest.raises(StoreBusy, match="deleted"):
+        store.subscribe("acme", "ann", "pro", None)
+    store.put_plans("acme", {"pro": {"price": 2}})
+    assert store.subscribe("acme", "ann", "pro", None) is not None

@@ -14,6 +14,7 @@ from tests.contract.samples import (
     PRODUCT,
     ask,
     batch_of,
+    make_correction,
     make_event,
     period_key,
     session_key,
@@ -192,4 +193,74 @@ def test_book__a_batch_that_is_rejected__falls_alone(store: SqlStore) -> None:
     assert isinstance(rejected, TypeError)
     assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a", "b"]
     assert store.book(PRODUCT, [batch_of(make_event("x"))]) == [frozenset({"x"})]
+    assert list(store.audit(PRODUCT)) == []
+
+
+# -- corrections of several users
+
+
+def test_corrections__of_one_id_of_two_users__mean_the_senders_own_event(store: SqlStore) -> None:
+    """An application may number each user's jobs from 1; requests of both may share a group."""
+    jobs = [make_event("job-1", user_id=user) for user in ("ann", "bob")]
+    corrections = [
+        make_correction(f"of-{job.user_id}", job, cost_tokens_nano=-number)
+        for number, job in enumerate(jobs, 1)
+    ]
+    store.book(PRODUCT, [batch_of(jobs[1], corrections[1]), batch_of(jobs[0])])
+    store.book(PRODUCT, [batch_of(corrections[0])])
+    later = [
+        make_correction(f"later-{job.user_id}", job, cost_tokens_nano=-10 * number)
+        for number, job in enumerate(jobs, 1)
+    ]
+    store.book(PRODUCT, [batch_of(each) for each in later])
+    for user, spent in (("ann", 1_000 - 11), ("bob", 1_000 - 22)):
+        assert sum(event.cost_nano for event in store.events(PRODUCT, user)) == spent
+    assert list(store.audit(PRODUCT)) == []
+
+
+@pytest.mark.parametrize("stored_first", ["ann", "bob"])
+def test_corrections__that_restate_another_users_event_of_the_id__leave_it_alone(
+    store: SqlStore, stored_first: str
+) -> None:
+    """Bob's correction waits for bob's event; ann's of the same id adds what it cost."""
+    whole = make_correction("c", make_event("job-1", user_id="bob"), cost_tokens_nano=7)
+    store.ingest(PRODUCT, batch_of(whole._replace(restates=True)))
+    order = [stored_first, "bob" if stored_first == "ann" else "ann"]
+    for user in order:
+        store.ingest(PRODUCT, batch_of(make_event("job-1", user_id=user)))
+    assert [event.cost_nano for event in store.events(PRODUCT, "ann")] == [1_000]
+    assert sorted(event.cost_nano for event in store.events(PRODUCT, "bob")) == [0, 7]
+    assert list(store.audit(PRODUCT)) == []
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_corrections__of_one_id_from_two_senders__count_once(
+    store: SqlStore, together: bool
+) -> None:
+    """The second is a duplicate, and no other event of its batch is lost."""
+    original = make_event("a")
+    store.ingest(PRODUCT, batch_of(original))
+    senders = [make_correction("c", original)._replace(user_id=user) for user in ("bob", "cid")]
+    batches = [batch_of(senders[0]), batch_of(senders[1], make_event("other", user_id="cid"))]
+    if together:
+        assert store.book(PRODUCT, batches) == [frozenset({"c"}), frozenset({"other"})]
+    else:
+        assert store.book(PRODUCT, batches[:1]) == [frozenset({"c"})]
+        assert store.book(PRODUCT, batches[1:]) == [frozenset({"other"})]
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a", "c"]
+    assert store.events(PRODUCT, "bob") == ()
+    assert list(store.audit(PRODUCT)) == []
+
+
+def test_corrections__sent_again_after_their_users_erasure__are_duplicates(
+    store: SqlStore,
+) -> None:
+    """A user who comes back under the same id does not repeat what was booked."""
+    original = make_event("a")
+    correction = make_correction("c", original)
+    store.ingest(PRODUCT, batch_of(original, correction))
+    assert store.erase_user(PRODUCT, "ann") is not None
+    assert store.add_user(PRODUCT, "ann", None) is not None
+    again = store.book(PRODUCT, [batch_of(correction, make_event("new"))])
+    assert again == [frozenset({"new"})]
     assert list(store.audit(PRODUCT)) == []

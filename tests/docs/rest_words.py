@@ -141,9 +141,11 @@ MEANINGS = {
     "Plan.id": "Id of the plan; all its versions share it.",
     "Plan.name": "Its name.",
     "Plan.version": "Counts the changes, from 1.",
-    "Plan.…": "All fields of a plan, amounts also as `…_nano` and shares as"
-    " `…_ppm`; see [Plan fields](#plan-fields).",
-    "NewPlan.…": "Any of the [plan fields](#plan-fields).",
+    "Plan.…": "All [plan fields](#plan-fields), amounts also as `…_nano`. A plan may be sent back"
+    " as it is.",
+    "NewPlan.…": "Any of the [plan fields](#plan-fields). `id`, `version` and `created_at` are"
+    " ignored; an amount in nano-dollars (`price_nano`) counts where the field is absent or shows"
+    " the same.",
     "Plans.plans": "Newest versions.",
     "Product.id": "Public id; its keys contain it.",
     "Product.name": "As given.",
@@ -189,7 +191,9 @@ MEANINGS = {
     "UsageEvent.reasoning_tokens": "The part of the output that was spent on thinking.",
     "UsageEvent.total_tokens": "Input and output; alone, it is counted as input.",
     "UsageEvent.tool_calls": "Names of tools that were charged; at most 1,000.",
-    "UsageEvent.cost_tokens": "Dollars for tokens and the provider's fees.",
+    "UsageEvent.cost_tokens": "Dollars for tokens and the provider's fees. The server computes no"
+    " cost: an event with tokens and no `cost_…` field is booked at $0, with the quality `unpriced`"
+    " unless it names another.",
     "UsageEvent.cost_tools": "Dollars for tools at the plan's prices.",
     "UsageEvent.cost_total": "Their sum; alone, it is the cost of tokens.",
     "UsageEvent.metadata": "At most 16 keys and 1,000 bytes; the excess is dropped.",
@@ -227,7 +231,10 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "GET /users/{user_id}/gate-events": ((404, "not-found", "unknown user"),),
     "POST /users": ((409, "exists", "there is a user with this id"),),
     "GET /users/{user_id}": ((404, "not-found", "unknown user"),),
-    "PATCH /users/{user_id}": ((404, "not-found", "unknown user"),),
+    "PATCH /users/{user_id}": (
+        (404, "not-found", "unknown user"),
+        (422, "invalid-value", "a `reason` without `paused`, and the user is not paused"),
+    ),
     "DELETE /users/{user_id}": ((404, "not-found", "unknown user"),),
     "POST /users/{user_id}/subscription": (
         (404, "not-found", "unknown user or plan"),

@@ -9,9 +9,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import yaml  # type: ignore[import-untyped]
 from tests.docs.pages import ROOT
+from tests.postgres import Cluster
 from typer.testing import CliRunner
 
 from paygent.cli.app import app
@@ -112,6 +114,25 @@ def test_compose__the_server__waits_for_its_database_and_is_closed_to_the_networ
     assert postgres["volumes"] == ["postgres:/var/lib/postgresql"]
     assert "ports" not in postgres
     assert COMPOSE["volumes"].keys() == {"postgres"}
+
+
+def test_compose__settings_of_postgres__are_accepted_and_those_of_the_guide() -> None:
+    """A name or value that PostgreSQL does not know would keep it from starting."""
+    program, *options = COMPOSE["services"]["postgres"]["command"]
+    assert program == "postgres"
+    given = dict(option.removeprefix("--").split("=", 1) for option in options)
+    default = re.fullmatch(r"\$\{POSTGRES_SHARED_BUFFERS:-(\w+)\}", given["shared_buffers"])
+    assert default is not None
+    with Cluster(settings={**given, "shared_buffers": default[1]}) as cluster:
+        with psycopg.connect(cluster.url()) as connection:
+            rows = connection.execute("SELECT name, source FROM pg_settings").fetchall()
+    assert [name for name in given if dict(rows)[name] != "command line"] == []
+    guide = (ROOT / "docs/guide/scaling.md").read_text(encoding="utf-8")
+    advised = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", guide, flags=re.M))
+    assert advised.pop("shared_buffers") == "a quarter of the memory"
+    assert advised == {
+        name: f"`{value}`" for name, value in given.items() if name != "shared_buffers"
+    }
 
 
 def test_unit__is_hardened_and_restarts() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from tests.postgres import Cluster
 from tests.server_process import (
@@ -87,7 +88,7 @@ def test_serve__first_start__prints_keys_once_and_never_logs_them(
 def test_serve__without_keys__prints_none_until_a_command_makes_one(
     serve: Serve, sqlite_url: str
 ) -> None:
-    """Where the output is a log."""
+    """Where the output is a log; the set-up token is printed by a command, too."""
     server = serve(sqlite_url, "--no-keys").wait_until_ready()
     assert "pg_live_" not in server.printed
     arguments = ("keys", "create", "--product", "shop", "--scope", "admin")
@@ -97,12 +98,17 @@ def test_serve__without_keys__prints_none_until_a_command_makes_one(
         server.request("GET", "/api/v1/products", key=key.strip()).body["products"][0]["id"]
         == "shop"
     )
+    _products_need(server, *command("keys", "setup-token", database_url=sqlite_url)[1].split())
 
 
 def test_serve__the_setup_token__makes_a_product(serve: Serve, sqlite_url: str) -> None:
     """As printed; without it the route is closed once there is a product."""
     server = serve(sqlite_url).wait_until_ready()
-    token = server.printed.split("set-up token")[1].split()[0]
+    _products_need(server, server.printed.split("set-up token")[1].split()[0])
+
+
+def _products_need(server: ServerProcess, token: str) -> None:
+    """Check that products are created with a token and not without."""
     connection = server.connect()
     for given, status in (("", 403), (token, 201)):
         headers = {"Content-Type": "application/json"} | ({"X-Setup-Token": given} if given else {})
@@ -184,11 +190,27 @@ def test_serve__options_that_cannot_be_served__are_usage_errors(
     assert (status, says in text) == (2, True), text
 
 
-def test_serve__a_database_that_is_away__is_an_error_without_the_password() -> None:
-    """Nothing listens on port 1."""
-    url = "postgresql://paygent:secret@127.0.0.1:1/paygent"
-    status, text = command("serve", "--port", "0", database_url=url)
-    assert (status, "cannot be used" in text, "secret" in text) == (1, True, False), text
+@pytest.mark.parametrize("port", [1, None], ids=["refused", "silent"])
+def test_serve__a_database_that_is_away__is_one_line_with_the_reason(port: int | None) -> None:
+    """Without the driver's own lines, and without the password. Nothing listens on port 1; a
+    machine that is cut off does not answer.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql://paygent:secret@127.0.0.1:{port or silent.getsockname()[1]}/paygent"
+        status, text = command("serve", "--port", "0", database_url=url)
+    reason = "Connection refused" if port else "timeout"
+    assert (status, len(text.splitlines()), "secret" in text) == (1, 1, False), text
+    assert "cannot be used: PostgreSQL: " in text
+    assert reason in text
+
+
+def test_serve__a_schema_that_is_too_new__is_one_line(postgres_url: str) -> None:
+    """Found after the connection was made: no thread of the pool is left to be stopped."""
+    open_store(postgres_url).close()
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("UPDATE schema_version SET version = 999")
+    status, text = command("serve", "--port", "0", database_url=postgres_url)
+    assert (status, len(text.splitlines()), "has schema 999" in text) == (1, 1, True), text
 
 
 # -- signals

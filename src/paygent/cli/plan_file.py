@@ -17,7 +17,7 @@ from paygent.cli.install_hint import HINT
 from paygent.cli.options import CommandError, UsageError
 from paygent.client.api.arguments import check_name
 from paygent.core.plan import PlanConfig
-from paygent.core.plan_json import plan_arguments
+from paygent.core.plan_json import NOT_A_FIELD, plan_arguments
 from paygent.core.validation import InvalidValue, ValidationErrors
 
 _GATES = ("soft_gate_at", "hard_gate_at")
@@ -134,11 +134,12 @@ def _plan(
     where: str, given: Mapping[str, Any], gates: Mapping[str, Any], errors: ValidationErrors
 ) -> PlanConfig | None:
     """Return a plan, or None after the rules that it breaks were recorded."""
-    known, others = plan_arguments(given)
+    known, refused = plan_arguments(given)
     for name in given:  # in the order of the file
-        if name in others:
-            rule = _unknown(name, _PLAN_FIELDS, "is not a field of a plan")
-            errors.add(f"{where}.{name}", given[name], rule)
+        if name in refused:
+            rule = refused[name]
+            shown = _unknown(name, _PLAN_FIELDS, rule) if rule == NOT_A_FIELD else rule
+            errors.add(f"{where}.{name}", given[name], shown)
     try:
         return PlanConfig(**{**gates, **known})
     except InvalidValue as error:

@@ -170,6 +170,8 @@ def _add_months(moment: datetime, months: int) -> datetime:
     """Add calendar months; a day that the target month lacks becomes its last day."""
     year, month = divmod(moment.month - 1 + months, 12)
     year += moment.year
+    if year < _EPOCH.year:  # long before a first period that is very long
+        return _EPOCH
     if year > 9998:  # the last year in which a month can be added to a datetime
         return datetime(9999, 12, 31, tzinfo=timezone.utc)
     last = calendar.monthrange(year, month + 1)[1]

@@ -1,6 +1,4 @@
-"""Plans as JSON: for the store and the wire, written and read back without loss; and as answers show
-them to people, who may send them back.
-"""
+"""Plans as JSON, without loss: for the store; and as answers show them, to be sent back."""
 
 from __future__ import annotations
 
@@ -14,6 +12,8 @@ from paygent.core.plan import ModelCostRate, PlanConfig
 from paygent.core.validation import ValidationErrors
 from paygent.core.value import exact_usd
 
+NOT_A_FIELD = "is not a field of a plan"
+
 READ_ONLY = frozenset({"id", "version", "created_at"})
 """Fields of a stored plan that answers show beside those of `PlanConfig`, and that no one sets."""
 
@@ -26,6 +26,9 @@ _SOURCES = {
     "offline_allowance_nano": "when_offline",
 }
 """The fields that a plan computes, each with the one that it computes it from."""
+
+_WITH_PARTS = ("cost_rates", "default_cost_rate", "limits")
+"""Fields with values that compute something, too: `ModelCostRate.pico` and `Limit.cap_exact`."""
 
 
 def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def plan_from_json(document: Mapping[str, Any]) -> PlanConfig:
     errors = ValidationErrors("plan")
     # An unknown field may be a limit of a newer version, so it is never ignored.
     for name in sorted(document.keys() - _FIELDS):
-        errors.add(name, document[name], "is not a field of a plan")
+        errors.add(name, document[name], NOT_A_FIELD)
     errors.raise_if_any()
     arguments = dict(document)
     rates = document.get("cost_rates")
@@ -82,15 +85,10 @@ def shown_fields(plan: PlanConfig) -> dict[str, Any]:
     """
     document = plan.model_dump(mode="json")
     shown = {name: each for name, each in document.items() if name in _FIELDS | _TWINS}
-    rates = shown["cost_rates"]
-    shown["cost_rates"] = {name: _constructed(rate, ModelCostRate) for name, rate in rates.items()}
-    if shown["default_cost_rate"] is not None:
-        shown["default_cost_rate"] = _constructed(shown["default_cost_rate"], ModelCostRate)
-    shown["limits"] = [_constructed(limit, Limit) for limit in shown["limits"]]
-    return shown
+    return {**shown, **{name: _without_computed(name, shown[name]) for name in _WITH_PARTS}}
 
 
-def plan_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def plan_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the fields of a plan as people write them, and as answers show them.
 
     What is only shown is ignored: `READ_ONLY`, and what a plan computes from a field that is given.
@@ -98,18 +96,23 @@ def plan_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str,
     amount, so that a plan that was shown is read back without loss.
 
     Returns:
-        The arguments of `PlanConfig`, and the names that are no fields of a plan, in order.
+        The arguments of `PlanConfig`, which judges their values; and the other fields by name, each
+        with the rule that it breaks.
     """
     arguments = {name: value for name, value in given.items() if name in _FIELDS}
-    unknown = []
+    for name in arguments.keys() & set(_WITH_PARTS):
+        arguments[name] = _without_computed(name, arguments[name])
+    refused = {}
     for name in sorted(given.keys() - _FIELDS - READ_ONLY):
         source = _SOURCES.get(name, "")
         if name not in _TWINS:
             if source not in given:  # without its source it would be a change that is lost
-                unknown.append(name)
+                refused[name] = NOT_A_FIELD
+        elif source not in given and not _is_exact(given[name]):
+            refused[name] = "must be a whole number of nano-dollars"
         elif source not in given or _is_shown_as(given[source], given[name]):
             arguments[source] = _from_nano(given[name])
-    return arguments, tuple(unknown)
+    return arguments, refused
 
 
 def _rate_to_json(rate: ModelCostRate) -> dict[str, str]:
@@ -142,6 +145,13 @@ def _exact(amount_nano: int) -> str:
     return f"{whole}.{part:09d}"
 
 
+def _is_exact(amount: Any) -> bool:
+    """Return whether a value is an exact amount, several of them, or none."""
+    if isinstance(amount, Mapping):
+        return all(map(_is_exact, amount.values()))
+    return amount is None or (type(amount) is int and abs(amount) <= CAP_NANO_MAX)
+
+
 def _is_shown_as(shown: Any, exact: Any) -> bool:
     """Return whether an amount, or each of several, is the number that shows an exact one."""
     if isinstance(shown, Mapping) and isinstance(exact, Mapping):
@@ -149,18 +159,26 @@ def _is_shown_as(shown: Any, exact: Any) -> bool:
             return False
         return all(_is_shown_as(shown[name], exact[name]) for name in shown)
     number = None if isinstance(shown, str) else read_decimal(shown)
-    if type(exact) is not int or abs(exact) > CAP_NANO_MAX or number is None:
+    if exact is None or number is None or not _is_exact(exact):
         return False
     return float(number) == to_usd(exact)
 
 
 def _from_nano(exact: Any) -> Any:
-    """Return whole nano-dollars as dollars; the plan rejects other values."""
-    if isinstance(exact, Mapping):
-        return {name: _from_nano(amount) for name, amount in exact.items()}
-    return exact_usd(exact) if type(exact) is int else exact
+    return None if exact is None else exact_usd(exact)
 
 
-def _constructed(document: Mapping[str, Any], kind: type[Any]) -> dict[str, Any]:
-    """Return the fields of a value that its constructor takes."""
-    return {spec.name: document[spec.name] for spec in fields(kind) if spec.init}
+def _without_computed(field: str, given: Any) -> Any:
+    """Return a field of a plan without what its rates or limits compute; others as they are."""
+    if field == "limits":
+        is_list = isinstance(given, list)
+        return [_without(limit, "cap_exact") for limit in given] if is_list else given
+    if field == "cost_rates" and isinstance(given, Mapping):
+        return {model: _without(rate, "pico") for model, rate in given.items()}
+    return _without(given, "pico")
+
+
+def _without(value: Any, computed: str) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: part for name, part in value.items() if name != computed}

@@ -107,8 +107,7 @@ def read_value(
     errors: ValidationErrors, name: str, given: Any, kind: type[_V], shorthand: str | None = None
 ) -> _V | None:
     """Read a value of a dataclass: an instance, a dict of its fields, or a plain number or None for
-    the field `shorthand`, if there is one. What the dataclass computes from its fields is ignored,
-    since a dump of a value has it.
+    the field `shorthand`, if there is one.
     """
     if isinstance(given, kind):
         return given
@@ -119,10 +118,7 @@ def read_value(
         short = "a number, " if shorthand is not None else ""
         errors.add(name, given, f"must be {short}a {kind.__name__} or a dict of its fields")
         return None
-    every = fields(kind)  # type: ignore[arg-type]
-    computed = {spec.name for spec in every if not spec.init}
-    arguments = {key: item for key, item in arguments.items() if key not in computed}
-    specs = [spec for spec in every if spec.init]
+    specs = [spec for spec in fields(kind) if spec.init]  # type: ignore[arg-type]
     known = {spec.name for spec in specs}
     unknown = [key for key in arguments if key not in known]
     for key in unknown:

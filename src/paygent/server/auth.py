@@ -108,12 +108,9 @@ def require_scope(scope: Scope, method: str, needed: str) -> None:
     """
     if scope == "admin" or (scope == "read" and method == "GET") or scope == needed == "sdk":
         return
-    wanted = [
-        "admin",
-        *(["read"] if method == "GET" else []),
-        *([needed] if needed == "sdk" else []),
-    ]
-    detail = f"A key with the scope {scope} must not do this; it needs {in_words(wanted, 'or')}."
+    wanted = {"admin": True, "read": method == "GET", "sdk": needed == "sdk"}
+    names = in_words((name for name, suffices in wanted.items() if suffices), "or")
+    detail = f"A key with the scope {scope} must not do this; it needs {names}."
     challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{needed}"'}
     raise Problem(403, "insufficient-scope", detail, headers=challenge)
 
@@ -127,8 +124,8 @@ async def may_create_products(
     """Return whether a request may create a product.
 
     It may with the set-up token, or from this machine while there is no product. A request that was
-    forwarded comes from elsewhere, whatever the peer of its socket is, and so does one that a page in
-    this machine's browser has sent.
+    forwarded, or that a page in a browser has sent, comes from elsewhere, whatever the peer of its
+    socket is.
     """
     token = headers.get(SETUP_HEADER)
     if token is not None:

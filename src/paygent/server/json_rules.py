@@ -56,7 +56,7 @@ def rule_of(error: Mapping[str, Any]) -> str:
     """Return the rule that one error of the validation library stands for."""
     rule = _KINDS.get(error["type"])
     if rule is None:  # a kind that no schema of ours leads to at present
-        text = re.sub(r"^Input should be (a valid )?", "must be ", str(error["msg"]))
+        text = re.sub(r"^Input should be (an? )?(valid )?", r"must be \1", str(error["msg"]))
         return text[:1].lower() + text[1:]
     rule = rule.format_map(error.get("ctx", {}))
     if error["type"] == "literal_error":

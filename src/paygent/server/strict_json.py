@@ -20,8 +20,9 @@ CHARS_MAX = 20_000
 
 
 class StrictRequest(Request):
-    """A request with a body that is read by `read_json`, whatever its `Content-Type` says: all bodies
-    are JSON, and clients such as `curl --data` name a type that they do not send.
+    """A request with a body that is read by `read_json`, whatever its `Content-Type` says.
+
+    All bodies are JSON, and clients such as `curl --data` name a type that they do not send.
     """
 
     @property

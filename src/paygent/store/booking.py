@@ -24,7 +24,6 @@ import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Any
 
 from paygent.core.account import AccountKey, amount
@@ -203,7 +202,11 @@ class Booking:
                 users.add(text(record.user_id))
         users.update(text(question.user_id) for question in questions)
         # A correction of another user's event does not make its sender a user.
-        users.update(event.user_id for event in events if event.corrects not in originals)
+        users.update(
+            event.user_id
+            for event in events
+            if event.corrects is None or (event.user_id, event.corrects) not in originals
+        )
         if users:
             rows = [(user_id, new_user_id()) for user_id in sorted(users)]
             self._sql.lock_users(rows=rows, now_us=self._now_us)
@@ -292,17 +295,31 @@ class Booking:
         return found
 
     def _claim(self, placed: _Events) -> list[Event]:
-        """Claim the ids, and return the events that are new, in the order of their ids."""
-        if not placed:
+        """Claim the ids, and return the events that are new, in the order of their ids.
+
+        An event is claimed for the user it was sent for; one that is booked on another user, a
+        correction, for that user as well, who may have an event of its id.
+        """
+        rows: dict[tuple[str, str], tuple[str, str, int, str | None]] = {}
+        for (sent_for, event_id), event in placed.items():
+            if event.user_id != sent_for:
+                rows[event_id, sent_for] = event_id, sent_for, event.at_us, event.user_id
+        for (_, event_id), event in placed.items():
+            rows.setdefault((event_id, event.user_id), (event_id, event.user_id, event.at_us, None))
+        if not rows:
             return []
-        rows = [
-            (event_id, sent_for, event.at_us, None if event.user_id == sent_for else event.user_id)
-            for (sent_for, event_id), event in placed.items()
-        ]
-        rows.sort(key=itemgetter(0, 1))
-        for row in self._sql.claim_ids(rows=rows):
-            self._booked.new.add((row["user_id"], row["event_id"]))
-        return [placed[key] for key in sorted(self._booked.new, key=lambda key: (key[1], key[0]))]
+        claimed = {
+            (row["event_id"], row["user_id"])
+            for row in self._sql.claim_ids(rows=[rows[key] for key in sorted(rows)])
+        }
+        new = []
+        for (sent_for, event_id), event in sorted(placed.items(), key=lambda each: each[0][::-1]):
+            booked_for = event_id, event.user_id
+            if booked_for in claimed and (event_id, sent_for) in claimed:
+                claimed.discard(booked_for)  # of two senders of one correction, the first counts
+                self._booked.new.add((sent_for, event_id))
+                new.append(event)
+        return new
 
     def _write_events(self, new: Sequence[Event], corrections: Corrections, timezone: str) -> None:
         """Write events, their sessions and what they add to the rollups."""

@@ -41,31 +41,43 @@ class MoreUsersToLock(Exception):
         self.user_ids = user_ids
 
 
+_Key = tuple[str, str]
+"""A user and the id of an event."""
+
+
 class Corrections:
-    """The corrections of a booking, and the originals that they find."""
+    """The corrections of a booking, and the originals that they find.
+
+    Two users may have an event of one id. A correction means its sender's own event first; only
+    where the sender has none, another user's.
+    """
 
     def __init__(self, sql: Statements, events: Iterable[Event]) -> None:
         """Take the corrections among events as they were sent."""
         self._sql = sql
-        self._sent = [event for event in events if event.corrects is not None]
-        self._stored: dict[str, Event] = {}  # originals by id
-        self._exact: set[tuple[str, str]] = set()  # users and ids of calls that are not doubtful
-        self._restated: set[str] = set()  # new originals that were restated before they came
+        self._sent = {
+            (event.user_id, event.corrects) for event in events if event.corrects is not None
+        }
+        self._places: dict[_Key, tuple[str, int]] = {}
+        self._stored: dict[_Key, Event] = {}
+        self._exact: set[_Key] = set()  # calls that are not doubtful, by user
         self.resolved: list[Event] = []
 
-    def locate(self) -> dict[str, tuple[str, int]]:
-        """Return (user, time) of the originals that are stored, by id."""
-        corrected = sorted({str(event.corrects) for event in self._sent})
-        if not corrected:
+    def locate(self) -> dict[_Key, tuple[str, int]]:
+        """Return (user, time) of the originals that are stored, by sender and id."""
+        if not self._sent:
             return {}
-        senders = {str(event.corrects): event.user_id for event in self._sent}
-        found: dict[str, tuple[str, int]] = {}
-        for row in self._sql.locate_events(rows=[(each,) for each in corrected]):
-            event_id, user_id = row["event_id"], row["user_id"]
-            # Another user may have an event of the same id; the sender's own is meant first.
-            if event_id not in found or user_id == senders[event_id]:
-                found[event_id] = user_id, row["at_us"]
-        return found
+        ids = sorted({event_id for _, event_id in self._sent})
+        places: dict[str, dict[str, int]] = {}
+        for row in self._sql.locate_events(rows=[(each,) for each in ids]):
+            places.setdefault(row["event_id"], {})[row["user_id"]] = row["at_us"]
+        self._places = {}
+        for sender, event_id in self._sent:
+            of_users = places.get(event_id)
+            if of_users:
+                user_id = sender if sender in of_users else min(of_users)
+                self._places[sender, event_id] = user_id, of_users[user_id]
+        return self._places
 
     def read_originals(self, locked: Iterable[str]) -> None:
         """Read the originals that are stored, now that their users are locked.
@@ -73,16 +85,16 @@ class Corrections:
         Raises:
             MoreUsersToLock: for one of a user who is not among them.
         """
-        located = self.locate()
-        missing = {user_id for user_id, _ in located.values()}.difference(locked)
+        places = self.locate()
+        missing = {user_id for user_id, _ in places.values()}.difference(locked)
         if missing:
             raise MoreUsersToLock(frozenset(missing))
-        if located:
-            rows = [(user_id, at_us, each) for each, (user_id, at_us) in sorted(located.items())]
-            found = self._sql.events_at(rows=rows)
-            self._stored = {row["event_id"]: event_of(row) for row in found}
+        if places:
+            rows = {(*place, event_id) for (_, event_id), place in places.items()}
+            found = self._sql.events_at(rows=sorted(rows))
+            self._stored = {(row["user_id"], row["event_id"]): event_of(row) for row in found}
 
-    def place(self, events: dict[tuple[str, str], Event]) -> None:
+    def place(self, events: dict[_Key, Event]) -> None:
         """Put the corrections among events on the place of their originals.
 
         Args:
@@ -90,18 +102,27 @@ class Corrections:
         """
         if not self._sent:
             return
+        # Of other users' events of an id, the first user's.
         by_id = {event_id: event for (_, event_id), event in sorted(events.items(), reverse=True)}
         for key in sorted(
             (key for key, event in events.items() if event.corrects is not None),
-            key=lambda key: key[1],
+            key=lambda key: (key[1], key[0]),
         ):
             correction = events[key]
             corrects = str(correction.corrects)
-            # Two users may have an event of one id; the sender's own is meant first.
-            own = events.get((key[0], corrects))
-            original = self._stored.get(corrects) or own or by_id.get(corrects)
-            if original is not None and corrects != correction.event_id:
-                events[key] = by_id[correction.event_id] = _placed(correction, original)
+            if corrects != correction.event_id:
+                original = (
+                    self._stored_for(key[0], corrects)
+                    or events.get((key[0], corrects))
+                    or by_id.get(corrects)
+                )
+                if original is not None:
+                    events[key] = by_id[correction.event_id] = _placed(correction, original)
+
+    def _stored_for(self, sender: str, event_id: str) -> Event | None:
+        """Return the stored original that a sender means."""
+        place = self._places.get((sender, event_id))
+        return None if place is None else self._stored.get((place[0], event_id))
 
     def settle(self, new: Sequence[Event], *, has_waiting: bool) -> list[Event]:
         """Record the new corrections, and return the new events with the figures that they add.
@@ -111,38 +132,36 @@ class Corrections:
             has_waiting: Whether the product has corrections without their original.
         """
         corrections = [event for event in new if event.corrects is not None]
-        originals = {event.event_id for event in new if event.corrects is None}
+        originals = {(event.user_id, event.event_id) for event in new if event.corrects is None}
         asked = {str(event.corrects) for event in corrections}
         if has_waiting:
-            asked |= originals
-        earlier = (
-            self._sql.corrections_of(rows=[(each,) for each in sorted(asked)]) if asked else ()
-        )
-        arrived = {row["corrects"] for row in earlier if row["corrects"] in originals}
-        self._restated = {row["corrects"] for row in earlier if row["restates"]} & originals
-        self._exact = {
-            (row["user_id"], row["corrects"]) for row in earlier if row["quality"] == "exact"
-        }
-        self._resolve(corrections, originals)
+            asked |= {event_id for _, event_id in originals}
+        rows = self._sql.corrections_of(rows=[(each,) for each in sorted(asked)]) if asked else ()
+        earlier = [((row["user_id"], row["corrects"]), row) for row in rows]
+        arrived = {key for key, _ in earlier if key in originals}
+        restated = {key for key, row in earlier if row["restates"] and key in originals}
+        self._exact = {key for key, row in earlier if row["quality"] == "exact"}
+        self._resolve(corrections)
         if arrived:
-            self._sql.end_waiting(rows=[(each,) for each in sorted(arrived)])
+            self._sql.end_waiting(rows=sorted(arrived))
         if corrections:
             known = originals | self._stored.keys()
             self._sql.add_corrections(
                 rows=[
                     (
                         *(event.user_id, event.event_id, event.corrects, event.at_us),
-                        *(event.quality, int(event.restates), int(event.corrects not in known)),
+                        *(event.quality, int(event.restates)),
+                        int((event.user_id, event.corrects) not in known),
                     )
                     for event in corrections
                 ]
             )
         return [
-            event._replace(**_NOTHING) if event.event_id in self._restated else event
+            event._replace(**_NOTHING) if (event.user_id, event.event_id) in restated else event
             for event in new
         ]
 
-    def _resolve(self, corrections: Iterable[Event], originals: set[str]) -> None:
+    def _resolve(self, corrections: Iterable[Event]) -> None:
         """Find the stored calls that are not doubtful any more. A correction ends the doubt of a
         call of the user on whom it is booked.
         """
@@ -151,11 +170,9 @@ class Corrections:
             for event in corrections
             if event.quality == "exact"
         }
-        for user_id, event_id in sorted(exact - self._exact):
-            original = self._stored.get(event_id)
-            if original is None or original.user_id != user_id or event_id in originals:
-                continue
-            if original.corrects is None and original.quality != "exact":
+        for key in sorted(exact - self._exact):
+            original = self._stored.get(key)
+            if original is not None and original.corrects is None and original.quality != "exact":
                 self.resolved.append(original)
         self._exact |= exact
 

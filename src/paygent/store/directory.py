@@ -276,9 +276,12 @@ class SqlDirectory:
     ) -> StoredUser | None:
         """Assign a plan and a billing period; see `Directory.subscribe`."""
         with self._writing(product) as sql:
+            sql.lock_product(now_us=self.now_us())  # before users, as everywhere: no plan goes
             row = sql.lock_known_user(user_id=text(user_id))
             if row is None:
                 return None
+            if sql.deleted_plan(name=text(plan)) is not None:
+                raise StoreBusy("the plan has just been deleted")
             # Another server's clock may be ahead; this change is the younger one all the same.
             at_us = max(self.now_us(), row["assigned_us"] or 0)
             assign_plan(sql, AssignRecord(user_id, plan, None, subscription, at_us), at_us)

@@ -337,6 +337,9 @@ class Directory(Protocol):
     ) -> StoredUser | None:
         """Assign a plan and a billing period; None if the user is unknown. Their own version of
         a plan ends; whether the plan exists is not checked.
+
+        Raises:
+            StoreBusy: if the plan is deleted, since the caller has just found it.
         """
 
     def erase_user(self, product: str, user_id: str) -> str | None:

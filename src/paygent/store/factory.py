@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from paygent.core.validation import ValidationErrors
 from paygent.store.directory import wall_clock_us
@@ -19,6 +19,7 @@ READERS = 8
 WRITERS = 2
 """Connections that a server writes with, on PostgreSQL; SQLite has one writer."""
 
+_SHOWN_PARAMETERS = ("host", "port", "dbname", "user", "sslmode")
 _BUSY_WAIT_S = 2.0  # a server may share its file with the command line
 
 
@@ -51,7 +52,11 @@ def open_store(url: str, *, now_us: Callable[[], int] = wall_clock_us) -> SqlSto
         errors.add("database_url", without_password(url), _RULE)
         errors.raise_if_any()
         raise AssertionError  # `raise_if_any` has raised
-    store.open()
+    try:
+        store.open()
+    except BaseException:
+        store.close()
+        raise
     return store
 
 
@@ -61,12 +66,12 @@ def is_shared(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """Return a URL as it may be shown or logged."""
-    try:
-        parts = urlsplit(url)
-        if parts.password is None:
-            return url
-        user = f"{parts.username}:…@" if parts.username else ""
-        return parts._replace(netloc=user + parts.netloc.rpartition("@")[2]).geturl()
-    except ValueError:  # no URL at all
-        return "…"
+    """Return a URL as it may be shown or logged, whatever characters its password has."""
+    scheme, found, place = url.partition("://")
+    if not found or url.startswith(_SQLITE):
+        return url
+    place, _, query = place.partition("?")
+    user, has_user, host = place.rpartition("@")
+    shown = [each for each in query.split("&") if each.partition("=")[0] in _SHOWN_PARAMETERS]
+    name = user.partition(":")[0] + ":…@" if ":" in user else user + has_user
+    return f"{scheme}://{name}{host}" + ("?" + "&".join(shown) if shown else "")

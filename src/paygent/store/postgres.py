@@ -36,6 +36,8 @@ CONNECTIONS_MAX = 10
 _CONNECT_WAIT_S = 5.0
 _MIGRATION_LOCK = 0x7061_7967_656E_74  # any number; only Paygent takes this advisory lock
 _MONTHS_AHEAD = 2  # partitions that exist before their month begins
+_PARTITION_RETRY_US = 60 * 10**6
+_PARTITION_WAIT = "1s"  # for the tables' locks
 _DEADLOCK_TRIES = 3
 _SETTINGS = {
     "statement_timeout": "30s",
@@ -107,20 +109,18 @@ class PostgresEngine:
         self._now_us = now_us
         self._lock = threading.Lock()
         self._pool: ConnectionPool[Connection[dict[str, Any]]] | None = None
-        self._partitioned_to_us = 0  # partitions exist for all months up to here
+        self._partitions_due_us = 0  # when partitions have to be made
+        self._partitioning = threading.Lock()  # of the thread that makes them
 
     def open(self) -> None:
         """Connect and migrate; see `Engine.open`."""
         _require_driver()
-        with self._lock, self._as_unavailable():
-            pool = self._pool or self._new_pool()
-            try:
-                self._make_partitions(pool)
-            except BaseException:
+        with self._as_unavailable():
+            with self._lock:
                 if self._pool is None:
-                    pool.close()  # its threads have ended when the error is reported
-                raise
-            self._pool = pool
+                    self._pool = self._new_pool()
+                pool = self._pool
+            self._make_partitions(pool)
 
     def _new_pool(self) -> ConnectionPool[Connection[dict[str, Any]]]:
         """Migrate over a connection outside the pool, then open the pool.
@@ -128,7 +128,8 @@ class PostgresEngine:
         The connection fails at once and with the reason where the pool would try for
         `_CONNECT_WAIT_S` and raise a time-out, with threads left to stop.
         """
-        from psycopg import connect
+        from psycopg import ProgrammingError, connect
+        from psycopg.conninfo import conninfo_to_dict
         from psycopg.rows import dict_row
         from psycopg_pool import ConnectionPool
 
@@ -140,6 +141,11 @@ class PostgresEngine:
             "connect_timeout": int(_CONNECT_WAIT_S),
             "application_name": "paygent",
         }
+        try:
+            conninfo_to_dict(self._url)
+        except ProgrammingError:
+            # Its message may quote the password.
+            raise StoreUnavailable("PostgreSQL: the URL cannot be read") from None
         with closing(connect(self._url, **options)) as connection:
             migrate(connection)
         pool = ConnectionPool(
@@ -156,16 +162,28 @@ class PostgresEngine:
         return pool
 
     def _make_partitions(self, pool: ConnectionPool[Connection[dict[str, Any]]]) -> None:
-        """Make the partitions of this month and of those that come next, once a month."""
+        """Make the partitions of this month and of those that come next, once a month.
+
+        Nobody waits for a lock on the tables, which a backup may have for hours: events of a month
+        without a partition are in `events_other`, and the next try is a minute later.
+        """
+        from psycopg.errors import LockNotAvailable
+
         now_us = self._now_us()
-        if self._partitioned_to_us > calendar_month(now_us).end_us:
-            return
         month = calendar_month(now_us)
-        with pool.connection(timeout=_CONNECT_WAIT_S) as connection:
-            for _ in range(_MONTHS_AHEAD + 1):
-                make_partition(connection, month.start_us, month.end_us)
-                month = calendar_month(month.end_us)
-        self._partitioned_to_us = month.start_us
+        if self._partitions_due_us > now_us or not self._partitioning.acquire(blocking=False):
+            return
+        try:
+            self._partitions_due_us = now_us + _PARTITION_RETRY_US
+            with pool.connection(timeout=_CONNECT_WAIT_S) as connection:
+                for _ in range(_MONTHS_AHEAD + 1):
+                    make_partition(connection, month.start_us, month.end_us)
+                    month = calendar_month(month.end_us)
+            self._partitions_due_us = calendar_month(now_us).end_us
+        except LockNotAvailable:
+            pass  # the next try is due in a minute
+        finally:
+            self._partitioning.release()
 
     def close(self) -> None:
         """Close the connections; see `Engine.close`."""
@@ -184,6 +202,7 @@ class PostgresEngine:
     def forget_after_fork(self) -> None:
         """Start without connections in the child."""
         self._lock = threading.Lock()
+        self._partitioning = threading.Lock()
         self._pool = None
 
     @contextmanager
@@ -263,6 +282,7 @@ def make_partition(connection: Connection[dict[str, Any]], start_us: int, end_us
     """
     name = f"events_{day_name(start_us)[:7].replace('-', '_')}"
     with connection.transaction():
+        connection.execute(f"SET LOCAL lock_timeout = '{_PARTITION_WAIT}'".encode())
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
         found = connection.execute("SELECT to_regclass(%s) AS found", (name,)).fetchone()
         if found is not None and found["found"] is not None:
@@ -288,7 +308,7 @@ def _require_driver() -> None:
         StoreUnavailable: if it is not.
     """
     try:
-        import psycopg
+        import psycopg  # noqa: F401
         import psycopg_pool  # noqa: F401
     except ImportError as error:
         text = "PostgreSQL needs the extra: pip install 'paygent[postgres]'"

@@ -112,7 +112,12 @@ def test_fields__several_broken__are_all_named(service: Service) -> None:
         {"id": "r", "user_id": "u", "amount": -1, "period_start": "x", "period_end": "y"},
     ]
     fields = fields_of(service.post("/revenue", revenue))
-    assert fields == ["[0].amount", "[0].period_end", "[1].period_start", "[1].period_end"]
+    assert fields == [
+        "revenue[0].amount",
+        "revenue[0].period_end",
+        "revenue[1].period_start",
+        "revenue[1].period_end",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,8 @@ def test_fields__several_broken__are_all_named(service: Service) -> None:
         ("PUT", "/users", 405),
         ("DELETE", "/keys", 405),
         ("OPTIONS", "/users", 405),
-        ("HEAD", "/users", 405),
+        ("HEAD", "/nothing", 404),
+        ("HEAD", "/users/u1/subscription", 405),
     ],
 )
 def test_problems__of_routing__are_problems(

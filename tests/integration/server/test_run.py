@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.integration.server.service import NOW_US, event, serving
+from tests.postgres import Cluster
 
 from paygent.core.api_key import hash_of_key, make_key
 from paygent.core.validation import InvalidValue
@@ -115,6 +116,53 @@ def test_process__two_workers_on_postgresql__answer_and_end(postgres_url: str) -
             assert answer.json() == {"accepted": 1, "duplicates": 0}
         process.send_signal(signal.SIGTERM)
         assert process.wait(END_S) == 0
+
+
+def test_process__that_cannot_start__ends_with_a_failure(tmp_path: Path) -> None:
+    """A supervisor starts it again, rather than taking the end for a wish."""
+    url = f"sqlite:///{tmp_path}/server.db"
+    prepare(url)
+    failing = (
+        "from paygent.server.writer import Writer\n"
+        "def start(self): raise RuntimeError('no thread')\n"
+        "Writer.start = start\n"
+    )
+    arguments = [sys.executable, "-c", failing + SCRIPT, url, "0", "1"]
+    done = subprocess.run(
+        arguments, stderr=subprocess.PIPE, text=True, timeout=START_S, check=False
+    )
+    assert done.returncode == 3
+    assert "no thread" in done.stderr
+
+
+def test_process__metrics__have_no_times_of_creation(tmp_path: Path) -> None:
+    """They would double the series of each counter."""
+    url = f"sqlite:///{tmp_path}/server.db"
+    prepare(url)
+    with server(url) as (_, address):
+        text = httpx.get(f"{address}/metrics", timeout=5).text
+    assert "paygent_http_requests_total{" in text
+    assert "_created" not in text
+
+
+def test_process__postgresql_that_went_away__is_not_ready_within_two_seconds() -> None:
+    """The probe gets an answer; afterwards the server is ready again by itself."""
+    with Cluster() as cluster:
+        url = cluster.new_database()
+        prepare(url)
+        with server(url) as (_, address):
+            cluster.stop()
+            for _ in range(2):
+                started = time.monotonic()
+                answer = httpx.get(f"{address}/ready", timeout=10)
+                # 1.5 s, and what a busy machine takes.
+                assert time.monotonic() - started < 3
+                assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+            cluster.start()
+            deadline = time.monotonic() + START_S
+            while httpx.get(f"{address}/ready", timeout=10).status_code != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
 
 
 def test_settings__two_workers_on_sqlite__names_the_rule() -> None:

@@ -317,6 +317,10 @@ def test_products__from_loopback__only_while_there_is_none(store: SqlStore) -> N
         )
         # A proxy on this machine forwards what comes from elsewhere.
         assert near.post(path, json=body, headers={"X-Forwarded-For": "::1"}).status_code == 403
+        # A page in a browser on this machine may send JSON as text, without asking first.
+        for headers in ({"Origin": "https://example.com"}, {"Sec-Fetch-Site": "cross-site"}):
+            typed = {"Content-Type": "text/plain", **headers}
+            assert near.post(path, content='{"name": "First"}', headers=typed).status_code == 403
         created = near.post(path, json=body)
         assert created.status_code == 201
         assert near.post(path, json=body).status_code == 403

@@ -294,7 +294,7 @@ def test_revenue__with_broken_rules__all_entries_are_named(service: Service) -> 
         ],
     )
     assert refused.status_code == 422
-    assert fields_of(refused) == ["[0].amount", "[2].amount", "[3].period_end"]
+    assert fields_of(refused) == ["revenue[0].amount", "revenue[2].amount", "revenue[3].period_end"]
     assert service.post("/revenue", []).json() == {"accepted": 0, "duplicates": 0}
 
 

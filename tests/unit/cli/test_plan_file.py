@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from paygent import PlanConfig
+from paygent import Limit, PlanConfig
 from paygent.cli.options import CommandError, UsageError
 from paygent.cli.plan_file import plans_of, read_plan_file
+from paygent.core.plan_json import shown_fields
 from paygent.core.validation import InvalidValue
 
 TOML = """
@@ -78,11 +79,23 @@ def test_read_plan_file__json__is_read_by_name_and_as_the_server_takes_it(
 
 def test_plans_of__an_answer_of_the_server__is_read_without_loss() -> None:
     """What `GET /config/plans` shows can be kept as a file, with what a plan only shows."""
-    plan = PlanConfig(max_spend_per_period="25.000000001", tool_costs={"search": "0.5"}, limits=[])
+    plan = PlanConfig(
+        max_spend_per_period="25.000000001",
+        tool_costs={"search": "0.5"},
+        cost_rates={"mine": {"input": "0.0025", "output": 1}},
+        limits=[Limit("calls", window="day", cap=3)],
+    )
     stored = {"id": "plan_1", "version": 3, "created_at": "2026-11-01T00:00:00Z"}
-    document = {"plans": [{"name": "pro", **stored, **plan.model_dump(mode="json")}]}
+    document = {"plans": [{"name": "pro", **stored, **shown_fields(plan)}]}
     assert plans_of(document) == {"pro": plan}
     assert plans_of(document)["pro"].max_spend_per_period_nano == 25_000_000_001
+
+
+def test_plans_of__an_exact_amount_that_is_none__is_named_with_its_rule() -> None:
+    """It is a known field: there is no other one to be meant."""
+    assert mistakes({"plans": {"a": {"price_nano": "much"}}}) == [
+        ("plans.a.price_nano", "must be a whole number of nano-dollars")
+    ]
 
 
 def test_plans_of__mistakes_in_several_plans__are_all_named() -> None:
@@ -118,7 +131,7 @@ def test_plans_of__unknown_fields__are_named_in_the_order_of_the_file() -> None:
     assert [field for field, _ in found] == [*names, *(f"plans.a.{name}" for name in names)]
 
 
-@pytest.mark.parametrize("name", ["updated_by_at", "gate_at_hour", "max_tokens", "title_at"])
+@pytest.mark.parametrize("name", ["updated_at", "title_at"])
 def test_plans_of__a_field_that_resembles_none__has_no_hint(name: str) -> None:
     """Another word is no misspelling: a hint would mislead."""
     found = dict(mistakes({name: 1, "plans": {"a": {name: 1}}}))

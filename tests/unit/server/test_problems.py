@@ -56,6 +56,9 @@ def test_problem_response__not_found__has_the_standard_members() -> None:
         ({"a": [1]}, '{"a": [1]}'),
         ({"a": {1, 2}.__class__}, '{"a": "<class \'set\'>"}'),
         ({(1, 2): 3}, "<dict>"),
+        (b"bytes", None),
+        ({str(n): "x" * 50 for n in range(9)}, "9 fields"),
+        (["x" * 50] * 7, "7 items"),
     ],
 )
 def test_problem_response__values__are_json_and_short(value: Any, shown: Any) -> None:

@@ -16,6 +16,7 @@ from tests.contract.samples import NOON_US, PRODUCT, batch_of, make_event
 from tests.postgres import Cluster
 
 from paygent.core.period import calendar_month, to_datetime
+from paygent.store.factory import open_store
 from paygent.store.port import StoreBusy, StoreUnavailable
 from paygent.store.postgres import PostgresStore
 
@@ -67,12 +68,11 @@ def test_open__a_newer_schema__is_refused_and_left_alone(
     assert rows(postgres_url, "SELECT version FROM schema_version") == [(999,)]
 
 
-def test_open__a_failure_after_the_connection__closes_what_was_opened(postgres_url: str) -> None:
-    """A pool that is not used keeps no thread."""
-    store = PostgresStore(postgres_url, now_us=lambda: 10**30)
+def test_open_store__a_failure_after_the_connection__leaves_no_thread(postgres_url: str) -> None:
+    """A pool that nobody uses is closed."""
     before = threading.active_count()
     with pytest.raises(OverflowError):
-        store.open()
+        open_store(postgres_url, now_us=lambda: 10**30)
     assert threading.active_count() == before
 
 
@@ -194,7 +194,7 @@ def test_partitions__of_a_month_that_begins__take_the_events_that_came_early(
     far_us = calendar_month(NOON_US).end_us + 70 * 86_400 * 10**6
     store.ingest(PRODUCT, batch_of(make_event("ahead", at_us=far_us)))
     assert rows(postgres_url, "SELECT event_id FROM events_other") == [("ahead",)]
-    now_us = calendar_month(NOON_US).end_us
+    now_us = calendar_month(calendar_month(NOON_US).end_us).end_us
     store.ingest(PRODUCT, batch_of(make_event("a", at_us=now_us)))
     name = f"events_{to_datetime(far_us):%Y_%m}"
     assert name in partitions(postgres_url)
@@ -202,6 +202,25 @@ def test_partitions__of_a_month_that_begins__take_the_events_that_came_early(
     assert rows(postgres_url, "SELECT event_id FROM events_other") == []
     assert {event.event_id for event in store.events(PRODUCT, "ann")} == {"ahead", "a"}
     assert list(store.audit(PRODUCT)) == []
+    store.close()
+
+
+def test_partitions__while_a_backup_has_the_tables_locked__are_made_later(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for it meanwhile: events of a month without a partition are kept beside them."""
+    monkeypatch.setattr("paygent.store.postgres._PARTITION_WAIT", "20ms")
+    now_us = NOON_US
+    store = PostgresStore(postgres_url, connections_max=2, now_us=lambda: now_us)
+    store.open()
+    now_us = calendar_month(calendar_month(NOON_US).end_us).end_us
+    with psycopg.connect(postgres_url) as backup:
+        backup.execute("LOCK TABLE events, events_other IN ACCESS SHARE MODE")
+        assert store.ingest(PRODUCT, batch_of(make_event("a", at_us=now_us))).counted == {"a"}
+        assert "events_2025_02" not in partitions(postgres_url)
+    now_us += 61 * 10**6
+    assert store.ingest(PRODUCT, batch_of(make_event("b", at_us=now_us))).counted == {"b"}
+    assert "events_2025_02" in partitions(postgres_url)
     store.close()
 
 

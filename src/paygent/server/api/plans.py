@@ -21,8 +21,6 @@ from paygent.store.directory_port import StoredPlan
 
 router = api_router()
 
-_UNKNOWN = "is not a field of a plan"
-
 
 def plan_shape(plan: StoredPlan) -> schemas.Plan:
     """Return a plan as an answer."""
@@ -62,9 +60,9 @@ async def change_plan(
     if body.get("name", plan.name) != plan.name:
         errors.add("name", body["name"], "cannot be changed")
     given = {name: value for name, value in body.items() if name != "name"}
-    arguments, unknown = plan_arguments(given)
-    for name in unknown:
-        errors.add(name, body[name], _UNKNOWN)
+    arguments, refused = plan_arguments(given)
+    for name, rule in refused.items():
+        errors.add(name, body[name], rule)
     errors.raise_if_any()
     config = plan_from_json(plan.document).model_copy(update=arguments)
     (changed,) = await tenant.ask(tenant.store.put_plans, {plan.name: plan_to_json(config)})
@@ -110,9 +108,9 @@ def _read_plans(body: schemas.NewPlans) -> dict[str, dict[str, Any]]:
 
 
 def _read_plan(errors: ValidationErrors, path: str, given: Mapping[str, Any]) -> PlanConfig | None:
-    arguments, unknown = plan_arguments(given)
-    for name in unknown:
-        errors.add(f"{path}.{name}", given[name], _UNKNOWN)
+    arguments, refused = plan_arguments(given)
+    for name, rule in refused.items():
+        errors.add(f"{path}.{name}", given[name], rule)
     try:
         return PlanConfig(**arguments)
     except InvalidValue as error:

@@ -138,9 +138,10 @@ FROM rows(
 WHERE true;
 
 -- name: end_waiting!
-UPDATE corrections /*sqlite INDEXED BY corrections_waiting */ SET waiting = 0
-WHERE product_id = :product_id AND waiting = 1
-  AND corrects IN (SELECT k.event_id FROM rows(event_id TEXT) AS k);
+UPDATE corrections SET waiting = 0
+FROM rows(user_id TEXT, event_id TEXT) AS k
+WHERE true AND corrections.product_id = :product_id AND corrections.user_id = k.user_id
+  AND corrections.corrects = k.event_id AND corrections.waiting = 1;
 
 -- name: accounts_between
 -- The accounts that count something of a user and session in a span of time.

@@ -73,6 +73,12 @@ SELECT COALESCE(MAX(created_us), 0) AS created_us FROM plans WHERE product_id = 
 -- name: plan_name^
 SELECT name FROM plans WHERE product_id = :product_id AND plan_id = :plan_id AND deleted_us IS NULL LIMIT 1;
 
+-- name: deleted_plan^
+-- The newest version of a plan, if it is deleted.
+SELECT p.version FROM plans AS p
+WHERE p.product_id = :product_id AND p.name = :name AND p.deleted_us IS NOT NULL
+  AND p.version = (SELECT MAX(q.version) FROM plans AS q WHERE q.product_id = :product_id AND q.name = :name);
+
 -- name: delete_plan!
 UPDATE plans SET deleted_us = :now_us
 WHERE product_id = :product_id AND plan_id = :plan_id AND deleted_us IS NULL;
