@@ -6,6 +6,7 @@ A problem never contains a traceback, a secret or an address made from the reque
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from http import HTTPStatus
@@ -19,7 +20,6 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from paygent.core.validation import FieldError, InvalidValue
-from paygent.server.json_rules import in_json, rule_of
 from paygent.server.logs import LOGGER
 from paygent.store.port import StoreUnavailable
 
@@ -28,6 +28,50 @@ MEDIA_TYPE = "application/problem+json"
 _RETRY_AFTER_S = 1
 _SHOWN_CHARS_MAX = 200  # of a value that breaks a rule
 _ERRORS_MAX = 1_000  # listed in one answer
+
+# What types of this package say to an application in Python, and the same about JSON.
+_OF_PYTHON = (
+    (" (Decimal, int, float or str)", ""),
+    ("must be a dict ", "must be an object "),
+    ("must be a ModelCostRate or a dict of its fields", "must be an object of prices"),
+    ("must be a Limit or a dict of its fields", "must be an object of a limit"),
+    ("a ModelLimitConfig or a dict of its fields", "an object with max_tokens_per_period"),
+    ("is not a field of ModelCostRate", "is not a field of a rate"),
+    ("is not a field of ModelLimitConfig", "is not a field of a model's limit"),
+    ("is not a field of Limit", "is not a field of a limit"),
+    ("must be a list of Limit", "must be a list of limits"),
+    ("or None for", "or null for"),
+    ("True or False", "true or false"),
+)
+_KINDS = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "string_type": "must be a string",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number with fewer digits",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "decimal_type": "must be a number",
+    "decimal_parsing": "must be a number",
+    "finite_number": "must be a finite number",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "list_type": "must be a list of objects",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "model_attributes_type": "must be an object",
+    "literal_error": "must be {expected}",
+    "value_error": "{error}",
+}
+"""Rules by the library's kinds of errors, with its figures."""
 
 Errors = Iterable[Mapping[str, Any]]
 
@@ -71,7 +115,7 @@ def invalid(field: str, value: Any, rule: str) -> Problem:
 def invalid_fields(errors: Iterable[FieldError]) -> Problem:
     """Return the problem of fields that break rules."""
     found = [
-        {"field": each.field, "value": each.value, "rule": in_json(each.rule)} for each in errors
+        {"field": each.field, "value": each.value, "rule": _in_json(each.rule)} for each in errors
     ]
     fields = ", ".join(str(each["field"]) for each in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
@@ -179,7 +223,7 @@ def _of_request(error: RequestValidationError, body_name: str) -> Problem:
         # A whole body of another kind says nothing that its sender does not know.
         is_seen = each["type"] != "missing" and tuple(each["loc"]) != ("body",)
         value = each.get("input") if is_seen else None
-        found.append(FieldError(_path(each["loc"], body_name), value, rule_of(each)))
+        found.append(FieldError(_path(each["loc"], body_name), value, _rule(each)))
     return invalid_fields(found)
 
 
@@ -193,6 +237,27 @@ def _path(place: Iterable[str | int], body_name: str) -> str:
     return path or str(source)
 
 
+def _rule(error: Mapping[str, Any]) -> str:
+    """Return the rule that one error of the validation library stands for."""
+    rule = _KINDS.get(error["type"])
+    if rule is None:  # no schema leads to this kind at present
+        text = re.sub(r"^Input should be (an? )?(valid )?", r"must be \1", str(error["msg"]))
+        return text[:1].lower() + text[1:]
+    rule = rule.format_map(error.get("ctx", {}))
+    if error["type"] == "literal_error":
+        rule = rule.replace("'", '"')
+    return rule.replace("at least 1 characters", "at least one character").replace(
+        "at least 1 items", "at least one item"
+    )
+
+
+def _in_json(rule: str) -> str:
+    """Return a rule with the words of JSON for those of Python."""
+    for python, json_words in _OF_PYTHON:
+        rule = rule.replace(python, json_words)
+    return rule
+
+
 def _shown(value: Any) -> Any:
     """Return a value as an answer may repeat it: JSON, and short."""
     if isinstance(value, bytes):
@@ -204,7 +269,7 @@ def _shown(value: Any) -> Any:
     if isinstance(value, (float, Decimal)):
         return float(value) if isfinite(value) and isfinite(float(value)) else None
     text = value if isinstance(value, str) else _dumped(value)
-    if len(text) > _SHOWN_CHARS_MAX and not isinstance(value, str):
+    if len(text) > _SHOWN_CHARS_MAX and isinstance(value, (Mapping, list, tuple)):
         return f"{len(value)} {'fields' if isinstance(value, Mapping) else 'items'}"
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _SHOWN_CHARS_MAX else text[: _SHOWN_CHARS_MAX - 1] + "…"

@@ -57,6 +57,7 @@ def test_problem_response__not_found__has_the_standard_members() -> None:
         ({"a": {1, 2}.__class__}, '{"a": "<class \'set\'>"}'),
         ({(1, 2): 3}, "<dict>"),
         (b"bytes", None),
+        (10**300, "1" + "0" * 198 + "…"),
         ({str(n): "x" * 50 for n in range(9)}, "9 fields"),
         (["x" * 50] * 7, "7 items"),
     ],

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from fastapi.exceptions import RequestValidationError
 
 from paygent import PlanConfig
 from paygent.core.validation import InvalidValue
-from paygent.server.json_rules import in_json, rule_of
+from paygent.server.problems import as_problem
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,13 @@ from paygent.server.json_rules import in_json, rule_of
         ({"type": "new", "msg": "Something else"}, "something else"),
     ],
 )
-def test_rule_of__each_kind__follows_the_name_of_a_field(
+def test_as_problem__each_kind_of_error__follows_the_name_of_a_field(
     error: dict[str, object], rule: str
 ) -> None:
     """A rule is the rest of a sentence that begins with the field."""
-    assert rule_of(error) == rule
+    problem = as_problem(RequestValidationError([{"loc": ("body", "name"), **error}]))
+    assert problem is not None
+    assert [(each["field"], each["rule"]) for each in problem.errors] == [("name", rule)]
 
 
 @pytest.mark.parametrize(
@@ -55,11 +58,15 @@ def test_rule_of__each_kind__follows_the_name_of_a_field(
         {"model_limits": {"m": "x"}, "session_timeout_minutes": "x", "soft_gate_at": "x"},
     ],
 )
-def test_in_json__every_rule_of_a_plan__names_no_type_of_python(fields: dict[str, object]) -> None:
+def test_as_problem__every_rule_of_a_plan__names_no_type_of_python(
+    fields: dict[str, object],
+) -> None:
     """A plan's rules are written for applications in Python; a request is JSON."""
     with pytest.raises(InvalidValue) as raised:
         PlanConfig(**fields)  # type: ignore[arg-type]
-    for each in raised.value.findings:
-        rule = in_json(each.rule)
+    problem = as_problem(raised.value)
+    assert problem is not None
+    assert len(problem.errors) == len(raised.value.findings)
+    for each in problem.errors:
         for word in ("None", "True", "False", "dict", "Decimal", "Config", "Rate", "Limit"):
-            assert word not in rule, rule
+            assert word not in each["rule"], each["rule"]
