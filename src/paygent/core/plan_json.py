@@ -96,14 +96,14 @@ def plan_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
     amount, so that a plan that was shown is read back without loss.
 
     Returns:
-        The arguments of `PlanConfig`, which judges their values; and the other fields by name, each
-        with the rule that it breaks.
+        The arguments of `PlanConfig`, which judges their values; and the other fields by name, in
+        the order given, each with the rule that it breaks.
     """
     arguments = {name: value for name, value in given.items() if name in _FIELDS}
     for name in arguments.keys() & set(_WITH_PARTS):
         arguments[name] = _without_computed(name, arguments[name])
     refused = {}
-    for name in sorted(given.keys() - _FIELDS - READ_ONLY):
+    for name in (each for each in given if each not in _FIELDS | READ_ONLY):
         source = _SOURCES.get(name, "")
         if name not in _TWINS:
             if source not in given:  # without its source it would be a change that is lost

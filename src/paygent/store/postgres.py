@@ -164,8 +164,8 @@ class PostgresEngine:
     def _make_partitions(self, pool: ConnectionPool[Connection[dict[str, Any]]]) -> None:
         """Make the partitions of this month and of those that come next, once a month.
 
-        No transaction waits for the tables' locks, which a backup may have for hours: events of a month
-        without a partition are in `events_other`, and the next try is a minute later.
+        No transaction waits for the tables' locks, which a backup may have for hours: events of a
+        month without a partition are in `events_other`, and the next try is a minute later.
         """
         from psycopg.errors import LockNotAvailable
 
