@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -27,9 +28,13 @@ from paygent.core.messages import (
     DefaultPlanRecord,
     DirectoryRecord,
     PlanRecord,
+    SessionRecord,
 )
 from paygent.core.period import Subscription
+from paygent.store import booking
+from paygent.store.erasure import pseudonyms
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreBusy
 from paygent.store.statements import Statements
 
 __all__ = ["clock", "store", "stores"]  # fixtures
@@ -264,3 +269,83 @@ def test_corrections__sent_again_after_their_users_erasure__are_duplicates(
     again = store.book(PRODUCT, [batch_of(correction, make_event("new"))])
     assert again == [frozenset({"new"})]
     assert list(store.audit(PRODUCT)) == []
+
+
+def test_corrections__of_themselves__count_by_their_own_fields(store: SqlStore) -> None:
+    """A sender's mistake is booked as it came; nothing goes round in a circle."""
+    odd = make_event("a", corrects="a", cost_tokens_nano=-5)
+    assert store.ingest(PRODUCT, batch_of(odd)).counted == {"a"}
+    assert [event.cost_nano for event in store.events(PRODUCT, "ann")] == [-5]
+    assert list(store.audit(PRODUCT)) == []
+
+
+def test_places__a_late_event_beside_a_new_one__have_the_plans_of_their_times(
+    store: SqlStore, clock: Clock
+) -> None:
+    """One delivery may contain what waited for an hour."""
+    for name, hours in (("first", 8), ("second", 6)):
+        clock.at_us = NOON_US - hours * HOUR_US
+        record = AssignRecord("ann", name, None, None, clock.at_us)
+        write(store, record, sent_us=clock.at_us)
+    clock.at_us = NOON_US
+    late = make_event("late", at_us=NOON_US - 7 * HOUR_US)
+    store.ingest(PRODUCT, batch_of(make_event("now"), late))
+    plans = {event.event_id: event.plan for event in store.events(PRODUCT, "ann")}
+    assert plans == {"late": "first", "now": "second"}
+
+
+# -- users who were erased
+
+
+def late_batch() -> Batch:
+    """Return what the journal of a process that was away may contain."""
+    return batch_of(
+        make_event("late", metadata={"name": "Ann"}, description="Ann"),
+        directory=(
+            AssignRecord("ann", "pro", None, None, NOON_US),
+            SessionRecord("ann", "s9", True, NOON_US, NOON_US),
+        ),
+        questions=ask("ann", period_key()),
+    )
+
+
+def test_erased__whatever_arrives_late__leaves_no_trace_of_the_id(store: SqlStore) -> None:
+    """The event lands on the pseudonym; nothing else is done for the old id."""
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    pseudonym = store.erase_user(PRODUCT, "ann")
+    assert pseudonym is not None
+    answer = store.ingest(PRODUCT, late_batch())
+    assert answer.counted == {"late"}
+    assert answer.users["ann"].plan is None
+    assert store.user(PRODUCT, "ann") is None
+    (late,) = [event for event in store.events(PRODUCT, pseudonym) if event.event_id == "late"]
+    assert (late.metadata, late.description, late.session_id) == (None, None, "")
+    assert store.ingest(PRODUCT, late_batch()).counted == frozenset()
+    assert list(store.audit(PRODUCT)) == []
+
+
+def test_erased__while_a_booking_waits_for_the_row__is_found_by_then(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The transaction begins again."""
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    pseudonym = store.erase_user(PRODUCT, "ann")
+    looks: list[int] = []
+
+    def look_too_early(sql: Statements, user_ids: Iterable[str], now_us: int) -> dict[str, str]:
+        looks.append(now_us)
+        return {} if len(looks) == 1 else pseudonyms(sql, user_ids, now_us)
+
+    monkeypatch.setattr(booking, "pseudonyms", look_too_early)
+    assert store.ingest(PRODUCT, late_batch()).counted == {"late"}
+    assert len(looks) == 4
+    assert store.user(PRODUCT, "ann") is None
+    assert len(store.events(PRODUCT, str(pseudonym))) == 2
+
+
+def test_erased__again_and_again__is_busy(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A booking does not begin again for ever."""
+    names = count()
+    monkeypatch.setattr(booking, "pseudonyms", lambda *_: {"ann": f"erased_{next(names)}"})
+    with pytest.raises(StoreBusy, match="being changed"):
+        store.ingest(PRODUCT, batch_of(make_event("a")))

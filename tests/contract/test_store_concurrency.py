@@ -244,6 +244,8 @@ def test_two_connections__a_lock_that_lasts__is_busy(tmp_path: Path) -> None:
     second.open()
     with first.engine.transaction(PRODUCT, writes=True), pytest.raises(StoreBusy, match="locked"):
         second.ingest(PRODUCT, batch_of(make_event("a")))
+    with first.engine.transaction(PRODUCT, writes=True), pytest.raises(StoreBusy, match="locked"):
+        second.book(PRODUCT, [batch_of(make_event("a")), batch_of(make_event("b"))])
     assert second.ingest(PRODUCT, batch_of(make_event("a"))).counted == {"a"}
     first.close()
     second.close()

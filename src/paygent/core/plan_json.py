@@ -57,6 +57,9 @@ def plan_to_json(plan: PlanConfig) -> dict[str, Any]:
     return document
 
 
+_TWIN_OF_MANY = "tool_costs_nano"
+
+
 def plan_from_json(document: Mapping[str, Any]) -> PlanConfig:
     """Read a plan written by `plan_to_json`.
 
@@ -108,9 +111,9 @@ def plan_arguments(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         if name not in _TWINS:
             if source not in given:  # without its source it would be a change that is lost
                 refused[name] = NOT_A_FIELD
-        elif source not in given and not _is_exact(given[name]):
+        elif source not in given and not _is_exact(name, given[name]):
             refused[name] = "must be a whole number of nano-dollars"
-        elif source not in given or _is_shown_as(given[source], given[name]):
+        elif source not in given or _is_shown_as(name, given[source], given[name]):
             arguments[source] = _from_nano(given[name])
     return arguments, refused
 
@@ -145,23 +148,31 @@ def _exact(amount_nano: int) -> str:
     return f"{whole}.{part:09d}"
 
 
-def _is_exact(amount: Any) -> bool:
-    """Return whether a value is an exact amount, several of them, or none."""
-    if isinstance(amount, Mapping):
-        return all(map(_is_exact, amount.values()))
-    return amount is None or (type(amount) is int and abs(amount) <= CAP_NANO_MAX)
+def _is_exact(twin: str, amount: Any) -> bool:
+    """Return whether a value is what a twin has: an exact amount, one for each name, or none."""
+    if twin == _TWIN_OF_MANY:
+        return isinstance(amount, Mapping) and all(map(_is_amount, amount.values()))
+    return amount is None or _is_amount(amount)
 
 
-def _is_shown_as(shown: Any, exact: Any) -> bool:
+def _is_amount(amount: Any) -> bool:
+    return type(amount) is int and abs(amount) <= CAP_NANO_MAX
+
+
+def _is_shown_as(twin: str, shown: Any, exact: Any) -> bool:
     """Return whether an amount, or each of several, is the number that shows an exact one."""
-    if isinstance(shown, Mapping) and isinstance(exact, Mapping):
-        if shown.keys() != exact.keys():
-            return False
-        return all(_is_shown_as(shown[name], exact[name]) for name in shown)
-    number = None if isinstance(shown, str) else read_decimal(shown)
-    if exact is None or number is None or not _is_exact(exact):
+    if not _is_exact(twin, exact) or exact is None:
         return False
-    return float(number) == to_usd(exact)
+    if twin != _TWIN_OF_MANY:
+        return _shows(shown, exact)
+    if not isinstance(shown, Mapping) or shown.keys() != exact.keys():
+        return False
+    return all(_shows(shown[name], exact[name]) for name in exact)
+
+
+def _shows(shown: Any, exact: int) -> bool:
+    number = None if isinstance(shown, str) else read_decimal(shown)
+    return number is not None and number.is_finite() and float(number) == to_usd(exact)
 
 
 def _from_nano(exact: Any) -> Any:

@@ -515,10 +515,9 @@ def _lock_or_create_users(sql: Statements, user_ids: Iterable[str], now_us: int)
     known = erasure.pseudonyms(sql, asked, now_us)
     current = {each: known.get(each, each) for each in asked}
     rows = [(each, new_user_id()) for each in sorted(set(current.values()))]
-    if rows:
-        sql.lock_users(rows=rows, now_us=now_us)
-        if erasure.pseudonyms(sql, asked, now_us) != known:
-            raise StoreBusy("a user is being erased")
+    sql.lock_users(rows=rows, now_us=now_us)
+    if erasure.pseudonyms(sql, asked, now_us) != known:
+        raise StoreBusy("a user is being erased")
     return current
 
 

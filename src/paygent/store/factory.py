@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import unquote
 
-from paygent.core.validation import ValidationErrors
+from paygent.core.validation import FieldError, InvalidValue
 from paygent.store.directory import wall_clock_us
 from paygent.store.ledger import SqlStore
 
@@ -48,10 +48,7 @@ def open_store(url: str, *, now_us: Callable[[], int] = wall_clock_us) -> SqlSto
 
         store = PostgresStore(url, connections_max=READERS + WRITERS, now_us=now_us)
     else:
-        errors = ValidationErrors("database")
-        errors.add("database_url", without_password(url), _RULE)
-        errors.raise_if_any()
-        raise AssertionError  # `raise_if_any` has raised
+        raise InvalidValue("database", (FieldError("database_url", without_password(url), _RULE),))
     try:
         store.open()
     except BaseException:

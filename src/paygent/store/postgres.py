@@ -212,8 +212,6 @@ class PostgresEngine:
 
         try:
             yield
-        except OSError as error:
-            raise StoreUnavailable(f"PostgreSQL: {error}") from error
         except psycopg.Error as error:  # also of the pool
             kind = _unavailable_kind(error)
             if kind is None:

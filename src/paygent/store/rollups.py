@@ -68,10 +68,9 @@ class Rollups:
             slot: The writer's slot in the rows of a whole product.
         """
         sql.roll_up_days(rows=_rows(self._days))
-        if self._periods:
-            sql.roll_up_periods(rows=_rows(self._periods))
-            sql.roll_up_months(rows=_rows(self._months))
-            sql.roll_up_models(rows=_rows(self._models), slot=slot)
+        sql.roll_up_periods(rows=_rows(self._periods))
+        sql.roll_up_months(rows=_rows(self._months))
+        sql.roll_up_models(rows=_rows(self._models), slot=slot)
 
 
 def _add(sums: list[int], figures: tuple[int, int, int, int]) -> None:

@@ -205,3 +205,14 @@ def test_billing_period__not_renewed__has_ended(at: str) -> None:
 def test_billing_period__no_subscription__is_the_calendar_month() -> None:
     """Without a period it is the UTC calendar month."""
     assert billing_period(None, us("2025-02-10")) == window("2025-02-01", "2025-03-01")
+
+
+def test_billing_period__before_a_first_one_that_never_ends__begins_in_1970() -> None:
+    """A lifetime plan that begins tomorrow: what is used today counts in one period before it."""
+    start_us = to_us(datetime(2026, 12, 1, tzinfo=timezone.utc))
+    end_us = to_us(datetime(9999, 12, 31, tzinfo=timezone.utc))
+    for renews in ("auto", "month", "none"):
+        period = billing_period(Subscription(start_us, end_us, renews), start_us - 1)
+        assert period is not None
+        assert period.contains(start_us - 1)
+        assert period.end_us <= start_us

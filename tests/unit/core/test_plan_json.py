@@ -12,7 +12,7 @@ from tests.unit.core.broken_rules import errors_of
 
 from paygent.core.limit import Limit, ModelLimitConfig
 from paygent.core.plan import ModelCostRate, PlanConfig
-from paygent.core.plan_json import plan_from_json, plan_to_json
+from paygent.core.plan_json import plan_arguments, plan_from_json, plan_to_json
 from paygent.core.validation import InvalidValue
 
 
@@ -149,3 +149,43 @@ def test_plan_from_json__a_broken_rule__is_an_invalid_value(document: dict[str, 
     """Whatever is wrong with a document, the error is the one that names findings."""
     with pytest.raises(InvalidValue):
         plan_from_json(document)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"price": 1, "price_nano": {}},
+        {"price": 1, "price_nano": {"a": 1}},
+        {"price": "1", "price_nano": 10**9},
+        {"price": 1, "price_nano": None},
+        {"price": 1, "price_nano": 2 * 10**9},
+        {"price": 1, "price_nano": 1.5},
+        {"tool_costs": {"a": 1}, "tool_costs_nano": 10**9},
+        {"tool_costs": {"a": 1}, "tool_costs_nano": {"b": 10**9}},
+        {"tool_costs": 1, "tool_costs_nano": {"a": 10**9}},
+    ],
+)
+def test_plan_arguments__a_twin_that_shows_something_else__does_not_count(
+    given: dict[str, Any],
+) -> None:
+    """The field itself was changed, or the twin is none: it says nothing."""
+    arguments, refused = plan_arguments(given)
+    source = "price" if "price" in given else "tool_costs"
+    assert arguments == {source: given[source]}
+    assert refused == {}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"price_nano": {}},
+        {"price_nano": 1.5},
+        {"tool_costs_nano": 5},
+        {"tool_costs_nano": {"a": {}}},
+    ],
+)
+def test_plan_arguments__a_twin_alone_of_another_kind__is_refused(given: dict[str, Any]) -> None:
+    """What would be lost in silence is named."""
+    arguments, refused = plan_arguments(given)
+    assert arguments == {}
+    assert refused == dict.fromkeys(given, "must be a whole number of nano-dollars")

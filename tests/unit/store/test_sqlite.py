@@ -588,3 +588,27 @@ def _pragma(store: SqliteStore, pragma: str, read: Callable[[Any], Any] = int) -
     connection = store.engine._connection
     assert connection is not None  # the caller has opened it
     return read(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def test_transaction__of_a_reader_while_the_store_is_closed__ends_with_it(path: str) -> None:
+    """A connection that is given back to a closed store is closed, and the next one is new."""
+    store = SqliteStore(path, readers=1)
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    with store.engine.transaction(PRODUCT) as sql:
+        connection = sql.connection
+        store.close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
+    store.close()
+
+
+def test_transaction__readers__neither_write_nor_wait_for_a_writer(path: str) -> None:
+    """Each has a connection of its own; one more waits for one of them."""
+    store = SqliteStore(path, readers=2)
+    store.open()
+    with store.engine.transaction(PRODUCT, writes=True), store.engine.transaction(PRODUCT) as sql:
+        assert sql.users_page(after="", users_max=1) == []
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            sql.connection.execute("DELETE FROM users")
+    store.close()
