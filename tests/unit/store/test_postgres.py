@@ -246,3 +246,15 @@ def test_fork__of_a_process_with_a_store__gives_each_its_own_connections(
     assert store.ingest(PRODUCT, batch_of(make_event("parent"))).counted == {"parent"}
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a", "child", "parent"]
+
+
+def test_forget_after_fork__the_pool__is_dropped_and_not_closed(store: PostgresStore) -> None:
+    """Closing it in the child would end the parent's sessions."""
+    store.ingest(PRODUCT, batch_of(make_event("a")))
+    parents = store.engine._pool
+    assert parents is not None
+    store.engine.forget_after_fork()
+    assert store.ingest(PRODUCT, batch_of(make_event("b"))).counted == {"b"}
+    assert store.engine._pool is not parents
+    assert not parents.closed
+    parents.close()
