@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,6 +35,7 @@ _ONLY = re.compile(r"/\*(sqlite|postgres)\b(.*?)\*/", re.DOTALL)
 _NAME = re.compile(r"^-- name: (\w+)([*!^$]*)", re.MULTILINE)
 _EACH_ROW = re.compile(r"\bFROM rows\([^)]*\) AS k\s+WHERE true\b")
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
+_USE = re.compile(r"\bk\.\w+|(?<!:):\w+")  # of a passed column, or of another parameter
 _TEXT = re.compile(r"\bTEXT\b")
 
 
@@ -41,12 +43,14 @@ class RowByRow(NamedTuple):
     """A statement that SQLite runs for one row after another.
 
     Attributes:
-        sql: With numbered parameters: the columns of a row, then the others.
-        others: Names of the other parameters, in the order of their numbers.
+        sql: With a placeholder for each use of a column or of another parameter.
+        others: Names of the other parameters.
+        pick: Returns the values of the placeholders from a row that the others follow.
     """
 
     sql: str
     others: tuple[str, ...]
+    pick: Callable[[tuple[Any, ...]], tuple[Any, ...]]
 
 
 class Queries(NamedTuple):
@@ -91,7 +95,7 @@ class Statements:
             parameters["product_id"] = self.product_id
             if rows is not None and row_by_row is not None:
                 others = tuple(parameters[each] for each in row_by_row.others)
-                many = ((*row, *others) for row in rows)
+                many = (row_by_row.pick((*row, *others)) for row in rows)
                 return self.connection.executemany(row_by_row.sql, many).rowcount
             if rows is not None and columns is not None:
                 parameters["rows"] = json.dumps(rows)
@@ -157,14 +161,12 @@ def _columns(listed: str) -> list[tuple[str, str]]:
 
 
 def _row_by_row(body: str, columns: tuple[str, ...]) -> RowByRow:
-    """Return an insertion of passed rows as one of a single row: `k.user_id` becomes `?1`."""
+    """Return an insertion of passed rows as one of a single row: `k.user_id` becomes `?`."""
     sql = _EACH_ROW.sub("WHERE true", "\n".join(_without_comments(body)))
     others = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
-    numbers = {f"k.{name}": number for number, name in enumerate(columns, 1)}
-    sql = re.sub(r"\bk\.\w+", lambda found: f"?{numbers[found[0]]}", sql)
-    numbers = {name: number for number, name in enumerate(others, len(columns) + 1)}
-    sql = _PARAMETER.sub(lambda found: f"?{numbers[found[1]]}", sql)
-    return RowByRow(sql.strip().rstrip(";"), others)
+    names = [*(f"k.{name}" for name in columns), *(f":{name}" for name in others)]
+    used = [names.index(found) for found in _USE.findall(sql)]
+    return RowByRow(_USE.sub("?", sql).strip().rstrip(";"), others, itemgetter(*used))
 
 
 def _without_comments(script: str) -> Iterator[str]:
