@@ -8,9 +8,11 @@ resolved when a file is read:
   AS k WHERE true …`, is run row by row on SQLite, which takes a third of the time;
 - `/*sqlite … */` and `/*postgres … */` are read by that engine alone.
 
-A join with passed rows is written `FROM rows(…) AS k CROSS JOIN t … WHERE`: SQLite then reads the
-rows first and finds each match by its key. Left to itself its planner, which has no statistics, may
-read a whole product instead.
+A join with passed rows is written `FROM rows(…) AS k CROSS JOIN t AS a WHERE …`, with whatever
+follows the condition at the beginning of a line. Left to themselves both planners may read a whole
+product instead of looking up each row: SQLite's has no statistics, and that of PostgreSQL has none
+for a new database. SQLite reads the rows of a cross join first; for PostgreSQL the table becomes
+`LATERAL (SELECT … OFFSET 0)`, which depends on the row and is not reordered.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ RowsIn = Sequence[tuple[Any, ...]]
 _ROWS = re.compile(r"\brows\(([^)]*)\) AS (\w+)")
 _ONLY = re.compile(r"/\*(sqlite|postgres)\b(.*?)\*/", re.DOTALL)
 _NAME = re.compile(r"^-- name: (\w+)([*!^$]*)", re.MULTILINE)
+_LOOKUP = re.compile(
+    r"^CROSS JOIN (\w+) AS (\w+)\s+WHERE (.*?)(?=;|^GROUP BY|^ORDER BY)", re.MULTILINE | re.DOTALL
+)
 _EACH_ROW = re.compile(r"\bFROM rows\([^)]*\) AS k\s+WHERE true\b")
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 _USE = re.compile(r"\bk\.\w+|(?<!:):\w+")  # of a passed column, or of another parameter
@@ -124,9 +129,12 @@ def load_queries(dialect: Dialect) -> Queries:
             columns[name] = tuple(column for column, _ in _columns(found[1]))
         if dialect == "sqlite" and suffix == "!" and _EACH_ROW.search(body):
             row_by_row[name] = _row_by_row(body, columns[name])
-    expand = _rows_of_sqlite if dialect == "sqlite" else _rows_of_postgres
-    driver = "sqlite3" if dialect == "sqlite" else "psycopg"
-    named = aiosql.from_str(_ROWS.sub(expand, script), driver, mandatory_parameters=False)
+    if dialect == "sqlite":
+        script, driver = _ROWS.sub(_rows_of_sqlite, script), "sqlite3"
+    else:
+        script, driver = _LOOKUP.sub(_lookup_of_postgres, script), "psycopg"
+        script = _ROWS.sub(_rows_of_postgres, script)
+    named = aiosql.from_str(script, driver, mandatory_parameters=False)
     return Queries(named, columns, row_by_row, tuple(names))
 
 
@@ -172,6 +180,14 @@ def _row_by_row(body: str, columns: tuple[str, ...]) -> RowByRow:
 def _without_comments(script: str) -> Iterator[str]:
     for line in script.splitlines():
         yield line.partition("--")[0]
+
+
+def _lookup_of_postgres(found: re.Match[str]) -> str:
+    table, alias, condition = found.groups()
+    return (
+        f"CROSS JOIN LATERAL (SELECT * FROM {table} AS {alias}"  # noqa: S608 - of our files
+        f" WHERE {condition} OFFSET 0) AS {alias}\n"
+    )
 
 
 def _rows_of_sqlite(found: re.Match[str]) -> str:

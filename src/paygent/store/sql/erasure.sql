@@ -86,8 +86,9 @@ UPDATE event_ids SET
     booked_user_id = CASE
         WHEN event_ids.booked_user_id = :user_id THEN :pseudonym
         ELSE event_ids.booked_user_id END
-FROM rows(event_id TEXT) AS k
-WHERE true AND event_ids.product_id = :product_id AND event_ids.event_id = k.event_id
+/*sqlite FROM rows(event_id TEXT) AS k
+WHERE true AND event_ids.product_id = :product_id AND event_ids.event_id = k.event_id */
+/*postgres WHERE product_id = :product_id AND event_id = ANY (ARRAY(SELECT k.event_id FROM rows(event_id TEXT) AS k)) */
   AND (event_ids.user_id = :user_id OR event_ids.booked_user_id = :user_id);
 
 -- name: erase_ids_booked_elsewhere!

@@ -104,6 +104,6 @@ SELECT
 FROM events AS e
 LEFT JOIN events AS o
     ON o.product_id = e.product_id AND o.user_id = e.user_id AND o.at_us = e.at_us AND o.event_id = e.corrects
-WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day
+WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day AND e.day > ''
 GROUP BY e.user_id, e.model_key, 3
 ORDER BY e.user_id, e.model_key, 3;
