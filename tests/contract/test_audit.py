@@ -108,7 +108,7 @@ COLUMNS = [
     *(("accounts", each) for each in ("spent", "shadow")),
     *(
         (table, each)
-        for table in ("rollup_day", "rollup_period", "rollup_month", "rollup_model")
+        for table in ("rollup_day", "rollup_user", "rollup_model")
         for each in ("calls", "input_tokens", "output_tokens", "cost_nano")
     ),
     *(("rollup_day", each) for each in ("doubtful_calls", "shadow_calls", "shadow_cost_nano")),
@@ -118,8 +118,7 @@ COLUMNS = [
 ROWS = {
     "accounts": "user_id = 'ann' AND metric = 'tokens' AND session_id = 's1'",
     "rollup_day": "user_id = 'ann' AND day = '2024-10-04' AND model = 'gpt-4o'",
-    "rollup_period": "user_id = 'bob' AND model = 'gpt-4o'",
-    "rollup_month": "user_id = 'bob'",
+    "rollup_user": "user_id = 'bob' AND model = 'gpt-4o'",
     "rollup_model": "day = '2024-10-04' AND model = 'o3'",
     "rollup_gate": "user_id = 'bob'",
 }
@@ -143,12 +142,12 @@ ROW_KEYS: Mapping[str, Mapping[str, Any]] = {
         "provider": "openai",
         "plan": "default",
     },
-    "rollup_period": {
+    "rollup_user": {
         "user_id": "bob",
         "period_start_us": period_key().start_us,
+        "month": "2024-10",
         "model": "gpt-4o",
     },
-    "rollup_month": {"user_id": "bob", "month": "2024-10"},
     "rollup_model": {"day": "2024-10-04", "model": "o3", "quality": "exact"},
     "rollup_gate": {"user_id": "bob", "day": "2024-10-03", "gate_reason": "total_spend"},
 }
@@ -217,7 +216,7 @@ def test_audit__an_event_that_was_added_past_the_ledger__is_found(store: SqlStor
     execute(store, "UPDATE events SET cost_tokens_nano = cost_tokens_nano + 3 WHERE event_id = 'd'")
     found = differences(store)
     assert {each.table for each in found} == {
-        *("rollup_day", "rollup_period", "rollup_month", "rollup_model", "accounts"),
+        *("rollup_day", "rollup_user", "rollup_model", "accounts"),
     }
     assert {each.folded - each.stored for each in found} == {3}
     assert store.repair(PRODUCT) == len(found)
@@ -339,7 +338,7 @@ def test_repair__while_events_are_booked__loses_none(
         for _ in range(8):
             execute(store, "UPDATE accounts SET spent = spent + 7 WHERE user_id <= 'u3'")
             execute(store, "UPDATE rollup_day SET calls = calls + 1 WHERE user_id <= 'u3'")
-            execute(store, "UPDATE rollup_month SET calls = calls + 1 WHERE user_id <= 'u3'")
+            execute(store, "UPDATE rollup_user SET calls = calls + 1 WHERE user_id <= 'u3'")
             repaired += store.repair(PRODUCT)
     finally:
         stopped.set()

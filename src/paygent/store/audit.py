@@ -55,10 +55,9 @@ _DAYS = _Table(
     ("day", "user_id", "model", "provider", "plan"),
     (*_SUMS, "doubtful_calls", "shadow_calls", "shadow_cost_nano"),
 )
-_PERIODS = _Table(
-    "rollup_period", "roll_up_periods", ("user_id", "period_start_us", "model"), _SUMS
+_USERS = _Table(
+    "rollup_user", "roll_up_users", ("user_id", "period_start_us", "month", "model"), _SUMS
 )
-_MONTHS = _Table("rollup_month", "roll_up_months", ("user_id", "month"), _SUMS)
 _MODELS = _Table("rollup_model", "roll_up_models", ("day", "model", "quality"), _SUMS)
 _GATES = _Table("rollup_gate", "roll_up_gates", ("user_id", "day", "gate_reason"), GATE_COLUMNS)
 _ACCOUNTS = _Table(
@@ -220,8 +219,7 @@ def _differing_rows_of_day(sql: Statements, day: str) -> Iterator[DifferingRow]:
 
 def _differing_rows_of_users(sql: Statements, users: _Range) -> Iterator[DifferingRow]:
     span = {"first": users.first, "before": users.before}
-    yield from _found(_PERIODS, sql.audit_periods(**span))
-    yield from _found(_MONTHS, sql.audit_months(**span))
+    yield from _found(_USERS, sql.audit_usage_of_users(**span))
     yield from _differing_gates(sql, users)
     yield from _differing_accounts(sql, users)
 

@@ -102,8 +102,8 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
     sql.erase_rollup_days(rows=[(each,) for each in sorted(days)], **ids)
     for rename in (
         *(sql.erase_ids_booked_elsewhere, sql.erase_corrections, sql.erase_assignments),
-        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_periods),
-        *(sql.erase_rollup_months, sql.erase_rollup_gates, sql.erase_user),
+        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_users),
+        *(sql.erase_rollup_gates, sql.erase_user),
     ):
         rename(**ids)
     sql.erase_answers(quoted=json.dumps(user_id, ensure_ascii=False), escaped=json.dumps(user_id))

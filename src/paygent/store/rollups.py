@@ -22,8 +22,7 @@ class Rollups:
         """
         self._timezone = timezone
         self._days: _Sums = {}  # calls, input, output, cost, doubtful, shadow calls, shadow cost
-        self._periods: _Sums = {}  # calls, input, output, cost
-        self._months: _Sums = {}
+        self._users: _Sums = {}  # calls, input, output, cost
         self._models: _Sums = {}
 
     def day_of(self, event: Event) -> str:
@@ -45,8 +44,7 @@ class Rollups:
             sums[5] += calls
             sums[6] += cost_nano
         for table, key in (
-            (self._periods, (user_id, event.period_start_us, model)),
-            (self._months, (user_id, day[:7])),
+            (self._users, (user_id, event.period_start_us, day[:7], model)),
             (self._models, (day, model, event.quality)),
         ):
             sums = table.get(key)
@@ -68,8 +66,7 @@ class Rollups:
             slot: The writer's slot in the rows of a whole product.
         """
         sql.roll_up_days(rows=_rows(self._days))
-        sql.roll_up_periods(rows=_rows(self._periods))
-        sql.roll_up_months(rows=_rows(self._months))
+        sql.roll_up_users(rows=_rows(self._users))
         sql.roll_up_models(rows=_rows(self._models), slot=slot)
 
 

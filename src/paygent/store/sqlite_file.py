@@ -15,7 +15,7 @@ from pathlib import Path
 from paygent.store.port import StoreUnavailable
 from paygent.store.statements import migrations, split_statements
 
-MARKS = frozenset({"event_ids", "price_lists", "rollup_month", "corrections"})
+MARKS = frozenset({"event_ids", "price_lists", "rollup_user", "corrections"})
 """Tables of every schema, by whose names a file is known to be Paygent's."""
 
 

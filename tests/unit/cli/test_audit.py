@@ -27,7 +27,7 @@ def falsify(folder: Path, users: str = "'ann'") -> None:
     connection = sqlite3.connect(folder / "server" / "server.db")
     with connection:
         connection.execute(
-            f"UPDATE rollup_month SET cost_nano = cost_nano + 5 WHERE user_id IN ({users})"
+            f"UPDATE rollup_user SET cost_nano = cost_nano + 5 WHERE user_id IN ({users})"
         )
     connection.close()
 
@@ -46,7 +46,7 @@ def test_audit__a_wrong_counter__is_named_with_both_figures(
         status, out, _ = invoke("audit")
         _, row, total = out.splitlines()
         assert (status, total) == (1, "audited: 1 product, differences: 1")
-        assert row.split()[:2] == ["acme", "rollup_month"]
+        assert row.split()[:2] == ["acme", "rollup_user"]
         assert "user_id=ann" in row
         assert row.split()[-3:] == ["cost_nano", "1,005", "1,000"]
 

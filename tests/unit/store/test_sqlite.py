@@ -264,7 +264,7 @@ def test_ingest__a_failure_that_ends_the_transaction__is_raised_as_it_is(path: s
     connection = store.engine._connection
     assert connection is not None  # it was just opened
     connection.execute(
-        "CREATE TRIGGER refuse BEFORE INSERT ON rollup_period "
+        "CREATE TRIGGER refuse BEFORE INSERT ON rollup_user "
         "BEGIN SELECT RAISE(ROLLBACK, 'disk on fire'); END"
     )
     with pytest.raises(sqlite3.IntegrityError, match="disk on fire"):

@@ -39,10 +39,13 @@ CROSS JOIN sessions AS s
 WHERE s.product_id = :product_id AND s.user_id = k.user_id AND s.session_id = k.session_id;
 
 -- name: models_of_periods
-SELECT r.user_id, r.model, r.input_tokens + r.output_tokens AS tokens, r.cost_nano
+SELECT
+    r.user_id, r.model, CAST(SUM(r.input_tokens + r.output_tokens) AS BIGINT) AS tokens,
+    CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
 FROM rows(user_id TEXT, period_start_us BIGINT) AS k
-CROSS JOIN rollup_period AS r
-WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.period_start_us = k.period_start_us;
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.period_start_us = k.period_start_us
+GROUP BY r.user_id, r.period_start_us, r.model;
 
 -- name: kept_accounts
 SELECT

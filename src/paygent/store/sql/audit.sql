@@ -56,10 +56,10 @@ WHERE g.stored_calls <> g.calls OR g.stored_input_tokens <> g.input_tokens
     OR g.stored_shadow_cost_nano <> g.shadow_cost_nano
 ORDER BY g.day, g.user_id, g.model, g.provider, g.plan;
 
--- name: audit_periods
+-- name: audit_usage_of_users
 SELECT * FROM (
     SELECT
-        f.user_id, f.period_start_us, f.model,
+        f.user_id, f.period_start_us, f.month, f.model,
         CAST(SUM(f.stored_calls) AS BIGINT) AS stored_calls, CAST(SUM(f.calls) AS BIGINT) AS calls,
         CAST(SUM(f.stored_input_tokens) AS BIGINT) AS stored_input_tokens,
         CAST(SUM(f.input_tokens) AS BIGINT) AS input_tokens,
@@ -68,53 +68,23 @@ SELECT * FROM (
         CAST(SUM(f.stored_cost_nano) AS BIGINT) AS stored_cost_nano, CAST(SUM(f.cost_nano) AS BIGINT) AS cost_nano
     FROM (
         SELECT
-            r.user_id, r.period_start_us, r.model, r.calls AS stored_calls, 0 AS calls,
+            r.user_id, r.period_start_us, r.month, r.model, r.calls AS stored_calls, 0 AS calls,
             r.input_tokens AS stored_input_tokens, 0 AS input_tokens, r.output_tokens AS stored_output_tokens,
             0 AS output_tokens, r.cost_nano AS stored_cost_nano, 0 AS cost_nano
-        FROM rollup_period AS r
+        FROM rollup_user AS r
         WHERE r.product_id = :product_id AND r.user_id >= :first AND r.user_id < :before
         UNION ALL
         SELECT
-            e.user_id, e.period_start_us, e.model_key, 0, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END,
+            e.user_id, e.period_start_us, substr(e.day, 1, 7), e.model_key, 0, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END,
             0, e.input_tokens, 0, e.output_tokens, 0, e.cost_tokens_nano + e.cost_tools_nano
         FROM events AS e
         WHERE e.product_id = :product_id AND e.user_id >= :first AND e.user_id < :before
     ) AS f
-    GROUP BY f.user_id, f.period_start_us, f.model
+    GROUP BY f.user_id, f.period_start_us, f.month, f.model
 ) AS g
 WHERE g.stored_calls <> g.calls OR g.stored_input_tokens <> g.input_tokens
     OR g.stored_output_tokens <> g.output_tokens OR g.stored_cost_nano <> g.cost_nano
-ORDER BY g.user_id, g.period_start_us, g.model;
-
--- name: audit_months
-SELECT * FROM (
-    SELECT
-        f.user_id, f.month,
-        CAST(SUM(f.stored_calls) AS BIGINT) AS stored_calls, CAST(SUM(f.calls) AS BIGINT) AS calls,
-        CAST(SUM(f.stored_input_tokens) AS BIGINT) AS stored_input_tokens,
-        CAST(SUM(f.input_tokens) AS BIGINT) AS input_tokens,
-        CAST(SUM(f.stored_output_tokens) AS BIGINT) AS stored_output_tokens,
-        CAST(SUM(f.output_tokens) AS BIGINT) AS output_tokens,
-        CAST(SUM(f.stored_cost_nano) AS BIGINT) AS stored_cost_nano, CAST(SUM(f.cost_nano) AS BIGINT) AS cost_nano
-    FROM (
-        SELECT
-            r.user_id, r.month, r.calls AS stored_calls, 0 AS calls, r.input_tokens AS stored_input_tokens,
-            0 AS input_tokens, r.output_tokens AS stored_output_tokens, 0 AS output_tokens,
-            r.cost_nano AS stored_cost_nano, 0 AS cost_nano
-        FROM rollup_month AS r
-        WHERE r.product_id = :product_id AND r.user_id >= :first AND r.user_id < :before
-        UNION ALL
-        SELECT
-            e.user_id, substr(e.day, 1, 7), 0, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END,
-            0, e.input_tokens, 0, e.output_tokens, 0, e.cost_tokens_nano + e.cost_tools_nano
-        FROM events AS e
-        WHERE e.product_id = :product_id AND e.user_id >= :first AND e.user_id < :before
-    ) AS f
-    GROUP BY f.user_id, f.month
-) AS g
-WHERE g.stored_calls <> g.calls OR g.stored_input_tokens <> g.input_tokens
-    OR g.stored_output_tokens <> g.output_tokens OR g.stored_cost_nano <> g.cost_nano
-ORDER BY g.user_id, g.month;
+ORDER BY g.user_id, g.period_start_us, g.month, g.model;
 
 -- name: audit_models
 -- The slots of a row are summed.

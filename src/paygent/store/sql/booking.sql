@@ -192,35 +192,22 @@ ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
     shadow_calls = rollup_day.shadow_calls + excluded.shadow_calls,
     shadow_cost_nano = rollup_day.shadow_cost_nano + excluded.shadow_cost_nano;
 
--- name: roll_up_periods!
-INSERT INTO rollup_period (
-    product_id, user_id, period_start_us, model, calls, input_tokens, output_tokens, cost_nano
+-- name: roll_up_users!
+INSERT INTO rollup_user (
+    product_id, user_id, period_start_us, month, model, calls, input_tokens, output_tokens, cost_nano
 )
 SELECT
-    :product_id, k.user_id, k.period_start_us, k.model, k.calls, k.input_tokens, k.output_tokens, k.cost_nano
+    :product_id, k.user_id, k.period_start_us, k.month, k.model, k.calls, k.input_tokens, k.output_tokens, k.cost_nano
 FROM rows(
-    user_id TEXT, period_start_us BIGINT, model TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT,
-    cost_nano BIGINT
+    user_id TEXT, period_start_us BIGINT, month TEXT, model TEXT, calls BIGINT, input_tokens BIGINT,
+    output_tokens BIGINT, cost_nano BIGINT
 ) AS k
 WHERE true
-ON CONFLICT (product_id, user_id, period_start_us, model) DO UPDATE SET
-    calls = rollup_period.calls + excluded.calls,
-    input_tokens = rollup_period.input_tokens + excluded.input_tokens,
-    output_tokens = rollup_period.output_tokens + excluded.output_tokens,
-    cost_nano = rollup_period.cost_nano + excluded.cost_nano;
-
--- name: roll_up_months!
-INSERT INTO rollup_month (product_id, user_id, month, calls, input_tokens, output_tokens, cost_nano)
-SELECT :product_id, k.user_id, k.month, k.calls, k.input_tokens, k.output_tokens, k.cost_nano
-FROM rows(
-    user_id TEXT, month TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT, cost_nano BIGINT
-) AS k
-WHERE true
-ON CONFLICT (product_id, user_id, month) DO UPDATE SET
-    calls = rollup_month.calls + excluded.calls,
-    input_tokens = rollup_month.input_tokens + excluded.input_tokens,
-    output_tokens = rollup_month.output_tokens + excluded.output_tokens,
-    cost_nano = rollup_month.cost_nano + excluded.cost_nano;
+ON CONFLICT (product_id, user_id, period_start_us, month, model) DO UPDATE SET
+    calls = rollup_user.calls + excluded.calls,
+    input_tokens = rollup_user.input_tokens + excluded.input_tokens,
+    output_tokens = rollup_user.output_tokens + excluded.output_tokens,
+    cost_nano = rollup_user.cost_nano + excluded.cost_nano;
 
 -- name: roll_up_models!
 INSERT INTO rollup_model (

@@ -167,7 +167,7 @@ WHERE product_id = :product_id AND user_id = :user_id;
 
 -- name: months_of_user
 -- The months in which a user has usage.
-SELECT month FROM rollup_month WHERE product_id = :product_id AND user_id = :user_id ORDER BY month;
+SELECT DISTINCT month FROM rollup_user WHERE product_id = :product_id AND user_id = :user_id ORDER BY month;
 
 -- Overrides.
 

@@ -113,11 +113,8 @@ UPDATE rollup_day SET user_id = :pseudonym
 FROM rows(day TEXT) AS k
 WHERE true AND rollup_day.product_id = :product_id AND rollup_day.day = k.day AND rollup_day.user_id = :user_id;
 
--- name: erase_rollup_periods!
-UPDATE rollup_period SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
-
--- name: erase_rollup_months!
-UPDATE rollup_month SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
+-- name: erase_rollup_users!
+UPDATE rollup_user SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
 
 -- name: erase_rollup_gates!
 UPDATE rollup_gate SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;

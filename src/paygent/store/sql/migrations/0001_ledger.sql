@@ -297,27 +297,18 @@ CREATE TABLE rollup_day (
     PRIMARY KEY (product_id, day, user_id, model, provider, plan)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
-CREATE TABLE rollup_period (
+-- By billing period and by month. A table for each would be another row to write for every event, in another place.
+CREATE TABLE rollup_user (
     product_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
     period_start_us BIGINT NOT NULL,
+    month TEXT NOT NULL,
     model TEXT NOT NULL,
     calls BIGINT NOT NULL,
     input_tokens BIGINT NOT NULL,
     output_tokens BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL,
-    PRIMARY KEY (product_id, user_id, period_start_us, model)
-) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
-
-CREATE TABLE rollup_month (
-    product_id TEXT NOT NULL,
-    user_id TEXT NOT NULL,
-    month TEXT NOT NULL,
-    calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL,
-    output_tokens BIGINT NOT NULL,
-    cost_nano BIGINT NOT NULL,
-    PRIMARY KEY (product_id, user_id, month)
+    PRIMARY KEY (product_id, user_id, period_start_us, month, model)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 -- Rows of a whole product are hot: each writer has a slot of its own, and a reader sums them.
