@@ -38,6 +38,9 @@ _CHECKPOINT_PAGES = 8_000
 is written once, and few commits wait for the disk.
 """
 
+_CHECKPOINT_PAGES_DURABLE = 32_000
+"""The same for a server (128 MB), which writes more and has the disk for it."""
+
 _CACHE_KIB = 32_768  # pages of the users of some thousand calls; memory is used as it is needed
 _NO_FILE = (-1, -1)  # in place of a file's device and inode
 BUSY_WAIT_S = 0.1  # how long a statement waits for another process's transaction
@@ -127,7 +130,8 @@ class SqliteEngine:
                 refuse_foreign(connection)  # first, since the journal's mode is written to the file
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
-                connection.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+                pages = _CHECKPOINT_PAGES_DURABLE if self._durable else _CHECKPOINT_PAGES
+                connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
                 connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
                 migrate(connection)
             connection.row_factory = sqlite3.Row

@@ -45,8 +45,8 @@ SELECT * FROM (
                 ELSE 0 END,
             0, CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END,
             0, CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END
-        FROM events AS e
-        WHERE e.product_id = :product_id AND e.day = :day AND e.day > ''
+        FROM events AS e /*sqlite INDEXED BY events_by_day */
+        WHERE e.product_id = :product_id AND e.day = :day /*postgres AND e.day > '' */
     ) AS f
     GROUP BY f.day, f.user_id, f.model, f.provider, f.plan
 ) AS g
@@ -108,8 +108,8 @@ SELECT * FROM (
         SELECT
             e.day, e.model_key, e.quality, 0, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END,
             0, e.input_tokens, 0, e.output_tokens, 0, e.cost_tokens_nano + e.cost_tools_nano
-        FROM events AS e
-        WHERE e.product_id = :product_id AND e.day = :day AND e.day > ''
+        FROM events AS e /*sqlite INDEXED BY events_by_day */
+        WHERE e.product_id = :product_id AND e.day = :day /*postgres AND e.day > '' */
     ) AS f
     GROUP BY f.day, f.model, f.quality
 ) AS g
@@ -120,9 +120,13 @@ ORDER BY g.day, g.model, g.quality;
 -- name: days_with_events
 -- Hops from day to day in the index, without reading the events.
 WITH RECURSIVE found (day) AS (
-    SELECT MIN(e.day) FROM events AS e WHERE e.product_id = :product_id AND e.day > ''
+    SELECT MIN(e.day) FROM events AS e /*sqlite INDEXED BY events_by_day */
+    WHERE e.product_id = :product_id /*postgres AND e.day > '' */
     UNION ALL
-    SELECT (SELECT MIN(e.day) FROM events AS e WHERE e.product_id = :product_id AND e.day > f.day AND e.day > '')
+    SELECT (
+        SELECT MIN(e.day) FROM events AS e /*sqlite INDEXED BY events_by_day */
+        WHERE e.product_id = :product_id AND e.day > f.day /*postgres AND e.day > '' */
+    )
     FROM found AS f WHERE f.day IS NOT NULL
 )
 SELECT f.day FROM found AS f WHERE f.day IS NOT NULL;

@@ -101,9 +101,9 @@ SELECT
     CAST(SUM(CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS shadow_calls,
     CAST(SUM(CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END) AS BIGINT)
         AS shadow_cost_nano
-FROM events AS e
+FROM events AS e /*sqlite INDEXED BY events_by_day */
 LEFT JOIN events AS o
     ON o.product_id = e.product_id AND o.user_id = e.user_id AND o.at_us = e.at_us AND o.event_id = e.corrects
-WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day AND e.day > ''
+WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day /*postgres AND e.day > '' */
 GROUP BY e.user_id, e.model_key, 3
 ORDER BY e.user_id, e.model_key, 3;
