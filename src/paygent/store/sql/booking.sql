@@ -18,12 +18,13 @@ ON CONFLICT (product_id) DO UPDATE SET product_id = excluded.product_id;
 
 -- name: lock_users!
 -- Creates users on first sight and locks the rows of all, in order: whoever books for a user, opens an account or
--- assigns a plan has the row first. On SQLite the transaction has the whole database.
+-- assigns a plan has the row first. On SQLite the transaction has the whole database. PostgreSQL locks the row of a
+-- conflict before it reads the condition, and writes no new version of it then.
 INSERT INTO users (product_id, user_id, paygent_user_id, created_us)
 SELECT :product_id, k.user_id, k.paygent_user_id, :now_us
 FROM rows(user_id TEXT, paygent_user_id TEXT) AS k
 WHERE true
-ON CONFLICT (product_id, user_id) DO /*sqlite NOTHING */ /*postgres UPDATE SET user_id = excluded.user_id */;
+ON CONFLICT (product_id, user_id) DO /*sqlite NOTHING */ /*postgres UPDATE SET user_id = excluded.user_id WHERE false */;
 
 -- name: add_plan!
 -- Adds a version, unless the newest one has the same document (applications configure at every start) or is younger
