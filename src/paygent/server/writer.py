@@ -2,14 +2,20 @@
 
 Theory of operation
 -------------------
-Requests queue their batches by product. A writer thread takes the waiting batches of one product,
-at most `_EVENTS_MAX` events or `_REQUESTS_MAX` requests, and books them. It never waits for more to
-come: an idle server books a batch at once, a busy one books those that arrived while the previous
-transaction ran. Products take turns; with several threads, one product has a second transaction
-only while a whole group waits. A batch that the store rejects falls alone.
+Each thread books a share of the users: a batch is split by user, and a request is answered once all
+its parts are stored. Transactions of one product then run side by side without waiting for the row
+of a user whom both book for; whole batches of a busy product always have some user in common.
 
-The queue is bounded: a server that cannot keep up refuses requests instead of collecting them.
-A request that gives up does not stop its batch; its events are known when they are sent again.
+Requests queue the parts of their batches by thread and product. A thread takes the waiting parts of
+one product, at most `_EVENTS_MAX` events or `_PARTS_MAX` parts, and books them. An idle server
+books a batch at once. A busy one books those that arrived while the previous transaction ran; the
+clients that it has just answered are about to send their next batch, so it waits up to `_LINGER_S`
+for as many parts as the last transaction had. Products take turns. A part that the store rejects
+falls alone.
+
+The queues are bounded: a server that cannot keep up refuses requests instead of collecting them.
+A request that gives up does not stop its batch, and one that fails may have some of its events
+stored; they are known when they are sent again.
 """
 
 from __future__ import annotations
@@ -17,11 +23,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from paygent.core.event import Event
 from paygent.core.messages import Batch
 from paygent.server.logs import LOGGER
 from paygent.server.metrics import Metrics
@@ -29,7 +36,8 @@ from paygent.server.problems import unavailable
 from paygent.store.port import StoreUnavailable
 
 _EVENTS_MAX = 1_000
-_REQUESTS_MAX = 8
+_PARTS_MAX = 8
+_LINGER_S = 0.02  # a transaction of eight batches takes 30 to 50 ms
 
 
 class Rejected(Exception):
@@ -47,12 +55,36 @@ class Books(Protocol):
         """Store batches; see `Store.book`."""
 
 
+class _Request:
+    """A request that waits for the parts of its batch, on the event loop's thread."""
+
+    def __init__(self, parts: int) -> None:
+        self.answer: asyncio.Future[frozenset[str]] = asyncio.get_running_loop().create_future()
+        self._missing = parts
+        self._new: frozenset[str] = frozenset()
+        self._error: Exception | None = None
+
+    def finish_part(self, outcome: Outcome) -> None:
+        """Take the outcome of a part; answer after the last one."""
+        self._missing -= 1
+        if isinstance(outcome, Exception):
+            self._error = self._error or outcome
+        else:
+            self._new |= outcome
+        if self._missing or self.answer.done():  # done: the request was cancelled
+            return
+        if self._error is not None:
+            self.answer.set_exception(self._error)
+        else:
+            self.answer.set_result(self._new)
+
+
 @dataclass(eq=False)
-class _Waiting:
-    """A batch with the request that waits for it."""
+class _Part:
+    """What one thread books of a request."""
 
     batch: Batch
-    answer: asyncio.Future[frozenset[str]]
+    request: _Request
     outcome: Outcome = field(default_factory=frozenset)
 
 
@@ -66,29 +98,20 @@ class Writer:
             store: Books batches.
             metrics: Counts them.
             threads: Transactions at a time.
-            requests_max: Requests that may wait.
+            requests_max: Requests that may wait for a thread.
         """
-        self._store = store
         self._metrics = metrics
-        self._threads_count = threads
         self._requests_max = requests_max
-        self._wake = threading.Condition()
-        self._queues: OrderedDict[str, deque[_Waiting]] = OrderedDict()
-        self._running: Counter[str] = Counter()  # transactions by product
-        self._waiting = 0
         self._is_closing = False
-        self._threads: list[threading.Thread] = []
+        self._lanes = [_Lane(store, metrics) for _ in range(threads)]
 
     def start(self) -> None:
         """Start the threads."""
-        for number in range(self._threads_count):
-            thread = threading.Thread(target=self._run, name=f"paygent-writer-{number}")
-            thread.daemon = True  # a writer that hangs must not keep the process
-            thread.start()
-            self._threads.append(thread)
+        for number, lane in enumerate(self._lanes):
+            lane.start(f"paygent-writer-{number}")
 
     def book(self, product: str, batch: Batch) -> asyncio.Future[frozenset[str]]:
-        """Queue a batch, on the event loop's thread.
+        """Queue a batch of events, on the event loop's thread.
 
         Returns:
             The ids that were new, once they are stored; or the exception that rejects the batch.
@@ -96,98 +119,129 @@ class Writer:
         Raises:
             Problem: Too many requests wait, or the server ends.
         """
-        waiting = _Waiting(batch, asyncio.get_running_loop().create_future())
-        with self._wake:
-            if self._is_closing:
-                raise unavailable("The server is shutting down.")
-            if self._waiting >= self._requests_max:
-                self._metrics.refused.labels("writer_full").inc()
-                raise unavailable("Too many batches are waiting to be booked.")
-            self._queues.setdefault(product, deque()).append(waiting)
-            self._waiting += 1
-            self._wake.notify()
-        return waiting.answer
+        shares = self._shares(batch)
+        if self._is_closing:
+            raise unavailable("The server is shutting down.")
+        if any(self._lanes[number].waiting >= self._requests_max for number, _ in shares):
+            self._metrics.refused.labels("writer_full").inc()
+            raise unavailable("Too many batches are waiting to be booked.")
+        request = _Request(len(shares))
+        for number, share in shares:
+            self._lanes[number].put(product, _Part(share, request))
+        return request.answer
+
+    def _shares(self, batch: Batch) -> list[tuple[int, Batch]]:
+        """Return what each thread books of a batch, with the thread's number."""
+        count = len(self._lanes)
+        if count == 1:
+            return [(0, batch)]
+        shares: dict[int, list[Event]] = {}
+        for event in batch.events:
+            shares.setdefault(hash(event.user_id) % count, []).append(event)
+        return [
+            (number, Batch(events=tuple(events), at_us=batch.at_us))
+            for number, events in shares.items()
+        ]
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
-        return self._waiting
+        """How many requests wait for the thread for which most do."""
+        return max(lane.waiting for lane in self._lanes)
 
     def close(self, timeout_s: float) -> bool:
         """Book the waiting batches and end the threads; return whether they ended in time."""
+        self._is_closing = True
+        for lane in self._lanes:
+            lane.close()
+        deadline = time.monotonic() + timeout_s
+        return all(lane.join(deadline - time.monotonic()) for lane in self._lanes)
+
+
+class _Lane:
+    """A thread and the parts that wait for it."""
+
+    def __init__(self, store: Books, metrics: Metrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._wake = threading.Condition()
+        self._queues: OrderedDict[str, deque[_Part]] = OrderedDict()
+        self._is_closing = False
+        self._thread: threading.Thread | None = None
+        self._last = 0  # parts of the last transaction
+        self.waiting = 0
+
+    def start(self, name: str) -> None:
+        """Start the thread."""
+        # A writer that hangs must not keep the process.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def put(self, product: str, part: _Part) -> None:
+        """Queue a part."""
+        with self._wake:
+            self._queues.setdefault(product, deque()).append(part)
+            self.waiting += 1
+            self._wake.notify()
+
+    def close(self) -> None:
+        """Let the thread end once nothing waits."""
         with self._wake:
             self._is_closing = True
-            self._wake.notify_all()
-        deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+            self._wake.notify()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; return whether it has ended."""
+        if self._thread is None:
+            return True
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
-            product, group = taken
-            self._book(product, group)
-            with self._wake:
-                self._running[product] -= 1
-                if not self._running[product]:
-                    del self._running[product]
-                self._wake.notify_all()
+            self._book(*taken)
 
-    def _take(self) -> tuple[str, list[_Waiting]] | None:
-        """Wait for batches and take those of one product; None once the writer is closed."""
+    def _take(self) -> tuple[str, list[_Part]] | None:
+        """Wait for parts and take those of one product; None once the lane is closed."""
         with self._wake:
-            while (product := self._next_product()) is None:
-                if self._is_closing and not self._queues:
+            if self._last > 1:
+                self._wake.wait_for(self._is_ready, _LINGER_S)
+            while not self._queues:
+                if self._is_closing:
                     return None
                 self._wake.wait()
-            queue = self._queues.pop(product)
-            self._running[product] += 1
+            product, queue = self._queues.popitem(last=False)
             group = [queue.popleft()]
             events = len(group[0].batch.events)
-            while queue and len(group) < _REQUESTS_MAX:
+            while queue and len(group) < _PARTS_MAX:
                 events += len(queue[0].batch.events)
                 if events > _EVENTS_MAX:
                     break
                 group.append(queue.popleft())
             if queue:  # at the end: products take turns
                 self._queues[product] = queue
-                self._wake.notify()
-            self._waiting -= len(group)
+            self.waiting -= len(group)
+            self._last = len(group)
             return product, group
 
-    def _next_product(self) -> str | None:
-        """Return the product that is to be booked next; None if there is none.
+    def _is_ready(self) -> bool:
+        """Return whether a transaction may begin at once."""
+        return self.waiting >= self._last or self._is_closing
 
-        A second transaction of a product begins only if a whole group waits for it: two of a
-        product have users in common and would wait for each other's rows.
-        """
-        for product, queue in self._queues.items():
-            if product not in self._running or _is_group(queue):
-                return product
-        return None
-
-    def _book(self, product: str, group: list[_Waiting]) -> None:
+    def _book(self, product: str, group: list[_Part]) -> None:
         started = time.monotonic()
         try:
-            booked = self._store.book(product, [waiting.batch for waiting in group])
+            booked = self._store.book(product, [part.batch for part in group])
             outcomes = [_outcome(each) for each in booked]
         except Exception as error:  # noqa: BLE001 - it becomes the answer of each request
             outcomes = [error] * len(group)  # for each request
         self._metrics.booking_seconds.observe(time.monotonic() - started)
         self._metrics.group_events.observe(sum(len(each.batch.events) for each in group))
-        for waiting, outcome in zip(group, outcomes, strict=True):
-            waiting.outcome = outcome
+        for part, outcome in zip(group, outcomes, strict=True):
+            part.outcome = outcome
         try:
-            group[0].answer.get_loop().call_soon_threadsafe(_answer, group)
+            group[0].request.answer.get_loop().call_soon_threadsafe(_finish, group)
         except RuntimeError:  # the loop has ended; the events are stored all the same
             LOGGER.warning("requests had ended before their events were stored")
-
-
-def _is_group(queue: deque[_Waiting]) -> bool:
-    """Return whether waiting batches fill a transaction."""
-    if len(queue) >= _REQUESTS_MAX:
-        return True
-    return sum(len(waiting.batch.events) for waiting in queue) >= _EVENTS_MAX
 
 
 def _outcome(booked: Outcome) -> Outcome:
@@ -199,12 +253,7 @@ def _outcome(booked: Outcome) -> Outcome:
     return booked
 
 
-def _answer(group: list[_Waiting]) -> None:
-    """Answer the requests of a group, on the event loop's thread."""
-    for waiting in group:
-        if waiting.answer.done():  # the request was cancelled
-            continue
-        if isinstance(waiting.outcome, Exception):
-            waiting.answer.set_exception(waiting.outcome)
-        else:
-            waiting.answer.set_result(waiting.outcome)
+def _finish(group: list[_Part]) -> None:
+    """Hand the outcomes of a group to its requests, on the event loop's thread."""
+    for part in group:
+        part.request.finish_part(part.outcome)

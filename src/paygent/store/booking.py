@@ -300,11 +300,14 @@ class Booking:
         An event is claimed for the user it was sent for; one that is booked on another user, a
         correction, for that user as well, who may have an event of its id.
         """
+        by_id = sorted((event_id, sent_for) for sent_for, event_id in placed)
         rows: dict[tuple[str, str], tuple[str, str, int, str | None]] = {}
-        for (sent_for, event_id), event in placed.items():
+        for event_id, sent_for in by_id:
+            event = placed[sent_for, event_id]
             if event.user_id != sent_for:
                 rows[event_id, sent_for] = event_id, sent_for, event.at_us, event.user_id
-        for (_, event_id), event in placed.items():
+        for event_id, sent_for in by_id:
+            event = placed[sent_for, event_id]
             rows.setdefault((event_id, event.user_id), (event_id, event.user_id, event.at_us, None))
         if not rows:
             return []
@@ -313,7 +316,8 @@ class Booking:
             for row in self._sql.claim_ids(rows=[rows[key] for key in sorted(rows)])
         }
         new = []
-        for (sent_for, event_id), event in sorted(placed.items(), key=lambda each: each[0][::-1]):
+        for event_id, sent_for in by_id:
+            event = placed[sent_for, event_id]
             booked_for = event_id, event.user_id
             if booked_for in claimed and (event_id, sent_for) in claimed:
                 claimed.discard(booked_for)  # of two senders of one correction, the first counts

@@ -104,7 +104,7 @@ async def test_writer__several_products__take_turns() -> None:
 
 
 async def test_writer__idle__books_at_once() -> None:
-    """It never waits for more to come."""
+    """It waits for more only after a transaction of several requests."""
     store = Recorder()
     store.release.set()
     with writing(store) as writer:
@@ -192,37 +192,105 @@ async def test_writer__closed__books_what_waits_and_takes_no_more() -> None:
     assert [await first, await second] == [{"first-0"}, {"second-0"}]
 
 
-@pytest.mark.parametrize("size", [1, 125])
-async def test_writer__two_threads__a_product_runs_twice_when_a_whole_group_waits(
-    size: int,
+async def test_writer__clients_that_it_answered__are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Fewer batches wait for the transaction that runs: then both are large, and neither waits for
-    rows of the other.
-    """
+    """They send their next batches together, and these go into one transaction."""
+    monkeypatch.setattr("paygent.server.writer._LINGER_S", WAIT_S)
     store = Recorder()
-    with writing(store, threads=2) as writer:
-        answers = [writer.book("p", batch("one"))]
+    with writing(store) as writer:
+        first = writer.book("p", batch("first"))
         await entered(store)
-        store.entered.clear()
-        answers += [writer.book("p", batch(str(number), size)) for number in range(7)]
-        await asyncio.sleep(0.05)  # long enough for a thread that would take them
-        assert store.groups == [("p", [1])]
-        answers.append(writer.book("p", batch("eighth", size)))
-        await entered(store)  # while the first one still runs
-        assert store.groups == [("p", [1]), ("p", [size] * 8)]
+        answers = [writer.book("p", batch(name)) for name in ("a", "b", "c")]
         store.release.set()
+        await asyncio.gather(first, *answers)
+        answers = [writer.book("p", batch("d"))]
+        await asyncio.sleep(0.05)  # long enough for a thread that would not wait
+        answers += [writer.book("p", batch(name)) for name in ("e", "f")]
         await asyncio.gather(*answers)
+    assert store.groups == [("p", [1]), ("p", [1] * 3), ("p", [1] * 3)]
 
 
-async def test_writer__two_threads__two_products_run_side_by_side() -> None:
-    """A product does not wait for another one's transaction."""
+async def test_writer__fewer_clients_than_before__are_not_waited_for_long() -> None:
+    """After the wait what is there is booked, and the next batch at once."""
     store = Recorder()
+    with writing(store) as writer:
+        first = writer.book("p", batch("first"))
+        await entered(store)
+        answers = [writer.book("p", batch(name)) for name in ("a", "b")]
+        store.release.set()
+        await asyncio.gather(first, *answers)
+        assert await asyncio.wait_for(writer.book("p", batch("c")), WAIT_S) == {"c-0"}
+    assert store.groups == [("p", [1]), ("p", [1] * 2), ("p", [1])]
+
+
+def of_users(name: str, *user_ids: str) -> Batch:
+    """Return a batch with an event of each user."""
+    events = batch(name, len(user_ids)).events
+    pairs = zip(events, user_ids, strict=True)
+    return Batch(events=tuple(event._replace(user_id=user_id) for event, user_id in pairs))
+
+
+def user_of(thread: int) -> str:
+    """Return a user of one of two threads; which it is depends on the process."""
+    return next(name for name in map(str, range(64)) if hash(name) % 2 == thread)
+
+
+async def test_writer__two_threads__each_books_the_users_of_its_own() -> None:
+    """The parts of a batch are booked side by side; the request has the outcome of both."""
+    store = Recorder()
+    one, two = user_of(0), user_of(1)
     with writing(store, threads=2) as writer:
-        answers = [writer.book("p", batch("one"))]
+        answer = writer.book("p", of_users("a", one, two, one))
+        await entered(store)
+        while len(store.groups) < 2:
+            await asyncio.sleep(0.001)
+        assert not answer.done()
+        store.release.set()
+        assert await answer == {"a-0", "a-1", "a-2"}
+    assert sorted(store.groups) == [("p", [1]), ("p", [2])]
+
+
+async def test_writer__two_threads__a_user_is_never_booked_by_both() -> None:
+    """A second batch of the user waits for the first one."""
+    store = Recorder()
+    one, two = user_of(0), user_of(1)
+    with writing(store, threads=2) as writer:
+        answers = [writer.book("p", of_users("a", one))]
         await entered(store)
         store.entered.clear()
-        answers.append(writer.book("q", batch("two")))
-        await entered(store)
+        answers.append(writer.book("p", of_users("b", one)))
+        answers.append(writer.book("p", of_users("c", two)))
+        await entered(store)  # the other thread's, while the first one runs
+        assert store.groups == [("p", [1]), ("p", [1])]
         store.release.set()
-        await asyncio.gather(*answers)
-    assert store.groups == [("p", [1]), ("q", [1])]
+        assert await asyncio.gather(*answers) == [{"a-0"}, {"b-0"}, {"c-0"}]
+
+
+async def test_writer__two_threads__a_part_that_fails__fails_the_request() -> None:
+    """The other part is stored; the client sends the batch again."""
+    store = Recorder()
+    one, two = user_of(0), user_of(1)
+    odd = ValueError("odd row")
+    store.outcome = lambda given: odd if given.events[0].user_id == two else frozenset({"x"})
+    store.release.set()
+    with writing(store, threads=2) as writer:
+        with pytest.raises(Rejected):
+            await writer.book("p", of_users("a", one, two))
+    assert len(store.groups) == 2
+
+
+async def test_writer__two_threads__one_that_is_full__refuses_the_whole_batch() -> None:
+    """No part of a refused batch is booked."""
+    store = Recorder()
+    one, two = user_of(0), user_of(1)
+    with writing(store, threads=2, requests_max=1) as writer:
+        answers = [writer.book("p", of_users("a", one))]
+        await entered(store)
+        answers.append(writer.book("p", of_users("b", one)))
+        with pytest.raises(Problem):
+            writer.book("p", of_users("c", two, one))
+        assert writer.waiting == 1
+        store.release.set()
+        assert await asyncio.gather(*answers) == [{"a-0"}, {"b-0"}]
+    assert store.groups == [("p", [1]), ("p", [1])]

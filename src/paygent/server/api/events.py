@@ -39,8 +39,9 @@ _BODY = {
 async def book_events(request: Request, tenant: Tenant = ForTenant) -> Response:
     """Book usage events, each id once. If one event is invalid, none is booked.
 
-    The answer means that they are stored durably. An event more than five minutes ahead of the
-    server's clock happened now.
+    The answer means that they are stored durably. After any other answer, or none, send the batch
+    again: events that were stored are duplicates then. An event more than five minutes ahead of
+    the server's clock happened now.
     """
     given = _parse(await request.body())
     now_us = tenant.now_us()
