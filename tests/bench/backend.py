@@ -29,7 +29,7 @@ from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.limit import LimitKey
 from paygent.core.messages import Batch, Question
-from paygent.core.period import END_OF_TIME_US, calendar_month, day, to_datetime
+from paygent.core.period import END_OF_TIME_US, calendar_month, to_datetime
 from paygent.store.factory import open_store
 from paygent.store.ledger import SqlStore
 from paygent.store.statements import Statements
@@ -65,6 +65,7 @@ class Traffic:
         self._random = random.Random(seed)
         self._prefix = f"{seed:04d}"
         self._made = 0
+        self._known: set[str] = set()
         self._sessions = [self._session() for _ in range(ACTIVE)]
 
     def _session(self) -> tuple[str, str, str]:
@@ -102,20 +103,29 @@ class Traffic:
             latency_ms=900,
         )
 
+    def new_users(self, events: tuple[Event, ...]) -> list[str]:
+        """Return the users of events that no earlier call has returned."""
+        new = {event.user_id for event in events} - self._known
+        self._known |= new
+        return sorted(new)
+
     def events(self, count: int) -> tuple[Event, ...]:
         """Return the next events."""
         return tuple(self.event() for _ in range(count))
 
 
+OF_USER = (
+    AccountKey(LimitKey("spend", "user", "", "period"), "", *MONTH),
+    AccountKey(LimitKey("tokens", "user", "gpt-4o", "period"), "", *MONTH),
+)
+"""The accounts of a user: of the period's spend, and of a model's tokens."""
+
+
 def question(user_id: str, session_id: str) -> Question:
-    """Return what a process asks about a user of a plan with four limits."""
-    accounts = (
-        AccountKey(LimitKey("spend", "user", "", "period"), "", *MONTH),
-        AccountKey(LimitKey("spend", "user", "", "day"), "", *day(NOW_US)),
-        AccountKey(LimitKey("tokens", "user", "gpt-4o", "period"), "", *MONTH),
-        AccountKey(LimitKey("spend", "session", "", "session"), session_id, 0, END_OF_TIME_US),
-    )
-    return Question(user_id, accounts, MONTH.start_us)
+    """Return what a process asks about a user whose plan also limits sessions."""
+    limit = LimitKey("spend", "session", "", "session")
+    account = AccountKey(limit, session_id, 0, END_OF_TIME_US)
+    return Question(user_id, (*OF_USER, account), MONTH.start_us)
 
 
 @contextmanager
@@ -143,10 +153,14 @@ def backend(millions: tuple[int, ...]) -> None:
 
 
 def _fill(url: str, traffic: Traffic, count: int) -> None:
+    """Store events; the accounts of a user are opened with their first event."""
     store = open_store(url)
     started = time.perf_counter()
     for _ in range(count // 2_000):
-        (outcome,) = store.book(PRODUCT, [Batch(traffic.events(2_000), at_us=NOW_US)])
+        events = traffic.events(2_000)
+        new = traffic.new_users(events)
+        questions = tuple(Question(user_id, OF_USER, MONTH.start_us) for user_id in new)
+        (outcome,) = store.book(PRODUCT, [Batch(events, (), questions, NOW_US)])
         assert not isinstance(outcome, Exception), outcome
     seconds = time.perf_counter() - started
     print(f"  filled with {count:,} events at {count / seconds:,.0f} events/s (batches of 2,000)")

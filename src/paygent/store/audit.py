@@ -19,7 +19,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey, amount
-from paygent.store.booking import new_user_id
+from paygent.store.booking import with_new_ids
 from paygent.store.directory_port import Difference, Progress, no_progress
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import GATE_COLUMNS, GateSums
@@ -173,8 +173,7 @@ def _locked_differing_rows(sql: Statements, users: _Range, now_us: int) -> list[
         others = {str(row.key[0]) for row in rows} - locked
         if not others:
             return rows
-        new = [(each, new_user_id()) for each in sorted(others)]
-        sql.lock_users(rows=new, now_us=now_us)
+        sql.lock_users(rows=with_new_ids(others), now_us=now_us)
         locked |= others
 
 

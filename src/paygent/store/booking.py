@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -208,8 +208,7 @@ class Booking:
             if event.corrects is None or (event.user_id, event.corrects) not in originals
         )
         if users:
-            rows = [(user_id, new_user_id()) for user_id in sorted(users)]
-            self._sql.lock_users(rows=rows, now_us=self._now_us)
+            self._sql.lock_users(rows=with_new_ids(users), now_us=self._now_us)
         self._users = sorted(users)
 
     # -- directory
@@ -417,9 +416,15 @@ def assign_plan(sql: Statements, record: AssignRecord, at_us: int) -> bool:
     return is_assigned
 
 
-def new_user_id() -> str:
-    """Make the id that the ledger gives to a user besides the application's."""
-    return "pgu_" + secrets.token_hex(8)
+def with_new_ids(user_ids: Collection[str]) -> list[tuple[str, str]]:
+    """Return users in order, each with the id that the ledger gives them besides the application's
+    if they are new.
+    """
+    digits = secrets.token_hex(8 * len(user_ids))  # at once: it is a system call
+    return [
+        (user_id, "pgu_" + digits[16 * number : 16 * number + 16])
+        for number, user_id in enumerate(sorted(user_ids))
+    ]
 
 
 def _as_erased(event: Event, erased: Mapping[str, str]) -> Event:

@@ -18,7 +18,7 @@ from paygent.core.period import Subscription, day_in_zone
 from paygent.store import erasure
 from paygent.store.audit import differing_rows
 from paygent.store.audit import repair as repair_counters
-from paygent.store.booking import DEFAULT_PLAN, add_plan, assign_plan, new_user_id
+from paygent.store.booking import DEFAULT_PLAN, add_plan, assign_plan, with_new_ids
 from paygent.store.directory_port import (
     ApiKey,
     Difference,
@@ -220,9 +220,10 @@ class SqlDirectory:
         """Create a user; see `Directory.add_user`."""
         with self._writing(product) as sql:
             now_us = self.now_us()
+            ((stored_id, paygent_user_id),) = with_new_ids([text(user_id)])
             is_new = sql.add_user(
-                user_id=text(user_id),
-                paygent_user_id=new_user_id(),
+                user_id=stored_id,
+                paygent_user_id=paygent_user_id,
                 name=optional_text(name),
                 now_us=now_us,
             )
@@ -514,8 +515,7 @@ def _lock_or_create_users(sql: Statements, user_ids: Iterable[str], now_us: int)
     asked = set(user_ids)
     known = erasure.pseudonyms(sql, asked, now_us)
     current = {each: known.get(each, each) for each in asked}
-    rows = [(each, new_user_id()) for each in sorted(set(current.values()))]
-    sql.lock_users(rows=rows, now_us=now_us)
+    sql.lock_users(rows=with_new_ids(set(current.values())), now_us=now_us)
     if erasure.pseudonyms(sql, asked, now_us) != known:
         raise StoreBusy("a user is being erased")
     return current
