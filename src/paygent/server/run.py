@@ -95,7 +95,7 @@ def _prepare_process() -> None:
 
 
 def _tune_collector() -> None:
-    """Keep the garbage collector from what was imported and composed, and let it run more rarely."""
+    """Keep the collector from what was imported and composed, and let it run more rarely."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECTED_AFTER)
