@@ -44,6 +44,9 @@ POSTGRES = {
 """Settings of the server, as `docs/guide/scaling.md` recommends them."""
 
 USERS = 100_000
+SHUFFLE = 61_803
+"""Without a common factor with the number of users: ids are not in the order of activity."""
+
 MODELS = ("gpt-4o", "gpt-4o-mini", "o3", "claude-sonnet-4-5", "claude-haiku-4-5")
 NOW_US = time.time_ns() // 1_000
 MONTH = calendar_month(NOW_US)
@@ -70,7 +73,8 @@ class Traffic:
 
     def _session(self) -> tuple[str, str, str]:
         """Return the user, the session and the model of an agent that begins its work."""
-        user_id = f"user_{int(USERS * self._random.random() ** 3):06d}"
+        rank = int(USERS * self._random.random() ** 3)
+        user_id = f"user_{rank * SHUFFLE % USERS:06d}"
         session_id = f"{self._prefix}-{self._random.getrandbits(48):012x}"
         return user_id, session_id, self._random.choice(MODELS)
 
