@@ -201,6 +201,20 @@ def test_book__a_batch_that_is_rejected__falls_alone(store: SqlStore) -> None:
     assert list(store.audit(PRODUCT)) == []
 
 
+@pytest.mark.parametrize("column", ["input_tokens", "output_tokens", "cost_tokens_nano"])
+def test_book__a_sum_that_leaves_64_bits__is_rejected(store: SqlStore, column: str) -> None:
+    """A counter never becomes a float: the batch is refused, and the books stay right."""
+    figures = dict.fromkeys(("input_tokens", "output_tokens", "cost_tokens_nano"), 0)
+    huge = [make_event(each, **{**figures, column: 2**62}) for each in "abc"]
+    store.ingest(PRODUCT, batch_of(huge[0], questions=ask("ann", period_key())))
+    (rejected,) = store.book(PRODUCT, [batch_of(huge[1])])
+    assert isinstance(rejected, Exception)
+    assert [event.event_id for event in store.events(PRODUCT, "ann")] == ["a"]
+    small = make_event("d", **{**figures, column: 2**62 - 1})
+    assert store.book(PRODUCT, [batch_of(small)]) == [frozenset({"d"})]
+    assert list(store.audit(PRODUCT)) == []
+
+
 # -- corrections of several users
 
 

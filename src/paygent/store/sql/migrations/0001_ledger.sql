@@ -2,6 +2,8 @@
 -- construction; what grows with users has user_id next, so that it can be distributed by user. Money is nano-dollars,
 -- times are microseconds since 1970 UTC; days and months are ISO 8601 text in the product's time zone.
 --
+-- A sum that leaves 64 bits is an error: of PostgreSQL by itself, of SQLite, which would go on with a float, by a CHECK.
+--
 -- /*sqlite …*/ and /*postgres …*/ are read by that engine alone. On PostgreSQL every TEXT has the collation "C", so that
 -- both engines sort alike.
 
@@ -137,8 +139,8 @@ CREATE TABLE accounts (
     scope TEXT NOT NULL,
     model TEXT NOT NULL,
     window_rule TEXT NOT NULL,
-    spent BIGINT NOT NULL,
-    shadow BIGINT NOT NULL,
+    spent BIGINT NOT NULL /*sqlite CHECK (typeof(spent) = 'integer') */,
+    shadow BIGINT NOT NULL /*sqlite CHECK (typeof(shadow) = 'integer') */,
     PRIMARY KEY (product_id, user_id, session_id, end_us, start_us, metric, scope, model, window_rule)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
@@ -292,12 +294,12 @@ CREATE TABLE rollup_day (
     provider TEXT NOT NULL,
     plan TEXT NOT NULL,
     calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL,
-    output_tokens BIGINT NOT NULL,
-    cost_nano BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
+    output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
     doubtful_calls BIGINT NOT NULL,
     shadow_calls BIGINT NOT NULL,
-    shadow_cost_nano BIGINT NOT NULL,
+    shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
     PRIMARY KEY (product_id, day, user_id, model, provider, plan)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
@@ -309,9 +311,9 @@ CREATE TABLE rollup_user (
     month TEXT NOT NULL,
     model TEXT NOT NULL,
     calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL,
-    output_tokens BIGINT NOT NULL,
-    cost_nano BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
+    output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
     PRIMARY KEY (product_id, user_id, period_start_us, month, model)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
@@ -323,9 +325,9 @@ CREATE TABLE rollup_model (
     quality TEXT NOT NULL,
     slot INTEGER NOT NULL,
     calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL,
-    output_tokens BIGINT NOT NULL,
-    cost_nano BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
+    output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
     PRIMARY KEY (product_id, day, model, quality, slot)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
