@@ -989,6 +989,18 @@ def test_sessions__opened_and_rotated__the_last_one_is_open(store: Store) -> Non
     assert state.open_session == SessionState("new", NOON_US, NOON_US + 5)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_sessions__records_of_one_batch__are_joined(store: Store, order: int) -> None:
+    """A session's span is that of all its records, and one that closes it closes it."""
+    used = SessionRecord("ann", "one", True, NOON_US, NOON_US + 9)
+    begun = SessionRecord("ann", "one", True, NOON_US - 5, NOON_US)
+    write(store, *[used, begun][::order])
+    state = store.read(PRODUCT, ask("ann"), NOON_US).users["ann"]
+    assert state.open_session == SessionState("one", NOON_US - 5, NOON_US + 9)
+    write(store, *[used, begun._replace(ended_us=NOON_US + 9)][::order])
+    assert store.read(PRODUCT, ask("ann"), NOON_US).users["ann"].open_session is None
+
+
 def test_sessions__closed__leave_none_open(store: Store) -> None:
     """A closed session stays closed, also when its opening record comes again."""
     opened = SessionRecord("ann", "one", True, NOON_US, NOON_US)

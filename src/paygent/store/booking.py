@@ -217,24 +217,30 @@ class Booking:
         """Write directory records, each with the time at which it was sent, and read the directory
         of the locked users as it is then.
         """
+        sessions: dict[tuple[str, str], SessionRecord] = {}
         for record, sent_us in records:
-            self._write_record(record, sent_us)
-        if self._users:
-            rows = self._sql.users_asked_for(rows=[(user_id,) for user_id in self._users])
-            self._booked.directory = {row["user_id"]: row for row in rows}
-
-    def _write_record(self, record: DirectoryRecord, sent_us: int) -> None:
-        sql = self._sql
-        if isinstance(record, SessionRecord):
-            sql.put_session(
-                user_id=text(record.user_id),
-                session_id=text(record.session_id),
-                implicit=int(record.implicit),
-                started_us=record.started_us,
-                used_us=record.used_us,
-                ended_us=record.ended_us,
+            if isinstance(record, SessionRecord):
+                key = text(record.user_id), text(record.session_id)
+                sessions[key] = _joined(sessions.get(key, record), record)
+            else:
+                self._write_record(record, sent_us)
+        if sessions:
+            self._sql.put_sessions(
+                rows=[
+                    (*key, int(each.implicit), each.started_us, each.used_us, each.ended_us)
+                    for key, each in sorted(sessions.items())
+                ]
             )
-            return
+        if self._users:
+            found = self._sql.users_asked_for(rows=[(user_id,) for user_id in self._users])
+            self._booked.directory = {row["user_id"]: row for row in found}
+
+    def _write_record(
+        self,
+        record: PlanRecord | AssignRecord | PriceRecord | DefaultPlanRecord,
+        sent_us: int,
+    ) -> None:
+        sql = self._sql
         # By the ledger's clock: a sender's that is a day ahead would win for a day.
         at_us = min(record.at_us + self._now_us - sent_us, self._now_us)
         if isinstance(record, PlanRecord):
@@ -441,6 +447,15 @@ def _plan_at(history: Sequence[Row], at_us: int) -> str:
             break
         plan = row["plan"]
     return str(plan)
+
+
+def _joined(record: SessionRecord, later: SessionRecord) -> SessionRecord:
+    """Return what two records of one session say together."""
+    return later._replace(
+        started_us=min(record.started_us, later.started_us),
+        used_us=max(record.used_us, later.used_us),
+        ended_us=max(record.ended_us, later.ended_us),
+    )
 
 
 def _widen(spans: _Spans, key: tuple[str, str], at_us: int) -> None:

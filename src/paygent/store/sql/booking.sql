@@ -75,9 +75,13 @@ CROSS JOIN assignments AS a
 WHERE a.product_id = :product_id AND a.user_id = k.user_id
 ORDER BY a.user_id, a.assigned_us;
 
--- name: put_session!
+-- name: put_sessions!
 INSERT INTO sessions (product_id, user_id, session_id, implicit, started_us, used_us, ended_us)
-VALUES (:product_id, :user_id, :session_id, :implicit, :started_us, :used_us, :ended_us)
+SELECT :product_id, k.user_id, k.session_id, k.implicit, k.started_us, k.used_us, k.ended_us
+FROM rows(
+    user_id TEXT, session_id TEXT, implicit INTEGER, started_us BIGINT, used_us BIGINT, ended_us BIGINT
+) AS k
+WHERE true
 ON CONFLICT (product_id, user_id, session_id) DO UPDATE SET
     implicit = excluded.implicit,
     started_us = CASE WHEN excluded.started_us < sessions.started_us THEN excluded.started_us ELSE sessions.started_us END,
