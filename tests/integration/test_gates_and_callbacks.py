@@ -93,6 +93,7 @@ def test_soft_gate__200_calls_in_flight_at_half_of_the_cap__stays_silent(init: I
     """Holds come and go: only what is spent is warned of."""
     pg = started(init, PlanConfig(max_spend_per_period=4))
     heard = Heard(pg)
+    call(pg, tokens=800)  # shows how large such calls are, so that the others do not wait for that
     pg.record_event("u1", cost=2)
     go = asyncio.Event()
 
