@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -804,46 +805,117 @@ def test_usage_of_sessions__sessions__are_those_used_last(store: SqlStore) -> No
     assert usage(NOON_US, NOON_US + 1) == (half,)
 
 
-# -- remembered answers
+# -- idempotency keys
+
+LAPSE_US = 120 * 10**6
+
+
+def claim(
+    store: SqlStore, key: str, claim_id: str, request_hash: str = "hash", product: str = PRODUCT
+) -> Remembered | None:
+    """Claim a key; return the request that has it already."""
+    ids = {"request_hash": request_hash, "claim_id": claim_id}
+    return store.claim(product, key, lapse_us=LAPSE_US, **ids)
+
+
+def remember(store: SqlStore, product: str, key: str, answer: str) -> None:
+    """Claim a key and remember an answer with the status 200."""
+    assert claim(store, key, "claim", product=product) is None
+    assert store.remember(product, key, "claim", 200, answer)
+
+
+def test_claim__a_free_key__is_the_first_requests(store: SqlStore) -> None:
+    """Whoever asks while the request runs is shown the request, and that it has no answer yet."""
+    assert store.remembered(PRODUCT, "k") is None
+    assert claim(store, "k", "first") is None
+    running = Remembered("hash", None, None)
+    assert claim(store, "k", "second") == running
+    assert claim(store, "k", "third", "other") == running
+    assert store.remembered(PRODUCT, "k") == running
+    assert claim(store, "k2", "second") is None
+
+
+def test_claim__of_many_at_once__is_won_by_one(store: SqlStore, stores: Stores) -> None:
+    """However many servers get a request at the same time, one of them acts."""
+    servers = [store, *(stores.again(store) for _ in range(3))]
+    for key in ("a", "b", "c", "d"):
+        found = at_once(
+            *(partial(claim, each, key, f"{number}") for number, each in enumerate(servers))
+        )
+        assert found.count(None) == 1
+        assert found.count(Remembered("hash", None, None)) == 3
 
 
 def test_remember__an_answer__is_kept_for_a_day(store: SqlStore, clock: Clock) -> None:
-    """The first answer stays for a day; then the key is free."""
-    first = Remembered("hash", 201, '{"a": "😀"}')
-    assert store.remembered(PRODUCT, "k") is None
-    store.remember(PRODUCT, "k", first)
-    store.remember(PRODUCT, "k", Remembered("other", 200, "{}"))
+    """The answer stays for a day, whoever asks; then the key is free."""
+    assert claim(store, "k", "first") is None
+    assert store.remember(PRODUCT, "k", "first", 201, '{"a": "😀"}')
+    answered = Remembered("hash", 201, '{"a": "😀"}')
     clock.at_us += DAY_US - 1
-    assert store.remembered(PRODUCT, "k") == first
+    assert claim(store, "k", "second") == answered
+    assert store.remembered(PRODUCT, "k") == answered
     clock.at_us += 1
     assert store.remembered(PRODUCT, "k") is None
-    again = Remembered("new", 200, "{}")
-    store.remember(PRODUCT, "k", again)
-    assert store.remembered(PRODUCT, "k") == again
+    assert claim(store, "k", "second", "new") is None
+    assert store.remembered(PRODUCT, "k") == Remembered("new", None, None)
 
 
-def test_remember__answers_that_expired__are_dropped(store: SqlStore, clock: Clock) -> None:
-    """What is expired does not stay in the database."""
-    for number in range(3):
-        store.remember(PRODUCT, f"old{number}", Remembered("h", 200, "{}"))
-    store.remember(OTHER, "theirs", Remembered("h", 200, "{}"))
+def test_remember__without_the_claim__changes_nothing(store: SqlStore) -> None:
+    """Only the request that has the key stores its answer, and once."""
+    assert claim(store, "k", "first") is None
+    assert not store.remember(PRODUCT, "k", "second", 200, "second")
+    assert not store.remember(OTHER, "k", "first", 200, "other")
+    assert store.remembered(PRODUCT, "k") == Remembered("hash", None, None)
+    assert store.remember(PRODUCT, "k", "first", 200, "first")
+    assert not store.remember(PRODUCT, "k", "first", 200, "again")
+    assert store.remembered(PRODUCT, "k") == Remembered("hash", 200, "first")
+
+
+def test_claim__that_lapsed__is_taken_over_by_the_same_request(
+    store: SqlStore, clock: Clock
+) -> None:
+    """The claim of a server that died does not block for ever; the dead one's answer is late."""
+    assert claim(store, "k", "dead") is None
+    clock.at_us += LAPSE_US - 1
+    assert claim(store, "k", "second") == Remembered("hash", None, None)
+    clock.at_us += 1
+    assert claim(store, "k", "second", "other") == Remembered("hash", None, None)
+    assert claim(store, "k", "second") is None
+    assert not store.remember(PRODUCT, "k", "dead", 200, "dead")
+    store.release(PRODUCT, "k", "dead")
+    clock.at_us += LAPSE_US - 1
+    assert claim(store, "k", "third") == Remembered("hash", None, None)
+    assert store.remember(PRODUCT, "k", "second", 200, "second")
+    clock.at_us += LAPSE_US
+    assert claim(store, "k", "third") == Remembered("hash", 200, "second")
+
+
+def test_release__a_claim__frees_the_key(store: SqlStore) -> None:
+    """A refused request gives its key to any other; an answer is not given up."""
+    assert claim(store, "k", "first") is None
+    store.release(PRODUCT, "k", "second")
+    store.release(OTHER, "k", "first")
+    assert claim(store, "k", "second") == Remembered("hash", None, None)
+    store.release(PRODUCT, "k", "first")
+    assert store.remembered(PRODUCT, "k") is None
+    assert claim(store, "k", "second", "corrected") is None
+    assert store.remember(PRODUCT, "k", "second", 200, "{}")
+    store.release(PRODUCT, "k", "second")
+    assert store.remembered(PRODUCT, "k") == Remembered("corrected", 200, "{}")
+
+
+def test_remember__requests_that_expired__are_dropped(store: SqlStore, clock: Clock) -> None:
+    """What is expired does not stay in the database, answered or not."""
+    for number in range(2):
+        remember(store, PRODUCT, f"old{number}", "{}")
+    assert claim(store, "dead", "dead") is None
+    remember(store, OTHER, "another product", "{}")
     clock.at_us += DAY_US
-    store.remember(PRODUCT, ODD, Remembered("h", 200, ODD))
-    assert store.remembered(PRODUCT, ODD) == Remembered("h", 200, ODD_STORED)
+    remember(store, PRODUCT, ODD, ODD)
+    assert store.remembered(PRODUCT, ODD) == Remembered("hash", 200, ODD_STORED)
     with store.engine.transaction("") as sql:
         rows = list(sql.connection.execute("SELECT idempotency_key AS k FROM idempotency_keys"))
-    assert sorted(row["k"] for row in rows) == sorted([ODD_STORED, "theirs"])
-
-
-def test_remember__twice_at_once__keeps_one(store: SqlStore, stores: Stores) -> None:
-    """Two answers at once do not fail, and one of them stays."""
-    other = stores.again(store)
-    answers = Remembered("a", 200, "a"), Remembered("b", 200, "b")
-    at_once(
-        lambda: store.remember(PRODUCT, "k", answers[0]),
-        lambda: other.remember(PRODUCT, "k", answers[1]),
-    )
-    assert store.remembered(PRODUCT, "k") in answers
+    assert sorted(row["k"] for row in rows) == sorted([ODD_STORED, "another product"])
 
 
 # -- tenants
@@ -859,7 +931,7 @@ def test_directory__two_products__never_meet(store: SqlStore) -> None:
     assert override is not None
     store.add_revenue(PRODUCT, [make_revenue("r")])
     store.add_gate_events(PRODUCT, [make_gate_event("g")])
-    store.remember(PRODUCT, "k", Remembered("h", 200, "{}"))
+    remember(store, PRODUCT, "k", "{}")
     store.ingest(PRODUCT, batch_of(make_event("a")))
     before = user_of(store, "ann")
 
@@ -891,7 +963,7 @@ def test_directory__two_products__never_meet(store: SqlStore) -> None:
     assert store.add_user(OTHER, "ann", None) is not None
     assert store.add_revenue(OTHER, [make_revenue("r")]) == {"r"}
     assert store.add_gate_events(OTHER, [make_gate_event("g")]) == {"g"}
-    store.remember(OTHER, "k", Remembered("theirs", 200, "{}"))
+    remember(store, OTHER, "k", "theirs")
     assert store.erase_user(OTHER, "ann") is not None
 
     assert store.keys(PRODUCT) == (key,)
@@ -900,7 +972,7 @@ def test_directory__two_products__never_meet(store: SqlStore) -> None:
     assert store.overrides(PRODUCT, "ann", 0) == (override,)
     assert len(read_revenue(store)) == 1
     assert len(store.gate_events(PRODUCT, "ann", GateEventFilter(), 9)) == 1
-    assert store.remembered(PRODUCT, "k") == Remembered("h", 200, "{}")
+    assert store.remembered(PRODUCT, "k") == Remembered("hash", 200, "{}")
     assert len(store.usage_of_user(PRODUCT, "ann", 0, 2 * NOON_US)) == 1
 
 

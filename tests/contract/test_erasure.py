@@ -37,13 +37,14 @@ from tests.contract.test_directory import (
     make_override,
     make_revenue,
     read_revenue,
+    remember,
     user_of,
 )
 
 from paygent.core.messages import Batch, SessionRecord
 from paygent.core.period import Subscription
 from paygent.store import erasure
-from paygent.store.directory_port import GateEventFilter, Remembered, UserChange
+from paygent.store.directory_port import GateEventFilter, UserChange
 from paygent.store.ledger import SqlStore
 from paygent.store.port import StoreBusy
 from paygent.store.postgres import PostgresStore
@@ -76,8 +77,8 @@ def fill(store: SqlStore, product: str = PRODUCT) -> None:
             make_gate_event("g2", MARK, session_id=f"gates {MARK}", at_us=NOON_US + 1),
         ],
     )
-    store.remember(product, "k1", Remembered("h", 201, f'{{"external_user_id": "{MARK}"}}'))
-    store.remember(product, "k2", Remembered("h", 201, '{"external_user_id": "bob"}'))
+    remember(store, product, "k1", f'{{"external_user_id": "{MARK}"}}')
+    remember(store, product, "k2", '{"external_user_id": "bob"}')
     session = SessionRecord(MARK, f"open {MARK}", True, NOON_US, NOON_US)
     store.ingest(product, Batch(directory=(session,), at_us=LATER_US))
     details: dict[str, Any] = {
@@ -99,7 +100,7 @@ def fill(store: SqlStore, product: str = PRODUCT) -> None:
     store.ingest(product, batch_of(first, second, *others, questions=ask(MARK, *keys)))
     corrections = [
         make_correction("c1", first, user_id="bob"),  # sent for another user
-        make_correction("c2", others[2], user_id=MARK),  # of another user's event
+        make_correction("c2", others[2], **details),  # of another user's event
         make_correction("c3", second),
     ]
     store.ingest(product, batch_of(*corrections))
@@ -213,11 +214,56 @@ def test_erase_user__other_users_and_products__stay(store: SqlStore) -> None:
     after = sorted(repr(each) for each in rows_of(store) if each[1].get("product_id") == OTHER)
     assert before == after
     assert user_of(store, "bob") == bob
-    assert store.events(PRODUCT, "bob") == events
+    # Of a correction that the erased user sent for an event of bob, the texts alone are gone.
+    assert store.events(PRODUCT, "bob") == tuple(
+        each._replace(description=None, metadata=None) if each.event_id == "c2" else each
+        for each in events
+    )
     assert kept is not None
     assert store.remembered(PRODUCT, "k2") == kept
     assert store.remembered(PRODUCT, "k1") is None
     assert store.remembered(OTHER, "k1") is not None
+
+
+def test_erase_user__corrections_of_another_users_events__lose_their_texts(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction is booked on the user of its original, with texts of whoever sent it: they go
+    with the sender. What others wrote stays, and so do the figures.
+    """
+    monkeypatch.setattr(erasure, "_PAGE", 2)
+    texts: dict[str, Any] = {"description": f"text {MARK}", "metadata": {"name": MARK}}
+    plain: dict[str, Any] = {"description": "text", "metadata": {"name": "eve"}}
+    originals = [
+        make_event(f"o{each}", user_id=("bob", "eve")[each % 2], at_us=NOON_US + each, **plain)
+        for each in range(5)
+    ]
+    store.add_user(PRODUCT, MARK, None)
+    store.ingest(PRODUCT, batch_of(*originals))
+    sent = [
+        make_correction(f"s{each}", original, user_id=MARK, **texts)
+        for each, original in enumerate(originals)
+    ]
+    kept = [
+        make_correction("b", originals[0], user_id="bob", **plain),
+        make_correction("e", originals[0], user_id="eve", **plain),
+    ]
+    store.ingest(PRODUCT, batch_of(*sent, *kept))
+    before = {
+        each.event_id: each for user in ("bob", "eve") for each in store.events(PRODUCT, user)
+    }
+    assert {before[each.event_id].description for each in sent} == {f"text {MARK}"}
+
+    assert store.erase_user(PRODUCT, MARK) is not None
+    assert tables_with(store, MARK) == set()
+    after = {each.event_id: each for user in ("bob", "eve") for each in store.events(PRODUCT, user)}
+    cleared = {each.event_id for each in sent}
+    assert after == {
+        name: each._replace(description=None, metadata=None) if name in cleared else each
+        for name, each in before.items()
+    }
+    assert after["e"].description == "text"
+    assert list(store.audit(PRODUCT)) == []
 
 
 def test_erase_user__many_rows__are_renamed_page_by_page(
@@ -270,12 +316,16 @@ def test_erase_user__an_odd_id__is_erased(store: SqlStore) -> None:
 
 
 def test_erase_user__with_remembered_answers__drops_those_with_the_id(store: SqlStore) -> None:
-    """An answer that has the id in any notation of JSON is dropped."""
+    """An answer that has the id in any notation of JSON is dropped; the key of a request that is
+    still running, which may be this erasure, stays claimed.
+    """
     store.add_user(PRODUCT, "zoë", None)
     for key, answer in (("a", '"zoë"'), ("b", '"zo\\u00eb"'), ("c", '"zoë2"')):
-        store.remember(PRODUCT, key, Remembered("h", 200, answer))
+        remember(store, PRODUCT, key, answer)
+    running = {"request_hash": "hash", "claim_id": "running"}
+    assert store.claim(PRODUCT, "d", lapse_us=DAY_US, **running) is None
     store.erase_user(PRODUCT, "zoë")
-    assert [store.remembered(PRODUCT, key) is None for key in "abc"] == [True, True, False]
+    assert [store.remembered(PRODUCT, key) is None for key in "abcd"] == [True, True, False, False]
 
 
 # -- what arrives late

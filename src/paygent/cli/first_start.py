@@ -13,11 +13,12 @@ from typing import NamedTuple
 from paygent.cli.keys import add_key
 from paygent.client.runtime.settings import DEFAULT_PRODUCT
 from paygent.core.api_key import can_have_keys, setup_token
-from paygent.store.directory_port import Remembered
 from paygent.store.ledger import SqlStore
 
 _CLAIM = "paygent serve: first keys"
 """Idempotency key: of servers that start at once on an empty database, one creates the keys."""
+
+_CLAIM_LAPSE_US = 120 * 10**6  # a server that died before it created them does not block the next
 
 
 class FirstKeys(NamedTuple):
@@ -76,10 +77,8 @@ def _has_data(store: SqlStore, product: str) -> bool:
 
 def _claim(store: SqlStore, product: str) -> bool:
     """Return whether this server creates the keys, and no other that starts at the same time."""
-    token = secrets.token_hex()
-    store.remember(product, _CLAIM, Remembered(token, 0, ""))  # the first one stays
-    claimed = store.remembered(product, _CLAIM)
-    return claimed is not None and claimed.request_hash == token
+    ids = {"request_hash": "", "claim_id": secrets.token_hex()}
+    return store.claim(product, _CLAIM, lapse_us=_CLAIM_LAPSE_US, **ids) is None
 
 
 def instructions(keys: FirstKeys, base_url: str, database_option: str) -> Iterator[str]:

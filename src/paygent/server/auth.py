@@ -155,11 +155,14 @@ class UsageToken(NamedTuple):
 
     Attributes:
         product, user_id: The user.
+        paygent_user_id: The ledger's own id of the user: whoever is created under the id of an
+            erased user has another one, so the token ends with its user.
         until_us: When it ends.
     """
 
     product: str
     user_id: str
+    paygent_user_id: str
     until_us: int
 
 

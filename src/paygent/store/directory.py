@@ -48,6 +48,7 @@ from paygent.store.directory_rows import (
     override_of,
     plan_of,
     product_of,
+    remembered_of,
     revenue_of,
     revenue_row,
     slug_of,
@@ -59,7 +60,7 @@ from paygent.store.port import StoreBusy
 from paygent.store.rows import text
 from paygent.store.statements import Statements
 
-_REMEMBERED_US = 86_400 * 10**6  # how long answers are remembered
+_REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
 _END_US = 2**63 - 1
 _CHANGES = ("name", "paused", "paused_reason", "sdk_enabled")
 """The fields of a user that `change_user` changes."""
@@ -462,28 +463,46 @@ class SqlDirectory:
             names = UsageOfSession._fields
             return tuple(UsageOfSession(**{name: row[name] for name in names}) for row in rows)
 
-    def remembered(self, product: str, key: str) -> Remembered | None:
-        """Return a remembered answer; see `Directory.remembered`."""
-        with self._reading(product) as sql:
-            row = sql.remembered_answer(
-                idempotency_key=text(key), after_us=self.now_us() - _REMEMBERED_US
-            )
-            return None if row is None else Remembered(**{k: row[k] for k in Remembered._fields})
-
-    def remember(self, product: str, key: str, answer: Remembered) -> None:
-        """Remember an answer; see `Directory.remember`."""
+    def claim(
+        self, product: str, key: str, *, request_hash: str, claim_id: str, lapse_us: int
+    ) -> Remembered | None:
+        """Claim an idempotency key; see `Directory.claim`."""
         with self._writing(product) as sql:
             now_us = self.now_us()
             after_us = now_us - _REMEMBERED_US
-            sql.forget_answers(after_us=after_us)
-            sql.remember_answer(
+            is_claimed = sql.claim_key(
                 idempotency_key=text(key),
-                request_hash=text(answer.request_hash),
-                status=answer.status,
-                answer=text(answer.answer),
+                request_hash=text(request_hash),
+                claim_id=text(claim_id),
                 now_us=now_us,
                 after_us=after_us,
+                lapsed_us=now_us - lapse_us,
             )
+            if is_claimed:
+                return None
+            # The conflict has locked the row, so it is still there.
+            row = sql.remembered_request(idempotency_key=text(key), after_us=after_us)
+            return remembered_of(row)
+
+    def remembered(self, product: str, key: str) -> Remembered | None:
+        """Return the request that has a key; see `Directory.remembered`."""
+        with self._reading(product) as sql:
+            row = sql.remembered_request(
+                idempotency_key=text(key), after_us=self.now_us() - _REMEMBERED_US
+            )
+            return None if row is None else remembered_of(row)
+
+    def remember(self, product: str, key: str, claim_id: str, status: int, answer: str) -> bool:
+        """Remember an answer; see `Directory.remember`."""
+        with self._writing(product) as sql:
+            sql.forget_requests(after_us=self.now_us() - _REMEMBERED_US)
+            ids = {"idempotency_key": text(key), "claim_id": text(claim_id)}
+            return bool(sql.remember_answer(status=status, answer=text(answer), **ids))
+
+    def release(self, product: str, key: str, claim_id: str) -> None:
+        """End a claim; see `Directory.release`."""
+        with self._writing(product) as sql:
+            sql.release_key(idempotency_key=text(key), claim_id=text(claim_id))
 
     def audit(self, product: str, *, progress: Progress = no_progress) -> Iterator[Difference]:
         """Compare every counter with its events; see `Directory.audit`."""

@@ -205,16 +205,17 @@ class UsageOfSession(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """The answer to an earlier request with the same `Idempotency-Key`.
+    """An earlier request with the same `Idempotency-Key`, and its answer.
 
     Attributes:
-        request_hash: Of the request that was answered; another one with the same key is a conflict.
-        answer: The body, as it was sent.
+        request_hash: Of the request; another one with the same key is a conflict.
+        status: Of the answer; None while the request runs.
+        answer: The body, as it was sent; None while the request runs.
     """
 
     request_hash: str
-    status: int
-    answer: str
+    status: int | None
+    answer: str | None
 
 
 class Difference(NamedTuple):
@@ -399,11 +400,34 @@ class Directory(Protocol):
     ) -> tuple[UsageOfSession, ...]:
         """Return a user's usage by session, those used last first."""
 
-    def remembered(self, product: str, key: str) -> Remembered | None:
-        """Return the answer that was remembered for an idempotency key within a day."""
+    def claim(
+        self, product: str, key: str, *, request_hash: str, claim_id: str, lapse_us: int
+    ) -> Remembered | None:
+        """Claim an idempotency key for a request, before it has its effect. A key is free again a
+        day after it was claimed.
 
-    def remember(self, product: str, key: str, answer: Remembered) -> None:
-        """Remember an answer; the first one stays. Those older than a day are dropped."""
+        Args:
+            product: The product.
+            key: The key.
+            request_hash: Identifies what is asked.
+            claim_id: Identifies this request among those that ask the same.
+            lapse_us: Age from which the claim of a request that has not ended is taken over, by a
+                request that asks the same.
+
+        Returns:
+            None if the key is claimed now; otherwise the request that has it.
+        """
+
+    def remembered(self, product: str, key: str) -> Remembered | None:
+        """Return the request that has an idempotency key; None if the key is free."""
+
+    def remember(self, product: str, key: str, claim_id: str, status: int, answer: str) -> bool:
+        """Remember the answer to the request that has claimed a key; False if the claim was taken
+        over. What was claimed more than a day ago is dropped.
+        """
+
+    def release(self, product: str, key: str, claim_id: str) -> None:
+        """End the claim of a request without an effect, unless the claim was taken over."""
 
     def audit(self, product: str, *, progress: Progress = no_progress) -> Iterator[Difference]:
         """Compare every counter with the fold of its events, and yield the differences. All is of

@@ -17,6 +17,7 @@ from paygent.store.directory_port import (
     GateEvent,
     Override,
     Product,
+    Remembered,
     RevenueEntry,
     StoredPlan,
     StoredUser,
@@ -145,6 +146,11 @@ def override_of(row: Row) -> Override:
         reason=row["reason"],
         created_us=row["created_us"],
     )
+
+
+def remembered_of(row: Row) -> Remembered:
+    """Return the request of a row."""
+    return Remembered(**{name: row[name] for name in Remembered._fields})
 
 
 def revenue_of(row: Row) -> RevenueEntry:

@@ -1,9 +1,10 @@
 """Erasing a user: the id becomes a random pseudonym in every table, and the sums stay.
 
 What may identify a person goes: the id, the name, metadata, descriptions, messages, reasons, the
-source of revenue, session ids, and remembered answers that contain the id. Ids of events, of gate
-events and of revenue stay, because a repetition is recognized by them; an application must not make
-them from a user's id.
+source of revenue, session ids, and remembered answers that contain the id; also the texts of
+corrections that the user sent for another user's event. Ids of events, of gate events and of
+revenue stay, because a repetition is recognized by them; an application must not make them from a
+user's id.
 
 For 30 days the ledger keeps a keyed hash of the old id, so that events that arrive late (from the
 journal of a process that was away) are booked on the pseudonym. Then nothing leads from one to the
@@ -97,6 +98,7 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
         return None
     pseudonym = "erased_" + secrets.token_hex(8)
     ids = {"user_id": user_id, "pseudonym": pseudonym}
+    _erase_texts(sql, user_id)  # before the ids that lead to them are renamed
     days = _rename_sessions(sql, ids)
     days.update(days_of_months(row["month"] for row in sql.months_of_user(user_id=user_id)))
     sql.erase_rollup_days(rows=[(each,) for each in sorted(days)], **ids)
@@ -165,6 +167,13 @@ def _rename_sessions(sql: Statements, ids: dict[str, str]) -> set[str]:
         gates = [(row["gate_event_id"], sessions.renamed(row["session_id"])) for row in page]
         rename(sql.erase_gate_events, gates)
     return days
+
+
+def _erase_texts(sql: Statements, user_id: str) -> None:
+    """Clear the texts of corrections that are booked on another user, a page at a time."""
+    for page in _pages(sql.texts_to_erase, {"event_id": ""}, user_id):
+        rows = sorted((row["booked_user_id"], row["at_us"], row["event_id"]) for row in page)
+        sql.erase_texts(rows=rows, first=rows[0][0], last=rows[-1][0])
 
 
 def _pages(

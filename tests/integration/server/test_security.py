@@ -389,6 +389,26 @@ def test_usage_token__shows_its_user_alone_until_it_ends(any_service: Service) -
     assert service.call("GET", "/usage", key="", headers=bearer).status_code == 401
 
 
+def test_usage_token__of_an_erased_user__shows_no_later_user_of_the_id(
+    any_service: Service,
+) -> None:
+    """A token ends with its user: whoever is created under the id is another one."""
+    service = any_service
+
+    def bearer_of_user() -> dict[str, str]:
+        token = service.post("/users/u1/usage-token", {"expires_in_s": 86_400}).json()["token"]
+        return {"Authorization": f"Bearer {token}"}
+
+    service.user("u1")
+    old = bearer_of_user()
+    assert service.call("DELETE", "/users/u1").status_code == 200
+    service.user("u1", name="another person")
+    assert service.call("GET", "/usage", key="", headers=old).status_code == 404
+    new = bearer_of_user()
+    assert service.call("GET", "/usage", key="", headers=new).json()["user_id"] == "u1"
+    assert service.call("GET", "/usage", key="", headers=old).status_code == 404
+
+
 def test_usage_token__changed__is_refused(service: Service) -> None:
     """A token for another user cannot be made of one's own."""
     import base64

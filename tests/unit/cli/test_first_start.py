@@ -5,14 +5,17 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.samples import DAY_US, NOON_US, batch_of, make_event
 
 from paygent.cli.first_start import FirstKeys, NoKeys, instructions, make_first_keys
 from paygent.core.api_key import hash_of_key, product_of_key
+from paygent.store.directory_port import Remembered
 from paygent.store.factory import open_store
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreUnavailable
 
 
 @pytest.fixture
@@ -93,16 +96,37 @@ def test_make_first_keys__another_server_is_making_them__makes_none(
 ) -> None:
     """Servers that start at once find no keys, and one of them creates some."""
     other = open_store(f"sqlite:///{tmp_path / 'server.db'}")
-    remember = store.remember
+    claim = store.claim
 
-    def remember_second(*arguments: object) -> None:
+    def claim_second(*arguments: Any, **options: Any) -> Remembered | None:
         made_by(other)
-        remember(*arguments)  # type: ignore[arg-type]
+        return claim(*arguments, **options)
 
-    monkeypatch.setattr(store, "remember", remember_second)
+    monkeypatch.setattr(store, "claim", claim_second)
     assert make_first_keys(store) is None
     assert len(store.keys("default")) == 2
     other.close()
+
+
+def test_make_first_keys__after_a_start_that_failed__makes_them_two_minutes_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that died before it created the keys blocks the others for two minutes."""
+    now_us = NOON_US
+    store = open_store(f"sqlite:///{tmp_path / 'server.db'}", now_us=lambda: now_us)
+    with monkeypatch.context() as patched:
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise StoreUnavailable("locked")
+
+        patched.setattr(store, "add_product", fail)
+        with pytest.raises(StoreUnavailable):
+            make_first_keys(store)
+    now_us += 120 * 10**6 - 1
+    assert make_first_keys(store) is None
+    now_us += 1
+    assert made_by(store).product == "default"
+    store.close()
 
 
 def test_instructions__say_what_to_do_next() -> None:

@@ -126,7 +126,7 @@ def test_statements__none_uses__what_a_database_distributed_by_user_refuses() ->
     texts = {name: getattr(queries.named, name).sql for name in names()}
     assert [name for name, text in texts.items() if "SKIP LOCKED" in text] == []
     locking = {name for name, text in texts.items() if "FOR UPDATE" in text}
-    assert locking == {"lock_known_user", "forget_answers"}
+    assert locking == {"lock_known_user", "forget_requests"}
 
 
 # -- nothing scans

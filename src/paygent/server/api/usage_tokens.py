@@ -29,13 +29,14 @@ async def create_usage_token(
     tenant: Tenant = ForTenant,
 ) -> schemas.UsageToken:
     """Return a short-lived token that shows one user their own usage."""
-    if await tenant.ask(tenant.store.user, user_id) is None:
+    user = await tenant.ask(tenant.store.user, user_id)
+    if user is None:
         raise not_found("user")
     expires_in_s = (body or schemas.NewUsageToken()).expires_in_s
     until_us = tenant.now_us() + expires_in_s * 10**6
     secret = await tenant.backend.server_secret("usage_token")
-    token = write_usage_token(secret, UsageToken(tenant.product, user_id, until_us))
-    return schemas.UsageToken(token=token, expires_at=time_of(until_us))
+    token = UsageToken(tenant.product, user.user_id, user.paygent_user_id, until_us)
+    return schemas.UsageToken(token=write_usage_token(secret, token), expires_at=time_of(until_us))
 
 
 @router.get("/usage", openapi_extra=needs("usage_token"), tags=["usage"])
@@ -46,8 +47,8 @@ async def show_own_usage(request: Request, backend: Backend = ForBackend) -> sch
     state = await backend.in_store(
         read_user_state, backend.store, token.product, token.user_id, now_us, with_limits=True
     )
-    if state is None:
-        raise not_found("user")
+    if state is None or state.user.paygent_user_id != token.paygent_user_id:
+        raise not_found("user")  # erased, also if the id is in use again
     return schemas.OwnUsage(
         user_id=state.user.user_id,
         plan=state.plan_name,

@@ -1,4 +1,4 @@
--- The directory of a server: products, keys, plans, users, overrides, revenue, gate events, remembered answers.
+-- The directory of a server: products, keys, plans, users, overrides, revenue, gate events, remembered requests.
 
 -- Products and keys.
 
@@ -266,22 +266,33 @@ WHERE product_id = :product_id AND user_id = :user_id
 ORDER BY at_us DESC, gate_event_id DESC
 LIMIT :events_max;
 
--- Answers to requests with an Idempotency-Key.
+-- Requests with an Idempotency-Key, and their answers.
 
--- name: remembered_answer^
+-- name: claim_key!
+-- A key that is free or has expired; or that the same request has claimed, and not ended in time. PostgreSQL locks the
+-- row of a conflict before it reads the condition, also where the key is not claimed then.
+INSERT INTO idempotency_keys (product_id, idempotency_key, request_hash, claim_id, created_us)
+VALUES (:product_id, :idempotency_key, :request_hash, :claim_id, :now_us)
+ON CONFLICT (product_id, idempotency_key) DO UPDATE SET
+    request_hash = excluded.request_hash, claim_id = excluded.claim_id, status = NULL, answer = NULL,
+    created_us = excluded.created_us
+WHERE idempotency_keys.created_us <= :after_us
+    OR (idempotency_keys.status IS NULL AND idempotency_keys.created_us <= :lapsed_us
+        AND idempotency_keys.request_hash = excluded.request_hash);
+
+-- name: remembered_request^
 SELECT request_hash, status, answer FROM idempotency_keys
 WHERE product_id = :product_id AND idempotency_key = :idempotency_key AND created_us > :after_us;
 
 -- name: remember_answer!
--- The first answer stays until it has expired.
-INSERT INTO idempotency_keys (product_id, idempotency_key, request_hash, status, answer, created_us)
-VALUES (:product_id, :idempotency_key, :request_hash, :status, :answer, :now_us)
-ON CONFLICT (product_id, idempotency_key) DO UPDATE SET
-    request_hash = excluded.request_hash, status = excluded.status, answer = excluded.answer,
-    created_us = excluded.created_us
-WHERE idempotency_keys.created_us <= :after_us;
+UPDATE idempotency_keys SET status = :status, answer = :answer
+WHERE product_id = :product_id AND idempotency_key = :idempotency_key AND claim_id = :claim_id AND status IS NULL;
 
--- name: forget_answers!
+-- name: release_key!
+DELETE FROM idempotency_keys
+WHERE product_id = :product_id AND idempotency_key = :idempotency_key AND claim_id = :claim_id AND status IS NULL;
+
+-- name: forget_requests!
 -- Drops some of those that have expired, in one order.
 DELETE FROM idempotency_keys
 WHERE product_id = :product_id AND idempotency_key IN (

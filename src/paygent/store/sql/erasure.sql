@@ -91,6 +91,19 @@ WHERE true AND event_ids.product_id = :product_id AND event_ids.event_id = k.eve
 /*postgres WHERE product_id = :product_id AND event_id = ANY (ARRAY(SELECT k.event_id FROM rows(event_id TEXT) AS k)) */
   AND (event_ids.user_id = :user_id OR event_ids.booked_user_id = :user_id);
 
+-- name: texts_to_erase
+-- Corrections that the user sent for another user's event: the event is the other's, its texts are the sender's.
+SELECT event_id, booked_user_id, at_us FROM event_ids /*sqlite INDEXED BY event_ids_booked_elsewhere */
+WHERE product_id = :product_id AND user_id = :user_id AND booked_user_id IS NOT NULL AND event_id > :event_id
+ORDER BY event_id
+LIMIT :rows_max;
+
+-- name: erase_texts!
+UPDATE events SET description = NULL, metadata = NULL
+FROM rows(user_id TEXT, at_us BIGINT, event_id TEXT) AS k
+WHERE true AND events.product_id = :product_id AND events.user_id = k.user_id AND events.at_us = k.at_us
+  AND events.event_id = k.event_id AND events.user_id >= :first AND events.user_id <= :last;
+
 -- name: erase_ids_booked_elsewhere!
 -- Of corrections that the user sent for another user's event.
 UPDATE event_ids /*sqlite INDEXED BY event_ids_booked_elsewhere */ SET user_id = :pseudonym
@@ -124,7 +137,7 @@ UPDATE users SET user_id = :pseudonym, name = NULL, paused_reason = NULL
 WHERE product_id = :product_id AND user_id = :user_id;
 
 -- name: erase_answers!
--- Remembered answers that contain the id; they are kept for a day and few.
+-- Remembered answers that contain the id; they are kept for a day and few. The claim of a request that runs has none.
 DELETE FROM idempotency_keys
 WHERE product_id = :product_id
   AND (

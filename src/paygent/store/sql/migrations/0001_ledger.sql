@@ -270,13 +270,15 @@ CREATE TABLE erased_users (
     PRIMARY KEY (product_id, id_hash)
 );
 
--- Answers to requests with an Idempotency-Key, kept for a day.
+-- Requests with an Idempotency-Key and their answers, kept for a day. A row without an answer is a claim: the request
+-- that wrote claim_id is running, and alone stores the answer or gives the key back.
 CREATE TABLE idempotency_keys (
     product_id TEXT NOT NULL,
     idempotency_key TEXT NOT NULL,
     request_hash TEXT NOT NULL,
-    status INTEGER NOT NULL,
-    answer TEXT NOT NULL,
+    claim_id TEXT NOT NULL,
+    status INTEGER,
+    answer TEXT,
     created_us BIGINT NOT NULL,
     PRIMARY KEY (product_id, idempotency_key)
 );
