@@ -28,6 +28,7 @@ from tests.postgres import Cluster
 
 from paygent.core.event import Event
 from paygent.core.messages import AssignRecord, Batch, PlanRecord, Question
+from paygent.store.corrections import Corrections
 from paygent.store.ledger import SqlStore
 from paygent.store.port import StoreBusy
 from paygent.store.postgres import PostgresStore
@@ -197,43 +198,34 @@ def test_two_connections__a_plan_each__make_two_versions(open_again: Open) -> No
     assert version == 2
 
 
-def test_two_connections__an_original_that_appears_meanwhile__is_found(open_again: Open) -> None:
-    """Its user is locked as well, in a transaction that begins again."""
-    correcting, booking = open_again(), open_again()
+def test_two_connections__an_original_that_appears_meanwhile__is_found(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the search for originals and the locks another server may store one. Its user is
+    locked as well, in a transaction that begins again. SQLite's transactions take turns.
+    """
+    correcting, booking = PostgresStore(postgres_url), PostgresStore(postgres_url)
     original = make_event("a", user_id="bob")
     correction = make_correction("c", original)._replace(user_id="ann")
-    located = correcting.engine.transaction
-    calls = []
+    locate = Corrections.locate
+    transactions: list[Corrections] = []  # each has its own
 
-    def book_first(product_id: str, *, writes: bool = False) -> Any:
-        calls.append(writes)
-        return located(product_id, writes=writes)
+    def locate_too_early(corrections: Corrections) -> Any:
+        located = locate(corrections)
+        if corrections not in transactions:
+            transactions.append(corrections)
+        if len(transactions) == 1:
+            booking.ingest(PRODUCT, batch_of(original))
+        return located
 
-    correcting.engine.transaction = book_first  # type: ignore[method-assign]
-    if isinstance(correcting, SqliteStore):
-        booking.ingest(PRODUCT, batch_of(original))  # SQLite's transactions take turns
-        correcting.ingest(PRODUCT, batch_of(correction))
-        assert len(calls) == 1
-    else:
-        # Between the search for originals and the locks, as another server would.
-        lock_users = "lock_users"
-        from paygent.store.statements import Statements
-
-        find = Statements.__getattr__
-
-        def find_late(sql: Statements, name: str) -> Any:
-            if name == lock_users and sql.connection is not None and len(calls) == 1:
-                calls.append(True)
-                booking.ingest(PRODUCT, batch_of(original))
-            return find(sql, name)
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(Statements, "__getattr__", find_late)
-            correcting.ingest(PRODUCT, batch_of(correction))
-        assert len(calls) == 3  # the hook above, and two transactions
+    monkeypatch.setattr(Corrections, "locate", locate_too_early)
+    correcting.ingest(PRODUCT, batch_of(correction))
+    assert len(transactions) == 3  # its own, the original's, and its own again
     assert [event.event_id for event in booking.events(PRODUCT, "bob")] == ["a", "c"]
     assert booking.events(PRODUCT, "ann") == ()
     assert list(booking.audit(PRODUCT)) == []
+    correcting.close()
+    booking.close()
 
 
 def test_two_connections__a_lock_that_lasts__is_busy(tmp_path: Path) -> None:
