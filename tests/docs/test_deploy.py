@@ -149,4 +149,5 @@ def test_unit__is_hardened_and_restarts() -> None:
     }
     assert {name: service.get(name) for name in expected} == expected
     assert int(service["TimeoutStopSec"]) > 25  # the longest drain of a server
+    assert UNIT["Unit"]["StartLimitIntervalSec"] == "0"  # restarts are not given up
     assert UNIT["Install"]["WantedBy"] == "multi-user.target"

@@ -3,22 +3,76 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Depends, Request
 
+from paygent.core.messages import Batch
 from paygent.server.metrics import Metrics
 from paygent.server.problems import unavailable
 from paygent.server.settings import ServerSettings
-from paygent.server.writer import Writer
+from paygent.server.writer import Books, Writer
 from paygent.store.directory_port import Scope
 from paygent.store.factory import READERS, WRITERS
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreBusy, StoreUnavailable
 
 _T = TypeVar("_T")
+
+
+_DOUBTED_S = 30.0
+"""How long a failed booking counts. A server that is not ready may get no traffic, and would never
+find out that its database accepts bookings again.
+"""
+
+_LOST_CLASSES = frozenset({"", "08", "57"})
+"""Classes of PostgreSQL's errors that mean the connection; reading shows whether it is back."""
+
+
+class Bookings:
+    """Books batches in the store, and remembers whether it accepts them.
+
+    A database that is full or read-only still answers questions. Nothing less than a booking shows
+    it: a small write may find room where a batch does not.
+    """
+
+    def __init__(self, store: Books, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._now_s = now_s
+        self._failed_at: float | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last booking failed, in the last 30 s, although the database could be
+        reached.
+        """
+        failed_at = self._failed_at
+        return failed_at is not None and self._now_s() - failed_at < _DOUBTED_S
+
+    def book(self, product: str, batches: Sequence[Batch]) -> list[frozenset[str] | Exception]:
+        """Store batches; see `Store.book`."""
+        try:
+            booked = self._store.book(product, batches)
+        except StoreBusy:
+            raise
+        except StoreUnavailable as error:
+            if _is_refusal(error):
+                self._failed_at = self._now_s()
+            raise
+        self._failed_at = None
+        return booked
+
+
+def _is_refusal(error: StoreUnavailable) -> bool:
+    """Return whether a database could be reached and did not write."""
+    cause: Any = error.__cause__
+    if not hasattr(cause, "sqlstate"):  # SQLite, which has no connection to lose
+        return True
+    return (cause.sqlstate or "")[:2] not in _LOST_CLASSES
 
 
 class Backend:
@@ -28,6 +82,7 @@ class Backend:
         store: The database; used on the threads of `in_store` and of the writer alone.
         settings: How the server runs.
         now_us: The ledger's clock.
+        bookings: Whether the database accepts events.
     """
 
     def __init__(
@@ -37,8 +92,9 @@ class Backend:
         self.settings = settings
         self.now_us = now_us
         self.metrics = Metrics()
+        self.bookings = Bookings(store)
         self.writer = Writer(
-            store,
+            self.bookings,
             self.metrics,
             threads=WRITERS if settings.is_shared else 1,
             requests_max=settings.queue_requests_max,
@@ -46,6 +102,7 @@ class Backend:
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="paygent-store")
         self.creating_product = asyncio.Lock()  # "no product yet" is checked and ended in one step
         self._waiting = 0
+        self._calls: set[Future[Any]] = set()
         self._secrets: dict[str, str] = {}
 
     async def in_store(self, verb: Callable[..., _T], *args: Any, **options: Any) -> _T:
@@ -59,6 +116,8 @@ class Backend:
             raise unavailable("Too many requests are waiting for the database.")
         self._waiting += 1
         call = self._threads.submit(verb, *args, **options)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
         try:
             return await asyncio.wrap_future(call)
         finally:
@@ -69,6 +128,11 @@ class Backend:
         if name not in self._secrets:
             self._secrets[name] = await self.in_store(self.store.server_secret, name)
         return self._secrets[name]
+
+    @property
+    def is_calling(self) -> bool:
+        """Whether a thread is in a verb of the store, also one that no request waits for."""
+        return bool(self._calls)
 
     def close(self) -> None:
         """Book the waiting batches, and end the threads."""

@@ -12,11 +12,12 @@ import time
 from typing import Any
 from urllib.parse import unquote
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paygent.server.logs import LOGGER
 from paygent.server.metrics import Metrics
-from paygent.server.problems import Problem, problem_response
+from paygent.server.problems import CLIENT_LEFT, Problem, problem_response
 
 SLASH = "\0"
 """In a path, an escaped slash: it belongs to an id and does not separate."""
@@ -27,6 +28,7 @@ _HEADERS = [
     (b"cache-control", b"no-store"),
 ]
 _METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"})
+_CLIENT_LEFT = 499  # as nginx logs it; no client ever sees it
 _QUIET = ("/health", "/ready", "/metrics")
 
 
@@ -57,6 +59,8 @@ class Observed:
             else:
                 problem = Problem(400, "bad-path", "A path must not contain NUL.")
                 await problem_response(problem, request_id)(scope, receive, answer.send)
+        except ClientDisconnect:
+            pass  # no one is left to answer, and nothing has failed here
         except Exception:  # the edge of the server: the caller gets a problem, the log the reason
             LOGGER.exception("a request failed", extra={"request_id": request_id})
             if answer.status:
@@ -64,19 +68,20 @@ class Observed:
             problem = Problem(500, "internal", "The server failed; its log has the reason.")
             await problem_response(problem, request_id)(scope, receive, answer.send)
         finally:
-            self._record(scope, method, answer.status, time.perf_counter() - started)
+            status = 0 if scope.get(CLIENT_LEFT) else answer.status
+            self._record(scope, method, status or _CLIENT_LEFT, time.perf_counter() - started)
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "(none)")
         method = method if method in _METHODS else "(other)"
-        self._metrics.requests.labels(method, route, status or 499).inc()
+        self._metrics.requests.labels(method, route, status).inc()
         self._metrics.seconds.labels(route).observe(seconds)
         if self._logs_requests and not route.endswith(_QUIET):
             line: dict[str, Any] = {
                 "request_id": scope["paygent.request_id"],
                 "method": method,
                 "route": route,
-                "status": status or 499,  # the client has gone
+                "status": status,
                 "ms": round(seconds * 1e3, 2),
             }
             tenant = scope.get("paygent.tenant")

@@ -32,6 +32,7 @@ _ALWAYS = {
     "408": "The body did not arrive in time.",
     "413": "The body is too large.",
     "422": "A value breaks a rule; `errors` lists every one.",
+    "431": "Path, query and headers are too large.",
     "500": "The server failed.",
     "503": "Send it again, after the seconds of `Retry-After`.",
 }

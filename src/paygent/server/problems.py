@@ -25,6 +25,9 @@ from paygent.store.port import StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 
+CLIENT_LEFT = "paygent.client_left"
+"""In a request's scope: its client left before the body had arrived."""
+
 _RETRY_AFTER_S = 1
 _SHOWN_CHARS_MAX = 200  # of a value that breaks a rule
 _ERRORS_MAX = 1_000  # listed in one answer

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import signal
 import socket
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,9 +21,13 @@ from prometheus_client import disable_created_metrics
 from uvicorn.config import STARTUP_FAILURE
 
 from paygent.server.app import create_app
-from paygent.server.logs import configure_logging
+from paygent.server.backend import Backend
+from paygent.server.connections import Connection
+from paygent.server.logs import LOGGER, configure_logging
 from paygent.server.settings import ServerSettings
+from paygent.server.workers import Workers, end_with_parent
 from paygent.store.factory import open_store
+from paygent.store.port import StoreUnavailable
 
 _BACKLOG = 2_048
 _CONNECTIONS_MAX = 2_048
@@ -29,6 +38,10 @@ some thousand objects, none of them in a cycle; ingest is faster by a twentieth 
 """
 
 _KEEP_ALIVE_S = 75  # above the 60 s of usual proxies, so that they close first
+_HUNG_S = 2.0
+"""How long threads may still wait for the database after the drain. The interpreter joins them
+without a time-out, and a supervisor would kill the process a few seconds later.
+"""
 
 
 def bind(settings: ServerSettings) -> socket.socket:
@@ -64,25 +77,34 @@ def serve(settings: ServerSettings, *, listener: socket.socket | None = None) ->
     _prepare_process()
     with closing(listener or bind(settings)) as bound:
         if settings.workers > 1:
-            from uvicorn.supervisors import Multiprocess
-
-            open_store(settings.database_url).close()  # workers that fail are started for ever
+            open_store(settings.database_url).close()  # one error here, rather than one per worker
             config = uvicorn_config(settings, partial(application, settings), factory=True)
-            Multiprocess(config, sockets=[bound]).run()
+            Workers(config, sockets=[bound]).run()
             return
         with closing(open_store(settings.database_url)) as store, _status_of_success():
             app = create_app(store, settings)
             _tune_collector()
             server = uvicorn.Server(uvicorn_config(settings, app))
             server.run(sockets=[bound])
+            _end_without_hung_threads(app.state.backend)
             if not server.started:  # older versions of uvicorn return; newer ones have raised
                 raise SystemExit(STARTUP_FAILURE)
 
 
 def application(settings: ServerSettings) -> FastAPI:
-    """Open the store and make the application of one of several worker processes."""
+    """Open the store and make the application of one of several worker processes.
+
+    Raises:
+        SystemExit: The database cannot be opened.
+    """
     _prepare_process()
-    app = create_app(open_store(settings.database_url), settings)
+    end_with_parent()
+    try:
+        store = open_store(settings.database_url)
+    except StoreUnavailable as error:
+        LOGGER.error("the database cannot be used: %s", error)
+        raise SystemExit(STARTUP_FAILURE) from None
+    app = create_app(store, settings)
     _tune_collector()
     return app
 
@@ -103,9 +125,15 @@ def _tune_collector() -> None:
 
 def uvicorn_config(settings: ServerSettings, app: Any, *, factory: bool = False) -> uvicorn.Config:
     """Return how uvicorn serves an application, or the function that makes it (`factory`)."""
+    connection = partial(
+        Connection,
+        head_bytes_max=settings.head_bytes_max,
+        head_timeout_s=settings.head_timeout_s,
+    )
     return uvicorn.Config(
         app,
         factory=factory,
+        http=cast(type[asyncio.Protocol], connection),  # it is called, and nothing else
         workers=settings.workers,
         backlog=_BACKLOG,
         limit_concurrency=_CONNECTIONS_MAX,
@@ -118,6 +146,19 @@ def uvicorn_config(settings: ServerSettings, app: Any, *, factory: bool = False)
         ws="none",
         lifespan="on",
     )
+
+
+def _end_without_hung_threads(backend: Backend) -> None:
+    """End the process with status 0 in `_HUNG_S` if its threads still wait for the database."""
+
+    def end() -> None:
+        time.sleep(_HUNG_S)
+        if backend.is_calling:
+            LOGGER.warning("the database does not answer; the process ends without it")
+            sys.stderr.flush()
+            os._exit(0)
+
+    threading.Thread(target=end, name="paygent-end", daemon=True).start()
 
 
 @contextmanager

@@ -25,6 +25,9 @@ class ServerSettings:
         host: Address to listen on.
         port: Port to listen on; 0 is any free one.
         workers: Processes; more than one needs PostgreSQL.
+        head_bytes_max: Longest head of a request: its path, query and headers.
+        head_timeout_s: Longest time from a connection to its first head; a later head may take
+            twice as long from its first byte.
         body_bytes_max: Longest request body.
         events_bytes_max: Longest body of a batch of events or gate events.
         request_timeout_s: Longest time from a request's head to its answer.
@@ -39,6 +42,8 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
     workers: int = 1
+    head_bytes_max: int = 64 << 10
+    head_timeout_s: float = 10.0
     body_bytes_max: int = 1 << 20
     events_bytes_max: int = 4 << 20
     request_timeout_s: float = 30.0

@@ -193,7 +193,10 @@ def test_batch_that_the_store_rejects__is_422(
     answer = service.post("/events/batch", [event()])
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:paygent:problem:rejected")
     assert "odd row" not in answer.text
-    assert "odd row" in caplog.text
+    assert "odd row" not in caplog.text
+    (record,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert record.getMessage() == "a batch was rejected: ValueError"
+    assert vars(record)["request_id"] == answer.json()["request_id"]
 
 
 def test_requests__more_than_may_wait__are_503(

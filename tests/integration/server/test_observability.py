@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 import pytest
-from tests.integration.server.service import Service, event, gate_event
+from tests.integration.server.service import Service, event, gate_event, serving
 
 from paygent.server.logs import JsonLines
+from paygent.store.postgres import PostgresStore
 
 SECRETS = ("user-4711", "session-77", "a description", "metadata-value", "a search")
 
@@ -64,6 +66,27 @@ def test_metrics__after_traffic__have_templates_and_no_ids(service: Service) -> 
     assert 'route="/api/v1/users/{user_id}/session",status="200"} 1.0' in text
     assert 'paygent_events_total{outcome="accepted"} 1.0' in text
     assert "paygent_writer_group_events_count 1.0" in text
+
+
+def test_logs__of_a_batch_that_postgresql_rejects__have_no_id_of_it(
+    postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The driver's exception quotes the row; the log has its class and SQLSTATE instead."""
+    store = PostgresStore(postgres_url)
+    store.open()
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("ALTER TABLE events ADD CHECK (user_id <> 'user-4711')")
+    fields: dict[str, Any] = {"user_id": "user-4711", "session_id": "session-77"}
+    with serving(store) as service, caplog.at_level(logging.INFO):
+        answer = service.post("/events/batch", [event(1, id="event-id-12", **fields)])
+    store.close()
+    assert answer.status_code == 422
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records]
+    (line,) = [each for each in lines if each["level"] == "warning"]
+    assert line["message"] == "a batch was rejected: CheckViolation (SQLSTATE 23514)"
+    assert line["request_id"] == answer.json()["request_id"]
+    for secret in ("user-4711", "session-77", "event-id-12"):
+        assert secret not in json.dumps(lines)
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -29,10 +32,10 @@ END_S = 25.0
 KEY = make_key("acme", bytes(32))
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 SCRIPT = """
-import sys
+import json, sys
 from paygent.server.run import serve
 from paygent.server.settings import ServerSettings
-serve(ServerSettings(database_url=sys.argv[1], port=int(sys.argv[2]), workers=int(sys.argv[3])))
+serve(ServerSettings(**json.loads(sys.argv[1])))
 """
 
 
@@ -45,13 +48,14 @@ def prepare(url: str) -> None:
 
 
 @contextmanager
-def server(url: str, *, workers: int = 1) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+def server(url: str, **settings: Any) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """Run a server process; with its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    arguments = [sys.executable, "-c", SCRIPT, url, str(port), str(workers)]
-    process = subprocess.Popen(arguments, stderr=subprocess.PIPE)
+    given = json.dumps({"database_url": url, "port": port, **settings})
+    arguments = [sys.executable, "-c", SCRIPT, given]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, start_new_session=True)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + START_S
@@ -65,8 +69,10 @@ def server(url: str, *, workers: int = 1) -> Iterator[tuple[subprocess.Popen[byt
                 time.sleep(0.05)
         yield process, address
     finally:
-        if process.poll() is None:
-            process.kill()
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # also workers without their parent
+        except ProcessLookupError:
+            pass  # all have ended
         process.communicate()
 
 
@@ -118,6 +124,121 @@ def test_process__two_workers_on_postgresql__answer_and_end(postgres_url: str) -
         assert process.wait(END_S) == 0
 
 
+def children_of(pid: int) -> list[int]:
+    """Return the processes that a process has started and that run."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+    )
+    lines = [line.split(None, 2) for line in listed.stdout.splitlines()]
+    return [int(child) for child, parent, _ in lines if int(parent) == pid]
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
+    """Return the worker processes of a server, without Python's tracker of resources."""
+    workers = []
+    for pid in children_of(process.pid):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if b"spawn_main" in arguments:
+            workers.append(pid)
+    return workers
+
+
+def log_of(process: subprocess.Popen[bytes]) -> str:
+    """Return the log of a server and its workers, once the last of them has ended."""
+    _, errors = process.communicate(timeout=END_S)
+    return errors.decode()
+
+
+def test_workers__whose_parent_was_killed__finish_their_requests_and_end(
+    postgres_url: str,
+) -> None:
+    """Otherwise they would hold the port of the server that replaces them."""
+    prepare(postgres_url)
+    body = json.dumps([event(1)]).encode()
+    with server(postgres_url, workers=2) as (process, address):
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=END_S) as connection:
+            head = f"POST /api/v1/events/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
+            key = f"\r\nAuthorization: Bearer {KEY}\r\n\r\n"
+            connection.sendall((head + key).encode())
+            time.sleep(0.2)  # a worker reads the body by now
+            process.kill()
+            time.sleep(1.0)  # and drains by now
+            connection.sendall(body)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200")
+        log = log_of(process)
+        assert log.count("the parent process has ended") == 2
+        assert log.count("Application shutdown complete") == 2
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{address}/health", timeout=5)
+
+
+def test_workers__one_that_was_killed__is_replaced(postgres_url: str) -> None:
+    """A worker that the kernel killed for its memory is no reason to end the server."""
+    prepare(postgres_url)
+    with server(postgres_url, workers=2) as (process, address):
+        before = workers_of(process)
+        os.kill(before[0], signal.SIGKILL)
+        deadline = time.monotonic() + START_S
+        while len(set(workers_of(process)) - {before[0]}) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert httpx.get(f"{address}/ready", timeout=30).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(END_S) == 0
+
+
+def test_workers__one_that_cannot_start__ends_the_server_with_a_failure() -> None:
+    """It would fail again; whatever supervises the server learns of it."""
+    with Cluster() as cluster:
+        url = cluster.new_database()
+        prepare(url)
+        with server(url, workers=2) as (process, _):
+            cluster.stop()
+            os.kill(workers_of(process)[0], signal.SIGKILL)
+            assert process.wait(END_S) == 3
+            log = log_of(process)
+        assert log.count("the database cannot be used") == 1
+        assert log.count("a worker process failed; the server ends") == 1
+
+
+@contextmanager
+def suspended(cluster: Cluster) -> Iterator[None]:
+    """Suspend a PostgreSQL server with its backends: connections stay open, and nothing answers."""
+    pids = [cluster.pid, *children_of(cluster.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in reversed(pids):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_process__ended_while_its_database_hangs__answers_503_and_ends() -> None:
+    """Senders repeat what was not stored, and no supervisor has to kill the process."""
+    with Cluster() as cluster, ThreadPoolExecutor(2) as pool:
+        url = cluster.new_database()
+        prepare(url)
+        with server(url, drain_s=2.5) as (process, address):
+            client = httpx.Client(base_url=address, headers=HEADERS, timeout=END_S)
+            assert client.get("/api/v1/users").status_code == 200
+            with suspended(cluster):
+                asked = pool.submit(client.get, "/api/v1/users")
+                sent = pool.submit(client.post, "/api/v1/events/batch", json=[event(1)])
+                time.sleep(0.5)  # both wait for the database by now
+                process.send_signal(signal.SIGTERM)
+                for answer in (asked.result(), sent.result()):
+                    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+                    assert answer.json()["type"] == "urn:paygent:problem:unavailable"
+                assert process.wait(END_S) == 0
+            client.close()
+            log = log_of(process)
+        assert "Traceback" not in log
+        assert "the database does not answer; the process ends without it" in log
+
+
 def test_process__that_cannot_start__ends_with_a_failure(tmp_path: Path) -> None:
     """A supervisor starts it again, rather than taking the end for a wish."""
     url = f"sqlite:///{tmp_path}/server.db"
@@ -127,7 +248,8 @@ def test_process__that_cannot_start__ends_with_a_failure(tmp_path: Path) -> None
         "def start(self): raise RuntimeError('no thread')\n"
         "Writer.start = start\n"
     )
-    arguments = [sys.executable, "-c", failing + SCRIPT, url, "0", "1"]
+    given = json.dumps({"database_url": url, "port": 0})
+    arguments = [sys.executable, "-c", failing + SCRIPT, given]
     done = subprocess.run(
         arguments, stderr=subprocess.PIPE, text=True, timeout=START_S, check=False
     )

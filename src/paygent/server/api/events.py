@@ -52,10 +52,9 @@ async def book_events(request: Request, tenant: Tenant = ForTenant) -> Response:
         try:
             new = await tenant.backend.writer.book(tenant.product, batch)
         except Rejected as rejected:
+            reason = _shown(rejected.__cause__)
             request_id = request_id_of(request.scope)
-            LOGGER.warning(
-                "a batch was rejected", exc_info=rejected, extra={"request_id": request_id}
-            )
+            LOGGER.warning("a batch was rejected: %s", reason, extra={"request_id": request_id})
             raise Problem(422, "rejected", "The ledger rejects this batch.") from None
     counts = accepted(((each.user_id, each.event_id) for each in events), new)
     counter = tenant.backend.metrics.events
@@ -63,6 +62,12 @@ async def book_events(request: Request, tenant: Tenant = ForTenant) -> Response:
     counter.labels("duplicate").inc(counts.duplicates)
     answer = f'{{"accepted":{counts.accepted},"duplicates":{counts.duplicates}}}'
     return Response(answer, media_type="application/json")
+
+
+def _shown(error: BaseException | None) -> str:
+    """Return an exception as it may be logged: its message may quote ids of users and events."""
+    state = getattr(error, "sqlstate", None)
+    return type(error).__name__ + (f" (SQLSTATE {state})" if state else "")
 
 
 def _parse(body: bytes) -> object:

@@ -41,11 +41,15 @@ async def api_health() -> Health:
 
 @router.get("/ready", openapi_extra=needs("public"))
 async def ready(backend: Backend = ForBackend) -> Ready:
-    """Return whether requests can be answered: the database is reachable and migrated."""
+    """Return whether requests can be answered: the database is reachable and migrated, and has
+    not failed to book events in the last 30 seconds since it last booked some.
+    """
     with anyio.move_on_after(_READY_S) as checking:
         await backend.in_store(backend.store.has_products)
     if checking.cancelled_caught:
         raise unavailable("The database does not answer.")
+    if backend.bookings.is_failing:
+        raise unavailable("The database accepts no events.")
     return Ready(status="ok")
 
 
