@@ -133,27 +133,27 @@ def question(user_id: str, session_id: str) -> Question:
 
 
 @contextmanager
-def databases() -> Iterator[list[tuple[str, str]]]:
-    """Provide an empty database of each engine, as (name, URL)."""
+def databases() -> Iterator[list[tuple[str, str, int | None]]]:
+    """Provide an empty database of each engine, as (name, URL, process of the database server)."""
     cluster = Cluster(durable=True, settings=POSTGRES)
     with tempfile.TemporaryDirectory() as folder, cluster:
         yield [
-            ("SQLite", f"sqlite:///{folder}/bench.db"),
-            ("PostgreSQL", cluster.new_database()),
+            ("SQLite", f"sqlite:///{folder}/bench.db", None),
+            ("PostgreSQL", cluster.new_database(), cluster.pid),
         ]
 
 
 def backend(millions: tuple[int, ...]) -> None:
     """Measure both engines at each size."""
     with databases() as engines:
-        for name, url in engines:
+        for name, url, database in engines:
             stored, traffic = 0, Traffic(1)
             for size in millions:
                 _fill(url, traffic, size * 1_000_000 - stored)
                 stored = size * 1_000_000
                 print(f"{name}, {size} M events stored, {USERS:,} users")
                 _measure_store(url, Traffic(100 + size))
-                _measure_http(url, Traffic(200 + size))
+                _measure_http(url, Traffic(200 + size), database)
 
 
 def _fill(url: str, traffic: Traffic, count: int) -> None:
@@ -235,23 +235,30 @@ def _count_statements(store: SqlStore, traffic: Traffic) -> None:
 # -- over HTTP
 
 
-def _measure_http(url: str, traffic: Traffic, *, seconds: float = 10.0) -> None:
-    """Measure a server process: idle memory, then batches of 100 from 8 clients."""
+def _measure_http(
+    url: str, traffic: Traffic, database: int | None, *, seconds: float = 10.0
+) -> None:
+    """Measure a server process: idle memory, then batches of 100 from 8 clients, with the
+    processor time of the server and of the database server, if there is one.
+    """
     key = _key(url)
     with _server(url) as (process, port):
         time.sleep(1.0)
         idle = _resident_mb(process.pid)
         bodies = [_body(traffic.events(BATCH)) for _ in range(_bodies_needed(seconds))]
-        cpu_before = _cpu_s(process.pid)
+        before = _cpu_s(process.pid), _cpu_of_database_s(database)
         done, elapsed, latencies = _send_all(port, key, bodies, seconds)
-        cpu = _cpu_s(process.pid) - cpu_before
+        used = _cpu_s(process.pid) - before[0], _cpu_of_database_s(database) - before[1]
     events = done * BATCH
     print(f"  HTTP, batches of {BATCH}, {CLIENTS} clients: {events / elapsed:,.0f} events/s")
     show("a batch over HTTP", latencies)
-    print(
-        f"  server: {cpu / elapsed * 100:.0f} % of a core, {cpu / max(events, 1) * 1e6:.0f} µs an"
-        f" event; idle memory {idle:.0f} MB (budget 120)"
-    )
+    for name, cpu in zip(("server", "database"), used, strict=True):
+        if cpu:
+            print(
+                f"  {name}: {cpu / elapsed * 100:.0f} % of a core, {cpu / events * 1e6:.0f} µs an"
+                f" event, so {events / cpu:,.0f} events/s a core"
+            )
+    print(f"  idle memory of the server {idle:.0f} MB (budget 120)")
 
 
 def _bodies_needed(seconds: float) -> int:
@@ -383,6 +390,16 @@ def _resident_mb(pid: int) -> float:
 def _cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _cpu_of_database_s(pid: int | None) -> float:
+    """Return the processor time of a PostgreSQL server and of its processes."""
+    if pid is None:
+        return 0.0
+    output = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=True
+    )
+    return _cpu_s(pid) + sum(_cpu_s(int(each)) for each in output.stdout.split())
 
 
 # -- local mode
