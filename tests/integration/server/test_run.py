@@ -161,7 +161,7 @@ def test_workers__whose_parent_was_killed__finish_their_requests_and_end(
             head = f"POST /api/v1/events/batch HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}"
             key = f"\r\nAuthorization: Bearer {KEY}\r\n\r\n"
             connection.sendall((head + key).encode())
-            time.sleep(0.2)  # a worker reads the body by now
+            time.sleep(1.0)  # a worker reads the body by now
             process.kill()
             time.sleep(1.0)  # and drains by now
             connection.sendall(body)
@@ -229,7 +229,7 @@ def test_process__ended_while_its_database_hangs__answers_503_and_ends() -> None
             with suspended(cluster):
                 asked = pool.submit(client.get, "/api/v1/users")
                 sent = pool.submit(client.post, "/api/v1/events/batch", json=[event(1)])
-                time.sleep(0.5)  # both wait for the database by now
+                time.sleep(1.5)  # both wait for the database by now
                 process.send_signal(signal.SIGTERM)
                 for answer in (asked.result(), sent.result()):
                     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
