@@ -21,6 +21,8 @@ from paygent.server.logs import LOGGER
 class Workers(Multiprocess):
     """The supervisor of the worker processes."""
 
+    _is_failing = False
+
     def run(self) -> None:
         """Run the workers until a signal.
 
@@ -28,16 +30,19 @@ class Workers(Multiprocess):
             SystemExit: A worker failed; its log has the reason.
         """
         super().run()
-        if self._has_failed():
+        if self._is_failing:
             raise SystemExit(STARTUP_FAILURE)
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that were killed; end all if one failed."""
+        if self.should_exit.is_set():
+            return  # by a signal, at which a worker that is starting may end with an error, too
         if self._has_failed():
             LOGGER.error("a worker process failed; the server ends")
             self.should_exit.set()
-            return
-        super().keep_subprocess_alive()
+        else:
+            super().keep_subprocess_alive()  # which may find one that has failed meanwhile
+        self._is_failing = self.should_exit.is_set()
 
     def _has_failed(self) -> bool:
         # Negative for a signal, which is also how a worker ends at SIGTERM.
