@@ -137,7 +137,10 @@ def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
     """Return the worker processes of a server, without Python's tracker of resources."""
     workers = []
     for pid in children_of(process.pid):
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
         if b"spawn_main" in arguments:
             workers.append(pid)
     return workers
