@@ -127,10 +127,10 @@ def test_process__two_workers_on_postgresql__answer_and_end(postgres_url: str) -
 def children_of(pid: int) -> list[int]:
     """Return the processes that a process has started and that run."""
     listed = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
-    lines = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    return [int(child) for child, parent, _ in lines if int(parent) == pid]
+    lines = [line.split() for line in listed.stdout.splitlines()]
+    return [int(child) for child, parent in lines if int(parent) == pid]
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[int]:
