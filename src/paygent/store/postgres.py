@@ -34,6 +34,10 @@ CONNECTIONS_MAX = 10
 """Connections of one process: 8 that read and 2 that write."""
 
 _CONNECT_WAIT_S = 5.0
+_RECONNECT_S = 1.0
+"""Time between two attempts to connect to a server that is away. The pool would double it with each
+attempt, and find a server that is back after as long as it was away.
+"""
 _MIGRATION_LOCK = 0x7061_7967_656E_74  # any number; only Paygent takes this advisory lock
 _MONTHS_AHEAD = 2  # partitions that exist before their month begins
 _PARTITION_RETRY_US = 60 * 10**6
@@ -156,6 +160,8 @@ class PostgresEngine:
             timeout=_CONNECT_WAIT_S,
             open=False,
             check=ConnectionPool.check_connection,
+            reconnect_timeout=_RECONNECT_S,
+            reconnect_failed=ConnectionPool.check,  # starts the next attempt
             configure=_keep_statements,
         )
         pool.open()
