@@ -333,6 +333,19 @@ def test_journal__many_threads_at_once__lose_and_mix_nothing(
     assert journal.dropped == 0
 
 
+def test_remove__a_segment_that_was_filled_meanwhile__keeps_its_records(
+    new_journal: Callable[..., Journal],
+) -> None:
+    """The reader has seen it empty, while a thread was making it, and comes back late."""
+    journal, lane = new_journal(), lane_of()
+    begin(journal, lane, 1)
+    filled = journal._current
+    assert filled is not None
+    journal._rotate(filled)
+    journal._remove(filled)
+    assert seqs_of(drain(journal), BEGIN) == [1]
+
+
 @pytest.mark.parametrize("lanes_count", [1, 16])
 def test_journal__calls_of_many_threads__all_end_once(
     new_journal: Callable[..., Journal], lanes_count: int

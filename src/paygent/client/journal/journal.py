@@ -418,9 +418,13 @@ class Journal:
             os.close(fd)
 
     def _remove(self, segment: Segment) -> None:
-        """Remove a finished segment, unless it is current or was closed meanwhile."""
+        """Remove a finished segment, unless it was closed meanwhile, or is not finished after all:
+        one that a thread is just making looks like it for a moment, and may be full by now.
+        """
         with self._rotation:
             if segment is self._current or segment not in self._segments:
+                return
+            if segment.writers or segment.has_unread:
                 return
             self._segments.remove(segment)
             self._dropped += segment.dropped
