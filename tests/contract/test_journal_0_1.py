@@ -67,6 +67,10 @@ def as_json(values: Any) -> Any:
 def state_of(pg: Paygent, user_id: str) -> dict[str, Any]:
     """Return plan, period, session and usage of a user."""
     state = pg.get_user_state(user_id)
+    for _ in range(40):  # a busy machine may take longer than a caller waits
+        if state.last_refreshed is not None:
+            break
+        state = pg.refresh_user(user_id)
     usage, period = state.current_usage, state.billing_period
     assert period is not None
     return {

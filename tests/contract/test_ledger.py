@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from tests.contract.samples import (
     rolling_key,
     session_key,
 )
+from tests.integration.server.service import listening
 
 from paygent.core.messages import (
     Answer,
@@ -37,6 +39,8 @@ from paygent.core.period import Subscription
 from paygent.core.report import UsageRow
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.ledger.remote import RemoteLedger
+from paygent.ledger.transport import HttpTransport
 from paygent.store.sqlite import SqliteStore
 
 
@@ -45,24 +49,54 @@ def _over_file(folder: Path) -> Ledger:
     return LocalLedger(PRODUCT, SqliteStore(path), SqliteStore(path))
 
 
-def _over_memory(folder: Path) -> Ledger:
+@contextmanager
+def _local_file(folder: Path) -> Iterator[Ledger]:
+    yield _over_file(folder)
+
+
+@contextmanager
+def _local_memory(folder: Path) -> Iterator[Ledger]:
+    assert folder.is_dir()
     store = SqliteStore(":memory:")
-    return LocalLedger(PRODUCT, store, store)
+    yield LocalLedger(PRODUCT, store, store)
 
 
-_ADAPTERS: dict[str, Callable[[Path], Ledger]] = {
-    "local_sqlite_file": _over_file,
-    "local_sqlite_memory": _over_memory,
+@contextmanager
+def _remote(folder: Path) -> Iterator[Ledger]:
+    """Over a socket, with a key that may change plans, which an application's may not."""
+    store = SqliteStore(str(folder / "server.db"), readers=8)
+    store.open()
+    with listening(store) as service:
+        address = str(service.client.base_url).rstrip("/")
+        yield RemoteLedger(HttpTransport(address, service.keys["admin"]))
+    store.close()
+
+
+_Adapter = Callable[[Path], AbstractContextManager[Ledger]]
+_LOCAL: dict[str, _Adapter] = {
+    "local_sqlite_file": _local_file,
+    "local_sqlite_memory": _local_memory,
 }
+_ADAPTERS: dict[str, _Adapter] = {**_LOCAL, "remote": _remote}
+
+
+def _opened(adapter: _Adapter, folder: Path) -> Iterator[Ledger]:
+    with adapter(folder) as made:
+        made.open()
+        yield made
+        made.close()
 
 
 @pytest.fixture(params=sorted(_ADAPTERS))
 def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     """An empty ledger that is open."""
-    made = _ADAPTERS[request.param](tmp_path)
-    made.open()
-    yield made
-    made.close()
+    yield from _opened(_ADAPTERS[request.param], tmp_path)
+
+
+@pytest.fixture(params=sorted(_LOCAL))
+def local_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
+    """The same in this process; a backend is asked for reports and events over its own API."""
+    yield from _opened(_LOCAL[request.param], tmp_path)
 
 
 def test_settle__events_and_questions__books_and_answers_at_once(ledger: Ledger) -> None:
@@ -129,7 +163,7 @@ def test_settle__a_batch_of_long_ago__does_not_undo_what_was_written_since(
         )
     )
     ledger.settle(replace(old, at_us=NOON_US + HOUR_US))
-    answer = ledger.state(ask("ann"), NOON_US + HOUR_US)
+    answer = ledger.state(Batch(questions=ask("ann"), at_us=NOON_US + HOUR_US))
     assert answer.users["ann"].plan == "pro"
     assert answer.plans["pro"][1] == {"price": 2}
 
@@ -144,7 +178,7 @@ def test_settle__records_of_a_batch__apply_in_their_order(ledger: Ledger) -> Non
             )
         )
     )
-    assert ledger.state(ask("ann"), NOON_US).users["ann"].plan == "pro"
+    assert ledger.state(Batch(questions=ask("ann"), at_us=NOON_US)).users["ann"].plan == "pro"
 
 
 def test_settle__a_batch_with_a_bad_event__is_rejected_and_leaves_nothing(ledger: Ledger) -> None:
@@ -158,7 +192,7 @@ def test_settle__a_batch_with_a_bad_event__is_rejected_and_leaves_nothing(ledger
             )
         )
     assert not isinstance(raised.value, LedgerUnavailable)
-    state = ledger.state(ask("ann", period_key()), NOON_US).users["ann"]
+    state = ledger.state(Batch(questions=ask("ann", period_key()), at_us=NOON_US)).users["ann"]
     assert (state.plan, state.spent) == (None, {period_key(): 0})
     assert ledger.settle(batch_of(make_event("a"))).counted == {"a"}
 
@@ -167,33 +201,36 @@ def test_state__after_a_settlement__is_fresh(ledger: Ledger) -> None:
     """What is asked on the other connection reflects every batch settled before."""
     for number in range(3):
         ledger.settle(batch_of(make_event(f"e{number}")))
-        state = ledger.state(ask("ann", period_key(), session_key("s1")), NOON_US).users["ann"]
+        state = ledger.state(
+            Batch(questions=ask("ann", period_key(), session_key("s1")), at_us=NOON_US)
+        ).users["ann"]
         assert set(state.spent.values()) == {(number + 1) * 1_000}
 
 
 def test_state__nothing_asked__tells_of_the_plans(ledger: Ledger) -> None:
     """A process may ask for the plans alone."""
     ledger.settle(Batch(directory=(PlanRecord("pro", {}, NOON_US),)))
-    assert ledger.state((), NOON_US) == Answer(plans={"pro": (1, {})})
+    answer = ledger.state(Batch(questions=(), at_us=NOON_US))
+    assert replace(answer, plans_version="") == Answer(plans={"pro": (1, {})})
 
 
-def test_report__days__returns_usage_by_user_and_model(ledger: Ledger) -> None:
+def test_report__days__returns_usage_by_user_and_model(local_ledger: Ledger) -> None:
     """A report is of whole days, from the first to before the last."""
-    ledger.settle(batch_of(make_event("a"), make_event("b", at_us=NOON_US + DAY_US)))
-    assert ledger.report(TODAY_US, TODAY_US + DAY_US) == (
+    local_ledger.settle(batch_of(make_event("a"), make_event("b", at_us=NOON_US + DAY_US)))
+    assert local_ledger.report(TODAY_US, TODAY_US + DAY_US) == (
         UsageRow("ann", "gpt-4o", 1, 20, 10, 1_000, 0),
     )
 
 
-def test_event__booked__is_found_with_what_belongs_to_it(ledger: Ledger) -> None:
+def test_event__booked__is_found_with_what_belongs_to_it(local_ledger: Ledger) -> None:
     """An event is read back with its corrections and the price list that it names."""
     original = make_event("a", price_id="list-1")
     correction = make_correction("c", original)
-    ledger.settle(batch_of(original, directory=(PriceRecord("list-1", {"v": 1}, NOON_US),)))
-    assert ledger.event("a") == BookedEvent(original, (), {"v": 1})
-    ledger.settle(batch_of(correction))
-    assert ledger.event("a") == BookedEvent(original, (correction,), {"v": 1})
-    assert ledger.event("b") is None
+    local_ledger.settle(batch_of(original, directory=(PriceRecord("list-1", {"v": 1}, NOON_US),)))
+    assert local_ledger.event("a") == BookedEvent(original, (), {"v": 1})
+    local_ledger.settle(batch_of(correction))
+    assert local_ledger.event("a") == BookedEvent(original, (correction,), {"v": 1})
+    assert local_ledger.event("b") is None
 
 
 def test_settle__corrections_again__change_nothing(ledger: Ledger) -> None:
@@ -214,7 +251,7 @@ def test_ledger__settled_and_asked_by_two_threads__is_safe(ledger: Ledger) -> No
     def read() -> None:
         try:
             while not done.is_set():
-                users = ledger.state(ask("ann", period_key()), NOON_US).users
+                users = ledger.state(Batch(questions=ask("ann", period_key()), at_us=NOON_US)).users
                 seen.append(users["ann"].spent[period_key()])
         except LedgerUnavailable as error:
             failed.append(error)
@@ -254,7 +291,7 @@ def test_ledger__that_cannot_be_opened__is_unavailable_in_every_verb(tmp_path: P
     with pytest.raises(LedgerUnavailable):
         ledger.settle(Batch())
     with pytest.raises(LedgerUnavailable):
-        ledger.state((), NOON_US)
+        ledger.state(Batch(questions=(), at_us=NOON_US))
     with pytest.raises(LedgerUnavailable):
         ledger.report(TODAY_US, NOON_US)
     with pytest.raises(LedgerUnavailable):
@@ -265,10 +302,37 @@ def test_forget_after_fork__both_connections__are_made_anew(tmp_path: Path) -> N
     """A child works on connections of its own."""
     ledger = _over_file(tmp_path)
     ledger.settle(batch_of(make_event("a")))
-    ledger.state((), NOON_US)
+    ledger.state(Batch(questions=(), at_us=NOON_US))
     ledger.forget_after_fork()
     assert ledger.settle(batch_of(make_event("b"))).counted == {"b"}
-    assert ledger.state(ask("ann", period_key()), NOON_US).users["ann"].spent == {
-        period_key(): 2_000
-    }
+    assert ledger.state(Batch(questions=ask("ann", period_key()), at_us=NOON_US)).users[
+        "ann"
+    ].spent == {period_key(): 2_000}
     ledger.close()
+
+
+# -- batches in doubt
+
+
+def test_booked_through__of_a_holder__is_that_of_the_figures(ledger: Ledger) -> None:
+    """Whichever lane asks learns whether a batch without an answer is in them."""
+    question = Batch(questions=ask("ann", period_key()), at_us=NOON_US, holder="ours")
+    assert ledger.state(question).booked_through == 0
+    batch = batch_of(make_event("a"), questions=question.questions, holder="ours", number=7)
+    assert ledger.settle(batch).booked_through == 7
+    answer = ledger.state(question)
+    assert (answer.booked_through, answer.users["ann"].spent[period_key()]) == (7, 1_000)
+    again = ledger.settle(batch)
+    assert (again.counted, again.booked_through) == (frozenset(), 7)
+    assert again.users["ann"].spent[period_key()] == 1_000
+    assert ledger.state(replace(question, holder="theirs")).booked_through == 0
+
+
+def test_changed__after_an_assignment__names_the_user_from_a_time_on(ledger: Ledger) -> None:
+    """A process learns of users who have made no call in it."""
+    began = ledger.settle(batch_of(news_since_us=0))
+    assert (began.changed, began.news_until_us > 0) == (frozenset(), True)
+    record = AssignRecord("ann", "pro", None, None, NOON_US)
+    ledger.settle(batch_of(directory=(record,)))
+    news = ledger.settle(batch_of(news_since_us=began.news_until_us))
+    assert news.changed == {"ann"}

@@ -29,6 +29,7 @@ from tests.docs.rest_words import (
 from paygent import PlanConfig
 from paygent.server.api.event_schema import USAGE_EVENT
 from paygent.server.api.plan_schema import PLAN_FIELDS
+from paygent.server.api.sync_schema import LEASES_BODY, SYNC_BODY
 from paygent.server.app import create_app
 from paygent.server.settings import API_PREFIX, ServerSettings
 from paygent.store.sqlite import SqliteStore
@@ -37,7 +38,16 @@ PAGE = ROOT / "docs/reference/rest.md"
 
 Schema = dict[str, Any]
 
+INLINE: dict[str, Schema] = {
+    "UsageEvent": USAGE_EVENT,
+    "Question": LEASES_BODY["properties"]["questions"]["items"],
+    "SyncMessage": SYNC_BODY,
+    "LeasesMessage": LEASES_BODY,
+}
+"""Objects that the document spells out where they are used, by their names on the page."""
+
 _REF = "#/components/schemas/"
+_INT_MAX = (1 << 63) - 1
 _INLINE_FIELDS_MAX = 2  # of an object that is shown where it is used, however often that is
 _ONE_LINE_CHARS_MAX = 60
 _KEYS = {"sdk": "$SDK_KEY", "admin": "$ADMIN_KEY", "usage_token": "$TOKEN"}
@@ -127,7 +137,13 @@ def name_of(schema: Schema) -> str:
     options = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
     if len(options) == 1 and "$ref" in options[0]:
         return str(options[0]["$ref"]).removeprefix(_REF)
-    return "UsageEvent" if options == [USAGE_EVENT] else ""
+    written = list(map(_plain, options))
+    return next((name for name, each in INLINE.items() if written == [_plain(each)]), "")
+
+
+def _plain(schema: Schema) -> Any:
+    """Return a schema as the document has it, with every bound as a double."""
+    return json.loads(json.dumps(schema, sort_keys=True), parse_int=float)
 
 
 def inner_of(schema: Schema) -> str:
@@ -138,13 +154,13 @@ def inner_of(schema: Schema) -> str:
 
 def properties_of(name: str) -> Schema:
     """Return the schema of an object by its name."""
-    return USAGE_EVENT if name == "UsageEvent" else models()[name]
+    return INLINE[name] if name in INLINE else models()[name]
 
 
 def item_of(schema: Schema) -> Schema | None:
     """Return the schema of a list's items; None for anything else."""
     options = [each for each in schema.get("anyOf", [schema]) if each.get("type") == "array"]
-    return options[0]["items"] if options else None
+    return options[0].get("items") if options else None  # a row has items of several types
 
 
 def answer_of(route: Route) -> tuple[str, Schema]:
@@ -233,7 +249,7 @@ def kind_of(schema: Schema) -> str:
 def _plain_kind(schema: Schema) -> str:
     kind = str(schema["type"])
     if kind == "array":
-        inner = kind_of(schema["items"])
+        inner = kind_of(schema["items"]) if "items" in schema else "any"
         return f"list of {inner}" + _bounds("items", schema.get("minItems"), schema.get("maxItems"))
     if kind == "object":
         values = schema.get("additionalProperties")
@@ -248,8 +264,12 @@ def _plain_kind(schema: Schema) -> str:
 def _bounds(unit: str, least: float | None, most: float | None) -> str:
     if most is None:
         return ""
-    shown = f"10{_superscript(most)}" if most >= 10**6 else f"{int(most):,}"
+    if most >= _INT_MAX:
+        shown = "2⁶³ - 1"
+    else:
+        shown = f"10{_superscript(most)}" if most >= 10**6 else f"{int(most):,}"
     text = f"{least:g}–{shown}" if least is not None else f"at most {shown}"
+    text = shown if least == most else text
     return f" ({text} {unit}".rstrip() + ")"
 
 

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 GROUPS = {
     "events": ("Events", "What calls cost, and which calls reached a gate."),
+    "sync": ("Sync", "The messages of the SDK, for a process that admits calls itself; other"
+             " systems use the other groups."),
     "users": ("Users", "The users of a product, by the ids of your application."),
     "usage": ("Usage", "What one user has spent, for you or for the user's own page."),
     "plans": ("Plans", "Limits, prices and rules. A plan is named once and gets a new version"
@@ -20,7 +22,10 @@ GROUPS = {
 }  # fmt: skip
 """Heading and first sentence of each group, by its tag and in the order of the page."""
 
-OBJECTS = {"UsageEvent": "A usage event, as the SDK records it for each call."}
+OBJECTS = {
+    "UsageEvent": "A usage event, as the SDK records it for each call.",
+    "Question": "What a process asks about one user; a message has at most one for each.",
+}
 """Descriptions of objects that the document does not name."""
 
 _LIMIT_WINDOW = "`period`, `session`, `day` or a rolling one such as `rolling:24h`."
@@ -174,6 +179,48 @@ MEANINGS = {
     "SessionUsage.period_cost_by_model_nano": "The same in nano-dollars.",
     "Subscription.plan": "Name of the plan.",
     "Subscription.billing_period": "The current one, or the last one if it has ended.",
+    "SyncMessage.at_us": "The process's clock, in microseconds since 1970 UTC, as all times here;"
+    " rolling windows end then. The server's if absent.",
+    "SyncMessage.holder": "A name that the process makes up; another start takes another name.",
+    "SyncMessage.number": "Counts the process's batches, from 1; one without an answer is sent"
+    " again under its number.",
+    "SyncMessage.news_since_us": "`news_until_us` of the last answer, or 0: asks for `changed`.",
+    "SyncMessage.plans_version": "Of the last answer; the plans are left out while it is the same.",
+    "SyncMessage.limits": "The limits that accounts refer to: metric, scope, model (`\"\"` is all)"
+    " and window of each.",
+    "SyncMessage.windows": "The windows that accounts refer to: start and end of each.",
+    "SyncMessage.questions": "The users to answer about.",
+    "SyncMessage.events": "What the process's calls cost.",
+    "SyncMessage.directory": "Sessions (`k` is `session`), price lists (`prices`) and plans for"
+    " users without one (`assign` with `keeps`); with an `admin` key also `plan`, `default_plan`"
+    " and other assignments.",
+    "Question.user_id": "The application's id of the user, who is created if unknown.",
+    "Question.accounts": "What to sum: index of a limit, index of a window, and the session id of a"
+    " session limit.",
+    "Question.period_start_us": "Start of the period of `by_model`.",
+    "Question.version": "Of the user's last answer about these accounts; the user is left out while"
+    " it is the same.",
+    "Synced.booked_through": "Number of the holder's last batch that the figures include.",
+    "Synced.duplicates": "Ids of events that had been booked before.",
+    "Synced.users": "The users that were asked about, with figures that are new.",
+    "Synced.plans": "Newest versions by name; absent if `plans_version` is the one that was sent.",
+    "Synced.plans_version": "Names these plans and the default plan.",
+    "Synced.default_plan": "Plan of users without an assigned one.",
+    "Synced.changed": "Users with a plan, override or switch that has changed; at most 1,000, and"
+    " the next answer goes on behind them.",
+    "Synced.news_until_us": "Up to when `changed` goes.",
+    "SyncedPlan.version": "Counts the changes, from 1.",
+    "SyncedPlan.document": "The plan, exactly.",
+    "SyncedUser.own": "The user's own version of the plan, with overrides.",
+    "SyncedUser.subscription": "`start_us` and `end_us` of the first billing period, and `renews`.",
+    "SyncedUser.open_session": "The session that goes on without an id: `session_id`, `started_us`"
+    " and `used_us`.",
+    "SyncedUser.spent": "For each account of the question, in its unit: nano-dollars, tokens or"
+    " calls.",
+    "SyncedUser.shadow": "The part of it that blocked calls spent; absent if there is none.",
+    "SyncedUser.period_start_us": "As in the question.",
+    "SyncedUser.by_model": "Tokens and nano-dollars by model since then.",
+    "SyncedUser.version": "Names these figures.",
     "Usage.period": "The whole days that are counted.",
     "Usage.timezone": "Of the product.",
     "Usage.breakdown": "As asked for.",
@@ -215,6 +262,7 @@ SAME_AS = {
     "CreatedKey": "Key",
     "CreatedProduct": "Product",
     "LimitIdentity": "LimitName",
+    "LeasesMessage": "SyncMessage",
     "NewGateEvent": "GateEvent",
 }
 """Objects that take the meanings of another one, where they have none of their own."""
@@ -228,6 +276,13 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "POST /gate-events/batch": (
         (422, "invalid-value", "an event breaks a rule, and none of the batch is stored"),
     ),
+    "POST /sync": (
+        (403, "insufficient-scope", "a key with the scope `sdk` must not change plans"),
+        (422, "invalid-value", "a field breaks a rule, and nothing is booked"),
+        (422, "rejected", "the ledger cannot take a record of the batch; do not repeat it"),
+        (503, "unavailable", "too many batches are waiting; repeat it"),
+    ),
+    "POST /leases": ((422, "invalid-value", "a field breaks a rule, or belongs to `/sync`"),),
     "GET /users/{user_id}/gate-events": ((404, "not-found", "unknown user"),),
     "POST /users": ((409, "exists", "there is a user with this id"),),
     "GET /users/{user_id}": ((404, "not-found", "unknown user"),),
@@ -310,12 +365,22 @@ _GATE_EVENT = {
     "current_value": 20.25,
     "limit_value": 25,
 }
+_QUESTION = {
+    "limits": [["spend", "user", "", "period"]],
+    "windows": [[1793491200000000, 1796083200000000]],
+    "questions": [{"user_id": "ann", "accounts": [[0, 0]]}],
+}
 _PERIOD = {"period_start": "2026-11-15T00:00:00Z", "period_end": "2026-12-15T00:00:00Z"}
 
 EXAMPLES = {
     "POST /events/batch": Example("/events/batch", [_EVENT]),
     "POST /gate-events/batch": Example("/gate-events/batch", [_GATE_EVENT]),
     "GET /users/{user_id}/gate-events": Example("/users/ann/gate-events?status=soft_gate&limit=20"),
+    "POST /sync": Example(
+        "/sync",
+        {"holder": "web-1", "number": 1, "events": [{**_EVENT, "id": "event-2"}], **_QUESTION},
+    ),
+    "POST /leases": Example("/leases", {"holder": "web-1", **_QUESTION}),
     "POST /users": Example("/users", {"external_user_id": "bob", "name": "Bob"}),
     "GET /users": Example("/users?plan=pro&limit=50"),
     "GET /users/{user_id}": Example("/users/ann"),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.docs.pages import ROOT, blocks
 from tests.docs.rest import (
+    INLINE,
     PAGE,
     Row,
     curl,
@@ -133,7 +134,7 @@ def test_rest__examples_and_refusals__are_about_routes_of_the_document() -> None
 
 def test_rest__every_meaning__is_of_a_field_and_a_sentence() -> None:
     """A field that was renamed leaves nothing behind."""
-    objects = {*models(), "UsageEvent"}
+    objects = {*models(), *INLINE}
     assert {*SAME_AS, *SAME_AS.values()} <= objects
     left = [
         name
@@ -141,11 +142,12 @@ def test_rest__every_meaning__is_of_a_field_and_a_sentence() -> None:
         if "." in name and name.partition(".")[0] not in objects and " " not in name
     ]
     assert left == []
-    fields = {field for model in models().values() for field in model.get("properties", ())}
+    named = models() | INLINE
+    fields = {field for model in named.values() for field in model.get("properties", ())}
     for name in MEANINGS:
         owner, _, field = name.rpartition(".")
-        if owner in models() and field != "…":
-            assert field in models()[owner]["properties"], name
+        if owner in named and field != "…":
+            assert field in named[owner]["properties"], name
         elif not owner:
             parameters = str([route.operation.get("parameters") for route in routes()])
             assert field in fields or f"'{field}'" in parameters, name

@@ -19,7 +19,7 @@ from paygent.core.usage import Quality
 Source = Literal["auto", "manual"]
 
 HELD = "held"
-"""Key in the details of an event whose call never recorded its end: it was booked at its hold,
+"""Key in the details of an event of a call that never recorded its end: it was booked at its hold,
 which need not follow from the prices of its tokens.
 """
 

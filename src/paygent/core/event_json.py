@@ -38,6 +38,7 @@ _TOOL_CALLS_MAX = 1_000
 _METADATA_KEYS_MAX = 16
 _METADATA_BYTES_MAX = 1_000
 _STAMP_CHARS_MAX = 64
+_DETAILS_MAX = 32
 _COUNT_MAX = 10**12  # tokens or milliseconds of one event; more is a mistake of unit
 _QUALITIES = ("exact", "partial", "estimated", "unpriced")
 _SOURCES = ("auto", "manual")
@@ -119,6 +120,9 @@ def event_to_json(event: Event) -> dict[str, Any]:
         "latency_ms": event.latency_ms,
         "blocked": event.blocked,
         "corrects": event.corrects,
+        **({"model_key": event.model_key} if event.model_key else {}),
+        **({"details": dict(event.details)} if event.details else {}),
+        **({"restates": True} if event.restates else {}),
     }
 
 
@@ -138,9 +142,14 @@ def _read_plain(item: dict[str, Any], canonical: CanonicalName) -> Event | None:
     model = "" if model is None else model
     provider = "" if provider is None else provider
     price_id = "" if price_id is None else price_id
+    model_key = get("model_key")
+    model_key = "" if model_key is None else model_key
     # That they can be joined proves that each is a string.
-    if len(event_id + user_id + session_id + model + provider + price_id) > NAME_CHARS_MAX:
+    texts = event_id + user_id + session_id + model + provider + price_id + model_key
+    if len(texts) > NAME_CHARS_MAX:
         return None
+    if not model_key and model:
+        model_key = canonical(model)
     if not event_id or len(event_id) > ID_CHARS_MAX or not user_id:
         return None
     moment = datetime.fromisoformat(stamp)
@@ -185,7 +194,7 @@ def _read_plain(item: dict[str, Any], canonical: CanonicalName) -> Event | None:
     # By position: keywords take a microsecond.
     return Event(
         event_id, user_id, session_id, round(moment.timestamp() * 1e6), model,
-        canonical(model) if model else "", provider, "", 0, incoming, outgoing, cached, written,
+        model_key, provider, "", 0, incoming, outgoing, cached, written,
         reasoning, tokens_nano, tools_nano, quality, source, price_id, latency_ms, False, False,
         (), None, metadata or None,
     )  # fmt: skip
@@ -193,7 +202,14 @@ def _read_plain(item: dict[str, Any], canonical: CanonicalName) -> Event | None:
 
 _ONLY_INT = {int}
 _NUMBERS = {int, float}
-_USUAL = (("blocked", False), ("cost_explicit", False), ("corrects", None), ("description", None))
+_USUAL = (
+    ("blocked", False),
+    ("cost_explicit", False),
+    ("corrects", None),
+    ("description", None),
+    ("restates", False),
+    ("details", None),
+)
 
 
 def _is_plain(metadata: Any) -> bool:
@@ -239,7 +255,7 @@ class _Reader:
             session_id=self._text("session_id"),
             at_us=self._time(),
             model=model,
-            model_key=canonical(model) if model else "",
+            model_key=self._text("model_key") or (canonical(model) if model else ""),
             provider=self._text("provider"),
             plan="",
             period_start_us=0,
@@ -255,7 +271,9 @@ class _Reader:
             tool_calls=self._tool_calls(),
             description=self._description(),
             metadata=self._metadata(),
+            details=self._details(),
             corrects=corrects,
+            restates=self._flag("restates"),
         )
 
     def _add(self, name: str, value: Any, rule: str) -> None:
@@ -373,6 +391,22 @@ class _Reader:
             self._add("description", value, "must be a string")
             return None
         return value and value[:_DESCRIPTION_CHARS_MAX]
+
+    def _details(self) -> dict[str, int] | None:
+        value = self._item.get("details")
+        if value is None:
+            return None
+        is_small = isinstance(value, dict) and len(value) <= _DETAILS_MAX
+        if not is_small or not all(
+            isinstance(name, str)
+            and len(name) <= NAME_CHARS_MAX
+            and type(count) is int
+            and abs(count) <= _COUNT_MAX
+            for name, count in value.items()
+        ):
+            self._add("details", value, f"must have at most {_DETAILS_MAX} names with counts")
+            return None
+        return value or None
 
     def _metadata(self) -> dict[str, Any] | None:
         """Return metadata within its bounds."""

@@ -6,12 +6,16 @@ A process sends a `Batch` (events, directory records) with `Question`s about its
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.period import Subscription
+
+DEFAULT_PLAN = "default"
+"""Name of the plan of users without an assigned one, in a product that chose none."""
 
 
 class PlanRecord(NamedTuple):
@@ -71,6 +75,15 @@ class DefaultPlanRecord(NamedTuple):
 DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord
 
 
+def is_for_backend(record: DirectoryRecord) -> bool:
+    """Return whether a process sends a record to a backend: not plans and assignments, which are
+    the backend's own; but a context may name the plan of a user who has none.
+    """
+    if isinstance(record, AssignRecord):
+        return record.keeps
+    return isinstance(record, (SessionRecord, PriceRecord))
+
+
 class SessionState(NamedTuple):
     """A session as the ledger knows it."""
 
@@ -85,25 +98,33 @@ class UserLedger:
 
     Attributes:
         plan: Name of the assigned plan, or None without an assignment.
-        own: The user's own version of it.
+        own: The user's own version of it, with overrides.
         subscription: The billing period as given.
         sdk_enabled: False passes the user's calls through unmetered.
+        paused: Whether the user's calls are refused, and paused_reason why.
         open_session: The user's open implicit session.
         spent: By account, for each account of the question.
         shadow: The part of it that blocked calls spent, for the accounts where there is one.
         period_start_us: Start of the period of `by_model`, as in the question.
         by_model: (tokens, nano-dollars) by canonical model name in that period.
+        is_unknown: Whether the ledger has not heard of the user before.
+        version: Names these figures; a question with the same version needs no answer. "" where the
+            ledger does not number them.
     """
 
     plan: str | None = None
     own: dict[str, Any] | None = None
     subscription: Subscription | None = None
     sdk_enabled: bool = True
+    paused: bool = False
+    paused_reason: str | None = None
     open_session: SessionState | None = None
     spent: dict[AccountKey, int] = field(default_factory=dict)
     shadow: dict[AccountKey, int] = field(default_factory=dict)
     period_start_us: int = 0
     by_model: dict[str, tuple[int, int]] = field(default_factory=dict)
+    is_unknown: bool = False
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -130,11 +151,13 @@ class Question:
         user_id: The user.
         accounts: Accounts to read, including those that the ledger does not keep yet.
         period_start_us: Start of the period of `by_model`.
+        version: Of the figures that the process has for these accounts; "" is none.
     """
 
     user_id: str
     accounts: tuple[AccountKey, ...] = ()
     period_start_us: int = 0
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -147,12 +170,22 @@ class Batch:
         questions: Users to read after the booking; the ledger keeps the accounts they name from
             then on.
         at_us: The process's clock.
+        holder: Name of the process; "" where the batch is not numbered.
+        number: Number of the batch among those of its holder; 0 if it is none of them. One in doubt
+            is sent again under its number.
+        news_since_us: `news_until_us` of the last answer, to be shown which users have changed
+            since; None does not ask.
+        plans_version: Of the plans that the process has; "" is none.
     """
 
     events: tuple[Event, ...] = ()
     directory: tuple[DirectoryRecord, ...] = ()
     questions: tuple[Question, ...] = ()
     at_us: int = 0
+    holder: str = ""
+    number: int = 0
+    news_since_us: int | None = None
+    plans_version: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,12 +194,41 @@ class Answer:
 
     Attributes:
         counted: Ids of the batch's events that were new; the others had been booked before.
-        users: State of every user in a question.
+        users: State of every user in a question, but for those in `unchanged`.
         plans: Every plan of the product: its version and document by name.
         default_plan: The plan of its users without an assigned one; None if no process has set it.
+        booked_through: Number of the holder's last batch that is included in the figures.
+        unchanged: Users with the figures that their question's version names.
+        changed: Users with a plan, override or switch that has changed, as far as was asked for.
+        news_until_us: The ledger's time up to which `changed` goes.
+        plans_version: Names plans and default plan; if the process has them, they are left out.
+        is_provisional: The ledger is away, and these are its last figures with what was booked on
+            this host since.
     """
 
     counted: frozenset[str] = frozenset()
     users: dict[str, UserLedger] = field(default_factory=dict)
     plans: dict[str, tuple[int, dict[str, Any]]] = field(default_factory=dict)
     default_plan: str | None = None
+    booked_through: int = 0
+    unchanged: frozenset[str] = frozenset()
+    changed: frozenset[str] = frozenset()
+    news_until_us: int = 0
+    plans_version: str = ""
+    is_provisional: bool = False
+
+
+class Known(NamedTuple):
+    """What a process has from the ledger.
+
+    Attributes:
+        users: The last answer about each user, with the question that it answers.
+        plans: Plans by name, with their version and document.
+        default_plan: The plan of users without an assigned one.
+        as_of_us: When that was.
+    """
+
+    users: Sequence[tuple[Question, UserLedger]]
+    plans: dict[str, tuple[int, dict[str, Any]]]
+    default_plan: str | None
+    as_of_us: int

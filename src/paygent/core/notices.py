@@ -180,6 +180,20 @@ class Notice(Enum):
         "The ledger is unavailable (%s); events wait in the journal. `paygent doctor` looks for the"
         " reason.",
     )
+    BACKEND_UNAUTHORISED = (
+        "backend_unauthorised",
+        "The backend rejects the API key (%s); events wait in the journal until it is accepted.",
+    )
+    BACKEND_POLLED = (
+        "backend_polled",
+        "The backend has only the documented routes: users are polled, and caps hold over several"
+        " processes only as far as each knows what the others have spent.",
+    )
+    BACKEND_KEEPS_PLANS = (
+        "backend_keeps_plans",
+        "Plans and assignments come from the backend: those of configure_plan, assign_plan and"
+        " start_session apply only until it knows the user. Use its API or `paygent plans apply`.",
+    )
     DATABASE_REPLACED = (
         "database_replaced",
         "The database %s was removed or replaced while it was in use; what is there now is used."

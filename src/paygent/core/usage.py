@@ -131,8 +131,8 @@ NO_MEDIA = (0,) * len(MEDIA_COUNTS)
 
 
 class JobStatus(NamedTuple):
-    """The status of provider-side work whose usage is reported later, under an id of its own: a
-    background response, a batch.
+    """The status of provider-side work, with usage that is reported later under an id of its own:
+    a background response, a batch.
 
     Attributes:
         ref: Kind and the provider's id, such as "response:resp_123".

@@ -20,6 +20,7 @@ from paygent.server.api import (
     revenue,
     session,
     subscriptions,
+    sync,
     usage,
     usage_tokens,
     users,
@@ -36,7 +37,7 @@ from paygent.store.directory import wall_clock_us
 from paygent.store.ledger import SqlStore
 
 _GROUPS = (
-    health, products, keys, plans, users, subscriptions, session, usage, events, gate_events,
+    health, products, keys, plans, users, subscriptions, session, usage, events, gate_events, sync,
     overrides, revenue, usage_tokens,
 )  # fmt: skip
 

@@ -16,7 +16,9 @@ from paygent.server.problems import (
 )
 from paygent.server.settings import API_PREFIX, ServerSettings
 
-_LARGE = (f"{API_PREFIX}/events/batch", f"{API_PREFIX}/gate-events/batch")
+_LARGE = tuple(
+    API_PREFIX + path for path in ("/events/batch", "/gate-events/batch", "/sync", "/leases")
+)
 _DIGITS_MAX = 18
 
 

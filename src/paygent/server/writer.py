@@ -135,6 +135,9 @@ class Writer:
         count = len(self._lanes)
         if count == 1:
             return [(0, batch)]
+        if not batch.events or batch.holder or batch.directory or batch.questions:
+            # A numbered batch is booked in one piece, or its number would be wrong for a part.
+            return [(hash(batch.holder) % count, batch)]
         shares: dict[int, list[Event]] = {}
         for event in batch.events:
             shares.setdefault(hash(event.user_id) % count, []).append(event)

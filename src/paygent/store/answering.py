@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey, amount
-from paygent.core.messages import Answer, Question, SessionState, UserLedger
+from paygent.core.limit import LimitKey
+from paygent.core.messages import DEFAULT_PLAN, Answer, Question, SessionState, UserLedger
+from paygent.core.override import apply_overrides
 from paygent.core.period import rolling_length_us
+from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.store.rows import (
     account_key_of,
     account_row,
@@ -22,6 +26,9 @@ from paygent.store.statements import Row, Statements
 UserAccount = tuple[str, AccountKey]
 """A user and one of their accounts."""
 
+_NEWS_MAX = 1_000  # changed users in one answer; the next one goes on behind them
+_TRANSACTION_US = 5_000_000  # changes so much older are looked for again
+
 _ByModel = dict[str, tuple[int, int]]  # (tokens, nano-dollars) by model
 
 
@@ -30,6 +37,9 @@ def answer(
     questions: Collection[Question],
     at_us: int,
     *,
+    now_us: int,
+    holder: str = "",
+    news_since_us: int | None = None,
     known: Mapping[UserAccount, tuple[int, int]] | None = None,
     directory: Mapping[str, Row] | None = None,
 ) -> Answer:
@@ -39,6 +49,9 @@ def answer(
         sql: In a transaction, so that all figures are of one moment.
         questions: What is asked; without questions the answer has the plans alone.
         at_us: The process's clock, up to which rolling windows reach.
+        now_us: The ledger's clock, by which overrides end.
+        holder: The process, to learn which of its batches are included; "" is none.
+        news_since_us: As in `Batch`.
         known: Spent and shadow of accounts that the transaction has read already.
         directory: The rows of the users, if it has read them already.
     """
@@ -47,8 +60,14 @@ def answer(
     }
     product = sql.default_plan()
     default_plan = None if product is None else product["default_plan"]
+    found = Answer(plans=plans, default_plan=default_plan)
+    if holder:
+        row = sql.booked_through(holder=text(holder))
+        found = replace(found, booked_through=0 if row is None else row["booked_through"])
+    if news_since_us is not None:
+        found = _with_news(sql, found, news_since_us, now_us)
     if not questions:
-        return Answer(plans=plans, default_plan=default_plan)
+        return found
     users = [(user_id,) for user_id in sorted({text(question.user_id) for question in questions})]
     if directory is None:
         directory = {row["user_id"]: row for row in sql.users_asked_for(rows=users)}
@@ -61,6 +80,7 @@ def answer(
     asked = accounts_asked_for(questions)
     figures |= kept_accounts(sql, [each for each in asked if each not in figures])
     figures |= sums_of_windows(sql, [each for each in asked if each not in figures], at_us)
+    raised = _overrides(sql, users, now_us)
     answers = {}
     for question in questions:
         user_id = text(question.user_id)
@@ -68,16 +88,68 @@ def answer(
         accounts = {key: figures[user_id, storable(key)] for key in question.accounts}
         answers[question.user_id] = UserLedger(
             plan=None if row is None else row["plan"],
-            own=None if row is None else from_json(row["own"]),
+            own=_own_document(row, raised.get(user_id, ()), found, now_us),
             subscription=None if row is None else subscription_of(row),
             sdk_enabled=True if row is None else bool(row["sdk_enabled"]),
+            paused=False if row is None else bool(row["paused"]),
+            paused_reason=None if row is None else row["paused_reason"],
             open_session=sessions.get(user_id),
             spent={key: spent for key, (spent, _) in accounts.items()},
             shadow={key: shadow for key, (_, shadow) in accounts.items() if shadow},
             period_start_us=question.period_start_us,
             by_model=models.get(user_id, {}),
+            is_unknown=row is None,
         )
-    return Answer(users=answers, plans=plans, default_plan=default_plan)
+    return replace(found, users=answers)
+
+
+def _with_news(sql: Statements, found: Answer, since_us: int, now_us: int) -> Answer:
+    """Add the users that have changed since a time."""
+    if not since_us:  # a process that has just started knows no user yet
+        return replace(found, news_until_us=now_us)
+    # A change is visible once its transaction ends, some time after the moment that it bears.
+    rows = sql.changed_users(since_us=since_us - _TRANSACTION_US, users_max=_NEWS_MAX)
+    until_us = now_us
+    if len(rows) == _NEWS_MAX:
+        # The next answer begins with the last of these, since others may bear the same moment.
+        until_us = min(until_us, rows[-1]["changed_us"] + _TRANSACTION_US - 1)
+    changed = frozenset(row["user_id"] for row in rows)
+    return replace(found, changed=changed, news_until_us=max(until_us, since_us))
+
+
+def _overrides(
+    sql: Statements, users: Sequence[tuple[str]], now_us: int
+) -> dict[str, list[_Raise]]:
+    """Return the overrides of users that have not ended."""
+    raised: dict[str, list[_Raise]] = {}
+    for row in sql.overrides_of_users(rows=users, at_us=now_us):
+        limit = LimitKey(row["metric"], row["scope"], row["model"], row["window_rule"])
+        raise_ = _Raise(limit, row["cap"], row["added"], row["until_us"])
+        raised.setdefault(row["user_id"], []).append(raise_)
+    return raised
+
+
+class _Raise(NamedTuple):
+    """An override, as `apply_overrides` takes it."""
+
+    limit: LimitKey
+    cap: int | None
+    added: int | None
+    until_us: int
+
+
+def _own_document(
+    row: Row | None, raised: Collection[_Raise], found: Answer, now_us: int
+) -> dict[str, Any] | None:
+    """Return a user's own version of the plan: as assigned, or the plan with overrides."""
+    own: dict[str, Any] | None = None if row is None else from_json(row["own"])
+    if row is None or not raised:
+        return own
+    name = row["plan"] or found.default_plan or DEFAULT_PLAN
+    document = own or found.plans.get(name, (0, None))[1]
+    if document is None:
+        return own
+    return plan_to_json(apply_overrides(plan_from_json(document), raised, now_us))
 
 
 def accounts_asked_for(questions: Iterable[Question]) -> list[UserAccount]:

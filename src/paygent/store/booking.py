@@ -29,6 +29,7 @@ from typing import Any
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
 from paygent.core.messages import (
+    DEFAULT_PLAN,
     AssignRecord,
     Batch,
     DefaultPlanRecord,
@@ -58,11 +59,11 @@ from paygent.store.rows import (
 )
 from paygent.store.statements import Row, Statements
 
-DEFAULT_PLAN = "default"
-"""Name of the plan of users without an assigned one, in a product that chose none."""
-
 _SESSION_MARGIN_US = 600 * 10**6
 """How far `used_us` of a session that the application names is set beyond its last event."""
+
+_HOLDER_KEPT_US = 7 * 86_400 * 10**6
+"""How long a process that is not seen any more is remembered."""
 
 _Spans = dict[tuple[str, str], list[int]]
 """The first and the last moment of something, by user and session."""
@@ -140,6 +141,7 @@ class Booking:
         self._also_lock = also_lock
         self._users: list[str] = []  # those that are locked, in order
         self._booked = Booked()
+        self._assigned = 0
 
     def book(self, batches: Sequence[Batch]) -> Booked:
         """Book batches; see the module.
@@ -182,7 +184,20 @@ class Booking:
             self._write_events(new, corrections, product["timezone"])
             self._count_accounts(new)
         self._write_accounts()
+        self._note_holders(batches)
         return self._booked
+
+    def _note_holders(self, batches: Sequence[Batch]) -> None:
+        """Store which batches of their holders are booked."""
+        numbers: dict[str, int] = {}
+        for batch in batches:
+            if batch.holder:
+                holder = text(batch.holder)
+                numbers[holder] = max(batch.number, numbers.get(holder, 0))
+        if numbers:
+            self._sql.note_holders(rows=sorted(numbers.items()), now_us=self._now_us)
+        if 1 in numbers.values():  # a process has started
+            self._sql.forget_holders(before_us=self._now_us - _HOLDER_KEPT_US)
 
     # -- locking
 
@@ -242,7 +257,7 @@ class Booking:
     ) -> None:
         sql = self._sql
         # By the ledger's clock: a sender's that is a day ahead would win for a day.
-        at_us = min(record.at_us + self._now_us - sent_us, self._now_us)
+        at_us = max(0, min(record.at_us + self._now_us - sent_us, self._now_us))
         if isinstance(record, PlanRecord):
             document = json.dumps(record.document, sort_keys=True)
             add_plan(sql, text(record.name), document, at_us)
@@ -252,7 +267,9 @@ class Booking:
             document = json.dumps(record.document, sort_keys=True)
             sql.add_price_list(price_id=text(record.price_id), document=document, at_us=at_us)
         else:
-            assign_plan(sql, record, at_us)
+            # Each at a moment of its own, or a list of changes could not be read in parts.
+            assign_plan(sql, record, at_us, self._now_us + self._assigned)
+            self._assigned += 1
 
     # -- events
 
@@ -401,9 +418,14 @@ def add_plan(sql: Statements, name: str, document: str, at_us: int) -> None:
     sql.add_plan(name=name, plan_id="plan_" + secrets.token_hex(8), document=document, at_us=at_us)
 
 
-def assign_plan(sql: Statements, record: AssignRecord, at_us: int) -> bool:
-    """Assign a plan to a user with a locked row, at a time of the ledger's clock; return whether
-    that changed anything.
+def assign_plan(sql: Statements, record: AssignRecord, at_us: int, now_us: int) -> bool:
+    """Assign a plan to a user with a locked row; return whether that changed anything.
+
+    Args:
+        sql: In a transaction that writes.
+        record: The assignment.
+        at_us: Its time by the ledger's clock.
+        now_us: The ledger's time now.
     """
     period = record.subscription
     user_id = text(record.user_id)
@@ -419,6 +441,7 @@ def assign_plan(sql: Statements, record: AssignRecord, at_us: int) -> bool:
     is_assigned = bool(sql.assign_plan(**assignment, own=own, keeps=int(record.keeps)))
     if is_assigned:
         sql.add_assignment(**assignment)
+        sql.touch_user(user_id=user_id, now_us=now_us)
     return is_assigned
 
 

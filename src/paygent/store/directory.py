@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from paygent.core.messages import AssignRecord
+from paygent.core.messages import DEFAULT_PLAN, AssignRecord
 from paygent.core.period import Subscription, day_in_zone
 from paygent.store import erasure
 from paygent.store.audit import differing_rows
 from paygent.store.audit import repair as repair_counters
-from paygent.store.booking import DEFAULT_PLAN, add_plan, assign_plan, with_new_ids
+from paygent.store.booking import add_plan, assign_plan, with_new_ids
 from paygent.store.directory_port import (
     ApiKey,
     Difference,
@@ -271,6 +271,7 @@ class SqlDirectory:
         values = {name: _column(change.values.get(name)) for name in _CHANGES}
         with self._writing(product) as sql:
             sql.change_user(user_id=text(user_id), **given, **values)
+            sql.touch_user(user_id=text(user_id), now_us=self.now_us())
             return _find_user(sql, user_id)
 
     def subscribe(
@@ -286,7 +287,7 @@ class SqlDirectory:
                 raise StoreBusy("the plan has just been deleted")
             # Another server's clock may be ahead; this change is the younger one all the same.
             at_us = max(self.now_us(), row["assigned_us"] or 0)
-            assign_plan(sql, AssignRecord(user_id, plan, None, subscription, at_us), at_us)
+            assign_plan(sql, AssignRecord(user_id, plan, None, subscription, at_us), at_us, at_us)
             return _find_user(sql, user_id)
 
     def erase_user(self, product: str, user_id: str) -> str | None:
@@ -322,6 +323,7 @@ class SqlDirectory:
                 reason=stored.reason,
                 now_us=now_us,
             )
+            sql.touch_user(user_id=user_id, now_us=now_us)
             return stored
 
     def overrides(self, product: str, user_id: str, at_us: int) -> tuple[Override, ...]:
@@ -334,6 +336,7 @@ class SqlDirectory:
         """End an override; see `Directory.delete_override`."""
         with self._writing(product) as sql:
             ids = {"user_id": text(user_id), "override_id": text(override_id)}
+            sql.touch_user(user_id=ids["user_id"], now_us=self.now_us())
             return bool(sql.delete_override(**ids))
 
     def add_revenue(self, product: str, entries: Sequence[RevenueEntry]) -> frozenset[str]:

@@ -78,7 +78,14 @@ class SqlStore(SqlDirectory):
             known = {each: (sums.spent, sums.shadow) for each, sums in booked.accounts.items()}
             counted = _counted(batch, booked, set(booked.new))
             found = answer(
-                sql, batch.questions, batch.at_us, known=known, directory=booked.directory
+                sql,
+                batch.questions,
+                batch.at_us,
+                now_us=self.now_us(),
+                holder=batch.holder,
+                news_since_us=batch.news_since_us,
+                known=known,
+                directory=booked.directory,
             )
             return replace(found, counted=counted)
 
@@ -123,10 +130,25 @@ class SqlStore(SqlDirectory):
                 also_lock |= more.user_ids
         raise StoreBusy("the users of a batch are being changed")
 
-    def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
+    def read(
+        self,
+        product: str,
+        questions: tuple[Question, ...],
+        at_us: int,
+        *,
+        holder: str = "",
+        news_since_us: int | None = None,
+    ) -> Answer:
         """Answer questions; see `Store.read`."""
         with self.engine.transaction(product) as sql:
-            return answer(sql, questions, at_us)
+            return answer(
+                sql,
+                questions,
+                at_us,
+                now_us=self.now_us(),
+                holder=holder,
+                news_since_us=news_since_us,
+            )
 
     # -- reports
 

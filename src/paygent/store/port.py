@@ -12,6 +12,8 @@ Contract, for every adapter:
 - **Tenants.** Every method names a product and touches that product's rows only.
 - **Ids.** An event id is unique for its product and user: sent again it is not counted again,
   whatever its other fields are.
+- **Holders.** The number of a holder's batch is stored in the transaction that books it, so an
+  answer shows which batches its figures include.
 - **Places.** Plan and billing period of an event are those of the ledger's own directory at the
   event's time, whatever its sender believes.
 - **Clock.** The ledger's clock orders plans and assignments: a record is as old as it was when its
@@ -91,8 +93,16 @@ class Store(Protocol):
         open accounts and are not answered.
         """
 
-    def read(self, product: str, questions: tuple[Question, ...], at_us: int) -> Answer:
-        """Answer questions without changing anything."""
+    def read(
+        self,
+        product: str,
+        questions: tuple[Question, ...],
+        at_us: int,
+        *,
+        holder: str = "",
+        news_since_us: int | None = None,
+    ) -> Answer:
+        """Answer questions and change nothing; `holder` and `news_since_us` as in `Batch`."""
 
     def usage(
         self, product: str, start_us: int, end_us: int, tag_key: str | None = None

@@ -131,5 +131,8 @@ def _limit_key(metric: str, scope: str, model: str, window: str) -> LimitKey:
 
 def storable(key: AccountKey) -> AccountKey:
     """Return the key as the store keeps it; see `text`."""
-    session_id = text(key.session_id)
-    return key if session_id == key.session_id else key._replace(session_id=session_id)
+    texts = key.session_id + "".join(key.limit)
+    if texts.isascii() and "\0" not in texts:
+        return key
+    # Keys arrive over HTTP, too: any of these texts may be odd.
+    return key._replace(limit=LimitKey(*map(text, key.limit)), session_id=text(key.session_id))

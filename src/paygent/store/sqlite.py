@@ -65,11 +65,17 @@ class SqliteStore(SqlStore):
         read_only: bool = False,
         durable: bool = False,
         readers: int = 0,
+        cache_kib: int = _CACHE_KIB,
         now_us: Callable[[], int] = wall_clock_us,
     ) -> None:
         """Remember where the file is; see `SqliteEngine`."""
         engine = SqliteEngine(
-            path, busy_wait_s=busy_wait_s, read_only=read_only, durable=durable, readers=readers
+            path,
+            busy_wait_s=busy_wait_s,
+            read_only=read_only,
+            durable=durable,
+            readers=readers,
+            cache_kib=cache_kib,
         )
         super().__init__(engine, now_us=now_us)
 
@@ -85,6 +91,7 @@ class SqliteEngine:
         read_only: bool = False,
         durable: bool = False,
         readers: int = 0,
+        cache_kib: int = _CACHE_KIB,
     ) -> None:
         """Remember where the file is; nothing is opened before `open`.
 
@@ -96,8 +103,10 @@ class SqliteEngine:
             durable: Whether a commit reaches the disk before it is acknowledged.
             readers: Connections that reading transactions have to themselves; 0 reads with the
                 writer's. A store in memory has no others.
+            cache_kib: Pages that the writer keeps in memory.
         """
         self._path = path
+        self._cache_kib = cache_kib
         self._read_only = read_only
         self._durable = durable
         self._busy_wait_s = busy_wait_s
@@ -132,7 +141,7 @@ class SqliteEngine:
                 connection.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
                 pages = _CHECKPOINT_PAGES_DURABLE if self._durable else _CHECKPOINT_PAGES
                 connection.execute(f"PRAGMA wal_autocheckpoint={pages}")
-                connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+                connection.execute(f"PRAGMA cache_size=-{self._cache_kib}")
                 migrate(connection)
             connection.row_factory = sqlite3.Row
             self._connection = connection

@@ -16,7 +16,7 @@ from paygent.store.port import StoreUnavailable
 from paygent.store.statements import migrations, split_statements
 
 MARKS = frozenset({"event_ids", "price_lists", "rollup_user", "corrections"})
-"""Tables of every schema, by whose names a file is known to be Paygent's."""
+"""Tables of every schema; a file that has them is known to be Paygent's."""
 
 
 class UnusableFile(StoreUnavailable):

@@ -89,6 +89,10 @@ class Statements:
         self.connection = connection
         self.product_id = product_id
 
+    def of_product(self, product_id: str) -> Statements:
+        """Return the statements of this transaction, bound to another product."""
+        return Statements(self._queries, self.connection, product_id)
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         queries = self._queries
         run = getattr(queries.named, name)

@@ -55,6 +55,8 @@ BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/events/batch"): [event()],
     ("POST", "/gate-events/batch"): [gate_event()],
     ("POST", "/revenue"): [],
+    ("POST", "/sync"): {"holder": "p1", "number": 1, "events": [event()]},
+    ("POST", "/leases"): {"questions": [{"user_id": "u1"}]},
 }
 """A valid body of each route that takes one."""
 
@@ -131,6 +133,8 @@ def test_routes__every_body_has_a_sample(service: Service) -> None:
 SDK_ROUTES = {
     "POST /events/batch",
     "POST /gate-events/batch",
+    "POST /sync",
+    "POST /leases",
     "GET /users/{user_id}/gate-events",
     "POST /users",
     "GET /users/{user_id}/session",

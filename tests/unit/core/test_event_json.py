@@ -106,7 +106,7 @@ VALUES: tuple[Any, ...] = (
 FIELDS = (
     *sent(), "blocked", "quality", "price_id", "latency_ms", "provider", "corrects",
     "reasoning_tokens", "cache_write_tokens", "cached_input_tokens", "cost_tokens_nano",
-    "cost_tools_nano",
+    "cost_tools_nano", "model_key", "details", "restates",
 )  # fmt: skip
 
 
@@ -158,6 +158,39 @@ def test_read_events__any_time__is_exact_to_the_microsecond(moment: datetime) ->
     assert event_json._Reader(item, "e", errors).read(canonical).at_us == expected
     fast = event_json._read_plain(item, canonical)
     assert fast is None or fast.at_us == expected
+
+
+def test_read_events__of_a_process__keep_what_it_knows_better() -> None:
+    """The name by which its plan counts the model, rare counts, and what a correction means."""
+    assert read(model_key="my-model").model_key == "my-model"
+    assert read(model_key="").model_key == "<gpt-4o>"
+    assert read(details={"image_tokens": 3, "searches": -1}).details == {
+        "image_tokens": 3,
+        "searches": -1,
+    }
+    assert read(details={}).details is None
+    assert read(corrects="e0", restates=True).restates
+    assert not read(corrects="e0").restates
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        *(5, [], "x", {"a": 1.0}, {"a": True}, {"a": None}, {"a": 10**12 + 1}, {"a": -(10**13)}),
+        *({"x" * 256: 1}, {str(number): 1 for number in range(33)}),
+    ],
+)
+def test_read_events__details_that_are_no_counts__are_refused(details: Any) -> None:
+    """At most 32 names, with counts that a table can hold."""
+    assert broken(sent(details=details)) == ["events[0].details"]
+
+
+def test_event_to_json__what_a_process_knows__is_read_back() -> None:
+    """All of it, and nothing of it where there is none."""
+    event = read(model_key="my-model", details={"searches": 2}, corrects="e0", restates=True)
+    assert read_events([event_to_json(event)], NOW_US, canonical) == (event,)
+    plain = event_to_json(read(model=None))
+    assert plain.keys().isdisjoint({"model_key", "details", "restates"})
 
 
 def test_read_events__every_broken_field_of_every_event__is_named() -> None:

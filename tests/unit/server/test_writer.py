@@ -6,12 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from paygent.core.event import Event
-from paygent.core.messages import Batch
+from paygent.core.messages import Batch, Question, SessionRecord
 from paygent.server.metrics import Metrics
 from paygent.server.problems import Problem
 from paygent.server.writer import Rejected, Writer
@@ -291,6 +292,49 @@ async def test_writer__two_threads__one_that_is_full__refuses_the_whole_batch() 
         with pytest.raises(Problem):
             writer.book("p", of_users("c", two, one))
         assert writer.waiting == 1
+        store.release.set()
+        assert await asyncio.gather(*answers) == [{"a-0"}, {"b-0"}]
+    assert store.groups == [("p", [1]), ("p", [1])]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"holder": "web-1", "number": 1},
+        {"directory": (SessionRecord("u", "s", True, 0, 0),)},
+        {"questions": (Question("u"),)},
+    ],
+    ids=["holder", "directory", "questions"],
+)
+async def test_writer__two_threads__a_batch_with_more_than_events_stays_whole(
+    more: dict[str, Any],
+) -> None:
+    """The number of a batch stands for all of it, so one transaction books it."""
+    store = Recorder()
+    store.release.set()
+    given = replace(of_users("a", user_of(0), user_of(1)), at_us=7, **more)
+    booked: list[Batch] = []
+
+    def keep(each: Batch) -> frozenset[str]:
+        booked.append(each)
+        return frozenset({"x"})
+
+    store.outcome = keep
+    with writing(store, threads=2) as writer:
+        assert await writer.book("p", given) == {"x"}
+    assert booked == [given]
+
+
+async def test_writer__two_threads__batches_of_a_holder_run_one_after_the_other() -> None:
+    """The first one ends before the second one starts, whichever users they have."""
+    store = Recorder()
+    one, two = user_of(0), user_of(1)
+    with writing(store, threads=2) as writer:
+        answers = [writer.book("p", replace(of_users("a", one), holder="web-1", number=1))]
+        await entered(store)
+        store.entered.clear()
+        answers.append(writer.book("p", replace(of_users("b", two), holder="web-1", number=2)))
+        assert not await asyncio.to_thread(store.entered.wait, 0.2)
         store.release.set()
         assert await asyncio.gather(*answers) == [{"a-0"}, {"b-0"}]
     assert store.groups == [("p", [1]), ("p", [1])]

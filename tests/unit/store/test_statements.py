@@ -24,7 +24,7 @@ ROWS = 20_000
 SMALL = frozenset(
     {
         *("products", "plans", "api_keys", "erased_users", "server_secrets"),
-        *("idempotency_keys", "corrections_waiting"),
+        *("idempotency_keys", "corrections_waiting", "outages"),
     }
 )
 """Tables and indexes with few rows for each product, which may be read as a whole."""
@@ -65,7 +65,7 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
-    assert called - {"connection", "product_id", "strip", "from_str"} == set(names())
+    assert called - {"connection", "product_id", "of_product", "strip", "from_str"} == set(names())
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])

@@ -43,25 +43,35 @@ async def book_events(request: Request, tenant: Tenant = ForTenant) -> Response:
     again: events that were stored are duplicates then. An event more than five minutes ahead of
     the server's clock happened now.
     """
-    given = _parse(await request.body())
+    given = parse_body(await request.body())
     now_us = tenant.now_us()
     events = read_events(given, now_us, canonical)
     new: frozenset[str] = frozenset()
     if events:
-        batch = Batch(events=events, at_us=now_us)
-        try:
-            new = await tenant.backend.writer.book(tenant.product, batch)
-        except Rejected as rejected:
-            reason = _shown(rejected.__cause__)
-            request_id = request_id_of(request.scope)
-            LOGGER.warning("a batch was rejected: %s", reason, extra={"request_id": request_id})
-            raise Problem(422, "rejected", "The ledger rejects this batch.") from None
+        new = await booked(tenant, request, Batch(events=events, at_us=now_us))
     counts = accepted(((each.user_id, each.event_id) for each in events), new)
+    answer = f'{{"accepted":{counts.accepted},"duplicates":{counts.duplicates}}}'
+    return Response(answer, media_type="application/json")
+
+
+async def booked(tenant: Tenant, request: Request, batch: Batch) -> frozenset[str]:
+    """Book a batch, and return the ids that were new.
+
+    Raises:
+        Problem: 422 if the ledger rejects it, 503 if it cannot be booked now.
+    """
+    try:
+        new = await tenant.backend.writer.book(tenant.product, batch)
+    except Rejected as rejected:
+        reason = _shown(rejected.__cause__)
+        request_id = request_id_of(request.scope)
+        LOGGER.warning("a batch was rejected: %s", reason, extra={"request_id": request_id})
+        raise Problem(422, "rejected", "The ledger rejects this batch.") from None
+    counts = accepted(((each.user_id, each.event_id) for each in batch.events), new)
     counter = tenant.backend.metrics.events
     counter.labels("accepted").inc(counts.accepted)
     counter.labels("duplicate").inc(counts.duplicates)
-    answer = f'{{"accepted":{counts.accepted},"duplicates":{counts.duplicates}}}'
-    return Response(answer, media_type="application/json")
+    return new
 
 
 def _shown(error: BaseException | None) -> str:
@@ -70,7 +80,7 @@ def _shown(error: BaseException | None) -> str:
     return type(error).__name__ + (f" (SQLSTATE {state})" if state else "")
 
 
-def _parse(body: bytes) -> object:
+def parse_body(body: bytes) -> object:
     """Parse a body; this parser bounds the depth and refuses NaN and lone surrogates.
 
     Raises:

@@ -16,7 +16,7 @@ from paygent.server.settings import API_PREFIX
 
 router = APIRouter(route_class=Route, tags=["health"])
 
-CAPABILITIES = ("events_1000", "exact_costs")
+CAPABILITIES = ("events_1000", "exact_costs", "sync")
 """Features beyond the documented routes; clients check for them."""
 
 _READY_S = 1.5

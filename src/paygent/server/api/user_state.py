@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from paygent.core.account import AccountKey
 from paygent.core.limit import Limit
-from paygent.core.messages import Question
+from paygent.core.messages import DEFAULT_PLAN, Question
 from paygent.core.override import apply_overrides
 from paygent.core.period import END_OF_TIME_US, Window, billing_period, calendar_month, day
 from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
-from paygent.store.booking import DEFAULT_PLAN
 from paygent.store.directory_port import StoredUser
 from paygent.store.ledger import SqlStore
 

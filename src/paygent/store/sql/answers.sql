@@ -15,10 +15,28 @@ SELECT default_plan FROM products WHERE product_id = :product_id;
 
 -- name: users_asked_for
 SELECT
-    u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled, u.paused, u.assigned_us
+    u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.sdk_enabled, u.paused,
+    u.paused_reason, u.assigned_us
 FROM rows(user_id TEXT) AS k
 CROSS JOIN users AS u
 WHERE u.product_id = :product_id AND u.user_id = k.user_id;
+
+-- name: overrides_of_users
+SELECT o.user_id, o.metric, o.scope, o.model, o.window_rule, o.cap, o.added, o.until_us
+FROM rows(user_id TEXT) AS k
+CROSS JOIN overrides AS o
+WHERE o.product_id = :product_id AND o.user_id = k.user_id AND o.until_us > :at_us
+ORDER BY o.user_id, o.created_us, o.override_id;
+
+-- name: changed_users
+-- Users with a plan, override or switch that has changed since a time, the earliest first.
+SELECT user_id, changed_us FROM users
+WHERE product_id = :product_id AND changed_us > :since_us AND changed_us > 0
+ORDER BY changed_us
+LIMIT :users_max;
+
+-- name: booked_through^
+SELECT booked_through FROM holders WHERE product_id = :product_id AND holder = :holder;
 
 -- name: open_sessions
 -- The open implicit session of each user: of those not closed, the one that started last.

@@ -26,6 +26,27 @@ FROM rows(user_id TEXT, paygent_user_id TEXT) AS k
 WHERE true
 ON CONFLICT (product_id, user_id) DO /*sqlite NOTHING */ /*postgres UPDATE SET user_id = excluded.user_id WHERE false */;
 
+-- name: touch_user!
+-- Shows processes that know a user that something other than spend has changed.
+UPDATE users SET changed_us = :now_us
+WHERE product_id = :product_id AND user_id = :user_id AND changed_us < :now_us;
+
+-- name: note_holders!
+-- Runs last in a transaction, with the rows in order: whoever waits here for another waits for nothing else.
+INSERT INTO holders (product_id, holder, booked_through, seen_us)
+SELECT :product_id, k.holder, k.booked_through, :now_us
+FROM rows(holder TEXT, booked_through BIGINT) AS k
+WHERE true
+ON CONFLICT (product_id, holder) DO UPDATE SET
+    booked_through = CASE
+        WHEN excluded.booked_through > holders.booked_through THEN excluded.booked_through
+        ELSE holders.booked_through END,
+    seen_us = excluded.seen_us;
+
+-- name: forget_holders!
+-- Drops the processes that have not been seen for long.
+DELETE FROM holders WHERE product_id = :product_id AND seen_us < :before_us;
+
 -- name: add_plan!
 -- Adds a version, unless the newest one has the same document (applications configure at every start) or is younger
 -- (a dead process's journal arrives late).

@@ -63,7 +63,8 @@ CREATE TABLE price_lists (
     PRIMARY KEY (product_id, price_id)
 );
 
--- assigned_us is the ledger's time of the assignment, whatever clock its sender has.
+-- assigned_us is the ledger's time of the assignment, whatever clock its sender has; changed_us is its time of the last
+-- change of plan, overrides or switches, which processes that know the user look for. 0 is never.
 CREATE TABLE users (
     product_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -79,10 +80,25 @@ CREATE TABLE users (
     paused_reason TEXT,
     created_us BIGINT NOT NULL,
     assigned_us BIGINT,
+    changed_us BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (product_id, user_id)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 CREATE INDEX users_by_plan ON users (product_id, plan, user_id);
+
+CREATE INDEX users_by_change ON users (product_id, changed_us) WHERE changed_us > 0;
+
+-- The processes that deliver batches, each by a name of its own, and the number of the last one that was booked. Both
+-- are written in the transaction that books it, so that a reading of spend shows which batches it includes.
+CREATE TABLE holders (
+    product_id TEXT NOT NULL,
+    holder TEXT NOT NULL,
+    booked_through BIGINT NOT NULL,
+    seen_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, holder)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+CREATE INDEX holders_by_time ON holders (product_id, seen_us);
 
 -- The history of assignments: the plan that a late event ran under, and the price that a user paid.
 CREATE TABLE assignments (
@@ -284,6 +300,32 @@ CREATE TABLE idempotency_keys (
 );
 
 CREATE INDEX idempotency_keys_by_time ON idempotency_keys (product_id, created_us);
+
+-- While its backend is away, the processes of a host keep in their local store what it does not have: in the outbox the
+-- records themselves, in the order in which they are sent, and in a namespace of its own, `<product>~<number>`, the
+-- ledger of the outage. kept_answers are the backend's last figures, which those are added to; user_id '' has the plans.
+CREATE TABLE outages (
+    product_id TEXT NOT NULL PRIMARY KEY,
+    number BIGINT NOT NULL
+);
+
+-- events: how many of the records through this one are events, so that they need not be counted.
+CREATE TABLE outbox (
+    product_id TEXT NOT NULL,
+    number BIGINT NOT NULL,
+    kind TEXT NOT NULL,
+    events BIGINT NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (product_id, number)
+);
+
+CREATE TABLE kept_answers (
+    product_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    as_of_us BIGINT NOT NULL,
+    document TEXT NOT NULL,
+    PRIMARY KEY (product_id, user_id)
+) /*sqlite WITHOUT ROWID */;
 
 -- Rollups: sums of events, changed in the transaction that stores them.
 
