@@ -21,14 +21,14 @@ $(VENV)/demo: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/server: $(VENV)/demo
-	$(INSTALL) --editable ".[demo,server,postgres]"
+	$(INSTALL) --editable ".[demo,postgres]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/demo
-	$(INSTALL) --editable ".[demo,server,postgres]" --group test --group lint
+	$(INSTALL) --editable ".[demo,postgres]" --group test --group lint
 	@touch $@
 
-demo: $(VENV)/demo  ## Three users of a $49 plan, first without limits, then with them (under a minute)
+demo: $(VENV)/demo  ## Three users of a $49 plan on a backend, first without limits, then with them (under a minute)
 	$(BIN)/paygent demo
 
 serve: $(VENV)/server  ## Run the backend; the first start prints keys (DATABASE_URL selects the database)

@@ -13,10 +13,20 @@ ROOT = Path(__file__).parents[2]
 INDEX = ROOT / "docs/index.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_FENCE = re.compile(r"^```(\w*)(?: (\S+))?\n(.*?)^```$", re.M | re.S)
+"""A block has a kind, and a name if it is a file of its own, or what running that prints."""
+
 _LINK = re.compile(r"\]\(([^)#]+\.md)[^)]*\)")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S*\s+)*paygent(?:\s+(.*))?")
 """A command with variables of its own."""
+
+PATIENCE = (
+    "from paygent.client.metering import wait; from paygent.client.runtime import callbacks;"
+    " wait.FIRST_TOUCH_WAIT_S = callbacks.OWN_WAIT_S = 10.0"
+)
+"""Begins each program, on the line of the page's title: on a busy machine the ledger and callbacks
+take longer than an application should wait, and lines would change places.
+"""
 
 _VARYING = (
     (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), "<date>"),
@@ -39,8 +49,24 @@ def in_order(index: Path = INDEX) -> list[Path]:
 
 
 def blocks(text: str, kind: str) -> list[str]:
-    """Return the contents of a page's blocks of one kind, such as "sh"."""
-    return [content for found, content in _FENCE.findall(text) if found == kind]
+    """Return the contents of a page's blocks of one kind, such as "sh", except those with names."""
+    return [content for found, name, content in _FENCE.findall(text) if found == kind and not name]
+
+
+def files(text: str) -> dict[str, str]:
+    """Return the files that a page shows, by their names: blocks such as "python x.py", which are
+    not in the page's program.
+    """
+    return {
+        name: content for kind, name, content in _FENCE.findall(text) if name and kind != "text"
+    }
+
+
+def outputs(text: str) -> dict[str, str]:
+    """Return what a page says that its files print, by their names: blocks such as "text x.py"."""
+    return {
+        name: content for kind, name, content in _FENCE.findall(text) if name and kind == "text"
+    }
 
 
 def program(text: str) -> str:
@@ -49,9 +75,9 @@ def program(text: str) -> str:
     """
     lines = [""] * (text.count("\n") + 1)
     for match in _FENCE.finditer(text):
-        if match[1] == "python":
-            first = text.count("\n", 0, match.start(2))
-            for number, line in enumerate(match[2].splitlines(), first):
+        if match[1] == "python" and not match[2]:
+            first = text.count("\n", 0, match.start(3))
+            for number, line in enumerate(match[3].splitlines(), first):
                 lines[number] = line
     code = "\n".join(lines).rstrip()
     return code + "\n" if code.strip() else ""

@@ -1,7 +1,8 @@
 """The guides about the backend: their commands run, in order, on a real server of this machine.
 
 A reader's shell has the programs of the guides in its path. `paygent serve` and `systemctl start
-paygent` start a server on a free port and wait for it; `systemctl stop paygent` stops it.
+paygent` start a server on a free port and wait for it; `systemctl stop paygent` stops it. `pip`
+does nothing, since everything is installed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.docs.pages import ROOT, blocks, commands
+from tests.docs.pages import PATIENCE, ROOT, blocks, commands, files, normalised, outputs
 from tests.postgres import Cluster
 from tests.server_process import environment, usage_events
 
@@ -41,6 +42,7 @@ start_server() {
 stop_server() {
     if [ -n "$server" ]; then kill "$server"; wait "$server"; server=; fi
 }
+pip() { :; }
 systemctl() {
     case "$*" in
         "stop paygent") stop_server ;;
@@ -60,9 +62,15 @@ def sections(page: Path, *, of_postgres: bool) -> str:
 
 
 def script(text: str) -> str:
-    """Return the shell blocks of a text as one script; its TOML is `plans.toml`."""
-    files = [f"cat > plans.toml <<'END'\n{content}END\n" for content in blocks(text, "toml")]
-    shell = "\n".join([*files, *blocks(text, "sh")])
+    """Return the shell blocks of a text as one script, after its files; TOML is `plans.toml`."""
+    saved = [("plans.toml", content) for content in blocks(text, "toml")]
+    shell = "\n".join(
+        [
+            *(f"cat > {name} <<'END'\n{content}END\n" for name, content in saved),
+            *(f"cat > {name} <<'END'\n{content}END\n" for name, content in files(text).items()),
+            *blocks(text, "sh"),
+        ]
+    )
     assert shell.strip(), "nothing to run"
     return _PREAMBLE + re.sub(r"^paygent serve\b", "start_server", shell, flags=re.M)
 
@@ -80,6 +88,10 @@ class Reader:
         command = programs / "paygent"
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m paygent "$@"\n')
         command.chmod(0o755)
+        python = programs / "python"
+        code = f"{PATIENCE}; import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
+        python.chmod(0o755)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = str(free.getsockname()[1])
         self._path = f"{programs}{os.pathsep}{os.environ['PATH']}"
@@ -206,6 +218,95 @@ def test_scaling__the_lists_of_tables__are_those_of_the_schema() -> None:
         "schema_version",
         *(keys.keys() - by_user),
     }
+
+
+def section(page: str, title: str) -> str:
+    """Return the section of a guide with a title."""
+    text = (GUIDE / page).read_text(encoding="utf-8")
+    (found,) = [part for part in text.split("\n## ") if part.partition("\n")[0] == title]
+    return found
+
+
+CONNECT = section("quickstart.md", "6. Connect to a backend")
+VERIFY = section("verify.md", "A backend")
+
+_PRINTED = {
+    "ADMIN_KEY": "^  admin key *",
+    "PAYGENT_API_KEY": "^  export PAYGENT_API_KEY=",
+    "PAYGENT_BASE_URL": "^  export PAYGENT_BASE_URL=",
+}
+"""Variables of the quickstart, and what is before their values in the output of the server."""
+
+
+def with_keys(shell: str) -> str:
+    """Return a script in which the shown keys are those that the server has printed."""
+
+    def copied(match: re.Match[str]) -> str:
+        return f"export {match[1]}=$(sed -n 's|{_PRINTED[match[1]]}||p' server.out)"
+
+    return re.sub(rf"^export ({'|'.join(_PRINTED)})=\S+$", copied, shell, flags=re.M)
+
+
+def comparable(printed: str) -> str:
+    """Return a text without what differs between two runs: times, ports and the width of tables."""
+    without_port = re.sub(r"(127\.0\.0\.1):\d+", r"\1:<port>", normalised(printed))
+    return re.sub(r" +", " ", without_port)
+
+
+def test_quickstart__connected__does_and_prints_what_the_page_says(reader: Reader) -> None:
+    """From the first start of a server to a refusal, and the user as the backend shows them."""
+    again = "\necho again\npython connected.py\n"
+    printed = reader.run(with_keys(script(CONNECT)) + again)
+    first, _, second = comparable(printed).partition("again")
+    shown = outputs(CONNECT)
+    assert sorted(shown) == ["connected.py", "users"]
+    for each in shown.values():
+        assert comparable(each) in first
+    assert '"plan":"default"' in first
+    assert '"period_cost":0.00135,' in first
+    assert (second.count("answered"), second.count("refused: ann has used $0.001350")) == (0, 4)
+
+
+def test_quickstart__the_keys_that_it_shows__are_lines_that_the_server_prints(
+    reader: Reader,
+) -> None:
+    """The reader copies them from there."""
+    printed = reader.run(script("```sh\npaygent serve\n```\n") + "\ncat server.out\n")
+    (shown,) = [each for each in blocks(CONNECT, "") if "admin key" in each]
+    lines = [re.escape(line).replace("…", r"\S+") for line in shown.splitlines()]
+    assert re.search("^" + "\n".join(lines), re.sub(r":\d+$", ":8790", printed, flags=re.M), re.M)
+
+
+def test_verify__connected__does_and_prints_what_the_page_says(reader: Reader) -> None:
+    """The event of the check is on the backend, and each sign of trouble is what the page names."""
+    start = "```sh\npaygent serve\n```\n" + "".join(
+        f"```sh\n{each}```\n" for each in blocks(CONNECT, "sh") if each.startswith("export ")
+    )
+    troubles = """
+echo
+echo rejected
+PAYGENT_API_KEY=pg_live_unknown python verify_backend.py
+echo unset
+PAYGENT_API_KEY= python verify_backend.py
+stop_server
+echo stopped
+python verify_backend.py
+echo strict
+sed 's/init()/init(strict_backend=True)/' verify_backend.py > strict.py
+python strict.py || true
+"""
+    printed = reader.run(with_keys(script(start + VERIFY)) + troubles)
+    found = re.split(r"^(?:rejected|unset|stopped|strict)$", printed, flags=re.M)
+    good, rejected, unset, stopped, strict = found
+    assert outputs(VERIFY)["verify_backend.py"] in good
+    assert '"user_id":"verify"' in good
+    assert '"period_cost_nano":1000,' in good
+    assert "PaygentAuthInvalid" in rejected and "False offline 0 1" in rejected
+    assert "False local 1 0" in unset
+    assert "PaygentBackendUnreachable" in stopped and "False offline 0 1" in stopped
+    assert "Traceback" in strict and "PaygentBackendUnreachable" in strict
+    for named in ("PaygentAuthInvalid", "PaygentBackendUnreachable", "`False offline 0 1`"):
+        assert named in VERIFY
 
 
 @pytest.mark.parametrize("name", ["self-hosting.md", "users.md", "scaling.md"])

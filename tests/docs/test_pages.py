@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.docs.pages import blocks, commands, in_order, normalised, output, program
+from tests.docs.pages import (
+    blocks,
+    commands,
+    files,
+    in_order,
+    normalised,
+    output,
+    outputs,
+    program,
+)
 
 PAGE = """# A page
 
@@ -39,6 +48,14 @@ def test_program__the_blocks_of_a_page__keep_their_lines() -> None:
 def test_program__a_page_without_python__is_empty() -> None:
     """Such a page is not run."""
     assert program("# A page\n\n```sh\nmake\n```\n") == ""
+
+
+def test_files__blocks_with_a_name__are_no_part_of_the_program() -> None:
+    """A file is run by the page's commands, and what it prints is not what the program prints."""
+    page = PAGE + "\n```python x.py\ny = 2\n```\n\n```text x.py\n2\n```\n"
+    assert (files(page), outputs(page)) == ({"x.py": "y = 2\n"}, {"x.py": "2\n"})
+    assert program(page) == program(PAGE)
+    assert (output(page), blocks(page, "sh")) == ("1\n", blocks(PAGE, "sh"))
 
 
 def test_blocks__of_one_kind__are_found_alone() -> None:

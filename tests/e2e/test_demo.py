@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -20,7 +20,9 @@ import pytest
 
 from paygent import GuardResult, Paygent, PlanConfig
 from paygent.cli.demo_story import story
+from paygent.cli.demo_story.backend import Backend, call
 from paygent.cli.demo_story.provider import ProviderProcess
+from paygent.cli.options import CommandError
 from paygent.core.money import NANO_PER_USD, format_usd
 from paygent.core.period import Window, to_datetime, to_us
 from paygent.testing import Answer, FakeProvider
@@ -80,10 +82,10 @@ class Machine:
             "DEMO_MARK": self._mark,
         }
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *options: str) -> subprocess.Popen[str]:
         """Start the command."""
         return subprocess.Popen(
-            [sys.executable, "-m", "paygent", "demo"],
+            [sys.executable, "-m", "paygent", "demo", *options],
             env=self.environ,
             cwd=self.home,
             stdout=subprocess.PIPE,
@@ -107,12 +109,26 @@ class Machine:
         """Return the files that were left behind."""
         return [*self.home.rglob("*"), *self.temporary.rglob("*")]
 
+    def start_calls(self, *options: str) -> subprocess.Popen[str]:
+        """Start the command and return when it makes calls: the first one begins a journal."""
+        demo = self.start(*options)
+        deadline = time.monotonic() + _DEMO_WAIT_S
+        while not list(self.temporary.glob("*/*.journal/*/*.seg")):
+            assert demo.poll() is None, "the command ended before its first calls"
+            assert time.monotonic() < deadline, "the command makes no calls"
+            time.sleep(0.02)
+        return demo
+
+    def assert_processes(self, count: int) -> None:
+        """Assert that the command consists of so many processes soon: an SDK starts short ones."""
+        deadline = time.monotonic() + _LEFT_WAIT_S
+        while len(self.processes()) != count and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(self.processes()) == count
+
     def assert_clean(self) -> None:
         """Assert that no process and no file of the command is left."""
-        deadline = time.monotonic() + _LEFT_WAIT_S
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert self.processes() == []
+        self.assert_processes(0)
         assert self.files() == []
 
 
@@ -125,20 +141,22 @@ def machine(tmp_path: Path) -> Machine:
 def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_next(
     machine: Machine,
 ) -> None:
-    """The command exits with 0, prints the exact figures in plain lines, and leaves nothing
-    behind.
+    """The command exits with 0, prints the exact figures, which it has read back from its backend,
+    in plain lines, and leaves nothing behind.
     """
     demo = machine.start()
     out, err = demo.communicate(timeout=_DEMO_WAIT_S)
     assert (demo.returncode, err) == (0, "")
     first, _, rest = out.partition("\n2. ")
+    assert re.search(r"^A backend at http://127\.0\.0\.1:\d+ \(paygent serve, SQLite\) ", out, re.M)
+    assert out.count("Read back from the backend (GET /users/{id}/usage):") == 2
     second, _, both = rest.partition("Side by side")
     assert _row(first, "light") == ["50", "$8.00", "$8.00", "$41.00"]
     assert _row(first, "typical") == ["400", "$23.00", "$23.00", "$26.00"]
     assert _row(first, "power") == ["4,000", "$139.48", "$140.00", "−$91.00"]
     assert _row(second, "power") == ["4,000", "$8.88", "$9.08", "$39.92"]
-    assert "4,450 requests, 3,500 of them for gpt-4o; Paygent metered 4,450 calls" in first
-    assert "4,450 requests, 5 of them for gpt-4o; Paygent metered 4,450 calls" in second
+    assert "4,450 requests, 3,500 of them for gpt-4o; the backend has 4,450 calls" in first
+    assert "4,450 requests, 5 of them for gpt-4o; the backend has 4,450 calls" in second
     assert "3,495 calls of gpt-4o were refused" in second
     assert "warning" not in first and "blocked" not in first
     assert -1 < second.index("warning") < second.index("blocked") < second.index("cost by model")
@@ -146,12 +164,13 @@ def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_
     assert re.search(r"blocked .*power has used 51,700 of 50,000 tokens on gpt-4o", second)
     assert _amounts(both, "power") == ["$140.00", "−$91.00", "$9.08", "$39.92"]
     assert _amounts(both, "total") == ["$171.00", "−$24.00", "$40.08", "$106.92"]
-    *_, title, install, use, read_on = out.splitlines()
+    *_, title, install, use, read_on, share = out.splitlines()
     assert title == "Next, in your own application:"
     assert "pip install . in your clone" in install
     assert "Paygent.init() once" in use
     assert 'with paygent_context(user_id="user_123"):' in use
     assert "docs/guide/quickstart.md" in read_on
+    assert "paygent serve" in share
     assert not any(ord(char) < 32 for char in out.replace("\n", ""))
     machine.assert_clean()
 
@@ -170,17 +189,44 @@ def _row(text: str, user_id: str) -> list[str]:
     return [_line(table, user_id).split()[1], *_amounts(table, user_id)]
 
 
-def test_demo__interrupted__leaves_nothing_behind(machine: Machine) -> None:
-    """Ctrl-C in mid-run ends the command and its provider, and removes its folder."""
-    demo = machine.start()
-    assert demo.stdout is not None
-    while "calls" not in (line := demo.stdout.readline()):
-        assert line, "the command ended before its first calls"
-    assert len(machine.processes()) == 2
-    demo.send_signal(signal.SIGINT)
-    demo.communicate(timeout=_DEMO_WAIT_S)
+@pytest.mark.parametrize(
+    ("options", "sign", "processes"),
+    [
+        ([], signal.SIGINT, 3),
+        ([], signal.SIGTERM, 3),
+        (["--local"], signal.SIGINT, 2),
+    ],
+)
+def test_demo__interrupted__leaves_nothing_behind(
+    machine: Machine, options: list[str], sign: signal.Signals, processes: int
+) -> None:
+    """Ctrl-C or SIGTERM in mid-run ends the command, its provider and its backend, of which
+    `--local` has none, and removes its folders.
+    """
+    demo = machine.start_calls(*options)
+    machine.assert_processes(processes)
+    demo.send_signal(sign)
+    out, _ = demo.communicate(timeout=_DEMO_WAIT_S)
     assert demo.returncode not in (0, 2)
+    assert ("A backend at" in out) == (processes == 3)
+    assert "Side by side" not in out
     machine.assert_clean()
+
+
+def test_demo__killed__leaves_no_process(machine: Machine) -> None:
+    """SIGKILL leaves no time for anything, and provider and backend end by themselves."""
+    demo = machine.start_calls()
+    demo.kill()
+    demo.communicate(timeout=_DEMO_WAIT_S)
+    machine.assert_processes(0)
+
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
+    """A backend with its files below the folder of the test."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Backend(os.environ) as running:
+        yield running
 
 
 @pytest.fixture
@@ -257,6 +303,80 @@ def test_story__a_call_fails__raises_it_and_cleans_up(
     assert list(tmp_path.glob("paygent-demo-*")) == []
 
 
+@pytest.mark.parametrize("plan", [story.WITHOUT_LIMITS, story.WITH_LIMITS])
+def test_story__on_a_backend__is_the_same_and_read_back_from_there(
+    fake: FakeProvider,
+    run: Callable[[PlanConfig, Notes], story.Outcome],
+    backend: Backend,
+    plan: PlanConfig,
+) -> None:
+    """The plan that was configured over REST applies, and the backend has every call."""
+    alone, connected = Notes(), Notes()
+    expected = run(plan, alone)
+    tenant = backend.new_tenant("demo")
+    outcome = story.run(plan, _FEW, fake, _MONTH, connected, tenant)
+    assert outcome == expected
+    assert connected.warnings == alone.warnings
+    assert connected.refusals == alone.refusals
+    headers = {"Authorization": f"Bearer {tenant.sdk_key}"}
+    path = "/api/v1/users/power/usage?from=2026-10-01&to=2026-11-01"
+    power = call(backend.url, "GET", path, headers=headers)
+    assert power["cost_nano"] == expected.margins[2].cost_nano
+    session = call(backend.url, "GET", "/api/v1/users/power/session", headers=headers)
+    assert session["plan"] == story.PLAN_NAME
+
+
+def test_story__the_backend_ends_in_mid_run__is_an_error(
+    fake: FakeProvider, backend: Backend
+) -> None:
+    """Figures that lack events are not shown."""
+
+    class Ends(Notes):
+        def called(self, user_id: str) -> None:
+            super().called(user_id)
+            if len(self.calls) == 10:
+                backend.stop()
+
+    with pytest.raises(CommandError, match=r"^\d+ events did not reach the backend"):
+        story.run(story.WITHOUT_LIMITS, _FEW, fake, _MONTH, Ends(), backend.new_tenant("demo"))
+
+
+def test_backend__stopped__has_left_neither_process_nor_file(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """It drains and ends with status 0; `stop` may be called again."""
+    assert list(tmp_path.glob("paygent-demo-*/server.db")) != []
+    pid = backend.pid
+    backend.stop()
+    backend.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert backend._child is not None
+    assert backend._child._process.returncode == 0
+    assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
+def test_call__an_error_or_no_answer__names_the_request(backend: Backend) -> None:
+    """The command prints that as its reason."""
+    with pytest.raises(CommandError, match=r"answers GET /api/v1/users with status 401$"):
+        call(backend.url, "GET", "/api/v1/users")
+    backend.stop()
+    with pytest.raises(CommandError, match=r"does not answer GET /ready: ConnectionRefusedError"):
+        call(backend.url, "GET", "/ready")
+
+
+def test_backend__that_does_not_start__is_an_error_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is the last line that the server has logged."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "uvicorn.py").write_text("raise SystemExit('the disk is full')")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with pytest.raises(CommandError, match=r"^the backend did not start: the disk is full$"):
+        Backend(environ)
+    assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
 def test_last_full_month__in_january__is_december() -> None:
     """The result is the previous month, across the end of a year too."""
     now_us = to_us(datetime(2027, 1, 15, 12, tzinfo=timezone.utc))
@@ -290,13 +410,13 @@ def test_provider_process__used_and_stopped__counts_and_ends() -> None:
                 client.chat.completions.create(model="gpt-4o", messages=[])
         assert provider.requests() == {"gpt-4o": 2}
     provider.stop()
-    assert provider._process.returncode == 0
+    assert provider._child._process.returncode == 0
 
 
 def test_provider_process__killed__raises() -> None:
     """A provider that has exited is an error, never a count of zero."""
     with ProviderProcess() as provider:
-        provider._process.kill()
-        provider._process.wait()
+        provider._child._process.kill()
+        provider._child._process.wait()
         with pytest.raises(RuntimeError, match="has exited"):
             provider.requests()

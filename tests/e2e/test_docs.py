@@ -17,8 +17,10 @@ import pytest
 import typer
 from tests.docs.pages import (
     PAGES,
+    PATIENCE,
     ROOT,
     commands,
+    files,
     in_order,
     name_of,
     normalised,
@@ -36,15 +38,6 @@ WITH_PROGRAM = [page for page in PAGES if program(page.read_text(encoding="utf-8
 
 BUILT_LATER: tuple[str, ...] = ()
 """Paths of the flow table that are not built yet."""
-
-
-PATIENCE = (
-    "from paygent.client.metering import wait; from paygent.client.runtime import callbacks;"
-    " wait.FIRST_TOUCH_WAIT_S = callbacks.OWN_WAIT_S = 10.0"
-)
-"""Begins each program, on the line of the page's title: on a busy machine the ledger and callbacks
-take longer than an application should wait, and lines would change places.
-"""
 
 
 class Reader:
@@ -98,12 +91,16 @@ def test_docs__a_page_with_examples__is_linked_from_the_index() -> None:
 
 def test_row_7__all_examples__pass_a_strict_type_check(tmp_path: Path) -> None:
     """A reader with `mypy --strict` can paste each of them; no comment switches the checker off."""
-    for page in WITH_PROGRAM:
-        code = program(page.read_text(encoding="utf-8"))
-        assert "type: ignore" not in code
-        (tmp_path / re.sub(r"\W", "_", name_of(page).removesuffix(".md"))).with_suffix(
-            ".py"
-        ).write_text(code, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        name = re.sub(r"\W", "_", name_of(page).removesuffix(".md"))
+        programs = {f"{name}.py": program(text)}
+        for file, content in files(text).items():
+            if file.endswith(".py"):
+                programs[f"{name}_{file}"] = content
+        for file, code in programs.items():
+            assert "type: ignore" not in code
+            (tmp_path / file).write_text(code, encoding="utf-8")
     checker = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary"]
     # Errors of the package itself are those of `make type`.
     checker += ["--follow-imports=silent", f"--cache-dir={ROOT / '.mypy_cache/docs'}", "."]

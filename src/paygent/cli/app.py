@@ -46,11 +46,10 @@ def paygent(
 @app.command()
 def demo(
     local: Annotated[
-        bool, typer.Option("--local", help="Run without a backend (the only mode).")
+        bool, typer.Option("--local", help="Run without a backend: the SDK alone.")
     ] = False,
 ) -> None:
     """Three users of a $49 plan over a simulated month, first without limits, then with them."""
-    del local  # accepted for scripts that pass it; there is no other mode yet
     try:
         from paygent.cli import demo as command
     except ModuleNotFoundError as error:  # the CLI extra is installed, the SDKs are not
@@ -58,7 +57,7 @@ def demo(
         raise typer.Exit(2) from None
 
     def run() -> int:
-        command.main()
+        command.main(local=local)
         return 0
 
     raise typer.Exit(run_command("demo", run))

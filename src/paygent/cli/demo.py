@@ -2,18 +2,21 @@
 
 On a terminal, progress bars show the calls, with warnings and refusals printed above them; in a
 pipe or in CI the output is plain lines without control characters. Every amount is formatted from
-the exact integers of the report; this module computes only their differences.
+the exact integers of the report; this module computes only their differences. The server, the
+provider and their files end with the command, also at Ctrl-C, SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from typing import NoReturn
 
 from rich import box
 from rich.console import Console
@@ -23,6 +26,7 @@ from rich.table import Table
 from paygent import GuardResult, PlanConfig
 from paygent.cli.console import make_console
 from paygent.cli.demo_story import story
+from paygent.cli.demo_story.backend import Backend
 from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
@@ -31,29 +35,66 @@ from paygent.core.report import Margin
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 
 
-def main() -> None:
-    """Run the scenario twice, without and with limits, and compare."""
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # by default they end it without any clean-up
+
+
+def main(*, local: bool = False) -> None:
+    """Run the scenario twice, without and with limits, and compare.
+
+    Args:
+        local: Whether the SDK works alone; otherwise it is connected to a server.
+
+    Raises:
+        CommandError: if the server does not start, or lacks events.
+    """
     console = make_console(sys.stdout, os.environ)
     # A complete month, so that the simulated clock is never ahead of the real one.
     month = story.last_full_month(time.time_ns() // 1_000)
-    _introduce(console, month)
-    _print(console, "\n[bold]1. Without limits[/]")
-    before = _run(console, story.WITHOUT_LIMITS, month)
-    _print(
-        console,
-        f"\n[bold]2. The same month, {story.CAPPED_MODEL} limited to "
-        f"{story.CAP_TOKENS:,} tokens per user[/]",
-    )
-    after = _run(console, story.WITH_LIMITS, month)
-    _compare(console, before, after)
-    _print(console, _NEXT)
+    with ExitStack() as stack:
+        stack.enter_context(_ended_by_signals())
+        backend = None if local else stack.enter_context(Backend(os.environ))
+        _introduce(console, month, backend)
+        _print(console, "\n[bold]1. Without limits[/]")
+        before = _run(console, story.WITHOUT_LIMITS, month, backend)
+        _print(
+            console,
+            f"\n[bold]2. The same month, {story.CAPPED_MODEL} limited to "
+            f"{story.CAP_TOKENS:,} tokens per user[/]",
+        )
+        after = _run(console, story.WITH_LIMITS, month, backend)
+        _compare(console, before, after)
+    _print(console, _NEXT_LOCAL if local else _NEXT)
 
 
-_NEXT = """
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End by an exception at a signal that would end the process without any clean-up."""
+    # One that is ignored stays so, such as SIGHUP below `nohup`.
+    defaults = [sign for sign in _ENDING_SIGNALS if signal.getsignal(sign) is signal.SIG_DFL]
+    for sign in defaults:
+        signal.signal(sign, _end)
+    try:
+        yield
+    finally:
+        for sign in defaults:
+            signal.signal(sign, signal.SIG_DFL)
+
+
+def _end(sign: int, _frame: object) -> NoReturn:
+    sys.exit(128 + sign)  # as a shell reports it
+
+
+_NEXT_LOCAL = """
 [bold]Next, in your own application:[/]
   1. Install it: run pip install . in your clone of Paygent, with the application's Python.
   2. Call Paygent.init() once, and make a user's calls in: with paygent_context(user_id="user_123"):
   3. Read on in docs/guide/quickstart.md, and check the result with: paygent doctor"""
+
+_NEXT = (
+    _NEXT_LOCAL
+    + """
+  4. Share plans and usage between hosts: run paygent serve, and export the variables it prints."""
+)
 
 
 class ConsoleWatch:
@@ -124,7 +165,7 @@ class ConsoleWatch:
             )
 
 
-def _introduce(console: Console, month: Window) -> None:
+def _introduce(console: Console, month: Window, backend: Backend | None) -> None:
     price = _usd(console, story.WITHOUT_LIMITS.price_nano or 0)
     _print(
         console,
@@ -136,22 +177,35 @@ def _introduce(console: Console, month: Window) -> None:
         "The openai and anthropic SDKs are real; the provider is a fake on this machine, "
         "and nothing is billed.",
     )
+    if backend is not None:
+        _print(
+            console,
+            f"A backend at {backend.url} (paygent serve, SQLite) has the plans and keeps the "
+            "usage.",
+        )
 
 
-def _run(console: Console, plan: PlanConfig, month: Window) -> story.Outcome:
+def _run(
+    console: Console, plan: PlanConfig, month: Window, backend: Backend | None
+) -> story.Outcome:
     """Run the scenario on a plan and print its outcome."""
     watch = ConsoleWatch(console, story.USERS)
+    # A product for each run: the spend of the first must not count in the second.
+    tenant = None if backend is None else backend.new_tenant("demo")
     with ProviderProcess() as provider:
         with watch.shown():
-            outcome = story.run(plan, story.USERS, provider, month, watch)
+            outcome = story.run(plan, story.USERS, provider, month, watch, tenant)
         # The provider's own count, so that Paygent's figures are checked by a second source.
         requests = provider.requests()
+    if backend is not None:
+        _print(console, "  Read back from the backend (GET /users/{id}/usage):\n")
     console.print(outcome_table(console, outcome))
+    metered = "Paygent metered" if backend is None else "the backend has"
     _print(
         console,
         f"\n  The provider saw {sum(requests.values()):,} requests, "
         f"{requests.get(story.CAPPED_MODEL, 0):,} of them for {story.CAPPED_MODEL}; "
-        f"Paygent metered {outcome.calls:,} calls.",
+        f"{metered} {outcome.calls:,} calls.",
     )
     if outcome.refused:
         _print(

@@ -25,15 +25,21 @@ from paygent.store.sqlite import SqliteStore
 def demo_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record runs of the demo instead of running it."""
     runs: list[str] = []
-    monkeypatch.setattr(demo, "main", lambda: runs.append("demo"))
+    monkeypatch.setattr(
+        demo, "main", lambda *, local: runs.append("local" if local else "connected")
+    )
     return runs
 
 
-@pytest.mark.parametrize("arguments", [["demo"], ["demo", "--local"]])
-def test_demo__with_or_without_its_mode__runs(demo_runs: list[str], arguments: list[str]) -> None:
-    """The demo runs by name, and `--local` selects the only mode."""
+@pytest.mark.parametrize(
+    ("arguments", "mode"), [(["demo"], "connected"), (["demo", "--local"], "local")]
+)
+def test_demo__with_or_without_its_mode__runs(
+    demo_runs: list[str], arguments: list[str], mode: str
+) -> None:
+    """The demo is connected to a backend, unless `--local` is given."""
     result = CliRunner().invoke(app, arguments)
-    assert (result.exit_code, demo_runs) == (0, ["demo"])
+    assert (result.exit_code, demo_runs) == (0, [mode])
 
 
 @pytest.mark.parametrize(
@@ -241,7 +247,7 @@ def test_app__a_file_that_the_system_refuses__is_named(
 ) -> None:
     """An error of the system is no traceback, in any command."""
 
-    def failing(*arguments: object) -> None:
+    def failing(**arguments: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "/data/x")
 
     monkeypatch.setattr(demo, "main", failing)

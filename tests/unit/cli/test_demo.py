@@ -1,14 +1,22 @@
-"""The demo's output: styled on an interactive terminal, plain lines everywhere else."""
+"""The demo's output, styled on an interactive terminal and plain lines everywhere else; what it
+needs, and how signals end it.
+"""
 
 from __future__ import annotations
 
 import io
+import os
+import signal
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from paygent import GuardResult
+from paygent.cli.app import app
 from paygent.cli.console import is_interactive, make_console
-from paygent.cli.demo import ConsoleWatch, outcome_table
+from paygent.cli.demo import ConsoleWatch, _ended_by_signals, outcome_table
+from paygent.cli.demo_story import backend
 from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
 from paygent.core.period import to_datetime
 from paygent.core.report import Margin, UsageRow
@@ -96,3 +104,38 @@ def test_outcome_table__a_loss__keeps_its_sign_in_any_encoding(
     console.print(outcome_table(console, _LOSS))
     assert margin in stream.getvalue()
     assert "$140.00" in stream.getvalue()
+
+
+def test_demo__without_the_extra_of_the_server__names_the_remedy_and_the_other_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence and status 2; nothing is started."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(backend, "_LIBRARIES", ("typer", "not_installed_here"))
+    result = CliRunner().invoke(app, ["demo"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        "paygent demo: not_installed_here is missing, which the backend needs: run pip install "
+        "'.[demo]' in your clone of Paygent, or the demo without a backend: paygent demo --local\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ended_by_signals__sigterm__unwinds_and_the_handler_is_set_back() -> None:
+    """What has been started is stopped, and the status is the one that a shell reports."""
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with pytest.raises(SystemExit) as raised, _ended_by_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert raised.value.code == 128 + signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ended_by_signals__a_signal_that_is_ignored__stays_so() -> None:
+    """The demo below `nohup` goes on when the terminal is closed."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _ended_by_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, previous)

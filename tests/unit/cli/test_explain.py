@@ -319,7 +319,7 @@ def test_explain__a_store_whose_process_died__is_read_with_its_log(
 def test_explain__an_event_of_a_backends_product__is_found_with_the_applications_settings(
     db_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With `PAYGENT_API_KEY` the local store keeps figures under a hash of the key."""
+    """With `PAYGENT_API_KEY` the local store keeps figures while the backend is away."""
     monkeypatch.setenv("PAYGENT_API_KEY", "pg_live_secret")
     with pytest.warns(UserWarning, match="cannot be reached"):
         pg = Paygent.init(db_path=db_path, base_url="http://127.0.0.1:9")

@@ -2,9 +2,9 @@
 
 The calls are those of a real application: real provider SDKs, one thread and one client per user,
 each inside its `paygent_context`. Only the clock and the provider are simulated; the provider
-returns the usage requested in the header `x-fake-usage`. Every figure of an `Outcome` comes from
-Paygent's report or from the provider's own count. Nothing here prints, reads the environment or
-writes outside a temporary folder.
+returns the usage requested in the header `x-fake-usage`. Every figure of an `Outcome` is read back
+from the backend, or without one from Paygent's report. Nothing here prints, reads the environment
+or writes outside a temporary folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import ContextVar
@@ -31,10 +32,12 @@ from paygent import (
     PlanConfig,
     paygent_context,
 )
+from paygent.cli.demo_story.backend import Tenant
 from paygent.cli.demo_story.provider import ProviderProcess
+from paygent.cli.options import CommandError
 from paygent.client.runtime.settings import Settings
 from paygent.core.period import Window, calendar_month, to_datetime
-from paygent.core.report import Margin, margins
+from paygent.core.report import Margin, UsageRow, margins
 from paygent.testing import FakeProvider, Tokens
 
 Provider = ProviderProcess | FakeProvider  # the target of the calls; tests use one in the process
@@ -48,6 +51,8 @@ WITH_LIMITS = PlanConfig(price=49, model_limits={CAPPED_MODEL: ModelLimitConfig(
 
 _ANSWER_TOKENS_MAX = 10_000  # required by Anthropic; above every answer of the scenario
 _REQUEST_WAIT_S = 30.0  # loopback takes a millisecond; any longer means the provider has died
+_POLL_S = 0.05
+_PLAN_WAIT_S = 30.0  # a backend on this machine answers in milliseconds
 _REFRESH_S = 86_400.0  # a simulated day: calls are hours apart, and no plan changes in between
 
 
@@ -187,31 +192,94 @@ class Clock:
 
 
 def run(
-    plan: PlanConfig, users: Sequence[DemoUser], provider: Provider, month: Window, watch: Watch
+    plan: PlanConfig,
+    users: Sequence[DemoUser],
+    provider: Provider,
+    month: Window,
+    watch: Watch,
+    tenant: Tenant | None = None,
 ) -> Outcome:
-    """Run a month of all users on a plan, with a temporary store; return Paygent's figures.
+    """Run a month of all users on a plan; return the figures of the backend, or Paygent's own.
 
     Each user is on its own thread, with calls spread evenly over the month. The first exception
     that a call raises is raised, and the other users stop.
+
+    Args:
+        plan: The plan of all users.
+        users: The users.
+        provider: Answers their calls.
+        month: The simulated month.
+        watch: Observes the run.
+        tenant: A new product on a backend; None keeps everything in a temporary store.
+
+    Raises:
+        CommandError: if an event did not reach the backend.
     """
     clock = Clock(month.start_us)
     with TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True) as folder:
-        # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
-        db_path = os.path.join(folder, "local.db")
-        settings = Settings(db_path=db_path, refresh_interval_s=_REFRESH_S, default_plan=PLAN_NAME)
-        pg = Paygent.launch(settings, now_us=clock)
+        pg = _launch(os.path.join(folder, "local.db"), clock, plan, users, tenant)
         try:
-            pg.configure_plan(PLAN_NAME, plan)
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
             refused = _run_users(users, provider, month, clock, watch)
-            start, end = to_datetime(month.start_us), to_datetime(month.end_us)
-            rows = pg.report(("user", "model"), start=start, end=end)
+            rows = _read_usage(pg, users, month, tenant)
         finally:
             pg.shutdown()
     by_user = margins(rows, price_nano=plan.price_nano or 0)
     order = {user.user_id: position for position, user in enumerate(users)}
     return Outcome(tuple(sorted(by_user, key=lambda margin: order[margin.user_id])), refused)
+
+
+def _launch(
+    db_path: str, clock: Clock, plan: PlanConfig, users: Sequence[DemoUser], tenant: Tenant | None
+) -> Paygent:
+    """Start Paygent with the plan for all users; on a backend it is configured there before."""
+    # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
+    if tenant is None:
+        settings = Settings(db_path=db_path, refresh_interval_s=_REFRESH_S, default_plan=PLAN_NAME)
+        pg = Paygent.launch(settings, now_us=clock)
+        pg.configure_plan(PLAN_NAME, plan)
+        return pg
+    tenant.configure(PLAN_NAME, plan, [user.user_id for user in users])
+    settings = Settings(
+        api_key=tenant.sdk_key,
+        base_url=tenant.url,
+        db_path=db_path,
+        refresh_interval_s=_REFRESH_S,
+    )
+    pg = Paygent.launch(settings, now_us=clock)
+    try:
+        _wait_for_plans(pg, users)
+    except BaseException:
+        pg.shutdown()
+        raise
+    return pg
+
+
+def _wait_for_plans(pg: Paygent, users: Sequence[DemoUser]) -> None:
+    """Read every user's plan. A first call waits a quarter of a second for it and then goes on
+    without limits, which on a busy machine would change the figures.
+    """
+    deadline_s = time.monotonic() + _PLAN_WAIT_S
+    for user in users:
+        while pg.refresh_user(user.user_id).plan != PLAN_NAME:
+            if time.monotonic() > deadline_s:
+                raise CommandError(f"the backend at {pg.base_url} does not answer")
+            time.sleep(_POLL_S)  # an address where nothing listens answers at once
+
+
+def _read_usage(
+    pg: Paygent, users: Sequence[DemoUser], month: Window, tenant: Tenant | None
+) -> Sequence[UsageRow]:
+    """Return the usage of the month by user and model, from where it is kept."""
+    start, end = to_datetime(month.start_us), to_datetime(month.end_us)
+    if tenant is None:
+        return pg.report(("user", "model"), start=start, end=end)
+    pg.flush()
+    if pg.pending_events:
+        raise CommandError(f"{pg.pending_events} events did not reach the backend at {tenant.url}")
+    days = f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}"
+    return [row for user in users for row in tenant.usage(user.user_id, *days)]
 
 
 def _run_users(
