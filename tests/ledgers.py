@@ -11,6 +11,9 @@ from paygent.ledger.port import LedgerUnavailable
 class AwayLedger:
     """A ledger that nobody reaches."""
 
+    keeps_plans = False
+    heartbeat_s: float | None = None
+
     def __getattr__(self, verb: str) -> Callable[..., Any]:
         def absent(*args: Any, **kwargs: Any) -> Any:
             raise LedgerUnavailable(verb)

@@ -52,10 +52,10 @@ class PaygentWarning(UserWarning):
 
 
 class PaygentBackendUnreachable(PaygentWarning):
-    """The backend was unreachable at `init`; calls proceed and are metered locally.
-    Raised with `strict_backend`, otherwise a warning."""
+    """The backend was unreachable at `init`; calls proceed, and events wait on this
+    machine until it accepts them. Raised with `strict_backend`, otherwise a warning."""
 
 
 class PaygentAuthInvalid(PaygentWarning):
-    """The backend rejected the API key at `init`; calls proceed and are metered locally.
-    Raised with `strict_backend`, otherwise a warning."""
+    """The backend rejected the API key at `init`; calls proceed, and events wait on this
+    machine until it accepts them. Raised with `strict_backend`, otherwise a warning."""

@@ -6,6 +6,7 @@ types, messages, pages and commands are tested beside those.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,104 @@ ANSWER = {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens"
 def call(pg: Paygent, user_id: str = "ann", model: str = "gpt-4o") -> Any:
     """Make one call of 120 tokens."""
     return pg.wrap(lambda: ANSWER, user_id, model)
+
+
+# -- row 1: a backend that takes nothing
+
+
+class HealthyServer(ThreadingHTTPServer):
+    """A server on loopback that answers `/health` and takes nothing.
+
+    Attributes:
+        is_open_to_all: Whether every other path has the same answer; otherwise it has 404.
+        health: The answer.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, health: dict[str, Any], *, is_open_to_all: bool) -> None:
+        self.health, self.is_open_to_all = health, is_open_to_all
+        super().__init__(("127.0.0.1", 0), HealthyHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+    def __enter__(self) -> HealthyServer:
+        threading.Thread(target=self.serve_forever, args=(0.02,)).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class HealthyHandler(BaseHTTPRequestHandler):
+    """Answers the requests of a `HealthyServer`."""
+
+    server: HealthyServer
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        is_found = self.server.is_open_to_all or self.path.endswith("/health")
+        body = json.dumps(self.server.health if is_found else {"detail": "Not Found"}).encode()
+        self.send_response(200 if is_found else 404)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """Answer like to a GET."""
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+HEALTHY_BACKENDS = pytest.mark.parametrize(
+    ("health", "is_open_to_all"),
+    [
+        ({"status": "ok"}, True),
+        ({"status": "ok"}, False),
+        ({"status": "ok", "capabilities": ["sync"]}, True),
+        ({"status": "ok", "capabilities": ["sync"]}, False),
+    ],
+    ids=["200 to all", "404", "sync and 200 to all", "sync and 404"],
+)
+
+
+@HEALTHY_BACKENDS
+def test_row_1__a_backend_that_takes_nothing__keeps_every_event_and_is_not_connected(
+    init: Init, caplog: pytest.LogCaptureFixture, health: dict[str, Any], is_open_to_all: bool
+) -> None:
+    """An answer to `/health` delivers nothing: what it did not take is pending, and is logged."""
+    with HealthyServer(health, is_open_to_all=is_open_to_all) as server:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            pg = init(api_key="pg_live_x", base_url=server.url)
+        for _ in range(3):
+            call(pg)
+        flushed = pg.flush()
+        stats = pg.queue_stats
+        assert (flushed, stats["total_flushed"], stats["pending"]) == (0, 0, 3)
+        assert stats["total_dropped"] == 0
+        assert (pg.is_connected, pg.health()["mode"]) == (False, "offline")
+        logged = "".join([*map(str, (each.message for each in warned)), *caplog.messages])
+        assert "events wait" in logged
+        pg.shutdown(timeout=0.5)
+
+
+@HEALTHY_BACKENDS
+def test_row_1__a_backend_that_has_taken_nothing_yet__is_not_called_connected(
+    init: Init, health: dict[str, Any], is_open_to_all: bool
+) -> None:
+    """Right after `init`, too, before the first event has failed to arrive."""
+    with HealthyServer(health, is_open_to_all=is_open_to_all) as server:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pg = init(api_key="pg_live_x", base_url=server.url)
+        assert (pg.is_connected, pg.queue_stats["total_flushed"]) == (False, 0)
+        assert pg.health()["mode"] != "connected"
 
 
 # -- row 2: a process without `init`
@@ -548,9 +648,9 @@ def test_row_22__with_an_api_key__no_property_says_local(
 ) -> None:
     """`health()` and `is_local_mode` agree."""
     assert init().health()["mode"] == "local"
-    with pytest.warns(PaygentBackendUnreachable, match="cannot be reached.*are metered locally"):
+    with pytest.warns(PaygentBackendUnreachable, match="cannot be reached.*events wait"):
         pg = init(api_key="pg_live_x", base_url="http://127.0.0.1:9")
-    assert (pg.health()["mode"], pg.is_local_mode, pg.is_connected) == ("backend", False, False)
+    assert (pg.health()["mode"], pg.is_local_mode, pg.is_connected) == ("offline", False, False)
 
 
 def test_row_22__strict_backend__does_not_say_that_calls_are_metered(init: Init) -> None:

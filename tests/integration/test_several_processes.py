@@ -41,9 +41,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     sessions: list[str | None] = []
     ask = Worker.ask
 
-    def noted(worker: Worker, user: User, session_id: str | None) -> Future[bool]:
+    def noted(worker: Worker, user: User, session_id: str | None, wait_s: float) -> Future[bool]:
         sessions.append(session_id)
-        return ask(worker, user, session_id)
+        return ask(worker, user, session_id, wait_s)
 
     monkeypatch.setattr(Worker, "ask", noted)
     return sessions

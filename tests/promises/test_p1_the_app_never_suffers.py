@@ -294,13 +294,13 @@ def test_p1__a_sync_call_on_a_loops_thread__does_not_wait_for_the_ledger(
     from paygent.client.journal.refresh import UserRefresh
 
     answered = threading.Event()
-    original = UserRefresh._answer
+    original = UserRefresh._ask_ledger
 
-    def late(self: UserRefresh, *args: Any) -> bool:
+    def late(self: UserRefresh, asks: Any) -> Any:
         answered.wait(5)
-        return original(self, *args)
+        return original(self, asks)
 
-    monkeypatch.setattr(UserRefresh, "_answer", late)
+    monkeypatch.setattr(UserRefresh, "_ask_ledger", late)
     init()
 
     async def handler() -> str:

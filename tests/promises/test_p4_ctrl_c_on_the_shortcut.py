@@ -19,6 +19,7 @@ from tests.promises.interruptions import interrupted_at_signal
 from paygent import Limit, Paygent, PlanConfig, paygent_context
 from paygent.client.journal.codec import decode
 from paygent.client.journal.journal import Journal
+from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import Lanes, MemorySegment, parse
 from paygent.client.metering.meter import Meter
 from paygent.core.event import Event
@@ -98,7 +99,10 @@ class JournalReader:
         data = segment.path.read_bytes()[self._done : end]
         records, done = parse(data, self._lanes, at_end=True)
         self._done += done
-        return {event.event_id: event for event in decode(records, of_dead=True).events}
+        return {
+            event.event_id: event
+            for event in decode(records, unfinished=unfinished(records)).events
+        }
 
 
 def amounts(events: dict[str, Event]) -> dict[str, tuple[int, int, int]]:

@@ -165,10 +165,10 @@ class Ledger(LocalLedger):
         self._note(batch.questions)
         return super().settle(batch)
 
-    def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
+    def state(self, batch: Batch) -> Answer:
         """Answer questions, and note them."""
-        self._note(questions)
-        return super().state(questions, at_us)
+        self._note(batch.questions)
+        return super().state(batch)
 
     def close(self) -> None:
         """Leave the store open for other products."""
@@ -234,12 +234,12 @@ class System:
         worker._enabled = False  # no thread: deliveries are operations, and questions wait for none
         assert worker._make_ready()
 
-        def ask(user: User, session_id: str | None) -> Future[bool]:
-            answer: Future[bool] = Future()
-            answer.set_result(worker._refresh._answer(user, session_id))
+        def ask(user: User, session_id: str | None, wait_s: float = 60.0) -> Future[bool]:
+            answer: Future[bool] = worker._refresh.ask(user, session_id, wait_s)
+            worker._refresh._answer_asks([worker._refresh._jobs.get()])
             return answer
 
-        worker.ask = ask
+        worker.ask = worker.refresh_soon = ask
 
     def _take_gear_out(self) -> None:
         """Leave the exact gate alone, and the price list."""

@@ -23,6 +23,7 @@ from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
 from paygent.core.pricing import PARTS_PER_NANO, PARTS_PER_USD
 from paygent.prices.model_names import plain
+from paygent.store.outage import namespace_of
 from paygent.store.sqlite import SqliteStore
 
 _DOLLAR_PLACES = 18  # decimals of an unrounded amount
@@ -53,13 +54,17 @@ def run(event_id: str, db: str | None, product: str | None, environ: Mapping[str
     """Print the explanation of an event; return the exit status."""
     place = read_place(db, product, environ)
     with opened(place) as store:
-        booked = store.event(place.product, event_id)
+        product = place.product
+        booked = store.event(product, event_id)
+        if booked is None and (kept := namespace_of(store, product)) is not None:
+            product, booked = kept, store.event(kept, event_id)  # a backend does not have it yet
         if booked is None:
             raise CommandError(
                 f"no such event: {event_id!r} in product {place.product!r} of {place.db_path} "
-                "(a running application delivers within a second; --product and --db select others)"
+                "(a running application delivers within a second; --product and --db select others;"
+                " what a backend has is not kept here)"
             )
-        limits = list(_limits(store, place.product, booked.event))
+        limits = list(_limits(store, product, booked.event))
     is_right, lines = _arithmetic(booked)  # before any output, in case it raises
     console = open_console(environ)
     for part in (*_head(booked.event), *lines, *_corrected(booked)):

@@ -6,6 +6,7 @@ kept.
 
 from __future__ import annotations
 
+import json
 import threading
 
 from paygent.core.notices import Notice
@@ -60,7 +61,11 @@ class Probe:
 
     def _ask(self) -> PaygentWarning | None:
         try:
-            self.is_welcome = accepts_key(HttpTransport(self._url, self._key), PROBE_WAIT_S)
+            transport = HttpTransport(self._url, self._key)
+            try:
+                self.is_welcome = accepts_key(transport, PROBE_WAIT_S)
+            finally:
+                transport.close()
         except TransportError as error:
             self.is_reachable = False
             return PaygentBackendUnreachable(f"{self._url} cannot be reached ({error})")
@@ -83,4 +88,18 @@ def accepts_key(transport: Transport, timeout_s: float) -> bool:
         raise TransportError(f"status {health.status}")
     # `/health` may be public; this route needs the key.
     products = transport.request("GET", "/api/v1/products", timeout_s=timeout_s)
-    return products.status not in _REFUSED
+    if products.status in _REFUSED:
+        return False
+    # Something else may answer 200 to everything.
+    if products.status != 200 or not _lists_products(products.body):
+        raise TransportError(f"no list of products, status {products.status}")
+    return True
+
+
+def _lists_products(body: bytes) -> bool:
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    products = given.get("products") if isinstance(given, dict) else given
+    return isinstance(products, list)

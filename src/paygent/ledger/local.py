@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paygent.core.messages import Answer, Batch, BookedEvent, Question
+from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import UsageRow
 from paygent.ledger.port import LedgerBusy, LedgerUnavailable
 from paygent.store.port import Store, StoreBusy, StoreUnavailable
@@ -17,6 +17,9 @@ from paygent.store.port import Store, StoreBusy, StoreUnavailable
 
 class LocalLedger:
     """Adapter of `Ledger` over two connections to one store."""
+
+    keeps_plans = False
+    heartbeat_s: float | None = None
 
     def __init__(self, product: str, writer: Store, reader: Store) -> None:
         """Take over the stores; for one in memory, `reader` is `writer` itself."""
@@ -28,30 +31,36 @@ class LocalLedger:
 
     def open(self) -> None:
         """Migrate the store; see `Ledger.open`."""
-        with _as_unavailable():
+        with as_unavailable():
             # The reader opens at its first use, when the schema is migrated.
             self._writer.open()
 
     def settle(self, batch: Batch) -> Answer:
         """Book a batch; see `Ledger.settle`."""
-        with _as_unavailable():
+        with as_unavailable():
             return self._writer.ingest(self._product, batch)
 
-    def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
+    def state(self, batch: Batch) -> Answer:
         """Answer questions; see `Ledger.state`."""
-        with _as_unavailable():
-            return self._reader.read(self._product, questions, at_us)
+        with as_unavailable():
+            return self._reader.read(
+                self._product,
+                batch.questions,
+                batch.at_us,
+                holder=batch.holder,
+                news_since_us=batch.news_since_us,
+            )
 
     def report(
         self, start_us: int, end_us: int, tag_key: str | None = None
     ) -> tuple[UsageRow, ...]:
         """Return usage by user, model and tag; see `Ledger.report`."""
-        with _as_unavailable():
+        with as_unavailable():
             return self._reader.usage(self._product, start_us, end_us, tag_key)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event with corrections and prices; see `Ledger.event`."""
-        with _as_unavailable():
+        with as_unavailable():
             return self._reader.event(self._product, event_id)
 
     def close(self) -> None:
@@ -76,7 +85,8 @@ class LocalLedger:
 
 
 @contextmanager
-def _as_unavailable() -> Iterator[None]:
+def as_unavailable() -> Iterator[None]:
+    """Raise what a store raises as the port's exceptions."""
     try:
         yield
     except StoreBusy as error:

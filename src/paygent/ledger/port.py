@@ -10,9 +10,13 @@ Contract, for every adapter:
 - **Ordered.** Records of one batch apply in their order. Batches of one process arrive in order;
   those of different processes interleave freely, since an account is a sum.
 - **Fresh.** `state` and what `settle` returns reflect every batch settled before.
-- **Failing.** `open`, `settle`, `state`, `report` and `event` raise `LedgerUnavailable`: "not now";
-  nothing was lost or half done. An adapter waits for a lock or a response no longer than its own
-  short time-out. Any other exception is a rejection; nothing is half done either.
+- **Numbered.** A batch that bears its holder's name and a number may be sent again after no answer.
+  `booked_through` of every answer for that holder is the number of the last batch that its figures
+  include, so that a reading shows what became of a batch in doubt.
+- **Failing.** Every verb that asks or books may raise `LedgerUnavailable`: "not now"; the request
+  may be sent again (`LedgerUnauthorised`: once the key is accepted). An adapter waits for a lock or
+  a response no longer than its own short time-out. `LedgerRefused`, like any other exception, is
+  about the content: nothing was booked, and the same batch fails again.
 - **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
   adapter is safe for that.
 """
@@ -21,12 +25,28 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from paygent.core.messages import Answer, Batch, BookedEvent, Question
+from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import UsageRow
 
 
 class LedgerUnavailable(Exception):
-    """The ledger is unavailable (locked, unreachable, full); the same request may succeed later."""
+    """The ledger is unavailable (locked, unreachable, full); the same request may succeed later.
+
+    Attributes:
+        retry_after_s: When it asks to be tried again, in seconds from now; None if it does not say.
+    """
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class LedgerUnauthorised(LedgerUnavailable):
+    """The backend rejects the API key; requests are kept until it accepts one."""
+
+
+class LedgerRefused(Exception):
+    """The ledger refuses the content of a batch, and would do so again."""
 
 
 class LedgerBusy(LedgerUnavailable):
@@ -34,7 +54,17 @@ class LedgerBusy(LedgerUnavailable):
 
 
 class Ledger(Protocol):
-    """The ledger as the client uses it; see the module's contract."""
+    """The ledger as the client uses it; see the module's contract.
+
+    Attributes:
+        keeps_plans: Whether plans and assignments are the ledger's own: those that a process makes
+            are not sent to it.
+        heartbeat_s: Longest pause between two batches, so that news arrives while nothing is
+            called; None needs none.
+    """
+
+    keeps_plans: bool
+    heartbeat_s: float | None
 
     def open(self) -> None:
         """Make the ledger ready (migrate a store); idempotent."""
@@ -42,8 +72,8 @@ class Ledger(Protocol):
     def settle(self, batch: Batch) -> Answer:
         """Book a batch and answer its questions, in one transaction."""
 
-    def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
-        """Answer questions without booking anything."""
+    def state(self, batch: Batch) -> Answer:
+        """Answer the questions of a batch without booking anything; it has nothing else."""
 
     def report(
         self, start_us: int, end_us: int, tag_key: str | None = None

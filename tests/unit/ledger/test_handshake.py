@@ -46,7 +46,7 @@ class Backend:
                 """Send the configured response."""
                 backend.paths.append(self.path)
                 time.sleep(backend.delays.get(self.path, 0.0))
-                body = json.dumps({"status": "ok"}).encode()
+                body = json.dumps({"status": "ok", "products": []}).encode()
                 try:
                     self.send_response(backend.statuses.get(self.path, 200))
                     self.send_header("content-length", str(len(body)))
@@ -98,12 +98,12 @@ class Script(HttpTransport):
         answer = self._answers.pop(0)
         if isinstance(answer, TransportError):
             raise answer
-        return HttpResponse(answer, b"")
+        return HttpResponse(answer, b'{"products": []}')
 
 
 @pytest.mark.parametrize(
     ("answers", "expected"),
-    [((200, 200), True), ((200, 404), True), ((200, 401), False), ((200, 403), False),
+    [((200, 200), True), ((200, 401), False), ((200, 403), False),
      ((401,), False), ((403,), False)],
 )  # fmt: skip
 def test_accepts_key__health_and_products__decide_whether_the_key_is_accepted(
@@ -113,7 +113,7 @@ def test_accepts_key__health_and_products__decide_whether_the_key_is_accepted(
     assert accepts_key(Script(*answers), 1.0) is expected
 
 
-@pytest.mark.parametrize("answers", [(500,), (302,), (200, TransportError("cut"))])
+@pytest.mark.parametrize("answers", [(500,), (302,), (200, 404), (200, TransportError("cut"))])
 def test_accepts_key__not_a_backend__is_a_transport_error(answers: Any) -> None:
     """An error page or a broken exchange is not a Paygent backend."""
     with pytest.raises(TransportError):
@@ -148,7 +148,7 @@ def test_init__a_backend_that_fails__warns_that_calls_are_local(
 ) -> None:
     """A server that fails with 500 counts as unreachable."""
     backend.statuses[HEALTH] = 500
-    with pytest.warns(PaygentBackendUnreachable, match=r"\(status 500\); calls are metered"):
+    with pytest.warns(PaygentBackendUnreachable, match=r"\(status 500\); events wait"):
         pg = init(api_key="k", base_url=backend.url)
     assert (pg.backend_reachable, pg.is_connected) == (False, False)
 
@@ -256,3 +256,15 @@ def test_probe__a_bug_of_ours__is_counted_and_no_problem_of_the_app(
     asked = Probe("http://127.0.0.1:9", "k")
     assert asked.run(wants_answer=True) is None
     assert asked.is_reachable is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"status": "ok"}', b'"ok"', b"[" * 100_000])
+def test_accepts_key__200_to_everything__is_no_backend(body: bytes) -> None:
+    """Something else answers at that address: it is not called connected."""
+
+    class Yes(Script):
+        def request(self, *_: Any, **__: Any) -> HttpResponse:
+            return HttpResponse(200, body)
+
+    with pytest.raises(TransportError, match="no list of products"):
+        accepts_key(Yes(), 1.0)

@@ -42,12 +42,14 @@ class Admission:
 
     Attributes:
         uncounted: Users with calls that have ended and are not counted yet, in order.
+        is_offline: Whether the ledger is away for so long that `when_offline` applies.
     """
 
     def __init__(self, *, warn_every_call: bool = False) -> None:
         self._warn_every_call = warn_every_call  # past the line; otherwise once per window
         self._forecasts = ForecastTable()
         self.uncounted: deque[User] = deque()
+        self.is_offline = False
 
     def forecast(
         self, user: User, route: str, resolved: Resolved, *, generates: bool = True
@@ -75,7 +77,7 @@ class Admission:
     def _allot(self, hold: Hold, woken: list[Waiter]) -> bool:
         """Renew an allotment that is used up or withdrawn, if it lets the call in."""
         self._count_ended(hold.lane.user, woken)
-        return allot(hold, warn_every_call=self._warn_every_call)
+        return allot(hold, warn_every_call=self._warn_every_call, is_offline=self.is_offline)
 
     def hold(
         self,
@@ -362,6 +364,7 @@ class Admission:
         """Forget what was learned under locks that the parent's threads may hold."""
         self._forecasts = ForecastTable()
         self.uncounted.clear()
+        self.is_offline = False
 
 
 def read_account(account: Account, holds: list[Hold], hold: Hold | None = None) -> Reading:

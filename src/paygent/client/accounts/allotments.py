@@ -63,16 +63,19 @@ def bound_of(hold: Hold) -> tuple[int, int]:
     return hold.lane.bound.of(hold.weight, hold.max_tokens)
 
 
-def allot(hold: Hold, *, warn_every_call: bool) -> bool:
+def allot(hold: Hold, *, warn_every_call: bool, is_offline: bool) -> bool:
     """Let a call and those that follow it in by an allotment, and open it; False where one of its
     lines is near. Under the user's lock, once everything that has ended is counted.
 
     Args:
         hold: The call, not open yet.
         warn_every_call: Whether a warning is due at each call past the line.
+        is_offline: Whether the ledger is away for so long that `when_offline` applies.
     """
     lane = hold.lane
     user = lane.user
+    if user.paused or (is_offline and user.plan.when_offline != "allow"):
+        return False
     if not (_IS_SAFE and user.known and user.sdk_enabled and lane.is_current()):
         return False
     if hold.at_us >= min(user.period.end_us, lane.valid_until_us):

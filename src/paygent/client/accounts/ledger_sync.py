@@ -4,11 +4,16 @@
 process that the ledger has not acknowledged (`pending`). An acknowledgement moves an event from the
 second to the first and reads the first again in one step under the user's lock, so no call ever
 sees an event twice or not at all.
+
+Batches are numbered. A batch is *in doubt* from the moment it is sent until it is acknowledged: the
+ledger may have booked it although no answer came. Each answer says through which number its figures
+go, and settles that, from whichever thread it comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from paygent.client.accounts import account_lookup
 from paygent.client.accounts.account import Account
@@ -17,10 +22,10 @@ from paygent.client.accounts.user_state import ModelUse, User
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
-from paygent.core.messages import Answer, Question, SessionState, UserLedger
+from paygent.core.messages import Answer, Known, Question, SessionState, UserLedger
 from paygent.core.period import ROLLING_STEPS, rolling_length_us
 from paygent.core.plan import PlanConfig
-from paygent.core.plan_json import plan_from_json
+from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.failopen import attempt
 
 QUESTIONS_MAX = 1_000
@@ -28,21 +33,55 @@ QUESTIONS_MAX = 1_000
 its transaction, for which other writers wait.
 """
 
+SESSIONS_MAX = 256
+"""Sessions of a user that are remembered although their figures are old."""
+
 _STALE_RETRY_US = 1_000_000  # a rolling sum that could not be read is asked for again after this
 _ROLLING_LEAD_US = 2_000_000  # a delivery reads it so much earlier, so that no call waits for that
+
+
+class InDoubt(NamedTuple):
+    """A batch that was sent and is not acknowledged."""
+
+    number: int
+    events: dict[str, list[Event]]  # by user
+
+
+_NO_DOUBT = InDoubt(0, {})
 
 
 class LedgerSync:
     """Asks the ledger about users, and takes over its answers. Thread-safe.
 
     Attributes:
-        deliveries: Acknowledged deliveries so far; an answer from before the last one is stale.
+        booked_through: Number of the last acknowledged batch; figures without it are stale.
+        in_doubt: The batch that is being sent.
+        news_us: The ledger's time up to which it has shown which users have changed.
+        plans_version: The ledger's version of the plans that this process has.
+        is_failing: Whether the ledger did not answer the last time.
+        is_offline: Whether that has lasted for so long that `when_offline` applies.
+        outages: How many of those have ended.
+        answered_us: When the ledger last answered a batch, in microseconds; 0 is never.
     """
 
     def __init__(self, registry: UserRegistry, *, refresh_us: int) -> None:
         self._registry = registry
         self._refresh_us = refresh_us  # age at which a user's figures are read again
-        self.deliveries = 0
+        self.renew_after_fork()
+
+    def renew_after_fork(self) -> None:
+        """Forget the parent's batches; the child is a holder of its own."""
+        self.booked_through = 0
+        self.news_us = 0
+        self.plans_version = ""
+        self.is_failing = self.is_offline = False
+        self.outages = 0
+        self.answered_us = 0
+        self.in_doubt = _NO_DOUBT
+
+    def start_batch(self, number: int, events: Iterable[Event]) -> None:
+        """Note that a batch is being sent; called by the delivery thread alone."""
+        self.in_doubt = InDoubt(number, _by_user(events))
 
     def question(
         self,
@@ -54,7 +93,7 @@ class LedgerSync:
         is_awaited: bool = True,
     ) -> Question:
         """Return the question about a user: every current account of the plan, in the open session
-        and in one more, and the accounts of events.
+        and in one more, and the accounts of events, also of those in doubt.
 
         Args:
             user: The user.
@@ -64,6 +103,7 @@ class LedgerSync:
             is_awaited: Whether a call waits for the answer. Otherwise rolling sums are left out
                 that are up to date, since the ledger adds up their events at each reading.
         """
+        delivered = delivered or self.in_doubt.events.get(user.user_id, ())
         with acquire_soon(user.lock):
             sessions = dict.fromkeys((_open_session_id(user), session_id or ""))
             if len(sessions) > 1:
@@ -78,10 +118,10 @@ class LedgerSync:
                 for key in keys
                 if is_awaited or _is_due(user.accounts.get(key), at_us + _ROLLING_LEAD_US)
             )
-            return Question(user.user_id, accounts, user.period.start_us)
+            return Question(user.user_id, accounts, user.period.start_us, user.version)
 
     def needs_refresh(self, user: User, session_id: str | None, at_us: int) -> bool:
-        """Return whether the ledger should be asked before this user's next call is decided.
+        """Return whether the ledger should be asked about a user who is about to call.
 
         That is so once per user, per session named by the application, per limit that was added,
         and where figures of the user or of the session are older than `refresh_us`, or a rolling
@@ -93,6 +133,14 @@ class LedgerSync:
             return True
         return at_us >= user.stale_us
 
+    def must_wait(self, user: User, session_id: str | None) -> bool:
+        """Return whether the call waits for that: only for what this process has never known, and
+        once for each user while the ledger does not answer.
+        """
+        if self.is_failing and user.has_waited:
+            return False
+        return not self.is_answered(user, session_id)
+
     @staticmethod
     def is_answered(user: User, session_id: str | None) -> bool:
         """Return whether the ledger has answered about every account of a user, and of a session
@@ -101,7 +149,7 @@ class LedgerSync:
         return user.known and (session_id is None or session_id in user.sessions)
 
     def mark_waited(self, user: User, session_id: str | None, at_us: int) -> None:
-        """Note that a call has waited for the ledger, so that the next one does not."""
+        """Note that the ledger was asked for a call, so that the next one need not."""
         with acquire_soon(user.lock):
             user.has_waited = True
             if session_id is not None:
@@ -139,8 +187,9 @@ class LedgerSync:
         that, in one step; called by the delivery thread alone.
         """
         self._apply_plans(answer)
-        with acquire_blocking(self._registry.lock):
-            self.deliveries += 1
+        self._apply_news(answer)
+        # First: an answer without these events that comes meanwhile is stale.
+        self.booked_through = max(self.booked_through, self.in_doubt.number)
         by_user = _by_user(delivered)
         for user_id in {**by_user, **answer.users}:
             user = self._registry.users.get(user_id)
@@ -153,15 +202,56 @@ class LedgerSync:
                     account_lookup.acknowledge(user, event, is_new=event.event_id in answer.counted)
                 if state is not None:
                     self._apply_state(user, state, own, at_us)
+        self._note_unchanged(answer, at_us)
+        self.in_doubt = _NO_DOUBT
+        if not answer.is_provisional:
+            self.answered_us = at_us
         self._registry.emit_warnings()
+
+    def known(self) -> Known | None:
+        """Return what this process has from the ledger; None if it has never answered."""
+        if not self.answered_us:
+            return None
+        registry = self._registry
+        users = []
+        for user in list(registry.users.values()):
+            if user.known:
+                with acquire_blocking(user.lock):
+                    users.append(_state_of(user))
+        plans = {
+            name: (version, plan_to_json(registry.plans[name]))
+            for name, version in list(registry.plan_versions.items())
+            if name in registry.plans
+        }
+        return Known(users, plans, registry.default_plan, self.answered_us)
 
     def pending_events(self) -> list[Event]:
         """Return the events that the ledger has not acknowledged."""
         users = list(self._registry.users.values())
         return [event for user in users for event in list(user.pending.values())]
 
+    def _apply_news(self, answer: Answer) -> None:
+        """Have users with a new plan or switch read again."""
+        self.news_us = answer.news_until_us or self.news_us
+        for user_id in answer.changed:
+            user = self._registry.users.get(user_id)
+            if user is not None:
+                user.is_active = True
+
+    def _note_unchanged(self, answer: Answer, at_us: int) -> None:
+        """Note that the figures of users have been read and are the same."""
+        for user_id in answer.unchanged:
+            user = self._registry.users.get(user_id)
+            if user is not None and user.known:
+                user.read_us = at_us
+                user.stale_us = max(user.stale_us, at_us + _STALE_RETRY_US)
+
     def _apply_plans(self, answer: Answer) -> None:
         registry = self._registry
+        if answer.plans_version:
+            if answer.plans_version == self.plans_version:
+                return  # they were left out
+            self.plans_version = answer.plans_version
         for name, (version, document) in answer.plans.items():
             # A plan that this process is changing stays as it is until the ledger has it.
             if registry.plan_versions.get(name) != version and not registry.is_changing(
@@ -173,27 +263,39 @@ class LedgerSync:
         # After the plans, or users would be on one that is not there yet.
         registry.follow_default_plan(answer.default_plan)
 
-    def apply_answer(self, answer: Answer, at_us: int, *, as_of: int | None = None) -> bool:
+    def apply_answer(self, answer: Answer, at_us: int, *, doubted: int = 0) -> set[str]:
         """Take over plans and the state of users that were asked about.
 
         Args:
             answer, at_us: The ledger's answer, and when it came.
-            as_of: `deliveries` when the question was asked; None accepts the answer as it is.
+            doubted: Number of the batch that was in doubt when the question was made, so that the
+                question names the accounts of its events.
 
         Returns:
-            False if a delivery was acknowledged since, so that the figures may be outdated.
+            The users with figures that were taken over; not those of whom a batch was sent or
+            acknowledged since, so that the figures cannot be used.
         """
         self._apply_plans(answer)
+        self._note_unchanged(answer, at_us)
+        applied = set(answer.unchanged)
         for user_id, state in answer.users.items():
             user = self._registry.users.get(user_id)
             if user is not None:
                 own = _own_plan(state)
                 with acquire_soon(user.lock):
-                    if as_of is not None and as_of != self.deliveries:
-                        return False
+                    if answer.booked_through < max(self.booked_through, user.booked_through):
+                        continue
+                    number, events = self.in_doubt
+                    if number <= answer.booked_through and user_id in events:
+                        if number != doubted:
+                            continue
+                        for event in events[user_id]:  # its figures include them
+                            account_lookup.acknowledge(user, event, is_new=False)
+                        user.booked_through = number
                     self._apply_state(user, state, own, at_us)
+                    applied.add(user_id)
         self._registry.emit_warnings()
-        return True
+        return applied
 
     def _apply_state(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
@@ -223,25 +325,50 @@ class LedgerSync:
             at_us + self._refresh_us, *(user.accounts[key].stale_us for key in needed)
         )
         user.read_us = at_us
+        user.version = state.version if is_known else ""
 
     def _apply_assignment(
         self, user: User, state: UserLedger, own: PlanConfig | None, at_us: int
     ) -> None:
         registry = self._registry
-        if registry.is_changing("user:" + user.user_id):
+        if (user.paused, user.sdk_enabled) != (state.paused, state.sdk_enabled):
+            user.drop_lanes()
+        user.paused, user.paused_reason = state.paused, state.paused_reason
+        user.sdk_enabled = state.sdk_enabled
+        if state.is_unknown or registry.is_changing("user:" + user.user_id):
             return  # this process has just changed it, and the ledger does not know yet
         current = (user.plan_name, user.subscription, user.own)
         new = (state.plan or registry.default_plan, state.subscription, own)
         if user.ended is not None and state.subscription == user.ended:
             new = current  # a subscription that has ended stays ended
         user.assigned = state.plan is not None
-        if user.sdk_enabled != state.sdk_enabled:
-            user.drop_lanes()
-        user.sdk_enabled = state.sdk_enabled
         if new != current:
             user.plan_name, user.subscription, user.own = new
             user.ended = None
             registry.refresh_plan(user, at_us)
+
+
+def _state_of(user: User) -> tuple[Question, UserLedger]:
+    """Return the ledger's figures of a user as this process has them."""
+    question = Question(user.user_id, tuple(user.accounts), user.period.start_us)
+    accounts = user.accounts.items()
+    state = UserLedger(
+        plan=user.plan_name if user.assigned else None,
+        own=None if user.own is None else plan_to_json(user.own),
+        subscription=user.subscription,
+        sdk_enabled=user.sdk_enabled,
+        paused=user.paused,
+        paused_reason=user.paused_reason,
+        open_session=user.open_session,
+        spent={key: account.acknowledged for key, account in accounts},
+        shadow={key: account.shadow_acknowledged for key, account in accounts},
+        period_start_us=user.period.start_us,
+        by_model={
+            model: (use.acknowledged_tokens, use.acknowledged_cost_nano)
+            for model, use in user.models.items()
+        },
+    )
+    return question, state
 
 
 def _apply_session(user: User, theirs: SessionState | None) -> None:
@@ -290,8 +417,8 @@ def _covers(user: User, applied: set[AccountKey], needed: Iterable[AccountKey]) 
 
 
 def _apply_session_ages(user: User, applied: set[AccountKey], at_us: int, refresh_us: int) -> None:
-    """Note which sessions the answer covers; forget those with figures that are too old, so that
-    their next call asks again.
+    """Note which sessions the answer covers. The next call in one with figures that are too old has
+    them read again; of very many, some are forgotten.
     """
     sessions = user.sessions
     for session_id in {key.session_id for key in applied} - {""}:
@@ -299,8 +426,9 @@ def _apply_session_ages(user: User, applied: set[AccountKey], at_us: int, refres
             sessions[session_id] = at_us + refresh_us
     for session_id, stale_us in list(sessions.items()):
         if at_us >= stale_us:
-            del sessions[session_id]
             user.drop_lanes_of(session_id)
+            if len(sessions) > SESSIONS_MAX:
+                del sessions[session_id]
 
 
 def _apply_models(user: User, state: UserLedger) -> None:

@@ -16,13 +16,11 @@ from paygent.client.accounts.wait_queue import take_all, wake
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.limit import LimitKey
+from paygent.core.messages import DEFAULT_PLAN
 from paygent.core.notices import Notice
 from paygent.core.period import Subscription, billing_period
 from paygent.core.plan import PlanConfig, limits_of, without_limits
 from paygent.failopen import diagnostics
-
-DEFAULT_PLAN = "default"
-"""Name of the default plan of a product in which no process has chosen one."""
 
 USERS_MAX = 20_000
 """Users kept in memory; beyond it, idle ones are evicted and read again when they come back."""
@@ -98,6 +96,7 @@ class UserRegistry:
         with acquire_soon(user.lock):
             user.drop_lanes()
             user.known = user.has_waited = False
+            user.version = ""
             user.sessions.clear()
             user.session_id = ""
             user.forecasts.clear()

@@ -302,6 +302,8 @@ class User:
     own: PlanConfig | None = None  # the user's own version of the plan
     assigned: bool = False
     sdk_enabled: bool = True
+    paused: bool = False
+    paused_reason: str | None = None
     subscription: Subscription | None = None
     ended: Subscription | None = None  # a subscription that ended, so that it stays ended
     period: Window = NO_PERIOD
@@ -311,6 +313,8 @@ class User:
     known: bool = False  # whether the ledger has answered about every account
     has_waited: bool = False  # whether a call has waited for that
     is_active: bool = False  # since the last delivery
+    version: str = ""  # the ledger's, of its figures
+    booked_through: int = 0  # the last batch in doubt that they were found to include
     read_us: int = 0  # when the ledger's figures were last applied, in microseconds; 0 is never
     stale_us: int = END_OF_TIME_US  # when they have to be read again
     pending: dict[str, Event] = field(default_factory=dict)  # not acknowledged yet, by id
@@ -346,6 +350,8 @@ class User:
         self.drop_lanes()
         self.sessions.clear()  # their figures went with the accounts
         self.known = self.has_waited = False
+        self.version = ""
+        self.booked_through = 0
         self.accounts = {}
         self.models = {}
         self.call_accounts.clear()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.registry import UserRegistry
@@ -37,10 +38,13 @@ from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger
 from paygent.prices.catalogue import Catalogue
 
+if TYPE_CHECKING:
+    from paygent.ledger.connected import ConnectedLedger
+
 MEMORY = ":memory:"
 """The `db_path` of a store that ends with the process."""
 
-_LOCAL_BATCH_MAX = 1_000  # records of the journal per transaction of a local store
+_BATCH_MAX = 1_000  # records of the journal in one transaction of a store, or one message
 _CHECK_EVERY_S = 2.0  # verifying every patch takes less than half a millisecond
 
 
@@ -51,6 +55,7 @@ class Parts(MeterParts):
     ledger: Ledger
     meter: Meter
     queries: UserQueries
+    connected: ConnectedLedger | None  # None in local mode, and with a ledger of a test's own
     reports: UsageReports
     plans: PlanRegistry
     recorder: EventRecorder
@@ -62,9 +67,13 @@ def compose(
 ) -> Parts:
     """Make the parts; nothing is started, and no file is opened. For the arguments see `launch`."""
     product, path = settings.ledger_product, MEMORY if disabled else settings.db_path
-    # A store in this process has no requests to bound; large batches are what keeps it fast.
-    max_batch_size = _LOCAL_BATCH_MAX if ledger is None else settings.max_batch_size
-    ledger = ledger if ledger is not None else _local_ledger(product, path)
+    # Only a backend with the documented routes alone has requests to bound; large batches are fast.
+    max_batch_size = _BATCH_MAX if ledger is None else settings.max_batch_size
+    connected: ConnectedLedger | None = None
+    if ledger is None and settings.api_key is not None and not disabled:
+        ledger = connected = _connected_ledger(settings, path)
+    elif ledger is None:
+        ledger = _local_ledger(product, path)
     catalogue, callbacks, deferred_ends = Catalogue(), Callbacks(), DeferredEnds()
     accounts = Accounts(
         default_plan=settings.default_plan,
@@ -113,12 +122,17 @@ def compose(
         **vars(metering),
         ledger=ledger,
         meter=meter,
+        connected=connected,
         queries=queries,
         reports=UsageReports(worker, now_us, settings.tag_keys, not disabled, deferred_ends.run),
         plans=PlanRegistry(accounts, catalogue, queries, written, now_us),
         recorder=EventRecorder(product, accounts, catalogue, written, now_us),
         wrapper=CallableWrapper(None if disabled else meter, settings.registry),
     )
+    if connected is not None:
+        connected.known = accounts.sync.known
+        connected.is_urgent = lambda: worker.is_flushing
+        connected.quarantine = journal.quarantine
     _register_for_forks(parts)
     return parts
 
@@ -165,6 +179,26 @@ def _journal(path: str, product: str, max_queue_size: int, registry: UserRegistr
         records_in_memory_max=records_max,
         in_flight=lambda: registry.calls_in_flight,
     )
+
+
+def _connected_ledger(settings: Settings, path: str) -> ConnectedLedger:
+    """Return a ledger over a backend, and the local store while that is away."""
+    from paygent.ledger.backend import BackendLedger  # only where there is one
+    from paygent.ledger.connected import ConnectedLedger
+    from paygent.ledger.transport import HttpTransport
+    from paygent.store.outage import OutageStore  # with sqlite3, 5 ms
+
+    assert settings.api_key is not None  # the caller has checked
+    transport = HttpTransport(settings.base_url, settings.api_key)
+    # A store in memory is no place for what memory must not hold.
+    outages = None if path == MEMORY else OutageStore(path, settings.ledger_product)
+
+    def polling(transport: HttpTransport) -> Ledger:
+        from paygent.ledger.polling import PollingLedger  # only where the backend needs it
+
+        return PollingLedger(transport, events_max=settings.max_batch_size)
+
+    return ConnectedLedger(BackendLedger(transport, polling), outages)
 
 
 def _local_ledger(product: str, path: str) -> Ledger:

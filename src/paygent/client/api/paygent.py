@@ -219,7 +219,7 @@ class Paygent(Verbs):
         if is_strict:
             self.shutdown()
             raise problem
-        warn(type(problem)(f"{problem}; calls are metered locally"))
+        warn(type(problem)(f"{problem}; events wait on this machine until it accepts them"))
 
     @classmethod
     def get_instance(cls) -> Paygent | None:
@@ -335,13 +335,21 @@ class Paygent(Verbs):
 
     @property
     def backend_reachable(self) -> bool | None:
-        """Whether the backend answered; None until known, and in local mode."""
-        return self._probe.is_reachable if self._probe is not None else None
+        """Whether the backend answers; None until known, and in local mode."""
+        if self._probe is None:
+            return None
+        sync = self._parts.accounts.sync
+        if sync.is_failing or sync.answered_us:
+            return not sync.is_failing
+        return self._probe.is_reachable
 
     @property
     def is_connected(self) -> bool:
-        """Whether a backend answered and accepted the key."""
-        return self._probe is not None and self._probe.is_welcome
+        """Whether a backend accepts the key and takes events, as far as is known by now."""
+        sync = self._parts.accounts.sync
+        if self._probe is None or sync.is_failing:
+            return False
+        return self._probe.is_welcome or sync.answered_us > 0
 
     @property
     def is_initialized(self) -> bool:
@@ -360,9 +368,13 @@ class Paygent(Verbs):
 
     @property
     def pending_events(self) -> int:
-        """The number of events that the ledger does not have yet."""
+        """The number of events that the ledger does not have yet; with a backend also those of
+        other processes of this host that it was away for.
+        """
         self._parts.accounts.admission.count_all()
-        return sum(len(user.pending) for user in self._users)
+        connected = self._parts.connected
+        kept = 0 if connected is None else connected.unsent_events
+        return kept + sum(len(user.pending) for user in self._users)
 
     @property
     def _users(self) -> list[User]:
@@ -373,9 +385,11 @@ class Paygent(Verbs):
         """Counts of records since `init`: total_pushed, total_flushed, total_dropped, pending,
         is_running.
         """
+        connected = self._parts.connected
+        flushed = self._parts.worker.flushed + (connected.sent_events if connected else 0)
         return {
-            "total_pushed": self._parts.worker.flushed + self.pending_events,
-            "total_flushed": self._parts.worker.flushed,
+            "total_pushed": flushed + self.pending_events,
+            "total_flushed": flushed,
             "total_dropped": self._parts.journal.dropped,
             "pending": self.pending_events,
             "is_running": self._parts.worker.is_running,
@@ -386,11 +400,21 @@ class Paygent(Verbs):
         """The number of this process's users with an open session."""
         return sum(user.open_session is not None for user in self._users)
 
+    @property
+    def _mode(self) -> str:
+        connected = self._parts.connected
+        if self._disabled or self.is_local_mode:
+            return "off" if self._disabled else "local"
+        if not self.is_connected:
+            return "offline"
+        return "polling" if connected is not None and connected.is_polling else "connected"
+
     def health(self) -> dict[str, Any]:
         """Return the state of Paygent itself.
 
         Returns:
-            `mode` ("local", "backend" with an API key, "off"), `backend_reachable`,
+            `mode` ("local"; with an API key "connected", "polling" where the backend has only the
+            documented routes, or "offline" until it takes events; "off"), `backend_reachable`,
             `calls_in_flight`, `calls_waiting` (for holds of others), `journal_durable`, `queue` (as
             `queue_stats`), `counts` (errors swallowed and warnings logged, by kind), `catalogue`
             (release and date of the prices).
@@ -398,7 +422,7 @@ class Paygent(Verbs):
         attempt("self_check", instrumentation.check)  # its result is in the counts
         journal = self._parts.journal
         return {
-            "mode": "off" if self._disabled else "local" if self.is_local_mode else "backend",
+            "mode": self._mode,
             "backend_reachable": self.backend_reachable,
             "calls_in_flight": self._parts.accounts.registry.calls_in_flight,
             "calls_waiting": waiting_count(self._users),

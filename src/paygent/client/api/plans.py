@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from paygent.client.accounts.process_accounts import Accounts
-from paygent.client.accounts.registry import DEFAULT_PLAN
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
 from paygent.client.metering.records import RecordWriter, encode_directory
 from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.core.messages import (
+    DEFAULT_PLAN,
     AssignRecord,
     DefaultPlanRecord,
     DirectoryRecord,

@@ -5,11 +5,12 @@ Theory of operation
 *deliver* reads records back from the journal and settles them with the ledger in set-based batches,
 within a second of each settlement; the journal releases a batch only when the ledger has
 acknowledged it. Each batch also reads the state of the users that were active, so that the spend of
-other processes is known within a second too, in rolling windows within the refresh interval. Before
-its first batch the thread opens the ledger; then, every few seconds and also while nothing is
-called, it adopts the journals of dead processes. A round without records or questions does not
-reach the ledger. A record that the ledger rejects is quarantined after some tries, so that it does
-not hold up the others.
+other processes is known within a second too, in rolling windows within the refresh interval. A
+batch without an answer is in doubt: it is sent again unchanged, under its number, until there is
+one. Before its first batch the thread opens the ledger; then, every few seconds and also while
+nothing is called, it adopts the journals of dead processes. A round without records or questions
+does not reach the ledger, except where that expects a heartbeat. A record that the ledger rejects
+is quarantined, so that it does not hold up the others.
 
 *ask* (`refresh`) answers questions about users on a connection of its own.
 
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from paygent.client.accounts.ledger_sync import QUESTIONS_MAX
 from paygent.client.accounts.process_accounts import Accounts
@@ -37,6 +38,7 @@ from paygent.client.journal.refresh import UserRefresh
 from paygent.client.journal.segments import Record
 from paygent.client.runtime.lifecycle import may_start_threads
 from paygent.client.runtime.locks import Wakeup
+from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S
 from paygent.core.event import encode_event
 from paygent.core.messages import (
     Answer,
@@ -46,17 +48,29 @@ from paygent.core.messages import (
     DirectoryRecord,
     PlanRecord,
     Question,
+    is_for_backend,
 )
 from paygent.core.notices import Notice
 from paygent.failopen import attempt, diagnostics
-from paygent.ledger.port import Ledger, LedgerBusy, LedgerUnavailable
+from paygent.ledger.backoff import Backoff
+from paygent.ledger.port import (
+    Ledger,
+    LedgerBusy,
+    LedgerRefused,
+    LedgerUnauthorised,
+    LedgerUnavailable,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _T = TypeVar("_T")
+_Outcome = Answer | LedgerUnavailable | LedgerRefused
 
-_RETRY_S = 0.5  # pause after the ledger was unavailable
+_RETRY_MAX_S = 5.0  # longest pause while the ledger is unavailable; the first is half a second
+_RETRY_S = 0.5
+OFFLINE_AFTER_S = 5.0
+"""After so long without an answer `when_offline` applies to known users, too."""
 _FLUSH_RETRY_S = 0.05  # the same while a caller waits in `flush`
 _BUSY_PATIENCE_S = 5.0  # transactions take milliseconds; a lock that lasts longer is logged
 _BUSY_GAP_S = 2.0  # two locks further apart than this are not the same one
@@ -64,6 +78,22 @@ _REFUSED_MAX = 4  # failures in a row, other than unavailability, before the bad
 _ADOPT_EVERY_S = 5.0  # between two searches for journals of dead processes
 _IDLE_ROUNDS = 4  # empty rounds before the thread sleeps until it is woken, or for
 _IDLE_WAIT_S = 2.0  # so long: hooks may be displaced, and processes die, while nothing is called
+
+
+class _Sending(NamedTuple):
+    """A batch on its way.
+
+    Attributes:
+        batch: It is sent until it is answered.
+        directory: Its directory records, and those that the ledger is not sent.
+        unreadable: Records that this version cannot read, and that are quarantined with it.
+        is_full: Whether there was more to send than a batch has room for.
+    """
+
+    batch: Batch
+    directory: list[DirectoryRecord]
+    unreadable: list[Record]
+    is_full: bool
 
 
 class Worker:
@@ -92,7 +122,7 @@ class Worker:
         """
         self._enabled = enabled
         self._max_batch_size = max_batch_size
-        self._refresh = UserRefresh(ledger, accounts, now_us)
+        self._refresh = UserRefresh(ledger, accounts, now_us, lambda: journal.owner)
         self._ledger = ledger
         self._accounts = accounts
         self._journal = journal
@@ -115,6 +145,11 @@ class Worker:
         self._rounds = 0
         self._flushing: list[Wakeup] = []  # set after each round
         self._refused = 0
+        self._sending: _Sending | None = None
+        self._has_own_plans = False  # whether the application has made plans or assignments
+        self._number = 0  # of the last batch
+        self._sent_s = -inf  # when the ledger last had one
+        self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
         self._is_away = False
         self._busy_since_s = self._busy_s = -inf  # first and last of the locks in a row
         self._adopt_soon = False
@@ -126,6 +161,11 @@ class Worker:
     def is_running(self) -> bool:
         """Whether the threads have been started and not stopped."""
         return self._started and not self._stopping
+
+    @property
+    def is_flushing(self) -> bool:
+        """Whether a caller waits until everything is delivered."""
+        return bool(self._flushing)
 
     @property
     def is_stopped(self) -> bool:
@@ -168,12 +208,16 @@ class Worker:
         self.nudge()
         self._wake.set()
 
-    def ask(self, user: User, session_id: str | None) -> Future[bool]:
-        """Ask the ledger about a user; the future is True once the state is in the accounts, False
-        if it is not available now.
+    def ask(
+        self, user: User, session_id: str | None, wait_s: float = FIRST_TOUCH_WAIT_S
+    ) -> Future[bool]:
+        """Ask the ledger about a user, for a caller who waits so long; the future is True once the
+        state is in the accounts, False if it is not available now.
         """
         self.start()
-        return self._refresh.ask(user, session_id) if self._started else self._refresh.no_answer()
+        if not self._started:
+            return self._refresh.no_answer()
+        return self._refresh.ask(user, session_id, wait_s)
 
     def refresh_soon(self, user: User, session_id: str | None) -> None:
         """Read a user's state from the ledger in the background, unless many others are waiting."""
@@ -235,19 +279,19 @@ class Worker:
             if attempt("open_ledger", self._make_ready):
                 break
             self._finish_round()
-            self._wake.wait(_RETRY_S)
+            self._wake.wait(max(self._backoff.wait_s, _FLUSH_RETRY_S))
         empty = 0
         while not self._stopping and pid == os.getpid():
             worked = attempt("deliver", self._deliver_round)
             self._finish_round()
             empty = 0 if worked else empty + 1
             if empty < _IDLE_ROUNDS:
-                self._wake.wait(self._interval_s)
+                self._wake.wait(max(self._interval_s, self._backoff.wait_s))
             else:
                 self._idle = self.needs_nudge = True
                 # A dropped stream wakes no thread.
                 in_flight = self._accounts.registry.calls_in_flight
-                pause_s = self._interval_s if in_flight else _IDLE_WAIT_S
+                pause_s = self._interval_s if in_flight else self._idle_s
                 if self._journal.has_unread or self._wake.wait(pause_s):
                     empty = 0
                 self._idle = self.needs_nudge = False
@@ -281,10 +325,29 @@ class Worker:
             if now_s - self._busy_since_s < _BUSY_PATIENCE_S:
                 return
         self._is_away = True
-        diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
+        self._backoff.fail(error.retry_after_s)
+        is_offline = self._backoff.failing_s >= OFFLINE_AFTER_S
+        self._accounts.note_failing(is_offline=is_offline)
+        if isinstance(error, LedgerUnauthorised):
+            diagnostics.warn_once(Notice.BACKEND_UNAUTHORISED, error)
+        else:
+            diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
 
-    def _note_there(self) -> None:
+    def _note_there(self, answer: Answer | None = None) -> None:
         self._is_away, self._busy_s = False, -inf
+        self._backoff.succeed()
+        if answer is not None and answer.is_provisional:
+            self._accounts.note_failing(is_offline=True)
+        elif answer is not None:
+            self._accounts.note_answered()
+            if self._has_own_plans and self._ledger.keeps_plans:
+                self._has_own_plans = False
+                diagnostics.warn_once(Notice.BACKEND_KEEPS_PLANS)
+
+    @property
+    def _idle_s(self) -> float:
+        heartbeat_s = self._ledger.heartbeat_s
+        return _IDLE_WAIT_S if heartbeat_s is None else min(heartbeat_s, _IDLE_WAIT_S)
 
     def _adopt(self) -> bool:
         """Take over the journals of dead processes; False if the ledger is unavailable."""
@@ -295,38 +358,49 @@ class Worker:
     def _adopt_folder(self) -> bool:
         try:
             if self._journal.folder is not None:
-                adopt(self._journal.folder, deliver=self._deliver_dead)
+                adopt(
+                    self._journal.folder,
+                    deliver=self._deliver_dead,
+                    deliver_unfinished=lambda begins: self._deliver_dead((), begins),
+                )
         except LedgerUnavailable as error:
             self._note_away(error)
             return False
         return True
 
-    def _deliver_dead(self, records: list[Record]) -> None:
-        """Settle the records of a dead process; its calls in flight as estimated."""
-        events, directory, unreadable = decode(records, of_dead=True)
-        self._settle(Batch(directory=tuple(directory), at_us=self._now_us()))
+    def _deliver_dead(self, records: Iterable[Record], begins: Iterable[Record] = ()) -> None:
+        """Settle records of a dead process; its calls in flight as estimated."""
+        events, directory, unreadable = decode(records, unfinished=begins)
+        if directory:
+            self._settle(Batch(directory=tuple(directory), at_us=self._now_us()))
         for start in range(0, len(events), self._max_batch_size):
             part = tuple(events[start : start + self._max_batch_size])
             self._settle(Batch(events=part, at_us=self._now_us()))
         self._quarantine({"unreadable": record} for record in unreadable)
 
     def _settle(self, batch: Batch) -> Answer:
-        """Settle a batch with the ledger; a record that it rejects is quarantined and logged."""
+        """Settle a batch with the ledger; a record that it rejects is quarantined and logged: one
+        that it refuses at once, another after some tries.
+        """
         if self._refused < _REFUSED_MAX - 1:
             self._refused += 1  # if it raises, perhaps by accident: the same batch is sent again
-            outcome: Answer | LedgerUnavailable | None = self._settle_or_return(batch)
+            outcome: _Outcome | None = self._settle_or_return(batch)
             self._refused -= 1
         else:
             outcome = attempt("ledger_refused", self._settle_or_return, batch)
         if isinstance(outcome, LedgerUnavailable):
             raise outcome
-        return outcome or self._settle_in_parts(batch)
+        if isinstance(outcome, Answer):
+            return outcome
+        if outcome is not None:
+            diagnostics.record_error("ledger_refused", outcome)
+        return self._settle_in_parts(batch)
 
-    def _settle_or_return(self, batch: Batch) -> Answer | LedgerUnavailable:
-        """Settle, returning unavailability, so that `attempt` swallows only what it should."""
+    def _settle_or_return(self, batch: Batch) -> _Outcome:
+        """Settle, returning what is expected, so that `attempt` swallows only what it should."""
         try:
             return self._ledger.settle(batch)
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, LedgerRefused) as error:
             return error
 
     def _settle_in_parts(self, batch: Batch) -> Answer:
@@ -341,7 +415,7 @@ class Worker:
                 counted |= self._settle(Batch(events=half, at_us=batch.at_us)).counted
             for record in directory:
                 self._settle(Batch(directory=(record,), at_us=batch.at_us))
-        answer = self._ledger.settle(Batch(questions=batch.questions, at_us=batch.at_us))
+        answer = self._ledger.settle(replace(batch, events=(), directory=()))
         return replace(answer, counted=counted)
 
     def _quarantine(self, records: Iterable[Record]) -> None:
@@ -356,28 +430,62 @@ class Worker:
             if self._adopt_soon or time.monotonic() - self._adopted_s >= _ADOPT_EVERY_S:
                 self._adopt()
             self._journal.maintain()
-            records = self._journal.take(self._max_batch_size)
-            self._accounts.admission.count_all()
-            events, directory, unreadable = decode(records)
-            now_us = self._now_us()
-            self._count({event.user_id for event in events})
-            questions = self._accounts.sync.take_active_users(events, now_us)
-            if not records and not questions:
+            if self._backoff.wait_s and not self._flushing:
+                return True
+            sending = self._sending or self._next_batch()
+            if sending is None:
                 self._journal.delivered()  # frees a segment that was read to its end
                 if self._journal.requeue_lost(self._undelivered):
                     continue
                 return worked
-            if not self._book(Batch(tuple(events), tuple(directory), questions, now_us)):
+            if self._sending is not None:  # again: what is asked meanwhile has changed
+                sending = sending._replace(batch=self._with_questions(sending.batch))
+            self._sending = sending
+            if not self._book(sending.batch):
                 return True
-            self._quarantine({"unreadable": record} for record in unreadable)
-            self._note_recorded(directory)
-            self.flushed += len(events)
-            worked = True
-            if len(records) < self._max_batch_size and len(questions) < QUESTIONS_MAX:
+            self._sending = None
+            self._quarantine({"unreadable": record} for record in sending.unreadable)
+            self._note_recorded(sending.directory)
+            if not self._accounts.sync.is_offline:  # otherwise they are kept on this host
+                self.flushed += len(sending.batch.events)
+            worked = worked or not _is_heartbeat(sending.batch)
+            if not sending.is_full:
                 return worked
             # A busy process may always have a backlog; `flush` waits for two batches of it.
             self._finish_round()
         return worked
+
+    def _next_batch(self) -> _Sending | None:
+        """Return what is to be sent next; None if there is nothing."""
+        records = self._journal.take(self._max_batch_size)
+        self._accounts.admission.count_all()
+        events, directory, unreadable = decode(records)
+        self._count({event.user_id for event in events})
+        sync = self._accounts.sync
+        batch = self._with_questions(Batch(tuple(events), tuple(directory)))
+        if not records and not batch.questions and not self._is_heartbeat_due:
+            return None
+        self._number += 1
+        sync.start_batch(self._number, events)
+        is_full = len(records) >= self._max_batch_size or len(batch.questions) >= QUESTIONS_MAX
+        return _Sending(replace(batch, number=self._number), directory, unreadable, is_full)
+
+    def _with_questions(self, batch: Batch) -> Batch:
+        """Return a batch as it is sent now, with questions about users who are active."""
+        sync, now_us = self._accounts.sync, self._now_us()
+        return replace(
+            batch,
+            questions=sync.take_active_users(batch.events, now_us),
+            at_us=now_us,
+            holder=self._journal.owner,
+            news_since_us=sync.news_us,
+            plans_version=sync.plans_version,
+        )
+
+    @property
+    def _is_heartbeat_due(self) -> bool:
+        heartbeat_s = self._ledger.heartbeat_s
+        return heartbeat_s is not None and time.monotonic() - self._sent_s >= heartbeat_s
 
     def _count(self, user_ids: Iterable[str]) -> None:
         """Count what has ended of these users: it must be pending before it is acknowledged, and
@@ -395,16 +503,17 @@ class Worker:
     def _book(self, batch: Batch) -> bool:
         """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""
         is_booked = False
+        self._backoff.start()
         try:
-            with self._refresh.booking(frozenset(event.user_id for event in batch.events)):
-                answer = self._settle(batch)
-                self._refused = 0
-                self._note_there()
-                # First: if the journal does not release the batch it is sent again, and the ledger
-                # counts it once; what is not acknowledged counts in the accounts as well.
-                self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
-                self._journal.delivered()
-                is_booked = True
+            answer = self._settle(batch)
+            self._refused = 0
+            self._sent_s = time.monotonic()
+            self._note_there(answer)
+            # First: if the journal does not release the batch it is sent again, and the ledger
+            # counts it once; what is not acknowledged counts in the accounts as well.
+            self._accounts.sync.acknowledge(batch.events, answer, batch.at_us)
+            self._journal.delivered()
+            is_booked = True
         except LedgerUnavailable as error:
             self._note_away(error)
         finally:
@@ -421,9 +530,14 @@ class Worker:
 
     def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
         for record in directory:
+            self._has_own_plans |= not is_for_backend(record)
             if isinstance(record, PlanRecord):
                 self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
             elif isinstance(record, DefaultPlanRecord):
                 self._accounts.registry.confirm_recorded("default_plan")
+
+
+def _is_heartbeat(batch: Batch) -> bool:
+    return not (batch.events or batch.directory or batch.questions)

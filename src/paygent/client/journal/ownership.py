@@ -7,12 +7,13 @@ dies with the process and is not inherited by a forked child. Local filesystems 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from paygent.client.journal.segments import Record, parse_dead
+from paygent.client.journal.segments import Record, parts_of_dead
 from paygent.core.notices import Notice
 from paygent.core.records import BEGIN, PackedRecord
 from paygent.failopen import attempt, diagnostics
@@ -70,19 +71,25 @@ def _lock_of(folder: Path, owner: str) -> Path:
     return folder / f"{owner}.lock"
 
 
-def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
+Deliver = Callable[[list[Record]], None]
+
+
+def adopt(folder: Path, *, deliver: Deliver, deliver_unfinished: Deliver = lambda _: None) -> int:
     """Deliver and remove the segments of processes that have died; return the number of processes.
 
     A journal that cannot be read or delivered is counted and stays for the next search; it does not
-    hold up the others.
+    hold up the others. Records are read in parts, and a segment is removed as soon as it is
+    delivered and nothing that follows refers to it: a search that is interrupted goes on there.
 
     Args:
         folder: The data folder's journal.
-        deliver: Called with all records of one dead process, in order; must have stored them when
-            it returns. If it raises, the segments stay for the next try.
+        deliver: Called with records of one dead process, in order; must have stored them when it
+            returns. If it raises, the segments stay for the next try.
+        deliver_unfinished: Called at the end of a journal with the begin records of the calls that
+            were in flight.
 
     Raises:
-        LedgerUnavailable: if `deliver` does; the journals behind it are not tried.
+        LedgerUnavailable: if one of these does; the journals behind it are not tried.
     """
     adopted = 0
     for owner in sorted({path.name.rsplit("-", 1)[0] for path in folder.glob("*.seg")}):
@@ -90,7 +97,7 @@ def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
             continue
         _ADOPTING.add(owner)
         try:
-            outcome = attempt("adopt", _adopt_owner, folder, owner, deliver)
+            outcome = attempt("adopt", _adopt_owner, folder, owner, deliver, deliver_unfinished)
         finally:
             _ADOPTING.discard(owner)
         if isinstance(outcome, LedgerUnavailable):
@@ -100,7 +107,7 @@ def adopt(folder: Path, *, deliver: Callable[[list[Record]], None]) -> int:
 
 
 def _adopt_owner(
-    folder: Path, owner: str, deliver: Callable[[list[Record]], None]
+    folder: Path, owner: str, deliver: Deliver, deliver_unfinished: Deliver
 ) -> bool | LedgerUnavailable:
     """Adopt the journal of one owner; return whether there was one. Unavailability is returned, so
     that `attempt` swallows only what it should.
@@ -110,27 +117,37 @@ def _adopt_owner(
         if not is_dead:
             return False
         # None if another process adopted them between the listing and the claim.
-        paths = sorted(folder.glob(f"{owner}-*.seg"))
-        records: list[Record] = []
-        damaged = set()
-        for path in paths:
-            parsed, is_damaged = parse_dead(path.read_bytes())
-            records += parsed
-            if is_damaged:
-                damaged.add(path)
+        paths = deque(sorted(folder.glob(f"{owner}-*.seg")))
+        has_any = bool(paths)
+        calls = OpenCalls()
+        damaged: set[Path] = set()
         try:
-            if records:
-                deliver(records)
+            for path in list(paths):
+                for records, is_damaged in parts_of_dead(path.read_bytes()):
+                    calls.read(records, path)
+                    if is_damaged:
+                        damaged.add(path)
+                    if records:
+                        deliver(records)
+                # A call that is open yet may end in a later segment, and only in one.
+                while paths and paths[0] <= path and paths[0] < calls.first_place(path):
+                    _remove_delivered(paths.popleft(), damaged)
+            if unanswered := calls.unanswered():
+                deliver_unfinished(unanswered)
         except LedgerUnavailable as error:
             return error
         for path in paths:
-            if path in damaged:  # perhaps of another version: a person may still read it
-                kept = path.replace(path.with_suffix(".unreadable"))
-                diagnostics.warn_once(Notice.JOURNAL_UNREADABLE, kept.name)
-            else:
-                path.unlink(missing_ok=True)
+            _remove_delivered(path, damaged)
         lock.unlink(missing_ok=True)
-        return bool(paths)
+        return has_any
+
+
+def _remove_delivered(path: Path, damaged: set[Path]) -> None:
+    if path in damaged:  # perhaps of another version: a person may still read it
+        kept = path.replace(path.with_suffix(".unreadable"))
+        diagnostics.warn_once(Notice.JOURNAL_UNREADABLE, kept.name)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -152,21 +169,44 @@ def _claimed(lock: Path) -> Iterator[bool]:
         os.close(fd)
 
 
-def unfinished(records: list[Record]) -> Iterable[Record]:
+class OpenCalls:
+    """The calls of a journal that began and are not known to have ended, as far as it was read."""
+
+    def __init__(self) -> None:
+        self._begins: dict[Any, tuple[Record, Path | None]] = {}
+        self._answered: set[Any] = set()  # before their begin was read
+
+    def read(self, records: Iterable[Record], place: Path | None = None) -> None:
+        """Take the begins and ends among records, which are in a segment."""
+        for record in records:
+            call_id: Any
+            if isinstance(record, PackedRecord):
+                is_begin, call_id = record.kind == BEGIN, record.event_id
+            else:  # of version 0.1, which wrote JSON
+                if record.get("k") not in ("begin", "end", "void"):
+                    continue
+                is_begin = record.get("k") == "begin"
+                call_id = record.get("ends", record.get("id"))
+            if not is_begin:
+                if self._begins.pop(call_id, None) is None:
+                    self._answered.add(call_id)
+            elif call_id in self._answered:
+                self._answered.discard(call_id)
+            else:
+                self._begins.setdefault(call_id, (record, place))
+
+    def first_place(self, last: Path) -> Path:
+        """Return the first segment with an open call; the one behind the last if there is none."""
+        places = (place for _, place in self._begins.values() if place is not None)
+        return min(places, default=last.with_name(last.name + "~"))
+
+    def unanswered(self) -> list[Record]:
+        """Return the begin records of these calls, in order, each once."""
+        return [record for record, _ in self._begins.values()]
+
+
+def unfinished(records: Iterable[Record]) -> list[Record]:
     """Return the begin records that no end or void record answers, in order, each once."""
-    begins: dict[Any, Record] = {}
-    answered: set[Any] = set()
-    for record in records:
-        if isinstance(record, PackedRecord):
-            kept = begins if record.kind == BEGIN else answered
-            call_id: Any = record.event_id
-        else:  # of version 0.1, which wrote JSON
-            kept = begins if record.get("k") == "begin" else answered
-            call_id = record.get("ends", record.get("id"))
-            if record.get("k") not in ("begin", "end", "void"):
-                continue
-        if kept is answered:
-            answered.add(call_id)
-        else:
-            begins[call_id] = record
-    return [record for call_id, record in begins.items() if call_id not in answered]
+    calls = OpenCalls()
+    calls.read(records)
+    return calls.unanswered()

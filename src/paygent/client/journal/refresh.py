@@ -1,22 +1,24 @@
 """Questions to the ledger about users, answered on a thread and connection of their own.
 
 A question never queues behind a delivery: its caller waits at most a quarter of a second, then goes
-on with what the process knows, and the next delivery brings the state. Questions about the same
-user and session share an answer.
+on with what the process knows, and the next delivery brings the state. Questions that are waiting
+when the thread is free are asked at once, those about the same user and session share an answer,
+and one is dropped when its caller has stopped waiting.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.core.messages import Answer
+from paygent.core.messages import Batch, Question
 from paygent.failopen import attempt
 from paygent.ledger.port import Ledger, LedgerUnavailable
 
@@ -26,40 +28,76 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _READY_WAIT_S = 0.2  # for adopted journals; less than a caller waits for its answer
-_BOOKING_WAIT_S = 0.2  # for the delivery of the same user's events
 _BACKGROUND_MAX = 16  # questions queued when one is added that no caller waits for
-_ROUNDS_MAX = 3  # a new plan changes the question; the maximum number of times it is asked
+_TRIES_MAX = 3  # a new plan changes the question; the maximum number of times it is asked
+_ASKS_MAX = 500  # questions in one request
+
+
+class _Ask(NamedTuple):
+    """A question about a user that was queued.
+
+    Attributes:
+        user, session_id: As in `Worker.ask`.
+        is_awaited: Whether a caller waits; see `LedgerSync.question`.
+        deadline_s: When that has stopped waiting, by the monotonic clock.
+        future: True once the state is in the accounts, False if it is not available now.
+    """
+
+    user: User
+    session_id: str | None
+    is_awaited: bool
+    deadline_s: float
+    future: Future[bool]
+
+    @property
+    def key(self) -> tuple[str, str | None, bool]:
+        return self.user.user_id, self.session_id, self.is_awaited
 
 
 class UserRefresh:
     """Asks the ledger about users for those who wait. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, accounts: Accounts, now_us: Callable[[], int]) -> None:
-        """Store the parts; `run` is the body of the thread, and applies answers to the accounts."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        accounts: Accounts,
+        now_us: Callable[[], int],
+        holder: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Store the parts; `run` is the body of the thread, and applies answers to the accounts.
+
+        Args:
+            ledger, accounts, now_us: Of the worker.
+            holder: Returns the name under which this process delivers.
+        """
         self._ledger = ledger
         self._accounts = accounts
         self._now_us = now_us
+        self._holder = holder
         self.renew_after_fork()
 
     def renew_after_fork(self) -> None:
-        """Forget the parent's questions and locks."""
+        """Forget the parent's questions."""
         self.ready = threading.Event()  # set once dead processes' journals are adopted
-        self._booked = threading.Condition()
-        self._booking: frozenset[str] = frozenset()
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Ask | Callable[[], None] | None] = queue.SimpleQueue()
         self._asked: dict[tuple[str, str | None, bool], Future[bool]] = {}
 
-    def ask(self, user: User, session_id: str | None, *, is_awaited: bool = True) -> Future[bool]:
-        """Queue a question about a user; see `Worker.ask`, and `LedgerSync.question` for one that
-        no call waits for.
+    def ask(self, user: User, session_id: str | None, wait_s: float | None) -> Future[bool]:
+        """Queue a question about a user; see `Worker.ask`.
+
+        Args:
+            user, session_id: The user, and a session named by the application, or None.
+            wait_s: How long a caller waits for the answer; None if none does.
         """
         from concurrent.futures import Future  # 8 ms, at the first question and not at import
 
-        key = (user.user_id, session_id, is_awaited)
-        future = self._asked.get(key)
+        is_awaited = wait_s is not None
+        future = self._asked.get((user.user_id, session_id, is_awaited))
         if future is None:
-            future = self._asked[key] = Future()
-            self._jobs.put(partial(self._answer_ask, user, session_id, is_awaited, future))
+            deadline_s = time.monotonic() + (wait_s or 0.0)
+            ask = _Ask(user, session_id, is_awaited, deadline_s, Future())
+            future = self._asked[ask.key] = ask.future
+            self._jobs.put(ask)
         return future
 
     def refresh_soon(self, user: User, session_id: str | None) -> None:
@@ -68,7 +106,7 @@ class UserRefresh:
         """
         is_asked = (user.user_id, session_id, True) in self._asked
         if len(self._asked) < _BACKGROUND_MAX and not is_asked:
-            self.ask(user, session_id, is_awaited=False)
+            self.ask(user, session_id, None)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
         """Queue a reading of the ledger; see `Worker.read`."""
@@ -96,58 +134,96 @@ class UserRefresh:
         future.set_exception(LedgerUnavailable("no thread can be started to read it"))
         return future
 
-    @contextmanager
-    def booking(self, user_ids: frozenset[str]) -> Iterator[None]:
-        """Keep questions about these users waiting while their events are booked."""
-        # Between the ledger's commit and the acknowledgement a user's events are in both places;
-        # figures read then would count them twice.
-        self._booking = user_ids
-        try:
-            yield
-        finally:
-            with self._booked:
-                self._booking = frozenset()
-                self._booked.notify_all()
-
     def run(self) -> None:
         """Answer questions until `stop`; the body of the thread."""
         while (job := self._jobs.get()) is not None:
             self.ready.wait(_READY_WAIT_S)
-            attempt("ask", job)
+            if not isinstance(job, _Ask):
+                attempt("ask", job)
+                continue
+            asks, others = [job], list[Callable[[], None] | None]()
+            while len(asks) < _ASKS_MAX and not self._jobs.empty():  # one thread reads the queue
+                following = self._jobs.get()
+                if isinstance(following, _Ask):
+                    asks.append(following)
+                else:
+                    others.append(following)
+            self._answer_asks(asks)
+            for other in others:
+                if other is None:
+                    return
+                attempt("ask", other)
 
     def stop(self) -> None:
         """End the thread after the questions that are queued."""
         self._jobs.put(None)
 
-    def _answer_ask(
-        self, user: User, session_id: str | None, is_awaited: bool, future: Future[bool]
-    ) -> None:
-        known = attempt("ask", self._answer, user, session_id, is_awaited)
-        self._asked.pop((user.user_id, session_id, is_awaited), None)
-        future.set_result(bool(known))
+    def _answer_asks(self, asks: list[_Ask]) -> None:
+        """Answer questions, with as few requests as possible."""
+        tries = Counter[str]()
+        try:
+            while group := self._next_group(asks):
+                applied = attempt("ask", self._ask_ledger, group)
+                if applied is None:
+                    return
+                for ask in group:
+                    tries[ask.user.user_id] += 1
+                    is_answered = self._is_answered(ask)
+                    if (ask.user.user_id in applied and is_answered) or (
+                        tries[ask.user.user_id] >= _TRIES_MAX
+                    ):
+                        self._finish(ask, is_answered)
+        finally:
+            for ask in asks:
+                self._finish(ask, self._is_answered(ask))
+
+    def _next_group(self, asks: list[_Ask]) -> list[_Ask]:
+        """Return questions that are not answered, at most one about each user, which is what a
+        message holds. Those that no caller waits for any more are dropped.
+        """
+        group: dict[str, _Ask] = {}
+        now_s = time.monotonic()
+        for ask in asks:
+            if ask.future.done():
+                continue
+            if ask.is_awaited and now_s > ask.deadline_s:
+                self._finish(ask, False)
+            else:
+                group.setdefault(ask.user.user_id, ask)
+        return list(group.values())
+
+    def _is_answered(self, ask: _Ask) -> bool:
+        return self._accounts.sync.is_answered(ask.user, ask.session_id)
+
+    def _ask_ledger(self, asks: list[_Ask]) -> Collection[str] | None:
+        """Ask about different users in one request; return those with figures that were taken over,
+        or None if the ledger is unavailable.
+        """
+        sync, now_us = self._accounts.sync, self._now_us()
+        doubted = sync.in_doubt.number
+        questions: list[Question] = []
+        for ask in asks:
+            user = self._accounts.registry.user(ask.user.user_id, now_us)
+            questions.append(sync.question(user, ask.session_id, now_us, is_awaited=ask.is_awaited))
+        batch = Batch(
+            questions=tuple(questions),
+            at_us=now_us,
+            holder=self._holder(),
+            plans_version=sync.plans_version,
+        )
+        try:
+            answer = self._ledger.state(batch)
+        except LedgerUnavailable:
+            return None
+        return sync.apply_answer(answer, now_us, doubted=doubted)
+
+    def _finish(self, ask: _Ask, known: bool) -> None:
+        if not ask.future.done():
+            self._asked.pop(ask.key, None)
+            ask.future.set_result(known)
 
     def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
         try:
             future.set_result(reading(self._ledger))
         except BaseException as error:  # noqa: BLE001 - it goes to the caller through the future
             future.set_exception(error)
-
-    def _answer(self, user: User, session_id: str | None, is_awaited: bool = True) -> bool:
-        sync = self._accounts.sync
-        for _ in range(_ROUNDS_MAX):
-            with self._booked:
-                self._booked.wait_for(lambda: user.user_id not in self._booking, _BOOKING_WAIT_S)
-            now_us = self._now_us()
-            deliveries = sync.deliveries
-            user_now = self._accounts.registry.user(user.user_id, now_us)
-            question = sync.question(user_now, session_id, now_us, is_awaited=is_awaited)
-            try:
-                answer: Answer = self._ledger.state((question,), now_us)
-            except LedgerUnavailable:
-                return False
-            if user.user_id in self._booking:
-                continue  # a delivery has begun meanwhile
-            is_applied = sync.apply_answer(answer, now_us, as_of=deliveries)
-            if is_applied and sync.is_answered(user, session_id):
-                return True
-        return sync.is_answered(user, session_id)

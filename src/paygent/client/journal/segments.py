@@ -29,6 +29,7 @@ import struct
 import sys
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ RECORD_BYTES_MAX = 1024 * 1024
 MAPPABLE = frozenset({"ext2", "ext3", "ext4", "tmpfs", "xfs"})
 _MOUNTS = Path("/proc/self/mountinfo")
 _READ_BYTES = 2 * RECORD_BYTES_MAX  # so that a whole frame always fits into one read
+_PART_RECORDS = 1_000  # of a dead process's segment in memory at once: about a megabyte
 _CLOSE_ON_EXEC = getattr(os, "O_CLOEXEC", 0)
 
 Record = dict[str, Any] | PackedRecord
@@ -80,13 +82,31 @@ def parse(
 
 
 def parse_dead(data: bytes) -> tuple[list[Record], bool]:
-    """Return the records in a segment of a dead process, and whether it is damaged: whether there
-    is anything else in it than unused room and torn records, which a kill or a full disk leaves.
+    """Return the records in a segment of a dead process, and whether it is damaged; see
+    `parts_of_dead`.
     """
-    records, _, spans = _parse(data, {}, at_end=True, records_max=None)
-    ends = [0, *(end for _, end in spans)]
-    between = [data[end:start] for end, (start, _) in zip(ends, spans, strict=False)]
-    return records, not all(map(_is_torn, [*between, data[ends[-1] :].rstrip(b"\0")]))
+    parts = list(parts_of_dead(data))
+    return [record for part, _ in parts for record in part], any(damaged for _, damaged in parts)
+
+
+def parts_of_dead(
+    data: bytes, records_max: int = _PART_RECORDS
+) -> Iterator[tuple[list[Record], bool]]:
+    """Yield the records in a segment of a dead process, so many at a time, and whether that part is
+    damaged: whether there is anything else in it than unused room and torn records, which a kill
+    or a full disk leaves.
+    """
+    lanes: Lanes = {}
+    is_last = False
+    while not is_last:
+        records, done, spans = _parse(data, lanes, at_end=True, records_max=records_max)
+        ends = [0, *(end for _, end in spans)]
+        between = [data[end:start] for end, (start, _) in zip(ends, spans, strict=False)]
+        is_last = len(records) < records_max
+        if is_last:
+            between.append(data[ends[-1] :].rstrip(b"\0"))
+        yield records, not all(map(_is_torn, between))
+        data = data[done:]
 
 
 def _is_torn(rest: bytes) -> bool:

@@ -267,7 +267,10 @@ class Meter:
             request.has_run or request.has_asked
         ):
             request.has_asked = True
-            return wait_for_ledger(self._worker, self._sync, user, session_id, self._now_us)
+            if self._sync.must_wait(user, session_id):
+                return wait_for_ledger(self._worker, self._sync, user, session_id, self._now_us)
+            self._sync.mark_waited(user, session_id, at_us)
+            self._worker.refresh_soon(user, session_id)
         return user
 
     def _wait_in_queue(self, user: User, waiter: Waiter) -> Wait:
@@ -303,7 +306,8 @@ class Meter:
             self._hold_unconditionally(call)
             return None
         user, refusal = call.user, None
-        if not (user.known and call.lane.resolved.rates.is_known):
+        is_plain = user.known and not (user.paused or self._sync.is_offline)
+        if not (is_plain and call.lane.resolved.rates.is_known):
             refusal = self._policy.refusal_before_limits(call)
         if refusal is None:
             outcome = self._hold(call)

@@ -28,17 +28,18 @@ class CallPolicy:
         return self.refuses and plan.enforce
 
     def refusal_before_limits(self, call: Call) -> GuardResult | None:
-        """Return why a call is refused before its limits are checked: its model has no price, or
-        the ledger is unreachable. A call that passes on an offline allowance holds on it.
+        """Return why a call is refused before its limits are checked: its user is paused, its model
+        has no price, or the ledger is unreachable. A call that passes on an offline allowance holds
+        on it.
         """
         plan, user, model = call.plan, call.user, call.request.model
-        result = _model_refusal(user, model, call.lane.resolved)
-        if result is not None or user.known or plan.when_offline == "allow":
+        result = _pause(user, model) or _model_refusal(user, model, call.lane.resolved)
+        if result is not None or not self._is_offline_for(user):
             return result
         cost_nano = call.hold.use_now().cost_nano
         if plan.offline_allowance_nano is None:
             return _offline_refusal(user, model)
-        if not self._allowance.take(cost_nano, plan.offline_allowance_nano, self._sync.deliveries):
+        if not self._allowance.take(cost_nano, plan.offline_allowance_nano, self._sync.outages):
             return _allowance_refusal(user, model)
         call.offline_nano = cost_nano
         return None
@@ -52,16 +53,22 @@ class CallPolicy:
             resolved: The same, resolved; None for "".
         """
         plan = user.plan
-        if model and resolved is not None:
+        result = _pause(user, model)
+        if result is None and model and resolved is not None:
             result = _model_refusal(user, model, resolved)
-            if result is not None:
-                return result
-        if user.known or plan.when_offline == "allow":
-            return None
+        if result is not None or not self._is_offline_for(user):
+            return result
         if plan.offline_allowance_nano is None:
             return _offline_refusal(user, model)
-        has_room = self._allowance.has_room(plan.offline_allowance_nano, self._sync.deliveries)
+        has_room = self._allowance.has_room(plan.offline_allowance_nano, self._sync.outages)
         return None if has_room else _allowance_refusal(user, model)
+
+    def _is_offline_for(self, user: User) -> bool:
+        """Return whether `when_offline` decides on the calls of a user: where their plan has
+        something to say, and the ledger has not answered about them, or has been away for long.
+        """
+        is_cut_off = self._sync.is_offline or not user.known
+        return is_cut_off and user.plan.when_offline != "allow"
 
     def end_offline(self, call: Call, spent_nano: int) -> None:
         """Replace what a call held on the offline allowance, if anything, by what it spent."""
@@ -90,6 +97,14 @@ class CallPolicy:
     def renew_after_fork(self) -> None:
         """Forget the parent's calls."""
         self._allowance.renew_after_fork()
+
+
+def _pause(user: User, model: str) -> GuardResult | None:
+    """Return the refusal of a user who is paused."""
+    if not user.paused:
+        return None
+    reason = f": {user.paused_reason}" if user.paused_reason else ""
+    return _refusal(user, model, "paused", f"User {user.user_id} is paused{reason}.")
 
 
 def _model_refusal(user: User, model: str, resolved: Resolved) -> GuardResult | None:

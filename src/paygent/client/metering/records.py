@@ -12,10 +12,10 @@ from contextlib import suppress
 
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
-from paygent.client.journal.codec import directory_record
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
+from paygent.core.directory_json import directory_to_json
 from paygent.core.event import Event, encode_event
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import warning
@@ -98,4 +98,4 @@ class RecordWriter:
 
 def encode_directory(record: DirectoryRecord) -> bytes:
     """Return a directory record as a journal payload."""
-    return json.dumps(directory_record(record), separators=(",", ":")).encode()
+    return json.dumps(directory_to_json(record), separators=(",", ":")).encode()

@@ -138,4 +138,5 @@ def wait_for_ledger(
         if end in ("over", "timed_out"):
             sync.mark_waited(user, session_id, now_us())
 
-    return Wait(worker.ask(user, session_id), FIRST_TOUCH_WAIT_S, done)
+    answer = worker.ask(user, session_id, FIRST_TOUCH_WAIT_S)
+    return Wait(answer, FIRST_TOUCH_WAIT_S, done)

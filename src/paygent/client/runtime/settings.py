@@ -20,6 +20,9 @@ DEFAULT_BASE_URL = "http://127.0.0.1:8790"
 DEFAULT_DB_PATH = os.path.join("~", ".paygent", "local.db")
 DEFAULT_PRODUCT = "default"
 
+BACKEND_PREFIX = "backend-"
+"""Sets what belongs to a backend's product apart from local products, in journals and the store."""
+
 TAG_KEYS_MAX = 5
 MISSING_USER_ID = "(none)"
 """The reserved user of calls without a user; reports list it like any other."""
@@ -98,12 +101,16 @@ class Settings:
 
     @property
     def ledger_product(self) -> str:
-        """The product id of the ledger; a key itself is never written to a file."""
+        """The product id of the ledger: with a backend, the one that the key names, which stays
+        when the key is rotated. A key itself is never written to a file.
+        """
         if self.api_key is None:
             return self.product
-        import hashlib  # 5 ms, and only with a backend
+        from paygent.core.api_key import hash_of_key, product_of_key  # 5 ms, only with a backend
 
-        return "key-" + hashlib.sha256(self.api_key.encode()).hexdigest()[:16]
+        # The key of another kind of backend names no product.
+        product = product_of_key(self.api_key) or "key-" + hash_of_key(self.api_key)[:16]
+        return f"{BACKEND_PREFIX}{product}"
 
 
 VARIABLES = (

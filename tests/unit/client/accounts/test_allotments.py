@@ -351,7 +351,7 @@ def test_allot__not_far_or_not_safe__lets_nothing_in(
             accounts.admission.hold(call_of(lane), strict=False)
         assert len(user.open) == 3
     before = dict(user.open)
-    assert not allot(call_of(lane), warn_every_call=False)
+    assert not allot(call_of(lane), warn_every_call=False, is_offline=False)
     assert user.open == before
 
 

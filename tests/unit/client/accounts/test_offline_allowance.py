@@ -9,9 +9,9 @@ from paygent.client.accounts.offline_allowance import Allowance
 ALLOWED_NANO = 1_000
 
 
-def take(allowance: Allowance, cost_nano: int, deliveries: int = 0) -> bool:
+def take(allowance: Allowance, cost_nano: int, outages: int = 0) -> bool:
     """Hold a cost on an allowance of 1,000."""
-    return allowance.take(cost_nano, ALLOWED_NANO, deliveries=deliveries)
+    return allowance.take(cost_nano, ALLOWED_NANO, outages=outages)
 
 
 def test_take__up_to_the_line__the_call_that_crosses_it_is_the_last() -> None:
@@ -38,14 +38,14 @@ def test_give_back__a_call_that_cost_more_than_it_held__counts_what_it_cost() ->
     assert take(allowance, 1) is False
 
 
-def test_take__after_an_answer_of_the_ledger__starts_anew() -> None:
+def test_take__after_an_outage_has_ended__starts_again() -> None:
     """What was spent has been seen; what is in flight has not."""
     allowance = Allowance()
     assert take(allowance, 400) is True
     allowance.give_back(400, 1_000)
-    assert take(allowance, 600, deliveries=1) is True
-    assert take(allowance, 600, deliveries=1) is True
-    assert take(allowance, 600, deliveries=2) is False
+    assert take(allowance, 600, outages=1) is True
+    assert take(allowance, 600, outages=1) is True
+    assert take(allowance, 600, outages=2) is False
 
 
 def test_take__from_many_threads__never_passes_the_line_by_more_than_one_call() -> None:

@@ -43,7 +43,7 @@ from paygent.client.runtime.event_loops import runs_loop
 from paygent.client.runtime.lifecycle import _after_fork_in_child, _at_exit, _before_fork
 from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S, Settings
 from paygent.core.messages import Answer as LedgerAnswer
-from paygent.core.messages import Batch, BookedEvent, Question
+from paygent.core.messages import Batch, BookedEvent
 from paygent.core.period import to_us
 from paygent.core.report import UsageRow
 from paygent.core.usage import Usage
@@ -70,6 +70,9 @@ class Clock:
 class AbsentLedger:
     """A ledger that is away, or that never answers (`hangs`)."""
 
+    keeps_plans = False
+    heartbeat_s: float | None = None
+
     def __init__(self, hangs: threading.Event | None = None) -> None:
         self._hangs = hangs
 
@@ -85,7 +88,7 @@ class AbsentLedger:
         found: LedgerAnswer = self._fail()
         return found
 
-    def state(self, questions: tuple[Question, ...], at_us: int) -> LedgerAnswer:
+    def state(self, batch: Batch) -> LedgerAnswer:
         found: LedgerAnswer = self._fail()
         return found
 

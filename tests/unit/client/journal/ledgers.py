@@ -39,7 +39,11 @@ class FakeLedger:
         after_commit, before_state: Called at these moments, on the worker's own threads.
     """
 
+    keeps_plans = False
+    heartbeat_s: float | None = None
+
     def __init__(self) -> None:
+        self.booked_through = 0
         self.lock = threading.RLock()
         self.events: dict[str, Event] = {}
         self.directory: list[DirectoryRecord] = []
@@ -68,6 +72,7 @@ class FakeLedger:
             for event in batch.events:
                 self.events.setdefault(event.event_id, event)
             self.directory += batch.directory
+            self.booked_through = max(self.booked_through, batch.number)
             answer = self._answer(batch.questions, frozenset(counted))
         self.after_commit(batch)
         if self.losing:
@@ -75,13 +80,13 @@ class FakeLedger:
             raise LedgerUnavailable("the answer was lost")
         return answer
 
-    def state(self, questions: tuple[Question, ...], at_us: int) -> Answer:
+    def state(self, batch: Batch) -> Answer:
         """Answer questions."""
         self.before_state()
         _follow(self.reading)
         with self.lock:
-            self.asked.append(questions)
-            return self._answer(questions, frozenset())
+            self.asked.append(batch.questions)
+            return self._answer(batch.questions, frozenset())
 
     def report(
         self, start_us: int, end_us: int, tag_key: str | None = None
@@ -122,7 +127,7 @@ class FakeLedger:
             if isinstance(record, PlanRecord):
                 plans[record.name] = (plans.get(record.name, (0, {}))[0] + 1, record.document)
         users = {each.user_id: self._user(each) for each in questions}
-        return Answer(counted, users, plans)
+        return Answer(counted, users, plans, booked_through=self.booked_through)
 
     def _user(self, question: Question) -> UserLedger:
         user_id = question.user_id

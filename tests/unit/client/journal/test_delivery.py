@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -44,11 +45,11 @@ import paygent.client.journal.refresh as refresh_module
 from paygent import Paygent
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import Lane, User
-from paygent.client.journal.codec import directory_record
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
 from paygent.client.runtime.settings import read_settings
+from paygent.core.directory_json import directory_to_json
 from paygent.core.event import Event, encode_event
 from paygent.core.limit import Limit
 from paygent.core.messages import (
@@ -65,7 +66,7 @@ from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.core.records import event_of_begin
 from paygent.failopen import diagnostics
-from paygent.ledger.port import LedgerUnavailable
+from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
 
 BATCH_MAX = 100
 """Events per batch, at most."""
@@ -137,7 +138,7 @@ class Bench:
 
     def write(self, record: DirectoryRecord) -> None:
         """Write a directory record, as the meter does."""
-        self.journal.append(json.dumps(directory_record(record)).encode())
+        self.journal.append(json.dumps(directory_to_json(record)).encode())
         self.worker.nudge()
 
     def spent(self, user_id: str = "ann") -> int:
@@ -513,13 +514,15 @@ def test_deliver__after_a_part_of_the_journal_disappeared__brings_it_from_the_ac
     """Somebody has emptied the folder of a running process."""
     bench.ledger.settling.extend(away(10_000))
     bench.spend("a")
+    assert eventually(lambda: len(bench.ledger.settling) < 10_000)  # it is on its way
+    bench.spend("b")
     assert bench.journal.folder is not None
     bench.journal._rotate(bench.journal._current)
     bench.journal.maintain()
     for path in bench.journal.folder.glob("*-000001.seg"):
         path.unlink()
     bench.ledger.settling.clear()
-    assert eventually(lambda: set(bench.ledger.events) == {"a"})
+    assert eventually(lambda: set(bench.ledger.events) == {"a", "b"})
     assert eventually(lambda: not bench.user().pending)
     assert (bench.journal.dropped, diagnostics.counts["journal_lost"] > 0) == (0, True)
 
@@ -684,7 +687,7 @@ def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
     plan = PlanRecord("old", {"price": 1}, NOON_US - 1)
     bury(
         tmp_path / "journal",
-        frame(json.dumps(directory_record(plan)).encode()),
+        frame(json.dumps(directory_to_json(plan)).encode()),
         lane_record(lane),
         begin_of(lane, 1) + end_of(lane, 1),
         begin_of(lane, 2) + void_of(lane, 2),
@@ -886,8 +889,8 @@ def test_ask__an_answer_of_before_an_assignment__does_not_undo_it(bench: Bench) 
     state, gate = bench.ledger.state, threading.Event()
     plans: list[str] = []
 
-    def answer_late(questions: tuple[Question, ...], at_us: int) -> Answer:
-        answer = state(questions, at_us)
+    def answer_late(batch: Batch) -> Answer:
+        answer = state(batch)
         if not gate.is_set():
             gate.wait(WAIT_S)
         plans.append(bench.user().plan_name)
@@ -963,11 +966,12 @@ def test_ask__a_plan_that_never_settles__gives_up_after_some_rounds(bench: Bench
 def test_ask__a_delivery_in_between__reads_again(bench: Bench) -> None:
     """Figures that may be older than a delivery are not taken over."""
     user = bench.user()
-    deliveries = iter([True])
+    numbers = iter([0, 7])
 
     def deliver_once() -> None:
-        if next(deliveries, False):
-            bench.accounts.sync.acknowledge((), Answer(), NOON_US)
+        bench.ledger.booked_through = next(numbers)
+        bench.accounts.sync.start_batch(7, ())
+        bench.accounts.sync.acknowledge((), Answer(), NOON_US)
 
     bench.ledger.before_state = deliver_once
     assert bench.worker.ask(user, None).result(WAIT_S) is True
@@ -1258,3 +1262,123 @@ def test_start__without_room_for_a_second_thread__starts_none_twice(
         bench.spend(f"e{number}")
     assert started == ["paygent-deliver", "none", "none", "paygent-ask"]
     assert diagnostics.counts["no_thread"] == 2
+
+
+# -- a backend
+
+
+def test_deliver__a_batch_in_doubt__is_sent_again_unchanged(bench: Bench) -> None:
+    """Under its number, with the questions of now; what comes meanwhile is in the next one."""
+    bench.ledger.losing = 2
+    bench.spend("a")
+    assert eventually(lambda: len(bench.ledger.batches) >= 1)
+    bench.spend("b")
+    assert eventually(lambda: set(bench.ledger.events) == {"a", "b"})
+    batches = bench.ledger.batches
+    sent = [(each.number, [event.event_id for event in each.events]) for each in batches]
+    assert sent[:4] == [(1, ["a"]), (1, ["a"]), (1, ["a"]), (2, ["b"])]
+    assert {each.holder for each in batches} == {bench.journal.owner}
+
+
+def test_deliver__a_record_that_is_refused__is_quarantined_at_once(
+    bench: Bench, swallowed: Swallowed
+) -> None:
+    """The ledger has said what is wrong with it: trying again would not help."""
+    swallowed.expect("ledger_refused")
+    bench.ledger.settling.append(LedgerRefused("no"))
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert bench.journal.folder is not None
+    (line,) = (bench.journal.folder / "refused.jsonl").read_text().splitlines()
+    assert "event_id='a'" in json.loads(line)["refused"]
+    assert len(bench.ledger.batches) == 1  # the questions alone, under the number of the batch
+    assert (bench.ledger.batches[0].number, bench.ledger.batches[0].events) == (1, ())
+
+
+def test_deliver__a_rejected_key__keeps_the_events_and_says_so_once(bench: Bench) -> None:
+    """They are delivered once the key is accepted."""
+    bench.ledger.settling.extend([LedgerUnauthorised("status 401")] * 3)
+    bench.spend("a")
+    assert eventually(lambda: "a" in bench.ledger.events)
+    assert diagnostics.counts["backend_unauthorised"] == 3
+    assert "ledger_unavailable" not in diagnostics.counts
+
+
+def test_deliver__to_a_ledger_that_expects_heartbeats__reaches_it_while_nothing_is_called(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """News of users comes without a call of theirs."""
+    ledger = FakeLedger()
+    ledger.heartbeat_s = 0.02
+    bench = new_bench(ledger=ledger)
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    count_now = len(ledger.batches)
+    assert eventually(lambda: len(ledger.batches) > count_now + 2)
+    assert all(not each.events for each in ledger.batches[count_now:])
+
+
+def test_deliver__plans_to_a_backend__warns_once_that_its_own_apply(
+    new_bench: Callable[..., Bench],
+) -> None:
+    """As soon as the backend has answered."""
+    ledger = FakeLedger()
+    ledger.keeps_plans = True
+    ledger.heartbeat_s = 0.02
+    bench = new_bench(ledger=ledger)
+    bench.write(PlanRecord("pro", {}, NOON_US))
+    bench.write(AssignRecord("ann", "pro", None, None, NOON_US))
+    assert eventually(lambda: "backend_keeps_plans" in diagnostics.counts)
+    assert diagnostics.counts["backend_keeps_plans"] == 1
+
+
+def test_deliver__provisional_answers__mean_that_the_ledger_is_offline(bench: Bench) -> None:
+    """Until it answers itself: `when_offline` applies, and nothing counts as flushed."""
+    settle = bench.ledger.settle
+    is_away = True
+
+    def settle_here(batch: Batch) -> Answer:
+        return replace(settle(batch), is_provisional=is_away)
+
+    bench.ledger.settle = settle_here  # type: ignore[method-assign]
+    bench.spend("a")
+    assert bench.worker.flush(WAIT_S) is True
+    assert (bench.accounts.sync.is_offline, bench.worker.flushed) == (True, 0)
+    is_away = False
+    bench.spend("b")
+    assert bench.worker.flush(WAIT_S) is True
+    assert (bench.accounts.sync.is_offline, bench.worker.flushed) == (False, 1)
+
+
+def test_ask__many_users_at_once__takes_few_requests(bench: Bench) -> None:
+    """Ten thousand first touches at a deployment do not outlive the wait of their callers."""
+    gate = threading.Event()
+
+    def wait() -> None:
+        gate.wait(WAIT_S)
+
+    bench.ledger.before_state = wait
+    answers = [
+        bench.worker.ask(bench.user(f"user-{number}"), None, WAIT_S) for number in range(900)
+    ]
+    gate.set()
+    assert all(answer.result(WAIT_S) for answer in answers)
+    assert sum(len(questions) for questions in bench.ledger.asked) == 900
+    assert len(bench.ledger.asked) <= 4
+
+
+def test_ask__a_caller_who_has_stopped_waiting__is_not_asked_for(bench: Bench) -> None:
+    """The next delivery brings the state, and others wait for theirs."""
+    gate = threading.Event()
+
+    def wait() -> None:
+        gate.wait(WAIT_S)
+
+    bench.ledger.before_state = wait
+    first = bench.worker.ask(bench.user("first"), None, WAIT_S)
+    assert eventually(lambda: bench.worker._refresh._jobs.empty())
+    late = bench.worker.ask(bench.user("late"), None, 0.001)
+    time.sleep(0.01)
+    gate.set()
+    assert (first.result(WAIT_S), late.result(WAIT_S)) == (True, False)
+    assert [each.user_id for questions in bench.ledger.asked for each in questions] == ["first"]

@@ -313,7 +313,7 @@ def test_decode__of_a_dead_process__books_ends_once_and_begins_without_an_answer
         lane_record(LANE) + end_of(LANE, 1) + void_of(LANE, 2),
     ]
     records = [record for data in segments for record in parse_dead(data)[0]]
-    decoded = decode(records, of_dead=True)
+    decoded = decode(records, unfinished=unfinished(records))
     lost = decoded.events[-1]
     assert [event.event_id for event in decoded.events] == [
         event_of(OTHER, 3).event_id,
