@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from math import inf
 
 
 class Backoff:
@@ -15,6 +16,7 @@ class Backoff:
         first_s: float,
         most_s: float,
         *,
+        due_after_s: float = inf,
         now_s: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -23,11 +25,14 @@ class Backoff:
         Args:
             first_s: Pause after the first failure, at most; it doubles with each further one.
             most_s: Longest pause, unless the other side asks for a longer one.
+            due_after_s: How long it has failed when a try is due, whatever the pause: the caller
+                then decides how to go on without the other side.
             now_s: The clock.
             chance: Returns a number from 0 to 1.
         """
         self._first_s = first_s
         self._most_s = most_s
+        self._due_after_s = due_after_s
         self._now_s = now_s
         self._chance = chance
         self._failures = 0
@@ -45,7 +50,9 @@ class Backoff:
         # Between half and the whole: processes that failed together come back apart.
         pause_s *= (1 + self._chance()) / 2
         self._failures += 1
-        self._due_s = self._now_s() + max(pause_s, retry_after_s or 0.0)
+        pause_s = max(pause_s, retry_after_s or 0.0)
+        left_s = self._due_after_s - self.failing_s
+        self._due_s = self._now_s() + (min(pause_s, left_s) if left_s > 0 else pause_s)
 
     def succeed(self) -> None:
         """Note that it works."""

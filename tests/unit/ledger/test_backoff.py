@@ -81,3 +81,14 @@ def test_failing_s__from_the_start_of_the_first_try__until_it_works() -> None:
     assert (backoff.failing_s, backoff.wait_s) == (0.0, 0.0)
     backoff.fail()
     assert backoff.wait_s == 1.0
+
+
+def test_wait_s__with_a_moment_at_which_a_try_is_due__ends_there_once() -> None:
+    """Whoever has to decide then how to go on does not wait for minutes."""
+    clock = Clock()
+    backoff = Backoff(1.0, 10.0, due_after_s=5.0, now_s=clock, chance=lambda: 1.0)
+    backoff.fail(600.0)
+    assert backoff.wait_s == 5.0
+    clock.now_s += 5.0
+    backoff.fail(600.0)
+    assert backoff.wait_s == 600.0

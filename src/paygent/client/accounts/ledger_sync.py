@@ -238,6 +238,15 @@ class LedgerSync:
             if user is not None:
                 user.is_active = True
 
+    def forget_versions(self, user_ids: Iterable[str]) -> None:
+        """Have the plans, and these users, read again in full."""
+        self.plans_version = ""
+        for user_id in user_ids:
+            user = self._registry.users.get(user_id)
+            if user is not None:
+                user.version = ""
+                user.is_active = True
+
     def _note_unchanged(self, answer: Answer, at_us: int) -> None:
         """Note that the figures of users have been read and are the same."""
         for user_id in answer.unchanged:

@@ -158,6 +158,7 @@ class UserRegistry:
         """Configure a plan; users of it follow at their next call."""
         with acquire_soon(self.lock):
             self.plans[name] = plan
+            self.plan_versions.pop(name, None)  # the ledger's is another one until it is read again
             self._unlimited.discard(name)
             self._start_change("plan:" + name)
             users = self._start_epoch()

@@ -253,7 +253,9 @@ class Paygent(Verbs):
         self._parts.meter.deferred_ends.run()  # they add events
         self._parts.callbacks.flush(EXIT_WAIT_S)
         # Without events of its own the process may still adopt those of others.
-        if self._parts.worker.is_running or self._parts.journal.has_any:
+        # With a backend, this host may have kept events of an outage.
+        is_connected = self._parts.connected is not None
+        if is_connected or self._parts.worker.is_running or self._parts.journal.has_any:
             self._parts.worker.flush(_FLUSH_WAIT_S, gives_up=True)
         return self._parts.worker.flushed - before
 

@@ -149,7 +149,7 @@ class Worker:
         self._has_own_plans = False  # whether the application has made plans or assignments
         self._number = 0  # of the last batch
         self._sent_s = -inf  # when the ledger last had one
-        self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S)
+        self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S, due_after_s=OFFLINE_AFTER_S)
         self._is_away = False
         self._busy_since_s = self._busy_s = -inf  # first and last of the locks in a row
         self._adopt_soon = False
@@ -340,7 +340,7 @@ class Worker:
             self._accounts.note_failing(is_offline=True)
         elif answer is not None:
             self._accounts.note_answered()
-            if self._has_own_plans and self._ledger.keeps_plans:
+            if self._has_own_plans:
                 self._has_own_plans = False
                 diagnostics.warn_once(Notice.BACKEND_KEEPS_PLANS)
 
@@ -530,13 +530,19 @@ class Worker:
 
     def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
         for record in directory:
-            self._has_own_plans |= not is_for_backend(record)
             if isinstance(record, PlanRecord):
                 self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
             elif isinstance(record, DefaultPlanRecord):
                 self._accounts.registry.confirm_recorded("default_plan")
+        own = [record for record in directory if not is_for_backend(record)]
+        if own and self._ledger.keeps_plans:
+            self._has_own_plans = True
+            # They were not sent: what the ledger has is read again, although it has not changed.
+            self._accounts.sync.forget_versions(
+                record.user_id for record in own if isinstance(record, AssignRecord)
+            )
 
 
 def _is_heartbeat(batch: Batch) -> bool:
