@@ -239,7 +239,7 @@ class LedgerSync:
                 user.is_active = True
 
     def forget_versions(self, user_ids: Iterable[str]) -> None:
-        """Have the plans, and these users, read again in full."""
+        """Read the plans, and these users, again in full with the next batch."""
         self.plans_version = ""
         for user_id in user_ids:
             user = self._registry.users.get(user_id)
