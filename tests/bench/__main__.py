@@ -107,6 +107,14 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
         local_mode(20_000 if options.quick else 100_000)
 
+    def connected() -> None:
+        from tests.bench.connected import connected
+
+        if options.quick:
+            connected(1_000, 10_000)
+        else:
+            connected(10_000, 360_000)
+
     return {
         "import": import_time,
         "in-situ": in_situ,
@@ -117,6 +125,7 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "cap": cap,
         "local-mode": local_mode,
         "backend": backend,
+        "connected": connected,
     }
 
 

@@ -1,4 +1,4 @@
-"""`paygent doctor`: checks the installation, the settings, the files and the plans.
+"""`paygent doctor`: checks the installation, the settings, the backend, the files and the plans.
 
 Prints a line for each check: ok, warning or problem, the last two with a remedy. It only reads, so
 it may be run beside an application. The test calls of `checks.hook_probe` go to a fake provider.
@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from paygent.cli.checks import files, installation, plans
+from paygent.cli.checks.backend import check_backend
 from paygent.cli.checks.finding import Finding, Level, warning
 from paygent.cli.checks.installation import SdkProbe
 from paygent.cli.options import Place, read_place
@@ -68,6 +69,7 @@ def _findings(
     yield from _completed("sdks", _check_sdks(sdks, probe, environ))
     yield from _completed("sdks", installation.check_uninstrumented())
     yield from installation.check_environment(environ)
+    yield from _completed("backend", check_backend(environ))
     check = files.check_database(place.db_path, files.read_mounts())
     database = list(_completed("database", check))
     yield from database
@@ -81,7 +83,7 @@ def _findings(
         clock = files.check_clock(place, store if is_open else None, now_us)
         yield from _completed("clock", clock)
         yield from plans.check_prices(catalogue.as_of, now_us)
-        if is_open:
+        if is_open and not environ.get("PAYGENT_API_KEY"):  # a backend has plans of its own
             table = read_plans(store, place.product, now_us)
             yield from plans.check_plans(place.product, table)
             yield from plans.check_models(catalogue, table.lines, now_us)

@@ -116,7 +116,6 @@ class ConnectedLedger:
         except LedgerUnavailable as error:
             self._note_away(error)
             return
-        self._backoff.succeed()
         with suppress(StoreUnavailable):
             self._ended = None if self._outages is None else self._outages.ended()
 

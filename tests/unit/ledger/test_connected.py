@@ -688,3 +688,21 @@ def test_settle__while_somebody_waits_for_it__is_kept_at_once(
     other.ledger.open()
     assert spent(other.settle()) == 1_000
     other.ledger.close()
+
+
+def test_open__again_and_again__does_not_make_a_failing_backend_look_well(
+    process: Process, backend: Backend
+) -> None:
+    """It answers, and books nothing: what the dead have left cannot be delivered to it."""
+
+    def settle(batch: Batch) -> Answer:
+        raise LedgerUnavailable(f"status 500, {len(batch.events)} events")
+
+    backend.settle = settle  # type: ignore[method-assign]
+    for _ in range(2):
+        process.ledger.open()
+        with pytest.raises(LedgerUnavailable):
+            process.ledger.settle(batch_of(make_event("a")))
+        process.now_s += 3.0
+    process.ledger.open()
+    assert process.ledger.settle(batch_of(make_event("a"))).is_provisional

@@ -308,7 +308,7 @@ class Worker:
         except LedgerUnavailable as error:
             self._note_away(error)
             return False
-        self._note_there()
+        self._is_away = False  # as far as this shows; whether it takes batches, the next one does
         is_ready = self._adopt()
         if is_ready:
             self._refresh.ready.set()
@@ -333,16 +333,16 @@ class Worker:
         else:
             diagnostics.warn_once(Notice.LEDGER_UNAVAILABLE, error)
 
-    def _note_there(self, answer: Answer | None = None) -> None:
+    def _note_there(self, answer: Answer) -> None:
         self._is_away, self._busy_s = False, -inf
         self._backoff.succeed()
-        if answer is not None and answer.is_provisional:
+        if answer.is_provisional:
             self._accounts.note_failing(is_offline=True)
-        elif answer is not None:
-            self._accounts.note_answered()
-            if self._has_own_plans:
-                self._has_own_plans = False
-                diagnostics.warn_once(Notice.BACKEND_KEEPS_PLANS)
+            return
+        self._accounts.note_answered()
+        if self._has_own_plans:
+            self._has_own_plans = False
+            diagnostics.warn_once(Notice.BACKEND_KEEPS_PLANS)
 
     @property
     def _idle_s(self) -> float:
