@@ -17,7 +17,6 @@ from starlette.responses import Response
 
 from paygent.core.message_json import answer_to_json, read_batch, with_versions
 from paygent.core.messages import (
-    Answer,
     AssignRecord,
     Batch,
     DirectoryRecord,
@@ -32,6 +31,7 @@ from paygent.server.backend import ForTenant, Tenant
 from paygent.server.logs import LOGGER
 from paygent.server.problems import Problem, invalid
 from paygent.server.routes import api_router, needs
+from paygent.store.ledger import SqlStore
 
 router = api_router()
 
@@ -77,18 +77,28 @@ async def leases(request: Request, tenant: Tenant = ForTenant) -> Response:
 
 async def _answer(tenant: Tenant, batch: Batch, new: frozenset[str]) -> Response:
     """Answer the questions of a batch that has been booked."""
-    answer: Answer = await tenant.ask(
-        tenant.store.read,
+    body, unknown = await tenant.ask(_read, tenant.store, batch, new)
+    if unknown:
+        _create(tenant, unknown, batch.at_us)
+    return Response(body, media_type="application/json")
+
+
+def _read(
+    product: str, store: SqlStore, batch: Batch, new: frozenset[str]
+) -> tuple[bytes, list[Question]]:
+    """Read and write down the answer, on a thread of the store: there may be thousands of users.
+    Return also the questions about users who are unknown.
+    """
+    answer = store.read(
+        product,
         batch.questions,
         batch.at_us,
         holder=batch.holder,
         news_since_us=batch.news_since_us,
     )
     unknown = [each for each in batch.questions if answer.users[each.user_id].is_unknown]
-    if unknown:
-        _create(tenant, unknown, batch.at_us)
     answer = with_versions(replace(answer, counted=new), batch)
-    return Response(to_json(answer_to_json(answer, batch)), media_type="application/json")
+    return to_json(answer_to_json(answer, batch)), unknown
 
 
 def _create(tenant: Tenant, unknown: Sequence[Question], at_us: int) -> None:
