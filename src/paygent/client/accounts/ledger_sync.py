@@ -251,9 +251,16 @@ class LedgerSync:
         """Note that the figures of users have been read and are the same."""
         for user_id in answer.unchanged:
             user = self._registry.users.get(user_id)
-            if user is not None and user.known:
+            if user is None or not user.known:
+                continue
+            with acquire_soon(user.lock):
+                rolling = [each for each in user.accounts.values() if each.is_rolling]
+                for account in rolling:
+                    if at_us + _ROLLING_LEAD_US >= account.stale_us:  # so it was asked about
+                        account.stale_us = _stale_at(account.key, at_us, self._refresh_us)
+                due = (each.stale_us for each in rolling if each.thresholds is not None)
                 user.read_us = at_us
-                user.stale_us = max(user.stale_us, at_us + _STALE_RETRY_US)
+                user.stale_us = min([at_us + self._refresh_us, *due])
 
     def _apply_plans(self, answer: Answer) -> None:
         registry = self._registry
@@ -406,11 +413,16 @@ def _apply_accounts(user: User, state: UserLedger, at_us: int, refresh_us: int) 
         account.shadow_acknowledged = state.shadow.get(key, 0)
         if account.decisive > known:  # others have spent: there is less room
             user.allotment = None
-        length_us = rolling_length_us(key.limit.window)
-        if length_us is not None:
-            # No later than other figures: other processes spend in this window as well.
-            account.stale_us = at_us + min(length_us // ROLLING_STEPS, refresh_us)
+        if account.is_rolling:
+            account.stale_us = _stale_at(key, at_us, refresh_us)
     return applied
+
+
+def _stale_at(key: AccountKey, at_us: int, refresh_us: int) -> int:
+    """Return when a rolling sum that is read now has to be read again."""
+    length_us = rolling_length_us(key.limit.window) or 0
+    # No later than other figures: other processes spend in this window as well.
+    return at_us + min(length_us // ROLLING_STEPS, refresh_us)
 
 
 def _covers(user: User, applied: set[AccountKey], needed: Iterable[AccountKey]) -> bool:

@@ -8,13 +8,21 @@ from itertools import permutations
 from typing import Any
 
 import pytest
-from tests.contract.samples import NOON_US, fold, make_event, period_key, session_key
-from tests.unit.client.accounts.calls import capped, make_accounts, settle
+from tests.contract.samples import (
+    NOON_US,
+    fold,
+    make_event,
+    period_key,
+    rolling_key,
+    session_key,
+)
+from tests.unit.client.accounts.calls import capped, make_accounts, settle, usd
 
 from paygent.client.accounts.ledger_sync import SESSIONS_MAX
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.core.event import Event
+from paygent.core.limit import Limit
 from paygent.core.messages import Answer, Question, SessionState, UserLedger
 from paygent.core.plan import PlanConfig
 
@@ -128,6 +136,21 @@ def test_acknowledge__users_that_are_unchanged__are_as_fresh_as_others() -> None
     later_us = NOON_US + 30_000_000
     accounts.sync.acknowledge([], Answer(unchanged=frozenset({"ann", "eve"})), later_us)
     assert (user.read_us, user.stale_us > later_us) == (later_us, True)
+
+
+def test_acknowledge__an_unchanged_user_with_a_rolling_limit__is_fresh_again() -> None:
+    """Otherwise the sum would be asked for again with every delivery, and by every call."""
+    limit = Limit(window="rolling:24h", cap=usd(10_000))
+    accounts = make_accounts(capped(100_000, limits=(limit,)))
+    user = accounts.registry.user("ann", NOON_US)
+    question = accounts.sync.question(user, None, NOON_US)
+    accounts.sync.apply_answer(answer_to(question, []), NOON_US)
+    first_us = user.stale_us
+    later_us = first_us + 5
+    accounts.sync.acknowledge([], Answer(unchanged=frozenset({"ann"})), later_us)
+    assert user.accounts[rolling_key()].stale_us == later_us + (first_us - NOON_US)
+    assert user.stale_us == user.accounts[rolling_key()].stale_us
+    assert not accounts.sync.needs_refresh(user, None, later_us + 1)
 
 
 def test_question__with_figures_of_a_version__names_it() -> None:
