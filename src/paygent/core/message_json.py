@@ -19,7 +19,7 @@ from typing import Any, get_args
 from paygent.core.account import AccountKey
 from paygent.core.directory_json import directory_from_json, directory_to_json
 from paygent.core.event import Event
-from paygent.core.event_json import CanonicalName, event_to_json, read_events
+from paygent.core.event_json import CLOCK_SKEW_MAX_US, CanonicalName, event_to_json, read_events
 from paygent.core.limit import LimitKey
 from paygent.core.messages import (
     Answer,
@@ -43,6 +43,13 @@ DIRECTORY_MAX = 2_000
 
 ACCOUNTS_MAX = 1_000
 """Accounts in one question."""
+
+ACCOUNTS_TOTAL_MAX = 50_000
+"""Accounts in one message."""
+
+LIMITS_MAX = 5_000
+WINDOWS_MAX = 20_000
+"""Rows of a message's tables; users may have billing periods of their own."""
 
 HOLDER_CHARS_MAX = 128
 _REASON_CHARS_MAX = 10_000
@@ -135,8 +142,8 @@ def read_batch(given: Any, now_us: int, canonical: CanonicalName) -> Batch:
     """
     errors = ValidationErrors(_MESSAGE)
     fields = _Fields(given, "", errors)
-    limits = _limits(fields.items("limits"), errors)
-    windows = _windows(fields.items("windows"), errors)
+    limits = _limits(fields.items("limits", most=LIMITS_MAX), errors)
+    windows = _windows(fields.items("windows", most=WINDOWS_MAX), errors)
     questions: dict[str, Question] = {}
     for number, each in enumerate(fields.items("questions", most=QUESTIONS_MAX)):
         part = _Fields(each, f"questions[{number}]", errors)
@@ -153,11 +160,16 @@ def read_batch(given: Any, now_us: int, canonical: CanonicalName) -> Batch:
         events = read_events(fields.value("events", []), now_us, canonical)
     except InvalidValue as invalid:
         errors.found += invalid.findings
+    accounts = sum(len(question.accounts) for question in questions.values())
+    if accounts > ACCOUNTS_TOTAL_MAX:
+        errors.add("questions", accounts, f"must name at most {ACCOUNTS_TOTAL_MAX} accounts")
+    at_us = fields.number("at_us", default=now_us)
     batch = Batch(
         events=events,
         directory=directory,
         questions=tuple(questions.values()),
-        at_us=fields.number("at_us", default=now_us),
+        # Like events: rolling windows end at the ledger's time, where the sender's is wrong.
+        at_us=now_us if at_us > now_us + CLOCK_SKEW_MAX_US else at_us,
         holder=fields.text("holder", chars_max=HOLDER_CHARS_MAX),
         number=fields.number("number"),
         news_since_us=fields.number("news_since_us") if "news_since_us" in fields.given else None,

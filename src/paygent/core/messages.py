@@ -222,13 +222,14 @@ class Known(NamedTuple):
     """What a process has from the ledger.
 
     Attributes:
-        users: The last answer about each user, with the question that it answers.
+        users: The last answer about each user, with the question that it answers, and when that
+            was, in microseconds.
         plans: Plans by name, with their version and document.
         default_plan: The plan of users without an assigned one.
-        as_of_us: When that was.
+        as_of_us: When the ledger last answered at all.
     """
 
-    users: Sequence[tuple[Question, UserLedger]]
+    users: Sequence[tuple[Question, UserLedger, int]]
     plans: dict[str, tuple[int, dict[str, Any]]]
     default_plan: str | None
     as_of_us: int

@@ -17,6 +17,9 @@ from paygent.core.money import read_decimal
 NAME_CHARS_MAX = 255
 """Characters of a user id and of the name of a model, plan or provider."""
 
+FINDINGS_MAX = 1_000
+"""Broken rules that are reported at once; a body of megabytes may break one with each value."""
+
 NAME_RULE = f"must be a string of 1 to {NAME_CHARS_MAX} characters"
 
 _SHOWN_CHARS_MAX = 80  # enough to recognize a value in an error message
@@ -74,8 +77,9 @@ class ValidationErrors:
     found: list[FieldError] = field(default_factory=list)
 
     def add(self, name: str, value: Any, rule: str) -> None:
-        """Record that the field `name` with `value` breaks `rule`."""
-        self.found.append(FieldError(name, value, rule))
+        """Record that the field `name` with `value` breaks `rule`; of very many, the first."""
+        if len(self.found) < FINDINGS_MAX:
+            self.found.append(FieldError(name, value, rule))
 
     def raise_if_any(self) -> None:
         """Raise `InvalidValue` if at least one rule was broken."""

@@ -43,6 +43,7 @@ OUTAGE_AFTER_S = 5.0
 
 _FIRST_RETRY_S = 0.5
 _RETRY_MAX_S = 5.0
+_RETRY_AFTER_MAX_S = 60.0  # a server that asks for more may be back sooner
 _SENT_AT_ONCE = 1_000  # records of the outbox in one request
 _SEND_S = 2.0  # the process's own batches wait for so long while the outbox is sent
 
@@ -123,9 +124,10 @@ class ConnectedLedger:
         """Join an outage that another process of this host has begun."""
         if self._outages is None or self._outage is not None:
             return
+        running: int | None = None
         with suppress(StoreUnavailable):  # without it, batches wait in the journal
-            self._outage = self._outages.running()
-        if self._outage is not None:
+            running = self._outages.running()
+        if running is not None:
             self._begin(self._outages)
 
     # -- booking
@@ -147,7 +149,10 @@ class ConnectedLedger:
         is_too_soon = self._backoff.failing_s < OUTAGE_AFTER_S and not self.is_urgent()
         if self._outages is None or is_too_soon:
             raise error
-        self._begin(self._outages)
+        try:
+            self._begin(self._outages)
+        except LedgerUnavailable:
+            raise error from None  # what is wrong with the backend comes first
 
     def _settle_there(self, batch: Batch) -> Answer:
         sent = tuple(record for record in batch.directory if is_for_backend(record))
@@ -167,7 +172,7 @@ class ConnectedLedger:
         number, outages = self._outage, self._outages
         assert number is not None  # the callers have begun an outage
         assert outages is not None
-        if self._backoff.wait_s == 0 and self._send(outages, number):
+        if self._backoff.wait_s == 0 and self._send(outages, number, batch.at_us):
             return self._settle_there(batch)
         try:
             with as_unavailable():
@@ -185,7 +190,7 @@ class ConnectedLedger:
 
     # -- sending what was kept
 
-    def _send(self, outages: OutageStore, number: int) -> bool:
+    def _send(self, outages: OutageStore, number: int, at_us: int) -> bool:
         """Try the backend, and send it the outbox; return whether the outage is over."""
         try:
             self._remote.state(Batch())  # before anything is taken for sent
@@ -193,25 +198,25 @@ class ConnectedLedger:
             while True:
                 with as_unavailable():
                     unsent = outages.unsent(_SENT_AT_ONCE)
-                    if not unsent.last_number and outages.end(number):
+                    if not unsent.records and outages.end(number):
                         self._end(number)
                         return True
                 if self._now_s() >= until_s:
                     return False
-                self._send_records(unsent.records)
+                self._send_records(unsent.records, at_us)
                 self._backoff.succeed()
                 with as_unavailable():
-                    outages.drop_sent(unsent.last_number)
+                    outages.drop_sent(unsent.last_row)
         except LedgerUnavailable as error:
-            self._backoff.fail(error.retry_after_s)
+            self._backoff.fail(min(error.retry_after_s or 0.0, _RETRY_AFTER_MAX_S))
             return False
 
-    def _send_records(self, records: list[Event | DirectoryRecord]) -> None:
+    def _send_records(self, records: list[Event | DirectoryRecord], at_us: int) -> None:
         """Send records to the backend; one that it refuses is quarantined."""
         events = tuple(each for each in records if isinstance(each, Event))
         directory = tuple(each for each in records if not isinstance(each, Event))
         try:
-            self._remote.settle(Batch(events=events, directory=directory))
+            self._remote.settle(Batch(events=events, directory=directory, at_us=at_us))
         except LedgerRefused as error:
             if len(records) == 1:
                 diagnostics.record_error("ledger_refused", error)
@@ -219,7 +224,7 @@ class ConnectedLedger:
                 return
             middle = (len(records) + 1) // 2
             for half in (records[:middle], records[middle:]):
-                self._send_records(half)
+                self._send_records(half, at_us)
         else:
             self.sent_events += len(events)
 

@@ -8,6 +8,7 @@ A status is one of three things. What is about the content of a batch (a problem
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from paygent.core.message_json import batch_to_json, read_answer, readable
@@ -55,6 +56,9 @@ class RemoteLedger:
         return self._exchange("/api/v1/leases", batch, ASK_TIMEOUT_S)
 
     def _exchange(self, path: str, batch: Batch, timeout_s: float) -> Answer:
+        # Ids that differ only by what cannot be sent are one there.
+        questions = {readable(each.user_id): each for each in reversed(batch.questions)}
+        batch = replace(batch, questions=tuple(reversed(questions.values())))
         body = encode(batch_to_json(batch))
         given = call(self._transport, "POST", path, body=body, timeout_s=timeout_s)
         try:

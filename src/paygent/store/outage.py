@@ -37,6 +37,7 @@ from paygent.core.messages import (
     UserLedger,
     is_for_backend,
 )
+from paygent.core.period import rolling_length_us
 from paygent.store.answering import answer
 from paygent.store.booking import Booked
 from paygent.store.ledger import SqlStore
@@ -55,11 +56,11 @@ _CACHE_KIB = 4_096  # an outage must not cost the application's memory
 
 _OF_USERS = (
     "accounts", "event_ids", "events", "corrections", "sessions", "assignments", "rollup_user",
-    "kept_answers", "users",
+    "users",
 )  # fmt: skip
 """Tables of a namespace that are swept user by user; the users last, since they are the list."""
 
-_OF_PRODUCT = ("rollup_day", "rollup_model", "holders", "price_lists", "products")
+_OF_PRODUCT = ("kept_answers", "rollup_day", "rollup_model", "holders", "price_lists", "products")
 
 
 class OutageEnded(Exception):
@@ -71,11 +72,11 @@ class Unsent(NamedTuple):
 
     Attributes:
         records: Events and directory records, in the order of their delivery.
-        last_number: Number of the last one; 0 where there is none.
+        last_row: Number of the last one in the outbox; 0 where there is none.
     """
 
     records: list[Event | DirectoryRecord]
-    last_number: int
+    last_row: int
 
 
 def namespace_of(store: SqlStore, product: str) -> str | None:
@@ -137,8 +138,8 @@ class OutageStore(SqliteStore):
             assert number is not None  # it was just started
             there_sql = sql.of_product(self._namespace(number))
             rows = [
-                (text(question.user_id), known.as_of_us, _dump_user(question, state))
-                for question, state in known.users
+                (text(question.user_id), read_us, _dump_user(question, state, read_us))
+                for question, state, read_us in known.users
             ]
             document = json.dumps(
                 {"plans": plans_to_json(known.plans), "default_plan": known.default_plan}
@@ -147,7 +148,7 @@ class OutageStore(SqliteStore):
         # Billing periods and plans of the users, for what is booked here.
         records = [
             AssignRecord(question.user_id, state.plan, None, state.subscription, known.as_of_us)
-            for question, state in known.users
+            for question, state, _ in known.users
             if state.plan is not None
         ]
         if records:
@@ -200,7 +201,7 @@ class OutageStore(SqliteStore):
             json.loads(kept[_PLANS]) if _PLANS in kept else {"plans": {}, "default_plan": None}
         )
         users = {
-            user_id: _added(state, kept.get(text(user_id)))
+            user_id: _added(state, kept.get(text(user_id)), batch.at_us)
             for user_id, state in found.users.items()
         }
         return replace(
@@ -212,30 +213,30 @@ class OutageStore(SqliteStore):
             is_provisional=True,
         )
 
-    def unsent(self, records_max: int, *, after: int = 0) -> Unsent:
+    def unsent(self, records_max: int) -> Unsent:
         """Return the first records of the outbox."""
         with self.engine.transaction(self._product) as sql:
-            rows = sql.unsent(after_number=after, records_max=records_max)
+            rows = sql.unsent(records_max=records_max)
         records = [_READERS[row["kind"]](json.loads(row["document"])) for row in rows]
-        return Unsent(records, rows[-1]["number"] if rows else 0)
+        return Unsent(records, rows[-1]["row_number"] if rows else 0)
 
     def unsent_events(self) -> int:
         """Return how many events the backend does not have yet."""
         with self.engine.transaction(self._product) as sql:
-            first, last = sql.first_unsent(), sql.last_unsent()
-        if first is None or last is None:
+            first, state = sql.first_unsent(), sql.outage()
+        if first is None:
             return 0
-        return int(last["events"] - first["events"] + (first["kind"] == _EVENT))
+        return int(state["last_event"] - first["events"] + (first["kind"] == _EVENT))
 
-    def drop_sent(self, last_number: int) -> None:
-        """Take records that the backend has out of the outbox."""
+    def drop_sent(self, last_row: int) -> None:
+        """Take records that the backend has out of the outbox, through the one of this number."""
         with self.engine.transaction(self._product, writes=True) as sql:
-            sql.drop_sent(last_number=last_number)
+            sql.drop_sent(last_row=last_row)
 
     def end(self, number: int) -> bool:
         """End an outage if its outbox is empty; return whether it is over."""
         with self.engine.transaction(self._product, writes=True) as sql:
-            if sql.last_unsent() is not None:
+            if sql.first_unsent() is not None:
                 return _number(sql) != number
             sql.end_outage(number=number)
             return True
@@ -245,13 +246,12 @@ class OutageStore(SqliteStore):
         namespace = self._namespace(number)
         with self.engine.transaction(namespace, writes=True) as sql:
             users = [row["user_id"] for row in sql.users_page(after="", users_max=_SWEEP_USERS)]
-            users.append(_PLANS)
             for table in _OF_USERS:
                 sql.connection.executemany(
                     f"DELETE FROM {table} WHERE product_id = ? AND user_id = ?",  # noqa: S608
                     [(namespace, user_id) for user_id in users],
                 )
-            if len(users) > _SWEEP_USERS:
+            if len(users) == _SWEEP_USERS:
                 return True
             for table in _OF_PRODUCT:
                 sql.connection.execute(
@@ -276,22 +276,24 @@ def _number(sql: Statements) -> int | None:
 def _keep_unsent(
     sql: Statements, events: Iterable[Event], directory: Iterable[DirectoryRecord]
 ) -> None:
-    last = sql.last_unsent()
-    number, count = (0, 0) if last is None else (last["number"], last["events"])
+    state = sql.outage()
+    last_row, last_event = state["last_row"], state["last_event"]
     rows: list[tuple[int, str, int, str]] = []
     for record in filter(is_for_backend, directory):
-        document = json.dumps(directory_to_json(record))
-        rows.append((number + len(rows) + 1, _DIRECTORY, count, document))
+        last_row += 1
+        rows.append((last_row, _DIRECTORY, last_event, json.dumps(directory_to_json(record))))
     for event in events:
-        count += 1
-        rows.append((number + len(rows) + 1, _EVENT, count, encode_event(event).decode()))
+        last_row, last_event = last_row + 1, last_event + 1
+        rows.append((last_row, _EVENT, last_event, encode_event(event).decode()))
     if rows:
         sql.keep_unsent(rows=rows)
+        sql.count_rows(last_row=last_row, last_event=last_event)
 
 
-def _dump_user(question: Question, state: UserLedger) -> str:
+def _dump_user(question: Question, state: UserLedger, read_us: int) -> str:
     accounts = [[list(key.limit), *key[1:]] for key in question.accounts]
-    return json.dumps({"accounts": accounts, "state": user_to_json(question, state)})
+    written = {"accounts": accounts, "state": user_to_json(question, state), "read_us": read_us}
+    return json.dumps(written)
 
 
 def _read_user(written: dict[str, Any]) -> UserLedger:
@@ -299,11 +301,12 @@ def _read_user(written: dict[str, Any]) -> UserLedger:
     return user_from_json(written["state"], Question(written["state"]["user_id"], accounts))
 
 
-def _added(here: UserLedger, document: str | None) -> UserLedger:
+def _added(here: UserLedger, document: str | None, at_us: int) -> UserLedger:
     """Return the backend's last figures of a user with what was booked here since."""
     if document is None:
         return replace(here, is_unknown=here.plan is None)
-    state = _read_user(json.loads(document))
+    written = json.loads(document)
+    state, age_us = _read_user(written), at_us - written["read_us"]
     by_model = dict(state.by_model) if state.period_start_us == here.period_start_us else {}
     for model, (tokens, cost_nano) in here.by_model.items():
         before = by_model.get(model, (0, 0))
@@ -311,16 +314,29 @@ def _added(here: UserLedger, document: str | None) -> UserLedger:
     return replace(
         state,
         open_session=_later(state.open_session, here.open_session),
-        spent={key: spent + state.spent.get(key, 0) for key, spent in here.spent.items()},
+        spent={
+            key: spent + _left(key, state.spent.get(key, 0), age_us)
+            for key, spent in here.spent.items()
+        },
         shadow={
             key: both
             for key in here.spent
-            if (both := here.shadow.get(key, 0) + state.shadow.get(key, 0))
+            if (both := here.shadow.get(key, 0) + _left(key, state.shadow.get(key, 0), age_us))
         },
         period_start_us=here.period_start_us,
         by_model=by_model,
         version="",
     )
+
+
+def _left(key: AccountKey, figure: int, age_us: int) -> int:
+    """Return what is left of a figure that was read some time ago. A rolling sum lost a part of
+    it since: an even one, as far as is known here.
+    """
+    length_us = rolling_length_us(key.limit.window)
+    if length_us is None:
+        return figure
+    return figure * max(length_us - age_us, 0) // length_us
 
 
 def _later(one: SessionState | None, other: SessionState | None) -> SessionState | None:

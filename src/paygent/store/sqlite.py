@@ -116,6 +116,7 @@ class SqliteEngine:
         self._file_id: tuple[int, int] | None = None  # None is a store that is not watched
         self._readers = 0 if path == ":memory:" else readers
         self._reading = threading.BoundedSemaphore(max(self._readers, 1))
+        self._paused_readers = 0
         self._idle_readers: list[sqlite3.Connection] = []
 
     def open(self) -> None:
@@ -181,8 +182,12 @@ class SqliteEngine:
         the parent's locks for its own, and two processes that both seem to hold a lock corrupt the
         file. A closed connection is not inherited.
         """
-        if self._lock.acquire(timeout=_FORK_WAIT_S):
-            self._paused_by = threading.get_ident()
+        # Those who read give their connections back first.
+        taken = sum(self._reading.acquire(timeout=_FORK_WAIT_S) for _ in range(self._readers))
+        if not self._lock.acquire(timeout=_FORK_WAIT_S):
+            self._release_readers(taken)
+        else:
+            self._paused_by, self._paused_readers = threading.get_ident(), taken
             if self._path != ":memory:":
                 self.close()
 
@@ -192,6 +197,11 @@ class SqliteEngine:
         if self._paused_by == threading.get_ident():
             self._paused_by = None
             self._lock.release()
+            self._release_readers(self._paused_readers)
+
+    def _release_readers(self, count: int) -> None:
+        for _ in range(count):
+            self._reading.release()
 
     def forget_after_fork(self) -> None:
         """Drop the parent's connection without closing it; see `Store.forget_after_fork`.

@@ -324,7 +324,7 @@ def test_explain__an_event_of_a_backends_product__is_found_with_the_applications
     with pytest.warns(UserWarning, match="cannot be reached"):
         pg = Paygent.init(db_path=db_path, base_url="http://127.0.0.1:9")
     event = pg.record_event("u1", cost=1)
-    pg.flush()
+    pg.shutdown()
     status, text = explain(db_path, event.id)
     assert (status, "$1.000000000" in text) == (0, True)
     monkeypatch.delenv("PAYGENT_API_KEY")

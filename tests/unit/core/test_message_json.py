@@ -657,3 +657,31 @@ def test_answer__of_a_later_version__is_read() -> None:
     assert answer == Answer(
         counted=frozenset({"a"}), unchanged=frozenset({"ann"}), changed=frozenset({"x"})
     )
+
+
+def test_batch__of_a_clock_that_is_ahead__is_of_the_ledgers_time() -> None:
+    """Rolling windows end there, and would begin behind every event."""
+    late_us = NOON_US + 3_600_000_000
+    assert read({"at_us": late_us}).at_us == NOON_US
+    assert read({"at_us": NOON_US + 60_000_000}).at_us == NOON_US + 60_000_000
+
+
+def test_batch__of_hostile_size__reports_a_bounded_number_of_broken_rules() -> None:
+    """A body of megabytes may break a rule with each of its values."""
+    with pytest.raises(InvalidValue) as raised:
+        read({"limits": [0] * 4_000})
+    assert len(raised.value.findings) == 1_000
+    assert broken({"limits": [0] * 5_001}) == {"limits": "must have at most 5000 entries"}
+
+
+def test_batch__with_very_many_accounts__is_refused() -> None:
+    """Each of them may be a row that is opened."""
+    account = [0, 0]
+    given: Any = {
+        "limits": [["spend", "user", "", "period"]],
+        "windows": [[0, 9]],
+        "questions": [
+            {"user_id": f"u{number}", "accounts": [account] * 1_000} for number in range(51)
+        ],
+    }
+    assert broken(given) == {"questions": "must name at most 50000 accounts"}

@@ -41,6 +41,7 @@ from paygent.ledger.connected import OUTAGE_AFTER_S, ConnectedLedger
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
 from paygent.store.outage import OutageEnded, OutageStore
+from paygent.store.port import StoreBusy
 from paygent.store.sqlite import SqliteStore
 
 PRODUCT = "backend-acme"
@@ -175,7 +176,7 @@ def known_of(answer: Answer, *, at_us: int = NOON_US, **fields: Any) -> Known:
     question = Question("ann", tuple(state.spent), MONTH.start_us)
     plans = {"pro": (3, {"max_spend_per_period": "5"})}
     changed = {name: getattr(state, name) for name in UserLedger.__dataclass_fields__} | fields
-    return Known([(question, UserLedger(**changed))], plans, "pro", at_us)
+    return Known([(question, UserLedger(**changed), at_us)], plans, "pro", at_us)
 
 
 def cut(process: Process, backend: Backend) -> None:
@@ -558,7 +559,10 @@ def test_begin__by_a_process_that_knows_more_recent_figures__goes_on_from_those(
     before = process.settle(make_event("a"))
     old, new = known_of(before, at_us=NOON_US), known_of(before, at_us=NOON_US + 5)
     newer = Known(
-        [(question, UserLedger(spent={period_key(): 7_000})) for question, _ in new.users],
+        [
+            (question, UserLedger(spent={period_key(): 7_000}), new.as_of_us)
+            for question, _, _ in new.users
+        ],
         new.plans,
         "pro",
         new.as_of_us,
@@ -590,7 +594,7 @@ def test_end__while_the_outbox_has_records__is_not_possible(path: Path) -> None:
     assert not outages.end(number)
     unsent = outages.unsent(10)
     assert unsent.records == [record, make_event("a")]
-    outages.drop_sent(unsent.last_number)
+    outages.drop_sent(unsent.last_row)
     assert (outages.end(number), outages.running(), outages.ended()) == (True, None, number)
     outages.close()
 
@@ -706,3 +710,94 @@ def test_open__again_and_again__does_not_make_a_failing_backend_look_well(
         process.now_s += 3.0
     process.ledger.open()
     assert process.ledger.settle(batch_of(make_event("a"))).is_provisional
+
+
+def test_drop_sent__by_a_process_that_was_stopped_meanwhile__deletes_only_what_it_has_sent(
+    path: Path,
+) -> None:
+    """It goes on in a later outage, or after others have emptied the outbox: rows have their
+    numbers for ever.
+    """
+    outages = OutageStore(str(path), PRODUCT)
+    number = outages.begin(None)
+    outages.settle(number, batch_of(make_event("a"), make_event("b")))
+    stopped = outages.unsent(10)
+    outages.drop_sent(stopped.last_row)
+    outages.settle(number, batch_of(make_event("c")))
+    outages.drop_sent(stopped.last_row)
+    assert (outages.unsent(10).records, outages.unsent_events()) == ([make_event("c")], 1)
+    outages.drop_sent(outages.unsent(10).last_row)
+    assert outages.end(number)
+    again = outages.begin(None)
+    outages.settle(again, batch_of(make_event("d")))
+    outages.drop_sent(stopped.last_row)
+    assert outages.unsent(10).records == [make_event("d")]
+    outages.close()
+
+
+def test_join__that_fails__is_tried_again_with_what_the_process_knows(
+    backend: Backend, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its users would start from nothing."""
+    process, other = Process(backend, path), Process(backend, path)
+    process.ledger.open()
+    other.ledger.open()
+    before = other.settle(make_event("a"))
+    other.ledger.known = lambda: known_of(before)
+    cut(process, backend)
+    begin = other.outages.begin
+    failures = iter([StoreBusy("locked")])
+
+    def fail_once(known: Known | None) -> int:
+        for failure in failures:
+            raise failure
+        return begin(known)
+
+    monkeypatch.setattr(other.outages, "begin", fail_once)
+    with pytest.raises(LedgerUnavailable):
+        other.settle()
+    assert spent(other.settle(make_event("b"))) == 2_000
+    other.ledger.close()
+
+
+def test_settle__of_a_user_read_long_ago__leaves_the_more_recent_figure_of_another_process(
+    process: Process, backend: Backend, path: Path
+) -> None:
+    """A process may have heard from the backend just now, and not of this user."""
+    question = Question("ann", (period_key(),), MONTH.start_us)
+    recent = UserLedger(spent={period_key(): 9_000}, period_start_us=MONTH.start_us)
+    stale = UserLedger(spent={period_key(): 20}, period_start_us=MONTH.start_us)
+    cut(process, backend)
+    process.outages.begin(Known([(question, recent, NOON_US)], {}, None, NOON_US))
+    process.outages.begin(Known([(question, stale, NOON_US - 60)], {}, None, NOON_US + 5))
+    assert spent(process.settle()) == 9_000
+
+
+def test_settle__in_a_long_outage__lets_a_rolling_sum_decay(
+    process: Process, backend: Backend
+) -> None:
+    """Whoever was at the line does not stay there."""
+    key = rolling_key()
+    question = Question("ann", (key,), MONTH.start_us)
+    full = UserLedger(spent={key: 24_000}, shadow={key: 2_400}, period_start_us=MONTH.start_us)
+    cut(process, backend)
+    process.outages.begin(Known([(question, full, NOON_US)], {}, None, NOON_US))
+    left = []
+    for hours in (0, 6, 23, 24, 48):
+        batch = Batch(questions=(question,), at_us=NOON_US + hours * HOUR_US)
+        state = process.ledger.state(batch).users["ann"]
+        left.append((state.spent[key], state.shadow.get(key, 0)))
+    assert left == [(24_000, 2_400), (18_000, 1_800), (1_000, 100), (0, 0), (0, 0)]
+
+
+def test_settle__with_a_local_store_that_cannot_be_made__raises_what_the_backend_says(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """The key is what has to be mended first."""
+    (tmp_path / "is-a-folder").mkdir()
+    process = Process(backend, tmp_path / "is-a-folder")
+    process.ledger.open()
+    backend.failure = LedgerUnauthorised("status 401")
+    for _ in range(3):
+        with pytest.raises(LedgerUnauthorised, match="401"):
+            process.settle()

@@ -240,3 +240,12 @@ def test_settle__an_answer_that_lacks_the_batch__is_not_now() -> None:
     ledger, _ = remote(ok(booked_through=6))
     with pytest.raises(LedgerUnavailable, match="not booked"):
         ledger.settle(Batch(holder="h", number=7))
+
+
+def test_settle__ids_that_differ_by_what_cannot_be_sent__are_one_question() -> None:
+    """The server would refuse two about one user, for ever."""
+    ledger, transport = remote(ok(users=[{"user_id": "a\ufffd", "spent": [5]}]))
+    questions = ask("a\ud800", period_key()) + ask("a\ufffd", period_key())
+    answer = ledger.state(Batch(questions=questions, at_us=NOON_US))
+    assert [each["user_id"] for each in transport.seen[0][2]["questions"]] == ["a\ufffd"]
+    assert list(answer.users) == ["a\ud800"]

@@ -7,7 +7,7 @@ under the user's lock.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from paygent.client.accounts.account import Account
 from paygent.client.accounts.holds import counted_by
@@ -227,8 +227,13 @@ def _pending(user: User, key: AccountKey) -> tuple[int, int]:
     """Return the spend that an account counts of the events not acknowledged yet, and the part of
     it that blocked calls spent.
     """
+    return sums_of(key, user.pending.values())
+
+
+def sums_of(key: AccountKey, events: Iterable[Event]) -> tuple[int, int]:
+    """Return what an account counts of events, and the part of it that blocked calls spent."""
     metric = key.limit.metric
-    counted = [event for event in user.pending.values() if key.counts(event)]
+    counted = [event for event in events if key.counts(event)]
     spent = sum(_amount(metric, event) for event in counted)
     return spent, sum(_amount(metric, event) for event in counted if event.blocked)
 

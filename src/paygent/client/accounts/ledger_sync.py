@@ -22,6 +22,7 @@ from paygent.client.accounts.user_state import ModelUse, User
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
+from paygent.core.message_json import ACCOUNTS_MAX, ACCOUNTS_TOTAL_MAX
 from paygent.core.messages import Answer, Known, Question, SessionState, UserLedger
 from paygent.core.period import ROLLING_STEPS, rolling_length_us
 from paygent.core.plan import PlanConfig
@@ -118,6 +119,7 @@ class LedgerSync:
                 for key in keys
                 if is_awaited or _is_due(user.accounts.get(key), at_us + _ROLLING_LEAD_US)
             )
+            accounts = accounts[:ACCOUNTS_MAX]  # those of now come first
             return Question(user.user_id, accounts, user.period.start_us, user.version)
 
     def needs_refresh(self, user: User, session_id: str | None, at_us: int) -> bool:
@@ -135,9 +137,9 @@ class LedgerSync:
 
     def must_wait(self, user: User, session_id: str | None) -> bool:
         """Return whether the call waits for that: only for what this process has never known, and
-        once for each user while the ledger does not answer.
+        not for a user of whom a call has waited in vain since the ledger's last answer about them.
         """
-        if self.is_failing and user.has_waited:
+        if user.wait_failed or (self.is_failing and user.has_waited):
             return False
         return not self.is_answered(user, session_id)
 
@@ -157,6 +159,10 @@ class LedgerSync:
             if at_us >= user.stale_us:
                 user.stale_us = at_us + _STALE_RETRY_US
 
+    def mark_wait_failed(self, user: User, session_id: str | None) -> None:
+        """Note that a call has waited, and that there was no answer."""
+        user.wait_failed = not self.is_answered(user, session_id)
+
     def take_active_users(self, delivered: Iterable[Event], at_us: int) -> tuple[Question, ...]:
         """Return questions for the users of events that are being delivered, and for those active
         since the last call; if there are very many of these, for some, and for the others next.
@@ -164,23 +170,26 @@ class LedgerSync:
         by_user = _by_user(delivered)
         users = self._registry.users
         active = {user_id: users[user_id] for user_id in by_user if user_id in users}
-        for user in list(users.values()):
-            if user.is_active and user.user_id not in active:
-                if len(active) >= QUESTIONS_MAX:
-                    break
-                active[user.user_id] = user
-        for user in active.values():
+        waiting = [user for user in list(users.values()) if user.is_active]
+        questions: list[Question] = []
+        accounts = 0
+        for user in (*active.values(), *(each for each in waiting if each.user_id not in active)):
+            # Those of the events in any case: a batch in doubt needs their accounts.
+            if user.user_id not in active and (
+                len(questions) >= QUESTIONS_MAX or accounts >= ACCOUNTS_TOTAL_MAX // 2
+            ):
+                break
             user.is_active = False
-        return tuple(
-            self.question(
-                self._registry.user(user_id, at_us),
+            question = self.question(
+                self._registry.user(user.user_id, at_us),
                 user.session_id or None,
                 at_us,
-                delivered=by_user.get(user_id, ()),
+                delivered=by_user.get(user.user_id, ()),
                 is_awaited=False,
             )
-            for user_id, user in active.items()
-        )
+            questions.append(question)
+            accounts += len(question.accounts)
+        return tuple(questions)
 
     def acknowledge(self, delivered: Iterable[Event], answer: Answer, at_us: int) -> None:
         """Acknowledge events that the ledger has booked, now or earlier, and read its figures after
@@ -214,14 +223,18 @@ class LedgerSync:
             return None
         registry = self._registry
         users = []
+        doubt = self.in_doubt
         for user in list(registry.users.values()):
-            if user.known:
+            if user.read_us:
                 with acquire_blocking(user.lock):
-                    users.append(_state_of(user))
+                    # A batch in doubt is booked again, wherever this is taken over.
+                    is_included = user.booked_through == doubt.number
+                    events = doubt.events.get(user.user_id, ()) if is_included else ()
+                    users.append((*_state_of(user, events), user.read_us))
         plans = {
             name: (version, plan_to_json(registry.plans[name]))
             for name, version in list(registry.plan_versions.items())
-            if name in registry.plans
+            if version and name in registry.plans
         }
         return Known(users, plans, registry.default_plan, self.answered_us)
 
@@ -270,9 +283,11 @@ class LedgerSync:
             self.plans_version = answer.plans_version
         for name, (version, document) in answer.plans.items():
             # A plan that this process is changing stays as it is until the ledger has it.
-            if registry.plan_versions.get(name) != version and not registry.is_changing(
-                "plan:" + name
-            ):
+            # Versions count up for each ledger by itself: a backend's 1 is not that of an outage,
+            # nor that of the database before it was restored.
+            is_new = bool(answer.plans_version) or registry.plan_versions.get(name) != version
+            version = 0 if answer.is_provisional else version
+            if is_new and not registry.is_changing("plan:" + name):
                 registry.replace_plan(
                     name, version, attempt("plan_document", plan_from_json, document)
                 )
@@ -341,6 +356,7 @@ class LedgerSync:
             at_us + self._refresh_us, *(user.accounts[key].stale_us for key in needed)
         )
         user.read_us = at_us
+        user.wait_failed = False
         user.version = state.version if is_known else ""
 
     def _apply_assignment(
@@ -364,8 +380,8 @@ class LedgerSync:
             registry.refresh_plan(user, at_us)
 
 
-def _state_of(user: User) -> tuple[Question, UserLedger]:
-    """Return the ledger's figures of a user as this process has them."""
+def _state_of(user: User, without: Sequence[Event]) -> tuple[Question, UserLedger]:
+    """Return the ledger's figures of a user as this process has them, without some events."""
     question = Question(user.user_id, tuple(user.accounts), user.period.start_us)
     accounts = user.accounts.items()
     state = UserLedger(
@@ -376,8 +392,14 @@ def _state_of(user: User) -> tuple[Question, UserLedger]:
         paused=user.paused,
         paused_reason=user.paused_reason,
         open_session=user.open_session,
-        spent={key: account.acknowledged for key, account in accounts},
-        shadow={key: account.shadow_acknowledged for key, account in accounts},
+        spent={
+            key: account.acknowledged - account_lookup.sums_of(key, without)[0]
+            for key, account in accounts
+        },
+        shadow={
+            key: account.shadow_acknowledged - account_lookup.sums_of(key, without)[1]
+            for key, account in accounts
+        },
         period_start_us=user.period.start_us,
         by_model={
             model: (use.acknowledged_tokens, use.acknowledged_cost_nano)

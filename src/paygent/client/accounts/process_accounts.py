@@ -50,6 +50,7 @@ class Accounts:
             sync.outages += 1
         sync.is_failing = sync.is_offline = self.admission.is_offline = False
         for user in list(self.registry.users.values()):
+            user.wait_failed = False
             if not user.known:
                 user.has_waited = False
 

@@ -312,6 +312,7 @@ class User:
     # The ledger
     known: bool = False  # whether the ledger has answered about every account
     has_waited: bool = False  # whether a call has waited for that
+    wait_failed: bool = False  # whether one has, since the last answer, and there was none
     is_active: bool = False  # since the last delivery
     version: str = ""  # the ledger's, of its figures
     booked_through: int = 0  # the last batch in doubt that they were found to include
@@ -349,7 +350,7 @@ class User:
         self.open, self.finished, self.is_queued = {}, deque(), False
         self.drop_lanes()
         self.sessions.clear()  # their figures went with the accounts
-        self.known = self.has_waited = False
+        self.known = self.has_waited = self.wait_failed = False
         self.version = ""
         self.booked_through = 0
         self.accounts = {}

@@ -131,7 +131,7 @@ def compose(
     )
     if connected is not None:
         connected.known = accounts.sync.known
-        connected.is_urgent = lambda: worker.is_flushing
+        connected.is_urgent = lambda: worker.is_ending
         connected.quarantine = journal.quarantine
     _register_for_forks(parts)
     return parts

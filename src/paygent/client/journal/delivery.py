@@ -129,6 +129,7 @@ class Worker:
         self._now_us = now_us
         self._interval_s = interval_s
         self._before_round = before_round
+        self._is_ending = False
         self._stopping = False  # also stays True in a child of a process that has stopped
         self.renew_after_fork()
 
@@ -151,6 +152,8 @@ class Worker:
         self._sent_s = -inf  # when the ledger last had one
         self._backoff = Backoff(_RETRY_S, _RETRY_MAX_S, due_after_s=OFFLINE_AFTER_S)
         self._is_away = False
+        self._cut_off_s = inf  # since when the ledger has not answered itself
+        self._tried_s = -inf  # when the last batch was sent
         self._busy_since_s = self._busy_s = -inf  # first and last of the locks in a row
         self._adopt_soon = False
         self._adopted_s = time.monotonic()
@@ -163,9 +166,9 @@ class Worker:
         return self._started and not self._stopping
 
     @property
-    def is_flushing(self) -> bool:
-        """Whether a caller waits until everything is delivered."""
-        return bool(self._flushing)
+    def is_ending(self) -> bool:
+        """Whether the rest is being delivered, before the end."""
+        return self._is_ending
 
     @property
     def is_stopped(self) -> bool:
@@ -260,6 +263,7 @@ class Worker:
         that journal and ledger can be closed.
         """
         deadline = time.monotonic() + timeout_s
+        self._is_ending = True
         if self._threads and not self._stopping:
             self.flush(timeout_s, gives_up=True)
         self._stopping = True
@@ -326,8 +330,7 @@ class Worker:
                 return
         self._is_away = True
         self._backoff.fail(error.retry_after_s)
-        is_offline = self._backoff.failing_s >= OFFLINE_AFTER_S
-        self._accounts.note_failing(is_offline=is_offline)
+        self._note_cut_off(now_s - self._backoff.failing_s)
         if isinstance(error, LedgerUnauthorised):
             diagnostics.warn_once(Notice.BACKEND_UNAUTHORISED, error)
         else:
@@ -337,12 +340,19 @@ class Worker:
         self._is_away, self._busy_s = False, -inf
         self._backoff.succeed()
         if answer.is_provisional:
-            self._accounts.note_failing(is_offline=True)
+            self._note_cut_off(self._tried_s)
             return
+        self._cut_off_s = inf
         self._accounts.note_answered()
         if self._has_own_plans:
             self._has_own_plans = False
             diagnostics.warn_once(Notice.BACKEND_KEEPS_PLANS)
+
+    def _note_cut_off(self, since_s: float) -> None:
+        """Note that the ledger does not answer; after some seconds `when_offline` applies."""
+        self._cut_off_s = min(self._cut_off_s, since_s)
+        is_offline = time.monotonic() - self._cut_off_s >= OFFLINE_AFTER_S
+        self._accounts.note_failing(is_offline=is_offline)
 
     @property
     def _idle_s(self) -> float:
@@ -404,19 +414,37 @@ class Worker:
             return error
 
     def _settle_in_parts(self, batch: Batch) -> Answer:
-        """Settle halves of a rejected batch, down to the record that the ledger rejects."""
+        """Settle a rejected batch without its questions; then these, if they are not the reason."""
+        answer = self._settle_records(replace(batch, questions=(), number=0))
+        if not (batch.questions or batch.number):
+            return answer
+        rest = replace(batch, events=(), directory=())
+        try:
+            answered = self._ledger.settle(rest)
+        except LedgerRefused as error:
+            diagnostics.record_error("ledger_refused", error)
+            answered = self._ledger.settle(replace(rest, questions=()))
+        return replace(answered, counted=answer.counted)
+
+    def _settle_records(self, batch: Batch) -> Answer:
+        """Settle the records of a rejected batch, in halves, down to one that is rejected."""
         events, directory = batch.events, batch.directory
-        counted: frozenset[str] = frozenset()
         if len(events) + len(directory) <= 1:
+            outcome = attempt("ledger_refused", self._settle_or_return, batch)
+            if isinstance(outcome, LedgerUnavailable):
+                raise outcome
+            if isinstance(outcome, Answer):
+                return outcome
             self._quarantine({"refused": str(record)} for record in (*events, *directory))
-        else:
-            middle = (len(events) + 1) // 2
-            for half in (events[:middle], events[middle:]):
-                counted |= self._settle(Batch(events=half, at_us=batch.at_us)).counted
-            for record in directory:
-                self._settle(Batch(directory=(record,), at_us=batch.at_us))
-        answer = self._ledger.settle(replace(batch, events=(), directory=()))
-        return replace(answer, counted=counted)
+            return Answer()
+        counted: frozenset[str] = frozenset()
+        middle = (len(events) + 1) // 2
+        for half in (events[:middle], events[middle:]):
+            if half:
+                counted |= self._settle(replace(batch, events=half, directory=())).counted
+        for record in directory:
+            self._settle(replace(batch, events=(), directory=(record,)))
+        return Answer(counted=counted)
 
     def _quarantine(self, records: Iterable[Record]) -> None:
         for record in records:
@@ -446,7 +474,7 @@ class Worker:
             self._sending = None
             self._quarantine({"unreadable": record} for record in sending.unreadable)
             self._note_recorded(sending.directory)
-            if not self._accounts.sync.is_offline:  # otherwise they are kept on this host
+            if self._cut_off_s == inf:  # otherwise they are kept on this host
                 self.flushed += len(sending.batch.events)
             worked = worked or not _is_heartbeat(sending.batch)
             if not sending.is_full:
@@ -504,6 +532,7 @@ class Worker:
         """Settle a batch of the journal and acknowledge it; False if the ledger is unavailable."""
         is_booked = False
         self._backoff.start()
+        self._tried_s = time.monotonic()
         try:
             answer = self._settle(batch)
             self._refused = 0

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.core.messages import Batch, Question
-from paygent.failopen import attempt
-from paygent.ledger.port import Ledger, LedgerUnavailable
+from paygent.failopen import attempt, diagnostics
+from paygent.ledger.port import Ledger, LedgerRefused, LedgerUnavailable
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -215,6 +215,13 @@ class UserRefresh:
             answer = self._ledger.state(batch)
         except LedgerUnavailable:
             return None
+        except LedgerRefused as error:
+            if len(asks) == 1:
+                diagnostics.record_error("ledger_refused", error)
+                return ()
+            middle = len(asks) // 2
+            halves = [self._ask_ledger(half) for half in (asks[:middle], asks[middle:])]
+            return None if None in halves else {name for half in halves for name in half or ()}
         return sync.apply_answer(answer, now_us, doubted=doubted)
 
     def _finish(self, ask: _Ask, known: bool) -> None:

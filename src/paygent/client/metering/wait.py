@@ -137,6 +137,7 @@ def wait_for_ledger(
             diagnostics.warn_once(Notice.LEDGER_SLOW, FIRST_TOUCH_WAIT_S)
         if end in ("over", "timed_out"):
             sync.mark_waited(user, session_id, now_us())
+            sync.mark_wait_failed(user, session_id)
 
     answer = worker.ask(user, session_id, FIRST_TOUCH_WAIT_S)
     return Wait(answer, FIRST_TOUCH_WAIT_S, done)

@@ -1,8 +1,8 @@
 -- The outbox of a host: what its processes keep while the backend is away. Only a local store has rows here.
 
 -- name: outage^
--- The number of the outage that is running, or that comes next; it is over once the outbox is empty.
-SELECT number FROM outages WHERE product_id = :product_id;
+-- The number of the outage that is running, or that comes next; and the last row of the outbox.
+SELECT number, last_row, last_event FROM outages WHERE product_id = :product_id;
 
 -- name: start_outage!
 INSERT INTO outages (product_id, number) VALUES (:product_id, 1)
@@ -11,27 +11,27 @@ ON CONFLICT (product_id) DO NOTHING;
 -- name: end_outage!
 UPDATE outages SET number = number + 1 WHERE product_id = :product_id AND number = :number;
 
--- name: last_unsent^
-SELECT number, events FROM outbox WHERE product_id = :product_id AND number > 0 ORDER BY number DESC LIMIT 1;
+-- name: count_rows!
+UPDATE outages SET last_row = :last_row, last_event = :last_event WHERE product_id = :product_id;
 
 -- name: first_unsent^
-SELECT kind, events FROM outbox WHERE product_id = :product_id AND number > 0 ORDER BY number LIMIT 1;
+SELECT kind, events FROM outbox WHERE product_id = :product_id AND row_number > 0 ORDER BY row_number LIMIT 1;
 
 -- name: keep_unsent!
-INSERT INTO outbox (product_id, number, kind, events, document)
-SELECT :product_id, k.number, k.kind, k.events, k.document
-FROM rows(number BIGINT, kind TEXT, events BIGINT, document TEXT) AS k
+INSERT INTO outbox (product_id, row_number, kind, events, document)
+SELECT :product_id, k.row_number, k.kind, k.events, k.document
+FROM rows(row_number BIGINT, kind TEXT, events BIGINT, document TEXT) AS k
 WHERE true;
 
 -- name: unsent
-SELECT number, kind, document FROM outbox
-WHERE product_id = :product_id AND number > :after_number
-ORDER BY number
+SELECT row_number, kind, document FROM outbox
+WHERE product_id = :product_id AND row_number > 0
+ORDER BY row_number
 LIMIT :records_max;
 
 -- name: drop_sent!
 DELETE FROM outbox
-WHERE product_id = :product_id AND number > 0 AND number <= :last_number;
+WHERE product_id = :product_id AND row_number > 0 AND row_number <= :last_row;
 
 -- name: keep_answers!
 -- The newest answer about a user stays.

@@ -18,11 +18,13 @@ from tests.contract.samples import (
 )
 from tests.unit.client.accounts.calls import capped, make_accounts, settle, usd
 
+from paygent.client.accounts import ledger_sync
 from paygent.client.accounts.ledger_sync import SESSIONS_MAX
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.core.event import Event
 from paygent.core.limit import Limit
+from paygent.core.message_json import ACCOUNTS_MAX
 from paygent.core.messages import Answer, Question, SessionState, UserLedger
 from paygent.core.plan import PlanConfig
 
@@ -267,7 +269,8 @@ def test_known__after_an_answer__is_the_ledgers_part_of_the_figures() -> None:
     settle(accounts, "a")
     known = accounts.sync.known()
     assert known is not None
-    ((question, state),) = known.users
+    ((question, state, read_us),) = known.users
+    assert read_us == NOON_US
     assert (known.as_of_us, known.default_plan) == (NOON_US + 5, "pro")
     assert known.plans["pro"][0] == 2
     assert known.plans["pro"][1]["max_spend_per_period"] == "7.000000000"
@@ -280,3 +283,62 @@ def test_known__after_an_answer__is_the_ledgers_part_of_the_figures() -> None:
         True,
         "fraud",
     )
+
+
+def test_known__with_a_batch_in_doubt_that_was_found_booked__is_without_it() -> None:
+    """Whoever takes the figures over books that batch again."""
+    accounts, user = accounts_of_ann()
+    accounts.sync.acknowledge([], Answer(), NOON_US)
+    event = settle(accounts, "a", blocked=True)
+    send(accounts, 1, event)
+    question = accounts.sync.question(user, None, NOON_US)
+    accounts.sync.apply_answer(answer_to(question, [event], 1), NOON_US, doubted=1)
+    assert spent(user) == 1_000
+    known = accounts.sync.known()
+    assert known is not None
+    assert known.users[0][1].spent[period_key()] == 900
+
+
+def test_acknowledge__plans_of_an_outage__give_way_to_the_backends_of_the_same_version() -> None:
+    """Each ledger counts its versions by itself."""
+    accounts, _ = accounts_of_ann()
+    here: Any = {"pro": (1, {"max_spend_per_period": "100"})}
+    there: Any = {"pro": (1, {"max_spend_per_period": "5"})}
+    accounts.sync.acknowledge([], Answer(plans=here, is_provisional=True), NOON_US)
+    assert accounts.registry.plans["pro"] == PlanConfig(max_spend_per_period=100)
+    accounts.sync.acknowledge([], Answer(plans=there, plans_version="b"), NOON_US)
+    assert accounts.registry.plans["pro"] == PlanConfig(max_spend_per_period=5)
+
+
+def test_must_wait__after_a_wait_in_vain__not_again_until_there_is_an_answer() -> None:
+    """Also before any delivery has failed, and for each further session."""
+    accounts, user = accounts_of_ann()
+    sync = accounts.sync
+    sync.mark_wait_failed(user, "s1")
+    assert not sync.must_wait(user, "s2")
+    question = sync.question(user, None, NOON_US)
+    sync.apply_answer(answer_to(question, []), NOON_US)
+    assert sync.must_wait(user, "s2")
+
+
+def test_question__of_a_user_with_very_many_accounts__names_those_of_now_first() -> None:
+    """A service user may have a session for each call; the ledger refuses too many at once."""
+    accounts, user = accounts_of_ann()
+    events = [settle(accounts, f"e{number}", session_id=f"s{number}") for number in range(1_200)]
+    question = accounts.sync.question(user, None, NOON_US, delivered=events)
+    assert len(question.accounts) == ACCOUNTS_MAX
+    assert question.accounts[0] == period_key()
+
+
+def test_take_active_users__with_very_many_accounts__leaves_some_for_the_next_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A message holds so many; nobody is forgotten."""
+    monkeypatch.setattr(ledger_sync, "ACCOUNTS_TOTAL_MAX", 20)
+    accounts = make_accounts(capped(1_000))
+    for number in range(25):
+        accounts.registry.user(f"u{number}", NOON_US).is_active = True
+    seen: list[str] = []
+    for _ in range(3):
+        seen += [each.user_id for each in accounts.sync.take_active_users([], NOON_US)]
+    assert sorted(seen) == sorted(f"u{number}" for number in range(25))

@@ -1285,7 +1285,7 @@ def test_deliver__a_record_that_is_refused__is_quarantined_at_once(
 ) -> None:
     """The ledger has said what is wrong with it: trying again would not help."""
     swallowed.expect("ledger_refused")
-    bench.ledger.settling.append(LedgerRefused("no"))
+    bench.ledger.settling.extend([LedgerRefused("no"), LedgerRefused("no")])
     bench.spend("a")
     assert bench.worker.flush(WAIT_S) is True
     assert bench.journal.folder is not None
@@ -1332,8 +1332,13 @@ def test_deliver__plans_to_a_backend__warns_once_that_its_own_apply(
     assert diagnostics.counts["backend_keeps_plans"] == 1
 
 
-def test_deliver__provisional_answers__mean_that_the_ledger_is_offline(bench: Bench) -> None:
-    """Until it answers itself: `when_offline` applies, and nothing counts as flushed."""
+def test_deliver__provisional_answers__mean_that_the_ledger_is_offline(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until it answers itself: `when_offline` applies after some seconds, and nothing counts as
+    flushed.
+    """
+    bench.accounts.sync.answered_us = NOON_US
     settle = bench.ledger.settle
     is_away = True
 
@@ -1343,7 +1348,12 @@ def test_deliver__provisional_answers__mean_that_the_ledger_is_offline(bench: Be
     bench.ledger.settle = settle_here  # type: ignore[method-assign]
     bench.spend("a")
     assert bench.worker.flush(WAIT_S) is True
-    assert (bench.accounts.sync.is_offline, bench.worker.flushed) == (True, 0)
+    sync = bench.accounts.sync
+    assert (sync.is_failing, sync.is_offline, bench.worker.flushed) == (True, False, 0)
+    monkeypatch.setattr(worker_module, "OFFLINE_AFTER_S", 0.0)
+    bench.spend("later")
+    assert bench.worker.flush(WAIT_S) is True
+    assert sync.is_offline
     is_away = False
     bench.spend("b")
     assert bench.worker.flush(WAIT_S) is True
@@ -1382,3 +1392,40 @@ def test_ask__a_caller_who_has_stopped_waiting__is_not_asked_for(bench: Bench) -
     gate.set()
     assert (first.result(WAIT_S), late.result(WAIT_S)) == (True, False)
     assert [each.user_id for questions in bench.ledger.asked for each in questions] == ["first"]
+
+
+def test_deliver__questions_that_are_refused__do_not_hold_up_the_events(
+    bench: Bench, swallowed: Swallowed
+) -> None:
+    """The ledger has the events; what it does not say about users is asked for later."""
+    swallowed.expect("ledger_refused")
+    settle = bench.ledger.settle
+
+    def refuse_questions(batch: Batch) -> Answer:
+        if batch.questions:
+            raise LedgerRefused("questions[0].accounts")
+        return settle(batch)
+
+    bench.ledger.settle = refuse_questions  # type: ignore[method-assign]
+    bench.spend("a")
+    bench.spend("b", user_id="bob")
+    assert bench.worker.flush(WAIT_S) is True
+    assert set(bench.ledger.events) == {"a", "b"}
+
+
+def test_ask__a_question_that_is_refused__does_not_fail_those_beside_it(
+    bench: Bench, swallowed: Swallowed
+) -> None:
+    """One odd user must not keep others unknown."""
+    swallowed.expect("ledger_refused")
+    state = bench.ledger.state
+
+    def refuse_odd(batch: Batch) -> Answer:
+        if any(each.user_id == "odd" for each in batch.questions):
+            raise LedgerRefused("questions[1].user_id")
+        return state(batch)
+
+    bench.ledger.state = refuse_odd  # type: ignore[method-assign]
+    users = [bench.user(name) for name in ("a", "odd", "b", "c")]
+    answers = [bench.worker.ask(user, None, WAIT_S) for user in users]
+    assert [answer.result(WAIT_S) for answer in answers] == [True, False, True, True]

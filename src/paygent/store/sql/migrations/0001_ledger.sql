@@ -304,19 +304,24 @@ CREATE INDEX idempotency_keys_by_time ON idempotency_keys (product_id, created_u
 -- While its backend is away, the processes of a host keep in their local store what it does not have: in the outbox the
 -- records themselves, in the order in which they are sent, and in a namespace of its own, `<product>~<number>`, the
 -- ledger of the outage. kept_answers are the backend's last figures, which those are added to; user_id '' has the plans.
+--
+-- last_row and last_event count the records, and the events among them, that were ever put into the outbox: a row's
+-- number is never used again, so that a process that has sent rows and was then stopped deletes those and no others.
 CREATE TABLE outages (
     product_id TEXT NOT NULL PRIMARY KEY,
-    number BIGINT NOT NULL
+    number BIGINT NOT NULL,
+    last_row BIGINT NOT NULL DEFAULT 0,
+    last_event BIGINT NOT NULL DEFAULT 0
 );
 
 -- events: how many of the records through this one are events, so that they need not be counted.
 CREATE TABLE outbox (
     product_id TEXT NOT NULL,
-    number BIGINT NOT NULL,
+    row_number BIGINT NOT NULL,
     kind TEXT NOT NULL,
     events BIGINT NOT NULL,
     document TEXT NOT NULL,
-    PRIMARY KEY (product_id, number)
+    PRIMARY KEY (product_id, row_number)
 );
 
 CREATE TABLE kept_answers (
