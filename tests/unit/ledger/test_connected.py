@@ -128,6 +128,7 @@ class Process:
     def __init__(self, backend: Backend, path: Path, known: Known | None = None) -> None:
         self.now_s = 100.0
         self.outages = OutageStore(str(path), PRODUCT)
+        _made.append(self.outages)
         self.ledger = ConnectedLedger(
             backend,  # type: ignore[arg-type]
             self.outages,
@@ -144,10 +145,25 @@ class Process:
         return self.ledger.settle(batch_of(*events, **others))
 
 
+_made: list[OutageStore] = []
+"""The local stores of a test's processes, some of which have died without closing them."""
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Close what a test has opened."""
+    yield
+    for store in _made:
+        store.close()
+    _made.clear()
+
+
 @pytest.fixture
-def backend() -> Backend:
+def backend() -> Iterator[Backend]:
     """A backend that answers."""
-    return Backend()
+    made = Backend()
+    yield made
+    made.store.close()
 
 
 @pytest.fixture

@@ -1379,14 +1379,15 @@ def test_ask__many_users_at_once__takes_few_requests(bench: Bench) -> None:
 
 def test_ask__a_caller_who_has_stopped_waiting__is_not_asked_for(bench: Bench) -> None:
     """The next delivery brings the state, and others wait for theirs."""
-    gate = threading.Event()
+    gate, is_asking = threading.Event(), threading.Event()
 
     def wait() -> None:
+        is_asking.set()
         gate.wait(WAIT_S)
 
     bench.ledger.before_state = wait
     first = bench.worker.ask(bench.user("first"), None, WAIT_S)
-    assert eventually(lambda: bench.worker._refresh._jobs.empty())
+    assert is_asking.wait(WAIT_S)
     late = bench.worker.ask(bench.user("late"), None, 0.001)
     time.sleep(0.01)
     gate.set()
