@@ -766,11 +766,17 @@ def test_append__interrupted_anywhere__neither_stops_the_reader_nor_loses_what_r
     journal = new_journal(segment_bytes_max=3_000)
     lane = lane_of()
     ours = {journal_module.__file__, ownership_module.__file__, segments_module.__file__}
+    # Python 3.10 may raise between the end of a block and the first step of its `finally`.
+    file = journal_module.__file__
+    lines = enumerate(Path(file).read_text(encoding="utf-8").splitlines(), 1)
+    withdrawals = {(file, number) for number, line in lines if "writers.pop()" in line}
     interrupts = 0
 
     def interrupt(signum: int, at: FrameType | None) -> None:
         nonlocal interrupts
-        if at is not None and at.f_code.co_filename in ours and not journal._rotation.locked():
+        if at is None or (at.f_code.co_filename, at.f_lineno) in withdrawals:
+            return
+        if at.f_code.co_filename in ours and not journal._rotation.locked():
             interrupts += 1
             raise _Interrupted
 
