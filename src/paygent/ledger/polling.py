@@ -31,12 +31,12 @@ from urllib.parse import quote
 
 from paygent.core.event import Event
 from paygent.core.event_json import event_to_json
-from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.report import UsageRow
+from paygent.core.message_json import readable
+from paygent.core.messages import Answer, Batch, Question
 from paygent.ledger.polled_session import Fields, PolledSession, answer_about, read_session
-from paygent.ledger.port import LedgerRefused, LedgerUnavailable
+from paygent.ledger.port import LedgerRefused
 from paygent.ledger.process_sums import ProcessSums
-from paygent.ledger.remote import ASK_TIMEOUT_S, SYNC_TIMEOUT_S, call, encode
+from paygent.ledger.remote import ASK_TIMEOUT_S, SYNC_TIMEOUT_S, HttpLedger, call, encode
 from paygent.ledger.transport import HttpResponse, HttpTransport, Transport
 
 EVENTS_MAX = 100
@@ -71,10 +71,9 @@ class _UserLookup:
         return response
 
 
-class PollingLedger:
+class PollingLedger(HttpLedger):
     """Adapter of `Ledger` over the documented routes; see the module."""
 
-    keeps_plans = True
     heartbeat_s: float | None = None
 
     def __init__(self, transport: HttpTransport, *, events_max: int = EVENTS_MAX) -> None:
@@ -84,7 +83,7 @@ class PollingLedger:
             transport: To the backend.
             events_max: Events in one request, at most those that the contract allows.
         """
-        self._transport = transport
+        super().__init__(transport)
         self._lookup = _UserLookup(transport)
         self._events_max = max(1, min(events_max, EVENTS_MAX))
         self._start_over()
@@ -145,7 +144,7 @@ class PollingLedger:
         unclear: set[str] = set()
         for start in range(0, len(events), self._events_max):
             chunk = events[start : start + self._events_max]
-            given = _call(
+            given = call(
                 self._transport,
                 "POST",
                 "/api/v1/events/batch",
@@ -170,7 +169,7 @@ class PollingLedger:
         """
         if batch.questions:
             return self._read(batch)
-        health = _call(self._transport, "GET", "/api/v1/health", timeout_s=ASK_TIMEOUT_S)
+        health = call(self._transport, "GET", "/api/v1/health", timeout_s=ASK_TIMEOUT_S)
         Fields(health, "").text("status")
         return Answer(booked_through=self._booked_for(batch))
 
@@ -228,7 +227,7 @@ class PollingLedger:
                 continue
             path = f"/api/v1/users/{_quoted(question.user_id)}/session"
             try:
-                given = _call(self._lookup, "GET", path, timeout_s=ASK_TIMEOUT_S)
+                given = call(self._lookup, "GET", path, timeout_s=ASK_TIMEOUT_S)
             except _UnknownUser:
                 sessions.append((question, None))
             except LedgerRefused:  # an id that this backend does not take must not stop the others
@@ -237,50 +236,18 @@ class PollingLedger:
                 sessions.append((question, read_session(given)))
         return sessions
 
-    def report(self, *_: object) -> tuple[UsageRow, ...]:
-        """Raise: this ledger is read over its own API."""
-        raise LedgerUnavailable("usage in a backend is read over its API: GET /users/{id}/usage")
-
-    def event(self, *_: object) -> BookedEvent | None:
-        """Raise: a backend shows no single events."""
-        raise LedgerUnavailable("a backend shows no single events")
-
-    # -- life
-
-    def close(self) -> None:
-        """Close the connections; see `Ledger.close`."""
-        self._transport.close()
-
-    def pause_for_fork(self) -> None:
-        """Keep the connections: a child drops its copies without using them."""
-
-    def resume_after_fork(self) -> None:
-        """Go on with the connections."""
-
     def forget_after_fork(self) -> None:
         """Drop the parent's connections, batches and sums; see `Ledger.forget_after_fork`."""
-        self._transport.forget_after_fork()
+        super().forget_after_fork()
         self._start_over()
 
 
 # -- requests
 
 
-def _call(
-    transport: Transport, method: str, path: str, *, body: bytes | None = None, timeout_s: float
-) -> Any:
-    """Send a request and return the JSON of its answer; see `remote.call`."""
-    try:
-        return call(transport, method, path, body=body, timeout_s=timeout_s)
-    except RecursionError as error:
-        raise LedgerUnavailable("the backend's answer is nested too deeply") from error
-
-
 def _quoted(user_id: str) -> str:
     """Return a user id as one segment of a path."""
-    # No server reads a lone surrogate; as in `encode` it becomes U+FFFD.
-    text = user_id.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    segment = quote(text, safe="")
+    segment = quote(readable(user_id), safe="")
     # Clients and servers resolve these two segments, as in a folder.
     return segment.replace(".", "%2E") if segment in (".", "..") else segment
 

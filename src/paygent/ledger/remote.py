@@ -31,15 +31,42 @@ _REJECTIONS = (401, 403)
 _MESSAGE_CHARS_MAX = 200
 
 
-class RemoteLedger:
-    """Adapter of `Ledger` over HTTP."""
+class HttpLedger:
+    """What ledgers over HTTP have in common: their connections, and what no backend answers."""
 
     keeps_plans = True
-    heartbeat_s: float | None = 1.0
 
     def __init__(self, transport: HttpTransport) -> None:
         """Take over the transport; it is closed with the ledger."""
         self._transport = transport
+
+    def report(self, *_: object) -> tuple[UsageRow, ...]:
+        """Raise: this ledger is read over its own API."""
+        raise LedgerUnavailable("usage in a backend is read over its API: GET /users/{id}/usage")
+
+    def event(self, *_: object) -> BookedEvent | None:
+        """Raise: a backend shows no single events."""
+        raise LedgerUnavailable("a backend shows no single events")
+
+    def close(self) -> None:
+        """Close the connections; see `Ledger.close`."""
+        self._transport.close()
+
+    def pause_for_fork(self) -> None:
+        """Keep the connections: a child drops its copies without using them."""
+
+    def resume_after_fork(self) -> None:
+        """Go on with the connections."""
+
+    def forget_after_fork(self) -> None:
+        """Drop the parent's connections; see `Ledger.forget_after_fork`."""
+        self._transport.forget_after_fork()
+
+
+class RemoteLedger(HttpLedger):
+    """Adapter of `Ledger` over `/sync` and `/leases`."""
+
+    heartbeat_s: float | None = 1.0
 
     def open(self) -> None:
         """Do nothing: a request connects; see `Ledger.open`."""
@@ -65,28 +92,6 @@ class RemoteLedger:
             return read_answer(given, batch)
         except InvalidValue as error:
             raise LedgerUnavailable(f"its answer cannot be used: {error}") from error
-
-    def report(self, *_: object) -> tuple[UsageRow, ...]:
-        """Raise: this ledger is read over its own API."""
-        raise LedgerUnavailable("usage in a backend is read over its API: GET /users/{id}/usage")
-
-    def event(self, *_: object) -> BookedEvent | None:
-        """Raise: a backend shows no single events."""
-        raise LedgerUnavailable("a backend shows no single events")
-
-    def close(self) -> None:
-        """Close the connections; see `Ledger.close`."""
-        self._transport.close()
-
-    def pause_for_fork(self) -> None:
-        """Keep the connections: a child drops its copies without using them."""
-
-    def resume_after_fork(self) -> None:
-        """Go on with the connections."""
-
-    def forget_after_fork(self) -> None:
-        """Drop the parent's connections; see `Ledger.forget_after_fork`."""
-        self._transport.forget_after_fork()
 
 
 def encode(document: Any) -> bytes:

@@ -130,11 +130,16 @@ def compose(
         wrapper=CallableWrapper(None if disabled else meter, settings.registry),
     )
     if connected is not None:
-        connected.known = accounts.sync.known
-        connected.is_urgent = lambda: worker.is_ending
-        connected.quarantine = journal.quarantine
+        _prepare_for_outages(connected, parts)
     _register_for_forks(parts)
     return parts
+
+
+def _prepare_for_outages(connected: ConnectedLedger, parts: Parts) -> None:
+    """Pass in what a ledger needs of layers above it while the backend is away."""
+    connected.known = parts.accounts.sync.known
+    connected.is_urgent = lambda: parts.worker.is_ending
+    connected.quarantine = parts.journal.quarantine
 
 
 def _register_for_forks(parts: Parts) -> None:
