@@ -33,6 +33,7 @@ from paygent.core.limit import LimitKey
 from paygent.store import audit
 from paygent.store.directory_port import Difference
 from paygent.store.ledger import SqlStore
+from paygent.store.rollups import FIGURES
 from paygent.store.statements import Statements
 
 __all__ = ["clock", "store", "stores"]  # fixtures
@@ -104,25 +105,7 @@ def test_audit__events_of_every_kind__are_clean(store: SqlStore) -> None:
     assert store.repair(PRODUCT) == 0
 
 
-COLUMNS = [
-    *(("accounts", each) for each in ("spent", "shadow")),
-    *(
-        (table, each)
-        for table in ("rollup_day", "rollup_user", "rollup_model")
-        for each in ("calls", "input_tokens", "output_tokens", "cost_nano")
-    ),
-    *(("rollup_day", each) for each in ("doubtful_calls", "shadow_calls", "shadow_cost_nano")),
-    *(("rollup_gate", each) for each in ("soft", "hard", "blocked")),
-]
-
-ROWS = {
-    "accounts": "user_id = 'ann' AND metric = 'tokens' AND session_id = 's1'",
-    "rollup_day": "user_id = 'ann' AND day = '2024-10-04' AND model = 'gpt-4o'",
-    "rollup_user": "user_id = 'bob' AND model = 'gpt-4o'",
-    "rollup_model": "day = '2024-10-04' AND model = 'o3'",
-    "rollup_gate": "user_id = 'bob'",
-}
-"""One row of each table."""
+SPEND = {"model": "gpt-4o", "provider": "openai", "plan": "default"}
 
 ROW_KEYS: Mapping[str, Mapping[str, Any]] = {
     "accounts": {
@@ -135,39 +118,57 @@ ROW_KEYS: Mapping[str, Mapping[str, Any]] = {
         "model": "gpt-4o",
         "window_rule": "session",
     },
-    "rollup_day": {
-        "day": "2024-10-04",
+    "rollup_user of a day": {
+        "span": "2024-10-04",
         "user_id": "ann",
-        "model": "gpt-4o",
-        "provider": "openai",
-        "plan": "default",
+        "period_start_us": period_key().start_us,
+        **SPEND,
     },
-    "rollup_user": {
+    "rollup_user of a month": {
+        "span": "2024-10",
         "user_id": "bob",
         "period_start_us": period_key().start_us,
-        "month": "2024-10",
-        "model": "gpt-4o",
+        **SPEND,
     },
-    "rollup_model": {"day": "2024-10-04", "model": "o3", "quality": "exact"},
+    "rollup_product": {"day": "2024-10-04", "model": "o3", "provider": "azure", "plan": "default"},
     "rollup_gate": {"user_id": "bob", "day": "2024-10-03", "gate_reason": "total_spend"},
 }
+"""One row of each table, or of each kind of its rows."""
+
+COLUMNS = [
+    *(("accounts", each) for each in ("spent", "shadow")),
+    *((row, each) for row in ROW_KEYS if row[:8] == "rollup_u" for each in FIGURES),
+    *(("rollup_product", each) for each in FIGURES),
+    *(("rollup_gate", each) for each in ("soft", "hard", "blocked")),
+]
 
 
-@pytest.mark.parametrize(("table", "column"), COLUMNS, ids=lambda each: str(each))
+def table_of(row: str) -> str:
+    """Return the table of a row of `ROW_KEYS`."""
+    return row.partition(" ")[0]
+
+
+def condition(row: str) -> str:
+    """Return the condition that finds it."""
+    return " AND ".join(f"{name} = {value!r}" for name, value in ROW_KEYS[row].items())
+
+
+@pytest.mark.parametrize(("row", "column"), COLUMNS, ids=lambda each: str(each))
 def test_audit__a_counter_that_was_falsified__is_found_and_no_other(
-    store: SqlStore, table: str, column: str
+    store: SqlStore, row: str, column: str
 ) -> None:
     """The difference names table, row, figure and both values; a repair ends it."""
     fill(store)
     fill(store, OTHER)
+    table = table_of(row)
     execute(
         store,
         f"UPDATE {table} SET {column} = {column} + 5"
-        f" WHERE product_id = '{PRODUCT}' AND {ROWS[table]}",
+        f" WHERE product_id = '{PRODUCT}' AND {condition(row)}",
     )
     (found,) = differences(store)
     assert (found.table, found.column) == (table, column)
-    assert found.key == ROW_KEYS[table]
+    assert found.key == ROW_KEYS[row]
     assert found.stored == found.folded + 5
     assert differences(store, OTHER) == []
     assert store.repair(OTHER) == 0
@@ -177,19 +178,20 @@ def test_audit__a_counter_that_was_falsified__is_found_and_no_other(
     assert store.repair(PRODUCT) == 0
 
 
-@pytest.mark.parametrize("table", ROWS)
-def test_audit__a_row_that_is_missing__is_found_and_repaired(store: SqlStore, table: str) -> None:
+@pytest.mark.parametrize("row", ROW_KEYS)
+def test_audit__a_row_that_is_missing__is_found_and_repaired(store: SqlStore, row: str) -> None:
     """A row without which events are not counted has zeros; accounts are opened by questions, so
     a missing account is opened again by the next one.
     """
     fill(store)
-    execute(store, f"DELETE FROM {table} WHERE {ROWS[table]}")
+    table = table_of(row)
+    execute(store, f"DELETE FROM {table} WHERE {condition(row)}")
     found = differences(store)
     if table == "accounts":
         assert found == []
         return
     assert {(each.table, each.stored) for each in found} == {(table, 0)}
-    assert all(each.key == ROW_KEYS[table] for each in found)
+    assert all(each.key == ROW_KEYS[row] for each in found)
     assert store.repair(PRODUCT) == len(found)
     assert differences(store) == []
 
@@ -197,15 +199,15 @@ def test_audit__a_row_that_is_missing__is_found_and_repaired(store: SqlStore, ta
 def test_audit__counters_of_a_user_without_a_row__are_found(store: SqlStore) -> None:
     """Counters that belong to no user and no event are differences, too."""
     fill(store)
-    for table, row in ROWS.items():
-        if table != "rollup_model":
-            execute(store, f"UPDATE {table} SET user_id = 'zoe' WHERE {row}")
-    execute(store, "UPDATE rollup_model SET day = '1999-01-01' WHERE day = '2024-10-04'")
+    for row in ROW_KEYS:
+        if row != "rollup_product":
+            execute(store, f"UPDATE {table_of(row)} SET user_id = 'zoe' WHERE {condition(row)}")
+    execute(store, "UPDATE rollup_product SET day = '1999-01-01' WHERE day = '2024-10-04'")
     found = differences(store)
     strays = [each for each in found if each.folded == 0]
     users = {each.key.get("user_id", each.key.get("day")) for each in strays}
     assert users == {"zoe", "1999-01-01"}
-    assert {each.table for each in strays} == set(ROWS)
+    assert {each.table for each in strays} == {table_of(row) for row in ROW_KEYS}
     assert store.repair(PRODUCT) == len(found)
     assert differences(store) == []
 
@@ -215,9 +217,7 @@ def test_audit__an_event_that_was_added_past_the_ledger__is_found(store: SqlStor
     fill(store)
     execute(store, "UPDATE events SET cost_tokens_nano = cost_tokens_nano + 3 WHERE event_id = 'd'")
     found = differences(store)
-    assert {each.table for each in found} == {
-        *("rollup_day", "rollup_user", "rollup_model", "accounts"),
-    }
+    assert {each.table for each in found} == {"rollup_user", "rollup_product", "accounts"}
     assert {each.folded - each.stored for each in found} == {3}
     assert store.repair(PRODUCT) == len(found)
     assert differences(store) == []
@@ -231,8 +231,8 @@ def test_audit__small_pages__find_the_same(
     for number in range(7):
         events = [make_event(f"x{each}", user_id=f"u{number}") for each in range(3)]
         store.ingest(PRODUCT, batch_of(*events, questions=ask(f"u{number}", period_key())))
-    for table in ("accounts", "rollup_day", "rollup_gate"):
-        column = {"accounts": "spent", "rollup_day": "calls", "rollup_gate": "hard"}[table]
+    columns = {"accounts": "spent", "rollup_user": "calls", "rollup_gate": "hard"}
+    for table, column in columns.items():
         execute(store, f"UPDATE {table} SET {column} = {column} + 1")
     expected = differences(store)
     assert len(expected) > 20
@@ -263,12 +263,12 @@ def test_audit__a_zone__has_its_days_and_months(store: SqlStore) -> None:
 def test_audit__slots_of_several_writers__are_summed(store: SqlStore, stores: Stores) -> None:
     """A product's rows are kept in slots; only their sum has a meaning."""
     fill(store)
+    row = f"'{PRODUCT}', '2024-10-04', 'o3', 'azure', 'default'"
     execute(
         store,
-        "INSERT INTO rollup_model (product_id, day, model, quality, slot, calls, input_tokens,"
-        " output_tokens, cost_nano) VALUES"
-        f" ('{PRODUCT}', '2024-10-04', 'o3', 'exact', 98, 5, 0, 0, 0),"
-        f" ('{PRODUCT}', '2024-10-04', 'o3', 'exact', 99, -5, 0, 0, 1)",
+        f"INSERT INTO rollup_product (product_id, day, model, provider, plan, slot,"
+        f" {', '.join(FIGURES)}) VALUES"
+        f" ({row}, 98, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0), ({row}, 99, -5, 0, 0, 0, 1, 0, 0, 0, 0, 0)",
     )
     (found,) = differences(store)
     assert (found.column, found.stored - found.folded) == ("cost_nano", 1)
@@ -288,9 +288,9 @@ def test_audit__the_same_id_of_two_users__is_two_events(store: SqlStore) -> None
 def test_audit__an_iterator_that_is_not_finished__leaves_no_transaction(store: SqlStore) -> None:
     """Whoever needs one difference closes the iterator, and the store is usable."""
     fill(store)
-    execute(store, "UPDATE rollup_day SET calls = calls + 1")
+    execute(store, "UPDATE rollup_user SET calls = calls + 1")
     found = store.audit(PRODUCT)
-    assert next(found).table == "rollup_day"
+    assert next(found).table == "rollup_user"
     found.close()  # type: ignore[attr-defined]
     store.ingest(PRODUCT, batch_of(make_event("later")))
     assert store.repair(PRODUCT) > 1
@@ -337,7 +337,6 @@ def test_repair__while_events_are_booked__loses_none(
         repaired = 0
         for _ in range(8):
             execute(store, "UPDATE accounts SET spent = spent + 7 WHERE user_id <= 'u3'")
-            execute(store, "UPDATE rollup_day SET calls = calls + 1 WHERE user_id <= 'u3'")
             execute(store, "UPDATE rollup_user SET calls = calls + 1 WHERE user_id <= 'u3'")
             repaired += store.repair(PRODUCT)
     finally:
@@ -377,7 +376,7 @@ def test_repair__in_the_middle_of_another__repairs_nothing_twice(
 ) -> None:
     """Two repairs do not add the same difference twice."""
     fill(store)
-    execute(store, "UPDATE rollup_day SET calls = calls + 1")
+    execute(store, "UPDATE rollup_user SET calls = calls + 1")
     execute(store, "UPDATE accounts SET spent = spent + 1")
     expected = len(differences(store))
     other = stores.again(store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import calendar
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -98,10 +98,36 @@ def day_in_zone(at_us: int, timezone_name: str) -> str:
 @lru_cache(maxsize=4096)  # a batch is of a day or two
 def _day_of_quarter(quarter: int, timezone_name: str) -> str:
     # Every zone is a whole number of quarters of an hour away from UTC, since 1972.
+    at = to_datetime(quarter * _QUARTER_US)
+    return at.astimezone(_zone(timezone_name)).strftime("%Y-%m-%d")
+
+
+def _zone(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo  # for products with a zone of their own
 
-    zone = timezone.utc if timezone_name == "UTC" else ZoneInfo(timezone_name)
-    return to_datetime(quarter * _QUARTER_US).astimezone(zone).strftime("%Y-%m-%d")
+    return timezone.utc if name == "UTC" else ZoneInfo(name)
+
+
+def start_of_day(day: date, timezone_name: str) -> int:
+    """Return when a day begins in a time zone, in microseconds since 1970 UTC."""
+    return to_us(datetime(day.year, day.month, day.day, tzinfo=_zone(timezone_name)))
+
+
+def days_between(first_day: str, last_day: str) -> list[str]:
+    """Return the days from one to another, both included, in ISO 8601."""
+    first = date.fromisoformat(first_day)
+    count = (date.fromisoformat(last_day) - first).days + 1
+    return [(first + timedelta(days=number)).isoformat() for number in range(count)]
+
+
+def months_between(first_day: str, last_day: str) -> list[str]:
+    """Return the months from that of a day to that of another, all in ISO 8601."""
+    year, month = int(first_day[:4]), int(first_day[5:7])
+    months = []
+    while (name := f"{year:04}-{month:02}") <= last_day[:7]:
+        months.append(name)
+        year, month = (year + 1, 1) if month == 12 else (year, month + 1)
+    return months
 
 
 @lru_cache(maxsize=256)  # a product has few rules, and each account of a user has one

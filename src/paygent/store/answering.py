@@ -11,7 +11,13 @@ from paygent.core.account import AccountKey, amount
 from paygent.core.limit import LimitKey
 from paygent.core.messages import DEFAULT_PLAN, Answer, Question, SessionState, UserLedger
 from paygent.core.override import apply_overrides
-from paygent.core.period import rolling_length_us
+from paygent.core.period import (
+    billing_period,
+    calendar_month,
+    day_in_zone,
+    months_between,
+    rolling_length_us,
+)
 from paygent.core.plan_json import plan_from_json, plan_to_json
 from paygent.store.rows import (
     account_key_of,
@@ -58,8 +64,9 @@ def answer(
     plans = {
         row["name"]: (row["version"], json.loads(row["document"])) for row in sql.latest_plans()
     }
-    product = sql.default_plan()
+    product = sql.product_asked_for()
     default_plan = None if product is None else product["default_plan"]
+    zone = "UTC" if product is None else str(product["timezone"])
     found = Answer(plans=plans, default_plan=default_plan)
     if holder:
         row = sql.booked_through(holder=text(holder))
@@ -75,7 +82,7 @@ def answer(
         row["user_id"]: SessionState(row["session_id"], row["started_us"], row["used_us"])
         for row in sql.open_sessions(rows=users)
     }
-    models = _models(sql, questions)
+    models = _models(sql, questions, directory, zone, now_us)
     figures = dict(known or {})
     asked = accounts_asked_for(questions)
     figures |= kept_accounts(sql, [each for each in asked if each not in figures])
@@ -232,10 +239,23 @@ def _amount(metric: str, sums: Row, prefix: str = "") -> int:
     return amount(metric, **{name: sums[prefix + name] for name in names})
 
 
-def _models(sql: Statements, questions: Iterable[Question]) -> dict[str, _ByModel]:
+def _models(
+    sql: Statements,
+    questions: Iterable[Question],
+    directory: Mapping[str, Row],
+    zone: str,
+    now_us: int,
+) -> dict[str, _ByModel]:
     """Return usage by user and model, in the period of each question."""
-    periods = sorted({(text(each.user_id), each.period_start_us) for each in questions})
+    spans: set[tuple[str, int, str]] = set()
+    for user_id, start_us in {(text(each.user_id), each.period_start_us) for each in questions}:
+        row = directory.get(user_id)
+        subscription = None if row is None else subscription_of(row)
+        period = billing_period(subscription, start_us) or calendar_month(start_us)
+        last_us = max(start_us, min(period.end_us - 1, now_us))
+        months = months_between(day_in_zone(start_us, zone), day_in_zone(last_us, zone))
+        spans.update((user_id, start_us, month) for month in months)
     models: dict[str, _ByModel] = {}
-    for row in sql.models_of_periods(rows=periods):
+    for row in sql.models_of_periods(rows=sorted(spans)):
         models.setdefault(row["user_id"], {})[row["model"]] = (row["tokens"], row["cost_nano"])
     return models

@@ -23,12 +23,14 @@ from paygent.store.booking import with_new_ids
 from paygent.store.directory_port import Difference, Progress, no_progress
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import GATE_COLUMNS, GateSums
+from paygent.store.rollups import FIGURES, PRODUCT_KEY, USER_KEY
 from paygent.store.rows import account_key_of
 from paygent.store.statements import Row, Statements
 
 _USERS_PAGE = 200
 _ROWS_PAGE = 5_000
 _BEFORE_ALL_US = -(2**63)
+_MONTH_LENGTH = len("2026-10")
 _SLOT = 0  # of a product's rollup; any is right, since readers sum them
 
 
@@ -48,17 +50,8 @@ class _Table(NamedTuple):
     columns: tuple[str, ...]
 
 
-_SUMS = ("calls", "input_tokens", "output_tokens", "cost_nano")
-_DAYS = _Table(
-    "rollup_day",
-    "roll_up_days",
-    ("day", "user_id", "model", "provider", "plan"),
-    (*_SUMS, "doubtful_calls", "shadow_calls", "shadow_cost_nano"),
-)
-_USERS = _Table(
-    "rollup_user", "roll_up_users", ("user_id", "period_start_us", "month", "model"), _SUMS
-)
-_MODELS = _Table("rollup_model", "roll_up_models", ("day", "model", "quality"), _SUMS)
+_USERS = _Table("rollup_user", "roll_up_users", USER_KEY, FIGURES)
+_PRODUCTS = _Table("rollup_product", "roll_up_products", PRODUCT_KEY, FIGURES)
 _GATES = _Table("rollup_gate", "roll_up_gates", ("user_id", "day", "gate_reason"), GATE_COLUMNS)
 _ACCOUNTS = _Table(
     "accounts",
@@ -91,6 +84,11 @@ class DifferingRow(NamedTuple):
         for name, stored, folded in zip(self.table.columns, self.stored, self.folded, strict=True):
             if stored != folded:
                 yield Difference(self.table.name, key, name, stored, folded)
+
+    @property
+    def user_id(self) -> str:
+        """The user of the row."""
+        return str(self.key[self.table.keys.index("user_id")])
 
     def missing(self) -> tuple[Any, ...]:
         """Return the row that has to be added."""
@@ -170,7 +168,7 @@ def _locked_differing_rows(sql: Statements, users: _Range, now_us: int) -> list[
     while True:
         rows = list(_differing_rows_of_users(sql, users))
         # A user may have come meanwhile, or have counters and no row.
-        others = {str(row.key[0]) for row in rows} - locked
+        others = {row.user_id for row in rows} - locked
         if not others:
             return rows
         sql.lock_users(rows=with_new_ids(others), now_us=now_us)
@@ -183,15 +181,26 @@ def _repair(sql: Statements, rows: Sequence[DifferingRow]) -> int:
     for row in rows:
         by_table.setdefault(row.table, []).append(row.missing())
     for table, missing in by_table.items():
-        others = {"slot": _SLOT} if table is _MODELS else {}
+        others = {"slot": _SLOT} if table is _PRODUCTS else {}
         getattr(sql, table.add)(rows=sorted(missing), **others)
     return sum(len(list(row.differences())) for row in rows)
 
 
 def _days(sql: Statements) -> list[str]:
     """Return the days that have events or a row of a rollup."""
-    found = (*sql.days_with_events(), *sql.days_with_rollups(), *sql.days_with_models())
-    return sorted({row["day"] for row in found})
+    found = {row["day"] for row in (*sql.days_with_events(), *sql.days_with_products())}
+    found.update(row["span"] for row in _spans(sql) if len(row["span"]) > _MONTH_LENGTH)
+    return sorted(found)
+
+
+def _months(sql: Statements) -> list[tuple[str]]:
+    """Return the months that the rollup has, as rows."""
+    return [(row["span"],) for row in _spans(sql) if len(row["span"]) == _MONTH_LENGTH]
+
+
+def _spans(sql: Statements) -> list[Row]:
+    found: list[Row] = sql.spans_with_usage(first="", last=AFTER_ALL_IDS)
+    return found
 
 
 def _next_range(sql: Statements, last: _Range | None) -> _Range | None:
@@ -212,13 +221,13 @@ def _next_range(sql: Statements, last: _Range | None) -> _Range | None:
 
 def _differing_rows_of_day(sql: Statements, day: str) -> Iterator[DifferingRow]:
     # A statement reads one moment, so nothing needs to be locked for a repair.
-    yield from _found(_DAYS, sql.audit_days(day=day))
-    yield from _found(_MODELS, sql.audit_models(day=day))
+    yield from _found(_USERS, sql.audit_days(day=day))
+    yield from _found(_PRODUCTS, sql.audit_products(day=day))
 
 
 def _differing_rows_of_users(sql: Statements, users: _Range) -> Iterator[DifferingRow]:
     span = {"first": users.first, "before": users.before}
-    yield from _found(_USERS, sql.audit_usage_of_users(**span))
+    yield from _found(_USERS, sql.audit_months(rows=_months(sql), **span))
     yield from _differing_gates(sql, users)
     yield from _differing_accounts(sql, users)
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from paygent.core.messages import DEFAULT_PLAN, AssignRecord
-from paygent.core.period import Subscription, day_in_zone
+from paygent.core.period import Subscription
 from paygent.store import erasure
 from paygent.store.audit import differing_rows
 from paygent.store.audit import repair as repair_counters
@@ -38,7 +38,6 @@ from paygent.store.directory_port import (
     no_progress,
 )
 from paygent.store.directory_rows import (
-    days_of_months,
     end_of_prefix,
     gate_event_of,
     gate_event_row,
@@ -58,6 +57,7 @@ from paygent.store.engine import Engine
 from paygent.store.gates import GateSums
 from paygent.store.port import StoreBusy
 from paygent.store.rows import text
+from paygent.store.spans import days_with_usage
 from paygent.store.statements import Statements
 
 _REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
@@ -442,15 +442,8 @@ class SqlDirectory:
     ) -> tuple[UsageOfDay, ...]:
         """Return a user's usage by day and model; see `Directory.usage_of_user`."""
         with self._reading(product) as sql:
-            zone = sql.product()["timezone"]
-            first = day_in_zone(start_us, zone)
-            last = day_in_zone(max(end_us - 1, start_us), zone)
-            months = [row["month"] for row in sql.months_of_user(user_id=text(user_id))]
-            # The days of a month are looked up, whatever the length of the span.
-            days = [(each,) for each in days_of_months(months) if first <= each <= last]
-            if not days:
-                return ()
-            rows = sql.usage_of_user(user_id=text(user_id), rows=days)
+            days = [(day,) for day in days_with_usage(sql, start_us, end_us)]
+            rows = sql.usage_of_user(user_id=text(user_id), rows=days) if days else ()
             return tuple(
                 UsageOfDay(**{name: row[name] for name in UsageOfDay._fields}) for row in rows
             )

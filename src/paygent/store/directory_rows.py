@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import calendar
 import json
 import re
 import secrets
 import string
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from paygent.core.limit import LimitKey
@@ -69,16 +68,6 @@ def end_of_prefix(prefix: str) -> str:
             following = 0xE000 if point == 0xD7FF else point + 1
             return prefix[: length - 1] + chr(following)
     return AFTER_ALL_IDS
-
-
-def days_of_months(months: Iterable[str]) -> list[str]:
-    """Return the days of months, all in ISO 8601."""
-    found = []
-    for month in months:
-        year, number = map(int, month.split("-"))
-        days = calendar.monthrange(year, number)[1]
-        found += [f"{month}-{day:02}" for day in range(1, days + 1)]
-    return found
 
 
 def storable_json(value: Mapping[str, Any] | None) -> str | None:

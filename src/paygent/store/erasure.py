@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from paygent.core.event import Event
-from paygent.store.directory_rows import days_of_months
+from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.rows import text
 from paygent.store.statements import Row, Statements
 
@@ -99,13 +99,12 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
     pseudonym = "erased_" + secrets.token_hex(8)
     ids = {"user_id": user_id, "pseudonym": pseudonym}
     _erase_texts(sql, user_id)  # before the ids that lead to them are renamed
-    days = _rename_sessions(sql, ids)
-    days.update(days_of_months(row["month"] for row in sql.months_of_user(user_id=user_id)))
-    sql.erase_rollup_days(rows=[(each,) for each in sorted(days)], **ids)
+    _rename_sessions(sql, ids)
+    spans = sql.spans_with_usage(first="", last=AFTER_ALL_IDS)
+    sql.erase_rollup_users(rows=[(row["span"],) for row in spans], **ids)
     for rename in (
         *(sql.erase_ids_booked_elsewhere, sql.erase_corrections, sql.erase_assignments),
-        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_users),
-        *(sql.erase_rollup_gates, sql.erase_user),
+        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_gates, sql.erase_user),
     ):
         rename(**ids)
     sql.erase_answers(quoted=json.dumps(user_id, ensure_ascii=False), escaped=json.dumps(user_id))
@@ -136,13 +135,9 @@ class _Sessions:
         return new
 
 
-def _rename_sessions(sql: Statements, ids: dict[str, str]) -> set[str]:
-    """Move the rows that have session ids to the pseudonym, a page at a time; return the days of
-    the events.
-    """
+def _rename_sessions(sql: Statements, ids: dict[str, str]) -> None:
+    """Move the rows that have session ids to the pseudonym, a page at a time."""
     sessions = _Sessions()
-    days: set[str] = set()
-
     user_id = ids["user_id"]
 
     def rename(statement: Callable[..., Any], rows: list[tuple[Any, ...]]) -> None:
@@ -157,7 +152,6 @@ def _rename_sessions(sql: Statements, ids: dict[str, str]) -> set[str]:
             names = [str(row["session_id"]) for row in page]
             rename(statement, [(each, sessions.renamed(each)) for each in names])
     for page in _pages(sql.events_to_erase, {"at_us": _BEFORE_ALL_US, "event_id": ""}, user_id):
-        days.update(row["day"] for row in page)
         events = [
             (row["at_us"], row["event_id"], sessions.renamed(row["session_id"])) for row in page
         ]
@@ -166,7 +160,6 @@ def _rename_sessions(sql: Statements, ids: dict[str, str]) -> set[str]:
     for page in _pages(sql.gate_events_to_erase, {"gate_event_id": ""}, user_id):
         gates = [(row["gate_event_id"], sessions.renamed(row["session_id"])) for row in page]
         rename(sql.erase_gate_events, gates)
-    return days
 
 
 def _erase_texts(sql: Statements, user_id: str) -> None:

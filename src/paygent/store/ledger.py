@@ -17,14 +17,17 @@ from typing import TypeVar
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.period import day_in_zone
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport, UsageRow
+from paygent.core.report_request import SpendRequest
 from paygent.store.answering import answer
 from paygent.store.booking import Booked, Booking
 from paygent.store.corrections import MoreUsersToLock
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
+from paygent.store.reports import spend
 from paygent.store.rows import event_of, text
+from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
 from paygent.store.tags import usage_by_tag
 
@@ -152,23 +155,29 @@ class SqlStore(SqlDirectory):
 
     # -- reports
 
+    def spend(self, product: str, request: SpendRequest) -> SpendReport:
+        """Return a report of usage and cost; see `Store.spend`."""
+        with self.engine.transaction(product) as sql:
+            return spend(sql, request, self.now_us())
+
     def usage(
         self, product: str, start_us: int, end_us: int, tag_key: str | None = None
     ) -> tuple[UsageRow, ...]:
         """Return usage by user, model and tag; see `Store.usage`."""
         with self.engine.transaction(product) as sql:
-            days = _days(sql, start_us, end_us)
             if tag_key is not None:
+                days = _days(sql, start_us, end_us)
                 return usage_by_tag(sql.tagged_usage(**days), text(tag_key))
-            return tuple(UsageRow(**row) for row in sql.usage_by_user_and_model(**days))
+            rows = sql.usage_by_user_and_model(rows=spans_of(sql, start_us, end_us))
+            return tuple(UsageRow(**row) for row in rows)
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int
     ) -> tuple[UserActivity, ...]:
         """Return users, dearest first; see `Store.users`."""
         with self.engine.transaction(product) as sql:
-            days = _days(sql, start_us, end_us)
-            rows = sql.dearest_users(**days, users_max=users_max)
+            spans = spans_of(sql, start_us, end_us)
+            rows = sql.dearest_users(rows=spans, users_max=users_max)
             usage = {row["user_id"]: UsageRow(**row) for row in rows}
             others = (each for each in _user_ids(sql) if each not in usage)
             for user_id in islice(others, users_max - len(usage)):
@@ -182,9 +191,9 @@ class SqlStore(SqlDirectory):
     ) -> dict[str, PlanUsers]:
         """Return the users of each plan; see `Store.plan_users`."""
         with self.engine.transaction(product) as sql:
-            days = _days(sql, start_us, end_us)
+            spans = spans_of(sql, start_us, end_us)
             assigned = _users_by_plan(sql.users_of_plans(besides=text(besides)))
-            active = _users_by_plan(sql.active_users_of_plans(**days, besides=text(besides)))
+            active = _users_by_plan(sql.active_users_of_plans(rows=spans, besides=text(besides)))
             names = assigned.keys() | active.keys()
             return {name: PlanUsers(assigned.get(name, 0), active.get(name, 0)) for name in names}
 

@@ -60,7 +60,7 @@ _OF_USERS = (
 )  # fmt: skip
 """Tables of a namespace that are swept user by user; the users last, since they are the list."""
 
-_OF_PRODUCT = ("kept_answers", "rollup_day", "rollup_model", "holders", "price_lists", "products")
+_OF_PRODUCT = ("kept_answers", "rollup_product", "holders", "price_lists", "products")
 
 
 class OutageEnded(Exception):

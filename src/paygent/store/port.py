@@ -41,7 +41,8 @@ from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport, UsageRow
+from paygent.core.report_request import SpendRequest
 
 
 class StoreUnavailable(Exception):
@@ -103,6 +104,14 @@ class Store(Protocol):
         news_since_us: int | None = None,
     ) -> Answer:
         """Answer questions and change nothing; `holder` and `news_since_us` as in `Batch`."""
+
+    def spend(self, product: str, request: SpendRequest) -> SpendReport:
+        """Return a report of usage and cost: what `core.report.fold_spend` makes of the events.
+
+        Raises:
+            InvalidValue: The span of time is not valid, or too many events would have to be read
+                one by one; arguments are named as the caller calls them.
+        """
 
     def usage(
         self, product: str, start_us: int, end_us: int, tag_key: str | None = None

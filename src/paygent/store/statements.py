@@ -36,7 +36,8 @@ _ROWS = re.compile(r"\brows\(([^)]*)\) AS (\w+)")
 _ONLY = re.compile(r"/\*(sqlite|postgres)\b(.*?)\*/", re.DOTALL)
 _NAME = re.compile(r"^-- name: (\w+)([*!^$]*)", re.MULTILINE)
 _LOOKUP = re.compile(
-    r"^CROSS JOIN (\w+) AS (\w+)\s+WHERE (.*?)(?=;|^GROUP BY|^ORDER BY)", re.MULTILINE | re.DOTALL
+    r"^CROSS JOIN (\w+) AS (\w+)\s+WHERE (.*?)(?=;|^GROUP BY|^ORDER BY|^LIMIT|^UNION ALL|^\),)",
+    re.MULTILINE | re.DOTALL,
 )
 _EACH_ROW = re.compile(r"\bFROM rows\([^)]*\) AS k\s+WHERE true\b")
 _PARAMETER = re.compile(r"(?<!:):(\w+)")

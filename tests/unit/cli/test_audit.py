@@ -27,7 +27,8 @@ def falsify(folder: Path, users: str = "'ann'") -> None:
     connection = sqlite3.connect(folder / "server" / "server.db")
     with connection:
         connection.execute(
-            f"UPDATE rollup_user SET cost_nano = cost_nano + 5 WHERE user_id IN ({users})"
+            "UPDATE rollup_user SET cost_nano = cost_nano + 5"
+            f" WHERE span = '2024-10' AND user_id IN ({users})"
         )
     connection.close()
 

@@ -14,6 +14,7 @@ from tests.postgres import Cluster
 
 from paygent.store import statements
 from paygent.store.postgres import PostgresStore
+from paygent.store.rollups import FIGURES
 from paygent.store.rows import EVENT_COLUMNS
 from paygent.store.sqlite import SqliteStore
 from paygent.store.statements import SQL_FOLDER, load_queries, migrations, only_for
@@ -86,11 +87,12 @@ def test_statements__comments_of_an_engine__are_read_by_it_alone() -> None:
 
 def test_statements__row_by_row__bind_each_column_and_parameter() -> None:
     """Each placeholder gets the value of the column or parameter that stood there."""
-    found = load_queries("sqlite").row_by_row["roll_up_models"]
+    found = load_queries("sqlite").row_by_row["roll_up_products"]
     assert found.others == ("product_id", "slot")
-    assert found.sql.count("?") == 9
-    row = ("day", "model", "quality", 1, 2, 3, 4)
-    values = ("acme", "day", "model", "quality", "slot", 1, 2, 3, 4)
+    assert found.sql.count("?") == 6 + len(FIGURES)
+    figures = tuple(range(len(FIGURES)))
+    row = ("day", "model", "provider", "plan", *figures)
+    values = ("acme", "day", "model", "provider", "plan", "slot", *figures)
     assert found.pick((*row, "acme", "slot")) == values
 
 
@@ -202,6 +204,7 @@ def _reads_too_much(step: str, plan: list[str], tables: dict[str, str]) -> bool:
         return False
     # Only rows of the statement's own input or of its subqueries may be read in full.
     derived = {line.split()[1] for line in plan if line.startswith(("MATERIALIZE", "CO-ROUTINE"))}
+    derived |= {alias for alias, table in tables.items() if table == "found"}  # recursive queries
     if step.startswith("SCAN"):
         is_input = "VIRTUAL TABLE" in step or step == "SCAN CONSTANT ROW"
         return not is_input and step.split()[1] not in derived
@@ -243,7 +246,9 @@ def _fill(connection: Any) -> None:
     """Fill every table."""
     rows = connection.execute(
         "SELECT table_name, column_name, data_type FROM information_schema.columns"
-        " WHERE table_schema = 'public' ORDER BY table_name, ordinal_position"
+        " JOIN information_schema.tables USING (table_schema, table_name)"
+        " WHERE table_schema = 'public' AND table_type = 'BASE TABLE'"
+        " ORDER BY table_name, ordinal_position"
     ).fetchall()
     tables: dict[str, list[str]] = {}
     for row in rows:

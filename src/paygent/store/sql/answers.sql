@@ -10,8 +10,8 @@ WHERE p.product_id = :product_id AND p.deleted_us IS NULL
   )
 ORDER BY p.name;
 
--- name: default_plan^
-SELECT default_plan FROM products WHERE product_id = :product_id;
+-- name: product_asked_for^
+SELECT default_plan, timezone FROM products WHERE product_id = :product_id;
 
 -- name: users_asked_for
 SELECT
@@ -60,9 +60,10 @@ WHERE s.product_id = :product_id AND s.user_id = k.user_id AND s.session_id = k.
 SELECT
     r.user_id, r.model, CAST(SUM(r.input_tokens + r.output_tokens) AS BIGINT) AS tokens,
     CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
-FROM rows(user_id TEXT, period_start_us BIGINT) AS k
+FROM rows(user_id TEXT, period_start_us BIGINT, span TEXT) AS k
 CROSS JOIN rollup_user AS r
-WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.period_start_us = k.period_start_us
+WHERE r.product_id = :product_id AND r.span = k.span AND r.user_id = k.user_id
+  AND r.period_start_us = k.period_start_us
 GROUP BY r.user_id, r.period_start_us, r.model;
 
 -- name: kept_accounts

@@ -196,57 +196,56 @@ ON CONFLICT (product_id, user_id, session_id, end_us, start_us, metric, scope, m
     spent = accounts.spent + excluded.spent,
     shadow = accounts.shadow + excluded.shadow;
 
--- name: roll_up_days!
-INSERT INTO rollup_day (
-    product_id, day, user_id, model, provider, plan, calls, input_tokens, output_tokens, cost_nano, doubtful_calls,
-    shadow_calls, shadow_cost_nano
-)
-SELECT
-    :product_id, k.day, k.user_id, k.model, k.provider, k.plan, k.calls, k.input_tokens, k.output_tokens, k.cost_nano,
-    k.doubtful_calls, k.shadow_calls, k.shadow_cost_nano
-FROM rows(
-    day TEXT, user_id TEXT, model TEXT, provider TEXT, plan TEXT, calls BIGINT, input_tokens BIGINT,
-    output_tokens BIGINT, cost_nano BIGINT, doubtful_calls BIGINT, shadow_calls BIGINT, shadow_cost_nano BIGINT
-) AS k
-WHERE true
-ON CONFLICT (product_id, day, user_id, model, provider, plan) DO UPDATE SET
-    calls = rollup_day.calls + excluded.calls,
-    input_tokens = rollup_day.input_tokens + excluded.input_tokens,
-    output_tokens = rollup_day.output_tokens + excluded.output_tokens,
-    cost_nano = rollup_day.cost_nano + excluded.cost_nano,
-    doubtful_calls = rollup_day.doubtful_calls + excluded.doubtful_calls,
-    shadow_calls = rollup_day.shadow_calls + excluded.shadow_calls,
-    shadow_cost_nano = rollup_day.shadow_cost_nano + excluded.shadow_cost_nano;
-
 -- name: roll_up_users!
 INSERT INTO rollup_user (
-    product_id, user_id, period_start_us, month, model, calls, input_tokens, output_tokens, cost_nano
+    product_id, span, user_id, period_start_us, model, provider, plan, calls, input_tokens, output_tokens,
+    cached_input_tokens, cost_nano, partial_calls, estimated_calls, unpriced_calls, shadow_calls, shadow_cost_nano
 )
 SELECT
-    :product_id, k.user_id, k.period_start_us, k.month, k.model, k.calls, k.input_tokens, k.output_tokens, k.cost_nano
+    :product_id, k.span, k.user_id, k.period_start_us, k.model, k.provider, k.plan, k.calls, k.input_tokens,
+    k.output_tokens, k.cached_input_tokens, k.cost_nano, k.partial_calls, k.estimated_calls, k.unpriced_calls,
+    k.shadow_calls, k.shadow_cost_nano
 FROM rows(
-    user_id TEXT, period_start_us BIGINT, month TEXT, model TEXT, calls BIGINT, input_tokens BIGINT,
-    output_tokens BIGINT, cost_nano BIGINT
+    span TEXT, user_id TEXT, period_start_us BIGINT, model TEXT, provider TEXT, plan TEXT, calls BIGINT,
+    input_tokens BIGINT, output_tokens BIGINT, cached_input_tokens BIGINT, cost_nano BIGINT, partial_calls BIGINT,
+    estimated_calls BIGINT, unpriced_calls BIGINT, shadow_calls BIGINT, shadow_cost_nano BIGINT
 ) AS k
 WHERE true
-ON CONFLICT (product_id, user_id, period_start_us, month, model) DO UPDATE SET
+ON CONFLICT (product_id, span, user_id, period_start_us, model, provider, plan) DO UPDATE SET
     calls = rollup_user.calls + excluded.calls,
     input_tokens = rollup_user.input_tokens + excluded.input_tokens,
     output_tokens = rollup_user.output_tokens + excluded.output_tokens,
-    cost_nano = rollup_user.cost_nano + excluded.cost_nano;
+    cached_input_tokens = rollup_user.cached_input_tokens + excluded.cached_input_tokens,
+    cost_nano = rollup_user.cost_nano + excluded.cost_nano,
+    partial_calls = rollup_user.partial_calls + excluded.partial_calls,
+    estimated_calls = rollup_user.estimated_calls + excluded.estimated_calls,
+    unpriced_calls = rollup_user.unpriced_calls + excluded.unpriced_calls,
+    shadow_calls = rollup_user.shadow_calls + excluded.shadow_calls,
+    shadow_cost_nano = rollup_user.shadow_cost_nano + excluded.shadow_cost_nano;
 
--- name: roll_up_models!
-INSERT INTO rollup_model (
-    product_id, day, model, quality, slot, calls, input_tokens, output_tokens, cost_nano
+-- name: roll_up_products!
+INSERT INTO rollup_product (
+    product_id, day, model, provider, plan, slot, calls, input_tokens, output_tokens, cached_input_tokens, cost_nano,
+    partial_calls, estimated_calls, unpriced_calls, shadow_calls, shadow_cost_nano
 )
 SELECT
-    :product_id, k.day, k.model, k.quality, :slot, k.calls, k.input_tokens, k.output_tokens, k.cost_nano
+    :product_id, k.day, k.model, k.provider, k.plan, :slot, k.calls, k.input_tokens, k.output_tokens,
+    k.cached_input_tokens, k.cost_nano, k.partial_calls, k.estimated_calls, k.unpriced_calls, k.shadow_calls,
+    k.shadow_cost_nano
 FROM rows(
-    day TEXT, model TEXT, quality TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT, cost_nano BIGINT
+    day TEXT, model TEXT, provider TEXT, plan TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT,
+    cached_input_tokens BIGINT, cost_nano BIGINT, partial_calls BIGINT, estimated_calls BIGINT, unpriced_calls BIGINT,
+    shadow_calls BIGINT, shadow_cost_nano BIGINT
 ) AS k
 WHERE true
-ON CONFLICT (product_id, day, model, quality, slot) DO UPDATE SET
-    calls = rollup_model.calls + excluded.calls,
-    input_tokens = rollup_model.input_tokens + excluded.input_tokens,
-    output_tokens = rollup_model.output_tokens + excluded.output_tokens,
-    cost_nano = rollup_model.cost_nano + excluded.cost_nano;
+ON CONFLICT (product_id, day, model, provider, plan, slot) DO UPDATE SET
+    calls = rollup_product.calls + excluded.calls,
+    input_tokens = rollup_product.input_tokens + excluded.input_tokens,
+    output_tokens = rollup_product.output_tokens + excluded.output_tokens,
+    cached_input_tokens = rollup_product.cached_input_tokens + excluded.cached_input_tokens,
+    cost_nano = rollup_product.cost_nano + excluded.cost_nano,
+    partial_calls = rollup_product.partial_calls + excluded.partial_calls,
+    estimated_calls = rollup_product.estimated_calls + excluded.estimated_calls,
+    unpriced_calls = rollup_product.unpriced_calls + excluded.unpriced_calls,
+    shadow_calls = rollup_product.shadow_calls + excluded.shadow_calls,
+    shadow_cost_nano = rollup_product.shadow_cost_nano + excluded.shadow_cost_nano;

@@ -165,10 +165,6 @@ UPDATE users SET
     sdk_enabled = CASE WHEN :gives_sdk_enabled = 1 THEN :sdk_enabled ELSE sdk_enabled END
 WHERE product_id = :product_id AND user_id = :user_id;
 
--- name: months_of_user
--- The months in which a user has usage.
-SELECT DISTINCT month FROM rollup_user WHERE product_id = :product_id AND user_id = :user_id ORDER BY month;
-
 -- Overrides.
 
 -- name: add_override!

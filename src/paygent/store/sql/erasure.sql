@@ -30,7 +30,7 @@ DELETE FROM erased_users WHERE product_id = :product_id AND until_us <= :now_us;
 
 -- name: events_to_erase
 -- After a key, because PostgreSQL would step over what was renamed before.
-SELECT at_us, event_id, session_id, day FROM events
+SELECT at_us, event_id, session_id FROM events
 WHERE product_id = :product_id AND user_id = :user_id AND (at_us, event_id) > (:at_us, :event_id)
 ORDER BY at_us, event_id
 LIMIT :rows_max;
@@ -121,13 +121,10 @@ UPDATE overrides SET user_id = :pseudonym, reason = NULL WHERE product_id = :pro
 -- name: erase_revenue!
 UPDATE revenue SET user_id = :pseudonym, source = NULL WHERE product_id = :product_id AND user_id = :user_id;
 
--- name: erase_rollup_days!
-UPDATE rollup_day SET user_id = :pseudonym
-FROM rows(day TEXT) AS k
-WHERE true AND rollup_day.product_id = :product_id AND rollup_day.day = k.day AND rollup_day.user_id = :user_id;
-
 -- name: erase_rollup_users!
-UPDATE rollup_user SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
+UPDATE rollup_user SET user_id = :pseudonym
+FROM rows(span TEXT) AS k
+WHERE true AND rollup_user.product_id = :product_id AND rollup_user.span = k.span AND rollup_user.user_id = :user_id;
 
 -- name: erase_rollup_gates!
 UPDATE rollup_gate SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;

@@ -332,52 +332,75 @@ CREATE TABLE kept_answers (
     PRIMARY KEY (product_id, user_id)
 ) /*sqlite WITHOUT ROWID */;
 
--- Rollups: sums of events, changed in the transaction that stores them.
+-- What each event adds to the rollups: the definition that audits and reports share.
+CREATE VIEW event_figures AS
+SELECT
+    e.product_id, e.event_id, e.day, e.at_us, e.user_id, e.session_id, e.period_start_us, e.model_key AS model,
+    e.provider, e.plan, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END AS calls, e.input_tokens, e.output_tokens,
+    e.cached_input_tokens, e.cost_tokens_nano + e.cost_tools_nano AS cost_nano,
+    CASE WHEN e.quality = 'partial' AND e.corrects IS NULL AND NOT EXISTS (
+        SELECT 1 FROM corrections AS c
+        WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
+    ) THEN 1 ELSE 0 END AS partial_calls,
+    CASE WHEN e.quality = 'estimated' AND e.corrects IS NULL AND NOT EXISTS (
+        SELECT 1 FROM corrections AS c
+        WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
+    ) THEN 1 ELSE 0 END AS estimated_calls,
+    CASE WHEN e.quality = 'unpriced' AND e.corrects IS NULL AND NOT EXISTS (
+        SELECT 1 FROM corrections AS c
+        WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
+    ) THEN 1 ELSE 0 END AS unpriced_calls,
+    CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END AS shadow_calls,
+    CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END AS shadow_cost_nano,
+    e.metadata, e.corrects
+FROM events AS e;
 
--- The day precedes the user: reports about all users read a span of days, those about one look up each day.
-CREATE TABLE rollup_day (
+-- Rollups: sums of events, changed in the transaction that stores them. A call is partial, estimated or unpriced while
+-- neither its own figures nor those of a correction are exact.
+
+-- Every event counts in two rows: in that of its day ('2026-10-03') and in that of its month ('2026-10'). A span of time
+-- is read as its whole months and the days that are left. The span precedes the user: reports about all users read few
+-- spans, those about one look up each.
+CREATE TABLE rollup_user (
     product_id TEXT NOT NULL,
-    day TEXT NOT NULL,
+    span TEXT NOT NULL,
     user_id TEXT NOT NULL,
+    period_start_us BIGINT NOT NULL,
     model TEXT NOT NULL,
     provider TEXT NOT NULL,
     plan TEXT NOT NULL,
     calls BIGINT NOT NULL,
     input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
     output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cached_input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(cached_input_tokens) = 'integer') */,
     cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
-    doubtful_calls BIGINT NOT NULL,
+    partial_calls BIGINT NOT NULL,
+    estimated_calls BIGINT NOT NULL,
+    unpriced_calls BIGINT NOT NULL,
     shadow_calls BIGINT NOT NULL,
     shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
-    PRIMARY KEY (product_id, day, user_id, model, provider, plan)
-) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
-
--- By billing period and by month. A table for each would be another row to write for every event, in another place.
-CREATE TABLE rollup_user (
-    product_id TEXT NOT NULL,
-    user_id TEXT NOT NULL,
-    period_start_us BIGINT NOT NULL,
-    month TEXT NOT NULL,
-    model TEXT NOT NULL,
-    calls BIGINT NOT NULL,
-    input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
-    output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
-    cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
-    PRIMARY KEY (product_id, user_id, period_start_us, month, model)
+    PRIMARY KEY (product_id, span, user_id, period_start_us, model, provider, plan)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 -- Rows of a whole product are hot: each writer has a slot of its own, and a reader sums them.
-CREATE TABLE rollup_model (
+CREATE TABLE rollup_product (
     product_id TEXT NOT NULL,
     day TEXT NOT NULL,
     model TEXT NOT NULL,
-    quality TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    plan TEXT NOT NULL,
     slot INTEGER NOT NULL,
     calls BIGINT NOT NULL,
     input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
     output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cached_input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(cached_input_tokens) = 'integer') */,
     cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
-    PRIMARY KEY (product_id, day, model, quality, slot)
+    partial_calls BIGINT NOT NULL,
+    estimated_calls BIGINT NOT NULL,
+    unpriced_calls BIGINT NOT NULL,
+    shadow_calls BIGINT NOT NULL,
+    shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
+    PRIMARY KEY (product_id, day, model, provider, plan, slot)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 CREATE TABLE rollup_gate (

@@ -1,0 +1,242 @@
+"""A report as it is asked for: in a query of REST, on the command line or in Python.
+
+Nothing here knows the product: `resolve` turns what was asked for into a `SpendQuery`, once its
+time zone and the user's billing period are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from typing import Any, Final, Literal, get_args
+
+from paygent.core.event_json import read_time
+from paygent.core.period import (
+    Subscription,
+    Window,
+    billing_period,
+    calendar_month,
+    day_in_zone,
+    start_of_day,
+    to_us,
+)
+from paygent.core.report import FIGURE_SORTS, KEYS, START, TAG, TIME_KEYS, Cursor, SpendQuery
+from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue, ValidationErrors
+
+Period = Literal["current", "previous"]
+
+FILTERS: Final = ("user", "model", "provider", "plan", "session")
+"""Keys that a report can be limited to one value of, besides `tag:KEY`."""
+
+_KEYS_RULE = f"must be one or two of {', '.join(KEYS)} and tag:KEY"
+_TIME_RULE = "must be a day (YYYY-MM-DD), or a time with a time zone, from 1970 on"
+_YEARS_MAX = 10
+_DAY = len("2026-10-03")
+
+
+@dataclass(frozen=True)
+class Names:
+    """How a surface calls the arguments, for its messages."""
+
+    by: str = "by"
+    start: str = "start"
+    end: str = "end"
+
+
+PYTHON: Final = Names()
+
+
+@dataclass(frozen=True)
+class SpendRequest:
+    """What is asked for, with every value checked; see `SpendQuery`.
+
+    Attributes:
+        start, end: A day in the product's time zone, or microseconds since 1970 UTC. None is the
+            first of this month, and the end of today.
+        period: In their place: the user's billing period; without a user in `where`, the calendar
+            month of the product's time zone.
+    """
+
+    by: tuple[str, ...]
+    start: date | int | None = None
+    end: date | int | None = None
+    period: Period | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    sort: str = "cost"
+    is_descending: bool = True
+    rows_max: int | None = None
+    after: Cursor = START
+    names: Names = PYTHON
+
+
+def read_request(
+    given: Mapping[str, Any], names: Names = PYTHON, *, rows_max: int | None = None
+) -> SpendRequest:
+    """Read the arguments of a report.
+
+    Args:
+        given: Values by name, None where one is not given: `by` (a text with commas, or names),
+            `start`, `end` (a text, a date or a datetime), `period`, `sort`, those of `FILTERS`, and
+            `tag:KEY`.
+        names: What the caller calls them.
+        rows_max: Rows of a page.
+
+    Raises:
+        InvalidValue: Names every argument that breaks a rule.
+    """
+    errors = ValidationErrors("report")
+    by = _read_keys(errors, names.by, given.get("by"))
+    start = _read_moment(errors, names.start, given.get("start"))
+    end = _read_moment(errors, names.end, given.get("end"))
+    period = given.get("period")
+    if period is not None and period not in get_args(Period):
+        errors.add("period", period, "must be current or previous")
+    elif period is not None and any(given.get(name) is not None for name in ("start", "end")):
+        errors.add("period", period, f"takes the place of {names.start} and {names.end}")
+    where = {}
+    for name, value in given.items():
+        if value is not None and (name in FILTERS or name.startswith(TAG)):
+            if not isinstance(value, str) or len(value) > NAME_CHARS_MAX:
+                errors.add(name, value, f"must be a string of at most {NAME_CHARS_MAX} characters")
+            else:
+                where[name] = value
+    sort, is_descending = _read_sort(errors, given.get("sort"), by)
+    errors.raise_if_any()
+    return SpendRequest(
+        by=by,
+        start=start,
+        end=end,
+        period=period,
+        where=where,
+        sort=sort,
+        is_descending=is_descending,
+        rows_max=rows_max,
+        names=names,
+    )
+
+
+def _read_keys(errors: ValidationErrors, name: str, given: Any) -> tuple[str, ...]:
+    keys = given.split(",") if isinstance(given, str) else given
+    if not isinstance(keys, Collection) or not all(isinstance(key, str) for key in keys):
+        errors.add(name, given, _KEYS_RULE)
+        return ()
+    by = tuple(keys)
+    known = all(key in KEYS or (key.startswith(TAG) and len(key) > len(TAG)) for key in by)
+    if not known or not 1 <= len(by) <= 2 or len(set(by)) < len(by):
+        errors.add(name, given, _KEYS_RULE)
+        return ()
+    return by
+
+
+def _read_moment(errors: ValidationErrors, name: str, given: Any) -> date | int | None:
+    """Return a day, or a time in microseconds since 1970 UTC."""
+    try:
+        if given is None:
+            return None
+        if isinstance(given, datetime):
+            aware = given if given.tzinfo else given.replace(tzinfo=timezone.utc)
+            at_us = to_us(aware)
+        elif isinstance(given, date):
+            at_us = to_us(datetime(given.year, given.month, given.day, tzinfo=timezone.utc))
+        elif isinstance(given, str) and len(given) == _DAY:
+            given = date.fromisoformat(given)
+            at_us = to_us(datetime(given.year, given.month, given.day, tzinfo=timezone.utc))
+        else:
+            # A `+` in a query is a space; it is meant as the sign of an offset.
+            read = read_time(given.replace(" ", "+")) if isinstance(given, str) else None
+            if read is None:
+                raise ValueError
+            at_us = read
+    except (ValueError, OverflowError):
+        errors.add(name, given, _TIME_RULE)
+        return None
+    if at_us < 0:
+        errors.add(name, given, _TIME_RULE)
+        return None
+    is_day = isinstance(given, date) and not isinstance(given, datetime)
+    return given if is_day else at_us
+
+
+def _read_sort(errors: ValidationErrors, given: Any, by: tuple[str, ...]) -> tuple[str, bool]:
+    """Return what to sort by, and whether the greatest is first."""
+    if given is None:
+        return (by[0], False) if by and by[0] in TIME_KEYS else ("cost", True)
+    name = given[1:] if isinstance(given, str) and given.startswith("-") else given
+    is_descending = name != given
+    times = [key for key in by if key in TIME_KEYS]
+    if name in (*FIGURE_SORTS, *times) or (by and name == by[0] and not is_descending):
+        return name, is_descending
+    allowed = [*FIGURE_SORTS, *times, *([by[0]] if by and by[0] not in times else [])]
+    errors.add("sort", given, f"must be one of {', '.join(allowed)}; a - before it is descending")
+    return "cost", True
+
+
+def resolve(
+    request: SpendRequest,
+    zone: str,
+    now_us: int,
+    subscription: Subscription | None = None,
+) -> SpendQuery:
+    """Return the query of a request.
+
+    Args:
+        request: What was asked for.
+        zone: The product's time zone.
+        now_us: The ledger's time.
+        subscription: That of the user in `where`.
+
+    Raises:
+        InvalidValue: The span of time is empty, or longer than ten years.
+    """
+    where = dict(request.where)
+    today = date.fromisoformat(day_in_zone(now_us, zone))
+    if request.period is None:
+        start_us = _us_of(request.start, today.replace(day=1), zone)
+        end_us = _us_of(request.end, today + timedelta(days=1), zone)
+        _check_span(start_us, end_us, request)
+    elif "user" in where:
+        window = billing_period(subscription, now_us) or calendar_month(now_us)
+        if request.period == "previous":
+            earlier_us = window.start_us - 1
+            window = billing_period(subscription, earlier_us) or calendar_month(earlier_us)
+        where["period"] = str(window.start_us)
+        start_us, end_us = window
+    else:
+        start_us, end_us = month_in_zone(zone, today, is_previous=request.period == "previous")
+    return SpendQuery(
+        request.by,
+        start_us,
+        end_us,
+        where,
+        request.sort,
+        request.is_descending,
+        request.rows_max,
+        request.after,
+    )
+
+
+def month_in_zone(zone: str, today: date, *, is_previous: bool = False) -> Window:
+    """Return the calendar month of a day, or the one before, in a time zone."""
+    first = today.replace(day=1)
+    if is_previous:
+        first = (first - timedelta(days=1)).replace(day=1)
+    following = (first + timedelta(days=32)).replace(day=1)
+    return Window(start_of_day(first, zone), start_of_day(following, zone))
+
+
+def _us_of(moment: date | int | None, otherwise: date, zone: str) -> int:
+    if isinstance(moment, int):
+        return moment
+    return start_of_day(otherwise if moment is None else moment, zone)
+
+
+def _check_span(start_us: int, end_us: int, request: SpendRequest) -> None:
+    names = request.names
+    rule = None
+    if start_us >= end_us:
+        rule = f"must be after {names.start}"
+    elif end_us - start_us > _YEARS_MAX * 366 * 86_400 * 10**6:
+        rule = f"must be at most {_YEARS_MAX} years after {names.start}"
+    if rule is not None:
+        raise InvalidValue("report", (FieldError(names.end, request.end, rule),))
