@@ -28,11 +28,14 @@ if TYPE_CHECKING:
     from paygent.client.runtime.providers import ProviderConfig as ProviderConfig
     from paygent.client.runtime.providers import ProviderRegistry as ProviderRegistry
     from paygent.client.runtime.providers import TokenInfo as TokenInfo
+    from paygent.core.report_rows import UsageReport as UsageReport
+    from paygent.core.report_rows import UsageRow as UsageRow
     from paygent.errors import InvalidValue as InvalidValue
     from paygent.errors import PaygentAuthInvalid as PaygentAuthInvalid
     from paygent.errors import PaygentBackendUnreachable as PaygentBackendUnreachable
     from paygent.errors import PaygentLimitExceeded as PaygentLimitExceeded
     from paygent.errors import PaygentWarning as PaygentWarning
+    from paygent.ledger.port import LedgerUnavailable as LedgerUnavailable
     from paygent.types import BillingPeriod as BillingPeriod
     from paygent.types import BudgetRemaining as BudgetRemaining
     from paygent.types import CurrentUsage as CurrentUsage
@@ -53,6 +56,7 @@ _MODULES = {
     "client.context.scopes": ("paygent_context",),
     "client.context.track": ("paygent_track",),
     "client.runtime.providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
+    "core.report_rows": ("UsageReport", "UsageRow"),
     "errors": (
         "InvalidValue",
         "PaygentAuthInvalid",
@@ -60,6 +64,7 @@ _MODULES = {
         "PaygentLimitExceeded",
         "PaygentWarning",
     ),
+    "ledger.port": ("LedgerUnavailable",),
     "types": (
         "BillingPeriod",
         "BudgetRemaining",

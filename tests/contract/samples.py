@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
 from paygent.core.limit import LimitKey
 from paygent.core.messages import Batch, Question
-from paygent.core.period import END_OF_TIME_US, billing_period, calendar_month, day
+from paygent.core.period import END_OF_TIME_US, billing_period, calendar_month, day, to_datetime
+from paygent.core.report_request import read_request
+from paygent.store.port import Store
 
 DAY_US = 86_400_000_000
 HOUR_US = 3_600_000_000
@@ -110,3 +112,45 @@ def ask(
 ) -> tuple[Question, ...]:
     """Return one question about one user."""
     return (Question(user_id, accounts, period_start_us),)
+
+
+class Usage(NamedTuple):
+    """A row of a report by user, and by model or tag."""
+
+    user_id: str
+    model: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost_nano: int
+    doubtful_calls: int = 0
+    tag: str = ""
+    shadow_calls: int = 0
+    shadow_cost_nano: int = 0
+
+
+def usage_of(
+    store: Store, product: str, start_us: int, end_us: int, tag_key: str | None = None
+) -> tuple[Usage, ...]:
+    """Return usage by user and model, or by user and tag, over the UTC days of a span of time."""
+    second = "model" if tag_key is None else f"tag:{tag_key}"
+    days = {
+        "start": to_datetime(day(start_us).start_us),
+        "end": to_datetime(day(end_us - 1).end_us),
+    }
+    page = store.spend(product, read_request({"by": ("user", second), "sort": "user", **days})).page
+    return tuple(
+        Usage(
+            user_id=row.keys[0],
+            model=row.keys[1] if tag_key is None else "",
+            calls=row.figures.calls,
+            input_tokens=row.figures.input_tokens,
+            output_tokens=row.figures.output_tokens,
+            cost_nano=row.figures.cost_nano,
+            doubtful_calls=row.figures.doubtful_calls,
+            tag="" if tag_key is None else row.keys[1],
+            shadow_calls=row.figures.shadow_calls,
+            shadow_cost_nano=row.figures.shadow_cost_nano,
+        )
+        for row in page.rows
+    )

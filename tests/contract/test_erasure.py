@@ -20,6 +20,7 @@ from tests.contract.samples import (
     make_event,
     period_key,
     session_key,
+    usage_of,
 )
 from tests.contract.stores import (
     LATER_US,
@@ -158,7 +159,7 @@ def test_erase_user__sums__stay(store: SqlStore) -> None:
     keys = period_key(), period_key("tokens", "gpt-4o")
     spent = store.read(PRODUCT, ask(MARK, *keys), NOON_US).users[MARK]
     revenue = read_revenue(store)
-    report = store.usage(PRODUCT, *span)
+    report = usage_of(store, PRODUCT, *span)
     assert list(store.audit(PRODUCT)) == []
 
     pseudonym = store.erase_user(PRODUCT, MARK)
@@ -172,7 +173,7 @@ def test_erase_user__sums__stay(store: SqlStore) -> None:
     (entry,) = read_revenue(store)
     assert entry == revenue[0]._replace(user_id=pseudonym, source=None)
     assert len(store.overrides(PRODUCT, pseudonym, LATER_US)) == 1
-    renamed = {row.user_id: row._replace(user_id="") for row in store.usage(PRODUCT, *span)}
+    renamed = {row.user_id: row._replace(user_id="") for row in usage_of(store, PRODUCT, *span)}
     assert renamed[pseudonym] == next(
         row._replace(user_id="") for row in report if row.user_id == MARK
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from paygent.client.journal.ownership import unfinished
 from paygent.client.journal.segments import parse_dead
 from paygent.client.runtime.settings import read_settings
 from paygent.core.event import HELD, Event
+from paygent.core.report_rows import UsageRow
 from paygent.failopen import diagnostics
 from paygent.store.sqlite import SqliteStore
 
 _LEFT = Path(__file__).with_name("journal_0_1")
 _PRODUCT = "default"
 _AT_US = 1_773_579_600_000_000  # an hour after its calls
-_SPAN = {"start": date(2026, 3, 1), "end": date(2026, 4, 1)}
+_SPAN: dict[str, Any] = {"start": date(2026, 3, 1), "end": date(2026, 4, 1)}
 
 
 @pytest.fixture
@@ -64,6 +66,11 @@ def as_json(values: Any) -> Any:
     return json.loads(json.dumps(values))
 
 
+def as_reported(row: UsageRow, names: Iterable[str]) -> dict[str, Any]:
+    """Return the figures that version 0.1 reports."""
+    return {name: getattr(row, name) for name in names}
+
+
 def state_of(pg: Paygent, user_id: str) -> dict[str, Any]:
     """Return plan, period, session and usage of a user."""
     state = pg.get_user_state(user_id)
@@ -100,7 +107,8 @@ def test_adopt__a_journal_of_version_0_1__gives_the_same_reports_and_states(
     """Reports by user, model and tag, and plan, session and usage of each user."""
     pg = start(db_path)
     reports = {
-        by: [row._asdict() for row in pg.report(by=by, **_SPAN)] for by in expected["report"]
+        by: [as_reported(row, rows[0]) for row in pg.report(by=by, **_SPAN)]
+        for by, rows in expected["report"].items()
     }
     states = {user_id: state_of(pg, user_id) for user_id in expected["users"]}
     assert (as_json(reports), states) == (expected["report"], expected["users"])

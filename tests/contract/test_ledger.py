@@ -35,8 +35,9 @@ from paygent.core.messages import (
     SessionRecord,
     SessionState,
 )
-from paygent.core.period import Subscription
-from paygent.core.report import UsageRow
+from paygent.core.period import Subscription, to_datetime
+from paygent.core.report import Figures, SpendPage, SpendRow
+from paygent.core.report_request import SpendRequest, read_request
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.ledger.remote import RemoteLedger
@@ -217,9 +218,10 @@ def test_state__nothing_asked__tells_of_the_plans(ledger: Ledger) -> None:
 def test_report__days__returns_usage_by_user_and_model(local_ledger: Ledger) -> None:
     """A report is of whole days, from the first to before the last."""
     local_ledger.settle(batch_of(make_event("a"), make_event("b", at_us=NOON_US + DAY_US)))
-    assert local_ledger.report(TODAY_US, TODAY_US + DAY_US) == (
-        UsageRow("ann", "gpt-4o", 1, 20, 10, 1_000, 0),
-    )
+    days = {"start": to_datetime(TODAY_US), "end": to_datetime(TODAY_US + DAY_US)}
+    report = local_ledger.report(read_request({"by": ("user", "model"), **days}))
+    sums = Figures(calls=1, input_tokens=20, output_tokens=10, cost_nano=1_000)
+    assert report.page == SpendPage((SpendRow(("ann", "gpt-4o"), sums),), sums, None)
 
 
 def test_event__booked__is_found_with_what_belongs_to_it(local_ledger: Ledger) -> None:
@@ -293,7 +295,7 @@ def test_ledger__that_cannot_be_opened__is_unavailable_in_every_verb(tmp_path: P
     with pytest.raises(LedgerUnavailable):
         ledger.state(Batch(questions=(), at_us=NOON_US))
     with pytest.raises(LedgerUnavailable):
-        ledger.report(TODAY_US, NOON_US)
+        ledger.report(SpendRequest(("user",)))
     with pytest.raises(LedgerUnavailable):
         ledger.event("a")
 

@@ -18,6 +18,7 @@ from tests.contract.samples import (
     NOON_US,
     PRODUCT,
     TODAY_US,
+    Usage,
     ask,
     batch_of,
     day_key,
@@ -27,6 +28,7 @@ from tests.contract.samples import (
     period_key,
     rolling_key,
     session_key,
+    usage_of,
 )
 from tests.postgres import Cluster
 
@@ -45,7 +47,6 @@ from paygent.core.messages import (
     UserLedger,
 )
 from paygent.core.period import Subscription, day_name
-from paygent.core.report import UsageRow
 from paygent.core.usage import Quality
 from paygent.store.port import PlanUsers, Store, UserActivity
 from paygent.store.postgres import PostgresStore
@@ -115,7 +116,7 @@ def test_ingest__a_batch_again__counts_nothing(store: Store) -> None:
     assert answer.counted == frozenset()
     assert answer.users["ann"].spent == {period_key(): 2_000}
     assert answer.users["ann"].by_model == {"gpt-4o": (60, 2_000)}
-    assert [row.calls for row in store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)] == [2]
+    assert [row.calls for row in usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)] == [2]
 
 
 def test_ingest__overlapping_batches__counts_each_event_once(store: Store) -> None:
@@ -208,7 +209,7 @@ def test_ingest__a_batch_that_fails__leaves_nothing_and_claims_nothing(
     assert answer.users["ann"].open_session is None
     assert answer.users["ann"].spent == {period_key(): 1_000, day_key(): 1_000}
     assert store.events(PRODUCT, "new") == ()
-    assert [row.user_id for row in store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)] == ["ann"]
+    assert [row.user_id for row in usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)] == ["ann"]
     assert store.ingest(PRODUCT, batch_of(good, make_event("bad"))).counted == {"good", "bad"}
 
 
@@ -234,7 +235,7 @@ def test_store__two_products__never_meet(store: Store) -> None:
     assert untouched.users["ann"].spent == {period_key(): 0}
     assert untouched.users["ann"].by_model == {}
     assert store.events(other, "ann") == ()
-    assert store.usage(other, TODAY_US, TODAY_US + DAY_US) == ()
+    assert usage_of(store, other, TODAY_US, TODAY_US + DAY_US) == ()
 
     answer = store.ingest(
         other,
@@ -585,11 +586,9 @@ def test_store__any_interleaving__equals_the_fold_of_its_events(
             state = store.read(PRODUCT, (Question(user, _KEYS, start_us),), NOON_US).users[user]
             _assert_folds(state, own, user, _KEYS)
             assert state.by_model == _by_model(own, start_us)
-    rows = store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us)
+    rows = usage_of(store, PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us)
     assert list(rows) == _rows(booked.values(), booked)
-    # The sums over the events equal the rollups, whatever came in which order.
-    assert store.usage(PRODUCT, MONTH.start_us - DAY_US, MONTH.end_us, "team") == rows
-    today = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    today = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert list(today) == _rows(
         (event for event in booked.values() if day_name(event.at_us) == day_name(NOON_US)), booked
     )
@@ -628,7 +627,7 @@ def _book(booked: dict[str, Event], sent: list[Event]) -> None:
             booked[event.event_id] = event._replace(**place)
 
 
-def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
+def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[Usage]:
     # A correction ends the doubt of a call of the user on whom it is booked.
     settled = {(each.user_id, each.corrects) for each in booked.values() if each.quality == "exact"}
     found: dict[tuple[str, str], Counter[str]] = {}
@@ -643,7 +642,7 @@ def _rows(events: Iterable[Event], booked: dict[str, Event]) -> list[UsageRow]:
         row["shadow"] += event.blocked and event.corrects is None
         row["saved"] += event.cost_nano if event.blocked else 0
     return [
-        UsageRow(
+        Usage(
             user_id=user_id,
             model=model,
             calls=row["calls"],
@@ -678,8 +677,8 @@ def test_corrections__of_an_event__are_added_to_its_accounts_and_are_no_call(
     assert [state.spent[key] for key in keys] == [900, 27, 1, 900]
     assert state.spent[rolling_key(metric="calls")] == 1
     assert state.by_model == {"gpt-4o": (27, 900)}
-    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
-        UsageRow("ann", "gpt-4o", 1, 18, 9, 900, 0),
+    assert usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
+        Usage("ann", "gpt-4o", 1, 18, 9, 900, 0),
     )
 
 
@@ -746,8 +745,8 @@ def test_corrections__that_restate__make_their_original_what_they_say(
     state = answer.users["ann"]
     assert [state.spent[key] for key in keys] == [4_000, 70, 1, 4_000]
     assert state.by_model == {"gpt-4o": (70, 4_000)}
-    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
-        UsageRow("ann", "gpt-4o", 1, 50, 20, 4_000, 0),
+    assert usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
+        Usage("ann", "gpt-4o", 1, 50, 20, 4_000, 0),
     )
 
 
@@ -787,7 +786,7 @@ def test_corrections__of_a_job_that_failed__leave_nothing_on_the_originals_model
     for event in (nothing, original) if backwards else (original, nothing):
         store.ingest(PRODUCT, batch_of(event))
     assert spent(store, "ann", key) == 0
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert {(row.model, row.calls, row.input_tokens) for row in rows if row.model or row.calls} == {
         ("gpt-4o", 1, 0)
     }
@@ -812,7 +811,7 @@ def test_corrections__of_a_job_of_several_models__take_the_doubt_where_it_was(
         events.reverse()
     for batch in [events] if together else [[event] for event in events]:
         store.ingest(PRODUCT, batch_of(*batch))
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert [(row.model, row.calls, row.cost_nano, row.doubtful_calls) for row in rows] == [
         ("", 1, 0, 0),
         ("gpt-4o", 0, 4_000, 0),
@@ -865,7 +864,7 @@ def test_corrections__that_are_exact__take_the_doubt_from_a_call_once(
         events.reverse()
     for batch in [events] if together else [[event] for event in events]:
         store.ingest(PRODUCT, batch_of(*batch))
-    assert [row.doubtful_calls for row in store.usage(PRODUCT, TODAY_US, NOON_US)] == [doubtful]
+    assert [row.doubtful_calls for row in usage_of(store, PRODUCT, TODAY_US, NOON_US)] == [doubtful]
 
 
 def test_event__with_its_corrections_and_prices__is_found_by_its_id(store: Store) -> None:
@@ -1053,11 +1052,11 @@ def test_usage__by_day_range__counts_whole_days_from_first_to_before_last(store:
     for number in range(4):
         at_us = TODAY_US + number * DAY_US
         store.ingest(PRODUCT, batch_of(make_event(f"e{number}", at_us=at_us)))
-    two_days = store.usage(PRODUCT, TODAY_US + DAY_US, TODAY_US + 3 * DAY_US)
-    part_of_a_day = store.usage(PRODUCT, NOON_US, NOON_US + 1)
+    two_days = usage_of(store, PRODUCT, TODAY_US + DAY_US, TODAY_US + 3 * DAY_US)
+    part_of_a_day = usage_of(store, PRODUCT, NOON_US, NOON_US + 1)
     assert [row.calls for row in two_days] == [2]
     assert [row.calls for row in part_of_a_day] == [1]
-    assert store.usage(PRODUCT, TODAY_US - DAY_US, TODAY_US) == ()
+    assert usage_of(store, PRODUCT, TODAY_US - DAY_US, TODAY_US) == ()
 
 
 def test_usage__several_users_and_models__has_a_row_for_each(store: Store) -> None:
@@ -1071,10 +1070,10 @@ def test_usage__several_users_and_models__has_a_row_for_each(store: Store) -> No
             make_event("d", user_id="bob", quality="estimated"),
         ),
     )
-    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
-        UsageRow("ann", "gpt-4o", 2, 40, 20, 2_000, 1),
-        UsageRow("ann", "o3", 1, 20, 10, 1_005, 0),
-        UsageRow("bob", "gpt-4o", 1, 20, 10, 1_000, 1),
+    assert usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US) == (
+        Usage("ann", "gpt-4o", 2, 40, 20, 2_000, 1),
+        Usage("ann", "o3", 1, 20, 10, 1_005, 0),
+        Usage("bob", "gpt-4o", 1, 20, 10, 1_000, 1),
     )
 
 
@@ -1093,10 +1092,10 @@ def test_users__with_and_without_usage__are_dearest_first_then_by_id(store: Stor
         ),
     )
     store.ingest("other", batch_of(make_event("d", user_id="eve")))
-    ann = UserActivity(UsageRow("ann", "", 2, 40, 20, 2_000), NOON_US + 1)
-    bob = UserActivity(UsageRow("bob", "", 1, 20, 10, 2_001), NOON_US)
-    old = UserActivity(UsageRow("old", "", 0, 0, 0, 0), earlier.at_us)
-    zoe = UserActivity(UsageRow("zoe", "", 0, 0, 0, 0), 0)
+    ann = UserActivity("ann", 2, 2_000, NOON_US + 1)
+    bob = UserActivity("bob", 1, 2_001, NOON_US)
+    old = UserActivity("old", 0, 0, earlier.at_us)
+    zoe = UserActivity("zoe", 0, 0, 0)
     today = (PRODUCT, TODAY_US, TODAY_US + DAY_US)
     assert store.users(*today, 9) == (bob, ann, old, zoe)
     assert store.users(*today, 3) == (bob, ann, old)
@@ -1111,7 +1110,7 @@ def test_users__more_than_one_page__are_all_read(store: Store) -> None:
     )
     write(store, *records)
     users = store.users(PRODUCT, TODAY_US, TODAY_US + DAY_US, 9_999)
-    assert [row.usage.user_id for row in users] == [record.user_id for record in records]
+    assert [row.user_id for row in users] == [record.user_id for record in records]
     assert store.plan_users(PRODUCT, TODAY_US, TODAY_US + DAY_US) == {"pro": PlanUsers(2_001, 0)}
 
 
@@ -1154,7 +1153,7 @@ def test_usage__by_a_tag__has_a_row_for_each_value_of_that_key(store: Store) -> 
             make_event("bob", user_id="bob", metadata={"team": "search"}, quality="partial"),
         ),
     )
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
     assert [(row.user_id, row.tag, row.calls) for row in rows] == [
         ("ann", "", 2),
         ("ann", "1.5", 1),
@@ -1163,7 +1162,7 @@ def test_usage__by_a_tag__has_a_row_for_each_value_of_that_key(store: Store) -> 
         ("ann", "true", 1),
         ("bob", "search", 1),
     ]
-    assert rows[-1] == UsageRow("bob", "gpt-4o", 1, 20, 10, 1_000, 1, "search")
+    assert rows[-1] == Usage("bob", "", 1, 20, 10, 1_000, 1, "search")
 
 
 @pytest.mark.parametrize("key", ['"', "$", "a.b", "[0]", "\\", "é", "😀", "'", "%", "team "])
@@ -1172,7 +1171,7 @@ def test_usage__by_a_tag_of_any_characters__compares_the_key_literally(
 ) -> None:
     """A key is text, never a JSON path or part of the statement."""
     store.ingest(PRODUCT, batch_of(make_event("a", metadata={"team": "x", key: "y"})))
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, key)
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US, key)
     assert [row.tag for row in rows] == ["y"]
 
 
@@ -1191,9 +1190,9 @@ def test_usage__by_a_tag__counts_a_correction_under_the_value_of_its_original(
             make_correction("e", lost, metadata={"team": "own"}),
         ),
     )
-    assert store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team") == (
-        UsageRow("ann", "gpt-4o", 0, -2, -1, -100, 0, "own"),
-        UsageRow("ann", "gpt-4o", 1, 16, 8, 800, 0, "search"),
+    assert usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US, "team") == (
+        Usage("ann", "", 0, -2, -1, -100, 0, "own"),
+        Usage("ann", "", 1, 16, 8, 800, 0, "search"),
     )
 
 
@@ -1203,8 +1202,7 @@ def test_usage__by_a_tag__counts_the_days_and_the_product_of_the_report(store: S
         event = make_event(f"e{number}", at_us=TODAY_US + number * DAY_US)
         store.ingest(PRODUCT, batch_of(event))
     store.ingest("globex", batch_of(make_event("e1", at_us=TODAY_US + DAY_US)))
-    rows = store.usage(PRODUCT, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US, "team")
-    assert rows == store.usage(PRODUCT, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US)
+    rows = usage_of(store, PRODUCT, TODAY_US + DAY_US, TODAY_US + 2 * DAY_US, "team")
     assert [row.calls for row in rows] == [1]
 
 
@@ -1290,7 +1288,7 @@ def test_store__half_a_surrogate_pair__does_not_stop_a_batch(store: Store) -> No
     assert answer.users["ann"].spent == {period_key(): 1_000}
     assert answer.users[odd].spent == {period_key(): 5}
     assert [event.cost_nano for event in store.events(PRODUCT, odd)] == [5]
-    assert len(store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US)) == 2
+    assert len(usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)) == 2
 
 
 def test_usage__by_a_tag_with_odd_characters__reads_every_event(store: Store) -> None:
@@ -1302,9 +1300,9 @@ def test_usage__by_a_tag_with_odd_characters__reads_every_event(store: Store) ->
         make_event("plain", metadata={"team": "café"}),
     ]
     store.ingest(PRODUCT, batch_of(*tagged))
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US, "team")
     assert [row.tag for row in rows] == ["a\ufffdb", "café", "caf\ufffd"]
-    rows = store.usage(PRODUCT, TODAY_US, TODAY_US + DAY_US, odd)
+    rows = usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US, odd)
     assert [(row.tag, row.calls) for row in rows] == [("", 2), ("1", 1)]
 
 

@@ -12,6 +12,8 @@ GROUPS = {
              " systems use the other groups."),
     "users": ("Users", "The users of a product, by the ids of your application."),
     "usage": ("Usage", "What one user has spent, for you or for the user's own page."),
+    "reports": ("Reports", "Who cost what, over all users. Every surface answers with the same"
+                " figures."),
     "plans": ("Plans", "Limits, prices and rules. A plan is named once and gets a new version"
               " with each change."),
     "overrides": ("Overrides", "Limits of one user that are raised for a time."),
@@ -229,6 +231,42 @@ MEANINGS = {
     "UsageRow.session_id": "With `breakdown=session`; null for events outside of sessions.",
     "UsageRow.day": "With `breakdown=day`: YYYY-MM-DD.",
     "UsageRow.last_call_at": "With `breakdown=session`: start of its last call.",
+    "SpendReport.report": "Which report it is.",
+    "SpendReport.by": "The keys.",
+    "SpendReport.from": "Start of the span, inclusive.",
+    "SpendReport.to": "End of the span, exclusive.",
+    "SpendReport.timezone": "Days and months begin in this zone.",
+    "SpendReport.as_of": "When the report was made.",
+    "SpendReport.rows": "In the order that was asked for.",
+    "SpendReport.total": "The sums over all rows, also those of other pages.",
+    "SpendRow.user": "With the key `user`.",
+    "SpendRow.model": "With the key `model`; null for usage without one.",
+    "SpendRow.provider": "With the key `provider`; null for usage without one.",
+    "SpendRow.plan": "With the key `plan`: the plan at the time of the calls.",
+    "SpendRow.session": "With the key `session`; null for usage outside of sessions.",
+    "SpendRow.day": "With the key `day`: YYYY-MM-DD.",
+    "SpendRow.month": "With the key `month`: YYYY-MM.",
+    "SpendRow.…": "With a key `tag:KEY`, under its name: the value as text; null without one.",
+    "SpendRow.period": "With the key `period`: start of the user's billing period.",
+    "cached_input_tokens": "The part of the input that was read from a cache.",
+    "partial_calls": "Calls of which a part of the usage is known.",
+    "estimated_calls": "Calls of which the usage was estimated.",
+    "unpriced_calls": "Calls of a model without a price.",
+    "shadow_calls": "Calls that ran past a limit without enforcement.",
+    "shadow_cost": "What those cost: what enforcement would have saved.",
+    "shadow_cost_nano": "The same in nano-dollars, exactly.",
+    "GET reports/spend.from": "First day, or a time; the first of this month without it.",
+    "GET reports/spend.to": "Day after the last one, or a time; until now without it.",
+    "GET reports/spend.period": "In their place: the user's billing period, or the calendar month.",
+    "GET reports/spend.user": "Only usage of this user.",
+    "GET reports/spend.model": "Only usage of this model, as rows name it.",
+    "GET reports/spend.provider": "Only usage of this provider.",
+    "GET reports/spend.plan": "Only usage on this plan.",
+    "GET reports/spend.session": "Only usage in this session.",
+    "GET reports/spend.sort": "`cost`, `calls`, a kind of tokens, or a time among the keys;"
+    " descending with a `-` before it. The first of the keys is possible, too. Without it `-cost`,"
+    " or by time where the first key is one.",
+    "GET reports/spend.format": "CSV has all rows.",
     "UsageEvent.id": "Made by the sender, and stored once for its user.",
     "UsageEvent.timestamp": "When the call began.",
     "UsageEvent.model": _MODEL + " Null for other costs.",
@@ -299,6 +337,10 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "GET /users/{user_id}/usage": (
         (404, "not-found", "unknown user"),
         (422, "invalid-value", "`to` is not after `from`, or more than ten years after it"),
+    ),
+    "GET /reports/spend": (
+        (422, "invalid-value", "`to` is not after `from`, or more than ten years after it; `cursor`"
+         " is of another report; or more than 200,000 events would be read one by one"),
     ),
     "POST /users/{user_id}/usage-token": ((404, "not-found", "unknown user"),),
     "GET /usage": (
@@ -393,6 +435,7 @@ EXAMPLES = {
     "GET /users/{user_id}/usage": Example(
         "/users/ann/usage?from=2026-11-01&to=2026-12-01&breakdown=day"
     ),
+    "GET /reports/spend": Example("/reports/spend?by=user,model&from=2026-11-01&to=2026-12-01"),
     "POST /users/{user_id}/usage-token": Example("/users/ann/usage-token", {"expires_in_s": 600}),
     "GET /usage": Example("/usage"),
     "POST /config/plans": Example(

@@ -13,7 +13,7 @@ import pytest
 from tests.instrument.coverage import MESSAGE, batch_of
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
-from paygent.core.report import UsageRow
+from paygent.core.report_rows import UsageRow
 from paygent.testing import Answer, FakeProvider, Tokens
 
 Init = Callable[..., Paygent]

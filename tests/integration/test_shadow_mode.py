@@ -16,7 +16,7 @@ from tests.ledgers import AwayLedger
 
 from paygent import Limit, Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
 from paygent.client.runtime.settings import Settings
-from paygent.core.report import UsageRow
+from paygent.core.report_rows import UsageRow
 from paygent.types import ModelCostRate
 
 Init = Callable[..., Paygent]

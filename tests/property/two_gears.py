@@ -34,14 +34,16 @@ from paygent.client.runtime.settings import Settings
 from paygent.core.account import amount
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, Question
-from paygent.core.period import END_OF_TIME_US, rolling_length_us
-from paygent.core.report import UsageRow
+from paygent.core.period import rolling_length_us
+from paygent.core.report import SpendPage
+from paygent.core.report_request import SpendRequest
 from paygent.core.usage import Usage
 from paygent.ledger.local import LocalLedger
 from paygent.store.sqlite import SqliteStore
 from paygent.types import GuardResult
 
 STEP_US = 1_000
+HALF_YEAR_US = 183 * 86_400 * 10**6
 """What passes between two operations, so that no two calls begin at the same moment."""
 
 CLIENT = SimpleNamespace(
@@ -354,9 +356,10 @@ class System:
             for event in self.ledger.events
         ]
 
-    def report(self) -> tuple[UsageRow, ...]:
-        """Return the ledger's report of all time."""
-        return tuple(sorted(self.ledger.report(0, END_OF_TIME_US)))
+    def report(self) -> SpendPage:
+        """Return the ledger's report of the year around now."""
+        span = self.now_us - HALF_YEAR_US, self.now_us + HALF_YEAR_US
+        return self.ledger.report(SpendRequest(("user", "model"), *span)).page
 
     def check_counters(self) -> None:
         """Assert that nothing is held, and that each account is the fold of its events."""

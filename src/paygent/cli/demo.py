@@ -27,10 +27,10 @@ from paygent import GuardResult, PlanConfig
 from paygent.cli.console import make_console
 from paygent.cli.demo_story import story
 from paygent.cli.demo_story.backend import Backend
+from paygent.cli.demo_story.margins import Margin
 from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
-from paygent.core.report import Margin
 
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
 
@@ -198,7 +198,7 @@ def _run(
         # The provider's own count, so that Paygent's figures are checked by a second source.
         requests = provider.requests()
     if backend is not None:
-        _print(console, "  Read back from the backend (GET /users/{id}/usage):\n")
+        _print(console, "  Read back from the backend (GET /reports/spend):\n")
     console.print(outcome_table(console, outcome))
     metered = "Paygent metered" if backend is None else "the backend has"
     _print(

@@ -90,7 +90,7 @@ def _lines(source: Source, active: tuple[UserActivity, ...], now_us: int) -> Ite
     """Yield the lines of users, read in portions."""
     for start in range(0, len(active), _QUESTIONS_MAX):
         portion = active[start : start + _QUESTIONS_MAX]
-        user_ids = [row.usage.user_id for row in portion]
+        user_ids = [row.user_id for row in portion]
         users = _read(source, dict.fromkeys(user_ids, 0), now_us)
         # The period of a user is known only now; it selects the figures of the second reading.
         periods = {
@@ -99,7 +99,7 @@ def _lines(source: Source, active: tuple[UserActivity, ...], now_us: int) -> Ite
         starts = {user_id: period.start_us for user_id, period in periods.items() if period}
         in_period = _read(source, starts, now_us)
         for row in portion:
-            user_id = row.usage.user_id
+            user_id = row.user_id
             yield _line(row, users[user_id], periods[user_id], in_period.get(user_id))
 
 
@@ -113,11 +113,11 @@ def _line(
 ) -> UserLine:
     by_model = in_period.by_model.values() if in_period is not None else ()
     return UserLine(
-        row.usage.user_id,
+        row.user_id,
         user.plan,
         user.own is not None,
-        row.usage.calls,
-        row.usage.cost_nano,
+        row.calls,
+        row.cost_nano,
         period.start_us if period else None,
         period.end_us if period else None,
         sum(cost_nano for _, cost_nano in by_model),

@@ -6,11 +6,12 @@ time zone and the user's billing period are known.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
 from typing import Any, Final, Literal, get_args
 
+from paygent.core.event import Event
 from paygent.core.event_json import read_time
 from paygent.core.period import (
     Subscription,
@@ -19,15 +20,29 @@ from paygent.core.period import (
     calendar_month,
     day_in_zone,
     start_of_day,
+    to_datetime,
     to_us,
 )
-from paygent.core.report import FIGURE_SORTS, KEYS, START, TAG, TIME_KEYS, Cursor, SpendQuery
+from paygent.core.report import (
+    FIGURE_SORTS,
+    KEYS,
+    START,
+    TAG,
+    TIME_KEYS,
+    Cursor,
+    SpendQuery,
+    SpendReport,
+    fold_spend,
+)
 from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue, ValidationErrors
 
 Period = Literal["current", "previous"]
 
 FILTERS: Final = ("user", "model", "provider", "plan", "session")
 """Keys that a report can be limited to one value of, besides `tag:KEY`."""
+
+PAGE_ROWS_MAX: Final = 10_000
+"""Rows of a page over REST."""
 
 _KEYS_RULE = f"must be one or two of {', '.join(KEYS)} and tag:KEY"
 _TIME_RULE = "must be a day (YYYY-MM-DD), or a time with a time zone, from 1970 on"
@@ -56,6 +71,8 @@ class SpendRequest:
             first of this month, and the end of today.
         period: In their place: the user's billing period; without a user in `where`, the calendar
             month of the product's time zone.
+        names: What the caller calls the arguments.
+        now_us: The caller's time; None is the ledger's.
     """
 
     by: tuple[str, ...]
@@ -68,10 +85,15 @@ class SpendRequest:
     rows_max: int | None = None
     after: Cursor = START
     names: Names = PYTHON
+    now_us: int | None = None
 
 
 def read_request(
-    given: Mapping[str, Any], names: Names = PYTHON, *, rows_max: int | None = None
+    given: Mapping[str, Any],
+    names: Names = PYTHON,
+    *,
+    rows_max: int | None = None,
+    now_us: int | None = None,
 ) -> SpendRequest:
     """Read the arguments of a report.
 
@@ -81,6 +103,7 @@ def read_request(
             `tag:KEY`.
         names: What the caller calls them.
         rows_max: Rows of a page.
+        now_us: The caller's time; None is the ledger's.
 
     Raises:
         InvalidValue: Names every argument that breaks a rule.
@@ -113,6 +136,7 @@ def read_request(
         is_descending=is_descending,
         rows_max=rows_max,
         names=names,
+        now_us=now_us,
     )
 
 
@@ -214,6 +238,35 @@ def resolve(
         request.rows_max,
         request.after,
     )
+
+
+def fold_report(events: Iterable[Event], request: SpendRequest, now_us: int) -> SpendReport:
+    """Return a report over the events of a product in UTC without subscriptions."""
+    query = resolve(request, "UTC", now_us)
+    return SpendReport(fold_spend(events, query, "UTC"), query, "UTC", now_us)
+
+
+def request_to_query(request: SpendRequest, rows_max: int, cursor: str | None) -> dict[str, str]:
+    """Return the query of a request over REST, by name.
+
+    Args:
+        request: What is asked for; where its page begins is `cursor`.
+        rows_max: Rows of the page.
+        cursor: `next_cursor` of the page before.
+    """
+    sort = f"-{request.sort}" if request.is_descending else request.sort
+    query = {"by": ",".join(request.by), "sort": sort, "limit": str(rows_max)}
+    for name, moment in (("from", request.start), ("to", request.end)):
+        if moment is not None:
+            shown = to_datetime(moment) if isinstance(moment, int) else moment
+            query[name] = shown.isoformat()
+    if request.period is not None:
+        query["period"] = request.period
+    for name, value in request.where.items():
+        query[name.replace(TAG, "tag.", 1)] = value
+    if cursor is not None:
+        query["cursor"] = cursor
+    return query
 
 
 def month_in_zone(zone: str, today: date, *, is_previous: bool = False) -> Window:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.notices import Notice
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport
+from paygent.core.report_request import SpendRequest
 from paygent.failopen import diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.ledger.remote import ASK_TIMEOUT_S, RemoteLedger, call
@@ -73,11 +74,9 @@ class BackendLedger:
         """Answer questions; see `Ledger.state`."""
         return self._open().state(batch)
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage; see `Ledger.report`."""
-        return self._open().report(start_us, end_us, tag_key)
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return usage and cost; see `Ledger.report`."""
+        return self._open().report(request)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event; see `Ledger.event`."""

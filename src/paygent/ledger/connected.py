@@ -29,7 +29,8 @@ from paygent.core.messages import (
     Known,
     is_for_backend,
 )
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport
+from paygent.core.report_request import SpendRequest
 from paygent.failopen import diagnostics
 from paygent.ledger.backend import BackendLedger
 from paygent.ledger.backoff import Backoff
@@ -252,11 +253,9 @@ class ConnectedLedger:
         except OutageEnded:  # the next batch will go to the backend, too
             return self._remote.state(batch)
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage; see `Ledger.report`."""
-        return self._remote.report(start_us, end_us, tag_key)
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return usage and cost; see `Ledger.report`."""
+        return self._remote.report(request)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event; see `Ledger.event`."""

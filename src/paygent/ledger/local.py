@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from paygent.core.messages import Answer, Batch, BookedEvent
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport
+from paygent.core.report_request import SpendRequest
 from paygent.ledger.port import LedgerBusy, LedgerUnavailable
 from paygent.store.port import Store, StoreBusy, StoreUnavailable
 
@@ -51,12 +52,10 @@ class LocalLedger:
                 news_since_us=batch.news_since_us,
             )
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage by user, model and tag; see `Ledger.report`."""
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return usage and cost; see `Ledger.report`."""
         with as_unavailable():
-            return self._reader.usage(self._product, start_us, end_us, tag_key)
+            return self._reader.spend(self._product, request)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event with corrections and prices; see `Ledger.event`."""

@@ -26,7 +26,8 @@ from __future__ import annotations
 from typing import Protocol
 
 from paygent.core.messages import Answer, Batch, BookedEvent
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport
+from paygent.core.report_request import SpendRequest
 
 
 class LedgerUnavailable(Exception):
@@ -75,11 +76,11 @@ class Ledger(Protocol):
     def state(self, batch: Batch) -> Answer:
         """Answer the questions of a batch without booking anything; it has nothing else."""
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage by user and model, of whole days from `start_us` up to before `end_us`; with
-        a `tag_key` also by the value of that metadata key.
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return a report of usage and cost; its rows are all that were asked for.
+
+        Raises:
+            InvalidValue: The ledger cannot make it: see `Store.spend`.
         """
 
     def event(self, event_id: str) -> BookedEvent | None:

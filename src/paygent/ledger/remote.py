@@ -10,11 +10,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 from paygent.core.message_json import batch_to_json, read_answer, readable
 from paygent.core.messages import Answer, Batch, BookedEvent
-from paygent.core.report import UsageRow
-from paygent.core.validation import InvalidValue
+from paygent.core.report import SpendPage, SpendReport, SpendRow
+from paygent.core.report_json import read_report
+from paygent.core.report_request import PAGE_ROWS_MAX, SpendRequest, request_to_query
+from paygent.core.validation import FieldError, InvalidValue
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
 from paygent.ledger.transport import HttpResponse, HttpTransport, Transport, TransportError
 
@@ -25,6 +28,9 @@ after so long.
 
 ASK_TIMEOUT_S = 2.0
 """Longest exchange of a question; its caller has stopped waiting by then."""
+
+REPORT_TIMEOUT_S = 20.0
+"""Longest exchange of a page of a report."""
 
 _REFUSALS = (400, 413, 422)
 _REJECTIONS = (401, 403)
@@ -40,9 +46,9 @@ class HttpLedger:
         """Take over the transport; it is closed with the ledger."""
         self._transport = transport
 
-    def report(self, *_: object) -> tuple[UsageRow, ...]:
-        """Raise: this ledger is read over its own API."""
-        raise LedgerUnavailable("usage in a backend is read over its API: GET /users/{id}/usage")
+    def report(self, request: SpendRequest) -> SpendReport:  # noqa: ARG002 - the port's
+        """Raise: a backend with the documented routes alone has no reports."""
+        raise LedgerUnavailable("this backend has no reports")
 
     def event(self, *_: object) -> BookedEvent | None:
         """Raise: a backend shows no single events."""
@@ -81,6 +87,33 @@ class RemoteLedger(HttpLedger):
     def state(self, batch: Batch) -> Answer:
         """Answer questions; see `Ledger.state`."""
         return self._exchange("/api/v1/leases", batch, ASK_TIMEOUT_S)
+
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return usage and cost, read page by page; see `Ledger.report`."""
+        rows: list[SpendRow] = []
+        cursor = None
+        while True:
+            left = PAGE_ROWS_MAX if request.rows_max is None else request.rows_max - len(rows)
+            query = urlencode(request_to_query(request, min(left, PAGE_ROWS_MAX), cursor))
+            report, cursor = self._page(f"/api/v1/reports/spend?{query}")
+            rows += report.page.rows
+            if cursor is None or len(rows) == request.rows_max:
+                page = SpendPage(tuple(rows), report.page.total, None)
+                return report._replace(page=page)
+
+    def _page(self, path: str) -> tuple[SpendReport, str | None]:
+        try:
+            given = call(self._transport, "GET", path, timeout_s=REPORT_TIMEOUT_S)
+        except LedgerRefused as error:
+            raise InvalidValue("report", (FieldError("report", path, str(error)),)) from error
+        try:
+            report = read_report(given)
+        except InvalidValue as error:
+            raise LedgerUnavailable(f"its answer cannot be used: {error}") from error
+        cursor = given.get("next_cursor")
+        if not report.page.rows:
+            cursor = None  # a page without rows is the last one
+        return report, cursor if isinstance(cursor, str) else None
 
     def _exchange(self, path: str, batch: Batch, timeout_s: float) -> Answer:
         # Ids that differ only by what cannot be sent are one there.

@@ -17,6 +17,7 @@ from paygent.server.api import (
     overrides,
     plans,
     products,
+    reports,
     revenue,
     session,
     subscriptions,
@@ -38,7 +39,7 @@ from paygent.store.ledger import SqlStore
 
 _GROUPS = (
     health, products, keys, plans, users, subscriptions, session, usage, events, gate_events, sync,
-    overrides, revenue, usage_tokens,
+    overrides, revenue, usage_tokens, reports,
 )  # fmt: skip
 
 

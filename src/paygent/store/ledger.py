@@ -16,8 +16,7 @@ from typing import TypeVar
 
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.period import day_in_zone
-from paygent.core.report import SpendReport, UsageRow
+from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
 from paygent.store.answering import answer
 from paygent.store.booking import Booked, Booking
@@ -25,11 +24,10 @@ from paygent.store.corrections import MoreUsersToLock
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
-from paygent.store.reports import spend
+from paygent.store.reports import spend, spend_rows
 from paygent.store.rows import event_of, text
 from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
-from paygent.store.tags import usage_by_tag
 
 _T = TypeVar("_T")
 
@@ -160,31 +158,23 @@ class SqlStore(SqlDirectory):
         with self.engine.transaction(product) as sql:
             return spend(sql, request, self.now_us())
 
-    def usage(
-        self, product: str, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage by user, model and tag; see `Store.usage`."""
+    def spend_rows(self, product: str, request: SpendRequest) -> Iterator[SpendRow]:
+        """Yield all rows of a report; see `Store.spend_rows`."""
         with self.engine.transaction(product) as sql:
-            if tag_key is not None:
-                days = _days(sql, start_us, end_us)
-                return usage_by_tag(sql.tagged_usage(**days), text(tag_key))
-            rows = sql.usage_by_user_and_model(rows=spans_of(sql, start_us, end_us))
-            return tuple(UsageRow(**row) for row in rows)
+            yield from spend_rows(sql, request, self.now_us())
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int
     ) -> tuple[UserActivity, ...]:
         """Return users, dearest first; see `Store.users`."""
         with self.engine.transaction(product) as sql:
-            spans = spans_of(sql, start_us, end_us)
-            rows = sql.dearest_users(rows=spans, users_max=users_max)
-            usage = {row["user_id"]: UsageRow(**row) for row in rows}
-            others = (each for each in _user_ids(sql) if each not in usage)
-            for user_id in islice(others, users_max - len(usage)):
-                usage[user_id] = UsageRow(user_id, "", 0, 0, 0, 0)
-            calls = sql.last_calls(rows=[(user_id,) for user_id in usage])
+            rows = sql.dearest_users(rows=spans_of(sql, start_us, end_us), users_max=users_max)
+            sums = {row["user_id"]: (row["calls"], row["cost_nano"]) for row in rows}
+            others = (each for each in _user_ids(sql) if each not in sums)
+            sums |= dict.fromkeys(islice(others, users_max - len(sums)), (0, 0))
+            calls = sql.last_calls(rows=[(user_id,) for user_id in sums])
             last_us = {row["user_id"]: row["last_us"] for row in calls}
-            return tuple(UserActivity(row, last_us[row.user_id]) for row in usage.values())
+            return tuple(UserActivity(each, *sums[each], last_us[each]) for each in sums)
 
     def plan_users(
         self, product: str, start_us: int, end_us: int, *, besides: str = ""
@@ -239,15 +229,6 @@ def _counted(batch: Batch, booked: Booked, new: set[tuple[str, str]]) -> frozens
             new.discard(key)
             counted.add(event.event_id)
     return frozenset(counted)
-
-
-def _days(sql: Statements, start_us: int, end_us: int) -> dict[str, str]:
-    """Return the first and the last day of a span of time in the product's zone, as parameters."""
-    zone = sql.product()["timezone"]
-    return {
-        "first_day": day_in_zone(start_us, zone),
-        "last_day": day_in_zone(max(end_us - 1, start_us), zone),
-    }
 
 
 def _user_ids(sql: Statements) -> Iterator[str]:

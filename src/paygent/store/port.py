@@ -36,12 +36,12 @@ Contract, for every adapter:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.report import SpendReport, UsageRow
+from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
 
 
@@ -57,11 +57,14 @@ class UserActivity(NamedTuple):
     """A user's usage in a span of days, and their last activity.
 
     Attributes:
-        usage: The sums over all models.
+        calls: Number of calls.
+        cost_nano: Their cost, in nano-dollars.
         last_us: When the user's last event was, in microseconds since 1970 UTC; 0 without events.
     """
 
-    usage: UsageRow
+    user_id: str
+    calls: int
+    cost_nano: int
     last_us: int
 
 
@@ -113,18 +116,16 @@ class Store(Protocol):
                 one by one; arguments are named as the caller calls them.
         """
 
-    def usage(
-        self, product: str, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return usage by user and model over whole UTC days, from the day of `start_us` to before
-        `end_us`; with a `tag_key` also by the value of that metadata key, which for a correction is
-        the value of its original.
+    def spend_rows(self, product: str, request: SpendRequest) -> Iterator[SpendRow]:
+        """Yield all rows of a report one by one, whatever its `rows_max` is; see `spend`. A
+        transaction is open until the iterator ends or is closed, so one thread reads it without
+        pausing.
         """
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int
     ) -> tuple[UserActivity, ...]:
-        """Return users, at most `users_max`: those with usage in these days (as in `usage`),
+        """Return users, at most `users_max`: those with usage in these whole days,
         dearest first, then the others by id.
         """
 
@@ -132,7 +133,7 @@ class Store(Protocol):
         self, product: str, start_us: int, end_us: int, *, besides: str = ""
     ) -> dict[str, PlanUsers]:
         """Return how many users each plan has, by name; "" is for users without an assigned plan.
-        Users are active in these days (as in `usage`); `besides` is a user who is not counted.
+        Users are active in these whole days; `besides` is a user who is not counted.
         """
 
     def events(self, product: str, user_id: str) -> tuple[Event, ...]:

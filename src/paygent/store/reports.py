@@ -25,6 +25,7 @@ from paygent.core.report import (
     Cursor,
     Fact,
     Figures,
+    Groups,
     SpendPage,
     SpendQuery,
     SpendReport,
@@ -71,20 +72,34 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
         InvalidValue: The span of time is not valid, or more than `EVENTS_MAX` events would have to
             be read one by one.
     """
-    zone = str(sql.product()["timezone"])
-    query = _storable(resolve(request, zone, now_us, _subscription(sql, request)))
+    query, zone, now_us = _resolved(sql, request, now_us)
     source = _source(query, usage_span(sql, zone), zone)
     if source.parts:
-        groups = {
-            _keys(row, query): _figures(row)
-            for row in _groups(sql, source.spans, replace(query, after=START), rows_max=_ROWS_MAX)
-        }
-        page = page_of(
-            group_facts(_facts(sql, source.parts, query, request.names), query, groups), query
-        )
+        page = page_of(_all_groups(sql, source, query, request.names), query)
     else:
         page = _page(sql, source.spans, query)
     return SpendReport(page, query, zone, now_us)
+
+
+def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
+    """Yield all rows of a report, one by one; see `spend`."""
+    query, zone, _ = _resolved(sql, request, now_us)
+    source = _source(query, usage_span(sql, zone), zone)
+    if source.parts:
+        yield from page_of(_all_groups(sql, source, query, request.names), query).rows
+    elif source.spans:
+        for row in sql.stream("spend", rows=source.spans, **_parameters(query, _ROWS_MAX)):
+            yield SpendRow(_keys(row, query), _figures(row))
+
+
+def _resolved(sql: Statements, request: SpendRequest, now_us: int) -> tuple[SpendQuery, str, int]:
+    """Return the query of a request, the product's time zone, and the time."""
+    zone = str(sql.product()["timezone"])
+    now_us = now_us if request.now_us is None else request.now_us
+    query = resolve(request, zone, now_us, _subscription(sql, request))
+    where = {text(name): text(value) for name, value in query.where.items()}
+    after = Cursor(query.after.rank, *map(text, query.after[1:]))
+    return replace(query, by=tuple(map(text, query.by)), where=where, after=after), zone, now_us
 
 
 def _subscription(sql: Statements, request: SpendRequest) -> Any:
@@ -93,13 +108,6 @@ def _subscription(sql: Statements, request: SpendRequest) -> Any:
         return None
     found = sql.users_asked_for(rows=[(text(request.where["user"]),)])
     return subscription_of(found[0]) if found else None
-
-
-def _storable(query: SpendQuery) -> SpendQuery:
-    """Return a query with texts as the database has them."""
-    where = {text(name): text(value) for name, value in query.where.items()}
-    after = Cursor(query.after.rank, *map(text, query.after[1:]))
-    return replace(query, by=tuple(map(text, query.by)), where=where, after=after)
 
 
 def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
@@ -146,30 +154,34 @@ def _groups(
     """Return groups in the order of a query, those after its cursor."""
     if not spans:
         return []
+    found: list[Row] = sql.spend(rows=spans, **_parameters(query, rows_max))
+    return found
+
+
+def _parameters(query: SpendQuery, rows_max: int) -> dict[str, Any]:
+    """Return the parameters of the statement `spend`."""
     first, second = (*query.by, "", "")[:2]
     where = query.where
     period = where.get("period")
     sort = query.sort
     if sort not in FIGURE_SORTS:
         sort = "" if not query.is_by_time else ("first" if sort == first else "second")
-    found: list[Row] = sql.spend(
-        rows=spans,
-        first=first,
-        second=second,
-        first_user=where.get("user", ""),
-        last_user=where.get("user", AFTER_ALL_IDS),
-        model=where.get("model"),
-        provider=where.get("provider"),
-        plan=where.get("plan"),
-        period_start_us=None if period is None else int(period),
-        sort=sort,
-        direction=-1 if query.is_descending else 1,
-        after_rank=query.after.rank,
-        after_first=query.after.first,
-        after_second=query.after.second,
-        rows_max=rows_max,
-    )
-    return found
+    return {
+        "first": first,
+        "second": second,
+        "first_user": where.get("user", ""),
+        "last_user": where.get("user", AFTER_ALL_IDS),
+        "model": where.get("model"),
+        "provider": where.get("provider"),
+        "plan": where.get("plan"),
+        "period_start_us": None if period is None else int(period),
+        "sort": sort,
+        "direction": -1 if query.is_descending else 1,
+        "after_rank": query.after.rank,
+        "after_first": query.after.first,
+        "after_second": query.after.second,
+        "rows_max": rows_max,
+    }
 
 
 def _keys(row: Row, query: SpendQuery) -> tuple[str, ...]:
@@ -182,6 +194,13 @@ def _figures(row: Row) -> Figures:
 
 
 # -- from the events
+
+
+def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Names) -> Groups:
+    """Return all groups, those of the rollups with what the events of parts of days add."""
+    found = _groups(sql, source.spans, replace(query, after=START), rows_max=_ROWS_MAX)
+    groups = {_keys(row, query): _figures(row) for row in found}
+    return group_facts(_facts(sql, source.parts, query, names), query, groups)
 
 
 def _facts(

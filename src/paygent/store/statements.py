@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from functools import lru_cache
 from operator import itemgetter
 from pathlib import Path
@@ -42,6 +43,7 @@ _LOOKUP = re.compile(
 _EACH_ROW = re.compile(r"\bFROM rows\([^)]*\) AS k\s+WHERE true\b")
 _PARAMETER = re.compile(r"(?<!:):(\w+)")
 _USE = re.compile(r"\bk\.\w+|(?<!:):\w+")  # of a passed column, or of another parameter
+_STREAM_ROWS = 1_000  # that are fetched at a time
 _TEXT = re.compile(r"\bTEXT\b")
 
 
@@ -67,12 +69,14 @@ class Queries(NamedTuple):
         columns: The columns of `rows(…)`, by the name of the statement.
         row_by_row: Those that are run row by row, by name.
         names: Every statement.
+        open_cursor: Opens a cursor that does not read all rows at once.
     """
 
     named: Any
     columns: Mapping[str, tuple[str, ...]]
     row_by_row: Mapping[str, RowByRow]
     names: tuple[str, ...]
+    open_cursor: Callable[[Any], AbstractContextManager[Any]]
 
 
 class Statements:
@@ -93,6 +97,20 @@ class Statements:
     def of_product(self, product_id: str) -> Statements:
         """Return the statements of this transaction, bound to another product."""
         return Statements(self._queries, self.connection, product_id)
+
+    def stream(self, name: str, rows: RowsIn, **parameters: Any) -> Iterator[Row]:
+        """Yield the rows of a reading statement one by one, so that memory holds few of them.
+
+        Args:
+            name: Of the statement.
+            rows: The rows that it takes.
+            **parameters: Its other parameters.
+        """
+        parameters |= {"product_id": self.product_id, "rows": json.dumps(rows)}
+        sql = getattr(self._queries.named, name).sql
+        with self._queries.open_cursor(self.connection) as cursor:
+            cursor.execute(sql, parameters)
+            yield from cursor
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         queries = self._queries
@@ -140,7 +158,19 @@ def load_queries(dialect: Dialect) -> Queries:
         script, driver = _LOOKUP.sub(_lookup_of_postgres, script), "psycopg"
         script = _ROWS.sub(_rows_of_postgres, script)
     named = aiosql.from_str(script, driver, mandatory_parameters=False)
-    return Queries(named, columns, row_by_row, tuple(names))
+    open_cursor = _cursor_of_sqlite if dialect == "sqlite" else _cursor_of_postgres
+    return Queries(named, columns, row_by_row, tuple(names), open_cursor)
+
+
+def _cursor_of_sqlite(connection: Any) -> AbstractContextManager[Any]:
+    return closing(connection.cursor())
+
+
+def _cursor_of_postgres(connection: Any) -> AbstractContextManager[Any]:
+    cursor = connection.cursor("stream")  # with a name, the server keeps the rows
+    cursor.itersize = _STREAM_ROWS
+    opened: AbstractContextManager[Any] = cursor
+    return opened
 
 
 def migrations(dialect: Dialect) -> tuple[str, ...]:

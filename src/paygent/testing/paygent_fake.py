@@ -9,6 +9,7 @@ application's lifespan does, and so that child processes book there too.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from paygent.testing.environment import environment, module_client, variables_fo
 from paygent.testing.provider import FakeProvider, Recorded
 from paygent.types import UsageEvent, usage_event
 
-_END_OF_TIME_US = 253_402_300_799_000_000  # the year 9999, the last that dates can show
+_USERS_PAGE = 1_000
 
 # A thread that is still delivering may write while the folder is removed.
 _TemporaryFolder = partial(TemporaryDirectory[str], ignore_cleanup_errors=True)
@@ -132,7 +133,7 @@ class PaygentFake:
             found = [
                 event
                 for product in self._products()
-                for user in {row.user_id for row in store.usage(product, 0, _END_OF_TIME_US)}
+                for user in _users(store, product)
                 if user_id is None or user == user_id
                 for event in store.events(product, user)
             ]
@@ -148,6 +149,14 @@ class PaygentFake:
         with closing(sqlite3.connect(self.db_path)) as connection:
             rows = connection.execute("SELECT DISTINCT product_id FROM events").fetchall()
         return [product for (product,) in rows]
+
+
+def _users(store: SqliteStore, product: str) -> Iterator[str]:
+    """Yield the users of a product."""
+    after = ""
+    while page := store.list_users(product, after=after, users_max=_USERS_PAGE):
+        yield from (user.user_id for user in page)
+        after = page[-1].user_id
 
 
 def _shut_down() -> None:

@@ -139,6 +139,7 @@ SDK_ROUTES = {
     "POST /users",
     "GET /users/{user_id}/session",
     "GET /users/{user_id}/usage",
+    "GET /reports/spend",
     "POST /users/{user_id}/usage-token",
     "GET /products",
 }

@@ -17,14 +17,14 @@ from paygent.cli.app import app
 from paygent.cli.console import is_interactive, make_console
 from paygent.cli.demo import ConsoleWatch, _ended_by_signals, outcome_table
 from paygent.cli.demo_story import backend
+from paygent.cli.demo_story.margins import Margin
 from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
 from paygent.core.period import to_datetime
-from paygent.core.report import Margin, UsageRow
+from paygent.core.report_rows import UsageRow
 
 _DOLLAR = 10**9
-_LOSS = Outcome(
-    (Margin("power", 2, 140 * _DOLLAR, 49 * _DOLLAR, (UsageRow("power", "m", 2, 1, 1, 140),)),), 0
-)
+_ROW = UsageRow("power", "m", calls=2, cost_nano=140)
+_LOSS = Outcome((Margin("power", 2, 140 * _DOLLAR, 49 * _DOLLAR, (_ROW,)),), 0)
 
 
 class Terminal(io.StringIO):

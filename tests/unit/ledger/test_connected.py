@@ -37,6 +37,7 @@ from paygent.core.messages import (
     UserLedger,
 )
 from paygent.core.period import Subscription
+from paygent.core.report_request import SpendRequest
 from paygent.ledger.connected import OUTAGE_AFTER_S, ConnectedLedger
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
@@ -619,7 +620,8 @@ def test_reading__report_and_event__are_the_backends(process: Process, backend: 
     """They are not kept on this host."""
     process.settle(make_event("a"))
     assert process.ledger.event("a") is not None
-    assert process.ledger.report(0, NOON_US + HOUR_US)[0].calls == 1
+    request = SpendRequest(("user",), start=NOON_US - HOUR_US, end=NOON_US + HOUR_US)
+    assert process.ledger.report(request).page.total.calls == 1
     assert not process.ledger.is_polling
 
 

@@ -44,6 +44,7 @@ from paygent.core.messages import Answer, Batch, Question, UserLedger
 from paygent.core.period import Subscription, Window, billing_period, calendar_month, to_datetime
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_from_json, plan_to_json
+from paygent.core.report_request import SpendRequest
 from paygent.failopen import diagnostics
 from paygent.ledger import polling
 from paygent.ledger.polled_session import read_session
@@ -763,8 +764,8 @@ def test_verbs__no_server__are_not_now(verb: str) -> None:
 
 def test_verbs__reports_and_events__are_not_served(ledger: PollingLedger) -> None:
     """There is no route for them."""
-    with pytest.raises(LedgerUnavailable, match="usage"):
-        ledger.report(0, 1)
+    with pytest.raises(LedgerUnavailable, match="reports"):
+        ledger.report(SpendRequest(("user",)))
     with pytest.raises(LedgerUnavailable, match="single events"):
         ledger.event("a")
 

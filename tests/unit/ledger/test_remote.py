@@ -161,12 +161,11 @@ def test_remote__its_life__is_the_transports() -> None:
     assert transport.calls == ["forget", "close"]
 
 
-def test_report_and_event__of_a_backend__are_read_elsewhere() -> None:
-    """They raise what callers of the port expect."""
+def test_event__of_a_backend__is_not_shown() -> None:
+    """It raises what callers of the port expect."""
     ledger, _ = remote()
-    for reading in (lambda: ledger.report(0, 1), lambda: ledger.event("a")):
-        with pytest.raises(LedgerUnavailable):
-            reading()
+    with pytest.raises(LedgerUnavailable):
+        ledger.event("a")
 
 
 # -- which kind of backend
@@ -230,9 +229,8 @@ def test_backend__in_a_forked_child__keeps_its_choice_and_drops_connections() ->
     ledger.state(Batch())
     ledger.close()
     assert transport.calls == ["forget", "forget", "close"]
-    for reading in (lambda: ledger.report(0, 1), lambda: ledger.event("a")):
-        with pytest.raises(LedgerUnavailable):
-            reading()
+    with pytest.raises(LedgerUnavailable):
+        ledger.event("a")
 
 
 def test_settle__an_answer_that_lacks_the_batch__is_not_now() -> None:

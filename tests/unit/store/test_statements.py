@@ -38,9 +38,6 @@ OF_ALL_USERS = frozenset(
 )
 """Statements that are asked about all users and read an index of them, or stop at the first."""
 
-OF_DAYS = frozenset({"tagged_usage"})
-"""Reports that read every event of a span of days, and look for what belongs to them."""
-
 
 def names() -> list[str]:
     """Return the name of every statement, in the order of the files."""
@@ -66,7 +63,8 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
-    assert called - {"connection", "product_id", "of_product", "strip", "from_str"} == set(names())
+    others = {"connection", "product_id", "of_product", "stream", "strip", "from_str"}
+    assert called - others == set(names())
 
 
 @pytest.mark.parametrize("dialect", ["sqlite", "postgres"])
@@ -236,7 +234,7 @@ def test_statements__on_postgres__find_their_rows_by_more_than_the_product(
             (row,) = sql.connection.execute(explain, prepare=False).fetchall()
             steps = list(_steps(row["QUERY PLAN"][0]["Plan"]))
             scans = [_shown(each) for each in steps if _scans(each)]
-            if scans and not is_audit(name) and name not in OF_ALL_USERS | OF_DAYS:
+            if scans and not is_audit(name) and name not in OF_ALL_USERS:
                 slow[name] = scans
     store.close()
     assert slow == {}, _listed(slow)

@@ -308,7 +308,7 @@ def _moments(place: Place, store: Store | None, now_us: int) -> Iterator[tuple[i
     if store is not None:
         tomorrow_us = day(now_us).end_us
         for user in store.users(place.product, tomorrow_us, END_OF_TIME_US, 1):
-            if user.usage.calls:
+            if user.calls:
                 yield user.last_us, "an event"
 
 

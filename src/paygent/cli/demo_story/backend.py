@@ -28,7 +28,6 @@ from paygent.cli.demo_story.child import ChildProcess
 from paygent.cli.options import CommandError, UsageError
 from paygent.cli.output import printable
 from paygent.core.plan_json import plan_to_json
-from paygent.core.report import UsageRow
 
 _LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `server`
 _START_WAIT_S = 30.0  # a busy machine needs seconds
@@ -61,18 +60,6 @@ class Tenant:
             self._call("POST", "/users", {"external_user_id": user_id})
             path = f"/users/{quote(user_id, safe='')}/subscription"
             self._call("POST", path, {"plan_id": plan_id})
-
-    def usage(self, user_id: str, start: str, end: str) -> list[UsageRow]:
-        """Return what the backend has booked for a user, by model.
-
-        Args:
-            user_id: The user.
-            start, end: First day, and the day after the last one, as YYYY-MM-DD.
-        """
-        span = f"from={start}&to={end}&breakdown=model"
-        answer = self._call("GET", f"/users/{quote(user_id, safe='')}/usage?{span}")
-        fields = ("model", "calls", "input_tokens", "output_tokens", "cost_nano")
-        return [UsageRow(user_id, *(row[field] for field in fields)) for row in answer["rows"]]
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         authorization = {"Authorization": f"Bearer {self._admin_key}"}

@@ -33,11 +33,12 @@ from paygent import (
     paygent_context,
 )
 from paygent.cli.demo_story.backend import Tenant
+from paygent.cli.demo_story.margins import Margin, margins
 from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.cli.options import CommandError
 from paygent.client.runtime.settings import Settings
 from paygent.core.period import Window, calendar_month, to_datetime
-from paygent.core.report import Margin, UsageRow, margins
+from paygent.core.report_rows import UsageRow
 from paygent.testing import FakeProvider, Tokens
 
 Provider = ProviderProcess | FakeProvider  # the target of the calls; tests use one in the process
@@ -222,7 +223,7 @@ def run(
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
             refused = _run_users(users, provider, month, clock, watch)
-            rows = _read_usage(pg, users, month, tenant)
+            rows = _read_usage(pg, month, tenant)
         finally:
             pg.shutdown()
     by_user = margins(rows, price_nano=plan.price_nano or 0)
@@ -268,18 +269,15 @@ def _wait_for_plans(pg: Paygent, users: Sequence[DemoUser]) -> None:
             time.sleep(_POLL_S)  # an address where nothing listens answers at once
 
 
-def _read_usage(
-    pg: Paygent, users: Sequence[DemoUser], month: Window, tenant: Tenant | None
-) -> Sequence[UsageRow]:
+def _read_usage(pg: Paygent, month: Window, tenant: Tenant | None) -> Sequence[UsageRow]:
     """Return the usage of the month by user and model, from where it is kept."""
+    if tenant is not None:
+        pg.flush()
+        if pg.pending_events:
+            left = f"{pg.pending_events} events did not reach the backend at {tenant.url}"
+            raise CommandError(left)
     start, end = to_datetime(month.start_us), to_datetime(month.end_us)
-    if tenant is None:
-        return pg.report(("user", "model"), start=start, end=end)
-    pg.flush()
-    if pg.pending_events:
-        raise CommandError(f"{pg.pending_events} events did not reach the backend at {tenant.url}")
-    days = f"{start:%Y-%m-%d}", f"{end:%Y-%m-%d}"
-    return [row for user in users for row in tenant.usage(user.user_id, *days)]
+    return pg.report(("user", "model"), start=start, end=end)
 
 
 def _run_users(

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import date, datetime, time, timezone
 from typing import Any
 
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.wait import wait_for
 from paygent.core.notices import Notice
-from paygent.core.period import calendar_month, to_us
-from paygent.core.report import UsageRow, group
-from paygent.core.validation import ValidationErrors
+from paygent.core.report import TAG
+from paygent.core.report_request import SpendRequest, fold_report, read_request
+from paygent.core.report_rows import UsageReport
+from paygent.core.validation import InvalidValue, ValidationErrors, read_items
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
 
 REPORT_WAIT_S = 30.0
 """Longest wait for a report; one over a year of a large store takes a second."""
-
-_TAG = "tag:"
 
 
 @dataclass(eq=False)
@@ -32,59 +30,52 @@ class UsageReports:
     enabled: bool  # False queries no ledger (Paygent is disabled): reports are empty
     before_read: Callable[[], None]  # called before the ledger is read; runs deferred ends
 
-    def read(self, by: Any, start: Any, end: Any) -> tuple[UsageRow, ...]:
-        """Return usage and cost; see `Paygent.report`. Arguments are unchecked."""
-        names = self._valid_groups(by, start, end)
+    def read(self, arguments: dict[str, Any]) -> UsageReport:
+        """Return usage and cost; see `Paygent.report`, for its arguments, which are unchecked."""
+        request = self._request(arguments)
         if not self.enabled:
-            return ()
-        now_us = self.now_us()
-        # The end is exclusive.
-        start_us, end_us = calendar_month(now_us).start_us, now_us + 1
-        start_us = start_us if start is None else _us_of(start) or 0
-        end_us = end_us if end is None else _us_of(end) or 0
+            return UsageReport.of(fold_report((), request, self.now_us()))
         if self.worker.is_stopped:
             raise LedgerUnavailable("this Paygent has been shut down")
         self.before_read()
         # A report includes the caller's own events of a moment ago, so it delivers them first.
         if not self.worker.flush(REPORT_WAIT_S, gives_up=True):
             diagnostics.warn_once(Notice.REPORT_INCOMPLETE)
-        tag_key = next((name[len(_TAG) :] for name in names if name.startswith(_TAG)), None)
-        rows = self.worker.read(lambda ledger: ledger.report(start_us, end_us, tag_key))
-        if not wait_for(rows, REPORT_WAIT_S):
+        report = self.worker.read(lambda ledger: ledger.report(request))
+        if not wait_for(report, REPORT_WAIT_S):
             raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
-        return group(rows.result(), tuple(name.partition(":")[0] for name in names))
+        return UsageReport.of(report.result())
 
-    def _valid_groups(self, by: Any, start: Any, end: Any) -> tuple[str, ...]:
-        """Check the arguments; return the names to group by."""
+    def _request(self, arguments: dict[str, Any]) -> SpendRequest:
+        """Check the arguments of a report.
+
+        Raises:
+            InvalidValue: Names every argument that breaks a rule.
+        """
         errors = ValidationErrors("report")
-        names = (by,) if isinstance(by, str) else tuple(by) if isinstance(by, (tuple, list)) else ()
-        tags = tuple(_TAG + key for key in self.tag_keys)
-        allowed = ("user", "model", *tags)
-        is_known = bool(names) and all(name in allowed for name in names)
-        # The store reads one metadata key in its pass over the events.
-        if not is_known or len(names) > 2 or sum(name in tags for name in names) > 1:
-            options = ", ".join(f'"{name}"' for name in allowed)
-            rule = f"must be one or two of {options}; at most one tag, declared in init(tag_keys=…)"
-            errors.add("by", by, rule)
-        for name, moment in (("start", start), ("end", end)):
-            if moment is not None and _us_of(moment) is None:
-                errors.add(name, moment, "must be a datetime, or a date, of the years 1 to 9999")
-        edges = (_us_of(start), _us_of(end))
-        if edges[0] is not None and edges[1] is not None and edges[1] <= edges[0]:
-            errors.add("end", end, "must be after start")
+        by, tags, limit = arguments["by"], arguments.pop("tags"), arguments.pop("limit")
+        names = by.split(",") if isinstance(by, str) else by if isinstance(by, Collection) else ()
+        tags_of_names = [str(name)[len(TAG) :] for name in names if str(name).startswith(TAG)]
+        if any(key and key not in self.tag_keys for key in tags_of_names):
+            errors.add("by", by, self._tag_rule())
+        arguments["user"] = arguments.pop("user_id")
+        arguments["session"] = arguments.pop("session_id")
+        for key, value in read_items(errors, "tags", {} if tags is None else tags):
+            if key not in self.tag_keys:
+                errors.add("tags", key, self._tag_rule())
+            arguments[TAG + key] = value
+        if limit is not None and (type(limit) is not int or limit < 1):
+            errors.add("limit", limit, "must be a whole number from 1, or None")
+            limit = None
+        try:
+            request = read_request(arguments, rows_max=limit, now_us=self.now_us())
+        except InvalidValue as error:
+            raise InvalidValue("report", (*errors.found, *error.findings)) from None
         errors.raise_if_any()
-        return names
+        return request
 
-
-def _us_of(moment: Any) -> int | None:
-    """Return a datetime, in UTC if it is naive, or the start of a date in microseconds; None if UTC
-    cannot express it.
-    """
-    if isinstance(moment, date) and not isinstance(moment, datetime):
-        moment = datetime.combine(moment, time())
-    if not isinstance(moment, datetime):
-        return None
-    try:
-        return to_us(moment if moment.tzinfo is not None else moment.replace(tzinfo=timezone.utc))
-    except OverflowError:  # its offset moves it out of the years 1 to 9999
-        return None
+    def _tag_rule(self) -> str:
+        if not self.tag_keys:
+            return "is no tag: declare metadata keys in init(tag_keys=…)"
+        declared = ", ".join(self.tag_keys)
+        return f"must be a tag that init(tag_keys=…) declares: {declared}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from paygent.client.accounts.user_state import User
 from paygent.client.api.arguments import check_advice_arguments, read_manual_event, valid_user
@@ -21,7 +21,7 @@ from paygent.core.gate import CONTENTION
 from paygent.core.money import Number
 from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
-from paygent.core.report import UsageRow
+from paygent.core.report_rows import UsageReport
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.errors import PaygentWarning
 from paygent.failopen import diagnostics, warn
@@ -211,23 +211,44 @@ class Verbs:
         self,
         by: str | tuple[str, ...] | list[str] = "user",
         *,
-        start: date | None = None,
-        end: date | None = None,
-    ) -> tuple[UsageRow, ...]:
-        """Return usage and cost over whole UTC days, dearest first.
+        start: date | str | None = None,
+        end: date | str | None = None,
+        period: Literal["current", "previous"] | None = None,
+        user_id: str | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        plan: str | None = None,
+        session_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> UsageReport:
+        """Return usage and cost of all processes and hosts, dearest first.
 
         Args:
-            by: One or two of "user", "model" and "tag:KEY", where KEY is one of `init(tag_keys=…)`;
-                rows have the value of that metadata key in `tag`, "" for events without it.
-            start: The first day, or a moment of it; None is the first of this month. A naive
-                datetime is taken as UTC.
-            end: A day or moment after it; days that begin before it count. None is now.
+            by: One or two of "user", "model", "provider", "plan", "session", "day", "month",
+                "period" (the user's billing period) and "tag:KEY", where KEY is one of
+                `init(tag_keys=…)`.
+            start: The first day, in the product's time zone, or a moment; None is the first of this
+                month. A naive datetime is taken as UTC, a text is ISO 8601.
+            end: The day or moment after the last one; None is the end of today.
+            period: In place of `start` and `end`: the billing period of `user_id`; without one, the
+                calendar month.
+            user_id, model, provider, plan, session_id: Only usage of these; "" is usage without
+                one. A model is named as in the rows.
+            tags: Only usage with these values of metadata keys.
+            sort: "cost", "calls", "input_tokens", "output_tokens", "cached_input_tokens", a day,
+                month or period among `by`, each with a "-" before it for descending; or the first
+                of `by`. None is "-cost", and by time where the first of `by` is one.
+            limit: Rows to return, the first ones; None is all. The total is always of all.
 
         Raises:
             InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        return self._parts.reports.read(by, start, end)
+        arguments = dict(locals())
+        del arguments["self"]
+        return self._parts.reports.read(arguments)
 
     def _known(self, verb: str, user_id: Any, model: str | None = None) -> User:
         return self._parts.queries.known(valid_user(verb, user_id, model))

@@ -1,4 +1,4 @@
--- Reports: usage by user, model and tag, and single events.
+-- Reports: usage and cost by any keys, and single events.
 
 -- name: spans_with_usage
 -- The days and months of the rollup, from a first to a last one: hops from each to the next in the index.
@@ -16,26 +16,8 @@ SELECT
     (SELECT MIN(r.span) FROM rollup_user AS r WHERE r.product_id = :product_id AND r.span > '') AS first,
     (SELECT MAX(s.span) FROM rollup_user AS s WHERE s.product_id = :product_id AND s.span > '') AS last;
 
--- name: usage_by_user_and_model
-SELECT
-    r.user_id, r.model,
-    CAST(SUM(r.calls) AS BIGINT) AS calls, CAST(SUM(r.input_tokens) AS BIGINT) AS input_tokens,
-    CAST(SUM(r.output_tokens) AS BIGINT) AS output_tokens, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano,
-    CAST(SUM(r.partial_calls + r.estimated_calls + r.unpriced_calls) AS BIGINT) AS doubtful_calls,
-    CAST(SUM(r.shadow_calls) AS BIGINT) AS shadow_calls, CAST(SUM(r.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
-FROM rows(span TEXT) AS k
-CROSS JOIN rollup_user AS r
-WHERE r.product_id = :product_id AND r.span = k.span
-GROUP BY r.user_id, r.model
-ORDER BY r.user_id, r.model;
-
 -- name: dearest_users
-SELECT
-    r.user_id, '' AS model,
-    CAST(SUM(r.calls) AS BIGINT) AS calls, CAST(SUM(r.input_tokens) AS BIGINT) AS input_tokens,
-    CAST(SUM(r.output_tokens) AS BIGINT) AS output_tokens, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano,
-    CAST(SUM(r.partial_calls + r.estimated_calls + r.unpriced_calls) AS BIGINT) AS doubtful_calls,
-    CAST(SUM(r.shadow_calls) AS BIGINT) AS shadow_calls, CAST(SUM(r.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
+SELECT r.user_id, CAST(SUM(r.calls) AS BIGINT) AS calls, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
 FROM rows(span TEXT) AS k
 CROSS JOIN rollup_user AS r
 WHERE r.product_id = :product_id AND r.span = k.span
@@ -190,28 +172,3 @@ ORDER BY at_us, event_id;
 
 -- name: price_list^
 SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :price_id;
-
--- name: tagged_usage
--- Usage by user, model and metadata, read from every event of these days, because the rollups do not know tags. A
--- correction counts under the metadata of its original.
-SELECT
-    e.user_id, e.model_key AS model, COALESCE(o.metadata, CASE WHEN o.event_id IS NULL THEN e.metadata END) AS metadata,
-    COUNT(*) - COUNT(e.corrects) AS calls, CAST(SUM(e.input_tokens) AS BIGINT) AS input_tokens,
-    CAST(SUM(e.output_tokens) AS BIGINT) AS output_tokens,
-    CAST(SUM(e.cost_tokens_nano + e.cost_tools_nano) AS BIGINT) AS cost_nano,
-    CAST(SUM(CASE
-        WHEN e.corrects IS NULL AND e.quality <> 'exact' AND NOT EXISTS (
-            SELECT 1 FROM corrections AS c /*sqlite INDEXED BY corrections_by_original */
-            WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id
-                AND c.quality = 'exact'
-        ) THEN 1
-        ELSE 0 END) AS BIGINT) AS doubtful_calls,
-    CAST(SUM(CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS shadow_calls,
-    CAST(SUM(CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END) AS BIGINT)
-        AS shadow_cost_nano
-FROM events AS e /*sqlite INDEXED BY events_by_day */
-LEFT JOIN events AS o
-    ON o.product_id = e.product_id AND o.user_id = e.user_id AND o.at_us = e.at_us AND o.event_id = e.corrects
-WHERE e.product_id = :product_id AND e.day >= :first_day AND e.day <= :last_day /*postgres AND e.day > '' */
-GROUP BY e.user_id, e.model_key, 3
-ORDER BY e.user_id, e.model_key, 3;

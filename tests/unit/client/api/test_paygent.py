@@ -45,7 +45,8 @@ from paygent.client.runtime.settings import FIRST_TOUCH_WAIT_S, Settings
 from paygent.core.messages import Answer as LedgerAnswer
 from paygent.core.messages import Batch, BookedEvent
 from paygent.core.period import to_us
-from paygent.core.report import UsageRow
+from paygent.core.report import SpendReport
+from paygent.core.report_request import SpendRequest
 from paygent.core.usage import Usage
 from paygent.errors import PaygentWarning
 from paygent.failopen import diagnostics
@@ -92,10 +93,8 @@ class AbsentLedger:
         found: LedgerAnswer = self._fail()
         return found
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        found: tuple[UsageRow, ...] = self._fail()
+    def report(self, request: SpendRequest) -> SpendReport:
+        found: SpendReport = self._fail()
         return found
 
     def event(self, event_id: str) -> BookedEvent | None:
@@ -519,9 +518,8 @@ def test_report__by_a_declared_tag__includes_metered_calls(
 @pytest.mark.parametrize(
     "by",
     [
-        *((), "session", ("user", "day"), None, 5, [["user"]], [None]),
-        *("tag", "tag:", "tag:color", "team", ("user", "model", "tag:team")),
-        ("tag:team", "tag:feature"),
+        *((), "sessions", ("user", "user"), None, 5, [["user"]], [None], "user,"),
+        *("tag", "tag:", "team", ("user", "model", "tag:team")),
     ],
 )
 def test_report__by_something_else__is_refused_by_name(init: Init, by: Any) -> None:
@@ -532,14 +530,34 @@ def test_report__by_something_else__is_refused_by_name(init: Init, by: Any) -> N
     (error,) = caught.value.findings
     assert (error.field, error.value) == ("by", by)
     assert error.rule == (
-        'must be one or two of "user", "model", "tag:team", "tag:feature"; at most one tag, '
-        "declared in init(tag_keys=…)"
+        "must be one or two of user, model, provider, plan, session, day, month, period and tag:KEY"
     )
 
 
+@pytest.mark.parametrize(
+    ("declared", "rule"),
+    [
+        (("team", "feature"), "must be a tag that init(tag_keys=…) declares: team, feature"),
+        ((), "is no tag: declare metadata keys in init(tag_keys=…)"),
+    ],
+)
+def test_report__by_a_tag_that_is_not_declared__is_refused_with_those_that_are(
+    init: Init, declared: tuple[str, ...], rule: str
+) -> None:
+    """Among the keys and among the filters."""
+    pg = init(auto_instrument=False, tag_keys=declared)
+    with pytest.raises(InvalidValue) as caught:
+        pg.report(("user", "tag:color"), tags={"shape": "round"}, limit=0)
+    assert [(each.field, each.value, each.rule) for each in caught.value.findings] == [
+        ("by", ("user", "tag:color"), rule),
+        ("tags", "shape", rule),
+        ("limit", 0, "must be a whole number from 1, or None"),
+    ]
+
+
 def test_report__of_what_is_no_moment__is_refused_by_name(init: Init) -> None:
-    """Text is no datetime."""
-    moment: Any = "2026-01-01"
+    """A text is a day or a time in ISO 8601."""
+    moment: Any = "2026-13-01"
     with pytest.raises(InvalidValue) as caught:
         init().report(start=moment, end=moment)
     assert [each.field for each in caught.value.findings] == ["start", "end"]

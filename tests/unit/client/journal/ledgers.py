@@ -20,7 +20,9 @@ from paygent.core.messages import (
     Question,
     UserLedger,
 )
-from paygent.core.report import UsageRow
+from paygent.core.period import END_OF_TIME_US
+from paygent.core.report import SpendQuery, SpendReport, fold_spend
+from paygent.core.report_request import SpendRequest
 from paygent.ledger.port import LedgerUnavailable
 
 Script = deque[BaseException | None]
@@ -88,16 +90,13 @@ class FakeLedger:
             self.asked.append(batch.questions)
             return self._answer(batch.questions, frozenset())
 
-    def report(
-        self, start_us: int, end_us: int, tag_key: str | None = None
-    ) -> tuple[UsageRow, ...]:
-        """Return one row per event, whatever the days."""
+    def report(self, request: SpendRequest) -> SpendReport:
+        """Return a report of all events, whatever the days."""
         _follow(self.reading)
+        query = SpendQuery(request.by, 0, END_OF_TIME_US)
         with self.lock:
-            return tuple(
-                UsageRow(each.user_id, each.model_key, 1, 0, 0, each.cost_nano)
-                for each in self.events.values()
-            )
+            page = fold_spend(self.events.values(), query, "UTC")
+            return SpendReport(page, query, "UTC", 0)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event with its corrections; price lists are not kept here."""

@@ -1023,11 +1023,11 @@ def test_read__a_report__is_read_on_the_asking_thread(bench: Bench) -> None:
     threads: list[str] = []
     bench.ledger.events["a"] = make_event("a")
 
-    def reading(ledger: Any) -> int:
+    def reading(ledger: Any) -> str:
         threads.append(threading.current_thread().name)
-        return len(ledger.report(0, 1))
+        return str(ledger.event("a").event.event_id)
 
-    assert bench.worker.read(reading).result(WAIT_S) == 1
+    assert bench.worker.read(reading).result(WAIT_S) == "a"
     assert threads == ["paygent-ask"]
 
 
@@ -1035,7 +1035,7 @@ def test_read__the_ledger_away__raises_it_to_the_caller(bench: Bench) -> None:
     """Who asks for a report is told that there is none now."""
     bench.ledger.reading.extend(away(1))
     with pytest.raises(LedgerUnavailable):
-        bench.worker.read(lambda ledger: ledger.report(0, 1)).result(WAIT_S)
+        bench.worker.read(lambda ledger: ledger.event("a")).result(WAIT_S)
 
 
 def test_read__a_reading_that_fails_oddly__does_not_leave_its_caller_waiting(

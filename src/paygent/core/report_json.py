@@ -1,0 +1,129 @@
+"""Reports as JSON, the answers of REST, and back.
+
+A row has a field for each key, null where there is none, and the sums; amounts of dollars are
+there twice, as numbers and exactly as `…_nano`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from paygent.core.event_json import read_time
+from paygent.core.money import to_usd
+from paygent.core.period import to_datetime
+from paygent.core.report import (
+    START,
+    Figures,
+    SpendPage,
+    SpendQuery,
+    SpendReport,
+    SpendRow,
+)
+from paygent.core.validation import FieldError, InvalidValue
+
+_NANO = "_nano"
+
+
+def columns_of(by: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of a row's fields, in order: the columns of CSV."""
+    return (*by, *_SUMS)
+
+
+def values_of(by: tuple[str, ...], row: SpendRow) -> tuple[Any, ...]:
+    """Return the values of a row's fields, in the order of `columns_of`; None is no value."""
+    return (*_shown_keys(by, row.keys), *_sums(row.figures))
+
+
+def row_to_json(by: tuple[str, ...], row: SpendRow) -> dict[str, Any]:
+    """Return a row."""
+    return dict(zip(columns_of(by), values_of(by, row), strict=True))
+
+
+def report_to_json(report: SpendReport, next_cursor: str | None) -> dict[str, Any]:
+    """Return a report.
+
+    Args:
+        report: The report.
+        next_cursor: What the next page is asked for with.
+    """
+    query, page = report.query, report.page
+    return {
+        "report": "spend",
+        "by": list(query.by),
+        "from": to_datetime(query.start_us).isoformat(),
+        "to": to_datetime(query.end_us).isoformat(),
+        "timezone": report.timezone,
+        "as_of": to_datetime(report.as_of_us).isoformat(),
+        "rows": [row_to_json(query.by, row) for row in page.rows],
+        "total": dict(zip(_SUMS, _sums(page.total), strict=True)),
+        "next_cursor": next_cursor,
+    }
+
+
+def _sum_names() -> Iterator[str]:
+    for name in Figures._fields:
+        if name.endswith(_NANO):
+            yield name[: -len(_NANO)]
+        yield name
+
+
+_SUMS: Final = tuple(_sum_names())
+
+
+def _sums(figures: Figures) -> Iterator[Any]:
+    for name, value in zip(figures._fields, figures, strict=True):
+        if name.endswith(_NANO):
+            yield to_usd(value)
+        yield value
+
+
+def _shown_keys(by: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[str | None]:
+    for name, value in zip(by, keys, strict=True):
+        if not value:
+            yield None
+        else:
+            yield to_datetime(int(value)).isoformat() if name == "period" else value
+
+
+def read_report(given: Any) -> SpendReport:
+    """Return a report from JSON; fields that are not known are ignored.
+
+    Raises:
+        InvalidValue: It is no report.
+    """
+    try:
+        by = tuple([str(name) for name in given["by"]])
+        times = [read_time(given[name]) for name in ("from", "to", "as_of")]
+        rows = tuple(SpendRow(_read_keys(by, row), _read_sums(row)) for row in given["rows"])
+        page = SpendPage(rows, _read_sums(given["total"]), None)
+        if None in times:
+            raise ValueError("a time")
+        start_us, end_us, as_of_us = (at_us or 0 for at_us in times)
+        query = SpendQuery(by, start_us, end_us, after=START)
+        return SpendReport(page, query, str(given["timezone"]), as_of_us)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidValue("report", (FieldError("report", given, "must be a report"),)) from error
+
+
+def _read_keys(by: tuple[str, ...], row: Mapping[str, Any]) -> tuple[str, ...]:
+    keys = []
+    for name in by:
+        value = row[name]
+        if value is None:
+            keys.append("")
+        elif name == "period":
+            at_us = read_time(value)
+            if at_us is None:
+                raise ValueError(value)
+            keys.append(str(at_us))
+        else:
+            keys.append(str(value))
+    return tuple(keys)
+
+
+def _read_sums(row: Mapping[str, Any]) -> Figures:
+    values = [row[name] for name in Figures._fields]
+    if not all(type(value) is int for value in values):
+        raise ValueError("a sum is no whole number")
+    return Figures(*values)

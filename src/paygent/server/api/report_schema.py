@@ -1,0 +1,57 @@
+"""The answers of reports."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from paygent.server.api.schemas import Answer, Cursor, Dollars, Nano, Time
+
+
+class SpendSums(Answer):
+    """Sums of a report."""
+
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cached_input_tokens: int
+    cost: Dollars
+    cost_nano: Nano
+    partial_calls: int
+    estimated_calls: int
+    unpriced_calls: int
+    shadow_calls: int
+    shadow_cost: Dollars
+    shadow_cost_nano: Nano
+
+
+class SpendRow(SpendSums):
+    """Usage and cost of one group; it has the fields of the keys that `by` names, and besides
+    these `tag:KEY` for tags.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    user: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    plan: str | None = None
+    session: str | None = None
+    day: str | None = None
+    month: str | None = None
+    period: Time | None = None
+
+
+class SpendReport(Answer):
+    """A page of usage and cost."""
+
+    report: Literal["spend"]
+    by: list[str]
+    since: Annotated[Time, Field(alias="from")]
+    to: Time
+    timezone: str
+    as_of: Time
+    rows: list[SpendRow]
+    total: SpendSums
+    next_cursor: Cursor

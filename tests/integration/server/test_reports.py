@@ -1,0 +1,218 @@
+"""`GET /reports/spend`: pages, totals, filters, CSV and refusals."""
+
+from __future__ import annotations
+
+import csv
+import io
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from tests.integration.server.service import NOW, Service, event, fields_of
+
+DIME_NANO = 100_000_000  # what an event costs
+
+
+@pytest.fixture
+def booked(service: Service) -> Service:
+    """Usage of 7 users in two months: the user of a higher number made more calls."""
+    events = [
+        event(
+            100 * number + call,
+            user_id=f"u{number}",
+            session_id=f"s{call % 2}",
+            model=("gpt-4o", "o3")[call % 2],
+            provider="openai",
+            metadata={"team": "search" if number < 4 else "chat"},
+            timestamp=(NOW - timedelta(days=20 * (call == 0))).isoformat(),
+        )
+        for number in range(1, 8)
+        for call in range(number)
+    ]
+    service.book(*events)
+    return service
+
+
+def spend(service: Service, key: str = "read", **query: Any) -> dict[str, Any]:
+    """Return the JSON of a report."""
+    answer = service.get("/reports/spend", key=key, params=query)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_spend__without_a_query__is_this_month_by_user_dearest_first(booked: Service) -> None:
+    """Sums of every figure, the total over all rows, and what the answer is about."""
+    found = spend(booked)
+    assert (found["report"], found["by"], found["timezone"]) == ("spend", ["user"], "UTC")
+    assert (found["from"], found["to"]) == (
+        "2026-11-01T00:00:00+00:00",
+        "2026-11-21T00:00:00+00:00",
+    )
+    assert found["as_of"] == NOW.isoformat()
+    assert [row["user"] for row in found["rows"]] == [f"u{number}" for number in range(7, 1, -1)]
+    assert found["rows"][0] == {
+        "user": "u7",
+        "calls": 6,
+        "input_tokens": 6_000,
+        "output_tokens": 3_000,
+        "cached_input_tokens": 0,
+        "cost": 0.6,
+        "cost_nano": 6 * DIME_NANO,
+        "partial_calls": 0,
+        "estimated_calls": 0,
+        "unpriced_calls": 0,
+        "shadow_calls": 0,
+        "shadow_cost": 0.0,
+        "shadow_cost_nano": 0,
+    }
+    assert (found["total"]["calls"], found["total"]["cost"], found["next_cursor"]) == (
+        21,
+        2.1,
+        None,
+    )
+
+
+def test_spend__pages__have_every_row_once_and_one_total(booked: Service) -> None:
+    """The cursor of a page leads to the next one, also where rows cost the same."""
+    query: dict[str, Any] = {"by": "user,model", "from": "2026-10-01", "limit": 3}
+    rows, cursor, totals = [], None, []
+    while True:
+        found = spend(booked, **query, **({"cursor": cursor} if cursor else {}))
+        rows += [(row["user"], row["model"], row["cost_nano"]) for row in found["rows"]]
+        totals.append(found["total"])
+        cursor = found["next_cursor"]
+        if cursor is None:
+            break
+    assert len(rows) == len(set(rows)) == 13
+    assert [cost for *_, cost in rows] == sorted((cost for *_, cost in rows), reverse=True)
+    assert totals == [totals[0]] * 5
+    assert totals[0]["cost_nano"] == sum(cost for *_, cost in rows) == 28 * DIME_NANO
+
+
+@pytest.mark.parametrize(
+    ("query", "calls"),
+    [
+        ({"user": "u7"}, 6),
+        ({"user": "u7", "from": "2026-10-01"}, 7),
+        ({"user": "u7", "period": "previous"}, 1),
+        ({"user": "u7", "period": "current"}, 6),
+        ({"period": "previous"}, 7),
+        ({"model": "o3"}, 12),
+        ({"model": ""}, 0),
+        ({"tag.team": "search"}, 3),
+        ({"tag.team": "search", "tag.other": ""}, 3),
+        ({"session": "s0"}, 9),
+        ({"plan": "default", "provider": "openai"}, 21),
+        ({"to": "2026-11-20T11:00:00+00:00"}, 0),
+        ({"from": "2026-11-20T10:00:00 00:00"}, 21),  # a `+` that was not encoded
+    ],
+)
+def test_spend__filters_and_spans__limit_rows_and_total(
+    booked: Service, query: dict[str, Any], calls: int
+) -> None:
+    """Days, times, periods, keys and tags."""
+    found = spend(booked, by="day,user", **query)
+    assert found["total"]["calls"] == calls
+    assert sum(row["calls"] for row in found["rows"]) == calls
+
+
+@pytest.mark.parametrize(
+    ("by", "keys"),
+    [
+        ("month", [{"month": "2026-10"}, {"month": "2026-11"}]),
+        ("period", [{"period": f"2026-{month}-01T00:00:00+00:00"} for month in (10, 11)]),
+        ("tag:team", [{"tag:team": "chat"}, {"tag:team": "search"}]),
+        ("session,model", [{"session": "s0", "model": "gpt-4o"}, {"session": "s1", "model": "o3"}]),
+    ],
+)
+def test_spend__keys__are_fields_of_the_rows(
+    booked: Service, by: str, keys: list[dict[str, str]]
+) -> None:
+    """Each by its own name."""
+    found = spend(booked, by=by, **{"from": "2026-10-01"})
+    names = by.split(",")
+    assert [{name: row[name] for name in names} for row in found["rows"]] == keys
+
+
+def test_spend__usage_without_a_key__is_null(service: Service) -> None:
+    """An event without a model and session."""
+    service.book(event(1, model=None, session_id=None, cost_tokens=0, cost_total=0))
+    (row,) = spend(service, by="model,session")["rows"]
+    assert (row["model"], row["session"], row["calls"]) == (None, None, 1)
+
+
+def test_spend__as_csv__has_the_same_columns_and_all_rows(booked: Service) -> None:
+    """A limit and a cursor are of pages; CSV has no other figures than JSON."""
+    query = {"by": "user,model", "from": "2026-10-01"}
+    expected = spend(booked, **query)["rows"]
+    answer = booked.get("/reports/spend", key="read", params={**query, "format": "csv", "limit": 1})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    rows = list(csv.DictReader(io.StringIO(answer.text)))
+    assert list(rows[0]) == list(expected[0])
+    assert rows == [{name: str(value) for name, value in row.items()} for row in expected]
+
+
+def test_spend__a_call_of_a_moment_ago__is_in_the_next_report(booked: Service) -> None:
+    """Nothing is kept from one report to the next."""
+    before = spend(booked)["total"]["calls"]
+    booked.book(event(1_000))
+    assert spend(booked)["total"]["calls"] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"by": "colour"}, "by"),
+        ({"by": "user,user"}, "by"),
+        ({"by": "user,model,day"}, "by"),
+        ({"by": ""}, "by"),
+        ({"by": "tag:"}, "by"),
+        ({"from": "yesterday"}, "from"),
+        ({"to": "2026-11-31"}, "to"),
+        ({"from": "2026-11-20", "to": "2026-11-20"}, "to"),
+        ({"from": "2010-01-01", "to": "2026-11-20"}, "to"),
+        ({"from": "1969-12-31"}, "from"),
+        ({"period": "next"}, "period"),
+        ({"period": "current", "from": "2026-11-01"}, "period"),
+        ({"sort": "day"}, "sort"),
+        ({"sort": "-user"}, "sort"),
+        ({"limit": 0}, "limit"),
+        ({"limit": 10_001}, "limit"),
+        ({"cursor": "x"}, "cursor"),
+        ({"format": "xml"}, "format"),
+    ],
+)
+def test_spend__a_query_that_breaks_a_rule__names_the_field(
+    service: Service, query: dict[str, Any], field: str
+) -> None:
+    """Names are those of the query."""
+    answer = service.get("/reports/spend", params=query)
+    assert answer.status_code == 422
+    assert fields_of(answer) == [field]
+
+
+def test_spend__a_cursor_of_another_report__is_refused(booked: Service) -> None:
+    """It has as many keys as the report that it is from."""
+    cursor = spend(booked, by="user,model", limit=1)["next_cursor"]
+    answer = booked.get("/reports/spend", params={"by": "user", "cursor": cursor})
+    assert fields_of(answer) == ["cursor"]
+
+
+def test_spend__more_events_than_can_be_read__name_the_way_out(
+    booked: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions and tags are read event by event, up to a number."""
+    monkeypatch.setattr("paygent.store.reports.EVENTS_MAX", 20)
+    for query in ({"by": "session"}, {"by": "user", "tag.team": "chat"}):
+        answer = booked.get("/reports/spend", params=query)
+        assert fields_of(answer) == ["by"]
+        assert "has more than 20 events" in answer.text
+    assert spend(booked, by="session", user="u7")["total"]["calls"] == 6
+    assert spend(booked, by="user,model")["total"]["calls"] == 21
+
+
+def test_spend__of_another_product__is_empty(booked: Service) -> None:
+    """A key shows its own product alone."""
+    assert spend(booked, key="other")["total"]["calls"] == 0
+    assert spend(booked, key="sdk")["total"]["calls"] == 21
