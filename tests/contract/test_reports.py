@@ -10,21 +10,24 @@ from typing import Any, NamedTuple
 
 import pytest
 from tests.contract.samples import DAY_US, HOUR_US, PRODUCT, make_correction, make_event
-from tests.contract.stores import Clock, clock, execute, store, stores
+from tests.contract.stores import ODD, Clock, clock, execute, store, stores
 
 from paygent.core.event import Event
 from paygent.core.messages import Batch
-from paygent.core.period import Subscription, to_us
+from paygent.core.period import Subscription, day_in_zone, to_us
 from paygent.core.report import (
     FIGURE_SORTS,
     KEYS,
     START,
     TIME_KEYS,
+    Figures,
     SpendPage,
     SpendReport,
     fold_spend,
 )
 from paygent.core.report_request import SpendRequest, read_request
+from paygent.core.validation import InvalidValue
+from paygent.store import reports
 from paygent.store.ledger import SqlStore
 
 __all__ = ["clock", "store", "stores"]  # fixtures
@@ -214,3 +217,83 @@ def test_spend__any_request__is_the_fold_over_the_events(
         assert sum((row.figures.cost_nano for row in page.rows), 0) == page.total.cost_nano
         found += bool(page.rows)
     assert found > 40
+
+
+def test_spend_rows__any_request__are_the_rows_of_all_pages(store: SqlStore, clock: Clock) -> None:
+    """Whatever the size of its pages is; no transaction is left open."""
+    place = WORLDS[2]
+    clock.at_us = place.now_us
+    fill(store, place, 20)
+    for _, request in zip(range(30), requests(place, 20), strict=False):
+        rows = list(store.spend_rows(PRODUCT, request))
+        assert rows == list(store.spend(PRODUCT, replace(request, rows_max=None)).page.rows)
+    found = store.spend_rows(PRODUCT, SpendRequest(("user", "day"), start=place.at_us - DAY_US))
+    assert next(found).figures.calls > 0
+    found.close()  # type: ignore[attr-defined]
+    assert store.erase_user(PRODUCT, "ann") is not None
+    assert list(store.spend_rows("empty", SpendRequest(("user",)))) == []
+
+
+def test_daily_rows__of_whole_days__add_up_to_the_report(store: SqlStore, clock: Clock) -> None:
+    """A row for each day, user, model and provider, in this order, with the filters of reports."""
+    place = WORLDS[1]
+    clock.at_us = place.now_us
+    fill(store, place, 21)
+    days = {"start": day_in_zone(place.at_us - 20 * DAY_US, place.zone)}
+    for where in ({}, {"user": "bob"}, {"model": "", "plan": "default"}, {"provider": "azure"}):
+        request = read_request({"by": "user", **days, **where})
+        rows = list(store.daily_rows(PRODUCT, request))
+        assert [row.keys for row in rows] == sorted({row.keys for row in rows})
+        sums: dict[tuple[str, ...], Figures] = {}
+        for row in rows:
+            sums[row.keys[:2]] = row.figures.plus(sums.get(row.keys[:2], Figures()))
+        by_day = store.spend(PRODUCT, replace(request, by=("day", "user"))).page.rows
+        assert sums == {row.keys: row.figures for row in by_day}
+        assert sums
+    assert list(store.daily_rows("empty", read_request({"by": "user"}))) == []
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"session": "shared", "start": "2026-01-01"},
+        {"tag:team": "x", "start": "2026-01-01"},
+        {"user": "ann", "period": "current"},
+        {"start": "2026-03-01T12:00:00Z"},
+        {"end": "2026-03-01T12:00:00Z", "start": "2026-02-01"},
+    ],
+)
+def test_daily_rows__what_the_rollups_do_not_hold__is_refused(
+    store: SqlStore, clock: Clock, given: dict[str, str]
+) -> None:
+    """Parts of days, sessions, tags and periods."""
+    clock.at_us = WORLDS[0].now_us
+    fill(store, WORLDS[0], 22)
+    with pytest.raises(InvalidValue, match="must be of user, model, provider"):
+        list(store.daily_rows(PRODUCT, read_request({"by": "user", **given})))
+
+
+def test_spend__many_events_one_by_one__are_refused_and_few_are_not(
+    store: SqlStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is on what is read, and whole days of what the rollups hold are read from them."""
+    clock.at_us = WORLDS[0].now_us
+    fill(store, WORLDS[0], 23)
+    count = store.spend(PRODUCT, read_request({"by": "session", "start": "2026-01-01"}))
+    monkeypatch.setattr(reports, "EVENTS_MAX", count.page.total.calls // 2)
+    with pytest.raises(InvalidValue, match="events, which would be read one by one"):
+        store.spend(PRODUCT, read_request({"by": "session", "start": "2026-01-01"}))
+    one = {"by": "session", "start": "2026-01-01", "user": "ann"}
+    assert store.spend(PRODUCT, read_request(one)).page.rows
+    half_a_day = {"by": "user", "start": "2026-01-31T12:00:00Z"}
+    assert store.spend(PRODUCT, read_request(half_a_day)).page.rows
+
+
+def test_spend__odd_texts__are_found_as_they_are_stored(store: SqlStore, clock: Clock) -> None:
+    """NUL and lone surrogates are replaced in events, in filters and in tags alike."""
+    clock.at_us = WORLDS[0].now_us
+    event = make_event("a", user_id=ODD, model_key=ODD, at_us=clock.at_us, metadata={ODD: ODD})
+    store.ingest(PRODUCT, Batch(events=(event,), at_us=clock.at_us))
+    for given in ({"user": ODD}, {"model": ODD}, {f"tag:{ODD}": ODD}):
+        (row,) = store.spend(PRODUCT, read_request({"by": f"user,tag:{ODD}", **given})).page.rows
+        assert row.keys[0] == row.keys[1] == store.events(PRODUCT, ODD)[0].user_id

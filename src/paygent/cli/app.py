@@ -8,6 +8,7 @@ about the users, plans and keys of a product are in `product_commands.py`.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -15,7 +16,17 @@ import typer
 import paygent as package
 from paygent.cli import product_commands
 from paygent.cli.install_hint import HINT
-from paygent.cli.options import DatabaseUrl, Db, OneProduct, Product, run_command, show_help
+from paygent.cli.options import (
+    DatabaseUrl,
+    Db,
+    Format,
+    OneProduct,
+    OutputFormat,
+    Product,
+    ReportFormat,
+    run_command,
+    show_help,
+)
 
 app = typer.Typer(
     name="paygent",
@@ -103,6 +114,111 @@ def audit(
     from paygent.cli import audit as command
 
     raise typer.Exit(run_command("audit", command.run, database_url, product, os.environ, repair))
+
+
+@app.command()
+def report(
+    kind: Annotated[
+        str, typer.Argument(metavar="REPORT", help="Which report: spend (default).")
+    ] = "spend",
+    by: Annotated[
+        str | None,
+        typer.Option(
+            "--by",
+            metavar="KEYS",
+            help="One or two of user, model, provider, plan, session, day, month, period, tag:KEY"
+            " (default: user).",
+        ),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DAY", help="First day, or a time (default: this month)."),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--to", metavar="DAY", help="Day after the last one (default: until now)."),
+    ] = None,
+    period: Annotated[
+        str | None,
+        typer.Option(
+            "--period", help="current or previous: the user's billing period, or the month."
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option("--user", metavar="ID", help="Only a user.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", metavar="NAME", help="Only a model.")
+    ] = None,
+    provider: Annotated[
+        str | None, typer.Option("--provider", metavar="NAME", help="Only a provider.")
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option("--plan", metavar="NAME", help="Only usage on a plan.")
+    ] = None,
+    session: Annotated[
+        str | None, typer.Option("--session", metavar="ID", help="Only a session.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only a tag's value.")
+    ] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option("--sort", metavar="NAME", help="cost, calls, … (default: -cost, or by time)."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="Rows (default: 50 in a table).")
+    ] = None,
+    db: Db = None,
+    product: Product = None,
+    output_format: Annotated[
+        ReportFormat, typer.Option("--format", help="How the rows are printed.")
+    ] = ReportFormat.TABLE,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Show usage and cost by user, model, day, plan or tag, with a total."""
+    from paygent.cli import report as command
+
+    filters = (user, model, provider, plan, session, tuple(tag or ()))
+    options = command.Options(by, start, end, period, *filters, sort, limit, output_format)
+    place = (db, database_url, product, os.environ)
+    raise typer.Exit(run_command("report", command.run, kind, *place, options))
+
+
+@app.command()
+def reconcile(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A provider's usage or cost export, JSON or CSV.")
+    ],
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            "--provider", metavar="NAME", help="As in events, or any (default: the file's)."
+        ),
+    ] = None,
+    start: Annotated[
+        datetime | None,
+        typer.Option("--from", formats=["%Y-%m-%d"], metavar="DATE", help="The first day, UTC."),
+    ] = None,
+    end: Annotated[
+        datetime | None,
+        typer.Option(
+            "--to", formats=["%Y-%m-%d"], metavar="DATE", help="The day after the last one, UTC."
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", metavar="PERCENT", help="Differences up to it are explained."),
+    ] = 0.5,
+    db: Db = None,
+    product: Product = None,
+    output_format: OutputFormat = Format.TABLE,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Compare a provider's usage or cost export with what was recorded, by day and model."""
+    from paygent.cli import reconcile as command
+
+    options = command.Options(start, end, tolerance, provider, output_format)
+    place = (db, database_url, product, os.environ)
+    raise typer.Exit(run_command("reconcile", command.run, file, *place, options))
 
 
 @app.command()

@@ -33,6 +33,15 @@ class Format(str, Enum):
     JSON = "json"
 
 
+class ReportFormat(str, Enum):
+    """How a report is printed; FOCUS is the open specification of cost and usage data."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    FOCUS = "focus"
+
+
 MEMORY = ":memory:"
 """A store in memory; `client.api.composition` has the same name and takes 80 ms to import."""
 

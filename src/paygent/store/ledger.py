@@ -24,7 +24,7 @@ from paygent.store.corrections import MoreUsersToLock
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
-from paygent.store.reports import spend, spend_rows
+from paygent.store.reports import daily_rows, spend, spend_rows
 from paygent.store.rows import event_of, text
 from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
@@ -162,6 +162,11 @@ class SqlStore(SqlDirectory):
         """Yield all rows of a report; see `Store.spend_rows`."""
         with self.engine.transaction(product) as sql:
             yield from spend_rows(sql, request, self.now_us())
+
+    def daily_rows(self, product: str, request: SpendRequest) -> Iterator[SpendRow]:
+        """Yield usage by day, user, model and provider; see `Store.daily_rows`."""
+        with self.engine.transaction(product) as sql:
+            yield from daily_rows(sql, request, self.now_us())
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int

@@ -122,6 +122,14 @@ class Store(Protocol):
         pausing.
         """
 
+    def daily_rows(self, product: str, request: SpendRequest) -> Iterator[SpendRow]:
+        """Yield usage by day, user, model and provider, whatever the request groups by, day by day;
+        see `spend_rows`.
+
+        Raises:
+            InvalidValue: It is not about whole days, or about a session, a tag or a period.
+        """
+
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int
     ) -> tuple[UserActivity, ...]:

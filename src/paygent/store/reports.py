@@ -45,7 +45,7 @@ EVENTS_MAX = 200_000
 
 _ROWS_MAX = 2**62  # more than there are
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
-_HELD = "any of user, model, provider, plan, day, month and period, for whole days"
+_HELD = "user, model, provider, plan, day, month and period, for whole days"
 
 
 class _Source(NamedTuple):
@@ -83,13 +83,31 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
 
 def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
     """Yield all rows of a report, one by one; see `spend`."""
-    query, zone, _ = _resolved(sql, request, now_us)
+    query, zone, _ = _resolved(sql, replace(request, rows_max=None), now_us)
     source = _source(query, usage_span(sql, zone), zone)
     if source.parts:
         yield from page_of(_all_groups(sql, source, query, request.names), query).rows
     elif source.spans:
         for row in sql.stream("spend", rows=source.spans, **_parameters(query, _ROWS_MAX)):
             yield SpendRow(_keys(row, query), _figures(row))
+
+
+def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
+    """Yield usage by day, user, model and provider, day by day; see `spend`.
+
+    Raises:
+        InvalidValue: The rollups do not hold it: parts of days, sessions, tags and periods.
+    """
+    query, zone, _ = _resolved(sql, replace(request, by=("day", "user")), now_us)
+    source = _source(query, usage_span(sql, zone), zone)
+    if source.parts or "period" in query.where:
+        rule = f"must be of {_HELD}, but for a user's period"
+        shown = request.start if isinstance(request.start, int) else request.end
+        raise InvalidValue("report", (FieldError(request.names.start, shown, rule),))
+    for _, day in source.spans:
+        for row in sql.stream("usage_of_day", rows=None, day=day, **_filters(query)):
+            keys = (day, row["user_id"], row["model"], row["provider"])
+            yield SpendRow(keys, _figures(row))
 
 
 def _resolved(sql: Statements, request: SpendRequest, now_us: int) -> tuple[SpendQuery, str, int]:
@@ -161,19 +179,14 @@ def _groups(
 def _parameters(query: SpendQuery, rows_max: int) -> dict[str, Any]:
     """Return the parameters of the statement `spend`."""
     first, second = (*query.by, "", "")[:2]
-    where = query.where
-    period = where.get("period")
+    period = query.where.get("period")
     sort = query.sort
     if sort not in FIGURE_SORTS:
         sort = "" if not query.is_by_time else ("first" if sort == first else "second")
     return {
         "first": first,
         "second": second,
-        "first_user": where.get("user", ""),
-        "last_user": where.get("user", AFTER_ALL_IDS),
-        "model": where.get("model"),
-        "provider": where.get("provider"),
-        "plan": where.get("plan"),
+        **_filters(query),
         "period_start_us": None if period is None else int(period),
         "sort": sort,
         "direction": -1 if query.is_descending else 1,
@@ -181,6 +194,18 @@ def _parameters(query: SpendQuery, rows_max: int) -> dict[str, Any]:
         "after_first": query.after.first,
         "after_second": query.after.second,
         "rows_max": rows_max,
+    }
+
+
+def _filters(query: SpendQuery) -> dict[str, Any]:
+    """Return the parameters that limit the rows of the rollups."""
+    where = query.where
+    return {
+        "first_user": where.get("user", ""),
+        "last_user": where.get("user", AFTER_ALL_IDS),
+        "model": where.get("model"),
+        "provider": where.get("provider"),
+        "plan": where.get("plan"),
     }
 
 

@@ -98,15 +98,17 @@ class Statements:
         """Return the statements of this transaction, bound to another product."""
         return Statements(self._queries, self.connection, product_id)
 
-    def stream(self, name: str, rows: RowsIn, **parameters: Any) -> Iterator[Row]:
+    def stream(self, name: str, rows: RowsIn | None, **parameters: Any) -> Iterator[Row]:
         """Yield the rows of a reading statement one by one, so that memory holds few of them.
 
         Args:
             name: Of the statement.
-            rows: The rows that it takes.
+            rows: The rows that it takes; None if it takes none.
             **parameters: Its other parameters.
         """
-        parameters |= {"product_id": self.product_id, "rows": json.dumps(rows)}
+        parameters["product_id"] = self.product_id
+        if rows is not None:
+            parameters["rows"] = json.dumps(rows)
         sql = getattr(self._queries.named, name).sql
         with self._queries.open_cursor(self.connection) as cursor:
             cursor.execute(sql, parameters)

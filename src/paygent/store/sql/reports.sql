@@ -99,6 +99,28 @@ WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_s
 ORDER BY p.rank, p.first_key, p.second_key
 LIMIT :rows_max;
 
+-- name: usage_of_day
+-- A day by user, model and provider, for exports that read one day after another.
+SELECT
+    r.user_id, r.model, r.provider,
+    CAST(SUM(r.calls) AS BIGINT) AS calls,
+    CAST(SUM(r.input_tokens) AS BIGINT) AS input_tokens,
+    CAST(SUM(r.output_tokens) AS BIGINT) AS output_tokens,
+    CAST(SUM(r.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
+    CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano,
+    CAST(SUM(r.partial_calls) AS BIGINT) AS partial_calls,
+    CAST(SUM(r.estimated_calls) AS BIGINT) AS estimated_calls,
+    CAST(SUM(r.unpriced_calls) AS BIGINT) AS unpriced_calls,
+    CAST(SUM(r.shadow_calls) AS BIGINT) AS shadow_calls,
+    CAST(SUM(r.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
+FROM rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = :day AND r.user_id >= :first_user AND r.user_id <= :last_user
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+GROUP BY r.user_id, r.model, r.provider
+ORDER BY r.user_id, r.model, r.provider;
+
 -- name: facts_of_days
 -- What single events add, of days and between two moments: for what the rollups do not hold. A correction has the tags
 -- of its original.

@@ -1,0 +1,183 @@
+"""`paygent report`: who used what, from an application's file or a server's database."""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from paygent.cli.database import Source, opened_source
+from paygent.cli.options import CommandError, ReportFormat, UsageError
+from paygent.cli.output import (
+    Column,
+    open_console,
+    print_csv,
+    print_json,
+    print_line,
+    print_table,
+)
+from paygent.core.focus import focus_table
+from paygent.core.money import format_usd
+from paygent.core.period import to_datetime
+from paygent.core.report import TAG, Figures, SpendReport
+from paygent.core.report_json import columns_of, report_to_json, row_to_json
+from paygent.core.report_request import Names, SpendRequest, read_request
+from paygent.core.validation import FieldError, InvalidValue
+
+_NAMES = Names(by="--by", start="--from", end="--to")
+_TABLE_ROWS = 50
+_NONE = "(none)"  # usage without a key
+_COST_DECIMALS = 4
+
+
+class Options(NamedTuple):
+    """What is asked for, as it was given; None is not given."""
+
+    by: str | None = None
+    start: str | None = None
+    end: str | None = None
+    period: str | None = None
+    user: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    plan: str | None = None
+    session: str | None = None
+    tags: tuple[str, ...] = ()
+    sort: str | None = None
+    limit: int | None = None
+    output_format: ReportFormat = ReportFormat.TABLE
+
+
+KINDS = ("spend",)
+"""The reports that there are."""
+
+
+def run(
+    kind: str,
+    db: str | None,
+    database_url: str | None,
+    product: str | None,
+    environ: Mapping[str, str],
+    options: Options,
+) -> int:
+    """Print a report; return the exit status."""
+    if kind not in KINDS:
+        raise UsageError(f"there is no report {kind!r}; there is {', '.join(KINDS)}")
+    request = _request(options)
+    with opened_source(db, database_url, product, environ) as source:
+        if options.output_format is ReportFormat.FOCUS:
+            _print_focus(source, request)
+        elif options.output_format is ReportFormat.CSV:
+            columns = columns_of(request.by)
+            rows = islice(source.store.spend_rows(source.product, request), request.rows_max)
+            print_csv(columns, (row_to_json(request.by, row) for row in rows))
+        else:
+            report = source.store.spend(source.product, request)
+            if options.output_format is ReportFormat.JSON:
+                print_json(report_to_json(report, None))
+            else:
+                _print_table(environ, report)
+    return 0
+
+
+def _request(options: Options) -> SpendRequest:
+    """Read the options.
+
+    Raises:
+        InvalidValue: Names every option that breaks a rule.
+    """
+    given: dict[str, Any] = options._asdict()
+    is_focus = options.output_format is ReportFormat.FOCUS
+    limit = given.pop("limit")
+    errors = []
+    if limit is not None and limit < 1:
+        errors.append(FieldError("--limit", limit, "must be at least 1"))
+    for name in ("by", "sort", "limit"):
+        if is_focus and getattr(options, name) is not None:
+            rule = "has no effect on --format focus, which has a row a day, user and model"
+            errors.append(FieldError(f"--{name}", getattr(options, name), rule))
+    for tag in given.pop("tags"):
+        key, found, value = tag.partition("=")
+        if not found or not key:
+            errors.append(FieldError("--tag", tag, "must be KEY=VALUE"))
+        given[TAG + key] = value
+    if limit is None and options.output_format is ReportFormat.TABLE:
+        limit = _TABLE_ROWS
+    given["by"] = options.by or "user"
+    try:
+        request = read_request(given, _NAMES, rows_max=limit)
+    except InvalidValue as error:
+        raise InvalidValue("report", (*errors, *map(_as_option, error.findings))) from None
+    if errors:
+        raise InvalidValue("report", tuple(errors))
+    return request
+
+
+def _as_option(error: FieldError) -> FieldError:
+    """Return an error with the name of the option."""
+    name = error.field
+    if not name.startswith("--"):
+        name = "--tag" if name.startswith(TAG) else f"--{name}"
+    return FieldError(name, error.value, error.rule)
+
+
+# -- formats
+
+
+def _print_focus(source: Source, request: SpendRequest) -> None:
+    """Print a row for each day, user, model and provider in the format of FOCUS."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete
+    zone = source.store.product(source.product)
+    rows = source.store.daily_rows(source.product, request)
+    writer = csv.writer(sys.stdout or io.StringIO(), lineterminator="\n")
+    writer.writerows(focus_table(rows, zone="UTC" if zone is None else zone.timezone))
+
+
+def _print_table(environ: Mapping[str, str], report: SpendReport) -> None:
+    console = open_console(environ)
+    query, page = report.query, report.page
+    if not page.rows:
+        raise CommandError(
+            f"no usage {_span_text(report)} (--from, --to and --period select others)"
+        )
+    columns = [
+        *(Column(name) for name in query.by),
+        *(Column(title, is_number=True) for title in ("calls", "input", "cached", "output")),
+        Column("cost", is_number=True),
+        Column("not exact", is_number=True),
+    ]
+    rows = [[*_keys(query.by, row.keys), *_cells(row.figures)] for row in page.rows]
+    total = ["total", *("" for _ in query.by[1:]), *_cells(page.total)]
+    print_table(console, columns, [*rows, total])
+    more = "" if page.following is None else f"; the first {len(rows):,} rows, --limit shows more"
+    print_line(console, "")
+    print_line(console, f"{_span_text(report)}{more}")
+
+
+def _span_text(report: SpendReport) -> str:
+    start, end = (to_datetime(at_us) for at_us in (report.query.start_us, report.query.end_us))
+    return f"from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, days in {report.timezone}"
+
+
+def _keys(by: Iterable[str], keys: Iterable[str]) -> list[str]:
+    shown = []
+    for name, value in zip(by, keys, strict=True):
+        if name == "period":
+            value = f"{to_datetime(int(value)):%Y-%m-%d %H:%M}"
+        shown.append(value or _NONE)
+    return shown
+
+
+def _cells(figures: Figures) -> list[str]:
+    counts = (
+        figures.calls,
+        figures.input_tokens,
+        figures.cached_input_tokens,
+        figures.output_tokens,
+    )
+    cost = format_usd(figures.cost_nano, decimals=_COST_DECIMALS)
+    return [*(f"{count:,}" for count in counts), cost, f"{figures.doubtful_calls:,}"]

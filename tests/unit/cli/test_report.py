@@ -1,0 +1,163 @@
+"""`paygent report`: tables, CSV, JSON and FOCUS of the figures that the store reports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.contract.samples import PRODUCT, batch_of, make_event
+from typer.testing import CliRunner
+
+from paygent.cli.app import app
+from paygent.core.focus import COLUMNS
+from paygent.core.report_json import columns_of
+from paygent.store.sqlite import SqliteStore
+
+Run = Callable[..., tuple[int, str, str]]
+
+MONTH = ("--from", "2024-10-01", "--to", "2024-11-01")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command on a store with four events; return status, output and errors."""
+    monkeypatch.setenv("COLUMNS", "200")
+    path = tmp_path / "local.db"
+    store = SqliteStore(str(path))
+    store.ingest(
+        PRODUCT,
+        batch_of(
+            make_event("a", cost_tokens_nano=1_250_000_000, metadata={"team": "x"}),
+            make_event("b", model_key="o3", quality="estimated", cached_input_tokens=5),
+            make_event("c", user_id="bob", cost_tokens_nano=5_000_000_000, session_id=""),
+            make_event("d", user_id="b\x1b\\ob", model_key="", provider=""),
+        ),
+    )
+    store.close()
+
+    def invoke(*arguments: str) -> tuple[int, str, str]:
+        given = ["report", *arguments, "--db", str(path), "--product", PRODUCT]
+        result = CliRunner().invoke(app, given)
+        return result.exit_code, result.stdout, result.stderr
+
+    return invoke
+
+
+def test_report__without_keys__is_by_user_dearest_first_with_a_total(run: Run) -> None:
+    """Figures are grouped by thousands; the last line says what it is about."""
+    status, out, err = run(*MONTH)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()[:5]] == [
+        ["user", "calls", "input", "cached", "output", "cost", "not", "exact"],
+        ["bob", "1", "20", "0", "10", "$5.0000", "0"],
+        ["ann", "2", "40", "5", "20", "$1.2500", "1"],
+        ["b\\x1b\\ob", "1", "20", "0", "10", "$0.0000", "0"],
+        ["total", "4", "80", "5", "40", "$6.2500", "1"],
+    ]
+    assert out.endswith("\nfrom 2024-10-01 00:00 to 2024-11-01 00:00 UTC, days in UTC\n")
+
+
+def test_report__fewer_rows_than_there_are__say_so_below_the_whole_total(run: Run) -> None:
+    """The total is never that of a page."""
+    _, out, _ = run(*MONTH, "--limit", "1", "--by", "model,period")
+    lines = out.splitlines()
+    assert lines[1].split()[:4] == ["gpt-4o", "2024-10-01", "00:00", "2"]
+    assert lines[2].split()[:2] == ["total", "4"]
+    assert lines[-1].endswith("; the first 1 rows, --limit shows more")
+
+
+def test_report__usage_without_a_key__is_named_as_such(run: Run) -> None:
+    """An event without a model, and usage without a tag."""
+    _, out, _ = run(*MONTH, "--by", "model,tag:team", "--sort", "calls")
+    rows = [line.split()[:2] for line in out.splitlines()[1:-3]]
+    assert rows == [["(none)", "(none)"], ["gpt-4o", "(none)"], ["gpt-4o", "x"], ["o3", "(none)"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "calls"),
+    [
+        (("--user", "ann"), 2),
+        (("--model", "gpt-4o"), 2),
+        (("--model", ""), 1),
+        (("--provider", "openai"), 3),
+        (("--plan", "default"), 4),
+        (("--session", "s1"), 3),
+        (("--tag", "team=x"), 1),
+        (("--tag", "team=", "--tag", "other="), 3),
+    ],
+)
+def test_report__filters__limit_rows_and_total(
+    run: Run, options: tuple[str, ...], calls: int
+) -> None:
+    """Each option is one of REST."""
+    status, out, _ = run(*MONTH, *options, "--format", "json")
+    document = json.loads(out)
+    assert (status, document["total"]["calls"]) == (0, calls)
+    assert sum(row["calls"] for row in document["rows"]) == calls
+
+
+def test_report__as_csv__has_the_columns_of_rest_and_all_rows(run: Run) -> None:
+    """Control characters are escaped; a limit is one of rows."""
+    _, out, _ = run(*MONTH, "--format", "csv", "--by", "user,model")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert list(rows[0]) == list(columns_of(("user", "model")))
+    assert [row["user"] for row in rows] == ["bob", "ann", "ann", "b\\x1b\\\\ob"]
+    assert (rows[0]["cost"], rows[0]["cost_nano"], rows[3]["model"]) == ("5.0", "5000000000", "")
+    _, out, _ = run(*MONTH, "--format", "csv", "--limit", "2")
+    assert len(out.splitlines()) == 3
+
+
+def test_report__as_json__is_the_answer_of_rest(run: Run) -> None:
+    """With every row, and without a cursor."""
+    _, out, _ = run(*MONTH, "--format", "json", "--by", "day")
+    document = json.loads(out)
+    assert (document["report"], document["by"], document["next_cursor"]) == ("spend", ["day"], None)
+    assert [row["day"] for row in document["rows"]] == ["2024-10-04"]
+
+
+def test_report__as_focus__has_a_row_a_day_user_and_model(run: Run) -> None:
+    """Costs add up exactly."""
+    status, out, _ = run(*MONTH, "--format", "focus")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert status == 0
+    assert tuple(rows[0]) == COLUMNS
+    assert sum(round(float(row["BilledCost"]) * 1e9) for row in rows) == 6_250_002_000
+    assert {row["SubAccountId"] for row in rows} == {"ann", "b\x1b\\ob", "bob"}
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        (("--by", "colour"), "--by = 'colour': must be one or two of user, model"),
+        (("--limit", "0"), "--limit = 0: must be at least 1"),
+        (("--from", "x"), "--from = 'x': must be a day"),
+        (("--to", "x"), "--to = 'x': must be a day"),
+        (("--from", "2024-10-02", "--to", "2024-10-01"), "--to = datetime.date(2024, 10, 1): must"),
+        (("--period", "next"), "--period = 'next': must be current or previous"),
+        (("--sort", "day"), "--sort = 'day': must be one of cost, calls"),
+        (("--tag", "team"), "--tag = 'team': must be KEY=VALUE"),
+        (("--tag", "team=" + "x" * 256), "--tag = 'xxx"),
+        (("--format", "focus", "--by", "day"), "--by = 'day': has no effect on --format focus"),
+        (("--format", "focus", "--from", "2024-10-04T12:00:00Z"), "must be of user, model"),
+        (("spending",), "there is no report 'spending'; there is spend"),
+    ],
+)
+def test_report__an_option_that_breaks_a_rule__is_named(
+    run: Run, options: tuple[str, ...], shown: str
+) -> None:
+    """The status is 2."""
+    status, out, err = run(*options)
+    assert (status, out if "focus" not in options else "") == (2, "")
+    assert shown in err
+
+
+def test_report__without_usage__says_what_was_searched(run: Run) -> None:
+    """A table without rows would not tell an idle month from a wrong product."""
+    status, out, err = run(*MONTH, "--user", "zoe")
+    assert (status, out) == (1, "")
+    assert "no usage from 2024-10-01 00:00 to 2024-11-01 00:00 UTC" in err
+    assert run(*MONTH, "--user", "zoe", "--format", "csv")[0] == 0
