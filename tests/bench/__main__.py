@@ -1,9 +1,10 @@
 """`make bench`: the overhead Paygent adds to a call.
 
 The path inside real SDK calls; the hot loop (a stubbed provider and Paygent's path alone); many
-tasks on one loop; the journal's kinds of segments; streams; and how well a cap is kept. Metered and
-bare calls alternate, so that drift affects both equally. With `--reference PYTHON` the calls inside
-SDKs are also measured for the `paygent` that is installed in that environment.
+tasks on one loop; the journal's kinds of segments; streams; how well a cap is kept; and reports of
+a million calls. Metered and bare calls alternate, so that drift affects both equally. With
+`--reference PYTHON` the calls inside SDKs are also measured for the `paygent` that is installed in
+that environment.
 """
 
 from __future__ import annotations
@@ -115,6 +116,11 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         else:
             connected(10_000, 360_000)
 
+    def reports() -> None:
+        from tests.bench.reports import reports
+
+        reports(options.calls or ((100_000,) if options.quick else (1_000_000,)))
+
     return {
         "import": import_time,
         "in-situ": in_situ,
@@ -126,6 +132,7 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "local-mode": local_mode,
         "backend": backend,
         "connected": connected,
+        "reports": reports,
     }
 
 
@@ -135,6 +142,12 @@ def main() -> None:
     parser.add_argument("--reference", help="python of an environment with another paygent")
     parser.add_argument("--quick", action="store_true", help="fewer rounds, coarser figures")
     parser.add_argument("--only", help="the one part to run, such as in-situ")
+    parser.add_argument(
+        "--calls",
+        type=int,
+        nargs="+",
+        help="sizes for the part `reports`, such as 5000000 20000000",
+    )
     options = parser.parse_args()
     parts = _parts(options)
     if options.only not in (None, *parts):

@@ -130,7 +130,7 @@ ROW_KEYS: Mapping[str, Mapping[str, Any]] = {
         "period_start_us": period_key().start_us,
         **SPEND,
     },
-    "rollup_product": {"day": "2024-10-04", "model": "o3", "provider": "azure", "plan": "default"},
+    "rollup_product": {"span": "2024-10-04", "model": "o3", "provider": "azure", "plan": "default"},
     "rollup_gate": {"user_id": "bob", "day": "2024-10-03", "gate_reason": "total_spend"},
 }
 """One row of each table, or of each kind of its rows."""
@@ -202,10 +202,10 @@ def test_audit__counters_of_a_user_without_a_row__are_found(store: SqlStore) -> 
     for row in ROW_KEYS:
         if row != "rollup_product":
             execute(store, f"UPDATE {table_of(row)} SET user_id = 'zoe' WHERE {condition(row)}")
-    execute(store, "UPDATE rollup_product SET day = '1999-01-01' WHERE day = '2024-10-04'")
+    execute(store, "UPDATE rollup_product SET span = '1999-01-01' WHERE span = '2024-10-04'")
     found = differences(store)
     strays = [each for each in found if each.folded == 0]
-    users = {each.key.get("user_id", each.key.get("day")) for each in strays}
+    users = {each.key.get("user_id", each.key.get("span")) for each in strays}
     assert users == {"zoe", "1999-01-01"}
     assert {each.table for each in strays} == {table_of(row) for row in ROW_KEYS}
     assert store.repair(PRODUCT) == len(found)
@@ -266,7 +266,7 @@ def test_audit__slots_of_several_writers__are_summed(store: SqlStore, stores: St
     row = f"'{PRODUCT}', '2024-10-04', 'o3', 'azure', 'default'"
     execute(
         store,
-        f"INSERT INTO rollup_product (product_id, day, model, provider, plan, slot,"
+        f"INSERT INTO rollup_product (product_id, span, model, provider, plan, slot,"
         f" {', '.join(FIGURES)}) VALUES"
         f" ({row}, 98, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0), ({row}, 99, -5, 0, 0, 0, 1, 0, 0, 0, 0, 0)",
     )

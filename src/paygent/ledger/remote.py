@@ -8,6 +8,8 @@ A status is one of three things. What is about the content of a batch (a problem
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
@@ -17,7 +19,7 @@ from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import SpendPage, SpendReport, SpendRow
 from paygent.core.report_json import read_report
 from paygent.core.report_request import PAGE_ROWS_MAX, SpendRequest, request_to_query
-from paygent.core.validation import FieldError, InvalidValue
+from paygent.core.validation import FINDINGS_MAX, FieldError, InvalidValue
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
 from paygent.ledger.transport import HttpResponse, HttpTransport, Transport, TransportError
 
@@ -29,9 +31,10 @@ after so long.
 ASK_TIMEOUT_S = 2.0
 """Longest exchange of a question; its caller has stopped waiting by then."""
 
-REPORT_TIMEOUT_S = 20.0
-"""Longest exchange of a page of a report."""
+REPORT_TIMEOUT_S = 30.0
+"""Longest exchange of all pages of a report; its caller has stopped waiting by then."""
 
+_UNUSABLE = "its answer cannot be used"
 _REFUSALS = (400, 413, 422)
 _REJECTIONS = (401, 403)
 _MESSAGE_CHARS_MAX = 200
@@ -92,28 +95,35 @@ class RemoteLedger(HttpLedger):
         """Return usage and cost, read page by page; see `Ledger.report`."""
         rows: list[SpendRow] = []
         cursor = None
+        deadline = time.monotonic() + REPORT_TIMEOUT_S
         while True:
             left = PAGE_ROWS_MAX if request.rows_max is None else request.rows_max - len(rows)
-            query = urlencode(request_to_query(request, min(left, PAGE_ROWS_MAX), cursor))
-            report, cursor = self._page(f"/api/v1/reports/spend?{query}")
+            rows_max = min(left, PAGE_ROWS_MAX)
+            query = request_to_query(request, rows_max, cursor)
+            given = self._read_page(request, query, deadline - time.monotonic())
+            report, following = _page_of(given, request, rows_max)
             rows += report.page.rows
-            if cursor is None or len(rows) == request.rows_max:
+            if following is None or len(rows) == request.rows_max:
                 page = SpendPage(tuple(rows), report.page.total, None)
                 return report._replace(page=page)
+            if following == cursor:
+                raise LedgerUnavailable(f"{_UNUSABLE}: its next page is the same one")
+            cursor = following
 
-    def _page(self, path: str) -> tuple[SpendReport, str | None]:
+    def _read_page(self, request: SpendRequest, query: Mapping[str, str], timeout_s: float) -> Any:
+        if timeout_s <= 0:
+            raise LedgerUnavailable(f"the report takes longer than {REPORT_TIMEOUT_S:g} s")
+        sent = {readable(name): readable(value) for name, value in query.items()}
+        path = f"/api/v1/reports/spend?{urlencode(sent)}"
+        response = _send(self._transport, "GET", path, timeout_s=timeout_s)
+        # A proxy's page is no problem: the server behind it may have reports.
+        if response.status == 404 and _detail_of(response) is not None:
+            raise LedgerUnavailable("this backend has no reports")
         try:
-            given = call(self._transport, "GET", path, timeout_s=REPORT_TIMEOUT_S)
+            return _content(response)
         except LedgerRefused as error:
-            raise InvalidValue("report", (FieldError("report", path, str(error)),)) from error
-        try:
-            report = read_report(given)
-        except InvalidValue as error:
-            raise LedgerUnavailable(f"its answer cannot be used: {error}") from error
-        cursor = given.get("next_cursor")
-        if not report.page.rows:
-            cursor = None  # a page without rows is the last one
-        return report, cursor if isinstance(cursor, str) else None
+            found = _broken_rules(response, request) or (FieldError("report", path, str(error)),)
+            raise InvalidValue("report", found) from error
 
     def _exchange(self, path: str, batch: Batch, timeout_s: float) -> Answer:
         # Ids that differ only by what cannot be sent are one there.
@@ -124,7 +134,42 @@ class RemoteLedger(HttpLedger):
         try:
             return read_answer(given, batch)
         except InvalidValue as error:
-            raise LedgerUnavailable(f"its answer cannot be used: {error}") from error
+            raise LedgerUnavailable(f"{_UNUSABLE}: {error}") from error
+
+
+def _page_of(given: Any, request: SpendRequest, rows_max: int) -> tuple[SpendReport, str | None]:
+    """Return a page from JSON, and where the next one begins; None on the last page.
+
+    Raises:
+        LedgerUnavailable: It is no page of this report. A page that is not full is the last one:
+            a server cannot have its client read on for ever.
+    """
+    try:
+        report = read_report(given)
+    except InvalidValue as error:
+        raise LedgerUnavailable(f"{_UNUSABLE}: {error}") from error
+    count, following = len(report.page.rows), given.get("next_cursor")
+    if report.query.by != tuple(map(readable, request.by)):
+        raise LedgerUnavailable(f"{_UNUSABLE}: it is another report")
+    if count > rows_max:
+        raise LedgerUnavailable(f"{_UNUSABLE}: a page has more rows than were asked for")
+    if following is None:
+        return report, None
+    if not isinstance(following, str) or count < rows_max:
+        raise LedgerUnavailable(f"{_UNUSABLE}: a page that is not full has another after it")
+    return report, following
+
+
+def _broken_rules(response: HttpResponse, request: SpendRequest) -> tuple[FieldError, ...]:
+    """Return the rules that a problem lists, by the caller's names of the arguments."""
+    errors = json.loads(response.body).get("errors")
+    names = {"by": request.names.by, "from": request.names.start, "to": request.names.end}
+    found = []
+    for error in errors[:FINDINGS_MAX] if isinstance(errors, list) else ():
+        if isinstance(error, dict) and "field" in error and "rule" in error:
+            field, rule = str(error["field"]), str(error["rule"])[:_MESSAGE_CHARS_MAX]
+            found.append(FieldError(names.get(field, field), error.get("value"), rule))
+    return tuple(found)
 
 
 def encode(document: Any) -> bytes:
@@ -146,10 +191,25 @@ def call(
     Raises:
         LedgerUnavailable, LedgerUnauthorised, LedgerRefused: see the module.
     """
+    return _content(_send(transport, method, path, body=body, timeout_s=timeout_s))
+
+
+def _send(
+    transport: Transport,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None = None,
+    timeout_s: float,
+) -> HttpResponse:
     try:
-        response = transport.request(method, path, body=body, timeout_s=timeout_s)
+        return transport.request(method, path, body=body, timeout_s=timeout_s)
     except TransportError as error:
         raise LedgerUnavailable(f"the backend cannot be reached: {error}") from error
+
+
+def _content(response: HttpResponse) -> Any:
+    """Return the JSON of a response, or raise what its status means."""
     if response.status in (200, 201):
         try:
             return json.loads(response.body)

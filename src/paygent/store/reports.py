@@ -7,15 +7,17 @@ sorted and paged by the database, at a cost that does not grow with the number o
 sessions, tags and parts of days, is folded from the events by the definition itself
 (`core/report.py`), up to `EVENTS_MAX` of them.
 
-The product's rollup answers what is about no user, which is a few rows a day; the users' rollup
-answers the rest, and is read by whole months where days are not asked for.
+The product's rollup answers what is about no user, which is a few rows a day; so does it answer the
+total of a page of users. The users' rollup answers the rest, and is read by whole months where days
+are not asked for. A page of users is found by its rank alone, a sum a user, and the other figures
+are looked up for the users of the page.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from paygent.core.period import Window
 from paygent.core.report import (
@@ -37,7 +39,7 @@ from paygent.core.report_request import Names, SpendRequest, resolve
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.rows import from_json, subscription_of, text
-from paygent.store.spans import Days, days_of, months_and_days, usage_span
+from paygent.store.spans import Days, Spans, days_of, months_and_days, usage_span
 from paygent.store.statements import Row, Statements
 
 EVENTS_MAX = 200_000
@@ -45,6 +47,19 @@ EVENTS_MAX = 200_000
 
 _ROWS_MAX = 2**62  # more than there are
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
+_COLUMNS: Final[Mapping[str, str]] = {
+    "user": "r.user_id",
+    "model": "r.model",
+    "provider": "r.provider",
+    "plan": "r.plan",
+    "day": "r.span",
+    "month": "substr(r.span, 1, 7)",
+    "period": "CAST(r.period_start_us AS TEXT)",
+}
+"""The column of each key in the rollups."""
+
+_NO_KEY = "substr(r.span, 1, 0)"  # the same text in every row: no group, and none without rows
+_ALL_SUMS = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in Figures._fields)
 _HELD = "user, model, provider, plan, day, month and period, for whole days"
 
 
@@ -52,12 +67,14 @@ class _Source(NamedTuple):
     """Where the figures of a query are.
 
     Attributes:
-        spans: (rollup, day or month).
+        spans: Days and months of a rollup.
         parts: Days, and the span of each, with events that are read one by one.
+        is_of_users: Whether the rollup is that of users.
     """
 
-    spans: list[tuple[str, str]]
+    spans: Spans
     parts: list[tuple[str, Window]]
+    is_of_users: bool = True
 
 
 def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
@@ -73,11 +90,12 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
             be read one by one.
     """
     query, zone, now_us = _resolved(sql, request, now_us)
-    source = _source(query, usage_span(sql, zone), zone)
+    usage = usage_span(sql, zone)
+    source = _source(query, usage, zone)
     if source.parts:
         page = page_of(_all_groups(sql, source, query, request.names), query)
     else:
-        page = _page(sql, source.spans, query)
+        page = _page(sql, source, _source(replace(query, by=()), usage, zone), query)
     return SpendReport(page, query, zone, now_us)
 
 
@@ -88,7 +106,9 @@ def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
     if source.parts:
         yield from page_of(_all_groups(sql, source, query, request.names), query).rows
     elif source.spans:
-        for row in sql.stream("spend", rows=source.spans, **_parameters(query, _ROWS_MAX)):
+        name = "spend_of_users" if source.is_of_users else "spend_of_product"
+        columns = _columns(query, _ALL_SUMS)
+        for row in sql.stream(name, columns, source.spans, **_parameters(query)):
             yield SpendRow(_keys(row, query), _figures(row))
 
 
@@ -104,8 +124,8 @@ def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
         rule = f"must be of {_HELD}, but for a user's period"
         shown = request.start if isinstance(request.start, int) else request.end
         raise InvalidValue("report", (FieldError(request.names.start, shown, rule),))
-    for _, day in source.spans:
-        for row in sql.stream("usage_of_day", rows=None, day=day, **_filters(query)):
+    for (day,) in source.spans:
+        for row in sql.stream("usage_of_day", {}, day=day, **_filters(query)):
             keys = (day, row["user_id"], row["model"], row["provider"])
             yield SpendRow(keys, _figures(row))
 
@@ -143,69 +163,98 @@ def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
     if not days.whole:
         return _Source([], days.parts)
     if not keys & _OF_USERS:
-        return _Source([("product", day) for day in days.whole], days.parts)
-    spans = [(day,) for day in days.whole] if "day" in keys else months_and_days(days.whole)
-    return _Source([("user", each) for (each,) in spans], days.parts)
+        return _Source([(day,) for day in days.whole], days.parts, is_of_users=False)
+    if "day" in keys:
+        return _Source([(day,) for day in days.whole], days.parts)
+    return _Source(months_and_days(days.whole, usage, zone), days.parts)
 
 
 # -- from the rollups
 
 
-def _page(sql: Statements, spans: list[tuple[str, str]], query: SpendQuery) -> SpendPage:
-    """Return a page that the database has sorted, and the total."""
-    total = Figures()
-    for row in _groups(sql, spans, replace(query, by=(), sort="", after=START), rows_max=1):
-        total = _figures(row)
-    rows_max = _ROWS_MAX if query.rows_max is None else query.rows_max
-    found = _groups(sql, spans, query, rows_max=rows_max + 1)
-    page = found[:rows_max]
+def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -> SpendPage:
+    """Return a page that the database has sorted, and the total from where it is cheapest."""
+    whole = replace(query, by=(), sort="", after=START, rows_max=None)
+    sums = Figures()
+    for row in _ranked(sql, total, whole):
+        sums = _figures(row)
+    rows_max = query.rows_max
+    is_of_many = source.is_of_users and "user" in query.by and "user" not in query.where
+    if is_of_many and rows_max is not None:
+        found = _ranked(sql, source, query, sums="")
+        figures = _figures_of(sql, source.spans, query, found)
+    else:
+        found = _ranked(sql, source, query)
+        figures = {_keys(row, query): _figures(row) for row in found}
+    page = found if rows_max is None else found[:rows_max]
     following = (
         Cursor(page[-1]["rank"], *_keys(page[-1], query)) if len(page) < len(found) else None
     )
-    rows = tuple(SpendRow(_keys(row, query), _figures(row)) for row in page)
-    return SpendPage(rows, total, following)
+    keys = [_keys(row, query) for row in page]
+    return SpendPage(tuple([SpendRow(each, figures[each]) for each in keys]), sums, following)
 
 
-def _groups(
-    sql: Statements, spans: list[tuple[str, str]], query: SpendQuery, *, rows_max: int
+def _ranked(
+    sql: Statements, source: _Source, query: SpendQuery, sums: str = _ALL_SUMS
 ) -> list[Row]:
-    """Return groups in the order of a query, those after its cursor."""
-    if not spans:
+    """Return groups in the order of a query, those after its cursor, and one more than its page."""
+    if not source.spans:
         return []
-    found: list[Row] = sql.spend(rows=spans, **_parameters(query, rows_max))
-    return found
+    name = "spend_of_users" if source.is_of_users else "spend_of_product"
+    return sql.filled(name, _columns(query, sums), source.spans, **_parameters(query))
 
 
-def _parameters(query: SpendQuery, rows_max: int) -> dict[str, Any]:
-    """Return the parameters of the statement `spend`."""
-    first, second = (*query.by, "", "")[:2]
-    period = query.where.get("period")
-    sort = query.sort
-    if sort not in FIGURE_SORTS:
-        sort = "" if not query.is_by_time else ("first" if sort == first else "second")
+def _figures_of(
+    sql: Statements, spans: Spans, query: SpendQuery, page: list[Row]
+) -> dict[tuple[str, ...], Figures]:
+    """Return the sums of the users of a page, by keys; also of other groups of them."""
+    place = query.by.index("user")
+    user_ids = sorted({_keys(row, query)[place] for row in page})
+    rows = [(span, user_id) for (span,) in spans for user_id in user_ids]
+    if not rows:
+        return {}
+    columns = _columns(query, _ALL_SUMS)
+    found = sql.filled("spend_of_some_users", columns, rows, **_filters(query))
+    return {_keys(row, query): _figures(row) for row in found}
+
+
+def _columns(query: SpendQuery, sums: str) -> dict[str, str]:
+    """Return what is filled into a statement: columns of the keys, the rank and the sums."""
+    keys = [_COLUMNS[name] for name in query.by]
+    if query.sort in FIGURE_SORTS:
+        rank = f"CAST(SUM(r.{FIGURE_SORTS[query.sort]}) AS BIGINT)"
+    elif query.is_by_time:
+        rank = f"CAST(replace({_COLUMNS[query.sort]}, '-', '') AS BIGINT)"
+    else:
+        rank = "CAST(0 AS BIGINT)"
+    rank = f"-{rank}" if query.is_descending else rank
+    first, second = (*keys, "''", "''")[:2]
+    group = ", ".join(keys) or _NO_KEY
+    return {"first": first, "second": second, "rank": rank, "sums": sums, "group": group}
+
+
+def _parameters(query: SpendQuery) -> dict[str, Any]:
+    """Return the parameters of a statement that ranks."""
     return {
-        "first": first,
-        "second": second,
         **_filters(query),
-        "period_start_us": None if period is None else int(period),
-        "sort": sort,
-        "direction": -1 if query.is_descending else 1,
         "after_rank": query.after.rank,
         "after_first": query.after.first,
         "after_second": query.after.second,
-        "rows_max": rows_max,
+        "rows_max": _ROWS_MAX if query.rows_max is None else query.rows_max + 1,
     }
 
 
 def _filters(query: SpendQuery) -> dict[str, Any]:
     """Return the parameters that limit the rows of the rollups."""
     where = query.where
+    period = where.get("period")
     return {
         "first_user": where.get("user", ""),
         "last_user": where.get("user", AFTER_ALL_IDS),
         "model": where.get("model"),
         "provider": where.get("provider"),
         "plan": where.get("plan"),
+        "period_start_us": None if period is None else int(period),
     }
 
 
@@ -223,7 +272,7 @@ def _figures(row: Row) -> Figures:
 
 def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Names) -> Groups:
     """Return all groups, those of the rollups with what the events of parts of days add."""
-    found = _groups(sql, source.spans, replace(query, after=START), rows_max=_ROWS_MAX)
+    found = _ranked(sql, source, replace(query, after=START, rows_max=None))
     groups = {_keys(row, query): _figures(row) for row in found}
     return group_facts(_facts(sql, source.parts, query, names), query, groups)
 
@@ -236,15 +285,13 @@ def _facts(
     Raises:
         InvalidValue: They are too many.
     """
-    user_id = query.where.get("user")
     events_max = EVENTS_MAX + 1
-    if user_id is None:
-        rows = sql.facts_of_days(
-            rows=[(day, *window) for day, window in parts], events_max=events_max
-        )
+    spans = _spans_of_users(sql, {window for _, window in parts}, query)
+    if spans is None:
+        days = [(day, *window) for day, window in parts]
+        rows = sql.facts_of_days(rows=days, events_max=events_max)
     else:
-        spans = [(user_id, *window) for window in {window for _, window in parts}]
-        rows = sql.facts_of_user(rows=spans, events_max=events_max)
+        rows = sql.facts_of_user(rows=spans, events_max=events_max) if spans else []
     if len(rows) == events_max:
         rule = (
             f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a shorter"
@@ -252,6 +299,28 @@ def _facts(
         )
         raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
     return map(_fact, rows)
+
+
+def _spans_of_users(
+    sql: Statements, windows: Collection[Window], query: SpendQuery
+) -> list[tuple[str, int, int]] | None:
+    """Return the users with events that a query may be about, and when those are; None where that
+    is no matter of users.
+    """
+    user_id, session_id = query.where.get("user"), query.where.get("session")
+    if user_id is not None:
+        return [(user_id, *window) for window in windows]
+    if not session_id:
+        return None
+    return [
+        (
+            row["user_id"],
+            max(window.start_us, row["started_us"]),
+            min(window.end_us, row["used_us"] + 1),
+        )
+        for row in sql.users_of_session(session_id=session_id)
+        for window in windows
+    ]
 
 
 def _fact(row: Row) -> Fact:

@@ -16,7 +16,7 @@ FIGURES: Final = (
 """The columns of sums, the same in each rollup and in the view `event_figures`."""
 
 USER_KEY: Final = ("span", "user_id", "period_start_us", "model", "provider", "plan")
-PRODUCT_KEY: Final = ("day", "model", "provider", "plan")
+PRODUCT_KEY: Final = ("span", "model", "provider", "plan")
 
 _DOUBT: dict[Quality, int] = {
     quality: FIGURES.index(f"{quality}_calls") for quality in ("partial", "estimated", "unpriced")

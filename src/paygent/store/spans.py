@@ -59,8 +59,10 @@ def spans_of(sql: Statements, start_us: int, end_us: int) -> Spans:
     """Return the spans of the days from that of `start_us` to before `end_us`, as far as there is
     usage.
     """
-    days = days_with_usage(sql, start_us, end_us)
-    return months_and_days(days) if days else []
+    zone = str(sql.product()["timezone"])
+    usage = usage_span(sql, zone)
+    days = _days_between(start_us, end_us, usage, zone)
+    return months_and_days(days, usage, zone) if days else []
 
 
 def days_with_usage(sql: Statements, start_us: int, end_us: int) -> list[str]:
@@ -68,19 +70,27 @@ def days_with_usage(sql: Statements, start_us: int, end_us: int) -> list[str]:
     usage.
     """
     zone = str(sql.product()["timezone"])
-    usage = usage_span(sql, zone)
+    return _days_between(start_us, end_us, usage_span(sql, zone), zone)
+
+
+def _days_between(start_us: int, end_us: int, usage: Window, zone: str) -> list[str]:
     start_us, end_us = max(start_us, usage.start_us), min(end_us, usage.end_us)
     if start_us >= end_us:
         return []
     return days_between(day_in_zone(start_us, zone), day_in_zone(end_us - 1, zone))
 
 
-def months_and_days(days: list[str]) -> Spans:
-    """Return the whole months of consecutive days, and the days that are left."""
+def months_and_days(days: list[str], usage: Window, zone: str) -> Spans:
+    """Return the whole months of consecutive days, and the days that are left. A month without
+    usage before or after these days is a whole one.
+    """
+    last_day = day_in_zone(usage.end_us - 1, zone)
     spans: Spans = []
     for month in months_between(days[0], days[-1]):
         year, number = map(int, month.split("-"))
-        length = calendar.monthrange(year, number)[1]
-        inside = [day for day in days if day[:7] == month]
-        spans += [(month,)] if len(inside) == length else [(day,) for day in inside]
+        last = min(f"{month}-{calendar.monthrange(year, number)[1]}", last_day)
+        if days[0] <= f"{month}-01" and last <= days[-1]:
+            spans.append((month,))
+        else:
+            spans += [(day,) for day in days if day[:7] == month]
     return spans

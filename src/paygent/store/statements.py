@@ -98,18 +98,34 @@ class Statements:
         """Return the statements of this transaction, bound to another product."""
         return Statements(self._queries, self.connection, product_id)
 
-    def stream(self, name: str, rows: RowsIn | None, **parameters: Any) -> Iterator[Row]:
+    def filled(
+        self, name: str, columns: Mapping[str, str], rows: RowsIn, **parameters: Any
+    ) -> list[Row]:
+        """Run a reading statement with columns in the place of its braces; see `stream`."""
+        parameters |= {"product_id": self.product_id, "rows": json.dumps(rows)}
+        sql = getattr(self._queries.named, name).sql.format(**columns)
+        found: list[Row] = self.connection.execute(sql, parameters).fetchall()
+        return found
+
+    def stream(
+        self,
+        name: str,
+        columns: Mapping[str, str],
+        rows: RowsIn | None = None,
+        **parameters: Any,
+    ) -> Iterator[Row]:
         """Yield the rows of a reading statement one by one, so that memory holds few of them.
 
         Args:
             name: Of the statement.
+            columns: What is filled in for its braces: SQL of this package, never a value.
             rows: The rows that it takes; None if it takes none.
             **parameters: Its other parameters.
         """
         parameters["product_id"] = self.product_id
         if rows is not None:
             parameters["rows"] = json.dumps(rows)
-        sql = getattr(self._queries.named, name).sql
+        sql = getattr(self._queries.named, name).sql.format(**columns)
         with self._queries.open_cursor(self.connection) as cursor:
             cursor.execute(sql, parameters)
             yield from cursor

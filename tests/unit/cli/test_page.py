@@ -93,6 +93,8 @@ def test_page__its_commands__are_found() -> None:
         "doctor",
         "users",
         "users",
+        "report",
+        "report",
         "plans",
         "prices",
         "prices",

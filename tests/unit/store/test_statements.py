@@ -6,13 +6,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.postgres import Cluster
 
-from paygent.store import statements
+from paygent.core.report import TIME_KEYS, SpendQuery
+from paygent.store import reports, statements
 from paygent.store.postgres import PostgresStore
 from paygent.store.rollups import FIGURES
 from paygent.store.rows import EVENT_COLUMNS
@@ -48,6 +50,23 @@ def names() -> list[str]:
     ]
 
 
+def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
+    """Yield every statement with its name; those with braces once for all that reports fill in."""
+    for name in names():
+        text = getattr(load_queries(dialect).named, name).sql
+        if "{" not in text:
+            yield name, text
+            continue
+        of_product = name == "spend_of_product"
+        keys = [key for key in reports._COLUMNS if not (of_product and key in ("user", "period"))]
+        for first, second in [*product(keys, keys), *((key, "") for key in keys)]:
+            by = tuple(dict.fromkeys(key for key in (first, second) if key))
+            for sort in ("cost", *(key for key in by if key in TIME_KEYS)):
+                query = SpendQuery(by, 0, 1, sort=sort)
+                for sums in ("", reports._ALL_SUMS):
+                    yield name, text.format(**reports._columns(query, sums))
+
+
 def is_audit(name: str) -> bool:
     """Return whether a statement belongs to `paygent audit`, which reads everything."""
     return name in re.findall(r"^-- name: (\w+)", (SQL_FOLDER / "audit.sql").read_text(), re.M)
@@ -62,8 +81,10 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     """No statement is dead, and none that is called is missing."""
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
+    called |= set(re.findall(r'"(spend_of_\w+|usage_of_day)"', "\n".join(sources)))  # reports'
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
-    others = {"connection", "product_id", "of_product", "stream", "strip", "from_str"}
+    others = {"connection", "product_id", "of_product", "strip", "from_str"}
+    others |= {"stream", "filled", "format"}
     assert called - others == set(names())
 
 
@@ -175,8 +196,7 @@ def test_statements__on_sqlite__find_their_rows_by_more_than_the_product(
     """The work for a batch or a user does not grow with the product's history."""
     slow = {}
     with sqlite_store.engine.transaction("acme") as sql:
-        for name in names():
-            text = getattr(load_queries("sqlite").named, name).sql
+        for name, text in texts("sqlite"):
             values: Any = parameters(text)
             if name in load_queries("sqlite").row_by_row:
                 text = load_queries("sqlite").row_by_row[name].sql
@@ -223,10 +243,8 @@ def test_statements__on_postgres__find_their_rows_by_more_than_the_product(
             _fill(sql.connection)
         if state == "with statistics":
             sql.connection.execute("ANALYZE")
-        queries = load_queries("postgres")
-        for name in names():
+        for name, text in texts("postgres"):
             # As they run: planned once for any value (`plan_cache_mode`).
-            text = getattr(queries.named, name).sql
             found = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
             for number, each in enumerate(found, 1):
                 text = text.replace(f"%({each})s", f"${number}")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from paygent.client.journal.delivery import Worker
 from paygent.client.metering.wait import wait_for
 from paygent.core.notices import Notice
-from paygent.core.report import TAG
+from paygent.core.report import TAG, SpendReport
 from paygent.core.report_request import SpendRequest, fold_report, read_request
 from paygent.core.report_rows import UsageReport
 from paygent.core.validation import InvalidValue, ValidationErrors, read_items
@@ -18,6 +18,9 @@ from paygent.ledger.port import LedgerUnavailable
 
 REPORT_WAIT_S = 30.0
 """Longest wait for a report; one over a year of a large store takes a second."""
+
+_ARGUMENTS = {"user": "user_id", "session": "session_id"}
+"""A key of reports -> the argument that limits a report to one value of it."""
 
 
 @dataclass(eq=False)
@@ -32,9 +35,15 @@ class UsageReports:
 
     def read(self, arguments: dict[str, Any]) -> UsageReport:
         """Return usage and cost; see `Paygent.report`, for its arguments, which are unchecked."""
-        request = self._request(arguments)
+        try:
+            return UsageReport.of(self._read(self._request(arguments)))
+        except InvalidValue as error:
+            findings = [replace(each, field=_argument(each.field)) for each in error.findings]
+            raise InvalidValue("report", tuple(findings)) from None
+
+    def _read(self, request: SpendRequest) -> SpendReport:
         if not self.enabled:
-            return UsageReport.of(fold_report((), request, self.now_us()))
+            return fold_report((), request, self.now_us())
         if self.worker.is_stopped:
             raise LedgerUnavailable("this Paygent has been shut down")
         self.before_read()
@@ -44,7 +53,7 @@ class UsageReports:
         report = self.worker.read(lambda ledger: ledger.report(request))
         if not wait_for(report, REPORT_WAIT_S):
             raise LedgerUnavailable(f"the ledger did not answer in {REPORT_WAIT_S:g} s")
-        return UsageReport.of(report.result())
+        return report.result()
 
     def _request(self, arguments: dict[str, Any]) -> SpendRequest:
         """Check the arguments of a report.
@@ -79,3 +88,10 @@ class UsageReports:
             return "is no tag: declare metadata keys in init(tag_keys=…)"
         declared = ", ".join(self.tag_keys)
         return f"must be a tag that init(tag_keys=…) declares: {declared}"
+
+
+def _argument(name: str) -> str:
+    """Return how an application calls what a broken rule is about."""
+    if name.startswith(TAG):
+        return f"tags.{name[len(TAG) :]}"
+    return _ARGUMENTS.get(name, name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from tempfile import TemporaryFile
-from typing import IO, Annotated, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import Query, Request
 from pydantic_core import to_json
@@ -17,7 +17,7 @@ from starlette.responses import Response, StreamingResponse
 from paygent.core.report import KEYS, TAG, Cursor
 from paygent.core.report_json import columns_of, report_to_json, values_of
 from paygent.core.report_request import PAGE_ROWS_MAX, Names, SpendRequest, read_request
-from paygent.core.validation import NAME_CHARS_MAX
+from paygent.core.validation import NAME_CHARS_MAX, InvalidValue
 from paygent.server.api import report_schema
 from paygent.server.api.parameters import CursorQuery, TextQuery, TimeQuery
 from paygent.server.backend import ForTenant, Tenant
@@ -81,7 +81,7 @@ async def show_spend(
     without a user the calendar month. An empty filter, `model=`, is usage without one. CSV has all
     rows, from the first one on.
     """
-    asked = read_request(
+    asked = _read(
         {
             "by": by,
             "start": since,
@@ -95,8 +95,7 @@ async def show_spend(
             "session": session,
             **_tags(request),
         },
-        _NAMES,
-        rows_max=limit,
+        limit,
     )
     if output == "csv":
         file = await tenant.ask(_write_csv, tenant.store, replace(asked, rows_max=None))
@@ -105,6 +104,21 @@ async def show_spend(
         place = read_cursor(cursor, int, *(str for _ in asked.by))
         asked = replace(asked, after=Cursor(*place))
     return Response(await tenant.ask(_page, tenant.store, asked), media_type="application/json")
+
+
+def _read(given: Mapping[str, Any], rows_max: int) -> SpendRequest:
+    """Return what a query asks for.
+
+    Raises:
+        InvalidValue: Names every parameter that breaks a rule.
+    """
+    try:
+        return read_request(given, _NAMES, rows_max=rows_max)
+    except InvalidValue as error:
+        found = [
+            replace(each, field=each.field.replace(TAG, _TAG_QUERY, 1)) for each in error.findings
+        ]
+        raise InvalidValue(error.what, tuple(found)) from None
 
 
 def _tags(request: Request) -> dict[str, str]:

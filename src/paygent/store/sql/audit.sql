@@ -119,7 +119,7 @@ ORDER BY g.span, g.user_id, g.period_start_us, g.model, g.provider, g.plan;
 -- The rows of a day of the whole product; the slots of a row are summed.
 SELECT * FROM (
     SELECT
-        f.day, f.model, f.provider, f.plan,
+        f.span, f.model, f.provider, f.plan,
         CAST(SUM(f.stored_calls) AS BIGINT) AS stored_calls, CAST(SUM(f.calls) AS BIGINT) AS calls,
         CAST(SUM(f.stored_input_tokens) AS BIGINT) AS stored_input_tokens,
         CAST(SUM(f.input_tokens) AS BIGINT) AS input_tokens,
@@ -140,7 +140,7 @@ SELECT * FROM (
         CAST(SUM(f.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
     FROM (
         SELECT
-            r.day, r.model, r.provider, r.plan,
+            r.span, r.model, r.provider, r.plan,
             r.calls AS stored_calls, 0 AS calls,
             r.input_tokens AS stored_input_tokens, 0 AS input_tokens,
             r.output_tokens AS stored_output_tokens, 0 AS output_tokens,
@@ -152,7 +152,7 @@ SELECT * FROM (
             r.shadow_calls AS stored_shadow_calls, 0 AS shadow_calls,
             r.shadow_cost_nano AS stored_shadow_cost_nano, 0 AS shadow_cost_nano
         FROM rollup_product AS r
-        WHERE r.product_id = :product_id AND r.day = :day
+        WHERE r.product_id = :product_id AND r.span = :day
         UNION ALL
         SELECT
             e.day, e.model, e.provider, e.plan,
@@ -161,14 +161,14 @@ SELECT * FROM (
         FROM event_figures AS e
         WHERE e.product_id = :product_id AND e.day = :day /*postgres AND e.day > '' */
     ) AS f
-    GROUP BY f.day, f.model, f.provider, f.plan
+    GROUP BY f.span, f.model, f.provider, f.plan
 ) AS g
 WHERE g.stored_calls <> g.calls OR g.stored_input_tokens <> g.input_tokens
     OR g.stored_output_tokens <> g.output_tokens OR g.stored_cached_input_tokens <> g.cached_input_tokens
     OR g.stored_cost_nano <> g.cost_nano OR g.stored_partial_calls <> g.partial_calls
     OR g.stored_estimated_calls <> g.estimated_calls OR g.stored_unpriced_calls <> g.unpriced_calls
     OR g.stored_shadow_calls <> g.shadow_calls OR g.stored_shadow_cost_nano <> g.shadow_cost_nano
-ORDER BY g.day, g.model, g.provider, g.plan;
+ORDER BY g.span, g.model, g.provider, g.plan;
 
 -- name: days_with_events
 -- Hops from day to day in the index, without reading the events.
@@ -185,7 +185,7 @@ WITH RECURSIVE found (day) AS (
 SELECT f.day FROM found AS f WHERE f.day IS NOT NULL;
 
 -- name: days_with_products
-SELECT DISTINCT day FROM rollup_product WHERE product_id = :product_id;
+SELECT DISTINCT span AS day FROM rollup_product WHERE product_id = :product_id;
 
 -- name: accounts_to_audit
 SELECT user_id, session_id, end_us, start_us, metric, scope, model, window_rule, spent, shadow

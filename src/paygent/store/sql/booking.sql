@@ -225,20 +225,20 @@ ON CONFLICT (product_id, span, user_id, period_start_us, model, provider, plan) 
 
 -- name: roll_up_products!
 INSERT INTO rollup_product (
-    product_id, day, model, provider, plan, slot, calls, input_tokens, output_tokens, cached_input_tokens, cost_nano,
+    product_id, span, model, provider, plan, slot, calls, input_tokens, output_tokens, cached_input_tokens, cost_nano,
     partial_calls, estimated_calls, unpriced_calls, shadow_calls, shadow_cost_nano
 )
 SELECT
-    :product_id, k.day, k.model, k.provider, k.plan, :slot, k.calls, k.input_tokens, k.output_tokens,
+    :product_id, k.span, k.model, k.provider, k.plan, :slot, k.calls, k.input_tokens, k.output_tokens,
     k.cached_input_tokens, k.cost_nano, k.partial_calls, k.estimated_calls, k.unpriced_calls, k.shadow_calls,
     k.shadow_cost_nano
 FROM rows(
-    day TEXT, model TEXT, provider TEXT, plan TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT,
+    span TEXT, model TEXT, provider TEXT, plan TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT,
     cached_input_tokens BIGINT, cost_nano BIGINT, partial_calls BIGINT, estimated_calls BIGINT, unpriced_calls BIGINT,
     shadow_calls BIGINT, shadow_cost_nano BIGINT
 ) AS k
 WHERE true
-ON CONFLICT (product_id, day, model, provider, plan, slot) DO UPDATE SET
+ON CONFLICT (product_id, span, model, provider, plan, slot) DO UPDATE SET
     calls = rollup_product.calls + excluded.calls,
     input_tokens = rollup_product.input_tokens + excluded.input_tokens,
     output_tokens = rollup_product.output_tokens + excluded.output_tokens,

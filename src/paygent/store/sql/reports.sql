@@ -37,67 +37,52 @@ WHERE r.product_id = :product_id AND r.span = k.span AND r.user_id = :user_id
 GROUP BY r.span, r.model, r.plan
 ORDER BY r.span, r.model, r.plan;
 
--- name: spend
--- Usage and cost by up to two keys, from the rollup of the product or that of its users: a page in the order of rank
--- and keys. What the keys and the rank are is passed by name, see `core/report.py`. NULL is no filter.
-WITH f AS (
-SELECT
-    r.day AS span, '' AS user_id, 0 AS period_start_us, r.model, r.provider, r.plan,
-    r.calls, r.input_tokens, r.output_tokens, r.cached_input_tokens, r.cost_nano, r.partial_calls, r.estimated_calls,
-    r.unpriced_calls, r.shadow_calls, r.shadow_cost_nano
-FROM rows(source TEXT, span TEXT) AS k
+-- name: spend_of_product
+-- Usage and cost by up to two keys, from the rollup of the product: a page in the order of rank and keys. What is in
+-- braces is filled in by `store/reports.py`, so that an engine sees columns. NULL is no filter.
+SELECT p.* FROM (
+SELECT {first} AS first_key, {second} AS second_key, {rank} AS rank{sums}
+FROM rows(span TEXT) AS k
 CROSS JOIN rollup_product AS r
-WHERE k.source = 'product' AND r.product_id = :product_id AND r.day = k.span
-UNION ALL
-SELECT
-    r.span, r.user_id, r.period_start_us, r.model, r.provider, r.plan,
-    r.calls, r.input_tokens, r.output_tokens, r.cached_input_tokens, r.cost_nano, r.partial_calls, r.estimated_calls,
-    r.unpriced_calls, r.shadow_calls, r.shadow_cost_nano
-FROM rows(source TEXT, span TEXT) AS k
-CROSS JOIN rollup_user AS r
-WHERE k.source = 'user' AND r.product_id = :product_id AND r.span = k.span
-  AND r.user_id >= :first_user AND r.user_id <= :last_user
-),
-g AS (
-SELECT
-    CASE CAST(:first AS TEXT)
-        WHEN 'user' THEN f.user_id WHEN 'model' THEN f.model WHEN 'provider' THEN f.provider WHEN 'plan' THEN f.plan
-        WHEN 'day' THEN f.span WHEN 'month' THEN substr(f.span, 1, 7)
-        WHEN 'period' THEN CAST(f.period_start_us AS TEXT) ELSE '' END AS first_key,
-    CASE CAST(:second AS TEXT)
-        WHEN 'user' THEN f.user_id WHEN 'model' THEN f.model WHEN 'provider' THEN f.provider WHEN 'plan' THEN f.plan
-        WHEN 'day' THEN f.span WHEN 'month' THEN substr(f.span, 1, 7)
-        WHEN 'period' THEN CAST(f.period_start_us AS TEXT) ELSE '' END AS second_key,
-    CAST(SUM(f.calls) AS BIGINT) AS calls,
-    CAST(SUM(f.input_tokens) AS BIGINT) AS input_tokens,
-    CAST(SUM(f.output_tokens) AS BIGINT) AS output_tokens,
-    CAST(SUM(f.cached_input_tokens) AS BIGINT) AS cached_input_tokens,
-    CAST(SUM(f.cost_nano) AS BIGINT) AS cost_nano,
-    CAST(SUM(f.partial_calls) AS BIGINT) AS partial_calls,
-    CAST(SUM(f.estimated_calls) AS BIGINT) AS estimated_calls,
-    CAST(SUM(f.unpriced_calls) AS BIGINT) AS unpriced_calls,
-    CAST(SUM(f.shadow_calls) AS BIGINT) AS shadow_calls,
-    CAST(SUM(f.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
-FROM f
-WHERE (CAST(:model AS TEXT) IS NULL OR f.model = :model)
-  AND (CAST(:provider AS TEXT) IS NULL OR f.provider = :provider)
-  AND (CAST(:plan AS TEXT) IS NULL OR f.plan = :plan)
-  AND (CAST(:period_start_us AS BIGINT) IS NULL OR f.period_start_us = :period_start_us)
-GROUP BY 1, 2
-),
-ranked AS (
-SELECT
-    g.*, :direction * CASE CAST(:sort AS TEXT)
-        WHEN 'cost' THEN g.cost_nano WHEN 'calls' THEN g.calls WHEN 'input_tokens' THEN g.input_tokens
-        WHEN 'output_tokens' THEN g.output_tokens WHEN 'cached_input_tokens' THEN g.cached_input_tokens
-        WHEN 'first' THEN CAST(replace(g.first_key, '-', '') AS BIGINT)
-        WHEN 'second' THEN CAST(replace(g.second_key, '-', '') AS BIGINT) ELSE 0 END AS rank
-FROM g
-)
-SELECT * FROM ranked AS p
+WHERE r.product_id = :product_id AND r.span = k.span
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+GROUP BY {group}
+) AS p
 WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_second)
 ORDER BY p.rank, p.first_key, p.second_key
 LIMIT :rows_max;
+
+-- name: spend_of_users
+-- The same from the rollup of users; of many, by rank alone, without the sums.
+SELECT p.* FROM (
+SELECT {first} AS first_key, {second} AS second_key, {rank} AS rank{sums}
+FROM rows(span TEXT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span
+  AND r.user_id >= :first_user AND r.user_id <= :last_user
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+  AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
+GROUP BY {group}
+) AS p
+WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_second)
+ORDER BY p.rank, p.first_key, p.second_key
+LIMIT :rows_max;
+
+-- name: spend_of_some_users
+-- The sums of some users, each looked up in every span.
+SELECT {first} AS first_key, {second} AS second_key{sums}
+FROM rows(span TEXT, user_id TEXT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.user_id = k.user_id
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+  AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
+GROUP BY {group};
 
 -- name: usage_of_day
 -- A day by user, model and provider, for exports that read one day after another.
@@ -133,6 +118,11 @@ FROM rows(day TEXT, start_us BIGINT, end_us BIGINT) AS k
 CROSS JOIN event_figures AS f
 WHERE f.product_id = :product_id AND f.day = k.day /*postgres AND f.day > '' */ AND f.at_us >= k.start_us AND f.at_us < k.end_us
 LIMIT :events_max;
+
+-- name: users_of_session
+-- A session id may have been sent for several users.
+SELECT user_id, started_us, used_us FROM sessions /*sqlite INDEXED BY sessions_by_id */
+WHERE product_id = :product_id AND session_id = :session_id;
 
 -- name: facts_of_user
 SELECT

@@ -143,6 +143,9 @@ CREATE TABLE sessions (
 -- A user may have had thousands of sessions; few of them are open.
 CREATE INDEX sessions_open ON sessions (product_id, user_id, started_us) WHERE implicit = 1 AND ended_us = 0;
 
+-- For a report about a session that names no user.
+CREATE INDEX sessions_by_id ON sessions (product_id, session_id);
+
 -- One counter for each limit of a user in one window. The end of the window precedes the rest of the key, so that the
 -- accounts of an event are found without reading those of the windows that have passed.
 CREATE TABLE accounts (
@@ -332,24 +335,28 @@ CREATE TABLE kept_answers (
     PRIMARY KEY (product_id, user_id)
 ) /*sqlite WITHOUT ROWID */;
 
--- What each event adds to the rollups: the definition that audits and reports share.
+-- What each event adds to the rollups: the definition that audits and reports share. Of EXISTS, PostgreSQL would make
+-- one search through the corrections of all products.
 CREATE VIEW event_figures AS
 SELECT
     e.product_id, e.event_id, e.day, e.at_us, e.user_id, e.session_id, e.period_start_us, e.model_key AS model,
     e.provider, e.plan, CASE WHEN e.corrects IS NULL THEN 1 ELSE 0 END AS calls, e.input_tokens, e.output_tokens,
     e.cached_input_tokens, e.cost_tokens_nano + e.cost_tools_nano AS cost_nano,
-    CASE WHEN e.quality = 'partial' AND e.corrects IS NULL AND NOT EXISTS (
+    CASE WHEN e.quality = 'partial' AND e.corrects IS NULL AND (
         SELECT 1 FROM corrections AS c
         WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
-    ) THEN 1 ELSE 0 END AS partial_calls,
-    CASE WHEN e.quality = 'estimated' AND e.corrects IS NULL AND NOT EXISTS (
+        LIMIT 1
+    ) IS NULL THEN 1 ELSE 0 END AS partial_calls,
+    CASE WHEN e.quality = 'estimated' AND e.corrects IS NULL AND (
         SELECT 1 FROM corrections AS c
         WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
-    ) THEN 1 ELSE 0 END AS estimated_calls,
-    CASE WHEN e.quality = 'unpriced' AND e.corrects IS NULL AND NOT EXISTS (
+        LIMIT 1
+    ) IS NULL THEN 1 ELSE 0 END AS estimated_calls,
+    CASE WHEN e.quality = 'unpriced' AND e.corrects IS NULL AND (
         SELECT 1 FROM corrections AS c
         WHERE c.product_id = e.product_id AND c.corrects = e.event_id AND c.user_id = e.user_id AND c.quality = 'exact'
-    ) THEN 1 ELSE 0 END AS unpriced_calls,
+        LIMIT 1
+    ) IS NULL THEN 1 ELSE 0 END AS unpriced_calls,
     CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END AS shadow_calls,
     CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END AS shadow_cost_nano,
     e.metadata, e.corrects
@@ -382,10 +389,10 @@ CREATE TABLE rollup_user (
     PRIMARY KEY (product_id, span, user_id, period_start_us, model, provider, plan)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
--- Rows of a whole product are hot: each writer has a slot of its own, and a reader sums them.
+-- The same of the whole product, for days alone. Its rows are hot: each writer has a slot of its own, and a reader sums them.
 CREATE TABLE rollup_product (
     product_id TEXT NOT NULL,
-    day TEXT NOT NULL,
+    span TEXT NOT NULL,
     model TEXT NOT NULL,
     provider TEXT NOT NULL,
     plan TEXT NOT NULL,
@@ -400,7 +407,7 @@ CREATE TABLE rollup_product (
     unpriced_calls BIGINT NOT NULL,
     shadow_calls BIGINT NOT NULL,
     shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
-    PRIMARY KEY (product_id, day, model, provider, plan, slot)
+    PRIMARY KEY (product_id, span, model, provider, plan, slot)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 CREATE TABLE rollup_gate (
