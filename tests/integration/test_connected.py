@@ -4,14 +4,21 @@ and while it is away those of a host go on together.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.promises.connected_app import DIME_NANO, App
 from tests.promises.faults import Backend, Fault, FaultyBackend, until
+
+from paygent.core.event_json import read_time
+from paygent.core.report import Figures
+from paygent.core.report_request import read_request
+from paygent.store.factory import open_store
 
 NEWS_S = 2.0
 """How soon a change applies everywhere."""
@@ -26,6 +33,37 @@ OBEDIENT = """
 url, key, db_path = sys.argv[1:]
 pg = Paygent.init(api_key=key, base_url=url, db_path=db_path)
 obey(pg)
+"""
+
+REPORTING = """
+from paygent import InvalidValue, paygent_context
+from paygent.core.report import Figures
+
+url, key, db_path = sys.argv[1:]
+pg = Paygent.init(api_key=key, base_url=url, db_path=db_path, tag_keys=("team",))
+
+def make_call(user_id, session_id, team):
+    with paygent_context(user_id, session_id=session_id, metadata={"team": team}):
+        call(pg, user_id)
+
+def figures(row):
+    return [getattr(row, name) for name in Figures._fields]
+
+def show(by, arguments="{}"):
+    try:
+        shown = pg.report(by.split(","), **json.loads(arguments))
+    except InvalidValue as error:
+        return [[each.field, each.rule] for each in error.findings]
+    rows = [[list(row.keys), figures(row)] for row in shown]
+    return {"rows": rows, "total": figures(shown.total)}
+
+def page_rows(count):
+    remote.PAGE_ROWS_MAX = int(count)
+
+commands = {"call": make_call, "show": show, "page_rows": page_rows}
+while words := next_step().split():
+    report(result=commands[words[0]](*words[1:]))
+pg.shutdown()
 """
 
 Apps = tuple[App, App]
@@ -208,3 +246,139 @@ def test_outage__of_more_than_five_seconds__leaves_the_processes_of_a_host_toget
                     app.end()
     backend.assert_events({"shared": 10})
     assert backend.spent_nano("shared") == 10 * DIME_NANO
+
+
+# -- reports
+
+ODD = "r&d+1%/é"
+"""An id and a tag with what has a meaning in a query."""
+
+CALLS = [
+    # which application, user, session, team
+    (0, "ann", "s1", "search"),
+    (1, "ann", "s2", "chat"),
+    (1, ODD, "s3", ODD),
+    (0, "ann", "s1", "search"),
+]
+CALLS_BY = {
+    "user": {("ann",): 3, (ODD,): 1},
+    "session": {("s1",): 2, ("s2",): 1, ("s3",): 1},
+    "tag:team": {("search",): 2, ("chat",): 1, (ODD,): 1},
+    "user,tag:team": {("ann", "search"): 2, ("ann", "chat"): 1, (ODD, ODD): 1},
+}
+
+
+@pytest.fixture(scope="module")
+def reporters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Backend, Apps, str]]:
+    """A server of their own, two applications that have made `CALLS`, and the day before."""
+    folder = tmp_path_factory.mktemp("reporters")
+    since = (datetime.now(timezone.utc) - timedelta(days=1)).date().isoformat()
+    with Backend(folder / "backend") as backend:
+        for user_id in ("ann", ODD):
+            backend.add_user(user_id)
+        host, port = backend.server.address
+        url = f"http://{host}:{port}"
+        with (
+            App(REPORTING, url, backend.sdk, str(folder / "a" / "local.db")) as one,
+            App(REPORTING, url, backend.sdk, str(folder / "b" / "local.db")) as other,
+        ):
+            apps = one, other
+            for count, (which, *call) in enumerate(CALLS, 1):
+                apps[which].order("call", *call)
+                until_reported(apps[1 - which], since, count)
+            yield backend, apps, since
+            for app in apps:
+                app.go_on()
+                app.end()
+
+
+def until_reported(app: App, since: str, count: int) -> None:
+    """Wait until an application reports so many calls: no longer than news may take."""
+    until(lambda: shown_by(app, "user", start=since)["total"][0] == count, NEWS_S + NOISE_S)
+
+
+def shown_by(app: App, by: str, **arguments: Any) -> Any:
+    """Return the report of an application, or the rules that its arguments break."""
+    return app.order("show", by, json.dumps(arguments, separators=(",", ":")))
+
+
+def as_served(backend: Backend, by: str, since: str) -> dict[str, Any]:
+    """Return the report that the server answers with over REST, in the form of `REPORTING`."""
+    found = backend.call("GET", f"/reports/spend?by={by}&from={since}&limit=10000")
+    rows = []
+    for row in found["rows"]:
+        keys = [str(read_time(row[key])) if key == "period" else row[key] for key in by.split(",")]
+        rows.append([[key or "" for key in keys], [row[name] for name in Figures._fields]])
+    return {"rows": rows, "total": [found["total"][name] for name in Figures._fields]}
+
+
+def as_stored(backend: Backend, by: str, since: str) -> dict[str, Any]:
+    """Return the same report from the server's database."""
+    store = open_store(backend.database_url)
+    try:
+        page = store.spend("default", read_request({"by": by, "start": since})).page
+    finally:
+        store.close()
+    rows = [[list(row.keys), list(row.figures)] for row in page.rows]
+    return {"rows": rows, "total": list(page.total)}
+
+
+@pytest.mark.parametrize("by", [*CALLS_BY, "day", "month,model", "period", "plan,provider"])
+def test_report__of_a_connected_process__has_the_calls_of_every_process(
+    reporters: tuple[Backend, Apps, str], by: str
+) -> None:
+    """With the rows and the total of REST and of the server's database, in both processes; a call
+    of one is in a report of the other within two seconds.
+    """
+    backend, (one, other), since = reporters
+    shown = shown_by(one, by, start=since)
+    assert shown == as_served(backend, by, since) == as_stored(backend, by, since)
+    assert shown == shown_by(other, by, start=since)
+    total = Figures(*shown["total"])
+    assert (total.calls, total.cost_nano) == (4, 4 * DIME_NANO)
+    calls_of = {tuple(keys): sums[0] for keys, sums in shown["rows"]}
+    assert calls_of == CALLS_BY.get(by, calls_of)
+    assert sum(calls_of.values()) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rows", "calls"),
+    [
+        ({"user_id": ODD}, 1, 1),
+        ({"tags": {"team": ODD}}, 1, 1),
+        ({"session_id": "s1", "user_id": "ann"}, 1, 2),
+        ({"user_id": "ann", "period": "current"}, 2, 3),
+        ({"model": "gpt-4o", "limit": 2}, 2, 4),
+        ({"model": "o3"}, 0, 0),
+    ],
+)
+def test_report__of_a_connected_process__has_the_filters_of_a_local_one(
+    reporters: tuple[Backend, Apps, str], arguments: dict[str, Any], rows: int, calls: int
+) -> None:
+    """Also with what has a meaning in a query; the total is of all rows."""
+    _, (one, _), since = reporters
+    span = {} if "period" in arguments else {"start": since}
+    shown = shown_by(one, "session", **span, **arguments)
+    assert (len(shown["rows"]), shown["total"][0]) == (rows, calls)
+
+
+def test_report__of_a_connected_process__is_refused_by_the_argument(
+    reporters: tuple[Backend, Apps, str],
+) -> None:
+    """A rule that only the server can check, which knows the product's time zone."""
+    _, (one, _), since = reporters
+    assert shown_by(one, "user", start=since, end=since) == [["end", "must be after from"]]
+
+
+def test_report__of_several_pages_of_a_server__is_whole(
+    reporters: tuple[Backend, Apps, str],
+) -> None:
+    """A page of one row leads to the next by the server's own cursor."""
+    _, (one, other), since = reporters
+    other.order("page_rows", 1)
+    for by in ("user,session", "session", "day,user"):
+        whole = shown_by(one, by, start=since)
+        assert shown_by(other, by, start=since) == whole
+        assert len(whole["rows"]) > 1
+        first = shown_by(other, by, start=since, limit=2)
+        assert first == {"rows": whole["rows"][:2], "total": whole["total"]}

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,12 @@ from tests.conftest import Swallowed
 from tests.ledgers import AwayLedger
 from tests.promises.scripts import read_line, run, start
 
+import paygent
 from paygent import (
     BillingPeriod,
     GuardResult,
     InvalidValue,
+    LedgerUnavailable,
     Limit,
     ModelCostRate,
     Paygent,
@@ -36,6 +39,9 @@ from paygent import (
     PaygentLimitExceeded,
     PaygentWarning,
     PlanConfig,
+    UsageEvent,
+    UsageReport,
+    UsageRow,
     paygent_context,
     paygent_track,
 )
@@ -372,6 +378,93 @@ def test_row_4__a_paygent_that_is_put_back__does_not_choose_again(db_path: str) 
     call(first)
     first.shutdown()
     assert Paygent.init(db_path=db_path).get_user_state("ann").plan == "new"
+
+
+# -- row 8: reports by every key
+
+
+def use_some(pg: Paygent, period: BillingPeriod) -> list[UsageEvent]:
+    """Make a call of a user on a plan and one of another user, who also has a cost without a model;
+    return the events.
+    """
+    events: list[UsageEvent] = []
+    pg.on_usage(events.append)
+    pg.configure_plan("default", PlanConfig())
+    pg.configure_plan("pro", PlanConfig())
+    pg.assign_plan("ann", "pro", billing_period=period)
+    for user_id, model, team in (("ann", "gpt-4o", "search"), ("bob", "gpt-4o-mini", "chat")):
+        with paygent_context(user_id, session_id=f"{user_id}-1", metadata={"team": team}):
+            answer: dict[str, object] = {**ANSWER, "model": model}
+            pg.wrap(answer.copy, user_id, model, provider="openai")
+    pg.record_event("bob", cost="1.5", session_id="bob-1", metadata={"team": "search"})
+    pg.flush()
+    return events
+
+
+@pytest.mark.parametrize(
+    ("by", "field", "expected"),
+    [
+        ("user", "user_id", {"bob": (2, 1_500_027_000), "ann": (1, 450_000)}),
+        (
+            "model",
+            "model",
+            {"": (1, 1_500_000_000), "gpt-4o": (1, 450_000), "gpt-4o-mini": (1, 27_000)},
+        ),
+        ("provider", "provider", {"": (1, 1_500_000_000), "openai": (2, 477_000)}),
+        ("plan", "plan", {"default": (2, 1_500_027_000), "pro": (1, 450_000)}),
+        ("session", "session_id", {"bob-1": (2, 1_500_027_000), "ann-1": (1, 450_000)}),
+        ("tag:team", "tag", {"search": (2, 1_500_450_000), "chat": (1, 27_000)}),
+    ],
+)
+def test_row_8__a_report_by_any_key__has_exact_figures_in_local_mode(
+    init: Init, by: str, field: str, expected: dict[str, tuple[int, int]]
+) -> None:
+    """All of these but user, model and tag raised; rows are sorted by cost, which has one name."""
+    now = datetime.now(timezone.utc)
+    pg = init(tag_keys=("team",))
+    use_some(pg, BillingPeriod(now - timedelta(days=3), now + timedelta(days=27)))
+    report = pg.report(by=by)
+    found = [(getattr(row, field), (row.calls, row.cost_nano)) for row in report]
+    assert found == list(expected.items())
+    rows = [*report, report.total]
+    assert [row.cost for row in rows] == [row.cost_nano / 1e9 for row in rows]
+    assert (report.total.calls, report.total.cost) == (3, 1.500477)
+
+
+def test_row_8__a_report_by_time__has_exact_figures_in_local_mode(init: Init) -> None:
+    """Days and months are those of the events, and a period is that of the user."""
+    now = datetime.now(timezone.utc)
+    period = BillingPeriod(now - timedelta(days=3), now + timedelta(days=27))
+    pg = init()
+    events = use_some(pg, period)
+    report = partial(pg.report, start=now - timedelta(days=1), end=now + timedelta(days=1))
+    days: dict[str, int] = {}
+    months: dict[str, int] = {}
+    for event in events:
+        day = event.timestamp.date().isoformat()
+        days[day] = days.get(day, 0) + event.cost_total_nano
+        months[day[:7]] = months.get(day[:7], 0) + event.cost_total_nano
+    assert sum(days.values()) == 1_500_477_000
+    assert {row.day: row.cost_nano for row in report(by="day")} == days
+    assert {row.month: row.cost_nano for row in report(by="month")} == months
+    ann, *others = report(by=("user", "period"), sort="user")
+    assert (ann.period_start, ann.cost_nano) == (period.start, 450_000)
+    assert {row.period_start and row.period_start.day for row in others} == {1}
+    assert sum(row.cost_nano for row in others) == 1_500_027_000
+    current = pg.report(user_id="ann", period="current")
+    assert (current.start, current.end, current.total.cost) == (period.start, period.end, 0.00045)
+
+
+def test_row_8__what_a_report_returns_and_raises__is_exported(init: Init) -> None:
+    """An application annotates its functions with the row and catches the error."""
+    pg = init()
+    pg.record_event("ann", cost=1)
+    report: UsageReport = pg.report()
+    assert [type(row) for row in report] == [UsageRow]
+    assert {"UsageRow", "UsageReport", "LedgerUnavailable"} <= set(paygent.__all__)
+    pg.shutdown()
+    with pytest.raises(LedgerUnavailable):
+        pg.report()
 
 
 # -- row 9: a policy taken for a user id

@@ -119,7 +119,7 @@ def audit(
 @app.command()
 def report(
     kind: Annotated[
-        str, typer.Argument(metavar="REPORT", help="Which report: spend (default).")
+        str, typer.Argument(metavar="REPORT", help="spend (default) or margin.")
     ] = "spend",
     by: Annotated[
         str | None,
@@ -174,7 +174,7 @@ def report(
     ] = ReportFormat.TABLE,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show usage and cost by user, model, day, plan or tag, with a total."""
+    """Show usage and cost by user, model, day, plan or tag, or margins by user, plan or month."""
     from paygent.cli import report as command
 
     filters = (user, model, provider, plan, session, tuple(tag or ()))

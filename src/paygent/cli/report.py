@@ -20,11 +20,19 @@ from paygent.cli.output import (
     print_table,
 )
 from paygent.core.focus import focus_table
+from paygent.core.margin import MarginFigures, MarginReport
 from paygent.core.money import format_usd
 from paygent.core.period import to_datetime
 from paygent.core.report import TAG, Figures, SpendReport
-from paygent.core.report_json import columns_of, report_to_json, row_to_json
-from paygent.core.report_request import Names, SpendRequest, read_request
+from paygent.core.report_json import (
+    columns_of,
+    margin_columns,
+    margin_row_to_json,
+    margin_to_json,
+    report_to_json,
+    row_to_json,
+)
+from paygent.core.report_request import MARGIN, SPEND, Names, Rules, SpendRequest, read_request
 from paygent.core.validation import FieldError, InvalidValue
 
 _NAMES = Names(by="--by", start="--from", end="--to")
@@ -51,8 +59,10 @@ class Options(NamedTuple):
     output_format: ReportFormat = ReportFormat.TABLE
 
 
-KINDS = ("spend",)
+KINDS = ("spend", "margin")
 """The reports that there are."""
+
+_ONLY_SPEND = ("model", "provider", "session", "tags")
 
 
 def run(
@@ -65,9 +75,13 @@ def run(
 ) -> int:
     """Print a report; return the exit status."""
     if kind not in KINDS:
-        raise UsageError(f"there is no report {kind!r}; there is {', '.join(KINDS)}")
-    request = _request(options)
+        raise UsageError(f"there is no report {kind!r}; there are {' and '.join(KINDS)}")
+    is_margin = kind == "margin"
+    request = _request(options, MARGIN if is_margin else SPEND)
     with opened_source(db, database_url, product, environ) as source:
+        if is_margin:
+            _print_margin(environ, source.store.margin(source.product, request), options)
+            return 0
         if options.output_format is ReportFormat.FOCUS:
             _print_focus(source, request)
         elif options.output_format is ReportFormat.CSV:
@@ -83,7 +97,7 @@ def run(
     return 0
 
 
-def _request(options: Options) -> SpendRequest:
+def _request(options: Options, rules: Rules) -> SpendRequest:
     """Read the options.
 
     Raises:
@@ -93,10 +107,18 @@ def _request(options: Options) -> SpendRequest:
     is_focus = options.output_format is ReportFormat.FOCUS
     limit = given.pop("limit")
     errors = []
+    if rules is MARGIN:
+        for name in _ONLY_SPEND:
+            if getattr(options, name):
+                rule = "is no filter of margins: a payment is for all models, --user and --plan are"
+                errors.append(FieldError(f"--{name.rstrip('s')}", getattr(options, name), rule))
+        if is_focus:
+            rule = "must be table, csv or json: FOCUS has no margins"
+            errors.append(FieldError("--format", options.output_format.value, rule))
     if limit is not None and limit < 1:
         errors.append(FieldError("--limit", limit, "must be at least 1"))
     for name in ("by", "sort", "limit"):
-        if is_focus and getattr(options, name) is not None:
+        if rules is SPEND and is_focus and getattr(options, name) is not None:
             rule = "has no effect on --format focus, which has a row a day, user and model"
             errors.append(FieldError(f"--{name}", getattr(options, name), rule))
     for tag in given.pop("tags"):
@@ -108,7 +130,7 @@ def _request(options: Options) -> SpendRequest:
         limit = _TABLE_ROWS
     given["by"] = options.by or "user"
     try:
-        request = read_request(given, _NAMES, rows_max=limit)
+        request = read_request(given, _NAMES, rules=rules, rows_max=limit)
     except InvalidValue as error:
         raise InvalidValue("report", (*errors, *map(_as_option, error.findings))) from None
     if errors:
@@ -153,12 +175,54 @@ def _print_table(environ: Mapping[str, str], report: SpendReport) -> None:
     rows = [[*_keys(query.by, row.keys), *_cells(row.figures)] for row in page.rows]
     total = ["total", *("" for _ in query.by[1:]), *_cells(page.total)]
     print_table(console, columns, [*rows, total])
-    more = "" if page.following is None else f"; the first {len(rows):,} rows, --limit shows more"
+    more = "" if page.following is None else f"; {len(rows):,} rows shown, --limit shows more"
     print_line(console, "")
     print_line(console, f"{_span_text(report)}{more}")
 
 
-def _span_text(report: SpendReport) -> str:
+def _print_margin(environ: Mapping[str, str], report: MarginReport, options: Options) -> None:
+    by, page = report.query.by, report.page
+    if options.output_format is ReportFormat.CSV:
+        print_csv(margin_columns(by), (margin_row_to_json(by, row) for row in page.rows))
+        return
+    if options.output_format is ReportFormat.JSON:
+        print_json(margin_to_json(report, None))
+        return
+    console = open_console(environ)
+    if not page.rows:
+        raise CommandError(f"no user and no cost {_span_text(report)}")
+    titles = ("calls", "cost", "revenue", "margin", "%", "projected cost", "projected margin")
+    columns = [
+        Column(by),
+        *(Column(title, is_number=True) for title in titles),
+        Column("revenue is"),
+    ]
+    rows = [[row.key or _NONE, *_margin_cells(row.figures)] for row in page.rows]
+    print_table(console, columns, [*rows, ["total", *_margin_cells(page.total)]])
+    more = "" if page.following is None else f"; {len(rows):,} rows shown, --limit shows more"
+    print_line(console, "")
+    for share in page.shares:
+        users = "1 user" if share.users == 1 else f"{share.users:,} users"
+        cost = format_usd(share.cost_nano)
+        print_line(console, f"the dearest {share.percent} % ({users}) cost {cost}")
+    print_line(console, f"{_span_text(report)}{more}")
+
+
+def _margin_cells(figures: MarginFigures) -> list[str]:
+    percent = "" if figures.margin_pct is None else f"{figures.margin_pct:.0%}"
+    return [
+        f"{figures.calls:,}",
+        format_usd(figures.cost_nano),
+        format_usd(figures.revenue_nano),
+        format_usd(figures.margin_nano),
+        percent,
+        format_usd(figures.projected_cost_nano),
+        format_usd(figures.projected_margin_nano),
+        (figures.revenue_source or "").replace("_", " "),
+    ]
+
+
+def _span_text(report: SpendReport | MarginReport) -> str:
     start, end = (to_datetime(at_us) for at_us in (report.query.start_us, report.query.end_us))
     return f"from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, days in {report.timezone}"
 

@@ -17,6 +17,9 @@ from paygent.core.period import Subscription
 DEFAULT_PLAN = "default"
 """Name of the plan of users without an assigned one, in a product that chose none."""
 
+MISSING_USER_ID = "(none)"
+"""The reserved user of calls without a user; reports list it like any other."""
+
 
 class PlanRecord(NamedTuple):
     """A plan as configured: its name and its JSON document."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from paygent.core.event_json import read_time
+from paygent.core.margin import MarginFigures, MarginReport, MarginRow
 from paygent.core.money import to_usd
 from paygent.core.period import to_datetime
 from paygent.core.report import (
@@ -59,6 +60,60 @@ def report_to_json(report: SpendReport, next_cursor: str | None) -> dict[str, An
         "total": dict(zip(_SUMS, _sums(page.total), strict=True)),
         "next_cursor": next_cursor,
     }
+
+
+def margin_columns(by: str) -> tuple[str, ...]:
+    """Return the names of the fields of a row of margins, in order: the columns of CSV."""
+    return (by, *_MARGIN_SUMS)
+
+
+def margin_row_to_json(by: str, row: MarginRow) -> dict[str, Any]:
+    """Return a row of margins; the key is null for usage without one."""
+    return {by: row.key or None, **_margin_sums(row.figures)}
+
+
+def margin_to_json(report: MarginReport, next_cursor: str | None) -> dict[str, Any]:
+    """Return a report of margins; see `report_to_json`."""
+    query, page = report.query, report.page
+    return {
+        "report": "margin",
+        "by": [query.by],
+        "from": to_datetime(query.start_us).isoformat(),
+        "to": to_datetime(query.end_us).isoformat(),
+        "timezone": report.timezone,
+        "as_of": to_datetime(report.as_of_us).isoformat(),
+        "rows": [margin_row_to_json(query.by, row) for row in page.rows],
+        "total": _margin_sums(page.total),
+        "shares": [
+            {
+                "percent": share.percent,
+                "users": share.users,
+                "cost": to_usd(share.cost_nano),
+                "cost_nano": share.cost_nano,
+            }
+            for share in page.shares
+        ],
+        "next_cursor": next_cursor,
+    }
+
+
+_MARGIN_SUMS: Final = (
+    *("calls", "cost", "cost_nano", "revenue", "revenue_nano", "revenue_source"),
+    *("margin", "margin_nano", "margin_pct", "projected_cost", "projected_cost_nano"),
+    *("projected_margin", "projected_margin_nano"),
+)
+
+
+def _margin_sums(figures: MarginFigures) -> dict[str, Any]:
+    sums: dict[str, Any] = {}
+    for name in _MARGIN_SUMS:
+        if name == "margin_pct":
+            sums[name] = figures.margin_pct
+        elif hasattr(figures, f"{name}{_NANO}"):
+            sums[name] = to_usd(getattr(figures, f"{name}{_NANO}"))
+        else:
+            sums[name] = getattr(figures, name)
+    return sums
 
 
 def _sum_names() -> Iterator[str]:

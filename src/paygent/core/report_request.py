@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta, timezone
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from paygent.core.event import Event
 from paygent.core.event_json import read_time
+from paygent.core.margin import MARGIN_KEYS, MARGIN_SORTS
 from paygent.core.period import (
     Subscription,
     Window,
@@ -38,13 +39,48 @@ from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue, Va
 
 Period = Literal["current", "previous"]
 
+
+class Rules(NamedTuple):
+    """What a report takes.
+
+    Attributes:
+        keys: What it groups by.
+        keys_max: How many of them at once.
+        has_tags: Whether `tag:KEY` is one, and a filter.
+        filters: Keys that it can be limited to one value of, besides tags.
+        sorts: Figures that rows are sorted by.
+        sort: The sort where none is asked for and the first key is no time.
+        has_whole_month: Whether the end that is not given is that of the month, and not of today.
+    """
+
+    keys: tuple[str, ...]
+    keys_max: int
+    has_tags: bool
+    filters: tuple[str, ...]
+    sorts: tuple[str, ...]
+    sort: str
+    has_whole_month: bool = False
+
+    @property
+    def keys_rule(self) -> str:
+        """What the keys must be, in words."""
+        listed = ", ".join(self.keys)
+        if self.keys_max == 1:
+            return f"must be one of {listed}"
+        return f"must be one or two of {listed} and tag:KEY"
+
+
 FILTERS: Final = ("user", "model", "provider", "plan", "session")
 """Keys that a report can be limited to one value of, besides `tag:KEY`."""
+
+SPEND: Final = Rules(KEYS, 2, True, FILTERS, tuple(FIGURE_SORTS), "-cost")
+MARGIN: Final = Rules(
+    MARGIN_KEYS, 1, False, ("user", "plan"), MARGIN_SORTS, "margin", has_whole_month=True
+)
 
 PAGE_ROWS_MAX: Final = 10_000
 """Rows of a page over REST."""
 
-_KEYS_RULE = f"must be one or two of {', '.join(KEYS)} and tag:KEY"
 _TIME_RULE = "must be a day (YYYY-MM-DD), or a time with a time zone, from 1970 on"
 _YEARS_MAX = 10
 _DAY = len("2026-10-03")
@@ -69,6 +105,7 @@ class SpendRequest:
     Attributes:
         start, end: A day in the product's time zone, or microseconds since 1970 UTC. None is the
             first of this month, and the end of today.
+        has_whole_month: The end is that of this month in place of that of today.
         period: In their place: the user's billing period; without a user in `where`, the calendar
             month of the product's time zone.
         names: What the caller calls the arguments.
@@ -84,6 +121,7 @@ class SpendRequest:
     is_descending: bool = True
     rows_max: int | None = None
     after: Cursor = START
+    has_whole_month: bool = False
     names: Names = PYTHON
     now_us: int | None = None
 
@@ -92,6 +130,7 @@ def read_request(
     given: Mapping[str, Any],
     names: Names = PYTHON,
     *,
+    rules: Rules = SPEND,
     rows_max: int | None = None,
     now_us: int | None = None,
 ) -> SpendRequest:
@@ -102,6 +141,7 @@ def read_request(
             `start`, `end` (a text, a date or a datetime), `period`, `sort`, those of `FILTERS`, and
             `tag:KEY`.
         names: What the caller calls them.
+        rules: Of the report; what it does not take is not read.
         rows_max: Rows of a page.
         now_us: The caller's time; None is the ledger's.
 
@@ -109,7 +149,7 @@ def read_request(
         InvalidValue: Names every argument that breaks a rule.
     """
     errors = ValidationErrors("report")
-    by = _read_keys(errors, names.by, given.get("by"))
+    by = _read_keys(errors, names.by, given.get("by"), rules)
     start = _read_moment(errors, names.start, given.get("start"))
     end = _read_moment(errors, names.end, given.get("end"))
     period = given.get("period")
@@ -119,12 +159,14 @@ def read_request(
         errors.add("period", period, f"takes the place of {names.start} and {names.end}")
     where = {}
     for name, value in given.items():
-        if value is not None and (name in FILTERS or name.startswith(TAG)):
+        if value is not None and (
+            name in rules.filters or (rules.has_tags and name.startswith(TAG))
+        ):
             if not isinstance(value, str) or len(value) > NAME_CHARS_MAX:
                 errors.add(name, value, f"must be a string of at most {NAME_CHARS_MAX} characters")
             else:
                 where[name] = value
-    sort, is_descending = _read_sort(errors, given.get("sort"), by)
+    sort, is_descending = _read_sort(errors, given.get("sort"), by, rules)
     errors.raise_if_any()
     return SpendRequest(
         by=by,
@@ -135,20 +177,24 @@ def read_request(
         sort=sort,
         is_descending=is_descending,
         rows_max=rows_max,
+        has_whole_month=rules.has_whole_month,
         names=names,
         now_us=now_us,
     )
 
 
-def _read_keys(errors: ValidationErrors, name: str, given: Any) -> tuple[str, ...]:
+def _read_keys(errors: ValidationErrors, name: str, given: Any, rules: Rules) -> tuple[str, ...]:
     keys = given.split(",") if isinstance(given, str) else given
     if not isinstance(keys, Collection) or not all(isinstance(key, str) for key in keys):
-        errors.add(name, given, _KEYS_RULE)
+        errors.add(name, given, rules.keys_rule)
         return ()
     by = tuple(keys)
-    known = all(key in KEYS or (key.startswith(TAG) and len(key) > len(TAG)) for key in by)
-    if not known or not 1 <= len(by) <= 2 or len(set(by)) < len(by):
-        errors.add(name, given, _KEYS_RULE)
+    known = all(
+        key in rules.keys or (rules.has_tags and key.startswith(TAG) and len(key) > len(TAG))
+        for key in by
+    )
+    if not known or not 1 <= len(by) <= rules.keys_max or len(set(by)) < len(by):
+        errors.add(name, given, rules.keys_rule)
         return ()
     return by
 
@@ -182,18 +228,20 @@ def _read_moment(errors: ValidationErrors, name: str, given: Any) -> date | int 
     return given if is_day else at_us
 
 
-def _read_sort(errors: ValidationErrors, given: Any, by: tuple[str, ...]) -> tuple[str, bool]:
+def _read_sort(
+    errors: ValidationErrors, given: Any, by: tuple[str, ...], rules: Rules
+) -> tuple[str, bool]:
     """Return what to sort by, and whether the greatest is first."""
     if given is None:
-        return (by[0], False) if by and by[0] in TIME_KEYS else ("cost", True)
+        given = by[0] if by and by[0] in TIME_KEYS else rules.sort
     name = given[1:] if isinstance(given, str) and given.startswith("-") else given
     is_descending = name != given
     times = [key for key in by if key in TIME_KEYS]
-    if name in (*FIGURE_SORTS, *times) or (by and name == by[0] and not is_descending):
+    if name in (*rules.sorts, *times) or (by and name == by[0] and not is_descending):
         return name, is_descending
-    allowed = [*FIGURE_SORTS, *times, *([by[0]] if by and by[0] not in times else [])]
+    allowed = [*rules.sorts, *times, *([by[0]] if by and by[0] not in times else [])]
     errors.add("sort", given, f"must be one of {', '.join(allowed)}; a - before it is descending")
-    return "cost", True
+    return "", True
 
 
 def resolve(
@@ -217,7 +265,10 @@ def resolve(
     today = date.fromisoformat(day_in_zone(now_us, zone))
     if request.period is None:
         start_us = _us_of(request.start, today.replace(day=1), zone)
-        end_us = _us_of(request.end, today + timedelta(days=1), zone)
+        tomorrow = today + timedelta(days=1)
+        month_end = (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+        end = month_end if request.has_whole_month else tomorrow
+        end_us = _us_of(request.end, end, zone)
         _check_span(start_us, end_us, request)
     elif "user" in where:
         window = billing_period(subscription, now_us) or calendar_month(now_us)

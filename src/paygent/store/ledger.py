@@ -15,6 +15,7 @@ from itertools import count, islice
 from typing import TypeVar
 
 from paygent.core.event import Event
+from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
@@ -23,6 +24,7 @@ from paygent.store.booking import Booked, Booking
 from paygent.store.corrections import MoreUsersToLock
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
+from paygent.store.margins import margin
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
 from paygent.store.reports import daily_rows, spend, spend_rows
 from paygent.store.rows import event_of, text
@@ -167,6 +169,11 @@ class SqlStore(SqlDirectory):
         """Yield usage by day, user, model and provider; see `Store.daily_rows`."""
         with self.engine.transaction(product) as sql:
             yield from daily_rows(sql, request, self.now_us())
+
+    def margin(self, product: str, request: SpendRequest) -> MarginReport:
+        """Return a report of margins; see `Store.margin`."""
+        with self.engine.transaction(product) as sql:
+            return margin(sql, request, self.now_us())
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int

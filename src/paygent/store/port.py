@@ -40,6 +40,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
+from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
@@ -128,6 +129,13 @@ class Store(Protocol):
 
         Raises:
             InvalidValue: It is not about whole days, or about a session, a tag or a period.
+        """
+
+    def margin(self, product: str, request: SpendRequest) -> MarginReport:
+        """Return a report of margins: what `core.margin` makes of cost, payments and prices.
+
+        Raises:
+            InvalidValue: As of `spend`.
         """
 
     def users(

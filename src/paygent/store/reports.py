@@ -89,7 +89,7 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
         InvalidValue: The span of time is not valid, or more than `EVENTS_MAX` events would have to
             be read one by one.
     """
-    query, zone, now_us = _resolved(sql, request, now_us)
+    query, zone, now_us = resolved(sql, request, now_us)
     usage = usage_span(sql, zone)
     source = _source(query, usage, zone)
     if source.parts:
@@ -101,7 +101,7 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
 
 def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
     """Yield all rows of a report, one by one; see `spend`."""
-    query, zone, _ = _resolved(sql, replace(request, rows_max=None), now_us)
+    query, zone, _ = resolved(sql, replace(request, rows_max=None), now_us)
     source = _source(query, usage_span(sql, zone), zone)
     if source.parts:
         yield from page_of(_all_groups(sql, source, query, request.names), query).rows
@@ -118,7 +118,7 @@ def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
     Raises:
         InvalidValue: The rollups do not hold it: parts of days, sessions, tags and periods.
     """
-    query, zone, _ = _resolved(sql, replace(request, by=("day", "user")), now_us)
+    query, zone, _ = resolved(sql, replace(request, by=("day", "user")), now_us)
     source = _source(query, usage_span(sql, zone), zone)
     if source.parts or "period" in query.where:
         rule = f"must be of {_HELD}, but for a user's period"
@@ -130,7 +130,7 @@ def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
             yield SpendRow(keys, _figures(row))
 
 
-def _resolved(sql: Statements, request: SpendRequest, now_us: int) -> tuple[SpendQuery, str, int]:
+def resolved(sql: Statements, request: SpendRequest, now_us: int) -> tuple[SpendQuery, str, int]:
     """Return the query of a request, the product's time zone, and the time."""
     zone = str(sql.product()["timezone"])
     now_us = now_us if request.now_us is None else request.now_us
@@ -170,6 +170,11 @@ def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
 
 
 # -- from the rollups
+
+
+def all_groups(sql: Statements, query: SpendQuery, zone: str, names: Names) -> Groups:
+    """Return all groups of a query, from wherever they are; see `spend`."""
+    return _all_groups(sql, _source(query, usage_span(sql, zone), zone), query, names)
 
 
 def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -> SpendPage:
@@ -274,6 +279,8 @@ def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Name
     """Return all groups, those of the rollups with what the events of parts of days add."""
     found = _ranked(sql, source, replace(query, after=START, rows_max=None))
     groups = {_keys(row, query): _figures(row) for row in found}
+    if not source.parts:
+        return groups
     return group_facts(_facts(sql, source.parts, query, names), query, groups)
 
 

@@ -73,20 +73,24 @@ def test_spend__without_a_query__is_this_month_by_user_dearest_first(booked: Ser
     )
 
 
-def test_spend__pages__have_every_row_once_and_one_total(booked: Service) -> None:
+@pytest.mark.parametrize(("by", "rows_count"), [("user,model", 13), ("user", 7), ("session", 2)])
+@pytest.mark.parametrize("rows_max", [1, 3])
+def test_spend__pages__have_every_row_once_and_one_total(
+    booked: Service, by: str, rows_count: int, rows_max: int
+) -> None:
     """The cursor of a page leads to the next one, also where rows cost the same."""
-    query: dict[str, Any] = {"by": "user,model", "from": "2026-10-01", "limit": 3}
+    query: dict[str, Any] = {"by": by, "from": "2026-10-01", "limit": rows_max}
     rows, cursor, totals = [], None, []
     while True:
         found = spend(booked, **query, **({"cursor": cursor} if cursor else {}))
-        rows += [(row["user"], row["model"], row["cost_nano"]) for row in found["rows"]]
+        rows += [(*(row[key] for key in by.split(",")), row["cost_nano"]) for row in found["rows"]]
         totals.append(found["total"])
         cursor = found["next_cursor"]
         if cursor is None:
             break
-    assert len(rows) == len(set(rows)) == 13
+    assert len(rows) == len(set(rows)) == rows_count
     assert [cost for *_, cost in rows] == sorted((cost for *_, cost in rows), reverse=True)
-    assert totals == [totals[0]] * 5
+    assert totals == [totals[0]] * -(-rows_count // rows_max)
     assert totals[0]["cost_nano"] == sum(cost for *_, cost in rows) == 28 * DIME_NANO
 
 
@@ -195,9 +199,10 @@ def test_spend__a_query_that_breaks_a_rule__names_the_field(
 
 def test_spend__a_cursor_of_another_report__is_refused(booked: Service) -> None:
     """It has as many keys as the report that it is from."""
-    cursor = spend(booked, by="user,model", limit=1)["next_cursor"]
-    answer = booked.get("/reports/spend", params={"by": "user", "cursor": cursor})
-    assert fields_of(answer) == ["cursor"]
+    for by, other in (("user,model", "user"), ("user", "user,model")):
+        cursor = spend(booked, by=by, limit=1)["next_cursor"]
+        answer = booked.get("/reports/spend", params={"by": other, "cursor": cursor})
+        assert fields_of(answer) == ["cursor"]
 
 
 def test_spend__more_events_than_can_be_read__name_the_way_out(
@@ -217,3 +222,111 @@ def test_spend__of_another_product__is_empty(booked: Service) -> None:
     """A key shows its own product alone."""
     assert spend(booked, key="other")["total"]["calls"] == 0
     assert spend(booked, key="sdk")["total"]["calls"] == 21
+
+
+# -- margins
+
+
+def margin(service: Service, key: str = "read", **query: Any) -> dict[str, Any]:
+    """Return the JSON of a report of margins."""
+    answer = service.get("/reports/margin", key=key, params=query)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@pytest.fixture
+def priced(booked: Service) -> Service:
+    """Everyone has a plan of $49, and one user paid $10 for November."""
+    plan_id = booked.plan("pro", price=49)
+    for number in range(1, 8):
+        subscription = {
+            "plan_id": plan_id,
+            "period_start": "2026-11-01T00:00:00Z",
+            "period_end": "2026-12-01T00:00:00Z",
+        }
+        assert booked.post(f"/users/u{number}/subscription", subscription).status_code == 201
+    payment = {
+        "id": "r1",
+        "user_id": "u7",
+        "amount": 10,
+        "currency": "USD",
+        "kind": "payment",
+        "period_start": "2026-11-01T00:00:00Z",
+        "period_end": "2026-12-01T00:00:00Z",
+    }
+    assert booked.post("/revenue", [payment]).status_code == 200
+    return booked
+
+
+def test_margin__without_a_query__is_this_month_by_user(priced: Service) -> None:
+    """Recorded revenue, or the price from the day on which a user came; projected to its end."""
+    found = margin(priced)
+    assert (found["report"], found["by"]) == ("margin", ["user"])
+    assert (found["from"], found["to"]) == (
+        "2026-11-01T00:00:00+00:00",
+        "2026-12-01T00:00:00+00:00",
+    )
+    assert found["rows"][0] == {
+        "user": "u7",
+        "calls": 6,
+        "cost": 0.6,
+        "cost_nano": 6 * DIME_NANO,
+        "revenue": 10.0,
+        "revenue_nano": 10**10,
+        "revenue_source": "recorded",
+        "margin": 9.4,
+        "margin_nano": 94 * DIME_NANO,
+        "margin_pct": 0.94,
+        "projected_cost": 0.923076923,
+        "projected_cost_nano": 923_076_923,
+        "projected_margin": 9.076923077,
+        "projected_margin_nano": 9_076_923_077,
+    }
+    assert {row["revenue_source"] for row in found["rows"][1:]} == {"plan_price"}
+    assert found["shares"][0] == {
+        "percent": 1,
+        "users": 1,
+        "cost": 0.6,
+        "cost_nano": 6 * DIME_NANO,
+    }
+    totals = [margin(priced, by=by)["total"] for by in ("user", "plan", "month")]
+    assert totals == [found["total"]] * 3
+
+
+def test_margin__pages_and_csv__have_every_row_once(priced: Service) -> None:
+    """CSV has the columns of a row, and all rows."""
+    rows, cursor = [], None
+    while True:
+        found = margin(priced, limit=3, **({"cursor": cursor} if cursor else {}))
+        rows += found["rows"]
+        cursor = found["next_cursor"]
+        if cursor is None:
+            break
+    assert rows == margin(priced)["rows"]
+    answer = priced.get("/reports/margin", key="admin", params={"format": "csv", "limit": 1})
+    shown = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["user"] for row in shown] == [row["user"] for row in rows]
+    assert list(shown[0]) == list(rows[0])
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"by": "model"}, "by"),
+        ({"sort": "input_tokens"}, "sort"),
+        ({"from": "2026-11-02", "to": "2026-11-01"}, "to"),
+        ({"cursor": "x"}, "cursor"),
+    ],
+)
+def test_margin__a_query_that_breaks_a_rule__names_the_field(
+    service: Service, query: dict[str, Any], field: str
+) -> None:
+    """As for usage."""
+    answer = service.get("/reports/margin", params=query)
+    assert (answer.status_code, fields_of(answer)) == (422, [field])
+
+
+def test_margin__with_the_key_of_an_application__is_refused(service: Service) -> None:
+    """What users pay is no matter of processes that make calls."""
+    assert service.get("/reports/margin", key="sdk").status_code == 403

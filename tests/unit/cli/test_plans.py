@@ -14,8 +14,13 @@ from tests.contract.samples import NOON_US, PRODUCT, batch_of, make_event
 
 from paygent.cli import plans
 from paygent.cli.options import CommandError, Format
-from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, PlanRecord
+from paygent.core.messages import (
+    MISSING_USER_ID,
+    AssignRecord,
+    Batch,
+    DefaultPlanRecord,
+    PlanRecord,
+)
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.store.sqlite import SqliteStore

@@ -9,12 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.contract.samples import PRODUCT, batch_of, make_event
+from tests.contract.samples import MONTH as MONTH_US
+from tests.contract.samples import NOON_US, PRODUCT, batch_of, make_event
 from typer.testing import CliRunner
 
 from paygent.cli.app import app
 from paygent.core.focus import COLUMNS
-from paygent.core.report_json import columns_of
+from paygent.core.messages import PlanRecord
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_to_json
+from paygent.core.report_json import columns_of, margin_columns
+from paygent.store.directory_port import RevenueEntry
 from paygent.store.sqlite import SqliteStore
 
 Run = Callable[..., tuple[int, str, str]]
@@ -67,7 +72,7 @@ def test_report__fewer_rows_than_there_are__say_so_below_the_whole_total(run: Ru
     lines = out.splitlines()
     assert lines[1].split()[:4] == ["gpt-4o", "2024-10-01", "00:00", "2"]
     assert lines[2].split()[:2] == ["total", "4"]
-    assert lines[-1].endswith("; the first 1 rows, --limit shows more")
+    assert lines[-1].endswith("; 1 rows shown, --limit shows more")
 
 
 def test_report__usage_without_a_key__is_named_as_such(run: Run) -> None:
@@ -143,7 +148,12 @@ def test_report__as_focus__has_a_row_a_day_user_and_model(run: Run) -> None:
         (("--tag", "team=" + "x" * 256), "--tag = 'xxx"),
         (("--format", "focus", "--by", "day"), "--by = 'day': has no effect on --format focus"),
         (("--format", "focus", "--from", "2024-10-04T12:00:00Z"), "must be of user, model"),
-        (("spending",), "there is no report 'spending'; there is spend"),
+        (("margin", "--model", "o3"), "--model = 'o3': is no filter of margins"),
+        (("margin", "--tag", "a=b"), "--tag = ('a=b',): is no filter of margins"),
+        (("margin", "--format", "focus"), "--format = 'focus': must be table, csv or json"),
+        (("margin", "--by", "user,plan"), "--by = 'user,plan': must be one of user, plan, month"),
+        (("margin", "--sort", "input_tokens"), "--sort = 'input_tokens': must be one of margin"),
+        (("spending",), "there is no report 'spending'; there are spend and margin"),
     ],
 )
 def test_report__an_option_that_breaks_a_rule__is_named(
@@ -161,3 +171,59 @@ def test_report__without_usage__says_what_was_searched(run: Run) -> None:
     assert (status, out) == (1, "")
     assert "no usage from 2024-10-01 00:00 to 2024-11-01 00:00 UTC" in err
     assert run(*MONTH, "--user", "zoe", "--format", "csv")[0] == 0
+
+
+@pytest.fixture
+def priced(run: Run, tmp_path: Path) -> Run:
+    """The same store with a plan of $49 for everyone, and a payment of $10."""
+    store = SqliteStore(str(tmp_path / "local.db"), now_us=lambda: NOON_US)
+    document = plan_to_json(PlanConfig(price=49))
+    plan = PlanRecord("default", document, NOON_US)
+    store.ingest(PRODUCT, batch_of(directory=(plan,)))
+    paid = RevenueEntry("r", "bob", 10 * 10**9, "payment", *MONTH_US, None)
+    store.add_revenue(PRODUCT, [paid])
+    with store.engine.transaction(PRODUCT, writes=True) as sql:
+        sql.connection.execute("UPDATE users SET created_us = 0")
+    store.close()
+    return run
+
+
+def test_report__margin__has_the_smallest_first_with_total_and_shares(priced: Run) -> None:
+    """Revenue that was recorded, and the price of the plan where none was."""
+    status, out, err = priced("margin", *MONTH)
+    assert (status, err) == (0, "")
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1][:6] == ["bob", "1", "$5.00", "$10.00", "$5.00", "50%"]
+    assert lines[1][-1] == "recorded"
+    assert lines[2][:6] == ["ann", "2", "$1.25", "$49.00", "$47.75", "97%"]
+    assert lines[2][-2:] == ["plan", "price"]
+    assert lines[4][:5] == ["total", "4", "$6.25", "$108.00", "$101.75"]
+    assert lines[4][-1] == "mixed"
+    assert "the dearest 1 % (1 user) cost $5.00" in out
+
+
+def test_report__margin_by_plan_and_month__has_the_same_total(priced: Run) -> None:
+    """As CSV and as JSON; a limit is one of rows."""
+    _, out, _ = priced("margin", *MONTH, "--by", "month", "--format", "csv")
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert tuple(row) == margin_columns("month")
+    assert (row["month"], row["margin"], row["margin_nano"]) == (
+        "2024-10",
+        "101.749998",
+        "101749998000",
+    )
+    _, out, _ = priced("margin", *MONTH, "--by", "plan", "--format", "json")
+    document = json.loads(out)
+    assert document["total"]["margin_nano"] == 101_749_998_000
+    assert [row["plan"] for row in document["rows"]] == ["default"]
+    assert document["shares"] == []
+    _, out, _ = priced("margin", *MONTH, "--limit", "1")
+    assert out.endswith("; 1 rows shown, --limit shows more\n")
+    _, out, _ = priced("margin", *MONTH, "--user", "ann", "--plan", "default", "--format", "json")
+    assert json.loads(out)["total"]["revenue"] == 49.0
+
+
+def test_report__margin_of_no_one__says_what_was_searched(run: Run) -> None:
+    """As a report of usage does."""
+    status, _, err = run("margin", *MONTH, "--user", "zoe")
+    assert (status, "no user and no cost from 2024-10-01" in err) == (1, True)

@@ -38,9 +38,8 @@ from tests.unit.ledger.documented_server import (
     problem,
 )
 
-from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.account import AccountKey
-from paygent.core.messages import Answer, Batch, Question, UserLedger
+from paygent.core.messages import MISSING_USER_ID, Answer, Batch, Question, UserLedger
 from paygent.core.period import Subscription, Window, billing_period, calendar_month, to_datetime
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_from_json, plan_to_json

@@ -8,8 +8,7 @@ from datetime import date
 from paygent.cli.checks.finding import Finding, ok, problem, warning
 from paygent.cli.plans import PlanLine, PlanTable
 from paygent.cli.wording import dollars
-from paygent.client.runtime.settings import MISSING_USER_ID
-from paygent.core.messages import Question
+from paygent.core.messages import MISSING_USER_ID, Question
 from paygent.core.period import calendar_month, to_datetime
 from paygent.core.plan import limits_of
 from paygent.prices.catalogue import Catalogue

@@ -14,9 +14,8 @@ from paygent.client.accounts import account_lookup
 from paygent.client.accounts.user_state import UNLIMITED, User
 from paygent.client.accounts.wait_queue import take_all, wake
 from paygent.client.runtime.locks import acquire_blocking, acquire_soon
-from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.limit import LimitKey
-from paygent.core.messages import DEFAULT_PLAN
+from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.notices import Notice
 from paygent.core.period import Subscription, billing_period
 from paygent.core.plan import PlanConfig, limits_of, without_limits

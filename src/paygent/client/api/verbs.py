@@ -16,8 +16,8 @@ from paygent.client.api.composition import Parts
 from paygent.client.context.identity import Identity
 from paygent.client.context.propagation import bind
 from paygent.client.context.track import paygent_track
-from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.gate import CONTENTION
+from paygent.core.messages import MISSING_USER_ID
 from paygent.core.money import Number
 from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig

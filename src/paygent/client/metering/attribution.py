@@ -10,7 +10,8 @@ from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.client.runtime.settings import MISSING_USER_ID, MISSING_USER_POLICIES
+from paygent.client.runtime.settings import MISSING_USER_POLICIES
+from paygent.core.messages import MISSING_USER_ID
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics

@@ -69,11 +69,10 @@ from paygent.client.runtime.clock import in_ns
 from paygent.client.runtime.event_loops import caller
 from paygent.client.runtime.ids import new_id
 from paygent.client.runtime.lifecycle import may_fork_unseen, renew_if_forked
-from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event, difference
 from paygent.core.gate import CONTENTION, Decision, warning
-from paygent.core.messages import AssignRecord
+from paygent.core.messages import MISSING_USER_ID, AssignRecord
 from paygent.core.notices import Notice
 from paygent.core.records import (
     COUNT_MAX,

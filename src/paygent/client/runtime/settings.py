@@ -24,9 +24,6 @@ BACKEND_PREFIX = "backend-"
 """Sets what belongs to a backend's product apart from local products, in journals and the store."""
 
 TAG_KEYS_MAX = 5
-MISSING_USER_ID = "(none)"
-"""The reserved user of calls without a user; reports list it like any other."""
-
 MISSING_USER_POLICIES = ("warn", "block", "ignore")
 """What `on_missing_user` may be beside a user id."""
 

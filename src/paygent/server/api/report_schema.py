@@ -55,3 +55,53 @@ class SpendReport(Answer):
     rows: list[SpendRow]
     total: SpendSums
     next_cursor: Cursor
+
+
+class MarginSums(Answer):
+    """Sums of revenue and cost."""
+
+    calls: int
+    cost: Dollars
+    cost_nano: Nano
+    revenue: Dollars
+    revenue_nano: Nano
+    revenue_source: Literal["recorded", "plan_price", "mixed"] | None
+    margin: Dollars
+    margin_nano: Nano
+    margin_pct: float | None
+    projected_cost: Dollars
+    projected_cost_nano: Nano
+    projected_margin: Dollars
+    projected_margin_nano: Nano
+
+
+class MarginRow(MarginSums):
+    """The margin of a user, plan or month; it has the field that `by` names."""
+
+    user: str | None = None
+    plan: str | None = None
+    month: str | None = None
+
+
+class MarginShare(Answer):
+    """What the dearest users cost together."""
+
+    percent: int
+    users: int
+    cost: Dollars
+    cost_nano: Nano
+
+
+class MarginReport(Answer):
+    """A page of margins."""
+
+    report: Literal["margin"]
+    by: list[str]
+    since: Annotated[Time, Field(alias="from")]
+    to: Time
+    timezone: str
+    as_of: Time
+    rows: list[MarginRow]
+    total: MarginSums
+    shares: list[MarginShare]
+    next_cursor: Cursor

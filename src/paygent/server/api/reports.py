@@ -14,9 +14,17 @@ from fastapi import Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
+from paygent.core.margin import MarginKey
 from paygent.core.report import KEYS, TAG, Cursor
-from paygent.core.report_json import columns_of, report_to_json, values_of
-from paygent.core.report_request import PAGE_ROWS_MAX, Names, SpendRequest, read_request
+from paygent.core.report_json import (
+    columns_of,
+    margin_columns,
+    margin_row_to_json,
+    margin_to_json,
+    report_to_json,
+    values_of,
+)
+from paygent.core.report_request import MARGIN, PAGE_ROWS_MAX, Names, SpendRequest, read_request
 from paygent.core.validation import NAME_CHARS_MAX, InvalidValue
 from paygent.server.api import report_schema
 from paygent.server.api.parameters import CursorQuery, TextQuery, TimeQuery
@@ -32,6 +40,8 @@ _TAG_QUERY = "tag."
 _ROWS_DEFAULT = 100
 _CHUNK_BYTES = 65_536
 _CSV = "text/csv; charset=utf-8"
+
+RowsQuery = Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows of a page.")]
 
 _TAGS = {
     "name": "tag.KEY",
@@ -67,9 +77,7 @@ async def show_spend(
     plan: TextQuery = None,
     session: TextQuery = None,
     sort: Annotated[str | None, Query(max_length=NAME_CHARS_MAX)] = None,
-    limit: Annotated[
-        int, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows of a page.")
-    ] = _ROWS_DEFAULT,
+    limit: RowsQuery = _ROWS_DEFAULT,
     cursor: CursorQuery = None,
     output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     tenant: Tenant = ForTenant,
@@ -121,6 +129,72 @@ def _read(given: Mapping[str, Any], rows_max: int) -> SpendRequest:
         raise InvalidValue(error.what, tuple(found)) from None
 
 
+@router.get(
+    "/reports/margin",
+    openapi_extra=needs("admin"),
+    response_model=report_schema.MarginReport,
+    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    tags=["reports"],
+)
+async def show_margin(
+    by: MarginKey = "user",
+    since: Annotated[TimeQuery, Query(alias="from")] = None,
+    to: TimeQuery = None,
+    period: Literal["current", "previous"] | None = None,
+    user: TextQuery = None,
+    plan: TextQuery = None,
+    sort: Annotated[str | None, Query(max_length=NAME_CHARS_MAX)] = None,
+    limit: RowsQuery = _ROWS_DEFAULT,
+    cursor: CursorQuery = None,
+    output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
+    tenant: Tenant = ForTenant,
+) -> Response:
+    """Return revenue less cost, the smallest margin first, with users who made no call.
+
+    Revenue is what was recorded for the time; for a billing period without any it is the price of
+    the user's plan. The projection is the cost at the end of the time at the pace so far. By user,
+    `shares` is what the dearest 1, 5 and 10 percent of the users cost.
+    """
+    asked = read_request(
+        {
+            "by": by,
+            "start": since,
+            "end": to,
+            "period": period,
+            "sort": sort,
+            "user": user,
+            "plan": plan,
+        },
+        _NAMES,
+        rules=MARGIN,
+        rows_max=None if output == "csv" else limit,
+    )
+    if output == "csv":
+        return Response(await tenant.ask(_margin_csv, tenant.store, asked), media_type=_CSV)
+    if cursor is not None:
+        asked = replace(asked, after=Cursor(*read_cursor(cursor, int, str)))
+    body = await tenant.ask(_margin_page, tenant.store, asked)
+    return Response(body, media_type="application/json")
+
+
+def _margin_page(product: str, store: SqlStore, asked: SpendRequest) -> bytes:
+    report = store.margin(product, asked)
+    following = report.page.following
+    # A cursor has as many texts as the report has keys.
+    cursor = following and write_cursor(following.rank, following.first)
+    return to_json(margin_to_json(report, cursor))
+
+
+def _margin_csv(product: str, store: SqlStore, asked: SpendRequest) -> str:
+    """Write all rows: as many as the product has users, which are in memory anyway."""
+    text = io.StringIO()
+    by = asked.by[0]
+    writer = csv.DictWriter(text, margin_columns(by), lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(margin_row_to_json(by, row) for row in store.margin(product, asked).page.rows)
+    return text.getvalue()
+
+
 def _tags(request: Request) -> dict[str, str]:
     """Return the tags of a query, `tag.KEY=VALUE`, by the names of their keys."""
     return {
@@ -134,7 +208,9 @@ def _page(product: str, store: SqlStore, asked: SpendRequest) -> bytes:
     """Read and write down a page, on a thread of the store: it may have thousands of rows."""
     report = store.spend(product, asked)
     following = report.page.following
-    return to_json(report_to_json(report, following and write_cursor(*following)))
+    # It has as many keys as the report, by which a cursor of another one is recognized.
+    cursor = following and write_cursor(*following[: 1 + len(asked.by)])
+    return to_json(report_to_json(report, cursor))
 
 
 def _write_csv(product: str, store: SqlStore, asked: SpendRequest) -> IO[bytes]:

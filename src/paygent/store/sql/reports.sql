@@ -184,3 +184,25 @@ ORDER BY at_us, event_id;
 
 -- name: price_list^
 SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :price_id;
+
+-- name: plan_versions
+-- A product has few plans, with few versions.
+SELECT name, document, created_us FROM plans WHERE product_id = :product_id ORDER BY name, version;
+
+-- name: customers
+-- Users and what they pay follows from.
+SELECT user_id, plan, own, period_start_us, period_end_us, renews, created_us FROM users
+WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user AND user_id <> :besides
+ORDER BY user_id;
+
+-- name: assignments_of_users
+SELECT user_id, assigned_us, plan FROM assignments
+WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
+ORDER BY user_id, assigned_us;
+
+-- name: payments
+-- Revenue for a span of time that touches another.
+SELECT user_id, amount_nano, period_start_us, period_end_us FROM revenue
+WHERE product_id = :product_id AND period_end_us > :start_us AND period_start_us < :end_us
+  AND user_id >= :first_user AND user_id <= :last_user
+ORDER BY user_id;

@@ -43,12 +43,11 @@ from paygent.client.accounts import account_lookup
 from paygent.client.accounts.account import Account
 from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import Hold, User
-from paygent.client.runtime.settings import MISSING_USER_ID
 from paygent.core.account import AccountKey, amount
 from paygent.core.event import Event
 from paygent.core.gate import Decision
 from paygent.core.limit import Limit, ModelLimitConfig
-from paygent.core.messages import Answer, SessionRecord, SessionState, UserLedger
+from paygent.core.messages import MISSING_USER_ID, Answer, SessionRecord, SessionState, UserLedger
 from paygent.core.period import Subscription
 from paygent.core.plan import ModelCostRate, PlanConfig, limits_of
 from paygent.core.plan_json import plan_to_json

@@ -11,7 +11,7 @@ from paygent.client.context.identity import Identity
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.call import Request
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.client.runtime.settings import MISSING_USER_ID
+from paygent.core.messages import MISSING_USER_ID
 from paygent.failopen import diagnostics
 
 

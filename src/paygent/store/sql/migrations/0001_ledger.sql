@@ -277,6 +277,9 @@ CREATE TABLE revenue (
 
 CREATE INDEX revenue_by_period ON revenue (product_id, period_start_us, user_id, revenue_id);
 
+-- For margins: what is for a span of time has not ended before it.
+CREATE INDEX revenue_by_end ON revenue (product_id, period_end_us);
+
 CREATE INDEX revenue_by_user ON revenue (product_id, user_id, period_start_us, revenue_id);
 
 -- Ids of users that were erased, as keyed hashes, and the pseudonym under which their sums stay: events of the old id

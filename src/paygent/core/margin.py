@@ -1,0 +1,362 @@
+"""The definition of margins: what users pay less what they cost, by user, plan or month.
+
+*Revenue* of a span of time is accrued: a payment counts by the part of its own span that lies in
+it, so that the revenue of two months is the sum of both, to the nano-dollar. A payment is dated
+revenue that was recorded; a refund is a negative one. A billing period without any payment has the
+price of the user's plan in its place, from the user's first day on, and is labelled `plan_price`.
+A price belongs to the plan as it was at the period's begin.
+
+*Projected* cost is the cost so far at the same pace until the end of the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from paygent.core.money import divide_half_even
+from paygent.core.period import Subscription, Window, billing_period
+from paygent.core.report import START, Cursor
+
+MarginKey = Literal["user", "plan", "month"]
+MARGIN_KEYS: Final[tuple[MarginKey, ...]] = ("user", "plan", "month")
+
+MARGIN_SORTS: Final = ("margin", "cost", "revenue", "projected_cost", "projected_margin", "calls")
+
+RevenueSource = Literal["recorded", "plan_price", "mixed"]
+
+
+class Payment(NamedTuple):
+    """A recorded payment, or a refund.
+
+    Attributes:
+        start_us, end_us: The span of time that it is for, half-open.
+        amount_nano: Negative for a refund.
+    """
+
+    start_us: int
+    end_us: int
+    amount_nano: int
+
+
+class Customer(NamedTuple):
+    """What a user's revenue follows from.
+
+    Attributes:
+        created_us: When the user came; there is no plan's price before.
+        subscription: The billing period; None is the UTC calendar month.
+        plans: (begin, name) of the plans that the user had, oldest first; the first one counts
+            before its begin, too. Never empty.
+        own_price_nano: Price of the user's own version of the newest plan; None without one.
+        payments: All that touch the span of time of the report, and its billing periods.
+    """
+
+    user_id: str
+    created_us: int
+    subscription: Subscription | None
+    plans: tuple[tuple[int, str], ...]
+    own_price_nano: int | None
+    payments: tuple[Payment, ...]
+
+
+Prices = Mapping[str, Sequence[tuple[int, int | None]]]
+"""(begin, price in nano-dollars) of the versions of each plan, oldest first."""
+
+
+class Accrual(NamedTuple):
+    """A part of a user's revenue: on one plan, in one month.
+
+    Attributes:
+        month: In the product's time zone, YYYY-MM.
+        is_recorded: Whether it was paid, and is not the plan's price.
+    """
+
+    plan: str
+    month: str
+    amount_nano: int
+    is_recorded: bool
+
+
+class MarginFigures(NamedTuple):
+    """Sums of a group.
+
+    Attributes:
+        calls: Number of calls.
+        cost_nano: So far, in nano-dollars.
+        recorded_nano: Revenue that was recorded.
+        plan_price_nano: Revenue at the plan's price, where none was recorded.
+        has_recorded, has_plan_price: Whether there is such revenue; it may add up to 0.
+        projected_cost_nano: At the end of the span.
+    """
+
+    calls: int = 0
+    cost_nano: int = 0
+    recorded_nano: int = 0
+    plan_price_nano: int = 0
+    has_recorded: bool = False
+    has_plan_price: bool = False
+    projected_cost_nano: int = 0
+
+    @property
+    def revenue_nano(self) -> int:
+        """The revenue of both kinds."""
+        return self.recorded_nano + self.plan_price_nano
+
+    @property
+    def revenue_source(self) -> RevenueSource | None:
+        """Where the revenue is from; None without any."""
+        if self.has_recorded:
+            return "mixed" if self.has_plan_price else "recorded"
+        return "plan_price" if self.has_plan_price else None
+
+    @property
+    def margin_nano(self) -> int:
+        """Revenue less cost."""
+        return self.revenue_nano - self.cost_nano
+
+    @property
+    def margin_pct(self) -> float | None:
+        """The margin as a fraction of the revenue (0.4); None without revenue."""
+        return self.margin_nano / self.revenue_nano if self.revenue_nano > 0 else None
+
+    @property
+    def projected_margin_nano(self) -> int:
+        """Revenue less projected cost."""
+        return self.revenue_nano - self.projected_cost_nano
+
+
+@dataclass(frozen=True)
+class MarginQuery:
+    """What a report of margins is asked for.
+
+    Attributes:
+        by: The key.
+        start_us, end_us: Half-open span of time, in microseconds since 1970 UTC.
+        where: The value that `user` or `plan` must have.
+        sort: One of `MARGIN_SORTS`, or `by`.
+        is_descending: Whether the greatest is first; keys are sorted ascending.
+        rows_max: Rows of a page; None is all.
+        after: Where the page begins.
+    """
+
+    by: MarginKey
+    start_us: int
+    end_us: int
+    where: Mapping[str, str] = field(default_factory=dict)
+    sort: str = "margin"
+    is_descending: bool = False
+    rows_max: int | None = None
+    after: Cursor = START
+
+
+class MarginRow(NamedTuple):
+    """The figures of a user, plan or month; the key "" is usage without one."""
+
+    key: str
+    figures: MarginFigures
+
+
+class Share(NamedTuple):
+    """What the dearest users cost together.
+
+    Attributes:
+        percent: How many of the users, in percent.
+        users: How many that are, at least one.
+        cost_nano: Their cost.
+    """
+
+    percent: int
+    users: int
+    cost_nano: int
+
+
+class MarginPage(NamedTuple):
+    """A page of a report.
+
+    Attributes:
+        total: The sums over all rows; its projection is that of the whole cost.
+        shares: By user: of the dearest 1, 5 and 10 percent; otherwise empty.
+        following: Where the next page begins; None on the last one.
+    """
+
+    rows: tuple[MarginRow, ...]
+    total: MarginFigures
+    shares: tuple[Share, ...]
+    following: Cursor | None
+
+
+class MarginReport(NamedTuple):
+    """A page of margins, and what it is about; see `SpendReport`."""
+
+    page: MarginPage
+    query: MarginQuery
+    timezone: str
+    as_of_us: int
+
+
+Costs = Mapping[str, tuple[int, int]]
+"""(calls, cost in nano-dollars) by key."""
+
+_SHARES: Final = (1, 5, 10)
+
+
+def accruals(
+    customer: Customer, prices: Prices, span: Window, months: Sequence[tuple[str, Window]]
+) -> Iterator[Accrual]:
+    """Yield a user's revenue in a span of time, in parts of one plan and month each.
+
+    Args:
+        customer: The user.
+        prices: Of the plans.
+        span: The span of time.
+        months: Those of the product's time zone that touch the span.
+    """
+    for payment in customer.payments:
+        of = Window(payment.start_us, payment.end_us)
+        for part, plan, month in _parts(customer, _common(of, span), months):
+            yield Accrual(plan, month, share(payment.amount_nano, of, part), is_recorded=True)
+    for period in _periods(customer.subscription, span):
+        if any(
+            each.start_us < period.end_us and each.end_us > period.start_us
+            for each in customer.payments
+        ):
+            continue
+        inside = _common(period, Window(max(span.start_us, customer.created_us), span.end_us))
+        for part, plan, month in _parts(customer, inside, months):
+            price_nano = _price(customer, prices, plan, period.start_us)
+            if price_nano is not None:
+                amount_nano = share(price_nano, period, part)
+                yield Accrual(plan, month, amount_nano, is_recorded=False)
+
+
+def share(amount_nano: int, of: Window, part: Window) -> int:
+    """Return what of an amount for a span of time belongs to a part of it. The shares of parts
+    that touch each other add up exactly to that of both.
+    """
+    length = of.end_us - of.start_us
+    before, after = (at_us - of.start_us for at_us in part)
+    return amount_nano * after // length - amount_nano * before // length
+
+
+def _common(first: Window, second: Window) -> Window:
+    return Window(max(first.start_us, second.start_us), min(first.end_us, second.end_us))
+
+
+def _periods(subscription: Subscription | None, span: Window) -> Iterator[Window]:
+    """Yield the billing periods that touch a span of time."""
+    at_us = span.start_us
+    while at_us < span.end_us:
+        period = billing_period(subscription, at_us)
+        if period is None:
+            return  # it has ended for good: what is left is the default plan's, without a price
+        yield period
+        at_us = period.end_us
+
+
+def _parts(
+    customer: Customer, window: Window, months: Sequence[tuple[str, Window]]
+) -> Iterator[tuple[Window, str, str]]:
+    """Yield the parts of a span of time with the plan and the month of each."""
+    if window.start_us >= window.end_us:
+        return
+    plans = customer.plans
+    for number, (begin_us, plan) in enumerate(plans):
+        until_us = plans[number + 1][0] if number + 1 < len(plans) else window.end_us
+        begin_us = window.start_us if number == 0 else begin_us
+        on_plan = _common(window, Window(begin_us, until_us))
+        for month, days in months:
+            part = _common(on_plan, days)
+            if part.start_us < part.end_us:
+                yield part, plan, month
+
+
+def _price(customer: Customer, prices: Prices, plan: str, at_us: int) -> int | None:
+    """Return the price of a user's plan for a period that begins at a moment; before the plan was
+    configured it is that of its first version.
+    """
+    if customer.own_price_nano is not None and plan == customer.plans[-1][1]:
+        return customer.own_price_nano
+    versions = prices.get(plan, ())
+    price_nano = versions[0][1] if versions else None
+    for begin_us, each in versions:
+        if begin_us > at_us:
+            break
+        price_nano = each
+    return price_nano
+
+
+def margin_page(
+    costs: Costs,
+    total: tuple[int, int],
+    revenue: Iterable[tuple[str, Accrual]],
+    query: MarginQuery,
+    now_us: int,
+) -> MarginPage:
+    """Return a page of margins.
+
+    Args:
+        costs: By the key of the query, with its filters.
+        total: Calls and cost of all.
+        revenue: (user, accrual) of all users that the query is about.
+        query: What is asked for.
+        now_us: The time until which there is cost.
+    """
+    groups = {key: [calls, cost_nano, 0, 0, 0, 0] for key, (calls, cost_nano) in costs.items()}
+    sums = [*total, 0, 0, 0, 0]
+    plan = query.where.get("plan")
+    for user_id, accrual in revenue:
+        if plan is not None and accrual.plan != plan:
+            continue
+        key = user_id if query.by == "user" else getattr(accrual, query.by)
+        for each in (groups.setdefault(key, [0] * 6), sums):
+            place = 2 if accrual.is_recorded else 3
+            each[place] += accrual.amount_nano
+            each[place + 2] = 1
+    rows = [MarginRow(key, _figures(group, query, now_us)) for key, group in groups.items()]
+    ranked = sorted(((_cursor(row, query), row) for row in rows), key=lambda each: each[0])
+    after = [each for each in ranked if each[0] > query.after]
+    page = after if query.rows_max is None else after[: query.rows_max]
+    return MarginPage(
+        rows=tuple(row for _, row in page),
+        total=_figures(sums, query, now_us),
+        shares=_shares(rows) if query.by == "user" and "user" not in query.where else (),
+        following=page[-1][0] if page and len(page) < len(after) else None,
+    )
+
+
+def _figures(group: Sequence[int], query: MarginQuery, now_us: int) -> MarginFigures:
+    calls, cost_nano, recorded_nano, plan_price_nano, has_recorded, has_plan_price = group
+    return MarginFigures(
+        calls=calls,
+        cost_nano=cost_nano,
+        recorded_nano=recorded_nano,
+        plan_price_nano=plan_price_nano,
+        has_recorded=bool(has_recorded),
+        has_plan_price=bool(has_plan_price),
+        projected_cost_nano=projected(cost_nano, Window(query.start_us, query.end_us), now_us),
+    )
+
+
+def projected(cost_nano: int, span: Window, now_us: int) -> int:
+    """Return the cost at the end of a span of time at the pace so far; a span that has ended, or
+    not begun, has what it has.
+    """
+    if not span.start_us < now_us < span.end_us:
+        return cost_nano
+    return divide_half_even(cost_nano * (span.end_us - span.start_us), now_us - span.start_us)
+
+
+def _cursor(row: MarginRow, query: MarginQuery) -> Cursor:
+    rank = 0
+    if query.sort in MARGIN_SORTS:
+        name = "calls" if query.sort == "calls" else f"{query.sort}_nano"
+        rank = getattr(row.figures, name)
+    return Cursor(-rank if query.is_descending else rank, row.key)
+
+
+def _shares(rows: Sequence[MarginRow]) -> tuple[Share, ...]:
+    """Return what the dearest users cost, of all users with cost or revenue."""
+    costs = sorted((row.figures.cost_nano for row in rows), reverse=True)
+    counts = [(percent, -(-len(costs) * percent // 100)) for percent in _SHARES]
+    return tuple(Share(percent, count, sum(costs[:count])) for percent, count in counts)

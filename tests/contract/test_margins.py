@@ -1,0 +1,277 @@
+"""Margins on every engine: each grouping has one total, and every figure follows from the events,
+the payments, and the history of plans and prices.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timezone
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from tests.contract.samples import DAY_US, HOUR_US, PRODUCT, make_event
+from tests.contract.stores import Clock, clock, execute, store, stores
+
+from paygent.core.margin import MarginFigures, MarginPage, MarginReport, MarginRow
+from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, PlanRecord
+from paygent.core.period import (
+    Subscription,
+    Window,
+    billing_period,
+    day_in_zone,
+    to_datetime,
+    to_us,
+)
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_to_json
+from paygent.core.report_request import MARGIN, read_request
+from paygent.store.directory_port import RevenueEntry
+from paygent.store.ledger import SqlStore
+
+__all__ = ["clock", "store", "stores"]  # fixtures
+
+START_US = to_us(datetime(2026, 3, 1, tzinfo=timezone.utc))
+NOW_US = START_US + 75 * DAY_US + 5 * HOUR_US
+USERS = ("ann", "bob", "cy", "dee", "eve", "(none)")
+PRICES = {"free": None, "pro": 49, "gold": "149.50"}
+
+
+def fill(store: SqlStore, clock: Clock, zone: str, seed: int) -> None:
+    """Write three months of a product: users who come, change plans, pay, and are paid back."""
+    chance = random.Random(seed)
+    clock.at_us = START_US
+    store.add_product("Acme", product_id=PRODUCT)
+    execute(store, f"UPDATE products SET timezone = '{zone}'")
+    records: list[Any] = [DefaultPlanRecord("free", START_US)]
+    for name, price in PRICES.items():
+        document = plan_to_json(PlanConfig(price=price))
+        records.append(PlanRecord(name, document, START_US))
+    store.ingest(PRODUCT, Batch(directory=tuple(records), at_us=START_US))
+    for number, user_id in enumerate(USERS):
+        clock.at_us = START_US + number * 7 * DAY_US
+        store.add_user(PRODUCT, user_id, None)
+        for _ in range(chance.randrange(3)):
+            clock.at_us += chance.randrange(20 * DAY_US)
+            own = chance.choice((None, plan_to_json(PlanConfig(price=9))))
+            period = chance.choice((None, Subscription(START_US + DAY_US, START_US + 15 * DAY_US)))
+            plan = chance.choice(tuple(PRICES))
+            assignment = AssignRecord(user_id, plan, own, period, clock.at_us)
+            store.ingest(PRODUCT, Batch(directory=(assignment,), at_us=clock.at_us))
+    clock.at_us = START_US + 50 * DAY_US
+    dearer = PlanRecord("pro", plan_to_json(PlanConfig(price=59)), clock.at_us)
+    store.ingest(PRODUCT, Batch(directory=(dearer,), at_us=clock.at_us))
+    clock.at_us = NOW_US
+    store.add_revenue(PRODUCT, [_payment(chance, f"r{number}") for number in range(8)])
+    events = tuple(
+        make_event(
+            f"e{number}",
+            user_id=chance.choice(USERS),
+            at_us=chance.randrange(START_US, NOW_US),
+            cost_tokens_nano=chance.randrange(10**9),
+        )
+        for number in range(120)
+    )
+    store.ingest(PRODUCT, Batch(events=events, at_us=NOW_US))
+
+
+def _payment(chance: random.Random, revenue_id: str) -> RevenueEntry:
+    start_us = START_US + chance.randrange(-10, 70) * DAY_US
+    is_refund = chance.random() < 0.3
+    return RevenueEntry(
+        revenue_id,
+        chance.choice(USERS[:3]),
+        chance.randrange(1, 10**11) * (-1 if is_refund else 1),
+        "refund" if is_refund else "payment",
+        start_us,
+        start_us + chance.choice((1, 30, 365)) * DAY_US,
+        None,
+    )
+
+
+def report(store: SqlStore, by: str, start_us: int, end_us: int, **given: Any) -> MarginReport:
+    """Return all rows of a report."""
+    times = {"start": to_datetime(start_us), "end": to_datetime(end_us)}
+    return store.margin(PRODUCT, read_request({"by": by, **times, **given}, rules=MARGIN))
+
+
+def without_projection(figures: MarginFigures) -> MarginFigures:
+    """Return figures without what depends on the span of time."""
+    return figures._replace(projected_cost_nano=0)
+
+
+def summed(page: MarginPage) -> tuple[int, int, int]:
+    """Return cost and both kinds of revenue over the rows."""
+    rows = [row.figures for row in page.rows]
+    return (
+        sum(each.cost_nano for each in rows),
+        sum(each.recorded_nano for each in rows),
+        sum(each.plan_price_nano for each in rows),
+    )
+
+
+def spans(seed: int) -> Iterator[tuple[int, int]]:
+    """Yield random spans of time, half of them of whole days."""
+    chance = random.Random(seed)
+    while True:
+        unit_us = chance.choice((DAY_US, 1))
+        first, last = sorted(chance.randrange(0, 90 * DAY_US // unit_us) for _ in range(2))
+        if first < last:
+            yield START_US + first * unit_us, START_US + last * unit_us
+
+
+ZONES = ("UTC", "Europe/Berlin", "America/New_York")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_margin__any_span__has_one_total_whatever_it_is_grouped_by(
+    store: SqlStore, clock: Clock, seed: int
+) -> None:
+    """Rows add up to it, and two spans that touch add up to the span of both, exactly."""
+    fill(store, clock, ZONES[seed], seed)
+    for _, (start_us, end_us) in zip(range(12), spans(seed), strict=False):
+        reports = [report(store, by, start_us, end_us) for by in ("user", "plan", "month")]
+        totals = [each.page.total for each in reports]
+        assert totals == [totals[0]] * 3
+        for each in reports:
+            total = each.page.total
+            expected = total.cost_nano, total.recorded_nano, total.plan_price_nano
+            assert summed(each.page) == expected
+        middle_us = (start_us + end_us) // 2
+        if start_us < middle_us < end_us:
+            halves = [
+                report(store, "plan", *span).page.total
+                for span in ((start_us, middle_us), (middle_us, end_us))
+            ]
+            for name in ("calls", "cost_nano", "recorded_nano", "plan_price_nano"):
+                both = sum(getattr(half, name) for half in halves)
+                assert both == getattr(totals[0], name), name
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_margin__of_users__is_cost_and_revenue_to_the_nano_dollar(
+    store: SqlStore, clock: Clock, seed: int
+) -> None:
+    """Costs are the events'; revenue is an oracle's in fractions, within a nano-dollar a part."""
+    fill(store, clock, ZONES[seed], seed)
+    for _, (start_us, end_us) in zip(range(8), spans(seed + 9), strict=False):
+        span = Window(start_us, end_us)
+        found = {row.key: row.figures for row in report(store, "user", *span).page.rows}
+        for user_id in USERS:
+            own = store.events(PRODUCT, user_id)
+            cost_nano = sum(event.cost_nano for event in own if span.contains(event.at_us))
+            figures = found.get(user_id, MarginFigures())
+            assert figures.cost_nano == cost_nano
+            exact, parts = _revenue(store, user_id, span)
+            assert abs(figures.revenue_nano - exact) <= parts
+
+
+def _revenue(store: SqlStore, user_id: str, span: Window) -> tuple[Fraction, int]:
+    """Return a user's revenue, and of how many parts it may be made, day by day."""
+    with store.engine.transaction(PRODUCT) as sql:
+        assigned = [
+            (row["assigned_us"], row["plan"]) for row in sql.assignments_of(rows=[(user_id,)])
+        ]
+    user = store.user(PRODUCT, user_id)
+    assert user is not None
+    payments = store.revenue(
+        PRODUCT, user_id=user_id, start_us=0, end_us=2**62, after=None, entries_max=99
+    )
+    revenue, parts = Fraction(0), 10
+    for each in payments:
+        whole = Window(each.period_start_us, each.period_end_us)
+        part_us = min(whole.end_us, span.end_us) - max(whole.start_us, span.start_us)
+        if part_us > 0:
+            revenue += Fraction(each.amount_nano * part_us, whole.end_us - whole.start_us)
+            parts += 8
+    if user_id == "(none)":
+        return revenue, parts
+    at_us = max(span.start_us, user.created_us)
+    while at_us < span.end_us:
+        period = billing_period(user.subscription, at_us)
+        assert period is not None
+        moments = [at_us, min(period.end_us, span.end_us)]
+        moments[1:1] = [moment for moment, _ in assigned if at_us < moment < moments[1]]
+        is_paid = any(
+            each.period_start_us < period.end_us and each.period_end_us > period.start_us
+            for each in payments
+        )
+        for first, last in pairwise(moments):
+            plan = assigned[0][1] if assigned else "free"
+            for moment, name in assigned:
+                plan = name if moment <= first else plan
+            price = _price(plan, period.start_us)
+            if user.own is not None and plan == assigned[-1][1]:
+                price = Fraction(9)
+            if price is not None and not is_paid:
+                length_us = period.end_us - period.start_us
+                revenue += price * 10**9 * (last - first) / length_us
+            parts += 2
+        at_us = period.end_us
+    return revenue, parts
+
+
+def _price(plan: str, at_us: int) -> Fraction | None:
+    if plan == "pro":
+        return Fraction(49 if at_us < START_US + 50 * DAY_US else 59)
+    price = PRICES[plan]
+    return None if price is None else Fraction(price)
+
+
+def test_margin__filters_pages_and_periods__are_those_of_the_request(
+    store: SqlStore, clock: Clock
+) -> None:
+    """Without times it is the whole month, projected to its end."""
+    fill(store, clock, "Europe/Berlin", 5)
+    whole = store.margin(PRODUCT, read_request({"by": "user"}, rules=MARGIN))
+    assert day_in_zone(whole.query.start_us, whole.timezone) == "2026-05-01"
+    assert day_in_zone(whole.query.end_us, whole.timezone) == "2026-06-01"
+    assert whole.page.total.projected_cost_nano > whole.page.total.cost_nano > 0
+    request = read_request({"by": "user"}, rules=MARGIN, rows_max=2)
+    rows: list[MarginRow] = []
+    page = store.margin(PRODUCT, request).page
+    while True:
+        rows += page.rows
+        if page.following is None:
+            break
+        page = store.margin(PRODUCT, replace(request, after=page.following)).page
+        assert page.total == whole.page.total
+    assert tuple(rows) == whole.page.rows
+    for row in whole.page.rows:
+        one = store.margin(PRODUCT, read_request({"by": "user", "user": row.key}, rules=MARGIN))
+        assert [each.figures for each in one.page.rows] == [row.figures]
+        by_month = read_request({"by": "month", "user": row.key}, rules=MARGIN)
+        total = store.margin(PRODUCT, by_month).page.total
+        assert without_projection(total) == without_projection(row.figures)
+    plans = store.margin(PRODUCT, read_request({"by": "plan"}, rules=MARGIN)).page
+    for row in plans.rows:
+        given = {"by": "user", "plan": row.key}
+        total = store.margin(PRODUCT, read_request(given, rules=MARGIN)).page.total
+        assert total.revenue_nano == row.figures.revenue_nano
+        assert total.cost_nano == row.figures.cost_nano
+
+
+def test_margin__a_billing_period_of_a_user__has_its_cost_and_its_price(
+    store: SqlStore, clock: Clock
+) -> None:
+    """The price of the plan as a whole, and no call of another period."""
+    clock.at_us = START_US + 10 * DAY_US
+    plan = PlanRecord("pro", plan_to_json(PlanConfig(price=49)), START_US)
+    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    clock.at_us = START_US
+    store.add_user(PRODUCT, "ann", None)
+    fortnight = Subscription(START_US + 3 * DAY_US, START_US + 17 * DAY_US)
+    store.subscribe(PRODUCT, "ann", "pro", fortnight)
+    clock.at_us = START_US + 10 * DAY_US
+    events = tuple(
+        make_event(str(day), at_us=START_US + day * DAY_US, cost_tokens_nano=10**9)
+        for day in range(6)
+    )
+    store.ingest(PRODUCT, Batch(events=events, at_us=clock.at_us))
+    given = {"by": "user", "user": "ann", "period": "current"}
+    (row,) = store.margin(PRODUCT, read_request(given, rules=MARGIN)).page.rows
+    assert (row.figures.calls, row.figures.revenue_nano) == (3, 49 * 10**9)
+    assert row.figures.projected_cost_nano == 6 * 10**9
