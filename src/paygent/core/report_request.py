@@ -337,10 +337,12 @@ def _us_of(moment: date | int | None, otherwise: date, zone: str) -> int:
 
 def _check_span(start_us: int, end_us: int, request: SpendRequest) -> None:
     names = request.names
-    rule = None
-    if start_us >= end_us:
-        rule = f"must be after {names.start}"
-    elif end_us - start_us > _YEARS_MAX * 366 * 86_400 * 10**6:
-        rule = f"must be at most {_YEARS_MAX} years after {names.start}"
-    if rule is not None:
-        raise InvalidValue("report", (FieldError(names.end, request.end, rule),))
+    is_long = end_us - start_us > _YEARS_MAX * 366 * 86_400 * 10**6
+    if start_us < end_us and not is_long:
+        return
+    if request.end is None:  # which is not the caller's
+        rule = f"must be at most {_YEARS_MAX} years ago" if is_long else "must be before the end"
+        raise InvalidValue("report", (FieldError(names.start, request.start, rule),))
+    rule = f"at most {_YEARS_MAX} years after" if is_long else "after"
+    error = FieldError(names.end, request.end, f"must be {rule} {names.start}")
+    raise InvalidValue("report", (error,))

@@ -9,7 +9,7 @@ from typing import Any
 
 from paygent.server.problems import Problem, invalid
 
-CURSOR_CHARS_MAX = 2_000
+CURSOR_CHARS_MAX = 6_000  # two ids of 255 characters, each of four bytes, and a number
 _INTEGER_MAX = 1 << 63
 
 

@@ -214,6 +214,21 @@ def test_resolve__a_span_that_is_none__names_its_end(start: date, end: date, rul
     assert (error.field, error.value, error.rule) == ("to", end, rule)
 
 
+@pytest.mark.parametrize(
+    ("start", "rule"),
+    [
+        (date(2024, 10, 5), "must be before the end"),
+        (date(2014, 1, 1), "must be at most 10 years ago"),
+    ],
+)
+def test_resolve__a_span_without_an_end__names_its_start(start: date, rule: str) -> None:
+    """The end is not the caller's value."""
+    with pytest.raises(InvalidValue) as caught:
+        resolve(SpendRequest(("user",), start=start, names=REST), "UTC", NOON_US)
+    (error,) = caught.value.findings
+    assert (error.field, error.value, error.rule) == ("from", start, rule)
+
+
 def test_request_to_query__read_again__is_the_same_request() -> None:
     """What one process asks for is what the server reads."""
     for request in (
