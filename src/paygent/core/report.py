@@ -100,7 +100,7 @@ class Fact(NamedTuple):
     def key(self, name: str) -> str:
         """Return the value of a key; "" is none."""
         if name.startswith(TAG):
-            return tag_text((self.metadata or {}).get(name[len(TAG) :]))
+            return tag_of(self.metadata or {}, name)
         return _KEY_OF[name](self)
 
 
@@ -116,8 +116,14 @@ _KEY_OF: Final[Mapping[str, Callable[[Fact], str]]] = {
 }
 
 
-def tag_text(value: Any) -> str:
-    """Return the value of a metadata key as reports show it; "" is none."""
+def tag_of(metadata: Mapping[str, Any], name: str) -> str:
+    """Return the value of a tag as reports show it; "" is none.
+
+    Args:
+        metadata: Of an event.
+        name: `tag:KEY`.
+    """
+    value = metadata.get(name[len(TAG) :])
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 The rollups hold every key but the session and tags, by whole days. What they hold is grouped,
 sorted and paged by the database, at a cost that does not grow with the number of events. The rest,
-sessions, tags and parts of days, is folded from the events by the definition itself
-(`core/report.py`), up to `EVENTS_MAX` of them.
+sessions, tags and parts of days, is grouped from up to `EVENTS_MAX` events, by the view
+`event_figures`, which says what each event adds.
 
 The product's rollup answers what is about no user, which is a few rows a day; so does it answer the
 total of a page of users. The users' rollup answers the rest, and is read by whole months where days
@@ -25,15 +25,14 @@ from paygent.core.report import (
     START,
     TAG,
     Cursor,
-    Fact,
     Figures,
     Groups,
     SpendPage,
     SpendQuery,
     SpendReport,
     SpendRow,
-    group_facts,
     page_of,
+    tag_of,
 )
 from paygent.core.report_request import Names, SpendRequest, resolve
 from paygent.core.validation import FieldError, InvalidValue
@@ -42,8 +41,8 @@ from paygent.store.rows import from_json, subscription_of, text
 from paygent.store.spans import Days, Spans, days_of, months_and_days, usage_span
 from paygent.store.statements import Row, Statements
 
-EVENTS_MAX = 200_000
-"""Events that one report reads one by one; more would keep a reader for seconds."""
+EVENTS_MAX = 1_000_000
+"""Events that one report reads one by one; more would keep a reader for many seconds."""
 
 _ROWS_MAX = 2**62  # more than there are
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
@@ -58,6 +57,22 @@ _COLUMNS: Final[Mapping[str, str]] = {
 }
 """The column of each key in the rollups."""
 
+_EVENT_COLUMNS: Final[Mapping[str, str]] = {
+    **_COLUMNS,
+    "session": "r.session_id",
+    "day": "r.day",
+    "month": "substr(r.day, 1, 7)",
+}
+"""The column of each key in the view of events, but for tags."""
+
+_TAGS = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
+        SELECT COALESCE(o.metadata, 'null') FROM events AS o
+        WHERE o.product_id = r.product_id AND o.user_id = r.user_id AND o.at_us = r.at_us
+          AND o.event_id = r.corrects
+    ), r.metadata) END"""
+"""The metadata of an event; that of its original for a correction."""
+
+_SESSION_USERS_MAX = 1_000
 _NO_KEY = "substr(r.span, 1, 0)"  # the same text in every row: no group, and none without rows
 _ALL_SUMS = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in Figures._fields)
 _HELD = "user, model, provider, plan, day, month and period, for whole days"
@@ -279,33 +294,68 @@ def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Name
     """Return all groups, those of the rollups with what the events of parts of days add."""
     found = _ranked(sql, source, replace(query, after=START, rows_max=None))
     groups = {_keys(row, query): _figures(row) for row in found}
-    if not source.parts:
-        return groups
-    return group_facts(_facts(sql, source.parts, query, names), query, groups)
+    for row in _grouped_events(sql, source.parts, query, names) if source.parts else ():
+        metadata = from_json(row["tags"]) or {}
+        if any(tag_of(metadata, name) != value for name, value in _tags(query.where)):
+            continue
+        keys = tuple(
+            tag_of(metadata, name) if name.startswith(TAG) else key
+            for name, key in zip(query.by, _keys(row, query), strict=True)
+        )
+        known = groups.get(keys)
+        groups[keys] = _figures(row) if known is None else known.plus(_figures(row))
+    return groups
 
 
-def _facts(
+def _tags(where: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in where.items() if name.startswith(TAG)]
+
+
+def _grouped_events(
     sql: Statements, parts: list[tuple[str, Window]], query: SpendQuery, names: Names
-) -> Iterator[Fact]:
-    """Yield what the events of some days add.
+) -> list[Row]:
+    """Return what the events of some days add, by the keys that have a column, and by metadata
+    where the query has tags.
 
     Raises:
         InvalidValue: They are too many.
     """
-    events_max = EVENTS_MAX + 1
     spans = _spans_of_users(sql, {window for _, window in parts}, query)
-    if spans is None:
-        days = [(day, *window) for day, window in parts]
-        rows = sql.facts_of_days(rows=days, events_max=events_max)
-    else:
-        rows = sql.facts_of_user(rows=spans, events_max=events_max) if spans else []
-    if len(rows) == events_max:
-        rule = (
-            f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a shorter"
-            f" time, or what the rollups hold: {_HELD}"
-        )
-        raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
-    return map(_fact, rows)
+    if spans == []:
+        return []
+    keys = [_EVENT_COLUMNS.get(name, "''") for name in query.by]
+    has_tags = any(name.startswith(TAG) for name in (*query.by, *query.where))
+    columns = {
+        **dict(zip(("first", "second"), (*keys, "''", "''"), strict=False)),
+        "tags": _TAGS if has_tags else "CAST(NULL AS TEXT)",
+        "sums": _ALL_SUMS,
+    }
+    filters = {**_filters(query), "session_id": query.where.get("session")}
+    if "session" not in query.where or spans is None:
+        _check_number(sql, [day for day, _ in parts], query, names)
+    if spans is not None:
+        return sql.filled("groups_of_users", columns, spans, **filters)
+    days = [(day, *window) for day, window in parts]
+    return sql.filled("groups_of_days", columns, days, **filters)
+
+
+def _check_number(sql: Statements, days: list[str], query: SpendQuery, names: Names) -> None:
+    """Check that the days of a query do not have too many events, by the calls that they have.
+
+    Raises:
+        InvalidValue: They have.
+    """
+    user_id = query.where.get("user")
+    where = {} if user_id is None else {"user": user_id}
+    calls = replace(query, by=(), where=where, sort="", after=START, rows_max=None)
+    source = _Source([(day,) for day in days], [], is_of_users=user_id is not None)
+    for row in _ranked(sql, source, calls):
+        if row["calls"] > EVENTS_MAX:
+            rule = (
+                f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a"
+                f" shorter time, or what the rollups hold: {_HELD}"
+            )
+            raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
 
 
 def _spans_of_users(
@@ -319,27 +369,15 @@ def _spans_of_users(
         return [(user_id, *window) for window in windows]
     if not session_id:
         return None
+    users = sql.users_of_session(session_id=session_id, users_max=_SESSION_USERS_MAX + 1)
+    if len(users) > _SESSION_USERS_MAX:
+        return None  # no session, but a name that many use
     return [
         (
             row["user_id"],
             max(window.start_us, row["started_us"]),
             min(window.end_us, row["used_us"] + 1),
         )
-        for row in sql.users_of_session(session_id=session_id)
+        for row in users
         for window in windows
     ]
-
-
-def _fact(row: Row) -> Fact:
-    return Fact(
-        day=row["day"],
-        at_us=row["at_us"],
-        user_id=row["user_id"],
-        session_id=row["session_id"],
-        period_start_us=row["period_start_us"],
-        model=row["model"],
-        provider=row["provider"],
-        plan=row["plan"],
-        metadata=from_json(row["tags"]),
-        figures=_figures(row),
-    )

@@ -57,6 +57,11 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
         if "{" not in text:
             yield name, text
             continue
+        if name.startswith("groups_of_"):
+            for first, tags in product(reports._EVENT_COLUMNS.values(), ("NULL", reports._TAGS)):
+                filled = {"first": first, "second": "''", "tags": tags, "sums": reports._ALL_SUMS}
+                yield name, text.format(**filled)
+            continue
         of_product = name == "spend_of_product"
         keys = [key for key in reports._COLUMNS if not (of_product and key in ("user", "period"))]
         for first, second in [*product(keys, keys), *((key, "") for key in keys)]:
@@ -81,7 +86,9 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     """No statement is dead, and none that is called is missing."""
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
-    called |= set(re.findall(r'"(spend_of_\w+|usage_of_day)"', "\n".join(sources)))  # reports'
+    called |= set(
+        re.findall(r'"(spend_of_\w+|groups_of_\w+|usage_of_day)"', "\n".join(sources))
+    )  # reports'
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
     others = {"connection", "product_id", "of_product", "strip", "from_str"}
     others |= {"stream", "filled", "format"}

@@ -106,34 +106,36 @@ WHERE r.product_id = :product_id AND r.span = :day AND r.user_id >= :first_user 
 GROUP BY r.user_id, r.model, r.provider
 ORDER BY r.user_id, r.model, r.provider;
 
--- name: facts_of_days
--- What single events add, of days and between two moments: for what the rollups do not hold. A correction has the tags
--- of its original.
-SELECT
-    f.*, CASE WHEN f.corrects IS NULL THEN f.metadata ELSE COALESCE((
-        SELECT COALESCE(o.metadata, 'null') FROM events AS o
-        WHERE o.product_id = :product_id AND o.user_id = f.user_id AND o.at_us = f.at_us AND o.event_id = f.corrects
-    ), f.metadata) END AS tags
+-- name: groups_of_days
+-- What the events of days add, by keys that the rollups do not have, and parts of days. See `spend_of_product`.
+SELECT {first} AS first_key, {second} AS second_key, {tags} AS tags{sums}
 FROM rows(day TEXT, start_us BIGINT, end_us BIGINT) AS k
-CROSS JOIN event_figures AS f
-WHERE f.product_id = :product_id AND f.day = k.day /*postgres AND f.day > '' */ AND f.at_us >= k.start_us AND f.at_us < k.end_us
-LIMIT :events_max;
+CROSS JOIN event_figures AS r
+WHERE r.product_id = :product_id AND r.day = k.day /*postgres AND r.day > '' */ AND r.at_us >= k.start_us AND r.at_us < k.end_us
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+  AND (CAST(:session_id AS TEXT) IS NULL OR r.session_id = :session_id)
+  AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
+GROUP BY 1, 2, 3;
 
 -- name: users_of_session
 -- A session id may have been sent for several users.
 SELECT user_id, started_us, used_us FROM sessions /*sqlite INDEXED BY sessions_by_id */
-WHERE product_id = :product_id AND session_id = :session_id;
+WHERE product_id = :product_id AND session_id = :session_id
+LIMIT :users_max;
 
--- name: facts_of_user
-SELECT
-    f.*, CASE WHEN f.corrects IS NULL THEN f.metadata ELSE COALESCE((
-        SELECT COALESCE(o.metadata, 'null') FROM events AS o
-        WHERE o.product_id = :product_id AND o.user_id = f.user_id AND o.at_us = f.at_us AND o.event_id = f.corrects
-    ), f.metadata) END AS tags
+-- name: groups_of_users
+SELECT {first} AS first_key, {second} AS second_key, {tags} AS tags{sums}
 FROM rows(user_id TEXT, start_us BIGINT, end_us BIGINT) AS k
-CROSS JOIN event_figures AS f
-WHERE f.product_id = :product_id AND f.user_id = k.user_id AND f.at_us >= k.start_us AND f.at_us < k.end_us
-LIMIT :events_max;
+CROSS JOIN event_figures AS r
+WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.at_us >= k.start_us AND r.at_us < k.end_us
+  AND (CAST(:model AS TEXT) IS NULL OR r.model = :model)
+  AND (CAST(:provider AS TEXT) IS NULL OR r.provider = :provider)
+  AND (CAST(:plan AS TEXT) IS NULL OR r.plan = :plan)
+  AND (CAST(:session_id AS TEXT) IS NULL OR r.session_id = :session_id)
+  AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
+GROUP BY 1, 2, 3;
 
 -- name: usage_of_sessions
 -- One user's usage by session, read from the events.
