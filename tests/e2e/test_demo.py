@@ -165,7 +165,7 @@ def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_
     assert (demo.returncode, err) == (0, "")
     first, _, rest = out.partition("\n2. ")
     assert re.search(r"^A backend at http://127\.0\.0\.1:\d+ \(paygent serve, SQLite\) ", out, re.M)
-    assert out.count("Read back from the backend (GET /users/{id}/usage):") == 2
+    assert out.count("Read back from the backend (GET /reports/spend):") == 2
     second, _, both = rest.partition("Side by side")
     assert _row(first, "light") == ["50", "$8.00", "$8.00", "$41.00"]
     assert _row(first, "typical") == ["400", "$23.00", "$23.00", "$26.00"]

@@ -331,31 +331,45 @@ def _grouped_events(
         "sums": _ALL_SUMS,
     }
     filters = {**_filters(query), "session_id": query.where.get("session")}
-    if "session" not in query.where or spans is None:
-        _check_number(sql, [day for day, _ in parts], query, names)
     if spans is not None:
+        if "session" not in query.where:
+            _check_number(sql, parts, spans, query, names)
         return sql.filled("groups_of_users", columns, spans, **filters)
+    _check_number(sql, parts, None, query, names)
     days = [(day, *window) for day, window in parts]
     return sql.filled("groups_of_days", columns, days, **filters)
 
 
-def _check_number(sql: Statements, days: list[str], query: SpendQuery, names: Names) -> None:
-    """Check that the days of a query do not have too many events, by the calls that they have.
+def _check_number(
+    sql: Statements,
+    parts: list[tuple[str, Window]],
+    spans: list[tuple[str, int, int]] | None,
+    query: SpendQuery,
+    names: Names,
+) -> None:
+    """Check that not too many events would be read: by the calls of their days, which is fast, and
+    by counting where these are too many.
 
     Raises:
-        InvalidValue: They have.
+        InvalidValue: They are too many.
     """
     user_id = query.where.get("user")
     where = {} if user_id is None else {"user": user_id}
     calls = replace(query, by=(), where=where, sort="", after=START, rows_max=None)
-    source = _Source([(day,) for day in days], [], is_of_users=user_id is not None)
-    for row in _ranked(sql, source, calls):
-        if row["calls"] > EVENTS_MAX:
-            rule = (
-                f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a"
-                f" shorter time, or what the rollups hold: {_HELD}"
-            )
-            raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
+    source = _Source([(day,) for day, _ in parts], [], is_of_users=user_id is not None)
+    if all(row["calls"] <= EVENTS_MAX for row in _ranked(sql, source, calls)):
+        return
+    if spans is None:
+        days = [(day, *window) for day, window in parts]
+        found = sql.count_events_of_days(rows=days, events_max=EVENTS_MAX + 1)
+    else:
+        found = sql.count_events_of_users(rows=spans, events_max=EVENTS_MAX + 1)
+    if found["events"] > EVENTS_MAX:
+        rule = (
+            f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a"
+            f" shorter time, or what the rollups hold: {_HELD}"
+        )
+        raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
 
 
 def _spans_of_users(

@@ -106,6 +106,25 @@ WHERE r.product_id = :product_id AND r.span = :day AND r.user_id >= :first_user 
 GROUP BY r.user_id, r.model, r.provider
 ORDER BY r.user_id, r.model, r.provider;
 
+-- name: count_events_of_days^
+-- How many events that are, but not more than a number of them.
+SELECT COUNT(*) AS events FROM (
+SELECT r.at_us
+FROM rows(day TEXT, start_us BIGINT, end_us BIGINT) AS k
+CROSS JOIN events AS r
+WHERE r.product_id = :product_id AND r.day = k.day /*postgres AND r.day > '' */ AND r.at_us >= k.start_us AND r.at_us < k.end_us
+LIMIT :events_max
+) AS c;
+
+-- name: count_events_of_users^
+SELECT COUNT(*) AS events FROM (
+SELECT r.at_us
+FROM rows(user_id TEXT, start_us BIGINT, end_us BIGINT) AS k
+CROSS JOIN events AS r
+WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.at_us >= k.start_us AND r.at_us < k.end_us
+LIMIT :events_max
+) AS c;
+
 -- name: groups_of_days
 -- What the events of days add, by keys that the rollups do not have, and parts of days. See `spend_of_product`.
 SELECT {first} AS first_key, {second} AS second_key, {tags} AS tags{sums}
