@@ -17,8 +17,8 @@ from tests.contract.samples import (
     PRODUCT,
     TODAY_US,
     batch_of,
-    make_correction,
     make_event,
+    usage_of,
 )
 from tests.contract.stores import (
     LATER_US,
@@ -28,7 +28,6 @@ from tests.contract.stores import (
     Stores,
     at_once,
     clock,
-    execute,
     store,
     stores,
 )
@@ -44,7 +43,6 @@ from paygent.store.directory_port import (
     Remembered,
     RevenueEntry,
     StoredUser,
-    UsageOfDay,
     UsageOfSession,
     UserChange,
 )
@@ -420,7 +418,6 @@ def test_user__unknown__is_none_and_is_not_created(store: SqlStore) -> None:
     assert store.overrides(PRODUCT, "ann", 0) == ()
     assert not store.delete_override(PRODUCT, "ann", "ovr_x")
     assert store.gate_events(PRODUCT, "ann", GateEventFilter(), 9) == ()
-    assert store.usage_of_user(PRODUCT, "ann", 0, NOON_US) == ()
     assert store.usage_of_sessions(PRODUCT, "ann", 0, NOON_US, 9) == ()
     assert store.user(PRODUCT, "ann") is None
     assert store.list_users(PRODUCT, after="", users_max=9) == ()
@@ -744,43 +741,6 @@ def test_gate_events__a_filter__is_paged_newest_first(
 # -- usage
 
 
-def test_usage_of_user__days__are_those_of_the_span(store: SqlStore) -> None:
-    """Providers are summed; a correction changes sums and is no call."""
-    original = make_event("a")
-    store.ingest(
-        PRODUCT,
-        batch_of(
-            original,
-            make_event("b", provider="azure"),
-            make_event("c", model_key="o3", at_us=NOON_US - DAY_US),
-            make_event("d", at_us=NOON_US - 40 * DAY_US),
-            make_event("e", user_id="bob"),
-            make_correction("f", original),
-        ),
-    )
-    today = UsageOfDay("2024-10-04", "gpt-4o", "default", 2, 38, 19, 1_900)
-    yesterday = UsageOfDay("2024-10-03", "o3", "default", 1, 20, 10, 1_000)
-    long_ago = UsageOfDay("2024-08-25", "gpt-4o", "default", 1, 20, 10, 1_000)
-
-    def usage(start_us: int, end_us: int) -> tuple[UsageOfDay, ...]:
-        return store.usage_of_user(PRODUCT, "ann", start_us, end_us)
-
-    assert usage(TODAY_US, TODAY_US + DAY_US) == (today,)
-    assert usage(TODAY_US - 1, TODAY_US + 1) == (yesterday, today)
-    assert usage(TODAY_US - DAY_US, TODAY_US) == (yesterday,)
-    assert usage(0, 2 * NOON_US) == (long_ago, yesterday, today)
-    assert usage(TODAY_US + DAY_US, 2 * NOON_US) == ()
-
-
-def test_usage_of_user__a_zone__has_its_days(store: SqlStore) -> None:
-    """Days are those of the product's zone."""
-    store.add_product("Acme", product_id=PRODUCT)
-    execute(store, "UPDATE products SET timezone = 'Asia/Tokyo'")
-    store.ingest(PRODUCT, batch_of(make_event("a", at_us=TODAY_US - HOUR_US)))
-    (found,) = store.usage_of_user(PRODUCT, "ann", TODAY_US - HOUR_US, TODAY_US)
-    assert found.day == "2024-10-04"
-
-
 def test_usage_of_sessions__sessions__are_those_used_last(store: SqlStore) -> None:
     """Sessions are sums of the events in the span."""
     store.ingest(
@@ -954,7 +914,7 @@ def test_directory__two_products__never_meet(store: SqlStore) -> None:
     for user_id in (None, "ann"):
         assert store.revenue(OTHER, user_id=user_id, **span) == ()  # type: ignore[arg-type]
     assert store.gate_events(OTHER, "ann", GateEventFilter(), 9) == ()
-    assert store.usage_of_user(OTHER, "ann", 0, 2 * NOON_US) == ()
+    assert usage_of(store, OTHER, TODAY_US, TODAY_US + DAY_US) == ()
     assert store.usage_of_sessions(OTHER, "ann", 0, 2 * NOON_US, 9) == ()
     assert store.remembered(OTHER, "k") is None
 
@@ -973,7 +933,7 @@ def test_directory__two_products__never_meet(store: SqlStore) -> None:
     assert len(read_revenue(store)) == 1
     assert len(store.gate_events(PRODUCT, "ann", GateEventFilter(), 9)) == 1
     assert store.remembered(PRODUCT, "k") == Remembered("hash", 200, "{}")
-    assert len(store.usage_of_user(PRODUCT, "ann", 0, 2 * NOON_US)) == 1
+    assert len(usage_of(store, PRODUCT, TODAY_US, TODAY_US + DAY_US)) == 1
 
 
 def test_new_ids__many__are_different(store: SqlStore) -> None:

@@ -32,7 +32,6 @@ from paygent.store.directory_port import (
     Scope,
     StoredPlan,
     StoredUser,
-    UsageOfDay,
     UsageOfSession,
     UserChange,
     no_progress,
@@ -57,7 +56,6 @@ from paygent.store.engine import Engine
 from paygent.store.gates import GateSums
 from paygent.store.port import StoreBusy
 from paygent.store.rows import text
-from paygent.store.spans import days_with_usage
 from paygent.store.statements import Statements
 
 _REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
@@ -436,17 +434,6 @@ class SqlDirectory:
             return tuple(gate_event_of(row) for row in rows)
 
     # -- usage, idempotency, audit
-
-    def usage_of_user(
-        self, product: str, user_id: str, start_us: int, end_us: int
-    ) -> tuple[UsageOfDay, ...]:
-        """Return a user's usage by day and model; see `Directory.usage_of_user`."""
-        with self._reading(product) as sql:
-            days = [(day,) for day in days_with_usage(sql, start_us, end_us)]
-            rows = sql.usage_of_user(user_id=text(user_id), rows=days) if days else ()
-            return tuple(
-                UsageOfDay(**{name: row[name] for name in UsageOfDay._fields}) for row in rows
-            )
 
     def usage_of_sessions(
         self, product: str, user_id: str, start_us: int, end_us: int, sessions_max: int

@@ -181,18 +181,6 @@ class GateEventFilter:
     before: tuple[int, str] | None = None
 
 
-class UsageOfDay(NamedTuple):
-    """A user's usage of one model on one day of the product's zone."""
-
-    day: str
-    model: str
-    plan: str
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    cost_nano: int
-
-
 class UsageOfSession(NamedTuple):
     """A user's usage in one session."""
 
@@ -389,11 +377,6 @@ class Directory(Protocol):
         """Return gate events of a user, newest first."""
 
     # -- usage, idempotency, audit
-
-    def usage_of_user(
-        self, product: str, user_id: str, start_us: int, end_us: int
-    ) -> tuple[UsageOfDay, ...]:
-        """Return a user's usage by day and model, of whole days."""
 
     def usage_of_sessions(
         self, product: str, user_id: str, start_us: int, end_us: int, sessions_max: int

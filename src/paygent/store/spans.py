@@ -65,14 +65,6 @@ def spans_of(sql: Statements, start_us: int, end_us: int) -> Spans:
     return months_and_days(days, usage, zone) if days else []
 
 
-def days_with_usage(sql: Statements, start_us: int, end_us: int) -> list[str]:
-    """Return the days from that of `start_us` to before `end_us`, limited to the months with
-    usage.
-    """
-    zone = str(sql.product()["timezone"])
-    return _days_between(start_us, end_us, usage_span(sql, zone), zone)
-
-
 def _days_between(start_us: int, end_us: int, usage: Window, zone: str) -> list[str]:
     start_us, end_us = max(start_us, usage.start_us), min(end_us, usage.end_us)
     if start_us >= end_us:

@@ -25,18 +25,6 @@ GROUP BY r.user_id
 ORDER BY cost_nano DESC, r.user_id
 LIMIT :users_max;
 
--- name: usage_of_user
--- One user's usage by day, model and plan; each day is looked up.
-SELECT
-    r.span AS day, r.model, r.plan, CAST(SUM(r.calls) AS BIGINT) AS calls,
-    CAST(SUM(r.input_tokens) AS BIGINT) AS input_tokens, CAST(SUM(r.output_tokens) AS BIGINT) AS output_tokens,
-    CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
-FROM rows(span TEXT) AS k
-CROSS JOIN rollup_user AS r
-WHERE r.product_id = :product_id AND r.span = k.span AND r.user_id = :user_id
-GROUP BY r.span, r.model, r.plan
-ORDER BY r.span, r.model, r.plan;
-
 -- name: spend_of_product
 -- Usage and cost by up to two keys, from the rollup of the product: a page in the order of rank and keys. What is in
 -- braces is filled in by `store/reports.py`, so that an engine sees columns. NULL is no filter.
