@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from tests.contract.stores import Clock, clock, execute, store, stores
 from paygent.core.margin import MarginFigures, MarginPage, MarginReport, MarginRow
 from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, PlanRecord
 from paygent.core.period import (
+    END_OF_TIME_US,
     Subscription,
     Window,
     billing_period,
@@ -31,6 +31,7 @@ from paygent.core.plan_json import plan_to_json
 from paygent.core.report_request import MARGIN, read_request
 from paygent.store.directory_port import RevenueEntry
 from paygent.store.ledger import SqlStore
+from paygent.store.rows import subscription_of
 
 __all__ = ["clock", "store", "stores"]  # fixtures
 
@@ -170,13 +171,16 @@ def test_margin__of_users__is_cost_and_revenue_to_the_nano_dollar(
 
 
 def _revenue(store: SqlStore, user_id: str, span: Window) -> tuple[Fraction, int]:
-    """Return a user's revenue, and of how many parts it may be made, day by day."""
+    """Return a user's revenue, and of how many parts it may be made."""
     with store.engine.transaction(PRODUCT) as sql:
-        assigned = [
-            (row["assigned_us"], row["plan"]) for row in sql.assignments_of(rows=[(user_id,)])
-        ]
+        rows = sql.assignments_of_users(first_user=user_id, last_user=user_id)
     user = store.user(PRODUCT, user_id)
     assert user is not None
+    contracts: list[tuple[int, str, Subscription | None]] = [
+        (row["assigned_us"], row["plan"], subscription_of(row)) for row in rows
+    ]
+    if not contracts or contracts[0][0] > user.created_us + 60 * 10**6:
+        contracts.insert(0, (0, "free", None))
     payments = store.revenue(
         PRODUCT, user_id=user_id, start_us=0, end_us=2**62, after=None, entries_max=99
     )
@@ -189,28 +193,26 @@ def _revenue(store: SqlStore, user_id: str, span: Window) -> tuple[Fraction, int
             parts += 8
     if user_id == "(none)":
         return revenue, parts
-    at_us = max(span.start_us, user.created_us)
-    while at_us < span.end_us:
-        period = billing_period(user.subscription, at_us)
-        assert period is not None
-        moments = [at_us, min(period.end_us, span.end_us)]
-        moments[1:1] = [moment for moment, _ in assigned if at_us < moment < moments[1]]
-        is_paid = any(
-            each.period_start_us < period.end_us and each.period_end_us > period.start_us
-            for each in payments
-        )
-        for first, last in pairwise(moments):
-            plan = assigned[0][1] if assigned else "free"
-            for moment, name in assigned:
-                plan = name if moment <= first else plan
+    begins = [0, *(begin_us for begin_us, _, _ in contracts[1:]), END_OF_TIME_US]
+    for number, (_, plan, subscription) in enumerate(contracts):
+        at_us = max(begins[number], span.start_us, user.created_us)
+        until_us = min(begins[number + 1], span.end_us)
+        while at_us < until_us:
+            period = billing_period(subscription, at_us)
+            assert period is not None
+            is_paid = any(
+                each.period_start_us < period.end_us and each.period_end_us > period.start_us
+                for each in payments
+            )
             price = _price(plan, period.start_us)
-            if user.own is not None and plan == assigned[-1][1]:
+            if user.own is not None and number + 1 == len(contracts):
                 price = Fraction(9)
             if price is not None and not is_paid:
                 length_us = period.end_us - period.start_us
-                revenue += price * 10**9 * (last - first) / length_us
-            parts += 2
-        at_us = period.end_us
+                part_us = min(period.end_us, until_us) - at_us
+                revenue += price * 10**9 * part_us / length_us
+            parts += 4
+            at_us = period.end_us
     return revenue, parts
 
 
@@ -275,3 +277,40 @@ def test_margin__a_billing_period_of_a_user__has_its_cost_and_its_price(
     (row,) = store.margin(PRODUCT, read_request(given, rules=MARGIN)).page.rows
     assert (row.figures.calls, row.figures.revenue_nano) == (3, 49 * 10**9)
     assert row.figures.projected_cost_nano == 6 * 10**9
+
+
+def test_margin__an_erased_user__pays_until_then(store: SqlStore, clock: Clock) -> None:
+    """The past stays under the pseudonym; nobody pays for who is gone."""
+    clock.at_us = START_US
+    plan = PlanRecord("default", plan_to_json(PlanConfig(price=31)), START_US)
+    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    store.add_user(PRODUCT, "ann", None)
+    clock.at_us = START_US + 10 * DAY_US
+    pseudonym = store.erase_user(PRODUCT, "ann")
+    clock.at_us = NOW_US
+    for month, dollars in ((3, 10), (4, 0)):
+        start_us = to_us(datetime(2026, month, 1, tzinfo=timezone.utc))
+        found = report(store, "user", start_us, start_us + 30 * DAY_US).page.rows
+        revenue = {row.key: row.figures.revenue_nano for row in found}
+        assert revenue.get(pseudonym or "", 0) == dollars * 10**9
+
+
+def test_margin__a_later_assignment__leaves_the_past_alone(store: SqlStore, clock: Clock) -> None:
+    """Before it the user was on the default plan; revenue of calls without a user counts."""
+    clock.at_us = START_US
+    plans = [
+        PlanRecord(name, plan_to_json(PlanConfig(price=price)), START_US)
+        for name, price in (("default", None), ("pro", 49))
+    ]
+    store.ingest(PRODUCT, Batch(directory=tuple(plans), at_us=clock.at_us))
+    store.add_user(PRODUCT, "ann", None)
+    march = START_US, START_US + 31 * DAY_US
+    before = report(store, "user", *march).page
+    clock.at_us = START_US + 31 * DAY_US
+    store.subscribe(PRODUCT, "ann", "pro", Subscription(clock.at_us, clock.at_us + 365 * DAY_US))
+    assert report(store, "user", *march).page == before
+    assert before.total.revenue_nano == 0
+    paid = RevenueEntry("r", "(none)", 10**9, "payment", *march, None)
+    store.add_revenue(PRODUCT, [paid])
+    assert report(store, "plan", *march).page.total.recorded_nano == 10**9
+    assert report(store, "user", *march, user="").page.total.revenue_nano == 0

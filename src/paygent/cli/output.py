@@ -123,12 +123,12 @@ def print_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     writer = csv.writer(sys.stdout or io.StringIO(), lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        values = (row[name] for name in names)
-        writer.writerow([_escaped(each) if isinstance(each, str) else each for each in values])
+        writer.writerow([escaped(row[name]) for name in names])
 
 
-def _escaped(text: str) -> str:
-    return printable(text.replace("\\", "\\\\"))
+def escaped(value: Any) -> Any:
+    """Return a value as CSV has it; see `print_csv`."""
+    return printable(value.replace("\\", "\\\\")) if isinstance(value, str) else value
 
 
 def print_json(document: Mapping[str, Any]) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple
 
 from paygent.cli.database import Source, opened_source
 from paygent.cli.options import CommandError, ReportFormat, UsageError
 from paygent.cli.output import (
     Column,
+    escaped,
     open_console,
     print_csv,
     print_json,
@@ -30,7 +33,7 @@ from paygent.core.report_json import (
     margin_row_to_json,
     margin_to_json,
     report_to_json,
-    row_to_json,
+    values_of,
 )
 from paygent.core.report_request import MARGIN, SPEND, Names, Rules, SpendRequest, read_request
 from paygent.core.validation import FieldError, InvalidValue
@@ -85,9 +88,8 @@ def run(
         if options.output_format is ReportFormat.FOCUS:
             _print_focus(source, request)
         elif options.output_format is ReportFormat.CSV:
-            columns = columns_of(request.by)
             rows = islice(source.store.spend_rows(source.product, request), request.rows_max)
-            print_csv(columns, (row_to_json(request.by, row) for row in rows))
+            _print_rows(columns_of(request.by), (values_of(request.by, row) for row in rows))
         else:
             report = source.store.spend(source.product, request)
             if options.output_format is ReportFormat.JSON:
@@ -151,12 +153,22 @@ def _as_option(error: FieldError) -> FieldError:
 
 def _print_focus(source: Source, request: SpendRequest) -> None:
     """Print a row for each day, user, model and provider in the format of FOCUS."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete
-    zone = source.store.product(source.product)
+    product = source.store.product(source.product)
     rows = source.store.daily_rows(source.product, request)
-    writer = csv.writer(sys.stdout or io.StringIO(), lineterminator="\n")
-    writer.writerows(focus_table(rows, zone="UTC" if zone is None else zone.timezone))
+    table = focus_table(rows, zone="UTC" if product is None else product.timezone)
+    _print_rows(next(table), table)
+
+
+def _print_rows(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print rows as CSV, once all are read: who reads the output may pause, or have enough."""
+    with TemporaryFile("w+", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([escaped(each) for each in row] for row in rows)
+        file.seek(0)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete
+        copyfileobj(file, sys.stdout or io.StringIO())
 
 
 def _print_table(environ: Mapping[str, str], report: SpendReport) -> None:

@@ -3,10 +3,11 @@
 *Revenue* of a span of time is accrued: a payment counts by the part of its own span that lies in
 it, so that the revenue of two months is the sum of both, to the nano-dollar. A payment is dated
 revenue that was recorded; a refund is a negative one. A billing period without any payment has the
-price of the user's plan in its place, from the user's first day on, and is labelled `plan_price`.
-A price belongs to the plan as it was at the period's begin.
+price of the user's plan in its place, while the user is there, and is labelled `plan_price`. A
+price belongs to the plan as it was at the period's begin; what has ended for good has none.
 
-*Projected* cost is the cost so far at the same pace until the end of the span.
+*Projected* cost is the cost so far at the same pace until the end of the span; a month is
+projected by itself, and the total as a whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from paygent.core.money import divide_half_even
+from paygent.core.messages import MISSING_USER_ID
+from paygent.core.money import CAP_NANO_MAX, divide_half_even
 from paygent.core.period import Subscription, Window, billing_period
 from paygent.core.report import START, Cursor
 
@@ -40,24 +42,37 @@ class Payment(NamedTuple):
     amount_nano: int
 
 
+class Contract(NamedTuple):
+    """A plan that a user has, or had.
+
+    Attributes:
+        begin_us: Since when.
+        plan: Its name.
+        subscription: The billing period; None is the UTC calendar month.
+        own_price_nano: Price of the user's own version of it; None without one.
+    """
+
+    begin_us: int
+    plan: str
+    subscription: Subscription | None = None
+    own_price_nano: int | None = None
+
+
 class Customer(NamedTuple):
     """What a user's revenue follows from.
 
     Attributes:
-        created_us: When the user came; there is no plan's price before.
-        subscription: The billing period; None is the UTC calendar month.
-        plans: (begin, name) of the plans that the user had, oldest first; the first one counts
-            before its begin, too. Never empty.
-        own_price_nano: Price of the user's own version of the newest plan; None without one.
+        begin_us, end_us: From when until when there is a plan's price: while the user is there.
+        contracts: The plans that the user had, oldest first; the first one counts before its begin,
+            too. Never empty.
         payments: All that touch the span of time of the report, and its billing periods.
     """
 
     user_id: str
-    created_us: int
-    subscription: Subscription | None
-    plans: tuple[tuple[int, str], ...]
-    own_price_nano: int | None
-    payments: tuple[Payment, ...]
+    begin_us: int
+    end_us: int
+    contracts: tuple[Contract, ...]
+    payments: tuple[Payment, ...] = ()
 
 
 Prices = Mapping[str, Sequence[tuple[int, int | None]]]
@@ -212,22 +227,24 @@ def accruals(
         span: The span of time.
         months: Those of the product's time zone that touch the span.
     """
-    for payment in customer.payments:
-        of = Window(payment.start_us, payment.end_us)
-        for part, plan, month in _parts(customer, _common(of, span), months):
-            yield Accrual(plan, month, share(payment.amount_nano, of, part), is_recorded=True)
-    for period in _periods(customer.subscription, span):
-        if any(
-            each.start_us < period.end_us and each.end_us > period.start_us
-            for each in customer.payments
-        ):
-            continue
-        inside = _common(period, Window(max(span.start_us, customer.created_us), span.end_us))
-        for part, plan, month in _parts(customer, inside, months):
-            price_nano = _price(customer, prices, plan, period.start_us)
+    there = _common(span, Window(customer.begin_us, customer.end_us))
+    for contract, window in _contracts(customer, span):
+        for payment in customer.payments:
+            of = Window(payment.start_us, payment.end_us)
+            for part, month in _parts(_common(of, window), months):
+                amount_nano = share(payment.amount_nano, of, part)
+                yield Accrual(contract.plan, month, amount_nano, is_recorded=True)
+        for period in _periods(contract.subscription, _common(window, there)):
+            if any(
+                each.start_us < period.end_us and each.end_us > period.start_us
+                for each in customer.payments
+            ):
+                continue
+            price_nano = _price(contract, prices, period.start_us)
             if price_nano is not None:
-                amount_nano = share(price_nano, period, part)
-                yield Accrual(plan, month, amount_nano, is_recorded=False)
+                for part, month in _parts(_common(_common(period, window), there), months):
+                    amount_nano = share(price_nano, period, part)
+                    yield Accrual(contract.plan, month, amount_nano, is_recorded=False)
 
 
 def share(amount_nano: int, of: Window, part: Window) -> int:
@@ -254,30 +271,42 @@ def _periods(subscription: Subscription | None, span: Window) -> Iterator[Window
         at_us = period.end_us
 
 
-def _parts(
-    customer: Customer, window: Window, months: Sequence[tuple[str, Window]]
-) -> Iterator[tuple[Window, str, str]]:
-    """Yield the parts of a span of time with the plan and the month of each."""
-    if window.start_us >= window.end_us:
-        return
-    plans = customer.plans
-    for number, (begin_us, plan) in enumerate(plans):
-        until_us = plans[number + 1][0] if number + 1 < len(plans) else window.end_us
-        begin_us = window.start_us if number == 0 else begin_us
-        on_plan = _common(window, Window(begin_us, until_us))
-        for month, days in months:
-            part = _common(on_plan, days)
-            if part.start_us < part.end_us:
-                yield part, plan, month
+def contracts_of(customer: Customer, span: Window) -> tuple[Contract, ...]:
+    """Return the contracts that are in force in a span of time; users with the same ones, who are
+    there all the time and paid nothing, have the same revenue.
+    """
+    found = tuple([contract for contract, _ in _contracts(customer, span)])
+    first = found[0]
+    return found if first.begin_us > span.start_us else (first._replace(begin_us=0), *found[1:])
 
 
-def _price(customer: Customer, prices: Prices, plan: str, at_us: int) -> int | None:
-    """Return the price of a user's plan for a period that begins at a moment; before the plan was
+def _contracts(customer: Customer, span: Window) -> Iterator[tuple[Contract, Window]]:
+    """Yield the contracts of a user with the part of a span of time that each is in force."""
+    contracts = customer.contracts
+    for number, contract in enumerate(contracts):
+        begin_us = contract.begin_us if number else span.start_us
+        last = number + 1 == len(contracts)
+        until_us = span.end_us if last else contracts[number + 1].begin_us
+        window = _common(span, Window(begin_us, until_us))
+        if window.start_us < window.end_us:
+            yield contract, window
+
+
+def _parts(window: Window, months: Sequence[tuple[str, Window]]) -> Iterator[tuple[Window, str]]:
+    """Yield the parts of a span of time in each month."""
+    for month, days in months:
+        part = _common(window, days)
+        if part.start_us < part.end_us:
+            yield part, month
+
+
+def _price(contract: Contract, prices: Prices, at_us: int) -> int | None:
+    """Return the price of a plan for a period that begins at a moment; before the plan was
     configured it is that of its first version.
     """
-    if customer.own_price_nano is not None and plan == customer.plans[-1][1]:
-        return customer.own_price_nano
-    versions = prices.get(plan, ())
+    if contract.own_price_nano is not None:
+        return contract.own_price_nano
+    versions = prices.get(contract.plan, ())
     price_nano = versions[0][1] if versions else None
     for begin_us, each in versions:
         if begin_us > at_us:
@@ -291,6 +320,7 @@ def margin_page(
     total: tuple[int, int],
     revenue: Iterable[tuple[str, Accrual]],
     query: MarginQuery,
+    months: Sequence[tuple[str, Window]],
     now_us: int,
 ) -> MarginPage:
     """Return a page of margins.
@@ -300,8 +330,12 @@ def margin_page(
         total: Calls and cost of all.
         revenue: (user, accrual) of all users that the query is about.
         query: What is asked for.
+        months: Those of the product's time zone that touch the span of time.
         now_us: The time until which there is cost.
     """
+    span = Window(query.start_us, query.end_us)
+    # A month that is over has what it has, however long the span goes on.
+    spans = {name: _common(span, days) for name, days in months} if query.by == "month" else {}
     groups = {key: [calls, cost_nano, 0, 0, 0, 0] for key, (calls, cost_nano) in costs.items()}
     sums = [*total, 0, 0, 0, 0]
     plan = query.where.get("plan")
@@ -313,19 +347,22 @@ def margin_page(
             place = 2 if accrual.is_recorded else 3
             each[place] += accrual.amount_nano
             each[place + 2] = 1
-    rows = [MarginRow(key, _figures(group, query, now_us)) for key, group in groups.items()]
+    rows = [
+        MarginRow(key, _figures(group, spans.get(key, span), now_us))
+        for key, group in groups.items()
+    ]
     ranked = sorted(((_cursor(row, query), row) for row in rows), key=lambda each: each[0])
     after = [each for each in ranked if each[0] > query.after]
     page = after if query.rows_max is None else after[: query.rows_max]
     return MarginPage(
         rows=tuple(row for _, row in page),
-        total=_figures(sums, query, now_us),
+        total=_figures(sums, span, now_us),
         shares=_shares(rows) if query.by == "user" and "user" not in query.where else (),
         following=page[-1][0] if page and len(page) < len(after) else None,
     )
 
 
-def _figures(group: Sequence[int], query: MarginQuery, now_us: int) -> MarginFigures:
+def _figures(group: Sequence[int], span: Window, now_us: int) -> MarginFigures:
     calls, cost_nano, recorded_nano, plan_price_nano, has_recorded, has_plan_price = group
     return MarginFigures(
         calls=calls,
@@ -334,17 +371,19 @@ def _figures(group: Sequence[int], query: MarginQuery, now_us: int) -> MarginFig
         plan_price_nano=plan_price_nano,
         has_recorded=bool(has_recorded),
         has_plan_price=bool(has_plan_price),
-        projected_cost_nano=projected(cost_nano, Window(query.start_us, query.end_us), now_us),
+        projected_cost_nano=projected(cost_nano, span, now_us),
     )
 
 
 def projected(cost_nano: int, span: Window, now_us: int) -> int:
     """Return the cost at the end of a span of time at the pace so far; a span that has ended, or
-    not begun, has what it has.
+    not begun, has what it has. A moment after its begin the pace may be anything: the projection
+    ends at the greatest amount that there is.
     """
     if not span.start_us < now_us < span.end_us:
         return cost_nano
-    return divide_half_even(cost_nano * (span.end_us - span.start_us), now_us - span.start_us)
+    whole_us, so_far_us = span.end_us - span.start_us, now_us - span.start_us
+    return min(divide_half_even(cost_nano * whole_us, so_far_us), CAP_NANO_MAX)
 
 
 def _cursor(row: MarginRow, query: MarginQuery) -> Cursor:
@@ -352,11 +391,14 @@ def _cursor(row: MarginRow, query: MarginQuery) -> Cursor:
     if query.sort in MARGIN_SORTS:
         name = "calls" if query.sort == "calls" else f"{query.sort}_nano"
         rank = getattr(row.figures, name)
+    elif query.sort == "month":
+        rank = int(row.key.replace("-", ""))
     return Cursor(-rank if query.is_descending else rank, row.key)
 
 
 def _shares(rows: Sequence[MarginRow]) -> tuple[Share, ...]:
     """Return what the dearest users cost, of all users with cost or revenue."""
-    costs = sorted((row.figures.cost_nano for row in rows), reverse=True)
+    users = (row for row in rows if row.key != MISSING_USER_ID)
+    costs = sorted((row.figures.cost_nano for row in users), reverse=True)
     counts = [(percent, -(-len(costs) * percent // 100)) for percent in _SHARES]
     return tuple(Share(percent, count, sum(costs[:count])) for percent, count in counts)

@@ -240,7 +240,8 @@ def facts_of(events: Iterable[Event], zone: str) -> Iterator[Fact]:
         for event in booked
         if event.corrects is not None and event.quality == "exact"
     }
-    metadata = {(event.user_id, event.event_id): event.metadata for event in booked}
+    # A correction that came before its original is at its own place, with its own tags.
+    metadata = {(event.user_id, event.event_id, event.at_us): event.metadata for event in booked}
     for event in booked:
         is_doubtful = event.calls and (event.user_id, event.event_id) not in exact
         quality = event.quality if is_doubtful else "exact"
@@ -253,7 +254,9 @@ def facts_of(events: Iterable[Event], zone: str) -> Iterator[Fact]:
             model=event.model_key,
             provider=event.provider,
             plan=event.plan,
-            metadata=metadata.get((event.user_id, event.corrects or ""), event.metadata),
+            metadata=metadata.get(
+                (event.user_id, event.corrects or "", event.at_us), event.metadata
+            ),
             figures=Figures(
                 calls=event.calls,
                 input_tokens=event.input_tokens,
@@ -269,9 +272,11 @@ def facts_of(events: Iterable[Event], zone: str) -> Iterator[Fact]:
         )
 
 
-def group_facts(facts: Iterable[Fact], query: SpendQuery, groups: Groups | None = None) -> Groups:
-    """Add facts to groups; those of another span of time, or that a filter leaves out, are not."""
-    groups = {} if groups is None else groups
+def group_facts(facts: Iterable[Fact], query: SpendQuery) -> Groups:
+    """Return the sums of facts by keys, without those of another span of time, or that a filter
+    leaves out.
+    """
+    groups: Groups = {}
     for fact in facts:
         if not query.start_us <= fact.at_us < query.end_us:
             continue

@@ -81,8 +81,10 @@ MARGIN: Final = Rules(
 PAGE_ROWS_MAX: Final = 10_000
 """Rows of a page over REST."""
 
-_TIME_RULE = "must be a day (YYYY-MM-DD), or a time with a time zone, from 1970 on"
+_TIME_RULE = "must be a day (YYYY-MM-DD), or a time with a time zone, from 1970 to 9998"
+_VALUE_CHARS_MAX = 1_000  # metadata is at most a kilobyte
 _YEARS_MAX = 10
+_YEAR_9999_US = 253_370_764_800 * 10**6  # the last year, which no month follows
 _DAY = len("2026-10-03")
 
 
@@ -162,8 +164,12 @@ def read_request(
         if value is not None and (
             name in rules.filters or (rules.has_tags and name.startswith(TAG))
         ):
-            if not isinstance(value, str) or len(value) > NAME_CHARS_MAX:
-                errors.add(name, value, f"must be a string of at most {NAME_CHARS_MAX} characters")
+            if name == TAG:
+                errors.add(name, value, "must have the name of a metadata key")
+            elif not isinstance(value, str) or len(value) > _chars_max(name):
+                errors.add(
+                    name, value, f"must be a string of at most {_chars_max(name)} characters"
+                )
             else:
                 where[name] = value
     sort, is_descending = _read_sort(errors, given.get("sort"), by, rules)
@@ -181,6 +187,10 @@ def read_request(
         names=names,
         now_us=now_us,
     )
+
+
+def _chars_max(name: str) -> int:
+    return _VALUE_CHARS_MAX if name.startswith(TAG) else NAME_CHARS_MAX
 
 
 def _read_keys(errors: ValidationErrors, name: str, given: Any, rules: Rules) -> tuple[str, ...]:
@@ -221,7 +231,7 @@ def _read_moment(errors: ValidationErrors, name: str, given: Any) -> date | int 
     except (ValueError, OverflowError):
         errors.add(name, given, _TIME_RULE)
         return None
-    if at_us < 0:
+    if not 0 <= at_us < _YEAR_9999_US:
         errors.add(name, given, _TIME_RULE)
         return None
     is_day = isinstance(given, date) and not isinstance(given, datetime)

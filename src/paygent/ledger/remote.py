@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 
 from paygent.core.message_json import batch_to_json, read_answer, readable
 from paygent.core.messages import Answer, Batch, BookedEvent
-from paygent.core.report import SpendPage, SpendReport, SpendRow
+from paygent.core.report import Groups, SpendReport, page_of
 from paygent.core.report_json import read_report
 from paygent.core.report_request import PAGE_ROWS_MAX, SpendRequest, request_to_query
 from paygent.core.validation import FINDINGS_MAX, FieldError, InvalidValue
@@ -92,23 +92,39 @@ class RemoteLedger(HttpLedger):
         return self._exchange("/api/v1/leases", batch, ASK_TIMEOUT_S)
 
     def report(self, request: SpendRequest) -> SpendReport:
-        """Return usage and cost, read page by page; see `Ledger.report`."""
-        rows: list[SpendRow] = []
-        cursor = None
+        """Return usage and cost; see `Ledger.report`."""
         deadline = time.monotonic() + REPORT_TIMEOUT_S
+        rows_max = request.rows_max
+        if rows_max is not None and rows_max <= PAGE_ROWS_MAX:
+            report, _ = self._page(request, rows_max, None, deadline)
+            return report
+        # In the order of the keys, so that no row is missed or read twice while others change.
+        by_key = replace(request, sort=request.by[0], is_descending=False)
+        groups: Groups = {}
+        cursor = None
         while True:
-            left = PAGE_ROWS_MAX if request.rows_max is None else request.rows_max - len(rows)
-            rows_max = min(left, PAGE_ROWS_MAX)
-            query = request_to_query(request, rows_max, cursor)
-            given = self._read_page(request, query, deadline - time.monotonic())
-            report, following = _page_of(given, request, rows_max)
-            rows += report.page.rows
-            if following is None or len(rows) == request.rows_max:
-                page = SpendPage(tuple(rows), report.page.total, None)
-                return report._replace(page=page)
+            report, following = self._page(by_key, PAGE_ROWS_MAX, cursor, deadline)
+            groups.update(report.page.rows)
+            if following is None:
+                query = replace(
+                    report.query,
+                    sort=request.sort,
+                    is_descending=request.is_descending,
+                    rows_max=rows_max,
+                )
+                return report._replace(page=page_of(groups, query)._replace(following=None))
             if following == cursor:
                 raise LedgerUnavailable(f"{_UNUSABLE}: its next page is the same one")
             cursor = following
+            if request.period is None:  # of the first page, also if a day begins meanwhile
+                by_key = replace(by_key, start=report.query.start_us, end=report.query.end_us)
+
+    def _page(
+        self, request: SpendRequest, rows_max: int, cursor: str | None, deadline: float
+    ) -> tuple[SpendReport, str | None]:
+        query = request_to_query(request, rows_max, cursor)
+        given = self._read_page(request, query, deadline - time.monotonic())
+        return _page_of(given, request, rows_max)
 
     def _read_page(self, request: SpendRequest, query: Mapping[str, str], timeout_s: float) -> Any:
         if timeout_s <= 0:

@@ -104,9 +104,10 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
     sql.erase_rollup_users(rows=[(row["span"],) for row in spans], **ids)
     for rename in (
         *(sql.erase_ids_booked_elsewhere, sql.erase_corrections, sql.erase_assignments),
-        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_gates, sql.erase_user),
+        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_gates),
     ):
         rename(**ids)
+    sql.erase_user(**ids, now_us=now_us)
     sql.erase_answers(quoted=json.dumps(user_id, ensure_ascii=False), escaped=json.dumps(user_id))
     secret = server_secret(sql, _SECRET, now_us)
     sql.drop_expired_pseudonyms(now_us=now_us)

@@ -6,13 +6,14 @@ in `core/margin.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from itertools import groupby
 from typing import Any
 
 from paygent.core.margin import (
     Accrual,
+    Contract,
     Customer,
     MarginKey,
     MarginQuery,
@@ -20,17 +21,21 @@ from paygent.core.margin import (
     Payment,
     Prices,
     accruals,
+    contracts_of,
     margin_page,
 )
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import read_cap_nano
-from paygent.core.period import Window, billing_period, day_in_zone
+from paygent.core.period import END_OF_TIME_US, Window, billing_period, day_in_zone
 from paygent.core.report import SpendQuery
 from paygent.core.report_request import SpendRequest, month_in_zone
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.reports import all_groups, resolved
 from paygent.store.rows import from_json, subscription_of
 from paygent.store.statements import Row, Statements
+
+_ARRIVAL_US = 60 * 10**6
+"""How long after a user came the first assignment is still part of the arrival."""
 
 
 def margin(sql: Statements, request: SpendRequest, now_us: int) -> MarginReport:
@@ -58,7 +63,8 @@ def margin(sql: Statements, request: SpendRequest, now_us: int) -> MarginReport:
         spend.after,
     )
     costs, total = _costs(sql, spend, request, zone)
-    page = margin_page(costs, total, _revenue(sql, query, zone), query, now_us)
+    months = list(_months(Window(query.start_us, query.end_us), zone))
+    page = margin_page(costs, total, _revenue(sql, query, months), query, months, now_us)
     return MarginReport(page, query, zone, now_us)
 
 
@@ -75,15 +81,25 @@ def _costs(
 # -- revenue
 
 
-def _revenue(sql: Statements, query: MarginQuery, zone: str) -> Iterator[tuple[str, Accrual]]:
+def _revenue(
+    sql: Statements, query: MarginQuery, months: list[tuple[str, Window]]
+) -> Iterator[tuple[str, Accrual]]:
     """Yield (user, accrual) of the users that a query is about."""
-    user_id = query.where.get("user")
-    users = {"first_user": user_id or "", "last_user": user_id or AFTER_ALL_IDS}
+    where = query.where
+    users = {"first_user": where.get("user", ""), "last_user": where.get("user", AFTER_ALL_IDS)}
     span = Window(query.start_us, query.end_us)
     prices = _prices(sql)
-    months = list(_months(span, zone))
+    known: dict[tuple[Contract, ...], list[Accrual]] = {}  # of most users, who differ in nothing
     for customer in _customers(sql, users, span):
-        for accrual in accruals(customer, prices, span, months):
+        is_there = customer.begin_us <= span.start_us and span.end_us <= customer.end_us
+        if customer.payments or not is_there:
+            found = list(accruals(customer, prices, span, months))
+        else:
+            contracts = contracts_of(customer, span)
+            if contracts not in known:
+                known[contracts] = list(accruals(customer, prices, span, months))
+            found = known[contracts]
+        for accrual in found:
             yield customer.user_id, accrual
 
 
@@ -115,24 +131,40 @@ def _price_of(document: dict[str, Any] | None) -> int | None:
 def _customers(sql: Statements, users: dict[str, str], span: Window) -> Iterator[Customer]:
     """Yield the users with what their revenue follows from, by their ids."""
     default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
-    rows = sql.customers(**users, besides=MISSING_USER_ID)
-    bounds = _bounds(rows, span)
-    plans = _by_user(sql.assignments_of_users(**users))
+    rows = sql.customers(**users)
+    assignments = _by_user(sql.assignments_of_users(**users))
+    bounds = _bounds((*rows, *(each for own in assignments.values() for each in own)), span)
     payments = _by_user(sql.payments(**users, start_us=bounds.start_us, end_us=bounds.end_us))
     for row in rows:
         user_id = row["user_id"]
-        history = tuple([(each["assigned_us"], each["plan"]) for each in plans.get(user_id, ())])
+        is_missing = user_id == MISSING_USER_ID  # calls without a user: there is nobody who pays
         yield Customer(
             user_id=user_id,
-            created_us=row["created_us"],
-            subscription=subscription_of(row),
-            plans=history or ((0, row["plan"] or default_plan),),
-            own_price_nano=_price_of(from_json(row["own"])),
+            begin_us=END_OF_TIME_US if is_missing else row["created_us"],
+            end_us=END_OF_TIME_US if row["erased_us"] is None else row["erased_us"],
+            contracts=_contracts(row, assignments.get(user_id, ()), default_plan),
             payments=tuple(
                 Payment(each["period_start_us"], each["period_end_us"], each["amount_nano"])
                 for each in payments.get(user_id, ())
             ),
         )
+
+
+def _contracts(row: Row, assignments: Sequence[Row], default_plan: str) -> tuple[Contract, ...]:
+    """Return the plans that a user had. Before the first assignment it is the default plan, unless
+    the user came with it: an application assigns a plan a moment after a user's first call.
+    """
+    own_price_nano = _price_of(from_json(row["own"]))
+    contracts = [
+        Contract(each["assigned_us"], each["plan"], subscription_of(each)) for each in assignments
+    ]
+    if not contracts:
+        plan = row["plan"] or default_plan
+        return (Contract(0, plan, subscription_of(row), own_price_nano),)
+    if contracts[0].begin_us > row["created_us"] + _ARRIVAL_US:
+        contracts.insert(0, Contract(0, default_plan))
+    contracts[-1] = contracts[-1]._replace(own_price_nano=own_price_nano)
+    return tuple(contracts)
 
 
 def _bounds(rows: Iterable[Row], span: Window) -> Window:

@@ -15,7 +15,7 @@ are looked up for the users of the page.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
@@ -41,8 +41,11 @@ from paygent.store.rows import from_json, subscription_of, text
 from paygent.store.spans import Days, Spans, days_of, months_and_days, usage_span
 from paygent.store.statements import Row, Statements
 
-EVENTS_MAX = 1_000_000
-"""Events that one report reads one by one; more would keep a reader for many seconds."""
+EVENTS_MAX = 500_000
+"""Events that one report groups; more would keep a reader for many seconds."""
+
+_LOOKUPS_MAX = 5_000
+"""Rows of the rollup that are looked up for a page; more are read faster in their order."""
 
 _ROWS_MAX = 2**62  # more than there are
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
@@ -65,7 +68,7 @@ _EVENT_COLUMNS: Final[Mapping[str, str]] = {
 }
 """The column of each key in the view of events, but for tags."""
 
-_TAGS = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
+_METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
         SELECT COALESCE(o.metadata, 'null') FROM events AS o
         WHERE o.product_id = r.product_id AND o.user_id = r.user_id AND o.at_us = r.at_us
           AND o.event_id = r.corrects
@@ -136,9 +139,11 @@ def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
     query, zone, _ = resolved(sql, replace(request, by=("day", "user")), now_us)
     source = _source(query, usage_span(sql, zone), zone)
     if source.parts or "period" in query.where:
-        rule = f"must be of {_HELD}, but for a user's period"
-        shown = request.start if isinstance(request.start, int) else request.end
-        raise InvalidValue("report", (FieldError(request.names.start, shown, rule),))
+        others = [name for name in query.where if name not in _COLUMNS or name == "period"]
+        name = others[0] if others else request.names.start
+        value = query.where[name] if others else request.start
+        rule = f"must not be given here: these rows are of {_HELD}, but for a user's period"
+        raise InvalidValue("report", (FieldError(name, value, rule),))
     for (day,) in source.spans:
         for row in sql.stream("usage_of_day", {}, day=day, **_filters(query)):
             keys = (day, row["user_id"], row["model"], row["provider"])
@@ -200,7 +205,7 @@ def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -
         sums = _figures(row)
     rows_max = query.rows_max
     is_of_many = source.is_of_users and "user" in query.by and "user" not in query.where
-    if is_of_many and rows_max is not None:
+    if is_of_many and rows_max is not None and rows_max * len(source.spans) <= _LOOKUPS_MAX:
         found = _ranked(sql, source, query, sums="")
         figures = _figures_of(sql, source.spans, query, found)
     else:
@@ -295,8 +300,8 @@ def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Name
     found = _ranked(sql, source, replace(query, after=START, rows_max=None))
     groups = {_keys(row, query): _figures(row) for row in found}
     for row in _grouped_events(sql, source.parts, query, names) if source.parts else ():
-        metadata = from_json(row["tags"]) or {}
-        if any(tag_of(metadata, name) != value for name, value in _tags(query.where)):
+        metadata = from_json(row["metadata"]) or {}
+        if any(tag_of(metadata, name) != value for name, value in _tag_filters(query.where)):
             continue
         keys = tuple(
             tag_of(metadata, name) if name.startswith(TAG) else key
@@ -307,15 +312,15 @@ def _all_groups(sql: Statements, source: _Source, query: SpendQuery, names: Name
     return groups
 
 
-def _tags(where: Mapping[str, str]) -> list[tuple[str, str]]:
+def _tag_filters(where: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(name, value) for name, value in where.items() if name.startswith(TAG)]
 
 
 def _grouped_events(
     sql: Statements, parts: list[tuple[str, Window]], query: SpendQuery, names: Names
-) -> list[Row]:
+) -> Iterable[Row]:
     """Return what the events of some days add, by the keys that have a column, and by metadata
-    where the query has tags.
+    where the query has tags. Each event may have other metadata: rows are read one by one.
 
     Raises:
         InvalidValue: They are too many.
@@ -327,17 +332,17 @@ def _grouped_events(
     has_tags = any(name.startswith(TAG) for name in (*query.by, *query.where))
     columns = {
         **dict(zip(("first", "second"), (*keys, "''", "''"), strict=False)),
-        "tags": _TAGS if has_tags else "CAST(NULL AS TEXT)",
+        "metadata": _METADATA if has_tags else "CAST(NULL AS TEXT)",
         "sums": _ALL_SUMS,
     }
     filters = {**_filters(query), "session_id": query.where.get("session")}
     if spans is not None:
         if "session" not in query.where:
             _check_number(sql, parts, spans, query, names)
-        return sql.filled("groups_of_users", columns, spans, **filters)
+        return sql.stream("groups_of_users", columns, spans, **filters)
     _check_number(sql, parts, None, query, names)
     days = [(day, *window) for day, window in parts]
-    return sql.filled("groups_of_days", columns, days, **filters)
+    return sql.stream("groups_of_days", columns, days, **filters)
 
 
 def _check_number(
@@ -366,7 +371,7 @@ def _check_number(
         found = sql.count_events_of_users(rows=spans, events_max=EVENTS_MAX + 1)
     if found["events"] > EVENTS_MAX:
         rule = (
-            f"has more than {EVENTS_MAX:,} events, which would be read one by one: choose a"
+            f"has more than {EVENTS_MAX:,} events, which is more than a report reads: choose a"
             f" shorter time, or what the rollups hold: {_HELD}"
         )
         raise InvalidValue("report", (FieldError(names.by, ",".join(query.by), rule),))
@@ -380,10 +385,16 @@ def _spans_of_users(
     """
     user_id, session_id = query.where.get("user"), query.where.get("session")
     if user_id is not None:
-        return [(user_id, *window) for window in windows]
+        spans = [(user_id, *window) for window in windows]
     if not session_id:
-        return None
-    users = sql.users_of_session(session_id=session_id, users_max=_SESSION_USERS_MAX + 1)
+        return None if user_id is None else spans
+    limits = _filters(query)
+    users = sql.users_of_session(
+        session_id=session_id,
+        first_user=limits["first_user"],
+        last_user=limits["last_user"],
+        users_max=_SESSION_USERS_MAX + 1,
+    )
     if len(users) > _SESSION_USERS_MAX:
         return None  # no session, but a name that many use
     return [

@@ -15,17 +15,20 @@ from tests.contract.samples import DAY_US
 
 from paygent.core.margin import (
     Accrual,
+    Contract,
     Customer,
     MarginPage,
     MarginQuery,
     Payment,
     Share,
     accruals,
+    contracts_of,
     margin_page,
     projected,
     share,
 )
-from paygent.core.period import Subscription, Window, to_us
+from paygent.core.money import CAP_NANO_MAX
+from paygent.core.period import END_OF_TIME_US, Subscription, Window, to_us
 from paygent.core.report import START, Cursor
 from paygent.core.report_request import month_in_zone
 
@@ -48,7 +51,8 @@ PRICES = {
     "pro": ((0, 30 * DOLLAR),),
     "gold": ((0, None), (at(6), 60 * DOLLAR), (at(8), 90 * DOLLAR)),
 }
-ANN = Customer("ann", 0, None, ((0, "pro"),), None, ())
+PRO = Contract(0, "pro")
+ANN = Customer("ann", 0, END_OF_TIME_US, (PRO,))
 JUNE = Window(at(6), at(7))
 
 
@@ -69,47 +73,69 @@ def test_accruals__a_plan_with_a_price__has_it_for_each_period() -> None:
     ]
 
 
+def on(*contracts: Contract, **fields: Any) -> Customer:
+    """Return a user with contracts."""
+    return ANN._replace(contracts=contracts, **fields)
+
+
 def test_accruals__a_subscription__has_its_own_periods() -> None:
     """A period that crosses a month is split at it; one that has ended for good has no price."""
-    fortnight = Subscription(at(5, 25), at(6, 8))
-    found = revenue(ANN._replace(subscription=fortnight), Window(at(5, 25), at(6, 8)))
-    assert found == [("pro", "2026-05", 15, False), ("pro", "2026-06", 15, False)]
-    ended = Subscription(at(5, 2), at(6, 2), "none")
-    (left,) = revenue(ANN._replace(subscription=ended))
+    fortnight = PRO._replace(subscription=Subscription(at(5, 25), at(6, 8)))
+    assert revenue(on(fortnight), Window(at(5, 25), at(6, 8))) == [
+        ("pro", "2026-05", 15, False),
+        ("pro", "2026-06", 15, False),
+    ]
+    ended = PRO._replace(subscription=Subscription(at(5, 2), at(6, 2), "none"))
+    (left,) = revenue(on(ended))
     assert left[:2] == ("pro", "2026-06")
     assert abs(left[2] - Fraction(30, 31)) < Fraction(1, DOLLAR)  # the first of June
 
 
-def test_accruals__a_user_who_came_later__pays_from_then_on() -> None:
-    """Nothing before the user was there."""
-    assert revenue(ANN._replace(created_us=at(6, 16))) == [("pro", "2026-06", 15, False)]
-    assert revenue(ANN._replace(created_us=at(7))) == []
+def test_accruals__a_user_who_comes_and_goes__pays_meanwhile() -> None:
+    """Nothing before the user was there, and nothing after an erasure."""
+    assert revenue(ANN._replace(begin_us=at(6, 16))) == [("pro", "2026-06", 15, False)]
+    assert revenue(ANN._replace(begin_us=at(7))) == []
+    assert revenue(ANN._replace(end_us=at(6, 11))) == [("pro", "2026-06", 10, False)]
 
 
-def test_accruals__a_change_of_plan__splits_a_period() -> None:
-    """Each plan has its part; the first one counts before its begin, too."""
-    changed = ANN._replace(plans=((at(6, 11), "pro"), (at(6, 21), "gold")))
+def test_accruals__a_change_of_plan__splits_a_period_and_leaves_the_past_alone() -> None:
+    """Each plan has its part, by its own billing period; the first one counts before its begin."""
+    changed = on(Contract(at(6, 11), "pro"), Contract(at(6, 21), "gold"))
     assert revenue(changed) == [("pro", "2026-06", 20, False), ("gold", "2026-06", 20, False)]
+    yearly = Contract(at(7), "gold", Subscription(at(7), at(7) + 365 * DAY_US))
+    assert revenue(on(PRO, yearly), Window(at(5), at(7))) == [
+        ("pro", "2026-05", 30, False),
+        ("pro", "2026-06", 30, False),
+    ]
 
 
 def test_accruals__a_price_that_changes__is_that_of_the_begin_of_the_period() -> None:
     """The version then, or the first one; a plan without a price, or without versions, has none."""
-    gold = ANN._replace(plans=((0, "gold"),))
-    assert revenue(gold, Window(at(5), at(9))) == [
+    assert revenue(on(Contract(0, "gold")), Window(at(5), at(9))) == [
         ("gold", "2026-06", 60, False),
         ("gold", "2026-07", 60, False),
         ("gold", "2026-08", 90, False),
     ]
-    assert revenue(ANN._replace(plans=((0, "none"),))) == []
+    assert revenue(on(Contract(0, "none"))) == []
     early = {"pro": ((at(12), 30 * DOLLAR),)}
     (found,) = accruals(ANN, early, JUNE, months(6, 6))
     assert found == Accrual("pro", "2026-06", 30 * DOLLAR, is_recorded=False)
 
 
 def test_accruals__an_own_plan__has_its_own_price() -> None:
-    """For the newest plan alone."""
-    own = ANN._replace(own_price_nano=10 * DOLLAR, plans=((0, "pro"), (at(6, 16), "gold")))
-    assert revenue(own) == [("pro", "2026-06", 15, False), ("gold", "2026-06", 5, False)]
+    """For the contract that it belongs to alone."""
+    own = on(PRO, Contract(at(6, 16), "pro", None, 10 * DOLLAR))
+    assert revenue(own) == [("pro", "2026-06", 15, False), ("pro", "2026-06", 5, False)]
+
+
+def test_contracts_of__what_is_in_force__is_the_same_for_users_who_differ_in_nothing() -> None:
+    """What ended before, and when the first one began, does not count."""
+    gold = Contract(at(5, 3), "gold")
+    assert contracts_of(on(PRO, gold), JUNE) == (Contract(0, "gold"),)
+    assert contracts_of(on(Contract(at(6, 1), "gold")), JUNE) == (Contract(0, "gold"),)
+    late = Contract(at(6, 16), "gold")
+    assert contracts_of(on(PRO, late), JUNE) == (PRO, late)
+    assert contracts_of(on(late), JUNE) == (late,)
 
 
 def test_accruals__payments__take_the_place_of_the_price() -> None:
@@ -151,11 +177,18 @@ def test_share__parts_that_touch__add_up_exactly(
 
 @pytest.mark.parametrize(
     ("now_us", "expected"),
-    [(at(6, 16), 200), (at(6, 2), 3_000), (at(7), 100), (at(6), 100), (at(5), 100)],
+    [
+        *((at(6, 16), 200), (at(6, 2), 3_000), (at(7), 100), (at(6), 100), (at(5), 100)),
+    ],
 )
 def test_projected__a_cost__goes_on_at_its_pace(now_us: int, expected: int) -> None:
     """Until the end of the span; one that has ended, or not begun, has what it has."""
     assert projected(100, JUNE, now_us) == expected
+
+
+def test_projected__a_moment_after_the_begin__ends_at_the_greatest_amount() -> None:
+    """A rank of 64 bits holds it."""
+    assert projected(4_000 * DOLLAR, JUNE, JUNE.start_us + 1) == CAP_NANO_MAX
 
 
 COSTS = {"ann": (3, 40 * DOLLAR), "bob": (1, 10 * DOLLAR), "": (2, 0)}
@@ -170,7 +203,9 @@ QUERY = MarginQuery("user", *JUNE)
 
 def page(**query: Any) -> MarginPage:
     """Return a page at the end of the span."""
-    return margin_page(COSTS, (6, 50 * DOLLAR), REVENUE, replace(QUERY, **query), at(7))
+    return margin_page(
+        COSTS, (6, 50 * DOLLAR), REVENUE, replace(QUERY, **query), months(6, 6), at(7)
+    )
 
 
 def test_margin_page__by_user__has_the_smallest_margin_first() -> None:
@@ -197,13 +232,15 @@ def test_margin_page__by_user__has_the_smallest_margin_first() -> None:
 
 def test_margin_page__by_plan_and_month__groups_revenue() -> None:
     """Shares are of users alone."""
-    found = margin_page({"pro": (6, 50)}, (6, 50), REVENUE, replace(QUERY, by="plan"), at(7))
+    found = margin_page(
+        {"pro": (6, 50)}, (6, 50), REVENUE, replace(QUERY, by="plan"), months(6, 6), at(7)
+    )
     assert [(row.key, row.figures.revenue_nano // DOLLAR) for row in found.rows] == [
         ("gold", 65),
         ("pro", 80),
     ]
     assert found.shares == ()
-    (row,) = margin_page({}, (0, 0), REVENUE, replace(QUERY, by="month"), at(7)).rows
+    (row,) = margin_page({}, (0, 0), REVENUE, replace(QUERY, by="month"), months(6, 6), at(7)).rows
     assert (row.key, row.figures.revenue_nano // DOLLAR) == ("2026-06", 145)
 
 
@@ -228,7 +265,27 @@ def test_margin_page__pages_and_sorts__have_every_row_once() -> None:
 
 def test_margin_page__projections__are_of_each_row_and_of_the_whole() -> None:
     """Half of the span is over."""
-    found = margin_page(COSTS, (6, 50 * DOLLAR), REVENUE, QUERY, at(6, 16))
+    found = margin_page(COSTS, (6, 50 * DOLLAR), REVENUE, QUERY, months(6, 6), at(6, 16))
     assert found.rows[0].figures.projected_cost_nano == 80 * DOLLAR
     assert found.rows[0].figures.projected_margin_nano == -50 * DOLLAR
     assert found.total.projected_cost_nano == 100 * DOLLAR
+
+
+def test_margin_page__by_month__projects_each_by_itself() -> None:
+    """A month that is over has what it has; the total is projected as a whole."""
+    costs = {"2026-05": (1, 10), "2026-06": (1, 10)}
+    query = MarginQuery("month", at(5), at(7), sort="month", is_descending=True)
+    found = margin_page(costs, (2, 20), [], query, months(5, 6), at(6, 16))
+    assert [(row.key, row.figures.projected_cost_nano) for row in found.rows] == [
+        ("2026-06", 20),
+        ("2026-05", 10),
+    ]
+    assert found.total.projected_cost_nano == 27  # 20 in 46 of 61 days
+
+
+def test_margin_page__calls_without_a_user__are_none_of_the_dearest_users() -> None:
+    """Their cost is in the total."""
+    costs = {"(none)": (1, 90), "ann": (1, 10)}
+    found = margin_page(costs, (2, 100), [], QUERY, months(6, 6), at(7))
+    assert found.shares[0] == Share(1, 1, 10)
+    assert found.total.cost_nano == 100

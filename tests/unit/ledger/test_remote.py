@@ -12,6 +12,7 @@ import pytest
 from tests.contract.samples import DAY_US, NOON_US, ask, make_event, period_key
 
 from paygent.core.messages import Batch
+from paygent.core.period import to_datetime
 from paygent.core.report import Figures, SpendPage, SpendQuery, SpendReport, SpendRow
 from paygent.core.report_json import report_to_json
 from paygent.core.report_request import Names, SpendRequest
@@ -296,7 +297,9 @@ def queries(transport: Scripted) -> list[dict[str, str]]:
 
 
 def test_report__of_several_pages__is_one_with_all_rows_in_order() -> None:
-    """Its total, span, time zone and time are those of the answers, and no page follows it."""
+    """They are read by their keys, between the times of the first page, so that none is missed
+    while others change; the total is that of the rows.
+    """
     rows = rows_of(0, 2 * PAGE_ROWS + 1)
     ledger, transport = remote(
         page(rows[:PAGE_ROWS], "second"),
@@ -304,11 +307,19 @@ def test_report__of_several_pages__is_one_with_all_rows_in_order() -> None:
         page(rows[-1:]),
     )
     report = ledger.report(BY_USER)
-    assert report.page == SpendPage(rows, Figures(calls=99_999, cost_nano=7), None)
+    assert report.page.rows == tuple(
+        sorted(rows, key=lambda row: (-row.figures.cost_nano, row.keys))
+    )
+    assert report.page.total.cost_nano == sum(row.figures.cost_nano for row in rows)
+    assert report.page.following is None
     assert (report.timezone, report.as_of_us) == ("Asia/Tokyo", NOON_US)
     assert (report.query.start_us, report.query.end_us) == (NOON_US - DAY_US, NOON_US)
     asked = [(each["limit"], each.get("cursor")) for each in queries(transport)]
     assert asked == [("10000", None), ("10000", "second"), ("10000", "third")]
+    assert {each["sort"] for each in queries(transport)} == {"user"}
+    spans = [(each.get("from"), each.get("to")) for each in queries(transport)]
+    first = tuple(to_datetime(each).isoformat() for each in (NOON_US - DAY_US, NOON_US))
+    assert spans == [(None, None), first, first]
 
 
 def test_report__without_rows__is_empty() -> None:
@@ -320,19 +331,22 @@ def test_report__without_rows__is_empty() -> None:
 
 @pytest.mark.parametrize(
     ("rows_max", "limits"),
-    [(3, ["3"]), (PAGE_ROWS, ["10000"]), (PAGE_ROWS + 2, ["10000", "2"])],
+    [(3, ["3"]), (PAGE_ROWS, ["10000"]), (PAGE_ROWS + 2, ["10000", "10000"])],
 )
-def test_report__with_a_limit__asks_for_no_more_than_is_left(
+def test_report__with_a_limit__is_a_page_or_the_first_rows_of_all(
     rows_max: int, limits: list[str]
 ) -> None:
-    """Further pages are not read, although the last answer names one."""
-    rows, made = rows_of(0, rows_max), 0
+    """Of a page the server knows the order; more are put in order here."""
+    rows, made = rows_of(0, rows_max + 5 * (len(limits) - 1)), 0
     answers = []
     for number, limit in enumerate(limits):
-        answers.append(page(rows[made : made + int(limit)], f"page {number}"))
+        following = None if number + 1 == len(limits) > 1 else f"page {number}"
+        answers.append(page(rows[made : made + int(limit)], following))
         made += int(limit)
     ledger, transport = remote(*answers)
-    assert ledger.report(SpendRequest(("user",), rows_max=rows_max)).page.rows == rows
+    found = ledger.report(SpendRequest(("user",), rows_max=rows_max)).page.rows
+    ordered = tuple(sorted(rows, key=lambda row: (-row.figures.cost_nano, row.keys)))
+    assert found == (rows if len(limits) == 1 else ordered[:rows_max])
     assert [each["limit"] for each in queries(transport)] == limits
 
 
@@ -346,7 +360,7 @@ def test_report__fewer_rows_than_its_limit__ends_with_the_last_page() -> None:
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (SpendRequest(("user",)), {"by": "user", "sort": "-cost"}),
+        (SpendRequest(("user",)), {"by": "user"}),
         (
             SpendRequest(
                 ("day", "tag:team"),
@@ -374,10 +388,12 @@ def test_report__fewer_rows_than_its_limit__ends_with_the_last_page() -> None:
                     "tag:a&b=c": "x+y",
                 },
                 sort="calls",
+                rows_max=7,
             ),
             {
                 "by": "model",
                 "sort": "-calls",
+                "limit": "7",
                 "period": "previous",
                 "user": "a&b=c+d %/?#é",
                 "model": "",
@@ -397,7 +413,7 @@ def test_report__its_query__is_what_was_asked_for(
     ledger, transport = remote(page((), by=request_.by))
     ledger.report(request_)
     (query,) = queries(transport)
-    defaults = {"by": "user", "sort": "-cost", "limit": "10000"}
+    defaults = {"by": "user", "sort": "user", "limit": "10000"}
     assert query == {**defaults, **expected}
 
 

@@ -41,6 +41,9 @@ OF_ALL_USERS = frozenset(
 """Statements that are asked about all users and read an index of them, or stop at the first."""
 
 
+_METADATA = reports._METADATA
+
+
 def names() -> list[str]:
     """Return the name of every statement, in the order of the files."""
     return [
@@ -58,9 +61,9 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
             yield name, text
             continue
         if name.startswith("groups_of_"):
-            for first, tags in product(reports._EVENT_COLUMNS.values(), ("NULL", reports._TAGS)):
-                filled = {"first": first, "second": "''", "tags": tags, "sums": reports._ALL_SUMS}
-                yield name, text.format(**filled)
+            for first, metadata in product(reports._EVENT_COLUMNS.values(), ("NULL", _METADATA)):
+                sums = reports._ALL_SUMS
+                yield name, text.format(first=first, second="''", metadata=metadata, sums=sums)
             continue
         of_product = name == "spend_of_product"
         keys = [key for key in reports._COLUMNS if not (of_product and key in ("user", "period"))]

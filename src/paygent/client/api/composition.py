@@ -45,6 +45,7 @@ MEMORY = ":memory:"
 """The `db_path` of a store that ends with the process."""
 
 _BATCH_MAX = 1_000  # records of the journal in one transaction of a store, or one message
+_READERS = 2  # one for questions, one for reports
 _CHECK_EVERY_S = 2.0  # verifying every patch takes less than half a millisecond
 
 
@@ -211,5 +212,7 @@ def _local_ledger(product: str, path: str) -> Ledger:
     from paygent.store.sqlite import SqliteStore  # with sqlite3, 5 ms
 
     writer = SqliteStore(path)
-    # A second connection keeps a question from waiting for a delivery; memory has only one.
-    return LocalLedger(product, writer, writer if path == MEMORY else SqliteStore(path))
+    # Connections of their own keep a question from waiting for a delivery or a report; memory has
+    # only one.
+    reader = writer if path == MEMORY else SqliteStore(path, readers=_READERS)
+    return LocalLedger(product, writer, reader)

@@ -229,7 +229,7 @@ class Worker:
             self._refresh.refresh_soon(user, session_id)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
-        """Return the result of a reading, or its exception, from the asking thread's connection."""
+        """Return the result of a reading, or its exception, from a thread of its own."""
         self.start()
         return self._refresh.read(reading) if self._started else self._refresh.no_reading()
 

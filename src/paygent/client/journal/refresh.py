@@ -1,4 +1,5 @@
-"""Questions to the ledger about users, answered on a thread and connection of their own.
+"""Questions to the ledger about users, answered on a thread and connection of their own; and
+readings, such as reports, on another.
 
 A question never queues behind a delivery: its caller waits at most a quarter of a second, then goes
 on with what the process knows, and the next delivery brings the state. Questions that are waiting
@@ -13,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from paygent.client.accounts.process_accounts import Accounts
@@ -79,8 +79,9 @@ class UserRefresh:
     def renew_after_fork(self) -> None:
         """Forget the parent's questions."""
         self.ready = threading.Event()  # set once dead processes' journals are adopted
-        self._jobs: queue.SimpleQueue[_Ask | Callable[[], None] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[_Ask | None] = queue.SimpleQueue()
         self._asked: dict[tuple[str, str | None, bool], Future[bool]] = {}
+        self._reading = threading.Lock()
 
     def ask(self, user: User, session_id: str | None, wait_s: float | None) -> Future[bool]:
         """Queue a question about a user; see `Worker.ask`.
@@ -109,11 +110,18 @@ class UserRefresh:
             self.ask(user, session_id, None)
 
     def read(self, reading: Callable[[Ledger], _T]) -> Future[_T]:
-        """Queue a reading of the ledger; see `Worker.read`."""
+        """Read the ledger on a thread of its own, one reading after another: a report may take
+        seconds, for which no question may wait. See `Worker.read`.
+        """
         from concurrent.futures import Future
 
         future: Future[_T] = Future()
-        self._jobs.put(partial(self._answer_read, reading, future))
+        try:
+            threading.Thread(
+                target=self._answer_read, args=(reading, future), name="paygent-read", daemon=True
+            ).start()
+        except RuntimeError as error:  # no more threads, or the interpreter is ending
+            future.set_exception(LedgerUnavailable(f"no thread can be started: {error}"))
         return future
 
     @staticmethod
@@ -138,21 +146,14 @@ class UserRefresh:
         """Answer questions until `stop`; the body of the thread."""
         while (job := self._jobs.get()) is not None:
             self.ready.wait(_READY_WAIT_S)
-            if not isinstance(job, _Ask):
-                attempt("ask", job)
-                continue
-            asks, others = [job], list[Callable[[], None] | None]()
+            asks = [job]
             while len(asks) < _ASKS_MAX and not self._jobs.empty():  # one thread reads the queue
                 following = self._jobs.get()
-                if isinstance(following, _Ask):
-                    asks.append(following)
-                else:
-                    others.append(following)
-            self._answer_asks(asks)
-            for other in others:
-                if other is None:
+                if following is None:
+                    self._answer_asks(asks)
                     return
-                attempt("ask", other)
+                asks.append(following)
+            self._answer_asks(asks)
 
     def stop(self) -> None:
         """End the thread after the questions that are queued."""
@@ -231,6 +232,8 @@ class UserRefresh:
 
     def _answer_read(self, reading: Callable[[Ledger], Any], future: Future[Any]) -> None:
         try:
-            future.set_result(reading(self._ledger))
+            self.ready.wait(_READY_WAIT_S)
+            with self._reading:
+                future.set_result(reading(self._ledger))
         except BaseException as error:  # noqa: BLE001 - it goes to the caller through the future
             future.set_exception(error)

@@ -257,7 +257,14 @@ def _read_others(errors: ValidationErrors, given: _Given, read: dict[str, Any]) 
         is_collection = isinstance(keys, Iterable) and not isinstance(keys, (str, bytes))
         names = read["tag_keys"] = tuple(keys) if is_collection else (None,)
         # A key that cannot be printed is a mistake, and UTF-8 cannot encode some of them.
-        are_valid = all(isinstance(name, str) and name and name.isprintable() for name in names)
+        are_valid = all(
+            # Reports list keys with commas between them.
+            isinstance(name, str) and name and name.isprintable() and "," not in name
+            for name in names
+        )
         if not are_valid or len(names) > TAG_KEYS_MAX:
-            rule = f"must be at most {TAG_KEYS_MAX} non-empty strings of printable characters"
+            rule = (
+                f"must be at most {TAG_KEYS_MAX} non-empty strings of printable characters without"
+                " commas"
+            )
             errors.add("tag_keys", keys, rule)

@@ -72,10 +72,7 @@ async def show_usage(
         )
         rows = [_session_row(session) for session in sessions]
     else:
-        rows = [
-            schemas.UsageRow(**{breakdown: row.keys[0] or None}, **_shape(_sums(row.figures)))
-            for row in page.rows
-        ]
+        rows = [_row(breakdown, row.keys[0], row.figures) for row in page.rows]
     return schemas.Usage(
         user_id=user_id,
         period=period_of(span),
@@ -91,6 +88,11 @@ def _days(span: Window, zone: str) -> dict[str, date]:
     last = date.fromisoformat(day_in_zone(span.end_us - 1, zone))
     first = date.fromisoformat(day_in_zone(span.start_us, zone))
     return {"start": first, "end": last + timedelta(days=1)}
+
+
+def _row(breakdown: Literal["model", "day"], key: str, figures: Figures) -> schemas.UsageRow:
+    named: dict[str, Any] = {breakdown: key or None}
+    return schemas.UsageRow(**named, **_shape(_sums(figures)))
 
 
 def _session_row(session: UsageOfSession) -> schemas.UsageRow:

@@ -130,7 +130,7 @@ WHERE true AND rollup_user.product_id = :product_id AND rollup_user.span = k.spa
 UPDATE rollup_gate SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
 
 -- name: erase_user!
-UPDATE users SET user_id = :pseudonym, name = NULL, paused_reason = NULL
+UPDATE users SET user_id = :pseudonym, name = NULL, paused_reason = NULL, erased_us = :now_us
 WHERE product_id = :product_id AND user_id = :user_id;
 
 -- name: erase_answers!

@@ -115,7 +115,7 @@ LIMIT :events_max
 
 -- name: groups_of_days
 -- What the events of days add, by keys that the rollups do not have, and parts of days. See `spend_of_product`.
-SELECT {first} AS first_key, {second} AS second_key, {tags} AS tags{sums}
+SELECT {first} AS first_key, {second} AS second_key, {metadata} AS metadata{sums}
 FROM rows(day TEXT, start_us BIGINT, end_us BIGINT) AS k
 CROSS JOIN event_figures AS r
 WHERE r.product_id = :product_id AND r.day = k.day /*postgres AND r.day > '' */ AND r.at_us >= k.start_us AND r.at_us < k.end_us
@@ -129,11 +129,11 @@ GROUP BY 1, 2, 3;
 -- name: users_of_session
 -- A session id may have been sent for several users.
 SELECT user_id, started_us, used_us FROM sessions /*sqlite INDEXED BY sessions_by_id */
-WHERE product_id = :product_id AND session_id = :session_id
+WHERE product_id = :product_id AND session_id = :session_id AND user_id >= :first_user AND user_id <= :last_user
 LIMIT :users_max;
 
 -- name: groups_of_users
-SELECT {first} AS first_key, {second} AS second_key, {tags} AS tags{sums}
+SELECT {first} AS first_key, {second} AS second_key, {metadata} AS metadata{sums}
 FROM rows(user_id TEXT, start_us BIGINT, end_us BIGINT) AS k
 CROSS JOIN event_figures AS r
 WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.at_us >= k.start_us AND r.at_us < k.end_us
@@ -200,12 +200,12 @@ SELECT name, document, created_us FROM plans WHERE product_id = :product_id ORDE
 
 -- name: customers
 -- Users and what they pay follows from.
-SELECT user_id, plan, own, period_start_us, period_end_us, renews, created_us FROM users
-WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user AND user_id <> :besides
+SELECT user_id, plan, own, period_start_us, period_end_us, renews, created_us, erased_us FROM users
+WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
 ORDER BY user_id;
 
 -- name: assignments_of_users
-SELECT user_id, assigned_us, plan FROM assignments
+SELECT user_id, assigned_us, plan, period_start_us, period_end_us, renews FROM assignments
 WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
 ORDER BY user_id, assigned_us;
 

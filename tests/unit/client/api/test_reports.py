@@ -23,6 +23,7 @@ Init = Callable[..., Paygent]
 DOLLAR_NANO = 10**9
 LONG = "x" * 256
 TEXT_RULE = "must be a string of at most 255 characters"
+TAG_RULE = "must be a string of at most 1000 characters"
 
 USAGE = [
     # user, session, model, team, dollars, input tokens
@@ -159,7 +160,7 @@ def test_report__of_a_period__is_the_users_billing_period_or_the_calendar_month(
         ({"model": LONG}, "model", TEXT_RULE),
         ({"provider": 5}, "provider", TEXT_RULE),
         ({"plan": LONG}, "plan", TEXT_RULE),
-        ({"tags": {"team": LONG}}, "tags.team", TEXT_RULE),
+        ({"tags": {"team": 4 * LONG}}, "tags.team", TAG_RULE),
         ({"tags": "team"}, "tags", "must be a dict with names as keys"),
         ({"tags": {5: "a"}}, "tags", "must have names (non-empty strings) as keys"),
         ({"period": "next"}, "period", "must be current or previous"),

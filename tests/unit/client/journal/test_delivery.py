@@ -1018,8 +1018,8 @@ def test_ask__a_ledger_that_is_not_ready__waits_a_moment_and_asks_anyway(bench: 
     bench.ledger.opening.clear()
 
 
-def test_read__a_report__is_read_on_the_asking_thread(bench: Bench) -> None:
-    """Reports come from the reading connection, not from the caller's thread."""
+def test_read__a_report__is_read_on_a_thread_of_its_own(bench: Bench) -> None:
+    """Neither the caller's nor the one that answers questions."""
     threads: list[str] = []
     bench.ledger.events["a"] = make_event("a")
 
@@ -1028,7 +1028,20 @@ def test_read__a_report__is_read_on_the_asking_thread(bench: Bench) -> None:
         return str(ledger.event("a").event.event_id)
 
     assert bench.worker.read(reading).result(WAIT_S) == "a"
-    assert threads == ["paygent-ask"]
+    assert threads == ["paygent-read"]
+
+
+def test_read__a_report_that_takes_long__keeps_no_question_waiting(bench: Bench) -> None:
+    """A user at the cap is asked about, and refused, while a report runs."""
+    release = threading.Event()
+    slow = bench.worker.read(lambda _: release.wait(WAIT_S))
+    try:
+        user = bench.accounts.registry.user("u1", 1)
+        assert bench.worker.ask(user, None).result(WAIT_S)
+        assert not slow.done()
+    finally:
+        release.set()
+    assert slow.result(WAIT_S)
 
 
 def test_read__the_ledger_away__raises_it_to_the_caller(bench: Bench) -> None:
@@ -1100,8 +1113,10 @@ def test_stop__the_ledger_away__ends_and_leaves_the_journal(bench: Bench) -> Non
 
 def test_stop__on_its_own_thread__does_not_wait_for_itself(bench: Bench) -> None:
     """A callback may shut down from a thread of ours."""
-    stopped: Future[bool] = bench.worker.read(lambda ledger: bench.worker.stop(0.1))
-    assert stopped.result(WAIT_S) is False  # this very thread still runs
+    stopped: list[bool] = []
+    bench.ledger.before_state = lambda: stopped.append(bench.worker.stop(0.1))
+    bench.worker.ask(bench.user("ann"), None).result(WAIT_S)
+    assert stopped[0] is False  # this very thread still runs
     assert eventually(lambda: not any(thread.is_alive() for thread in bench.worker._threads))
 
 

@@ -81,6 +81,7 @@ CREATE TABLE users (
     created_us BIGINT NOT NULL,
     assigned_us BIGINT,
     changed_us BIGINT NOT NULL DEFAULT 0,
+    erased_us BIGINT,
     PRIMARY KEY (product_id, user_id)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
