@@ -378,7 +378,8 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
     ),
     "GET /reports/spend": (
         (422, "invalid-value", "`to` is not after `from`, or more than ten years after it; `cursor`"
-         " is of another report; or there are more than 500,000 events for what the rollups do not hold"),
+         " is of another report; or there are more than 500,000 events for what the rollups do not"
+         " hold"),
     ),
     "POST /users/{user_id}/usage-token": ((404, "not-found", "unknown user"),),
     "GET /usage": (
