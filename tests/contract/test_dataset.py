@@ -215,6 +215,7 @@ def test_progress__a_terminal__gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(sys, "stdout", output)
     monkeypatch.setattr(dataset, "is_interactive", lambda *_: True)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("CI", raising=False)
     with progress_of("loading", 1_000) as progress:
         progress(1_000)
     assert "loading" in output.getvalue()
