@@ -89,7 +89,8 @@ def run(
             _print_focus(source, request)
         elif options.output_format is ReportFormat.CSV:
             rows = islice(source.store.spend_rows(source.product, request), request.rows_max)
-            _print_rows(columns_of(request.by), (values_of(request.by, row) for row in rows))
+            values = ([escaped(each) for each in values_of(request.by, row)] for row in rows)
+            _print_rows(columns_of(request.by), values)
         else:
             report = source.store.spend(source.product, request)
             if options.output_format is ReportFormat.JSON:
@@ -164,7 +165,7 @@ def _print_rows(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with TemporaryFile("w+", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows([escaped(each) for each in row] for row in rows)
+        writer.writerows(rows)
         file.seek(0)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")  # what is read back must be complete

@@ -131,7 +131,9 @@ def test_report__as_focus__has_a_row_a_day_user_and_model(run: Run) -> None:
     assert status == 0
     assert tuple(rows[0]) == COLUMNS
     assert sum(round(float(row["BilledCost"]) * 1e9) for row in rows) == 6_250_002_000
-    assert {row["SubAccountId"] for row in rows} == {"ann", "b\\x1b\\\\ob", "bob"}
+    assert {row["SubAccountId"] for row in rows} == {"ann", "b\x1b\\ob", "bob"}
+    users = {json.loads(row["Tags"])["paygent/user"] for row in rows}
+    assert users == {row["SubAccountId"] for row in rows}  # what programs read is not escaped
 
 
 @pytest.mark.parametrize(
