@@ -314,3 +314,18 @@ def test_margin__a_later_assignment__leaves_the_past_alone(store: SqlStore, cloc
     store.add_revenue(PRODUCT, [paid])
     assert report(store, "plan", *march).page.total.recorded_nano == 10**9
     assert report(store, "user", *march, user="").page.total.revenue_nano == 0
+
+
+def test_margin__a_subscription_that_has_ended__has_no_price(store: SqlStore, clock: Clock) -> None:
+    """What ends for good does not renew, and a payment still counts."""
+    clock.at_us = START_US
+    plan = PlanRecord("pro", plan_to_json(PlanConfig(price=49)), START_US)
+    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    store.add_user(PRODUCT, "ann", None)
+    store.subscribe(PRODUCT, "ann", "pro", Subscription(START_US, START_US + 7 * DAY_US, "none"))
+    week = report(store, "user", START_US, START_US + 7 * DAY_US).page
+    assert week.total.plan_price_nano == 49 * 10**9
+    later = START_US + 14 * DAY_US, START_US + 21 * DAY_US
+    assert report(store, "user", *later).page.total.revenue_nano == 0
+    store.add_revenue(PRODUCT, [RevenueEntry("r", "ann", 5, "payment", *later, None)])
+    assert report(store, "user", *later).page.total.recorded_nano == 5

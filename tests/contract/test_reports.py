@@ -14,7 +14,7 @@ from tests.contract.stores import ODD, Clock, clock, execute, store, stores
 
 from paygent.core.event import Event
 from paygent.core.messages import Batch
-from paygent.core.period import Subscription, day_in_zone, to_us
+from paygent.core.period import Subscription, day_in_zone, to_datetime, to_us
 from paygent.core.report import (
     FIGURE_SORTS,
     KEYS,
@@ -287,6 +287,16 @@ def test_spend__many_events_one_by_one__are_refused_and_few_are_not(
     assert store.spend(PRODUCT, read_request(one)).page.rows
     half_a_day = {"by": "user", "start": "2026-01-31T12:00:00Z"}
     assert store.spend(PRODUCT, read_request(half_a_day)).page.rows
+    monkeypatch.setattr(reports, "EVENTS_MAX", 3)
+    with pytest.raises(InvalidValue, match="more than 3 events"):
+        store.spend(PRODUCT, read_request(one))
+    # A day has more calls than may be read, and a moment of it has not.
+    moment = {
+        "start": to_datetime(WORLDS[0].at_us),
+        "end": to_datetime(WORLDS[0].at_us + 60 * 10**6),
+    }
+    for given in ({"by": "session", "user": "ann"}, {"by": "model"}):
+        assert store.spend(PRODUCT, read_request({**given, **moment})).page.total.calls <= 3
 
 
 def test_spend__odd_texts__are_found_as_they_are_stored(store: SqlStore, clock: Clock) -> None:
@@ -297,3 +307,26 @@ def test_spend__odd_texts__are_found_as_they_are_stored(store: SqlStore, clock: 
     for given in ({"user": ODD}, {"model": ODD}, {f"tag:{ODD}": ODD}):
         (row,) = store.spend(PRODUCT, read_request({"by": f"user,tag:{ODD}", **given})).page.rows
         assert row.keys[0] == row.keys[1] == store.events(PRODUCT, ODD)[0].user_id
+
+
+def test_spend__of_a_session__is_found_by_its_users_or_by_its_days(
+    store: SqlStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session id that nobody has, that several users have, and that too many have."""
+    place = WORLDS[0]
+    clock.at_us = place.now_us
+    fill(store, place, 24)
+    events = booked(store)
+
+    def check(**where: str) -> int:
+        request = read_request({"by": "user,model", "start": "2026-01-01", **where})
+        found = store.spend(PRODUCT, request)
+        assert found.page == fold_spend(events, found.query, place.zone)
+        return len({row.keys[0] for row in found.page.rows})
+
+    assert check(session="nobody") == 0
+    assert check(session="shared") > 3
+    assert check(session="shared", user="ann") == 1
+    assert check(session="", user="ann") == 1
+    monkeypatch.setattr(reports, "_SESSION_USERS_MAX", 2)
+    assert check(session="shared") > 3
