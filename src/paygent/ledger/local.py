@@ -1,7 +1,8 @@
 """The ledger over a store in this process, for local mode.
 
-It has two instances of the store, because two threads use it: `settle` writes with one; `state`,
-`report` and `event` read with the other. Neither waits for the other's connection.
+It has two instances of the store: `settle` writes with one; `state`, `report` and `event` read
+with the other, where each reading has a connection to itself. No thread waits for another's
+connection.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ Contract, for every adapter:
   may be sent again (`LedgerUnauthorised`: once the key is accepted). An adapter waits for a lock or
   a response no longer than its own short time-out. `LedgerRefused`, like any other exception, is
   about the content: nothing was booked, and the same batch fails again.
-- **Threads.** `settle` is called by one thread, `state`, `report` and `event` by another; an
-  adapter is safe for that.
+- **Threads.** `settle` is called by one thread, `state` by another, `report` and `event` by a
+  third, one after another; an adapter is safe for that.
 """
 
 from __future__ import annotations

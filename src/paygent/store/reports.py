@@ -86,7 +86,7 @@ class _Source(NamedTuple):
 
     Attributes:
         spans: Days and months of a rollup.
-        parts: Days, and the span of each, with events that are read one by one.
+        parts: Days, and the span of each, whose events are summed up.
         is_of_users: Whether the rollup is that of users.
     """
 
@@ -105,7 +105,7 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
 
     Raises:
         InvalidValue: The span of time is not valid, or more than `EVENTS_MAX` events would have to
-            be read one by one.
+            be summed up.
     """
     query, zone, now_us = resolved(sql, request, now_us)
     usage = usage_span(sql, zone)
@@ -320,7 +320,7 @@ def _grouped_events(
     sql: Statements, parts: list[tuple[str, Window]], query: SpendQuery, names: Names
 ) -> Iterable[Row]:
     """Return what the events of some days add, by the keys that have a column, and by metadata
-    where the query has tags. Each event may have other metadata: rows are read one by one.
+    where the query has tags. Each event may have other metadata: the rows are streamed.
 
     Raises:
         InvalidValue: They are too many.
