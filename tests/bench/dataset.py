@@ -26,9 +26,10 @@ from typing import Any, Final, NamedTuple, cast
 
 from paygent.cli.console import is_interactive, make_console
 from paygent.core.event import Event
-from paygent.core.messages import Batch
+from paygent.core.messages import Batch, GateEvent
 from paygent.core.period import Subscription, Window, billing_period, calendar_month, to_us
 from paygent.core.usage import Quality
+from paygent.store.gates import GATE_FIGURES, GATE_KEY, GateSums
 from paygent.store.ledger import SqlStore
 from paygent.store.postgres import PostgresStore, make_partition
 from paygent.store.rollups import FIGURES, PRODUCT_KEY, USER_KEY, Rollups
@@ -293,6 +294,7 @@ def _event(chance: Random, call: _Call) -> Event:
         + outputs * model.output_nano
     )
     uses_tools = chance.random() < _TOOLS
+    blocked = chance.random() < _BLOCKED
     return Event(
         event_id=_event_id(chance, call.at_us // 1_000),
         user_id=call.user.user_id,
@@ -313,7 +315,8 @@ def _event(chance: Random, call: _Call) -> Event:
         quality=quality,
         price_id=f"catalogue:{model.provider}/{model.key}@2025-11-01",
         latency_ms=200 + outputs * 9 + chance.randrange(400),
-        blocked=chance.random() < _BLOCKED,
+        blocked=blocked,
+        gate_reason="total_spend" if blocked else "",
         tool_calls=("search",) if uses_tools else (),
         metadata=None if call.team is None else {"team": call.team},
     )
@@ -338,6 +341,35 @@ def _correction(chance: Random, original: Event) -> Event:
         metadata=None,
         corrects=original.event_id,
     )
+
+
+def gate_events_of(events: Iterable[Event]) -> list[GateEvent]:
+    """Return the gate events beside some calls: of one in 500, a warning or some refusals."""
+    found = []
+    for event in events:
+        number = int(event.event_id[-5:], 16)  # random bits
+        if number % 500 or event.corrects is not None:
+            continue
+        is_hard = number % 3 == 0
+        reason = f"model_limit:{event.model_key}" if number % 4 == 0 else "total_spend"
+        found.append(
+            GateEvent(
+                gate_event_id=f"gate-{event.event_id}",
+                user_id=event.user_id,
+                session_id=event.session_id,
+                at_us=event.at_us,
+                status="hard_gate" if is_hard else "soft_gate",
+                gate_reason=reason,
+                model=event.model,
+                blocked=is_hard,
+                usage_ppm=1_000_000 if is_hard else 800_000,
+                current_value="10",
+                limit_value="10",
+                message="",
+                calls=number % 20 + 1 if is_hard else 1,
+            )
+        )
+    return found
 
 
 def _event_id(chance: Random, at_ms: int) -> str:
@@ -368,6 +400,12 @@ _COLUMNS: Final = {
     "sessions": ("product_id", "user_id", "session_id", "implicit", "started_us", "used_us"),
     "rollup_user": ("product_id", *USER_KEY, *FIGURES),
     "rollup_product": ("product_id", *PRODUCT_KEY, *FIGURES, "slot"),
+    "gate_events": (
+        *("product_id", "user_id", "gate_event_id", "session_id", "at_us", "status"),
+        *("gate_reason", "model", "blocked", "usage_ppm", "current_value", "limit_value"),
+        *("message", "metadata", "calls"),
+    ),
+    "rollup_gate": ("product_id", *GATE_KEY, *GATE_FIGURES),
 }
 _SLOT = 0  # of a product's rollup; any is right, since readers sum them
 
@@ -420,7 +458,8 @@ def book(
     _add_users(store, product, dataset)
     events, done = dataset.events(), 0
     while batch := tuple(islice(events, batch_events)):
-        (outcome,) = store.book(product, [Batch(batch, at_us=dataset.now_us)])
+        gates = tuple(gate_events_of(batch))
+        (outcome,) = store.book(product, [Batch(batch, gates, at_us=dataset.now_us)])
         if isinstance(outcome, Exception):
             raise outcome
         done += len(batch)
@@ -464,11 +503,13 @@ class _RolledUp:
     Attributes:
         days: Those of users, without their months.
         products: Those of the product, without a slot.
+        gates: Those of gates.
     """
 
     def __init__(self) -> None:
         self.days: list[tuple[Any, ...]] = []
         self.products: list[tuple[Any, ...]] = []
+        self.gates: list[tuple[Any, ...]] = []
 
     def roll_up_users(self, *, rows: list[tuple[Any, ...]]) -> None:
         self.days = [row for row in rows if len(row[0]) == len("2026-10-03")]
@@ -476,10 +517,13 @@ class _RolledUp:
     def roll_up_products(self, *, rows: list[tuple[Any, ...]], slot: int) -> None:
         self.products = [(*row, slot) for row in rows]
 
+    def roll_up_gates(self, *, rows: list[tuple[Any, ...]]) -> None:
+        self.gates = rows
+
 
 def _add_day(store: SqlStore, product: str, day: str, events: Iterator[Event]) -> int:
     """Store a day with its rollups, in one transaction; return the number of its events."""
-    rollups, rolled_up, done = Rollups("UTC"), _RolledUp(), 0
+    rollups, gates, rolled_up, done = Rollups("UTC"), GateSums("UTC"), _RolledUp(), 0
     sessions: dict[tuple[str, str], list[int]] = {}
     original: Event | None = None
     with store.engine.transaction(product, writes=True) as sql:
@@ -493,19 +537,33 @@ def _add_day(store: SqlStore, product: str, day: str, events: Iterator[Event]) -
                     rollups.add(event, day, is_doubtful=False)
                     if event.quality == "exact" and original.quality != "exact":
                         rollups.resolve(original)
+                if event.blocked:
+                    calls, cost_nano = event.calls, event.cost_nano
+                    gates.add_shadow(day, event.user_id, event.gate_reason, calls, cost_nano)
                 key = event.user_id, event.session_id
                 sessions.setdefault(key, [event.at_us, 0])[1] = event.at_us
             store.engine.insert_events(sql, [event_row(product, day, each) for each in chunk])
             ids = [(product, each.event_id, each.user_id, each.at_us) for each in chunk]
             _insert(sql, "event_ids", sorted(ids))
             _insert(sql, "corrections", _corrections(product, chunk))
+            at_gates = gate_events_of(chunk)
+            for each in at_gates:
+                gates.add(each)
+            _insert(sql, "gate_events", [_gate_row(product, each) for each in at_gates])
             done += len(chunk)
         rows = [(product, *key, 0, *span) for key, span in sorted(sessions.items())]
         _insert(sql, "sessions", rows)
         rollups.write(cast(Statements, rolled_up), _SLOT)
+        gates.write(cast(Statements, rolled_up))
+        _insert(sql, "rollup_gate", [(product, *row) for row in rolled_up.gates])
         _insert(sql, "rollup_user", [(product, *row) for row in rolled_up.days])
         _insert(sql, "rollup_product", [(product, *row) for row in rolled_up.products])
     return done
+
+
+def _gate_row(product: str, event: GateEvent) -> tuple[Any, ...]:
+    values = event._asdict() | {"product_id": product, "blocked": int(event.blocked)}
+    return tuple(values[name] for name in _COLUMNS["gate_events"])
 
 
 def _corrections(product: str, events: Iterable[Event]) -> list[tuple[Any, ...]]:

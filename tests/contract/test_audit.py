@@ -32,6 +32,7 @@ from paygent.core.event import Event
 from paygent.core.limit import LimitKey
 from paygent.store import audit
 from paygent.store.directory_port import Difference
+from paygent.store.gates import GATE_FIGURES
 from paygent.store.ledger import SqlStore
 from paygent.store.rollups import FIGURES
 from paygent.store.statements import Statements
@@ -139,7 +140,7 @@ COLUMNS = [
     *(("accounts", each) for each in ("spent", "shadow")),
     *((row, each) for row in ROW_KEYS if row[:8] == "rollup_u" for each in FIGURES),
     *(("rollup_product", each) for each in FIGURES),
-    *(("rollup_gate", each) for each in ("soft", "hard", "blocked")),
+    *(("rollup_gate", each) for each in GATE_FIGURES),
 ]
 
 

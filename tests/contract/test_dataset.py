@@ -44,6 +44,8 @@ TABLES = {
     "users": "user_id",
     "rollup_user": "span, user_id, period_start_us, model, provider, plan",
     "rollup_product": "span, model, provider, plan",
+    "gate_events": "user_id, gate_event_id",
+    "rollup_gate": "day, user_id, gate_reason",
 }
 """What events are stored in, with a key by which its rows are sorted."""
 

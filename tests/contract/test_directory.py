@@ -33,11 +33,10 @@ from tests.contract.stores import (
 )
 
 from paygent.core.limit import LimitKey
-from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, PlanRecord
+from paygent.core.messages import AssignRecord, Batch, DefaultPlanRecord, GateEvent, PlanRecord
 from paygent.core.period import Subscription
 from paygent.store.directory_port import (
     Directory,
-    GateEvent,
     GateEventFilter,
     Override,
     Remembered,
@@ -46,6 +45,7 @@ from paygent.store.directory_port import (
     UsageOfSession,
     UserChange,
 )
+from paygent.store.gates import days_with_gates
 from paygent.store.ledger import SqlStore
 from paygent.store.port import StoreBusy
 
@@ -314,7 +314,7 @@ def test_put_plans__beside_plans_of_an_application__are_the_same_plans(store: Sq
     """An application that configures what a server has adds no version."""
     (plan,) = store.put_plans(PRODUCT, {"pro": {"price": 1, "limits": []}})
     record = PlanRecord("pro", {"limits": [], "price": 1}, LATER_US)
-    store.ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+    store.ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
     assert store.plans(PRODUCT) == (plan,)
 
 
@@ -362,7 +362,7 @@ def test_delete_plan__the_default_plan__counts_users_without_one(store: SqlStore
     store.add_user(PRODUCT, "ann", None)
     assert store.delete_plan(PRODUCT, default.plan_id) == 1
     record = DefaultPlanRecord("free", LATER_US)
-    store.ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+    store.ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
     assert store.delete_plan(PRODUCT, free.plan_id) == 1
     assert store.delete_plan(PRODUCT, default.plan_id) == 0
     assert store.delete_plan(PRODUCT, "plan_unknown") is None
@@ -482,7 +482,7 @@ def test_list_users__of_a_plan__are_its_users(store: SqlStore) -> None:
     assert listed("default", after="a2") == ["a3"]
     assert listed("unknown") == []
     record = DefaultPlanRecord("pro", LATER_US)
-    store.ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+    store.ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
     assert listed("pro") == ["a1", "a2", "b"]
     assert listed("default") == ["a3"]
 
@@ -528,7 +528,7 @@ def test_subscribe__a_plan__is_what_bookings_follow(store: SqlStore) -> None:
 def test_subscribe__over_a_users_own_plan__ends_it(store: SqlStore) -> None:
     """A user's own version belongs to the plan that it was made of."""
     record = AssignRecord("ann", "pro", {"price": 9}, None, LATER_US)
-    store.ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+    store.ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
     assert user_of(store, "ann").own == {"price": 9}
     found = store.subscribe(PRODUCT, "ann", "pro", None)
     assert found is not None
@@ -658,8 +658,9 @@ def test_add_gate_events__new_and_known__returns_the_new_ones(store: SqlStore) -
     assert store.add_gate_events(PRODUCT, [make_gate_event("g1", "bob")]) == {"g1"}
     assert store.gate_events(PRODUCT, "ann", GateEventFilter(), 9) == (soft, first)
     with store.engine.transaction(PRODUCT) as sql:
-        rows = sql.rollup_gates_to_audit(first="ann", before="bob")
-    figures = [(row["day"], row["soft"], row["hard"], row["blocked"]) for row in rows]
+        days = days_with_gates(sql)
+        rows = sql.rollup_gates_to_audit(rows=days, first="ann", before="bob")
+    figures = [(row["day"], row["soft"], row["hard"], row["refused_calls"]) for row in rows]
     assert figures == [("2024-10-04", 1, 1, 1)]
     assert user_of(store, "bob").last_us == 0  # a user on first sight, without a call
 

@@ -81,7 +81,7 @@ def fill(store: SqlStore, product: str = PRODUCT) -> None:
     remember(store, product, "k1", f'{{"external_user_id": "{MARK}"}}')
     remember(store, product, "k2", '{"external_user_id": "bob"}')
     session = SessionRecord(MARK, f"open {MARK}", True, NOON_US, NOON_US)
-    store.ingest(product, Batch(directory=(session,), at_us=LATER_US))
+    store.ingest(product, Batch(records=(session,), at_us=LATER_US))
     details: dict[str, Any] = {
         "user_id": MARK,
         "description": f"text {MARK}",

@@ -101,7 +101,7 @@ def test_journal__of_a_kind__keeps_its_records_there(
 
 
 def test_take__records__come_in_the_order_of_writing(journal: Journal) -> None:
-    """Calls, entries and directory records come back as they were written."""
+    """Calls, entries and ledger records come back as they were written."""
     lane = lane_of()
     journal.append(payload(k="plan", name="é"))
     begin(journal, lane, 1)

@@ -23,6 +23,8 @@ from paygent.store.sqlite import SqliteStore
 
 _LEFT = Path(__file__).with_name("journal_0_1")
 _PRODUCT = "default"
+SINCE = {"gate_reason": ""}
+"""Fields that events have got since."""
 _AT_US = 1_773_579_600_000_000  # an hour after its calls
 _SPAN: dict[str, Any] = {"start": date(2026, 3, 1), "end": date(2026, 4, 1)}
 
@@ -97,7 +99,9 @@ def test_adopt__a_journal_of_version_0_1__books_the_same_events(
     """Every field of every event is the one that version 0.1 books; nothing is left behind."""
     start(db_path).shutdown(5.0)
     events = booked(db_path, list(expected["users"]))
-    assert as_json([event._asdict() for event in events]) == expected["events"]
+    assert as_json([event._asdict() for event in events]) == [
+        {**event, **SINCE} for event in expected["events"]
+    ]
     assert (list(folder.iterdir()), diagnostics.counts) == ([], {})
 
 
@@ -140,7 +144,9 @@ def test_adopt__a_journal_of_version_0_1_twice__books_it_once(
             shutil.copy(path, folder)
         start(db_path).shutdown(5.0)
     events = booked(db_path, list(expected["users"]))
-    assert as_json([event._asdict() for event in events]) == expected["events"]
+    assert as_json([event._asdict() for event in events]) == [
+        {**event, **SINCE} for event in expected["events"]
+    ]
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -152,7 +158,7 @@ def test_adopt__a_journal_of_version_0_1_cut_anywhere__books_what_is_whole(
     path.write_bytes(path.read_bytes().rstrip(b"\0")[:-20] + bytes(100))
     start(db_path).shutdown(5.0)
     events = as_json([event._asdict() for event in booked(db_path, list(expected["users"]))])
-    whole = {event["event_id"]: event for event in expected["events"]}
+    whole = {event["event_id"]: {**event, **SINCE} for event in expected["events"]}
     assert len(expected["events"]) - 1 <= len(events) <= len(expected["events"])
     changed = [event for event in events if whole.get(event["event_id"]) != event]
     assert [event["quality"] for event in changed] in ([], ["estimated"])

@@ -105,7 +105,7 @@ def test_settle__events_and_questions__books_and_answers_at_once(ledger: Ledger)
     answer = ledger.settle(
         batch_of(
             make_event("a"),
-            directory=(
+            records=(
                 PlanRecord("pro", {"price": 1}, NOON_US),
                 AssignRecord("ann", "pro", None, None, NOON_US),
                 SessionRecord("ann", "open", True, NOON_US, NOON_US),
@@ -126,7 +126,7 @@ def test_settle__a_batch_again__changes_nothing(ledger: Ledger) -> None:
     period = Subscription(TODAY_US, TODAY_US + 30 * DAY_US)
     batch = batch_of(
         make_event("a"),
-        directory=(
+        records=(
             PlanRecord("pro", {"price": 1}, NOON_US),
             AssignRecord("ann", "pro", {"price": 2}, period, NOON_US),
             SessionRecord("ann", "open", True, NOON_US, NOON_US),
@@ -147,7 +147,7 @@ def test_settle__a_batch_of_long_ago__does_not_undo_what_was_written_since(
     clock says at that moment.
     """
     old = Batch(
-        directory=(
+        records=(
             PlanRecord("pro", {"price": 1}, NOON_US),
             AssignRecord("ann", "free", None, None, NOON_US),
         ),
@@ -156,7 +156,7 @@ def test_settle__a_batch_of_long_ago__does_not_undo_what_was_written_since(
     ledger.settle(old)
     ledger.settle(
         Batch(
-            directory=(
+            records=(
                 PlanRecord("pro", {"price": 2}, NOON_US + 1),
                 AssignRecord("ann", "pro", None, None, NOON_US + 1),
             ),
@@ -173,7 +173,7 @@ def test_settle__records_of_a_batch__apply_in_their_order(ledger: Ledger) -> Non
     """Of two assignments in a batch the later one holds."""
     ledger.settle(
         Batch(
-            directory=(
+            records=(
                 AssignRecord("ann", "free", None, None, NOON_US),
                 AssignRecord("ann", "pro", None, None, NOON_US),
             )
@@ -189,7 +189,7 @@ def test_settle__a_batch_with_a_bad_event__is_rejected_and_leaves_nothing(ledger
             batch_of(
                 make_event("a"),
                 make_event("bad", input_tokens=None),
-                directory=(AssignRecord("ann", "pro", None, None, NOON_US),),
+                records=(AssignRecord("ann", "pro", None, None, NOON_US),),
             )
         )
     assert not isinstance(raised.value, LedgerUnavailable)
@@ -210,7 +210,7 @@ def test_state__after_a_settlement__is_fresh(ledger: Ledger) -> None:
 
 def test_state__nothing_asked__tells_of_the_plans(ledger: Ledger) -> None:
     """A process may ask for the plans alone."""
-    ledger.settle(Batch(directory=(PlanRecord("pro", {}, NOON_US),)))
+    ledger.settle(Batch(records=(PlanRecord("pro", {}, NOON_US),)))
     answer = ledger.state(Batch(questions=(), at_us=NOON_US))
     assert replace(answer, plans_version="") == Answer(plans={"pro": (1, {})})
 
@@ -228,7 +228,7 @@ def test_event__booked__is_found_with_what_belongs_to_it(local_ledger: Ledger) -
     """An event is read back with its corrections and the price list that it names."""
     original = make_event("a", price_id="list-1")
     correction = make_correction("c", original)
-    local_ledger.settle(batch_of(original, directory=(PriceRecord("list-1", {"v": 1}, NOON_US),)))
+    local_ledger.settle(batch_of(original, records=(PriceRecord("list-1", {"v": 1}, NOON_US),)))
     assert local_ledger.event("a") == BookedEvent(original, (), {"v": 1})
     local_ledger.settle(batch_of(correction))
     assert local_ledger.event("a") == BookedEvent(original, (correction,), {"v": 1})
@@ -335,6 +335,6 @@ def test_changed__after_an_assignment__names_the_user_from_a_time_on(ledger: Led
     began = ledger.settle(batch_of(news_since_us=0))
     assert (began.changed, began.news_until_us > 0) == (frozenset(), True)
     record = AssignRecord("ann", "pro", None, None, NOON_US)
-    ledger.settle(batch_of(directory=(record,)))
+    ledger.settle(batch_of(records=(record,)))
     news = ledger.settle(batch_of(news_since_us=began.news_until_us))
     assert news.changed == {"ann"}

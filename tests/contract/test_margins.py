@@ -51,7 +51,7 @@ def fill(store: SqlStore, clock: Clock, zone: str, seed: int) -> None:
     for name, price in PRICES.items():
         document = plan_to_json(PlanConfig(price=price))
         records.append(PlanRecord(name, document, START_US))
-    store.ingest(PRODUCT, Batch(directory=tuple(records), at_us=START_US))
+    store.ingest(PRODUCT, Batch(records=tuple(records), at_us=START_US))
     for number, user_id in enumerate(USERS):
         clock.at_us = START_US + number * 7 * DAY_US
         store.add_user(PRODUCT, user_id, None)
@@ -61,10 +61,10 @@ def fill(store: SqlStore, clock: Clock, zone: str, seed: int) -> None:
             period = chance.choice((None, Subscription(START_US + DAY_US, START_US + 15 * DAY_US)))
             plan = chance.choice(tuple(PRICES))
             assignment = AssignRecord(user_id, plan, own, period, clock.at_us)
-            store.ingest(PRODUCT, Batch(directory=(assignment,), at_us=clock.at_us))
+            store.ingest(PRODUCT, Batch(records=(assignment,), at_us=clock.at_us))
     clock.at_us = START_US + 50 * DAY_US
     dearer = PlanRecord("pro", plan_to_json(PlanConfig(price=59)), clock.at_us)
-    store.ingest(PRODUCT, Batch(directory=(dearer,), at_us=clock.at_us))
+    store.ingest(PRODUCT, Batch(records=(dearer,), at_us=clock.at_us))
     clock.at_us = NOW_US
     store.add_revenue(PRODUCT, [_payment(chance, f"r{number}") for number in range(8)])
     events = tuple(
@@ -262,7 +262,7 @@ def test_margin__a_billing_period_of_a_user__has_its_cost_and_its_price(
     """The price of the plan as a whole, and no call of another period."""
     clock.at_us = START_US + 10 * DAY_US
     plan = PlanRecord("pro", plan_to_json(PlanConfig(price=49)), START_US)
-    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    store.ingest(PRODUCT, Batch(records=(plan,), at_us=clock.at_us))
     clock.at_us = START_US
     store.add_user(PRODUCT, "ann", None)
     fortnight = Subscription(START_US + 3 * DAY_US, START_US + 17 * DAY_US)
@@ -283,7 +283,7 @@ def test_margin__an_erased_user__pays_until_then(store: SqlStore, clock: Clock) 
     """The past stays under the pseudonym; nobody pays for who is gone."""
     clock.at_us = START_US
     plan = PlanRecord("default", plan_to_json(PlanConfig(price=31)), START_US)
-    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    store.ingest(PRODUCT, Batch(records=(plan,), at_us=clock.at_us))
     store.add_user(PRODUCT, "ann", None)
     clock.at_us = START_US + 10 * DAY_US
     pseudonym = store.erase_user(PRODUCT, "ann")
@@ -302,7 +302,7 @@ def test_margin__a_later_assignment__leaves_the_past_alone(store: SqlStore, cloc
         PlanRecord(name, plan_to_json(PlanConfig(price=price)), START_US)
         for name, price in (("default", None), ("pro", 49))
     ]
-    store.ingest(PRODUCT, Batch(directory=tuple(plans), at_us=clock.at_us))
+    store.ingest(PRODUCT, Batch(records=tuple(plans), at_us=clock.at_us))
     store.add_user(PRODUCT, "ann", None)
     march = START_US, START_US + 31 * DAY_US
     before = report(store, "user", *march).page
@@ -320,7 +320,7 @@ def test_margin__a_subscription_that_has_ended__has_no_price(store: SqlStore, cl
     """What ends for good does not renew, and a payment still counts."""
     clock.at_us = START_US
     plan = PlanRecord("pro", plan_to_json(PlanConfig(price=49)), START_US)
-    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=clock.at_us))
+    store.ingest(PRODUCT, Batch(records=(plan,), at_us=clock.at_us))
     store.add_user(PRODUCT, "ann", None)
     store.subscribe(PRODUCT, "ann", "pro", Subscription(START_US, START_US + 7 * DAY_US, "none"))
     week = report(store, "user", START_US, START_US + 7 * DAY_US).page

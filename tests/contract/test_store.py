@@ -38,7 +38,7 @@ from paygent.core.messages import (
     AssignRecord,
     Batch,
     BookedEvent,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
     PriceRecord,
     Question,
@@ -93,9 +93,9 @@ def spent(store: Store, user_id: str, key: AccountKey, *, product: str = PRODUCT
     return store.read(product, ask(user_id, key), NOON_US).users[user_id].spent[key]
 
 
-def write(store: Store, *directory: DirectoryRecord) -> None:
-    """Write directory records."""
-    store.ingest(PRODUCT, Batch(directory=directory, at_us=LATER_US))
+def write(store: Store, *directory: LedgerRecord) -> None:
+    """Write ledger records."""
+    store.ingest(PRODUCT, Batch(records=directory, at_us=LATER_US))
 
 
 # -- events are counted once
@@ -200,7 +200,7 @@ def test_ingest__a_batch_that_fails__leaves_nothing_and_claims_nothing(
         store.ingest(
             PRODUCT,
             batch_of(
-                good, broken, directory=directory, questions=ask("ann", period_key(), day_key())
+                good, broken, records=directory, questions=ask("ann", period_key(), day_key())
             ),
         )
     answer = store.read(PRODUCT, ask("ann", period_key(), day_key()), NOON_US)
@@ -225,7 +225,7 @@ def test_store__two_products__never_meet(store: Store) -> None:
         SessionRecord("ann", "open", True, NOON_US, NOON_US),
     )
     batch = batch_of(
-        make_event("a"), directory=directory, questions=ask("ann", period_key(), day_key())
+        make_event("a"), records=directory, questions=ask("ann", period_key(), day_key())
     )
     store.ingest(PRODUCT, batch)
     untouched = store.read(other, ask("ann", period_key()), NOON_US)
@@ -892,7 +892,7 @@ def test_price_lists__written_again__stay_as_they_were_first(store: Store) -> No
     write(store, PriceRecord("list-1", {"v": 1}, NOON_US))
     write(store, PriceRecord("list-1", {"v": 2}, NOON_US + 1))
     other = batch_of(
-        make_event("e", price_id="list-1"), directory=(PriceRecord("list-1", {"v": 3}, NOON_US),)
+        make_event("e", price_id="list-1"), records=(PriceRecord("list-1", {"v": 3}, NOON_US),)
     )
     store.ingest(PRODUCT, batch_of(make_event("e", price_id="list-1")))
     store.ingest("globex", other)
@@ -1088,7 +1088,7 @@ def test_users__with_and_without_usage__are_dearest_first_then_by_id(store: Stor
             make_event("b", model="o3", model_key="o3", at_us=NOON_US),
             make_event("c", user_id="bob", cost_tokens_nano=2_001),
             earlier,
-            directory=(plan,),
+            records=(plan,),
         ),
     )
     store.ingest("other", batch_of(make_event("d", user_id="eve")))
@@ -1124,7 +1124,7 @@ def test_plan_users__assigned_and_active__are_counted_by_plan(store: Store) -> N
             make_event("c", user_id="bob", plan="default"),
             make_event("d", user_id="nobody", plan="default"),
             make_event("e", user_id="old", at_us=NOON_US - 40 * DAY_US),
-            directory=(AssignRecord("ann", "pro", None, None, NOON_US),),
+            records=(AssignRecord("ann", "pro", None, None, NOON_US),),
         ),
     )
     store.ingest("other", batch_of(make_event("f", user_id="eve")))

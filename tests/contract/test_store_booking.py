@@ -26,7 +26,7 @@ from paygent.core.messages import (
     AssignRecord,
     Batch,
     DefaultPlanRecord,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
     SessionRecord,
 )
@@ -40,9 +40,9 @@ from paygent.store.statements import Statements
 __all__ = ["clock", "store", "stores"]  # fixtures
 
 
-def write(store: SqlStore, *records: DirectoryRecord, sent_us: int) -> None:
-    """Send directory records at a time of the sender's clock."""
-    store.ingest(PRODUCT, Batch(directory=records, at_us=sent_us))
+def write(store: SqlStore, *records: LedgerRecord, sent_us: int) -> None:
+    """Send ledger records at a time of the sender's clock."""
+    store.ingest(PRODUCT, Batch(records=records, at_us=sent_us))
 
 
 def plan_of(store: SqlStore, user_id: str = "ann") -> str | None:
@@ -315,7 +315,7 @@ def late_batch() -> Batch:
     """Return what the journal of a process that was away may contain."""
     return batch_of(
         make_event("late", metadata={"name": "Ann"}, description="Ann"),
-        directory=(
+        records=(
             AssignRecord("ann", "pro", None, None, NOON_US),
             SessionRecord("ann", "s9", True, NOON_US, NOON_US),
         ),

@@ -93,11 +93,11 @@ class Connection:
         if choice < 0.15:
             plan = self.random.choice(("free", "pro"))
             record = AssignRecord(user_id, plan, None, None, LATER_US - number)
-            self.store.ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+            self.store.ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
             return 0
         if choice < 0.3:
             plan_record = PlanRecord("pro", {"price": self.random.randrange(3)}, LATER_US - number)
-            self.store.ingest(PRODUCT, Batch(directory=(plan_record,), at_us=LATER_US))
+            self.store.ingest(PRODUCT, Batch(records=(plan_record,), at_us=LATER_US))
             return 0
         events = self._events(number)
         keys = tuple(self.random.sample(KEYS, self.random.randrange(len(KEYS))))
@@ -190,7 +190,7 @@ def test_two_connections__a_plan_each__make_two_versions(open_again: Open) -> No
     def configure(number: int) -> None:
         start.wait(10)
         record = PlanRecord("pro", {"price": number}, LATER_US)
-        stores[number].ingest(PRODUCT, Batch(directory=(record,), at_us=LATER_US))
+        stores[number].ingest(PRODUCT, Batch(records=(record,), at_us=LATER_US))
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(configure, (0, 1)))

@@ -210,7 +210,7 @@ def test_news__each_kind_of_change__names_the_user(store: SqlStore, clock: Clock
         AssignRecord("assigned", "pro", None, None, NOON_US),
         AssignRecord("kept", "pro", None, None, NOON_US, keeps=True),
     )
-    store.ingest(PRODUCT, batch_of(make_event("a", user_id="spending"), directory=records))
+    store.ingest(PRODUCT, batch_of(make_event("a", user_id="spending"), records=records))
     store.subscribe(PRODUCT, "subscribed", "pro", None)
     pause(store, "paused")
     store.change_user(PRODUCT, "off", UserChange({"sdk_enabled": False}))
@@ -224,10 +224,10 @@ def test_news__each_kind_of_change__names_the_user(store: SqlStore, clock: Clock
 def test_news__an_assignment_that_changes_nothing__is_none(store: SqlStore, clock: Clock) -> None:
     """A plan that only `keeps` does not touch a user who has one."""
     assign = AssignRecord("ann", "pro", None, None, NOON_US)
-    store.ingest(PRODUCT, batch_of(directory=(assign,)))
+    store.ingest(PRODUCT, batch_of(records=(assign,)))
     since_us = clock.at_us = clock.at_us + HOUR_US
     clock.at_us += SECOND_US
-    store.ingest(PRODUCT, batch_of(directory=(assign._replace(plan="free", keeps=True),)))
+    store.ingest(PRODUCT, batch_of(records=(assign._replace(plan="free", keeps=True),)))
     assert news(store, since_us)[0] == frozenset()
 
 
@@ -281,7 +281,7 @@ def test_news__since_a_time_ahead_of_the_ledger__do_not_go_back(
 def assign_all(store: SqlStore, user_ids: list[str]) -> None:
     """Assign a plan to users, in one transaction."""
     records = tuple(AssignRecord(each, "pro", None, None, NOON_US) for each in user_ids)
-    store.ingest(PRODUCT, batch_of(directory=records))
+    store.ingest(PRODUCT, batch_of(records=records))
 
 
 def test_news__of_very_many_users__come_in_parts(store: SqlStore, clock: Clock) -> None:
@@ -369,7 +369,7 @@ def test_state__an_override__raises_the_users_plan_until_it_ends(
     """It appears in `own` as a plan of the user's own, by the ledger's clock."""
     plan = PlanRecord("pro", PLAN, NOON_US)
     assign = AssignRecord("ann", "pro", None, None, NOON_US)
-    store.ingest(PRODUCT, batch_of(directory=(plan, assign)))
+    store.ingest(PRODUCT, batch_of(records=(plan, assign)))
     assert state(store).own is None
     store.add_override(PRODUCT, make_override("ann"))
     store.add_override(PRODUCT, make_override("ann", added=None, cap=8 * 10**9))
@@ -388,7 +388,7 @@ def test_state__an_override_of_an_own_plan__raises_that(store: SqlStore, clock: 
     own = plan_to_json(PlanConfig(max_spend_per_period=20))
     plan = PlanRecord("pro", PLAN, NOON_US)
     assign = AssignRecord("ann", "pro", own, None, NOON_US)
-    store.ingest(PRODUCT, batch_of(directory=(plan, assign)))
+    store.ingest(PRODUCT, batch_of(records=(plan, assign)))
     store.add_override(PRODUCT, make_override("ann"))
     assert cap_of(state(store).own) == 21 * 10**9
     clock.at_us += DAY_US
@@ -404,7 +404,7 @@ def test_state__an_override_without_an_assignment__raises_the_default_plan(
     records = (PlanRecord(default_plan or "default", PLAN, NOON_US),)
     if default_plan is not None:
         records += (DefaultPlanRecord(default_plan, NOON_US),)  # type: ignore[assignment]
-    store.ingest(PRODUCT, batch_of(directory=records))
+    store.ingest(PRODUCT, batch_of(records=records))
     store.add_override(PRODUCT, make_override("ann"))
     assert cap_of(state(store).own) == 6 * 10**9
     assert state(store).plan is None
@@ -422,7 +422,7 @@ def test_state__an_override_of_a_plan_without_configuration__has_no_effect(
 def test_state__overrides__are_those_of_each_user_and_product(store: SqlStore) -> None:
     """In one reading of several users, and with the same ids in another product."""
     for product in (PRODUCT, OTHER):
-        store.ingest(product, batch_of(directory=(PlanRecord("default", PLAN, NOON_US),)))
+        store.ingest(product, batch_of(records=(PlanRecord("default", PLAN, NOON_US),)))
         add_users(store, "ann", "bob", "eve", product=product)
     store.add_override(PRODUCT, make_override("ann"))
     store.add_override(PRODUCT, make_override("bob", added=2 * 10**9))
@@ -444,6 +444,6 @@ def test_state__an_account_with_an_odd_limit__is_kept_and_read(store: SqlStore) 
 def test_clock__of_a_record_from_before_all_time__stops_at_0(store: SqlStore) -> None:
     """A sender with a clock far ahead writes no plan with a time that has no date."""
     plan = PlanRecord("pro", PLAN, 0)
-    store.ingest(PRODUCT, Batch(directory=(plan,), at_us=(1 << 63) - 1))
+    store.ingest(PRODUCT, Batch(records=(plan,), at_us=(1 << 63) - 1))
     (stored,) = store.plans(PRODUCT)
     assert stored.created_us == 0

@@ -193,7 +193,7 @@ MEANINGS = {
     "SyncMessage.windows": "The windows that accounts refer to: start and end of each.",
     "SyncMessage.questions": "The users to answer about.",
     "SyncMessage.events": "What the process's calls cost.",
-    "SyncMessage.directory": "Sessions (`k` is `session`), price lists (`prices`) and plans for"
+    "SyncMessage.records": "Sessions (`k` is `session`), price lists (`prices`) and plans for"
     " users without one (`assign` with `keeps`); with an `admin` key also `plan`, `default_plan`"
     " and other assignments.",
     "Question.user_id": "The application's id of the user, who is created if unknown.",

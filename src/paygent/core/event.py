@@ -47,13 +47,14 @@ class Event(NamedTuple):
         source: "auto" for a metered call, "manual" for `record_event`.
         price_id: The price list that was used; "" for an explicit cost.
         latency_ms: From the call's begin to its settlement.
-        blocked: The call ran past a hard gate, because the product chose not to raise.
+        blocked: The call ran past a hard gate, because its plan or the product chose not to raise.
         cost_explicit: The cost was passed to `record_event`.
         tool_calls: Names of tools, in order.
         description: Free text of a manual event.
         metadata: The context's metadata, at most 16 keys and 1 kB.
         details: Counts of the rarer components by name (long cache writes, audio, image, searches),
             and marks such as `HELD`.
+        gate_reason: Why it would have been refused, if it is `blocked`; "" otherwise.
         corrects: Id of the event that this one corrects: then counts and costs are signed
             differences (the one place where negatives are legal), user, session, time, model, plan
             and period are the original's, and it is no call. None for every other event.
@@ -87,6 +88,7 @@ class Event(NamedTuple):
     description: str | None = None
     metadata: Mapping[str, Any] | None = None
     details: Mapping[str, int] | None = None
+    gate_reason: str = ""
     corrects: str | None = None
     restates: bool = False
 
@@ -150,6 +152,7 @@ _FIELDS = {
     "description": _Field("description", str, is_rare=True),
     "metadata": _Field("meta", dict, is_rare=True),
     "details": _Field("details", dict, is_rare=True),
+    "gate_reason": _Field("gate", str, is_rare=True),
     "corrects": _Field("corrects", str, is_rare=True),
     "restates": _Field("restates", bool, is_rare=True),
 }

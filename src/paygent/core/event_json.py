@@ -33,6 +33,9 @@ CLOCK_SKEW_MAX_US = 5 * 60 * 10**6
 
 ID_CHARS_MAX = 128
 
+REASON_CHARS_MAX = 2 * NAME_CHARS_MAX
+"""Length of a `gate_reason`: it may contain the name of a model."""
+
 _DESCRIPTION_CHARS_MAX = 2_000
 _TOOL_CALLS_MAX = 1_000
 _METADATA_KEYS_MAX = 16
@@ -47,6 +50,7 @@ _COUNTS = (
     "reasoning_tokens",
 )  # fmt: skip
 _ID_RULE = f"must be a string of 1 to {ID_CHARS_MAX} characters"
+_REASON_RULE = f"must be a string of at most {REASON_CHARS_MAX} characters"
 _TIMESTAMP_RULE = "must be an ISO 8601 time with a time zone, from 1970 on"
 
 CanonicalName = Callable[[str], str]
@@ -119,6 +123,7 @@ def event_to_json(event: Event) -> dict[str, Any]:
         "price_id": event.price_id or None,
         "latency_ms": event.latency_ms,
         "blocked": event.blocked,
+        "gate_reason": event.gate_reason or None,
         "corrects": event.corrects,
         **({"model_key": event.model_key} if event.model_key else {}),
         **({"details": dict(event.details)} if event.details else {}),
@@ -204,6 +209,7 @@ _ONLY_INT = {int}
 _NUMBERS = {int, float}
 _USUAL = (
     ("blocked", False),
+    ("gate_reason", None),
     ("cost_explicit", False),
     ("corrects", None),
     ("description", None),
@@ -272,9 +278,14 @@ class _Reader:
             description=self._description(),
             metadata=self._metadata(),
             details=self._details(),
+            gate_reason=self._gate_reason(),
             corrects=corrects,
             restates=self._flag("restates"),
         )
+
+    def _gate_reason(self) -> str:
+        reason = self._text("gate_reason", chars_max=REASON_CHARS_MAX, rule=_REASON_RULE)
+        return reason if self._item.get("blocked") is True else ""
 
     def _add(self, name: str, value: Any, rule: str) -> None:
         self._errors.add(f"{self._path}.{name}", value, rule)

@@ -17,7 +17,6 @@ from dataclasses import replace
 from typing import Any, get_args
 
 from paygent.core.account import AccountKey
-from paygent.core.directory_json import directory_from_json, directory_to_json
 from paygent.core.event import Event
 from paygent.core.event_json import CLOCK_SKEW_MAX_US, CanonicalName, event_to_json, read_events
 from paygent.core.limit import LimitKey
@@ -25,7 +24,8 @@ from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
-    DirectoryRecord,
+    GateEvent,
+    LedgerRecord,
     PlanRecord,
     Question,
     SessionState,
@@ -33,12 +33,13 @@ from paygent.core.messages import (
 )
 from paygent.core.period import Renewal, Subscription
 from paygent.core.plan_json import plan_from_json
+from paygent.core.record_json import record_from_json, record_to_json
 from paygent.core.validation import NAME_CHARS_MAX, InvalidValue, ValidationErrors
 
 QUESTIONS_MAX = 5_000
 """Questions in one message."""
 
-DIRECTORY_MAX = 2_000
+RECORDS_MAX = 2_000
 """Directory records in one message."""
 
 ACCOUNTS_MAX = 1_000
@@ -100,7 +101,7 @@ def batch_to_json(batch: Batch) -> dict[str, Any]:
             number=batch.number,
             plans_version=batch.plans_version,
             events=[_short(event_to_json(event)) for event in batch.events],
-            directory=[directory_to_json(record) for record in batch.directory],
+            records=[record_to_json(record) for record in batch.records],
             limits=limits.rows,
             windows=windows.rows,
             questions=questions,
@@ -150,10 +151,10 @@ def read_batch(given: Any, now_us: int, canonical: CanonicalName) -> Batch:
         question = _question(part, limits, windows)
         if questions.setdefault(question.user_id, question) is not question:
             part.add("user_id", question.user_id, "must be a user of no other question")
-    directory = tuple(
+    records = tuple(
         record
-        for number, each in enumerate(fields.items("directory", most=DIRECTORY_MAX))
-        if (record := _directory(each, f"directory[{number}]", errors)) is not None
+        for number, each in enumerate(fields.items("records", most=RECORDS_MAX))
+        if (record := _record(each, f"records[{number}]", now_us, errors)) is not None
     )
     events: tuple[Event, ...] = ()
     try:
@@ -166,7 +167,7 @@ def read_batch(given: Any, now_us: int, canonical: CanonicalName) -> Batch:
     at_us = fields.number("at_us", default=now_us)
     batch = Batch(
         events=events,
-        directory=directory,
+        records=records,
         questions=tuple(questions.values()),
         # Like events: rolling windows end at the ledger's time, where the sender's is wrong.
         at_us=now_us if at_us > now_us + CLOCK_SKEW_MAX_US else at_us,
@@ -226,16 +227,18 @@ def _question(
     )
 
 
-def _directory(given: Any, path: str, errors: ValidationErrors) -> DirectoryRecord | None:
+def _record(given: Any, path: str, now_us: int, errors: ValidationErrors) -> LedgerRecord | None:
     try:
-        record = directory_from_json(given)
+        record = record_from_json(given)
     except (KeyError, TypeError, ValueError) as error:
-        errors.add(path, given, f"must be a directory record ({type(error).__name__})")
+        errors.add(path, given, f"must be a ledger record ({type(error).__name__})")
         return None
     if isinstance(record, PlanRecord):
         _check_plan(record.document, f"{path}.document", errors)
     elif isinstance(record, AssignRecord) and record.own is not None:
         _check_plan(record.own, f"{path}.own", errors)
+    elif isinstance(record, GateEvent) and record.at_us > now_us + CLOCK_SKEW_MAX_US:
+        return record._replace(at_us=now_us)  # as events
     return record
 
 

@@ -1,12 +1,12 @@
 """Messages between a process and its ledger: plain values, the same in memory and over HTTP.
 
-A process sends a `Batch` (events, directory records) with `Question`s about its users, and gets an
+A process sends a `Batch` (events, ledger records) with `Question`s about its users, and gets an
 `Answer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,6 +19,10 @@ DEFAULT_PLAN = "default"
 
 MISSING_USER_ID = "(none)"
 """The reserved user of calls without a user; reports list it like any other."""
+
+
+QUARTER_US = 900 * 10**6
+"""A quarter of an hour: days begin at one in every time zone."""
 
 
 class PlanRecord(NamedTuple):
@@ -44,6 +48,55 @@ class AssignRecord(NamedTuple):
     subscription: Subscription | None
     at_us: int
     keeps: bool = False
+
+
+class GateEvent(NamedTuple):
+    """A call that reached a gate, or several that did for the same reason within a second.
+
+    Attributes:
+        gate_event_id: The sender's id; unique for the user.
+        at_us: When the first of them did.
+        status: "soft_gate" or "hard_gate".
+        gate_reason: As in `GuardResult`.
+        blocked: Whether they were refused.
+        usage_ppm: Used part of the cap, in parts per million.
+        current_value, limit_value: Dollars or tokens, as the reason says, as decimal text.
+        calls: How many they are.
+    """
+
+    gate_event_id: str
+    user_id: str
+    session_id: str
+    at_us: int
+    status: str
+    gate_reason: str
+    model: str
+    blocked: bool
+    usage_ppm: int
+    current_value: str
+    limit_value: str
+    message: str
+    metadata: Mapping[str, Any] | None = None
+    calls: int = 1
+
+
+class UnmeteredCalls(NamedTuple):
+    """How many calls of an operation passed in a process that no adapter could meter, in a quarter
+    of an hour. The number only grows, so a repeated or late record changes nothing.
+
+    Attributes:
+        process: A name that no other process has.
+        since_us: When the quarter of an hour began.
+        operation: Such as "openai:POST /videos".
+        model: As the application named it; "" where it named none.
+        calls: How many there were so far.
+    """
+
+    process: str
+    since_us: int
+    operation: str
+    model: str
+    calls: int
 
 
 class SessionRecord(NamedTuple):
@@ -77,14 +130,17 @@ class DefaultPlanRecord(NamedTuple):
 
 DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord
 
+LedgerRecord = DirectoryRecord | GateEvent | UnmeteredCalls
+"""What a process sends to its ledger besides usage events."""
 
-def is_for_backend(record: DirectoryRecord) -> bool:
+
+def is_for_backend(record: LedgerRecord) -> bool:
     """Return whether a process sends a record to a backend: not plans and assignments, which are
     the backend's own; but a context may name the plan of a user who has none.
     """
     if isinstance(record, AssignRecord):
         return record.keeps
-    return isinstance(record, (SessionRecord, PriceRecord))
+    return not isinstance(record, (PlanRecord, DefaultPlanRecord))
 
 
 class SessionState(NamedTuple):
@@ -169,7 +225,8 @@ class Batch:
 
     Attributes:
         events: Usage events, at most `max_batch_size`.
-        directory: Plans, assignments, sessions and price lists, in order.
+        records: Plans, assignments, sessions and price lists, in order; gate events, and counts of
+            unmetered calls.
         questions: Users to read after the booking; the ledger keeps the accounts they name from
             then on.
         at_us: The process's clock.
@@ -182,7 +239,7 @@ class Batch:
     """
 
     events: tuple[Event, ...] = ()
-    directory: tuple[DirectoryRecord, ...] = ()
+    records: tuple[LedgerRecord, ...] = ()
     questions: tuple[Question, ...] = ()
     at_us: int = 0
     holder: str = ""

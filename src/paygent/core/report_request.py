@@ -35,6 +35,7 @@ from paygent.core.report import (
     SpendReport,
     fold_spend,
 )
+from paygent.core.tally import GATE_KEYS, QUALITY_KEYS, sorts_of
 from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue, ValidationErrors
 
 Period = Literal["current", "previous"]
@@ -51,6 +52,7 @@ class Rules(NamedTuple):
         sorts: Figures that rows are sorted by.
         sort: The sort where none is asked for and the first key is no time.
         has_whole_month: Whether the end that is not given is that of the month, and not of today.
+        has_whole_days: Whether it begins and ends with a day.
     """
 
     keys: tuple[str, ...]
@@ -60,6 +62,7 @@ class Rules(NamedTuple):
     sorts: tuple[str, ...]
     sort: str
     has_whole_month: bool = False
+    has_whole_days: bool = False
 
     @property
     def keys_rule(self) -> str:
@@ -67,7 +70,7 @@ class Rules(NamedTuple):
         listed = ", ".join(self.keys)
         if self.keys_max == 1:
             return f"must be one of {listed}"
-        return f"must be one or two of {listed} and tag:KEY"
+        return f"must be one or two of {listed}{' and tag:KEY' if self.has_tags else ''}"
 
 
 FILTERS: Final = ("user", "model", "provider", "plan", "session")
@@ -76,6 +79,24 @@ FILTERS: Final = ("user", "model", "provider", "plan", "session")
 SPEND: Final = Rules(KEYS, 2, True, FILTERS, tuple(FIGURE_SORTS), "-cost")
 MARGIN: Final = Rules(
     MARGIN_KEYS, 1, False, ("user", "plan"), MARGIN_SORTS, "margin", has_whole_month=True
+)
+GATES: Final = Rules(
+    GATE_KEYS,
+    2,
+    False,
+    ("user", "reason"),
+    sorts_of("gates"),
+    "-refused_calls",
+    has_whole_days=True,
+)
+QUALITY: Final = Rules(
+    QUALITY_KEYS,
+    2,
+    False,
+    ("model", "provider", "operation"),
+    sorts_of("quality"),
+    "-calls",
+    has_whole_days=True,
 )
 
 PAGE_ROWS_MAX: Final = 10_000
@@ -108,6 +129,7 @@ class SpendRequest:
         start, end: A day in the product's time zone, or microseconds since 1970 UTC. None is the
             first of this month, and the end of today.
         has_whole_month: The end is that of this month in place of that of today.
+        has_whole_days: Start and end must be those of days.
         period: In their place: the user's billing period; without a user in `where`, the calendar
             month of the product's time zone.
         names: What the caller calls the arguments.
@@ -124,6 +146,7 @@ class SpendRequest:
     rows_max: int | None = None
     after: Cursor = START
     has_whole_month: bool = False
+    has_whole_days: bool = False
     names: Names = PYTHON
     now_us: int | None = None
 
@@ -184,6 +207,7 @@ def read_request(
         is_descending=is_descending,
         rows_max=rows_max,
         has_whole_month=rules.has_whole_month,
+        has_whole_days=rules.has_whole_days,
         names=names,
         now_us=now_us,
     )
@@ -285,10 +309,13 @@ def resolve(
         if request.period == "previous":
             earlier_us = window.start_us - 1
             window = billing_period(subscription, earlier_us) or calendar_month(earlier_us)
-        where["period"] = str(window.start_us)
+        if not request.has_whole_days:
+            where["period"] = str(window.start_us)
         start_us, end_us = window
     else:
         start_us, end_us = month_in_zone(zone, today, is_previous=request.period == "previous")
+    if request.has_whole_days:
+        _check_days(start_us, end_us, request, zone)
     return SpendQuery(
         request.by,
         start_us,
@@ -343,6 +370,21 @@ def _us_of(moment: date | int | None, otherwise: date, zone: str) -> int:
     if isinstance(moment, int):
         return moment
     return start_of_day(otherwise if moment is None else moment, zone)
+
+
+def _check_days(start_us: int, end_us: int, request: SpendRequest, zone: str) -> None:
+    """Check that a span of time begins and ends with a day."""
+    names = request.names
+    for name, moment, at_us in (
+        (names.start, request.start, start_us),
+        (names.end, request.end, end_us),
+    ):
+        if at_us != start_of_day(date.fromisoformat(day_in_zone(at_us, zone)), zone):
+            if request.period is None:
+                rule = f"must be the start of a day in {zone}: this report counts whole days"
+                raise InvalidValue("report", (FieldError(name, moment, rule),))
+            rule = f"must begin and end with a day in {zone}; give {names.start} and {names.end}"
+            raise InvalidValue("report", (FieldError("period", request.period, rule),))
 
 
 def _check_span(start_us: int, end_us: int, request: SpendRequest) -> None:

@@ -25,8 +25,8 @@ from paygent.core.messages import (
     Answer,
     Batch,
     BookedEvent,
-    DirectoryRecord,
     Known,
+    LedgerRecord,
     is_for_backend,
 )
 from paygent.core.report import SpendReport
@@ -156,8 +156,8 @@ class ConnectedLedger:
             raise error from None  # what is wrong with the backend comes first
 
     def _settle_there(self, batch: Batch) -> Answer:
-        sent = tuple(record for record in batch.directory if is_for_backend(record))
-        answer = self._remote.settle(replace(batch, directory=sent))
+        sent = tuple(record for record in batch.records if is_for_backend(record))
+        answer = self._remote.settle(replace(batch, records=sent))
         self._backoff.succeed()
         self._through = max(self._through, answer.booked_through)
         self._sweep()
@@ -212,12 +212,12 @@ class ConnectedLedger:
             self._backoff.fail(min(error.retry_after_s or 0.0, _RETRY_AFTER_MAX_S))
             return False
 
-    def _send_records(self, records: list[Event | DirectoryRecord], at_us: int) -> None:
+    def _send_records(self, records: list[Event | LedgerRecord], at_us: int) -> None:
         """Send records to the backend; one that it refuses is quarantined."""
         events = tuple(each for each in records if isinstance(each, Event))
-        directory = tuple(each for each in records if not isinstance(each, Event))
+        others = tuple(each for each in records if not isinstance(each, Event))
         try:
-            self._remote.settle(Batch(events=events, directory=directory, at_us=at_us))
+            self._remote.settle(Batch(events=events, records=others, at_us=at_us))
         except LedgerRefused as error:
             if len(records) == 1:
                 diagnostics.record_error("ledger_refused", error)

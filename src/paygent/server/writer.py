@@ -135,7 +135,7 @@ class Writer:
         count = len(self._lanes)
         if count == 1:
             return [(0, batch)]
-        if not batch.events or batch.holder or batch.directory or batch.questions:
+        if not batch.events or batch.holder or batch.records or batch.questions:
             # A numbered batch is booked in one piece, or its number would be wrong for a part.
             return [(hash(batch.holder) % count, batch)]
         shares: dict[int, list[Event]] = {}

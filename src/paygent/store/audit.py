@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 from paygent.core.account import AccountKey, amount
 from paygent.store.booking import with_new_ids
 from paygent.store.directory_port import Difference, Progress, no_progress
-from paygent.store.directory_rows import AFTER_ALL_IDS
-from paygent.store.gates import GATE_COLUMNS, GateSums
+from paygent.store.directory_rows import AFTER_ALL_IDS, gate_event_of
+from paygent.store.gates import GATE_FIGURES, GATE_KEY, GateSums, days_with_gates
 from paygent.store.rollups import FIGURES, PRODUCT_KEY, USER_KEY
 from paygent.store.rows import account_key_of
 from paygent.store.statements import Row, Statements
@@ -52,7 +52,7 @@ class _Table(NamedTuple):
 
 _USERS = _Table("rollup_user", "roll_up_users", USER_KEY, FIGURES)
 _PRODUCTS = _Table("rollup_product", "roll_up_products", PRODUCT_KEY, FIGURES)
-_GATES = _Table("rollup_gate", "roll_up_gates", ("user_id", "day", "gate_reason"), GATE_COLUMNS)
+_GATES = _Table("rollup_gate", "roll_up_gates", GATE_KEY, GATE_FIGURES)
 _ACCOUNTS = _Table(
     "accounts",
     "book_accounts",
@@ -244,17 +244,20 @@ def _found(table: _Table, rows: Iterable[Row]) -> Iterator[DifferingRow]:
 
 
 def _differing_gates(sql: Statements, users: _Range) -> Iterator[DifferingRow]:
-    """Yield rows of the rollup of gate events, folded here: their days are not stored."""
+    """Yield rows of the rollup of gates. Gate events are folded here: their days are not stored."""
     folds = GateSums(sql.product()["timezone"])
     key = {"user_id": users.first, "at_us": _BEFORE_ALL_US, "gate_event_id": ""}
     for row in _stream(sql.gate_events_to_audit, key, users.before):
-        at = row["user_id"], row["at_us"], row["gate_reason"], row["status"]
-        folds.add(*at, blocked=bool(row["blocked"]))
+        folds.add(gate_event_of(row))
+    span = {"first": users.first, "before": users.before}
+    for row in sql.shadow_to_audit(**span):
+        place = row["day"], row["user_id"], row["gate_reason"]
+        folds.add_shadow(*place, row["shadow_calls"], row["shadow_cost_nano"])
     stored = {
-        (row["user_id"], row["day"], row["gate_reason"]): tuple(row[each] for each in GATE_COLUMNS)
-        for row in sql.rollup_gates_to_audit(first=users.first, before=users.before)
+        tuple(row[each] for each in GATE_KEY): tuple(row[each] for each in GATE_FIGURES)
+        for row in sql.rollup_gates_to_audit(rows=days_with_gates(sql), **span)
     }
-    nothing = (0,) * len(GATE_COLUMNS)
+    nothing = (0,) * len(GATE_FIGURES)
     for each in sorted(stored.keys() | folds.sums.keys()):
         figures, folded = stored.get(each, nothing), tuple(folds.sums.get(each, nothing))
         if figures != folded:

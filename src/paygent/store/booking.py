@@ -12,6 +12,7 @@ Theory of operation
    takes the place of its original.
 4. *Claim* the ids. What was claimed before is a duplicate and goes no further.
 5. *Count* what is new in Python, by the one rule `AccountKey.counts`: accounts, sessions, rollups.
+   Gate events claim their ids in their own table.
 6. *Write* the sums, a statement for each table.
 
 Nothing is read that does not belong to a user, session or id of these batches.
@@ -34,10 +35,12 @@ from paygent.core.messages import (
     Batch,
     DefaultPlanRecord,
     DirectoryRecord,
+    GateEvent,
     PlanRecord,
     PriceRecord,
     Question,
     SessionRecord,
+    UnmeteredCalls,
 )
 from paygent.core.period import Window, billing_period, calendar_month
 from paygent.store.answering import (
@@ -48,6 +51,12 @@ from paygent.store.answering import (
 )
 from paygent.store.corrections import Corrections, MoreUsersToLock
 from paygent.store.erasure import as_erased, pseudonyms
+from paygent.store.gates import (
+    GateSums,
+    add_gate_events,
+    put_unmetered_calls,
+    storable_gate_event,
+)
 from paygent.store.rollups import Rollups
 from paygent.store.rows import (
     account_key_of,
@@ -155,21 +164,28 @@ class Booking:
         for batch in batches:
             user_ids.update(
                 text(record.user_id)
-                for record in batch.directory
-                if isinstance(record, (AssignRecord, SessionRecord))
+                for record in batch.records
+                if isinstance(record, (AssignRecord, SessionRecord, GateEvent))
             )
         erased = self._booked.erased = pseudonyms(self._sql, user_ids, self._now_us)
         if erased:
             sent = [_as_erased(event, erased) for event in sent]
             questions = [each for each in questions if text(each.user_id) not in erased]
-        records = [
-            (record, batch.at_us)
-            for batch in batches
-            for record in batch.directory
-            if not erased or text(getattr(record, "user_id", "")) not in erased
-        ]
+        records: list[tuple[DirectoryRecord, int]] = []
+        gate_events: list[GateEvent] = []
+        unmetered: list[UnmeteredCalls] = []
+        for batch in batches:
+            for record in batch.records:
+                user_id = text(getattr(record, "user_id", ""))
+                if isinstance(record, GateEvent):
+                    gate_events.append(storable_gate_event(record, erased.get(user_id)))
+                elif isinstance(record, UnmeteredCalls):
+                    unmetered.append(record)
+                elif user_id not in erased:
+                    records.append((record, batch.at_us))
         corrections = Corrections(self._sql, sent)
-        self._lock([record for record, _ in records], questions, sent, corrections)
+        at_gates = {event.user_id for event in gate_events}
+        self._lock([record for record, _ in records], questions, sent, corrections, at_gates)
         if pseudonyms(self._sql, user_ids, self._now_us) != erased:
             raise MoreUsersToLock(frozenset())  # a user was erased before the row was locked
         self._write_directory(records)
@@ -179,10 +195,14 @@ class Booking:
         corrections.place(placed)
         new = self._claim(placed)
         self._open_accounts(questions, new)
+        sums = GateSums(product["timezone"])
         if new:
             new = corrections.settle(new, has_waiting=bool(product["has_waiting"]))
-            self._write_events(new, corrections, product["timezone"])
+            self._write_events(new, corrections, product["timezone"], sums)
             self._count_accounts(new)
+        add_gate_events(self._sql, gate_events, sums)
+        sums.write(self._sql)
+        put_unmetered_calls(self._sql, unmetered, product["timezone"])
         self._write_accounts()
         self._note_holders(batches)
         return self._booked
@@ -207,11 +227,12 @@ class Booking:
         questions: Sequence[Question],
         events: Sequence[Event],
         corrections: Corrections,
+        at_gates: Collection[str],
     ) -> None:
         if any(isinstance(record, (PlanRecord, DefaultPlanRecord)) for record in records):
             self._sql.lock_product(now_us=self._now_us)  # before users, everywhere
         originals = corrections.locate()
-        users = {*self._also_lock, *(user_id for user_id, _ in originals.values())}
+        users = {*self._also_lock, *at_gates, *(user_id for user_id, _ in originals.values())}
         for record in records:
             if isinstance(record, (AssignRecord, SessionRecord)):
                 users.add(text(record.user_id))
@@ -347,7 +368,9 @@ class Booking:
                 new.append(event)
         return new
 
-    def _write_events(self, new: Sequence[Event], corrections: Corrections, timezone: str) -> None:
+    def _write_events(
+        self, new: Sequence[Event], corrections: Corrections, timezone: str, gates: GateSums
+    ) -> None:
         """Write events, their sessions and what they add to the rollups."""
         rollups = Rollups(timezone)
         sessions: _Spans = {}
@@ -355,6 +378,9 @@ class Booking:
         for event in new:
             day = rollups.day_of(event)
             rollups.add(event, day, is_doubtful=corrections.is_doubtful(event))
+            if event.blocked:
+                calls, cost_nano = event.calls, event.cost_nano
+                gates.add_shadow(day, event.user_id, event.gate_reason, calls, cost_nano)
             rows.append(event_row(self._sql.product_id, day, event))
             if event.session_id:
                 _widen(sessions, (event.user_id, event.session_id), event.at_us)

@@ -194,6 +194,7 @@ def _placed(correction: Event, original: Event) -> Event:
         "plan": original.plan,
         "period_start_us": original.period_start_us,
         "blocked": original.blocked,
+        "gate_reason": original.gate_reason,
     }
     # A metered correction (a provider's job) keeps its model if it has one, because the model of a
     # batch is known only when the batch has ended; a job that failed names none.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from paygent.core.messages import DEFAULT_PLAN, AssignRecord
+from paygent.core.messages import DEFAULT_PLAN, AssignRecord, GateEvent
 from paygent.core.period import Subscription
 from paygent.store import erasure
 from paygent.store.audit import differing_rows
@@ -22,7 +22,6 @@ from paygent.store.booking import add_plan, assign_plan, with_new_ids
 from paygent.store.directory_port import (
     ApiKey,
     Difference,
-    GateEvent,
     GateEventFilter,
     Override,
     Product,
@@ -39,7 +38,6 @@ from paygent.store.directory_port import (
 from paygent.store.directory_rows import (
     end_of_prefix,
     gate_event_of,
-    gate_event_row,
     key_of,
     new_id,
     optional_text,
@@ -53,7 +51,7 @@ from paygent.store.directory_rows import (
     stored_user_of,
 )
 from paygent.store.engine import Engine
-from paygent.store.gates import GateSums
+from paygent.store.gates import GateSums, add_gate_events, storable_gate_event
 from paygent.store.port import StoreBusy
 from paygent.store.rows import text
 from paygent.store.statements import Statements
@@ -395,24 +393,19 @@ class SqlDirectory:
             now_us = self.now_us()
             users = (text(each.user_id) for each in events)
             current = _lock_or_create_users(sql, users, now_us)
-            by_key: dict[tuple[str, str], GateEvent] = {}
+            sums = GateSums(sql.product()["timezone"])
+            given = []
             for each in events:
-                user_id = current[text(each.user_id)]
-                if user_id != text(each.user_id):
-                    each = each._replace(session_id="", message="", metadata=None)
-                by_key.setdefault((user_id, text(each.gate_event_id)), each)
-            rows = [gate_event_row(each, user_id) for (user_id, _), each in sorted(by_key.items())]
-            found = sql.add_gate_events(rows=rows)
-            new = {(row["user_id"], row["gate_event_id"]) for row in found}
-            if new:
-                timezone = sql.product()["timezone"]
-                sums = GateSums(timezone)
-                for user_id, gate_event_id in new:
-                    event = by_key[user_id, gate_event_id]
-                    reason = text(event.gate_reason)
-                    sums.add(user_id, event.at_us, reason, event.status, blocked=event.blocked)
-                sql.roll_up_gates(rows=sums.rows())
-            return frozenset(by_key[key].gate_event_id for key in new)
+                user_id = text(each.user_id)
+                pseudonym = current[user_id] if current[user_id] != user_id else None
+                given.append(storable_gate_event(each, pseudonym))
+            new = add_gate_events(sql, given, sums)
+            sums.write(sql)
+            return frozenset(
+                each.gate_event_id
+                for each, stored in zip(events, given, strict=True)
+                if (stored.user_id, stored.gate_event_id) in new
+            )
 
     def gate_events(
         self, product: str, user_id: str, wanted: GateEventFilter, events_max: int

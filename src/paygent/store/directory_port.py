@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from paygent.core.limit import LimitKey
+from paygent.core.messages import GateEvent
 from paygent.core.period import Subscription
 
 Scope = Literal["admin", "sdk", "read"]
@@ -136,32 +137,6 @@ class RevenueEntry(NamedTuple):
     period_start_us: int
     period_end_us: int
     source: str | None
-
-
-class GateEvent(NamedTuple):
-    """A call that reached a gate.
-
-    Attributes:
-        gate_event_id: The sender's id; unique for the user.
-        status: "soft_gate" or "hard_gate".
-        usage_ppm: Used part of the cap, in parts per million.
-        current_value, limit_value: Dollars or tokens, as the reason says, as decimal text.
-        blocked: Whether the call was refused.
-    """
-
-    gate_event_id: str
-    user_id: str
-    session_id: str
-    at_us: int
-    status: str
-    gate_reason: str
-    model: str
-    blocked: bool
-    usage_ppm: int
-    current_value: str
-    limit_value: str
-    message: str
-    metadata: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from paygent.core.limit import LimitKey
+from paygent.core.messages import GateEvent
 from paygent.store.directory_port import (
     ApiKey,
-    GateEvent,
     Override,
     Product,
     Remembered,
@@ -161,13 +161,3 @@ def gate_event_of(row: Row) -> GateEvent:
     values["blocked"] = bool(row["blocked"])
     values["metadata"] = from_json(row["metadata"])
     return GateEvent(**values)
-
-
-def gate_event_row(event: GateEvent, user_id: str) -> tuple[Any, ...]:
-    """Return the row of a gate event, in the order that `add_gate_events` takes."""
-    return (
-        *(user_id, text(event.gate_event_id), text(event.session_id), event.at_us),
-        *(text(event.status), text(event.gate_reason), text(event.model), int(event.blocked)),
-        *(event.usage_ppm, text(event.current_value), text(event.limit_value)),
-        *(text(event.message), storable_json(event.metadata)),
-    )

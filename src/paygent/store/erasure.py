@@ -22,6 +22,7 @@ from typing import Any
 
 from paygent.core.event import Event
 from paygent.store.directory_rows import AFTER_ALL_IDS
+from paygent.store.gates import days_with_gates
 from paygent.store.rows import text
 from paygent.store.statements import Row, Statements
 
@@ -102,9 +103,10 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
     _rename_sessions(sql, ids)
     spans = sql.spans_with_usage(first="", last=AFTER_ALL_IDS)
     sql.erase_rollup_users(rows=[(row["span"],) for row in spans], **ids)
+    sql.erase_rollup_gates(rows=days_with_gates(sql), **ids)
     for rename in (
         *(sql.erase_ids_booked_elsewhere, sql.erase_corrections, sql.erase_assignments),
-        *(sql.erase_overrides, sql.erase_revenue, sql.erase_rollup_gates),
+        *(sql.erase_overrides, sql.erase_revenue),
     ):
         rename(**ids)
     sql.erase_user(**ids, now_us=now_us)

@@ -19,6 +19,7 @@ from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
+from paygent.core.tally import TallyReport
 from paygent.store.answering import answer
 from paygent.store.booking import Booked, Booking
 from paygent.store.corrections import MoreUsersToLock
@@ -30,6 +31,7 @@ from paygent.store.reports import daily_rows, spend, spend_rows
 from paygent.store.rows import event_of, text
 from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
+from paygent.store.tallies import gates, quality
 
 _T = TypeVar("_T")
 
@@ -174,6 +176,16 @@ class SqlStore(SqlDirectory):
         """Return a report of margins; see `Store.margin`."""
         with self.engine.transaction(product) as sql:
             return margin(sql, request, self.now_us())
+
+    def gates(self, product: str, request: SpendRequest) -> TallyReport:
+        """Return a report of calls at gates; see `Store.gates`."""
+        with self.engine.transaction(product) as sql:
+            return gates(sql, request, self.now_us())
+
+    def quality(self, product: str, request: SpendRequest) -> TallyReport:
+        """Return a report of how calls were metered; see `Store.quality`."""
+        with self.engine.transaction(product) as sql:
+            return quality(sql, request, self.now_us())
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int

@@ -22,7 +22,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from paygent.core.account import AccountKey
-from paygent.core.directory_json import directory_from_json, directory_to_json
 from paygent.core.event import Event, decode_event, encode_event
 from paygent.core.limit import LimitKey
 from paygent.core.message_json import plans_from_json, plans_to_json, user_from_json, user_to_json
@@ -30,14 +29,15 @@ from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
-    DirectoryRecord,
     Known,
+    LedgerRecord,
     Question,
     SessionState,
     UserLedger,
     is_for_backend,
 )
 from paygent.core.period import rolling_length_us
+from paygent.core.record_json import record_from_json, record_to_json
 from paygent.store.answering import answer
 from paygent.store.booking import Booked
 from paygent.store.ledger import SqlStore
@@ -45,22 +45,24 @@ from paygent.store.rows import text
 from paygent.store.sqlite import SqliteStore
 from paygent.store.statements import Statements
 
-_EVENT, _DIRECTORY = "event", "directory"
-_READERS: dict[str, Callable[[Any], Event | DirectoryRecord]] = {
+_EVENT, _RECORD = "event", "record"
+_READERS: dict[str, Callable[[Any], Event | LedgerRecord]] = {
     _EVENT: decode_event,
-    _DIRECTORY: directory_from_json,
+    _RECORD: record_from_json,
 }
 _PLANS = ""  # in place of a user id, in `kept_answers`
 _SWEEP_USERS = 200
 _CACHE_KIB = 4_096  # an outage must not cost the application's memory
 
 _OF_USERS = (
-    "accounts", "event_ids", "events", "corrections", "sessions", "assignments", "rollup_user",
-    "users",
+    "accounts", "event_ids", "events", "corrections", "sessions", "assignments", "gate_events",
+    "rollup_user", "rollup_gate", "users",
 )  # fmt: skip
 """Tables of a namespace that are swept user by user; the users last, since they are the list."""
 
-_OF_PRODUCT = ("kept_answers", "rollup_product", "holders", "price_lists", "products")
+_OF_PRODUCT = (
+    "kept_answers", "rollup_product", "unmetered_calls", "holders", "price_lists", "products",
+)  # fmt: skip
 
 
 class OutageEnded(Exception):
@@ -71,11 +73,11 @@ class Unsent(NamedTuple):
     """Records of the outbox.
 
     Attributes:
-        records: Events and directory records, in the order of their delivery.
+        records: Events and ledger records, in the order of their delivery.
         last_row: Number of the last one in the outbox; 0 where there is none.
     """
 
-    records: list[Event | DirectoryRecord]
+    records: list[Event | LedgerRecord]
     last_row: int
 
 
@@ -152,7 +154,7 @@ class OutageStore(SqliteStore):
             if state.plan is not None
         ]
         if records:
-            batch = Batch(directory=tuple(records), at_us=known.as_of_us)
+            batch = Batch(records=tuple(records), at_us=known.as_of_us)
             self.ingest(self._namespace(number), batch)
         return number
 
@@ -167,7 +169,7 @@ class OutageStore(SqliteStore):
             own_sql = self._check(sql, number)
             new = {event_id for _, event_id in booked.new}
             events = [event for event in batch.events if text(event.event_id) in new]
-            _keep_unsent(own_sql, events, batch.directory)
+            _keep_unsent(own_sql, events, batch.records)
             found = self._answer(sql, batch)
             return replace(found, counted=frozenset(event.event_id for event in events))
 
@@ -273,15 +275,13 @@ def _number(sql: Statements) -> int | None:
     return None if row is None else int(row["number"])
 
 
-def _keep_unsent(
-    sql: Statements, events: Iterable[Event], directory: Iterable[DirectoryRecord]
-) -> None:
+def _keep_unsent(sql: Statements, events: Iterable[Event], records: Iterable[LedgerRecord]) -> None:
     state = sql.outage()
     last_row, last_event = state["last_row"], state["last_event"]
     rows: list[tuple[int, str, int, str]] = []
-    for record in filter(is_for_backend, directory):
+    for record in filter(is_for_backend, records):
         last_row += 1
-        rows.append((last_row, _DIRECTORY, last_event, json.dumps(directory_to_json(record))))
+        rows.append((last_row, _RECORD, last_event, json.dumps(record_to_json(record))))
     for event in events:
         last_row, last_event = last_row + 1, last_event + 1
         rows.append((last_row, _EVENT, last_event, encode_event(event).decode()))

@@ -47,7 +47,7 @@ EVENTS_MAX = 500_000
 _LOOKUPS_MAX = 5_000
 """Rows of the rollup that are looked up for a page; more are read faster in their order."""
 
-_ROWS_MAX = 2**62  # more than there are
+ROWS_MAX = 2**62  # more than there are
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
 _COLUMNS: Final[Mapping[str, str]] = {
     "user": "r.user_id",
@@ -76,7 +76,7 @@ _METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
 """The metadata of an event; that of its original for a correction."""
 
 _SESSION_USERS_MAX = 1_000
-_NO_KEY = "substr(r.span, 1, 0)"  # the same text in every row: no group, and none without rows
+NO_KEY = "substr({column}, 1, 0)"  # the same text in every row: no group, and none without rows
 _ALL_SUMS = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in Figures._fields)
 _HELD = "user, model, provider, plan, day, month and period, for whole days"
 
@@ -254,7 +254,7 @@ def _columns(query: SpendQuery, sums: str) -> dict[str, str]:
         rank = "CAST(0 AS BIGINT)"
     rank = f"-{rank}" if query.is_descending else rank
     first, second = (*keys, "''", "''")[:2]
-    group = ", ".join(keys) or _NO_KEY
+    group = ", ".join(keys) or NO_KEY.format(column="r.span")
     return {"first": first, "second": second, "rank": rank, "sums": sums, "group": group}
 
 
@@ -265,7 +265,7 @@ def _parameters(query: SpendQuery) -> dict[str, Any]:
         "after_rank": query.after.rank,
         "after_first": query.after.first,
         "after_second": query.after.second,
-        "rows_max": _ROWS_MAX if query.rows_max is None else query.rows_max + 1,
+        "rows_max": ROWS_MAX if query.rows_max is None else query.rows_max + 1,
     }
 
 

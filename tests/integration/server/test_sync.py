@@ -11,7 +11,6 @@ import pytest
 from httpx import Response
 from tests.integration.server.service import NOW, NOW_US, Service, event, fields_of
 
-from paygent.core.directory_json import directory_to_json
 from paygent.core.messages import (
     AssignRecord,
     Batch,
@@ -23,6 +22,7 @@ from paygent.core.messages import (
 from paygent.core.period import END_OF_TIME_US, calendar_month
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.record_json import record_to_json
 
 MONTH = calendar_month(NOW_US)
 LIMITS = [["spend", "user", "", "period"], ["tokens", "session", "", "session"]]
@@ -144,9 +144,9 @@ def test_sync__a_batch_without_a_number__is_booked_too(any_service: Service) -> 
 
 def test_sync__an_invalid_event__is_named_and_nothing_is_booked(any_service: Service) -> None:
     """Neither events, sessions nor the number of the batch."""
-    session = directory_to_json(SessionRecord("u1", "s1", True, NOW_US, NOW_US))
+    session = record_to_json(SessionRecord("u1", "s1", True, NOW_US, NOW_US))
     body = message(
-        question(), number=1, events=[event(1), event(2, input_tokens=-1)], directory=[session]
+        question(), number=1, events=[event(1), event(2, input_tokens=-1)], records=[session]
     )
     refused = any_service.post("/sync", body, key="sdk")
     assert refused.status_code == 422
@@ -257,8 +257,8 @@ def test_sync__changes_of_users__are_shown_once_they_are_made(any_service: Servi
 
 def test_leases__with_something_to_deliver__are_refused(service: Service) -> None:
     """Only one of the two routes books."""
-    session = directory_to_json(SessionRecord("u1", "s1", True, NOW_US, NOW_US))
-    for name, given in (("events", [event(1)]), ("directory", [session])):
+    session = record_to_json(SessionRecord("u1", "s1", True, NOW_US, NOW_US))
+    for name, given in (("events", [event(1)]), ("records", [session])):
         refused = service.post("/leases", message(question(), **{name: given}), key="sdk")
         assert (refused.status_code, fields_of(refused)) == (422, [name])
     assert spent(sync(service, question())) == {"u1": [0]}
@@ -343,9 +343,9 @@ KEPT = AssignRecord("u1", "pro", None, None, NOW_US, keeps=True)
 
 
 def deliver(service: Service, key: str, *records: Any) -> Response:
-    """Send directory records to `/sync`."""
-    directory = [directory_to_json(record) for record in records]
-    return service.post("/sync", message(number=1, directory=directory), key=key)
+    """Send ledger records to `/sync`."""
+    directory = [record_to_json(record) for record in records]
+    return service.post("/sync", message(number=1, records=directory), key=key)
 
 
 def test_sync__sessions_prices_and_first_plans__are_an_applications_to_send(
@@ -396,8 +396,8 @@ def test_sync__an_admin_key__sets_plans(any_service: Service) -> None:
 @pytest.mark.parametrize(
     ("record", "field"),
     [
-        (KEPT._replace(own={"colour": "red"}), "directory[0].own.colour"),
-        (PlanRecord("pro", {"price": -1}, NOW_US), "directory[0].document.price"),
+        (KEPT._replace(own={"colour": "red"}), "records[0].own.colour"),
+        (PlanRecord("pro", {"price": -1}, NOW_US), "records[0].document.price"),
     ],
 )
 def test_sync__a_plan_that_is_none__is_refused(service: Service, record: Any, field: str) -> None:
@@ -408,12 +408,12 @@ def test_sync__a_plan_that_is_none__is_refused(service: Service, record: Any, fi
 
 def test_sync__a_billing_period_without_length__is_refused(service: Service) -> None:
     """The periods after it could not be computed."""
-    record = directory_to_json(KEPT) | {
+    record = record_to_json(KEPT) | {
         "subscription": {"start_us": NOW_US, "end_us": NOW_US, "renews": "auto"}
     }
-    body = message(number=1, directory=[record])
+    body = message(number=1, records=[record])
     refused = service.post("/sync", body, key="sdk")
-    assert (refused.status_code, fields_of(refused)) == (422, ["directory[0]"])
+    assert (refused.status_code, fields_of(refused)) == (422, ["records[0]"])
 
 
 # -- other products

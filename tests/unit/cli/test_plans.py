@@ -46,7 +46,7 @@ def path(tmp_path: Path) -> str:
             make_event("a"),
             make_event("b", user_id="eve", plan="default"),
             make_event("c", user_id=MISSING_USER_ID, plan="default"),
-            directory=(
+            records=(
                 plan_record("pro", max_spend_per_period=20),
                 plan_record("free"),
                 newer,
@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> str:
         ),
     )
     later = plan_record("pro", price="49.5", **pro)._replace(at_us=NOON_US + 1)
-    store.ingest(PRODUCT, Batch(directory=(later,), at_us=NOON_US))
+    store.ingest(PRODUCT, Batch(records=(later,), at_us=NOON_US))
     store.close()
     return path
 
@@ -95,7 +95,7 @@ def test_plans_list__another_default_plan__has_the_users_without_one(path: str, 
         ("starter", "starter - 1 0 - not configured: no limits"),
     ):
         at_us = NOON_US + len(plan)
-        store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord(plan, at_us),), at_us=NOON_US))
+        store.ingest(PRODUCT, Batch(records=(DefaultPlanRecord(plan, at_us),), at_us=NOON_US))
         lines = [" ".join(each.split()) for each in show().splitlines()]
         assert line in lines
         assert lines[-1] == f"1 user has no assigned plan and the default plan, '{plan}'"

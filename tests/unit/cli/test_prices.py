@@ -35,7 +35,7 @@ def path(tmp_path: Path) -> str:
         for name, plan in (("pro", pro), ("free", free))
     )
     store = SqliteStore(path)
-    store.ingest(PRODUCT, Batch(directory=records, at_us=NOON_US))
+    store.ingest(PRODUCT, Batch(records=records, at_us=NOON_US))
     store.close()
     return path
 

@@ -184,7 +184,7 @@ def priced(run: Run, tmp_path: Path) -> Run:
     store = SqliteStore(str(tmp_path / "local.db"), now_us=lambda: NOON_US)
     document = plan_to_json(PlanConfig(price=49))
     plan = PlanRecord("default", document, NOON_US)
-    store.ingest(PRODUCT, batch_of(directory=(plan,)))
+    store.ingest(PRODUCT, batch_of(records=(plan,)))
     paid = RevenueEntry("r", "bob", 10 * 10**9, "payment", *MONTH_US, None)
     store.add_revenue(PRODUCT, [paid])
     with store.engine.transaction(PRODUCT, writes=True) as sql:

@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> str:
             make_event("b", user_id="bob\x1b[31m", cost_tokens_nano=1_250_450_000),
             make_event("c", user_id="cyd", period_start_us=start_us, at_us=NOON_US - 3 * DAY_US),
             make_event("d", user_id="old", at_us=NOON_US - 40 * DAY_US, period_start_us=0),
-            directory=(
+            records=(
                 AssignRecord("ann", "pro", None, None, NOON_US),
                 AssignRecord("cyd", "pro", own, week, NOON_US),
                 AssignRecord("zoe", "gold", None, ended, NOON_US),
@@ -82,7 +82,7 @@ def test_users__in_a_pipe__are_aligned_dearest_first(show: Show) -> None:
 def test_users__without_a_plan__are_on_the_default_plan(path: str, show: Show) -> None:
     """A reader need not know how the application was started."""
     store = SqliteStore(path)
-    store.ingest(PRODUCT, Batch(directory=(DefaultPlanRecord("free", NOON_US),), at_us=NOON_US))
+    store.ingest(PRODUCT, Batch(records=(DefaultPlanRecord("free", NOON_US),), at_us=NOON_US))
     store.close()
     assert "free (default)" in show().splitlines()[1]
     document = json.loads(show(Format.JSON))

@@ -21,13 +21,12 @@ from tests.contract.samples import (
 )
 
 from paygent.core.account import AccountKey
-from paygent.core.directory_json import directory_to_json
 from paygent.core.limit import LimitKey
 from paygent.core.message_json import (
     ACCOUNTS_MAX,
-    DIRECTORY_MAX,
     HOLDER_CHARS_MAX,
     QUESTIONS_MAX,
+    RECORDS_MAX,
     answer_to_json,
     batch_to_json,
     plans_from_json,
@@ -52,6 +51,7 @@ from paygent.core.messages import (
 from paygent.core.period import END_OF_TIME_US, Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.record_json import record_to_json
 from paygent.core.validation import InvalidValue
 
 INT_MAX = (1 << 63) - 1
@@ -228,7 +228,7 @@ LIMIT_RULE = "must be [metric, scope, model, window], each a string of up to 255
 WINDOW_RULE = "must be [start_us, end_us]"
 ACCOUNT_RULE = "must be [index of a limit, index of a window], and a session id if it has one"
 USER_RULE = "must be a string of 1 to 255 characters"
-RECORD_RULE = "must be a directory record"
+RECORD_RULE = "must be a ledger record"
 ASSIGN = AssignRecord("ann", "pro", None, None, NOON_US, keeps=True)
 
 
@@ -259,7 +259,7 @@ def question_with(*accounts: Any) -> dict[str, Any]:
         ({"plans_version": "x" * 256}, "plans_version", "must be a string of 0 to 255 characters"),
         *(
             ({name: value}, name, "must be a list")
-            for name in ("limits", "windows", "questions", "directory")
+            for name in ("limits", "windows", "questions", "records")
             for value in NO_LISTS
         ),
         (
@@ -268,9 +268,9 @@ def question_with(*accounts: Any) -> dict[str, Any]:
             f"must have at most {QUESTIONS_MAX} entries",
         ),
         (
-            {"directory": [{}] * (DIRECTORY_MAX + 1)},
-            "directory",
-            f"must have at most {DIRECTORY_MAX} entries",
+            {"records": [{}] * (RECORDS_MAX + 1)},
+            "records",
+            f"must have at most {RECORDS_MAX} entries",
         ),
         *(
             ({"limits": [list(PERIOD_SPEND), row]}, "limits[1]", LIMIT_RULE)
@@ -312,20 +312,20 @@ def question_with(*accounts: Any) -> dict[str, Any]:
                 *([0, 0, "x" * 256], [0, 0, "s", 0]),
             )
         ),
-        *(({"directory": [value]}, "directory[0]", RECORD_RULE) for value in (5, {}, {"k": "x"})),
+        *(({"records": [value]}, "records[0]", RECORD_RULE) for value in (5, {}, {"k": "x"})),
         (
-            {"directory": [{"k": "plan", "name": "pro", "document": 5, "at_us": 1}]},
-            "directory[0]",
+            {"records": [{"k": "plan", "name": "pro", "document": 5, "at_us": 1}]},
+            "records[0]",
             RECORD_RULE,
         ),
         (
-            {"directory": [{"k": "plan", "name": "p", "document": {"price": -1}, "at_us": 1}]},
-            "directory[0].document.price",
+            {"records": [{"k": "plan", "name": "p", "document": {"price": -1}, "at_us": 1}]},
+            "records[0].document.price",
             "must not be negative",
         ),
         (
-            {"directory": [directory_to_json(ASSIGN) | {"own": {"colour": "red"}}]},
-            "directory[0].own.colour",
+            {"records": [record_to_json(ASSIGN) | {"own": {"colour": "red"}}]},
+            "records[0].own.colour",
             "is not a field",
         ),
     ],
@@ -347,13 +347,13 @@ def test_batch__every_broken_field__is_named_at_once() -> None:
             "limits": [5],
             "windows": [5],
             "questions": [{"user_id": "", "accounts": [[0, 0]]}, 7],
-            "directory": [7],
+            "records": [7],
             "events": [{}],
         }
     )
     assert found.keys() >= {
         *("holder", "limits[0]", "windows[0]", "questions[0].user_id", "questions[1]"),
-        *("questions[0].accounts[0]", "directory[0]", "events[0].id"),
+        *("questions[0].accounts[0]", "records[0]", "events[0].id"),
     }
 
 
@@ -370,7 +370,7 @@ SCALARS = (
 )
 FIELD_NAMES = st.sampled_from(
     [
-        *("events", "directory", "questions", "limits", "windows", "holder", "number", "at_us"),
+        *("events", "records", "questions", "limits", "windows", "holder", "number", "at_us"),
         *("news_since_us", "plans_version", "user_id", "accounts", "period_start_us", "version"),
         *("k", "name", "document", "own", "plan", "subscription", "start_us", "end_us", "renews"),
         *("users", "plans", "spent", "shadow", "by_model", "open_session", "session_id"),

@@ -238,7 +238,7 @@ def test_settle__a_mute_backend__is_away_after_its_first_time_out(
     """One try takes longer than the whole patience."""
 
     def settle(batch: Batch) -> Answer:
-        assert not batch.directory
+        assert not batch.records
         process.now_s += OUTAGE_AFTER_S + 3.0
         raise LedgerUnavailable("ReadTimeout")
 
@@ -355,7 +355,7 @@ def test_settle__a_session_opened_in_an_outage__replaces_the_one_of_before(
     cut(process, backend)
     assert process.settle().users["ann"].open_session == earlier
     record = SessionRecord("ann", "new", True, NOON_US, NOON_US)
-    opened = process.settle(directory=(record,)).users["ann"].open_session
+    opened = process.settle(records=(record,)).users["ann"].open_session
     assert opened is not None
     assert opened.session_id == "new"
 
@@ -399,7 +399,7 @@ def test_settle__with_the_backend_back__sends_everything_once_and_in_order(
     cut(process, backend)
     session = SessionRecord("ann", "s9", True, NOON_US, NOON_US)
     prices = PriceRecord("p1", {"a": 1}, NOON_US)
-    process.settle(make_event("a", price_id="p1"), directory=(session, prices))
+    process.settle(make_event("a", price_id="p1"), records=(session, prices))
     process.settle(make_event("b"), make_event("c"))
     backend.failure = None
     answer = process.settle(make_event("d"))
@@ -607,7 +607,7 @@ def test_end__while_the_outbox_has_records__is_not_possible(path: Path) -> None:
     outages = OutageStore(str(path), PRODUCT)
     number = outages.begin(None)
     record = AssignRecord("ann", "pro", None, None, NOON_US, keeps=True)
-    outages.settle(number, batch_of(make_event("a"), directory=(record,)))
+    outages.settle(number, batch_of(make_event("a"), records=(record,)))
     assert not outages.end(number)
     unsent = outages.unsent(10)
     assert unsent.records == [record, make_event("a")]
@@ -681,10 +681,10 @@ def test_settle__plans_of_the_application__count_on_this_host_and_are_not_sent(
     """The backend's own win where it has some; until then other processes know these."""
     plan = PlanRecord("own", {"max_spend_per_period": "5"}, NOON_US)
     assigned = AssignRecord("ann", "own", None, None, NOON_US)
-    process.settle(make_event("a"), directory=(plan, assigned))
+    process.settle(make_event("a"), records=(plan, assigned))
     assert backend.state(Batch(at_us=NOON_US)).plans == {}
     cut(process, backend)
-    process.settle(make_event("b"), directory=(plan, assigned))
+    process.settle(make_event("b"), records=(plan, assigned))
     other = Process(backend, path)
     other.ledger.open()
     answer = other.settle()

@@ -301,10 +301,10 @@ async def test_writer__two_threads__one_that_is_full__refuses_the_whole_batch() 
     "more",
     [
         {"holder": "web-1", "number": 1},
-        {"directory": (SessionRecord("u", "s", True, 0, 0),)},
+        {"records": (SessionRecord("u", "s", True, 0, 0),)},
         {"questions": (Question("u"),)},
     ],
-    ids=["holder", "directory", "questions"],
+    ids=["holder", "records", "questions"],
 )
 async def test_writer__two_threads__a_batch_with_more_than_events_stays_whole(
     more: dict[str, Any],

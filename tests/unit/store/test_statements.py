@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from tests.postgres import Cluster
 
 from paygent.core.report import TIME_KEYS, SpendQuery
-from paygent.store import reports, statements
+from paygent.store import reports, statements, tallies
 from paygent.store.postgres import PostgresStore
 from paygent.store.rollups import FIGURES
 from paygent.store.rows import EVENT_COLUMNS
@@ -65,6 +65,9 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
                 sums = reports._ALL_SUMS
                 yield name, text.format(first=first, second="''", metadata=metadata, sums=sums)
             continue
+        if name == "gates_of_days":
+            yield from ((name, text.format(**columns)) for columns in gate_columns())
+            continue
         of_product = name == "spend_of_product"
         keys = [key for key in reports._COLUMNS if not (of_product and key in ("user", "period"))]
         for first, second in [*product(keys, keys), *((key, "") for key in keys)]:
@@ -73,6 +76,14 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
                 query = SpendQuery(by, 0, 1, sort=sort)
                 for sums in ("", reports._ALL_SUMS):
                     yield name, text.format(**reports._columns(query, sums))
+
+
+def gate_columns() -> Iterator[dict[str, str]]:
+    """Yield what is filled into the statement about gates."""
+    keys = tallies._GATE_COLUMNS
+    for by in [(), *((key,) for key in keys), *permutations(keys, 2)]:
+        for sort in ("shadow_cost", "soft", *(key for key in by if key in TIME_KEYS), *by[:1]):
+            yield tallies._columns(SpendQuery(by, 0, 1, sort=sort))
 
 
 def is_audit(name: str) -> bool:
@@ -90,7 +101,7 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
     called |= set(
-        re.findall(r'"(spend_of_\w+|groups_of_\w+|usage_of_day)"', "\n".join(sources))
+        re.findall(r'"(spend_of_\w+|groups_of_\w+|usage_of_day|gates_of_days)"', "\n".join(sources))
     )  # reports'
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
     others = {"connection", "product_id", "of_product", "strip", "from_str"}

@@ -190,7 +190,7 @@ class UserRegistry:
         return user
 
     def confirm_recorded(self, what: str) -> None:
-        """Note that a directory record (`plan:<name>`, `user:<id>`, `default_plan`) has reached the
+        """Note that a record (`plan:<name>`, `user:<id>`, `default_plan`) has reached the
         ledger.
         """
         with acquire_soon(self.lock):
@@ -201,7 +201,7 @@ class UserRegistry:
                 self._changing.pop(what, None)
 
     def _start_change(self, subject: str) -> None:
-        """Note that a directory record is on its way: this process's version wins until it is
+        """Note that a ledger record is on its way: this process's version wins until it is
         confirmed.
         """
         self._changing[subject] = self._changing.get(subject, 0) + 1

@@ -14,13 +14,13 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
-from paygent.client.metering.records import RecordWriter, encode_directory
+from paygent.client.metering.records import RecordWriter, encode_record
 from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.core.messages import (
     DEFAULT_PLAN,
     AssignRecord,
     DefaultPlanRecord,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
 )
 from paygent.core.plan import PlanConfig
@@ -135,13 +135,13 @@ class PlanRegistry:
         for sentence in plan_warnings(plan, self.catalogue, self.now_us()):
             warn(PaygentWarning(f"{what}: {sentence}"))
 
-    def _write(self, record: DirectoryRecord) -> None:
+    def _write(self, record: LedgerRecord) -> None:
         if self.records is not None:
             self.records.write(record)
 
 
-def _check_size(verb: str, field: str, name: str, record: DirectoryRecord) -> None:
-    if len(encode_directory(record)) > RECORD_BYTES_MAX:  # more than the journal can hold
+def _check_size(verb: str, field: str, name: str, record: LedgerRecord) -> None:
+    if len(encode_record(record)) > RECORD_BYTES_MAX:  # more than the journal can hold
         # The plan's name is shown; its document would not fit into a message.
         error = FieldError(field, name, f"must be at most {RECORD_BYTES_MAX} bytes as JSON")
         raise InvalidValue(verb, (error,))

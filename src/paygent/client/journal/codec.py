@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from paygent.client.journal.segments import Record
-from paygent.core.directory_json import KINDS, directory_from_json
 from paygent.core.event import Event, decode_event, event_from_begin
-from paygent.core.messages import DirectoryRecord
+from paygent.core.messages import LedgerRecord
+from paygent.core.record_json import KINDS, record_from_json
 from paygent.core.records import END, PackedRecord, to_event
 from paygent.failopen import attempt
 
@@ -22,12 +22,12 @@ class Decoded(NamedTuple):
 
     Attributes:
         events: The events.
-        directory: The directory records.
+        others: The ledger records.
         unreadable: Records that this version cannot read.
     """
 
     events: list[Event]
-    directory: list[DirectoryRecord]
+    others: list[LedgerRecord]
     unreadable: list[Record]
 
 
@@ -50,8 +50,8 @@ def decode(records: Iterable[Record], *, unfinished: Iterable[Record] = ()) -> D
             event = attempt("event_record", decode_event, record)
             _add(decoded, decoded.events, event, record)
         elif kind in KINDS:
-            change = attempt("directory_record", directory_from_json, record)
-            _add(decoded, decoded.directory, change, record)
+            change = attempt("directory_record", record_from_json, record)
+            _add(decoded, decoded.others, change, record)
         elif kind not in ("begin", "void"):
             decoded.unreadable.append(record)
     for record in unfinished:

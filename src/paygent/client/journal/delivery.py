@@ -45,7 +45,7 @@ from paygent.core.messages import (
     AssignRecord,
     Batch,
     DefaultPlanRecord,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
     Question,
     is_for_backend,
@@ -85,13 +85,13 @@ class _Sending(NamedTuple):
 
     Attributes:
         batch: It is sent until it is answered.
-        directory: Its directory records, and those that the ledger is not sent.
+        others: Its ledger records, and those that the ledger is not sent.
         unreadable: Records that this version cannot read, and that are quarantined with it.
         is_full: Whether there was more to send than a batch has room for.
     """
 
     batch: Batch
-    directory: list[DirectoryRecord]
+    others: list[LedgerRecord]
     unreadable: list[Record]
     is_full: bool
 
@@ -380,9 +380,9 @@ class Worker:
 
     def _deliver_dead(self, records: Iterable[Record], begins: Iterable[Record] = ()) -> None:
         """Settle records of a dead process; its calls in flight as estimated."""
-        events, directory, unreadable = decode(records, unfinished=begins)
-        if directory:
-            self._settle(Batch(directory=tuple(directory), at_us=self._now_us()))
+        events, others, unreadable = decode(records, unfinished=begins)
+        if others:
+            self._settle(Batch(records=tuple(others), at_us=self._now_us()))
         for start in range(0, len(events), self._max_batch_size):
             part = tuple(events[start : start + self._max_batch_size])
             self._settle(Batch(events=part, at_us=self._now_us()))
@@ -418,7 +418,7 @@ class Worker:
         answer = self._settle_records(replace(batch, questions=(), number=0))
         if not (batch.questions or batch.number):
             return answer
-        rest = replace(batch, events=(), directory=())
+        rest = replace(batch, events=(), records=())
         try:
             answered = self._ledger.settle(rest)
         except LedgerRefused as error:
@@ -428,22 +428,22 @@ class Worker:
 
     def _settle_records(self, batch: Batch) -> Answer:
         """Settle the records of a rejected batch, in halves, down to one that is rejected."""
-        events, directory = batch.events, batch.directory
-        if len(events) + len(directory) <= 1:
+        events, others = batch.events, batch.records
+        if len(events) + len(others) <= 1:
             outcome = attempt("ledger_refused", self._settle_or_return, batch)
             if isinstance(outcome, LedgerUnavailable):
                 raise outcome
             if isinstance(outcome, Answer):
                 return outcome
-            self._quarantine({"refused": str(record)} for record in (*events, *directory))
+            self._quarantine({"refused": str(record)} for record in (*events, *others))
             return Answer()
         counted: frozenset[str] = frozenset()
         middle = (len(events) + 1) // 2
         for half in (events[:middle], events[middle:]):
             if half:
-                counted |= self._settle(replace(batch, events=half, directory=())).counted
-        for record in directory:
-            self._settle(replace(batch, events=(), directory=(record,)))
+                counted |= self._settle(replace(batch, events=half, records=())).counted
+        for record in others:
+            self._settle(replace(batch, events=(), records=(record,)))
         return Answer(counted=counted)
 
     def _quarantine(self, records: Iterable[Record]) -> None:
@@ -473,7 +473,7 @@ class Worker:
                 return True
             self._sending = None
             self._quarantine({"unreadable": record} for record in sending.unreadable)
-            self._note_recorded(sending.directory)
+            self._note_recorded(sending.others)
             if self._cut_off_s == inf:  # otherwise they are kept on this host
                 self.flushed += len(sending.batch.events)
             worked = worked or not _is_heartbeat(sending.batch)
@@ -487,16 +487,16 @@ class Worker:
         """Return what is to be sent next; None if there is nothing."""
         records = self._journal.take(self._max_batch_size)
         self._accounts.admission.count_all()
-        events, directory, unreadable = decode(records)
+        events, others, unreadable = decode(records)
         self._count({event.user_id for event in events})
         sync = self._accounts.sync
-        batch = self._with_questions(Batch(tuple(events), tuple(directory)))
+        batch = self._with_questions(Batch(tuple(events), tuple(others)))
         if not records and not batch.questions and not self._is_heartbeat_due:
             return None
         self._number += 1
         sync.start_batch(self._number, events)
         is_full = len(records) >= self._max_batch_size or len(batch.questions) >= QUESTIONS_MAX
-        return _Sending(replace(batch, number=self._number), directory, unreadable, is_full)
+        return _Sending(replace(batch, number=self._number), others, unreadable, is_full)
 
     def _with_questions(self, batch: Batch) -> Batch:
         """Return a batch as it is sent now, with questions about users who are active."""
@@ -557,15 +557,15 @@ class Worker:
             if user is not None:
                 user.is_active = True
 
-    def _note_recorded(self, directory: Iterable[DirectoryRecord]) -> None:
-        for record in directory:
+    def _note_recorded(self, others: Iterable[LedgerRecord]) -> None:
+        for record in others:
             if isinstance(record, PlanRecord):
                 self._accounts.registry.confirm_recorded("plan:" + record.name)
             elif isinstance(record, AssignRecord):
                 self._accounts.registry.confirm_recorded("user:" + record.user_id)
             elif isinstance(record, DefaultPlanRecord):
                 self._accounts.registry.confirm_recorded("default_plan")
-        own = [record for record in directory if not is_for_backend(record)]
+        own = [record for record in others if not is_for_backend(record)]
         if own and self._ledger.keeps_plans:
             self._has_own_plans = True
             # They were not sent: what the ledger has is read again, although it has not changed.
@@ -575,4 +575,4 @@ class Worker:
 
 
 def _is_heartbeat(batch: Batch) -> bool:
-    return not (batch.events or batch.directory or batch.questions)
+    return not (batch.events or batch.records or batch.questions)

@@ -393,7 +393,7 @@ class Journal:
         for segment in list(self._segments):
             segment.dropped = 0
         again = payloads()
-        self._lost += max(dropped - len(again), 0)  # directory records have no other copy
+        self._lost += max(dropped - len(again), 0)  # ledger records have no other copy
         for payload in again:
             self._append(frame(payload))
         return bool(again)

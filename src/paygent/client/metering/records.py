@@ -15,12 +15,12 @@ from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
-from paygent.core.directory_json import directory_to_json
 from paygent.core.event import Event, encode_event
 from paygent.core.explain import rates_to_json
 from paygent.core.gate import warning
-from paygent.core.messages import DirectoryRecord, PriceRecord
+from paygent.core.messages import LedgerRecord, PriceRecord
 from paygent.core.pricing import Rates
+from paygent.core.record_json import record_to_json
 from paygent.failopen import attempt
 from paygent.types import guard_result, usage_event
 
@@ -42,9 +42,9 @@ class RecordWriter:
         self._callbacks = callbacks
         self._session_opened = session_opened  # called with the user id of each opened session
         self._listed: set[str] = set()
-        self._deferred: deque[DirectoryRecord] = deque()
+        self._deferred: deque[LedgerRecord] = deque()
 
-    def defer(self, record: DirectoryRecord) -> None:
+    def defer(self, record: LedgerRecord) -> None:
         """Write a record before the next one: `init` opens no file and starts no thread."""
         self._deferred.append(record)
 
@@ -83,12 +83,12 @@ class RecordWriter:
             if not record.ended_us:
                 self._session_opened(record.user_id)
 
-    def write(self, record: DirectoryRecord) -> None:
+    def write(self, record: LedgerRecord) -> None:
         """Write a plan, an assignment, a session or a price list into the journal."""
         while self._deferred:
             with suppress(IndexError):  # another thread has taken it
-                self._journal.append(encode_directory(self._deferred.popleft()))
-        self._journal.append(encode_directory(record))
+                self._journal.append(encode_record(self._deferred.popleft()))
+        self._journal.append(encode_record(record))
         self._worker.nudge()
 
     def renew_after_fork(self) -> None:
@@ -96,6 +96,6 @@ class RecordWriter:
         self._listed = set()
 
 
-def encode_directory(record: DirectoryRecord) -> bytes:
-    """Return a directory record as a journal payload."""
-    return json.dumps(directory_to_json(record), separators=(",", ":")).encode()
+def encode_record(record: LedgerRecord) -> bytes:
+    """Return a ledger record as a journal payload."""
+    return json.dumps(record_to_json(record), separators=(",", ":")).encode()

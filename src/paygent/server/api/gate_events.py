@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from paygent.core.event_json import CLOCK_SKEW_MAX_US, bounded_metadata
+from paygent.core.messages import GateEvent
 from paygent.server.api import schemas
 from paygent.server.api.parameters import (
     CursorQuery,
@@ -20,7 +21,7 @@ from paygent.server.backend import ForTenant, Tenant
 from paygent.server.cursors import read_cursor, write_cursor
 from paygent.server.problems import not_found
 from paygent.server.routes import api_router, needs
-from paygent.store.directory_port import GateEvent, GateEventFilter
+from paygent.store.directory_port import GateEventFilter
 
 router = api_router()
 
@@ -89,6 +90,7 @@ def _gate_event(given: schemas.NewGateEvent, now_us: int) -> GateEvent:
         limit_value=_decimal_text(given.limit_value),
         message=given.message or "",
         metadata=bounded_metadata(given.metadata) if given.metadata else None,
+        calls=given.calls,
     )
 
 
@@ -112,4 +114,5 @@ def _shape(event: GateEvent) -> schemas.GateEvent:
         blocked=event.blocked,
         message=event.message or None,
         metadata=metadata,
+        calls=event.calls,
     )

@@ -20,8 +20,9 @@ from pydantic import (
     WrapValidator,
 )
 
-from paygent.core.event_json import ID_CHARS_MAX, read_time
+from paygent.core.event_json import ID_CHARS_MAX, REASON_CHARS_MAX, read_time
 from paygent.core.money import read_decimal
+from paygent.core.record_json import GATE_CALLS_MAX, MESSAGE_CHARS_MAX
 from paygent.core.validation import NAME_CHARS_MAX
 
 LIST_MAX = 500
@@ -411,21 +412,22 @@ class NewGateEvent(BaseModel):
     session_id: Annotated[str, Field(max_length=NAME_CHARS_MAX)] | None = None
     timestamp: TimeUs
     status: Literal["soft_gate", "hard_gate"]
-    gate_reason: Annotated[str, Field(max_length=2 * NAME_CHARS_MAX)] | None = None
+    gate_reason: Annotated[str, Field(max_length=REASON_CHARS_MAX)] | None = None
     usage_pct: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
     current_value: Annotated[Decimal, Field(ge=0, le=10**18, allow_inf_nan=False)] = Decimal(0)
     limit_value: Annotated[Decimal, Field(ge=0, le=10**18, allow_inf_nan=False)] = Decimal(0)
     model: Annotated[str, Field(max_length=NAME_CHARS_MAX)] | None = None
     blocked: bool = False
-    message: Annotated[str, Field(max_length=2_000)] | None = None
+    message: Annotated[str, Field(max_length=MESSAGE_CHARS_MAX)] | None = None
     metadata: dict[str, Any] | None = None
+    calls: Annotated[int, Field(ge=1, le=GATE_CALLS_MAX)] = 1
 
 
 GateEvents = Annotated[list[NewGateEvent], Field(max_length=BATCH_MAX)]
 
 
 class GateEvent(Answer):
-    """A call that reached a gate."""
+    """A call that reached a gate, or several that did for the same reason within a second."""
 
     id: str
     user_id: str
@@ -440,6 +442,7 @@ class GateEvent(Answer):
     blocked: bool
     message: str | None
     metadata: dict[str, Any]
+    calls: int
 
 
 class GateEventPage(Answer):

@@ -16,14 +16,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from paygent.core.message_json import answer_to_json, read_batch, with_versions
-from paygent.core.messages import (
-    AssignRecord,
-    Batch,
-    DirectoryRecord,
-    PriceRecord,
-    Question,
-    SessionRecord,
-)
+from paygent.core.messages import Batch, LedgerRecord, Question, is_for_backend
 from paygent.prices.model_names import canonical
 from paygent.server.api import sync_schema
 from paygent.server.api.events import booked, parse_body
@@ -53,9 +46,9 @@ async def sync(request: Request, tenant: Tenant = ForTenant) -> Response:
     number: what was stored is not counted twice.
     """
     batch = read_batch(parse_body(await request.body()), tenant.now_us(), canonical)
-    _check_directory(tenant, batch.directory)
+    _check_records(tenant, batch.records)
     new: frozenset[str] = frozenset()
-    if batch.events or batch.directory or batch.number:
+    if batch.events or batch.records or batch.number:
         new = await booked(tenant, request, batch)
     return await _answer(tenant, batch, new)
 
@@ -69,7 +62,7 @@ async def sync(request: Request, tenant: Tenant = ForTenant) -> Response:
 async def leases(request: Request, tenant: Tenant = ForTenant) -> Response:
     """Answer a process's questions about users before it admits their calls."""
     batch = read_batch(parse_body(await request.body()), tenant.now_us(), canonical)
-    for name, given in (("events", batch.events), ("directory", batch.directory)):
+    for name, given in (("events", batch.events), ("records", batch.records)):
         if given:
             raise invalid(name, len(given), "must be sent to /sync")
     return await _answer(tenant, batch, frozenset())
@@ -119,7 +112,7 @@ def _create(tenant: Tenant, unknown: Sequence[Question], at_us: int) -> None:
     creating.add_done_callback(done)
 
 
-def _check_directory(tenant: Tenant, records: Sequence[DirectoryRecord]) -> None:
+def _check_records(tenant: Tenant, records: Sequence[LedgerRecord]) -> None:
     """Refuse changes of plans and assignments by a key that must not make them.
 
     Raises:
@@ -128,7 +121,6 @@ def _check_directory(tenant: Tenant, records: Sequence[DirectoryRecord]) -> None
     if tenant.scope == "admin":
         return
     for record in records:
-        is_own = isinstance(record, (SessionRecord, PriceRecord))
-        if not (is_own or (isinstance(record, AssignRecord) and record.keeps)):
+        if not is_for_backend(record):
             detail = f"A key with the scope {tenant.scope} must not change plans; it needs admin."
             raise Problem(403, "insufficient-scope", detail)

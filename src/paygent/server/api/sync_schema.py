@@ -11,9 +11,9 @@ from pydantic import Field
 from paygent.core.event_json import EVENTS_MAX
 from paygent.core.message_json import (
     ACCOUNTS_MAX,
-    DIRECTORY_MAX,
     HOLDER_CHARS_MAX,
     QUESTIONS_MAX,
+    RECORDS_MAX,
 )
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.server.api.event_schema import USAGE_EVENT
@@ -68,11 +68,11 @@ SYNC_BODY: dict[str, Any] = {
         **_COMMON,
         "number": {**_NUMBER, "description": "Of the batch, among those of its holder."},
         "events": {"type": "array", "items": USAGE_EVENT, "maxItems": EVENTS_MAX},
-        "directory": {
+        "records": {
             "type": "array",
             "description": "Sessions and price lists, and plans of users who have none.",
             "items": {"type": "object", "required": ["k"], "properties": {"k": _TEXT}},
-            "maxItems": DIRECTORY_MAX,
+            "maxItems": RECORDS_MAX,
         },
     },
 }

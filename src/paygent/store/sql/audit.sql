@@ -207,14 +207,25 @@ ORDER BY user_id, at_us, event_id
 LIMIT :rows_max;
 
 -- name: gate_events_to_audit
-SELECT user_id, at_us, gate_event_id, gate_reason, status, blocked
-FROM gate_events
+-- All columns: they are read by name (`directory_rows.gate_event_of`).
+SELECT * FROM gate_events
 WHERE product_id = :product_id AND (user_id, at_us, gate_event_id) > (:user_id, :at_us, :gate_event_id)
   AND user_id < :before
 ORDER BY user_id, at_us, gate_event_id
 LIMIT :rows_max;
 
 -- name: rollup_gates_to_audit
-SELECT user_id, day, gate_reason, soft, hard, blocked
-FROM rollup_gate
-WHERE product_id = :product_id AND user_id >= :first AND user_id < :before;
+SELECT
+    r.day, r.user_id, r.gate_reason, r.soft, r.hard, r.refused_calls, r.shadow_calls, r.shadow_cost_nano
+FROM rows(day TEXT) AS k
+CROSS JOIN rollup_gate AS r
+WHERE r.product_id = :product_id AND r.day = k.day AND r.user_id >= :first AND r.user_id < :before;
+
+-- name: shadow_to_audit
+-- What the calls of users add to the same rollup that ran past a hard gate.
+SELECT
+    e.day, e.user_id, e.gate_reason, CAST(SUM(e.shadow_calls) AS BIGINT) AS shadow_calls,
+    CAST(SUM(e.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
+FROM event_figures AS e
+WHERE e.product_id = :product_id AND e.user_id >= :first AND e.user_id < :before AND e.blocked = 1
+GROUP BY e.day, e.user_id, e.gate_reason;

@@ -249,3 +249,47 @@ ON CONFLICT (product_id, span, model, provider, plan, slot) DO UPDATE SET
     unpriced_calls = rollup_product.unpriced_calls + excluded.unpriced_calls,
     shadow_calls = rollup_product.shadow_calls + excluded.shadow_calls,
     shadow_cost_nano = rollup_product.shadow_cost_nano + excluded.shadow_cost_nano;
+
+-- name: add_gate_events
+-- Returns the events that are new.
+INSERT INTO gate_events (
+    product_id, user_id, gate_event_id, session_id, at_us, status, gate_reason, model, blocked, usage_ppm,
+    current_value, limit_value, message, metadata, calls
+)
+SELECT
+    :product_id, k.user_id, k.gate_event_id, k.session_id, k.at_us, k.status, k.gate_reason, k.model, k.blocked,
+    k.usage_ppm, k.current_value, k.limit_value, k.message, k.metadata, k.calls
+FROM rows(
+    user_id TEXT, gate_event_id TEXT, session_id TEXT, at_us BIGINT, status TEXT, gate_reason TEXT, model TEXT,
+    blocked INTEGER, usage_ppm BIGINT, current_value TEXT, limit_value TEXT, message TEXT, metadata TEXT, calls BIGINT
+) AS k
+WHERE true
+ON CONFLICT (product_id, user_id, gate_event_id) DO NOTHING
+RETURNING user_id, gate_event_id;
+
+-- name: roll_up_gates!
+INSERT INTO rollup_gate (
+    product_id, day, user_id, gate_reason, soft, hard, refused_calls, shadow_calls, shadow_cost_nano
+)
+SELECT
+    :product_id, k.day, k.user_id, k.gate_reason, k.soft, k.hard, k.refused_calls, k.shadow_calls, k.shadow_cost_nano
+FROM rows(
+    day TEXT, user_id TEXT, gate_reason TEXT, soft BIGINT, hard BIGINT, refused_calls BIGINT, shadow_calls BIGINT,
+    shadow_cost_nano BIGINT
+) AS k
+WHERE true
+ON CONFLICT (product_id, day, user_id, gate_reason) DO UPDATE SET
+    soft = rollup_gate.soft + excluded.soft,
+    hard = rollup_gate.hard + excluded.hard,
+    refused_calls = rollup_gate.refused_calls + excluded.refused_calls,
+    shadow_calls = rollup_gate.shadow_calls + excluded.shadow_calls,
+    shadow_cost_nano = rollup_gate.shadow_cost_nano + excluded.shadow_cost_nano;
+
+-- name: put_unmetered_calls!
+-- A late or repeated record has no greater number.
+INSERT INTO unmetered_calls (product_id, day, model, operation, process, since_us, calls)
+SELECT :product_id, k.day, k.model, k.operation, k.process, k.since_us, k.calls
+FROM rows(day TEXT, model TEXT, operation TEXT, process TEXT, since_us BIGINT, calls BIGINT) AS k
+WHERE true
+ON CONFLICT (product_id, day, model, operation, process, since_us) DO UPDATE SET calls = excluded.calls
+WHERE excluded.calls > unmetered_calls.calls;

@@ -221,38 +221,11 @@ LIMIT :entries_max;
 
 -- Gate events.
 
--- name: add_gate_events
--- Returns the events that are new.
-INSERT INTO gate_events (
-    product_id, user_id, gate_event_id, session_id, at_us, status, gate_reason, model, blocked, usage_ppm,
-    current_value, limit_value, message, metadata
-)
-SELECT
-    :product_id, k.user_id, k.gate_event_id, k.session_id, k.at_us, k.status, k.gate_reason, k.model, k.blocked,
-    k.usage_ppm, k.current_value, k.limit_value, k.message, k.metadata
-FROM rows(
-    user_id TEXT, gate_event_id TEXT, session_id TEXT, at_us BIGINT, status TEXT, gate_reason TEXT, model TEXT,
-    blocked INTEGER, usage_ppm BIGINT, current_value TEXT, limit_value TEXT, message TEXT, metadata TEXT
-) AS k
-WHERE true
-ON CONFLICT (product_id, user_id, gate_event_id) DO NOTHING
-RETURNING user_id, gate_event_id;
-
--- name: roll_up_gates!
-INSERT INTO rollup_gate (product_id, user_id, day, gate_reason, soft, hard, blocked)
-SELECT :product_id, k.user_id, k.day, k.gate_reason, k.soft, k.hard, k.blocked
-FROM rows(user_id TEXT, day TEXT, gate_reason TEXT, soft BIGINT, hard BIGINT, blocked BIGINT) AS k
-WHERE true
-ON CONFLICT (product_id, user_id, day, gate_reason) DO UPDATE SET
-    soft = rollup_gate.soft + excluded.soft,
-    hard = rollup_gate.hard + excluded.hard,
-    blocked = rollup_gate.blocked + excluded.blocked;
-
 -- name: gate_events_of_user
 -- Newest first; an empty text is any status or reason.
 SELECT
     gate_event_id, user_id, session_id, at_us, status, gate_reason, model, blocked, usage_ppm, current_value,
-    limit_value, message, metadata
+    limit_value, message, metadata, calls
 FROM gate_events
 WHERE product_id = :product_id AND user_id = :user_id
   AND (at_us, gate_event_id) < (:before_us, :before_id) AND at_us >= :since_us

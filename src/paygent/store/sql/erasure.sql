@@ -127,7 +127,9 @@ FROM rows(span TEXT) AS k
 WHERE true AND rollup_user.product_id = :product_id AND rollup_user.span = k.span AND rollup_user.user_id = :user_id;
 
 -- name: erase_rollup_gates!
-UPDATE rollup_gate SET user_id = :pseudonym WHERE product_id = :product_id AND user_id = :user_id;
+UPDATE rollup_gate SET user_id = :pseudonym
+FROM rows(day TEXT) AS k
+WHERE true AND rollup_gate.product_id = :product_id AND rollup_gate.day = k.day AND rollup_gate.user_id = :user_id;
 
 -- name: erase_user!
 UPDATE users SET user_id = :pseudonym, name = NULL, paused_reason = NULL, erased_us = :now_us

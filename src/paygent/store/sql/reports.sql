@@ -16,6 +16,16 @@ SELECT
     (SELECT MIN(r.span) FROM rollup_user AS r WHERE r.product_id = :product_id AND r.span > '') AS first,
     (SELECT MAX(s.span) FROM rollup_user AS s WHERE s.product_id = :product_id AND s.span > '') AS last;
 
+-- name: days_with_gates
+-- The days of the rollup of gates, from a first to a last one, in the same way.
+WITH RECURSIVE found (day) AS (
+    SELECT MIN(r.day) FROM rollup_gate AS r WHERE r.product_id = :product_id AND r.day >= :first
+    UNION ALL
+    SELECT (SELECT MIN(r.day) FROM rollup_gate AS r WHERE r.product_id = :product_id AND r.day > f.day)
+    FROM found AS f WHERE f.day <= :last
+)
+SELECT f.day FROM found AS f WHERE f.day <= :last;
+
 -- name: dearest_users
 SELECT r.user_id, CAST(SUM(r.calls) AS BIGINT) AS calls, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
 FROM rows(span TEXT) AS k
@@ -193,6 +203,32 @@ ORDER BY at_us, event_id;
 
 -- name: price_list^
 SELECT document FROM price_lists WHERE product_id = :product_id AND price_id = :price_id;
+
+-- name: gates_of_days
+-- Calls that reached a gate, by up to two keys; see `spend_of_product`.
+SELECT p.* FROM (
+SELECT
+    {first} AS first_key, {second} AS second_key, {rank} AS rank,
+    CAST(SUM(r.soft) AS BIGINT) AS soft, CAST(SUM(r.hard) AS BIGINT) AS hard,
+    CAST(SUM(r.refused_calls) AS BIGINT) AS refused_calls, CAST(SUM(r.shadow_calls) AS BIGINT) AS shadow_calls,
+    CAST(SUM(r.shadow_cost_nano) AS BIGINT) AS shadow_cost_nano
+FROM rows(day TEXT) AS k
+CROSS JOIN rollup_gate AS r
+WHERE r.product_id = :product_id AND r.day = k.day
+  AND r.user_id >= :first_user AND r.user_id <= :last_user
+  AND (CAST(:gate_reason AS TEXT) IS NULL OR r.gate_reason = :gate_reason)
+GROUP BY {group}
+) AS p
+WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_second)
+ORDER BY p.rank, p.first_key, p.second_key
+LIMIT :rows_max;
+
+-- name: unmetered_calls_of_days
+SELECT u.day, u.model, u.operation, CAST(SUM(u.calls) AS BIGINT) AS calls
+FROM unmetered_calls AS u
+WHERE u.product_id = :product_id AND u.day >= :first AND u.day <= :last
+GROUP BY u.day, u.model, u.operation
+ORDER BY u.day, u.model, u.operation;
 
 -- name: plan_versions
 -- A product has few plans, with few versions.

@@ -15,7 +15,7 @@ from paygent.core.messages import (
     AssignRecord,
     Batch,
     BookedEvent,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
     Question,
     UserLedger,
@@ -48,7 +48,7 @@ class FakeLedger:
         self.booked_through = 0
         self.lock = threading.RLock()
         self.events: dict[str, Event] = {}
-        self.directory: list[DirectoryRecord] = []
+        self.records: list[LedgerRecord] = []
         self.batches: list[Batch] = []
         self.asked: list[tuple[Question, ...]] = []
         self.opening: Script = deque()
@@ -73,7 +73,7 @@ class FakeLedger:
             }
             for event in batch.events:
                 self.events.setdefault(event.event_id, event)
-            self.directory += batch.directory
+            self.records += batch.records
             self.booked_through = max(self.booked_through, batch.number)
             answer = self._answer(batch.questions, frozenset(counted))
         self.after_commit(batch)
@@ -122,7 +122,7 @@ class FakeLedger:
 
     def _answer(self, questions: tuple[Question, ...], counted: frozenset[str]) -> Answer:
         plans: dict[str, tuple[int, dict[str, Any]]] = {}
-        for record in self.directory:
+        for record in self.records:
             if isinstance(record, PlanRecord):
                 plans[record.name] = (plans.get(record.name, (0, {}))[0] + 1, record.document)
         users = {each.user_id: self._user(each) for each in questions}
@@ -132,7 +132,7 @@ class FakeLedger:
         user_id = question.user_id
         assigned = [
             record
-            for record in self.directory
+            for record in self.records
             if isinstance(record, AssignRecord) and record.user_id == user_id
         ]
         by_model: dict[str, tuple[int, int]] = {}

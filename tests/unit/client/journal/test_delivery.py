@@ -49,14 +49,13 @@ from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
 from paygent.client.journal.segments import frame
 from paygent.client.runtime.settings import read_settings
-from paygent.core.directory_json import directory_to_json
 from paygent.core.event import Event, encode_event
 from paygent.core.limit import Limit
 from paygent.core.messages import (
     Answer,
     AssignRecord,
     Batch,
-    DirectoryRecord,
+    LedgerRecord,
     PlanRecord,
     Question,
     SessionRecord,
@@ -64,6 +63,7 @@ from paygent.core.messages import (
 from paygent.core.period import Subscription
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.record_json import record_to_json
 from paygent.core.records import event_of_begin
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
@@ -136,9 +136,9 @@ class Bench:
         self.worker.nudge()
         return event_of(lane, hold.seq)
 
-    def write(self, record: DirectoryRecord) -> None:
-        """Write a directory record, as the meter does."""
-        self.journal.append(json.dumps(directory_to_json(record)).encode())
+    def write(self, record: LedgerRecord) -> None:
+        """Write a ledger record, as the meter does."""
+        self.journal.append(json.dumps(record_to_json(record)).encode())
         self.worker.nudge()
 
     def spent(self, user_id: str = "ann") -> int:
@@ -590,7 +590,7 @@ def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
     """Once a change has arrived, the ledger's word on it counts again."""
     bench.accounts.registry.set_plan("gold", PlanConfig(price=1))
     bench.accounts.registry.assign("ann", "gold", None, None, NOON_US)
-    records: list[DirectoryRecord] = [
+    records: list[LedgerRecord] = [
         PlanRecord("gold", plan_to_json(PlanConfig(price=1)), NOON_US),
         AssignRecord("ann", "gold", None, None, NOON_US),
         SessionRecord("ann", "s", True, NOON_US, NOON_US),
@@ -598,11 +598,9 @@ def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
     for record in records:
         bench.write(record)
     assert bench.worker.flush(WAIT_S) is True
-    assert bench.ledger.directory == records
-    bench.ledger.directory.append(
-        PlanRecord("gold", plan_to_json(PlanConfig(price=2)), NOON_US + 1)
-    )
-    bench.ledger.directory.append(AssignRecord("ann", "pro", None, None, NOON_US + 1))
+    assert bench.ledger.records == records
+    bench.ledger.records.append(PlanRecord("gold", plan_to_json(PlanConfig(price=2)), NOON_US + 1))
+    bench.ledger.records.append(AssignRecord("ann", "pro", None, None, NOON_US + 1))
     bench.user().is_active = True
     bench.worker.nudge()
     assert eventually(lambda: bench.accounts.registry.plans["gold"] == PlanConfig(price=2))
@@ -619,13 +617,13 @@ def test_deliver__directory_records__arrive_in_order_and_let_the_ledger_speak(
     ],
 )
 def test_directory_record__any__is_read_back_as_it_was(
-    new_bench: Callable[..., Bench], record: DirectoryRecord
+    new_bench: Callable[..., Bench], record: LedgerRecord
 ) -> None:
     """What goes through the journal arrives unchanged."""
     bench = new_bench()
     bench.write(record)
     assert bench.worker.flush(WAIT_S) is True
-    assert bench.ledger.directory == [record]
+    assert bench.ledger.records == [record]
 
 
 def test_deliver__the_journal_back_on_disk__is_tried_with_each_round(
@@ -687,7 +685,7 @@ def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
     plan = PlanRecord("old", {"price": 1}, NOON_US - 1)
     bury(
         tmp_path / "journal",
-        frame(json.dumps(directory_to_json(plan)).encode()),
+        frame(json.dumps(record_to_json(plan)).encode()),
         lane_record(lane),
         begin_of(lane, 1) + end_of(lane, 1),
         begin_of(lane, 2) + void_of(lane, 2),
@@ -700,7 +698,7 @@ def test_adopt__journals_of_the_dead__are_booked_before_anything_of_ours(
     expected = [event_of(lane, 1), lost, manual, own]
     assert bench.ledger.events == {event.event_id: event for event in expected}
     assert (lost.quality, lost.details) == ("estimated", {"held": 1})
-    assert bench.ledger.directory == [plan]
+    assert bench.ledger.records == [plan]
     assert [path.name for path in (tmp_path / "journal").glob("dead*")] == []
     assert bench.spent() == sum(event.cost_nano for event in expected)
 
@@ -851,7 +849,7 @@ def test_ask__a_ledger_that_fails_oddly__answers_false(bench: Bench, swallowed: 
 def test_ask__a_plan_that_was_news__asks_again_for_its_limits(bench: Bench) -> None:
     """The first answer tells of a plan with other limits; the second has what they saw."""
     plan = PlanConfig(limits=(Limit("calls", window="day", cap=5),))
-    bench.ledger.directory += [
+    bench.ledger.records += [
         PlanRecord("gold", plan_to_json(plan), NOON_US),
         AssignRecord("ann", "gold", None, None, NOON_US),
     ]
@@ -865,7 +863,7 @@ def test_ask__a_plan_that_was_news__asks_again_for_its_limits(bench: Bench) -> N
 def test_ask__a_plan_that_was_news__asks_again_for_the_limits_of_a_session(bench: Bench) -> None:
     """Before a call in that session is decided, also where the user has no other one."""
     limit = Limit("tokens", "session", None, "session", cap=50)
-    bench.ledger.directory.append(AssignRecord("ann", "gold", None, None, NOON_US))
+    bench.ledger.records.append(AssignRecord("ann", "gold", None, None, NOON_US))
     bench.accounts.registry.set_plan("gold", PlanConfig(limits=(limit,)))
     bench.ledger.events["theirs"] = make_event("theirs", session_id="mine")
     user = bench.user()
@@ -916,7 +914,7 @@ def test_ask__an_answer_before_an_assignment_is_delivered__does_not_undo_it(benc
     user = bench.accounts.registry.assign("ann", "gold", None, None, NOON_US)
     bench.write(AssignRecord("ann", "gold", None, None, NOON_US, keeps=True))
     assert bench.worker.ask(user, None).result(WAIT_S) is True
-    assert (user.plan_name, bench.ledger.directory) == ("gold", [])
+    assert (user.plan_name, bench.ledger.records) == ("gold", [])
     bench.ledger.opening.clear()
 
 
@@ -953,7 +951,7 @@ def test_ask__a_plan_that_never_settles__gives_up_after_some_rounds(bench: Bench
         number = next(numbers)
         limit = Limit("calls", window=f"rolling:{number}h", cap=5)
         document = plan_to_json(PlanConfig(limits=(limit,)))
-        bench.ledger.directory += [
+        bench.ledger.records += [
             PlanRecord(f"plan-{number}", document, NOON_US),
             AssignRecord("ann", f"plan-{number}", None, None, NOON_US),
         ]

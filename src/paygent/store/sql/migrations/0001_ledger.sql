@@ -210,6 +210,7 @@ CREATE TABLE events (
     description TEXT,
     metadata TEXT,
     details TEXT,
+    gate_reason TEXT NOT NULL,
     corrects TEXT/*postgres ,
     PRIMARY KEY (product_id, user_id, at_us, event_id) */
 ) /*postgres PARTITION BY RANGE (at_us) */;
@@ -257,10 +258,24 @@ CREATE TABLE gate_events (
     limit_value TEXT NOT NULL,
     message TEXT NOT NULL,
     metadata TEXT,
+    calls BIGINT NOT NULL,
     PRIMARY KEY (product_id, user_id, gate_event_id)
 );
 
 CREATE INDEX gate_events_by_time ON gate_events (product_id, user_id, at_us, gate_event_id);
+
+-- How many calls each process has seen that no adapter could meter, in quarters of an hour; a number only grows, so
+-- it may be written again. day is that of since_us.
+CREATE TABLE unmetered_calls (
+    product_id TEXT NOT NULL,
+    day TEXT NOT NULL,
+    model TEXT NOT NULL,
+    operation TEXT NOT NULL,
+    process TEXT NOT NULL,
+    since_us BIGINT NOT NULL,
+    calls BIGINT NOT NULL /*sqlite CHECK (typeof(calls) = 'integer') */,
+    PRIMARY KEY (product_id, day, model, operation, process, since_us)
+) /*sqlite WITHOUT ROWID */;
 
 -- What a user paid or was paid back for a span of time; refunds are negative.
 CREATE TABLE revenue (
@@ -363,7 +378,7 @@ SELECT
     ) IS NULL THEN 1 ELSE 0 END AS unpriced_calls,
     CASE WHEN e.blocked = 1 AND e.corrects IS NULL THEN 1 ELSE 0 END AS shadow_calls,
     CASE WHEN e.blocked = 1 THEN e.cost_tokens_nano + e.cost_tools_nano ELSE 0 END AS shadow_cost_nano,
-    e.metadata, e.corrects
+    e.metadata, e.corrects, e.blocked, e.gate_reason
 FROM events AS e;
 
 -- Rollups: sums of events, changed in the transaction that stores them. A call is partial, estimated or unpriced while
@@ -414,13 +429,17 @@ CREATE TABLE rollup_product (
     PRIMARY KEY (product_id, span, model, provider, plan, slot)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
+-- Calls that reached a gate: sums of gate events, and (shadow_*) of the events of calls that ran past one. The day
+-- precedes the user, as in rollup_user.
 CREATE TABLE rollup_gate (
     product_id TEXT NOT NULL,
-    user_id TEXT NOT NULL,
     day TEXT NOT NULL,
+    user_id TEXT NOT NULL,
     gate_reason TEXT NOT NULL,
     soft BIGINT NOT NULL,
     hard BIGINT NOT NULL,
-    blocked BIGINT NOT NULL,
-    PRIMARY KEY (product_id, user_id, day, gate_reason)
-) /*sqlite WITHOUT ROWID */;
+    refused_calls BIGINT NOT NULL,
+    shadow_calls BIGINT NOT NULL,
+    shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
+    PRIMARY KEY (product_id, day, user_id, gate_reason)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
