@@ -180,7 +180,8 @@ class UsageEvent(Value):
         quality: exact, partial, estimated or unpriced.
         price_id: The price list used.
         latency_ms: From the call's begin to its settlement.
-        blocked: Ran past a hard gate with `raise_on_hard_gate=False`.
+        blocked: Ran past a hard gate: with `raise_on_hard_gate=False`, or in shadow mode.
+        gate_reason: Why it would have been refused; None for an event that is not `blocked`.
         corrects: Id of the event that this one corrects; its counts and costs are then differences,
             which may be negative.
     """
@@ -210,6 +211,7 @@ class UsageEvent(Value):
     price_id: str | None = None
     latency_ms: int = 0
     blocked: bool = False
+    gate_reason: str | None = None
     corrects: str | None = None
     cost_tokens_nano: int = field(init=False)
     cost_tools_nano: int = field(init=False)
@@ -243,6 +245,7 @@ def usage_event(event: Event) -> UsageEvent:
         price_id=event.price_id or None,
         latency_ms=event.latency_ms,
         blocked=event.blocked,
+        gate_reason=event.gate_reason or None,
         corrects=event.corrects,
     )
 

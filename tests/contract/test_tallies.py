@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from tests.contract.test_directory import make_gate_event
 from tests.contract.test_reports import WORLDS, World, booked, fill
 
 from paygent.core.event import Event
-from paygent.core.messages import QUARTER_US, Batch, GateEvent, LedgerRecord, UnmeteredCalls
+from paygent.core.messages import QUARTER_US, Batch, GateEvent, LedgerRecord, UnmeteredCount
 from paygent.core.period import Subscription, day_in_zone, to_datetime
 from paygent.core.report import TIME_KEYS, SpendQuery
 from paygent.core.report_request import (
@@ -66,10 +66,10 @@ def _gate_event(chance: random.Random, gate_event_id: str, place: World) -> Gate
     )
 
 
-def unmetered(place: World, seed: int) -> list[UnmeteredCalls]:
+def unmetered(place: World, seed: int) -> list[UnmeteredCount]:
     """Return counts of unmetered calls of some processes."""
     chance = random.Random(seed)
-    found: dict[Any, UnmeteredCalls] = {}
+    found: dict[Any, UnmeteredCount] = {}
     for _ in range(80):
         at_us = place.at_us + chance.randrange(-2 * DAY_US, 2 * DAY_US)
         since_us = at_us // QUARTER_US * QUARTER_US
@@ -79,7 +79,7 @@ def unmetered(place: World, seed: int) -> list[UnmeteredCalls]:
             chance.choice(OPERATIONS),
             chance.choice(("gpt-4o", "sora", "")),
         )
-        found[key] = UnmeteredCalls(*key, chance.randrange(1, 50))
+        found[key] = UnmeteredCount(*key, chance.randrange(1, 50))
     return list(found.values())
 
 
@@ -141,13 +141,11 @@ def requests(kind: str, rules: Rules, place: World, seed: int) -> Iterator[Spend
         )
 
 
-def pages(
-    read: Callable[[str, SpendRequest], TallyReport], request: SpendRequest
-) -> list[TallyReport]:
+def pages(store: SqlStore, kind: Any, request: SpendRequest) -> list[TallyReport]:
     """Return all pages of a report."""
-    found = [read(PRODUCT, request)]
+    found = [store.tally(PRODUCT, kind, request)]
     while (after := found[-1].following) is not None:
-        found.append(read(PRODUCT, replace(request, after=after)))
+        found.append(store.tally(PRODUCT, kind, replace(request, after=after)))
     return found
 
 
@@ -159,9 +157,8 @@ def test_tallies__random_requests__are_the_fold(
     """Keys, filters, zones, days of clock change, sorts, pages: rows in order, and the total."""
     clock.at_us = place.now_us
     told = Told(store, place, seed=7)
-    read = store.gates if kind == "gates" else store.quality
     for request in requests(kind, rules, place, seed=place.at_us):
-        found = pages(read, request)
+        found = pages(store, kind, request)
         whole = replace(found[0].query, rows_max=None)
         tallies = told.fold(kind, whole, place.zone)
         expected = tally_page(kind, tallies, whole, place.zone, request.now_us or 0)
@@ -189,7 +186,7 @@ def test_gates__of_an_erased_user__stay_without_the_id(store: SqlStore, clock: C
     late = make_gate_event("g2", message="of ann", session_id="of ann", calls=4)
     store.ingest(PRODUCT, batch_of(records=(late,)))
     request = read_request({"by": "user"}, rules=GATES, now_us=NOON_US)
-    ((keys, figures),) = store.gates(PRODUCT, request).rows
+    ((keys, figures),) = store.tally(PRODUCT, "gates", request).rows
     assert keys == (pseudonym,)
     assert figures == (0, 5, 5, 1, 1_000)
     assert list(store.audit(PRODUCT)) == []
@@ -204,31 +201,30 @@ def test_gates__a_corrected_shadow_call__costs_what_is_right(store: SqlStore) ->
     store.ingest(PRODUCT, batch_of(original))
     store.ingest(PRODUCT, batch_of(correction))
     request = read_request({"by": "reason"}, rules=GATES, now_us=NOON_US)
-    ((keys, figures),) = store.gates(PRODUCT, request).rows
+    ((keys, figures),) = store.tally(PRODUCT, "gates", request).rows
     assert (keys, figures) == (("total_spend",), (0, 0, 0, 1, 600))
 
 
 def test_unmetered__counts_of_one_time__never_fall(store: SqlStore) -> None:
     """A repeated record, a late one, and two in one batch: the greatest number counts."""
     since_us = NOON_US // QUARTER_US * QUARTER_US
-    count = UnmeteredCalls("p", since_us, OPERATIONS[0], "sora", 5)
+    count = UnmeteredCount("p", since_us, OPERATIONS[0], "sora", 5)
     less, more = count._replace(calls=3), count._replace(calls=7)
     for records in ((count,), (less,), (count, more), (count,)):
         store.ingest(PRODUCT, Batch(records=records, at_us=NOON_US))
     request = read_request({"by": "operation"}, rules=QUALITY, now_us=NOON_US)
-    report = store.quality(PRODUCT, request)
+    report = store.tally(PRODUCT, "quality", request)
     assert [(row.keys, row.figures[-1]) for row in report.rows] == [((OPERATIONS[0],), 7)]
 
 
 @pytest.mark.parametrize(("rules", "kind"), [(GATES, "gates"), (QUALITY, "quality")])
-def test_tallies__parts_of_days__are_refused(store: SqlStore, rules: Rules, kind: str) -> None:
+def test_tallies__parts_of_days__are_refused(store: SqlStore, rules: Rules, kind: Any) -> None:
     """The error names the argument, and whose days they are."""
-    read = store.gates if kind == "gates" else store.quality
     given = {"by": "day", "start": "2026-10-01", "end": "2026-10-03T12:00Z"}
     with pytest.raises(InvalidValue, match=r"end.*must be the start of a day in UTC"):
-        read(PRODUCT, read_request(given, rules=rules))
+        store.tally(PRODUCT, kind, read_request(given, rules=rules))
     midnight = read_request({**given, "end": "2026-10-03T00:00Z"}, rules=rules)
-    assert read(PRODUCT, midnight).rows == ()
+    assert store.tally(PRODUCT, kind, midnight).rows == ()
 
 
 def test_gates__a_billing_period__has_to_be_of_days(store: SqlStore) -> None:
@@ -239,12 +235,12 @@ def test_gates__a_billing_period__has_to_be_of_days(store: SqlStore) -> None:
     request = read_request(given, rules=GATES, now_us=NOON_US)
     store.subscribe(PRODUCT, "ann", "pro", Subscription(NOON_US - DAY_US, NOON_US - DAY_US + month))
     with pytest.raises(InvalidValue, match=r"period.*must begin and end with a day in UTC"):
-        store.gates(PRODUCT, request)
+        store.tally(PRODUCT, "gates", request)
     start_us = NOON_US - NOON_US % DAY_US - DAY_US
     store.subscribe(PRODUCT, "ann", "pro", Subscription(start_us, start_us + month))
     early = make_gate_event("g1", at_us=start_us - 1)
     store.add_gate_events(PRODUCT, [early, make_gate_event("g2", at_us=start_us)])
-    assert store.gates(PRODUCT, request).total == (0, 1, 1, 0, 0)
+    assert store.tally(PRODUCT, "gates", request).total == (0, 1, 1, 0, 0)
 
 
 def test_requests__of_every_report__take_its_keys() -> None:

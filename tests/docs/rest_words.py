@@ -32,6 +32,8 @@ OBJECTS = {
 
 _LIMIT_WINDOW = "`period`, `session`, `day` or a rolling one such as `rolling:24h`."
 _PLAN_NAME = "Name of the plan that applies now."
+_FIRST_DAY = "First day; the first of this month without it."
+_LAST_DAY = "Day after the last one; until today, inclusive, without it."
 _MODEL = "The model that answered, by the provider's or your own name."
 
 MEANINGS = {
@@ -301,6 +303,61 @@ MEANINGS = {
     " descending with a `-` before it. The first of the keys is possible, too. Without it `-cost`,"
     " or by time where the first key is one.",
     "GET reports/spend.format": "CSV has all rows.",
+    "soft": "Warnings: calls past the warn line of a limit.",
+    "hard": "Calls that reached a hard gate, refused or not.",
+    "refused_calls": "Calls that were refused.",
+    "exact": "Calls with exact figures.",
+    "partial": "Calls of which a part of the usage is known.",
+    "estimated": "Calls of which the usage was estimated.",
+    "unpriced": "Calls of a model without a price.",
+    "unmetered": "Calls that have passed without an event, since no adapter can meter them.",
+    "GateReport.report": "Which report it is.",
+    "GateReport.by": "The keys.",
+    "GateReport.from": "Start of the span, inclusive.",
+    "GateReport.to": "End of the span, exclusive.",
+    "GateReport.timezone": "Days and months begin in this zone.",
+    "GateReport.as_of": "When the report was made.",
+    "GateReport.rows": "In the order that was asked for.",
+    "GateReport.total": "The sums over all rows, also those of other pages.",
+    "QualityReport.report": "Which report it is.",
+    "QualityReport.by": "The keys.",
+    "QualityReport.from": "Start of the span, inclusive.",
+    "QualityReport.to": "End of the span, exclusive.",
+    "QualityReport.timezone": "Days and months begin in this zone.",
+    "QualityReport.as_of": "When the report was made.",
+    "QualityReport.rows": "In the order that was asked for.",
+    "QualityReport.total": "The sums over all rows, also those of other pages.",
+    "GateRow.user": "With the key `user`.",
+    "GateRow.reason": "With the key `reason`: a `gate_reason`; null for calls that came without one.",
+    "GateRow.day": "With the key `day`: YYYY-MM-DD.",
+    "GateRow.month": "With the key `month`: YYYY-MM.",
+    "QualityRow.model": "With the key `model`; null for calls without one. Unmetered calls have the"
+    " name that the application gave.",
+    "QualityRow.provider": "With the key `provider`; null for unmetered calls.",
+    "QualityRow.operation": "With the key `operation`; null for metered calls.",
+    "QualityRow.day": "With the key `day`: YYYY-MM-DD.",
+    "QualityRow.month": "With the key `month`: YYYY-MM.",
+    "QualitySums.calls": "Metered calls: exact, partial, estimated and unpriced ones.",
+    "QualityRow.calls": "Metered calls: exact, partial, estimated and unpriced ones.",
+    "GET reports/gates.from": _FIRST_DAY,
+    "GET reports/gates.to": _LAST_DAY,
+    "GET reports/gates.period": "In their place: the user's billing period, or the calendar month.",
+    "GET reports/gates.user": "Only calls of this user.",
+    "GET reports/gates.reason": "Only calls with this `gate_reason`.",
+    "GET reports/gates.sort": "`soft`, `hard`, `refused_calls`, `shadow_calls`, `shadow_cost`, or a"
+    " time among the keys; descending with a `-` before it. The first of the keys is possible, too."
+    " Without it `-refused_calls`, or by time where the first key is one.",
+    "GET reports/gates.format": "CSV has all rows.",
+    "GET reports/quality.from": _FIRST_DAY,
+    "GET reports/quality.to": _LAST_DAY,
+    "GET reports/quality.period": "In their place: the calendar month.",
+    "GET reports/quality.model": "Only calls of this model, as rows name it.",
+    "GET reports/quality.provider": "Only calls of this provider.",
+    "GET reports/quality.operation": "Only calls of this operation; empty for metered calls.",
+    "GET reports/quality.sort": "One of the figures, or a time among the keys; descending with a"
+    " `-` before it. The first of the keys is possible, too. Without it `-calls`, or by time where"
+    " the first key is one.",
+    "GET reports/quality.format": "CSV has all rows.",
     "UsageEvent.id": "Made by the sender, and stored once for its user.",
     "UsageEvent.timestamp": "When the call began.",
     "UsageEvent.model": _MODEL + " Null for other costs.",
@@ -375,6 +432,14 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
     "GET /reports/margin": (
         (422, "invalid-value", "`to` is not after `from`, or more than ten years after it; `cursor`"
          " is of another report"),
+    ),
+    "GET /reports/gates": (
+        (422, "invalid-value", "`from` or `to` is not the start of a day; `to` is not after `from`,"
+         " or more than ten years after it; `cursor` is of another report"),
+    ),
+    "GET /reports/quality": (
+        (422, "invalid-value", "`from` or `to` is not the start of a day; `to` is not after `from`,"
+         " or more than ten years after it; `cursor` is of another report"),
     ),
     "GET /reports/spend": (
         (422, "invalid-value", "`to` is not after `from`, or more than ten years after it; `cursor`"
@@ -475,6 +540,8 @@ EXAMPLES = {
         "/users/ann/usage?from=2026-11-01&to=2026-12-01&breakdown=day"
     ),
     "GET /reports/margin": Example("/reports/margin?by=plan&from=2026-11-01&to=2026-12-01"),
+    "GET /reports/gates": Example("/reports/gates?by=user,reason&from=2026-11-01&to=2026-12-01"),
+    "GET /reports/quality": Example("/reports/quality?by=model&from=2026-11-01&to=2026-12-01"),
     "GET /reports/spend": Example("/reports/spend?by=user,model&from=2026-11-01&to=2026-12-01"),
     "POST /users/{user_id}/usage-token": Example("/users/ann/usage-token", {"expires_in_s": 600}),
     "GET /usage": Example("/usage"),

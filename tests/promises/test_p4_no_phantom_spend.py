@@ -159,9 +159,9 @@ def test_p4__an_interruption_before_the_provider__leaves_nothing(
     same for a call that takes the shortcut.
     """
     pg = init()
+    pg.record_event("u1", cost="0.5")
     pg.configure_plan("p", PlanConfig(max_spend_per_period=1, soft_gate_at=0.1))
     pg.assign_plan("u1", "p")
-    pg.record_event("u1", cost="0.5")
     pg.on_soft_gate(lambda result: None)
     with paygent_context("u1"):
         for _ in range(calls_before):

@@ -80,7 +80,7 @@ class GateEvent(NamedTuple):
     calls: int = 1
 
 
-class UnmeteredCalls(NamedTuple):
+class UnmeteredCount(NamedTuple):
     """How many calls of an operation passed in a process that no adapter could meter, in a quarter
     of an hour. The number only grows, so a repeated or late record changes nothing.
 
@@ -130,7 +130,7 @@ class DefaultPlanRecord(NamedTuple):
 
 DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord
 
-LedgerRecord = DirectoryRecord | GateEvent | UnmeteredCalls
+LedgerRecord = DirectoryRecord | GateEvent | UnmeteredCount
 """What a process sends to its ledger besides usage events."""
 
 

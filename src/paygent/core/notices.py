@@ -95,6 +95,15 @@ class Notice(Enum):
         "A report may lack events that have not reached the ledger yet.",
     )
 
+    GATE_EVENTS_UNSENT = (
+        "gate_events_unsent",
+        "This backend does not take gate events; refusals are missing in its reports.",
+    )
+    GATE_LOG_FULL = (
+        "gate_log_full",
+        "Too many calls reach their gates at once; some are missing in reports of gates.",
+    )
+
     # Instrumentation
     SHUT_DOWN = "shut_down", "Paygent is shut down; calls pass unmetered."
     SHUT_DOWN_EVENT = "shut_down_event", "Paygent is shut down; events wait in the journal."

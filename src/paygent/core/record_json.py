@@ -20,7 +20,7 @@ from paygent.core.messages import (
     PlanRecord,
     PriceRecord,
     SessionRecord,
-    UnmeteredCalls,
+    UnmeteredCount,
 )
 from paygent.core.period import Renewal, Subscription
 from paygent.core.validation import NAME_CHARS_MAX
@@ -32,7 +32,7 @@ KINDS: dict[str, type[LedgerRecord]] = {
     "prices": PriceRecord,
     "default_plan": DefaultPlanRecord,
     "gate": GateEvent,
-    "unmetered": UnmeteredCalls,
+    "unmetered": UnmeteredCount,
 }
 _KIND_OF = {record_type: kind for kind, record_type in KINDS.items()}
 
@@ -144,7 +144,7 @@ _RULES_OF: dict[type[LedgerRecord], dict[str, Callable[[Any], bool]]] = {
         "metadata": _is_metadata,
         "calls": _is_calls,
     },
-    UnmeteredCalls: {
+    UnmeteredCount: {
         "since_us": lambda value: _is_time(value) and value % QUARTER_US == 0,
         "model": _is_text(NAME_CHARS_MAX),
         "calls": _is_calls,

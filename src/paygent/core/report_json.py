@@ -6,7 +6,7 @@ there twice, as numbers and exactly as `…_nano`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from paygent.core.event_json import read_time
@@ -21,6 +21,7 @@ from paygent.core.report import (
     SpendReport,
     SpendRow,
 )
+from paygent.core.tally import FIGURES_OF, TallyKind, TallyReport, TallyRow
 from paygent.core.validation import FieldError, InvalidValue
 
 _NANO = "_nano"
@@ -50,12 +51,7 @@ def report_to_json(report: SpendReport, next_cursor: str | None) -> dict[str, An
     """
     query, page = report.query, report.page
     return {
-        "report": "spend",
-        "by": list(query.by),
-        "from": to_datetime(query.start_us).isoformat(),
-        "to": to_datetime(query.end_us).isoformat(),
-        "timezone": report.timezone,
-        "as_of": to_datetime(report.as_of_us).isoformat(),
+        **_heading("spend", query.by, report),
         "rows": [row_to_json(query.by, row) for row in page.rows],
         "total": dict(zip(_SUMS, _sums(page.total), strict=True)),
         "next_cursor": next_cursor,
@@ -76,12 +72,7 @@ def margin_to_json(report: MarginReport, next_cursor: str | None) -> dict[str, A
     """Return a report of margins; see `report_to_json`."""
     query, page = report.query, report.page
     return {
-        "report": "margin",
-        "by": [query.by],
-        "from": to_datetime(query.start_us).isoformat(),
-        "to": to_datetime(query.end_us).isoformat(),
-        "timezone": report.timezone,
-        "as_of": to_datetime(report.as_of_us).isoformat(),
+        **_heading("margin", (query.by,), report),
         "rows": [margin_row_to_json(query.by, row) for row in page.rows],
         "total": _margin_sums(page.total),
         "shares": [
@@ -94,6 +85,43 @@ def margin_to_json(report: MarginReport, next_cursor: str | None) -> dict[str, A
             for share in page.shares
         ],
         "next_cursor": next_cursor,
+    }
+
+
+def tally_columns(kind: TallyKind, by: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the fields of a row of a report that counts, in order."""
+    return (*by, *_names(FIGURES_OF[kind]))
+
+
+def tally_values(kind: TallyKind, row: TallyRow) -> tuple[Any, ...]:
+    """Return the values of a row's fields, in the order of `tally_columns`; None is no value."""
+    return (*(key or None for key in row.keys), *_values(FIGURES_OF[kind], row.figures))
+
+
+def tally_to_json(report: TallyReport, next_cursor: str | None) -> dict[str, Any]:
+    """Return a report that counts; see `report_to_json`."""
+    kind, by = report.kind, report.query.by
+    columns = tally_columns(kind, by)
+    figures = FIGURES_OF[kind]
+    return {
+        **_heading(kind, by, report),
+        "rows": [dict(zip(columns, tally_values(kind, row), strict=True)) for row in report.rows],
+        "total": dict(zip(_names(figures), _values(figures, report.total), strict=True)),
+        "next_cursor": next_cursor,
+    }
+
+
+def _heading(
+    kind: str, by: tuple[str, ...], report: SpendReport | MarginReport | TallyReport
+) -> dict[str, Any]:
+    """Return what a report is about."""
+    return {
+        "report": kind,
+        "by": list(by),
+        "from": to_datetime(report.query.start_us).isoformat(),
+        "to": to_datetime(report.query.end_us).isoformat(),
+        "timezone": report.timezone,
+        "as_of": to_datetime(report.as_of_us).isoformat(),
     }
 
 
@@ -116,21 +144,26 @@ def _margin_sums(figures: MarginFigures) -> dict[str, Any]:
     return sums
 
 
-def _sum_names() -> Iterator[str]:
-    for name in Figures._fields:
+def _names(figures: Iterable[str]) -> Iterator[str]:
+    """Yield the names of the fields of figures: an amount has two."""
+    for name in figures:
         if name.endswith(_NANO):
-            yield name[: -len(_NANO)]
+            yield name.removesuffix(_NANO)
         yield name
 
 
-_SUMS: Final = tuple(_sum_names())
-
-
-def _sums(figures: Figures) -> Iterator[Any]:
-    for name, value in zip(figures._fields, figures, strict=True):
+def _values(figures: Iterable[str], values: Iterable[int]) -> Iterator[Any]:
+    for name, value in zip(figures, values, strict=True):
         if name.endswith(_NANO):
             yield to_usd(value)
         yield value
+
+
+_SUMS: Final = tuple(_names(Figures._fields))
+
+
+def _sums(figures: Figures) -> Iterator[Any]:
+    return _values(Figures._fields, figures)
 
 
 def _shown_keys(by: tuple[str, ...], keys: tuple[str, ...]) -> Iterator[str | None]:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal, NamedTuple
 
 from paygent.core.event import Event
-from paygent.core.messages import GateEvent, UnmeteredCalls
+from paygent.core.messages import GateEvent, UnmeteredCount
 from paygent.core.period import day_in_zone
 from paygent.core.report import TIME_KEYS, Cursor, Fact, Figures, SpendQuery, facts_of
 
@@ -159,7 +159,7 @@ def _gate_keys(user_id: str, reason: str, at_us: int, zone: str) -> dict[str, st
 
 
 def fold_quality(
-    events: Iterable[Event], counts: Iterable[UnmeteredCalls], query: SpendQuery, zone: str
+    events: Iterable[Event], counts: Iterable[UnmeteredCount], query: SpendQuery, zone: str
 ) -> Tallies:
     """Return the groups of a report of quality.
 

@@ -18,7 +18,8 @@ the duplicates, and the second is read after it, so three rules replace what `/s
   known which are, so none is named and their users' figures are read again.
 
 A batch that needs several requests may be booked in part. It is sent again unchanged, and by its
-ids each event counts once. Directory records are not sent, since there is no route for them.
+ids each event counts once. Gate events are sent after them; for the other records there is no
+route.
 """
 
 from __future__ import annotations
@@ -32,11 +33,22 @@ from urllib.parse import quote
 from paygent.core.event import Event
 from paygent.core.event_json import event_to_json
 from paygent.core.message_json import readable
-from paygent.core.messages import Answer, Batch, Question
+from paygent.core.messages import Answer, Batch, GateEvent, Question
+from paygent.core.notices import Notice
+from paygent.core.period import to_datetime
+from paygent.failopen import diagnostics
 from paygent.ledger.polled_session import Fields, PolledSession, answer_about, read_session
 from paygent.ledger.port import LedgerRefused
 from paygent.ledger.process_sums import ProcessSums
-from paygent.ledger.remote import ASK_TIMEOUT_S, SYNC_TIMEOUT_S, HttpLedger, call, encode
+from paygent.ledger.remote import (
+    ASK_TIMEOUT_S,
+    SYNC_TIMEOUT_S,
+    HttpLedger,
+    call,
+    content,
+    encode,
+    send,
+)
 from paygent.ledger.transport import HttpResponse, HttpTransport, Transport
 
 EVENTS_MAX = 100
@@ -44,7 +56,10 @@ EVENTS_MAX = 100
 
 _READ_S = 4.0  # the users of a batch are read for so long; the others are asked about again
 
-_NOT_DOCUMENTED = ("model_key", "details", "restates")  # a documented server may refuse them
+_NO_ROUTE = (404, 405, 501)
+
+_NOT_DOCUMENTED = ("model_key", "details", "gate_reason", "restates")
+"""Fields that a documented server may refuse."""
 
 
 class _UnknownUser(Exception):
@@ -113,6 +128,7 @@ class PollingLedger(HttpLedger):
             self._sums.open(batch.questions, _now_us(batch))
             self._begin(batch)
         counted, unclear = self._book(batch.events)
+        self._report(batch)
         with self._lock:
             for event in batch.events:
                 self._sums.add(event)
@@ -160,6 +176,26 @@ class PollingLedger(HttpLedger):
                 # is added to what the process knows; the figures are read again, and include all.
                 unclear |= {event.user_id for event in chunk}
         return frozenset(counted), frozenset(unclear)
+
+    def _report(self, batch: Batch) -> None:
+        """Send the gate events of a batch. A backend that does not take them has no such report."""
+        found = [record for record in batch.records if isinstance(record, GateEvent)]
+        for start in range(0, len(found), self._events_max):
+            chunk = [_gate_event(each) for each in found[start : start + self._events_max]]
+            response = send(
+                self._transport,
+                "POST",
+                "/api/v1/gate-events/batch",
+                body=encode(chunk),
+                timeout_s=SYNC_TIMEOUT_S,
+            )
+            if response.status in _NO_ROUTE:
+                diagnostics.warn_once(Notice.GATE_EVENTS_UNSENT)
+                return
+            try:
+                content(response)
+            except LedgerRefused as error:  # events must not wait for these
+                diagnostics.record_error("ledger_refused", error)
 
     # -- reading
 
@@ -256,6 +292,25 @@ def _documented(event: Event) -> dict[str, Any]:
     """Return an event with the fields that a documented server reads."""
     document = event_to_json(event)
     return {name: each for name, each in document.items() if name not in _NOT_DOCUMENTED}
+
+
+def _gate_event(event: GateEvent) -> dict[str, Any]:
+    """Return a gate event with the documented fields; it has no other place for their number."""
+    return {
+        "id": event.gate_event_id,
+        "user_id": event.user_id,
+        "session_id": event.session_id or None,
+        "timestamp": to_datetime(event.at_us).isoformat(),
+        "status": event.status,
+        "gate_reason": event.gate_reason or None,
+        "usage_pct": event.usage_ppm / 10**6,
+        "current_value": float(event.current_value),
+        "limit_value": float(event.limit_value),
+        "model": event.model or None,
+        "blocked": event.blocked,
+        "message": event.message or None,
+        "metadata": {"calls": event.calls},
+    }
 
 
 def _now_us(batch: Batch) -> int:

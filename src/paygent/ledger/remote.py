@@ -131,12 +131,12 @@ class RemoteLedger(HttpLedger):
             raise LedgerUnavailable(f"the report takes longer than {REPORT_TIMEOUT_S:g} s")
         sent = {readable(name): readable(value) for name, value in query.items()}
         path = f"/api/v1/reports/spend?{urlencode(sent)}"
-        response = _send(self._transport, "GET", path, timeout_s=timeout_s)
+        response = send(self._transport, "GET", path, timeout_s=timeout_s)
         # A proxy's page is no problem: the server behind it may have reports.
         if response.status == 404 and _detail_of(response) is not None:
             raise LedgerUnavailable("this backend has no reports")
         try:
-            return _content(response)
+            return content(response)
         except LedgerRefused as error:
             found = _broken_rules(response, request) or (FieldError("report", path, str(error)),)
             raise InvalidValue("report", found) from error
@@ -207,10 +207,10 @@ def call(
     Raises:
         LedgerUnavailable, LedgerUnauthorised, LedgerRefused: see the module.
     """
-    return _content(_send(transport, method, path, body=body, timeout_s=timeout_s))
+    return content(send(transport, method, path, body=body, timeout_s=timeout_s))
 
 
-def _send(
+def send(
     transport: Transport,
     method: str,
     path: str,
@@ -218,13 +218,14 @@ def _send(
     body: bytes | None = None,
     timeout_s: float,
 ) -> HttpResponse:
+    """Send a request and return its answer; `LedgerUnavailable` without one."""
     try:
         return transport.request(method, path, body=body, timeout_s=timeout_s)
     except TransportError as error:
         raise LedgerUnavailable(f"the backend cannot be reached: {error}") from error
 
 
-def _content(response: HttpResponse) -> Any:
+def content(response: HttpResponse) -> Any:
     """Return the JSON of a response, or raise what its status means."""
     if response.status in (200, 201):
         try:

@@ -40,7 +40,7 @@ from paygent.core.messages import (
     PriceRecord,
     Question,
     SessionRecord,
-    UnmeteredCalls,
+    UnmeteredCount,
 )
 from paygent.core.period import Window, billing_period, calendar_month
 from paygent.store.answering import (
@@ -173,13 +173,13 @@ class Booking:
             questions = [each for each in questions if text(each.user_id) not in erased]
         records: list[tuple[DirectoryRecord, int]] = []
         gate_events: list[GateEvent] = []
-        unmetered: list[UnmeteredCalls] = []
+        unmetered: list[UnmeteredCount] = []
         for batch in batches:
             for record in batch.records:
                 user_id = text(getattr(record, "user_id", ""))
                 if isinstance(record, GateEvent):
                     gate_events.append(storable_gate_event(record, erased.get(user_id)))
-                elif isinstance(record, UnmeteredCalls):
+                elif isinstance(record, UnmeteredCount):
                     unmetered.append(record)
                 elif user_id not in erased:
                     records.append((record, batch.at_us))

@@ -1,7 +1,7 @@
 """Gate events in the store, their rollup by day, user and reason, and counts of unmetered calls.
 
-The rollup has what calls that reached a gate were told (soft, hard, refused: from gate events) and
-what calls cost that ran past one (shadow: from usage events), so that both can be read together.
+The rollup counts warnings and refusals, from gate events, beside the calls that ran past a gate and
+their cost (shadow), from usage events, so that both can be read together.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from paygent.core.messages import GateEvent, UnmeteredCalls
+from paygent.core.messages import GateEvent, UnmeteredCount
 from paygent.core.period import day_in_zone
 from paygent.store.directory_rows import AFTER_ALL_IDS, storable_json
 from paygent.store.rows import text
@@ -101,7 +101,7 @@ def storable_gate_event(event: GateEvent, pseudonym: str | None = None) -> GateE
     )
 
 
-def put_unmetered_calls(sql: Statements, counts: Sequence[UnmeteredCalls], timezone: str) -> None:
+def put_unmetered_calls(sql: Statements, counts: Sequence[UnmeteredCount], timezone: str) -> None:
     """Write counts of unmetered calls; of several of one process and time, the greatest."""
     greatest: dict[tuple[Any, ...], int] = {}
     for each in counts:

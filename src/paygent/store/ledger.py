@@ -19,7 +19,7 @@ from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
-from paygent.core.tally import TallyReport
+from paygent.core.tally import TallyKind, TallyReport
 from paygent.store.answering import answer
 from paygent.store.booking import Booked, Booking
 from paygent.store.corrections import MoreUsersToLock
@@ -31,7 +31,7 @@ from paygent.store.reports import daily_rows, spend, spend_rows
 from paygent.store.rows import event_of, text
 from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
-from paygent.store.tallies import gates, quality
+from paygent.store.tallies import tally
 
 _T = TypeVar("_T")
 
@@ -177,15 +177,10 @@ class SqlStore(SqlDirectory):
         with self.engine.transaction(product) as sql:
             return margin(sql, request, self.now_us())
 
-    def gates(self, product: str, request: SpendRequest) -> TallyReport:
-        """Return a report of calls at gates; see `Store.gates`."""
+    def tally(self, product: str, kind: TallyKind, request: SpendRequest) -> TallyReport:
+        """Return a report that counts; see `Store.tally`."""
         with self.engine.transaction(product) as sql:
-            return gates(sql, request, self.now_us())
-
-    def quality(self, product: str, request: SpendRequest) -> TallyReport:
-        """Return a report of how calls were metered; see `Store.quality`."""
-        with self.engine.transaction(product) as sql:
-            return quality(sql, request, self.now_us())
+            return tally(sql, kind, request, self.now_us())
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int

@@ -44,7 +44,7 @@ from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
 from paygent.core.report import SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
-from paygent.core.tally import TallyReport
+from paygent.core.tally import TallyKind, TallyReport
 
 
 class StoreUnavailable(Exception):
@@ -139,20 +139,12 @@ class Store(Protocol):
             InvalidValue: As of `spend`.
         """
 
-    def gates(self, product: str, request: SpendRequest) -> TallyReport:
-        """Return a report of calls at gates: what `core.tally.fold_gates` makes of gate events and
-        events.
+    def tally(self, product: str, kind: TallyKind, request: SpendRequest) -> TallyReport:
+        """Return a report of gates or of quality: what `core.tally.fold_gates` and `fold_quality`
+        make of events, gate events and counts of unmetered calls.
 
         Raises:
             InvalidValue: The span of time is not valid, or not one of whole days.
-        """
-
-    def quality(self, product: str, request: SpendRequest) -> TallyReport:
-        """Return a report of how calls were metered: what `core.tally.fold_quality` makes of events
-        and counts of unmetered calls.
-
-        Raises:
-            InvalidValue: As of `gates`.
         """
 
     def users(

@@ -16,6 +16,7 @@ from paygent.core.tally import (
     FIGURES_OF,
     Counts,
     Tallies,
+    TallyKind,
     TallyReport,
     TallyRow,
     add,
@@ -38,18 +39,33 @@ _GATE_COLUMNS: Final = {
 """The column of each key in the rollup of gates."""
 
 
-def gates(sql: Statements, request: SpendRequest, now_us: int) -> TallyReport:
-    """Return a report of calls at gates.
+def tally(sql: Statements, kind: TallyKind, request: SpendRequest, now_us: int) -> TallyReport:
+    """Return a report that counts.
 
     Args:
         sql: In a transaction that reads one moment.
-        request: What is asked for, by the rules `GATES`.
+        kind: Which one.
+        request: What is asked for, by its rules.
         now_us: The ledger's clock.
 
     Raises:
         InvalidValue: The span of time is not valid.
     """
     query, zone, now_us = resolved(sql, request, now_us)
+    if kind == "gates":
+        return _gate_report(sql, query, zone, now_us)
+    tallies: Tallies = {}
+    if not query.where.get("operation"):  # a metered call has none
+        _add_metered(sql, query, request, zone, tallies)
+    if not query.where.get("provider"):  # that of an unmetered call is not known
+        _add_unmetered(sql, query, zone, tallies)
+    return tally_page("quality", tallies, query, zone, now_us)
+
+
+# -- gates
+
+
+def _gate_report(sql: Statements, query: SpendQuery, zone: str, now_us: int) -> TallyReport:
     days = days_with_gates(sql, *_days(query, zone))
     found = _gates(sql, days, query)
     whole = replace(query, by=(), sort="", after=START, rows_max=None)
@@ -114,15 +130,7 @@ def _figures(row: Row) -> Counts:
     return tuple([row[name] for name in FIGURES_OF["gates"]])
 
 
-def quality(sql: Statements, request: SpendRequest, now_us: int) -> TallyReport:
-    """Return a report of how calls were metered, by the rules `QUALITY`; see `gates`."""
-    query, zone, now_us = resolved(sql, request, now_us)
-    tallies: Tallies = {}
-    if not query.where.get("operation"):  # a metered call has none
-        _add_metered(sql, query, request, zone, tallies)
-    if not query.where.get("provider"):  # that of an unmetered call is not known
-        _add_unmetered(sql, query, zone, tallies)
-    return tally_page("quality", tallies, query, zone, now_us)
+# -- quality
 
 
 def _add_metered(

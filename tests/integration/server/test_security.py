@@ -140,6 +140,8 @@ SDK_ROUTES = {
     "GET /users/{user_id}/session",
     "GET /users/{user_id}/usage",
     "GET /reports/spend",
+    "GET /reports/gates",
+    "GET /reports/quality",
     "POST /users/{user_id}/usage-token",
     "GET /products",
 }

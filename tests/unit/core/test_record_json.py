@@ -18,7 +18,7 @@ from paygent.core.messages import (
     PlanRecord,
     PriceRecord,
     SessionRecord,
-    UnmeteredCalls,
+    UnmeteredCount,
 )
 from paygent.core.period import Renewal, Subscription
 from paygent.core.record_json import KINDS, record_from_json, record_to_json
@@ -53,7 +53,7 @@ RECORDS: st.SearchStrategy[LedgerRecord] = st.one_of(
         *(st.integers(0, 10**9), st.just("0.5"), st.just("10"), NAMES, st.none(), CALLS),
     ),
     st.builds(
-        UnmeteredCalls,
+        UnmeteredCount,
         NAMES,
         st.integers(0, 10**6).map(lambda number: number * QUARTER_US),
         *(NAMES, st.just("") | NAMES, CALLS),
@@ -70,7 +70,7 @@ GATE = GateEvent(
     *("g1", "ann", "", 5, "hard_gate", "total_spend", "gpt-4o", True),
     *(1_000_000, "10.5", "10", "message", {"team": "x"}, 3),
 )
-UNMETERED = UnmeteredCalls("process", QUARTER_US, "openai:POST /videos", "", 3)
+UNMETERED = UnmeteredCount("process", QUARTER_US, "openai:POST /videos", "", 3)
 
 
 @given(RECORDS)

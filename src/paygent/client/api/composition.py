@@ -25,9 +25,10 @@ from paygent.client.journal.ownership import new_owner_name
 from paygent.client.metering.abandoned import DeferredEnds
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.background_jobs import BackgroundJobs
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.metering.meter import Meter, MeterParts
 from paygent.client.metering.policy import CallPolicy
-from paygent.client.metering.records import RecordWriter
+from paygent.client.metering.records import RecordWriter, encode_record
 from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.client.runtime import ids
 from paygent.client.runtime.callbacks import Callbacks
@@ -83,6 +84,7 @@ def compose(
         refresh_us=int(settings.refresh_interval_s * 1_000_000),
     )
     journal = _journal(path, product, settings.max_queue_size, accounts.registry)
+    gate_log = GateLog(callbacks, now_us, lambda: journal.owner)
     worker = Worker(
         ledger,
         accounts,
@@ -90,17 +92,18 @@ def compose(
         now_us=now_us,
         interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
         max_batch_size=max_batch_size,
-        before_round=_housekeeping(deferred_ends),
+        before_round=_housekeeping(deferred_ends, gate_log, journal),
         enabled=not disabled,
     )
+    gate_log.wake = worker.nudge
     policy = CallPolicy(accounts.sync, refuses=settings.raise_on_hard_gate)
     queries = UserQueries(
         accounts, catalogue, worker, policy, now_us, not disabled, deferred_ends.run
     )
     # Passed in, because the records are in a layer below the queries.
     session_opened = partial(queries.report_session, callbacks)
-    records = RecordWriter(accounts, journal, worker, callbacks, session_opened)
-    attribution = Attribution(settings.on_missing_user, callbacks)
+    records = RecordWriter(accounts, journal, worker, callbacks, gate_log, session_opened)
+    attribution = Attribution(settings.on_missing_user, gate_log)
     metering = MeterParts(
         accounts,
         catalogue,
@@ -109,10 +112,11 @@ def compose(
         callbacks,
         attribution,
         policy,
+        gate_log,
         records,
         BackgroundJobs(product, catalogue),
         UnmeteredCalls(
-            settings.on_unmetered, policy, attribution, accounts.registry, callbacks, now_us
+            settings.on_unmetered, policy, attribution, accounts.registry, gate_log, now_us
         ),
         deferred_ends,
         now_us,
@@ -152,6 +156,7 @@ def _register_for_forks(parts: Parts) -> None:
         parts.meter.renew_after_fork,
         parts.worker.renew_after_fork,
         parts.deferred_ends.renew_after_fork,
+        parts.gate_log.renew_after_fork,
         parts.records.renew_after_fork,
         parts.policy.renew_after_fork,
         parts.callbacks.renew_after_fork,
@@ -161,13 +166,17 @@ def _register_for_forks(parts: Parts) -> None:
         on_fork_child(renew)
 
 
-def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
+def _housekeeping(
+    deferred_ends: DeferredEnds, gate_log: GateLog, journal: Journal
+) -> Callable[[], None]:
     """Return the function that the delivery thread calls before each round."""
     next_check_s = 0.0
 
     def before_round() -> None:
         nonlocal next_check_s
         deferred_ends.run()
+        for record in gate_log.take():
+            journal.append(encode_record(record))
         now_s = time.monotonic()
         if now_s >= next_check_s:
             next_check_s = now_s + _CHECK_EVERY_S

@@ -37,6 +37,7 @@ _CORRECTED_MAX = 10_000  # events with corrections that the ledger may not have 
 _PLACE = (
     "user_id", "session_id", "at_us",
     "model", "model_key", "provider", "plan", "period_start_us", "blocked",
+    "gate_reason",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering.call import Request
-from paygent.client.runtime.callbacks import Callbacks
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.runtime.settings import MISSING_USER_POLICIES
 from paygent.core.messages import MISSING_USER_ID
 from paygent.core.notices import Notice
@@ -27,9 +27,9 @@ class Attribution:
         count_missing_user: Counts one more of them, once the first is logged.
     """
 
-    def __init__(self, policy: str, callbacks: Callbacks) -> None:
+    def __init__(self, policy: str, gate_log: GateLog) -> None:
         self._policy = policy  # `on_missing_user`: "warn", "block", "ignore" or a user id
-        self._callbacks = callbacks
+        self._gate_log = gate_log
         self.fallback_user_id = MISSING_USER_ID if policy in MISSING_USER_POLICIES else policy
         self.admits_missing_user = policy != "block"
         self.count_missing_user = _count_missing_user if policy == "warn" else int
@@ -79,7 +79,7 @@ class Attribution:
         if self._policy == "block":
             message = "This call has no user; wrap it in a paygent_context."
             result = refusal("no_user", message, model=model)
-            self._callbacks.fire("hard_gate", result)
+            self._gate_log.refuse(result, blocked=True)
             raise PaygentLimitExceeded(result)
         if self._policy == "warn":
             diagnostics.warn_once(Notice.NO_USER_CALL, MISSING_USER_ID)

@@ -109,6 +109,7 @@ class BackgroundJobs:
                 quality=share.quality,
                 price_id=share.price_id,
                 blocked=original.blocked,
+                gate_reason=original.gate_reason,
                 metadata=original.metadata,
                 details=share.details,
                 corrects=original_id,

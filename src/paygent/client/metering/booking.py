@@ -32,15 +32,17 @@ from paygent.prices.usage_cost import PriceQuery, price
 NS_PER_MS = 1_000_000
 
 
-def begin_record(hold: Hold, metadata: Metadata = None, *, blocked: bool = False) -> bytes:
+def begin_record(hold: Hold, metadata: Metadata = None, *, gate_reason: str = "") -> bytes:
     """Return the begin record of a call: what is booked if the process dies before its end."""
     lane = hold.lane
     sizes = min(hold.weight, COUNT_MAX), min(hold.max_tokens, COUNT_MAX)
     record = pack_begin(lane.number, hold.seq, hold.at_us, *sizes)
-    if hold.use is None and not metadata and not blocked:
+    if hold.use is None and not metadata and not gate_reason:
         return record
     plain = event_of_begin(lane.facts, hold.seq, hold.at_us, *sizes)
-    event = _at_hold(hold, plain)._replace(metadata=metadata, blocked=blocked)
+    event = _at_hold(hold, plain)._replace(
+        metadata=metadata, blocked=bool(gate_reason), gate_reason=gate_reason
+    )
     return with_tail(record, differences(event, plain))
 
 
@@ -48,7 +50,11 @@ def estimated_event(call: Call) -> Event:
     """Return the event of a call that is booked at what it holds."""
     hold = call.hold
     plain = event_of_begin(hold.lane.facts, hold.seq, hold.at_us, 0, 0)
-    return _at_hold(hold, plain)._replace(metadata=call.identity.metadata, blocked=call.blocked)
+    return _at_hold(hold, plain)._replace(
+        metadata=call.identity.metadata,
+        blocked=bool(call.gate_reason),
+        gate_reason=call.gate_reason,
+    )
 
 
 def _at_hold(hold: Hold, plain: Event) -> Event:
@@ -113,12 +119,13 @@ def event_of(call: Call, usage: Usage, catalogue: Catalogue) -> tuple[Event, Rat
         "auto",
         priced.price_id,
         (time.perf_counter_ns() - hold.started_ns) // NS_PER_MS,
-        call.blocked,
+        bool(call.gate_reason),
         False,
         charged,
         None,
         call.identity.metadata,
         details,
+        call.gate_reason,
     )
     return event, priced.rates
 
@@ -128,7 +135,10 @@ def is_reproducible(event: Event, facts: LaneFacts, answerer: Answerer) -> bool:
     figures = figures_of(event, 0)
     plain = event_of_end(facts._replace(answerers=(answerer,)), 0, event.at_us, figures)
     return event == plain._replace(
-        event_id=event.event_id, metadata=event.metadata, blocked=event.blocked
+        event_id=event.event_id,
+        metadata=event.metadata,
+        blocked=event.blocked,
+        gate_reason=event.gate_reason,
     )
 
 
@@ -142,7 +152,7 @@ def plain_figures(call: Call, usage: Usage) -> tuple[int, ...] | None:
         answerer is None
         or hold.at_us >= lane.valid_until_us  # a price has changed since
         or (hold.use is not None and not lane.is_strict)
-        or call.blocked
+        or call.gate_reason
         or call.identity.metadata
         or call.offline_nano is not None
         or _rest_of(usage) != _NO_REST

@@ -56,14 +56,15 @@ class Call:
     Attributes:
         drops_usage_chunk: Whether the stream's usage chunk was requested by us, so that the
             application must not see it.
+        gate_reason: Why it would have been refused; "" for a call that no gate was in the way of.
     """
 
-    blocked: bool
     booked_id: str  # id of its event: the same as of its begin, except for background jobs
     dropped: Callable[[Call], None]  # called by the finalizer if nothing has ended the call
     drops_usage_chunk: bool
     ends: list[None]  # one item until the call has ended; taking it is the right to end the call
     event_id: str  # id of its begin record; "" before that is written
+    gate_reason: str
     hold: Hold
     identity: Identity
     pid: int

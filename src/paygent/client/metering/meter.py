@@ -58,6 +58,7 @@ from paygent.client.metering.booking import (
 )
 from paygent.client.metering.call import Call, Request
 from paygent.client.metering.estimates import estimated, learned, use_of
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.metering.lanes import Lanes
 from paygent.client.metering.policy import CallPolicy
 from paygent.client.metering.records import RecordWriter
@@ -101,6 +102,7 @@ class MeterParts:
     callbacks: Callbacks
     attribution: Attribution
     policy: CallPolicy
+    gate_log: GateLog
     records: RecordWriter
     jobs: BackgroundJobs
     unmetered: UnmeteredCalls
@@ -131,6 +133,7 @@ class Meter:
         self._callbacks = parts.callbacks
         self._attribution = parts.attribution
         self._policy = parts.policy
+        self._gate_log = parts.gate_log
         self._records = parts.records
         self._jobs = parts.jobs
         self._now_us = parts.now_us
@@ -223,8 +226,8 @@ class Meter:
         call.ends = []
         call.dropped = self._dropped
         call.pid = os.getpid()
-        call.drops_usage_chunk = call.blocked = call.stream_ended = False
-        call.event_id = call.booked_id = ""
+        call.drops_usage_chunk = call.stream_ended = False
+        call.event_id = call.booked_id = call.gate_reason = ""
         call.offline_nano = call.provisional = None
         call.request = request
         call.identity = identity
@@ -249,13 +252,13 @@ class Meter:
             return None
         resolved = self._lanes.resolve(request, user, at_us)
         refusal = self._policy.refusal_now(user, request.model, resolved)
+        session_id = user.session_now(identity.session_id, at_us)
         if refusal is None:
-            session_id = user.session_now(identity.session_id, at_us)
             decision = self._admission.check(user, session_id, resolved, at_us)
             if decision.status != "hard_gate" or decision.retryable:
                 return None
             refusal = _result(decision, user, request)
-        self._report_refusal(user, refusal)
+        self._report_refusal(user, refusal, session_id, blocked=True)
         raise PaygentLimitExceeded(refusal)
 
     def _user(self, request: Request, identity: Identity, at_us: int) -> User | Wait:
@@ -300,7 +303,7 @@ class Meter:
         Returns:
             None when it holds; its place in the queue when it has to wait.
         """
-        call.blocked = False
+        call.gate_reason = ""
         if call.request.has_run:
             self._hold_unconditionally(call)
             return None
@@ -315,7 +318,8 @@ class Meter:
             if outcome is not None:
                 refusal = _result(outcome, user, call.request)
         for reading in call.hold.warnings:
-            self._callbacks.fire("soft_gate", _result(warning(reading), user, call.request))
+            result = _result(warning(reading), user, call.request)
+            self._gate_log.warn(result, call.lane.session_id)
         if refusal is not None:
             self._refuse(call, refusal)
         return None
@@ -354,17 +358,19 @@ class Meter:
         # Where calls are not refused, contention blocks none: the call would have waited.
         if enforces or refusal.gate_reason != CONTENTION:
             if call.plan.enforce:  # users must not notice a shadow plan
-                self._report_refusal(call.user, refusal)
+                self._report_refusal(call.user, refusal, call.lane.session_id, blocked=enforces)
             if enforces:
                 raise PaygentLimitExceeded(refusal)
-            call.blocked = True
+            call.gate_reason = refusal.gate_reason or ""
         self._hold_unconditionally(call)
 
-    def _report_refusal(self, user: User, refusal: GuardResult) -> None:
-        """Fire the hard-gate callbacks and schedule a refresh of the user."""
+    def _report_refusal(
+        self, user: User, refusal: GuardResult, session_id: str, *, blocked: bool
+    ) -> None:
+        """Report that a call reached a hard gate, and schedule a refresh of the user."""
         user.is_active = True
         self._worker.nudge()  # the limit may have been raised, or the spend corrected, elsewhere
-        self._callbacks.fire("hard_gate", refusal)
+        self._gate_log.refuse(refusal, session_id, blocked=blocked)
 
     def _hold_unconditionally(self, call: Call) -> None:
         """Hold what a call may use, whatever its limits."""
@@ -375,7 +381,9 @@ class Meter:
         self._records.write_sessions()
         self._records.record_price_list(lane.resolved.rates, hold.at_us)
         call.event_id = call.booked_id = event_id_of(lane.facts.common, hold.seq, hold.at_us)
-        self._journal.write(lane, begin_record(hold, call.identity.metadata, blocked=call.blocked))
+        self._journal.write(
+            lane, begin_record(hold, call.identity.metadata, gate_reason=call.gate_reason)
+        )
 
     # -- the same for a known lane, far from every line
 
@@ -494,7 +502,7 @@ class Meter:
             call.booked_id = self._jobs.event_id(job.ref)
             event = event._replace(event_id=call.booked_id)
         # An enforced plan would have learned nothing from a call that shadow mode lets run.
-        teaches = call.plan.enforce or not call.blocked
+        teaches = call.plan.enforce or not call.gate_reason
         call.hold.observation = learned(call, event, usage) if teaches else None
         self._book(call, event)
         if job is not None:

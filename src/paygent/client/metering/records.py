@@ -14,6 +14,7 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.accounts.user_state import User
 from paygent.client.journal.delivery import Worker
 from paygent.client.journal.journal import Journal
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.event import Event, encode_event
 from paygent.core.explain import rates_to_json
@@ -34,12 +35,14 @@ class RecordWriter:
         journal: Journal,
         worker: Worker,
         callbacks: Callbacks,
+        gate_log: GateLog,
         session_opened: Callable[[str], None],
     ) -> None:
         self._accounts = accounts
         self._journal = journal
         self._worker = worker
         self._callbacks = callbacks
+        self._gate_log = gate_log
         self._session_opened = session_opened  # called with the user id of each opened session
         self._listed: set[str] = set()
         self._deferred: deque[LedgerRecord] = deque()
@@ -57,12 +60,11 @@ class RecordWriter:
         finally:  # the money is spent
             self._journal.append(payload)
         self._worker.nudge()
-        if self._callbacks.wants("soft_gate"):
-            for reading in self._accounts.admission.warnings_after(user, event):
-                result = guard_result(
-                    warning(reading), user.user_id, plan=user.plan_name, model=event.model
-                )
-                self._callbacks.fire("soft_gate", result)
+        for reading in self._accounts.admission.warnings_after(user, event):
+            result = guard_result(
+                warning(reading), user.user_id, plan=user.plan_name, model=event.model
+            )
+            self._gate_log.warn(result, event.session_id)
         if self._callbacks.wants("usage"):
             self._callbacks.fire("usage", usage_event(event))
 

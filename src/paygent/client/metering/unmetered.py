@@ -7,15 +7,15 @@ passes: that is how an application meters such a call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from paygent.client.accounts.registry import UserRegistry
 from paygent.client.context.identity import Identity
 from paygent.client.context.scopes import current_identity
 from paygent.client.metering import nesting
 from paygent.client.metering.attribution import Attribution
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.metering.policy import CallPolicy
-from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.notices import Notice
 from paygent.errors import PaygentLimitExceeded
 from paygent.failopen import diagnostics
@@ -31,24 +31,30 @@ class UnmeteredCalls:
         policy: CallPolicy,
         attribution: Attribution,
         registry: UserRegistry,
-        callbacks: Callbacks,
+        gate_log: GateLog,
         now_us: Callable[[], int],
     ) -> None:
         self._on_unmetered = on_unmetered
         self._policy = policy
         self._attribution = attribution
         self._registry = registry
-        self._callbacks = callbacks
+        self._gate_log = gate_log
         self._now_us = now_us
 
     def admit(
-        self, notice: Notice, *args: str, operation: str, identity: Identity | None = None
+        self,
+        notice: Notice,
+        *args: str,
+        operation: str,
+        model: Any = None,
+        identity: Identity | None = None,
     ) -> None:
         """Let a call pass that is about to be sent, or refuse it.
 
         Args:
             notice: What is logged, with its `args`.
             operation: Its name in counts and in the reason of a refusal.
+            model: As the application named it; what is no text is no name.
             identity: From the call's own `paygent_*` arguments, or None.
 
         Raises:
@@ -58,10 +64,15 @@ class UnmeteredCalls:
             return
         if self._on_unmetered == "raise":
             self._refuse(operation, notice.text % args, identity)
+        self.let_pass(notice, *args, operation=operation, model=model)
+
+    def let_pass(self, notice: Notice, *args: str, operation: str, model: Any = None) -> None:
+        """Count a call that has passed, in reports as well; for the arguments see `admit`."""
+        self._gate_log.count_unmetered(operation, model if isinstance(model, str) else "")
         self.note(notice, *args, subject=operation)
 
     def note(self, notice: Notice, *args: str, subject: str) -> None:
-        """Count what passes, and log it unless such calls are ignored."""
+        """Note what may pass, and log it unless such calls are ignored."""
         if self._on_unmetered == "ignore":
             diagnostics.count(notice, subject=subject)
         else:
@@ -83,6 +94,6 @@ class UnmeteredCalls:
             user_id=user.user_id,
             plan=user.plan_name,
         )
-        self._callbacks.fire("hard_gate", result)
+        self._gate_log.refuse(result, blocked=self._policy.refuses)
         if self._policy.refuses:
             raise PaygentLimitExceeded(result)

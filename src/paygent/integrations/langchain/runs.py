@@ -174,7 +174,10 @@ class Run(Scope):
         if self._is_known:
             # Not booked: older versions do not mark an answer that comes out of a cache.
             name = self._kind[-1]
-            meter.unmetered.note(Notice.UNMETERED_LANGCHAIN, name, subject=f"langchain:{name}")
+            operation = f"langchain:{name}"
+            meter.unmetered.let_pass(
+                Notice.UNMETERED_LANGCHAIN, name, operation=operation, model=usage.model
+            )
             return
         _seen_by_hooks.discard(self._kind)
         request = _request_of(self.identity, [], {"metadata": {"ls_model_name": usage.model}})

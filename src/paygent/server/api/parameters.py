@@ -37,7 +37,12 @@ UserPath = Annotated[
 IdPath = Annotated[str, Path(min_length=1, max_length=ID_CHARS_MAX), AfterValidator(_with_slashes)]
 LimitQuery = Annotated[int, Query(ge=1, le=LIST_MAX, description="Rows of a page.")]
 CursorQuery = Annotated[
-    str | None, Query(max_length=CURSOR_CHARS_MAX, description="`next_cursor` of the last page.")
+    str | None,
+    Query(
+        max_length=CURSOR_CHARS_MAX,
+        description="`next_cursor` of the last page.",
+        json_schema_extra={"pattern": "^[A-Za-z0-9_-]*$"},  # checked where it is read
+    ),
 ]
 TimeQuery = Annotated[
     str | None,

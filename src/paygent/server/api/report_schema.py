@@ -9,6 +9,16 @@ from pydantic import ConfigDict, Field
 from paygent.server.api.schemas import Answer, Cursor, Dollars, Nano, Time
 
 
+class Heading(Answer):
+    """What a report is about."""
+
+    by: list[str]
+    since: Annotated[Time, Field(alias="from")]
+    to: Time
+    timezone: str
+    as_of: Time
+
+
 class SpendSums(Answer):
     """Sums of a report."""
 
@@ -43,15 +53,10 @@ class SpendRow(SpendSums):
     period: Time | None = None
 
 
-class SpendReport(Answer):
+class SpendReport(Heading):
     """A page of usage and cost."""
 
     report: Literal["spend"]
-    by: list[str]
-    since: Annotated[Time, Field(alias="from")]
-    to: Time
-    timezone: str
-    as_of: Time
     rows: list[SpendRow]
     total: SpendSums
     next_cursor: Cursor
@@ -92,16 +97,70 @@ class MarginShare(Answer):
     cost_nano: Nano
 
 
-class MarginReport(Answer):
+class MarginReport(Heading):
     """A page of margins."""
 
     report: Literal["margin"]
-    by: list[str]
-    since: Annotated[Time, Field(alias="from")]
-    to: Time
-    timezone: str
-    as_of: Time
     rows: list[MarginRow]
     total: MarginSums
     shares: list[MarginShare]
+    next_cursor: Cursor
+
+
+class GateSums(Answer):
+    """Sums of calls that reached a gate."""
+
+    soft: int
+    hard: int
+    refused_calls: int
+    shadow_calls: int
+    shadow_cost: Dollars
+    shadow_cost_nano: Nano
+
+
+class GateRow(GateSums):
+    """The calls of one group; it has the fields that `by` names."""
+
+    user: str | None = None
+    reason: str | None = None
+    day: str | None = None
+    month: str | None = None
+
+
+class QualitySums(Answer):
+    """Sums of calls by how they were metered."""
+
+    calls: int
+    exact: int
+    partial: int
+    estimated: int
+    unpriced: int
+    unmetered: int
+
+
+class QualityRow(QualitySums):
+    """The calls of one group; it has the fields that `by` names."""
+
+    model: str | None = None
+    provider: str | None = None
+    operation: str | None = None
+    day: str | None = None
+    month: str | None = None
+
+
+class GateReport(Heading):
+    """A page of calls that reached a gate."""
+
+    report: Literal["gates"]
+    rows: list[GateRow]
+    total: GateSums
+    next_cursor: Cursor
+
+
+class QualityReport(Heading):
+    """A page of calls by how they were metered."""
+
+    report: Literal["quality"]
+    rows: list[QualityRow]
+    total: QualitySums
     next_cursor: Cursor

@@ -1,16 +1,19 @@
-"""Reports: usage and cost of a product by up to two keys, as JSON pages or as CSV."""
+"""Reports: usage and cost, margins, gates and quality of a product, as JSON pages or as CSV.
+
+Every report takes a span of time, an order and a page (`Asked`), besides its own keys and filters.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from tempfile import TemporaryFile
 from typing import IO, Annotated, Any, Literal
 
-from fastapi import Query, Request
+from fastapi import Depends, Query, Request
 from pydantic_core import to_json
 from starlette.responses import Response, StreamingResponse
 
@@ -22,10 +25,24 @@ from paygent.core.report_json import (
     margin_row_to_json,
     margin_to_json,
     report_to_json,
+    tally_columns,
+    tally_to_json,
+    tally_values,
     values_of,
 )
-from paygent.core.report_request import MARGIN, PAGE_ROWS_MAX, Names, SpendRequest, read_request
-from paygent.core.validation import NAME_CHARS_MAX, InvalidValue
+from paygent.core.report_request import (
+    GATES,
+    MARGIN,
+    PAGE_ROWS_MAX,
+    QUALITY,
+    SPEND,
+    Names,
+    Rules,
+    SpendRequest,
+    read_request,
+)
+from paygent.core.tally import GATE_KEYS, QUALITY_KEYS, TallyKind
+from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue
 from paygent.server.api import report_schema
 from paygent.server.api.parameters import CursorQuery, TextQuery, TimeQuery
 from paygent.server.backend import ForTenant, Tenant
@@ -39,9 +56,10 @@ _NAMES = Names(start="from", end="to")
 _TAG_QUERY = "tag."
 _ROWS_DEFAULT = 100
 _CHUNK_BYTES = 65_536
-_CSV = "text/csv; charset=utf-8"
-
-RowsQuery = Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows of a page.")]
+_JSON, _CSV = "application/json", "text/csv; charset=utf-8"
+_AS_CSV: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/csv": {"schema": {"type": "string"}}}}
+}
 
 _TAGS = {
     "name": "tag.KEY",
@@ -52,34 +70,71 @@ _TAGS = {
 }
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The parameters that every report takes."""
+
+    since: Annotated[TimeQuery, Query(alias="from")] = None
+    to: TimeQuery = None
+    period: Literal["current", "previous"] | None = None
+    sort: Annotated[str | None, Query(max_length=NAME_CHARS_MAX)] = None
+    limit: Annotated[int, Query(ge=1, le=PAGE_ROWS_MAX, description="Rows of a page.")] = (
+        _ROWS_DEFAULT
+    )
+    cursor: CursorQuery = None
+    output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json"
+
+    def request(self, rules: Rules, **own: str | None) -> SpendRequest:
+        """Return what a query asks for.
+
+        Args:
+            rules: Those of the report.
+            **own: Its keys (`by`) and filters.
+
+        Raises:
+            InvalidValue: Names every parameter that breaks a rule.
+        """
+        given = {"start": self.since, "end": self.to, "period": self.period, "sort": self.sort}
+        rows_max = None if self.output == "csv" else self.limit
+        try:
+            request = read_request({**given, **own}, _NAMES, rules=rules, rows_max=rows_max)
+        except InvalidValue as error:
+            found = [
+                replace(each, field=each.field.replace(TAG, _TAG_QUERY, 1))
+                for each in error.findings
+            ]
+            raise InvalidValue(error.what, tuple(found)) from None
+        if self.cursor is None or self.output == "csv":
+            return request
+        # A cursor has as many texts as the report has keys.
+        place = read_cursor(self.cursor, int, *(str for _ in request.by))
+        return replace(request, after=Cursor(*place))
+
+
+ForReport = Annotated[Asked, Depends()]
+
+
+def _keys_query(keys: Iterable[str], more: str = "") -> Any:
+    description = f"One or two of {', '.join(keys)}{more}, with a comma between them."
+    return Query(max_length=2 * NAME_CHARS_MAX, description=description)
+
+
 @router.get(
     "/reports/spend",
     openapi_extra=needs("sdk", parameters=[_TAGS]),
     response_model=report_schema.SpendReport,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    responses=_AS_CSV,
     tags=["reports"],
 )
 async def show_spend(
     request: Request,
-    by: Annotated[
-        str,
-        Query(
-            max_length=2 * NAME_CHARS_MAX,
-            description=f"One or two of {', '.join(KEYS)} and tag:KEY, with a comma between them.",
-        ),
-    ] = "user",
-    since: Annotated[TimeQuery, Query(alias="from")] = None,
-    to: TimeQuery = None,
-    period: Literal["current", "previous"] | None = None,
+    asked: ForReport,
+    by: Annotated[str, _keys_query(KEYS, " and tag:KEY")] = "user",
     user: TextQuery = None,
     model: TextQuery = None,
     provider: TextQuery = None,
     plan: TextQuery = None,
     session: TextQuery = None,
-    sort: Annotated[str | None, Query(max_length=NAME_CHARS_MAX)] = None,
-    limit: RowsQuery = _ROWS_DEFAULT,
-    cursor: CursorQuery = None,
-    output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     tenant: Tenant = ForTenant,
 ) -> Response:
     """Return usage and cost, with a total over all rows, also those of other pages.
@@ -89,64 +144,31 @@ async def show_spend(
     without a user the calendar month. An empty filter, `model=`, is usage without one. CSV has all
     rows, from the first one on.
     """
-    asked = _read(
-        {
-            "by": by,
-            "start": since,
-            "end": to,
-            "period": period,
-            "sort": sort,
-            "user": user,
-            "model": model,
-            "provider": provider,
-            "plan": plan,
-            "session": session,
-            **_tags(request),
-        },
-        limit,
-    )
-    if output == "csv":
-        file = await tenant.ask(_write_csv, tenant.store, replace(asked, rows_max=None))
-        return StreamingResponse(_chunks(file), media_type=_CSV)
-    if cursor is not None:
-        place = read_cursor(cursor, int, *(str for _ in asked.by))
-        asked = replace(asked, after=Cursor(*place))
-    return Response(await tenant.ask(_page, tenant.store, asked), media_type="application/json")
-
-
-def _read(given: Mapping[str, Any], rows_max: int) -> SpendRequest:
-    """Return what a query asks for.
-
-    Raises:
-        InvalidValue: Names every parameter that breaks a rule.
-    """
-    try:
-        return read_request(given, _NAMES, rows_max=rows_max)
-    except InvalidValue as error:
-        found = [
-            replace(each, field=each.field.replace(TAG, _TAG_QUERY, 1)) for each in error.findings
-        ]
-        raise InvalidValue(error.what, tuple(found)) from None
+    filters = {
+        "user": user,
+        "model": model,
+        "provider": provider,
+        "plan": plan,
+        "session": session,
+    }
+    wanted = asked.request(SPEND, by=by, **filters, **_tags(request))
+    if asked.output == "csv":
+        return await _csv(tenant, _spend_rows, wanted)
+    return Response(await tenant.ask(_spend_page, tenant.store, wanted), media_type=_JSON)
 
 
 @router.get(
     "/reports/margin",
     openapi_extra=needs("admin"),
     response_model=report_schema.MarginReport,
-    responses={200: {"content": {"text/csv": {"schema": {"type": "string"}}}}},
+    responses=_AS_CSV,
     tags=["reports"],
 )
 async def show_margin(
+    asked: ForReport,
     by: MarginKey = "user",
-    since: Annotated[TimeQuery, Query(alias="from")] = None,
-    to: TimeQuery = None,
-    period: Literal["current", "previous"] | None = None,
     user: TextQuery = None,
     plan: TextQuery = None,
-    sort: Annotated[str | None, Query(max_length=NAME_CHARS_MAX)] = None,
-    limit: RowsQuery = _ROWS_DEFAULT,
-    cursor: CursorQuery = None,
-    output: Annotated[Literal["json", "csv"], Query(alias="format")] = "json",
     tenant: Tenant = ForTenant,
 ) -> Response:
     """Return revenue less cost, the smallest margin first, with users who made no call.
@@ -155,73 +177,143 @@ async def show_margin(
     the user's plan. The projection is the cost at the end of the time at the pace so far. By user,
     `shares` is what the dearest 1, 5 and 10 percent of the users cost.
     """
-    asked = read_request(
-        {
-            "by": by,
-            "start": since,
-            "end": to,
-            "period": period,
-            "sort": sort,
-            "user": user,
-            "plan": plan,
-        },
-        _NAMES,
-        rules=MARGIN,
-        rows_max=None if output == "csv" else limit,
-    )
-    if output == "csv":
-        return Response(await tenant.ask(_margin_csv, tenant.store, asked), media_type=_CSV)
-    if cursor is not None:
-        asked = replace(asked, after=Cursor(*read_cursor(cursor, int, str)))
-    body = await tenant.ask(_margin_page, tenant.store, asked)
-    return Response(body, media_type="application/json")
+    wanted = asked.request(MARGIN, by=by, user=user, plan=plan)
+    if asked.output == "csv":
+        return await _csv(tenant, _margin_rows, wanted)
+    return Response(await tenant.ask(_margin_page, tenant.store, wanted), media_type=_JSON)
 
 
-def _margin_page(product: str, store: SqlStore, asked: SpendRequest) -> bytes:
-    report = store.margin(product, asked)
-    following = report.page.following
-    # A cursor has as many texts as the report has keys.
-    cursor = following and write_cursor(following.rank, following.first)
-    return to_json(margin_to_json(report, cursor))
+@router.get(
+    "/reports/gates",
+    openapi_extra=needs("sdk"),
+    response_model=report_schema.GateReport,
+    responses=_AS_CSV,
+    tags=["reports"],
+)
+async def show_gates(
+    asked: ForReport,
+    by: Annotated[str, _keys_query(GATE_KEYS)] = "user",
+    user: TextQuery = None,
+    reason: Annotated[TextQuery, Query(max_length=2 * NAME_CHARS_MAX)] = None,
+    tenant: Tenant = ForTenant,
+) -> Response:
+    """Return calls that reached a gate, those with most refusals first.
+
+    `soft` counts warnings and `hard` calls that reached a hard gate; `refused_calls` is the part of
+    these that were refused. `shadow_calls` ran past a hard gate, in shadow mode or with
+    `raise_on_hard_gate=False`, and `shadow_cost` is what they cost. `from` and `to` are whole days.
+    """
+    wanted = asked.request(GATES, by=by, user=user, reason=reason)
+    return await _tally(tenant, "gates", wanted, asked)
 
 
-def _margin_csv(product: str, store: SqlStore, asked: SpendRequest) -> str:
-    """Write all rows: as many as the product has users, which are in memory anyway."""
-    text = io.StringIO()
-    by = asked.by[0]
-    writer = csv.DictWriter(text, margin_columns(by), lineterminator="\r\n")
-    writer.writeheader()
-    writer.writerows(margin_row_to_json(by, row) for row in store.margin(product, asked).page.rows)
-    return text.getvalue()
+@router.get(
+    "/reports/quality",
+    openapi_extra=needs("sdk"),
+    response_model=report_schema.QualityReport,
+    responses=_AS_CSV,
+    tags=["reports"],
+)
+async def show_quality(
+    asked: ForReport,
+    by: Annotated[str, _keys_query(QUALITY_KEYS)] = "model",
+    model: TextQuery = None,
+    provider: TextQuery = None,
+    operation: TextQuery = None,
+    tenant: Tenant = ForTenant,
+) -> Response:
+    """Return how calls were metered.
+
+    `calls` are metered ones, and add up from `exact`, `partial`, `estimated` and `unpriced`.
+    `unmetered` calls have passed without an event, because no adapter can meter their `operation`;
+    they have no provider, and the model that the application named. `from` and `to` are whole days.
+    """
+    wanted = asked.request(QUALITY, by=by, model=model, provider=provider, operation=operation)
+    return await _tally(tenant, "quality", wanted, asked)
 
 
 def _tags(request: Request) -> dict[str, str]:
-    """Return the tags of a query, `tag.KEY=VALUE`, by the names of their keys."""
-    return {
-        TAG + name[len(_TAG_QUERY) :]: value
-        for name, value in request.query_params.items()
-        if name.startswith(_TAG_QUERY)
-    }
+    """Return the tags of a query, `tag.KEY=VALUE`, by the names of their keys.
+
+    Raises:
+        InvalidValue: One is given twice.
+    """
+    tags: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name.startswith(_TAG_QUERY):
+            key = TAG + name[len(_TAG_QUERY) :]
+            if key in tags:
+                raise InvalidValue("report", (FieldError(name, value, "must be given once"),))
+            tags[key] = value
+    return tags
 
 
-def _page(product: str, store: SqlStore, asked: SpendRequest) -> bytes:
-    """Read and write down a page, on a thread of the store: it may have thousands of rows."""
-    report = store.spend(product, asked)
-    following = report.page.following
-    # It has as many keys as the report, by which a cursor of another one is recognized.
-    cursor = following and write_cursor(*following[: 1 + len(asked.by)])
-    return to_json(report_to_json(report, cursor))
+# -- pages, read and written down on a thread of the store: they may have thousands of rows
 
 
-def _write_csv(product: str, store: SqlStore, asked: SpendRequest) -> IO[bytes]:
+def _spend_page(product: str, store: SqlStore, wanted: SpendRequest) -> bytes:
+    report = store.spend(product, wanted)
+    return to_json(report_to_json(report, _cursor(report.page.following, wanted)))
+
+
+def _margin_page(product: str, store: SqlStore, wanted: SpendRequest) -> bytes:
+    report = store.margin(product, wanted)
+    return to_json(margin_to_json(report, _cursor(report.page.following, wanted)))
+
+
+def _tally_page(product: str, store: SqlStore, kind: TallyKind, wanted: SpendRequest) -> bytes:
+    report = store.tally(product, kind, wanted)
+    return to_json(tally_to_json(report, _cursor(report.following, wanted)))
+
+
+def _cursor(following: Cursor | None, wanted: SpendRequest) -> str | None:
+    return following and write_cursor(*following[: 1 + len(wanted.by)])
+
+
+async def _tally(tenant: Tenant, kind: TallyKind, wanted: SpendRequest, asked: Asked) -> Response:
+    if asked.output == "csv":
+        return await _csv(tenant, _tally_rows, kind, wanted)
+    body = await tenant.ask(_tally_page, tenant.store, kind, wanted)
+    return Response(body, media_type=_JSON)
+
+
+# -- CSV
+
+
+_Rows = Iterator[Iterable[Any]]
+
+
+def _spend_rows(product: str, store: SqlStore, wanted: SpendRequest) -> _Rows:
+    yield columns_of(wanted.by)
+    for row in store.spend_rows(product, wanted):
+        yield values_of(wanted.by, row)
+
+
+def _margin_rows(product: str, store: SqlStore, wanted: SpendRequest) -> _Rows:
+    by = wanted.by[0]
+    yield margin_columns(by)
+    for row in store.margin(product, wanted).page.rows:
+        yield margin_row_to_json(by, row).values()
+
+
+def _tally_rows(product: str, store: SqlStore, kind: TallyKind, wanted: SpendRequest) -> _Rows:
+    yield tally_columns(kind, wanted.by)
+    for row in store.tally(product, kind, wanted).rows:
+        yield tally_values(kind, row)
+
+
+async def _csv(tenant: Tenant, rows: Callable[..., _Rows], *args: Any) -> Response:
+    """Answer with rows, the first of them the header."""
+    file = await tenant.ask(_write_csv, tenant.store, rows, *args)
+    return StreamingResponse(_chunks(file), media_type=_CSV)
+
+
+def _write_csv(product: str, store: SqlStore, rows: Callable[..., _Rows], *args: Any) -> IO[bytes]:
     """Write all rows into a temporary file, so that no transaction waits for a slow client."""
     with ExitStack() as stack:
         file = stack.enter_context(TemporaryFile())
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
-        writer = csv.writer(text, lineterminator="\r\n")
-        writer.writerow(columns_of(asked.by))
-        for row in store.spend_rows(product, asked):
-            writer.writerow(values_of(asked.by, row))
+        csv.writer(text, lineterminator="\r\n").writerows(rows(product, store, *args))
         text.detach()
         file.seek(0)
         stack.pop_all()  # it is closed once it is sent

@@ -10,9 +10,15 @@ from paygent import PaygentLimitExceeded, paygent_context
 from paygent.client.context.identity import Identity
 from paygent.client.metering.attribution import Attribution
 from paygent.client.metering.call import Request
+from paygent.client.metering.gate_log import GateLog
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.core.messages import MISSING_USER_ID
 from paygent.failopen import diagnostics
+
+
+def gate_log(callbacks: Callbacks | None = None) -> GateLog:
+    """Return a log of calls at gates, with nothing to deliver them to."""
+    return GateLog(callbacks or Callbacks(), lambda: 5, lambda: "process")
 
 
 def request_of(identity: Identity | None = None, *, has_run: bool = False) -> Request:
@@ -23,7 +29,7 @@ def request_of(identity: Identity | None = None, *, has_run: bool = False) -> Re
 @pytest.mark.parametrize("policy", ["warn", "block", "ignore", "shared"])
 def test_identify__what_the_call_says__wins_over_the_context(policy: str) -> None:
     """The call's user first, then the context's; no policy is asked where there is one."""
-    attribution = Attribution(policy, Callbacks())
+    attribution = Attribution(policy, gate_log())
     with paygent_context(user_id="around", session_id="s"):
         assert attribution.resolve(request_of()).user_id == "around"
         said = attribution.resolve(request_of(Identity("own")))
@@ -38,7 +44,7 @@ def test_identify__what_the_call_says__wins_over_the_context(policy: str) -> Non
 )
 def test_identify__without_a_user__is_the_policys(policy: str, user: str, said: int) -> None:
     """Session and metadata that are said stay with the call, whoever it is counted on."""
-    identity = Attribution(policy, Callbacks()).resolve(
+    identity = Attribution(policy, gate_log()).resolve(
         request_of(Identity(None, "s", None, {"a": 1}))
     )
     assert (identity.user_id, identity.session_id, identity.metadata) == (user, "s", {"a": 1})
@@ -49,7 +55,7 @@ def test_identify__nobody_who_is_refused__is_told_and_raised() -> None:
     """The hard-gate callback hears of it, and the call does not begin."""
     callbacks, heard = Callbacks(), list[Any]()
     callbacks.register("hard_gate", heard.append)
-    attribution = Attribution("block", callbacks)
+    attribution = Attribution("block", gate_log(callbacks))
     with pytest.raises(PaygentLimitExceeded) as refused:
         attribution.resolve(request_of())
     assert refused.value.guard_result.gate_reason == "no_user"
@@ -60,7 +66,7 @@ def test_identify__nobody_who_is_refused__is_told_and_raised() -> None:
 @pytest.mark.parametrize("policy", ["warn", "block"])
 def test_identify__work_that_has_run__is_nobodys_and_never_refused(policy: str) -> None:
     """What is spent already is booked, and was asked about when it began."""
-    attribution = Attribution(policy, Callbacks())
+    attribution = Attribution(policy, gate_log())
     assert (
         attribution.resolve(request_of(has_run=True)).user_id
         == attribution.fallback_user_id
@@ -71,7 +77,7 @@ def test_identify__work_that_has_run__is_nobodys_and_never_refused(policy: str) 
 
 def test_named__only_where_it_is_said() -> None:
     """No policy stands in: None is nobody."""
-    attribution = Attribution("shared", Callbacks())
+    attribution = Attribution("shared", gate_log())
     found: Any = attribution.explicit(request_of())
     assert found is None
     with paygent_context(user_id="u1"):
@@ -81,7 +87,7 @@ def test_named__only_where_it_is_said() -> None:
 
 def test_identify__a_request_that_had_to_wait__is_asked_about_once() -> None:
     """It begins again after the wait, as whose it was, and is said once."""
-    attribution, request = Attribution("warn", Callbacks()), request_of()
+    attribution, request = Attribution("warn", gate_log()), request_of()
     first = attribution.resolve(request)
     with paygent_context(user_id="later"):
         assert attribution.resolve(request) is first

@@ -62,9 +62,13 @@ def prepare(
         if route is not Passing.FREE:
             path = plain_path(_address_of(client, options))
             name = route_name(str(options.method).upper(), path)
-            operation = f"{sdk.name}:{name}"
+            body = options.json_data
             unmetered.admit(
-                Notice.UNMETERED_OPERATION, sdk.name, name, operation=operation, identity=identity
+                Notice.UNMETERED_OPERATION,
+                *(sdk.name, name),
+                operation=f"{sdk.name}:{name}",
+                model=body.get("model") if isinstance(body, Mapping) else None,
+                identity=identity,
             )
         return route
     body = options.json_data if isinstance(options.json_data, Mapping) else None

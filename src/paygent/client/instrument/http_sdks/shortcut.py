@@ -232,7 +232,7 @@ def remember(meter: Meter, call: Call, prepared: Prepared, client: Any, options:
         or request.body is None
         or getattr(options, "extra_json", None)  # completes the body
         or identity.metadata is not None
-        or call.blocked
+        or call.gate_reason
         or not call.user.known
         or call.plan.tool_costs_nano  # the names of called tools are needed
         or not lane.resolved.is_certain

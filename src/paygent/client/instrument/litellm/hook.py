@@ -216,8 +216,10 @@ class _Unmetered:
         meter = meter_or_warn()
         if meter is None:
             return None
-        operation = f"litellm:{self._name}"
-        meter.unmetered.admit(Notice.UNMETERED_FUNCTION, self._name, operation=operation)
+        operation, model = f"litellm:{self._name}", kwargs.get("model")
+        meter.unmetered.admit(
+            Notice.UNMETERED_FUNCTION, self._name, operation=operation, model=model
+        )
         gateway = LiteLLMGateway(self._name, self, kwargs)
         gateway.is_metered = False
         gateway.in_front = not is_custom(self._litellm, kwargs)
