@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from paygent.client.runtime.providers import TokenInfo as TokenInfo
     from paygent.core.report_rows import UsageReport as UsageReport
     from paygent.core.report_rows import UsageRow as UsageRow
+    from paygent.core.report_table import ReportTable as ReportTable
     from paygent.errors import InvalidValue as InvalidValue
     from paygent.errors import PaygentAuthInvalid as PaygentAuthInvalid
     from paygent.errors import PaygentBackendUnreachable as PaygentBackendUnreachable
@@ -57,6 +58,7 @@ _MODULES = {
     "client.context.track": ("paygent_track",),
     "client.runtime.providers": ("ProviderConfig", "ProviderRegistry", "TokenInfo"),
     "core.report_rows": ("UsageReport", "UsageRow"),
+    "core.report_table": ("ReportTable",),
     "errors": (
         "InvalidValue",
         "PaygentAuthInvalid",

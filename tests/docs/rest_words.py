@@ -328,7 +328,7 @@ MEANINGS = {
     "QualityReport.rows": "In the order that was asked for.",
     "QualityReport.total": "The sums over all rows, also those of other pages.",
     "GateRow.user": "With the key `user`.",
-    "GateRow.reason": "With the key `reason`: a `gate_reason`; null for calls that came without one.",
+    "GateRow.reason": "With the key `reason`: a `gate_reason`; null for events without one.",
     "GateRow.day": "With the key `day`: YYYY-MM-DD.",
     "GateRow.month": "With the key `month`: YYYY-MM.",
     "QualityRow.model": "With the key `model`; null for calls without one. Unmetered calls have the"

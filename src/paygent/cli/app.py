@@ -119,7 +119,7 @@ def audit(
 @app.command()
 def report(
     kind: Annotated[
-        str, typer.Argument(metavar="REPORT", help="spend (default) or margin.")
+        str, typer.Argument(metavar="REPORT", help="spend (default), margin, gates or quality.")
     ] = "spend",
     by: Annotated[
         str | None,
@@ -127,7 +127,8 @@ def report(
             "--by",
             metavar="KEYS",
             help="One or two of user, model, provider, plan, session, day, month, period, tag:KEY"
-            " (default: user).",
+            " (default: user); of gates user, reason, day, month; of quality model, provider,"
+            " operation, day, month.",
         ),
     ] = None,
     start: Annotated[
@@ -157,6 +158,13 @@ def report(
     session: Annotated[
         str | None, typer.Option("--session", metavar="ID", help="Only a session.")
     ] = None,
+    reason: Annotated[
+        str | None, typer.Option("--reason", metavar="NAME", help="Only gates for a reason.")
+    ] = None,
+    operation: Annotated[
+        str | None,
+        typer.Option("--operation", metavar="NAME", help="Only unmetered calls of an operation."),
+    ] = None,
     tag: Annotated[
         list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Only a tag's value.")
     ] = None,
@@ -174,10 +182,12 @@ def report(
     ] = ReportFormat.TABLE,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show usage and cost by user, model, day, plan or tag, or margins by user, plan or month."""
+    """Show usage and cost by user, model, day, plan or tag; margins, calls at gates, or how calls
+    were metered.
+    """
     from paygent.cli import report as command
 
-    filters = (user, model, provider, plan, session, tuple(tag or ()))
+    filters = (user, model, provider, plan, session, reason, operation, tuple(tag or ()))
     options = command.Options(by, start, end, period, *filters, sort, limit, output_format)
     place = (db, database_url, product, os.environ)
     raise typer.Exit(run_command("report", command.run, kind, *place, options))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from shutil import copyfileobj
 from tempfile import TemporaryFile
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from paygent.cli.database import Source, opened_source
 from paygent.cli.options import CommandError, ReportFormat, UsageError
@@ -29,13 +29,14 @@ from paygent.core.period import to_datetime
 from paygent.core.report import TAG, Figures, SpendReport
 from paygent.core.report_json import (
     columns_of,
-    margin_columns,
-    margin_row_to_json,
     margin_to_json,
     report_to_json,
+    tally_to_json,
     values_of,
 )
-from paygent.core.report_request import MARGIN, SPEND, Names, Rules, SpendRequest, read_request
+from paygent.core.report_request import SPEND, Names, Rules, SpendRequest, read_request
+from paygent.core.report_table import RULES_OF
+from paygent.core.tally import FIGURES_OF, TallyKind, TallyReport
 from paygent.core.validation import FieldError, InvalidValue
 
 _NAMES = Names(by="--by", start="--from", end="--to")
@@ -56,16 +57,18 @@ class Options(NamedTuple):
     provider: str | None = None
     plan: str | None = None
     session: str | None = None
+    reason: str | None = None
+    operation: str | None = None
     tags: tuple[str, ...] = ()
     sort: str | None = None
     limit: int | None = None
     output_format: ReportFormat = ReportFormat.TABLE
 
 
-KINDS = ("spend", "margin")
-"""The reports that there are."""
+RULES: Mapping[str, Rules] = {"spend": SPEND, **{str(kind): RULES_OF[kind] for kind in RULES_OF}}
+"""The reports that there are, with what each takes."""
 
-_ONLY_SPEND = ("model", "provider", "session", "tags")
+_FILTERS = ("user", "model", "provider", "plan", "session", "reason", "operation")
 
 
 def run(
@@ -77,61 +80,52 @@ def run(
     options: Options,
 ) -> int:
     """Print a report; return the exit status."""
-    if kind not in KINDS:
-        raise UsageError(f"there is no report {kind!r}; there are {' and '.join(KINDS)}")
-    is_margin = kind == "margin"
-    request = _request(options, MARGIN if is_margin else SPEND)
+    if kind not in RULES:
+        raise UsageError(f"there is no report {kind!r}; there are {', '.join(RULES)}")
+    request = _request(kind, options)
     with opened_source(db, database_url, product, environ) as source:
-        if is_margin:
-            _print_margin(environ, source.store.margin(source.product, request), options)
-            return 0
-        if options.output_format is ReportFormat.FOCUS:
-            _print_focus(source, request)
-        elif options.output_format is ReportFormat.CSV:
-            rows = islice(source.store.spend_rows(source.product, request), request.rows_max)
-            values = ([escaped(each) for each in values_of(request.by, row)] for row in rows)
-            _print_rows(columns_of(request.by), values)
+        if kind == "spend":
+            _print_spend(environ, source, request, options.output_format)
         else:
-            report = source.store.spend(source.product, request)
-            if options.output_format is ReportFormat.JSON:
-                print_json(report_to_json(report, None))
-            else:
-                _print_table(environ, report)
+            _print_other(environ, source, kind, request, options.output_format)
     return 0
 
 
-def _request(options: Options, rules: Rules) -> SpendRequest:
+def _request(kind: str, options: Options) -> SpendRequest:
     """Read the options.
 
     Raises:
         InvalidValue: Names every option that breaks a rule.
     """
+    rules = RULES[kind]
     given: dict[str, Any] = options._asdict()
     is_focus = options.output_format is ReportFormat.FOCUS
-    limit = given.pop("limit")
+    limit, tags = given.pop("limit"), given.pop("tags")
     errors = []
-    if rules is MARGIN:
-        for name in _ONLY_SPEND:
-            if getattr(options, name):
-                rule = "is no filter of margins: a payment is for all models, --user and --plan are"
-                errors.append(FieldError(f"--{name.rstrip('s')}", getattr(options, name), rule))
-        if is_focus:
-            rule = "must be table, csv or json: FOCUS has no margins"
-            errors.append(FieldError("--format", options.output_format.value, rule))
+    taken = " and ".join(f"--{name}" for name in rules.filters)
+    for name, value in (*((name, given[name]) for name in _FILTERS), ("tag", tags)):
+        is_taken = rules.has_tags if name == "tag" else name in rules.filters
+        if value and not is_taken:
+            errors.append(FieldError(f"--{name}", value, f"is no filter of {kind}; {taken} are"))
+    if kind != "spend" and is_focus:
+        rule = f"must be table, csv or json: FOCUS has no {kind}"
+        errors.append(FieldError("--format", options.output_format.value, rule))
     if limit is not None and limit < 1:
         errors.append(FieldError("--limit", limit, "must be at least 1"))
     for name in ("by", "sort", "limit"):
-        if rules is SPEND and is_focus and getattr(options, name) is not None:
+        if kind == "spend" and is_focus and getattr(options, name) is not None:
             rule = "has no effect on --format focus, which has a row a day, user and model"
             errors.append(FieldError(f"--{name}", getattr(options, name), rule))
-    for tag in given.pop("tags"):
+    for tag in tags:
         key, found, value = tag.partition("=")
         if not found or not key:
             errors.append(FieldError("--tag", tag, "must be KEY=VALUE"))
+        elif TAG + key in given:
+            errors.append(FieldError("--tag", tag, "must be given once for each key"))
         given[TAG + key] = value
     if limit is None and options.output_format is ReportFormat.TABLE:
         limit = _TABLE_ROWS
-    given["by"] = options.by or "user"
+    given["by"] = options.by or ("model" if kind == "quality" else "user")
     try:
         request = read_request(given, _NAMES, rules=rules, rows_max=limit)
     except InvalidValue as error:
@@ -150,6 +144,47 @@ def _as_option(error: FieldError) -> FieldError:
 
 
 # -- formats
+
+
+def _print_spend(
+    environ: Mapping[str, str], source: Source, request: SpendRequest, output: ReportFormat
+) -> None:
+    if output is ReportFormat.FOCUS:
+        _print_focus(source, request)
+    elif output is ReportFormat.CSV:
+        rows = islice(source.store.spend_rows(source.product, request), request.rows_max)
+        values = ([escaped(each) for each in values_of(request.by, row)] for row in rows)
+        _print_rows(columns_of(request.by), values)
+    else:
+        report = source.store.spend(source.product, request)
+        if output is ReportFormat.JSON:
+            print_json(report_to_json(report, None))
+        else:
+            _print_table(environ, report)
+
+
+def _print_other(
+    environ: Mapping[str, str],
+    source: Source,
+    kind: str,
+    request: SpendRequest,
+    output: ReportFormat,
+) -> None:
+    """Print margins, gates or quality: rows that are in memory anyway."""
+    if kind == "margin":
+        margin = source.store.margin(source.product, request)
+        document = margin_to_json(margin, None)
+    else:
+        found = source.store.tally(source.product, cast(TallyKind, kind), request)
+        document = tally_to_json(found, None)
+    if output is ReportFormat.JSON:
+        print_json(document)
+    elif output is ReportFormat.CSV:
+        print_csv((*request.by, *document["total"]), document["rows"])
+    elif kind == "margin":
+        _print_margin(environ, margin)
+    else:
+        _print_tally(environ, found)
 
 
 def _print_focus(source: Source, request: SpendRequest) -> None:
@@ -193,14 +228,8 @@ def _print_table(environ: Mapping[str, str], report: SpendReport) -> None:
     print_line(console, f"{_span_text(report)}{more}")
 
 
-def _print_margin(environ: Mapping[str, str], report: MarginReport, options: Options) -> None:
+def _print_margin(environ: Mapping[str, str], report: MarginReport) -> None:
     by, page = report.query.by, report.page
-    if options.output_format is ReportFormat.CSV:
-        print_csv(margin_columns(by), (margin_row_to_json(by, row) for row in page.rows))
-        return
-    if options.output_format is ReportFormat.JSON:
-        print_json(margin_to_json(report, None))
-        return
     console = open_console(environ)
     if not page.rows:
         raise CommandError(f"no user and no cost {_span_text(report)}")
@@ -235,7 +264,34 @@ def _margin_cells(figures: MarginFigures) -> list[str]:
     ]
 
 
-def _span_text(report: SpendReport | MarginReport) -> str:
+def _print_tally(environ: Mapping[str, str], report: TallyReport) -> None:
+    console, by = open_console(environ), report.query.by
+    if not report.rows:
+        raise CommandError(
+            f"no calls {_span_text(report)} (--from, --to and --period select others)"
+        )
+    figures = FIGURES_OF[report.kind]
+    titles = [name.removesuffix("_nano").replace("_", " ") for name in figures]
+    columns = [
+        *(Column(name) for name in by),
+        *(Column(title, is_number=True) for title in titles),
+    ]
+    rows = [[*_keys(by, row.keys), *_counts(figures, row.figures)] for row in report.rows]
+    total = ["total", *("" for _ in by[1:]), *_counts(figures, report.total)]
+    print_table(console, columns, [*rows, total])
+    more = "" if report.following is None else f"; {len(rows):,} rows shown, --limit shows more"
+    print_line(console, "")
+    print_line(console, f"{_span_text(report)}{more}")
+
+
+def _counts(figures: Iterable[str], values: Iterable[int]) -> list[str]:
+    return [
+        format_usd(value, decimals=_COST_DECIMALS) if name.endswith("_nano") else f"{value:,}"
+        for name, value in zip(figures, values, strict=True)
+    ]
+
+
+def _span_text(report: SpendReport | MarginReport | TallyReport) -> str:
     start, end = (to_datetime(at_us) for at_us in (report.query.start_us, report.query.end_us))
     return f"from {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, days in {report.timezone}"
 

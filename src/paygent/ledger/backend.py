@@ -13,6 +13,7 @@ from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.notices import Notice
 from paygent.core.report import SpendReport
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable, TableKind
 from paygent.failopen import diagnostics
 from paygent.ledger.port import Ledger, LedgerUnavailable
 from paygent.ledger.remote import ASK_TIMEOUT_S, RemoteLedger, call
@@ -77,6 +78,10 @@ class BackendLedger:
     def report(self, request: SpendRequest) -> SpendReport:
         """Return usage and cost; see `Ledger.report`."""
         return self._open().report(request)
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return another report; see `Ledger.table`."""
+        return self._open().table(kind, request)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event; see `Ledger.event`."""

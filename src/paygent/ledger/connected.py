@@ -31,6 +31,7 @@ from paygent.core.messages import (
 )
 from paygent.core.report import SpendReport
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable, TableKind
 from paygent.failopen import diagnostics
 from paygent.ledger.backend import BackendLedger
 from paygent.ledger.backoff import Backoff
@@ -256,6 +257,10 @@ class ConnectedLedger:
     def report(self, request: SpendRequest) -> SpendReport:
         """Return usage and cost; see `Ledger.report`."""
         return self._remote.report(request)
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return another report; see `Ledger.table`."""
+        return self._remote.table(kind, request)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event; see `Ledger.event`."""

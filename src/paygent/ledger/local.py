@@ -12,7 +12,9 @@ from contextlib import contextmanager
 
 from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import SpendReport
+from paygent.core.report_json import margin_to_json, tally_to_json
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable, TableKind
 from paygent.ledger.port import LedgerBusy, LedgerUnavailable
 from paygent.store.port import Store, StoreBusy, StoreUnavailable
 
@@ -57,6 +59,15 @@ class LocalLedger:
         """Return usage and cost; see `Ledger.report`."""
         with as_unavailable():
             return self._reader.spend(self._product, request)
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return another report; see `Ledger.table`."""
+        with as_unavailable():
+            if kind == "margin":
+                document = margin_to_json(self._reader.margin(self._product, request), None)
+            else:
+                document = tally_to_json(self._reader.tally(self._product, kind, request), None)
+        return ReportTable.of(document)
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event with corrections and prices; see `Ledger.event`."""

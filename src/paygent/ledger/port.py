@@ -17,8 +17,8 @@ Contract, for every adapter:
   may be sent again (`LedgerUnauthorised`: once the key is accepted). An adapter waits for a lock or
   a response no longer than its own short time-out. `LedgerRefused`, like any other exception, is
   about the content: nothing was booked, and the same batch fails again.
-- **Threads.** `settle` is called by one thread, `state` by another, `report` and `event` by a
-  third, one after another; an adapter is safe for that.
+- **Threads.** `settle` is called by one thread, `state` by another, `report`, `table` and `event`
+  by a third, one after another; an adapter is safe for that.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from typing import Protocol
 from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import SpendReport
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable, TableKind
 
 
 class LedgerUnavailable(Exception):
@@ -82,6 +83,9 @@ class Ledger(Protocol):
         Raises:
             InvalidValue: The ledger cannot make it: see `Store.spend`.
         """
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return a report of margins, gates or quality; see `report`."""
 
     def event(self, event_id: str) -> BookedEvent | None:
         """Return an event with its corrections and its price list; None if it is not booked."""

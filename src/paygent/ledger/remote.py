@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
+from paygent.core.event_json import read_time
 from paygent.core.message_json import batch_to_json, read_answer, readable
 from paygent.core.messages import Answer, Batch, BookedEvent
 from paygent.core.report import Groups, SpendReport, page_of
 from paygent.core.report_json import read_report
 from paygent.core.report_request import PAGE_ROWS_MAX, SpendRequest, request_to_query
+from paygent.core.report_table import ReportTable, TableKind, sorted_rows
 from paygent.core.validation import FINDINGS_MAX, FieldError, InvalidValue
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
 from paygent.ledger.transport import HttpResponse, HttpTransport, Transport, TransportError
@@ -33,6 +35,8 @@ ASK_TIMEOUT_S = 2.0
 
 REPORT_TIMEOUT_S = 30.0
 """Longest exchange of all pages of a report; its caller has stopped waiting by then."""
+
+_T = TypeVar("_T")
 
 _UNUSABLE = "its answer cannot be used"
 _REFUSALS = (400, 413, 422)
@@ -50,6 +54,10 @@ class HttpLedger:
         self._transport = transport
 
     def report(self, request: SpendRequest) -> SpendReport:  # noqa: ARG002 - the port's
+        """Raise: a backend with the documented routes alone has no reports."""
+        raise LedgerUnavailable("this backend has no reports")
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:  # noqa: ARG002
         """Raise: a backend with the documented routes alone has no reports."""
         raise LedgerUnavailable("this backend has no reports")
 
@@ -93,44 +101,64 @@ class RemoteLedger(HttpLedger):
 
     def report(self, request: SpendRequest) -> SpendReport:
         """Return usage and cost; see `Ledger.report`."""
+        reports = [_usable(read_report, each) for each in self._documents("spend", request)]
+        report, groups = reports[0], Groups()
+        for each in reports:
+            groups.update(each.page.rows)
+        if len(reports) == 1 and _is_one_page(request):
+            return report
+        query = replace(
+            report.query,
+            sort=request.sort,
+            is_descending=request.is_descending,
+            rows_max=request.rows_max,
+        )
+        return report._replace(page=page_of(groups, query)._replace(following=None))
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return another report; see `Ledger.table`."""
+        documents = self._documents(kind, request)
+        first, rows = documents[0], [row for each in documents for row in each["rows"]]
+        if not _is_one_page(request):
+            rows = _usable(lambda found: sorted_rows(found, request)[: request.rows_max], rows)
+        return _usable(ReportTable.of, {**first, "rows": rows})
+
+    def _documents(self, kind: str, request: SpendRequest) -> list[dict[str, Any]]:
+        """Return all pages of a report."""
         deadline = time.monotonic() + REPORT_TIMEOUT_S
         rows_max = request.rows_max
-        if rows_max is not None and rows_max <= PAGE_ROWS_MAX:
-            report, _ = self._page(request, rows_max, None, deadline)
-            return report
+        if rows_max is not None and _is_one_page(request):
+            return [self._page(kind, request, rows_max, None, deadline)[0]]
         # In the order of the keys, so that no row is missed or read twice while others change.
         by_key = replace(request, sort=request.by[0], is_descending=False)
-        groups: Groups = {}
+        pages = []
         cursor = None
         while True:
-            report, following = self._page(by_key, PAGE_ROWS_MAX, cursor, deadline)
-            groups.update(report.page.rows)
+            page, following = self._page(kind, by_key, PAGE_ROWS_MAX, cursor, deadline)
+            pages.append(page)
             if following is None:
-                query = replace(
-                    report.query,
-                    sort=request.sort,
-                    is_descending=request.is_descending,
-                    rows_max=rows_max,
-                )
-                return report._replace(page=page_of(groups, query)._replace(following=None))
+                return pages
             if following == cursor:
                 raise LedgerUnavailable(f"{_UNUSABLE}: its next page is the same one")
             cursor = following
             if request.period is None:  # of the first page, also if a day begins meanwhile
-                by_key = replace(by_key, start=report.query.start_us, end=report.query.end_us)
+                start_us, end_us = (read_time(page.get(name)) for name in ("from", "to"))
+                by_key = replace(by_key, start=start_us, end=end_us)
 
     def _page(
-        self, request: SpendRequest, rows_max: int, cursor: str | None, deadline: float
-    ) -> tuple[SpendReport, str | None]:
+        self, kind: str, request: SpendRequest, rows_max: int, cursor: str | None, deadline: float
+    ) -> tuple[dict[str, Any], str | None]:
         query = request_to_query(request, rows_max, cursor)
-        given = self._read_page(request, query, deadline - time.monotonic())
+        given = self._read_page(kind, request, query, deadline - time.monotonic())
         return _page_of(given, request, rows_max)
 
-    def _read_page(self, request: SpendRequest, query: Mapping[str, str], timeout_s: float) -> Any:
+    def _read_page(
+        self, kind: str, request: SpendRequest, query: Mapping[str, str], timeout_s: float
+    ) -> Any:
         if timeout_s <= 0:
             raise LedgerUnavailable(f"the report takes longer than {REPORT_TIMEOUT_S:g} s")
         sent = {readable(name): readable(value) for name, value in query.items()}
-        path = f"/api/v1/reports/spend?{urlencode(sent)}"
+        path = f"/api/v1/reports/{kind}?{urlencode(sent)}"
         response = send(self._transport, "GET", path, timeout_s=timeout_s)
         # A proxy's page is no problem: the server behind it may have reports.
         if response.status == 404 and _detail_of(response) is not None:
@@ -153,27 +181,41 @@ class RemoteLedger(HttpLedger):
             raise LedgerUnavailable(f"{_UNUSABLE}: {error}") from error
 
 
-def _page_of(given: Any, request: SpendRequest, rows_max: int) -> tuple[SpendReport, str | None]:
-    """Return a page from JSON, and where the next one begins; None on the last page.
+def _is_one_page(request: SpendRequest) -> bool:
+    return request.rows_max is not None and request.rows_max <= PAGE_ROWS_MAX
+
+
+def _usable(read: Callable[[Any], _T], given: Any) -> _T:
+    """Return what is read from a backend's answer.
+
+    Raises:
+        LedgerUnavailable: It cannot be read.
+    """
+    try:
+        return read(given)
+    except (InvalidValue, KeyError, TypeError) as error:
+        raise LedgerUnavailable(f"{_UNUSABLE}: {error}") from error
+
+
+def _page_of(given: Any, request: SpendRequest, rows_max: int) -> tuple[dict[str, Any], str | None]:
+    """Return a page, and where the next one begins; None on the last page.
 
     Raises:
         LedgerUnavailable: It is no page of this report. A page that is not full is the last one:
             a server cannot have its client read on for ever.
     """
-    try:
-        report = read_report(given)
-    except InvalidValue as error:
-        raise LedgerUnavailable(f"{_UNUSABLE}: {error}") from error
-    count, following = len(report.page.rows), given.get("next_cursor")
-    if report.query.by != tuple(map(readable, request.by)):
+    if not isinstance(given, dict) or not isinstance(given.get("rows"), list):
+        raise LedgerUnavailable(f"{_UNUSABLE}: it is no report")
+    count, following = len(given["rows"]), given.get("next_cursor")
+    if given.get("by") != list(map(readable, request.by)):
         raise LedgerUnavailable(f"{_UNUSABLE}: it is another report")
     if count > rows_max:
         raise LedgerUnavailable(f"{_UNUSABLE}: a page has more rows than were asked for")
     if following is None:
-        return report, None
+        return given, None
     if not isinstance(following, str) or count < rows_max:
         raise LedgerUnavailable(f"{_UNUSABLE}: a page that is not full has another after it")
-    return report, following
+    return given, following
 
 
 def _broken_rules(response: HttpResponse, request: SpendRequest) -> tuple[FieldError, ...]:

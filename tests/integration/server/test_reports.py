@@ -8,7 +8,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.integration.server.service import NOW, Service, event, fields_of
+from tests.integration.server.service import NOW, NOW_US, Service, event, fields_of, listening
+
+from paygent.core.report_request import read_request
+from paygent.core.report_table import RULES_OF
+from paygent.ledger import remote
+from paygent.ledger.local import LocalLedger
+from paygent.ledger.port import LedgerUnauthorised
+from paygent.ledger.transport import HttpTransport
 
 DIME_NANO = 100_000_000  # what an event costs
 
@@ -330,3 +337,179 @@ def test_margin__a_query_that_breaks_a_rule__names_the_field(
 def test_margin__with_the_key_of_an_application__is_refused(service: Service) -> None:
     """What users pay is no matter of processes that make calls."""
     assert service.get("/reports/margin", key="sdk").status_code == 403
+
+
+# -- gates and quality
+
+
+def gate(number: int, **fields: Any) -> dict[str, Any]:
+    """Return a gate event as documented clients send it."""
+    given = {
+        "id": f"g{number}",
+        "user_id": "ann",
+        "timestamp": NOW.isoformat(),
+        "status": "hard_gate",
+        "gate_reason": "total_spend",
+        "blocked": True,
+    }
+    return {**given, **fields}
+
+
+def test_gates__events_of_any_client__are_in_the_report(service: Service) -> None:
+    """Documented ones count as one call each, ours as many as they stand for."""
+    events = [
+        gate(1),
+        gate(2, calls=5, gate_reason="session_spend"),
+        gate(3, status="soft_gate", blocked=False, user_id="bob"),
+        gate(4, blocked=False),
+    ]
+    assert service.post("/gate-events/batch", events).json() == {"accepted": 4, "duplicates": 0}
+    shadow = event(5, user_id="bob", blocked=True, gate_reason="total_spend")
+    service.book(shadow)
+    found = service.get("/reports/gates", key="read", params={"by": "user,reason"}).json()
+    assert (found["report"], found["by"], found["next_cursor"]) == (
+        "gates",
+        ["user", "reason"],
+        None,
+    )
+    rows = [tuple(row.values()) for row in found["rows"]]
+    assert rows == [
+        ("ann", "session_spend", 0, 5, 5, 0, 0.0, 0),
+        ("ann", "total_spend", 0, 2, 1, 0, 0.0, 0),
+        ("bob", "total_spend", 1, 0, 0, 1, 0.1, DIME_NANO),
+    ]
+    assert tuple(found["total"].values()) == (1, 7, 6, 1, 0.1, DIME_NANO)
+    listed = service.get("/users/ann/gate-events").json()["events"]
+    assert {each["id"]: each["calls"] for each in listed} == {"g1": 1, "g2": 5, "g4": 1}
+
+
+def test_gates__pages_and_csv__have_every_row_once(service: Service) -> None:
+    """In the same order; the total is that of all rows."""
+    events = [gate(number, user_id=f"u{number % 5}") for number in range(12)]
+    service.post("/gate-events/batch", events)
+    rows, cursor = [], None
+    while True:
+        query = {"sort": "-hard", "limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = service.get("/reports/gates", params=query).json()
+        rows += page["rows"]
+        assert page["total"]["hard"] == 12
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert [(row["user"], row["hard"]) for row in rows] == [
+        *(("u0", 3), ("u1", 3)),
+        *(("u2", 2), ("u3", 2), ("u4", 2)),
+    ]
+    text = service.get("/reports/gates", params={"sort": "-hard", "format": "csv"}).text
+    written = list(csv.DictReader(io.StringIO(text)))
+    assert [(row["user"], int(row["hard"])) for row in written] == [
+        (row["user"], row["hard"]) for row in rows
+    ]
+    assert list(written[0]) == list(rows[0])
+
+
+def test_quality__metered_and_unmetered_calls__are_beside_each_other(service: Service) -> None:
+    """By model and by operation; CSV has the same columns."""
+    service.book(event(1), event(2, quality="estimated"), event(3, model="o3", quality="partial"))
+    since_us = int(NOW.timestamp()) * 10**6 // (900 * 10**6) * (900 * 10**6)
+    count = {
+        "k": "unmetered",
+        "process": "p",
+        "since_us": since_us,
+        "operation": "openai:POST /videos",
+        "model": "sora-2",
+        "calls": 4,
+    }
+    message = {"at_us": since_us, "holder": "p", "number": 1, "records": [count]}
+    for _ in range(2):
+        assert service.post("/sync", message).status_code == 200
+    found = service.get("/reports/quality", key="read").json()
+    assert [tuple(row.values()) for row in found["rows"]] == [
+        ("gpt-4o", 2, 1, 0, 1, 0, 0),
+        ("o3", 1, 0, 1, 0, 0, 0),
+        ("sora-2", 0, 0, 0, 0, 0, 4),
+    ]
+    assert tuple(found["total"].values()) == (3, 1, 1, 1, 0, 4)
+    query = {"by": "operation", "format": "csv"}
+    text = service.get("/reports/quality", params=query).text
+    assert text.splitlines()[1:] == [",3,1,1,1,0,0", "openai:POST /videos,0,0,0,0,0,4"]
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "field"),
+    [
+        ("gates", {"by": "model"}, "by"),
+        ("gates", {"from": "2026-11-01T12:00:00Z"}, "from"),
+        ("gates", {"sort": "cost"}, "sort"),
+        ("quality", {"by": "user"}, "by"),
+        ("quality", {"to": "2026-11-30T12:00:00Z"}, "to"),
+        ("quality", {"cursor": "x"}, "cursor"),
+        ("spend", {"tag.team": ["a", "b"]}, "tag.team"),
+    ],
+)
+def test_reports__a_query_that_breaks_a_rule__names_the_field(
+    service: Service, path: str, query: dict[str, Any], field: str
+) -> None:
+    """The status is 422."""
+    answer = service.get(f"/reports/{path}", params=query)
+    assert (answer.status_code, fields_of(answer)) == (422, [field])
+
+
+# -- over HTTP, as the SDK reads them
+
+
+@pytest.mark.parametrize("rows_max", [None, 2, 3])
+@pytest.mark.parametrize("page_rows", [2, 10_000])
+@pytest.mark.parametrize(
+    ("kind", "by", "sort"),
+    [
+        ("margin", "user", "margin"),
+        ("margin", "user", "-projected_cost"),
+        ("margin", "plan", None),
+        ("gates", "user,reason", "-hard"),
+        ("gates", "day,user", None),
+        ("quality", "model", "unmetered"),
+        ("quality", "model,day", "-day"),
+    ],
+)
+def test_table__over_http__is_what_the_store_reports(
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: Any,
+    by: str,
+    sort: str | None,
+    page_rows: int,
+    rows_max: int | None,
+) -> None:
+    """All rows in their order, whatever the pages; the same total."""
+    monkeypatch.setattr(remote, "PAGE_ROWS_MAX", page_rows)
+    models = ("gpt-4o", "o3", "o1")
+    service.book(
+        *(event(number, user_id=f"u{number % 5}", model=models[number % 3]) for number in range(9))
+    )
+    gates = [gate(number, user_id=f"u{number % 4}", calls=number + 1) for number in range(8)]
+    service.post("/gate-events/batch", gates)
+    request = read_request(
+        {"by": by, "sort": sort}, rules=RULES_OF[kind], rows_max=rows_max, now_us=NOW_US
+    )
+    here = LocalLedger("acme", service.store, service.store).table(kind, request)
+    with listening(service.store) as server:
+        transport = HttpTransport(str(server.client.base_url), service.keys["admin"])
+        there = remote.RemoteLedger(transport).table(kind, request)
+        transport.close()
+    assert list(there) == list(here)
+    assert (there.total, there.by, there.columns) == (here.total, here.by, here.columns)
+    assert (there.start, there.end, there.shares) == (here.start, here.end, here.shares)
+    assert len(there) > 0
+
+
+def test_table__of_margins_with_the_key_of_an_application__is_unauthorised(
+    service: Service,
+) -> None:
+    """An application's processes need no prices; who reads margins has a key of the scope admin."""
+    request = read_request({"by": "user"}, rules=RULES_OF["margin"])
+    with listening(service.store) as server:
+        transport = HttpTransport(str(server.client.base_url), service.keys["sdk"])
+        with pytest.raises(LedgerUnauthorised):
+            remote.RemoteLedger(transport).table("margin", request)
+        transport.close()

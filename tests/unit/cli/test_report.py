@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from tests.contract.samples import MONTH as MONTH_US
 from tests.contract.samples import NOON_US, PRODUCT, batch_of, make_event
+from tests.contract.test_directory import make_gate_event
 from typer.testing import CliRunner
 
 from paygent.cli.app import app
 from paygent.core.focus import COLUMNS
-from paygent.core.messages import PlanRecord
+from paygent.core.messages import QUARTER_US, PlanRecord, UnmeteredCount
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
 from paygent.core.report_json import columns_of, margin_columns
@@ -153,12 +154,20 @@ def test_report__as_focus__has_a_row_a_day_user_and_model(run: Run) -> None:
             ("--format", "focus", "--from", "2024-10-04T12:00:00Z"),
             "must not be given here: these rows are of user",
         ),
-        (("margin", "--model", "o3"), "--model = 'o3': is no filter of margins"),
-        (("margin", "--tag", "a=b"), "--tag = ('a=b',): is no filter of margins"),
+        (
+            ("margin", "--model", "o3"),
+            "--model = 'o3': is no filter of margin; --user and --plan are",
+        ),
+        (("margin", "--tag", "a=b"), "--tag = ('a=b',): is no filter of margin"),
         (("margin", "--format", "focus"), "--format = 'focus': must be table, csv or json"),
         (("margin", "--by", "user,plan"), "--by = 'user,plan': must be one of user, plan, month"),
         (("margin", "--sort", "input_tokens"), "--sort = 'input_tokens': must be one of margin"),
-        (("spending",), "there is no report 'spending'; there are spend and margin"),
+        (("spending",), "there is no report 'spending'; there are spend, margin, gates, quality"),
+        (("gates", "--model", "o3"), "--model = 'o3': is no filter of gates; --user and --reason"),
+        (("gates", "--format", "focus"), "FOCUS has no gates"),
+        (("quality", "--by", "user"), "--by = 'user': must be one or two of model, provider"),
+        (("--reason", "x"), "--reason = 'x': is no filter of spend"),
+        (("--tag", "a=b", "--tag", "a=c"), "--tag = 'a=c': must be given once for each key"),
     ],
 )
 def test_report__an_option_that_breaks_a_rule__is_named(
@@ -232,3 +241,61 @@ def test_report__margin_of_no_one__says_what_was_searched(run: Run) -> None:
     """As a report of usage does."""
     status, _, err = run("margin", *MONTH, "--user", "zoe")
     assert (status, "no user and no cost from 2024-10-01" in err) == (1, True)
+
+
+@pytest.fixture
+def gated(run: Run, tmp_path: Path) -> Run:
+    """The same store with refusals, a shadow call and unmetered calls."""
+    store = SqliteStore(str(tmp_path / "local.db"))
+    shadow = make_event("s", user_id="bob", blocked=True, gate_reason="total_spend")
+    refused = make_gate_event("g1", calls=3)
+    warned = make_gate_event("g2", "b\x1b\\ob", status="soft_gate", blocked=False)
+    since_us = NOON_US // QUARTER_US * QUARTER_US
+    count = UnmeteredCount("p", since_us, "openai:POST /videos", "sora-2", 7)
+    store.ingest(PRODUCT, batch_of(shadow, records=(refused, warned, count)))
+    store.close()
+    return run
+
+
+def test_report__gates__has_most_refusals_first_and_a_total(gated: Run) -> None:
+    """Control characters of ids are escaped."""
+    status, out, err = gated("gates", *MONTH)
+    assert (status, err) == (0, "")
+    assert [line.split() for line in out.splitlines()[:5]] == [
+        ["user", "soft", "hard", "refused", "calls", "shadow", "calls", "shadow", "cost"],
+        ["ann", "0", "3", "3", "0", "$0.0000"],
+        ["b\\x1b\\ob", "1", "0", "0", "0", "$0.0000"],
+        ["bob", "0", "0", "0", "1", "$0.0000"],
+        ["total", "1", "3", "3", "1", "$0.0000"],
+    ]
+    assert "from 2024-10-01 00:00 to 2024-11-01 00:00 UTC" in out
+    status, out, _ = gated("gates", *MONTH, "--limit", "1")
+    assert "1 rows shown, --limit shows more" in out
+
+
+def test_report__quality__is_by_model_with_unmetered_calls(gated: Run) -> None:
+    """As a table, as CSV and as JSON."""
+    status, out, _ = gated("quality", *MONTH)
+    lines = [line.split() for line in out.splitlines()]
+    assert status == 0
+    assert lines[0] == ["model", "calls", "exact", "partial", "estimated", "unpriced", "unmetered"]
+    assert lines[-3] == ["total", "5", "4", "0", "1", "0", "7"]
+    assert ["sora-2", "0", "0", "0", "0", "0", "7"] in lines
+    status, out, _ = gated("quality", *MONTH, "--by", "operation", "--format", "csv")
+    assert list(csv.reader(io.StringIO(out)))[1:] == [
+        ["", "5", "4", "0", "1", "0", "0"],
+        ["openai:POST /videos", "0", "0", "0", "0", "0", "7"],
+    ]
+    status, out, _ = gated(
+        "quality", *MONTH, "--operation", "openai:POST /videos", "--format", "json"
+    )
+    document = json.loads(out)
+    assert (document["report"], document["total"]["unmetered"]) == ("quality", 7)
+    assert document["total"]["calls"] == 0
+
+
+def test_report__gates_without_any__says_what_was_searched(run: Run) -> None:
+    """As for usage."""
+    status, out, err = run("gates", *MONTH)
+    assert (status, out) == (1, "")
+    assert "no calls from 2024-10-01 00:00 to 2024-11-01 00:00 UTC" in err

@@ -21,6 +21,7 @@ from paygent.core.period import Window, to_datetime, to_us
 
 EVENTS_MAX = 100
 BOOK = "/api/v1/events/batch"
+GATES = "/api/v1/gate-events/batch"
 HEALTH = "/api/v1/health"
 FIELDS = {
     *("id", "user_id", "session_id", "timestamp", "model", "provider", "metadata", "source"),
@@ -31,6 +32,12 @@ FIELDS = {
 }
 """Fields of an event; another one is refused."""
 
+GATE_FIELDS = {
+    *("id", "user_id", "paygent_user_id", "session_id", "timestamp", "status", "gate_reason"),
+    *("usage_pct", "current_value", "limit_value", "model", "blocked", "message", "metadata"),
+}
+"""Fields of a gate event; another one is refused."""
+
 Answered = tuple[int, Any]
 Before = Callable[[str], None]
 
@@ -40,6 +47,7 @@ class DocumentedServer:
 
     Attributes:
         events: By user and id, as they were sent.
+        gate_events: By id, as they were sent.
         users: Fields of the responses about users, besides their usage; a user is known from their
             first event on.
         period: The billing period of every user.
@@ -54,6 +62,7 @@ class DocumentedServer:
 
     def __init__(self) -> None:
         self.events: dict[tuple[str, str], dict[str, Any]] = {}
+        self.gate_events: dict[str, dict[str, Any]] = {}
         self.users: dict[str, dict[str, Any]] = {}
         self.period: Window = MONTH
         self.batches: list[int] = []
@@ -109,6 +118,9 @@ class DocumentedServer:
         if path == BOOK:
             with self._lock:
                 return self._book(body)
+        if path == GATES:
+            with self._lock:
+                return self._take_gate_events(body)
         if path == HEALTH:
             return 200, {"status": "ok"}
         if len(parts) == 6 and parts[1:4] == ["api", "v1", "users"] and parts[5] == "session":
@@ -133,6 +145,14 @@ class DocumentedServer:
             self.losing -= 1
             return None
         return 200, {"accepted": accepted, "duplicates": len(events) - accepted}
+
+    def _take_gate_events(self, events: Any) -> Answered:
+        unknown = sorted({name for event in events for name in event} - GATE_FIELDS)
+        if unknown or len(events) > EVENTS_MAX:
+            return problem(422, f"Not documented: {unknown}.")
+        new = {event["id"]: event for event in events if event["id"] not in self.gate_events}
+        self.gate_events |= new
+        return 200, {"accepted": len(new), "duplicates": len(events) - len(new)}
 
     def _session(self, user_id: str) -> Answered:
         booked = [each for (owner, _), each in self.events.items() if owner == user_id]

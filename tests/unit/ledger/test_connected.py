@@ -94,6 +94,10 @@ class Backend:
         self._pass()
         return self._ledger.state(batch)
 
+    def table(self, *arguments: Any) -> Any:
+        """Return another report."""
+        return self._ledger.table(*arguments)
+
     def report(self, *arguments: Any) -> Any:
         """Return usage."""
         return self._ledger.report(*arguments)

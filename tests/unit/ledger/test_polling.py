@@ -29,9 +29,11 @@ from tests.contract.samples import (
     rolling_key,
     session_key,
 )
+from tests.contract.test_directory import make_gate_event
 from tests.integration.server.service import NOW_US, listening
 from tests.unit.ledger.documented_server import (
     BOOK,
+    GATES,
     HEALTH,
     DocumentedServer,
     documented_server,
@@ -39,7 +41,14 @@ from tests.unit.ledger.documented_server import (
 )
 
 from paygent.core.account import AccountKey
-from paygent.core.messages import MISSING_USER_ID, Answer, Batch, Question, UserLedger
+from paygent.core.messages import (
+    MISSING_USER_ID,
+    Answer,
+    Batch,
+    Question,
+    UnmeteredCount,
+    UserLedger,
+)
 from paygent.core.period import Subscription, Window, billing_period, calendar_month, to_datetime
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_from_json, plan_to_json
@@ -117,6 +126,60 @@ def test_settle__many_events__are_sent_in_requests_of_a_hundred(
     assert server.batches == [100, 100, 50]
     assert answer.counted == {event.event_id for event in events}
     assert answer.users["ann"].spent[SPEND] == 250_000
+
+
+def test_settle__gate_events__are_sent_in_documented_form(
+    server: DocumentedServer, ledger: PollingLedger
+) -> None:
+    """A strict server accepts them; how many calls one stands for is in its metadata. Again they
+    are duplicates, and counts of unmetered calls have no route.
+    """
+    refused = [make_gate_event(f"g{number}", calls=3) for number in range(101)]
+    count = UnmeteredCount("p", 0, "openai:POST /videos", "", 5)
+    for _ in range(2):
+        answer = ledger.settle(numbered(1, make_event("a"), records=(*refused, count)))
+        assert answer.booked_through == 1
+    assert server.paths.count(GATES) == 4
+    assert len(server.gate_events) == 101
+    sent = server.gate_events["g0"]
+    assert (sent["blocked"], sent["current_value"], sent["metadata"]) == (True, 10.0, {"calls": 3})
+    assert (sent["usage_pct"], sent["gate_reason"]) == (1.0, "total_spend")
+
+
+@pytest.mark.parametrize("status", [404, 405, 501])
+def test_settle__a_backend_without_gate_events__has_the_usage(
+    server: DocumentedServer, ledger: PollingLedger, status: int
+) -> None:
+    """It is logged once that they are missing there, and events do not wait for them."""
+    server.replaced[GATES] = (status, b"")
+    for number in range(2):
+        records = (make_gate_event("g"),)
+        answer = ledger.settle(numbered(number + 1, make_event(f"e{number}"), records=records))
+        assert answer.counted == {f"e{number}"}
+    assert diagnostics.counts["gate_events_unsent"] == 2
+
+
+def test_settle__gate_events_that_are_refused__are_counted_and_left(
+    server: DocumentedServer, ledger: PollingLedger, swallowed: Swallowed
+) -> None:
+    """They must not hold up the usage."""
+    swallowed.expect("ledger_refused")
+    server.replaced[GATES] = problem(422, "no")
+    records = (make_gate_event("g"),)
+    assert ledger.settle(numbered(1, make_event("a"), records=records)).counted == {"a"}
+
+
+def test_settle__gate_events_without_an_answer__are_sent_again(
+    server: DocumentedServer, ledger: PollingLedger
+) -> None:
+    """The batch is in doubt until all of it has arrived; its events count once."""
+    batch = numbered(1, make_event("a"), records=(make_gate_event("g"),))
+    server.replaced[GATES] = (503, b"")
+    with pytest.raises(LedgerUnavailable):
+        ledger.settle(batch)
+    server.replaced.clear()
+    assert ledger.settle(batch).users["ann"].spent[SPEND] == 1_000
+    assert list(server.gate_events) == ["g"]
 
 
 @pytest.mark.parametrize(("events_max", "sent"), [(3, [3, 3, 1]), (1_000, [7]), (0, [1] * 7)])

@@ -22,6 +22,7 @@ from paygent.core.money import Number
 from paygent.core.notices import Notice
 from paygent.core.plan import PlanConfig
 from paygent.core.report_rows import UsageReport
+from paygent.core.report_table import ReportTable
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.errors import PaygentWarning
 from paygent.failopen import diagnostics, warn
@@ -248,7 +249,104 @@ class Verbs:
         """
         arguments = dict(locals())
         del arguments["self"]
-        return self._parts.reports.read(arguments)
+        return self._parts.reports.spend(arguments)
+
+    def report_margin(
+        self,
+        by: Literal["user", "plan", "month"] = "user",
+        *,
+        start: date | str | None = None,
+        end: date | str | None = None,
+        period: Literal["current", "previous"] | None = None,
+        user_id: str | None = None,
+        plan: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> ReportTable:
+        """Return what users pay less what they cost, the smallest margin first. With a backend the
+        API key needs the scope admin.
+
+        Args:
+            by: What to group by.
+            start, end, period: As of `report`, but the end that is not given is that of the month,
+                so that the prices of whole billing periods are compared.
+            user_id, plan: Only revenue and cost of these.
+            sort: "margin", "cost", "revenue", "projected_cost", "projected_margin", "calls" or the
+                key, with a "-" before it for descending. None is "margin", and by time for months.
+            limit: Rows to return, the first ones; None is all. The total is always of all.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read.
+        """
+        arguments = dict(locals())
+        del arguments["self"]
+        return self._parts.reports.table("margin", arguments)
+
+    def report_gates(
+        self,
+        by: str | tuple[str, ...] | list[str] = "user",
+        *,
+        start: date | str | None = None,
+        end: date | str | None = None,
+        period: Literal["current", "previous"] | None = None,
+        user_id: str | None = None,
+        reason: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> ReportTable:
+        """Return calls that reached a gate: warnings, refusals, and calls that ran past a limit
+        without enforcement, with their cost.
+
+        Args:
+            by: One or two of "user", "reason", "day" and "month".
+            start, end, period: As of `report`, in whole days.
+            user_id, reason: Only calls of these; a reason is a `gate_reason`.
+            sort: "soft", "hard", "refused_calls", "shadow_calls", "shadow_cost", a day or month
+                among `by`, each with a "-" before it for descending; or the first of `by`. None is
+                "-refused_calls", and by time where the first of `by` is one.
+            limit: Rows to return, the first ones; None is all. The total is always of all.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read.
+        """
+        arguments = dict(locals())
+        del arguments["self"]
+        return self._parts.reports.table("gates", arguments)
+
+    def report_quality(
+        self,
+        by: str | tuple[str, ...] | list[str] = "model",
+        *,
+        start: date | str | None = None,
+        end: date | str | None = None,
+        period: Literal["current", "previous"] | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        operation: str | None = None,
+        sort: str | None = None,
+        limit: int | None = None,
+    ) -> ReportTable:
+        """Return how calls were metered: with exact, partial, estimated or unpriced figures, or not
+        at all.
+
+        Args:
+            by: One or two of "model", "provider", "operation" (of unmetered calls), "day", "month".
+            start, end, period: As of `report`, in whole days.
+            model, provider, operation: Only calls of these; the operation "" is metered calls.
+            sort: "calls", "exact", "partial", "estimated", "unpriced", "unmetered", a day or month
+                among `by`, each with a "-" before it for descending; or the first of `by`. None is
+                "-calls", and by time where the first of `by` is one.
+            limit: Rows to return, the first ones; None is all. The total is always of all.
+
+        Raises:
+            InvalidValue: naming every argument that breaks a rule.
+            LedgerUnavailable: if the ledger cannot be read.
+        """
+        arguments = dict(locals())
+        del arguments["self"]
+        return self._parts.reports.table("quality", arguments)
 
     def _known(self, verb: str, user_id: Any, model: str | None = None) -> User:
         return self._parts.queries.known(valid_user(verb, user_id, model))

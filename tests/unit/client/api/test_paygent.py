@@ -47,6 +47,7 @@ from paygent.core.messages import Batch, BookedEvent
 from paygent.core.period import to_us
 from paygent.core.report import SpendReport
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable
 from paygent.core.usage import Usage
 from paygent.errors import PaygentWarning
 from paygent.failopen import diagnostics
@@ -95,6 +96,10 @@ class AbsentLedger:
 
     def report(self, request: SpendRequest) -> SpendReport:
         found: SpendReport = self._fail()
+        return found
+
+    def table(self, kind: str, request: SpendRequest) -> ReportTable:
+        found: ReportTable = self._fail()
         return found
 
     def event(self, event_id: str) -> BookedEvent | None:

@@ -23,6 +23,7 @@ from paygent.core.messages import (
 from paygent.core.period import END_OF_TIME_US
 from paygent.core.report import SpendQuery, SpendReport, fold_spend
 from paygent.core.report_request import SpendRequest
+from paygent.core.report_table import ReportTable, TableKind, empty_table
 from paygent.ledger.port import LedgerUnavailable
 
 Script = deque[BaseException | None]
@@ -89,6 +90,11 @@ class FakeLedger:
         with self.lock:
             self.asked.append(batch.questions)
             return self._answer(batch.questions, frozenset())
+
+    def table(self, kind: TableKind, request: SpendRequest) -> ReportTable:
+        """Return another report, of a product without usage."""
+        _follow(self.reading)
+        return ReportTable.of(empty_table(kind, request, 0))
 
     def report(self, request: SpendRequest) -> SpendReport:
         """Return a report of all events, whatever the days."""
