@@ -114,6 +114,11 @@ MEANINGS = {
     "Keys.keys": "Oldest first.",
     "LimitUsage.model": "The model that the limit counts; null for all.",
     "LimitUsage.resets_at": "End of the window; null for rolling ones and for sessions.",
+    "LimitUsage.reached_at": "When it will be reached at the pace so far in its window, or since"
+    " the user came; now if it is reached. Null if not in this window, within the first hour, and"
+    " for rolling ones and sessions.",
+    "Limits.plan": "The plan that applies.",
+    "Limits.limits": "Of the plan, with overrides.",
     "LimitUsage.used": "Used in the window that is open now; null for a limit of each session.",
     "LimitName.model": "Only calls of this model; null for all.",
     "NewGateEvent.id": "Id of the gate event; it is stored once.",
@@ -446,6 +451,7 @@ REFUSALS: dict[str, tuple[tuple[int, str, str], ...]] = {
          " is of another report; or there are more than 500,000 events for what the rollups do not"
          " hold"),
     ),
+    "GET /users/{user_id}/limits": ((404, "not-found", "unknown user"),),
     "POST /users/{user_id}/usage-token": ((404, "not-found", "unknown user"),),
     "GET /usage": (
         (401, "unauthorized", "the token is not valid, or has expired"),
@@ -535,6 +541,7 @@ EXAMPLES = {
     "POST /users/{user_id}/subscription": Example(
         "/users/ann/subscription", {"plan_id": "$PLAN_ID", **_PERIOD}
     ),
+    "GET /users/{user_id}/limits": Example("/users/ann/limits"),
     "GET /users/{user_id}/session": Example("/users/ann/session"),
     "GET /users/{user_id}/usage": Example(
         "/users/ann/usage?from=2026-11-01&to=2026-12-01&breakdown=day"

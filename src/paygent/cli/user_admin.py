@@ -20,7 +20,7 @@ from paygent.client.api.arguments import check_name, check_user
 from paygent.core.limit import LimitKey
 from paygent.core.period import Renewal, Subscription, to_datetime, to_us
 from paygent.core.validation import ValidationErrors
-from paygent.server.api.user_state import UserState, read_user_state
+from paygent.server.api.user_state import LimitState, UserState, read_user_state
 from paygent.store.directory_port import Override, StoredUser, UserChange
 from paygent.store.ledger import SqlStore
 
@@ -101,16 +101,23 @@ def _facts(state: UserState) -> Iterator[tuple[str, str]]:
     yield "period", f"{day_and_time(start_us)} to {day_and_time(end_us)}, UTC"
     spent_nano = sum(cost_nano for _, cost_nano in state.by_model.values())
     yield "spent", f"{dollars(spent_nano)} in this period"
-    for limit, account, spent in state.limits:
-        used = dollars(spent) if limit.metric == "spend" else f"{spent:,}"
-        # Each session has an account of its own.
-        yield "limit", limit_in_words(limit) + (f", used {used}" if account is not None else "")
+    for each in state.limits:
+        yield "limit", _limit_in_words(each)
     if user.paused:
         yield "paused", user.paused_reason or "without a reason"
     if not user.sdk_enabled:
         yield "metering", "off: calls are neither metered nor limited"
     yield "created", f"{day_and_time(user.created_us)}, UTC"
     yield "last call", f"{day_and_time(user.last_us)}{', UTC' if user.last_us else ''}"
+
+
+def _limit_in_words(state: LimitState) -> str:
+    limit, account, spent, forecast_us = state
+    if account is None:  # each session has one of its own
+        return limit_in_words(limit)
+    used = dollars(spent) if limit.metric == "spend" else f"{spent:,}"
+    forecast = "" if forecast_us is None else f", reached {day_and_time(forecast_us)} at this pace"
+    return f"{limit_in_words(limit)}, used {used}{forecast}"
 
 
 def _plan_in_words(state: UserState) -> str:

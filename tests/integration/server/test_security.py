@@ -139,6 +139,7 @@ SDK_ROUTES = {
     "POST /users",
     "GET /users/{user_id}/session",
     "GET /users/{user_id}/usage",
+    "GET /users/{user_id}/limits",
     "GET /reports/spend",
     "GET /reports/gates",
     "GET /reports/quality",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -329,3 +330,31 @@ def test_own_usage__every_kind_of_limit__has_its_figure_and_reset(any_service: S
     }
     service.call("DELETE", "/users/u1")
     assert service.call("GET", "/usage", key="", headers=bearer).status_code == 404
+
+
+def test_limits__of_a_user__have_a_forecast(service: Service) -> None:
+    """$6 in 20 of 30 days is $9 in the month: a cap of $8 is reached in it, one of $9.50 is not."""
+    limits = [{"metric": "spend", "window": "day", "cap": 1}]
+    subscribed(service, max_spend_per_period=8, max_spend_per_session=3, limits=limits)
+    since = NOW.replace(day=1, hour=0, minute=0, second=0)
+    with service.store.engine.transaction("acme", writes=True) as sql:
+        sql.connection.execute("UPDATE users SET created_us = 0")
+    service.book(event(1, cost_total=6, cost_tokens=6, timestamp=since.isoformat()))
+    found = service.get("/users/u1/limits", key="read").json()
+    assert (found["user_id"], found["plan"]) == ("u1", "pro")
+    month, session, day = found["limits"]
+    at = datetime.fromisoformat(month["reached_at"])
+    elapsed = NOW - since
+    assert at == since + elapsed * 8 / 6
+    assert (month["used"], month["cap"], month["scope"]) == (6.0, 8.0, "user")
+    assert (session["used"], session["reached_at"]) == (None, None)
+    assert (day["used"], day["reached_at"]) == (0.0, None)
+    plan_id = service.plan("dear", max_spend_per_period=9.5)
+    span = {"period_start": since.isoformat(), "period_end": found["billing_period"]["end"]}
+    service.post("/users/u1/subscription", {"plan_id": plan_id, **span})
+    (month,) = service.get("/users/u1/limits").json()["limits"]
+    assert (month["cap"], month["reached_at"]) == (9.5, None)
+    service.book(event(2, cost_total=4, cost_tokens=4))
+    (month,) = service.get("/users/u1/limits").json()["limits"]
+    assert month["reached_at"] == NOW.isoformat()
+    assert service.get("/users/zoe/limits").status_code == 404

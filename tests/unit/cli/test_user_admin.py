@@ -72,6 +72,21 @@ def test_show__what_an_operator_set__is_shown(
         assert line in out.splitlines()
 
 
+def test_show__a_limit_at_its_pace__has_the_time_when_it_is_reached(
+    acme: SqlStore, database_url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """$20 in three and a half days: $25 in four and three eighths."""
+    acme.subscribe("acme", "ann", "pro", None)
+    with acme.engine.transaction("acme", writes=True) as sql:
+        sql.connection.execute("UPDATE users SET created_us = 0")
+    cost_nano = 20 * 10**9 - 1_000  # the rest is there
+    acme.ingest("acme", batch_of(make_event("dear", cost_tokens_nano=cost_nano)))
+    found = facts(acme, capsys, database_url)
+    assert found["limit"] == (
+        "$25.00 per period, used $20.00, reached 2024-10-05 09:00 at this pace"
+    )
+
+
 def test_show__after_the_subscription__has_the_default_plan(
     acme: SqlStore, database_url: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

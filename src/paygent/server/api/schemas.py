@@ -365,6 +365,18 @@ class LimitUsage(Answer):
     cap: float = Field(description="Dollars, tokens or calls, as `metric` says.")
     used: float | None = Field(description="Null for a limit of each session.")
     resets_at: Time | None
+    reached_at: Time | None = Field(
+        description="When it will be reached at the pace so far; null if not in this window."
+    )
+
+
+class Limits(Answer):
+    """The limits of a user."""
+
+    user_id: str
+    plan: str
+    billing_period: Period
+    limits: list[LimitUsage]
 
 
 class OwnUsage(Answer):

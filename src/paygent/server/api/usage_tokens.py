@@ -1,17 +1,16 @@
-"""Usage tokens: a user's own page shows their usage, and no other user's."""
+"""A user's limits, and usage tokens: a user's own page shows their usage, and no other user's."""
 
 from __future__ import annotations
 
 from fastapi import Request
 
-from paygent.core.account import AccountKey
 from paygent.core.limit import Limit
 from paygent.core.money import to_usd
 from paygent.core.period import END_OF_TIME_US
 from paygent.server.api import schemas
 from paygent.server.api.parameters import UserPath
 from paygent.server.api.shapes import period_of, session_usage, time_of
-from paygent.server.api.user_state import read_user_state
+from paygent.server.api.user_state import LimitState, read_user_state
 from paygent.server.auth import UsageToken, usage_token_of, write_usage_token
 from paygent.server.backend import Backend, ForBackend, ForTenant, Tenant
 from paygent.server.problems import not_found
@@ -55,11 +54,32 @@ async def show_own_usage(request: Request, backend: Backend = ForBackend) -> sch
         billing_period=period_of(state.period),
         paused=state.user.paused,
         current_usage=session_usage(state.by_model),
-        limits=[_limit_shape(*each) for each in state.limits],
+        limits=[_limit_shape(each) for each in state.limits],
     )
 
 
-def _limit_shape(limit: Limit, account: AccountKey | None, spent: int) -> schemas.LimitUsage:
+@router.get("/users/{user_id}/limits", openapi_extra=needs("sdk"), tags=["usage"])
+async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> schemas.Limits:
+    """Return the limits of a user's plan, with overrides: how much of each is used, when it starts
+    again, and when it will be reached at the pace so far.
+    """
+    state = await tenant.backend.in_store(
+        read_user_state,
+        *(tenant.store, tenant.product, user_id, tenant.now_us()),
+        with_limits=True,
+    )
+    if state is None:
+        raise not_found("user")
+    return schemas.Limits(
+        user_id=state.user.user_id,
+        plan=state.plan_name,
+        billing_period=period_of(state.period),
+        limits=[_limit_shape(each) for each in state.limits],
+    )
+
+
+def _limit_shape(state: LimitState) -> schemas.LimitUsage:
+    limit, account, spent, forecast_us = state
     resets = account is not None and account.end_us != END_OF_TIME_US
     return schemas.LimitUsage(
         metric=limit.metric,
@@ -69,6 +89,7 @@ def _limit_shape(limit: Limit, account: AccountKey | None, spent: int) -> schema
         cap=_figure(limit, limit.cap_exact or 0),
         used=None if account is None else _figure(limit, spent),
         resets_at=time_of(account.end_us) if account is not None and resets else None,
+        reached_at=None if forecast_us is None else time_of(forecast_us),
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from paygent.core.account import AccountKey
+from paygent.core.gate import thresholds_of
 from paygent.core.limit import Limit
+from paygent.core.limit_forecast import reached_us
 from paygent.core.messages import DEFAULT_PLAN, Question
 from paygent.core.override import apply_overrides
 from paygent.core.period import END_OF_TIME_US, Window, billing_period, calendar_month, day
@@ -13,6 +16,23 @@ from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
 from paygent.store.directory_port import StoredUser
 from paygent.store.ledger import SqlStore
+
+
+class LimitState(NamedTuple):
+    """A limit of a user as of now.
+
+    Attributes:
+        limit: The limit, with overrides.
+        account: Its account; None for a limit of sessions, each of which has its own.
+        spent: In the account's window, in the limit's unit.
+        reached_us: When it will be reached, at the pace so far in its window; None if not in this
+            window, or where no window ends.
+    """
+
+    limit: Limit
+    account: AccountKey | None
+    spent: int
+    reached_us: int | None
 
 
 @dataclass(frozen=True)
@@ -24,8 +44,7 @@ class UserState:
         plan: With overrides.
         period: The billing period.
         by_model: (tokens, nano-dollars) in the period.
-        limits: The plan's limits, each with its account and what it has spent; the account is None
-            for the limits of sessions.
+        limits: The plan's limits.
     """
 
     user: StoredUser
@@ -33,7 +52,7 @@ class UserState:
     plan: PlanConfig
     period: Window
     by_model: dict[str, tuple[int, int]]
-    limits: tuple[tuple[Limit, AccountKey | None, int], ...]
+    limits: tuple[LimitState, ...]
 
 
 def read_user_state(
@@ -54,14 +73,31 @@ def read_user_state(
     plan = PlanConfig() if document is None else plan_from_json(document)
     plan = apply_overrides(plan, store.overrides(product, user_id, now_us), now_us)
     limits = limits_of(plan) if with_limits else ()
-    accounts = tuple(_account_of(limit, period, now_us) for limit in limits)
-    asked = tuple(account for account in accounts if account is not None)
+    accounts = [(limit, _account_of(limit, period, now_us)) for limit in limits]
+    asked = tuple(account for _, account in accounts if account is not None)
     question = Question(user.user_id, asked, period.start_us)
     figures = store.read(product, (question,), now_us).users[user.user_id]
-    spent = [0 if each is None else figures.spent.get(each, 0) for each in accounts]
-    return UserState(
-        user, name, plan, period, figures.by_model, tuple(zip(limits, accounts, spent, strict=True))
-    )
+    states = []
+    for limit, account in accounts:
+        spent = 0 if account is None else figures.spent.get(account, 0)
+        forecast_us = _reached_us(plan, limit, account, spent, user.created_us, now_us)
+        states.append(LimitState(limit, account, spent, forecast_us))
+    return UserState(user, name, plan, period, figures.by_model, tuple(states))
+
+
+def _reached_us(
+    plan: PlanConfig,
+    limit: Limit,
+    account: AccountKey | None,
+    spent: int,
+    created_us: int,
+    now_us: int,
+) -> int | None:
+    if account is None or account.end_us == END_OF_TIME_US:
+        return None
+    cap, soft_ppm, hard_ppm = limit.cap_exact or 0, plan.soft_gate_ppm, plan.hard_gate_ppm
+    line = thresholds_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm).block
+    return reached_us(spent, line, Window(account.start_us, account.end_us), created_us, now_us)
 
 
 def _account_of(limit: Limit, period: Window, now_us: int) -> AccountKey | None:
