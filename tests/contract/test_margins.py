@@ -173,7 +173,7 @@ def test_margin__of_users__is_cost_and_revenue_to_the_nano_dollar(
 def _revenue(store: SqlStore, user_id: str, span: Window) -> tuple[Fraction, int]:
     """Return a user's revenue, and of how many parts it may be made."""
     with store.engine.transaction(PRODUCT) as sql:
-        rows = sql.assignments_of_users(first_user=user_id, last_user=user_id)
+        rows = sql.assignments_of(rows=[(user_id,)])
     user = store.user(PRODUCT, user_id)
     assert user is not None
     contracts: list[tuple[int, str, Subscription | None]] = [

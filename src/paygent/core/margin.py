@@ -12,8 +12,9 @@ projected by itself, and the total as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
 
 from paygent.core.messages import MISSING_USER_ID
@@ -91,6 +92,31 @@ class Accrual(NamedTuple):
     month: str
     amount_nano: int
     is_recorded: bool
+
+
+class Revenue(NamedTuple):
+    """Sums of accruals; fields as in `MarginFigures`."""
+
+    recorded_nano: int = 0
+    plan_price_nano: int = 0
+    has_recorded: bool = False
+    has_plan_price: bool = False
+
+    def plus(self, accrual: Accrual) -> Revenue:
+        """Return the sums with another accrual."""
+        if accrual.is_recorded:
+            return self._replace(
+                recorded_nano=self.recorded_nano + accrual.amount_nano, has_recorded=True
+            )
+        return self._replace(
+            plan_price_nano=self.plan_price_nano + accrual.amount_nano, has_plan_price=True
+        )
+
+    def of_users(self, count: int) -> Revenue:
+        """Return the sums of so many users who all have this revenue."""
+        return self._replace(
+            recorded_nano=self.recorded_nano * count, plan_price_nano=self.plan_price_nano * count
+        )
 
 
 class MarginFigures(NamedTuple):
@@ -271,13 +297,15 @@ def _periods(subscription: Subscription | None, span: Window) -> Iterator[Window
         at_us = period.end_us
 
 
-def contracts_of(customer: Customer, span: Window) -> tuple[Contract, ...]:
-    """Return the contracts that are in force in a span of time; users with the same ones, who are
-    there all the time and paid nothing, have the same revenue.
-    """
-    found = tuple([contract for contract, _ in _contracts(customer, span)])
-    first = found[0]
-    return found if first.begin_us > span.start_us else (first._replace(begin_us=0), *found[1:])
+def revenue_of(found: Iterable[Accrual], query: MarginQuery) -> dict[str, Revenue]:
+    """Return a user's revenue by the key of a query; by user there is one, with the key ""."""
+    sums: dict[str, Revenue] = {}
+    plan = query.where.get("plan")
+    for accrual in found:
+        if plan is None or accrual.plan == plan:
+            key = "" if query.by == "user" else str(getattr(accrual, query.by))
+            sums[key] = sums.get(key, Revenue()).plus(accrual)
+    return sums
 
 
 def _contracts(customer: Customer, span: Window) -> Iterator[tuple[Contract, Window]]:
@@ -318,7 +346,7 @@ def _price(contract: Contract, prices: Prices, at_us: int) -> int | None:
 def margin_page(
     costs: Costs,
     total: tuple[int, int],
-    revenue: Iterable[tuple[str, Accrual]],
+    revenue: Iterable[tuple[str, Revenue]],
     query: MarginQuery,
     months: Sequence[tuple[str, Window]],
     now_us: int,
@@ -328,7 +356,7 @@ def margin_page(
     Args:
         costs: By the key of the query, with its filters.
         total: Calls and cost of all.
-        revenue: (user, accrual) of all users that the query is about.
+        revenue: (key, revenue), with the filters of the query; of a key there may be several.
         query: What is asked for.
         months: Those of the product's time zone that touch the span of time.
         now_us: The time until which there is cost.
@@ -336,29 +364,31 @@ def margin_page(
     span = Window(query.start_us, query.end_us)
     # A month that is over has what it has, however long the span goes on.
     spans = {name: _common(span, days) for name, days in months} if query.by == "month" else {}
-    groups = {key: [calls, cost_nano, 0, 0, 0, 0] for key, (calls, cost_nano) in costs.items()}
-    sums = [*total, 0, 0, 0, 0]
-    plan = query.where.get("plan")
-    for user_id, accrual in revenue:
-        if plan is not None and accrual.plan != plan:
-            continue
-        key = user_id if query.by == "user" else getattr(accrual, query.by)
-        for each in (groups.setdefault(key, [0] * 6), sums):
-            place = 2 if accrual.is_recorded else 3
-            each[place] += accrual.amount_nano
-            each[place + 2] = 1
-    rows = [
-        MarginRow(key, _figures(group, spans.get(key, span), now_us))
-        for key, group in groups.items()
-    ]
-    ranked = sorted(((_cursor(row, query), row) for row in rows), key=lambda each: each[0])
-    after = [each for each in ranked if each[0] > query.after]
-    page = after if query.rows_max is None else after[: query.rows_max]
+    groups: dict[str, tuple[int, ...]] = {
+        key: (calls, cost_nano, 0, 0, False, False) for key, (calls, cost_nano) in costs.items()
+    }
+    nothing = (0, 0, 0, 0, False, False)
+    sums = [*total, 0, 0, False, False]
+    for key, own in revenue:
+        calls, cost_nano, recorded, price, has_recorded, has_price = groups.get(key, nothing)
+        groups[key] = (
+            *(calls, cost_nano, recorded + own[0], price + own[1]),
+            *(has_recorded or own[2], has_price or own[3]),
+        )
+        sums[2:] = sums[2] + own[0], sums[3] + own[1], sums[4] or own[2], sums[5] or own[3]
+    rank = _rank_of(query, spans, span, now_us)
+    after = tuple(query.after[:2])
+    # Figures are made of the rows of a page alone: there may be a group for each user.
+    ranked = [place for key, group in groups.items() if (place := (rank(key, group), key)) > after]
+    rows_max = query.rows_max
+    page = sorted(ranked) if rows_max is None else nsmallest(rows_max, ranked)
     return MarginPage(
-        rows=tuple(row for _, row in page),
+        rows=tuple(
+            [MarginRow(key, _figures(groups[key], spans.get(key, span), now_us)) for _, key in page]
+        ),
         total=_figures(sums, span, now_us),
-        shares=_shares(rows) if query.by == "user" and "user" not in query.where else (),
-        following=page[-1][0] if page and len(page) < len(after) else None,
+        shares=_shares(groups) if query.by == "user" and "user" not in query.where else (),
+        following=Cursor(*page[-1]) if page and len(page) < len(ranked) else None,
     )
 
 
@@ -386,19 +416,34 @@ def projected(cost_nano: int, span: Window, now_us: int) -> int:
     return min(divide_half_even(cost_nano * whole_us, so_far_us), CAP_NANO_MAX)
 
 
-def _cursor(row: MarginRow, query: MarginQuery) -> Cursor:
-    rank = 0
-    if query.sort in MARGIN_SORTS:
-        name = "calls" if query.sort == "calls" else f"{query.sort}_nano"
-        rank = getattr(row.figures, name)
-    elif query.sort == "month":
-        rank = int(row.key.replace("-", ""))
-    return Cursor(-rank if query.is_descending else rank, row.key)
+def _rank_of(
+    query: MarginQuery, spans: Mapping[str, Window], span: Window, now_us: int
+) -> Callable[[str, Sequence[int]], int]:
+    """Return the function that gives the rank of a group."""
+
+    def projection(key: str, group: Sequence[int]) -> int:
+        return projected(group[1], spans.get(key, span), now_us)
+
+    ranks: Mapping[str, Callable[[str, Sequence[int]], int]] = {
+        "calls": lambda _, group: group[0],
+        "cost": lambda _, group: group[1],
+        "revenue": lambda _, group: group[2] + group[3],
+        "margin": lambda _, group: group[2] + group[3] - group[1],
+        "projected_cost": projection,
+        "projected_margin": lambda key, group: group[2] + group[3] - projection(key, group),
+        "month": lambda key, _: int(key.replace("-", "")),
+    }
+    rank = ranks.get(query.sort)
+    if rank is None:  # by the key
+        return lambda *_: 0
+    found = rank
+    return (lambda key, group: -found(key, group)) if query.is_descending else found
 
 
-def _shares(rows: Sequence[MarginRow]) -> tuple[Share, ...]:
+def _shares(groups: Mapping[str, Sequence[int]]) -> tuple[Share, ...]:
     """Return what the dearest users cost, of all users with cost or revenue."""
-    users = (row for row in rows if row.key != MISSING_USER_ID)
-    costs = sorted((row.figures.cost_nano for row in users), reverse=True)
+    costs = sorted(
+        [group[1] for key, group in groups.items() if key != MISSING_USER_ID], reverse=True
+    )
     counts = [(percent, -(-len(costs) * percent // 100)) for percent in _SHARES]
     return tuple(Share(percent, count, sum(costs[:count])) for percent, count in counts)

@@ -6,13 +6,12 @@ in `core/margin.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from paygent.core.margin import (
-    Accrual,
     Contract,
     Customer,
     MarginKey,
@@ -20,19 +19,28 @@ from paygent.core.margin import (
     MarginReport,
     Payment,
     Prices,
+    Revenue,
     accruals,
-    contracts_of,
     margin_page,
+    revenue_of,
 )
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import read_cap_nano
-from paygent.core.period import END_OF_TIME_US, Window, billing_period, day_in_zone
+from paygent.core.period import (
+    END_OF_TIME_US,
+    Renewal,
+    Subscription,
+    Window,
+    day_in_zone,
+)
 from paygent.core.report import SpendQuery
 from paygent.core.report_request import SpendRequest, month_in_zone
 from paygent.store.directory_rows import AFTER_ALL_IDS
-from paygent.store.reports import all_groups, resolved
+from paygent.store.reports import all_costs, resolved
 from paygent.store.rows import from_json, subscription_of
 from paygent.store.statements import Row, Statements
+
+_MONTH_US = 31 * 86_400 * 10**6
 
 _ARRIVAL_US = 60 * 10**6
 """How long after a user came the first assignment is still part of the arrival."""
@@ -72,35 +80,112 @@ def _costs(
     sql: Statements, spend: SpendQuery, request: SpendRequest, zone: str
 ) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
     """Return calls and cost by key, and of all."""
-    groups = all_groups(sql, spend, zone, request.names)
-    costs = {keys[0]: (each.calls, each.cost_nano) for keys, each in groups.items()}
-    calls, cost_nano = (sum(each) for each in zip((0, 0), *costs.values(), strict=True))
-    return costs, (calls, cost_nano)
+    costs = {keys[0]: each for keys, each in all_costs(sql, spend, zone, request.names).items()}
+    total = sum(calls for calls, _ in costs.values()), sum(each for _, each in costs.values())
+    return costs, total
 
 
 # -- revenue
 
 
+class _User(NamedTuple):
+    """A row of `customers`."""
+
+    user_id: str
+    plan: str | None
+    own: str | None
+    period_start_us: int | None
+    period_end_us: int | None
+    renews: Renewal | None
+    created_us: int
+    erased_us: int | None
+    assigned_us: int
+
+    @property
+    def subscription(self) -> Subscription | None:
+        """The billing period as it was given."""
+        if self.period_start_us is None or self.period_end_us is None:
+            return None
+        return Subscription(self.period_start_us, self.period_end_us, self.renews or "auto")
+
+
+class _Accruals(NamedTuple):
+    """What users' revenue is computed with."""
+
+    prices: Prices
+    query: MarginQuery
+    months: list[tuple[str, Window]]
+    default_plan: str
+
+    @property
+    def span(self) -> Window:
+        """The span of time of the query."""
+        return Window(self.query.start_us, self.query.end_us)
+
+    def of(self, customer: Customer) -> dict[str, Revenue]:
+        """Return a user's revenue by the key of the query."""
+        found = accruals(customer, self.prices, self.span, self.months)
+        return revenue_of(found, self.query)
+
+
 def _revenue(
     sql: Statements, query: MarginQuery, months: list[tuple[str, Window]]
-) -> Iterator[tuple[str, Accrual]]:
-    """Yield (user, accrual) of the users that a query is about."""
-    where = query.where
-    users = {"first_user": where.get("user", ""), "last_user": where.get("user", AFTER_ALL_IDS)}
-    span = Window(query.start_us, query.end_us)
-    prices = _prices(sql)
-    known: dict[tuple[Contract, ...], list[Accrual]] = {}  # of most users, who differ in nothing
-    for customer in _customers(sql, users, span):
-        is_there = customer.begin_us <= span.start_us and span.end_us <= customer.end_us
-        if customer.payments or not is_there:
-            found = list(accruals(customer, prices, span, months))
+) -> Iterator[tuple[str, Revenue]]:
+    """Yield (key, revenue) of the users that a query is about.
+
+    Most users differ in little: they were there before the span of time began, on the plan that
+    they still have. Those with equal terms and payments have equal revenue, which is computed once.
+    """
+    where, start_us = query.where, query.start_us
+    first, last = where.get("user", ""), where.get("user", AFTER_ALL_IDS)
+    default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
+    accrued = _Accruals(_prices(sql), query, months, default_plan)
+    rows = sql.tuples("customers", first_user=first, last_user=last)
+    payments = _payments(sql, first, last, _bounds(rows, accrued.span))
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    others: list[_User] = []
+    for row in rows:
+        user_id, plan, own, period_start, period_end, renews, created_us, erased_us, assigned = row
+        is_there = created_us <= start_us and erased_us is None and user_id != MISSING_USER_ID
+        if is_there and own is None and assigned <= start_us:
+            terms = plan, period_start, period_end, renews, payments.get(user_id, ())
+            alike.setdefault(terms, []).append(user_id)
         else:
-            contracts = contracts_of(customer, span)
-            if contracts not in known:
-                known[contracts] = list(accruals(customer, prices, span, months))
-            found = known[contracts]
-        for accrual in found:
-            yield customer.user_id, accrual
+            others.append(_User(*row))
+    for (plan, period_start, period_end, renews, paid), user_ids in alike.items():
+        user = _User("", plan, None, period_start, period_end, renews, 0, None, 0)
+        contract = Contract(0, plan or default_plan, user.subscription)
+        customer = Customer("", 0, END_OF_TIME_US, (contract,), paid)
+        for key, revenue in accrued.of(customer).items():
+            if query.by == "user":
+                for user_id in user_ids:
+                    yield user_id, revenue
+            else:
+                yield key, revenue.of_users(len(user_ids))
+    yield from _revenue_of_others(sql, others, payments, accrued)
+
+
+def _revenue_of_others(
+    sql: Statements,
+    users: Sequence[_User],
+    payments: Mapping[str, tuple[Payment, ...]],
+    accrued: _Accruals,
+) -> Iterator[tuple[str, Revenue]]:
+    """Yield (key, revenue) of users one by one: those who came or left, or changed their plan."""
+    found = sql.assignments_of(rows=[(user.user_id,) for user in users]) if users else ()
+    assignments = _by_user(found)
+    for user in users:
+        user_id = user.user_id
+        is_missing = user_id == MISSING_USER_ID  # calls without a user: there is nobody who pays
+        customer = Customer(
+            user_id=user_id,
+            begin_us=END_OF_TIME_US if is_missing else user.created_us,
+            end_us=END_OF_TIME_US if user.erased_us is None else user.erased_us,
+            contracts=_contracts(user, assignments.get(user_id, ()), accrued.default_plan),
+            payments=payments.get(user_id, ()),
+        )
+        for key, revenue in accrued.of(customer).items():
+            yield user_id if accrued.query.by == "user" else key, revenue
 
 
 def _months(span: Window, zone: str) -> Iterator[tuple[str, Window]]:
@@ -128,56 +213,44 @@ def _price_of(document: dict[str, Any] | None) -> int | None:
     return None if price is None else read_cap_nano(price)
 
 
-def _customers(sql: Statements, users: dict[str, str], span: Window) -> Iterator[Customer]:
-    """Yield the users with what their revenue follows from, by their ids."""
-    default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
-    rows = sql.customers(**users)
-    assignments = _by_user(sql.assignments_of_users(**users))
-    bounds = _bounds((*rows, *(each for own in assignments.values() for each in own)), span)
-    payments = _by_user(sql.payments(**users, start_us=bounds.start_us, end_us=bounds.end_us))
-    for row in rows:
-        user_id = row["user_id"]
-        is_missing = user_id == MISSING_USER_ID  # calls without a user: there is nobody who pays
-        yield Customer(
-            user_id=user_id,
-            begin_us=END_OF_TIME_US if is_missing else row["created_us"],
-            end_us=END_OF_TIME_US if row["erased_us"] is None else row["erased_us"],
-            contracts=_contracts(row, assignments.get(user_id, ()), default_plan),
-            payments=tuple(
-                Payment(each["period_start_us"], each["period_end_us"], each["amount_nano"])
-                for each in payments.get(user_id, ())
-            ),
-        )
-
-
-def _contracts(row: Row, assignments: Sequence[Row], default_plan: str) -> tuple[Contract, ...]:
+def _contracts(user: _User, assignments: Sequence[Row], default_plan: str) -> tuple[Contract, ...]:
     """Return the plans that a user had. Before the first assignment it is the default plan, unless
     the user came with it: an application assigns a plan a moment after a user's first call.
     """
-    own_price_nano = _price_of(from_json(row["own"]))
+    own_price_nano = _price_of(from_json(user.own))
     contracts = [
         Contract(each["assigned_us"], each["plan"], subscription_of(each)) for each in assignments
     ]
     if not contracts:
-        plan = row["plan"] or default_plan
-        return (Contract(0, plan, subscription_of(row), own_price_nano),)
-    if contracts[0].begin_us > row["created_us"] + _ARRIVAL_US:
+        plan = user.plan or default_plan
+        return (Contract(0, plan, user.subscription, own_price_nano),)
+    if contracts[0].begin_us > user.created_us + _ARRIVAL_US:
         contracts.insert(0, Contract(0, default_plan))
     contracts[-1] = contracts[-1]._replace(own_price_nano=own_price_nano)
     return tuple(contracts)
 
 
-def _bounds(rows: Iterable[Row], span: Window) -> Window:
+def _bounds(rows: Sequence[tuple[Any, ...]], span: Window) -> Window:
     """Return a span of time that contains every billing period that touches another one: a payment
-    for any part of a period stands in for the plan's price.
+    for any part of a period stands in for the plan's price. No period is longer than the longest
+    that was given, or a month.
     """
-    start_us, end_us = span
-    for subscription in {subscription_of(row) for row in rows}:
-        for at_us in (span.start_us, span.end_us - 1):
-            period = billing_period(subscription, at_us)
-            if period is not None:
-                start_us, end_us = min(start_us, period.start_us), max(end_us, period.end_us)
-    return Window(start_us, end_us)
+    lengths = [end_us - start_us for _, _, _, start_us, end_us, *_ in rows if start_us is not None]
+    longest_us = max(lengths, default=0) + _MONTH_US
+    return Window(span.start_us - longest_us, span.end_us + longest_us)
+
+
+def _payments(
+    sql: Statements, first: str, last: str, bounds: Window
+) -> dict[str, tuple[Payment, ...]]:
+    """Return the payments that touch a span of time, by user, from a first user to a last one."""
+    start_us, end_us = bounds
+    users = {"first_user": first, "last_user": last}
+    found = sql.tuples("payments", None, None, **users, start_us=start_us, end_us=end_us)
+    by_user: dict[str, list[Payment]] = {}
+    for user_id, amount_nano, start_us, end_us in found:
+        by_user.setdefault(user_id, []).append(Payment(start_us, end_us, amount_nano))
+    return {user_id: tuple(sorted(own)) for user_id, own in by_user.items()}
 
 
 def _by_user(rows: Iterable[Row]) -> dict[str, list[Row]]:

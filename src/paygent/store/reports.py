@@ -78,6 +78,9 @@ _METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
 _SESSION_USERS_MAX = 1_000
 NO_KEY = "substr({column}, 1, 0)"  # the same text in every row: no group, and none without rows
 _ALL_SUMS = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in Figures._fields)
+_COST_SUMS = "".join(
+    f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in ("calls", "cost_nano")
+)
 _HELD = "user, model, provider, plan, day, month and period, for whole days"
 
 
@@ -195,6 +198,23 @@ def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
 def all_groups(sql: Statements, query: SpendQuery, zone: str, names: Names) -> Groups:
     """Return all groups of a query, from wherever they are; see `spend`."""
     return _all_groups(sql, _source(query, usage_span(sql, zone), zone), query, names)
+
+
+def all_costs(
+    sql: Statements, query: SpendQuery, zone: str, names: Names
+) -> dict[tuple[str, ...], tuple[int, int]]:
+    """Return (calls, cost in nano-dollars) of all groups of a query; see `all_groups`."""
+    source = _source(query, usage_span(sql, zone), zone)
+    if source.parts:
+        groups = _all_groups(sql, source, query, names)
+        return {keys: (each.calls, each.cost_nano) for keys, each in groups.items()}
+    if not source.spans:
+        return {}
+    name = "spend_of_users" if source.is_of_users else "spend_of_product"
+    whole = replace(query, sort="", after=START, rows_max=None)
+    found = sql.tuples(name, _columns(whole, _COST_SUMS), source.spans, **_parameters(whole))
+    keys_count = len(query.by)
+    return {row[:keys_count]: (row[3], row[4]) for row in found}
 
 
 def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -> SpendPage:

@@ -70,6 +70,7 @@ class Queries(NamedTuple):
         row_by_row: Those that are run row by row, by name.
         names: Every statement.
         open_cursor: Opens a cursor that does not read all rows at once.
+        open_tuples: Opens one that returns rows as tuples.
     """
 
     named: Any
@@ -77,6 +78,7 @@ class Queries(NamedTuple):
     row_by_row: Mapping[str, RowByRow]
     names: tuple[str, ...]
     open_cursor: Callable[[Any], AbstractContextManager[Any]]
+    open_tuples: Callable[[Any], AbstractContextManager[Any]]
 
 
 class Statements:
@@ -105,6 +107,26 @@ class Statements:
         parameters |= {"product_id": self.product_id, "rows": json.dumps(rows)}
         sql = getattr(self._queries.named, name).sql.format(**columns)
         found: list[Row] = self.connection.execute(sql, parameters).fetchall()
+        return found
+
+    def tuples(
+        self,
+        name: str,
+        columns: Mapping[str, str] | None = None,
+        rows: RowsIn | None = None,
+        **parameters: Any,
+    ) -> list[tuple[Any, ...]]:
+        """Run a reading statement whose rows are many; return them as tuples, which are made in
+        half the time. For the arguments see `stream`.
+        """
+        parameters["product_id"] = self.product_id
+        if rows is not None:
+            parameters["rows"] = json.dumps(rows)
+        sql = getattr(self._queries.named, name).sql
+        with self._queries.open_tuples(self.connection) as cursor:
+            found: list[tuple[Any, ...]] = cursor.execute(
+                sql.format(**columns) if columns else sql, parameters
+            ).fetchall()
         return found
 
     def stream(
@@ -176,12 +198,30 @@ def load_queries(dialect: Dialect) -> Queries:
         script, driver = _LOOKUP.sub(_lookup_of_postgres, script), "psycopg"
         script = _ROWS.sub(_rows_of_postgres, script)
     named = aiosql.from_str(script, driver, mandatory_parameters=False)
-    open_cursor = _cursor_of_sqlite if dialect == "sqlite" else _cursor_of_postgres
-    return Queries(named, columns, row_by_row, tuple(names), open_cursor)
+    if dialect == "sqlite":
+        return Queries(
+            named, columns, row_by_row, tuple(names), _cursor_of_sqlite, _tuples_of_sqlite
+        )
+    return Queries(
+        named, columns, row_by_row, tuple(names), _cursor_of_postgres, _tuples_of_postgres
+    )
 
 
 def _cursor_of_sqlite(connection: Any) -> AbstractContextManager[Any]:
     return closing(connection.cursor())
+
+
+def _tuples_of_sqlite(connection: Any) -> AbstractContextManager[Any]:
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return closing(cursor)
+
+
+def _tuples_of_postgres(connection: Any) -> AbstractContextManager[Any]:
+    from psycopg.rows import tuple_row
+
+    opened: AbstractContextManager[Any] = connection.cursor(row_factory=tuple_row)
+    return opened
 
 
 def _cursor_of_postgres(connection: Any) -> AbstractContextManager[Any]:

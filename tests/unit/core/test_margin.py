@@ -20,11 +20,12 @@ from paygent.core.margin import (
     MarginPage,
     MarginQuery,
     Payment,
+    Revenue,
     Share,
     accruals,
-    contracts_of,
     margin_page,
     projected,
+    revenue_of,
     share,
 )
 from paygent.core.money import CAP_NANO_MAX
@@ -128,16 +129,6 @@ def test_accruals__an_own_plan__has_its_own_price() -> None:
     assert revenue(own) == [("pro", "2026-06", 15, False), ("pro", "2026-06", 5, False)]
 
 
-def test_contracts_of__what_is_in_force__is_the_same_for_users_who_differ_in_nothing() -> None:
-    """What ended before, and when the first one began, does not count."""
-    gold = Contract(at(5, 3), "gold")
-    assert contracts_of(on(PRO, gold), JUNE) == (Contract(0, "gold"),)
-    assert contracts_of(on(Contract(at(6, 1), "gold")), JUNE) == (Contract(0, "gold"),)
-    late = Contract(at(6, 16), "gold")
-    assert contracts_of(on(PRO, late), JUNE) == (PRO, late)
-    assert contracts_of(on(late), JUNE) == (late,)
-
-
 def test_accruals__payments__take_the_place_of_the_price() -> None:
     """In every period that they touch, also outside of the span; a refund is negative."""
     paid = ANN._replace(
@@ -192,20 +183,45 @@ def test_projected__a_moment_after_the_begin__ends_at_the_greatest_amount() -> N
 
 
 COSTS = {"ann": (3, 40 * DOLLAR), "bob": (1, 10 * DOLLAR), "": (2, 0)}
-REVENUE = [
-    ("ann", Accrual("pro", "2026-06", 30 * DOLLAR, is_recorded=False)),
-    ("bob", Accrual("pro", "2026-06", 50 * DOLLAR, is_recorded=True)),
-    ("bob", Accrual("gold", "2026-06", 5 * DOLLAR, is_recorded=False)),
-    ("cy", Accrual("gold", "2026-06", 60 * DOLLAR, is_recorded=True)),
-]
+ACCRUALS = {
+    "ann": [Accrual("pro", "2026-06", 30 * DOLLAR, is_recorded=False)],
+    "bob": [
+        Accrual("pro", "2026-06", 50 * DOLLAR, is_recorded=True),
+        Accrual("gold", "2026-06", 5 * DOLLAR, is_recorded=False),
+    ],
+    "cy": [Accrual("gold", "2026-06", 60 * DOLLAR, is_recorded=True)],
+}
 QUERY = MarginQuery("user", *JUNE)
 
 
-def page(**query: Any) -> MarginPage:
-    """Return a page at the end of the span."""
-    return margin_page(
-        COSTS, (6, 50 * DOLLAR), REVENUE, replace(QUERY, **query), months(6, 6), at(7)
-    )
+def accrued(query: MarginQuery = QUERY) -> list[tuple[str, Revenue]]:
+    """Return the revenue of all users by the key of a query."""
+    return [
+        (user_id if query.by == "user" else key, each)
+        for user_id, found in ACCRUALS.items()
+        for key, each in revenue_of(found, query).items()
+    ]
+
+
+def page(now_us: int = at(7), costs: Any = COSTS, **changes: Any) -> MarginPage:
+    """Return a page, at the end of the span."""
+    query = replace(QUERY, **changes)
+    total = sum(calls for calls, _ in costs.values()), sum(each for _, each in costs.values())
+    return margin_page(costs, total, accrued(query), query, months(6, 6), now_us)
+
+
+def test_revenue_of__a_user__is_by_the_key_of_the_query() -> None:
+    """Sums of both kinds; a filter leaves out the other plans."""
+    bob = ACCRUALS["bob"]
+    both = Revenue(50 * DOLLAR, 5 * DOLLAR, has_recorded=True, has_plan_price=True)
+    assert revenue_of(bob, QUERY) == {"": both}
+    assert revenue_of(bob, replace(QUERY, by="month")) == {"2026-06": both}
+    gold = Revenue(0, 5 * DOLLAR, has_plan_price=True)
+    pro = Revenue(50 * DOLLAR, 0, has_recorded=True)
+    assert revenue_of(bob, replace(QUERY, by="plan")) == {"pro": pro, "gold": gold}
+    assert revenue_of(bob, replace(QUERY, where={"plan": "gold"})) == {"": gold}
+    assert revenue_of([], QUERY) == {}
+    assert gold.of_users(3) == Revenue(0, 15 * DOLLAR, has_plan_price=True)
 
 
 def test_margin_page__by_user__has_the_smallest_margin_first() -> None:
@@ -232,15 +248,13 @@ def test_margin_page__by_user__has_the_smallest_margin_first() -> None:
 
 def test_margin_page__by_plan_and_month__groups_revenue() -> None:
     """Shares are of users alone."""
-    found = margin_page(
-        {"pro": (6, 50)}, (6, 50), REVENUE, replace(QUERY, by="plan"), months(6, 6), at(7)
-    )
+    found = page(costs={"pro": (6, 50)}, by="plan")
     assert [(row.key, row.figures.revenue_nano // DOLLAR) for row in found.rows] == [
         ("gold", 65),
         ("pro", 80),
     ]
     assert found.shares == ()
-    (row,) = margin_page({}, (0, 0), REVENUE, replace(QUERY, by="month"), months(6, 6), at(7)).rows
+    (row,) = page(costs={}, by="month").rows
     assert (row.key, row.figures.revenue_nano // DOLLAR) == ("2026-06", 145)
 
 
@@ -261,11 +275,16 @@ def test_margin_page__pages_and_sorts__have_every_row_once() -> None:
     assert (rest.following, rest.total) == (None, by_cost.total)
     assert [row.key for row in page(sort="user").rows] == ["", "ann", "bob", "cy"]
     assert [row.key for row in page(sort="calls").rows] == ["cy", "bob", "", "ann"]
+    assert [row.key for row in page(sort="revenue").rows] == ["", "ann", "bob", "cy"]
+    by_projection = page(at(6, 16), sort="projected_margin", rows_max=2)
+    assert [row.key for row in by_projection.rows] == ["ann", ""]
+    dearest = page(at(6, 16), sort="projected_cost", is_descending=True, rows_max=1)
+    assert dearest.following == Cursor(-80 * DOLLAR, "ann")
 
 
 def test_margin_page__projections__are_of_each_row_and_of_the_whole() -> None:
     """Half of the span is over."""
-    found = margin_page(COSTS, (6, 50 * DOLLAR), REVENUE, QUERY, months(6, 6), at(6, 16))
+    found = page(at(6, 16))
     assert found.rows[0].figures.projected_cost_nano == 80 * DOLLAR
     assert found.rows[0].figures.projected_margin_nano == -50 * DOLLAR
     assert found.total.projected_cost_nano == 100 * DOLLAR

@@ -104,8 +104,9 @@ def test_statements__every_name__is_used_by_the_store() -> None:
         re.findall(r'"(spend_of_\w+|groups_of_\w+|usage_of_day|gates_of_days)"', "\n".join(sources))
     )  # reports'
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
+    called |= set(re.findall(r'\.tuples\(\s*"(\w+)"', "\n".join(sources)))
     others = {"connection", "product_id", "of_product", "strip", "from_str"}
-    others |= {"stream", "filled", "format"}
+    others |= {"stream", "filled", "tuples", "format"}
     assert called - others == set(names())
 
 

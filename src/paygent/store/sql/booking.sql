@@ -90,7 +90,7 @@ ON CONFLICT (product_id, user_id, assigned_us) DO UPDATE SET
 
 -- name: assignments_of
 -- The plans that users had over time, oldest first.
-SELECT a.user_id, a.assigned_us, a.plan
+SELECT a.user_id, a.assigned_us, a.plan, a.period_start_us, a.period_end_us, a.renews
 FROM rows(user_id TEXT) AS k
 CROSS JOIN assignments AS a
 WHERE a.product_id = :product_id AND a.user_id = k.user_id

@@ -235,15 +235,12 @@ ORDER BY u.day, u.model, u.operation;
 SELECT name, document, created_us FROM plans WHERE product_id = :product_id ORDER BY name, version;
 
 -- name: customers
--- Users and what they pay follows from.
-SELECT user_id, plan, own, period_start_us, period_end_us, renews, created_us, erased_us FROM users
-WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
-ORDER BY user_id;
-
--- name: assignments_of_users
-SELECT user_id, assigned_us, plan, period_start_us, period_end_us, renews FROM assignments
-WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
-ORDER BY user_id, assigned_us;
+-- Users and what they pay follows from; the columns are read by their place (`store/margins.py`).
+SELECT
+    user_id, plan, own, period_start_us, period_end_us, renews, created_us, erased_us,
+    COALESCE(assigned_us, 0) AS assigned_us
+FROM users
+WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user;
 
 -- name: payments
 -- Revenue for a span of time that touches another.
