@@ -176,7 +176,7 @@ def _revenue_of_others(
     assignments = _by_user(found)
     for user in users:
         user_id = user.user_id
-        is_missing = user_id == MISSING_USER_ID  # calls without a user: there is nobody who pays
+        is_missing = user_id == MISSING_USER_ID  # calls without a user, which no user pays for
         customer = Customer(
             user_id=user_id,
             begin_us=END_OF_TIME_US if is_missing else user.created_us,

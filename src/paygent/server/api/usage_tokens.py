@@ -7,7 +7,7 @@ from fastapi import Request
 from paygent.core.limit import Limit
 from paygent.core.money import to_usd
 from paygent.core.period import END_OF_TIME_US
-from paygent.server.api import schemas
+from paygent.server.api import limit_schema
 from paygent.server.api.parameters import UserPath
 from paygent.server.api.shapes import period_of, session_usage, time_of
 from paygent.server.api.user_state import LimitState, read_user_state
@@ -24,22 +24,24 @@ router = api_router()
 )
 async def create_usage_token(
     user_id: UserPath,
-    body: schemas.NewUsageToken | None = None,
+    body: limit_schema.NewUsageToken | None = None,
     tenant: Tenant = ForTenant,
-) -> schemas.UsageToken:
+) -> limit_schema.UsageToken:
     """Return a short-lived token that shows one user their own usage."""
     user = await tenant.ask(tenant.store.user, user_id)
     if user is None:
         raise not_found("user")
-    expires_in_s = (body or schemas.NewUsageToken()).expires_in_s
+    expires_in_s = (body or limit_schema.NewUsageToken()).expires_in_s
     until_us = tenant.now_us() + expires_in_s * 10**6
     secret = await tenant.backend.server_secret("usage_token")
     token = UsageToken(tenant.product, user.user_id, user.paygent_user_id, until_us)
-    return schemas.UsageToken(token=write_usage_token(secret, token), expires_at=time_of(until_us))
+    return limit_schema.UsageToken(
+        token=write_usage_token(secret, token), expires_at=time_of(until_us)
+    )
 
 
 @router.get("/usage", openapi_extra=needs("usage_token"), tags=["usage"])
-async def show_own_usage(request: Request, backend: Backend = ForBackend) -> schemas.OwnUsage:
+async def show_own_usage(request: Request, backend: Backend = ForBackend) -> limit_schema.OwnUsage:
     """Return the usage, limits and reset dates of the token's user."""
     token = await usage_token_of(backend, request.headers)
     now_us = backend.now_us()
@@ -48,7 +50,7 @@ async def show_own_usage(request: Request, backend: Backend = ForBackend) -> sch
     )
     if state is None or state.user.paygent_user_id != token.paygent_user_id:
         raise not_found("user")  # erased, also if the id is in use again
-    return schemas.OwnUsage(
+    return limit_schema.OwnUsage(
         user_id=state.user.user_id,
         plan=state.plan_name,
         billing_period=period_of(state.period),
@@ -59,7 +61,7 @@ async def show_own_usage(request: Request, backend: Backend = ForBackend) -> sch
 
 
 @router.get("/users/{user_id}/limits", openapi_extra=needs("sdk"), tags=["usage"])
-async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> schemas.Limits:
+async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> limit_schema.Limits:
     """Return the limits of a user's plan, with overrides: how much of each is used, when it starts
     again, and when it will be reached at the pace so far.
     """
@@ -70,7 +72,7 @@ async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> schemas.
     )
     if state is None:
         raise not_found("user")
-    return schemas.Limits(
+    return limit_schema.Limits(
         user_id=state.user.user_id,
         plan=state.plan_name,
         billing_period=period_of(state.period),
@@ -78,10 +80,10 @@ async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> schemas.
     )
 
 
-def _limit_shape(state: LimitState) -> schemas.LimitUsage:
+def _limit_shape(state: LimitState) -> limit_schema.LimitUsage:
     limit, account, spent, forecast_us = state
     resets = account is not None and account.end_us != END_OF_TIME_US
-    return schemas.LimitUsage(
+    return limit_schema.LimitUsage(
         metric=limit.metric,
         scope=limit.scope,
         model=limit.model,
