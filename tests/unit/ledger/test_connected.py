@@ -23,8 +23,10 @@ from tests.contract.samples import (
     rolling_key,
     session_key,
 )
+from tests.contract.test_directory import make_gate_event
 
 from paygent.core.messages import (
+    QUARTER_US,
     Answer,
     AssignRecord,
     Batch,
@@ -34,10 +36,11 @@ from paygent.core.messages import (
     Question,
     SessionRecord,
     SessionState,
+    UnmeteredCount,
     UserLedger,
 )
-from paygent.core.period import Subscription
-from paygent.core.report_request import SpendRequest
+from paygent.core.period import Subscription, to_datetime
+from paygent.core.report_request import GATES, QUALITY, SpendRequest, read_request
 from paygent.ledger.connected import OUTAGE_AFTER_S, ConnectedLedger
 from paygent.ledger.local import LocalLedger
 from paygent.ledger.port import LedgerRefused, LedgerUnauthorised, LedgerUnavailable
@@ -413,6 +416,33 @@ def test_settle__with_the_backend_back__sends_everything_once_and_in_order(
     booked = backend.event("a")
     assert booked.prices == {"a": 1}
     assert answer.users["ann"].open_session == SessionState("s9", NOON_US, NOON_US)
+
+
+def test_settle__calls_at_gates_of_an_outage__reach_the_backend_once(
+    process: Process, backend: Backend
+) -> None:
+    """Refusals and counts of unmetered calls wait in the outbox like events; a batch whose answer
+    was lost before is among them, and its refusals count once. The namespace is swept clean.
+    """
+    gate = make_gate_event("g1", calls=2)
+    count = UnmeteredCount("p", NOON_US // QUARTER_US * QUARTER_US, "openai:POST /videos", "", 3)
+    process.settle(records=(gate,))
+    cut(process, backend)
+    process.settle(records=(gate, gate._replace(gate_event_id="g2"), count))
+    process.settle(records=(count._replace(calls=5),))
+    backend.failure = None
+    assert not process.settle().is_provisional
+    for _ in range(3):
+        process.settle()
+    start = to_datetime(NOON_US).date()
+    gates = read_request({"by": "user", "start": start}, rules=GATES, now_us=NOON_US)
+    quality = read_request({"by": "operation", "start": start}, rules=QUALITY, now_us=NOON_US)
+    assert backend.store.tally("acme", "gates", gates).total == (0, 4, 4, 0, 0)
+    assert backend.store.tally("acme", "quality", quality).total[-1] == 5
+    with process.outages.engine.transaction(PRODUCT) as sql:
+        for table in ("gate_events", "rollup_gate", "unmetered_calls"):
+            found = sql.connection.execute(f"SELECT COUNT(*) AS rows FROM {table}").fetchone()
+            assert found["rows"] == 0, table
 
 
 def test_settle__an_outage_without_events__ends_only_with_an_answer(

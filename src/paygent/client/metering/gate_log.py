@@ -29,7 +29,7 @@ from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import OTHER, diagnostics
 from paygent.types import GuardResult
 
-_QUEUE_MAX = 100_000  # calls in one round; more are counted as dropped
+_QUEUE_MAX = 20_000  # calls in one round; more are counted as dropped
 _OPERATIONS_MAX = 200  # operations and models of a quarter of an hour; more count as "other"
 _PPM = 10**6
 _USAGE_PPM_MAX = 10**15
