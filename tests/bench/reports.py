@@ -210,7 +210,7 @@ def _questions(store: SqlStore, spans: Spans) -> list[Question]:
             Question(f"gates, {name}", budget, [_of_kind("gates", by, span, **where)], "gates")
             for name, by, budget, span, where in (
                 ("a user by reason, a month", "reason", ONE_MS, month, {"user": busiest}),
-                ("by day, 90 days", "day", ONE_MS, spans.whole, {}),
+                ("by day, 90 days", "day", POPULATION_MS, spans.whole, {}),
                 ("users, a month", "user", POPULATION_MS, month, {}),
                 ("users and reasons, 90 days", "user,reason", POPULATION_MS, spans.whole, {}),
             )

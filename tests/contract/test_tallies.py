@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.contract.samples import DAY_US, NOON_US, PRODUCT, batch_of, make_event
-from tests.contract.stores import Clock, clock, store, stores
+from tests.contract.stores import Clock, clock, execute, store, stores
 from tests.contract.test_directory import make_gate_event
 from tests.contract.test_reports import WORLDS, World, booked, fill
 
@@ -241,6 +241,16 @@ def test_gates__a_billing_period__has_to_be_of_days(store: SqlStore) -> None:
     early = make_gate_event("g1", at_us=start_us - 1)
     store.add_gate_events(PRODUCT, [early, make_gate_event("g2", at_us=start_us)])
     assert store.tally(PRODUCT, "gates", request).total == (0, 1, 1, 0, 0)
+
+
+def test_gates__the_month_of_a_user_without_a_period__is_that_of_the_zone(store: SqlStore) -> None:
+    """Gates are of whole days, and the UTC month begins within one."""
+    store.add_product("Acme", product_id=PRODUCT)
+    execute(store, "UPDATE products SET timezone = 'America/New_York'")
+    store.add_gate_events(PRODUCT, [make_gate_event("g1")])
+    given = {"by": "reason", "user": "ann", "period": "current"}
+    report = store.tally(PRODUCT, "gates", read_request(given, rules=GATES, now_us=NOON_US))
+    assert (report.total[1], report.timezone) == (1, "America/New_York")
 
 
 def test_requests__of_every_report__take_its_keys() -> None:

@@ -114,9 +114,10 @@ MEANINGS = {
     "Keys.keys": "Oldest first.",
     "LimitUsage.model": "The model that the limit counts; null for all.",
     "LimitUsage.resets_at": "End of the window; null for rolling ones and for sessions.",
+    "LimitUsage.reached": "Whether it is used up.",
     "LimitUsage.reached_at": "When it will be reached at the pace so far in its window, or since"
-    " the user came; now if it is reached. Null if not in this window, within the first hour, and"
-    " for rolling ones and sessions.",
+    " the user came. Null if it is reached, or not in this window, within the first hour, and for"
+    " rolling ones and sessions.",
     "Limits.plan": "The plan that applies.",
     "Limits.limits": "Of the plan, with overrides.",
     "LimitUsage.used": "Used in the window that is open now; null for a limit of each session.",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,9 +15,12 @@ from typing import Any
 
 import openai
 import pytest
+from tests.ledgers import AwayLedger
 
 from paygent import Paygent, PaygentLimitExceeded, PlanConfig, paygent_context
+from paygent.client.runtime.settings import Settings
 from paygent.core.messages import MISSING_USER_ID
+from paygent.core.notices import Notice
 from paygent.testing.provider import FakeProvider
 from paygent.types import ModelCostRate
 
@@ -140,8 +146,9 @@ def test_gates__of_two_processes__are_both_in_the_report(init: Init, db_path: st
     script = (
         "import paygent\n"
         f"pg = paygent.Paygent.init(db_path={db_path!r}, auto_instrument=False)\n"
-        "try:\n    pg.wrap(lambda: None, 'ann', 'm')\n"
-        "except paygent.PaygentLimitExceeded:\n    pass\n"
+        "while True:\n"  # until the plan is known: no call waits for that long
+        "    try:\n        pg.wrap(lambda: None, 'ann', 'm')\n"
+        "    except paygent.PaygentLimitExceeded:\n        break\n"
         "pg.shutdown()\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -162,3 +169,67 @@ def test_gates__a_process_that_is_stopped_before_a_delivery__loses_none(
     )
     subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
     assert init().report_gates().total["refused_calls"] == 100
+
+
+def test_gates__a_refusal_behind_a_backlog__is_in_the_next_report(init: Init) -> None:
+    """A report delivers what happened before it, refusals too, whatever waits in the journal."""
+    pg = init()
+    pg.configure_plan("stopped", PlanConfig(max_spend_per_period=0, cost_rates=RATES))
+    pg.assign_plan("ann", "stopped")
+    for number in range(3_000):
+        pg.record_event(f"u{number % 7}", cost="0.01")
+    with pytest.raises(PaygentLimitExceeded):
+        call(pg, "ann")
+    assert pg.report_gates().total["refused_calls"] == 1
+
+
+def test_unmetered__in_a_signal_handler_while_threads_start__ends(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler runs on the thread that starts them, and must not wait for itself; each thread
+    runs once.
+    """
+    pg = init()
+    meter = pg._parts.meter
+    original = threading.Thread.start
+    started: list[str] = []
+
+    def start(thread: threading.Thread) -> None:
+        started.append(thread.name)
+        if len(started) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+        original(thread)
+
+    def handle(*_: object) -> None:
+        meter.unmetered.admit(Notice.UNMETERED_FUNCTION, "x", operation="litellm:x")
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    try:
+        monkeypatch.setattr(threading.Thread, "start", start)
+        meter.unmetered.admit(Notice.UNMETERED_FUNCTION, "x", operation="litellm:x")
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGUSR1, before)
+    assert sorted(started) == ["paygent-ask", "paygent-deliver"]
+    assert pg.report_quality("operation").total["unmetered"] == 2
+
+
+def test_gates__of_a_process_without_a_journal_file__leave_room_for_usage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In memory, refusals of many sessions wait apart, and nothing is dropped."""
+    ledger = AwayLedger()
+    pg = Paygent.launch(
+        Settings(db_path=":memory:", max_queue_size=20, auto_instrument=False), ledger=ledger
+    )
+    pg.configure_plan("default", PlanConfig(max_spend_per_period=0, cost_rates=RATES))
+    for number in range(200):
+        with suppress(PaygentLimitExceeded):
+            call(pg, "ann", session_id=f"s{number}")
+    for _ in range(20):
+        pg._parts.worker.wake()
+        time.sleep(0.01)
+    health = pg.health()
+    assert pg.queue_stats["total_dropped"] == 0
+    assert "journal_memory_full" not in health["counts"]
+    pg.shutdown(0.1)

@@ -84,10 +84,13 @@ def run(
         raise UsageError(f"there is no report {kind!r}; there are {', '.join(RULES)}")
     request = _request(kind, options)
     with opened_source(db, database_url, product, environ) as source:
-        if kind == "spend":
-            _print_spend(environ, source, request, options.output_format)
-        else:
-            _print_other(environ, source, kind, request, options.output_format)
+        try:
+            if kind == "spend":
+                _print_spend(environ, source, request, options.output_format)
+            else:
+                _print_other(environ, source, kind, request, options.output_format)
+        except InvalidValue as error:
+            raise InvalidValue("report", tuple(map(_as_option, error.findings))) from None
     return 0
 
 

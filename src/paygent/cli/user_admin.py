@@ -112,11 +112,13 @@ def _facts(state: UserState) -> Iterator[tuple[str, str]]:
 
 
 def _limit_in_words(state: LimitState) -> str:
-    limit, account, spent, forecast_us = state
+    limit, account, spent, is_reached, forecast_us = state
     if account is None:  # each session has one of its own
         return limit_in_words(limit)
     used = dollars(spent) if limit.metric == "spend" else f"{spent:,}"
-    forecast = "" if forecast_us is None else f", reached {day_and_time(forecast_us)} at this pace"
+    forecast = ", reached" if is_reached else ""
+    if forecast_us is not None:
+        forecast = f", reached {day_and_time(forecast_us)} at this pace"
     return f"{limit_in_words(limit)}, used {used}{forecast}"
 
 

@@ -21,13 +21,11 @@ def reached_us(spent: int, line: int, window: Window, since_us: int, now_us: int
         now_us: Now; within the window.
 
     Returns:
-        `now_us` if it is reached already; None if it is not reached before the window ends, or
-        if nothing was spent or an hour has not passed yet.
+        None if it is reached already, or not before the window ends, or if nothing was spent or an
+        hour has not passed yet.
     """
-    if spent >= line:
-        return now_us
     begin_us = max(window.start_us, since_us)
-    if spent <= 0 or now_us - begin_us < SHORTEST_US:
+    if spent >= line or spent <= 0 or now_us - begin_us < SHORTEST_US:
         return None
     # Rounded up: a moment earlier there is still room.
     at_us = begin_us - (line * (begin_us - now_us)) // spent

@@ -21,6 +21,7 @@ from paygent.core.event import Event
 from paygent.core.event_json import CLOCK_SKEW_MAX_US, CanonicalName, event_to_json, read_events
 from paygent.core.limit import LimitKey
 from paygent.core.messages import (
+    QUARTER_US,
     Answer,
     AssignRecord,
     Batch,
@@ -29,6 +30,7 @@ from paygent.core.messages import (
     PlanRecord,
     Question,
     SessionState,
+    UnmeteredCount,
     UserLedger,
 )
 from paygent.core.period import Renewal, Subscription
@@ -239,6 +241,8 @@ def _record(given: Any, path: str, now_us: int, errors: ValidationErrors) -> Led
         _check_plan(record.own, f"{path}.own", errors)
     elif isinstance(record, GateEvent) and record.at_us > now_us + CLOCK_SKEW_MAX_US:
         return record._replace(at_us=now_us)  # as events
+    elif isinstance(record, UnmeteredCount) and record.since_us > now_us:
+        return record._replace(since_us=now_us // QUARTER_US * QUARTER_US)
     return record
 
 

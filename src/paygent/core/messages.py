@@ -51,7 +51,7 @@ class AssignRecord(NamedTuple):
 
 
 class GateEvent(NamedTuple):
-    """A call that reached a gate, or several that did for the same reason within a second.
+    """A call that reached a gate, or several that are alike, in one round of delivery.
 
     Attributes:
         gate_event_id: The sender's id; unique for the user.

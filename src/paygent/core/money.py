@@ -163,3 +163,9 @@ def format_usd(amount_nano: int, *, decimals: int = 2) -> str:
     sign = "−" if amount_nano < 0 and cents else ""
     tail = f".{part:0{decimals}d}" if decimals else ""
     return f"{sign}${whole:,}{tail}"
+
+
+def decimal_text(value: Decimal) -> str:
+    """Return an amount of dollars, tokens or calls as decimal text, with at most nine decimals."""
+    text = f"{value:.9f}"
+    return text.rstrip("0").rstrip(".")

@@ -97,7 +97,7 @@ class Notice(Enum):
 
     GATE_EVENTS_UNSENT = (
         "gate_events_unsent",
-        "This backend does not take gate events; refusals are missing in its reports.",
+        "The backend does not take gate events; refusals may be missing in its reports.",
     )
     GATE_LOG_FULL = (
         "gate_log_full",
@@ -304,7 +304,8 @@ class Step(str, Enum):
     JOURNAL_CUT = "journal_cut"  # shortening a segment to what is used
     JOURNAL_REMOVE = "journal_remove"  # deleting a segment or a lock
     EVENT_RECORD = "event_record"  # decoding a record
-    DIRECTORY_RECORD = "directory_record"
+    LEDGER_RECORD = "ledger_record"
+    GATE_LOG = "gate_log"  # turning calls at gates into records
     OPEN_LEDGER = "open_ledger"
     DELIVER = "deliver"
     LEDGER_REFUSED = "ledger_refused"  # a batch that the ledger rejects

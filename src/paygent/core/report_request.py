@@ -12,7 +12,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from paygent.core.event import Event
-from paygent.core.event_json import read_time
+from paygent.core.event_json import REASON_CHARS_MAX, read_time
 from paygent.core.margin import MARGIN_KEYS, MARGIN_SORTS
 from paygent.core.period import (
     Subscription,
@@ -214,6 +214,8 @@ def read_request(
 
 
 def _chars_max(name: str) -> int:
+    if name == "reason":
+        return REASON_CHARS_MAX
     return _VALUE_CHARS_MAX if name.startswith(TAG) else NAME_CHARS_MAX
 
 
@@ -304,7 +306,7 @@ def resolve(
         end = month_end if request.has_whole_month else tomorrow
         end_us = _us_of(request.end, end, zone)
         _check_span(start_us, end_us, request)
-    elif "user" in where:
+    elif "user" in where and not (request.has_whole_days and subscription is None):
         window = billing_period(subscription, now_us) or calendar_month(now_us)
         if request.period == "previous":
             earlier_us = window.start_us - 1

@@ -26,7 +26,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
@@ -38,7 +40,7 @@ from paygent.core.notices import Notice
 from paygent.core.period import to_datetime
 from paygent.failopen import diagnostics
 from paygent.ledger.polled_session import Fields, PolledSession, answer_about, read_session
-from paygent.ledger.port import LedgerRefused
+from paygent.ledger.port import LedgerRefused, LedgerUnavailable
 from paygent.ledger.process_sums import ProcessSums
 from paygent.ledger.remote import (
     ASK_TIMEOUT_S,
@@ -57,6 +59,8 @@ EVENTS_MAX = 100
 _READ_S = 4.0  # the users of a batch are read for so long; the others are asked about again
 
 _NO_ROUTE = (404, 405, 501)
+_UNSENT_MAX = 1_000  # gate events that wait for a backend that does not take them now
+_REPORT_RETRY_S = 30.0
 
 _NOT_DOCUMENTED = ("model_key", "details", "gate_reason", "restates")
 """Fields that a documented server may refuse."""
@@ -112,6 +116,8 @@ class PollingLedger(HttpLedger):
         self._in_doubt: frozenset[str] = frozenset()  # the users of its events
         # Users of batches that began during a reading, by the thread that reads.
         self._touched: dict[int, set[str]] = {}
+        self._unsent: deque[GateEvent] = deque(maxlen=_UNSENT_MAX)
+        self._report_after_s = 0.0  # when gate events are sent again
 
     def open(self) -> None:
         """Do nothing: a request connects; see `Ledger.open`."""
@@ -128,12 +134,12 @@ class PollingLedger(HttpLedger):
             self._sums.open(batch.questions, _now_us(batch))
             self._begin(batch)
         counted, unclear = self._book(batch.events)
-        self._report(batch)
         with self._lock:
             for event in batch.events:
                 self._sums.add(event)
             if batch.number:
                 self._booked, self._in_doubt = batch.number, frozenset()
+        self._report(record for record in batch.records if isinstance(record, GateEvent))
         if not batch.questions:
             return Answer(counted=counted, booked_through=self._booked_for(batch))
         return self._read(batch, counted=counted, required=unclear)
@@ -177,25 +183,35 @@ class PollingLedger(HttpLedger):
                 unclear |= {event.user_id for event in chunk}
         return frozenset(counted), frozenset(unclear)
 
-    def _report(self, batch: Batch) -> None:
-        """Send the gate events of a batch. A backend that does not take them has no such report."""
-        found = [record for record in batch.records if isinstance(record, GateEvent)]
-        for start in range(0, len(found), self._events_max):
-            chunk = [_gate_event(each) for each in found[start : start + self._events_max]]
-            response = send(
-                self._transport,
-                "POST",
-                "/api/v1/gate-events/batch",
-                body=encode(chunk),
-                timeout_s=SYNC_TIMEOUT_S,
-            )
-            if response.status in _NO_ROUTE:
-                diagnostics.warn_once(Notice.GATE_EVENTS_UNSENT)
-                return
-            try:
-                content(response)
-            except LedgerRefused as error:  # events must not wait for these
-                diagnostics.record_error("ledger_refused", error)
+    def _report(self, events: Iterable[GateEvent]) -> None:
+        """Send gate events, with those that could not be sent before. They are no money: what goes
+        wrong with them holds up no usage, and the oldest are dropped if they become too many.
+        """
+        self._unsent.extend(events)
+        if not self._unsent or time.monotonic() < self._report_after_s:
+            return
+        try:
+            while chunk := list(islice(self._unsent, self._events_max)):
+                response = send(
+                    self._transport,
+                    "POST",
+                    "/api/v1/gate-events/batch",
+                    body=encode([_gate_event(each) for each in chunk]),
+                    timeout_s=ASK_TIMEOUT_S,
+                )
+                if response.status in _NO_ROUTE:
+                    diagnostics.warn_once(Notice.GATE_EVENTS_UNSENT)
+                    self._unsent.clear()
+                    return
+                try:
+                    content(response)
+                except LedgerRefused as error:
+                    diagnostics.record_error("ledger_refused", error)
+                for _ in chunk:
+                    self._unsent.popleft()
+        except LedgerUnavailable:
+            diagnostics.warn_once(Notice.GATE_EVENTS_UNSENT)
+            self._report_after_s = time.monotonic() + _REPORT_RETRY_S
 
     # -- reading
 

@@ -55,10 +55,14 @@ _SWEEP_USERS = 200
 _CACHE_KIB = 4_096  # an outage must not cost the application's memory
 
 _OF_USERS = (
-    "accounts", "event_ids", "events", "corrections", "sessions", "assignments", "gate_events",
-    "rollup_user", "rollup_gate", "users",
+    "accounts", "events", "corrections", "sessions", "assignments", "gate_events", "users",
 )  # fmt: skip
 """Tables of a namespace that are swept user by user; the users last, since they are the list."""
+
+_BY_KEY = {"event_ids": ("event_id", 2_000), "rollup_user": ("span", 1), "rollup_gate": ("day", 1)}
+"""Tables whose key begins with something else: its column, and how many of its values are swept at
+once.
+"""
 
 _OF_PRODUCT = (
     "kept_answers", "rollup_product", "unmetered_calls", "holders", "price_lists", "products",
@@ -255,6 +259,14 @@ class OutageStore(SqliteStore):
                 )
             if len(users) == _SWEEP_USERS:
                 return True
+            for table, (key, count) in _BY_KEY.items():
+                found = f"SELECT DISTINCT {key} FROM {table} WHERE product_id = ? ORDER BY {key}"  # noqa: S608
+                swept = sql.connection.execute(
+                    f"DELETE FROM {table} WHERE product_id = ? AND {key} IN ({found} LIMIT ?)",  # noqa: S608
+                    (namespace, namespace, count),
+                )
+                if swept.rowcount:
+                    return True
             for table in _OF_PRODUCT:
                 sql.connection.execute(
                     f"DELETE FROM {table} WHERE product_id = ?",  # noqa: S608 - names of tables

@@ -455,6 +455,29 @@ def test_reports__a_query_that_breaks_a_rule__names_the_field(
     assert (answer.status_code, fields_of(answer)) == (422, [field])
 
 
+def test_gates__a_reason_of_any_length_that_is_stored__can_be_asked_for(service: Service) -> None:
+    """It may contain the name of a model."""
+    reason = "model_limit:" + "m" * 255
+    service.post("/gate-events/batch", [gate(1, gate_reason=reason)])
+    found = service.get("/reports/gates", params={"reason": reason}).json()
+    assert found["total"]["hard"] == 1
+    listed = service.get("/users/ann/gate-events", params={"gate_reason": reason}).json()
+    assert len(listed["events"]) == 1
+
+
+def test_quality__a_count_from_a_clock_that_is_ahead__is_of_now(service: Service) -> None:
+    """As events are."""
+    quarter_us = 900 * 10**6
+    ahead_us = NOW_US // quarter_us * quarter_us + 400 * 86_400 * 10**6
+    count = {"k": "unmetered", "process": "p", "operation": "o", "model": "", "calls": 4}
+    records = [{**count, "since_us": ahead_us}]
+    message = {"at_us": NOW_US, "holder": "p", "number": 1, "records": records}
+    assert service.post("/sync", message).status_code == 200
+    query = {"by": "day", "from": NOW.date().isoformat()}
+    (row,) = service.get("/reports/quality", params=query).json()["rows"]
+    assert (row["day"], row["unmetered"]) == (NOW.date().isoformat(), 4)
+
+
 # -- over HTTP, as the SDK reads them
 
 

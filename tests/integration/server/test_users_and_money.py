@@ -347,6 +347,7 @@ def test_limits__of_a_user__have_a_forecast(service: Service) -> None:
     elapsed = NOW - since
     assert at == since + elapsed * 8 / 6
     assert (month["used"], month["cap"], month["scope"]) == (6.0, 8.0, "user")
+    assert month["reached"] is False
     assert (session["used"], session["reached_at"]) == (None, None)
     assert (day["used"], day["reached_at"]) == (0.0, None)
     plan_id = service.plan("dear", max_spend_per_period=9.5)
@@ -356,5 +357,5 @@ def test_limits__of_a_user__have_a_forecast(service: Service) -> None:
     assert (month["cap"], month["reached_at"]) == (9.5, None)
     service.book(event(2, cost_total=4, cost_tokens=4))
     (month,) = service.get("/users/u1/limits").json()["limits"]
-    assert month["reached_at"] == NOW.isoformat()
+    assert (month["reached"], month["reached_at"]) == (True, None)
     assert service.get("/users/zoe/limits").status_code == 404

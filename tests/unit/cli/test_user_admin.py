@@ -85,6 +85,8 @@ def test_show__a_limit_at_its_pace__has_the_time_when_it_is_reached(
     assert found["limit"] == (
         "$25.00 per period, used $20.00, reached 2024-10-05 09:00 at this pace"
     )
+    acme.ingest("acme", batch_of(make_event("last", cost_tokens_nano=5 * 10**9)))
+    assert facts(acme, capsys, database_url)["limit"] == "$25.00 per period, used $25.00, reached"
 
 
 def test_show__after_the_subscription__has_the_default_plan(

@@ -432,7 +432,7 @@ def test_settle__calls_at_gates_of_an_outage__reach_the_backend_once(
     process.settle(records=(count._replace(calls=5),))
     backend.failure = None
     assert not process.settle().is_provisional
-    for _ in range(3):
+    for _ in range(9):
         process.settle()
     start = to_datetime(NOON_US).date()
     gates = read_request({"by": "user", "start": start}, rules=GATES, now_us=NOON_US)
@@ -583,7 +583,7 @@ def test_sweep__after_an_outage__leaves_nothing_in_the_local_store(
     process.ledger.close()
     other = Process(backend, path)
     other.ledger.open()
-    for _ in range(4):
+    for _ in range(9):
         other.settle()
     other.ledger.close()
     with sqlite3.connect(path) as connection:

@@ -169,17 +169,41 @@ def test_settle__gate_events_that_are_refused__are_counted_and_left(
     assert ledger.settle(numbered(1, make_event("a"), records=records)).counted == {"a"}
 
 
-def test_settle__gate_events_without_an_answer__are_sent_again(
+@pytest.mark.parametrize(
+    "answer", [(500, b""), (503, b""), (403, b""), (400, b""), (200, b"no JSON")]
+)
+def test_settle__a_backend_that_fails_at_gate_events__has_the_usage(
+    server: DocumentedServer,
+    ledger: PollingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[int, bytes],
+) -> None:
+    """They wait, and are sent again later, each once; usage is booked meanwhile, without a delay
+    at each batch.
+    """
+    server.replaced[GATES] = answer
+    for number in range(3):
+        records = (make_gate_event(f"g{number}"),)
+        batch = numbered(number + 1, make_event(f"e{number}"), records=records)
+        settled = ledger.settle(batch)
+        assert settled.counted == {f"e{number}"}
+        assert settled.booked_through == number + 1
+    assert server.paths.count(GATES) == 1
+    server.replaced.clear()
+    monkeypatch.setattr(ledger, "_report_after_s", 0.0)
+    ledger.settle(numbered(4, make_event("e3")))
+    assert list(server.gate_events) == ["g0", "g1", "g2"]
+    assert diagnostics.counts["gate_events_unsent"] == 1
+
+
+def test_settle__gate_events_of_a_long_failure__are_bounded(
     server: DocumentedServer, ledger: PollingLedger
 ) -> None:
-    """The batch is in doubt until all of it has arrived; its events count once."""
-    batch = numbered(1, make_event("a"), records=(make_gate_event("g"),))
-    server.replaced[GATES] = (503, b"")
-    with pytest.raises(LedgerUnavailable):
-        ledger.settle(batch)
-    server.replaced.clear()
-    assert ledger.settle(batch).users["ann"].spent[SPEND] == 1_000
-    assert list(server.gate_events) == ["g"]
+    """The oldest are dropped."""
+    server.replaced[GATES] = (500, b"")
+    records = tuple(make_gate_event(f"g{number}") for number in range(1_500))
+    ledger.settle(numbered(1, records=records))
+    assert ledger._unsent[0].gate_event_id == "g500"
 
 
 @pytest.mark.parametrize(("events_max", "sent"), [(3, [3, 3, 1]), (1_000, [7]), (0, [1] * 7)])

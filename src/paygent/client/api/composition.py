@@ -175,8 +175,8 @@ def _housekeeping(
     def before_round() -> None:
         nonlocal next_check_s
         deferred_ends.run()
-        for record in gate_log.take():
-            journal.append(encode_record(record))
+        for record in attempt("gate_log", gate_log.take, journal.spare_room) or ():
+            attempt("journal_write", journal.append, encode_record(record))
         now_s = time.monotonic()
         if now_s >= next_check_s:
             next_check_s = now_s + _CHECK_EVERY_S

@@ -50,7 +50,7 @@ def decode(records: Iterable[Record], *, unfinished: Iterable[Record] = ()) -> D
             event = attempt("event_record", decode_event, record)
             _add(decoded, decoded.events, event, record)
         elif kind in KINDS:
-            change = attempt("directory_record", record_from_json, record)
+            change = attempt("ledger_record", record_from_json, record)
             _add(decoded, decoded.others, change, record)
         elif kind not in ("begin", "void"):
             decoded.unreadable.append(record)

@@ -137,7 +137,8 @@ class Worker:
         """Forget the parent's threads; the child's first call starts its own."""
         self._refresh.renew_after_fork()
         self.flushed = 0
-        self._starting = threading.Lock()
+        # A signal handler of the application may begin a call while its thread starts these.
+        self._starting = threading.RLock()
         self._threads: list[threading.Thread] = []
         self._started = False
         self._idle = False
@@ -190,12 +191,13 @@ class Worker:
                 if any(thread.name == name for thread in self._threads):
                     continue  # an earlier call started it and could not start the other
                 thread = threading.Thread(target=run, name=name, daemon=True)
+                self._threads.append(thread)  # before it runs: a handler finds it
                 try:
                     thread.start()
                 except RuntimeError:  # the process has no threads left; the next call tries again
+                    self._threads.remove(thread)
                     diagnostics.warn_once(Notice.NO_THREAD)
                     return
-                self._threads.append(thread)
             self._started = True
             self.needs_nudge = False
 
@@ -241,14 +243,17 @@ class Worker:
         if not self._started or self._stopping:
             return not self._journal.has_unread
         deadline = time.monotonic() + timeout_s
-        # The current round may have read the journal before the caller's last record.
+        # The current round may have begun before the caller's last record, or refusal.
         wanted = self._rounds + 2
         self._adopt_soon = True
-        mark = self._journal.mark()
+        mark = None
         round_ended = Wakeup()
         self._flushing.append(round_ended)
         try:
-            while self._rounds < wanted or not self._journal.has_reached(mark):
+            while mark is None or not self._journal.has_reached(mark):
+                if mark is None and self._rounds >= wanted:
+                    mark = self._journal.mark()  # what the next round found is in the journal
+                    continue
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or (gives_up and self._is_away and self._rounds >= wanted):
                     return False
@@ -442,8 +447,10 @@ class Worker:
         for half in (events[:middle], events[middle:]):
             if half:
                 counted |= self._settle(replace(batch, events=half, records=())).counted
-        for record in others:
-            self._settle(replace(batch, events=(), records=(record,)))
+        middle = (len(others) + 1) // 2
+        for other_half in (others[:middle], others[middle:]):
+            if other_half:
+                self._settle(replace(batch, events=(), records=other_half))
         return Answer(counted=counted)
 
     def _quarantine(self, records: Iterable[Record]) -> None:
@@ -453,8 +460,8 @@ class Worker:
     def _deliver_round(self) -> bool:
         """Deliver everything unread; return whether there was anything to do."""
         worked = False
-        self._before_round()
         while not self._stopping or self._journal.has_unread:
+            self._before_round()  # also while there is a backlog
             if self._adopt_soon or time.monotonic() - self._adopted_s >= _ADOPT_EVERY_S:
                 self._adopt()
             self._journal.maintain()

@@ -64,6 +64,8 @@ _WRITERS_WAIT_S = 1.0  # how long the end waits for threads in the middle of an 
 
 Mark = tuple[tuple[Segment, int], ...]  # a moment in a journal: each segment and where it ended
 
+_NO_BOUND = 1 << 62
+
 
 class Journal:
     """The journal of one process and data folder. `append…` from any thread; the rest from the
@@ -378,6 +380,16 @@ class Journal:
         """Return whether the next process would need a segment that has been delivered."""
         segment.answers.intersection_update(self._segments)
         return bool(segment.open_calls or segment.answers)
+
+    @property
+    def spare_room(self) -> int:
+        """How many records there is room for that the others need less: in memory, what is left of
+        half of it; a file has room for all.
+        """
+        current = self._current
+        if not isinstance(current, MemorySegment):
+            return _NO_BOUND
+        return max(self._records_in_memory_max // 2 - len(current.frames), 0)
 
     def requeue_lost(self, payloads: Callable[[], list[bytes]]) -> bool:
         """Append once more what no memory could take, and what has disappeared from files; called

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.ids import new_id
@@ -23,13 +23,14 @@ from paygent.core.messages import (
     LedgerRecord,
     UnmeteredCount,
 )
+from paygent.core.money import decimal_text
 from paygent.core.notices import Notice
 from paygent.core.record_json import GATE_CALLS_MAX, MESSAGE_CHARS_MAX
 from paygent.core.validation import NAME_CHARS_MAX
-from paygent.failopen import OTHER, diagnostics
+from paygent.failopen import OTHER, attempt, diagnostics
 from paygent.types import GuardResult
 
-_QUEUE_MAX = 20_000  # calls in one round; more are counted as dropped
+_QUEUE_MAX = 10_000  # calls in one round; more are counted as dropped
 _OPERATIONS_MAX = 200  # operations and models of a quarter of an hour; more count as "other"
 _PPM = 10**6
 _USAGE_PPM_MAX = 10**15
@@ -100,7 +101,8 @@ class GateLog:
 
     def count_unmetered(self, operation: str, model: str) -> None:
         """Count a call that no adapter can meter, and that passes."""
-        self._add(_Unmetered(self._now_us(), operation, model))
+        names = operation[:NAME_CHARS_MAX], model[:NAME_CHARS_MAX]
+        self._add(_Unmetered(self._now_us(), *names))
 
     def _add(self, item: _AtGate | _Unmetered) -> None:
         if len(self._queue) >= _QUEUE_MAX:
@@ -111,23 +113,26 @@ class GateLog:
 
     # -- the delivery thread
 
-    def take(self) -> list[LedgerRecord]:
-        """Return what is to be delivered since the last time."""
-        at_gates: dict[tuple[str, ...], list[_AtGate]] = {}
+    def take(self, records_max: int = _QUEUE_MAX) -> list[LedgerRecord]:
+        """Return what is to be delivered since the last time, in at most so many records; what is
+        left waits here for the next time.
+        """
+        at_gates: dict[tuple[Any, ...], list[_AtGate]] = {}
         changed: set[tuple[int, str, str]] = set()
-        for _ in range(len(self._queue)):
+        for _ in range(min(len(self._queue), records_max)):
             item = self._queue.popleft()
             if isinstance(item, _Unmetered):
                 changed.add(self._count(item))
             else:
                 at_gates.setdefault(_alike(item), []).append(item)
-        records: list[LedgerRecord] = [_gate_event(items) for items in at_gates.values()]
+        made = (attempt("gate_log", _gate_event, items) for items in at_gates.values())
+        records: list[LedgerRecord] = [event for event in made if event is not None]
         process = self._process()
         records += [UnmeteredCount(process, *key, self._unmetered[key]) for key in sorted(changed)]
-        if changed:
-            last_us = max(since_us for since_us, _, _ in self._unmetered)
-            for key in [each for each in self._unmetered if each[0] < last_us - QUARTER_US]:
-                del self._unmetered[key]  # its last number was sent
+        # Their last number was sent. A clock that was set back meets its quarter again.
+        past_us = self._now_us() - 2 * QUARTER_US
+        for key in [key for key in self._unmetered if key[0] < past_us and key not in changed]:
+            del self._unmetered[key]
         return records
 
     def _count(self, item: _Unmetered) -> tuple[int, str, str]:
@@ -138,13 +143,13 @@ class GateLog:
         return key
 
 
-def _alike(item: _AtGate) -> tuple[str, ...]:
+def _alike(item: _AtGate) -> tuple[Any, ...]:
     """Return what calls have in common that are reported as one."""
     result = item.result
     return (
         result.user_id or MISSING_USER_ID,
         *(item.session_id, result.status, result.gate_reason or "", result.model or ""),
-        str(item.blocked),
+        *(item.blocked, item.at_us // QUARTER_US),  # a day ends with a quarter of an hour
     )
 
 
@@ -161,14 +166,8 @@ def _gate_event(items: list[_AtGate]) -> GateEvent:
         model=(result.model or "")[:NAME_CHARS_MAX],
         blocked=items[0].blocked,
         usage_ppm=min(round(result.usage_pct * _PPM), _USAGE_PPM_MAX),
-        current_value=_decimal_text(result.current_value),
-        limit_value=_decimal_text(result.limit_value),
+        current_value=decimal_text(Decimal(repr(result.current_value))),
+        limit_value=decimal_text(Decimal(repr(result.limit_value))),
         message=(result.message or "")[:MESSAGE_CHARS_MAX],
         calls=len(items),
     )
-
-
-def _decimal_text(value: float) -> str:
-    """Return a figure of a limit as decimal text, exactly: it is the shortest of its double."""
-    text = f"{Decimal(repr(value)):.9f}"
-    return text.rstrip("0").rstrip(".")

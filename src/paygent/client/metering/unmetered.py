@@ -67,7 +67,11 @@ class UnmeteredCalls:
         self.let_pass(notice, *args, operation=operation, model=model)
 
     def let_pass(self, notice: Notice, *args: str, operation: str, model: Any = None) -> None:
-        """Count a call that has passed, in reports as well; for the arguments see `admit`."""
+        """Count a call that passes, for reports and in the process's counters; log the first one.
+
+        Args:
+            notice, args, operation, model: As of `admit`.
+        """
         self._gate_log.count_unmetered(operation, model if isinstance(model, str) else "")
         self.note(notice, *args, subject=operation)
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any, Literal
 
 from paygent.core.event_json import CLOCK_SKEW_MAX_US, bounded_metadata
 from paygent.core.messages import GateEvent
+from paygent.core.money import decimal_text
 from paygent.server.api import schemas
 from paygent.server.api.parameters import (
     CursorQuery,
     LimitQuery,
-    TextQuery,
+    ReasonQuery,
     TimeQuery,
     UserPath,
     read_moment,
@@ -43,7 +43,7 @@ async def add_gate_events(
 async def list_gate_events(
     user_id: UserPath,
     status: Literal["soft_gate", "hard_gate"] | None = None,
-    gate_reason: TextQuery = None,
+    gate_reason: ReasonQuery = None,
     blocked_only: bool = False,
     since: TimeQuery = None,
     until: TimeQuery = None,
@@ -86,16 +86,12 @@ def _gate_event(given: schemas.NewGateEvent, now_us: int) -> GateEvent:
         model=given.model or "",
         blocked=given.blocked,
         usage_ppm=round(given.usage_pct * _PPM),
-        current_value=_decimal_text(given.current_value),
-        limit_value=_decimal_text(given.limit_value),
+        current_value=decimal_text(given.current_value),
+        limit_value=decimal_text(given.limit_value),
         message=given.message or "",
         metadata=bounded_metadata(given.metadata) if given.metadata else None,
         calls=given.calls,
     )
-
-
-def _decimal_text(value: Decimal) -> str:
-    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def _shape(event: GateEvent) -> schemas.GateEvent:

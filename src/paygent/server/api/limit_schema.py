@@ -19,6 +19,7 @@ class LimitUsage(Answer):
     cap: float = Field(description="Dollars, tokens or calls, as `metric` says.")
     used: float | None = Field(description="Null for a limit of each session.")
     resets_at: Time | None
+    reached: bool
     reached_at: Time | None = Field(
         description="When it will be reached at the pace so far; null if not in this window."
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Path, Query
 from pydantic import AfterValidator
 
-from paygent.core.event_json import ID_CHARS_MAX, read_time
+from paygent.core.event_json import ID_CHARS_MAX, REASON_CHARS_MAX, read_time
 from paygent.core.period import to_us
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.server.api.schemas import LIST_MAX
@@ -47,6 +47,9 @@ CursorQuery = Annotated[
 TimeQuery = Annotated[
     str | None,
     Query(max_length=_TIME_CHARS_MAX, description="A time in ISO 8601, or a day (YYYY-MM-DD)."),
+]
+ReasonQuery = Annotated[
+    str | None, Query(max_length=REASON_CHARS_MAX), AfterValidator(_without_nul)
 ]
 TextQuery = Annotated[str | None, Query(max_length=NAME_CHARS_MAX), AfterValidator(_without_nul)]
 

@@ -1,6 +1,6 @@
 """Reports: usage and cost, margins, gates and quality of a product, as JSON pages or as CSV.
 
-Every report takes a span of time, an order and a page (`Asked`), besides its own keys and filters.
+Every report takes a span of time, an order and a page (`ReportQuery`), and its keys and filters.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from paygent.core.report_request import (
 from paygent.core.tally import GATE_KEYS, QUALITY_KEYS, TallyKind
 from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue
 from paygent.server.api import report_schema
-from paygent.server.api.parameters import CursorQuery, TextQuery, TimeQuery
+from paygent.server.api.parameters import CursorQuery, ReasonQuery, TextQuery, TimeQuery
 from paygent.server.backend import ForTenant, Tenant
 from paygent.server.cursors import read_cursor, write_cursor
 from paygent.server.routes import api_router, needs
@@ -71,7 +71,7 @@ _TAGS = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReportQuery:
     """The parameters that every report takes."""
 
     since: Annotated[TimeQuery, Query(alias="from")] = None
@@ -111,7 +111,7 @@ class Asked:
         return replace(request, after=Cursor(*place))
 
 
-ForReport = Annotated[Asked, Depends()]
+ForReport = Annotated[ReportQuery, Depends()]
 
 
 def _keys_query(keys: Iterable[str], more: str = "") -> Any:
@@ -128,7 +128,7 @@ def _keys_query(keys: Iterable[str], more: str = "") -> Any:
 )
 async def show_spend(
     request: Request,
-    asked: ForReport,
+    query: ForReport,
     by: Annotated[str, _keys_query(KEYS, " and tag:KEY")] = "user",
     user: TextQuery = None,
     model: TextQuery = None,
@@ -151,8 +151,8 @@ async def show_spend(
         "plan": plan,
         "session": session,
     }
-    wanted = asked.request(SPEND, by=by, **filters, **_tags(request))
-    if asked.output == "csv":
+    wanted = query.request(SPEND, by=by, **filters, **_tags(request))
+    if query.output == "csv":
         return await _csv(tenant, _spend_rows, wanted)
     return Response(await tenant.ask(_spend_page, tenant.store, wanted), media_type=_JSON)
 
@@ -165,7 +165,7 @@ async def show_spend(
     tags=["reports"],
 )
 async def show_margin(
-    asked: ForReport,
+    query: ForReport,
     by: MarginKey = "user",
     user: TextQuery = None,
     plan: TextQuery = None,
@@ -177,8 +177,8 @@ async def show_margin(
     the user's plan. The projection is the cost at the end of the time at the pace so far. By user,
     `shares` is what the dearest 1, 5 and 10 percent of the users cost.
     """
-    wanted = asked.request(MARGIN, by=by, user=user, plan=plan)
-    if asked.output == "csv":
+    wanted = query.request(MARGIN, by=by, user=user, plan=plan)
+    if query.output == "csv":
         return await _csv(tenant, _margin_rows, wanted)
     return Response(await tenant.ask(_margin_page, tenant.store, wanted), media_type=_JSON)
 
@@ -191,10 +191,10 @@ async def show_margin(
     tags=["reports"],
 )
 async def show_gates(
-    asked: ForReport,
+    query: ForReport,
     by: Annotated[str, _keys_query(GATE_KEYS)] = "user",
     user: TextQuery = None,
-    reason: Annotated[TextQuery, Query(max_length=2 * NAME_CHARS_MAX)] = None,
+    reason: ReasonQuery = None,
     tenant: Tenant = ForTenant,
 ) -> Response:
     """Return calls that reached a gate, those with most refusals first.
@@ -203,8 +203,8 @@ async def show_gates(
     these that were refused. `shadow_calls` ran past a hard gate, in shadow mode or with
     `raise_on_hard_gate=False`, and `shadow_cost` is what they cost. `from` and `to` are whole days.
     """
-    wanted = asked.request(GATES, by=by, user=user, reason=reason)
-    return await _tally(tenant, "gates", wanted, asked)
+    wanted = query.request(GATES, by=by, user=user, reason=reason)
+    return await _tally(tenant, "gates", wanted, query)
 
 
 @router.get(
@@ -215,7 +215,7 @@ async def show_gates(
     tags=["reports"],
 )
 async def show_quality(
-    asked: ForReport,
+    query: ForReport,
     by: Annotated[str, _keys_query(QUALITY_KEYS)] = "model",
     model: TextQuery = None,
     provider: TextQuery = None,
@@ -228,8 +228,8 @@ async def show_quality(
     `unmetered` calls have passed without an event, because no adapter can meter their `operation`;
     they have no provider, and the model that the application named. `from` and `to` are whole days.
     """
-    wanted = asked.request(QUALITY, by=by, model=model, provider=provider, operation=operation)
-    return await _tally(tenant, "quality", wanted, asked)
+    wanted = query.request(QUALITY, by=by, model=model, provider=provider, operation=operation)
+    return await _tally(tenant, "quality", wanted, query)
 
 
 def _tags(request: Request) -> dict[str, str]:
@@ -270,8 +270,10 @@ def _cursor(following: Cursor | None, wanted: SpendRequest) -> str | None:
     return following and write_cursor(*following[: 1 + len(wanted.by)])
 
 
-async def _tally(tenant: Tenant, kind: TallyKind, wanted: SpendRequest, asked: Asked) -> Response:
-    if asked.output == "csv":
+async def _tally(
+    tenant: Tenant, kind: TallyKind, wanted: SpendRequest, query: ReportQuery
+) -> Response:
+    if query.output == "csv":
         return await _csv(tenant, _tally_rows, kind, wanted)
     body = await tenant.ask(_tally_page, tenant.store, kind, wanted)
     return Response(body, media_type=_JSON)

@@ -391,7 +391,7 @@ GateEvents = Annotated[list[NewGateEvent], Field(max_length=BATCH_MAX)]
 
 
 class GateEvent(Answer):
-    """A call that reached a gate, or several that did for the same reason within a second."""
+    """A call that reached a gate, or several that are alike, in one round of delivery."""
 
     id: str
     user_id: str

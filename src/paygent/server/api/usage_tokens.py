@@ -81,7 +81,7 @@ async def show_limits(user_id: UserPath, tenant: Tenant = ForTenant) -> limit_sc
 
 
 def _limit_shape(state: LimitState) -> limit_schema.LimitUsage:
-    limit, account, spent, forecast_us = state
+    limit, account, spent, is_reached, forecast_us = state
     resets = account is not None and account.end_us != END_OF_TIME_US
     return limit_schema.LimitUsage(
         metric=limit.metric,
@@ -91,6 +91,7 @@ def _limit_shape(state: LimitState) -> limit_schema.LimitUsage:
         cap=_figure(limit, limit.cap_exact or 0),
         used=None if account is None else _figure(limit, spent),
         resets_at=time_of(account.end_us) if account is not None and resets else None,
+        reached=is_reached,
         reached_at=None if forecast_us is None else time_of(forecast_us),
     )
 

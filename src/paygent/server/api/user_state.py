@@ -25,14 +25,16 @@ class LimitState(NamedTuple):
         limit: The limit, with overrides.
         account: Its account; None for a limit of sessions, each of which has its own.
         spent: In the account's window, in the limit's unit.
-        reached_us: When it will be reached, at the pace so far in its window; None if not in this
-            window, or where no window ends.
+        is_reached: Whether it is used up.
+        reached_us: When it will be reached, at the pace so far in its window; None if it is
+            reached, or not in this window, or where no window ends.
     """
 
     limit: Limit
     account: AccountKey | None
     spent: int
-    reached_us: int | None
+    is_reached: bool = False
+    reached_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,25 +81,18 @@ def read_user_state(
     figures = store.read(product, (question,), now_us).users[user.user_id]
     states = []
     for limit, account in accounts:
-        spent = 0 if account is None else figures.spent.get(account, 0)
-        forecast_us = _reached_us(plan, limit, account, spent, user.created_us, now_us)
-        states.append(LimitState(limit, account, spent, forecast_us))
+        if account is None:
+            states.append(LimitState(limit, None, 0))
+            continue
+        spent = figures.spent.get(account, 0)
+        cap, soft_ppm, hard_ppm = limit.cap_exact or 0, plan.soft_gate_ppm, plan.hard_gate_ppm
+        line = thresholds_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm).block
+        forecast_us = None
+        if account.end_us != END_OF_TIME_US:
+            window = Window(account.start_us, account.end_us)
+            forecast_us = reached_us(spent, line, window, user.created_us, now_us)
+        states.append(LimitState(limit, account, spent, spent >= line, forecast_us))
     return UserState(user, name, plan, period, figures.by_model, tuple(states))
-
-
-def _reached_us(
-    plan: PlanConfig,
-    limit: Limit,
-    account: AccountKey | None,
-    spent: int,
-    created_us: int,
-    now_us: int,
-) -> int | None:
-    if account is None or account.end_us == END_OF_TIME_US:
-        return None
-    cap, soft_ppm, hard_ppm = limit.cap_exact or 0, plan.soft_gate_ppm, plan.hard_gate_ppm
-    line = thresholds_of(cap, soft_gate_ppm=soft_ppm, hard_gate_ppm=hard_ppm).block
-    return reached_us(spent, line, Window(account.start_us, account.end_us), created_us, now_us)
 
 
 def _account_of(limit: Limit, period: Window, now_us: int) -> AccountKey | None:

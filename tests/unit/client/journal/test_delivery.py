@@ -473,7 +473,7 @@ def test_deliver__a_record_that_cannot_be_read__is_counted_and_passed_over(
     bench: Bench, tmp_path: Path, swallowed: Any
 ) -> None:
     """One bad record does not stand in the way of the others; it is kept for a person."""
-    swallowed.expect("event_record", "directory_record")
+    swallowed.expect("event_record", "ledger_record")
     bench.journal.append(b'{"k":"end","id":"bad"}')
     bench.journal.append(b'{"k":"plan"}')
     bench.journal.append(b'{"k":"of tomorrow"}')

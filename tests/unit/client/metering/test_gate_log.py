@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.conftest import Swallowed
 
 from paygent.client.metering import gate_log as module
 from paygent.client.metering.gate_log import GateLog
@@ -176,3 +177,45 @@ def test_fork__what_is_not_delivered__is_the_parents(bench: Bench) -> None:
     assert bench.log.take() == []
     bench.log.count_unmetered("a", "m")
     assert [calls for *_, calls in bench.counts()] == [1]
+
+
+def test_unmetered__names_of_any_length__are_accepted_by_a_ledger(bench: Bench) -> None:
+    """They are cut like those of gate events."""
+    bench.log.count_unmetered("o" * 300, "m" * 300)
+    (record,) = bench.log.take()
+    assert record_from_json(json.loads(json.dumps(record_to_json(record)))) == record
+
+
+def test_unmetered__a_clock_that_was_ahead__goes_on_where_it_was(bench: Bench) -> None:
+    """An hour's moment of a wrong time does not make every count begin again."""
+    bench.at_us += 4 * QUARTER_US
+    bench.log.count_unmetered("a", "m")
+    assert [calls for *_, calls in bench.counts()] == [1]
+    bench.at_us -= 4 * QUARTER_US
+    found = []
+    for _ in range(20):
+        bench.log.count_unmetered("a", "m")
+        found += [calls for *_, calls in bench.counts()]
+    assert found == list(range(1, 21))
+
+
+def test_take__calls_on_both_sides_of_a_quarter__are_two_events(bench: Bench) -> None:
+    """One of them may be midnight, wherever the product is."""
+    bench.at_us = NOON_US // QUARTER_US * QUARTER_US - 1
+    bench.log.refuse(result(), "s1", blocked=True)
+    bench.at_us += 1
+    for _ in range(9):
+        bench.log.refuse(result(), "s1", blocked=True)
+    found = [(each.at_us, each.calls) for each in bench.log.take() if isinstance(each, GateEvent)]
+    assert found == [(bench.at_us - 1, 1), (bench.at_us, 9)]
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_take__a_figure_that_is_none__costs_no_other_record(
+    bench: Bench, swallowed: Swallowed, value: float
+) -> None:
+    """It is counted, and the rest is delivered."""
+    swallowed.expect("gate_log")
+    bench.log.refuse(result(usage_pct=value), blocked=True)
+    bench.log.refuse(result("session_spend"), blocked=True)
+    assert [each.gate_reason for each in bench.log.take()] == ["session_spend"]  # type: ignore[union-attr]
