@@ -347,9 +347,8 @@ def request_to_query(request: SpendRequest, rows_max: int, cursor: str | None) -
     sort = f"-{request.sort}" if request.is_descending else request.sort
     query = {"by": ",".join(request.by), "sort": sort, "limit": str(rows_max)}
     for name, moment in (("from", request.start), ("to", request.end)):
-        if moment is not None:
-            shown = to_datetime(moment) if isinstance(moment, int) else moment
-            query[name] = shown.isoformat()
+        if (shown := _shown(moment)) is not None:
+            query[name] = shown
     if request.period is not None:
         query["period"] = request.period
     for name, value in request.where.items():
@@ -374,6 +373,13 @@ def _us_of(moment: date | int | None, otherwise: date, zone: str) -> int:
     return start_of_day(otherwise if moment is None else moment, zone)
 
 
+def _shown(moment: date | int | None) -> str | None:
+    """Return a moment as it is written."""
+    if moment is None:
+        return None
+    return (to_datetime(moment) if isinstance(moment, int) else moment).isoformat()
+
+
 def _check_days(start_us: int, end_us: int, request: SpendRequest, zone: str) -> None:
     """Check that a span of time begins and ends with a day."""
     names = request.names
@@ -384,7 +390,7 @@ def _check_days(start_us: int, end_us: int, request: SpendRequest, zone: str) ->
         if at_us != start_of_day(date.fromisoformat(day_in_zone(at_us, zone)), zone):
             if request.period is None:
                 rule = f"must be the start of a day in {zone}: this report counts whole days"
-                raise InvalidValue("report", (FieldError(name, moment, rule),))
+                raise InvalidValue("report", (FieldError(name, _shown(moment), rule),))
             rule = f"must begin and end with a day in {zone}; give {names.start} and {names.end}"
             raise InvalidValue("report", (FieldError("period", request.period, rule),))
 
@@ -396,7 +402,7 @@ def _check_span(start_us: int, end_us: int, request: SpendRequest) -> None:
         return
     if request.end is None:  # which is not the caller's
         rule = f"must be at most {_YEARS_MAX} years ago" if is_long else "must be before the end"
-        raise InvalidValue("report", (FieldError(names.start, request.start, rule),))
+        raise InvalidValue("report", (FieldError(names.start, _shown(request.start), rule),))
     rule = f"at most {_YEARS_MAX} years after" if is_long else "after"
-    error = FieldError(names.end, request.end, f"must be {rule} {names.start}")
+    error = FieldError(names.end, _shown(request.end), f"must be {rule} {names.start}")
     raise InvalidValue("report", (error,))

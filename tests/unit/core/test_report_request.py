@@ -216,7 +216,7 @@ def test_resolve__a_span_that_is_none__names_its_end(start: date, end: date, rul
     with pytest.raises(InvalidValue) as caught:
         resolve(request, "UTC", NOON_US)
     (error,) = caught.value.findings
-    assert (error.field, error.value, error.rule) == ("to", end, rule)
+    assert (error.field, error.value, error.rule) == ("to", end.isoformat(), rule)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_resolve__a_span_without_an_end__names_its_start(start: date, rule: str)
     with pytest.raises(InvalidValue) as caught:
         resolve(SpendRequest(("user",), start=start, names=REST), "UTC", NOON_US)
     (error,) = caught.value.findings
-    assert (error.field, error.value, error.rule) == ("from", start, rule)
+    assert (error.field, error.value, error.rule) == ("from", start.isoformat(), rule)
 
 
 def test_request_to_query__read_again__is_the_same_request() -> None:
