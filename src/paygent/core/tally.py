@@ -174,13 +174,7 @@ def fold_quality(
         _add_to(tallies, _quality_keys(fact), fact.at_us, metered_counts(fact.figures), query)
     for each in counts:
         day = day_in_zone(each.since_us, zone)
-        values = {
-            "model": each.model,
-            "provider": "",
-            "operation": each.operation,
-            "day": day,
-            "month": day[:7],
-        }
+        values = unmetered_keys(each.model, each.operation, day)
         _add_to(tallies, values, each.since_us, unmetered_counts(each.calls), query)
     return tallies
 
@@ -188,6 +182,12 @@ def fold_quality(
 def _quality_keys(fact: Fact) -> dict[str, str]:
     names = [name for name in QUALITY_KEYS if name != "operation"]
     return {"operation": "", **{name: fact.key(name) for name in names}}
+
+
+def unmetered_keys(model: str, operation: str, day: str) -> dict[str, str]:
+    """Return the value of each key for unmetered calls; their provider is not known."""
+    values = {"model": model, "provider": "", "operation": operation}
+    return {**values, "day": day, "month": day[:7]}
 
 
 def metered_counts(figures: Figures) -> Counts:

@@ -7,7 +7,7 @@ of calls is in the rollup of the product, a few rows a day, beside the counts of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from paygent.core.period import day_in_zone
 from paygent.core.report import START, TIME_KEYS, Cursor, SpendQuery
@@ -24,6 +24,7 @@ from paygent.core.tally import (
     sorted_figure,
     tally_page,
     unmetered_counts,
+    unmetered_keys,
 )
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import days_with_gates
@@ -147,14 +148,7 @@ def _add_metered(
 def _add_unmetered(sql: Statements, query: SpendQuery, zone: str, tallies: Tallies) -> None:
     first, last = _days(query, zone)
     for row in sql.unmetered_calls_of_days(first=first, last=last):
-        day = str(row["day"])
-        values: dict[str, Any] = {
-            "model": row["model"],
-            "provider": "",
-            "operation": row["operation"],
-            "day": day,
-            "month": day[:7],
-        }
+        values = unmetered_keys(row["model"], row["operation"], row["day"])
         if all(values[name] == value for name, value in query.where.items()):
             keys = tuple([values[name] for name in query.by])
             add(tallies, keys, unmetered_counts(row["calls"]))
