@@ -26,8 +26,10 @@ from typing import Any, Final, NamedTuple, cast
 
 from paygent.cli.console import is_interactive, make_console
 from paygent.core.event import Event
-from paygent.core.messages import Batch, GateEvent
+from paygent.core.messages import Batch, GateEvent, PlanRecord
 from paygent.core.period import Subscription, Window, billing_period, calendar_month, to_us
+from paygent.core.plan import PlanConfig
+from paygent.core.plan_json import plan_to_json
 from paygent.core.usage import Quality
 from paygent.store.gates import GATE_FIGURES, GATE_KEY, GateSums
 from paygent.store.ledger import SqlStore
@@ -88,6 +90,9 @@ _MODEL_SHARES = list(accumulate(model.share for model in MODELS))
 
 PLANS: Final = {"free": 70.0, "pro": 22.0, "team": 6.0, "enterprise": 2.0}
 """Share of the users, in percent. Those of all but the first plan have a subscription."""
+
+PRICES: Final = {"free": None, "pro": 20, "team": 49, "enterprise": 199}
+"""Dollars for a billing period."""
 
 TEAMS: Final = ("support", "search", "writing", "code", "analytics", "research", "sales", "legal")
 
@@ -469,6 +474,10 @@ def book(
 def _add_users(store: SqlStore, product: str, dataset: Dataset) -> None:
     """Create the product and its users, and on PostgreSQL the partitions of the months."""
     store.add_product("Bench", product_id=product)
+    plans = [
+        PlanRecord(name, plan_to_json(PlanConfig(price=price)), 0) for name, price in PRICES.items()
+    ]
+    store.ingest(product, Batch(records=tuple(plans), at_us=dataset.start_us))
     since_us = dataset.start_us - 40 * DAY_US  # before their subscriptions
     users, assignments = [], []
     for user in dataset.users:
