@@ -329,3 +329,29 @@ def test_margin__a_subscription_that_has_ended__has_no_price(store: SqlStore, cl
     assert report(store, "user", *later).page.total.revenue_nano == 0
     store.add_revenue(PRODUCT, [RevenueEntry("r", "ann", 5, "payment", *later, None)])
     assert report(store, "user", *later).page.total.recorded_nano == 5
+
+
+def test_margin__a_payment_for_an_earlier_and_longer_period__keeps_its_price_out(
+    store: SqlStore, clock: Clock
+) -> None:
+    """A year that was paid in its first month has no plan's price in a later one, whatever plan
+    the user has since; so it is alone and among others.
+    """
+    year_us = 365 * DAY_US
+    plans = (PlanRecord("yearly", plan_to_json(PlanConfig(price=365)), START_US),)
+    store.ingest(PRODUCT, Batch(records=plans, at_us=START_US))
+    clock.at_us = START_US
+    store.add_user(PRODUCT, "ann", None)
+    store.subscribe(PRODUCT, "ann", "yearly", Subscription(START_US, START_US + year_us, "auto"))
+    span = START_US, START_US + 30 * DAY_US
+    store.add_revenue(PRODUCT, [RevenueEntry("r", "ann", 10**9, "payment", *span, None)])
+    late = START_US + 300 * DAY_US, START_US + 320 * DAY_US
+    clock.at_us = START_US + 340 * DAY_US
+    store.subscribe(PRODUCT, "ann", "monthly", None)
+    store.add_user(PRODUCT, "bob", None)
+    for page in (
+        report(store, "user", *late).page,
+        report(store, "user", *late, user="ann").page,
+    ):
+        assert [row.figures.plan_price_nano for row in page.rows if row.key == "ann"] in ([], [0])
+        assert page.total.recorded_nano == 0

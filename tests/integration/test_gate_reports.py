@@ -233,3 +233,16 @@ def test_gates__of_a_process_without_a_journal_file__leave_room_for_usage(
     assert pg.queue_stats["total_dropped"] == 0
     assert "journal_memory_full" not in health["counts"]
     pg.shutdown(0.1)
+
+
+def test_flush__with_refusals_that_have_no_room_yet__waits_for_them() -> None:
+    """A journal in memory takes them in parts; none is left when `flush` returns True."""
+    pg = Paygent.launch(Settings(db_path=":memory:", max_queue_size=25, auto_instrument=False))
+    pg.configure_plan("stopped", PlanConfig(max_spend_per_period=0, cost_rates=RATES))
+    pg.assign_plan("ann", "stopped")
+    for number in range(150):
+        with suppress(PaygentLimitExceeded):
+            call(pg, "ann", session_id=f"s{number}")
+    pg._parts.worker.flush(20.0)
+    assert pg.report_gates().total["refused_calls"] == 150
+    pg.shutdown()

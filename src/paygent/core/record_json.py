@@ -6,6 +6,7 @@ cannot be written and not be read.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
@@ -54,6 +55,11 @@ def record_to_json(record: LedgerRecord) -> dict[str, Any]:
     if isinstance(record, AssignRecord) and record.subscription is not None:
         fields["subscription"] = record.subscription._asdict()
     return {"k": _KIND_OF[type(record)], **fields}
+
+
+def encode_record(record: LedgerRecord) -> bytes:
+    """Return a ledger record as a journal payload."""
+    return json.dumps(record_to_json(record), separators=(",", ":")).encode()
 
 
 def record_from_json(given: Mapping[str, Any]) -> LedgerRecord:

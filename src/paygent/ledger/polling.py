@@ -26,12 +26,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
+from paygent.core.bounded_dict import BoundedDict
 from paygent.core.event import Event
 from paygent.core.event_json import event_to_json
 from paygent.core.message_json import readable
@@ -60,6 +60,7 @@ _READ_S = 4.0  # the users of a batch are read for so long; the others are asked
 
 _NO_ROUTE = (404, 405, 501)
 _UNSENT_MAX = 1_000  # gate events that wait for a backend that does not take them now
+_REPORT_S = 2.0  # so long they are sent with one batch
 _REPORT_RETRY_S = 30.0
 
 _NOT_DOCUMENTED = ("model_key", "details", "gate_reason", "restates")
@@ -116,7 +117,7 @@ class PollingLedger(HttpLedger):
         self._in_doubt: frozenset[str] = frozenset()  # the users of its events
         # Users of batches that began during a reading, by the thread that reads.
         self._touched: dict[int, set[str]] = {}
-        self._unsent: deque[GateEvent] = deque(maxlen=_UNSENT_MAX)
+        self._unsent: BoundedDict[str, GateEvent] = BoundedDict(_UNSENT_MAX)  # by id
         self._report_after_s = 0.0  # when gate events are sent again
 
     def open(self) -> None:
@@ -184,14 +185,18 @@ class PollingLedger(HttpLedger):
         return frozenset(counted), frozenset(unclear)
 
     def _report(self, events: Iterable[GateEvent]) -> None:
-        """Send gate events, with those that could not be sent before. They are no money: what goes
-        wrong with them holds up no usage, and the oldest are dropped if they become too many.
+        """Send gate events, with those that could not be sent before, for a moment. They are no
+        money: what goes wrong with them holds up no usage, and the oldest are dropped if they
+        become too many.
         """
-        self._unsent.extend(events)
-        if not self._unsent or time.monotonic() < self._report_after_s:
+        for event in events:
+            self._unsent[event.gate_event_id] = event
+        until_s = time.monotonic() + _REPORT_S
+        if time.monotonic() < self._report_after_s:
             return
         try:
-            while chunk := list(islice(self._unsent, self._events_max)):
+            while self._unsent and time.monotonic() < until_s:
+                chunk = list(islice(self._unsent.values(), EVENTS_MAX))
                 response = send(
                     self._transport,
                     "POST",
@@ -207,8 +212,8 @@ class PollingLedger(HttpLedger):
                     content(response)
                 except LedgerRefused as error:
                     diagnostics.record_error("ledger_refused", error)
-                for _ in chunk:
-                    self._unsent.popleft()
+                for event in chunk:
+                    self._unsent.pop(event.gate_event_id, None)
         except LedgerUnavailable:
             diagnostics.warn_once(Notice.GATE_EVENTS_UNSENT)
             self._report_after_s = time.monotonic() + _REPORT_RETRY_S

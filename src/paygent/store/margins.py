@@ -141,7 +141,7 @@ def _revenue(
     default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
     accrued = _Accruals(_prices(sql), query, months, default_plan)
     rows = sql.tuples("customers", first_user=first, last_user=last)
-    payments = _payments(sql, first, last, _bounds(rows, accrued.span))
+    payments = _payments(sql, first, last, accrued.span)
     alike: dict[tuple[Any, ...], list[str]] = {}
     others: list[_User] = []
     for row in rows:
@@ -230,26 +230,20 @@ def _contracts(user: _User, assignments: Sequence[Row], default_plan: str) -> tu
     return tuple(contracts)
 
 
-def _bounds(rows: Sequence[tuple[Any, ...]], span: Window) -> Window:
-    """Return a span of time that contains every billing period that touches another one: a payment
-    for any part of a period stands in for the plan's price. No period is longer than the longest
-    that was given, or a month.
-    """
-    lengths = [end_us - start_us for _, _, _, start_us, end_us, *_ in rows if start_us is not None]
-    longest_us = max(lengths, default=0) + _MONTH_US
-    return Window(span.start_us - longest_us, span.end_us + longest_us)
-
-
 def _payments(
-    sql: Statements, first: str, last: str, bounds: Window
+    sql: Statements, first: str, last: str, span: Window
 ) -> dict[str, tuple[Payment, ...]]:
-    """Return the payments that touch a span of time, by user, from a first user to a last one."""
-    start_us, end_us = bounds
+    """Return payments by user, from a first user to a last one: all that touch a billing period
+    that touches a span of time, since a payment for any part of it stands in for the plan's price.
+    """
     users = {"first_user": first, "last_user": last}
+    longest = sql.longest_period(**users)
+    longest_us = max(longest["now_us"] or 0, longest["before_us"] or 0, _MONTH_US)
+    start_us, end_us = span.start_us - longest_us, span.end_us + longest_us
     found = sql.tuples("payments", None, None, **users, start_us=start_us, end_us=end_us)
     by_user: dict[str, list[Payment]] = {}
-    for user_id, amount_nano, start_us, end_us in found:
-        by_user.setdefault(user_id, []).append(Payment(start_us, end_us, amount_nano))
+    for user_id, amount_nano, begin_us, until_us in found:
+        by_user.setdefault(user_id, []).append(Payment(begin_us, until_us, amount_nano))
     return {user_id: tuple(sorted(own)) for user_id, own in by_user.items()}
 
 

@@ -60,8 +60,7 @@ _OF_USERS = (
 """Tables of a namespace that are swept user by user; the users last, since they are the list."""
 
 _BY_KEY = {"event_ids": ("event_id", 2_000), "rollup_user": ("span", 1), "rollup_gate": ("day", 1)}
-"""Tables whose key begins with something else: its column, and how many of its values are swept at
-once.
+"""Tables with a key that begins with another column, and how many of its values are swept at once.
 """
 
 _OF_PRODUCT = (

@@ -116,8 +116,8 @@ class Statements:
         rows: RowsIn | None = None,
         **parameters: Any,
     ) -> list[tuple[Any, ...]]:
-        """Run a reading statement whose rows are many; return them as tuples, which are made in
-        half the time. For the arguments see `stream`.
+        """Run a reading statement with many rows; return them as tuples, which are made in half
+        the time. For the arguments see `stream`.
         """
         parameters["product_id"] = self.product_id
         if rows is not None:

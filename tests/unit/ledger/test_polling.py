@@ -203,7 +203,7 @@ def test_settle__gate_events_of_a_long_failure__are_bounded(
     server.replaced[GATES] = (500, b"")
     records = tuple(make_gate_event(f"g{number}") for number in range(1_500))
     ledger.settle(numbered(1, records=records))
-    assert ledger._unsent[0].gate_event_id == "g500"
+    assert next(iter(ledger._unsent)) == "g500"
 
 
 @pytest.mark.parametrize(("events_max", "sent"), [(3, [3, 3, 1]), (1_000, [7]), (0, [1] * 7)])

@@ -28,7 +28,7 @@ from paygent.client.metering.background_jobs import BackgroundJobs
 from paygent.client.metering.gate_log import GateLog
 from paygent.client.metering.meter import Meter, MeterParts
 from paygent.client.metering.policy import CallPolicy
-from paygent.client.metering.records import RecordWriter, encode_record
+from paygent.client.metering.records import RecordWriter
 from paygent.client.metering.unmetered import UnmeteredCalls
 from paygent.client.runtime import ids
 from paygent.client.runtime.callbacks import Callbacks
@@ -92,7 +92,8 @@ def compose(
         now_us=now_us,
         interval_s=min(SYNC_INTERVAL_S, settings.flush_interval_s) / 2,
         max_batch_size=max_batch_size,
-        before_round=_housekeeping(deferred_ends, gate_log, journal),
+        before_round=_housekeeping(deferred_ends),
+        write_waiting=lambda: gate_log.write(journal),
         enabled=not disabled,
     )
     gate_log.wake = worker.nudge
@@ -166,17 +167,13 @@ def _register_for_forks(parts: Parts) -> None:
         on_fork_child(renew)
 
 
-def _housekeeping(
-    deferred_ends: DeferredEnds, gate_log: GateLog, journal: Journal
-) -> Callable[[], None]:
+def _housekeeping(deferred_ends: DeferredEnds) -> Callable[[], None]:
     """Return the function that the delivery thread calls before each round."""
     next_check_s = 0.0
 
     def before_round() -> None:
         nonlocal next_check_s
         deferred_ends.run()
-        for record in attempt("gate_log", gate_log.take, journal.spare_room) or ():
-            attempt("journal_write", journal.append, encode_record(record))
         now_s = time.monotonic()
         if now_s >= next_check_s:
             next_check_s = now_s + _CHECK_EVERY_S

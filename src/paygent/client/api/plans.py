@@ -14,7 +14,7 @@ from paygent.client.accounts.process_accounts import Accounts
 from paygent.client.api.arguments import check_name, check_user, subscription_of
 from paygent.client.api.queries import UserQueries
 from paygent.client.journal.segments import RECORD_BYTES_MAX
-from paygent.client.metering.records import RecordWriter, encode_record
+from paygent.client.metering.records import RecordWriter
 from paygent.client.runtime.lifecycle import renew_if_forked
 from paygent.core.messages import (
     DEFAULT_PLAN,
@@ -25,6 +25,7 @@ from paygent.core.messages import (
 )
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.record_json import encode_record
 from paygent.core.validation import FieldError, InvalidValue, ValidationErrors
 from paygent.errors import PaygentWarning
 from paygent.failopen import warn

@@ -109,6 +109,7 @@ class Worker:
         interval_s: float,
         max_batch_size: int,
         before_round: Callable[[], None] = lambda: None,
+        write_waiting: Callable[[], bool] = lambda: True,
         enabled: bool = True,
     ) -> None:
         """Store the parts; the threads start with the first call.
@@ -118,6 +119,8 @@ class Worker:
             interval_s: Longest time between a settlement and its delivery.
             max_batch_size: Events per batch, at most.
             before_round: Called by the delivery thread before each of its rounds.
+            write_waiting: Writes what waits outside of the journal into it; returns False if the
+                journal has no room for all of it.
             enabled: False never starts a thread (Paygent is switched off).
         """
         self._enabled = enabled
@@ -129,6 +132,7 @@ class Worker:
         self._now_us = now_us
         self._interval_s = interval_s
         self._before_round = before_round
+        self._write_waiting = write_waiting
         self._is_ending = False
         self._stopping = False  # also stays True in a child of a process that has stopped
         self.renew_after_fork()
@@ -191,15 +195,19 @@ class Worker:
                 if any(thread.name == name for thread in self._threads):
                     continue  # an earlier call started it and could not start the other
                 thread = threading.Thread(target=run, name=name, daemon=True)
-                self._threads.append(thread)  # before it runs: a handler finds it
+                self._threads.append(thread)  # before it runs: a signal handler finds it
                 try:
                     thread.start()
-                except RuntimeError:  # the process has no threads left; the next call tries again
-                    self._threads.remove(thread)
-                    diagnostics.warn_once(Notice.NO_THREAD)
+                except BaseException as error:  # the next call tries again
+                    if thread.ident is None:
+                        self._threads.remove(thread)
+                    if not isinstance(error, RuntimeError):
+                        raise
+                    diagnostics.warn_once(Notice.NO_THREAD)  # the process has no threads left
                     return
-            self._started = True
-            self.needs_nudge = False
+            # In a handler, the thread that it has interrupted the start of does not run yet.
+            self._started = all(thread.ident is not None for thread in self._threads)
+            self.needs_nudge = not self._started
 
     def nudge(self) -> None:
         """Signal that there is something to deliver or refresh; cheap while the thread is awake."""
@@ -243,17 +251,17 @@ class Worker:
         if not self._started or self._stopping:
             return not self._journal.has_unread
         deadline = time.monotonic() + timeout_s
-        # The current round may have begun before the caller's last record, or refusal.
+        # The current round may have read the journal before the caller's last record.
         wanted = self._rounds + 2
         self._adopt_soon = True
-        mark = None
+        is_complete = self._write_waiting()
+        mark = self._journal.mark()
         round_ended = Wakeup()
         self._flushing.append(round_ended)
         try:
-            while mark is None or not self._journal.has_reached(mark):
-                if mark is None and self._rounds >= wanted:
-                    mark = self._journal.mark()  # what the next round found is in the journal
-                    continue
+            while self._rounds < wanted or not (is_complete and self._journal.has_reached(mark)):
+                if not is_complete and self._journal.has_reached(mark):
+                    is_complete, mark = self._write_waiting(), self._journal.mark()
                 left_s = deadline - time.monotonic()
                 if left_s <= 0 or (gives_up and self._is_away and self._rounds >= wanted):
                     return False
@@ -275,7 +283,7 @@ class Worker:
         self._wake.set()
         self._refresh.stop()
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(max(deadline - time.monotonic(), 0.05))
         return not any(thread.is_alive() for thread in self._threads)
 
@@ -461,7 +469,8 @@ class Worker:
         """Deliver everything unread; return whether there was anything to do."""
         worked = False
         while not self._stopping or self._journal.has_unread:
-            self._before_round()  # also while there is a backlog
+            self._before_round()
+            self._write_waiting()  # also while there is a backlog
             if self._adopt_soon or time.monotonic() - self._adopted_s >= _ADOPT_EVERY_S:
                 self._adopt()
             self._journal.maintain()

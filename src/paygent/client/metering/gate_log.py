@@ -8,11 +8,13 @@ money: a process that is killed loses those of its last second.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from paygent.client.journal.journal import Journal
 from paygent.client.runtime.callbacks import Callbacks
 from paygent.client.runtime.ids import new_id
 from paygent.core.event_json import REASON_CHARS_MAX
@@ -25,7 +27,7 @@ from paygent.core.messages import (
 )
 from paygent.core.money import decimal_text
 from paygent.core.notices import Notice
-from paygent.core.record_json import GATE_CALLS_MAX, MESSAGE_CHARS_MAX
+from paygent.core.record_json import GATE_CALLS_MAX, MESSAGE_CHARS_MAX, encode_record
 from paygent.core.validation import NAME_CHARS_MAX
 from paygent.failopen import OTHER, attempt, diagnostics
 from paygent.types import GuardResult
@@ -79,7 +81,8 @@ class GateLog:
     def renew_after_fork(self) -> None:
         """Forget what is the parent's to deliver."""
         self._queue: deque[_AtGate | _Unmetered] = deque()
-        self._unmetered: dict[tuple[int, str, str], int] = {}  # of this quarter of an hour
+        self._unmetered: dict[tuple[int, str, str], int] = {}  # of the last quarters of an hour
+        self._taking = threading.RLock()  # a signal handler may wait for a delivery, too
 
     # -- called by anyone
 
@@ -111,7 +114,14 @@ class GateLog:
         self._queue.append(item)
         self.wake()
 
-    # -- the delivery thread
+    # -- the delivery thread, and who waits for it
+
+    def write(self, journal: Journal) -> bool:
+        """Write what waits here into the journal; return False if that has no room for all."""
+        with self._taking:
+            for record in attempt("gate_log", self.take, journal.spare_room) or ():
+                attempt("journal_write", journal.append, encode_record(record))
+        return not self._queue
 
     def take(self, records_max: int = _QUEUE_MAX) -> list[LedgerRecord]:
         """Return what is to be delivered since the last time, in at most so many records; what is
@@ -131,14 +141,17 @@ class GateLog:
         records += [UnmeteredCount(process, *key, self._unmetered[key]) for key in sorted(changed)]
         # Their last number was sent. A clock that was set back meets its quarter again.
         past_us = self._now_us() - 2 * QUARTER_US
-        for key in [key for key in self._unmetered if key[0] < past_us and key not in changed]:
-            del self._unmetered[key]
+        if not self._queue:  # what waits there may be of their time
+            for key in [key for key in self._unmetered if key[0] < past_us and key not in changed]:
+                del self._unmetered[key]
         return records
 
     def _count(self, item: _Unmetered) -> tuple[int, str, str]:
-        key = item.at_us // QUARTER_US * QUARTER_US, item.operation, item.model
-        if key not in self._unmetered and len(self._unmetered) >= _OPERATIONS_MAX:
-            key = key[0], OTHER, ""
+        since_us = item.at_us // QUARTER_US * QUARTER_US
+        key = since_us, item.operation, item.model
+        if key not in self._unmetered:
+            of_this_time = sum(1 for known_us, _, _ in self._unmetered if known_us == since_us)
+            key = key if of_this_time < _OPERATIONS_MAX else (since_us, OTHER, "")
         self._unmetered[key] = min(self._unmetered.get(key, 0) + 1, GATE_CALLS_MAX)
         return key
 

@@ -5,7 +5,6 @@ Each is appended to the journal, and wakes the delivery thread. Nothing here is 
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,7 +20,7 @@ from paygent.core.explain import rates_to_json
 from paygent.core.gate import warning
 from paygent.core.messages import LedgerRecord, PriceRecord
 from paygent.core.pricing import Rates
-from paygent.core.record_json import record_to_json
+from paygent.core.record_json import encode_record
 from paygent.failopen import attempt
 from paygent.types import guard_result, usage_event
 
@@ -96,8 +95,3 @@ class RecordWriter:
     def renew_after_fork(self) -> None:
         """Forget which price lists were recorded: those records are the parent's to deliver."""
         self._listed = set()
-
-
-def encode_record(record: LedgerRecord) -> bytes:
-    """Return a ledger record as a journal payload."""
-    return json.dumps(record_to_json(record), separators=(",", ":")).encode()

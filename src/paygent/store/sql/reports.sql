@@ -242,6 +242,18 @@ SELECT
 FROM users
 WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user;
 
+-- name: longest_period^
+-- The longest billing period that users have or had, in microseconds; NULL where all have calendar months.
+SELECT
+    (
+        SELECT MAX(u.period_end_us - u.period_start_us) FROM users AS u
+        WHERE u.product_id = :product_id AND u.user_id >= :first_user AND u.user_id <= :last_user
+    ) AS now_us,
+    (
+        SELECT MAX(a.period_end_us - a.period_start_us) FROM assignments AS a
+        WHERE a.product_id = :product_id AND a.user_id >= :first_user AND a.user_id <= :last_user
+    ) AS before_us;
+
 -- name: payments
 -- Revenue for a span of time that touches another.
 SELECT user_id, amount_nano, period_start_us, period_end_us FROM revenue

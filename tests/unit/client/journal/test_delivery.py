@@ -1443,3 +1443,21 @@ def test_ask__a_question_that_is_refused__does_not_fail_those_beside_it(
     users = [bench.user(name) for name in ("a", "odd", "b", "c")]
     answers = [bench.worker.ask(user, None, WAIT_S) for user in users]
     assert [answer.result(WAIT_S) for answer in answers] == [True, False, True, True]
+
+
+def test_start__an_interruption_before_a_thread_runs__is_made_up_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of the first call: the next one starts what is missing."""
+    original = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        monkeypatch.setattr(threading.Thread, "start", original)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bench.worker.start()
+    assert not bench.worker.is_running
+    assert bench.worker.flush(WAIT_S)
+    assert bench.worker.stop(WAIT_S)

@@ -219,3 +219,30 @@ def test_take__a_figure_that_is_none__costs_no_other_record(
     bench.log.refuse(result(usage_pct=value), blocked=True)
     bench.log.refuse(result("session_spend"), blocked=True)
     assert [each.gate_reason for each in bench.log.take()] == ["session_spend"]  # type: ignore[union-attr]
+
+
+def test_unmetered__as_many_names_in_each_quarter__have_room_in_each(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bound is of a quarter of an hour."""
+    monkeypatch.setattr(module, "_OPERATIONS_MAX", 2)
+    for quarter in range(4):
+        bench.at_us = NOON_US + quarter * QUARTER_US
+        for name in ("a", "b"):
+            bench.log.count_unmetered(f"{name}{quarter}", "m")
+        assert {operation for _, operation, _, _ in bench.counts()} == {
+            f"a{quarter}",
+            f"b{quarter}",
+        }
+
+
+def test_unmetered__calls_that_wait_for_room__go_on_from_their_number(bench: Bench) -> None:
+    """However long there is no room."""
+    for _ in range(5):
+        bench.log.count_unmetered("a", "m")
+    assert [calls for *_, calls in bench.counts()] == [5]
+    for _ in range(10):
+        bench.log.count_unmetered("a", "m")
+    bench.at_us += 4 * QUARTER_US
+    assert bench.log.take(0) == []
+    assert [calls for *_, calls in bench.counts()] == [15]
