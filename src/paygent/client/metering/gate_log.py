@@ -130,7 +130,10 @@ class GateLog:
         at_gates: dict[tuple[Any, ...], list[_AtGate]] = {}
         changed: set[tuple[int, str, str]] = set()
         for _ in range(min(len(self._queue), records_max)):
-            item = self._queue.popleft()
+            try:
+                item = self._queue.popleft()
+            except IndexError:  # a signal handler that waits for a delivery has taken it
+                break
             if isinstance(item, _Unmetered):
                 changed.add(self._count(item))
             else:
