@@ -88,7 +88,7 @@ class GateLog:
 
     def warn(self, result: GuardResult, session_id: str) -> None:
         """Report a call that passed its warn line."""
-        self._add(_AtGate(self._now_us(), session_id, False, result))
+        self._add(_AtGate, session_id, False, result)
         self._callbacks.fire("soft_gate", result)
 
     def refuse(self, result: GuardResult, session_id: str = "", *, blocked: bool) -> None:
@@ -99,19 +99,22 @@ class GateLog:
             session_id: Its session; "" where it has none yet.
             blocked: Whether it is refused, and does not run in spite of it.
         """
-        self._add(_AtGate(self._now_us(), session_id, blocked, result))
+        self._add(_AtGate, session_id, blocked, result)
         self._callbacks.fire("hard_gate", result)
 
     def count_unmetered(self, operation: str, model: str) -> None:
         """Count a call that no adapter can meter, and that passes."""
-        names = operation[:NAME_CHARS_MAX], model[:NAME_CHARS_MAX]
-        self._add(_Unmetered(self._now_us(), *names))
+        self._add(_Unmetered, operation[:NAME_CHARS_MAX], model[:NAME_CHARS_MAX])
 
-    def _add(self, item: _AtGate | _Unmetered) -> None:
+    def _add(self, kind: type[_AtGate | _Unmetered], *fields: Any) -> None:
+        # Guarded, because a refusal is raised after this.
+        attempt("gate_log", self._add_now, kind, fields)
+
+    def _add_now(self, kind: type[_AtGate | _Unmetered], fields: tuple[Any, ...]) -> None:
         if len(self._queue) >= _QUEUE_MAX:
             diagnostics.warn_once(Notice.GATE_LOG_FULL)
             return
-        self._queue.append(item)
+        self._queue.append(kind(self._now_us(), *fields))
         self.wake()
 
     # -- the delivery thread, and who waits for it

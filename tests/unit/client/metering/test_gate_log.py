@@ -246,3 +246,24 @@ def test_unmetered__calls_that_wait_for_room__go_on_from_their_number(bench: Ben
     bench.at_us += 4 * QUARTER_US
     assert bench.log.take(0) == []
     assert [calls for *_, calls in bench.counts()] == [15]
+
+
+@pytest.mark.parametrize("where", ["wake", "_now_us"])
+def test_log__a_failure_in_it__stops_neither_callbacks_nor_a_refusal(
+    bench: Bench, swallowed: Swallowed, where: str
+) -> None:
+    """A call is refused after it was reported: what fails here must not let it pass."""
+
+    def broken() -> Any:
+        raise RuntimeError("a bug of ours")
+
+    setattr(bench.log, where, broken)
+    swallowed.expect("gate_log")
+    heard: list[Any] = []
+    bench.callbacks.register("hard_gate", heard.append)
+    bench.callbacks.register("soft_gate", heard.append)
+    bench.log.refuse(result(), blocked=True)
+    bench.log.warn(result(status="soft_gate"), "s1")
+    bench.log.count_unmetered("a", "m")
+    bench.callbacks.flush(5.0)
+    assert len(heard) == 2
