@@ -87,7 +87,9 @@ def _head(event: Event) -> Iterator[str]:
     named = f" (counts as {event.model_key})" if event.model_key != event.model else ""
     yield f"model      {model}{named}{f', {event.provider}' if event.provider else ''}"
     yield f"plan       {event.plan}"
-    yield f"quality    {event.quality}, {event.source}" + (", blocked" if event.blocked else "")
+    reason = f" ({event.gate_reason})" if event.gate_reason else ""
+    blocked = f", blocked{reason}" if event.blocked else ""
+    yield f"quality    {event.quality}, {event.source}{blocked}"
     if event.description:
         yield f"for        {event.description}"
     if event.corrects is not None:

@@ -91,6 +91,14 @@ def test_explain__a_call__shows_each_component_its_rate_and_the_sum(
     assert "1,500 tokens 50,000 tokens 3.0 %" in limits[2]
 
 
+def test_explain__a_call_that_ran_past_a_limit__has_the_reason(pg: Paygent, db_path: str) -> None:
+    """As `UsageEvent.gate_reason` has it."""
+    pg.configure_plan("watched", PlanConfig(max_spend_per_period=0, enforce=False))
+    pg.assign_plan("ann [x]", "watched")
+    _, text = explain(db_path, event_of(pg))
+    assert "quality    exact, auto, blocked (total_spend)" in text
+
+
 def test_explain__a_plans_rate_and_tools__are_shown_separately(pg: Paygent, db_path: str) -> None:
     """The plan's own price list is named, and the cost of tools is separate from tokens."""
     call = {"function": {"name": "search"}}
