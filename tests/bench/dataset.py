@@ -13,6 +13,7 @@ slowly: a test compares what both leave behind.
 from __future__ import annotations
 
 import calendar
+import json
 import os
 import sys
 import time
@@ -37,6 +38,7 @@ from paygent.store.postgres import PostgresStore, make_partition
 from paygent.store.rollups import FIGURES, PRODUCT_KEY, USER_KEY, Rollups
 from paygent.store.rows import event_row
 from paygent.store.statements import Statements
+from paygent.store.tags import TAG_ROLLUP_KEY, TagSums, add_tags, write_tags
 
 DAY_US: Final = 86_400_000_000
 HOUR_US: Final = 3_600_000_000
@@ -90,6 +92,9 @@ _MODEL_SHARES = list(accumulate(model.share for model in MODELS))
 
 PLANS: Final = {"free": 70.0, "pro": 22.0, "team": 6.0, "enterprise": 2.0}
 """Share of the users, in percent. Those of all but the first plan have a subscription."""
+
+TAG_DAYS: Final = {"team": ""}
+"""The declared metadata key, from the first day on."""
 
 PRICES: Final = {"free": None, "pro": 20, "team": 49, "enterprise": 199}
 """Dollars for a billing period."""
@@ -411,6 +416,7 @@ _COLUMNS: Final = {
         *("message", "metadata", "calls"),
     ),
     "rollup_gate": ("product_id", *GATE_KEY, *GATE_FIGURES),
+    "rollup_tag": ("product_id", *TAG_ROLLUP_KEY, *FIGURES, "slot"),
 }
 _SLOT = 0  # of a product's rollup; any is right, since readers sum them
 
@@ -478,6 +484,8 @@ def _add_users(store: SqlStore, product: str, dataset: Dataset) -> None:
         PlanRecord(name, plan_to_json(PlanConfig(price=price)), 0) for name, price in PRICES.items()
     ]
     store.ingest(product, Batch(records=tuple(plans), at_us=dataset.start_us))
+    with store.engine.transaction(product, writes=True) as sql:
+        sql.put_tag_keys(tag_keys=json.dumps(TAG_DAYS))
     since_us = dataset.start_us - 40 * DAY_US  # before their subscriptions
     users, assignments = [], []
     for user in dataset.users:
@@ -512,19 +520,23 @@ class _RolledUp:
     Attributes:
         days: Those of users, without their months.
         products: Those of the product, without a slot.
-        gates: Those of gates.
+        gates, tags: Those of gates and tags.
     """
 
     def __init__(self) -> None:
         self.days: list[tuple[Any, ...]] = []
         self.products: list[tuple[Any, ...]] = []
         self.gates: list[tuple[Any, ...]] = []
+        self.tags: list[tuple[Any, ...]] = []
 
     def roll_up_users(self, *, rows: list[tuple[Any, ...]]) -> None:
         self.days = [row for row in rows if len(row[0]) == len("2026-10-03")]
 
     def roll_up_products(self, *, rows: list[tuple[Any, ...]], slot: int) -> None:
         self.products = [(*row, slot) for row in rows]
+
+    def roll_up_tags(self, *, rows: list[tuple[Any, ...]], slot: int) -> None:
+        self.tags = [(*row, slot) for row in rows]
 
     def roll_up_gates(self, *, rows: list[tuple[Any, ...]]) -> None:
         self.gates = rows
@@ -534,18 +546,20 @@ def _add_day(store: SqlStore, product: str, day: str, events: Iterator[Event]) -
     """Store a day with its rollups, in one transaction; return the number of its events."""
     rollups, gates, rolled_up, done = Rollups("UTC"), GateSums("UTC"), _RolledUp(), 0
     sessions: dict[tuple[str, str], list[int]] = {}
+    tags: TagSums = {}
     original: Event | None = None
     with store.engine.transaction(product, writes=True) as sql:
         while chunk := list(islice(events, _EVENTS_CHUNK)):
             for event in chunk:
                 if event.corrects is None:
-                    rollups.add(event, day, is_doubtful=event.quality != "exact")
                     original = event
-                else:
-                    assert original is not None, "a correction follows its original"
-                    rollups.add(event, day, is_doubtful=False)
-                    if event.quality == "exact" and original.quality != "exact":
-                        rollups.resolve(original)
+                assert original is not None, "a correction follows its original"
+                is_doubtful = event is original and event.quality != "exact"
+                figures = rollups.add(event, day, is_doubtful=is_doubtful)
+                add_tags(tags, day, original.metadata, figures, TAG_DAYS)
+                if event is not original and event.quality == "exact" != original.quality:
+                    figures = rollups.resolve(original)
+                    add_tags(tags, day, original.metadata, figures, TAG_DAYS)
                 if event.blocked:
                     calls, cost_nano = event.calls, event.cost_nano
                     gates.add_shadow(day, event.user_id, event.gate_reason, calls, cost_nano)
@@ -564,6 +578,8 @@ def _add_day(store: SqlStore, product: str, day: str, events: Iterator[Event]) -
         _insert(sql, "sessions", rows)
         rollups.write(cast(Statements, rolled_up), _SLOT)
         gates.write(cast(Statements, rolled_up))
+        write_tags(cast(Statements, rolled_up), tags, _SLOT)
+        _insert(sql, "rollup_tag", [(product, *row) for row in rolled_up.tags])
         _insert(sql, "rollup_gate", [(product, *row) for row in rolled_up.gates])
         _insert(sql, "rollup_user", [(product, *row) for row in rolled_up.days])
         _insert(sql, "rollup_product", [(product, *row) for row in rolled_up.products])

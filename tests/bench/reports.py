@@ -204,7 +204,10 @@ def _questions(store: SqlStore, spans: Spans) -> list[Question]:
             "user and model, a month", POPULATION_MS, [month.about("user,model", rows_max=_PAGE)]
         ),
         Question("plans, a month", POPULATION_MS, [month.about("plan")]),
-        Question("tag, a day", POPULATION_MS, [spans.day.about("tag:team")]),
+        Question("tag, 90 days", ONE_MS, [spans.whole.about("tag:team")]),
+        Question(
+            "tag and user, a day", POPULATION_MS, [spans.day.about("tag:team,user", rows_max=_PAGE)]
+        ),
         Question("margins, this month, the worst 100", POPULATION_MS, [margins], "margin"),
         *(
             Question(f"gates, {name}", budget, [_of_kind("gates", by, span, **where)], "gates")

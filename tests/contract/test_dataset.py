@@ -46,6 +46,7 @@ TABLES = {
     "rollup_product": "span, model, provider, plan",
     "gate_events": "user_id, gate_event_id",
     "rollup_gate": "day, user_id, gate_reason",
+    "rollup_tag": "span, tag_key, tag_value",
 }
 """What events are stored in, with a key by which its rows are sorted."""
 

@@ -13,7 +13,7 @@ from tests.contract.samples import DAY_US, HOUR_US, PRODUCT, make_correction, ma
 from tests.contract.stores import ODD, Clock, clock, execute, store, stores
 
 from paygent.core.event import Event
-from paygent.core.messages import Batch
+from paygent.core.messages import Batch, TagKeysRecord
 from paygent.core.period import Subscription, day_in_zone, to_datetime, to_us
 from paygent.core.report import (
     FIGURE_SORTS,
@@ -29,6 +29,7 @@ from paygent.core.report_request import SpendRequest, read_request
 from paygent.core.validation import InvalidValue
 from paygent.store import reports
 from paygent.store.ledger import SqlStore
+from paygent.store.tags import tag_days_of
 
 __all__ = ["clock", "store", "stores"]  # fixtures
 
@@ -77,8 +78,9 @@ def fill(store: SqlStore, place: World, seed: int) -> None:
     arrives late.
     """
     chance = random.Random(seed)
-    store.add_product("Acme", product_id=PRODUCT)
-    execute(store, f"UPDATE products SET timezone = '{place.zone}'")
+    if store.product(PRODUCT) is None:
+        store.add_product("Acme", product_id=PRODUCT)
+        execute(store, f"UPDATE products SET timezone = '{place.zone}'")
     store.add_user(PRODUCT, "bob", None)
     start_us = place.at_us - 17 * DAY_US
     subscription = Subscription(start_us, start_us + 14 * DAY_US + HOUR_US)
@@ -330,3 +332,108 @@ def test_spend__of_a_session__is_found_by_its_users_or_by_its_days(
     assert check(session="", user="ann") == 1
     monkeypatch.setattr(reports, "_SESSION_USERS_MAX", 2)
     assert check(session="shared") > 3
+
+
+# -- the rollup of declared tags
+
+
+def declare(store: SqlStore, keys: tuple[str, ...], at_us: int) -> None:
+    """Declare metadata keys."""
+    record = TagKeysRecord(keys, at_us)
+    store.ingest(PRODUCT, Batch(records=(record,), at_us=at_us))
+
+
+def rows_of_tags(store: SqlStore) -> int:
+    """Return how many rows the rollup has."""
+    with store.engine.transaction(PRODUCT) as sql:
+        found = sql.connection.execute("SELECT COUNT(*) AS rows FROM rollup_tag").fetchone()
+    return int(found["rows"])
+
+
+@pytest.mark.parametrize("place", WORLDS, ids=lambda place: f"{place.zone} {place.at_us}")
+def test_tags__declared_in_the_middle__are_the_fold_before_and_after(
+    store: SqlStore, clock: Clock, place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the rollup where it holds the days, else from the events: corrections before and after
+    their originals, late events, erasure and days of clock change among them.
+    """
+    store.add_product("Acme", product_id=PRODUCT)
+    execute(store, f"UPDATE products SET timezone = '{place.zone}'")
+    clock.at_us = place.at_us - 10 * DAY_US
+    declare(store, ("team", "other", "team"), clock.at_us)
+    clock.at_us = place.now_us
+    fill(store, place, seed=place.at_us % 1_000)
+    assert rows_of_tags(store) > 20
+    assert list(store.audit(PRODUCT)) == []
+    store.erase_user(PRODUCT, "dé")
+    assert list(store.audit(PRODUCT)) == []
+    events = booked(store)
+    chance = random.Random(5)
+    for number in range(60):
+        by = chance.choice(
+            ("tag:team", "tag:other", "tag:team,day", "month,tag:team", "day", "month")
+        )
+        start = to_datetime(place.at_us).date() + timedelta(days=chance.randrange(-30, 20))
+        given: dict[str, Any] = {
+            "by": by,
+            "start": start,
+            "end": start + timedelta(days=chance.choice((2, 9, 40))),
+            "sort": chance.choice(("-calls", "cost", None)),
+        }
+        if "tag" not in by or number % 3 == 0:
+            given["tag:team"] = chance.choice(("search", "7", "", "true", "late", "none"))
+        if by == "tag:other":
+            given.pop("tag:team", None)
+        request = read_request(given, rows_max=chance.choice((None, 2)), now_us=place.now_us)
+        report = store.spend(PRODUCT, request)
+        assert report.page == fold_spend(events, report.query, place.zone), given
+
+
+def test_tags__of_more_events_than_can_be_read__are_there_once_declared(
+    store: SqlStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the tag and by time; beside another key the events have to be read."""
+    place = WORLDS[0]
+    store.add_product("Acme", product_id=PRODUCT)
+    clock.at_us = place.at_us - 40 * DAY_US
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = place.now_us
+    fill(store, place, seed=1)
+    monkeypatch.setattr(reports, "EVENTS_MAX", 3)
+    given = {"start": to_datetime(place.at_us - 30 * DAY_US).date(), "end": None}
+    found = store.spend(PRODUCT, read_request({"by": "tag:team", **given}, now_us=place.now_us))
+    assert len(found.page.rows) > 3
+    with pytest.raises(InvalidValue, match="more than 3 events"):
+        store.spend(PRODUCT, read_request({"by": "tag:team,user", **given}, now_us=place.now_us))
+    with pytest.raises(InvalidValue, match="more than 3 events"):
+        store.spend(PRODUCT, read_request({"by": "tag:other", **given}, now_us=place.now_us))
+
+
+def test_tags__more_than_five_keys__keeps_the_first_five(store: SqlStore, clock: Clock) -> None:
+    """Keys that were declared keep their first day; one that no database holds is left out."""
+    store.add_product("Acme", product_id=PRODUCT)
+    declare(store, ("a", "b\0"), clock.at_us)
+    clock.at_us += DAY_US
+    declare(store, ("a", "b", "c", "d", "e", "f"), clock.at_us)
+    declare(store, ("g",), clock.at_us)
+    with store.engine.transaction(PRODUCT) as sql:
+        days = tag_days_of(sql.product())
+    assert list(days) == ["a", "b", "c", "d", "e"]
+    assert days["a"] < days["b"] == days["e"]
+
+
+def test_tags__a_falsified_sum__is_found_and_repaired(store: SqlStore, clock: Clock) -> None:
+    """Also a row that belongs to no event."""
+    store.add_product("Acme", product_id=PRODUCT)
+    place = WORLDS[0]
+    clock.at_us = place.at_us - 40 * DAY_US
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = place.now_us
+    fill(store, place, seed=2)
+    execute(store, "UPDATE rollup_tag SET cost_nano = cost_nano + 5 WHERE tag_value = 'search'")
+    found = list(store.audit(PRODUCT))
+    assert {(each.table, each.column, each.stored - each.folded) for each in found} == {
+        ("rollup_tag", "cost_nano", 5)
+    }
+    assert store.repair(PRODUCT) == len(found)
+    assert list(store.audit(PRODUCT)) == []

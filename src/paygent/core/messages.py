@@ -128,7 +128,20 @@ class DefaultPlanRecord(NamedTuple):
     at_us: int
 
 
-DirectoryRecord = PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord
+TAG_KEYS_MAX = 5
+"""Metadata keys that a product's reports group by."""
+
+
+class TagKeysRecord(NamedTuple):
+    """Metadata keys that reports group by; a product keeps the first five."""
+
+    keys: tuple[str, ...]
+    at_us: int
+
+
+DirectoryRecord = (
+    PlanRecord | AssignRecord | SessionRecord | PriceRecord | DefaultPlanRecord | TagKeysRecord
+)
 
 LedgerRecord = DirectoryRecord | GateEvent | UnmeteredCount
 """What a process sends to its ledger besides usage events."""

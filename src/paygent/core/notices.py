@@ -298,6 +298,7 @@ class Step(str, Enum):
     PRICE_LIST = "price_list"  # recording a price list
     PLAN_DOCUMENT = "plan_document"  # reading a plan from the ledger
     DEFAULT_PLAN = "default_plan"  # telling other processes which one was chosen
+    TAG_KEYS = "tag_keys"  # declaring metadata keys of reports
     DATA_FOLDER = "data_folder"
     JOURNAL_FOLDER = "journal_folder"
     JOURNAL_WRITE = "journal_write"

@@ -21,6 +21,7 @@ from paygent.core.messages import (
     PlanRecord,
     PriceRecord,
     SessionRecord,
+    TagKeysRecord,
     UnmeteredCount,
 )
 from paygent.core.period import Renewal, Subscription
@@ -32,6 +33,7 @@ KINDS: dict[str, type[LedgerRecord]] = {
     "session": SessionRecord,
     "prices": PriceRecord,
     "default_plan": DefaultPlanRecord,
+    "tag_keys": TagKeysRecord,
     "gate": GateEvent,
     "unmetered": UnmeteredCount,
 }
@@ -73,6 +75,8 @@ def record_from_json(given: Mapping[str, Any]) -> LedgerRecord:
     fields = {name: given[name] for name in record_type._fields if name in given}
     if fields.get("subscription") is not None:
         fields["subscription"] = Subscription(**fields["subscription"])
+    if isinstance(fields.get("keys"), list):
+        fields["keys"] = tuple(fields["keys"])
     record: Any = record_type(**fields)
     rules = {**_RULES, **_RULES_OF.get(record_type, {})}
     for name, value in record._asdict().items():
@@ -124,6 +128,7 @@ def _is_subscription(value: Any) -> bool:
 
 _RULES: dict[str, Callable[[Any], bool]] = {
     "document": lambda value: isinstance(value, dict),
+    "keys": lambda value: isinstance(value, tuple) and all(map(_is_name, value)),
     "own": lambda value: value is None or isinstance(value, dict),
     "subscription": _is_subscription,
     "implicit": _is_flag,

@@ -23,9 +23,10 @@ from paygent.store.booking import with_new_ids
 from paygent.store.directory_port import Difference, Progress, no_progress
 from paygent.store.directory_rows import AFTER_ALL_IDS, gate_event_of
 from paygent.store.gates import GATE_FIGURES, GATE_KEY, GateSums, days_with_gates
-from paygent.store.rollups import FIGURES, PRODUCT_KEY, USER_KEY
-from paygent.store.rows import account_key_of
+from paygent.store.rollups import ALL_SUMS, FIGURES, METADATA, PRODUCT_KEY, USER_KEY
+from paygent.store.rows import account_key_of, from_json
 from paygent.store.statements import Row, Statements
+from paygent.store.tags import TAG_ROLLUP_KEY, TagSums, add_tags, tag_days_of
 
 _USERS_PAGE = 200
 _ROWS_PAGE = 5_000
@@ -53,6 +54,7 @@ class _Table(NamedTuple):
 _USERS = _Table("rollup_user", "roll_up_users", USER_KEY, FIGURES)
 _PRODUCTS = _Table("rollup_product", "roll_up_products", PRODUCT_KEY, FIGURES)
 _GATES = _Table("rollup_gate", "roll_up_gates", GATE_KEY, GATE_FIGURES)
+_TAGS = _Table("rollup_tag", "roll_up_tags", TAG_ROLLUP_KEY, FIGURES)
 _ACCOUNTS = _Table(
     "accounts",
     "book_accounts",
@@ -181,7 +183,7 @@ def _repair(sql: Statements, rows: Sequence[DifferingRow]) -> int:
     for row in rows:
         by_table.setdefault(row.table, []).append(row.missing())
     for table, missing in by_table.items():
-        others = {"slot": _SLOT} if table is _PRODUCTS else {}
+        others = {"slot": _SLOT} if table in (_PRODUCTS, _TAGS) else {}
         getattr(sql, table.add)(rows=sorted(missing), **others)
     return sum(len(list(row.differences())) for row in rows)
 
@@ -223,6 +225,28 @@ def _differing_rows_of_day(sql: Statements, day: str) -> Iterator[DifferingRow]:
     # A statement reads one moment, so nothing needs to be locked for a repair.
     yield from _found(_USERS, sql.audit_days(day=day))
     yield from _found(_PRODUCTS, sql.audit_products(day=day))
+    yield from _differing_tags(sql, day)
+
+
+def _differing_tags(sql: Statements, day: str) -> Iterator[DifferingRow]:
+    """Yield rows of the rollup of tags; the events are grouped by their metadata, folded here."""
+    tag_days = tag_days_of(sql.product())
+    if not tag_days:
+        return
+    stored: TagSums = {}
+    folded: TagSums = {}
+    columns = {"metadata": METADATA, "sums": ALL_SUMS}
+    for row in sql.stream("tags_of_day", columns, day=day):
+        figures = [row[name] for name in FIGURES]
+        if row["is_stored"]:
+            stored[day, row["tag_key"], row["tag_value"]] = figures
+        else:
+            add_tags(folded, day, from_json(row["metadata"]), figures, tag_days)
+    nothing = [0] * len(FIGURES)
+    for key in sorted(stored.keys() | folded.keys()):
+        figures, sums = stored.get(key, nothing), folded.get(key, nothing)
+        if figures != sums:
+            yield DifferingRow(_TAGS, key, tuple(figures), tuple(sums))
 
 
 def _differing_rows_of_users(sql: Statements, users: _Range) -> Iterator[DifferingRow]:

@@ -40,6 +40,7 @@ from paygent.core.messages import (
     PriceRecord,
     Question,
     SessionRecord,
+    TagKeysRecord,
     UnmeteredCount,
 )
 from paygent.core.period import Window, billing_period, calendar_month
@@ -57,7 +58,7 @@ from paygent.store.gates import (
     put_unmetered_calls,
     storable_gate_event,
 )
-from paygent.store.rollups import Rollups
+from paygent.store.rollups import Rollups, figures_of
 from paygent.store.rows import (
     account_key_of,
     account_row,
@@ -67,6 +68,7 @@ from paygent.store.rows import (
     text,
 )
 from paygent.store.statements import Row, Statements
+from paygent.store.tags import TagSums, add_tags, declare_tags, tag_days_of, write_tags
 
 _SESSION_MARGIN_US = 600 * 10**6
 """How far `used_us` of a session that the application names is set beyond its last event."""
@@ -198,7 +200,7 @@ class Booking:
         sums = GateSums(product["timezone"])
         if new:
             new = corrections.settle(new, has_waiting=bool(product["has_waiting"]))
-            self._write_events(new, corrections, product["timezone"], sums)
+            self._write_events(new, corrections, product, sums)
             self._count_accounts(new)
         add_gate_events(self._sql, gate_events, sums)
         sums.write(self._sql)
@@ -229,7 +231,8 @@ class Booking:
         corrections: Corrections,
         at_gates: Collection[str],
     ) -> None:
-        if any(isinstance(record, (PlanRecord, DefaultPlanRecord)) for record in records):
+        of_product = (PlanRecord, DefaultPlanRecord, TagKeysRecord)
+        if any(isinstance(record, of_product) for record in records):
             self._sql.lock_product(now_us=self._now_us)  # before users, everywhere
         originals = corrections.locate()
         users = {*self._also_lock, *at_gates, *(user_id for user_id, _ in originals.values())}
@@ -273,7 +276,7 @@ class Booking:
 
     def _write_record(
         self,
-        record: PlanRecord | AssignRecord | PriceRecord | DefaultPlanRecord,
+        record: PlanRecord | AssignRecord | PriceRecord | DefaultPlanRecord | TagKeysRecord,
         sent_us: int,
     ) -> None:
         sql = self._sql
@@ -282,6 +285,8 @@ class Booking:
         if isinstance(record, PlanRecord):
             document = json.dumps(record.document, sort_keys=True)
             add_plan(sql, text(record.name), document, at_us)
+        elif isinstance(record, TagKeysRecord):
+            declare_tags(sql, record.keys, self._now_us)
         elif isinstance(record, DefaultPlanRecord):
             sql.put_default_plan(default_plan=text(record.plan), at_us=at_us)
         elif isinstance(record, PriceRecord):
@@ -369,15 +374,17 @@ class Booking:
         return new
 
     def _write_events(
-        self, new: Sequence[Event], corrections: Corrections, timezone: str, gates: GateSums
+        self, new: Sequence[Event], corrections: Corrections, product: Row, gates: GateSums
     ) -> None:
         """Write events, their sessions and what they add to the rollups."""
-        rollups = Rollups(timezone)
+        rollups, tag_days, tags = Rollups(product["timezone"]), tag_days_of(product), TagSums()
         sessions: _Spans = {}
         rows = []
         for event in new:
             day = rollups.day_of(event)
-            rollups.add(event, day, is_doubtful=corrections.is_doubtful(event))
+            figures = rollups.add(event, day, is_doubtful=corrections.is_doubtful(event))
+            if tag_days:
+                add_tags(tags, day, corrections.metadata_of(event), figures, tag_days)
             if event.blocked:
                 calls, cost_nano = event.calls, event.cost_nano
                 gates.add_shadow(day, event.user_id, event.gate_reason, calls, cost_nano)
@@ -385,12 +392,19 @@ class Booking:
             if event.session_id:
                 _widen(sessions, (event.user_id, event.session_id), event.at_us)
         for original in corrections.resolved:
-            rollups.resolve(original)
+            figures = rollups.resolve(original)
+            add_tags(tags, rollups.day_of(original), original.metadata, figures, tag_days)
+        if tag_days:
+            for early, original in corrections.joined(new):
+                day, figures = rollups.day_of(early), figures_of(early, is_doubtful=False)
+                add_tags(tags, day, early.metadata, [-each for each in figures], tag_days)
+                add_tags(tags, day, original.metadata, figures, tag_days)
         self._insert_events(self._sql, rows)
         if sessions:
             rows_of_sessions = [(*key, *span) for key, span in sorted(sessions.items())]
             self._sql.use_sessions(rows=rows_of_sessions, margin_us=_SESSION_MARGIN_US)
         rollups.write(self._sql, self._slot)
+        write_tags(self._sql, tags, self._slot)
 
     # -- accounts
 

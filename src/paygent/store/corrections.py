@@ -7,12 +7,12 @@ doubtful while neither its own figures nor those of a correction are exact.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from paygent.core.event import Event
 from paygent.store.rows import event_of
-from paygent.store.statements import Statements
+from paygent.store.statements import Row, Statements
 
 _RESTATED = (
     "input_tokens",
@@ -61,6 +61,8 @@ class Corrections:
         self._places: dict[_Key, tuple[str, int]] = {}
         self._stored: dict[_Key, Event] = {}
         self._exact: set[_Key] = set()  # calls that are not doubtful, by user
+        self._earlier: list[tuple[_Key, Row]] = []  # stored corrections of these originals
+        self._new: dict[_Key, Event] = {}  # originals
         self.resolved: list[Event] = []
 
     def locate(self) -> dict[_Key, tuple[str, int]]:
@@ -137,7 +139,8 @@ class Corrections:
         if has_waiting:
             asked |= {event_id for _, event_id in originals}
         rows = self._sql.corrections_of(rows=[(each,) for each in sorted(asked)]) if asked else ()
-        earlier = [((row["user_id"], row["corrects"]), row) for row in rows]
+        earlier = self._earlier = [((row["user_id"], row["corrects"]), row) for row in rows]
+        self._new = {(each.user_id, each.event_id): each for each in new if each.corrects is None}
         arrived = {key for key, _ in earlier if key in originals}
         restated = {key for key, row in earlier if row["restates"] and key in originals}
         self._exact = {key for key, row in earlier if row["quality"] == "exact"}
@@ -161,6 +164,30 @@ class Corrections:
             for event in new
         ]
 
+    def metadata_of(self, event: Event) -> Mapping[str, Any] | None:
+        """Return the metadata that a new event counts under: a correction that of its original, if
+        that is known.
+        """
+        if event.corrects is None:
+            return event.metadata
+        key = event.user_id, event.corrects
+        original = self._stored.get(key) or self._new.get(key)
+        return original.metadata if _is_at(original, event) else event.metadata
+
+    def joined(self, new: Iterable[Event]) -> Iterator[tuple[Event, Event]]:
+        """Yield the stored corrections of new originals, each with its original."""
+        originals = {(each.user_id, each.event_id): each for each in new if each.corrects is None}
+        places = [
+            (row["user_id"], row["at_us"], row["event_id"])
+            for key, row in self._earlier
+            if key in originals
+        ]
+        for row in self._sql.events_at(rows=sorted(places)) if places else ():
+            correction = event_of(row)
+            original = originals[correction.user_id, str(correction.corrects)]
+            if _is_at(original, correction):
+                yield correction, original
+
     def _resolve(self, corrections: Iterable[Event]) -> None:
         """Find the stored calls that are not doubtful any more. A correction ends the doubt of a
         call of the user on whom it is booked.
@@ -183,6 +210,11 @@ class Corrections:
             and event.quality != "exact"
             and (event.user_id, event.event_id) not in self._exact
         )
+
+
+def _is_at(original: Event | None, correction: Event) -> TypeGuard[Event]:
+    """Return whether a correction is at the place of its original."""
+    return original is not None and original.at_us == correction.at_us
 
 
 def _placed(correction: Event, original: Event) -> Event:

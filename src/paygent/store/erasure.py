@@ -25,6 +25,7 @@ from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import days_with_gates
 from paygent.store.rows import text
 from paygent.store.statements import Row, Statements
+from paygent.store.tags import forget_tags
 
 LATE_EVENTS_US = 30 * 86_400 * 10**6
 """How long events of an erased id are still booked on its pseudonym."""
@@ -99,6 +100,7 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
         return None
     pseudonym = "erased_" + secrets.token_hex(8)
     ids = {"user_id": user_id, "pseudonym": pseudonym}
+    forget_tags(sql, user_id)  # before the metadata is cleared
     _erase_texts(sql, user_id)  # before the ids that lead to them are renamed
     _rename_sessions(sql, ids)
     spans = sql.spans_with_usage(first="", last=AFTER_ALL_IDS)

@@ -64,7 +64,8 @@ _BY_KEY = {"event_ids": ("event_id", 2_000), "rollup_user": ("span", 1), "rollup
 """
 
 _OF_PRODUCT = (
-    "kept_answers", "rollup_product", "unmetered_calls", "holders", "price_lists", "products",
+    "kept_answers", "rollup_product", "rollup_tag", "unmetered_calls", "holders", "price_lists",
+    "products",
 )  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 Theory of operation
 -------------------
-The rollups hold every key but the session and tags, by whole days. What they hold is grouped,
-sorted and paged by the database, at a cost that does not grow with the number of events. The rest,
-sessions, tags and parts of days, is grouped from up to `EVENTS_MAX` events, by the view
-`event_figures`, which says what each event adds.
+The rollups hold every key but the session and tags, by whole days; one has a declared tag by day.
+What they hold is grouped, sorted and paged by the database, at a cost that does not grow with the
+number of events. The rest, sessions, tags beside other keys, and parts of days, is grouped from up
+to `EVENTS_MAX` events, by the view `event_figures`, which says what each event adds.
 
 The product's rollup answers what is about no user, which is a few rows a day; so does it answer the
 total of a page of users. The users' rollup answers the rest, and is read by whole months where days
@@ -37,9 +37,11 @@ from paygent.core.report import (
 from paygent.core.report_request import Names, SpendRequest, resolve
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.store.directory_rows import AFTER_ALL_IDS
+from paygent.store.rollups import ALL_SUMS, METADATA
 from paygent.store.rows import from_json, subscription_of, text
 from paygent.store.spans import Days, Spans, days_of, months_and_days, usage_span
 from paygent.store.statements import Row, Statements
+from paygent.store.tags import tag_days_of
 
 EVENTS_MAX = 500_000
 """Events that one report groups; more would keep a reader for many seconds."""
@@ -48,6 +50,7 @@ _LOOKUPS_MAX = 5_000
 """Rows of the rollup that are looked up for a page; more are read faster in their order."""
 
 ROWS_MAX = 2**62  # more than there are
+_TIMES = frozenset({"day", "month"})  # keys that the rollup of tags has besides the tag
 _OF_USERS = frozenset({"user", "period"})  # keys that the product's rollup does not have
 _COLUMNS: Final[Mapping[str, str]] = {
     "user": "r.user_id",
@@ -68,16 +71,8 @@ _EVENT_COLUMNS: Final[Mapping[str, str]] = {
 }
 """The column of each key in the view of events, but for tags."""
 
-_METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
-        SELECT COALESCE(o.metadata, 'null') FROM events AS o
-        WHERE o.product_id = r.product_id AND o.user_id = r.user_id AND o.at_us = r.at_us
-          AND o.event_id = r.corrects
-    ), r.metadata) END"""
-"""The metadata of an event; that of its original for a correction."""
-
 _SESSION_USERS_MAX = 1_000
 NO_KEY = "substr({column}, 1, 0)"  # the same text in every row: no group, and none without rows
-_ALL_SUMS = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in Figures._fields)
 _COST_SUMS = "".join(
     f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in ("calls", "cost_nano")
 )
@@ -90,12 +85,21 @@ class _Source(NamedTuple):
     Attributes:
         spans: Days and months of a rollup.
         parts: Days, and the span of each, whose events are summed up.
-        is_of_users: Whether the rollup is that of users.
+        is_of_users: Whether the rollup is that of users, and not that of the product.
+        tag: `tag:KEY` if the rollup is that of tags.
     """
 
     spans: Spans
     parts: list[tuple[str, Window]]
     is_of_users: bool = True
+    tag: str | None = None
+
+    @property
+    def statement(self) -> str:
+        """The statement that groups the rollup."""
+        if self.tag is not None:
+            return "spend_of_tags"
+        return "spend_of_users" if self.is_of_users else "spend_of_product"
 
 
 def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
@@ -111,25 +115,25 @@ def spend(sql: Statements, request: SpendRequest, now_us: int) -> SpendReport:
             be summed up.
     """
     query, zone, now_us = resolved(sql, request, now_us)
-    usage = usage_span(sql, zone)
-    source = _source(query, usage, zone)
+    source = _source(sql, query, zone)
     if source.parts:
         page = page_of(_all_groups(sql, source, query, request.names), query)
     else:
-        page = _page(sql, source, _source(replace(query, by=()), usage, zone), query)
+        page = _page(sql, source, _source(sql, replace(query, by=()), zone), query)
     return SpendReport(page, query, zone, now_us)
 
 
 def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
     """Yield all rows of a report, one by one; see `spend`."""
     query, zone, _ = resolved(sql, replace(request, rows_max=None), now_us)
-    source = _source(query, usage_span(sql, zone), zone)
+    source = _source(sql, query, zone)
     if source.parts:
         yield from page_of(_all_groups(sql, source, query, request.names), query).rows
     elif source.spans:
-        name = "spend_of_users" if source.is_of_users else "spend_of_product"
-        columns = _columns(query, _ALL_SUMS)
-        for row in sql.stream(name, columns, source.spans, **_parameters(query)):
+        columns = _columns(query, ALL_SUMS)
+        for row in sql.stream(
+            source.statement, columns, source.spans, **_parameters(query, source)
+        ):
             yield SpendRow(_keys(row, query), _figures(row))
 
 
@@ -140,7 +144,7 @@ def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
         InvalidValue: The rollups do not hold it: parts of days, sessions, tags and periods.
     """
     query, zone, _ = resolved(sql, replace(request, by=("day", "user")), now_us)
-    source = _source(query, usage_span(sql, zone), zone)
+    source = _source(sql, query, zone)
     if source.parts or "period" in query.where:
         others = [name for name in query.where if name not in _COLUMNS or name == "period"]
         name = others[0] if others else request.names.start
@@ -171,7 +175,8 @@ def _subscription(sql: Statements, request: SpendRequest) -> Any:
     return subscription_of(found[0]) if found else None
 
 
-def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
+def _source(sql: Statements, query: SpendQuery, zone: str) -> _Source:
+    usage = usage_span(sql, zone)
     keys = {*query.by, *query.where}
     span = Window(max(query.start_us, usage.start_us), min(query.end_us, usage.end_us))
     if span.start_us >= span.end_us:
@@ -180,7 +185,15 @@ def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
     if "period" in query.where:
         # All that belongs to a period is in it, whatever the days are.
         days = Days(sorted([*days.whole, *(day for day, _ in days.parts)]), [])
-    if "session" in keys or any(key.startswith(TAG) for key in keys):
+    tags = {key for key in keys if key.startswith(TAG)}
+    if len(tags) == 1 and keys - tags <= _TIMES:
+        (tag,) = tags
+        first = tag_days_of(sql.product()).get(tag[len(TAG) :])
+        if first is not None:
+            early = [(day, span) for day in days.whole if day < first]
+            rolled_up = [(day,) for day in days.whole if day >= first]
+            return _Source(rolled_up, sorted([*early, *days.parts]), is_of_users=False, tag=tag)
+    if "session" in keys or tags:
         every = sorted([*days.whole, *(day for day, _ in days.parts)])
         return _Source([], [(day, span) for day in every])
     if not days.whole:
@@ -197,22 +210,22 @@ def _source(query: SpendQuery, usage: Window, zone: str) -> _Source:
 
 def all_groups(sql: Statements, query: SpendQuery, zone: str, names: Names) -> Groups:
     """Return all groups of a query, from wherever they are; see `spend`."""
-    return _all_groups(sql, _source(query, usage_span(sql, zone), zone), query, names)
+    return _all_groups(sql, _source(sql, query, zone), query, names)
 
 
 def all_costs(
     sql: Statements, query: SpendQuery, zone: str, names: Names
 ) -> dict[tuple[str, ...], tuple[int, int]]:
     """Return (calls, cost in nano-dollars) of all groups of a query; see `all_groups`."""
-    source = _source(query, usage_span(sql, zone), zone)
+    source = _source(sql, query, zone)
     if source.parts:
         groups = _all_groups(sql, source, query, names)
         return {keys: (each.calls, each.cost_nano) for keys, each in groups.items()}
     if not source.spans:
         return {}
-    name = "spend_of_users" if source.is_of_users else "spend_of_product"
     whole = replace(query, sort="", after=START, rows_max=None)
-    found = sql.tuples(name, _columns(whole, _COST_SUMS), source.spans, **_parameters(whole))
+    columns, parameters = _columns(whole, _COST_SUMS), _parameters(whole, source)
+    found = sql.tuples(source.statement, columns, source.spans, **parameters)
     keys_count = len(query.by)
     return {row[:keys_count]: (row[3], row[4]) for row in found}
 
@@ -239,14 +252,12 @@ def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -
     return SpendPage(tuple([SpendRow(each, figures[each]) for each in keys]), sums, following)
 
 
-def _ranked(
-    sql: Statements, source: _Source, query: SpendQuery, sums: str = _ALL_SUMS
-) -> list[Row]:
+def _ranked(sql: Statements, source: _Source, query: SpendQuery, sums: str = ALL_SUMS) -> list[Row]:
     """Return groups in the order of a query, those after its cursor, and one more than its page."""
     if not source.spans:
         return []
-    name = "spend_of_users" if source.is_of_users else "spend_of_product"
-    return sql.filled(name, _columns(query, sums), source.spans, **_parameters(query))
+    columns, parameters = _columns(query, sums), _parameters(query, source)
+    return sql.filled(source.statement, columns, source.spans, **parameters)
 
 
 def _figures_of(
@@ -258,14 +269,14 @@ def _figures_of(
     rows = [(span, user_id) for (span,) in spans for user_id in user_ids]
     if not rows:
         return {}
-    columns = _columns(query, _ALL_SUMS)
+    columns = _columns(query, ALL_SUMS)
     found = sql.filled("spend_of_some_users", columns, rows, **_filters(query))
     return {_keys(row, query): _figures(row) for row in found}
 
 
 def _columns(query: SpendQuery, sums: str) -> dict[str, str]:
     """Return what is filled into a statement: columns of the keys, the rank and the sums."""
-    keys = [_COLUMNS[name] for name in query.by]
+    keys = ["r.tag_value" if name.startswith(TAG) else _COLUMNS[name] for name in query.by]
     if query.sort in FIGURE_SORTS:
         rank = f"CAST(SUM(r.{FIGURE_SORTS[query.sort]}) AS BIGINT)"
     elif query.is_by_time:
@@ -278,9 +289,12 @@ def _columns(query: SpendQuery, sums: str) -> dict[str, str]:
     return {"first": first, "second": second, "rank": rank, "sums": sums, "group": group}
 
 
-def _parameters(query: SpendQuery) -> dict[str, Any]:
+def _parameters(query: SpendQuery, source: _Source) -> dict[str, Any]:
     """Return the parameters of a statement that ranks."""
+    tag = source.tag or TAG
     return {
+        "tag_key": tag[len(TAG) :],
+        "tag_value": query.where.get(tag),
         **_filters(query),
         "after_rank": query.after.rank,
         "after_first": query.after.first,
@@ -352,8 +366,8 @@ def _grouped_events(
     has_tags = any(name.startswith(TAG) for name in (*query.by, *query.where))
     columns = {
         **dict(zip(("first", "second"), (*keys, "''", "''"), strict=False)),
-        "metadata": _METADATA if has_tags else "CAST(NULL AS TEXT)",
-        "sums": _ALL_SUMS,
+        "metadata": METADATA if has_tags else "CAST(NULL AS TEXT)",
+        "sums": ALL_SUMS,
     }
     filters = {**_filters(query), "session_id": query.where.get("session")}
     if spans is not None:

@@ -15,13 +15,22 @@ FIGURES: Final = (
 )
 """The columns of sums, the same in each rollup and in the view `event_figures`."""
 
+METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
+        SELECT COALESCE(o.metadata, 'null') FROM events AS o
+        WHERE o.product_id = r.product_id AND o.user_id = r.user_id AND o.at_us = r.at_us
+          AND o.event_id = r.corrects
+    ), r.metadata) END"""
+"""The metadata of an event; that of its original for a correction."""
+
+ALL_SUMS: Final = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in FIGURES)
+"""The sums of a rollup or of the view, as columns of a statement."""
+
 USER_KEY: Final = ("span", "user_id", "period_start_us", "model", "provider", "plan")
 PRODUCT_KEY: Final = ("span", "model", "provider", "plan")
 
 _DOUBT: dict[Quality, int] = {
     quality: FIGURES.index(f"{quality}_calls") for quality in ("partial", "estimated", "unpriced")
 }
-_SHADOW = FIGURES.index("shadow_calls")
 
 _Sums = dict[tuple[Any, ...], list[int]]
 
@@ -42,38 +51,24 @@ class Rollups:
         """Return the day of an event."""
         return day_in_zone(event.at_us, self._timezone)
 
-    def add(self, event: Event, day: str, *, is_doubtful: bool) -> None:
-        """Add an event; a correction is no call.
+    def add(self, event: Event, day: str, *, is_doubtful: bool) -> list[int]:
+        """Add an event; a correction is no call. Return its figures.
 
         Args:
             event: As it is booked.
             day: Its day.
             is_doubtful: Whether it is a call without exact figures, its corrections included.
         """
-        sums = self._sums_of(event, day)
-        calls, cost_nano = event.calls, event.cost_nano
-        sums[0] += calls
-        sums[1] += event.input_tokens
-        sums[2] += event.output_tokens
-        sums[3] += event.cached_input_tokens
-        sums[4] += cost_nano
-        if is_doubtful:
-            sums[_DOUBT[event.quality]] += 1
-        if event.blocked:
-            sums[_SHADOW] += calls
-            sums[_SHADOW + 1] += cost_nano
+        figures = figures_of(event, is_doubtful=is_doubtful)
+        _add(self._days, _key_of(event, day), figures)
+        return figures
 
-    def resolve(self, original: Event) -> None:
-        """Take the doubt from the day that counted a call."""
-        self._sums_of(original, self.day_of(original))[_DOUBT[original.quality]] -= 1
-
-    def _sums_of(self, event: Event, day: str) -> list[int]:
-        place = event.model_key, event.provider, event.plan
-        key = day, event.user_id, event.period_start_us, *place
-        sums = self._days.get(key)
-        if sums is None:
-            sums = self._days[key] = [0] * len(FIGURES)
-        return sums
+    def resolve(self, original: Event) -> list[int]:
+        """Take the doubt from the day that counted a call; return what that adds."""
+        figures = [0] * len(FIGURES)
+        figures[_DOUBT[original.quality]] = -1
+        _add(self._days, _key_of(original, self.day_of(original)), figures)
+        return figures
 
     def write(self, sql: Statements, slot: int) -> None:
         """Write the sums, in the order of their keys, so that no two writers wait for each other.
@@ -89,6 +84,21 @@ class Rollups:
             _add(products, (day, *place[1:]), sums)
         sql.roll_up_users(rows=_rows(users))
         sql.roll_up_products(rows=_rows(products), slot=slot)
+
+
+def figures_of(event: Event, *, is_doubtful: bool) -> list[int]:
+    """Return what an event adds to a rollup, in the order of `FIGURES`."""
+    calls, cost_nano = event.calls, event.cost_nano
+    figures = [calls, event.input_tokens, event.output_tokens, event.cached_input_tokens, cost_nano]
+    figures += (0, 0, 0, calls, cost_nano) if event.blocked else (0, 0, 0, 0, 0)
+    if is_doubtful:
+        figures[_DOUBT[event.quality]] += 1
+    return figures
+
+
+def _key_of(event: Event, day: str) -> tuple[Any, ...]:
+    place = event.model_key, event.provider, event.plan
+    return day, event.user_id, event.period_start_us, *place
 
 
 def _add(table: _Sums, key: tuple[Any, ...], figures: list[int]) -> None:

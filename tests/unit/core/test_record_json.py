@@ -18,6 +18,7 @@ from paygent.core.messages import (
     PlanRecord,
     PriceRecord,
     SessionRecord,
+    TagKeysRecord,
     UnmeteredCount,
 )
 from paygent.core.period import Renewal, Subscription
@@ -46,6 +47,7 @@ RECORDS: st.SearchStrategy[LedgerRecord] = st.one_of(
     st.builds(SessionRecord, NAMES, NAMES, st.booleans(), TIMES, TIMES, TIMES),
     st.builds(PriceRecord, NAMES, DOCUMENTS, TIMES),
     st.builds(DefaultPlanRecord, NAMES, TIMES),
+    st.builds(TagKeysRecord, st.lists(NAMES, max_size=5).map(tuple), TIMES),
     st.builds(
         GateEvent,
         *(NAMES.map(lambda name: name[:128]), NAMES, st.just("") | NAMES, TIMES),
@@ -61,6 +63,8 @@ RECORDS: st.SearchStrategy[LedgerRecord] = st.one_of(
 )
 BAD_NAMES: tuple[Any, ...] = ("", "x" * 256, None, 5, ["pro"])
 BAD_TIMES: tuple[Any, ...] = (-1, 1.0, True, "5", None, 1 << 63, 1 << 60)
+BAD_KEYS: tuple[Any, ...] = (None, "team", 5, [""], [5], {"team": 1})
+TAGS = TagKeysRecord(("team",), 5)
 BAD_STATUSES: tuple[Any, ...] = ("ok", None, [])
 BAD_METADATA: tuple[Any, ...] = ([], {"k": {"nested": 1}}, {"k": "x" * 1_000})
 PLAN = PlanRecord("pro", {"price": 1}, 5)
@@ -120,6 +124,7 @@ def test_records__fields_of_another_version__are_ignored_or_have_their_default()
         *((SESSION, "implicit", value) for value in (1, None)),
         *((SESSION, name, -1) for name in ("started_us", "used_us", "ended_us")),
         (SESSION, "session_id", "x" * 256),
+        *((TAGS, "keys", value) for value in BAD_KEYS),
         *((GATE, "gate_event_id", value) for value in ("", "x" * 129, None)),
         *((GATE, "status", value) for value in BAD_STATUSES),
         *((GATE, "gate_reason", value) for value in ("x" * 511, None)),

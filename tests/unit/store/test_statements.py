@@ -16,7 +16,7 @@ from tests.postgres import Cluster
 from paygent.core.report import TIME_KEYS, SpendQuery
 from paygent.store import reports, statements, tallies
 from paygent.store.postgres import PostgresStore
-from paygent.store.rollups import FIGURES
+from paygent.store.rollups import ALL_SUMS, FIGURES, METADATA
 from paygent.store.rows import EVENT_COLUMNS
 from paygent.store.sqlite import SqliteStore
 from paygent.store.statements import SQL_FOLDER, load_queries, migrations, only_for
@@ -41,7 +41,7 @@ OF_ALL_USERS = frozenset(
 """Statements that are asked about all users and read an index of them, or stop at the first."""
 
 
-_METADATA = reports._METADATA
+_METADATA = METADATA
 
 
 def names() -> list[str]:
@@ -62,8 +62,17 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
             continue
         if name.startswith("groups_of_"):
             for first, metadata in product(reports._EVENT_COLUMNS.values(), ("NULL", _METADATA)):
-                sums = reports._ALL_SUMS
+                sums = ALL_SUMS
                 yield name, text.format(first=first, second="''", metadata=metadata, sums=sums)
+            continue
+        if name in ("tags_of_day", "tags_of_user"):
+            yield name, text.format(metadata=_METADATA, sums=ALL_SUMS)
+            continue
+        if name == "spend_of_tags":
+            for listed in ("tag:a", "tag:a,day", "month,tag:a", "day", ""):
+                by = tuple(listed.split(",")) if listed else ()
+                query = SpendQuery(by, 0, 1, sort="cost" if "day" not in by else "day")
+                yield name, text.format(**reports._columns(query, ALL_SUMS))
             continue
         if name == "gates_of_days":
             yield from ((name, text.format(**columns)) for columns in gate_columns())
@@ -74,7 +83,7 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
             by = tuple(dict.fromkeys(key for key in (first, second) if key))
             for sort in ("cost", *(key for key in by if key in TIME_KEYS)):
                 query = SpendQuery(by, 0, 1, sort=sort)
-                for sums in ("", reports._ALL_SUMS):
+                for sums in ("", ALL_SUMS):
                     yield name, text.format(**reports._columns(query, sums))
 
 
@@ -101,7 +110,10 @@ def test_statements__every_name__is_used_by_the_store() -> None:
     sources = [path.read_text(encoding="utf-8") for path in SQL_FOLDER.parent.glob("*.py")]
     called = set(re.findall(r"(?:\b|_)sql\.(\w+)", "\n".join(sources)))
     called |= set(
-        re.findall(r'"(spend_of_\w+|groups_of_\w+|usage_of_day|gates_of_days)"', "\n".join(sources))
+        re.findall(
+            r'"(spend_of_\w+|groups_of_\w+|usage_of_day|gates_of_days|tags_of_\w+)"',
+            "\n".join(sources),
+        )
     )  # reports'
     called |= set(re.findall(r'"(roll_up_\w+|book_accounts)"', "\n".join(sources)))  # the audit's
     called |= set(re.findall(r'\.tuples\(\s*"(\w+)"', "\n".join(sources)))

@@ -150,6 +150,8 @@ class Paygent(Verbs):
             paygent = cls._make(settings, now_us=now_us, ledger=ledger, disabled=disabled)
             if settings.default_plan is not None:
                 attempt("default_plan", paygent._parts.plans.choose_default)
+            if settings.tag_keys:
+                attempt("tag_keys", paygent._parts.plans.declare_tags, settings.tag_keys)
             paygent._start()  # before the shutdown, so that no call passes between the two
             cls._instance = paygent
             if previous is not None:

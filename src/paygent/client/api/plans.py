@@ -22,6 +22,7 @@ from paygent.core.messages import (
     DefaultPlanRecord,
     LedgerRecord,
     PlanRecord,
+    TagKeysRecord,
 )
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
@@ -67,6 +68,11 @@ class PlanRegistry:
             registry = self.accounts.registry
             registry.choose_default_plan()
             self.records.defer(DefaultPlanRecord(registry.default_plan, self.now_us()))
+
+    def declare_tags(self, keys: tuple[str, ...]) -> None:
+        """Declare metadata keys that reports group by; see `choose_default`."""
+        if self.records is not None:
+            self.records.defer(TagKeysRecord(keys, self.now_us()))
 
     def assign(
         self,

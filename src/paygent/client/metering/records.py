@@ -47,7 +47,9 @@ class RecordWriter:
         self._deferred: deque[LedgerRecord] = deque()
 
     def defer(self, record: LedgerRecord) -> None:
-        """Write a record before the next one: `init` opens no file and starts no thread."""
+        """Write a record before the next one or the first call: `init` opens no file and starts no
+        thread.
+        """
         self._deferred.append(record)
 
     def book(self, user: User, event: Event) -> None:
@@ -78,7 +80,10 @@ class RecordWriter:
         self.write(PriceRecord(rates.price_id, rates_to_json(rates), at_us))
 
     def write_sessions(self) -> None:
-        """Write the sessions opened and rotated since the last call, and report the opened ones."""
+        """Write the sessions opened and rotated since the last call, and report the opened ones;
+        with the first call also what was deferred.
+        """
+        self._write_deferred()
         for record in self._accounts.sessions.take_records():
             self.write(record)
             if not record.ended_us:
@@ -86,11 +91,14 @@ class RecordWriter:
 
     def write(self, record: LedgerRecord) -> None:
         """Write a plan, an assignment, a session or a price list into the journal."""
+        self._write_deferred()
+        self._journal.append(encode_record(record))
+        self._worker.nudge()
+
+    def _write_deferred(self) -> None:
         while self._deferred:
             with suppress(IndexError):  # another thread has taken it
                 self._journal.append(encode_record(self._deferred.popleft()))
-        self._journal.append(encode_record(record))
-        self._worker.nudge()
 
     def renew_after_fork(self) -> None:
         """Forget which price lists were recorded: those records are the parent's to deliver."""

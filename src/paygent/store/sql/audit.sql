@@ -229,3 +229,15 @@ SELECT
 FROM event_figures AS e
 WHERE e.product_id = :product_id AND e.user_id >= :first AND e.user_id < :before AND e.blocked = 1
 GROUP BY e.day, e.user_id, e.gate_reason;
+
+-- name: tags_of_day
+-- The rows of the rollup of tags, and the events of their day by metadata, in one reading.
+SELECT r.tag_key, r.tag_value, CAST(NULL AS TEXT) AS metadata, 1 AS is_stored{sums}
+FROM rollup_tag AS r
+WHERE r.product_id = :product_id AND r.span = :day
+GROUP BY r.tag_key, r.tag_value
+UNION ALL
+SELECT '', '', {metadata}, 0{sums}
+FROM event_figures AS r
+WHERE r.product_id = :product_id AND r.day = :day /*postgres AND r.day > '' */
+GROUP BY 3;

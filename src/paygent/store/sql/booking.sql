@@ -8,7 +8,8 @@ SELECT
     EXISTS (
         SELECT 1 FROM corrections AS c /*sqlite INDEXED BY corrections_waiting */
         WHERE c.product_id = :product_id AND c.waiting = 1
-    ) AS has_waiting;
+    ) AS has_waiting,
+    (SELECT p.tag_keys FROM products AS p WHERE p.product_id = :product_id) AS tag_keys;
 
 -- name: lock_product!
 -- Creates the product of a local store, and makes others who change its plans wait.
@@ -64,6 +65,9 @@ WHERE COALESCE(latest.created_us, 0) <= :at_us
 -- The last change wins.
 UPDATE products SET default_plan = :default_plan, default_plan_us = :at_us
 WHERE product_id = :product_id AND default_plan_us <= :at_us;
+
+-- name: put_tag_keys!
+UPDATE products SET tag_keys = :tag_keys WHERE product_id = :product_id;
 
 -- name: add_price_list!
 -- The first document stays: a price id names one list for ever.
@@ -293,3 +297,30 @@ FROM rows(day TEXT, model TEXT, operation TEXT, process TEXT, since_us BIGINT, c
 WHERE true
 ON CONFLICT (product_id, day, model, operation, process, since_us) DO UPDATE SET calls = excluded.calls
 WHERE excluded.calls > unmetered_calls.calls;
+
+-- name: roll_up_tags!
+INSERT INTO rollup_tag (
+    product_id, span, tag_key, tag_value, slot, calls, input_tokens, output_tokens, cached_input_tokens, cost_nano,
+    partial_calls, estimated_calls, unpriced_calls, shadow_calls, shadow_cost_nano
+)
+SELECT
+    :product_id, k.span, k.tag_key, k.tag_value, :slot, k.calls, k.input_tokens, k.output_tokens,
+    k.cached_input_tokens, k.cost_nano, k.partial_calls, k.estimated_calls, k.unpriced_calls, k.shadow_calls,
+    k.shadow_cost_nano
+FROM rows(
+    span TEXT, tag_key TEXT, tag_value TEXT, calls BIGINT, input_tokens BIGINT, output_tokens BIGINT,
+    cached_input_tokens BIGINT, cost_nano BIGINT, partial_calls BIGINT, estimated_calls BIGINT, unpriced_calls BIGINT,
+    shadow_calls BIGINT, shadow_cost_nano BIGINT
+) AS k
+WHERE true
+ON CONFLICT (product_id, span, tag_key, tag_value, slot) DO UPDATE SET
+    calls = rollup_tag.calls + excluded.calls,
+    input_tokens = rollup_tag.input_tokens + excluded.input_tokens,
+    output_tokens = rollup_tag.output_tokens + excluded.output_tokens,
+    cached_input_tokens = rollup_tag.cached_input_tokens + excluded.cached_input_tokens,
+    cost_nano = rollup_tag.cost_nano + excluded.cost_nano,
+    partial_calls = rollup_tag.partial_calls + excluded.partial_calls,
+    estimated_calls = rollup_tag.estimated_calls + excluded.estimated_calls,
+    unpriced_calls = rollup_tag.unpriced_calls + excluded.unpriced_calls,
+    shadow_calls = rollup_tag.shadow_calls + excluded.shadow_calls,
+    shadow_cost_nano = rollup_tag.shadow_cost_nano + excluded.shadow_cost_nano;

@@ -70,6 +70,26 @@ WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_s
 ORDER BY p.rank, p.first_key, p.second_key
 LIMIT :rows_max;
 
+-- name: spend_of_tags
+-- The same from the rollup of tags, by one of them and by time. A value that is left without anything, since its user
+-- was erased or a correction found its original, is none.
+SELECT p.* FROM (
+SELECT {first} AS first_key, {second} AS second_key, {rank} AS rank{sums}
+FROM rows(span TEXT) AS k
+CROSS JOIN rollup_tag AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.tag_key = :tag_key
+  AND (CAST(:tag_value AS TEXT) IS NULL OR r.tag_value = :tag_value)
+GROUP BY {group}
+) AS p
+WHERE (p.rank, p.first_key, p.second_key) > (:after_rank, :after_first, :after_second)
+  AND (
+    p.calls <> 0 OR p.input_tokens <> 0 OR p.output_tokens <> 0 OR p.cached_input_tokens <> 0 OR p.cost_nano <> 0
+    OR p.partial_calls <> 0 OR p.estimated_calls <> 0 OR p.unpriced_calls <> 0 OR p.shadow_calls <> 0
+    OR p.shadow_cost_nano <> 0
+  )
+ORDER BY p.rank, p.first_key, p.second_key
+LIMIT :rows_max;
+
 -- name: spend_of_some_users
 -- The sums of some users, each looked up in every span.
 SELECT {first} AS first_key, {second} AS second_key{sums}
@@ -135,6 +155,13 @@ WHERE r.product_id = :product_id AND r.day = k.day /*postgres AND r.day > '' */ 
   AND (CAST(:session_id AS TEXT) IS NULL OR r.session_id = :session_id)
   AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
 GROUP BY 1, 2, 3;
+
+-- name: tags_of_user
+-- What a user's events add, by day and metadata, from a first day on.
+SELECT r.day, {metadata} AS metadata{sums}
+FROM event_figures AS r
+WHERE r.product_id = :product_id AND r.user_id = :user_id AND r.day >= :first
+GROUP BY 1, 2;
 
 -- name: users_of_session
 -- A session id may have been sent for several users.

@@ -17,6 +17,7 @@ from paygent.core.report_request import SpendRequest
 from paygent.core.validation import FieldError
 from paygent.failopen import diagnostics
 from paygent.ledger.port import LedgerUnavailable
+from paygent.store.tags import tag_days_of
 
 Init = Callable[..., Paygent]
 
@@ -351,3 +352,16 @@ def test_report__a_tag_that_is_not_declared__is_refused_with_those_that_are(init
             FieldError("tags", "shape", rule),
         )
         pg.shutdown()
+
+
+def test_tag_keys__of_init__are_the_products(init: Init) -> None:
+    """The ledger sums them up from then on, for all processes; five of all that are declared."""
+    first = init(auto_instrument=False, tag_keys=("team", "feature"))
+    first.record_event("ann", cost=1)
+    first.shutdown()
+    pg = init(auto_instrument=False, tag_keys=("feature", "area"))
+    pg.record_event("ann", cost=1)
+    pg.flush()
+    store = pg._parts.ledger._reader  # type: ignore[attr-defined]
+    with store.engine.transaction("default") as sql:
+        assert list(tag_days_of(sql.product())) == ["team", "feature", "area"]

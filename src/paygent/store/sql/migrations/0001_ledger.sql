@@ -7,6 +7,7 @@
 -- /*sqlite …*/ and /*postgres …*/ are read by that engine alone. On PostgreSQL every TEXT has the collation "C", so that
 -- both engines sort alike.
 
+-- tag_keys: the metadata keys that rollup_tag holds, as a JSON object, each with its first day.
 CREATE TABLE products (
     product_id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL,
@@ -16,6 +17,7 @@ CREATE TABLE products (
     timezone TEXT NOT NULL DEFAULT 'UTC',
     default_plan TEXT,
     default_plan_us BIGINT NOT NULL DEFAULT 0,
+    tag_keys TEXT,
     created_us BIGINT NOT NULL
 );
 
@@ -427,6 +429,26 @@ CREATE TABLE rollup_product (
     shadow_calls BIGINT NOT NULL,
     shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
     PRIMARY KEY (product_id, span, model, provider, plan, slot)
+) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
+
+-- The same by the value of each declared metadata key, from the key's first day on; '' is none.
+CREATE TABLE rollup_tag (
+    product_id TEXT NOT NULL,
+    span TEXT NOT NULL,
+    tag_key TEXT NOT NULL,
+    tag_value TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    calls BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(input_tokens) = 'integer') */,
+    output_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(output_tokens) = 'integer') */,
+    cached_input_tokens BIGINT NOT NULL /*sqlite CHECK (typeof(cached_input_tokens) = 'integer') */,
+    cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(cost_nano) = 'integer') */,
+    partial_calls BIGINT NOT NULL,
+    estimated_calls BIGINT NOT NULL,
+    unpriced_calls BIGINT NOT NULL,
+    shadow_calls BIGINT NOT NULL,
+    shadow_cost_nano BIGINT NOT NULL /*sqlite CHECK (typeof(shadow_cost_nano) = 'integer') */,
+    PRIMARY KEY (product_id, span, tag_key, tag_value, slot)
 ) /*sqlite WITHOUT ROWID */ /*postgres WITH (fillfactor = 70) */;
 
 -- Calls that reached a gate: sums of gate events, and (shadow_*) of the events of calls that ran past one. The day
