@@ -140,6 +140,11 @@ def _revenue(
     first, last = where.get("user", ""), where.get("user", AFTER_ALL_IDS)
     default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
     accrued = _Accruals(_prices(sql), query, months, default_plan)
+    priced = {
+        name
+        for name, versions in accrued.prices.items()
+        if any(price_nano is not None for _, price_nano in versions)
+    }
     rows = sql.tuples("customers", first_user=first, last_user=last)
     payments = _payments(sql, first, last, accrued.span)
     alike: dict[tuple[Any, ...], list[str]] = {}
@@ -147,11 +152,11 @@ def _revenue(
     for row in rows:
         user_id, plan, own, period_start, period_end, renews, created_us, erased_us, assigned = row
         is_there = created_us <= start_us and erased_us is None and user_id != MISSING_USER_ID
-        if is_there and own is None and assigned <= start_us:
-            terms = plan, period_start, period_end, renews, payments.get(user_id, ())
-            alike.setdefault(terms, []).append(user_id)
-        else:
+        if not (is_there and own is None and assigned <= start_us):
             others.append(_User(*row))
+        elif (paid := payments.get(user_id, ())) or (plan or default_plan) in priced:
+            terms = plan, period_start, period_end, renews, paid
+            alike.setdefault(terms, []).append(user_id)
     for (plan, period_start, period_end, renews, paid), user_ids in alike.items():
         user = _User("", plan, None, period_start, period_end, renews, 0, None, 0)
         contract = Contract(0, plan or default_plan, user.subscription)
