@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import pytest
-from tests.contract.samples import DAY_US, HOUR_US, PRODUCT, make_correction, make_event
+from tests.contract.samples import DAY_US, HOUR_US, NOON_US, PRODUCT, make_correction, make_event
 from tests.contract.stores import ODD, Clock, clock, execute, store, stores
 
 from paygent.core.event import Event
@@ -437,3 +438,45 @@ def test_tags__a_falsified_sum__is_found_and_repaired(store: SqlStore, clock: Cl
     }
     assert store.repair(PRODUCT) == len(found)
     assert list(store.audit(PRODUCT)) == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_tags__a_correction_of_a_correction__is_the_fold(
+    store: SqlStore, clock: Clock, order: tuple[int, ...]
+) -> None:
+    """It counts under its own tags, in whichever order the three come."""
+    store.add_product("Acme", product_id=PRODUCT)
+    clock.at_us = NOON_US - 10 * DAY_US
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = NOON_US + DAY_US
+    call = make_event("a", metadata={"team": "search"})
+    correction = make_correction("b", call, metadata={"team": "chat"})
+    again = make_correction("c", correction, metadata={"team": "late"})
+    for number in order:
+        event = (call, correction, again)[number]
+        store.ingest(PRODUCT, Batch(events=(event,), at_us=clock.at_us))
+    assert list(store.audit(PRODUCT)) == []
+    for key in ("tag:team", "tag:team,user"):  # from the rollup, and from events
+        request = read_request({"by": key, "start": None, "end": None}, now_us=clock.at_us)
+        report = store.spend(PRODUCT, request)
+        assert report.page == fold_spend(booked(store), report.query, "UTC")
+        assert report.page.rows
+
+
+def test_tags__usage_that_is_ahead_of_the_declaration__is_counted(
+    store: SqlStore, clock: Clock
+) -> None:
+    """A sender's clock was five days ahead: the key counts from the day after."""
+    store.add_product("Acme", product_id=PRODUCT)
+    clock.at_us = NOON_US
+    ahead = make_event("a", at_us=NOON_US + 5 * DAY_US, metadata={"team": "search"})
+    store.ingest(PRODUCT, Batch(events=(ahead,), at_us=clock.at_us))
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = NOON_US + 9 * DAY_US
+    late = make_event("b", at_us=NOON_US + 6 * DAY_US, metadata={"team": "search"})
+    store.ingest(PRODUCT, Batch(events=(late,), at_us=clock.at_us))
+    assert list(store.audit(PRODUCT)) == []
+    assert rows_of_tags(store) == 1
+    request = read_request({"by": "tag:team", "start": None, "end": None}, now_us=clock.at_us)
+    (row,) = store.spend(PRODUCT, request).page.rows
+    assert (row.keys, row.figures.calls) == (("search",), 2)

@@ -241,7 +241,11 @@ def facts_of(events: Iterable[Event], zone: str) -> Iterator[Fact]:
         if event.corrects is not None and event.quality == "exact"
     }
     # A correction that came before its original is at its own place, with its own tags.
-    metadata = {(event.user_id, event.event_id, event.at_us): event.metadata for event in booked}
+    metadata = {
+        (event.user_id, event.event_id, event.at_us): event.metadata
+        for event in booked
+        if event.corrects is None
+    }
     for event in booked:
         is_doubtful = event.calls and (event.user_id, event.event_id) not in exact
         quality = event.quality if is_doubtful else "exact"

@@ -190,7 +190,8 @@ def _repair(sql: Statements, rows: Sequence[DifferingRow]) -> int:
 
 def _days(sql: Statements) -> list[str]:
     """Return the days that have events or a row of a rollup."""
-    found = {row["day"] for row in (*sql.days_with_events(), *sql.days_with_products())}
+    known = (*sql.days_with_events(), *sql.days_with_products(), *sql.days_with_tags())
+    found = {row["day"] for row in known}
     found.update(row["span"] for row in _spans(sql) if len(row["span"]) > _MONTH_LENGTH)
     return sorted(found)
 

@@ -213,8 +213,8 @@ class Corrections:
 
 
 def _is_at(original: Event | None, correction: Event) -> TypeGuard[Event]:
-    """Return whether a correction is at the place of its original."""
-    return original is not None and original.at_us == correction.at_us
+    """Return whether a correction is at the place of its original, which is none itself."""
+    return original is not None and original.corrects is None and original.at_us == correction.at_us
 
 
 def _placed(correction: Event, original: Event) -> Event:

@@ -25,12 +25,13 @@ from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import days_with_gates
 from paygent.store.rows import text
 from paygent.store.statements import Row, Statements
-from paygent.store.tags import forget_tags
+from paygent.store.tags import tags_to_forget, write_tags
 
 LATE_EVENTS_US = 30 * 86_400 * 10**6
 """How long events of an erased id are still booked on its pseudonym."""
 
 _SECRET = "erasure"  # noqa: S105 - the name of a secret
+_SLOT = 0  # of the rollup of tags; any is right, since readers sum them
 _PAGE = 1_000  # rows that are renamed at a time
 _BEFORE_ALL_US = -(2**63)
 
@@ -100,7 +101,7 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
         return None
     pseudonym = "erased_" + secrets.token_hex(8)
     ids = {"user_id": user_id, "pseudonym": pseudonym}
-    forget_tags(sql, user_id)  # before the metadata is cleared
+    tags = tags_to_forget(sql, user_id)  # before the metadata is cleared
     _erase_texts(sql, user_id)  # before the ids that lead to them are renamed
     _rename_sessions(sql, ids)
     spans = sql.spans_with_usage(first="", last=AFTER_ALL_IDS)
@@ -111,6 +112,7 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
         *(sql.erase_overrides, sql.erase_revenue),
     ):
         rename(**ids)
+    write_tags(sql, tags, _SLOT)  # in the order in which bookings write the rollups
     sql.erase_user(**ids, now_us=now_us)
     sql.erase_answers(quoted=json.dumps(user_id, ensure_ascii=False), escaped=json.dumps(user_id))
     secret = server_secret(sql, _SECRET, now_us)

@@ -18,9 +18,9 @@ FIGURES: Final = (
 METADATA = """CASE WHEN r.corrects IS NULL THEN r.metadata ELSE COALESCE((
         SELECT COALESCE(o.metadata, 'null') FROM events AS o
         WHERE o.product_id = r.product_id AND o.user_id = r.user_id AND o.at_us = r.at_us
-          AND o.event_id = r.corrects
+          AND o.event_id = r.corrects AND o.corrects IS NULL
     ), r.metadata) END"""
-"""The metadata of an event; that of its original for a correction."""
+"""The metadata of an event; that of its original for a correction, if that is a call's."""
 
 ALL_SUMS: Final = "".join(f",\n    CAST(SUM(r.{name}) AS BIGINT) AS {name}" for name in FIGURES)
 """The sums of a rollup or of the view, as columns of a statement."""

@@ -259,12 +259,17 @@ def _read_others(errors: ValidationErrors, given: _Given, read: dict[str, Any]) 
         # A key that cannot be printed is a mistake, and UTF-8 cannot encode some of them.
         are_valid = all(
             # Reports list keys with commas between them.
-            isinstance(name, str) and name and name.isprintable() and "," not in name
+            isinstance(name, str)
+            and name
+            and name.isprintable()
+            and "," not in name
+            # So long may a name be that a backend takes.
+            and len(name) <= NAME_CHARS_MAX
             for name in names
         )
         if not are_valid or len(names) > TAG_KEYS_MAX:
             rule = (
-                f"must be at most {TAG_KEYS_MAX} non-empty strings of printable characters without"
-                " commas"
+                f"must be at most {TAG_KEYS_MAX} strings of 1 to {NAME_CHARS_MAX} printable"
+                " characters without commas"
             )
             errors.add("tag_keys", keys, rule)

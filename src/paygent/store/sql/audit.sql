@@ -187,6 +187,9 @@ SELECT f.day FROM found AS f WHERE f.day IS NOT NULL;
 -- name: days_with_products
 SELECT DISTINCT span AS day FROM rollup_product WHERE product_id = :product_id;
 
+-- name: days_with_tags
+SELECT DISTINCT span AS day FROM rollup_tag WHERE product_id = :product_id;
+
 -- name: accounts_to_audit
 SELECT user_id, session_id, end_us, start_us, metric, scope, model, window_rule, spent, shadow
 FROM accounts

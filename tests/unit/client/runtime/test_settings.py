@@ -153,6 +153,7 @@ def test_read_settings__tag_keys_of_an_iterator__are_all_kept() -> None:
         ("tag_keys", "team"),
         ("tag_keys", 5),
         ("tag_keys", ["team", ""]),
+        ("tag_keys", ["k" * 256]),
         ("tag_keys", ["team", 5]),
         ("tag_keys", b"team"),
         ("tag_keys", ["team\0"]),
