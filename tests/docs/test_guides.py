@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -92,8 +94,7 @@ class Reader:
         code = f"{PATIENCE}; import runpy, sys; runpy.run_path(sys.argv[1], run_name='__main__')"
         python.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
         python.chmod(0o755)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = str(free.getsockname()[1])
+        self._port = str(_free_port())
         self._path = f"{programs}{os.pathsep}{os.environ['PATH']}"
 
     def run(self, shell: str, programs: Path | None = None, **variables: str) -> str:
@@ -112,6 +113,14 @@ class Reader:
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
+
+
+def _free_port() -> int:
+    """Return a port that nobody gets by chance: below those that the system assigns."""
+    while True:
+        port = 10_000 + secrets.randbelow(20_000)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 @pytest.fixture
