@@ -291,6 +291,7 @@ def drop_ended(user: User, at_us: int) -> None:
     for key, account in list(user.accounts.items()):
         if key.end_us <= at_us and not is_in_use(user, account):
             del user.accounts[key]
+    user.call_accounts.clear()  # an answer or a call of before the end opens them again
     user.event_accounts.clear()
 
 

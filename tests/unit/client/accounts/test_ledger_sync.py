@@ -408,3 +408,22 @@ def test_apply_answer__a_rolling_limit_that_was_taken_away__asks_for_nothing() -
     held(accounts, 1, at_us=later_us)
     ask(accounts, at_us=later_us)
     assert accounts.sync.needs_refresh(user, None, later_us) is False
+
+
+def test_apply_answer__of_before_the_end_of_a_day__asks_again() -> None:
+    """A call dropped that day's account meanwhile, which another model's accounts still named."""
+    accounts = make_accounts(
+        PlanConfig(
+            limits=[Limit("calls", window="day", cap=100)],
+            model_limits={"m": 1_000, "n": 1_000},
+        )
+    )
+    user = accounts.registry.user("ann", NOON_US)
+    ask(accounts)
+    question = accounts.sync.question(user, None, NOON_US)
+    account_lookup.accounts_for_call(user, "", "m", NOON_US + DAY_US)
+    assert day_key("calls") not in user.accounts
+    accounts.sync.apply_answer(answer_to(question), NOON_US)
+    assert user.known is False
+    ask(accounts, at_us=NOON_US + DAY_US)
+    assert user.known is True
