@@ -38,7 +38,7 @@ class UsageReports:
     before_read: Callable[[], None]  # called before the ledger is read; runs deferred ends
 
     def spend(self, arguments: dict[str, Any]) -> UsageReport:
-        """Return usage and cost; see `Paygent.report`, for its arguments, which are unchecked."""
+        """Return usage and cost; see `Paygent.report`, whose `locals()` it takes, unchecked."""
         with _named_as_arguments():
             return UsageReport.of(self._spend(self._request(arguments, SPEND)))
 
@@ -76,6 +76,7 @@ class UsageReports:
             InvalidValue: Names every argument that breaks a rule.
         """
         errors = ValidationErrors("report")
+        arguments = {name: value for name, value in arguments.items() if name != "self"}
         by, tags, limit = arguments["by"], arguments.pop("tags", None), arguments.pop("limit")
         names = by.split(",") if isinstance(by, str) else by if isinstance(by, Collection) else ()
         tags_of_names = [str(name)[len(TAG) :] for name in names if str(name).startswith(TAG)]

@@ -247,9 +247,7 @@ class Verbs:
             InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        arguments = dict(locals())
-        del arguments["self"]
-        return self._parts.reports.spend(arguments)
+        return self._parts.reports.spend(locals())
 
     def report_margin(
         self,
@@ -279,9 +277,7 @@ class Verbs:
             InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        arguments = dict(locals())
-        del arguments["self"]
-        return self._parts.reports.table("margin", arguments)
+        return self._parts.reports.table("margin", locals())
 
     def report_gates(
         self,
@@ -311,9 +307,7 @@ class Verbs:
             InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        arguments = dict(locals())
-        del arguments["self"]
-        return self._parts.reports.table("gates", arguments)
+        return self._parts.reports.table("gates", locals())
 
     def report_quality(
         self,
@@ -344,9 +338,7 @@ class Verbs:
             InvalidValue: naming every argument that breaks a rule.
             LedgerUnavailable: if the ledger cannot be read.
         """
-        arguments = dict(locals())
-        del arguments["self"]
-        return self._parts.reports.table("quality", arguments)
+        return self._parts.reports.table("quality", locals())
 
     def _known(self, verb: str, user_id: Any, model: str | None = None) -> User:
         return self._parts.queries.known(valid_user(verb, user_id, model))
