@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from threading import Lock
 from types import FrameType
 from typing import Any
 
@@ -38,6 +39,16 @@ class _Steps:
 def line_of(frame: FrameType) -> str:
     """Return the source of the line that a function is at."""
     return linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+
+
+def comes_free(lock: Lock) -> bool:
+    """Return whether a lock can be taken: another thread holds it for a moment, but a thread that
+    was interrupted between taking and releasing it holds it forever.
+    """
+    taken = lock.acquire(timeout=10)
+    if taken:
+        lock.release()
+    return taken
 
 
 def interrupted_at_line(line: int, action: Callable[[], Any], parts: tuple[str, ...]) -> str:

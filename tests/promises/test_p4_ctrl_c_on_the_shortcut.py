@@ -14,7 +14,7 @@ import pytest
 from tests.accounts import counts_what_is_pending, nothing_left
 from tests.conftest import Closing
 from tests.instrument.shapes import MESSAGES
-from tests.promises.interruptions import interrupted_at_signal
+from tests.promises.interruptions import comes_free, interrupted_at_signal
 
 from paygent import Limit, Paygent, PlanConfig, paygent_context
 from paygent.client.journal.codec import decode
@@ -161,7 +161,7 @@ def test_shortcut__an_interruption_at_any_step__counts_what_reached_the_provider
             step += 1
             known, requests = set(user.pending), len(fake.requests)
             where = interrupted_at_signal(step, caller.call, THE_CALL)
-            assert not user.lock.locked(), where
+            assert comes_free(user.lock), where
             if user.open and not user.finished:
                 gc.collect()  # a stream that nobody can read any more
             pg.get_usage("u1")  # as any next step does, it ends what nobody else can

@@ -17,7 +17,7 @@ import openai
 import pytest
 from tests.accounts import counts_what_is_pending, held, nothing_left
 from tests.instrument.shapes import MESSAGES
-from tests.promises.interruptions import interrupted_at_line
+from tests.promises.interruptions import comes_free, interrupted_at_line
 
 from paygent import (
     Limit,
@@ -85,13 +85,19 @@ def test_p4__a_stream_collected_inside_one_of_our_locks__hangs_nobody_and_is_cou
     finished = threading.Event()
     put_off: list[object] = []
     book = pg._parts.accounts.admission.book
+    deferred_ends = pg._parts.meter.deferred_ends
+
+    def put_off_end(end: Callable[[], object]) -> None:
+        put_off.append(end)
+        deferred_ends.waiting.append(end)
+
     lock = within(pg, where)
 
     def collect_while_locked(*args: Any) -> None:
         monkeypatch.undo()  # once
-        with lock:
+        with lock, monkeypatch.context() as patch:
+            patch.setattr(deferred_ends, "add", put_off_end)
             gc.collect()
-            put_off.extend(pg._parts.meter.deferred_ends.waiting)
         book(*args)
 
     gc.disable()
@@ -356,7 +362,7 @@ def test_p4__an_interruption_at_any_line_of_gate_and_settlement__leaves_nothing(
     while where:
         line += 1
         where = interrupted_at_line(line, once, PARTS_OF_OURS)
-        assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
+        assert comes_free(pg._parts.accounts.registry.users["u1"].lock), where
         pg.get_usage("u1")  # as any next step does, it ends what nobody else can
         assert nothing_left(pg), where
         assert counts_what_is_pending(pg._parts.accounts.registry.users["u1"]), where
@@ -411,8 +417,8 @@ def test_p4__an_interruption_at_any_line_of_an_entry__books_it_once_with_its_ret
         if corrects:
             of["corrects"] = pg.record_event("u1", cost=0).id
         where = interrupted_at_line(line, once, PARTS_OF_OURS)
-        assert not pg._parts.accounts.registry.users["u1"].lock.locked(), where
-        assert not pg._parts.recorder._lock.locked(), where
+        assert comes_free(pg._parts.accounts.registry.users["u1"].lock), where
+        assert comes_free(pg._parts.recorder._lock), where
         once()
         assert pg.get_usage("u1").period_cost_nano == key * 10**9, where
         assert counts_what_is_pending(pg._parts.accounts.registry.users["u1"]), where
