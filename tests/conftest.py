@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pytest
-from tests.postgres import postgres, postgres_url
+from tests.postgres import postgres, postgres_url, shared_cluster
 
 from paygent import Paygent
 from paygent.client.context.scopes import PropagatedContext
@@ -21,7 +21,7 @@ from paygent.client.runtime import lifecycle
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
 
-__all__ = ["postgres", "postgres_url"]  # fixtures, for every test
+__all__ = ["postgres", "postgres_url", "shared_cluster"]  # fixtures, for every test
 
 _Client = TypeVar("_Client")
 

@@ -99,6 +99,7 @@ class Cluster:
         self._guard: subprocess.Popen[bytes] | None = None
         self._alive: int | None = None
         self._numbers = itertools.count(1)
+        self._urls: set[str] = set()
         self._settings = {**({} if durable else _FAST), **(settings or {})}
         self.programs = _programs(self.folder, self._account)
         """Folder of `pg_dump`, `pg_basebackup`, `psql` and the other programs."""
@@ -194,18 +195,26 @@ class Cluster:
         """Create an empty database and return its URL.
 
         It is encoded in UTF-8 with the collation C. It lasts as long as the cluster, unless
-        `drop_database` removes it.
+        `drop_database` or `drop_databases` removes it.
         """
         name = f"test_{next(self._numbers)}"
         # Copying files takes less than half the time of the default, which logs each page.
         create = "CREATE DATABASE {} TEMPLATE template0 STRATEGY FILE_COPY"
         self._administer(create, name)
-        return self.url(name)
+        url = self.url(name)
+        self._urls.add(url)
+        return url
 
     def drop_database(self, url: str) -> None:
         """Drop a database that `new_database` created, and disconnect its clients."""
         name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
         self._administer("DROP DATABASE {} WITH (FORCE)", str(name))
+        self._urls.discard(url)
+
+    def drop_databases(self) -> None:
+        """Drop all databases that `new_database` created."""
+        for url in sorted(self._urls):
+            self.drop_database(url)
 
     @property
     def _log(self) -> Path:
@@ -338,18 +347,24 @@ def _programs(folder: Path, account: Mapping[str, Any]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Cluster]:
-    """One cluster for all tests of this process, started for the first that asks; not durable.
-
-    A test that stops or kills its server, or needs durability, opens `Cluster(durable=True)`.
-    """
+def shared_cluster() -> Iterator[Cluster]:
+    """One cluster for all tests of this process, started for the first that asks; not durable."""
     with Cluster() as cluster:
         yield cluster
 
 
 @pytest.fixture
-def postgres_url(postgres: Cluster) -> Iterator[str]:
-    """URL of an empty database, which is dropped when the test ends."""
-    url = postgres.new_database()
-    yield url
-    postgres.drop_database(url)
+def postgres(shared_cluster: Cluster) -> Iterator[Cluster]:
+    """The shared cluster; the databases that the test creates are dropped when it ends, since
+    hundreds of them fill the memory and keep the server busy.
+
+    A test that stops or kills its server, or needs durability, opens `Cluster(durable=True)`.
+    """
+    yield shared_cluster
+    shared_cluster.drop_databases()
+
+
+@pytest.fixture
+def postgres_url(postgres: Cluster) -> str:
+    """URL of an empty database."""
+    return postgres.new_database()

@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -130,11 +129,9 @@ def reader(tmp_path: Path) -> Reader:
 
 
 @pytest.fixture
-def restored_url(postgres: Cluster) -> Iterator[str]:
+def restored_url(postgres: Cluster) -> str:
     """URL of a second empty database."""
-    url = postgres.new_database()
-    yield url
-    postgres.drop_database(url)
+    return postgres.new_database()
 
 
 def test_self_hosting__its_commands__run_on_sqlite(reader: Reader) -> None:

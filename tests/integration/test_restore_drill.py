@@ -117,7 +117,6 @@ def test_drill__postgres_dump__is_restored_complete(
     restored = postgres.new_database()
     run(postgres, "pg_restore", "--exit-on-error", "--no-owner", "--dbname", restored, str(dump))
     assert_each_once(restored, before)
-    postgres.drop_database(restored)
 
 
 def test_drill__postgres_files__are_restored_complete(

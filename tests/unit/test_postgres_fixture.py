@@ -52,6 +52,16 @@ def test_postgres__a_new_database__is_empty_and_in_utf8_with_locale_c(postgres_u
         assert tables.fetchall() == []
 
 
+def test_postgres__all_databases_dropped__are_gone(postgres: Cluster) -> None:
+    """As at the end of each test: hundreds of databases would fill the machine's memory."""
+    urls = [postgres.new_database() for _ in range(2)]
+    postgres.drop_databases()
+    for url in urls:
+        with pytest.raises(psycopg.OperationalError, match="does not exist"):
+            psycopg.connect(url)
+    postgres.drop_databases()  # there are none left
+
+
 def test_postgres__two_databases__are_separate(postgres: Cluster) -> None:
     """A table of one database does not exist in the other."""
     first, second = postgres.new_database(), postgres.new_database()
