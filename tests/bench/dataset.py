@@ -41,7 +41,8 @@ from paygent.store.statements import Statements
 from paygent.store.tags import TAG_ROLLUP_KEY, TagSums, add_tags, write_tags
 
 DAY_US: Final = 86_400_000_000
-HOUR_US: Final = 3_600_000_000
+SECOND_US: Final = 1_000_000
+HOUR_US: Final = 3_600 * SECOND_US
 
 
 class Model(NamedTuple):
@@ -267,8 +268,8 @@ def _shares(weights: Iterable[float], total: int) -> list[int]:
 
 
 def _users(chance: Random, count: int, start_us: int) -> Iterator[User]:
-    """Yield users in the order of their ids. Their periods begin on any day and hour of the month
-    before the first usage.
+    """Yield users in the order of their ids. Their periods begin at any second of the month before
+    the first usage.
     """
     before = calendar_month(calendar_month(start_us).start_us - 1)
     names, shares = list(PLANS), list(accumulate(PLANS.values()))
@@ -276,13 +277,14 @@ def _users(chance: Random, count: int, start_us: int) -> Iterator[User]:
         (plan,) = chance.choices(names, cum_weights=shares)
         subscription = None
         if plan != names[0]:
-            moment = before.start_us + chance.randrange(0, before.end_us - before.start_us, HOUR_US)
+            length_us = before.end_us - before.start_us
+            moment = before.start_us + chance.randrange(0, length_us, SECOND_US)
             subscription = Subscription(moment, _a_month_later(moment))
         yield User(f"user_{number:07d}", f"pgu_{chance.getrandbits(64):016x}", plan, subscription)
 
 
 def _a_month_later(moment_us: int) -> int:
-    """Return the same day and hour of the next month, or its last day."""
+    """Return the same day and time of the next month, or its last day."""
     following = calendar_month(calendar_month(moment_us).end_us)
     after_first = moment_us - calendar_month(moment_us).start_us
     first = datetime.fromtimestamp(following.start_us // 10**6, timezone.utc)

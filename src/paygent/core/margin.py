@@ -1,10 +1,7 @@
 """The definition of margins: what users pay less what they cost, by user, plan or month.
 
-*Revenue* of a span of time is accrued: a payment counts by the part of its own span that lies in
-it, so that the revenue of two months is the sum of both, to the nano-dollar. A payment is dated
-revenue that was recorded; a refund is a negative one. A billing period without any payment has the
-price of the user's plan in its place, while the user is there, and is labelled `plan_price`. A
-price belongs to the plan as it was at the period's begin; what has ended for good has none.
+*Revenue* is what was recorded, or else the price of the user's plan, which is labelled
+`plan_price`; see `core/revenue.py`.
 
 *Projected* cost is the cost so far at the same pace until the end of the span; a month is
 projected by itself, and the total as a whole.
@@ -12,111 +9,23 @@ projected by itself, and the total as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
 
 from paygent.core.messages import MISSING_USER_ID
 from paygent.core.money import CAP_NANO_MAX, divide_half_even
-from paygent.core.period import Subscription, Window, billing_period
+from paygent.core.period import Window, common
 from paygent.core.report import START, Cursor
+from paygent.core.revenue import Months, Revenue, RevenueKey
 
-MarginKey = Literal["user", "plan", "month"]
+MarginKey = RevenueKey
 MARGIN_KEYS: Final[tuple[MarginKey, ...]] = ("user", "plan", "month")
 
 MARGIN_SORTS: Final = ("margin", "cost", "revenue", "projected_cost", "projected_margin", "calls")
 
 RevenueSource = Literal["recorded", "plan_price", "mixed"]
-
-
-class Payment(NamedTuple):
-    """A recorded payment, or a refund.
-
-    Attributes:
-        start_us, end_us: The span of time that it is for, half-open.
-        amount_nano: Negative for a refund.
-    """
-
-    start_us: int
-    end_us: int
-    amount_nano: int
-
-
-class Contract(NamedTuple):
-    """A plan that a user has, or had.
-
-    Attributes:
-        begin_us: Since when.
-        plan: Its name.
-        subscription: The billing period; None is the UTC calendar month.
-        own_price_nano: Price of the user's own version of it; None without one.
-    """
-
-    begin_us: int
-    plan: str
-    subscription: Subscription | None = None
-    own_price_nano: int | None = None
-
-
-class Customer(NamedTuple):
-    """What a user's revenue follows from.
-
-    Attributes:
-        begin_us, end_us: From when until when there is a plan's price: while the user is there.
-        contracts: The plans that the user had, oldest first; the first one counts before its begin,
-            too. Never empty.
-        payments: All that touch the span of time of the report, and its billing periods.
-    """
-
-    user_id: str
-    begin_us: int
-    end_us: int
-    contracts: tuple[Contract, ...]
-    payments: tuple[Payment, ...] = ()
-
-
-Prices = Mapping[str, Sequence[tuple[int, int | None]]]
-"""(begin, price in nano-dollars) of the versions of each plan, oldest first."""
-
-
-class Accrual(NamedTuple):
-    """A part of a user's revenue: on one plan, in one month.
-
-    Attributes:
-        month: In the product's time zone, YYYY-MM.
-        is_recorded: Whether it was paid, and is not the plan's price.
-    """
-
-    plan: str
-    month: str
-    amount_nano: int
-    is_recorded: bool
-
-
-class Revenue(NamedTuple):
-    """Sums of accruals; fields as in `MarginFigures`."""
-
-    recorded_nano: int = 0
-    plan_price_nano: int = 0
-    has_recorded: bool = False
-    has_plan_price: bool = False
-
-    def plus(self, accrual: Accrual) -> Revenue:
-        """Return the sums with another accrual."""
-        if accrual.is_recorded:
-            return self._replace(
-                recorded_nano=self.recorded_nano + accrual.amount_nano, has_recorded=True
-            )
-        return self._replace(
-            plan_price_nano=self.plan_price_nano + accrual.amount_nano, has_plan_price=True
-        )
-
-    def of_users(self, count: int) -> Revenue:
-        """Return the sums of so many users who all have this revenue."""
-        return self._replace(
-            recorded_nano=self.recorded_nano * count, plan_price_nano=self.plan_price_nano * count
-        )
 
 
 class MarginFigures(NamedTuple):
@@ -242,113 +151,12 @@ Costs = Mapping[str, tuple[int, int]]
 _SHARES: Final = (1, 5, 10)
 
 
-def accruals(
-    customer: Customer, prices: Prices, span: Window, months: Sequence[tuple[str, Window]]
-) -> Iterator[Accrual]:
-    """Yield a user's revenue in a span of time, in parts of one plan and month each.
-
-    Args:
-        customer: The user.
-        prices: Of the plans.
-        span: The span of time.
-        months: Those of the product's time zone that touch the span.
-    """
-    there = _common(span, Window(customer.begin_us, customer.end_us))
-    for contract, window in _contracts(customer, span):
-        for payment in customer.payments:
-            of = Window(payment.start_us, payment.end_us)
-            for part, month in _parts(_common(of, window), months):
-                amount_nano = share(payment.amount_nano, of, part)
-                yield Accrual(contract.plan, month, amount_nano, is_recorded=True)
-        for period in _periods(contract.subscription, _common(window, there)):
-            if any(
-                each.start_us < period.end_us and each.end_us > period.start_us
-                for each in customer.payments
-            ):
-                continue
-            price_nano = _price(contract, prices, period.start_us)
-            if price_nano is not None:
-                for part, month in _parts(_common(_common(period, window), there), months):
-                    amount_nano = share(price_nano, period, part)
-                    yield Accrual(contract.plan, month, amount_nano, is_recorded=False)
-
-
-def share(amount_nano: int, of: Window, part: Window) -> int:
-    """Return what of an amount for a span of time belongs to a part of it. The shares of parts
-    that touch each other add up exactly to that of both.
-    """
-    length = of.end_us - of.start_us
-    before, after = (at_us - of.start_us for at_us in part)
-    return amount_nano * after // length - amount_nano * before // length
-
-
-def _common(first: Window, second: Window) -> Window:
-    return Window(max(first.start_us, second.start_us), min(first.end_us, second.end_us))
-
-
-def _periods(subscription: Subscription | None, span: Window) -> Iterator[Window]:
-    """Yield the billing periods that touch a span of time."""
-    at_us = span.start_us
-    while at_us < span.end_us:
-        period = billing_period(subscription, at_us)
-        if period is None:
-            return  # it has ended for good: what is left is the default plan's, without a price
-        yield period
-        at_us = period.end_us
-
-
-def revenue_of(found: Iterable[Accrual], query: MarginQuery) -> dict[str, Revenue]:
-    """Return a user's revenue by the key of a query; by user there is one, with the key ""."""
-    sums: dict[str, Revenue] = {}
-    plan = query.where.get("plan")
-    for accrual in found:
-        if plan is None or accrual.plan == plan:
-            key = "" if query.by == "user" else str(getattr(accrual, query.by))
-            sums[key] = sums.get(key, Revenue()).plus(accrual)
-    return sums
-
-
-def _contracts(customer: Customer, span: Window) -> Iterator[tuple[Contract, Window]]:
-    """Yield the contracts of a user with the part of a span of time that each is in force."""
-    contracts = customer.contracts
-    for number, contract in enumerate(contracts):
-        begin_us = contract.begin_us if number else span.start_us
-        last = number + 1 == len(contracts)
-        until_us = span.end_us if last else contracts[number + 1].begin_us
-        window = _common(span, Window(begin_us, until_us))
-        if window.start_us < window.end_us:
-            yield contract, window
-
-
-def _parts(window: Window, months: Sequence[tuple[str, Window]]) -> Iterator[tuple[Window, str]]:
-    """Yield the parts of a span of time in each month."""
-    for month, days in months:
-        part = _common(window, days)
-        if part.start_us < part.end_us:
-            yield part, month
-
-
-def _price(contract: Contract, prices: Prices, at_us: int) -> int | None:
-    """Return the price of a plan for a period that begins at a moment; before the plan was
-    configured it is that of its first version.
-    """
-    if contract.own_price_nano is not None:
-        return contract.own_price_nano
-    versions = prices.get(contract.plan, ())
-    price_nano = versions[0][1] if versions else None
-    for begin_us, each in versions:
-        if begin_us > at_us:
-            break
-        price_nano = each
-    return price_nano
-
-
 def margin_page(
     costs: Costs,
     total: tuple[int, int],
     revenue: Iterable[tuple[str, Revenue]],
     query: MarginQuery,
-    months: Sequence[tuple[str, Window]],
+    months: Months,
     now_us: int,
 ) -> MarginPage:
     """Return a page of margins.
@@ -363,7 +171,7 @@ def margin_page(
     """
     span = Window(query.start_us, query.end_us)
     # A month that is over has what it has, however long the span goes on.
-    spans = {name: _common(span, days) for name, days in months} if query.by == "month" else {}
+    spans = {name: common(span, days) for name, days in months} if query.by == "month" else {}
     groups: dict[str, tuple[int, ...]] = {
         key: (calls, cost_nano, 0, 0, False, False) for key, (calls, cost_nano) in costs.items()
     }

@@ -11,19 +11,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from paygent.core.margin import (
-    Contract,
-    Customer,
-    MarginKey,
-    MarginQuery,
-    MarginReport,
-    Payment,
-    Prices,
-    Revenue,
-    accruals,
-    margin_page,
-    revenue_of,
-)
+from paygent.core.margin import MarginKey, MarginQuery, MarginReport, margin_page
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import read_cap_nano
 from paygent.core.period import (
@@ -35,6 +23,15 @@ from paygent.core.period import (
 )
 from paygent.core.report import SpendQuery
 from paygent.core.report_request import SpendRequest, month_in_zone
+from paygent.core.revenue import (
+    Contract,
+    Customer,
+    Months,
+    Payment,
+    Prices,
+    Revenue,
+    RevenueRules,
+)
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.reports import all_costs, resolved
 from paygent.store.rows import from_json, subscription_of
@@ -104,93 +101,84 @@ class _User(NamedTuple):
     @property
     def subscription(self) -> Subscription | None:
         """The billing period as it was given."""
-        if self.period_start_us is None or self.period_end_us is None:
-            return None
-        return Subscription(self.period_start_us, self.period_end_us, self.renews or "auto")
+        return _subscription(self.period_start_us, self.period_end_us, self.renews)
 
 
-class _Accruals(NamedTuple):
-    """What users' revenue is computed with."""
-
-    prices: Prices
-    query: MarginQuery
-    months: list[tuple[str, Window]]
-    default_plan: str
-
-    @property
-    def span(self) -> Window:
-        """The span of time of the query."""
-        return Window(self.query.start_us, self.query.end_us)
-
-    def of(self, customer: Customer) -> dict[str, Revenue]:
-        """Return a user's revenue by the key of the query."""
-        found = accruals(customer, self.prices, self.span, self.months)
-        return revenue_of(found, self.query)
-
-
-def _revenue(
-    sql: Statements, query: MarginQuery, months: list[tuple[str, Window]]
-) -> Iterator[tuple[str, Revenue]]:
+def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tuple[str, Revenue]]:
     """Yield (key, revenue) of the users that a query is about.
 
-    Most users differ in little: they were there before the span of time began, on the plan that
-    they still have. Those with equal terms and payments have equal revenue, which is computed once.
+    Most users were there before the span of time began, on the plan that they still have. Those of
+    a plan who have neither a billing period of their own nor payments have equal revenue, which is
+    computed once.
     """
-    where, start_us = query.where, query.start_us
+    where, span = query.where, Window(query.start_us, query.end_us)
     first, last = where.get("user", ""), where.get("user", AFTER_ALL_IDS)
     default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
-    accrued = _Accruals(_prices(sql), query, months, default_plan)
-    priced = {
-        name
-        for name, versions in accrued.prices.items()
-        if any(price_nano is not None for _, price_nano in versions)
-    }
-    rows = sql.tuples("customers", first_user=first, last_user=last)
-    payments = _payments(sql, first, last, accrued.span)
-    alike: dict[tuple[Any, ...], list[str]] = {}
+    prices = _prices(sql)
+    rules = RevenueRules(prices, span, query.by, months, where.get("plan"))
+    payments = _payments(sql, first, last, span)
+    priced = [(name,) for name, versions in prices.items() if _has_price(versions)]
+    limits = {"first_user": first, "last_user": last, "start_us": span.start_us}
+    found = sql.tuples("customers", None, priced, **limits, default_plan=default_plan)
+    payers = payments.keys() - {row[0] for row in found}
+    if payers:
+        found += sql.tuples("some_customers", None, [(user_id,) for user_id in sorted(payers)])
+    alike: dict[str, list[str]] = {}
     others: list[_User] = []
-    for row in rows:
+    for row in found:
         user_id, plan, own, period_start, period_end, renews, created_us, erased_us, assigned = row
-        is_there = created_us <= start_us and erased_us is None and user_id != MISSING_USER_ID
-        if not (is_there and own is None and assigned <= start_us):
+        is_there = created_us <= span.start_us and erased_us is None and user_id != MISSING_USER_ID
+        if not (is_there and own is None and assigned <= span.start_us):
             others.append(_User(*row))
-        elif (paid := payments.get(user_id, ())) or (plan or default_plan) in priced:
-            terms = plan, period_start, period_end, renews, paid
-            alike.setdefault(terms, []).append(user_id)
-    for (plan, period_start, period_end, renews, paid), user_ids in alike.items():
-        user = _User("", plan, None, period_start, period_end, renews, 0, None, 0)
-        contract = Contract(0, plan or default_plan, user.subscription)
-        customer = Customer("", 0, END_OF_TIME_US, (contract,), paid)
-        for key, revenue in accrued.of(customer).items():
+            continue
+        plan = plan or default_plan
+        subscription = _subscription(period_start, period_end, renews)
+        paid = payments.get(user_id, ())
+        if not paid and subscription is None:
+            alike.setdefault(plan, []).append(user_id)
+            continue
+        contracts = (Contract(0, plan, subscription),)
+        yield from rules.revenue_of(Customer(user_id, 0, END_OF_TIME_US, contracts, paid))
+    for plan, user_ids in alike.items():
+        customer = Customer("", 0, END_OF_TIME_US, (Contract(0, plan),))
+        for key, revenue in rules.revenue_of(customer):
             if query.by == "user":
                 for user_id in user_ids:
                     yield user_id, revenue
             else:
                 yield key, revenue.of_users(len(user_ids))
-    yield from _revenue_of_others(sql, others, payments, accrued)
+    for customer in _customers(sql, others, payments, default_plan):
+        yield from rules.revenue_of(customer)
 
 
-def _revenue_of_others(
+def _subscription(
+    start_us: int | None, end_us: int | None, renews: Renewal | None
+) -> Subscription | None:
+    """Return the billing period of a row, as it was given."""
+    if start_us is None or end_us is None:
+        return None
+    return Subscription(start_us, end_us, renews or "auto")
+
+
+def _customers(
     sql: Statements,
     users: Sequence[_User],
     payments: Mapping[str, tuple[Payment, ...]],
-    accrued: _Accruals,
-) -> Iterator[tuple[str, Revenue]]:
-    """Yield (key, revenue) of users one by one: those who came or left, or changed their plan."""
+    default_plan: str,
+) -> Iterator[Customer]:
+    """Yield users with all plans that they had: those who came or left, or changed their plan."""
     found = sql.assignments_of(rows=[(user.user_id,) for user in users]) if users else ()
     assignments = _by_user(found)
     for user in users:
         user_id = user.user_id
         is_missing = user_id == MISSING_USER_ID  # calls without a user, which no user pays for
-        customer = Customer(
+        yield Customer(
             user_id=user_id,
             begin_us=END_OF_TIME_US if is_missing else user.created_us,
             end_us=END_OF_TIME_US if user.erased_us is None else user.erased_us,
-            contracts=_contracts(user, assignments.get(user_id, ()), accrued.default_plan),
+            contracts=_contracts(user, assignments.get(user_id, ()), default_plan),
             payments=payments.get(user_id, ()),
         )
-        for key, revenue in accrued.of(customer).items():
-            yield user_id if accrued.query.by == "user" else key, revenue
 
 
 def _months(span: Window, zone: str) -> Iterator[tuple[str, Window]]:
@@ -210,6 +198,10 @@ def _prices(sql: Statements) -> Prices:
         price_nano = _price_of(from_json(row["document"]))
         prices.setdefault(row["name"], []).append((row["created_us"], price_nano))
     return prices
+
+
+def _has_price(versions: Sequence[tuple[int, int | None]]) -> bool:
+    return any(price_nano is not None for _, price_nano in versions)
 
 
 def _price_of(document: dict[str, Any] | None) -> int | None:

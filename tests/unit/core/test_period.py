@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import get_args
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.contract.samples import DAY_US
 
 from paygent.core.period import (
     END_OF_TIME_US,
+    BillingPeriods,
     Renewal,
     Subscription,
     Window,
@@ -200,6 +205,54 @@ def test_billing_period__not_renewed__has_ended(at: str) -> None:
     """A subscription that does not renew is over at its end."""
     subscription = Subscription(us("2025-01-15"), us("2025-02-15"), "none")
     assert billing_period(subscription, us(at)) is None
+
+
+LENGTHS_US = (DAY_US, 7 * DAY_US, 30 * DAY_US, 31 * DAY_US, 365 * DAY_US, DAY_US * 3 // 2)
+# Far from now a month's begin is clamped: to 1970, and to the last day of 9999.
+YEARS = (1970, 1971, 2024, 2026, 2027, 9990, 9997)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    start=st.sampled_from(YEARS),
+    after_us=st.integers(0, 800 * DAY_US),
+    length_us=st.sampled_from(LENGTHS_US),
+    later_us=st.sampled_from((0, 0, 0, 1, DAY_US)),
+    renews=st.sampled_from(get_args(Renewal)),
+    span_start=st.sampled_from(YEARS),
+    span_us=st.tuples(st.integers(0, 400 * DAY_US), st.integers(1, 90 * DAY_US)),
+)
+def test_billing_periods__of_any_subscription__are_those_one_by_one(
+    start: int,
+    after_us: int,
+    length_us: int,
+    later_us: int,
+    renews: Renewal,
+    span_start: int,
+    span_us: tuple[int, int],
+) -> None:
+    """Also of several that begin on one day, whose periods are computed together."""
+    begin_us = us(f"{start}-01-01") + after_us
+    span_start_us = us(f"{span_start}-01-01") + span_us[0]
+    span = Window(span_start_us, span_start_us + span_us[1])
+    periods = BillingPeriods(span)
+    for first_us in (begin_us, begin_us - begin_us % DAY_US, begin_us // DAY_US * DAY_US + 7):
+        subscription = Subscription(first_us, first_us + length_us + later_us, renews)
+        for each in (subscription, None):
+            assert list(periods.of(each)) == one_by_one(each, span)
+
+
+def one_by_one(subscription: Subscription | None, span: Window) -> list[Window]:
+    """Return the periods that touch a span of time."""
+    found: list[Window] = []
+    at_us = span.start_us
+    while at_us < span.end_us:
+        period = billing_period(subscription, at_us)
+        if period is None:
+            break
+        found.append(period)
+        at_us = period.end_us
+    return found
 
 
 def test_billing_period__no_subscription__is_the_calendar_month() -> None:

@@ -262,12 +262,26 @@ ORDER BY u.day, u.model, u.operation;
 SELECT name, document, created_us FROM plans WHERE product_id = :product_id ORDER BY name, version;
 
 -- name: customers
--- Users and what they pay follows from; the columns are read by their place (`store/margins.py`).
+-- Users and what they pay follows from; the columns are read by their place (`store/margins.py`). Left out are those
+-- who have been on a plan without a price since before :start_us: only payments may be theirs.
 SELECT
-    user_id, plan, own, period_start_us, period_end_us, renews, created_us, erased_us,
-    COALESCE(assigned_us, 0) AS assigned_us
-FROM users
-WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user;
+    u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.created_us, u.erased_us,
+    COALESCE(u.assigned_us, 0) AS assigned_us
+FROM users AS u
+WHERE u.product_id = :product_id AND u.user_id >= :first_user AND u.user_id <= :last_user
+  AND (
+    COALESCE(u.plan, :default_plan) IN (SELECT k.name FROM rows(name TEXT) AS k)
+    OR u.own IS NOT NULL OR u.created_us > :start_us OR u.assigned_us > :start_us OR u.erased_us IS NOT NULL
+  );
+
+-- name: some_customers
+-- The same of some users.
+SELECT
+    u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.created_us, u.erased_us,
+    COALESCE(u.assigned_us, 0) AS assigned_us
+FROM rows(user_id TEXT) AS k
+CROSS JOIN users AS u
+WHERE u.product_id = :product_id AND u.user_id = k.user_id;
 
 -- name: longest_period^
 -- The longest billing period that users have or had, in microseconds; NULL where all have calendar months.

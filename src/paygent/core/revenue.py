@@ -1,0 +1,194 @@
+"""The definition of a user's revenue in a span of time.
+
+Revenue is accrued: a payment counts by the part of its own span that lies in the span in question,
+so that the revenue of two months is the sum of both, to the nano-dollar. A payment is dated revenue
+that was recorded; a refund is a negative one. A billing period without any payment has the price of
+the user's plan in its place, while the user is there. A price belongs to the plan as it was at the
+period's begin; what has ended for good has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from paygent.core.period import BillingPeriods, Subscription, Window, common
+
+RevenueKey = Literal["user", "plan", "month"]
+
+
+class Payment(NamedTuple):
+    """A recorded payment, or a refund.
+
+    Attributes:
+        start_us, end_us: The span of time that it is for, half-open.
+        amount_nano: Negative for a refund.
+    """
+
+    start_us: int
+    end_us: int
+    amount_nano: int
+
+
+class Contract(NamedTuple):
+    """A plan that a user has, or had.
+
+    Attributes:
+        begin_us: Since when.
+        plan: Its name.
+        subscription: The billing period; None is the UTC calendar month.
+        own_price_nano: Price of the user's own version of it; None without one.
+    """
+
+    begin_us: int
+    plan: str
+    subscription: Subscription | None = None
+    own_price_nano: int | None = None
+
+
+class Customer(NamedTuple):
+    """A user with all that revenue follows from.
+
+    Attributes:
+        begin_us, end_us: From when until when there is a plan's price: while the user is there.
+        contracts: The plans that the user had, oldest first; the first one counts before its begin,
+            too. Never empty.
+        payments: All that touch the span of time in question, and its billing periods.
+    """
+
+    user_id: str
+    begin_us: int
+    end_us: int
+    contracts: tuple[Contract, ...]
+    payments: tuple[Payment, ...] = ()
+
+
+_Amount = tuple[int, int, int]  # a Payment, or a price: start, end, nano-dollars
+
+Prices = Mapping[str, Sequence[tuple[int, int | None]]]
+"""(begin, price in nano-dollars) of the versions of each plan, oldest first."""
+
+Months = Sequence[tuple[str, Window]]
+"""(YYYY-MM, span) of the months of a time zone that touch a span of time, in their order."""
+
+
+class Revenue(NamedTuple):
+    """A sum of revenue.
+
+    Attributes:
+        recorded_nano: Recorded payments, less refunds.
+        plan_price_nano: Plans' prices, where nothing was recorded.
+        has_recorded, has_plan_price: Whether there is such revenue; it may add up to 0.
+    """
+
+    recorded_nano: int = 0
+    plan_price_nano: int = 0
+    has_recorded: bool = False
+    has_plan_price: bool = False
+
+    def of_users(self, count: int) -> Revenue:
+        """Return the sums of so many users who all have this revenue."""
+        return self._replace(
+            recorded_nano=self.recorded_nano * count, plan_price_nano=self.plan_price_nano * count
+        )
+
+
+class RevenueRules:
+    """Computes the revenue of users in a span of time.
+
+    Args:
+        prices: Of the plans.
+        span: The span of time.
+        by: The key that it is grouped by.
+        months: Those of the span.
+        plan: The only plan that counts; None is all.
+    """
+
+    def __init__(
+        self,
+        prices: Prices,
+        span: Window,
+        by: RevenueKey = "user",
+        months: Months = (),
+        plan: str | None = None,
+    ) -> None:
+        self.prices = prices
+        self.by = by
+        self.plan = plan
+        self.periods = BillingPeriods(span)
+        # Shares add up exactly: only by month is there a reason to compute those of each month.
+        self.parts = (
+            [(name, *common(span, days)) for name, days in months]
+            if by == "month"
+            else [("", *span)]
+        )
+
+    def revenue_of(self, customer: Customer) -> list[tuple[str, Revenue]]:
+        """Return (key, a user's revenue)."""
+        sums: dict[str, list[Any]] = {}
+        payments, parts = customer.payments, self.parts
+
+        def accrue(key: str, of: _Amount, window: tuple[int, int], kind: Literal[0, 1]) -> None:
+            begin_us, until_us = window
+            for month, start_us, end_us in parts:
+                first_us, last_us = max(start_us, begin_us, of[0]), min(end_us, until_us, of[1])
+                if first_us < last_us:
+                    each = sums.setdefault(month or key, [0, 0, False, False])
+                    each[kind] += share(of, first_us, last_us)
+                    each[kind + 2] = True
+
+        for contract, window in _in_force(customer.contracts, self.periods.span):
+            if self.plan is not None and contract.plan != self.plan:
+                continue
+            key = customer.user_id if self.by == "user" else contract.plan
+            for payment in payments:
+                accrue(key, payment, window, 0)
+            there = max(window.start_us, customer.begin_us), min(window.end_us, customer.end_us)
+            # After a period that has ended for good the plan is the default one, without a price.
+            for start_us, end_us in self.periods.of(contract.subscription):
+                if payments and any(
+                    each.start_us < end_us and each.end_us > start_us for each in payments
+                ):
+                    continue
+                price_nano = self._price(contract, start_us)
+                if price_nano is not None:
+                    accrue(key, (start_us, end_us, price_nano), there, 1)
+        return [(key, Revenue(*each)) for key, each in sums.items()]
+
+    def _price(self, contract: Contract, at_us: int) -> int | None:
+        """Return the price of a plan for a period that begins at a moment; before the plan was
+        configured it is that of its first version.
+        """
+        if contract.own_price_nano is not None:
+            return contract.own_price_nano
+        versions = self.prices.get(contract.plan, ())
+        price_nano = versions[0][1] if versions else None
+        for begin_us, each in versions:
+            if begin_us > at_us:
+                break
+            price_nano = each
+        return price_nano
+
+
+def share(of: _Amount, first_us: int, last_us: int) -> int:
+    """Return the share of a payment, or of a price, in a part of its span of time, in nano-dollars.
+    The shares of parts that touch each other add up exactly to that of both.
+    """
+    start_us, end_us, amount_nano = of
+    length = end_us - start_us
+    before = amount_nano * (first_us - start_us) // length
+    return amount_nano * (last_us - start_us) // length - before
+
+
+def _in_force(contracts: Sequence[Contract], span: Window) -> Iterator[tuple[Contract, Window]]:
+    """Yield the contracts of a user with the part of a span of time that each is in force."""
+    if len(contracts) == 1:
+        yield contracts[0], span
+        return
+    for number, contract in enumerate(contracts):
+        begin_us = contract.begin_us if number else span.start_us
+        last = number + 1 == len(contracts)
+        until_us = span.end_us if last else contracts[number + 1].begin_us
+        window = common(span, Window(begin_us, until_us))
+        if window.start_us < window.end_us:
+            yield contract, window
