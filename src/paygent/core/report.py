@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Any, Final, NamedTuple
 
 from paygent.core.event import Event
@@ -294,17 +295,20 @@ def group_facts(facts: Iterable[Fact], query: SpendQuery) -> Groups:
 
 def page_of(groups: Groups, query: SpendQuery) -> SpendPage:
     """Return a page of groups, and the total of all."""
-    total = Figures()
-    ranked = []
-    for keys, figures in groups.items():
-        total = total.plus(figures)
-        cursor = Cursor(query.rank(keys, figures), *keys)
-        if cursor > query.after:
-            ranked.append((cursor, SpendRow(keys, figures)))
-    ranked.sort()
-    page = ranked if query.rows_max is None else ranked[: query.rows_max]
-    following = page[-1][0] if page and len(page) < len(ranked) else None
-    return SpendPage(tuple(row for _, row in page), total, following)
+    total = Figures(*map(sum, zip(*groups.values(), strict=True)))
+    # Plain tuples in the form of a cursor: there may be a group for each user.
+    after = tuple(query.after)
+    missing = ("",) * (2 - len(query.by))
+    ranked: list[tuple[Any, ...]] = [
+        place
+        for keys, figures in groups.items()
+        if (place := (query.rank(keys, figures), *keys, *missing)) > after
+    ]
+    rows_max = query.rows_max
+    page = sorted(ranked) if rows_max is None else nsmallest(rows_max, ranked)
+    found = [place[1 : 1 + len(query.by)] for place in page]
+    following = Cursor(*page[-1]) if page and len(page) < len(ranked) else None
+    return SpendPage(tuple([SpendRow(keys, groups[keys]) for keys in found]), total, following)
 
 
 def fold_spend(events: Iterable[Event], query: SpendQuery, zone: str) -> SpendPage:
