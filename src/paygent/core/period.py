@@ -32,6 +32,10 @@ ROLLING_STEPS = 60
 """A rolling window drops old usage in steps of a sixtieth of its length: late, never early."""
 
 
+_PERIODS_KEPT_MAX = 200_000
+"""Periods that are kept for other subscriptions of the same day, in some 30 MB."""
+
+
 class Window(NamedTuple):
     """A half-open span of time, [start_us, end_us), in microseconds since 1970 UTC."""
 
@@ -178,6 +182,9 @@ def billing_period(subscription: Subscription | None, at_us: int) -> Window | No
     )
 
 
+_LAST_US = to_us(_LAST)
+
+
 class BillingPeriods:
     """The billing periods that touch a span of time, of many subscriptions.
 
@@ -190,7 +197,7 @@ class BillingPeriods:
 
     def __init__(self, span: Window) -> None:
         self.span = span
-        # Those that begin at midnight may touch it a day later.
+        # Periods are kept as from midnight, up to a day early.
         self._early = Window(span.start_us - _DAY_US, span.end_us)
         self._of_days: dict[Subscription, list[Window]] = {}
         self._months: list[Window] | None = None
@@ -206,7 +213,7 @@ class BillingPeriods:
             return self._months
         start_us, end_us, renews = subscription
         later_us = start_us % _DAY_US
-        if (end_us - start_us) % _DAY_US:
+        if (end_us - start_us) % _DAY_US or end_us >= _LAST_US:
             return list(_periods(subscription, self.span))
         midnight = Subscription(start_us - later_us, end_us - later_us, renews)
         known = self._of_days.get(midnight)
@@ -216,18 +223,13 @@ class BillingPeriods:
                 return list(_periods(subscription, self.span))  # months end there, at any time
             if self._kept < _PERIODS_KEPT_MAX:
                 self._of_days[midnight] = known
-                self._kept += len(known)
+                self._kept += 1 + len(known)
         first_us, last_us = self.span.start_us - later_us, self.span.end_us - later_us
         return [
             (begin_us + later_us, until_us + later_us)
             for begin_us, until_us in known
             if begin_us < last_us and until_us > first_us
         ]
-
-
-_LAST_US = to_us(_LAST)
-_PERIODS_KEPT_MAX = 200_000
-"""Periods that are kept for other subscriptions, in some 30 MB."""
 
 
 def _periods(subscription: Subscription | None, span: Window) -> Iterator[Window]:

@@ -10,7 +10,7 @@ period's begin; what has ended for good has none.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from paygent.core.period import BillingPeriods, Subscription, Window, common
 
@@ -64,6 +64,7 @@ class Customer(NamedTuple):
 
 
 _Amount = tuple[int, int, int]  # a Payment, or a price: start, end, nano-dollars
+_RECORDED, _PLAN_PRICE = 0, 1
 
 Prices = Mapping[str, Sequence[tuple[int, int | None]]]
 """(begin, price in nano-dollars) of the versions of each plan, oldest first."""
@@ -112,48 +113,56 @@ class RevenueRules:
         months: Months = (),
         plan: str | None = None,
     ) -> None:
-        self.prices = prices
-        self.by = by
-        self.plan = plan
-        self.periods = BillingPeriods(span)
+        self._prices = prices
+        self._by = by
+        self._plan = plan
+        self._periods = BillingPeriods(span)
         # Shares add up exactly: only by month is there a reason to compute those of each month.
-        self.parts = (
+        self._parts = (
             [(name, *common(span, days)) for name, days in months]
             if by == "month"
             else [("", *span)]
         )
 
     def revenue_of(self, customer: Customer) -> list[tuple[str, Revenue]]:
-        """Return (key, a user's revenue)."""
-        sums: dict[str, list[Any]] = {}
-        payments, parts = customer.payments, self.parts
+        """Return a user's revenue as pairs of its key and sum."""
+        sums: dict[str, list[int | None]] = {}  # what was recorded, and prices; None without any
+        payments, parts = customer.payments, self._parts
 
-        def accrue(key: str, of: _Amount, window: tuple[int, int], kind: Literal[0, 1]) -> None:
-            begin_us, until_us = window
+        def accrue(key: str, of: _Amount, begin_us: int, until_us: int, kind: int) -> None:
             for month, start_us, end_us in parts:
                 first_us, last_us = max(start_us, begin_us, of[0]), min(end_us, until_us, of[1])
                 if first_us < last_us:
-                    each = sums.setdefault(month or key, [0, 0, False, False])
-                    each[kind] += share(of, first_us, last_us)
-                    each[kind + 2] = True
+                    each = sums.setdefault(month or key, [None, None])
+                    each[kind] = (each[kind] or 0) + share(of, first_us, last_us)
 
-        for contract, window in _in_force(customer.contracts, self.periods.span):
-            if self.plan is not None and contract.plan != self.plan:
+        for contract, window in _in_force(customer.contracts, self._periods.span):
+            if self._plan is not None and contract.plan != self._plan:
                 continue
-            key = customer.user_id if self.by == "user" else contract.plan
+            key = customer.user_id if self._by == "user" else contract.plan
             for payment in payments:
-                accrue(key, payment, window, 0)
-            there = max(window.start_us, customer.begin_us), min(window.end_us, customer.end_us)
+                accrue(key, payment, *window, _RECORDED)
+            begin_us, until_us = (
+                max(window.start_us, customer.begin_us),
+                min(window.end_us, customer.end_us),
+            )
+            if begin_us >= until_us:
+                continue
             # After a period that has ended for good the plan is the default one, without a price.
-            for start_us, end_us in self.periods.of(contract.subscription):
+            for start_us, end_us in self._periods.of(contract.subscription):
+                if start_us >= until_us or end_us <= begin_us:
+                    continue
                 if payments and any(
                     each.start_us < end_us and each.end_us > start_us for each in payments
                 ):
                     continue
                 price_nano = self._price(contract, start_us)
                 if price_nano is not None:
-                    accrue(key, (start_us, end_us, price_nano), there, 1)
-        return [(key, Revenue(*each)) for key, each in sums.items()]
+                    accrue(key, (start_us, end_us, price_nano), begin_us, until_us, _PLAN_PRICE)
+        return [
+            (key, Revenue(recorded or 0, price or 0, recorded is not None, price is not None))
+            for key, (recorded, price) in sums.items()
+        ]
 
     def _price(self, contract: Contract, at_us: int) -> int | None:
         """Return the price of a plan for a period that begins at a moment; before the plan was
@@ -161,7 +170,7 @@ class RevenueRules:
         """
         if contract.own_price_nano is not None:
             return contract.own_price_nano
-        versions = self.prices.get(contract.plan, ())
+        versions = self._prices.get(contract.plan, ())
         price_nano = versions[0][1] if versions else None
         for begin_us, each in versions:
             if begin_us > at_us:

@@ -1,7 +1,7 @@
 """Margins from the store: the cost of reports, recorded revenue, and the prices of plans.
 
-All users are read, since one without a call pays as well; what follows from them is the definition
-in `core/margin.py`.
+Users without a call are read as well, since they pay; the definitions are `core/margin.py` and
+`core/revenue.py`.
 """
 
 from __future__ import annotations

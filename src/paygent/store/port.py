@@ -133,7 +133,7 @@ class Store(Protocol):
         """
 
     def margin(self, product: str, request: SpendRequest) -> MarginReport:
-        """Return a report of margins: what `core.margin` makes of cost, payments and prices.
+        """Return a report of margins: cost, and what `core.revenue` makes of payments and prices.
 
         Raises:
             InvalidValue: As of `spend`.

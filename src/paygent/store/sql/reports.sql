@@ -263,7 +263,7 @@ SELECT name, document, created_us FROM plans WHERE product_id = :product_id ORDE
 
 -- name: customers
 -- Users and what they pay follows from; the columns are read by their place (`store/margins.py`). Left out are those
--- who have been on a plan without a price since before :start_us: only payments may be theirs.
+-- who have been on a plan without a price since before :start_us: they have no revenue but payments.
 SELECT
     u.user_id, u.plan, u.own, u.period_start_us, u.period_end_us, u.renews, u.created_us, u.erased_us,
     COALESCE(u.assigned_us, 0) AS assigned_us
