@@ -463,6 +463,25 @@ def test_tags__a_correction_of_a_correction__is_the_fold(
         assert report.page.rows
 
 
+def test_tags__a_correction_at_another_time_than_its_original__is_the_fold(
+    store: SqlStore, clock: Clock
+) -> None:
+    """It came first, with a time of its own: it counts there, under its own tags."""
+    store.add_product("Acme", product_id=PRODUCT)
+    clock.at_us = NOON_US - 10 * DAY_US
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = NOON_US + DAY_US
+    call = make_event("a", metadata={"team": "search"})
+    correction = make_correction("b", call, metadata={"team": "chat"}, at_us=call.at_us - 1)
+    for event in (correction, call):
+        store.ingest(PRODUCT, Batch(events=(event,), at_us=clock.at_us))
+    assert list(store.audit(PRODUCT)) == []
+    request = read_request({"by": "tag:team", "start": None, "end": None}, now_us=clock.at_us)
+    report = store.spend(PRODUCT, request)
+    assert [row.keys for row in report.page.rows] == [("search",), ("chat",)]
+    assert report.page == fold_spend(booked(store), report.query, "UTC")
+
+
 def test_tags__usage_that_is_ahead_of_the_declaration__is_counted(
     store: SqlStore, clock: Clock
 ) -> None:

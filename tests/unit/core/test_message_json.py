@@ -21,6 +21,7 @@ from tests.contract.samples import (
 )
 
 from paygent.core.account import AccountKey
+from paygent.core.event_json import CLOCK_SKEW_MAX_US
 from paygent.core.limit import LimitKey
 from paygent.core.message_json import (
     ACCOUNTS_MAX,
@@ -38,14 +39,17 @@ from paygent.core.message_json import (
     with_versions,
 )
 from paygent.core.messages import (
+    QUARTER_US,
     Answer,
     AssignRecord,
     Batch,
+    GateEvent,
     PlanRecord,
     PriceRecord,
     Question,
     SessionRecord,
     SessionState,
+    UnmeteredCount,
     UserLedger,
 )
 from paygent.core.period import END_OF_TIME_US, Subscription
@@ -456,6 +460,22 @@ def test_answer__what_is_about_no_user__survives_the_round_trip(
     written = answer_to_json(answer, batch)
     assert written["duplicates"] == ["b"]
     assert read_answer(through_text(written), batch) == answer
+
+
+def test_records__of_a_clock_that_is_ahead__are_moved_to_now() -> None:
+    """As events; a clock a little ahead is as good as the ledger's."""
+    gate_event = GateEvent(
+        *("g1", "ann", "s1", NOON_US + CLOCK_SKEW_MAX_US, "hard_gate", "total_spend", "gpt-4o"),
+        *(True, 10**6, "1.00", "1.00", "limit reached"),
+    )
+    ahead = gate_event._replace(at_us=gate_event.at_us + 1)
+    unmetered = UnmeteredCount("p1", NOON_US + QUARTER_US, "openai:POST /videos", "", 3)
+    batch = Batch(records=(gate_event, ahead, unmetered))
+    assert read(through_text(batch_to_json(batch))).records == (
+        gate_event,
+        ahead._replace(at_us=NOON_US),
+        unmetered._replace(since_us=NOON_US),
+    )
 
 
 def answered(state: UserLedger, version: str = "", question: Question = QUESTION) -> Answer:

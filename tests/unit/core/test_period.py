@@ -249,6 +249,17 @@ def test_billing_periods__a_first_one_until_the_end_of_time__are_those_one_by_on
     assert list(BillingPeriods(june).of(lifetime)) == one_by_one(lifetime, june)
 
 
+def test_billing_periods__more_than_are_kept__are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many subscriptions from ever other days, not all are kept."""
+    monkeypatch.setattr("paygent.core.period._PERIODS_KEPT_MAX", 3)
+    june = window("2026-06-01", "2026-07-01")
+    periods = BillingPeriods(june)
+    for day_us in range(us("2026-01-01"), us("2026-01-05"), DAY_US):
+        for start_us in (day_us, day_us + 7):
+            weekly = Subscription(start_us, start_us + 7 * DAY_US)
+            assert list(periods.of(weekly)) == one_by_one(weekly, june)
+
+
 def one_by_one(subscription: Subscription | None, span: Window) -> list[Window]:
     """Return the periods that touch a span of time."""
     found: list[Window] = []
