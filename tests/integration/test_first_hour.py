@@ -828,6 +828,8 @@ def test_row_23__an_event_that_jumps_past_the_cap__warns_all_the_same(init: Init
 _WORKER = """
 import sys
 from paygent import Paygent, PlanConfig
+from paygent.client.metering import wait
+wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine is no slow ledger
 pg = Paygent.init(db_path=sys.argv[1])
 pg.configure_plan("default", PlanConfig())
 assert not pg._parts.worker.flush(0.5)
