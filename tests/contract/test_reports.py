@@ -440,15 +440,20 @@ def test_tags__a_falsified_sum__is_found_and_repaired(store: SqlStore, clock: Cl
     assert list(store.audit(PRODUCT)) == []
 
 
+def declare_days_before(store: SqlStore, clock: Clock) -> None:
+    """Make a product that keeps sums by `team` since days before what happens next."""
+    store.add_product("Acme", product_id=PRODUCT)
+    clock.at_us = NOON_US - 10 * DAY_US
+    declare(store, ("team",), clock.at_us)
+    clock.at_us = NOON_US + DAY_US
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_tags__a_correction_of_a_correction__is_the_fold(
     store: SqlStore, clock: Clock, order: tuple[int, ...]
 ) -> None:
     """It counts under its own tags, in whichever order the three come."""
-    store.add_product("Acme", product_id=PRODUCT)
-    clock.at_us = NOON_US - 10 * DAY_US
-    declare(store, ("team",), clock.at_us)
-    clock.at_us = NOON_US + DAY_US
+    declare_days_before(store, clock)
     call = make_event("a", metadata={"team": "search"})
     correction = make_correction("b", call, metadata={"team": "chat"})
     again = make_correction("c", correction, metadata={"team": "late"})
@@ -467,10 +472,7 @@ def test_tags__a_correction_at_another_time_than_its_original__is_the_fold(
     store: SqlStore, clock: Clock
 ) -> None:
     """It came first, with a time of its own: it counts there, under its own tags."""
-    store.add_product("Acme", product_id=PRODUCT)
-    clock.at_us = NOON_US - 10 * DAY_US
-    declare(store, ("team",), clock.at_us)
-    clock.at_us = NOON_US + DAY_US
+    declare_days_before(store, clock)
     call = make_event("a", metadata={"team": "search"})
     correction = make_correction("b", call, metadata={"team": "chat"}, at_us=call.at_us - 1)
     for event in (correction, call):

@@ -34,7 +34,7 @@ from paygent.core.revenue import (
 )
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.reports import all_costs, resolved
-from paygent.store.rows import from_json, subscription_of
+from paygent.store.rows import from_json, subscription_from, subscription_of
 from paygent.store.statements import Row, Statements
 
 _MONTH_US = 31 * 86_400 * 10**6
@@ -86,14 +86,14 @@ def _costs(
 
 
 class _User(NamedTuple):
-    """A row of `customers`."""
+    """A row of `customers`; without a period of its own its three columns are NULL."""
 
     user_id: str
     plan: str | None
     own: str | None
     period_start_us: int | None
-    period_end_us: int | None
-    renews: Renewal | None
+    period_end_us: int
+    renews: Renewal
     created_us: int
     erased_us: int | None
     assigned_us: int
@@ -101,7 +101,7 @@ class _User(NamedTuple):
     @property
     def subscription(self) -> Subscription | None:
         """The billing period as it was given."""
-        return _subscription(self.period_start_us, self.period_end_us, self.renews)
+        return subscription_from(self.period_start_us, self.period_end_us, self.renews)
 
 
 def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tuple[str, Revenue]]:
@@ -132,7 +132,7 @@ def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tu
             others.append(_User(*row))
             continue
         plan = plan or default_plan
-        subscription = _subscription(period_start, period_end, renews)
+        subscription = subscription_from(period_start, period_end, renews)
         paid = payments.get(user_id, ())
         if not paid and subscription is None:
             alike.setdefault(plan, []).append(user_id)
@@ -149,15 +149,6 @@ def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tu
                 yield key, revenue.of_users(len(user_ids))
     for customer in _customers(sql, others, payments, default_plan):
         yield from rules.revenue_of(customer)
-
-
-def _subscription(
-    start_us: int | None, end_us: int | None, renews: Renewal | None
-) -> Subscription | None:
-    """Return the billing period of a row, as it was given."""
-    if start_us is None or end_us is None:
-        return None
-    return Subscription(start_us, end_us, renews or "auto")
 
 
 def _customers(

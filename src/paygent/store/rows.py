@@ -10,7 +10,7 @@ from typing import Any
 from paygent.core.account import AccountKey
 from paygent.core.event import Event
 from paygent.core.limit import LimitKey
-from paygent.core.period import Subscription
+from paygent.core.period import Renewal, Subscription
 from paygent.store.statements import Row
 
 
@@ -104,9 +104,14 @@ def event_of(row: Row) -> Event:
 
 def subscription_of(row: Row) -> Subscription | None:
     """Return the billing period of a user's row, as it was given."""
-    if row["period_start_us"] is None:
-        return None
-    return Subscription(row["period_start_us"], row["period_end_us"], row["renews"])
+    return subscription_from(row["period_start_us"], row["period_end_us"], row["renews"])
+
+
+def subscription_from(start_us: int | None, end_us: int, renews: Renewal) -> Subscription | None:
+    """Return the billing period of the columns of a user's row; None where the first is NULL, and
+    with it the others.
+    """
+    return None if start_us is None else Subscription(start_us, end_us, renews)
 
 
 def account_row(user_id: str, key: AccountKey) -> tuple[Any, ...]:

@@ -250,7 +250,7 @@ def test_billing_periods__a_first_one_until_the_end_of_time__are_those_one_by_on
 
 
 def test_billing_periods__more_than_are_kept__are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of many subscriptions from ever other days, not all are kept."""
+    """Subscriptions begin on more days than are kept."""
     monkeypatch.setattr("paygent.core.period._PERIODS_KEPT_MAX", 3)
     june = window("2026-06-01", "2026-07-01")
     periods = BillingPeriods(june)
