@@ -12,21 +12,19 @@ from typing import NamedTuple
 
 from paygent.cli.options import CommandError, opened, read_place
 from paygent.cli.output import Column, open_console, print_line, print_table
-from paygent.cli.wording import day, rate, short
 from paygent.client.accounts.account_lookup import account_key
 from paygent.core.event import HELD, Event
 from paygent.core.explain import BILLED, Explanation, explain, rates_from_json
 from paygent.core.messages import BookedEvent, Question
-from paygent.core.money import divide_half_even, format_usd, from_units
+from paygent.core.money import format_usd
 from paygent.core.period import billing_period, to_datetime
 from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.plan_json import plan_from_json
-from paygent.core.pricing import PARTS_PER_NANO, PARTS_PER_USD
+from paygent.core.pricing import PARTS_PER_NANO
+from paygent.core.wording import day, exact_amount, quantity_of, rate
 from paygent.prices.model_names import plain
 from paygent.store.outage import namespace_of
 from paygent.store.sqlite import SqliteStore
-
-_DOLLAR_PLACES = 18  # decimals of an unrounded amount
 
 _COST_COLUMNS = (
     Column("component"),
@@ -150,23 +148,17 @@ def _cost_table(explanation: Explanation) -> _Table:
     for line in explanation.lines:
         is_audio = line.component == "audio_hour"  # counted in milliseconds, priced per hour
         name = "audio" if is_audio else line.component
-        quantity = f"{line.quantity / 1000:,.3f} s" if is_audio else f"{line.quantity:,}"
-        rows.append((name, quantity, rate(line.component, line.price_pico), _exact(line.amount)))
+        price = rate(line.component, line.price_pico)
+        rows.append((name, quantity_of(line), price, exact_amount(line.amount)))
     # Work of other models is priced by their own lists and already rounded.
     if explanation.others_nano:
         others = format_usd(explanation.others_nano, decimals=9)
         rows.append(("other models", "", "by their own lists", others))
     total = explanation.amount + explanation.others_nano * PARTS_PER_NANO
-    rows.append(("sum", "", "", _exact(total)))
+    rows.append(("sum", "", "", exact_amount(total)))
     rounded = format_usd(explanation.cost_nano, decimals=9)
     rows.append(("rounded once, half to even", "", "", rounded))
     return _Table(_COST_COLUMNS, rows)
-
-
-def _exact(parts: int) -> str:
-    """Format an unrounded amount, exactly if its decimals are finite."""
-    places = from_units(divide_half_even(parts * 10**_DOLLAR_PLACES, PARTS_PER_USD), _DOLLAR_PLACES)
-    return "$" + short(places)
 
 
 def _corrected(booked: BookedEvent) -> Iterator[str]:

@@ -20,7 +20,6 @@ from paygent.cli.database import (
 )
 from paygent.cli.options import CommandError
 from paygent.cli.output import Column, open_console, print_line, print_table
-from paygent.cli.wording import day_and_time
 from paygent.core.api_key import (
     RANDOM_BYTES,
     can_have_keys,
@@ -30,6 +29,7 @@ from paygent.core.api_key import (
     setup_token,
 )
 from paygent.core.validation import NAME_CHARS_MAX, FieldError, InvalidValue
+from paygent.core.wording import day_and_time
 from paygent.store.directory_port import Product, Scope
 from paygent.store.ledger import SqlStore
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from paygent.cli.plan_fields import fields_of
-from paygent.cli.wording import dollars, limit_in_words, plan_rate
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_to_json
+from paygent.core.wording import dollars, limit_in_words, plan_rate
 
 _ABSENT = "-"
 

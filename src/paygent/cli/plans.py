@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from paygent.cli.database import opened_source
 from paygent.cli.options import CommandError, Format
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
-from paygent.cli.wording import dollars, limits_in_words
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import to_usd
 from paygent.core.period import day
 from paygent.core.plan import PlanConfig
 from paygent.core.plan_json import plan_from_json
 from paygent.core.validation import InvalidValue
+from paygent.core.wording import dollars, limits_in_words
 from paygent.store.port import PlanUsers, Store
 
 ACTIVE_DAYS = 30

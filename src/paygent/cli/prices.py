@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from paygent.cli.options import CommandError, Place, has_store, opened, read_place
 from paygent.cli.output import Column, open_console, print_line, print_table
 from paygent.cli.plans import PlanLine, read_plans
-from paygent.cli.wording import limit_in_words, price_in_dollars, unit_of
 from paygent.core.plan import PlanConfig, limits_of
 from paygent.core.pricing import VARIANT, Rates
+from paygent.core.wording import limit_in_words, price_in_dollars, unit_of
 from paygent.prices.catalogue import DEAREST, Catalogue, Resolved
 from paygent.prices.model_names import plain
 

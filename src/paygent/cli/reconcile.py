@@ -20,7 +20,6 @@ from paygent.cli.database import Source, opened_source
 from paygent.cli.options import Format, UsageError
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
 from paygent.cli.reconcile_file import opened_export
-from paygent.cli.wording import dollars, short
 from paygent.core.money import from_units, read_decimal, scale
 from paygent.core.period import Window, days_between, start_of_day
 from paygent.core.reconcile import (
@@ -36,6 +35,7 @@ from paygent.core.reconcile import (
 from paygent.core.report import Figures, SpendReport
 from paygent.core.report_request import Names, SpendRequest
 from paygent.core.validation import InvalidValue
+from paygent.core.wording import dollars, short
 from paygent.prices.model_names import canonical
 
 ANY = "any"

@@ -15,11 +15,11 @@ from paygent.cli.console import is_interactive
 from paygent.cli.database import choose_product, opened_database, read_database_url
 from paygent.cli.options import CommandError, UsageError
 from paygent.cli.output import open_console, print_line, printable
-from paygent.cli.wording import day_and_time, dollars, limit_in_words
 from paygent.client.api.arguments import check_name, check_user
 from paygent.core.limit import LimitKey
 from paygent.core.period import Renewal, Subscription, to_datetime, to_us
 from paygent.core.validation import ValidationErrors
+from paygent.core.wording import day_and_time, dollars, limit_in_words
 from paygent.server.api.user_state import LimitState, UserState, read_user_state
 from paygent.store.directory_port import Override, StoredUser, UserChange
 from paygent.store.ledger import SqlStore

@@ -14,10 +14,10 @@ from typing import Any
 from paygent.cli.database import Source, opened_source
 from paygent.cli.options import CommandError, Format
 from paygent.cli.output import Column, open_console, print_csv, print_json, print_line, print_table
-from paygent.cli.wording import day, day_and_time, dollars
 from paygent.core.messages import DEFAULT_PLAN, Question, UserLedger
 from paygent.core.money import to_usd
 from paygent.core.period import Window, billing_period, calendar_month, to_datetime
+from paygent.core.wording import day, day_and_time, dollars
 from paygent.store.port import UserActivity
 
 _QUESTIONS_MAX = 1_000  # users asked for at once

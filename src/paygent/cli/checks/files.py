@@ -11,8 +11,8 @@ from pathlib import Path
 
 from paygent.cli.checks.finding import Finding, ok, problem, warning
 from paygent.cli.options import MEMORY, Place, exists
-from paygent.cli.wording import day_and_time
 from paygent.core.period import END_OF_TIME_US, day
+from paygent.core.wording import day_and_time
 from paygent.store.port import Store, StoreUnavailable
 from paygent.store.sqlite_file import UnusableFile, open_read_only
 

@@ -7,10 +7,10 @@ from datetime import date
 
 from paygent.cli.checks.finding import Finding, ok, problem, warning
 from paygent.cli.plans import PlanLine, PlanTable
-from paygent.cli.wording import dollars
 from paygent.core.messages import MISSING_USER_ID, Question
 from paygent.core.period import calendar_month, to_datetime
 from paygent.core.plan import limits_of
+from paygent.core.wording import dollars
 from paygent.prices.catalogue import Catalogue
 from paygent.prices.plan_check import plan_warnings
 from paygent.store.port import Store

@@ -1,17 +1,19 @@
-"""Amounts, rates, limits and times in words, the same in every command."""
+"""Amounts, rates, limits and times in words, the same in every command and on every page."""
 
 from __future__ import annotations
 
 from decimal import Decimal
 
+from paygent.core.explain import CostComponent
 from paygent.core.limit import Limit
-from paygent.core.money import NANO_PER_USD, format_usd, from_units
+from paygent.core.money import NANO_PER_USD, divide_half_even, format_usd, from_units
 from paygent.core.period import to_datetime
 from paygent.core.plan import PlanConfig, limits_of
-from paygent.core.pricing import FACTORS
+from paygent.core.pricing import FACTORS, PARTS_PER_USD
 
 _PRICE_PLACES = 12  # prices are pico-dollars
 _CENTS = 2
+_DOLLAR_PLACES = 18  # decimals of an unrounded amount
 _WINDOWS = {"period": "per period", "session": "per session", "day": "per UTC day"}
 _UNITS = {
     **dict.fromkeys(FACTORS, "1,000"),
@@ -40,6 +42,21 @@ def price_in_dollars(price_pico: int) -> str:
 def plan_rate(price_pico: int) -> str:
     """Format a price as plans have it, per 1,000 tokens: `$0.0025 per 1,000`."""
     return f"${short(from_units(price_pico, _PRICE_PLACES + 3))} per 1,000"
+
+
+def exact_amount(parts: int) -> str:
+    """Format an unrounded amount in parts of a dollar (`PARTS_PER_USD`), exactly if its decimals
+    are finite.
+    """
+    places = from_units(divide_half_even(parts * 10**_DOLLAR_PLACES, PARTS_PER_USD), _DOLLAR_PLACES)
+    return "$" + short(places)
+
+
+def quantity_of(line: CostComponent) -> str:
+    """Format the quantity of a cost component; audio is counted in milliseconds."""
+    return (
+        f"{line.quantity / 1000:,.3f} s" if line.component == "audio_hour" else f"{line.quantity:,}"
+    )
 
 
 def unit_of(component: str) -> str:

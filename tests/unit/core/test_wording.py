@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paygent import Limit, PlanConfig
-from paygent.cli.wording import (
+from paygent.core.wording import (
     day_and_time,
     dollars,
     limit_in_words,
