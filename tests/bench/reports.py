@@ -19,9 +19,11 @@ from random import Random
 from typing import Any, Literal, NamedTuple
 
 from tests.bench.backend import PRODUCT, databases
-from tests.bench.dataset import Dataset, Size, load, progress_of
+from tests.bench.dataset import MODELS, PLANS, Dataset, Size, load, progress_of
 from tests.bench.figures import percentile
 
+from paygent.core.limit import Limit
+from paygent.core.plan import PlanConfig
 from paygent.core.report_request import SpendRequest, read_request
 from paygent.core.report_table import RULES_OF, TableKind
 from paygent.core.validation import InvalidValue
@@ -34,11 +36,15 @@ ONE_MS = 50.0
 POPULATION_MS = 300.0
 """Budget for what is about all users."""
 
+REPLAY_MS = 5_000.0
+"""Budget for a replay of a plan edit, which compares all billing periods, or days, of all users."""
+
 _ROUNDS = 200
 _ROUNDS_S = 3.0  # after which a question is asked no more, but at least five times
 _ROUNDS_MIN = 5
 _PAGE = 100
 _USERS_ASKED = 50
+_PLAN = next(iter(PLANS))
 _MB = 1_000_000
 
 
@@ -126,7 +132,8 @@ def reports(calls: Sequence[int], engines: Sequence[str] = ("SQLite", "PostgreSQ
                     _measure(url, dataset)
 
 
-def _measure(url: str, dataset: Dataset) -> None:
+def fill(url: str, dataset: Dataset) -> None:
+    """Load a dataset into an empty database, and leave it as it is after some minutes of rest."""
     store = open_store(url, now_us=lambda: dataset.now_us)
     try:
         with progress_of("loading", dataset.size.calls) as progress:
@@ -137,12 +144,17 @@ def _measure(url: str, dataset: Dataset) -> None:
         store.close()
     _maintain(url)
     print(f"  loaded in {seconds:.0f} s, {dataset.size.calls / seconds:,.0f} events/s")
+
+
+def _measure(url: str, dataset: Dataset) -> None:
+    fill(url, dataset)
     store = open_store(url, now_us=lambda: dataset.now_us)
     try:
         rows = _rows_in_tables(store)
         print("  rows: " + ", ".join(f"{name} {count:,}" for name, count in rows.items()))
         for question in _questions(store, spans_of(dataset)):
             _ask(store, question)
+        replay(store, spans_of(dataset).whole)
     finally:
         store.close()
     _measure_stream(url, dataset)
@@ -264,11 +276,40 @@ def _ask(store: SqlStore, question: Question) -> None:
         return
     requests = cycle(question.requests)
     readings = _times(lambda: question.ask(store, next(requests)))
+    _show(question.name, readings, question.budget_ms, f"{rows:>5,} rows")
+
+
+def replay(store: SqlStore, span: Span) -> None:
+    """Print p50 and p95 of replays of edits of the plan with the most users."""
+    tokens = {model.key: 200_000 for model in MODELS}
+    for name, plan in (
+        ("a cap per period", PlanConfig(max_spend_per_period=1)),
+        ("caps per period, also by model", PlanConfig(max_spend_per_period=1, model_limits=tokens)),
+        ("a cap per day", PlanConfig(limits=(Limit(window="day", cap="0.1"),))),
+        (
+            "caps per day and period",
+            PlanConfig(
+                max_spend_per_period=5,
+                model_limits=tokens,
+                limits=(Limit(window="day", cap=1),),
+            ),
+        ),
+    ):
+        report = store.replay(PRODUCT, _PLAN, plan, *span, _PAGE)
+
+        def ask(plan: PlanConfig = plan) -> None:
+            store.replay(PRODUCT, _PLAN, plan, *span, _PAGE)
+
+        found = f"{report.stopped_users:,} of {report.totals.users:,} users stopped"
+        _show(f"replay, {name}", _times(ask), REPLAY_MS, found)
+
+
+def _show(name: str, readings: list[int], budget_ms: float, found: str) -> None:
     p50, p95 = (percentile(readings, share) / 1_000 for share in (0.5, 0.95))
-    verdict = "" if p95 <= question.budget_ms else "  MISSED"
+    verdict = "" if p95 <= budget_ms else "  MISSED"
     print(
-        f"  {question.name:<40} p50 {p50:8.1f} ms   p95 {p95:8.1f} ms"
-        f"   ≤ {question.budget_ms:.0f} ms   {rows:>5,} rows{verdict}",
+        f"  {name:<40} p50 {p50:8.1f} ms   p95 {p95:8.1f} ms   ≤ {budget_ms:.0f} ms"
+        f"   {found}{verdict}",
         flush=True,
     )
 

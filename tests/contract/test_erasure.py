@@ -80,6 +80,7 @@ def fill(store: SqlStore, product: str = PRODUCT) -> None:
     )
     remember(store, product, "k1", f'{{"external_user_id": "{MARK}"}}')
     remember(store, product, "k2", '{"external_user_id": "bob"}')
+    store.save_view(product, f"calls of {MARK}", "calls", f"user={MARK}")
     session = SessionRecord(MARK, f"open {MARK}", True, NOON_US, NOON_US)
     store.ingest(product, Batch(records=(session,), at_us=LATER_US))
     details: dict[str, Any] = {
@@ -139,13 +140,13 @@ def test_erase_user__all_tables__have_the_id_no_more(store: SqlStore) -> None:
     assert before >= {
         *("users", "assignments", "overrides", "revenue", "gate_events", "sessions", "accounts"),
         *("event_ids", "events", "corrections", "rollup_user", "rollup_gate"),
-        "idempotency_keys",
+        *("idempotency_keys", "saved_views"),
     }
     pseudonym = store.erase_user(PRODUCT, MARK)
     assert pseudonym is not None
     assert pseudonym.startswith("erased_")
     assert tables_with(store, MARK) == set()
-    assert tables_with(store, pseudonym) >= before - {"idempotency_keys"}
+    assert tables_with(store, pseudonym) >= before - {"idempotency_keys", "saved_views"}
     assert store.user(PRODUCT, MARK) is None
 
 

@@ -153,6 +153,23 @@ def test_margin__any_span__has_one_total_whatever_it_is_grouped_by(
 
 
 @pytest.mark.parametrize("seed", range(3))
+def test_margin__of_one_user_or_plan__has_the_figures_among_all(
+    store: SqlStore, clock: Clock, seed: int
+) -> None:
+    """A page about one of them needs no report of all, and one of all plans holds each."""
+    fill(store, clock, ZONES[seed], seed)
+    for _, (start_us, end_us) in zip(range(6), spans(seed), strict=False):
+        times = {"start": to_datetime(start_us), "end": to_datetime(end_us)}
+        keys = (("user", [*USERS, "zoe"]), ("plan", [*PRICES, "default", "none"]))
+        for by, names in keys:
+            request = read_request({"by": by, **times}, rules=MARGIN)
+            groups = store.all_margins(PRODUCT, request).groups
+            for name in names:
+                found = report(store, by, start_us, end_us, **{by: name}).page.total
+                assert found == groups.figures(name)
+
+
+@pytest.mark.parametrize("seed", range(3))
 def test_margin__of_users__is_cost_and_revenue_to_the_nano_dollar(
     store: SqlStore, clock: Clock, seed: int
 ) -> None:

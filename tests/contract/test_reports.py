@@ -237,6 +237,36 @@ def test_spend_rows__any_request__are_the_rows_of_all_pages(store: SqlStore, clo
     assert list(store.spend_rows("empty", SpendRequest(("user",)))) == []
 
 
+def test_spend_of_users__any_request__has_the_total_of_each_user(
+    store: SqlStore, clock: Clock
+) -> None:
+    """From the rollup and from events; zero for users without usage, and for none in particular."""
+    place = WORLDS[2]
+    clock.at_us = place.now_us
+    fill(store, place, 22)
+    users = [*USERS, "zoe", ODD]
+    days = {"start": day_in_zone(place.at_us - 20 * DAY_US, place.zone)}
+    instants = {"start": to_datetime(place.at_us - 20 * DAY_US + HOUR_US)}
+    for given in (
+        {},
+        days,
+        instants,
+        {**days, "model": "gpt-4o"},
+        {**instants, "plan": "default"},
+    ):
+        request = read_request({"by": "user", **given}, rows_max=1)
+        found = store.spend_of_users(PRODUCT, request, users)
+        assert found == {
+            each: store.spend(
+                PRODUCT, read_request({"by": "day", "user": each, **given})
+            ).page.total
+            for each in users
+        }
+        assert bool(found["ann"].calls) == bool(given)  # nothing was used this month
+        assert store.spend_of_users(PRODUCT, request, ()) == {}
+    assert store.spend_of_users("empty", request, ["ann"]) == {"ann": Figures()}
+
+
 def test_daily_rows__of_whole_days__add_up_to_the_report(store: SqlStore, clock: Clock) -> None:
     """A row for each day, user, model and provider, in this order, with the filters of reports."""
     place = WORLDS[1]

@@ -1,6 +1,7 @@
 """`paygent audit`: proves that every counter of a database equals the fold of its events.
 
-`--repair` sets the counters right, and proves it by a second audit.
+`--repair` sets the counters right, and proves it by a second audit. The outcome for each product is
+stored, for its dashboard.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from paygent.cli.database import choose_product, opened_database, read_database_
 from paygent.cli.output import Column, open_console, print_line, print_table, printable
 from paygent.store.directory_port import Difference
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreUnavailable
 
 _COLUMNS = (
     Column("product"),
@@ -57,11 +59,13 @@ def _audit(store: SqlStore, products: list[str], environ: Mapping[str, str]) -> 
     shown: list[tuple[str, ...]] = []
     total = 0
     for product in products:
+        before = total
         with _progress(f"auditing {product}", environ) as progress:
             for difference in store.audit(product, progress=progress):
                 total += 1
                 if len(shown) < _SHOWN_MAX:
                     shown.append(_cells(product, difference))
+        _record(store, product, total - before)
     console = open_console(environ)
     if shown:
         print_table(console, _COLUMNS, shown)
@@ -70,6 +74,16 @@ def _audit(store: SqlStore, products: list[str], environ: Mapping[str, str]) -> 
     counted = "1 product" if len(products) == 1 else f"{len(products):,} products"
     print_line(console, f"audited: {counted}, differences: {total:,}")
     return total
+
+
+def _record(store: SqlStore, product: str, differences: int) -> None:
+    """Store the outcome for a product."""
+    try:
+        store.record_audit(product, differences)
+    except StoreUnavailable as error:
+        # A database that can only be read, such as a replica, is audited all the same.
+        reason = printable(f"the outcome for {product} is not stored: {error}")
+        print(f"paygent audit: {reason}", file=sys.stderr)
 
 
 def _repair(store: SqlStore, products: list[str], environ: Mapping[str, str]) -> int:

@@ -9,7 +9,8 @@ projected by itself, and the total as a whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
@@ -151,6 +152,107 @@ Costs = Mapping[str, tuple[int, int]]
 _SHARES: Final = (1, 5, 10)
 
 
+class MarginGroups:
+    """The sums of all groups, from which pages are made in any order.
+
+    A page reads all groups, unless they have been sorted in its order by `sorted_keys`: that pays
+    where several pages are made. The sums never change.
+
+    Attributes:
+        by_key: (calls, cost, recorded revenue, revenue at plan prices, whether there is some of
+            each kind) by user, plan or month; amounts in nano-dollars.
+        total: The same of all.
+    """
+
+    __slots__ = ("_now_us", "_orders", "_shares", "_span", "_spans", "by_key", "total")
+
+    def __init__(
+        self,
+        costs: Costs,
+        total: tuple[int, int],
+        revenue: Iterable[tuple[str, Revenue]],
+        query: MarginQuery,
+        months: Months,
+        now_us: int,
+    ) -> None:
+        """Sum the figures of every group; the arguments are those of `margin_page`."""
+        self._span = Window(query.start_us, query.end_us)
+        self._now_us = now_us
+        self._orders: dict[tuple[str, bool], list[str]] = {}
+        # A month that is over has what it has, however long the span goes on.
+        self._spans = (
+            {name: common(self._span, days) for name, days in months} if query.by == "month" else {}
+        )
+        groups: dict[str, tuple[int, ...]] = {
+            key: (calls, cost_nano, 0, 0, False, False) for key, (calls, cost_nano) in costs.items()
+        }
+        nothing = (0, 0, 0, 0, False, False)
+        sums = [*total, 0, 0, False, False]
+        for key, own in revenue:
+            calls, cost_nano, recorded, price, has_recorded, has_price = groups.get(key, nothing)
+            groups[key] = (
+                *(calls, cost_nano, recorded + own[0], price + own[1]),
+                *(has_recorded or own[2], has_price or own[3]),
+            )
+            sums[2:] = sums[2] + own[0], sums[3] + own[1], sums[4] or own[2], sums[5] or own[3]
+        self.by_key: Mapping[str, tuple[int, ...]] = groups
+        self.total: Sequence[int] = sums
+        is_of_users = query.by == "user" and "user" not in query.where
+        self._shares = _shares(groups) if is_of_users else ()
+
+    def figures(self, key: str) -> MarginFigures:
+        """Return the figures of a group; zero for one without usage and revenue."""
+        group = self.by_key.get(key, (0, 0, 0, 0, False, False))
+        return _figures(group, self._spans.get(key, self._span), self._now_us)
+
+    def totals(self) -> MarginFigures:
+        """Return the figures of all groups together."""
+        return _figures(self.total, self._span, self._now_us)
+
+    def page(self, query: MarginQuery) -> MarginPage:
+        """Return a page in the order of a query about the same span of time and filters."""
+        groups, rows_max = self.by_key, query.rows_max
+        rank = self._rank(query.sort, is_descending=query.is_descending)
+        after = tuple(query.after[:2])
+        known = self._orders.get((query.sort, query.is_descending))
+        if known is not None:
+            first = bisect_right(known, after, key=lambda key: (rank(key, groups[key]), key))
+            keys = known[first:] if rows_max is None else known[first : first + rows_max]
+            page = [(rank(key, groups[key]), key) for key in keys]
+            rows_left = len(known) - first
+        else:
+            ranked = [
+                place for key, group in groups.items() if (place := (rank(key, group), key)) > after
+            ]
+            page = sorted(ranked) if rows_max is None else nsmallest(rows_max, ranked)
+            rows_left = len(ranked)
+        return MarginPage(
+            # Figures are made of the rows of a page alone: there may be a group for each user.
+            rows=tuple([MarginRow(key, self.figures(key)) for _, key in page]),
+            total=self.totals(),
+            shares=self._shares,
+            following=Cursor(*page[-1]) if page and len(page) < rows_left else None,
+        )
+
+    def sorted_keys(self, sort: str, *, is_descending: bool = False) -> Sequence[str]:
+        """Return the keys of all groups in an order of `MarginQuery`, and keep it for pages."""
+        order = sort, is_descending
+        if order not in self._orders:
+            rank = self._rank(sort, is_descending=is_descending)
+            ranks = {key: rank(key, group) for key, group in self.by_key.items()}
+            # Twice, and stable: it is faster than by pairs, which would have to be made.
+            self._orders[order] = sorted(sorted(ranks), key=ranks.__getitem__)
+        return self._orders[order]
+
+    @property
+    def orders(self) -> Collection[tuple[str, bool]]:
+        """The orders that are kept: (sort, whether the greatest is first)."""
+        return self._orders.keys()
+
+    def _rank(self, sort: str, *, is_descending: bool) -> Callable[[str, Sequence[int]], int]:
+        return _rank_of(sort, self._spans, self._span, self._now_us, is_descending=is_descending)
+
+
 def margin_page(
     costs: Costs,
     total: tuple[int, int],
@@ -169,35 +271,7 @@ def margin_page(
         months: Those of the product's time zone that touch the span of time.
         now_us: The time until which there is cost.
     """
-    span = Window(query.start_us, query.end_us)
-    # A month that is over has what it has, however long the span goes on.
-    spans = {name: common(span, days) for name, days in months} if query.by == "month" else {}
-    groups: dict[str, tuple[int, ...]] = {
-        key: (calls, cost_nano, 0, 0, False, False) for key, (calls, cost_nano) in costs.items()
-    }
-    nothing = (0, 0, 0, 0, False, False)
-    sums = [*total, 0, 0, False, False]
-    for key, own in revenue:
-        calls, cost_nano, recorded, price, has_recorded, has_price = groups.get(key, nothing)
-        groups[key] = (
-            *(calls, cost_nano, recorded + own[0], price + own[1]),
-            *(has_recorded or own[2], has_price or own[3]),
-        )
-        sums[2:] = sums[2] + own[0], sums[3] + own[1], sums[4] or own[2], sums[5] or own[3]
-    rank = _rank_of(query, spans, span, now_us)
-    after = tuple(query.after[:2])
-    # Figures are made of the rows of a page alone: there may be a group for each user.
-    ranked = [place for key, group in groups.items() if (place := (rank(key, group), key)) > after]
-    rows_max = query.rows_max
-    page = sorted(ranked) if rows_max is None else nsmallest(rows_max, ranked)
-    return MarginPage(
-        rows=tuple(
-            [MarginRow(key, _figures(groups[key], spans.get(key, span), now_us)) for _, key in page]
-        ),
-        total=_figures(sums, span, now_us),
-        shares=_shares(groups) if query.by == "user" and "user" not in query.where else (),
-        following=Cursor(*page[-1]) if page and len(page) < len(ranked) else None,
-    )
+    return MarginGroups(costs, total, revenue, query, months, now_us).page(query)
 
 
 def _figures(group: Sequence[int], span: Window, now_us: int) -> MarginFigures:
@@ -225,7 +299,7 @@ def projected(cost_nano: int, span: Window, now_us: int) -> int:
 
 
 def _rank_of(
-    query: MarginQuery, spans: Mapping[str, Window], span: Window, now_us: int
+    sort: str, spans: Mapping[str, Window], span: Window, now_us: int, *, is_descending: bool
 ) -> Callable[[str, Sequence[int]], int]:
     """Return the function that gives the rank of a group."""
 
@@ -241,11 +315,11 @@ def _rank_of(
         "projected_margin": lambda key, group: group[2] + group[3] - projection(key, group),
         "month": lambda key, _: int(key.replace("-", "")),
     }
-    rank = ranks.get(query.sort)
+    rank = ranks.get(sort)
     if rank is None:  # by the key
         return lambda *_: 0
     found = rank
-    return (lambda key, group: -found(key, group)) if query.is_descending else found
+    return (lambda key, group: -found(key, group)) if is_descending else found
 
 
 def _shares(groups: Mapping[str, Sequence[int]]) -> tuple[Share, ...]:

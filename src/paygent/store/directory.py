@@ -38,6 +38,7 @@ from paygent.store.directory_port import (
 from paygent.store.directory_rows import (
     end_of_prefix,
     gate_event_of,
+    gate_event_span,
     key_of,
     new_id,
     optional_text,
@@ -57,7 +58,6 @@ from paygent.store.rows import text
 from paygent.store.statements import Statements
 
 _REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
-_END_US = 2**63 - 1
 _CHANGES = ("name", "paused", "paused_reason", "sdk_enabled")
 """The fields of a user that `change_user` changes."""
 
@@ -411,18 +411,9 @@ class SqlDirectory:
         self, product: str, user_id: str, wanted: GateEventFilter, events_max: int
     ) -> tuple[GateEvent, ...]:
         """Return gate events of a user; see `Directory.gate_events`."""
-        until_us = _END_US if wanted.until_us is None else wanted.until_us
-        before_us, before_id = min(wanted.before or (_END_US, ""), (until_us, ""))
         with self._reading(product) as sql:
             rows = sql.gate_events_of_user(
-                user_id=text(user_id),
-                before_us=before_us,
-                before_id=text(before_id),
-                since_us=-_END_US if wanted.since_us is None else wanted.since_us,
-                status=text(wanted.status or ""),
-                gate_reason=text(wanted.gate_reason or ""),
-                blocked_min=int(wanted.blocked_only),
-                events_max=events_max,
+                user_id=text(user_id), events_max=events_max, **gate_event_span(wanted)
             )
             return tuple(gate_event_of(row) for row in rows)
 

@@ -141,11 +141,12 @@ class RevenueEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class GateEventFilter:
-    """Which gate events of a user are wanted; None is all.
+    """Which gate events are wanted; None is all.
 
     Attributes:
         since_us, until_us: Half-open span of time.
         before: Cursor: the (at_us, id) of the last event of the previous page.
+        before_user: Completes the cursor in a list of all users: the user of that event.
     """
 
     status: str | None = None
@@ -154,6 +155,7 @@ class GateEventFilter:
     since_us: int | None = None
     until_us: int | None = None
     before: tuple[int, str] | None = None
+    before_user: str = ""
 
 
 class UsageOfSession(NamedTuple):

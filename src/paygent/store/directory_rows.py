@@ -14,6 +14,7 @@ from paygent.core.limit import LimitKey
 from paygent.core.messages import GateEvent
 from paygent.store.directory_port import (
     ApiKey,
+    GateEventFilter,
     Override,
     Product,
     Remembered,
@@ -27,6 +28,7 @@ from paygent.store.statements import Row
 AFTER_ALL_IDS = "\U0010ffff" * 64
 """Sorts after every id: the end of a range that has none."""
 
+_END_US = 2**63 - 1
 _ID_CHARACTERS = string.ascii_lowercase + string.digits
 _ID_LENGTH = 12
 _SLUG_LENGTH_MAX = 64
@@ -161,3 +163,18 @@ def gate_event_of(row: Row) -> GateEvent:
     values["blocked"] = bool(row["blocked"])
     values["metadata"] = from_json(row["metadata"])
     return GateEvent(**values)
+
+
+def gate_event_span(wanted: GateEventFilter) -> dict[str, Any]:
+    """Return what statements about gate events take of a filter, but the user of its cursor."""
+    until_us = _END_US if wanted.until_us is None else wanted.until_us
+    # No event has an empty id, so this is before all of the moment at which the span ends.
+    before_us, before_id = min(wanted.before or (_END_US, ""), (until_us, ""))
+    return {
+        "before_us": before_us,
+        "before_id": text(before_id),
+        "since_us": -_END_US if wanted.since_us is None else wanted.since_us,
+        "status": text(wanted.status or ""),
+        "gate_reason": text(wanted.gate_reason or ""),
+        "blocked_min": int(wanted.blocked_only),
+    }

@@ -1,10 +1,10 @@
 """Erasing a user: the id becomes a random pseudonym in every table, and the sums stay.
 
 What may identify a person goes: the id, the name, metadata, descriptions, messages, reasons, the
-source of revenue, session ids, and remembered answers that contain the id; also the texts of
-corrections that the user sent for another user's event. Ids of events, of gate events and of
-revenue stay, because a repetition is recognized by them; an application must not make them from a
-user's id.
+source of revenue, session ids, and remembered answers and saved views that contain the id; also
+the texts of corrections that the user sent for another user's event. Ids of events, of gate events
+and of revenue stay, because a repetition is recognized by them; an application must not make them
+from a user's id.
 
 For 30 days the ledger keeps a keyed hash of the old id, so that events that arrive late (from the
 journal of a process that was away) are booked on the pseudonym. Then nothing leads from one to the
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from paygent.core.event import Event
+from paygent.store.dashboard import views_naming
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.gates import days_with_gates
 from paygent.store.rows import text
@@ -115,6 +116,8 @@ def erase(sql: Statements, user_id: str, now_us: int) -> str | None:
     write_tags(sql, tags, _SLOT)  # in the order in which bookings write the rollups
     sql.erase_user(**ids, now_us=now_us)
     sql.erase_answers(quoted=json.dumps(user_id, ensure_ascii=False), escaped=json.dumps(user_id))
+    for view_id in views_naming(sql, user_id):
+        sql.delete_view(view_id=view_id)
     secret = server_secret(sql, _SECRET, now_us)
     sql.drop_expired_pseudonyms(now_us=now_us)
     sql.replace_pseudonym(**ids)

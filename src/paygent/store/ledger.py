@@ -9,25 +9,30 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from itertools import count, islice
 from typing import TypeVar
 
 from paygent.core.event import Event
 from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.report import SpendReport, SpendRow
+from paygent.core.plan import PlanConfig
+from paygent.core.replay import ReplayReport
+from paygent.core.report import Figures, SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
 from paygent.core.tally import TallyKind, TallyReport
 from paygent.store.answering import answer
 from paygent.store.booking import Booked, Booking
 from paygent.store.corrections import MoreUsersToLock
+from paygent.store.dashboard import SqlDashboard
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
-from paygent.store.margins import margin
+from paygent.store.margins import AllMargins, all_margins, margin
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
-from paygent.store.reports import daily_rows, spend, spend_rows
+from paygent.store.replay import replay
+from paygent.store.reports import daily_rows, spend, spend_of_users, spend_rows
 from paygent.store.rows import event_of, text
 from paygent.store.spans import spans_of
 from paygent.store.statements import Row, Statements
@@ -45,7 +50,7 @@ _writer = threading.local()
 _LOCK_TRIES_MAX = 5  # each finds the users that the last one missed; a second try is rare
 
 
-class SqlStore(SqlDirectory):
+class SqlStore(SqlDirectory, SqlDashboard):
     """A store over a SQL engine; see `Store`."""
 
     def __init__(self, engine: Engine, *, now_us: Callable[[], int] = wall_clock_us) -> None:
@@ -172,15 +177,40 @@ class SqlStore(SqlDirectory):
         with self.engine.transaction(product) as sql:
             yield from daily_rows(sql, request, self.now_us())
 
+    def spend_of_users(
+        self, product: str, request: SpendRequest, user_ids: Collection[str]
+    ) -> dict[str, Figures]:
+        """Return the figures of some users; see `Store.spend_of_users`."""
+        with self.engine.transaction(product) as sql:
+            return spend_of_users(sql, request, user_ids, self.now_us())
+
     def margin(self, product: str, request: SpendRequest) -> MarginReport:
         """Return a report of margins; see `Store.margin`."""
         with self.engine.transaction(product) as sql:
             return margin(sql, request, self.now_us())
 
+    def all_margins(self, product: str, request: SpendRequest) -> AllMargins:
+        """Return the margins of all groups, from which pages are made in any order."""
+        with self.engine.transaction(product) as sql:
+            return all_margins(sql, request, self.now_us())
+
     def tally(self, product: str, kind: TallyKind, request: SpendRequest) -> TallyReport:
         """Return a report that counts; see `Store.tally`."""
         with self.engine.transaction(product) as sql:
             return tally(sql, kind, request, self.now_us())
+
+    def replay(
+        self,
+        product: str,
+        plan_name: str,
+        plan: PlanConfig,
+        start: date,
+        end: date,
+        rows_max: int,
+    ) -> ReplayReport:
+        """Return what an edited plan would have changed; see `Store.replay`."""
+        with self.engine.transaction(product) as sql:
+            return replay(sql, plan_name, plan, start, end, rows_max)
 
     def users(
         self, product: str, start_us: int, end_us: int, users_max: int

@@ -11,7 +11,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from paygent.core.margin import MarginKey, MarginQuery, MarginReport, margin_page
+from paygent.core.margin import MarginGroups, MarginKey, MarginQuery, MarginReport
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import read_cap_nano
 from paygent.core.period import (
@@ -43,8 +43,30 @@ _ARRIVAL_US = 60 * 10**6
 """How long after a user came the first assignment is still part of the arrival."""
 
 
+class AllMargins(NamedTuple):
+    """The margins of all groups, and what they are about.
+
+    Attributes:
+        groups: Their sums.
+        query: What was asked for, with the span of time.
+        timezone: The product's.
+        as_of_us: The ledger's time.
+    """
+
+    groups: MarginGroups
+    query: MarginQuery
+    timezone: str
+    as_of_us: int
+
+
 def margin(sql: Statements, request: SpendRequest, now_us: int) -> MarginReport:
-    """Return a report of margins.
+    """Return a report of margins; see `all_margins`."""
+    groups, query, zone, as_of_us = all_margins(sql, request, now_us)
+    return MarginReport(groups.page(query), query, zone, as_of_us)
+
+
+def all_margins(sql: Statements, request: SpendRequest, now_us: int) -> AllMargins:
+    """Return the margins of all groups, in no order.
 
     Args:
         sql: In a transaction that reads one moment.
@@ -69,8 +91,9 @@ def margin(sql: Statements, request: SpendRequest, now_us: int) -> MarginReport:
     )
     costs, total = _costs(sql, spend, request, zone)
     months = list(_months(Window(query.start_us, query.end_us), zone))
-    page = margin_page(costs, total, _revenue(sql, query, months), query, months, now_us)
-    return MarginReport(page, query, zone, now_us)
+    revenue = _revenue(sql, query, months)
+    groups = MarginGroups(costs, total, revenue, query, months, now_us)
+    return AllMargins(groups, query, zone, now_us)
 
 
 def _costs(

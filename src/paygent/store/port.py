@@ -36,13 +36,16 @@ Contract, for every adapter:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from datetime import date
 from typing import NamedTuple, Protocol
 
 from paygent.core.event import Event
 from paygent.core.margin import MarginReport
 from paygent.core.messages import Answer, Batch, BookedEvent, Question
-from paygent.core.report import SpendReport, SpendRow
+from paygent.core.plan import PlanConfig
+from paygent.core.replay import ReplayReport
+from paygent.core.report import Figures, SpendReport, SpendRow
 from paygent.core.report_request import SpendRequest
 from paygent.core.tally import TallyKind, TallyReport
 
@@ -132,6 +135,13 @@ class Store(Protocol):
             InvalidValue: It is not about whole days, or about a session, a tag or a period.
         """
 
+    def spend_of_users(
+        self, product: str, request: SpendRequest, user_ids: Collection[str]
+    ) -> dict[str, Figures]:
+        """Return the figures of some users, with the span of time and the filters of a request,
+        whatever it groups by; zero for those without usage. See `spend`.
+        """
+
     def margin(self, product: str, request: SpendRequest) -> MarginReport:
         """Return a report of margins: cost, and what `core.revenue` makes of payments and prices.
 
@@ -145,6 +155,21 @@ class Store(Protocol):
 
         Raises:
             InvalidValue: The span of time is not valid, or not one of whole days.
+        """
+
+    def replay(
+        self,
+        product: str,
+        plan_name: str,
+        plan: PlanConfig,
+        start: date,
+        end: date,
+        rows_max: int,
+    ) -> ReplayReport:
+        """Return what an edited plan would have changed: what `core.replay.fold_replay` makes of
+        the usage that was booked under the plan's name, from day `start` to before day `end` of the
+        product's time zone. At most `rows_max` of the stopped users have a row. The edited plan is
+        not stored, and nothing is changed.
         """
 
     def users(

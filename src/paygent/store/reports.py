@@ -84,7 +84,7 @@ class _Source(NamedTuple):
 
     Attributes:
         spans: Days and months of a rollup.
-        parts: Days, and the span of each, whose events are summed up.
+        parts: Days, each with the span of the events that are summed up.
         is_of_users: Whether the rollup is that of users, and not that of the product.
         tag: `tag:KEY` if the rollup is that of tags.
     """
@@ -135,6 +135,22 @@ def spend_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[
             source.statement, columns, source.spans, **_parameters(query, source)
         ):
             yield SpendRow(_keys(row, query), _figures(row))
+
+
+def spend_of_users(
+    sql: Statements, request: SpendRequest, user_ids: Collection[str], now_us: int
+) -> dict[str, Figures]:
+    """Return the figures of some users in a report by user, also of those without usage; see
+    `spend`.
+    """
+    query, zone, _ = resolved(sql, replace(request, by=("user",), rows_max=None), now_us)
+    source = _source(sql, query, zone)
+    wanted = {user_id: text(user_id) for user_id in user_ids}
+    if source.parts:
+        groups = _all_groups(sql, source, query, request.names)
+    else:
+        groups = _figures_of(sql, source.spans, query, set(wanted.values()))
+    return {user_id: groups.get((key,), Figures()) for user_id, key in wanted.items()}
 
 
 def daily_rows(sql: Statements, request: SpendRequest, now_us: int) -> Iterator[SpendRow]:
@@ -240,7 +256,9 @@ def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -
     is_of_many = source.is_of_users and "user" in query.by and "user" not in query.where
     if is_of_many and rows_max is not None and rows_max * len(source.spans) <= _LOOKUPS_MAX:
         found = _ranked(sql, source, query, sums="")
-        figures = _figures_of(sql, source.spans, query, found)
+        place = query.by.index("user")
+        user_ids = {_keys(row, query)[place] for row in found}
+        figures = _figures_of(sql, source.spans, query, user_ids)
     else:
         found = _ranked(sql, source, query)
         figures = {_keys(row, query): _figures(row) for row in found}
@@ -261,12 +279,10 @@ def _ranked(sql: Statements, source: _Source, query: SpendQuery, sums: str = ALL
 
 
 def _figures_of(
-    sql: Statements, spans: Spans, query: SpendQuery, page: list[Row]
-) -> dict[tuple[str, ...], Figures]:
-    """Return the sums of the users of a page, by keys; also of other groups of them."""
-    place = query.by.index("user")
-    user_ids = sorted({_keys(row, query)[place] for row in page})
-    rows = [(span, user_id) for (span,) in spans for user_id in user_ids]
+    sql: Statements, spans: Spans, query: SpendQuery, user_ids: Collection[str]
+) -> Groups:
+    """Return the sums of some users, by keys: of all their groups."""
+    rows = [(span, user_id) for (span,) in spans for user_id in sorted(user_ids)]
     if not rows:
         return {}
     columns = _columns(query, ALL_SUMS)

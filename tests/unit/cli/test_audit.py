@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 import sqlite3
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.contract.samples import batch_of, make_event
 from tests.unit.cli.conftest import invoke, on_terminal
 
 from paygent.cli import audit
+from paygent.store import factory
+from paygent.store.directory import wall_clock_us
+from paygent.store.directory_port import Difference
 from paygent.store.ledger import SqlStore
+from paygent.store.port import StoreUnavailable
 
 
 @pytest.fixture
@@ -77,6 +83,61 @@ def test_audit__of_one_product__leaves_the_others_out(booked: SqlStore, tmp_path
     assert invoke("audit", "--product", "acme")[0] == 1
     status, _, err = invoke("audit", "--product", "none")
     assert (status, "acme, shop" in err) == (1, True)
+
+
+def test_audit__of_several_products__is_stored_for_each(booked: SqlStore, tmp_path: Path) -> None:
+    """Each product has its own number of differences, also beyond those that are listed."""
+    booked.ingest("shop", batch_of(make_event("a")))
+    falsify(tmp_path, "'bob'")
+    before_us = wall_clock_us()
+    assert invoke("audit")[0] == 1
+    acme, shop = booked.last_audit("acme"), booked.last_audit("shop")
+    assert acme is not None
+    assert shop is not None
+    assert (acme.differences, shop.differences) == (1, 0)
+    assert before_us <= acme.at_us <= wall_clock_us()
+
+
+def test_audit__with_repair__is_stored_as_it_is_after_it(booked: SqlStore, tmp_path: Path) -> None:
+    """No difference is left."""
+    falsify(tmp_path)
+    assert invoke("audit")[0] == 1
+    found = booked.last_audit("acme")
+    assert found is not None
+    assert found.differences == 1
+    assert invoke("audit", "--repair")[0] == 0
+    found = booked.last_audit("acme")
+    assert found is not None
+    assert found.differences == 0
+
+
+def test_audit__that_is_interrupted__is_not_stored(
+    booked: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was compared so far proves nothing."""
+
+    def interrupted(*_: Any, **__: Any) -> Iterator[Difference]:
+        yield Difference("accounts", {}, "spent", 1, 2)
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(SqlStore, "audit", interrupted)
+    status, _, err = invoke("audit")
+    assert (status, "gone" in err) == (1, True)
+    assert booked.last_audit("acme") is None
+
+
+def test_audit__of_a_database_that_cannot_be_written__is_complete(
+    booked: SqlStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica is audited all the same; a note on the standard error has the reason."""
+    connection = sqlite3.connect(tmp_path / "server" / "server.db", isolation_level=None)
+    monkeypatch.setattr(factory, "_BUSY_WAIT_S", 0.01)
+    connection.execute("BEGIN IMMEDIATE")
+    status, out, err = invoke("audit")
+    connection.close()
+    assert (status, out) == (0, "audited: 1 product, differences: 0\n")
+    assert err.startswith("paygent audit: the outcome for acme is not stored: SQLite, ")
+    assert booked.last_audit("acme") is None
 
 
 def test_audit__many_differences__are_listed_up_to_a_bound(

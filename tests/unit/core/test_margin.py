@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from paygent.core.margin import MarginPage, MarginQuery, Share, margin_page, projected
+from paygent.core.margin import (
+    MARGIN_SORTS,
+    MarginFigures,
+    MarginGroups,
+    MarginPage,
+    MarginQuery,
+    Share,
+    margin_page,
+    projected,
+)
 from paygent.core.money import CAP_NANO_MAX
 from paygent.core.period import Window, to_us
 from paygent.core.report import START, Cursor
@@ -159,3 +168,108 @@ def test_margin_page__calls_without_a_user__are_none_of_the_dearest_users() -> N
     found = margin_page(costs, (2, 100), [], QUERY, months(6, 6), at(7))
     assert found.shares[0] == Share(1, 1, 10)
     assert found.total.cost_nano == 100
+
+
+# -- groups, of which pages are made in any order
+
+
+def groups(now_us: int = at(6, 16), costs: Any = COSTS, **changes: Any) -> MarginGroups:
+    """Return the sums of `page`, in the middle of the span."""
+    query = replace(QUERY, **changes)
+    return MarginGroups(costs, (6, 50 * DOLLAR), accrued(query), query, months(6, 6), now_us)
+
+
+def test_margin_groups__totals__are_those_of_every_page() -> None:
+    """The sums over all groups, with the projection of the whole cost."""
+    assert groups().totals() == MarginFigures(
+        calls=6,
+        cost_nano=50 * DOLLAR,
+        recorded_nano=110 * DOLLAR,
+        plan_price_nano=35 * DOLLAR,
+        has_recorded=True,
+        has_plan_price=True,
+        projected_cost_nano=100 * DOLLAR,
+    )
+    assert groups().totals() == groups().page(replace(QUERY, rows_max=1)).total
+
+
+def test_margin_groups__figures__are_those_of_a_row() -> None:
+    """Of a user with cost alone, with revenue alone, or with both; zero for an unknown one."""
+    found = groups()
+    rows = {row.key: row.figures for row in found.page(QUERY).rows}
+    assert rows == {key: found.figures(key) for key in ("ann", "bob", "cy", "")}
+    assert found.by_key.keys() == rows.keys()
+    assert found.figures("bob") == MarginFigures(
+        calls=1,
+        cost_nano=10 * DOLLAR,
+        recorded_nano=50 * DOLLAR,
+        plan_price_nano=5 * DOLLAR,
+        has_recorded=True,
+        has_plan_price=True,
+        projected_cost_nano=20 * DOLLAR,
+    )
+    assert found.figures("eve") == MarginFigures()
+
+
+def test_margin_groups__of_months__project_each_by_itself() -> None:
+    """A month that is over has what it has, also if it is asked for alone."""
+    query = MarginQuery("month", at(5), at(7), sort="month")
+    costs = {"2026-05": (1, 10), "2026-06": (1, 10)}
+    found = MarginGroups(costs, (2, 20), [], query, months(5, 6), at(6, 16))
+    assert found.figures("2026-05").projected_cost_nano == 10
+    assert found.figures("2026-06").projected_cost_nano == 20
+    assert found.totals().projected_cost_nano == 27
+
+
+@pytest.mark.parametrize("is_descending", [False, True])
+@pytest.mark.parametrize("sort", [*MARGIN_SORTS, "user"])
+@pytest.mark.parametrize("rows_max", [1, 3, None])
+def test_margin_groups__a_page_in_any_order__is_that_of_a_report(
+    sort: str, is_descending: bool, rows_max: int | None
+) -> None:
+    """Groups that were summed for one order answer all others, page by page, with every row."""
+    kept = groups()
+    query = replace(QUERY, sort=sort, is_descending=is_descending, rows_max=rows_max)
+    after: Cursor | None = START
+    keys = []
+    while after is not None:
+        query = replace(query, after=after)
+        found = kept.page(query)
+        expected = margin_page(COSTS, (6, 50 * DOLLAR), accrued(), query, months(6, 6), at(6, 16))
+        assert found == expected
+        keys += [row.key for row in found.rows]
+        after = found.following
+    assert sorted(keys) == ["", "ann", "bob", "cy"]
+
+
+@pytest.mark.parametrize("is_descending", [False, True])
+@pytest.mark.parametrize("sort", [*MARGIN_SORTS, "user"])
+def test_margin_groups__sorted_keys__make_the_same_pages(sort: str, is_descending: bool) -> None:
+    """Whatever the order, and wherever the page begins; equal figures are in the order of keys."""
+    same = dict.fromkeys(("dee", "eve", "bo"), (1, 10 * DOLLAR))
+    kept, fresh = (groups(costs={**COSTS, **same}) for _ in range(2))
+    keys = kept.sorted_keys(sort, is_descending=is_descending)
+    assert keys is kept.sorted_keys(sort, is_descending=is_descending)
+    assert list(kept.orders) == [(sort, is_descending)]
+    for rows_max in (1, 2, 7, 9, None):
+        query = replace(QUERY, sort=sort, is_descending=is_descending, rows_max=rows_max)
+        found = []
+        while True:
+            expected = fresh.page(query)
+            assert kept.page(query) == expected
+            found += [row.key for row in expected.rows]
+            if expected.following is None:
+                break
+            query = replace(query, after=expected.following)
+        assert found == keys
+    assert not fresh.orders
+
+
+def test_margin_groups__after_the_last_group__is_an_empty_page() -> None:
+    """Also where groups have been sorted."""
+    found = groups()
+    after = Cursor(61 * DOLLAR, "cy")
+    for _ in range(2):
+        page_after = found.page(replace(QUERY, rows_max=2, after=after))
+        assert (page_after.rows, page_after.following) == ((), None)
+        found.sorted_keys("margin")

@@ -16,6 +16,7 @@ from tests.postgres import Cluster
 from paygent.core.report import TIME_KEYS, SpendQuery
 from paygent.store import reports, statements, tallies
 from paygent.store.postgres import PostgresStore
+from paygent.store.replay import _DAY, _PERIOD
 from paygent.store.rollups import ALL_SUMS, FIGURES, METADATA
 from paygent.store.rows import EVENT_COLUMNS
 from paygent.store.sqlite import SqliteStore
@@ -27,7 +28,7 @@ ROWS = 20_000
 SMALL = frozenset(
     {
         *("products", "plans", "api_keys", "erased_users", "server_secrets"),
-        *("idempotency_keys", "corrections_waiting", "outages"),
+        *("idempotency_keys", "corrections_waiting", "outages", "saved_views", "audits"),
     }
 )
 """Tables and indexes with few rows for each product, which may be read as a whole."""
@@ -73,6 +74,9 @@ def texts(dialect: statements.Dialect) -> Iterator[tuple[str, str]]:
                 by = tuple(listed.split(",")) if listed else ()
                 query = SpendQuery(by, 0, 1, sort="cost" if "day" not in by else "day")
                 yield name, text.format(**reports._columns(query, ALL_SUMS))
+            continue
+        if name == "usage_past_lines":
+            yield from ((name, text.format(window=window)) for window in (_PERIOD, _DAY))
             continue
         if name == "gates_of_days":
             yield from ((name, text.format(**columns)) for columns in gate_columns())
@@ -278,18 +282,51 @@ def test_statements__on_postgres__find_their_rows_by_more_than_the_product(
         if state == "with statistics":
             sql.connection.execute("ANALYZE")
         for name, text in texts("postgres"):
-            # As they run: planned once for any value (`plan_cache_mode`).
-            found = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
-            for number, each in enumerate(found, 1):
-                text = text.replace(f"%({each})s", f"${number}")
-            explain = f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}"
-            (row,) = sql.connection.execute(explain, prepare=False).fetchall()
-            steps = list(_steps(row["QUERY PLAN"][0]["Plan"]))
+            steps = _generic_plan(sql.connection, text)
             scans = [_shown(each) for each in steps if _scans(each)]
             if scans and not is_audit(name) and name not in OF_ALL_USERS:
                 slow[name] = scans
     store.close()
     assert slow == {}, _listed(slow)
+
+
+def _generic_plan(connection: Any, text: str) -> list[dict[str, Any]]:
+    """Return the steps of a statement as it runs: planned once for any value
+    (`plan_cache_mode`).
+    """
+    found = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+    for number, each in enumerate(found, 1):
+        text = text.replace(f"%({each})s", f"${number}")
+    explain = f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {text}"
+    (row,) = connection.execute(explain, prepare=False).fetchall()
+    return list(_steps(row["QUERY PLAN"][0]["Plan"]))
+
+
+PAGES = ("latest_gate_events", "calls_of_user")
+"""Statements that read a page of a list which grows without bound, in the order of an index."""
+
+
+def test_statements__of_pages__are_read_in_order_on_sqlite(sqlite_store: SqliteStore) -> None:
+    """A page costs what it holds: nothing is sorted but the rows of one moment."""
+    with sqlite_store.engine.transaction("acme") as sql:
+        for name in PAGES:
+            text = getattr(load_queries("sqlite").named, name).sql
+            explain = f"EXPLAIN QUERY PLAN {text}"
+            rows = sql.connection.execute(explain, parameters(text)).fetchall()
+            assert "USE TEMP B-TREE FOR ORDER BY" not in [row["detail"] for row in rows], name
+
+
+def test_statements__of_pages__are_read_in_order_on_postgres(postgres: Cluster) -> None:
+    """The same there, although a page is planned for any filter."""
+    store = PostgresStore(postgres.new_database())
+    with store.engine.transaction("acme", writes=True) as sql:
+        _fill(sql.connection)
+        sql.connection.execute("ANALYZE")
+        for name in PAGES:
+            text = getattr(load_queries("postgres").named, name).sql
+            steps = {each["Node Type"] for each in _generic_plan(sql.connection, text)}
+            assert "Sort" not in steps, (name, steps)
+    store.close()
 
 
 def _fill(connection: Any) -> None:

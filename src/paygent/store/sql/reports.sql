@@ -301,3 +301,72 @@ SELECT user_id, amount_nano, period_start_us, period_end_us FROM revenue
 WHERE product_id = :product_id AND period_end_us > :start_us AND period_start_us < :end_us
   AND user_id >= :first_user AND user_id <= :last_user
 ORDER BY user_id;
+
+-- name: totals_of_plan^
+-- All usage that was booked under a plan.
+SELECT
+    COUNT(DISTINCT p.user_id) AS users, COUNT(*) AS user_periods, CAST(COALESCE(SUM(p.calls), 0) AS BIGINT) AS calls,
+    CAST(COALESCE(SUM(p.cost_nano), 0) AS BIGINT) AS cost_nano
+FROM (
+SELECT r.user_id, r.period_start_us, SUM(r.calls) AS calls, SUM(r.cost_nano) AS cost_nano
+FROM rows(span TEXT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.plan = :plan AND r.user_id <> :besides
+GROUP BY r.user_id, r.period_start_us
+) AS p;
+
+-- name: usage_past_lines
+-- The usage of a plan's users in windows in which it passes a line, by billing period and model; a {window} is a billing
+-- period or a day, all of it in the spans. A row is a span, or the lines of a model; its other columns are '' and NULL,
+-- which are equal to nothing. The rollup is read three times, which is faster than keeping its sums by model. IS TRUE keeps
+-- PostgreSQL from making a join of a search in a set, which it then reads again for each row.
+WITH found AS MATERIALIZED (
+SELECT w.user_id, w.place
+FROM (
+SELECT
+    r.user_id, {window} AS place, SUM(r.calls) AS calls, SUM(r.input_tokens + r.output_tokens) AS tokens,
+    SUM(r.cost_nano) AS cost_nano
+FROM rows(span TEXT, model TEXT, calls_line BIGINT, tokens_line BIGINT, cost_line BIGINT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.plan = :plan AND r.user_id <> :besides
+GROUP BY r.user_id, {window}
+) AS w
+WHERE w.calls > :calls_line OR w.tokens > :tokens_line OR w.cost_nano > :cost_line
+UNION
+SELECT m.user_id, m.place
+FROM rows(span TEXT, model TEXT, calls_line BIGINT, tokens_line BIGINT, cost_line BIGINT) AS l
+CROSS JOIN (
+SELECT
+    r.user_id, {window} AS place, r.model, SUM(r.calls) AS calls, SUM(r.input_tokens + r.output_tokens) AS tokens,
+    SUM(r.cost_nano) AS cost_nano
+FROM rows(span TEXT, model TEXT, calls_line BIGINT, tokens_line BIGINT, cost_line BIGINT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.plan = :plan AND r.user_id <> :besides
+  AND (r.model IN (
+    SELECT n.model FROM rows(span TEXT, model TEXT, calls_line BIGINT, tokens_line BIGINT, cost_line BIGINT) AS n
+  )) IS TRUE
+GROUP BY r.user_id, {window}, r.model
+) AS m
+WHERE m.model = l.model AND (m.calls > l.calls_line OR m.tokens > l.tokens_line OR m.cost_nano > l.cost_line)
+)
+SELECT
+    r.user_id, r.period_start_us, r.model, CAST(SUM(r.calls) AS BIGINT) AS calls,
+    CAST(SUM(r.input_tokens + r.output_tokens) AS BIGINT) AS tokens, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano
+FROM rows(span TEXT, model TEXT, calls_line BIGINT, tokens_line BIGINT, cost_line BIGINT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.plan = :plan AND r.user_id <> :besides
+  AND ((r.user_id, {window}) IN (SELECT f.user_id, f.place FROM found AS f)) IS TRUE
+GROUP BY r.user_id, r.period_start_us, r.model
+ORDER BY r.user_id, r.period_start_us;
+
+-- name: days_of_plan_users
+-- The usage of some users of a plan by billing period, model and day, each looked up in every day.
+SELECT
+    r.user_id, r.period_start_us, r.model, CAST(SUM(r.calls) AS BIGINT) AS calls,
+    CAST(SUM(r.input_tokens + r.output_tokens) AS BIGINT) AS tokens, CAST(SUM(r.cost_nano) AS BIGINT) AS cost_nano,
+    r.span AS day
+FROM rows(span TEXT, user_id TEXT) AS k
+CROSS JOIN rollup_user AS r
+WHERE r.product_id = :product_id AND r.span = k.span AND r.user_id = k.user_id AND r.plan = :plan
+GROUP BY r.user_id, r.span, r.period_start_us, r.model
+ORDER BY r.user_id, r.span;

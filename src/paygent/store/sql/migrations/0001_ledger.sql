@@ -36,6 +36,38 @@ CREATE TABLE api_keys (
 
 CREATE UNIQUE INDEX api_keys_by_hash ON api_keys (product_id, key_hash);
 
+-- Logins of the dashboard. login_hash is the SHA-256 of the secret in the browser; a login ends with its key.
+CREATE TABLE logins (
+    product_id TEXT NOT NULL,
+    login_hash TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    created_us BIGINT NOT NULL,
+    expires_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, login_hash)
+);
+
+CREATE INDEX logins_by_expiry ON logins (product_id, expires_us);
+
+-- Pages of the dashboard with their filters, under names; a product has few.
+CREATE TABLE saved_views (
+    product_id TEXT NOT NULL,
+    view_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    page TEXT NOT NULL,
+    query TEXT NOT NULL,
+    created_us BIGINT NOT NULL,
+    PRIMARY KEY (product_id, view_id)
+);
+
+CREATE UNIQUE INDEX saved_views_by_name ON saved_views (product_id, name, page);
+
+-- The outcome of each product's last audit.
+CREATE TABLE audits (
+    product_id TEXT NOT NULL PRIMARY KEY,
+    at_us BIGINT NOT NULL,
+    differences BIGINT NOT NULL
+);
+
 -- Secrets that all servers of a database share, such as the one that signs usage tokens.
 CREATE TABLE server_secrets (
     name TEXT NOT NULL PRIMARY KEY,
@@ -265,6 +297,9 @@ CREATE TABLE gate_events (
 );
 
 CREATE INDEX gate_events_by_time ON gate_events (product_id, user_id, at_us, gate_event_id);
+
+-- For the newest of all users.
+CREATE INDEX gate_events_latest ON gate_events (product_id, at_us, gate_event_id, user_id);
 
 -- How many calls each process has seen that no adapter could meter, in quarters of an hour; a number only grows, so
 -- it may be written again. day is that of since_us.
