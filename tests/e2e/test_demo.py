@@ -3,38 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-import uuid
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import openai
 import pytest
+from tests.e2e.demo_machine import DEMO_WAIT_S, Machine, get_json
 
 from paygent import GuardResult, Paygent, PlanConfig
 from paygent.cli.demo_story import story
-from paygent.cli.demo_story.backend import Backend, call
+from paygent.cli.demo_story.backend import PORTS, Backend, call
+from paygent.cli.demo_story.child import ChildProcess
 from paygent.cli.demo_story.provider import ProviderProcess
 from paygent.cli.options import CommandError
 from paygent.core.money import NANO_PER_USD, format_usd
-from paygent.core.period import Window, to_datetime, to_us
+from paygent.core.period import Window, calendar_month, to_datetime, to_us
 from paygent.testing import Answer, FakeProvider
 
-_MONTH = Window(
-    to_us(datetime(2026, 10, 1, tzinfo=timezone.utc)),
-    to_us(datetime(2026, 11, 1, tzinfo=timezone.utc)),
-)
+
+def _month(year: int, month: int) -> Window:
+    return calendar_month(to_us(datetime(year, month, 1, tzinfo=timezone.utc)))
+
+
+_MONTH, _NEXT_MONTH = _month(2026, 10), _month(2026, 11)
 _FEW = tuple(dataclasses.replace(user, rounds=2) for user in story.USERS)
-_LEFT_WAIT_S = 60.0  # as long as a busy machine may need to run a short process
-_DEMO_WAIT_S = 300.0
 
 
 class Notes:
@@ -55,105 +55,6 @@ class Notes:
         self.refusals.append((at, result))
 
 
-class Machine:
-    """The command's environment: an empty home and temporary folder, settings that it must ignore,
-    and a mark that identifies its processes.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self.home, self.temporary = root / "home", root / "temporary"
-        self.home.mkdir()
-        self.temporary.mkdir()
-        self._started: list[subprocess.Popen[str]] = []
-        self._mark = uuid.uuid4().hex
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("OPENAI_", "ANTHROPIC_", "PAYGENT_"))
-        }
-        self.environ = {
-            **kept,
-            "HOME": str(self.home),
-            "TMPDIR": str(self.temporary),
-            "PAYGENT_DISABLED": "1",
-            "PAYGENT_API_KEY": "pg_live_not_for_the_demo",
-            "PAYGENT_DB_PATH": str(self.home / "mine.db"),
-            "HTTP_PROXY": "http://127.0.0.1:9",
-            "ALL_PROXY": "http://127.0.0.1:9",
-            "FORCE_COLOR": "1",
-            "DEMO_MARK": self._mark,
-        }
-
-    def start(self, *options: str) -> subprocess.Popen[str]:
-        """Start the command."""
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "paygent", "demo", *options],
-            env=self.environ,
-            cwd=self.home,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self._started.append(demo)
-        return demo
-
-    def close(self) -> None:
-        """Kill what a failed test has left running."""
-        for demo in self._started:
-            demo.kill()
-            demo.communicate()
-
-    def processes(self) -> dict[str, str]:
-        """Return the command lines of the command's processes that are still running, by id."""
-        lines = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has exited meanwhile
-                if self._mark.encode() in (folder / "environ").read_bytes():
-                    arguments = (folder / "cmdline").read_bytes().decode()
-                    lines[folder.name] = arguments.replace("\0", " ")
-        return lines
-
-    def files(self) -> list[Path]:
-        """Return the files that were left behind."""
-        return [*self.home.rglob("*"), *self.temporary.rglob("*")]
-
-    def start_calls(self, *options: str) -> subprocess.Popen[str]:
-        """Start the command and return when it makes calls: the first one begins a journal."""
-        demo = self.start(*options)
-        deadline = time.monotonic() + _DEMO_WAIT_S
-        while not list(self.temporary.glob("*/*.journal/*/*.seg")):
-            assert demo.poll() is None, "the command ended before its first calls"
-            assert time.monotonic() < deadline, "the command makes no calls"
-            time.sleep(0.02)
-        return demo
-
-    def children(self) -> set[str]:
-        """Return which of its modules the command runs in processes of their own."""
-        return set(
-            re.findall(r"paygent\.cli\.demo_story\.(\w+)", " ".join(self.processes().values()))
-        )
-
-    def assert_no_process(self) -> None:
-        """Assert that no process of the command is left soon."""
-        deadline = time.monotonic() + _LEFT_WAIT_S
-        while self.processes() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert self.processes() == {}
-
-    def assert_clean(self) -> None:
-        """Assert that no process and no file of the command is left."""
-        self.assert_no_process()
-        assert self.files() == []
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    """An environment for the command."""
-    machine = Machine(tmp_path)
-    yield machine
-    machine.close()
-
-
 def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_next(
     machine: Machine,
 ) -> None:
@@ -161,8 +62,10 @@ def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_
     in plain lines, and leaves nothing behind.
     """
     demo = machine.start()
-    out, err = demo.communicate(timeout=_DEMO_WAIT_S)
+    out, err = demo.communicate(timeout=DEMO_WAIT_S)
     assert (demo.returncode, err) == (0, "")
+    _, month = story.last_full_months(to_us(datetime.now(timezone.utc)))
+    assert f"\n2. The next month, {to_datetime(month.start_us):%B %Y}, gpt-4o limited to " in out
     first, _, rest = out.partition("\n2. ")
     assert re.search(r"^A backend at http://127\.0\.0\.1:\d+ \(paygent serve, SQLite\) ", out, re.M)
     assert out.count("Read back from the backend (GET /reports/spend):") == 2
@@ -188,6 +91,7 @@ def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_
     assert "docs/guide/quickstart.md" in read_on
     assert "paygent serve" in share
     assert not any(ord(char) < 32 for char in out.replace("\n", ""))
+    assert "dashboard" not in out and "pg_live_" not in out  # where nothing would be
     machine.assert_clean()
 
 
@@ -222,7 +126,7 @@ def test_demo__interrupted__leaves_nothing_behind(
     demo = machine.start_calls(*options)
     assert machine.children() == children
     demo.send_signal(sign)
-    out, _ = demo.communicate(timeout=_DEMO_WAIT_S)
+    out, _ = demo.communicate(timeout=DEMO_WAIT_S)
     assert demo.returncode not in (0, 2)
     assert ("A backend at" in out) == ("backend" in children)
     assert "Side by side" not in out
@@ -233,7 +137,7 @@ def test_demo__killed__leaves_no_process(machine: Machine) -> None:
     """SIGKILL leaves no time for anything, and provider and backend end by themselves."""
     demo = machine.start_calls()
     demo.kill()
-    demo.communicate(timeout=_DEMO_WAIT_S)
+    demo.communicate(timeout=DEMO_WAIT_S)
     machine.assert_no_process()
 
 
@@ -241,7 +145,7 @@ def test_demo__killed__leaves_no_process(machine: Machine) -> None:
 def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Backend]:
     """A backend with its files below the folder of the test."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with Backend(os.environ) as running:
+    with Backend(os.environ, ports=(0,)) as running:
         yield running
 
 
@@ -329,17 +233,42 @@ def test_story__on_a_backend__is_the_same_and_read_back_from_there(
     """The plan that was configured over REST applies, and the backend has every call."""
     alone, connected = Notes(), Notes()
     expected = run(plan, alone)
-    tenant = backend.new_tenant("demo")
+    tenant = backend.tenant
     outcome = story.run(plan, _FEW, fake, _MONTH, connected, tenant)
     assert outcome == expected
     assert connected.warnings == alone.warnings
     assert connected.refusals == alone.refusals
-    headers = {"Authorization": f"Bearer {tenant.sdk_key}"}
-    path = "/api/v1/users/power/usage?from=2026-10-01&to=2026-11-01"
-    power = call(backend.url, "GET", path, headers=headers)
+    path = "/users/power/usage?from=2026-10-01&to=2026-11-01"
+    power = get_json(backend.url, tenant.sdk_key, path)
     assert power["cost_nano"] == expected.margins[2].cost_nano
-    session = call(backend.url, "GET", "/api/v1/users/power/session", headers=headers)
+    session = get_json(backend.url, tenant.sdk_key, "/users/power/session")
     assert session["plan"] == story.PLAN_NAME
+
+
+def test_story__two_months_of_one_product__have_their_own_plan_spend_and_payments(
+    fake: FakeProvider, run: Callable[[PlanConfig, Notes], story.Outcome], backend: Backend
+) -> None:
+    """The second run is on the new version of the plan and begins at no spend, and each user's
+    margin of each month is the payment less the cost, exactly.
+    """
+    tenant, limited = backend.tenant, Notes()
+    first = story.run(story.WITHOUT_LIMITS, _FEW, fake, _MONTH, Notes(), tenant)
+    second = story.run(story.WITH_LIMITS, _FEW, fake, _NEXT_MONTH, limited, tenant)
+    assert first == run(story.WITHOUT_LIMITS, Notes())
+    assert second == run(story.WITH_LIMITS, Notes())
+    assert [result.current_value for _, result in limited.refusals] == [51_700] * 9
+    (plan,) = get_json(tenant.url, tenant.admin_key, "/config/plans")["plans"]
+    assert (plan["name"], plan["version"]) == (story.PLAN_NAME, 2)
+    for outcome, month, end in ((first, "2026-10", "2026-11"), (second, "2026-11", "2026-12")):
+        path = f"/reports/margin?from={month}-01&to={end}-01"
+        rows = get_json(tenant.url, tenant.admin_key, path)["rows"]
+        assert {row["revenue_source"] for row in rows} == {"recorded"}
+        margins = {row["user"]: row["margin_nano"] for row in rows}
+        assert margins == {each.user_id: each.margin_nano for each in outcome.margins}
+        path = f"/revenue?user_id=power&from={month}-01&to={end}-01"
+        entry = get_json(tenant.url, tenant.admin_key, path)["revenue"][0]
+        assert (entry["id"], entry["kind"]) == (f"power {month}", "payment")
+        assert entry["amount_nano"] == 49 * NANO_PER_USD
 
 
 def test_story__the_backend_ends_in_mid_run__is_an_error(
@@ -354,22 +283,88 @@ def test_story__the_backend_ends_in_mid_run__is_an_error(
                 backend.stop()
 
     with pytest.raises(CommandError, match=r"^\d+ events did not reach the backend"):
-        story.run(story.WITHOUT_LIMITS, _FEW, fake, _MONTH, Ends(), backend.new_tenant("demo"))
+        story.run(story.WITHOUT_LIMITS, _FEW, fake, _MONTH, Ends(), backend.tenant)
 
 
 def test_backend__stopped__has_left_neither_process_nor_file(
     backend: Backend, tmp_path: Path
 ) -> None:
     """It drains and ends with status 0; `stop` may be called again."""
-    assert list(tmp_path.glob("paygent-demo-*/server.db")) != []
+    assert list(tmp_path.glob("paygent-demo-*/*/server.db")) != []
     pid = backend.pid
+    backend.check_running()
     backend.stop()
     backend.stop()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
     assert backend._child is not None
-    assert backend._child._process.returncode == 0
+    assert backend._child.exit_status == 0
+    with pytest.raises(FileNotFoundError):  # its log is gone as well
+        backend.check_running()
     assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
+def test_backend__with_idle_connections__ends_with_status_0(backend: Backend) -> None:
+    """Those of a browser do not delay the end until the server is killed."""
+    address = urlsplit(backend.url)
+    used, unused = (
+        http.client.HTTPConnection(address.hostname or "", address.port) for _ in range(2)
+    )
+    used.request("GET", "/ready")
+    assert used.getresponse().read()
+    unused.connect()
+    backend.stop()
+    used.close()
+    unused.close()
+    assert backend._child is not None
+    assert backend._child.exit_status == 0
+
+
+def test_backend__its_port__is_the_preferred_one_unless_that_is_in_use() -> None:
+    """The documented port is preferred, and one in use is no error."""
+    assert PORTS == (8790, 0)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with Backend(os.environ, ports=(port, 0)) as elsewhere:
+            assert urlsplit(elsewhere.url).port not in (port, None)
+    with Backend(os.environ, ports=(port, 0)) as preferred:
+        assert urlsplit(preferred.url).port == port
+
+
+def test_backend__another_one_answers_on_its_port__goes_to_a_free_one(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that start at once may both bind the port; the demo never uses the server of another."""
+    read = Backend._read_first_lines
+    addresses: list[str] = []
+
+    def read_wrongly(self: Backend, child: ChildProcess) -> tuple[str, str]:
+        url, token = read(self, child)
+        addresses.append(url)
+        return (backend.url if len(addresses) == 1 else url), token
+
+    monkeypatch.setattr(Backend, "_read_first_lines", read_wrongly)
+    with Backend(os.environ, ports=(0, 0)) as own:
+        assert [own.url] == addresses[1:]
+        assert get_json(own.url, own.tenant.admin_key, "/products")["products"]
+
+
+def test_backend__that_ends_before_it_is_ready__is_an_error_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The command does not wait for a server that has ended."""
+    read = Backend._read_first_lines
+
+    def read_and_stop(self: Backend, child: ChildProcess) -> tuple[str, str]:
+        lines = read(self, child)
+        child.stop()
+        return lines
+
+    monkeypatch.setattr(Backend, "_read_first_lines", read_and_stop)
+    with pytest.raises(CommandError, match=r"^the backend did not start: "):
+        Backend(os.environ, ports=(0,))
 
 
 def test_call__an_error_or_no_answer__names_the_request(backend: Backend) -> None:
@@ -393,12 +388,20 @@ def test_backend__that_does_not_start__is_an_error_with_the_reason(
     assert list(tmp_path.glob("paygent-demo-*")) == []
 
 
-def test_last_full_month__in_january__is_december() -> None:
-    """The result is the previous month, across the end of a year too."""
-    now_us = to_us(datetime(2027, 1, 15, 12, tzinfo=timezone.utc))
-    month = story.last_full_month(now_us)
-    assert to_datetime(month.start_us) == datetime(2026, 12, 1, tzinfo=timezone.utc)
-    assert to_datetime(month.end_us) == datetime(2027, 1, 1, tzinfo=timezone.utc)
+@pytest.mark.parametrize(
+    ("now", "first", "second"),
+    [
+        (datetime(2027, 1, 15, 12), (2026, 11), (2026, 12)),
+        (datetime(2027, 2, 1), (2026, 12), (2027, 1)),
+        (datetime(2027, 3, 31, 23), (2027, 1), (2027, 2)),
+    ],
+)
+def test_last_full_months__any_day__are_the_two_before_its_month(
+    now: datetime, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    """They follow each other and end before the month of the day, across the end of a year too."""
+    now_us = to_us(now.replace(tzinfo=timezone.utc))
+    assert story.last_full_months(now_us) == (_month(*first), _month(*second))
 
 
 def test_clock__outside_of_any_user__is_at_the_latest_moment() -> None:

@@ -59,8 +59,14 @@ def demo(
     local: Annotated[
         bool, typer.Option("--local", help="Run without a backend: the SDK alone.")
     ] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="End at once, also in a terminal.")
+    ] = False,
 ) -> None:
-    """Three users of a $49 plan over a simulated month, first without limits, then with them."""
+    """Three users of a $49 plan over two simulated months, without limits and then with them.
+
+    In a terminal it ends at Ctrl-C, so that you can look at the dashboard of its backend.
+    """
     try:
         from paygent.cli import demo as command
     except ModuleNotFoundError as error:  # the CLI extra is installed, the SDKs are not
@@ -68,7 +74,7 @@ def demo(
         raise typer.Exit(2) from None
 
     def run() -> int:
-        command.main(local=local)
+        command.main(local=local, waits=not no_wait)
         return 0
 
     raise typer.Exit(run_command("demo", run))

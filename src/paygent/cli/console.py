@@ -19,7 +19,24 @@ def is_interactive(stream: IO[str] | None, environ: Mapping[str, str]) -> bool:
     """
     if stream is None:
         return False
-    return stream.isatty() and not environ.get("CI") and environ.get("TERM") != "dumb"
+    return stream.isatty() and not _is_ci(environ) and environ.get("TERM") != "dumb"
+
+
+def is_attended(stdin: IO[str] | None, stdout: IO[str] | None, environ: Mapping[str, str]) -> bool:
+    """Return whether there is a user at a terminal, who sees the output and can press Ctrl-C.
+
+    Args:
+        stdin: The standard input; None if it is closed.
+        stdout: The standard output; None if it is closed.
+        environ: The environment.
+    """
+    streams = (stdin, stdout)
+    return not _is_ci(environ) and all(stream is not None and stream.isatty() for stream in streams)
+
+
+def _is_ci(environ: Mapping[str, str]) -> bool:
+    """Return whether a service runs this as a build; all of them set `CI`."""
+    return environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def make_console(stream: IO[str] | None, environ: Mapping[str, str]) -> Console:

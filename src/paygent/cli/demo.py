@@ -2,8 +2,9 @@
 
 On a terminal, progress bars show the calls, with warnings and refusals printed above them; in a
 pipe or in CI the output is plain lines without control characters. Every amount is formatted from
-the exact integers of the report; this module computes only their differences. The server, the
-provider and their files end with the command, also at Ctrl-C, SIGTERM and SIGHUP.
+the exact integers of the report; this module computes only their differences. In a terminal the
+backend then stays up for its dashboard until Ctrl-C. The server, the provider and their files end
+with the command, also at Ctrl-C, SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from paygent import GuardResult, PlanConfig
-from paygent.cli.console import make_console
+from paygent.cli.console import is_attended, make_console
 from paygent.cli.demo_story import story
 from paygent.cli.demo_story.backend import Backend
 from paygent.cli.demo_story.margins import Margin
@@ -33,42 +34,48 @@ from paygent.core.money import format_usd
 from paygent.core.period import Window, to_datetime
 
 _PARTS_SHOWN = 4  # in a pipe, progress is a line per quarter
-
+_WATCH_S = 0.1  # how soon a wait notices Ctrl-C, or that the backend has ended
 
 _ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # by default they end it without any clean-up
 
 
-def main(*, local: bool = False) -> None:
-    """Run the scenario twice, without and with limits, and compare.
+def main(*, local: bool = False, waits: bool = True) -> None:
+    """Run the scenario in two months, without and with limits, and compare.
 
     Args:
         local: Whether the SDK works alone; otherwise it is connected to a server.
+        waits: Whether the server stays up until Ctrl-C, if there is a user at a terminal.
 
     Raises:
-        CommandError: if the server does not start, or lacks events.
+        CommandError: if the server does not start, lacks events, or ends while it should stay up.
     """
     console = make_console(sys.stdout, os.environ)
-    # A complete month, so that the simulated clock is never ahead of the real one.
-    month = story.last_full_month(time.time_ns() // 1_000)
+    # Complete months, so that the simulated clock is never ahead of the real one.
+    first, second = story.last_full_months(time.time_ns() // 1_000)
     with ExitStack() as stack:
         stack.enter_context(_ended_by_signals())
         backend = None if local else stack.enter_context(Backend(os.environ))
-        _introduce(console, month, backend)
-        _print(console, "\n[bold]1. Without limits[/]")
-        before = _run(console, story.WITHOUT_LIMITS, month, backend)
+        _introduce(console, backend)
+        _print(console, f"\n[bold]1. {_month(first)}, without limits[/]")
+        before = _run(console, story.WITHOUT_LIMITS, first, backend)
         _print(
             console,
-            f"\n[bold]2. The same month, {story.CAPPED_MODEL} limited to "
+            f"\n[bold]2. The next month, {_month(second)}, {story.CAPPED_MODEL} limited to "
             f"{story.CAP_TOKENS:,} tokens per user[/]",
         )
-        after = _run(console, story.WITH_LIMITS, month, backend)
+        after = _run(console, story.WITH_LIMITS, second, backend)
         _compare(console, before, after)
-    _print(console, _NEXT_LOCAL if local else _NEXT)
+        _print(console, _NEXT_LOCAL if local else _NEXT)
+        if backend is not None and waits and is_attended(sys.stdin, sys.stdout, os.environ):
+            _stay_up(console, backend, first, second)
 
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """End by an exception at a signal that would end the process without any clean-up."""
+    """End by an exception at a signal that would end the process without any clean-up; restore the
+    handler of Ctrl-C afterwards, too.
+    """
+    interrupt = signal.getsignal(signal.SIGINT)
     # One that is ignored stays so, such as SIGHUP below `nohup`.
     defaults = [sign for sign in _ENDING_SIGNALS if signal.getsignal(sign) is signal.SIG_DFL]
     for sign in defaults:
@@ -78,6 +85,36 @@ def _ended_by_signals() -> Iterator[None]:
     finally:
         for sign in defaults:
             signal.signal(sign, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _stay_up(console: Console, backend: Backend, first: Window, second: Window) -> None:
+    """Print where the dashboard is, and return at Ctrl-C.
+
+    Raises:
+        CommandError: if the backend ends before.
+    """
+    # From here on Ctrl-C is no exception: one that is pressed twice must not disturb the clean-up.
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda sign, _frame: interrupts.append(sign))
+    _print(
+        console,
+        "\n[bold]The dashboard shows both months:[/]\n"
+        f"  without limits  {_dashboard(backend, first)}\n"
+        f"  with a limit    {_dashboard(backend, second)}&compare=previous\n"
+        f"  Sign in with the admin key {backend.tenant.admin_key}\n\n"
+        "Press Ctrl-C to stop.",
+    )
+    # Not a wait for the process: a signal just before it began would not end it.
+    while not interrupts:
+        backend.check_running()
+        time.sleep(_WATCH_S)
+    _print(console, "")  # the terminal has printed ^C
+
+
+def _dashboard(backend: Backend, month: Window) -> str:
+    start, end = (f"{to_datetime(each):%Y-%m-%d}" for each in month)
+    return f"{backend.url}/?from={start}&to={end}"
 
 
 def _end(sign: int, _frame: object) -> NoReturn:
@@ -165,12 +202,16 @@ class ConsoleWatch:
             )
 
 
-def _introduce(console: Console, month: Window, backend: Backend | None) -> None:
+def _month(month: Window) -> str:
+    return f"{to_datetime(month.start_us):%B %Y}"
+
+
+def _introduce(console: Console, backend: Backend | None) -> None:
     price = _usd(console, story.WITHOUT_LIMITS.price_nano or 0)
     _print(
         console,
         f"[bold]Paygent demo[/]: {len(story.USERS)} users who pay {price} a month each, "
-        f"in {to_datetime(month.start_us):%B %Y}.",
+        "over two months.",
     )
     _print(
         console,
@@ -190,8 +231,7 @@ def _run(
 ) -> story.Outcome:
     """Run the scenario on a plan and print its outcome."""
     watch = ConsoleWatch(console, story.USERS)
-    # A product for each run: the spend of the first must not count in the second.
-    tenant = None if backend is None else backend.new_tenant("demo")
+    tenant = None if backend is None else backend.tenant
     with ProviderProcess() as provider:
         with watch.shown():
             outcome = story.run(plan, story.USERS, provider, month, watch, tenant)

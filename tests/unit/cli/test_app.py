@@ -26,18 +26,29 @@ def demo_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Record runs of the demo instead of running it."""
     runs: list[str] = []
     monkeypatch.setattr(
-        demo, "main", lambda *, local: runs.append("local" if local else "connected")
+        demo,
+        "main",
+        lambda *, local, waits: runs.append(
+            ("local" if local else "connected") + (", waits" if waits else "")
+        ),
     )
     return runs
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mode"), [(["demo"], "connected"), (["demo", "--local"], "local")]
+    ("arguments", "mode"),
+    [
+        (["demo"], "connected, waits"),
+        (["demo", "--no-wait"], "connected"),
+        (["demo", "--local"], "local, waits"),
+    ],
 )
 def test_demo__with_or_without_its_mode__runs(
     demo_runs: list[str], arguments: list[str], mode: str
 ) -> None:
-    """The demo is connected to a backend, unless `--local` is given."""
+    """The demo is connected to a backend, unless `--local` is given, and stays up in a terminal,
+    unless `--no-wait` is given.
+    """
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, demo_runs) == (0, [mode])
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from paygent import GuardResult
 from paygent.cli.app import app
-from paygent.cli.console import is_interactive, make_console
+from paygent.cli.console import is_attended, is_interactive, make_console
 from paygent.cli.demo import ConsoleWatch, _ended_by_signals, outcome_table
 from paygent.cli.demo_story import backend
 from paygent.cli.demo_story.margins import Margin
@@ -46,6 +46,7 @@ class AsciiPipe(io.StringIO):
         (Terminal(), {"TERM": "xterm"}, True),
         (Terminal(), {"TERM": "dumb"}, False),
         (Terminal(), {"TERM": "xterm", "CI": "true"}, False),
+        (Terminal(), {"TERM": "xterm", "CI": "false"}, True),
         (io.StringIO(), {"TERM": "xterm"}, False),
     ],
 )
@@ -54,6 +55,28 @@ def test_is_interactive__terminals_and_other_streams__are_distinguished(
 ) -> None:
     """Only a real terminal outside CI gets bars and colours."""
     assert expected is is_interactive(stream, environ)
+
+
+@pytest.mark.parametrize(
+    ("stdin", "stdout", "environ", "expected"),
+    [
+        (Terminal(), Terminal(), {}, True),
+        (Terminal(), Terminal(), {"CI": "", "TERM": "dumb"}, True),
+        (Terminal(), Terminal(), {"CI": "0"}, True),
+        (Terminal(), Terminal(), {"CI": "False"}, True),
+        (Terminal(), Terminal(), {"CI": "1"}, False),
+        (Terminal(), Terminal(), {"CI": "woodpecker"}, False),
+        (io.StringIO(), Terminal(), {}, False),
+        (Terminal(), io.StringIO(), {}, False),
+        (None, Terminal(), {}, False),
+        (Terminal(), None, {}, False),
+    ],
+)
+def test_is_attended__only_terminals_on_both_sides_outside_ci__are(
+    stdin: io.StringIO | None, stdout: io.StringIO | None, environ: dict[str, str], expected: bool
+) -> None:
+    """A command waits for Ctrl-C only where a user sees that it waits and can press it."""
+    assert expected is is_attended(stdin, stdout, environ)
 
 
 def test_watch__in_a_pipe__writes_plain_lines_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """The demo's backend: `paygent serve` as a child process, and its REST API as a customer uses it.
 
-The server has a free port of the loopback interface and a SQLite file in a temporary folder. Both
-are gone with the `Backend`. Each run of the demo has a product of its own on it, so that the
-spend of one does not count in the other.
+The server has the documented port of the loopback interface, or a free one if that is in use, and a
+SQLite file in a temporary folder. Both are gone with the `Backend`. All runs of the demo have one
+product on it, in different months, so that the spend of one does not count in the other.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -27,7 +27,13 @@ from paygent import PlanConfig
 from paygent.cli.demo_story.child import ChildProcess
 from paygent.cli.options import CommandError, UsageError
 from paygent.cli.output import printable
+from paygent.core.money import decimal_text, from_units
+from paygent.core.period import Window, to_datetime
 from paygent.core.plan_json import plan_to_json
+from paygent.server.settings import DEFAULT_PORT
+
+PORTS = (DEFAULT_PORT, 0)
+"""Ports to listen on, the preferred one first; 0 is any free one."""
 
 _LIBRARIES = ("fastapi", "uvicorn", "prometheus_client")  # of the extra `server`
 _START_WAIT_S = 30.0  # a busy machine needs seconds
@@ -43,26 +49,50 @@ class Tenant:
 
     Attributes:
         url: Address of the backend.
+        admin_key: The key for everything in the product.
         sdk_key: The key for the application.
     """
 
     def __init__(self, url: str, admin_key: str) -> None:
         """Create the key for the application."""
         self.url = url
-        self._admin_key = admin_key
+        self.admin_key = admin_key
         self.sdk_key: str = self._call("POST", "/keys", {"scope": "sdk", "name": "demo"})["api_key"]
+        self._user_ids: set[str] = set()
 
-    def configure(self, name: str, plan: PlanConfig, user_ids: list[str]) -> None:
-        """Configure a plan, create users and assign the plan to them."""
+    def configure(self, name: str, plan: PlanConfig, user_ids: Iterable[str]) -> None:
+        """Add a version of a plan if it changes, and assign the plan to users, who are created if
+        they are new.
+        """
         document = {"name": name, **plan_to_json(plan)}
         plan_id = self._call("POST", "/config/plans", {"plans": [document]})["plans"][0]["id"]
         for user_id in user_ids:
-            self._call("POST", "/users", {"external_user_id": user_id})
+            if user_id not in self._user_ids:
+                self._call("POST", "/users", {"external_user_id": user_id})
+                self._user_ids.add(user_id)
             path = f"/users/{quote(user_id, safe='')}/subscription"
             self._call("POST", path, {"plan_id": plan_id})
 
+    def record_payments(self, user_ids: Iterable[str], amount_nano: int, month: Window) -> None:
+        """Record that each user has paid an amount for a month."""
+        start, end = (to_datetime(each).isoformat() for each in month)
+        amount = decimal_text(from_units(amount_nano, 9))
+        payments = [
+            {
+                "id": f"{user_id} {start:.7}",
+                "user_id": user_id,
+                "amount": amount,
+                "currency": "USD",
+                "period_start": start,
+                "period_end": end,
+                "kind": "payment",
+            }
+            for user_id in user_ids
+        ]
+        self._call("POST", "/revenue", payments)
+
     def _call(self, method: str, path: str, body: Any = None) -> Any:
-        authorization = {"Authorization": f"Bearer {self._admin_key}"}
+        authorization = {"Authorization": f"Bearer {self.admin_key}"}
         return call(self.url, method, f"/api/v1{path}", body, authorization)
 
 
@@ -71,13 +101,18 @@ class Backend:
 
     Attributes:
         url: Its address.
+        tenant: The product of the demo.
     """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        """Start `paygent serve` and wait until it answers.
+    url: str
+    tenant: Tenant
+
+    def __init__(self, environ: Mapping[str, str], ports: Sequence[int] = PORTS) -> None:
+        """Start `paygent serve`, wait until it answers, and create the product.
 
         Args:
             environ: The environment; settings of Paygent in it are not the demo's.
+            ports: Ports to try, one after the other; 0 is any free one.
 
         Raises:
             UsageError: if the extra `server` is not installed.
@@ -89,22 +124,51 @@ class Backend:
                 f"{missing} is missing, which the backend needs: run pip install '.[demo]' in your"
                 " clone of Paygent, or the demo without a backend: paygent demo --local"
             )
-        kept = {name: each for name, each in environ.items() if not name.startswith("PAYGENT_")}
+        self._environ = {
+            name: each for name, each in environ.items() if not name.startswith("PAYGENT_")
+        }
         self._folder = TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True)
         self._log = Path(self._folder.name, "server.log")
         self._child: ChildProcess | None = None
         try:
-            with self._log.open("wb") as log:
-                database = f"sqlite:///{self._folder.name}/server.db"
-                arguments = ["serve", "--port", "0", "--database-url", database]
-                self._child = ChildProcess(
-                    "the backend", [__name__, *arguments], environ=kept, log=log
-                )
-            self.url, self._setup_token = self._read_first_lines(self._child)
-            self._wait_until_ready()
+            for port in ports[:-1]:
+                if self._has_started(port):
+                    return
+            self._start(ports[-1])
         except BaseException:
             self.stop()
             raise
+
+    def _has_started(self, port: int) -> bool:
+        """Start on a port that may be in use; return False if that fails, for whatever reason."""
+        try:
+            self._start(port)
+        except CommandError:
+            assert self._child is not None
+            self._child.stop()
+            return False
+        return True
+
+    def _start(self, port: int) -> None:
+        """Start on a port.
+
+        Raises:
+            CommandError: if the server does not start.
+        """
+        with self._log.open("wb") as log:
+            # A file for each attempt, since a server prints keys only for one without any.
+            database = f"sqlite:///{mkdtemp(dir=self._folder.name)}/server.db"
+            arguments = ["serve", "--port", str(port), "--database-url", database]
+            child = self._child = ChildProcess(
+                "the backend", [__name__, *arguments], environ=self._environ, log=log
+            )
+        self.url, setup_token = self._read_first_lines(child)
+        self._wait_until_ready(child)
+        # Two servers that start at once may both bind the port, and then one of them ends. What
+        # answers there is this one if it accepts the token, which is different for each.
+        token = {"X-Setup-Token": setup_token}
+        product = call(self.url, "POST", "/api/v1/products", {"name": "demo"}, token)
+        self.tenant = Tenant(self.url, product["api_key"])
 
     def _read_first_lines(self, child: ChildProcess) -> tuple[str, str]:
         """Return the address and the set-up token, which the first start prints."""
@@ -122,13 +186,16 @@ class Backend:
         lines = self._log.read_text("utf-8", "replace").splitlines()
         return printable(lines[-1]) if lines else "it printed no reason"
 
-    def _wait_until_ready(self) -> None:
+    def _wait_until_ready(self, child: ChildProcess) -> None:
         deadline_s = time.monotonic() + _START_WAIT_S
         while True:
             try:
                 call(self.url, "GET", "/ready")
                 return
             except CommandError:
+                if child.exit_status is not None:
+                    reason = f"the backend did not start: {self._last_log()}"
+                    raise CommandError(reason) from None
                 if time.monotonic() > deadline_s:
                     raise CommandError(f"the backend is not ready: {self._last_log()}") from None
             time.sleep(_POLL_S)
@@ -139,11 +206,19 @@ class Backend:
         assert self._child is not None  # started
         return self._child.pid
 
-    def new_tenant(self, name: str) -> Tenant:
-        """Create a product."""
-        token = {"X-Setup-Token": self._setup_token}
-        answer = call(self.url, "POST", "/api/v1/products", {"name": name}, token)
-        return Tenant(self.url, answer["api_key"])
+    def check_running(self) -> None:
+        """Check that the server runs.
+
+        Raises:
+            CommandError: if it has ended.
+        """
+        assert self._child is not None  # started
+        status = self._child.exit_status
+        if status is not None:
+            raise CommandError(
+                f"the backend has ended with status {status}; the end of its log: "
+                f"{self._last_log()}"
+            )
 
     def stop(self) -> None:
         """Stop the server, wait for it and delete its files; idempotent."""

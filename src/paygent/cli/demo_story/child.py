@@ -75,6 +75,11 @@ class ChildProcess:
             raise RuntimeError(f"{self._name} has exited")
         return line.strip()
 
+    @property
+    def exit_status(self) -> int | None:
+        """Its exit status, negative after a signal; None while it runs."""
+        return self._process.poll()
+
     def stop(self) -> None:
         """Stop the process and wait for it; idempotent."""
         assert self._process.stdin is not None and self._process.stdout is not None

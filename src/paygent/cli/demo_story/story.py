@@ -163,9 +163,10 @@ class Outcome:
         return sum(margin.margin_nano for margin in self.margins)
 
 
-def last_full_month(now_us: int) -> Window:
-    """Return the last complete calendar month, in microseconds since 1970 UTC."""
-    return calendar_month(calendar_month(now_us).start_us - 1)
+def last_full_months(now_us: int) -> tuple[Window, Window]:
+    """Return the last two complete calendar months, in microseconds since 1970 UTC."""
+    last = calendar_month(calendar_month(now_us).start_us - 1)
+    return calendar_month(last.start_us - 1), last
 
 
 class Clock:
@@ -211,7 +212,8 @@ def run(
         provider: Answers their calls.
         month: The simulated month.
         watch: Observes the run.
-        tenant: A new product on a backend; None keeps everything in a temporary store.
+        tenant: A product on a backend, which gets the plan and the users' payments for the month;
+            None keeps everything in a temporary store.
 
     Raises:
         CommandError: if an event did not reach the backend.
@@ -226,7 +228,10 @@ def run(
             rows = _read_usage(pg, month, tenant)
         finally:
             pg.shutdown()
-    by_user = margins(rows, price_nano=plan.price_nano or 0)
+    price_nano = plan.price_nano or 0
+    if tenant is not None:
+        tenant.record_payments((user.user_id for user in users), price_nano, month)
+    by_user = margins(rows, price_nano=price_nano)
     order = {user.user_id: position for position, user in enumerate(users)}
     return Outcome(tuple(sorted(by_user, key=lambda margin: order[margin.user_id])), refused)
 
@@ -241,7 +246,7 @@ def _launch(
         pg = Paygent.launch(settings, now_us=clock)
         pg.configure_plan(PLAN_NAME, plan)
         return pg
-    tenant.configure(PLAN_NAME, plan, [user.user_id for user in users])
+    tenant.configure(PLAN_NAME, plan, (user.user_id for user in users))
     settings = Settings(
         api_key=tenant.sdk_key,
         base_url=tenant.url,
@@ -250,20 +255,25 @@ def _launch(
     )
     pg = Paygent.launch(settings, now_us=clock)
     try:
-        _wait_for_plans(pg, users)
+        _wait_for_plan(pg, plan, users)
     except BaseException:
         pg.shutdown()
         raise
     return pg
 
 
-def _wait_for_plans(pg: Paygent, users: Sequence[DemoUser]) -> None:
-    """Read every user's plan. A first call waits a quarter of a second for it and then goes on
-    without limits, which on a busy machine would change the figures.
+def _wait_for_plan(pg: Paygent, plan: PlanConfig, users: Sequence[DemoUser]) -> None:
+    """Read every user's plan, until it is this version. A first call waits a quarter of a second
+    for it and then goes on without limits, which on a busy machine would change the figures.
     """
+
+    def plan_of(user: DemoUser) -> tuple[str, PlanConfig]:
+        state = pg.refresh_user(user.user_id)
+        return state.plan, state.plan_config
+
     deadline_s = time.monotonic() + _PLAN_WAIT_S
     for user in users:
-        while pg.refresh_user(user.user_id).plan != PLAN_NAME:
+        while plan_of(user) != (PLAN_NAME, plan):
             if time.monotonic() > deadline_s:
                 raise CommandError(f"the backend at {pg.base_url} does not answer")
             time.sleep(_POLL_S)  # an address where nothing listens answers at once
