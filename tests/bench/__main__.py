@@ -1,10 +1,10 @@
 """`make bench`: the overhead Paygent adds to a call.
 
 The path inside real SDK calls; the hot loop (a stubbed provider and Paygent's path alone); many
-tasks on one loop; the journal's kinds of segments; streams; how well a cap is kept; and reports of
-a million calls. Metered and bare calls alternate, so that drift affects both equally. With
-`--reference PYTHON` the calls inside SDKs are also measured for the `paygent` that is installed in
-that environment.
+tasks on one loop; the journal's kinds of segments; streams; how well a cap is kept; and reports and
+pages of the dashboard of a million calls. Metered and bare calls alternate, so that drift affects
+both equally. With `--reference PYTHON` the calls inside SDKs are also measured for the `paygent`
+that is installed in that environment.
 """
 
 from __future__ import annotations
@@ -121,6 +121,11 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
 
         reports(options.calls or ((100_000,) if options.quick else (1_000_000,)))
 
+    def pages() -> None:
+        from tests.bench.pages import pages
+
+        pages(options.calls or ((100_000,) if options.quick else (1_000_000,)))
+
     return {
         "import": import_time,
         "in-situ": in_situ,
@@ -133,6 +138,7 @@ def _parts(options: argparse.Namespace) -> dict[str, Callable[[], None]]:
         "backend": backend,
         "connected": connected,
         "reports": reports,
+        "pages": pages,
     }
 
 
@@ -146,7 +152,7 @@ def main() -> None:
         "--calls",
         type=int,
         nargs="+",
-        help="sizes for the part `reports`, such as 5000000 20000000",
+        help="sizes for the parts `reports` and `pages`, such as 5000000 20000000",
     )
     options = parser.parse_args()
     parts = _parts(options)

@@ -28,6 +28,9 @@ from paygent.server.api import (
 )
 from paygent.server.auth import KeyCache
 from paygent.server.backend import Backend
+from paygent.server.dashboard.routes import dashboard_routes
+from paygent.server.dashboard.sessions import Sessions
+from paygent.server.dashboard.snapshots import Snapshots
 from paygent.server.idempotency import Idempotency
 from paygent.server.limits import Limits
 from paygent.server.observe import Observed
@@ -61,6 +64,7 @@ def create_app(
         try:
             yield
         finally:
+            app.state.snapshots.close()
             # On another thread, since the writer answers its requests on this one.
             await anyio.to_thread.run_sync(backend.close)
 
@@ -77,8 +81,11 @@ def create_app(
     app.state.backend = backend
     app.state.keys = KeyCache(backend)
     app.state.idempotency = Idempotency()
+    app.state.sessions = Sessions(backend, app.state.keys)
+    app.state.snapshots = Snapshots()
     for group in _GROUPS:
         app.router.routes.extend(group.router.routes)
+    app.router.routes.extend(dashboard_routes())
     add_handlers(app)
     add_openapi(app)
     # The last one added sees a request first.

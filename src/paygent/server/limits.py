@@ -10,8 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from paygent.server.problems import (
     CLIENT_LEFT,
     Problem,
-    problem_response,
-    request_id_of,
+    problem_answer,
     unavailable,
 )
 from paygent.server.settings import API_PREFIX, ServerSettings
@@ -63,7 +62,7 @@ class Limits:
     async def _refuse(self, problem: Problem, scope: Scope, request: _Limited) -> None:
         if request.has_answered:
             raise problem  # the answer has begun, so the connection is closed
-        response = problem_response(problem, request_id_of(scope))
+        response = problem_answer(problem, scope)
         response.headers["Connection"] = "close"  # the rest of the body is not read
         await response(scope, request.receive, request.send)
 

@@ -17,16 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paygent.server.logs import LOGGER
 from paygent.server.metrics import Metrics
-from paygent.server.problems import CLIENT_LEFT, Problem, problem_response
+from paygent.server.problems import CLIENT_LEFT, Problem, problem_answer, problem_response
 
 SLASH = "\0"
 """In a path, an escaped slash: it belongs to an id and does not separate."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"cache-control", b"no-store"),
-]
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+_NOT_CACHED = (b"cache-control", b"no-store")  # unless the answer says how it is
 _METHODS = frozenset({"GET", "POST", "PATCH", "DELETE", "PUT", "HEAD", "OPTIONS"})
 _CLIENT_LEFT = 499  # as nginx logs it; no client ever sees it
 _QUIET = ("/health", "/ready", "/metrics")
@@ -66,7 +64,7 @@ class Observed:
             if answer.status:
                 raise  # the answer has begun; the connection is closed
             problem = Problem(500, "internal", "The server failed; its log has the reason.")
-            await problem_response(problem, request_id)(scope, receive, answer.send)
+            await problem_answer(problem, scope)(scope, receive, answer.send)
         finally:
             status = 0 if scope.get(CLIENT_LEFT) else answer.status
             self._record(scope, method, status or _CLIENT_LEFT, time.perf_counter() - started)
@@ -102,7 +100,9 @@ class _Answer:
         """Send a part of the answer."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *_HEADERS]
+            headers = [*message.get("headers", ()), _NO_SNIFFING]
+            if all(name.lower() != b"cache-control" for name, _ in headers):
+                headers.append(_NOT_CACHED)
             message["headers"] = [*headers, (b"x-request-id", self._request_id)]
         await self._send(message)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from http import HTTPStatus
 from math import isfinite
@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Scope
 
 from paygent.core.validation import FieldError, InvalidValue
 from paygent.server.logs import LOGGER
@@ -27,6 +28,9 @@ MEDIA_TYPE = "application/problem+json"
 
 CLIENT_LEFT = "paygent.client_left"
 """In a request's scope: its client left before the body had arrived."""
+
+PROBLEM_PAGE = "paygent.problem_page"
+"""In the scope of a request for a page: the function that shows a problem as one."""
 
 _RETRY_AFTER_S = 1
 _SHOWN_CHARS_MAX = 200  # of a value that breaks a rule
@@ -147,16 +151,27 @@ def problem_response(problem: Problem, request_id: str) -> Response:
     return Response(text, problem.status_code, problem.headers, media_type=MEDIA_TYPE)
 
 
+def problem_answer(problem: Problem, scope: Scope) -> Response:
+    """Return a problem as the answer of a request: a page where one was asked for."""
+    show: Callable[[Problem], Response] | None = scope.get(PROBLEM_PAGE)
+    return problem_response(problem, request_id_of(scope)) if show is None else show(problem)
+
+
+def note_unavailable(error: StoreUnavailable, scope: Scope) -> None:
+    """Log why the store cannot be used: the answer does not say it, and the operator needs it."""
+    request_id = request_id_of(scope)
+    LOGGER.warning("the store is unavailable: %s", error, extra={"request_id": request_id})
+
+
 def add_handlers(app: FastAPI) -> None:
     """Answer the expected exceptions of handlers with problems."""
 
     async def answer(request: Request, error: Exception) -> Response:
         problem = _of_routing(request, error) or as_problem(error, _body_name(request))
         assert problem is not None  # only these kinds are registered
-        request_id = request_id_of(request.scope)
-        if isinstance(error, StoreUnavailable):  # the operator needs the reason
-            LOGGER.warning("the store is unavailable: %s", error, extra={"request_id": request_id})
-        return problem_response(problem, request_id)
+        if isinstance(error, StoreUnavailable):
+            note_unavailable(error, request.scope)
+        return problem_response(problem, request_id_of(request.scope))
 
     for kind in (HTTPException, RequestValidationError, InvalidValue, StoreUnavailable):
         app.add_exception_handler(kind, answer)

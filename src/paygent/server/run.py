@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, cast
@@ -26,6 +26,7 @@ from paygent.server.connections import Connection
 from paygent.server.logs import LOGGER, configure_logging
 from paygent.server.settings import ServerSettings
 from paygent.server.workers import Workers, end_with_parent
+from paygent.store.directory import wall_clock_us
 from paygent.store.factory import open_store
 from paygent.store.port import StoreUnavailable
 
@@ -62,12 +63,18 @@ def bind(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def serve(settings: ServerSettings, *, listener: socket.socket | None = None) -> None:
+def serve(
+    settings: ServerSettings,
+    *,
+    listener: socket.socket | None = None,
+    now_us: Callable[[], int] = wall_clock_us,
+) -> None:
     """Serve until SIGTERM or SIGINT; then finish the requests, book waiting batches, and return.
 
     Args:
         settings: How to run.
         listener: A bound socket, which is closed here; `bind(settings)` without one.
+        now_us: The ledger's clock, where there is one worker.
 
     Raises:
         OSError: The address cannot be used.
@@ -81,8 +88,9 @@ def serve(settings: ServerSettings, *, listener: socket.socket | None = None) ->
             config = uvicorn_config(settings, partial(application, settings), factory=True)
             Workers(config, sockets=[bound]).run()
             return
-        with closing(open_store(settings.database_url)) as store, _status_of_success():
-            app = create_app(store, settings)
+        opened = closing(open_store(settings.database_url, now_us=now_us))
+        with opened as store, _status_of_success():
+            app = create_app(store, settings, now_us)
             _tune_collector()
             server = uvicorn.Server(uvicorn_config(settings, app))
             server.run(sockets=[bound])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from starlette.datastructures import Headers
@@ -48,7 +48,7 @@ def read_json(body: bytes) -> Any:
         Problem: It is no JSON, or beyond a bound.
     """
     try:
-        value = json.loads(body, parse_float=_decimal, parse_constant=_refuse_constant)
+        value = json.loads(body, parse_float=bounded_decimal, parse_constant=_refuse_constant)
     except RecursionError:
         raise _bad(f"JSON must not be nested deeper than {DEPTH_MAX}") from None
     except json.JSONDecodeError as error:
@@ -96,9 +96,13 @@ def _check_text(text: str) -> None:
         raise _bad("A text must be Unicode, without NUL and lone surrogates")
 
 
-def _decimal(text: str) -> Decimal:
-    number = Decimal(text)
-    if number.is_finite() and abs(number.adjusted()) > 400:  # beyond any double
+def bounded_decimal(text: str) -> Decimal:
+    """Return a fraction of JSON; a ValueError says that it is beyond any double."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:  # an exponent that not even a decimal can have
+        raise ValueError("a number is out of range") from None
+    if abs(number.adjusted()) > 400:  # beyond any double
         raise ValueError("a number is out of range")
     return number
 

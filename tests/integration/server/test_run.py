@@ -202,7 +202,8 @@ def test_workers__one_that_cannot_start__ends_the_server_with_a_failure() -> Non
             os.kill(workers_of(process)[0], signal.SIGKILL)
             assert process.wait(END_S) == 3
             log = log_of(process)
-        assert log.count("the database cannot be used") == 1
+        # Twice where the other worker had not opened it yet.
+        assert 1 <= log.count("the database cannot be used") <= 2
         # Whichever of the two finds the worker first, uvicorn's supervisor or the part of it here.
         reasons = ("a worker process failed; the server ends", "stopping the parent process")
         assert sum(log.count(each) for each in reasons) == 1

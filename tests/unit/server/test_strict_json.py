@@ -45,6 +45,8 @@ def test_read_json__any_bytes__are_a_value_or_a_400(body: bytes) -> None:
         (json.dumps([[0] * 9] * (ITEMS_MAX // 10)).encode(),
          json.dumps([[0] * 9] * (ITEMS_MAX // 10 + 1)).encode()),
         (b"1e400", b"1e401"),
+        (b"1e-400", b"1e-99999999999999999999"),
+        (b"0.1e1", b"1e99999999999999999999"),
         (b'"\\ud83d\\ude00"', b'"\\ud83d"'),
     ],
 )  # fmt: skip

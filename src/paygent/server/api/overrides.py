@@ -74,7 +74,7 @@ def _read_override(user_id: str, body: schemas.NewOverride, now_us: int) -> Over
         errors.add("until", time_of(body.until), "must be in the future")
     key = _read_limit(errors, body.limit)
     name = "cap" if body.add is None else "add"
-    amount = None if key is None else _read_amount(errors, key, name, body.cap or body.add)
+    amount = None if key is None else read_amount(errors, key, name, body.cap or body.add)
     errors.raise_if_any()
     assert key is not None
     cap, added = (amount, None) if name == "cap" else (None, amount)
@@ -93,7 +93,7 @@ def _read_limit(errors: ValidationErrors, given: schemas.LimitName | str) -> Lim
     return LimitKey("tokens", "user", model, "period")
 
 
-def _read_amount(
+def read_amount(
     errors: ValidationErrors, key: LimitKey, name: str, given: Decimal | None
 ) -> int | None:
     """Return an amount in the limit's unit; the rules are those of a plan's limits."""

@@ -153,7 +153,7 @@ async def show_spend(
     }
     wanted = query.request(SPEND, by=by, **filters, **_tags(request))
     if query.output == "csv":
-        return await _csv(tenant, _spend_rows, wanted)
+        return await csv_answer(tenant, spend_table, wanted)
     return Response(await tenant.ask(_spend_page, tenant.store, wanted), media_type=_JSON)
 
 
@@ -179,7 +179,7 @@ async def show_margin(
     """
     wanted = query.request(MARGIN, by=by, user=user, plan=plan)
     if query.output == "csv":
-        return await _csv(tenant, _margin_rows, wanted)
+        return await csv_answer(tenant, margin_table, wanted)
     return Response(await tenant.ask(_margin_page, tenant.store, wanted), media_type=_JSON)
 
 
@@ -274,7 +274,7 @@ async def _tally(
     tenant: Tenant, kind: TallyKind, wanted: SpendRequest, query: ReportQuery
 ) -> Response:
     if query.output == "csv":
-        return await _csv(tenant, _tally_rows, kind, wanted)
+        return await csv_answer(tenant, tally_table, kind, wanted)
     body = await tenant.ask(_tally_page, tenant.store, kind, wanted)
     return Response(body, media_type=_JSON)
 
@@ -282,35 +282,39 @@ async def _tally(
 # -- CSV
 
 
-_Rows = Iterator[Iterable[Any]]
+Rows = Iterator[Iterable[Any]]
+"""The rows of a table, the first of them its header."""
 
 
-def _spend_rows(product: str, store: SqlStore, wanted: SpendRequest) -> _Rows:
+def spend_table(product: str, store: SqlStore, wanted: SpendRequest) -> Rows:
+    """Yield the header and all rows of a report of usage."""
     yield columns_of(wanted.by)
     for row in store.spend_rows(product, wanted):
         yield values_of(wanted.by, row)
 
 
-def _margin_rows(product: str, store: SqlStore, wanted: SpendRequest) -> _Rows:
+def margin_table(product: str, store: SqlStore, wanted: SpendRequest) -> Rows:
+    """Yield the header and all rows of a report of margins."""
     by = wanted.by[0]
     yield margin_columns(by)
     for row in store.margin(product, wanted).page.rows:
         yield margin_row_to_json(by, row).values()
 
 
-def _tally_rows(product: str, store: SqlStore, kind: TallyKind, wanted: SpendRequest) -> _Rows:
+def tally_table(product: str, store: SqlStore, kind: TallyKind, wanted: SpendRequest) -> Rows:
+    """Yield the header and all rows of a report that counts."""
     yield tally_columns(kind, wanted.by)
     for row in store.tally(product, kind, wanted).rows:
         yield tally_values(kind, row)
 
 
-async def _csv(tenant: Tenant, rows: Callable[..., _Rows], *args: Any) -> Response:
+async def csv_answer(tenant: Tenant, rows: Callable[..., Rows], *args: Any) -> Response:
     """Answer with rows, the first of them the header."""
     file = await tenant.ask(_write_csv, tenant.store, rows, *args)
     return StreamingResponse(_chunks(file), media_type=_CSV)
 
 
-def _write_csv(product: str, store: SqlStore, rows: Callable[..., _Rows], *args: Any) -> IO[bytes]:
+def _write_csv(product: str, store: SqlStore, rows: Callable[..., Rows], *args: Any) -> IO[bytes]:
     """Write all rows into a temporary file, so that no transaction waits for a slow client."""
     with ExitStack() as stack:
         file = stack.enter_context(TemporaryFile())
