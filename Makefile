@@ -7,7 +7,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage test-oldest test-peers lint type contracts bench docs check clean
+.PHONY: help demo serve test coverage test-oldest test-peers test-browser lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,7 +28,11 @@ $(VENV)/dev: $(VENV)/demo
 	$(INSTALL) --editable ".[demo,postgres]" --group test --group lint
 	@touch $@
 
-demo: $(VENV)/demo  ## Three users of a $49 plan on a backend, first without limits, then with them (under a minute)
+$(VENV)/browser: $(VENV)/dev
+	$(INSTALL) --group browser
+	@touch $@
+
+demo: $(VENV)/demo  ## Three users of a $49 plan on a backend, without limits, then with them (under a minute); Ctrl-C ends its dashboard
 	$(BIN)/paygent demo
 
 serve: $(VENV)/server  ## Run the backend; the first start prints keys (DATABASE_URL selects the database)
@@ -47,11 +51,14 @@ test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs th
 test-peers: $(VENV)/dev  ## Run beside other instrumentation and frameworks, each in a venv of its own (PEERS="a b" selects)
 	PEERS="$(PEERS)" .ci/peers
 
+test-browser: $(VENV)/browser  ## Test the dashboard in a browser (Debian's chromium)
+	$(BIN)/python -m pytest tests/browser -n 2 --dist worksteal
+
 lint: $(VENV)/dev  ## Check style
 	$(BIN)/ruff check src tests examples
 	$(BIN)/ruff format --check src tests examples
 
-type: $(VENV)/dev  ## Check types
+type: $(VENV)/browser  ## Check types
 	$(BIN)/mypy
 
 contracts: $(VENV)/dev  ## Check which module may import which
