@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
 
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from paygent.core.margin import MarginFigures
@@ -147,7 +148,7 @@ async def _editor(
         others=OTHERS,
         offline=OFFLINE,
         unknown_model=UNKNOWN_MODEL,
-        checked=None if errors else _check(form, visit.tenant.now_us()),
+        checked=None if errors else await _checked(visit, form),
         margin=margin,
         as_of_us=as_of_us,
         versions=_versions(history),
@@ -195,6 +196,11 @@ class Checked(NamedTuple):
     limits: str
 
 
+async def _checked(visit: MemberVisit, form: PlanForm) -> Checked:
+    # On a thread: a name that is in no price list is compared with all that are.
+    return await run_in_threadpool(_check, form, visit.tenant.now_us())
+
+
 def _check(form: PlanForm, now_us: int) -> Checked:
     try:
         plan = read_plan(form)
@@ -207,7 +213,7 @@ def _check(form: PlanForm, now_us: int) -> Checked:
 async def check_plan(visit: MemberVisit, form: Form) -> Response:
     """Check a plan while it is edited."""
     sent = form_of_sent(form, is_new=True, enforce=True)
-    return await page(visit, "plan_checked.html", checked=_check(sent, visit.tenant.now_us()))
+    return await page(visit, "plan_checked.html", checked=await _checked(visit, sent))
 
 
 async def save_plan(visit: MemberVisit, form: Form) -> Done | Response:

@@ -323,14 +323,14 @@ def test_changed_fields__of_two_versions__are_those_that_differ() -> None:
     after = document(price=2, model_limits={"gpt-4o": 1, "o4": 3}, enforce=False)
     assert changed_fields(before, after) == [
         ("enforce", "True", "False"),
-        ("limits.0.cap", "1.000000000", ""),
+        ("limits.0.cap", "1.00", ""),
         ("limits.0.metric", "spend", ""),
         ("limits.0.model", "none", ""),
         ("limits.0.scope", "user", ""),
         ("limits.0.window", "period", ""),
         ("model_limits.o3", "2", ""),
         ("model_limits.o4", "", "3"),
-        ("price", "1.000000000", "2.000000000"),
+        ("price", "1.00", "2.00"),
     ]
     assert changed_fields(before, before) == []
 
@@ -339,7 +339,7 @@ def test_changed_fields__of_the_first_version__are_those_that_are_not_defaults()
     """A version without one before is compared with a plan of defaults."""
     assert changed_fields(None, document()) == []
     assert changed_fields(None, document(max_spend_per_period=5)) == [
-        ("max_spend_per_period", "none", "5.000000000")
+        ("max_spend_per_period", "none", "5.00")
     ]
 
 

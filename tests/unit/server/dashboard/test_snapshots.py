@@ -302,7 +302,7 @@ def test_snapshots__that_are_not_looked_at__are_not_read_again(run: Run) -> None
 
 
 def test_snapshots__several_that_are_read_again__take_turns_and_rest(run: Run) -> None:
-    """However many ranges are looked at, they take a third of a processor."""
+    """However many ranges are looked at, they take half of a processor."""
 
     async def story(watch: Watch) -> None:
         products = ["a", "b", "c"]
@@ -312,7 +312,7 @@ def test_snapshots__several_that_are_read_again__take_turns_and_rest(run: Run) -
         assert [await watch.look(each) for each in products] == [1, 2, 3]
         for reads in (4, 5, 6):
             assert watch.reads == reads
-            await watch.loop.advance(2.75)
+            await watch.loop.advance(1.75)
             assert watch.reads == reads
             await watch.loop.advance(0.25)
         assert watch.store.running_max == 1
