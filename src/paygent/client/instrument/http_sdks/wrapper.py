@@ -339,7 +339,11 @@ class _Exchange:
         """
         meter, call = self._meter, self._call
         if call is not None:
-            attempt("settle", end_answered, meter, call, self._prepared, answer)
+            try:
+                attempt("settle", end_answered, meter, call, self._prepared, answer)
+            except BaseException:  # an interruption, perhaps before the end had begun
+                attempt("settle", meter.settle, call, None)
+                raise
             if client is not None:
                 attempt("shortcut", remember, meter, call, self._prepared, client, self._options)
         elif self._prepared.route.reports_job_usage:
