@@ -9,8 +9,7 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
-from paygent.server.api.user_state import read_user_state
-from paygent.server.auth import usage_token_of
+from paygent.server.api.usage_tokens import read_own_state
 from paygent.server.dashboard.render import page
 from paygent.server.dashboard.user import gauge_of
 from paygent.server.dashboard.visit import Visit
@@ -21,13 +20,8 @@ async def show_own_usage(visit: Visit) -> Response:
     """Show the usage and limits of the token's user."""
     backend = visit.backend
     bearer = Headers(raw=[(b"authorization", b"Bearer " + visit.text("token").encode())])
-    token = await usage_token_of(backend, bearer)
     now_us = backend.now_us()
-    state = await backend.in_store(
-        read_user_state, backend.store, token.product, token.user_id, now_us, with_limits=True
-    )
-    if state is None or state.user.paygent_user_id != token.paygent_user_id:
-        raise not_found("user")  # erased, also if the id is in use again
+    token, state = await read_own_state(backend, bearer)
     product = await backend.in_store(backend.store.product, token.product)
     if product is None:
         raise not_found("user")

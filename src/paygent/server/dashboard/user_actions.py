@@ -13,8 +13,8 @@ from paygent.core.event_json import REASON_CHARS_MAX
 from paygent.core.period import start_of_day
 from paygent.core.validation import ValidationErrors
 from paygent.server.api.overrides import read_amount
+from paygent.server.api.usage_tokens import make_usage_token
 from paygent.server.api.user_state import read_user_state
-from paygent.server.auth import UsageToken, write_usage_token
 from paygent.server.dashboard.render import page
 from paygent.server.dashboard.site import Done
 from paygent.server.dashboard.state import read_day
@@ -46,7 +46,7 @@ async def raise_limit(visit: MemberVisit, form: Form) -> Done:
         limit = None
     given = read_number(form.get("add"))
     amount = None
-    if given is None or given.is_nan() or given <= 0:
+    if given is None or given <= 0:
         errors.add("add", form.get("add"), "must be a number above 0")
     elif limit is not None:
         amount = read_amount(errors, limit.key, "add", given)
@@ -124,13 +124,6 @@ async def erase_user(visit: MemberVisit, form: Form) -> Done:
 async def make_usage_link(visit: MemberVisit, form: Form) -> Response:
     """Make a link to the user's own page, and show it once."""
     user_id = user_id_of(form.values)
-    user = await visit.ask(visit.store.user, user_id)
-    if user is None:
-        raise not_found("user")
-    until_us = visit.tenant.now_us() + _LINK_S * 10**6
-    secret = await visit.tenant.backend.server_secret("usage_token")
-    product = visit.tenant.product
-    token = UsageToken(product, user.user_id, user.paygent_user_id, until_us)
-    query = urlencode({"token": write_usage_token(secret, token)})
-    link = f"{visit.base_url}/usage?{query}"
-    return await page(visit, "usage_link.html", user=user, link=link, until_us=until_us)
+    token, until_us = await make_usage_token(visit.tenant, user_id, _LINK_S)
+    link = f"{visit.base_url}/usage?{urlencode({'token': token})}"
+    return await page(visit, "usage_link.html", user_id=user_id, link=link, until_us=until_us)

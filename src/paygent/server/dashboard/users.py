@@ -152,12 +152,10 @@ async def _by_id(visit: MemberVisit, search: str, *, is_whole: bool) -> UserPage
     if is_whole:
         asked = visit.margin_request("user", None)
         margins = await visit.snapshots.margins(visit.tenant, asked)
-        figures = {user.user_id: margins.groups.figures(user.user_id) for user in shown}
-        rows = [
-            UserRow(each.user_id, each, own, own.calls, own.cost_nano)
-            for each in shown
-            if (own := figures[each.user_id])
-        ]
+        rows = []
+        for each in shown:
+            own = margins.groups.figures(each.user_id)
+            rows.append(UserRow(each.user_id, each, own, own.calls, own.cost_nano))
         return UserPage(rows, following, None, margins.as_of_us)
     sums = await visit.ask(
         visit.store.spend_of_users,
