@@ -5,6 +5,7 @@ unseen.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,7 +17,7 @@ from paygent import Paygent
 from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
-from paygent.client.metering import wait
+from paygent.client.metering import nesting, wait
 from paygent.client.runtime import lifecycle
 from paygent.failopen import diagnostics
 from paygent.testing import FakeProvider
@@ -74,7 +75,22 @@ def swallowed() -> Iterator[Swallowed]:
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+def _unpatched_sdks() -> Iterator[None]:
+    """Fail a test that leaves a wrapper in an SDK, once its own patches are undone: the calls of
+    later tests would go through two, and never by the shortcut.
+    """
+    yield
+    for sdk in ("openai", "anthropic"):
+        module = sys.modules.get(f"{sdk}._base_client")
+        for name in ("SyncAPIClient", "AsyncAPIClient") if module is not None else ():
+            request = vars(getattr(module, name))["request"]
+            assert request.__globals__["__name__"] == f"{sdk}._base_client", f"{sdk} {name}"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(
+    _unpatched_sdks: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[None]:
     """Keep the machine's settings out and the user's home untouched; leave no Paygent and no patch
     behind.
     """
@@ -91,6 +107,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Itera
     instrumentation.uninstall()
     left = PropagatedContext.capture()
     assert left is None, "a test has left a user or a call in its place"
+    assert not nesting.tasks, "a test has left a task that a call encloses"
 
 
 @pytest.fixture

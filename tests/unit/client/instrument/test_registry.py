@@ -340,19 +340,20 @@ async def test_client__async_behind_a_plain_function__counts_each_call_once(
 
     async with openai.AsyncOpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client:
         owner: Any = client if place == "client" else AsyncAPIClient
-        if place == "before":
-            monkeypatch.setattr(owner, "request", forward(owner.request))
-        metered = Metered(init())
-        if place != "before":
-            monkeypatch.setattr(owner, "request", forward(owner.request))
-        instrumentation.check()
-        await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
-        assert [event.quality for event in metered.events] == ["exact"]
-        fake.script(Answer(status=500))
-        with pytest.raises(openai.InternalServerError):
+        with monkeypatch.context() as other:
+            if place == "before":
+                other.setattr(owner, "request", forward(owner.request))
+            metered = Metered(init())
+            if place != "before":
+                other.setattr(owner, "request", forward(owner.request))
+            instrumentation.check()
             await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
+            assert [event.quality for event in metered.events] == ["exact"]
+            fake.script(Answer(status=500))
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
     assert len(metered.events) == 1
-    instrumentation.uninstall()
+    instrumentation.uninstall()  # last: else our wrapper stays inside the other code's
 
 
 def test_client__made_after_uninstrument__is_not_hooked(init: Init) -> None:
