@@ -4,7 +4,7 @@ Databases of both engines are filled by `dataset.load`, and served by a process 
 clock stands at the dataset's end. One person is signed in who looks at all pages in turn, about
 once a second or two each, so that every snapshot is watched and renewed the whole time: what a page
 takes while others are read again is in its figures. The first look at a page, which may read a
-snapshot, is printed apart.
+snapshot, is printed apart, and so is a look after a pause that made all snapshots too old.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.bench.reports import Spans, fill, spans_of
 
 from paygent.core.report_request import read_request
 from paygent.server.api.products import create_key
+from paygent.server.dashboard.snapshots import SHOWN_S
 from paygent.server.run import bind, serve
 from paygent.server.settings import ServerSettings
 from paygent.store.factory import open_store
@@ -37,6 +38,8 @@ PAGE_MS = 150.0
 
 _ROUNDS = 40
 _ROUND_S = 1.5  # at least: people click about that often
+_PAUSES = 5
+_PAUSE_S = SHOWN_S + 1
 _FRAGMENT = {"HX-Request": "true", "HX-Request-Type": "partial"}
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 _NEXT = re.compile(r'id="next-page" href="([^"]+)"')
@@ -48,6 +51,13 @@ class Page(NamedTuple):
 
     name: str
     address: str
+
+
+_OVERVIEWS = (
+    Page("overview, this month", "/"),
+    Page("overview, last month", "/?range=previous"),
+    Page("overview, 30 days, compared", "/?range=30d&compare=previous"),
+)
 
 
 def pages(calls: Sequence[int], engines: Sequence[str] = ("SQLite", "PostgreSQL")) -> None:
@@ -75,8 +85,22 @@ def measure_pages(url: str, dataset: Dataset) -> None:
                 rest_s = _ROUND_S / 2 - (time.perf_counter() - started)
                 if number + 1 < _ROUNDS and rest_s > 0:
                     time.sleep(rest_s)
+        after_pauses = _after_pauses(client)
     for page, first_ns in first.items():
         _print(page, first_ns, *(readings[page.name, part] for part in (False, True)))
+    for page, each in after_pauses.items():
+        shown = " ".join(f"{reading / 1e6:.0f}" for reading in sorted(each))
+        print(f"  {page.name}, after a pause: {shown} ms", flush=True)
+
+
+def _after_pauses(client: httpx.Client) -> dict[Page, list[int]]:
+    """Look at overviews after pauses, at each after pauses of its own."""
+    readings: dict[Page, list[int]] = {}
+    for page in _OVERVIEWS:
+        for _ in range(_PAUSES):
+            time.sleep(_PAUSE_S)
+            readings.setdefault(page, []).append(_time(client, page, {}))
+    return readings
 
 
 def _first_looks(
@@ -92,9 +116,7 @@ def _first_looks(
 def _pages(client: httpx.Client, user_id: str, spans: Spans) -> Iterator[Page]:
     """Yield the pages; the addresses of some are read from others."""
     model, plan = MODELS[2].key, list(PLANS)[1]
-    yield Page("overview, this month", "/")
-    yield Page("overview, last month", "/?range=previous")
-    yield Page("overview, 30 days, compared", "/?range=30d&compare=previous")
+    yield from _OVERVIEWS
     yield Page("overview, one model", f"/?model={model}")
     yield Page("overview, 90 days by plan", "/?range=90d&group=plan")
     yield Page("users, by cost", "/users?sort=-cost")

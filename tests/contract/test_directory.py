@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from random import Random
 from typing import Any
 
 import pytest
@@ -764,6 +765,37 @@ def test_usage_of_sessions__sessions__are_those_used_last(store: SqlStore) -> No
     assert usage(TODAY_US, TODAY_US + DAY_US, 1) == (second,)
     half = first._replace(calls=1, input_tokens=20, output_tokens=10, cost_nano=1_000)
     assert usage(NOON_US, NOON_US + 1) == (half,)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_usage_of_sessions__of_a_busy_user__is_whole(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """However few of the latest events are looked at first: with sessions that last long and at the
+    same time, events at one moment, and a session that has events before and after the span.
+    """
+    chance = Random(seed)
+    events = [
+        make_event(
+            f"e{number}",
+            session_id=f"s{chance.randrange(12)}",
+            at_us=TODAY_US + chance.randrange(1, 40),
+            cost_tokens_nano=chance.randrange(1, 100),
+        )
+        for number in range(80)
+    ]
+    store.ingest(PRODUCT, batch_of(*events))
+
+    def usage(start_us: int, sessions_max: int, latest: int) -> tuple[UsageOfSession, ...]:
+        monkeypatch.setattr("paygent.store.directory._LATEST_EVENTS", latest)
+        span = TODAY_US + start_us, TODAY_US + 35
+        return store.usage_of_sessions(PRODUCT, "ann", *span, sessions_max)
+
+    for start_us in (0, 10, 30):
+        whole = usage(start_us, 99, 1)  # the only one is the oldest, which does not count
+        for sessions_max in range(1, 12):
+            for latest in (2, 5, 10, 20, 40, 200):
+                assert usage(start_us, sessions_max, latest) == whole[:sessions_max]
 
 
 # -- idempotency keys

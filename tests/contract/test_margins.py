@@ -31,6 +31,7 @@ from paygent.core.plan_json import plan_to_json
 from paygent.core.report_request import MARGIN, read_request
 from paygent.store.directory_port import RevenueEntry
 from paygent.store.ledger import SqlStore
+from paygent.store.margins import AllMargins, KnownRevenue
 from paygent.store.rows import subscription_of
 
 __all__ = ["clock", "store", "stores"]  # fixtures
@@ -97,6 +98,12 @@ def report(store: SqlStore, by: str, start_us: int, end_us: int, **given: Any) -
     """Return all rows of a report."""
     times = {"start": to_datetime(start_us), "end": to_datetime(end_us)}
     return store.margin(PRODUCT, read_request({"by": by, **times, **given}, rules=MARGIN))
+
+
+def all_margins(store: SqlStore, by: str, known: KnownRevenue | None = None) -> AllMargins:
+    """Return the margins of all groups in the whole time."""
+    times = {"start": to_datetime(START_US), "end": to_datetime(NOW_US)}
+    return store.all_margins(PRODUCT, read_request({"by": by, **times}, rules=MARGIN), known)
 
 
 def without_projection(figures: MarginFigures) -> MarginFigures:
@@ -167,6 +174,70 @@ def test_margin__of_one_user_or_plan__has_the_figures_among_all(
             for name in names:
                 found = report(store, by, start_us, end_us, **{by: name}).page.total
                 assert found == groups.figures(name)
+
+
+def _change_revenue(store: SqlStore, clock: Clock) -> Iterator[str]:
+    """Change everything that revenue follows from, one after the other; yield what."""
+    clock.at_us += 1
+    at_us = NOW_US - 9 * DAY_US
+    period = Subscription(START_US + DAY_US, START_US + 11 * DAY_US)
+
+    def book(*records: Any) -> None:
+        store.ingest(PRODUCT, Batch(records=records, at_us=clock.at_us))
+
+    book(AssignRecord("ann", "gold", None, None, at_us))
+    yield "a plan"
+    book(AssignRecord("ann", "gold", None, period, at_us + 1))
+    yield "a billing period"
+    book(AssignRecord("ann", "gold", plan_to_json(PlanConfig(price=7)), period, at_us + 2))
+    yield "a price of the user's own"
+    book(PlanRecord("gold", plan_to_json(PlanConfig(price=3)), at_us))
+    yield "a price"
+    book(PlanRecord("free", plan_to_json(PlanConfig(price=1)), at_us))
+    yield "the price of the default plan"
+    book(DefaultPlanRecord("gold", at_us))
+    yield "the default plan"
+    entry = _payment(random.Random(9), "later")
+    assert store.add_revenue(PRODUCT, [entry._replace(user_id="bob")])
+    yield "a payment"
+    clock.at_us = NOW_US - 30 * DAY_US
+    store.add_user(PRODUCT, "new", None)
+    yield "a new user"
+    clock.at_us = NOW_US
+    assert store.erase_user(PRODUCT, "new") is not None
+    yield "an erased user"
+
+
+@pytest.mark.parametrize("by", ["user", "plan", "month"])
+def test_all_margins__with_known_revenue__have_every_change(
+    store: SqlStore, clock: Clock, by: str
+) -> None:
+    """Revenue is read again as soon as anything has changed that it follows from."""
+    fill(store, clock, "UTC", 5)
+    known = all_margins(store, by)
+    for change in _change_revenue(store, clock):
+        fresh = all_margins(store, by)
+        found = all_margins(store, by, known.revenue)
+        assert found.groups.by_key == fresh.groups.by_key, change
+        assert found.groups.total == fresh.groups.total, change
+        assert found.revenue != known.revenue, change
+        known = found
+
+
+def test_all_margins__with_known_revenue_and_more_calls__read_the_cost_alone(
+    store: SqlStore, clock: Clock
+) -> None:
+    """Calls do not change what users pay; another question is another answer."""
+    fill(store, clock, "UTC", 5)
+    known = all_margins(store, "user")
+    event = make_event("more", user_id="ann", at_us=NOW_US - DAY_US, cost_tokens_nano=7)
+    store.ingest(PRODUCT, Batch(events=(event,), at_us=NOW_US))
+    found = all_margins(store, "user", known.revenue)
+    assert found.revenue is known.revenue
+    cost_nano = [each.groups.figures("ann").cost_nano for each in (known, found)]
+    assert cost_nano[1] - cost_nano[0] == event.cost_nano
+    assert found.groups.by_key == all_margins(store, "user").groups.by_key
+    assert all_margins(store, "plan", known.revenue).revenue is not known.revenue
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -10,7 +10,7 @@ projected by itself, and the total as a whole.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
@@ -19,7 +19,7 @@ from paygent.core.messages import MISSING_USER_ID
 from paygent.core.money import CAP_NANO_MAX, divide_half_even
 from paygent.core.period import Window, common
 from paygent.core.report import START, Cursor
-from paygent.core.revenue import Months, Revenue, RevenueKey
+from paygent.core.revenue import Months, Revenue, RevenueByKey, RevenueKey, total
 
 MarginKey = RevenueKey
 MARGIN_KEYS: Final[tuple[MarginKey, ...]] = ("user", "plan", "month")
@@ -150,6 +150,7 @@ Costs = Mapping[str, tuple[int, int]]
 """(calls, cost in nano-dollars) by key."""
 
 _SHARES: Final = (1, 5, 10)
+_NO_REVENUE: Final = Revenue()
 
 
 class MarginGroups:
@@ -169,8 +170,8 @@ class MarginGroups:
     def __init__(
         self,
         costs: Costs,
-        total: tuple[int, int],
-        revenue: Iterable[tuple[str, Revenue]],
+        used: tuple[int, int],
+        revenue: RevenueByKey,
         query: MarginQuery,
         months: Months,
         now_us: int,
@@ -183,20 +184,13 @@ class MarginGroups:
         self._spans = (
             {name: common(self._span, days) for name, days in months} if query.by == "month" else {}
         )
+        # The two parts of a group are tuples that are put together: there may be 100,000 of them.
         groups: dict[str, tuple[int, ...]] = {
-            key: (calls, cost_nano, 0, 0, False, False) for key, (calls, cost_nano) in costs.items()
+            key: own + revenue.get(key, _NO_REVENUE) for key, own in costs.items()
         }
-        nothing = (0, 0, 0, 0, False, False)
-        sums = [*total, 0, 0, False, False]
-        for key, own in revenue:
-            calls, cost_nano, recorded, price, has_recorded, has_price = groups.get(key, nothing)
-            groups[key] = (
-                *(calls, cost_nano, recorded + own[0], price + own[1]),
-                *(has_recorded or own[2], has_price or own[3]),
-            )
-            sums[2:] = sums[2] + own[0], sums[3] + own[1], sums[4] or own[2], sums[5] or own[3]
+        groups |= {key: (0, 0, *own) for key, own in revenue.items() if key not in costs}
         self.by_key: Mapping[str, tuple[int, ...]] = groups
-        self.total: Sequence[int] = sums
+        self.total: Sequence[int] = (*used, *total(revenue.values()))
         is_of_users = query.by == "user" and "user" not in query.where
         self._shares = _shares(groups) if is_of_users else ()
 
@@ -255,8 +249,8 @@ class MarginGroups:
 
 def margin_page(
     costs: Costs,
-    total: tuple[int, int],
-    revenue: Iterable[tuple[str, Revenue]],
+    used: tuple[int, int],
+    revenue: RevenueByKey,
     query: MarginQuery,
     months: Months,
     now_us: int,
@@ -265,13 +259,13 @@ def margin_page(
 
     Args:
         costs: By the key of the query, with its filters.
-        total: Calls and cost of all.
-        revenue: (key, revenue), with the filters of the query; of a key there may be several.
+        used: Calls and cost of all.
+        revenue: By the key of the query, with its filters.
         query: What is asked for.
         months: Those of the product's time zone that touch the span of time.
         now_us: The time until which there is cost.
     """
-    return MarginGroups(costs, total, revenue, query, months, now_us).page(query)
+    return MarginGroups(costs, used, revenue, query, months, now_us).page(query)
 
 
 def _figures(group: Sequence[int], span: Window, now_us: int) -> MarginFigures:

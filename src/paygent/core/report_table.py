@@ -112,5 +112,5 @@ def empty_table(kind: TableKind, request: SpendRequest, now_us: int) -> dict[str
     if kind != "margin":
         return tally_to_json(tally_page(kind, {}, query, "UTC", now_us), None)
     asked = MarginQuery("user", query.start_us, query.end_us)
-    page = margin_page({}, (0, 0), (), asked, (), now_us)
+    page = margin_page({}, (0, 0), {}, asked, (), now_us)
     return {**margin_to_json(MarginReport(page, asked, "UTC", now_us), None), "by": [*query.by]}

@@ -9,7 +9,7 @@ period's begin; what has ended for good has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from paygent.core.period import BillingPeriods, Subscription, Window, common
@@ -92,6 +92,31 @@ class Revenue(NamedTuple):
         return self._replace(
             recorded_nano=self.recorded_nano * count, plan_price_nano=self.plan_price_nano * count
         )
+
+
+RevenueByKey = Mapping[str, Revenue]
+"""The revenue of each user, plan or month that has some."""
+
+
+def summed(parts: Iterable[tuple[str, Revenue]]) -> dict[str, Revenue]:
+    """Return the revenue of each key; of a key there may be several parts."""
+    sums: dict[str, Revenue] = {}
+    for key, part in parts:
+        known = sums.get(key)
+        sums[key] = part if known is None else total((known, part))
+    return sums
+
+
+def total(parts: Iterable[Revenue]) -> Revenue:
+    """Return the sum of revenue."""
+    recorded_nano = plan_price_nano = 0
+    has_recorded = has_plan_price = False
+    for recorded, price, is_recorded, is_price in parts:
+        recorded_nano += recorded
+        plan_price_nano += price
+        has_recorded = has_recorded or is_recorded
+        has_plan_price = has_plan_price or is_price
+    return Revenue(recorded_nano, plan_price_nano, has_recorded, has_plan_price)
 
 
 class RevenueRules:

@@ -30,6 +30,7 @@ from paygent.server.auth import KeyCache
 from paygent.server.backend import Backend
 from paygent.server.dashboard.routes import dashboard_routes
 from paygent.server.dashboard.sessions import Sessions
+from paygent.server.dashboard.site import unknown_page
 from paygent.server.dashboard.snapshots import Snapshots
 from paygent.server.idempotency import Idempotency
 from paygent.server.limits import Limits
@@ -86,7 +87,7 @@ def create_app(
     for group in _GROUPS:
         app.router.routes.extend(group.router.routes)
     app.router.routes.extend(dashboard_routes())
-    add_handlers(app)
+    add_handlers(app, unknown_page)
     add_openapi(app)
     # The last one added sees a request first.
     app.add_middleware(Limits, settings=settings)

@@ -163,11 +163,18 @@ def note_unavailable(error: StoreUnavailable, scope: Scope) -> None:
     LOGGER.warning("the store is unavailable: %s", error, extra={"request_id": request_id})
 
 
-def add_handlers(app: FastAPI) -> None:
+UnknownPage = Callable[[Request, Problem], Response | None]
+"""Returns the answer to a person at an address without a page; None for a program."""
+
+
+def add_handlers(app: FastAPI, unknown_page: UnknownPage) -> None:
     """Answer the expected exceptions of handlers with problems."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        problem = _of_routing(request, error) or as_problem(error, _body_name(request))
+        problem = _of_routing(request, error)
+        if problem is not None and (shown := unknown_page(request, problem)) is not None:
+            return shown
+        problem = problem or as_problem(error, _body_name(request))
         assert problem is not None  # only these kinds are registered
         if isinstance(error, StoreUnavailable):
             note_unavailable(error, request.scope)

@@ -38,6 +38,12 @@ some thousand objects, none of them in a cycle; ingest is faster by a twentieth 
 700.
 """
 
+_SWITCH_S = 0.001
+"""How long a thread waits for the interpreter while another computes. The thread of a request lets
+it go at every row that it reads; with Python's 5 ms, each row would wait as long while a snapshot
+of 100,000 users is summed up. Throughput is the same.
+"""
+
 _KEEP_ALIVE_S = 75  # above the 60 s of usual proxies, so that they close first
 _HUNG_S = 2.0
 """How long threads may still wait for the database after the drain. The interpreter joins them
@@ -118,8 +124,9 @@ def application(settings: ServerSettings) -> FastAPI:
 
 
 def _prepare_process() -> None:
-    """Configure what a process has once: the log, and the library of metrics."""
+    """Configure what a process has once: the log, the threads, and the library of metrics."""
     configure_logging()
+    sys.setswitchinterval(_SWITCH_S)
     # Otherwise each counter and histogram has a second series, with the time of its creation.
     disable_created_metrics()  # type: ignore[no-untyped-call]
 

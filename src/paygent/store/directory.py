@@ -58,6 +58,11 @@ from paygent.store.rows import text
 from paygent.store.statements import Statements
 
 _REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
+_LATEST_EVENTS = 5_000
+"""Latest events of a user among which the sessions used last are looked for: a busy user has tens
+of thousands in a month, and a page shows fifty sessions.
+"""
+
 _CHANGES = ("name", "paused", "paused_reason", "sdk_enabled")
 """The fields of a user that `change_user` changes."""
 
@@ -424,9 +429,16 @@ class SqlDirectory:
     ) -> tuple[UsageOfSession, ...]:
         """Return a user's usage by session; see `Directory.usage_of_sessions`."""
         with self._reading(product) as sql:
-            rows = sql.usage_of_sessions(
-                user_id=text(user_id), start_us=start_us, end_us=end_us, sessions_max=sessions_max
-            )
+            asked = {
+                "user_id": text(user_id),
+                "start_us": start_us,
+                "end_us": end_us,
+                "sessions_max": sessions_max,
+            }
+            begin_us = sql.begin_of_latest_sessions(**asked, events_max=_LATEST_EVENTS)["begin_us"]
+            if begin_us is not None:
+                asked["start_us"] = max(start_us, begin_us)
+            rows = sql.usage_of_sessions(**asked)
             names = UsageOfSession._fields
             return tuple(UsageOfSession(**{name: row[name] for name in names}) for row in rows)
 

@@ -29,7 +29,7 @@ from paygent.store.corrections import MoreUsersToLock
 from paygent.store.dashboard import SqlDashboard
 from paygent.store.directory import SqlDirectory, wall_clock_us
 from paygent.store.engine import Engine
-from paygent.store.margins import AllMargins, all_margins, margin
+from paygent.store.margins import AllMargins, KnownRevenue, all_margins, margin
 from paygent.store.port import PlanUsers, StoreBusy, StoreUnavailable, UserActivity
 from paygent.store.replay import replay
 from paygent.store.reports import daily_rows, spend, spend_of_users, spend_rows
@@ -189,10 +189,14 @@ class SqlStore(SqlDirectory, SqlDashboard):
         with self.engine.transaction(product) as sql:
             return margin(sql, request, self.now_us())
 
-    def all_margins(self, product: str, request: SpendRequest) -> AllMargins:
-        """Return the margins of all groups, from which pages are made in any order."""
+    def all_margins(
+        self, product: str, request: SpendRequest, known: KnownRevenue | None = None
+    ) -> AllMargins:
+        """Return the margins of all groups, from which pages are made in any order; `known` is the
+        revenue of an earlier reading.
+        """
         with self.engine.transaction(product) as sql:
-            return all_margins(sql, request, self.now_us())
+            return all_margins(sql, request, self.now_us(), known)
 
     def tally(self, product: str, kind: TallyKind, request: SpendRequest) -> TallyReport:
         """Return a report that counts; see `Store.tally`."""

@@ -11,7 +11,7 @@ from datetime import date
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from paygent.core.margin import MarginGroups, MarginKey, MarginQuery, MarginReport
+from paygent.core.margin import Costs, MarginGroups, MarginKey, MarginQuery, MarginReport
 from paygent.core.messages import DEFAULT_PLAN, MISSING_USER_ID
 from paygent.core.money import read_cap_nano
 from paygent.core.period import (
@@ -21,7 +21,6 @@ from paygent.core.period import (
     Window,
     day_in_zone,
 )
-from paygent.core.report import SpendQuery
 from paygent.core.report_request import SpendRequest, month_in_zone
 from paygent.core.revenue import (
     Contract,
@@ -30,7 +29,9 @@ from paygent.core.revenue import (
     Payment,
     Prices,
     Revenue,
+    RevenueByKey,
     RevenueRules,
+    summed,
 )
 from paygent.store.directory_rows import AFTER_ALL_IDS
 from paygent.store.reports import all_costs, resolved
@@ -43,30 +44,59 @@ _ARRIVAL_US = 60 * 10**6
 """How long after a user came the first assignment is still part of the arrival."""
 
 
+class KnownRevenue(NamedTuple):
+    """Revenue that was read. It does not follow from calls, so that it seldom changes, and it takes
+    longer to read than their cost.
+
+    Attributes:
+        state: The question, and the state of everything that the answer follows from.
+        by_key: The answer.
+    """
+
+    state: tuple[Any, ...]
+    by_key: RevenueByKey
+
+
 class AllMargins(NamedTuple):
     """The margins of all groups, and what they are about.
 
     Attributes:
         groups: Their sums.
-        query: What was asked for, with the span of time.
-        timezone: The product's.
         as_of_us: The ledger's time.
+        revenue: For the next reading.
     """
 
     groups: MarginGroups
-    query: MarginQuery
-    timezone: str
     as_of_us: int
+    revenue: KnownRevenue
+
+
+class _Usage(NamedTuple):
+    """The usage that a report is about.
+
+    Attributes:
+        query: What is asked for.
+        zone: The product's time zone.
+        months: Those of the zone that touch the span of time.
+        costs: (calls, cost in nano-dollars) by the key of the query.
+        used: The same of all.
+        now_us: The time until which there is cost.
+    """
+
+    query: MarginQuery
+    zone: str
+    months: Months
+    costs: Costs
+    used: tuple[int, int]
+    now_us: int
+
+    def with_revenue(self, revenue: RevenueByKey) -> MarginGroups:
+        """Return the sums of all groups."""
+        return MarginGroups(self.costs, self.used, revenue, self.query, self.months, self.now_us)
 
 
 def margin(sql: Statements, request: SpendRequest, now_us: int) -> MarginReport:
-    """Return a report of margins; see `all_margins`."""
-    groups, query, zone, as_of_us = all_margins(sql, request, now_us)
-    return MarginReport(groups.page(query), query, zone, as_of_us)
-
-
-def all_margins(sql: Statements, request: SpendRequest, now_us: int) -> AllMargins:
-    """Return the margins of all groups, in no order.
+    """Return a report of margins.
 
     Args:
         sql: In a transaction that reads one moment.
@@ -77,6 +107,30 @@ def all_margins(sql: Statements, request: SpendRequest, now_us: int) -> AllMargi
         InvalidValue: The span of time is not valid, or too many events would have to be read one by
             one; see `reports.spend`.
     """
+    usage = _usage(sql, request, now_us)
+    query = usage.query
+    groups = usage.with_revenue(summed(_revenue(sql, query, usage.months)))
+    return MarginReport(groups.page(query), query, usage.zone, usage.now_us)
+
+
+def all_margins(
+    sql: Statements, request: SpendRequest, now_us: int, known: KnownRevenue | None
+) -> AllMargins:
+    """Return the margins of all groups, in no order; see `margin`.
+
+    Args:
+        sql, request, now_us: As there.
+        known: The revenue of an earlier reading, which is read again only if it has changed.
+    """
+    usage = _usage(sql, request, now_us)
+    query = usage.query
+    state = (usage.zone, query.by, query.start_us, query.end_us, query.where, *_state(sql, query))
+    if known is None or known.state != state:
+        known = KnownRevenue(state, summed(_revenue(sql, query, usage.months)))
+    return AllMargins(usage.with_revenue(known.by_key), usage.now_us, known)
+
+
+def _usage(sql: Statements, request: SpendRequest, now_us: int) -> _Usage:
     spend, zone, now_us = resolved(sql, request, now_us)
     key: MarginKey = spend.by[0]  # type: ignore[assignment]  # by the rules of the report
     query = MarginQuery(
@@ -89,20 +143,10 @@ def all_margins(sql: Statements, request: SpendRequest, now_us: int) -> AllMargi
         spend.rows_max,
         spend.after,
     )
-    costs, total = _costs(sql, spend, request, zone)
     months = list(_months(Window(query.start_us, query.end_us), zone))
-    revenue = _revenue(sql, query, months)
-    groups = MarginGroups(costs, total, revenue, query, months, now_us)
-    return AllMargins(groups, query, zone, now_us)
-
-
-def _costs(
-    sql: Statements, spend: SpendQuery, request: SpendRequest, zone: str
-) -> tuple[dict[str, tuple[int, int]], tuple[int, int]]:
-    """Return calls and cost by key, and of all."""
-    costs = {keys[0]: each for keys, each in all_costs(sql, spend, zone, request.names).items()}
-    total = sum(calls for calls, _ in costs.values()), sum(each for _, each in costs.values())
-    return costs, total
+    costs = all_costs(sql, spend, zone, request.names)
+    used = sum(calls for calls, _ in costs.values()), sum(each for _, each in costs.values())
+    return _Usage(query, zone, months, costs, used, now_us)
 
 
 # -- revenue
@@ -127,6 +171,18 @@ class _User(NamedTuple):
         return subscription_from(self.period_start_us, self.period_end_us, self.renews)
 
 
+def _users_of(query: MarginQuery) -> tuple[str, str]:
+    """Return the first and the last user that a query may be about."""
+    return query.where.get("user", ""), query.where.get("user", AFTER_ALL_IDS)
+
+
+def _state(sql: Statements, query: MarginQuery) -> tuple[Any, ...]:
+    """Return what changes whenever something does that revenue follows from."""
+    first, last = _users_of(query)
+    (found,) = sql.tuples("revenue_state", first_user=first, last_user=last)
+    return sql.product()["default_plan"], *found
+
+
 def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tuple[str, Revenue]]:
     """Yield (key, revenue) of the users that a query is about.
 
@@ -135,7 +191,7 @@ def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tu
     computed once.
     """
     where, span = query.where, Window(query.start_us, query.end_us)
-    first, last = where.get("user", ""), where.get("user", AFTER_ALL_IDS)
+    first, last = _users_of(query)
     default_plan = sql.product()["default_plan"] or DEFAULT_PLAN
     prices = _prices(sql)
     rules = RevenueRules(prices, span, query.by, months, where.get("plan"))

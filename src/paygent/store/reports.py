@@ -231,19 +231,20 @@ def all_groups(sql: Statements, query: SpendQuery, zone: str, names: Names) -> G
 
 def all_costs(
     sql: Statements, query: SpendQuery, zone: str, names: Names
-) -> dict[tuple[str, ...], tuple[int, int]]:
-    """Return (calls, cost in nano-dollars) of all groups of a query; see `all_groups`."""
+) -> dict[str, tuple[int, int]]:
+    """Return (calls, cost in nano-dollars) of all groups of a query by one key, by that key; see
+    `all_groups`.
+    """
     source = _source(sql, query, zone)
     if source.parts:
         groups = _all_groups(sql, source, query, names)
-        return {keys: (each.calls, each.cost_nano) for keys, each in groups.items()}
+        return {key: (each.calls, each.cost_nano) for (key,), each in groups.items()}
     if not source.spans:
         return {}
     whole = replace(query, sort="", after=START, rows_max=None)
     columns, parameters = _columns(whole, _COST_SUMS), _parameters(whole, source)
     found = sql.tuples(source.statement, columns, source.spans, **parameters)
-    keys_count = len(query.by)
-    return {row[:keys_count]: (row[3], row[4]) for row in found}
+    return {key: (calls, cost_nano) for key, _, _, calls, cost_nano in found}
 
 
 def _page(sql: Statements, source: _Source, total: _Source, query: SpendQuery) -> SpendPage:

@@ -22,7 +22,7 @@ from paygent.core.money import CAP_NANO_MAX
 from paygent.core.period import Window, to_us
 from paygent.core.report import START, Cursor
 from paygent.core.report_request import month_in_zone
-from paygent.core.revenue import Revenue
+from paygent.core.revenue import Revenue, summed
 
 
 def at(month: int, day: int = 1) -> int:
@@ -68,13 +68,13 @@ REVENUE = (
 QUERY = MarginQuery("user", *JUNE)
 
 
-def accrued(query: MarginQuery = QUERY) -> list[tuple[str, Revenue]]:
+def accrued(query: MarginQuery = QUERY) -> dict[str, Revenue]:
     """Return the revenue of all users by the key of a query."""
-    return [
+    return summed(
         ({"user": user_id, "plan": plan, "month": "2026-06"}[query.by], each)
         for user_id, plan, each in REVENUE
         if query.where.get("plan", plan) == plan
-    ]
+    )
 
 
 def page(now_us: int = at(7), costs: Any = COSTS, **changes: Any) -> MarginPage:
@@ -154,7 +154,7 @@ def test_margin_page__by_month__projects_each_by_itself() -> None:
     """A month that is over has what it has; the total is projected as a whole."""
     costs = {"2026-05": (1, 10), "2026-06": (1, 10)}
     query = MarginQuery("month", at(5), at(7), sort="month", is_descending=True)
-    found = margin_page(costs, (2, 20), [], query, months(5, 6), at(6, 16))
+    found = margin_page(costs, (2, 20), {}, query, months(5, 6), at(6, 16))
     assert [(row.key, row.figures.projected_cost_nano) for row in found.rows] == [
         ("2026-06", 20),
         ("2026-05", 10),
@@ -165,7 +165,7 @@ def test_margin_page__by_month__projects_each_by_itself() -> None:
 def test_margin_page__calls_without_a_user__are_none_of_the_dearest_users() -> None:
     """Their cost is in the total."""
     costs = {"(none)": (1, 90), "ann": (1, 10)}
-    found = margin_page(costs, (2, 100), [], QUERY, months(6, 6), at(7))
+    found = margin_page(costs, (2, 100), {}, QUERY, months(6, 6), at(7))
     assert found.shares[0] == Share(1, 1, 10)
     assert found.total.cost_nano == 100
 
@@ -215,7 +215,7 @@ def test_margin_groups__of_months__project_each_by_itself() -> None:
     """A month that is over has what it has, also if it is asked for alone."""
     query = MarginQuery("month", at(5), at(7), sort="month")
     costs = {"2026-05": (1, 10), "2026-06": (1, 10)}
-    found = MarginGroups(costs, (2, 20), [], query, months(5, 6), at(6, 16))
+    found = MarginGroups(costs, (2, 20), {}, query, months(5, 6), at(6, 16))
     assert found.figures("2026-05").projected_cost_nano == 10
     assert found.figures("2026-06").projected_cost_nano == 20
     assert found.totals().projected_cost_nano == 27

@@ -228,7 +228,7 @@ async def save_plan(visit: MemberVisit, form: Form) -> Done | Response:
     except InvalidValue as error:
         return await _editor(visit, sent, errors=error.findings)
     (saved,) = await visit.ask(visit.store.put_plans, {sent.name: plan_to_json(config)})
-    visit.snapshots.forget(visit.tenant.product)
+    visit.snapshots.outdate(visit.tenant.product)
     unchanged = plan is not None and saved.version == plan.version
     notice = "Nothing was changed." if unchanged else f"Saved as version {saved.version}."
     return Done("/plan", {"name": sent.name}, notice)
@@ -282,7 +282,7 @@ async def delete_plan(visit: MemberVisit, form: Form) -> Done:
     if users:
         rule = f"is the plan of {users:,} users, who need another one first"
         return Done("/plan", {"name": plan.name}, errors=(FieldError("name", plan.name, rule),))
-    visit.snapshots.forget(visit.tenant.product)
+    visit.snapshots.outdate(visit.tenant.product)
     return Done("/plans", {}, f"Deleted: {plan.name}.")
 
 

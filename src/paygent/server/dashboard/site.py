@@ -43,6 +43,7 @@ from paygent.server.problems import (
     not_found,
     note_unavailable,
 )
+from paygent.server.settings import API_PREFIX
 from paygent.store.port import StoreUnavailable
 
 _ASSET_CACHE = "public, max-age=31536000, immutable"  # a year: a changed file has another name
@@ -319,6 +320,16 @@ def _guarded(handler: _Handler) -> _Endpoint:
             return error_page(visit, problem)
 
     return endpoint
+
+
+def unknown_page(request: Request, problem: Problem) -> Response | None:
+    """Return the error page of an address without a page, or without the method of the request, for
+    a browser; None for a program and for REST.
+    """
+    asks_for_page = "text/html" in request.headers.get("accept", "")
+    if not asks_for_page or request.url.path.startswith(API_PREFIX):
+        return None
+    return error_page(_visit(request), not_found("page") if problem.status_code == 404 else problem)
 
 
 def _visit(request: Request) -> Visit:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from heapq import nsmallest
 from typing import NamedTuple
 
 from paygent.core.margin import MarginGroups
@@ -24,6 +25,7 @@ WORST_MAX = 8
 
 WIDTH, HEIGHT = 1_100, 200
 _LABELS_MAX = 8  # with more users, the one with the greatest loss alone
+_NAMED_MAX = 2 * BARS_MAX  # any later bar is that of several users
 _GAP = 2
 _BAR_MIN = 1
 
@@ -71,16 +73,14 @@ class Tail(NamedTuple):
 
 def margin_tail(groups: MarginGroups) -> Tail:
     """Return the picture of margins by user."""
-    by_key = groups.by_key
-    user_ids = [
-        each
-        for each in groups.sorted_keys("margin")
-        if any(by_key[each][4:]) and each != MISSING_USER_ID
+    found = [
+        (recorded + price - cost, key)
+        for key, (_, cost, recorded, price, has_recorded, has_price) in groups.by_key.items()
+        if (has_recorded or has_price) and key != MISSING_USER_ID
     ]
-    margins = [
-        recorded + price - cost
-        for _, cost, recorded, price, *_ in map(by_key.__getitem__, user_ids)
-    ]
+    # Of most users nothing but the margin is needed: numbers alone are sorted much faster.
+    user_ids = [key for _, key in nsmallest(_NAMED_MAX, found)]
+    margins = sorted([margin for margin, _ in found])
     losses = margins[: bisect_left(margins, 0)]
     spans = list(_spans(len(margins)))
     heights = [margins[(first + last - 1) // 2] for first, last in spans]

@@ -102,7 +102,7 @@ async def change_plan(visit: MemberVisit, form: Form) -> Done:
         return Done("/user", query, errors=tuple(errors.found))
     if await visit.ask(visit.store.subscribe, user_id, plan, user.subscription) is None:
         raise not_found("user")
-    visit.snapshots.forget(visit.tenant.product)
+    visit.snapshots.outdate(visit.tenant.product)
     return Done("/user", query, f"The user is on the plan {plan}.")
 
 
@@ -117,7 +117,7 @@ async def erase_user(visit: MemberVisit, form: Form) -> Done:
     pseudonym = await visit.ask(visit.store.erase_user, user_id)
     if pseudonym is None:
         raise not_found("user")
-    visit.snapshots.forget(visit.tenant.product)
+    visit.snapshots.outdate(visit.tenant.product)
     return Done("/users", {}, f"Erased; the sums are those of {pseudonym} now.")
 
 

@@ -181,6 +181,28 @@ WHERE r.product_id = :product_id AND r.user_id = k.user_id AND r.at_us >= k.star
   AND (CAST(:period_start_us AS BIGINT) IS NULL OR r.period_start_us = :period_start_us)
 GROUP BY 1, 2, 3;
 
+-- name: begin_of_latest_sessions^
+-- When the first of the sessions began that a user has used last, so that their events are found without reading those
+-- before; NULL where the latest events are of fewer sessions, or where a session has no row. At the time of the oldest
+-- of these events there may be more, of other sessions: it does not count.
+WITH latest AS (
+    SELECT e.session_id, e.at_us FROM events AS e
+    WHERE e.product_id = :product_id AND e.user_id = :user_id AND e.at_us >= :start_us AND e.at_us < :end_us
+    ORDER BY e.at_us DESC
+    LIMIT :events_max
+),
+used AS (
+    SELECT l.session_id, MAX(l.at_us) AS last_us FROM latest AS l
+    WHERE l.at_us > (SELECT MIN(at_us) FROM latest)
+    GROUP BY l.session_id
+    ORDER BY last_us DESC, l.session_id
+    LIMIT :sessions_max
+)
+SELECT CASE WHEN COUNT(s.started_us) = :sessions_max THEN MIN(s.started_us) END AS begin_us
+FROM used AS u
+LEFT JOIN sessions AS s
+    ON s.product_id = :product_id AND s.user_id = :user_id AND s.session_id = u.session_id;
+
 -- name: usage_of_sessions
 -- One user's usage by session, read from the events.
 SELECT
@@ -301,6 +323,30 @@ SELECT user_id, amount_nano, period_start_us, period_end_us FROM revenue
 WHERE product_id = :product_id AND period_end_us > :start_us AND period_start_us < :end_us
   AND user_id >= :first_user AND user_id <= :last_user
 ORDER BY user_id;
+
+-- name: revenue_state
+-- The state of everything that revenue follows from, but for the product: any change is another state. Rows are counted,
+-- and their times summed up by the last 30 bits, since a sum of whole ones would overflow; two changes at once may leave
+-- all of it as it was by one chance in 2^30.
+SELECT u.*, a.*, r.*, p.*
+FROM (
+    SELECT
+        COUNT(*) AS users, SUM(created_us & 1073741823) AS created, SUM(assigned_us & 1073741823) AS assigned,
+        SUM(changed_us & 1073741823) AS changed, SUM(erased_us & 1073741823) AS erased
+    FROM users
+    WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
+) AS u
+CROSS JOIN (
+    SELECT COUNT(*) AS assignments, SUM(assigned_us & 1073741823) AS assigned_at FROM assignments
+    WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
+) AS a
+CROSS JOIN (
+    SELECT COUNT(*) AS payments, SUM(period_start_us & 1073741823) AS paid_for FROM revenue
+    WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
+) AS r
+CROSS JOIN (
+    SELECT COUNT(*) AS versions, SUM(created_us & 1073741823) AS configured FROM plans WHERE product_id = :product_id
+) AS p;
 
 -- name: totals_of_plan^
 -- All usage that was booked under a plan.

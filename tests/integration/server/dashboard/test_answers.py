@@ -160,6 +160,39 @@ def test_static__of_another_path__is_not_found(service: Service, name: str) -> N
 # -- errors
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+@pytest.mark.parametrize("is_signed_in", [True, False])
+def test_unknown_address__for_a_person__is_a_page(
+    browser: Browser, service: Service, is_signed_in: bool
+) -> None:
+    """It leads on to the overview, is protected as all pages are, and repeats nothing of what was
+    asked for.
+    """
+    person = browser if is_signed_in else Browser(service)
+    for address in ("/nothing", "/users/", "/user/%3Cb%3Ex", "/nothing?range=<b>"):
+        answer = person.get(address, headers=BROWSER)
+        assert_protected(answer)
+        page = Page(answer)
+        assert (answer.status_code, page.one("h1").text) == (404, "There is no such page.")
+        assert "<b>" not in answer.text
+        assert "%3Cb" not in answer.text
+    answer = person.get("/logout", headers=BROWSER)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert_protected(answer)
+
+
+def test_unknown_address__for_a_program__is_a_problem(service: Service) -> None:
+    """So is one of REST for anybody."""
+    client = Browser(service)
+    for address, headers in (("/nothing", {}), ("/api/v1/nothing", BROWSER)):
+        answer = client.get(address, headers=headers)
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["detail"] == "There is no such route."
+
+
 def test_action__while_the_store_is_locked__is_a_page_to_try_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

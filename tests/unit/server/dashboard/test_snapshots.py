@@ -19,7 +19,7 @@ from paygent.core.report_request import MARGIN, SpendRequest, read_request
 from paygent.server.backend import Tenant
 from paygent.server.dashboard.snapshots import FRESH_S, SHOWN_S, Snapshots, _read_margins
 from paygent.server.dashboard.tail import margin_tail
-from paygent.store.margins import AllMargins
+from paygent.store.margins import AllMargins, KnownRevenue
 
 _STEPS = 20  # of the loop, for everything that can run without time to have run
 _STEP_S = 0.25
@@ -51,12 +51,6 @@ class ClockLoop(asyncio.SelectorEventLoop):
             await self.settle()
 
 
-class Reading(int):
-    """The number of a reading, which could be margins in one order."""
-
-    groups = SimpleNamespace(orders=(("calls", True),))
-
-
 class Store:
     """A store that counts its readings, each of which takes a time and returns its number."""
 
@@ -69,10 +63,10 @@ class Store:
     def plan_users(self, product: str, start_us: int, end_us: int, *, besides: str) -> None:
         """Name a verb."""
 
-    async def in_store(self, verb: Any, product: str, *args: Any, **_: Any) -> Reading:
+    async def in_store(self, verb: Any, product: str, *args: Any, **_: Any) -> int:
         """Read."""
         self.read.append((verb.__name__, product, *args))
-        number = Reading(len(self.read))
+        number = len(self.read)
         self.running += 1
         self.running_max = max(self.running_max, self.running)
         try:
@@ -149,9 +143,9 @@ def test_snapshots__within_ten_times_their_reading__are_read_once(run: Run) -> N
     """The answer is that of the first reading, whatever page and order is asked for."""
 
     async def story(watch: Watch) -> None:
-        watch.store.takes_s = 0.5
+        watch.store.takes_s = 0.25
         assert await watch.look() == 1
-        await watch.loop.advance(4.25)  # a quarter of a second less than is left
+        await watch.loop.advance(2.0)  # a quarter of a second less than is left
         assert await watch.look(sort="-cost", rows_max=5) == 1
         await watch.loop.advance(2)
         assert watch.reads == 1
@@ -200,7 +194,7 @@ def test_snapshots__of_something_else__are_read_by_themselves(run: Run) -> None:
 
 
 def test_snapshots__the_reading__is_of_all_rows_in_no_page(run: Run) -> None:
-    """The first request must not decide what the others get; later ones sort as it was sorted."""
+    """The first request must not decide what the others get; each gets what was read before."""
 
     async def story(watch: Watch) -> None:
         await watch.look(sort="-cost", rows_max=5)
@@ -209,8 +203,8 @@ def test_snapshots__the_reading__is_of_all_rows_in_no_page(run: Run) -> None:
         await watch.loop.advance(1)
         whole = watch.store, request(sort="margin")
         assert watch.store.read == [
-            ("_read_margins", "acme", *whole, ()),
-            ("_read_margins", "acme", *whole, (("calls", True),)),
+            ("_read_margins", "acme", *whole, None),
+            ("_read_margins", "acme", *whole, 1),
         ]
 
     run(story)
@@ -321,7 +315,7 @@ def test_snapshots__several_that_are_read_again__take_turns_and_rest(run: Run) -
     run(story)
 
 
-def test_snapshots__forgotten_while_they_wait_for_their_turn__are_not_read(run: Run) -> None:
+def test_snapshots__outdated_while_they_wait_for_their_turn__are_not_read(run: Run) -> None:
     """The next request reads at once."""
 
     async def story(watch: Watch) -> None:
@@ -329,7 +323,7 @@ def test_snapshots__forgotten_while_they_wait_for_their_turn__are_not_read(run: 
         await watch.look("b")
         await watch.loop.advance(FRESH_S)
         assert [await watch.look("a"), await watch.look("b")] == [1, 2]
-        watch.snapshots.forget("b")
+        watch.snapshots.outdate("b")
         await watch.loop.advance(10)
         assert [product for _, product, *_ in watch.store.read] == ["a", "b", "a"]
         assert await watch.look("b") == 4
@@ -385,26 +379,28 @@ def test_snapshots__a_second_reading_that_fails__leaves_the_old_one_until_it_is_
     run(story)
 
 
-def test_forget__a_product__is_read_again_at_once(run: Run) -> None:
+def test_outdate__a_product__is_read_again_at_once(run: Run) -> None:
     """Another product's snapshots stay; a reading that runs does not come back."""
 
     async def story(watch: Watch) -> None:
+        watch.store.takes_s = 0.25
         looks = [partial(watch.look), partial(watch.look, "globex"), partial(watch.look, by="plan")]
         assert [await look() for look in looks] == [1, 2, 3]
-        watch.snapshots.forget("acme")
+        watch.snapshots.outdate("acme")
         assert [await look() for look in looks] == [4, 2, 5]
+        assert [read[-1] for read in watch.store.read[3:]] == [1, 3]  # what was read before
 
     run(story)
 
 
-def test_forget__while_it_is_read_again__drops_what_is_read(run: Run) -> None:
+def test_outdate__while_it_is_read_again__drops_what_is_read(run: Run) -> None:
     """It may have begun before the change."""
 
     async def story(watch: Watch) -> None:
         await watch.look()
         await watch.loop.advance(FRESH_S)
         await watch.look()
-        watch.snapshots.forget("acme")
+        watch.snapshots.outdate("acme")
         await watch.loop.advance(1)
         assert watch.reads == 2
         assert await watch.look() == 3
@@ -447,15 +443,24 @@ def test_snapshots__more_than_twelve__drop_the_one_that_was_not_looked_at_longes
 
 @pytest.mark.parametrize("by", ["user", "plan"])
 def test_read_margins__by_user__are_sorted_with_their_picture(by: Any) -> None:
-    """As the overview and earlier requests sort them; plans are few."""
+    """As the overview and earlier requests sort them; plans are few. Revenue is handed on."""
     query = MarginQuery(by, 0, 1)
-    groups = MarginGroups({"a": (1, 2), "b": (2, 1)}, (3, 3), [], query, (), 1)
-    found = AllMargins(groups, query, "UTC", 7)
-    store: Any = SimpleNamespace(all_margins=lambda product, request: found)
-    orders = [("calls", False)]
-    read = _read_margins("acme", store, request(by), orders)
-    assert (read.groups, read.as_of_us) == (groups, 7)
+    revenue = KnownRevenue((), {})
+    readings: list[MarginGroups] = []
+    asked: list[KnownRevenue | None] = []
+
+    def all_margins(product: str, request: SpendRequest, known: KnownRevenue | None) -> AllMargins:
+        asked.append(known)
+        readings.append(MarginGroups({"a": (1, 2), "b": (2, 1)}, (3, 3), {}, query, (), 1))
+        return AllMargins(readings[-1], 7, revenue)
+
+    store: Any = SimpleNamespace(all_margins=all_margins)
+    first = _read_margins("acme", store, request(by), None)
+    first.groups.sorted_keys("calls")
+    second = _read_margins("acme", store, request(by), first)
+    assert asked == [None, revenue]
+    assert (second.groups, second.as_of_us, second.revenue) == (readings[1], 7, revenue)
     is_of_users = by == "user"
-    assert read.tail == (margin_tail(groups) if is_of_users else None)
-    expected = {("cost", True), ("calls", False), ("margin", False)} if is_of_users else set()
-    assert set(groups.orders) == expected
+    assert second.tail == (margin_tail(second.groups) if is_of_users else None)
+    expected = {("cost", True), ("calls", False)} if is_of_users else set()
+    assert set(second.groups.orders) == expected

@@ -23,10 +23,10 @@ from paygent.server.dashboard.tail import (
 def groups_of(margins: dict[str, int]) -> MarginGroups:
     """Return groups of users with these margins: a loss is cost, a gain is revenue."""
     costs = {user_id: (1, max(-margin, 0)) for user_id, margin in margins.items()}
-    revenue = [
-        (user_id, Revenue(max(margin, 0), 0, has_recorded=True))
+    revenue = {
+        user_id: Revenue(max(margin, 0), 0, has_recorded=True)
         for user_id, margin in margins.items()
-    ]
+    }
     return MarginGroups(costs, (0, 0), revenue, MarginQuery("user", 0, 1), (), 1)
 
 
@@ -136,7 +136,7 @@ def test_margin_tail__equal_margins__are_in_the_order_of_the_ids() -> None:
 def test_margin_tail__a_user_whose_revenue_is_not_known__is_left_out() -> None:
     """What they pay is not known, so neither is a loss."""
     costs = {"ann": (1, 5), "bob": (1, 7)}
-    known = [("ann", Revenue(0, 2, has_plan_price=True))]
+    known = {"ann": Revenue(0, 2, has_plan_price=True)}
     groups = MarginGroups(costs, (2, 12), known, MarginQuery("user", 0, 1), (), 1)
     tail = margin_tail(groups)
     assert (tail.users, tail.losing, tail.lost_nano, tail.worst) == (1, 1, -3, ("ann",))
