@@ -4,6 +4,7 @@ unseen.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -74,17 +75,26 @@ def swallowed() -> Iterator[Swallowed]:
     assert not missing, f"expected failures that did not occur: {missing}"
 
 
+_REQUESTS: dict[Any, Any] = {}
+"""The own `request` of each base client."""
+
+
 @pytest.fixture(autouse=True)
 def _unpatched_sdks() -> Iterator[None]:
-    """Fail a test that leaves a wrapper in an SDK, once its own patches are undone: the calls of
-    later tests would go through two, and never by the shortcut.
+    """Fail a test that leaves a wrapper around the calls of an SDK, once its own patches are
+    undone: the calls of later tests would go through two, and never by the shortcut.
     """
     yield
+    left = []
     for sdk in ("openai", "anthropic"):
         module = sys.modules.get(f"{sdk}._base_client")
         for name in ("SyncAPIClient", "AsyncAPIClient") if module is not None else ():
-            request = vars(getattr(module, name))["request"]
-            assert request.__globals__["__name__"] == f"{sdk}._base_client", f"{sdk} {name}"
+            client = getattr(module, name)
+            original = _REQUESTS.setdefault(client, inspect.unwrap(client.request))
+            if client.request is not original:
+                client.request = original
+                left.append(f"{sdk} {name}")
+    assert not left, f"a test has left a wrapper in {left}"
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ Databases of both engines are filled by `dataset.load`, and served by a process 
 clock stands at the dataset's end. One person is signed in who looks at all pages in turn, about
 once a second or two each, so that every snapshot is watched and renewed the whole time: what a page
 takes while others are read again is in its figures. The first look at a page, which may read a
-snapshot, is printed apart, and so is a look after a pause that made all snapshots too old.
+snapshot, is printed apart, and so are looks after pauses, in which snapshots are kept or not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tests.bench.reports import Spans, fill, spans_of
 
 from paygent.core.report_request import read_request
 from paygent.server.api.products import create_key
-from paygent.server.dashboard.snapshots import SHOWN_S
+from paygent.server.dashboard.snapshots import SHOWN_S, WATCHED_S
 from paygent.server.run import bind, serve
 from paygent.server.settings import ServerSettings
 from paygent.store.factory import open_store
@@ -38,8 +38,8 @@ PAGE_MS = 150.0
 
 _ROUNDS = 40
 _ROUND_S = 1.5  # at least: people click about that often
-_PAUSES = 5
-_PAUSE_S = SHOWN_S + 1
+_PAUSES = ((3, WATCHED_S / 2), (2, WATCHED_S + SHOWN_S + 5))
+"""How often there is a pause, and how long."""
 _FRAGMENT = {"HX-Request": "true", "HX-Request-Type": "partial"}
 _TOKEN = re.compile(r'name="csrf_token" value="([^"]+)"')
 _NEXT = re.compile(r'id="next-page" href="([^"]+)"')
@@ -85,21 +85,22 @@ def measure_pages(url: str, dataset: Dataset) -> None:
                 rest_s = _ROUND_S / 2 - (time.perf_counter() - started)
                 if number + 1 < _ROUNDS and rest_s > 0:
                     time.sleep(rest_s)
-        after_pauses = _after_pauses(client)
+        after_pauses = {pause_s: _after(client, pause_s, count) for count, pause_s in _PAUSES}
     for page, first_ns in first.items():
         _print(page, first_ns, *(readings[page.name, part] for part in (False, True)))
-    for page, each in after_pauses.items():
-        shown = " ".join(f"{reading / 1e6:.0f}" for reading in sorted(each))
-        print(f"  {page.name}, after a pause: {shown} ms", flush=True)
+    for pause_s, found in after_pauses.items():
+        for page, each in found.items():
+            shown = ", ".join(f"{reading / 1e6:.0f}" for reading in sorted(each))
+            print(f"  {page.name}, after a pause of {pause_s:.0f} s: {shown} ms", flush=True)
 
 
-def _after_pauses(client: httpx.Client) -> dict[Page, list[int]]:
-    """Look at overviews after pauses, at each after pauses of its own."""
-    readings: dict[Page, list[int]] = {}
-    for page in _OVERVIEWS:
-        for _ in range(_PAUSES):
-            time.sleep(_PAUSE_S)
-            readings.setdefault(page, []).append(_time(client, page, {}))
+def _after(client: httpx.Client, pause_s: float, count: int) -> dict[Page, list[int]]:
+    """Look at overviews after pauses; they have a snapshot each."""
+    readings: dict[Page, list[int]] = {page: [] for page in _OVERVIEWS}
+    for _ in range(count):
+        time.sleep(pause_s)
+        for page in _OVERVIEWS:
+            readings[page].append(_time(client, page, {}))
     return readings
 
 

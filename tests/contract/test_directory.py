@@ -787,14 +787,14 @@ def test_usage_of_sessions__of_a_busy_user__is_whole(
     store.ingest(PRODUCT, batch_of(*events))
 
     def usage(start_us: int, sessions_max: int, latest: int) -> tuple[UsageOfSession, ...]:
-        monkeypatch.setattr("paygent.store.directory._LATEST_EVENTS", latest)
+        monkeypatch.setattr("paygent.store.directory._EVENTS_OF_SESSION", latest)
         span = TODAY_US + start_us, TODAY_US + 35
         return store.usage_of_sessions(PRODUCT, "ann", *span, sessions_max)
 
     for start_us in (0, 10, 30):
-        whole = usage(start_us, 99, 1)  # the only one is the oldest, which does not count
+        whole = usage(start_us, 99, 0)  # of no event, so that all are read
         for sessions_max in range(1, 12):
-            for latest in (2, 5, 10, 20, 40, 200):
+            for latest in (1, 2, 3, 5, 10, 200):
                 assert usage(start_us, sessions_max, latest) == whole[:sessions_max]
 
 

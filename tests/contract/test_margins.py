@@ -191,6 +191,10 @@ def _change_revenue(store: SqlStore, clock: Clock) -> Iterator[str]:
     yield "a billing period"
     book(AssignRecord("ann", "gold", plan_to_json(PlanConfig(price=7)), period, at_us + 2))
     yield "a price of the user's own"
+    clock.at_us -= 10 * DAY_US
+    assert store.subscribe(PRODUCT, "ann", "pro", None)
+    clock.at_us += 10 * DAY_US
+    yield "a plan by a server whose clock is behind"
     book(PlanRecord("gold", plan_to_json(PlanConfig(price=3)), at_us))
     yield "a price"
     book(PlanRecord("free", plan_to_json(PlanConfig(price=1)), at_us))

@@ -1,4 +1,4 @@
-"""Problems: every error is an answer of `application/problem+json` (RFC 9457).
+"""Problems: every error is an answer of `application/problem+json` (RFC 9457), or a page.
 
 A problem never contains a traceback, a secret or an address made from the request.
 """
@@ -164,7 +164,9 @@ def note_unavailable(error: StoreUnavailable, scope: Scope) -> None:
 
 
 UnknownPage = Callable[[Request, Problem], Response | None]
-"""Returns the answer to a person at an address without a page; None for a program."""
+"""Returns the answer to a person at an address without a page, or without one for the method of the
+request; None for a program and for REST.
+"""
 
 
 def add_handlers(app: FastAPI, unknown_page: UnknownPage) -> None:

@@ -40,8 +40,8 @@ some thousand objects, none of them in a cycle; ingest is faster by a twentieth 
 
 _SWITCH_S = 0.001
 """How long a thread waits for the interpreter while another computes. The thread of a request lets
-it go at every row that it reads; with Python's 5 ms, each row would wait as long while a snapshot
-of 100,000 users is summed up. Throughput is the same.
+it go whenever it reads, SQLite at every row; with Python's 5 ms, each would take as long while a
+snapshot of 100,000 users is summed up. Throughput is the same.
 """
 
 _KEEP_ALIVE_S = 75  # above the 60 s of usual proxies, so that they close first

@@ -58,9 +58,9 @@ from paygent.store.rows import text
 from paygent.store.statements import Statements
 
 _REMEMBERED_US = 86_400 * 10**6  # how long an idempotency key is in use
-_LATEST_EVENTS = 5_000
-"""Latest events of a user among which the sessions used last are looked for: a busy user has tens
-of thousands in a month, and a page shows fifty sessions.
+_EVENTS_OF_SESSION = 50
+"""The sessions used last are looked for among so many of the latest events for each of them: a busy
+user has tens of thousands in a month, and a page shows a hundred sessions.
 """
 
 _CHANGES = ("name", "paused", "paused_reason", "sdk_enabled")
@@ -287,7 +287,7 @@ class SqlDirectory:
             if sql.deleted_plan(name=text(plan)) is not None:
                 raise StoreBusy("the plan has just been deleted")
             # Another server's clock may be ahead; this change is the younger one all the same.
-            at_us = max(self.now_us(), row["assigned_us"] or 0)
+            at_us = max(self.now_us(), (row["assigned_us"] or 0) + 1)
             assign_plan(sql, AssignRecord(user_id, plan, None, subscription, at_us), at_us, at_us)
             return _find_user(sql, user_id)
 
@@ -435,7 +435,8 @@ class SqlDirectory:
                 "end_us": end_us,
                 "sessions_max": sessions_max,
             }
-            begin_us = sql.begin_of_latest_sessions(**asked, events_max=_LATEST_EVENTS)["begin_us"]
+            events_max = sessions_max * _EVENTS_OF_SESSION
+            begin_us = sql.begin_of_latest_sessions(**asked, events_max=events_max)["begin_us"]
             if begin_us is not None:
                 asked["start_us"] = max(start_us, begin_us)
             rows = sql.usage_of_sessions(**asked)

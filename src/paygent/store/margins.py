@@ -45,8 +45,8 @@ _ARRIVAL_US = 60 * 10**6
 
 
 class KnownRevenue(NamedTuple):
-    """Revenue that was read. It does not follow from calls, so that it seldom changes, and it takes
-    longer to read than their cost.
+    """Revenue that was read. It follows from users, plans and payments, so that it changes less
+    often than the cost of calls, and it takes longer to read.
 
     Attributes:
         state: The question, and the state of everything that the answer follows from.
@@ -124,7 +124,8 @@ def all_margins(
     """
     usage = _usage(sql, request, now_us)
     query = usage.query
-    state = (usage.zone, query.by, query.start_us, query.end_us, query.where, *_state(sql, query))
+    question = (sql.product_id, usage.zone, query.by, query.start_us, query.end_us, query.where)
+    state = (*question, *_state(sql, query))
     if known is None or known.state != state:
         known = KnownRevenue(state, summed(_revenue(sql, query, usage.months)))
     return AllMargins(usage.with_revenue(known.by_key), usage.now_us, known)

@@ -43,11 +43,11 @@ from paygent.server.problems import (
     not_found,
     note_unavailable,
 )
-from paygent.server.settings import API_PREFIX
 from paygent.store.port import StoreUnavailable
 
 _ASSET_CACHE = "public, max-age=31536000, immutable"  # a year: a changed file has another name
 _ADDRESS_CHARS_MAX = 2_000
+_API = "/api/"  # whatever version
 
 
 class Done(NamedTuple):
@@ -327,9 +327,13 @@ def unknown_page(request: Request, problem: Problem) -> Response | None:
     a browser; None for a program and for REST.
     """
     asks_for_page = "text/html" in request.headers.get("accept", "")
-    if not asks_for_page or request.url.path.startswith(API_PREFIX):
+    if not asks_for_page or f"{request.scope['path']}/".startswith(_API):
         return None
-    return error_page(_visit(request), not_found("page") if problem.status_code == 404 else problem)
+    words = not_found("page").detail
+    shown = Problem(problem.status_code, problem.code, words, headers=problem.headers)
+    answer = error_page(_visit(request), shown)
+    answer.headers.add_vary_header("Accept")
+    return answer
 
 
 def _visit(request: Request) -> Visit:
@@ -338,7 +342,7 @@ def _visit(request: Request) -> Visit:
     return Visit(
         request,
         backend_of(request),
-        request.url.path,
+        request.scope["path"],  # not of the URL, which has the host that the request claims
         query,
         theme if theme in THEMES else "auto",
         new_nonce(),

@@ -6,11 +6,12 @@ memory instead, from a snapshot of the last seconds:
 
 - It is shown as it is for ten times as long as its reading took, at most `FRESH_S`. Where reading
   is fast, every page has the newest figures.
-- After that it is read again. Where that takes long, pages get the old one meanwhile, and say of
-  when it is, until it is `SHOWN_S` old; then they wait.
+- After that it is read again for the next page that asks. Where that takes long, pages get the old
+  one meanwhile, and say of when it is, until it is `SHOWN_S` old; then they wait.
+- So that a person who reads a page for a while need not wait on the next one, what a page has shown
+  in the last `WATCHED_S` is read again when it is `RENEWED_S` old, asked for or not.
 - These readings take turns, and rest between them, so that they never take more than half of a
-  processor from the requests, however many ranges are looked at. Nothing is read that no page has
-  asked for.
+  processor from the requests, however many ranges are looked at.
 
 What an action of the dashboard has changed is read again at once.
 """
@@ -39,12 +40,18 @@ FRESH_S = 3.0
 SHOWN_S = 10.0
 """Greatest age of what is shown."""
 
+RENEWED_S = 7.0
+"""Age at which a snapshot is read again that is watched: others may have their turn before."""
+
+WATCHED_S = 60.0
+"""For how long after a page has shown it a snapshot is watched."""
+
 _FRESH_SHARE = 10  # a snapshot is fresh for so many times as long as its reading took
 _REST_SHARE = 1  # and after it was read again, nothing is read again for as long
 _FAST_S = 0.05  # a page waits for a reading that takes no longer
 
 _KEPT_MAX = 12
-"""Snapshots in memory; one of 100,000 users takes some 30 MB."""
+"""Snapshots in memory; one of 100,000 users takes 30 to 50 MB."""
 
 _TOP = ("cost", True)
 """The order of the dearest users, which the overview and the list of users begin with."""
@@ -79,6 +86,8 @@ class _Snapshot:
     Attributes:
         began_s: When its reading began.
         took_s: How long it took.
+        last: What was read, or before it has been, what was read by the snapshot before; or None.
+        shown_s: When a page has shown it, or the one before, the last time.
         renewal: Reads it again.
         is_outdated: It is not shown any more, since an action has changed something.
     """
@@ -86,6 +95,8 @@ class _Snapshot:
     reading: asyncio.Task[Any]
     began_s: float
     took_s: float = 0.0
+    last: Any = None
+    shown_s: float = 0.0
     renewal: asyncio.Task[None] | None = None
     is_outdated: bool = False
 
@@ -94,6 +105,11 @@ class _Snapshot:
         """Whether it could not be read."""
         task = self.reading
         return task.done() and (task.cancelled() or task.exception() is not None)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether a page may as well wait for its reading."""
+        return self.took_s <= _FAST_S
 
     @property
     def fresh_s(self) -> float:
@@ -133,7 +149,7 @@ class Snapshots:
         return cast(dict[str, PlanUsers], found)
 
     def outdate(self, product: str) -> None:
-        """Show the snapshots of a product no more, in which something was changed."""
+        """Stop showing the snapshots of a product, in which something was changed."""
         for key, snapshot in self._kept.items():
             if key[0] == product:
                 snapshot.is_outdated = True
@@ -148,12 +164,13 @@ class Snapshots:
         known = self._kept.get(key)
         if known is None or known.has_failed or known.is_outdated or self._is_over(known):
             known = self._begin(read, known)
-            self._kept[key] = known
+            self._keep(key, known, read)
             while len(self._kept) > _KEPT_MAX:
                 self._kept.popitem(last=False)
         elif self._age_s(known) >= known.fresh_s and known.reading.done():
             self._renew(key, known, read)
         self._kept.move_to_end(key)
+        known.shown_s = self._now_s()
         # A request that is cancelled must not fail the others that wait for the same.
         return await asyncio.shield(known.reading)
 
@@ -162,9 +179,21 @@ class Snapshots:
 
     def _is_over(self, snapshot: _Snapshot) -> bool:
         """Return whether a snapshot is not shown any more, also not while it is read again."""
-        is_fast = snapshot.took_s <= _FAST_S
-        longest_s = snapshot.fresh_s if is_fast else SHOWN_S
+        longest_s = snapshot.fresh_s if snapshot.is_fast else SHOWN_S
         return snapshot.reading.done() and self._age_s(snapshot) >= longest_s
+
+    def _keep(self, key: _Key, snapshot: _Snapshot, read: _Read) -> None:
+        """Show a snapshot from now on, and read it again in time if a page has shown it."""
+        self._kept[key] = snapshot
+
+        def renew_if_watched() -> None:
+            is_watched = self._now_s() - snapshot.shown_s < WATCHED_S
+            is_old = snapshot.reading.done() and not (snapshot.has_failed or snapshot.is_fast)
+            if self._kept.get(key) is snapshot and is_watched and is_old:
+                self._renew(key, snapshot, read)
+
+        loop = asyncio.get_running_loop()
+        loop.call_later(RENEWED_S - self._age_s(snapshot), renew_if_watched)
 
     def _renew(self, key: _Key, old: _Snapshot, read: _Read) -> None:
         """Read a snapshot again in the background, when it is its turn."""
@@ -178,7 +207,8 @@ class Snapshots:
                 new = self._begin(read, old)
                 await asyncio.wait((new.reading,))
                 if self._kept.get(key) is old and not (old.is_outdated or new.has_failed):
-                    self._kept[key] = new
+                    new.shown_s = old.shown_s
+                    self._keep(key, new, read)
                 await asyncio.sleep(new.took_s * _REST_SHARE)
 
         old.renewal = asyncio.create_task(renew())
@@ -186,16 +216,15 @@ class Snapshots:
         old.renewal.add_done_callback(self._renewals.discard)
 
     def _begin(self, read: _Read, old: _Snapshot | None) -> _Snapshot:
-        is_known = old is not None and old.reading.done() and not old.has_failed
-        before = old.reading.result() if old is not None and is_known else None
-
         async def reading() -> Any:
             try:
-                return await read(before)
+                snapshot.last = await read(snapshot.last)
+                return snapshot.last
             finally:
                 snapshot.took_s = self._age_s(snapshot)
 
         snapshot = _Snapshot(asyncio.create_task(reading()), self._now_s())
+        snapshot.last = None if old is None else old.last
         # A failure is raised to the requests that wait; where none does, it needs no report.
         snapshot.reading.add_done_callback(lambda done: done.cancelled() or done.exception())
         return snapshot

@@ -59,7 +59,7 @@ class Tail(NamedTuple):
         losing: Number of users who cost more than they pay.
         lost_nano: The sum of their margins; at most 0.
         worst: Those with the greatest losses, in order.
-        users: Number of users whose revenue is known.
+        users: Number of users with known revenue.
     """
 
     bars: tuple[Bar, ...]

@@ -325,10 +325,10 @@ WHERE product_id = :product_id AND period_end_us > :start_us AND period_start_us
 ORDER BY user_id;
 
 -- name: revenue_state
--- The state of everything that revenue follows from, but for the product: any change is another state. Rows are counted,
+-- The state of everything that revenue follows from, but for the product: a change is another state. Rows are counted,
 -- and their times summed up by the last 30 bits, since a sum of whole ones would overflow; two changes at once may leave
--- all of it as it was by one chance in 2^30.
-SELECT u.*, a.*, r.*, p.*
+-- all of it as it was by one chance in 2^30. An assignment changes its user; a payment never changes.
+SELECT u.*, r.*, p.*
 FROM (
     SELECT
         COUNT(*) AS users, SUM(created_us & 1073741823) AS created, SUM(assigned_us & 1073741823) AS assigned,
@@ -337,11 +337,7 @@ FROM (
     WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
 ) AS u
 CROSS JOIN (
-    SELECT COUNT(*) AS assignments, SUM(assigned_us & 1073741823) AS assigned_at FROM assignments
-    WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
-) AS a
-CROSS JOIN (
-    SELECT COUNT(*) AS payments, SUM(period_start_us & 1073741823) AS paid_for FROM revenue
+    SELECT COUNT(*) AS payments FROM revenue
     WHERE product_id = :product_id AND user_id >= :first_user AND user_id <= :last_user
 ) AS r
 CROSS JOIN (

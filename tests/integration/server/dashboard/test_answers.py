@@ -180,13 +180,16 @@ def test_unknown_address__for_a_person__is_a_page(
         assert "%3Cb" not in answer.text
     answer = person.get("/logout", headers=BROWSER)
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert Page(answer).one("h1").text == "There is no such page."
+    assert "Accept" in answer.headers["vary"].split(", ")
     assert_protected(answer)
 
 
 def test_unknown_address__for_a_program__is_a_problem(service: Service) -> None:
     """So is one of REST for anybody."""
     client = Browser(service)
-    for address, headers in (("/nothing", {}), ("/api/v1/nothing", BROWSER)):
+    of_rest = [(address, BROWSER) for address in ("/api/v1/nothing", "/api/v2/users", "/api")]
+    for address, headers in [("/nothing", {}), *of_rest]:
         answer = client.get(address, headers=headers)
         assert answer.status_code == 404
         assert answer.headers["content-type"] == "application/problem+json"

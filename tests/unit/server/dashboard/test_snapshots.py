@@ -17,7 +17,14 @@ import pytest
 from paygent.core.margin import MarginGroups, MarginQuery
 from paygent.core.report_request import MARGIN, SpendRequest, read_request
 from paygent.server.backend import Tenant
-from paygent.server.dashboard.snapshots import FRESH_S, SHOWN_S, Snapshots, _read_margins
+from paygent.server.dashboard.snapshots import (
+    FRESH_S,
+    RENEWED_S,
+    SHOWN_S,
+    WATCHED_S,
+    Snapshots,
+    _read_margins,
+)
 from paygent.server.dashboard.tail import margin_tail
 from paygent.store.margins import AllMargins, KnownRevenue
 
@@ -274,22 +281,43 @@ def test_snapshots__that_are_older_than_ten_seconds__are_waited_for(run: Run) ->
 
     async def story(watch: Watch) -> None:
         await watch.look()
-        await watch.loop.advance(SHOWN_S - 1)
+        await watch.loop.advance(WATCHED_S + SHOWN_S)  # nobody watches it any more
+        reads = watch.reads
         looking = watch.begin()
         await watch.loop.settle()
         assert not looking.done()
         await watch.loop.advance(1)
-        assert looking.result() == 2
+        assert looking.result() == reads + 1
 
     run(story)
 
 
-def test_snapshots__that_are_not_looked_at__are_not_read_again(run: Run) -> None:
-    """A database is not asked for what no page shows."""
+def test_snapshots__that_a_page_has_shown__are_read_again_for_a_minute(run: Run) -> None:
+    """The next page need not wait, however long one is read; later nothing is read for nobody."""
 
     async def story(watch: Watch) -> None:
         await watch.look()
+        for _ in range(4):
+            await watch.loop.advance(20)
+            looking = watch.begin()
+            await watch.loop.settle()
+            assert looking.result() == watch.reads - (watch.store.running > 0)
+        reads = watch.reads
+        await watch.loop.advance(WATCHED_S)
+        assert watch.reads == reads + WATCHED_S // RENEWED_S
         await watch.loop.advance(600)
+        assert watch.reads == reads + WATCHED_S // RENEWED_S
+
+    run(story)
+
+
+def test_snapshots__where_reading_is_fast__are_not_read_for_nobody(run: Run) -> None:
+    """A page may as well wait."""
+
+    async def story(watch: Watch) -> None:
+        watch.store.takes_s = 0.0
+        await watch.look()
+        await watch.loop.advance(WATCHED_S)
         assert watch.reads == 1
 
     run(story)
@@ -324,7 +352,7 @@ def test_snapshots__outdated_while_they_wait_for_their_turn__are_not_read(run: R
         await watch.loop.advance(FRESH_S)
         assert [await watch.look("a"), await watch.look("b")] == [1, 2]
         watch.snapshots.outdate("b")
-        await watch.loop.advance(10)
+        await watch.loop.advance(4)
         assert [product for _, product, *_ in watch.store.read] == ["a", "b", "a"]
         assert await watch.look("b") == 4
 
@@ -367,14 +395,15 @@ def test_snapshots__a_second_reading_that_fails__leaves_the_old_one_until_it_is_
 
     async def story(watch: Watch) -> None:
         await watch.look()
-        watch.store.failures = 2
+        watch.store.failures = 3
         await watch.loop.advance(FRESH_S)
         assert await watch.look() == 1
         await watch.loop.advance(SHOWN_S)
-        assert watch.reads == 2
+        assert watch.reads == 3
         with pytest.raises(ConnectionError):
             await watch.look()
-        assert await watch.look() == 4
+        assert await watch.look() == 5
+        assert [read[-1] for read in watch.store.read] == [None, 1, 1, 1, 1]  # what is known
 
     run(story)
 
