@@ -10,7 +10,7 @@ projected by itself, and the total as a whole.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
 from typing import Final, Literal, NamedTuple
@@ -163,9 +163,10 @@ class MarginGroups:
         by_key: (calls, cost, recorded revenue, revenue at plan prices, whether there is some of
             each kind) by user, plan or month; amounts in nano-dollars.
         total: The same of all.
+        shown: The orders that pages were made in: (sort, whether the greatest is first).
     """
 
-    __slots__ = ("_now_us", "_orders", "_shares", "_span", "_spans", "by_key", "total")
+    __slots__ = ("_now_us", "_orders", "_shares", "_span", "_spans", "by_key", "shown", "total")
 
     def __init__(
         self,
@@ -180,6 +181,7 @@ class MarginGroups:
         self._span = Window(query.start_us, query.end_us)
         self._now_us = now_us
         self._orders: dict[tuple[str, bool], list[str]] = {}
+        self.shown: set[tuple[str, bool]] = set()
         # A month that is over has what it has, however long the span goes on.
         self._spans = (
             {name: common(self._span, days) for name, days in months} if query.by == "month" else {}
@@ -208,7 +210,9 @@ class MarginGroups:
         groups, rows_max = self.by_key, query.rows_max
         rank = self._rank(query.sort, is_descending=query.is_descending)
         after = tuple(query.after[:2])
-        known = self._orders.get((query.sort, query.is_descending))
+        order = query.sort, query.is_descending
+        self.shown.add(order)
+        known = self._orders.get(order)
         if known is not None:
             first = bisect_right(known, after, key=lambda key: (rank(key, groups[key]), key))
             keys = known[first:] if rows_max is None else known[first : first + rows_max]
@@ -238,10 +242,9 @@ class MarginGroups:
             self._orders[order] = sorted(sorted(ranks), key=ranks.__getitem__)
         return self._orders[order]
 
-    @property
-    def orders(self) -> Collection[tuple[str, bool]]:
-        """The orders that are kept: (sort, whether the greatest is first)."""
-        return self._orders.keys()
+    def is_sorted(self, sort: str, *, is_descending: bool = False) -> bool:
+        """Return whether an order is kept."""
+        return (sort, is_descending) in self._orders
 
     def _rank(self, sort: str, *, is_descending: bool) -> Callable[[str, Sequence[int]], int]:
         return _rank_of(sort, self._spans, self._span, self._now_us, is_descending=is_descending)

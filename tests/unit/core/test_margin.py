@@ -250,7 +250,8 @@ def test_margin_groups__sorted_keys__make_the_same_pages(sort: str, is_descendin
     kept, fresh = (groups(costs={**COSTS, **same}) for _ in range(2))
     keys = kept.sorted_keys(sort, is_descending=is_descending)
     assert keys is kept.sorted_keys(sort, is_descending=is_descending)
-    assert list(kept.orders) == [(sort, is_descending)]
+    assert kept.is_sorted(sort, is_descending=is_descending)
+    assert kept.shown == set()
     for rows_max in (1, 2, 7, 9, None):
         query = replace(QUERY, sort=sort, is_descending=is_descending, rows_max=rows_max)
         found = []
@@ -262,7 +263,8 @@ def test_margin_groups__sorted_keys__make_the_same_pages(sort: str, is_descendin
                 break
             query = replace(query, after=expected.following)
         assert found == keys
-    assert not fresh.orders
+    assert not fresh.is_sorted(sort, is_descending=is_descending)
+    assert kept.shown == fresh.shown == {(sort, is_descending)}
 
 
 def test_margin_groups__after_the_last_group__is_an_empty_page() -> None:

@@ -233,13 +233,13 @@ class Snapshots:
 def _read_margins(
     product: str, store: SqlStore, request: SpendRequest, before: Margins | None
 ) -> Margins:
-    """Read margins, and sort them as they were before, on this thread rather than on that of the
-    requests.
+    """Read margins, and sort them as pages have shown those before, on this thread rather than on
+    that of the requests.
     """
     known = None if before is None else before.revenue
     groups, as_of_us, revenue = store.all_margins(product, request, known)
     if request.by != ("user",):
         return Margins(groups, as_of_us, None, revenue)
-    for sort, is_descending in {_TOP, *(() if before is None else before.groups.orders)}:
+    for sort, is_descending in {_TOP, *(() if before is None else before.groups.shown)}:
         groups.sorted_keys(sort, is_descending=is_descending)
     return Margins(groups, as_of_us, margin_tail(groups), revenue)

@@ -102,7 +102,7 @@ async def _by_margin(visit: MemberVisit, sort: str, *, is_descending: bool) -> U
     query = MarginQuery(
         "user", 0, 0, sort=sort, is_descending=is_descending, rows_max=ROWS, after=after
     )
-    if (sort, is_descending) not in margins.groups.orders:
+    if not margins.groups.is_sorted(sort, is_descending=is_descending):
         # Only the first page in an order sorts, on a thread: the next ones, and snapshots, keep it.
         sort_all = margins.groups.sorted_keys
         await visit.tenant.backend.in_store(sort_all, sort, is_descending=is_descending)
