@@ -217,6 +217,11 @@ def _revenue(sql: Statements, query: MarginQuery, months: Months) -> Iterator[tu
         if not paid and subscription is None:
             alike.setdefault(plan, []).append(user_id)
             continue
+        if not paid and query.by != "month":
+            steady = rules.at_price(plan, subscription)
+            if steady is not None:
+                yield user_id if query.by == "user" else plan, steady
+            continue
         contracts = (Contract(0, plan, subscription),)
         yield from rules.revenue_of(Customer(user_id, 0, END_OF_TIME_US, contracts, paid))
     for plan, user_ids in alike.items():

@@ -192,3 +192,31 @@ def test_share__parts_that_touch__add_up_exactly(
     assert sum(shares) == amount_nano
     for (first_us, last_us), each in zip(parts, shares, strict=True):
         assert abs(each - Fraction(amount_nano * (last_us - first_us), length_us)) < 1
+
+
+@settings(deadline=None)
+@given(
+    plan=st.sampled_from(("pro", "gold", "free")),
+    begin_us=st.integers(at(1), at(9)),
+    days=st.sampled_from((1, 7, 28, 30, 31, 365)),
+    renews=st.sampled_from(("auto", "month", "week", "none")),
+    span=st.lists(st.integers(at(1), at(12)), min_size=2, max_size=2, unique=True).map(sorted),
+    is_calendar=st.booleans(),
+    only=st.sampled_from((None, "pro")),
+)
+def test_at_price__one_plan_all_the_time__is_the_revenue_of_that_user(
+    plan: str,
+    begin_us: int,
+    days: int,
+    renews: Any,
+    span: list[int],
+    is_calendar: bool,
+    only: str | None,
+) -> None:
+    """Whatever the billing periods are, by user or plan, and with a filter."""
+    subscription = None if is_calendar else Subscription(begin_us, begin_us + days * DAY_US, renews)
+    customer = Customer("ann", 0, END_OF_TIME_US, (Contract(0, plan, subscription),))
+    for by, key in (("user", "ann"), ("plan", plan)):
+        rules = RevenueRules(PRICES, Window(*span), by, (), only)  # type: ignore[arg-type]
+        found = rules.at_price(plan, subscription)
+        assert rules.revenue_of(customer) == ([] if found is None else [(key, found)])
