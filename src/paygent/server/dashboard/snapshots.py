@@ -185,15 +185,17 @@ class Snapshots:
     def _keep(self, key: _Key, snapshot: _Snapshot, read: _Read) -> None:
         """Show a snapshot from now on, and read it again in time if a page has shown it."""
         self._kept[key] = snapshot
+        loop, delay_s = asyncio.get_running_loop(), RENEWED_S - self._age_s(snapshot)
+        # Not with the snapshot: one that was replaced would stay in memory until then.
+        loop.call_later(delay_s, self._renew_if_watched, key, snapshot.began_s, read)
 
-        def renew_if_watched() -> None:
-            is_watched = self._now_s() - snapshot.shown_s < WATCHED_S
-            is_old = snapshot.reading.done() and not (snapshot.has_failed or snapshot.is_fast)
-            if self._kept.get(key) is snapshot and is_watched and is_old:
-                self._renew(key, snapshot, read)
-
-        loop = asyncio.get_running_loop()
-        loop.call_later(RENEWED_S - self._age_s(snapshot), renew_if_watched)
+    def _renew_if_watched(self, key: _Key, began_s: float, read: _Read) -> None:
+        known = self._kept.get(key)
+        if known is None or known.began_s != began_s or not known.reading.done():
+            return
+        is_watched = self._now_s() - known.shown_s < WATCHED_S
+        if is_watched and not (known.has_failed or known.is_fast):
+            self._renew(key, known, read)
 
     def _renew(self, key: _Key, old: _Snapshot, read: _Read) -> None:
         """Read a snapshot again in the background, when it is its turn."""

@@ -6,6 +6,8 @@ The loop is asyncio's with a clock that the tests set, so that readings take tim
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import date
@@ -308,6 +310,41 @@ def test_snapshots__that_a_page_has_shown__are_read_again_for_a_minute(run: Run)
         assert watch.reads == reads + WATCHED_S // RENEWED_S
         await watch.loop.advance(600)
         assert watch.reads == reads + WATCHED_S // RENEWED_S
+
+    run(story)
+
+
+def test_snapshots__that_were_replaced__are_freed(run: Run) -> None:
+    """One of 100,000 users takes tens of megabytes, and may be replaced every few seconds."""
+
+    async def story(watch: Watch) -> None:
+        await watch.look()
+        (kept,) = watch.snapshots._kept.values()
+        old = weakref.ref(kept)
+        del kept
+        await watch.loop.advance(FRESH_S)
+        assert await watch.look() == 1
+        await watch.loop.advance(2)
+        assert await watch.look() == 2
+        gc.collect()
+        assert old() is None
+
+    run(story)
+
+
+def test_snapshots__whose_reading_takes_long__are_not_begun_again(run: Run) -> None:
+    """Nor is one that was replaced meanwhile renewed in its place."""
+
+    async def story(watch: Watch) -> None:
+        watch.store.takes_s = RENEWED_S + 1
+        looking = watch.begin()
+        await watch.loop.advance(RENEWED_S)
+        watch.snapshots.outdate("acme")
+        watch.store.takes_s = 1.0
+        assert await watch.look() == 2
+        await looking
+        await watch.loop.advance(RENEWED_S - 3)
+        assert watch.reads == 2
 
     run(story)
 
