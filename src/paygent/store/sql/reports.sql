@@ -192,16 +192,16 @@ WITH latest AS (
     LIMIT :events_max
 ),
 used AS (
-    SELECT l.session_id, MAX(l.at_us) AS last_us FROM latest AS l
-    WHERE l.at_us > (SELECT MIN(at_us) FROM latest)
-    GROUP BY l.session_id
-    ORDER BY last_us DESC, l.session_id
+    SELECT latest.session_id, MAX(latest.at_us) AS last_us FROM latest
+    WHERE latest.at_us > (SELECT MIN(at_us) FROM latest)
+    GROUP BY latest.session_id
+    ORDER BY last_us DESC, latest.session_id
     LIMIT :sessions_max
 )
 SELECT CASE WHEN COUNT(s.started_us) = :sessions_max THEN MIN(s.started_us) END AS begin_us
-FROM used AS u
+FROM used
 LEFT JOIN sessions AS s
-    ON s.product_id = :product_id AND s.user_id = :user_id AND s.session_id = u.session_id;
+    ON s.product_id = :product_id AND s.user_id = :user_id AND s.session_id = used.session_id;
 
 -- name: usage_of_sessions
 -- One user's usage by session, read from the events.
