@@ -38,7 +38,7 @@ some thousand objects, none of them in a cycle; ingest is faster by a twentieth 
 700.
 """
 
-_SWITCH_S = 0.001
+_SWITCH_S = 0.0005
 """How long a thread waits for the interpreter while another computes. The thread of a request lets
 it go whenever it reads, SQLite at every row; with Python's 5 ms, each would take as long while a
 snapshot of 100,000 users is summed up. Throughput is the same.

@@ -48,7 +48,7 @@ WATCHED_S = 60.0
 
 _FRESH_SHARE = 10  # a snapshot is fresh for so many times as long as its reading took
 _REST_SHARE = 1  # and after it was read again, nothing is read again for as long
-_FAST_S = 0.05  # a page waits for a reading that takes no longer
+_FAST_S = 0.02  # a page waits for a reading that takes no longer
 
 _KEPT_MAX = 12
 """Snapshots in memory; one of 100,000 users takes 30 to 50 MB."""

@@ -172,12 +172,12 @@ def test_snapshots__where_reading_is_fast__are_read_for_every_page(run: Run) -> 
     async def story(watch: Watch) -> None:
         watch.store.takes_s = 0.0
         assert [await watch.look() for _ in range(3)] == [1, 2, 3]
-        watch.store.takes_s = 0.03
-        for begin_s, expected in ((0.0, 4), (0.2, 4), (0.1, 5)):
+        watch.store.takes_s = 0.015
+        for begin_s, expected in ((0.0, 4), (0.1, 4), (0.1, 5)):
             watch.loop.at_s += begin_s
             looking = watch.begin()
             await watch.loop.settle()
-            watch.loop.at_s += 0.03
+            watch.loop.at_s += 0.015
             await watch.loop.settle()
             assert looking.result() == expected
 
