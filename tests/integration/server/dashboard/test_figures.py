@@ -132,6 +132,27 @@ def test_overview__shows_what_rest_reports(figures: Figures) -> None:
             assert "Revenue" not in page.facts
 
 
+def test_overview__compared__shows_the_changes_since_the_month_before(figures: Figures) -> None:
+    """Of spend, revenue and calls, with a filter and without."""
+    asks = [ask for ask in figures.asks(2_000) if not ask.where.keys() - {"plan"}]
+    for plan in (None, "pro"):
+        of_plan = [ask for ask in asks if ask.where.get("plan") == plan]
+        now, before = (
+            next(ask for ask in of_plan if ask.query.get("range") == name)
+            for name in ("month", "previous")
+        )
+        totals = [figures.rest.margin(ask, "user")["total"] for ask in (now, before)]
+        expected = [
+            (totals[0][name] - totals[1][name]) / totals[1][name]
+            for name in ("cost_nano", "revenue_nano", "calls")
+            if totals[1][name]
+        ]
+        page = figures.page(now, "/", compare="previous")
+        found = [each for each in page.all("data", class_="percent") if each.path[-1] == "span"]
+        assert [float(each.attributes["value"]) for each in found] == expected
+        assert expected
+
+
 def assert_margins(page: Page, ask: Ask, report: Mapping[str, Any]) -> None:
     """Check the part of the overview about margins."""
     total, rows = report["total"], report["rows"]
