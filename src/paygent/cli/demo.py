@@ -93,10 +93,15 @@ def _stay_up(console: Console, backend: Backend, first: Window, second: Window) 
 
     Raises:
         CommandError: if the backend ends before.
+        SystemExit: at another signal that ends the demo.
     """
+    received: list[int] = []
+
+    def record(sign: int, _frame: object) -> None:
+        received.append(sign)
+
     # From here on Ctrl-C is no exception: one that is pressed twice must not disturb the clean-up.
-    interrupts: list[int] = []
-    signal.signal(signal.SIGINT, lambda sign, _frame: interrupts.append(sign))
+    signal.signal(signal.SIGINT, record)
     _print(
         console,
         "\n[bold]The dashboard shows both months:[/]\n"
@@ -105,10 +110,16 @@ def _stay_up(console: Console, backend: Backend, first: Window, second: Window) 
         f"  Sign in with the admin key {backend.tenant.admin_key}\n\n"
         "Press Ctrl-C to stop.",
     )
+    # An exception in the middle of a look at the process would leave the lock of `Popen` held.
+    for sign in _ENDING_SIGNALS:
+        if signal.getsignal(sign) is _end:
+            signal.signal(sign, record)
     # Not a wait for the process: a signal just before it began would not end it.
-    while not interrupts:
+    while not received:
         backend.check_running()
         time.sleep(_WATCH_S)
+    if received[0] != signal.SIGINT:
+        sys.exit(128 + received[0])
     _print(console, "")  # the terminal has printed ^C
 
 
@@ -118,6 +129,9 @@ def _dashboard(backend: Backend, month: Window) -> str:
 
 
 def _end(sign: int, _frame: object) -> NoReturn:
+    for each in _ENDING_SIGNALS:  # the next one must not disturb the clean-up
+        if signal.getsignal(each) is _end:
+            signal.signal(each, signal.SIG_IGN)
     sys.exit(128 + sign)  # as a shell reports it
 
 

@@ -8,6 +8,8 @@ import io
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from typer.testing import CliRunner
@@ -15,11 +17,12 @@ from typer.testing import CliRunner
 from paygent import GuardResult
 from paygent.cli.app import app
 from paygent.cli.console import is_attended, is_interactive, make_console
-from paygent.cli.demo import ConsoleWatch, _ended_by_signals, outcome_table
-from paygent.cli.demo_story import backend
+from paygent.cli.demo import ConsoleWatch, _ended_by_signals, _stay_up, outcome_table
+from paygent.cli.demo_story import backend, child
+from paygent.cli.demo_story.backend import Backend
 from paygent.cli.demo_story.margins import Margin
 from paygent.cli.demo_story.story import USERS, DemoUser, Outcome
-from paygent.core.period import to_datetime
+from paygent.core.period import Window, to_datetime
 from paygent.core.report_rows import UsageRow
 
 _DOLLAR = 10**9
@@ -151,6 +154,59 @@ def test_ended_by_signals__sigterm__unwinds_and_the_handler_is_set_back() -> Non
         os.kill(os.getpid(), signal.SIGTERM)
     assert raised.value.code == 128 + signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_ended_by_signals__another_signal_during_the_clean_up__does_not_disturb_it() -> None:
+    """A terminal that is closed after a SIGTERM leaves nothing behind either."""
+    cleaned_up = False
+    with pytest.raises(SystemExit) as raised, _ended_by_signals():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            for sign in (signal.SIGHUP, signal.SIGTERM):
+                os.kill(os.getpid(), sign)
+            cleaned_up = True
+    assert (raised.value.code, cleaned_up) == (128 + signal.SIGTERM, True)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stay_up__a_signal_while_it_looks_at_the_backend__ends_it_between_two_looks(
+    sign: signal.Signals,
+) -> None:
+    """An exception there would leave the lock of the process held, and its clean-up waiting."""
+    looks: list[str] = []
+
+    class SignalledBackend:
+        url = "http://127.0.0.1:1"
+        tenant = SimpleNamespace(admin_key="pg_live_demo")
+
+        def check_running(self) -> None:
+            looks.append("begun")
+            os.kill(os.getpid(), sign)
+            looks.append("over")
+
+    status = 0
+    console = make_console(io.StringIO(), {})
+    try:
+        with _ended_by_signals():
+            _stay_up(console, cast(Backend, SignalledBackend()), Window(0, 1), Window(1, 2))
+    except SystemExit as end:
+        status = int(end.code or 0)
+    assert looks == ["begun", "over"]
+    assert status == (0 if sign == signal.SIGINT else 128 + sign)
+
+
+def test_child_process__its_lock_was_left_held_by_a_signal__is_stopped_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A signal handler that raises in the middle of a poll leaves it held for ever."""
+    monkeypatch.setattr(child, "_STOP_WAIT_S", 0.05)
+    started = child.ChildProcess("the child", ["this"])  # a module that prints and ends
+    assert started.read_line() == "The Zen of Python, by Tim Peters"
+    lock = started._process._waitpid_lock  # type: ignore[attr-defined] # of CPython
+    with lock:
+        started.stop()
+    assert started.exit_status is not None
 
 
 def test_ended_by_signals__a_signal_that_is_ignored__stays_so() -> None:
