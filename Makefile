@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Tests wait for threads, processes and sockets now and then: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+MEASURED := --cov --cov-report=term:skip-covered --cov-fail-under=95
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
+# Tests start hundreds of processes: the first one compiles a module, and the others read that.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test coverage test-oldest test-peers test-browser lint type contracts bench docs check clean
+.PHONY: help demo serve test test-oldest test-peers test-browser lint type contracts bench docs check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,12 +42,9 @@ demo: $(VENV)/demo  ## Three users of a $49 plan on a backend, without limits, t
 serve: $(VENV)/server  ## Run the backend; the first start prints keys (DATABASE_URL selects the database)
 	$(BIN)/paygent serve $(if $(DATABASE_URL),--database-url "$(DATABASE_URL)")
 
-test: $(VENV)/dev  ## Run every test, in parallel
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
-
-coverage: $(VENV)/dev  ## Run every test and measure which branches they cover
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=95
-	$(BIN)/coverage report --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total
+test: $(VENV)/dev  ## Run every test, in parallel (COVERAGE=1 also checks which branches they cover)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(COVERAGE),$(MEASURED))
+	$(if $(COVERAGE),$(BIN)/coverage report --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total)
 
 test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported
 	.ci/oldest

@@ -4,6 +4,7 @@ unseen.
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -26,6 +27,16 @@ from paygent.testing import FakeProvider
 __all__ = ["postgres", "postgres_url", "shared_cluster"]  # fixtures, for every test
 
 _Client = TypeVar("_Client")
+
+gc.disable()  # until all tests are collected: what that makes lives as long as the run
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from going through a million objects that live as long as the run."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
 
 LEDGER_WAIT_S = 5.0
 """Longest wait for the ledger in tests; those of a ledger that is slow shorten it themselves."""

@@ -24,7 +24,6 @@ from paygent.cli.demo_story.backend import call
 
 DEMO_WAIT_S = 300.0
 _LEFT_WAIT_S = 60.0  # as long as a busy machine may need to run a short process
-_FEW_ROUNDS = 2
 _ROWS, _COLUMNS = 50, 160
 _STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")
 
@@ -32,9 +31,7 @@ _ON_TERMINAL = """
 import dataclasses, fcntl, runpy, sys, termios
 from paygent.cli.demo_story import story
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C and a hang-up are signals to this process
-rounds = int(sys.argv.pop(1))
-if rounds:
-    story.USERS = tuple(dataclasses.replace(user, rounds=rounds) for user in story.USERS)
+story.USERS = tuple(dataclasses.replace(user, rounds=2) for user in story.USERS)
 sys.argv[0] = "paygent"
 runpy.run_module("paygent", run_name="__main__")
 """
@@ -48,13 +45,11 @@ def get_json(url: str, key: str, path: str) -> Any:
 class Terminal:
     """The command on a terminal of its own, as a user has it."""
 
-    def __init__(
-        self, rounds: int | None, options: Sequence[str], environ: Mapping[str, str], cwd: Path
-    ) -> None:
+    def __init__(self, options: Sequence[str], environ: Mapping[str, str], cwd: Path) -> None:
         self._main, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, _COLUMNS, 0, 0))
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _ON_TERMINAL, str(rounds or 0), "demo", *options],
+            [sys.executable, "-c", _ON_TERMINAL, "demo", *options],
             env={**environ, "TERM": "xterm"},
             cwd=cwd,
             stdin=terminal,
@@ -159,9 +154,9 @@ class Machine:
         self._started.append(demo)
         return demo
 
-    def start_on_terminal(self, *options: str, rounds: int | None = _FEW_ROUNDS) -> Terminal:
-        """Start the command on a terminal, with so many rounds of calls per user; None is all."""
-        terminal = Terminal(rounds, options, self.environ, self.home)
+    def start_on_terminal(self, *options: str) -> Terminal:
+        """Start the command on a terminal, with two rounds of calls per user."""
+        terminal = Terminal(options, self.environ, self.home)
         self._terminals.append(terminal)
         return terminal
 

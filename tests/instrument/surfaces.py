@@ -23,6 +23,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from paygent.client.instrument.anthropic import operations as anthropic_operations
@@ -158,11 +159,15 @@ def folder_of(package: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _modules(folder: Path) -> Iterator[tuple[str, ast.Module]]:
+def _modules(folder: Path, *words: str) -> Iterator[tuple[str, ast.Module]]:
+    """Parse the modules that have one of these words, or all of them."""
     for path in sorted(folder.rglob("*.py")):
         name = path.relative_to(folder).as_posix()
-        if not name.startswith("types/"):  # thousands of declarations, which send nothing
-            yield name, ast.parse(path.read_text(encoding="utf-8"))
+        if name.startswith("types/"):
+            continue  # thousands of declarations, which send nothing
+        source = path.read_text(encoding="utf-8")
+        if not words or any(word in source for word in words):  # parsing them all takes seconds
+            yield name, ast.parse(source)
 
 
 _VERBS = {
@@ -183,6 +188,7 @@ _HAS_CLIENTS = {name for table in MODULES.values() for name in table if table[na
 """Modules with clients of other libraries: their `client` may be no client of the SDK."""
 
 
+@cache
 def operations_of(folder: Path) -> set[str]:
     """Return the HTTP operations of a generated SDK: `POST /files/{}`; with an expression where the
     path is no literal, or where a method is given another name.
@@ -284,7 +290,7 @@ def _literal(node: ast.expr) -> str:
 def sockets_of(folder: Path) -> set[str]:
     """Return the WebSocket operations of OpenAI's SDK: `WS /realtime`."""
     found = set()
-    for _, module in _modules(folder):
+    for _, module in _modules(folder, "_prepare_url"):
         for function in ast.walk(module):
             if isinstance(function, ast.FunctionDef) and function.name == "_prepare_url":
                 found |= set(map(_socket_path, ast.walk(function))) - {""}
@@ -353,7 +359,7 @@ def connectors_of(folder: Path) -> set[str]:
     """Return the modules of `websockets` that open connections."""
     return {
         "websockets." + name.removesuffix(".py").replace("/", ".")
-        for name, module in _modules(folder)
+        for name, module in _modules(folder, "handshake")
         for node in ast.walk(module)
         if name.endswith("client.py")
         and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
