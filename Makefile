@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 # Tests wait for threads, processes and sockets now and then: two workers more than there are cores.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 MEASURED := --cov --cov-report=term:skip-covered --cov-fail-under=95
+WHOLE := --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 # Tests start hundreds of processes: the first one compiles a module, and the others read that.
@@ -44,7 +45,7 @@ serve: $(VENV)/server  ## Run the backend; the first start prints keys (DATABASE
 
 test: $(VENV)/dev  ## Run every test, in parallel (COVERAGE=1 also checks which branches they cover)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(if $(COVERAGE),$(MEASURED))
-	$(if $(COVERAGE),$(BIN)/coverage report --include='src/paygent/core/*,src/paygent/store/*' --fail-under=100 --format=total)
+	$(if $(COVERAGE),$(BIN)/coverage report $(WHOLE))
 
 test-oldest: $(BIN)/python  ## Run the provider tests against the oldest SDKs that are supported
 	.ci/oldest
