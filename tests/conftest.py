@@ -16,12 +16,14 @@ import pytest
 from tests.postgres import postgres, postgres_url, shared_cluster
 
 from paygent import Paygent
+from paygent.client.api import queries
 from paygent.client.context.scopes import PropagatedContext
 from paygent.client.instrument.http_sdks.wrapper import set_active
 from paygent.client.instrument.registry import instrumentation
 from paygent.client.metering import nesting, wait
-from paygent.client.runtime import lifecycle
+from paygent.client.runtime import callbacks, lifecycle
 from paygent.failopen import diagnostics
+from paygent.ledger import handshake
 from paygent.testing import FakeProvider
 
 __all__ = ["postgres", "postgres_url", "shared_cluster"]  # fixtures, for every test
@@ -119,7 +121,8 @@ def _clean_environment(
         monkeypatch.delenv(f"PAYGENT_{name}", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     # A busy machine may take longer than an application should wait; `monkeypatch` sets it back.
-    monkeypatch.setattr(wait, "FIRST_TOUCH_WAIT_S", LEDGER_WAIT_S)
+    for module in (wait, queries):
+        monkeypatch.setattr(module, "FIRST_TOUCH_WAIT_S", LEDGER_WAIT_S)
     yield
     instance = Paygent.get_instance()
     if instance is not None:
@@ -129,6 +132,18 @@ def _clean_environment(
     left = PropagatedContext.capture()
     assert left is None, "a test has left a user or a call in its place"
     assert not nesting.tasks, "a test has left a task that a call encloses"
+
+
+@pytest.fixture
+def patient_callbacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a call wait for its callbacks as long as a busy machine may take to run them."""
+    monkeypatch.setattr(callbacks, "OWN_WAIT_S", 30.0)
+
+
+@pytest.fixture
+def patient_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `init` wait for the backend as long as a busy machine may take to start the probe."""
+    monkeypatch.setattr(handshake, "PROBE_WAIT_S", 30.0)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typing import Any
 
 from paygent.cli.demo_story.backend import call
 
-DEMO_WAIT_S = 300.0
+DEMO_WAIT_S = 600.0  # a run of all its calls takes half a minute on an idle machine
 _LEFT_WAIT_S = 60.0  # as long as a busy machine may need to run a short process
 _ROWS, _COLUMNS = 50, 160
 _STYLE = re.compile(r"\x1b\[[\d;?]*[A-Za-z]")

@@ -19,7 +19,7 @@ import pytest
 from tests.e2e.demo_machine import DEMO_WAIT_S, Machine, get_json
 
 from paygent import GuardResult, Paygent, PlanConfig
-from paygent.cli.demo_story import story
+from paygent.cli.demo_story import child, story
 from paygent.cli.demo_story.backend import PORTS, Backend, call
 from paygent.cli.demo_story.child import ChildProcess
 from paygent.cli.demo_story.provider import ProviderProcess
@@ -34,7 +34,16 @@ def _month(year: int, month: int) -> Window:
 
 
 _MONTH, _NEXT_MONTH = _month(2026, 10), _month(2026, 11)
+_LATE = re.compile(r"^.* did not answer (with)?in 0\.\d+ s.*\n", re.M)
+"""Logged where a busy machine is slow to answer; the demo asks again."""
+
 _FEW = tuple(dataclasses.replace(user, rounds=2) for user in story.USERS)
+
+
+@pytest.fixture(autouse=True)
+def _patient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let children end as slowly as on a busy machine before they are killed."""
+    monkeypatch.setattr(child, "_STOP_WAIT_S", 60.0)
 
 
 class Notes:
@@ -63,7 +72,7 @@ def test_row_24__the_demo_as_a_command__prints_the_exact_figures_and_what_to_do_
     """
     demo = machine.start()
     out, err = demo.communicate(timeout=DEMO_WAIT_S)
-    assert (demo.returncode, err) == (0, "")
+    assert (demo.returncode, _LATE.sub("", err)) == (0, "")
     _, month = story.last_full_months(to_us(datetime.now(timezone.utc)))
     assert f"\n2. The next month, {to_datetime(month.start_us):%B %Y}, gpt-4o limited to " in out
     first, _, rest = out.partition("\n2. ")

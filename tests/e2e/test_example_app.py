@@ -52,7 +52,7 @@ class Service:
                 stderr=stderr,
                 text=True,
             )
-        self.http = httpx2.Client(base_url=self._address())
+        self.http = httpx2.Client(base_url=self._address(), timeout=READY_S)
 
     def _address(self) -> str:
         deadline_s = time.monotonic() + READY_S

@@ -253,6 +253,7 @@ def test_shape__an_answer_that_breaks_off__settles_an_estimate(
         run(shape._replace(answers=()), fake)
     assert type(caught.value).__module__.split(".")[0] in (shape.sdk, "httpx", "httpx2")
     assert [row.calls for row in pg.report(by="user")] == [1]
+    pg._parts.callbacks.flush(10)
     assert {event.quality for event in events} <= {"estimated", "partial", "unpriced"}
     assert len(events) == 1
     assert pg.get_usage("u1").reserved_cost_nano == 0

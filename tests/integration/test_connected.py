@@ -23,19 +23,26 @@ from paygent.store.factory import open_store
 NEWS_S = 2.0
 """How soon a change applies everywhere."""
 
-NOISE_S = 1.0
+NOISE_S = 3.0
 """Allowed above that on a busy machine."""
 
 IDLE_S = 6.0
 """Longer than a server repeats earlier changes, with which a process would ask about users."""
 
-OBEDIENT = """
+PATIENT = """
+from paygent.client.metering import wait
+wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine is no slow backend
+"""
+
+OBEDIENT = f"""{PATIENT}
 url, key, db_path = sys.argv[1:]
 pg = Paygent.init(api_key=key, base_url=url, db_path=db_path)
 obey(pg)
 """
 
-REPORTING = """
+REPORTING = (
+    PATIENT
+    + """
 from paygent import InvalidValue, paygent_context
 from paygent.core.report import Figures
 
@@ -65,6 +72,7 @@ while words := next_step().split():
     report(result=commands[words[0]](*words[1:]))
 pg.shutdown()
 """
+)
 
 Apps = tuple[App, App]
 

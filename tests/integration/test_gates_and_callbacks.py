@@ -207,6 +207,7 @@ def test_callbacks__of_one_caller__come_in_the_order_of_what_happened(init: Init
     assert all(isinstance(what, (GuardResult, UsageEvent)) for _, what in heard.all)
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 def test_hard_gate__a_callback__has_started_when_the_call_raises(init: Init) -> None:
     """A sync caller finds its refusal told already."""
     pg = started(init, PlanConfig(max_spend_per_period=0))

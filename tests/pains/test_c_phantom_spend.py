@@ -33,8 +33,8 @@ SMALL: Any = {"model": "paid", "usage": {"prompt_tokens": 1_000}}  # a thousandt
 
 @pytest.fixture
 def client(fake: FakeProvider) -> Iterator[openai.OpenAI]:
-    """OpenAI's client at the fake provider, impatient."""
-    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0, timeout=0.3) as made:
+    """OpenAI's client at the fake provider."""
+    with openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as made:
         yield made
 
 
@@ -68,9 +68,10 @@ def test_c__calls_that_time_out__leave_no_hold(
     pg = init()
     pg.configure_plan("default", PlanConfig(max_spend_per_period=1))
     with paygent_context("u1"):
-        fake.script(Answer(delay_s=1.0))
+        fake.script(Answer(delay_s=5))
+        impatient = client.with_options(timeout=0.3)
         with pytest.raises(openai.APITimeoutError):
-            client.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
+            impatient.chat.completions.create(model="gpt-4o", messages=MESSAGES, max_tokens=10)
     assert all_held(pg) == 0
     assert 0 < pg.get_usage("u1").period_cost_nano < 1_000_000
 

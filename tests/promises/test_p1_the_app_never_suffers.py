@@ -337,10 +337,11 @@ def test_p1__a_fork__leaves_parent_and_child_metering(
     fake: FakeProvider, db_path: str, fork: str
 ) -> None:
     """A forked child meters into a journal of its own; no call hangs, none counts twice. So does
-    one that was forked past Python, as uWSGI's workers are.
+    one that was forked past Python's hooks, while no other thread runs: in the middle of their work
+    the locks of the interpreter and of SQLite would stay locked in the child.
     """
     code = """
-import ctypes, os, sys
+import ctypes, os, sys, time
 import openai, paygent
 pg = paygent.Paygent.init(db_path=sys.argv[2])
 client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)
@@ -348,6 +349,9 @@ def call():
     with paygent.paygent_context(user_id="u1"):
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "x"}])
 call()
+if "ctypes" in "FORK":
+    pg.flush()
+    time.sleep(0.3)
 pid = FORK
 if pid == 0:
     client = openai.OpenAI(api_key="k", base_url=sys.argv[1], max_retries=0)

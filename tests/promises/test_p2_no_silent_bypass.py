@@ -29,7 +29,12 @@ print(usage.period_cost, sorted(pg.health()["counts"]))
 pg.shutdown()
 client.close()
 """
-INIT = "import paygent; pg = paygent.Paygent.init(api_key='pg_live_x', db_path=sys.argv[1])"
+INIT = """
+import paygent
+from paygent.ledger import handshake
+handshake.PROBE_WAIT_S = 30.0  # a busy machine takes long to start the probe
+pg = paygent.Paygent.init(api_key='pg_live_x', db_path=sys.argv[1])
+"""
 
 
 @pytest.mark.parametrize(

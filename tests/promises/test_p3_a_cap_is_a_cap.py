@@ -80,13 +80,16 @@ class Crowd:
         usage: Usage = exact,
         *,
         latency_s: float = 0.02,
+        until: threading.Event | None = None,
         estimated_input_tokens: int = INPUT,
         max_tokens: int | None = None,
         user_id: str = "u1",
     ) -> None:
+        """Describe the calls; the provider answers after a latency, or once `until` is set."""
         self.pg = pg
         self.usage = usage
         self.latency_s = latency_s
+        self.until = until
         self.user_id = user_id
         self.refusals: list[GuardResult] = []
         self.served: list[None] = []
@@ -101,7 +104,10 @@ class Crowd:
         """Make one call."""
 
         def provider() -> Any:
-            time.sleep(self.latency_s)
+            if self.until is None:
+                time.sleep(self.latency_s)
+            else:
+                assert self.until.wait(30)
             return answer_of(self.usage)
 
         try:
@@ -350,7 +356,7 @@ def test_p3__told_not_to_wait__refuses_at_once_and_says_why(init: Init, carrier:
 @pytest.mark.parametrize("carrier", ["threads", "tasks"])
 def test_p3__who_has_waited_enough__is_refused_as_contention(init: Init, carrier: str) -> None:
     """The wait has an end, however long the others take."""
-    crowd = Crowd(started(init, plan(fit=1, contention_wait_s=0.2)), latency_s=1.5)
+    crowd = Crowd(started(init, plan(fit=1, contention_wait_s=0.2)), latency_s=5)
     outcome = crowd.come(carrier, 4)
     assert (outcome.served, outcome.held) == (1, 0)
     assert {each.gate_reason for each in outcome.refusals} == {"contention"}
@@ -434,8 +440,9 @@ def at_once(crowd: Crowd, callers: int) -> list[threading.Thread]:
     threads = [threading.Thread(target=crowd.one) for _ in range(callers)]
     for thread in threads:
         thread.start()
-    health = crowd.pg.health
+    health, deadline_s = crowd.pg.health, time.monotonic() + 30
     while health()["calls_in_flight"] + health()["calls_waiting"] < callers:
+        assert time.monotonic() < deadline_s
         time.sleep(0.001)
     return threads
 
@@ -443,11 +450,13 @@ def at_once(crowd: Crowd, callers: int) -> list[threading.Thread]:
 def test_p3__a_cap_lowered_below_what_is_spent__refuses_those_who_wait(init: Init) -> None:
     """Calls under way end as ever and are booked; nobody else is let go."""
     pg = started(init, plan(fit=4))
-    crowd = Crowd(pg, latency_s=0.3, max_tokens=OUTPUT)
+    answers = threading.Event()
+    crowd = Crowd(pg, until=answers, max_tokens=OUTPUT)
     for _ in range(3):
         Crowd(pg, latency_s=0).one()
     threads = at_once(crowd, 5)
     pg.configure_plan("default", plan(fit=1))
+    answers.set()
     for thread in threads:
         thread.join(20)
     outcome = crowd.outcome()
@@ -463,11 +472,11 @@ def test_p3__a_change_that_leaves_room__lets_those_who_wait_go_at_once(
     """They do not wait for the calls under way any longer than they must."""
     pg = started(init, plan(fit=1))
     pg.configure_plan("gold", plan(fit=100))
-    slow = Crowd(pg, latency_s=2.0, max_tokens=OUTPUT)
+    answers = threading.Event()
+    slow = Crowd(pg, until=answers, max_tokens=OUTPUT)
     under_way = at_once(slow, 1)
     quick = Crowd(pg, latency_s=0.0, max_tokens=OUTPUT)
     waiting = at_once(quick, 3)[0:3]
-    began_s = time.monotonic()
     if how == "cap raised":
         pg.configure_plan("default", plan(fit=100))
     elif how == "other plan":
@@ -476,8 +485,8 @@ def test_p3__a_change_that_leaves_room__lets_those_who_wait_go_at_once(
         pg.configure_plan("default", PlanConfig(cost_rates=RATES))
     for thread in waiting:
         thread.join(20)
-    assert time.monotonic() - began_s < 1.5
-    assert len(quick.served) == 3
+    assert len(quick.served) == 3  # while the other is under way
+    answers.set()
     for thread in under_way:
         thread.join(20)
     assert slow.outcome().spent_nano == 4 * CALL_NANO
@@ -491,12 +500,16 @@ def test_p3__a_period_that_ends_with_calls_under_way_and_waiting__keeps_both_cap
     pg = Paygent.launch(Settings(db_path=db_path), now_us=lambda: now[0])
     pg.configure_plan("default", plan(fit=2))
     Crowd(pg, latency_s=0).one()
-    before = Crowd(pg, latency_s=2.5, max_tokens=OUTPUT)
+    answers = threading.Event()
+    before = Crowd(pg, until=answers, max_tokens=OUTPUT)
     under_way = at_once(before, 1)
     later = Crowd(pg, latency_s=0, max_tokens=OUTPUT)
     waiting = at_once(later, 4)[0:4]
     now[0] += 2 * 10**6
-    for thread in (*waiting, *under_way):
+    for thread in waiting:
+        thread.join(20)
+    answers.set()
+    for thread in under_way:
         thread.join(20)
     assert (len(later.served), len(before.served)) == (2, 1)
     pg.flush()
@@ -520,10 +533,12 @@ def test_p3__a_subscription_that_ends_with_calls_under_way__books_them_where_the
     user = pg._parts.accounts.registry.user("u1", now[0])
     subscription = Subscription(to_us(start), to_us(end), "none")
     pg._parts.accounts.registry.assign("u1", "gold", None, subscription, now[0])
-    crowd = Crowd(pg, latency_s=0.2)
+    answers = threading.Event()
+    crowd = Crowd(pg, until=answers)
     threads = at_once(crowd, 2)  # as many as start before the first answer
     now[0] += 2 * 10**6
     assert pg.get_user_state("u1").plan == "default"
+    answers.set()
     for thread in threads:
         thread.join(20)
     assert len(crowd.served) == 2

@@ -22,8 +22,11 @@ from paygent.testing import FakeProvider
 
 Init = Callable[..., Paygent]
 
-NOISE_S = 1.0
-"""Allowed above a limit on a busy machine."""
+NOISE_S = 3.0
+"""Allowed above a limit on a busy machine: calls that waited one by one would take 5 s."""
+
+DUE_NOISE_S = 1.0
+"""The same of what is due at some time: a second try would come later."""
 
 FIRST_CALL_S = 0.25
 """Longest wait of the first call of a user."""
@@ -34,7 +37,7 @@ AWAY_AFTER_S = 5.0
 RETRY_S = 5.0
 """Longest pause between two tries."""
 
-LATEST_S = {Fault.CLOSED: AWAY_AFTER_S + 1.0, Fault.MUTE: 8.0 + 1.0}
+LATEST_S = {Fault.CLOSED: AWAY_AFTER_S + 1.0, Fault.MUTE: 8.0 + NOISE_S}
 """The same at the latest, after the next delivery: a batch is given eight seconds for its answer.
 """
 
@@ -271,7 +274,7 @@ def test_when_offline__a_backend_that_is_away__decides_after_seconds_and_ends_wi
             app.go_on()
         for app, _, fault in away:
             first = app.read()
-            assert AWAY_AFTER_S - NOISE_S < first.pop("away_s") < LATEST_S[fault] + NOISE_S
+            assert AWAY_AFTER_S - DUE_NOISE_S < first.pop("away_s") < LATEST_S[fault] + DUE_NOISE_S
             assert first == {"block": "offline", "some": [3, "offline"], "allow": None}
             then = app.read()
             assert then == {"block": "offline", "some": "offline", "allow": [8, "total_spend"]}
@@ -281,7 +284,7 @@ def test_when_offline__a_backend_that_is_away__decides_after_seconds_and_ends_wi
         for app, _, fault in away:
             name = f"away-{slug(fault)}"
             back = app.read()
-            assert back["back_s"] < RETRY_S + NOISE_S
+            assert back["back_s"] < RETRY_S + DUE_NOISE_S
             assert (back["some"], back["allow"]) == (None, "total_spend")
             app.end()
             for user, cost_nano in back["costs"].items():
@@ -315,7 +318,7 @@ def test_busy__asks_for_a_pause_of_minutes__counts_as_away_all_the_same(
     with App(ASKED_TO_WAIT, proxy.url, backend.sdk, db_path) as app:
         assert app.read() == {"ready": True}
         proxy.fault = Fault.BUSY
-        assert app.step()["away_s"] < OUTAGE_S + 1.0 + NOISE_S
+        assert app.step()["away_s"] < OUTAGE_S + 1.0 + DUE_NOISE_S
         app.end()
 
 

@@ -38,23 +38,27 @@ class Probe:
         """Start the handshake, wait up to half a second, and return the problem if one is known by
         then; a missing response is one if `wants_answer`.
         """
-        problems: list[PaygentWarning] = []
+        problems: list[PaygentWarning | None] = []
         answered = threading.Event()
-        late = threading.Event()
+        is_late = False
+        reporting = threading.Lock()  # whoever is first decides who reports a problem
 
         def ask() -> None:
             problem = attempt("probe", self._ask)
-            if problem is not None and late.is_set():
-                diagnostics.warn_once(Notice.BACKEND, problem)
-            elif problem is not None:
-                problems.append(problem)
+            with reporting:
+                if not is_late:
+                    problems.append(problem)
+                elif problem is not None:
+                    diagnostics.warn_once(Notice.BACKEND, problem)
             answered.set()
 
         # A daemon: a mute backend must not keep the process from exiting.
         threading.Thread(target=ask, name="paygent-probe", daemon=True).start()
-        if answered.wait(PROBE_WAIT_S):
-            return next(iter(problems), None)
-        late.set()  # from now on the thread logs what it finds
+        answered.wait(PROBE_WAIT_S)
+        with reporting:
+            is_late = True  # from now on the thread logs what it finds
+        if problems:
+            return problems[0]
         if not wants_answer:
             return None
         return PaygentBackendUnreachable(f"{self._url} did not answer in {PROBE_WAIT_S} s")

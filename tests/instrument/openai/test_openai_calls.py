@@ -238,7 +238,7 @@ def test_openai__a_time_out__settles_the_estimate(
     pg: Paygent, client: openai.OpenAI, fake: FakeProvider
 ) -> None:
     """The provider may have billed a call that timed out: its estimate counts."""
-    fake.script(Answer(delay_s=0.5))
+    fake.script(Answer(delay_s=5))
     metered = Metered(pg)
     with paygent_context(user_id="u1"), pytest.raises(openai.APITimeoutError):
         client.chat.completions.create(

@@ -243,19 +243,20 @@ def _launch(
     # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
     if tenant is None:
         settings = Settings(db_path=db_path, refresh_interval_s=_REFRESH_S, default_plan=PLAN_NAME)
-        pg = Paygent.launch(settings, now_us=clock)
-        pg.configure_plan(PLAN_NAME, plan)
-        return pg
-    tenant.configure(PLAN_NAME, plan, (user.user_id for user in users))
-    settings = Settings(
-        api_key=tenant.sdk_key,
-        base_url=tenant.url,
-        db_path=db_path,
-        refresh_interval_s=_REFRESH_S,
-    )
+    else:
+        tenant.configure(PLAN_NAME, plan, (user.user_id for user in users))
+        settings = Settings(
+            api_key=tenant.sdk_key,
+            base_url=tenant.url,
+            db_path=db_path,
+            refresh_interval_s=_REFRESH_S,
+        )
     pg = Paygent.launch(settings, now_us=clock)
     try:
-        _wait_for_plan(pg, plan, users)
+        if tenant is None:
+            pg.configure_plan(PLAN_NAME, plan)
+        else:
+            _wait_for_plan(pg, plan, users)
     except BaseException:
         pg.shutdown()
         raise
@@ -297,8 +298,8 @@ def _run_users(
     stop = threading.Event()
     with ThreadPoolExecutor(len(users), thread_name_prefix="paygent-demo") as pool:
         shared = (provider, month, clock, watch, stop.is_set)
-        runs = [pool.submit(_run_user, user, *shared) for user in users]
         try:
+            runs = [pool.submit(_run_user, user, *shared) for user in users]
             return sum(run.result() for run in as_completed(runs))
         finally:  # on Ctrl-C leaving the pool waits for its threads
             stop.set()

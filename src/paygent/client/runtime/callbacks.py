@@ -52,7 +52,7 @@ class Callbacks:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
-        self._task_ended = threading.Condition()
+        self._flushes: list[Wakeup] = []  # of those that wait for the end of a task
 
     def register(self, kind: str, callback: Callback) -> None:
         """Add a callback; those of a kind run in the order of registration."""
@@ -124,9 +124,9 @@ class Callbacks:
                 self._thread = thread
 
     def _end_task(self, task: asyncio.Task[None]) -> None:
-        with self._task_ended:
-            self._tasks.pop(task, None)
-            self._task_ended.notify_all()
+        self._tasks.pop(task, None)
+        for flush in tuple(self._flushes):
+            flush.set()
 
     def flush(self, timeout_s: float) -> bool:
         """Wait until every callback fired so far has run; return False if the time was too short.
@@ -151,8 +151,15 @@ class Callbacks:
         def has_ended() -> bool:
             return all(loop is own or loop.is_closed() for loop in tuple(self._tasks.values()))
 
-        with self._task_ended:
-            return self._task_ended.wait_for(has_ended, max(deadline_s - time.monotonic(), 0.0))
+        ended = Wakeup()
+        self._flushes.append(ended)
+        try:
+            while not has_ended():
+                if not ended.wait(max(deadline_s - time.monotonic(), 0.0)):
+                    return has_ended()
+        finally:
+            self._flushes.remove(ended)
+        return True
 
     def stop(self) -> None:
         """End the thread after the queued callbacks; callbacks fired later are not run."""

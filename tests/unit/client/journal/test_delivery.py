@@ -170,8 +170,10 @@ def bench(new_bench: Callable[..., Bench]) -> Bench:
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make pauses after failures short; what is tested is that they end."""
+    """Make pauses after failures short, and questions patient; what is tested is that they end."""
     monkeypatch.setattr(worker_module, "_RETRY_S", 0.005)
+    monkeypatch.setattr(worker_module, "_RETRY_MAX_S", 0.05)
+    monkeypatch.setattr(Worker.ask, "__defaults__", (WAIT_S,))
     monkeypatch.setattr(refresh_module, "_READY_WAIT_S", 0.05)
 
 
@@ -1058,7 +1060,7 @@ def test_read__a_reading_that_fails_oddly__does_not_leave_its_caller_waiting(
         raise ValueError("a defect")
 
     future: Future[None] = bench.worker.read(fail)
-    assert isinstance(future.exception(0.5), ValueError)
+    assert isinstance(future.exception(WAIT_S), ValueError)
     swallowed.seen.clear()  # whether it is counted as well is not the point
 
 
@@ -1105,7 +1107,7 @@ def test_stop__the_ledger_away__ends_and_leaves_the_journal(bench: Bench) -> Non
     """What cannot be delivered at exit waits for the next start."""
     bench.ledger.opening.extend(away(10_000))
     bench.spend("a")
-    assert bench.worker.stop(0.1) is True
+    assert bench.worker.stop(WAIT_S) is True
     assert bench.journal.has_unread is True
 
 

@@ -58,6 +58,7 @@ def test_fire__no_callback__does_nothing(callbacks: Callbacks) -> None:
     assert callbacks.flush(0.01) is True
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 def test_fire__from_a_sync_caller__has_run_when_it_returns(callbacks: Callbacks) -> None:
     """A quick callback is out before the call goes on, on a thread of ours."""
     recorder = Recorder()
@@ -80,6 +81,7 @@ def test_fire__many_and_of_several_kinds__run_in_order(callbacks: Callbacks) -> 
     assert seen == [(name, number) for number in range(20) for name in ("first", "second", "gate")]
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 @pytest.mark.parametrize("error", [ValueError("x"), SystemExit(3), KeyboardInterrupt()], ids=repr)
 def test_fire__a_callback_that_raises__is_counted_and_the_next_one_runs(
     callbacks: Callbacks, swallowed: Any, error: BaseException
@@ -132,6 +134,7 @@ def test_fire__from_a_callback__does_not_wait_for_itself(
     assert seen == [True, 1, 2]
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 def test_fire__in_a_context__is_seen_by_the_callback_and_not_changed_by_it(
     callbacks: Callbacks,
 ) -> None:
@@ -246,6 +249,7 @@ def test_fire__an_async_callback_without_a_loop__runs_on_one_of_ours(callbacks: 
     assert seen == [("payload", "paygent-callbacks")]
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 def test_fire__asyncio_never_imported__has_no_loop(
     callbacks: Callbacks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,6 +431,30 @@ def test_fire__on_a_loop_of_trio__does_not_wait(
     gate.set()
 
 
+async def test_flush__in_another_thread__returns_when_the_tasks_of_a_loop_have_ended(
+    callbacks: Callbacks,
+) -> None:
+    """The end of the last task wakes it; before, it would have waited for a minute."""
+    release = asyncio.Event()
+
+    async def slow(_: Any) -> None:
+        await release.wait()
+
+    callbacks.register("usage", slow)
+    callbacks.fire("usage", 1)
+    flushing = asyncio.create_task(asyncio.to_thread(callbacks.flush, 60.0))
+    while not callbacks._flushes:
+        await asyncio.sleep(0.001)
+    assert not flushing.done()
+    release.set()
+    assert await asyncio.wait_for(flushing, 10) is True
+    assert callbacks._flushes == []
+    callbacks.fire("usage", 2)
+    release.clear()
+    assert await asyncio.to_thread(callbacks.flush, 0.01) is False
+    release.set()
+
+
 def test_flush__after_the_end__waits_for_what_is_queued_and_no_longer() -> None:
     """The thread that would answer has gone; a callback that ends everything does not wait."""
     callbacks = Callbacks()
@@ -444,6 +472,7 @@ def test_flush__after_the_end__waits_for_what_is_queued_and_no_longer() -> None:
     assert time.monotonic() - started_s < WAIT_S / 2
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 def test_renew_after_fork__registered_callbacks__stay_and_get_a_thread_of_the_child(
     callbacks: Callbacks,
 ) -> None:

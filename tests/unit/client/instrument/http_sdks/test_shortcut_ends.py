@@ -156,7 +156,7 @@ def test_end__a_call_without_a_usage__is_estimated_by_the_calls_that_have_ended(
     fake.default = Answer(tokens=Tokens(input=20, output=15))
     with paygent_context("u1"):
         ways.of(*[lambda: chat(client, max_tokens=openai.NOT_GIVEN)] * 6)
-        fake.script(Answer(without_usage=True, delay_s=0.3 if how == "timeout" else 0))
+        fake.script(Answer(without_usage=True, delay_s=5 if how == "timeout" else 0))
         arguments: dict[str, Any] = {"timeout": 0.05} if how == "timeout" else {}
         attempted(lambda: chat(client, max_tokens=openai.NOT_GIVEN, **arguments))
     assert ways.taken == [WHOLE] + [SHORT] * 6
@@ -223,7 +223,7 @@ def test_end_raised__a_call_that_fails__is_void_or_settled_as_by_the_whole_way(
         ways.of(*[lambda: chat(client)] * 2)
         expected: type[BaseException] = openai.APITimeoutError
         if how == "timeout":
-            fake.script(Answer(delay_s=0.3))
+            fake.script(Answer(delay_s=5))
             arguments = {"timeout": 0.05}
         elif how == "refused":
             expected = openai.APIConnectionError

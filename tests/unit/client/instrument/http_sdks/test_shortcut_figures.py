@@ -116,6 +116,7 @@ def test_check_guard__after_the_call_that_used_up_a_limit__refuses(
             chat(client)
 
 
+@pytest.mark.usefixtures("patient_callbacks")
 @pytest.mark.parametrize("is_async", [False, True])
 def test_on_usage__after_each_call__has_been_told(
     is_async: bool, init: Init, client: openai.OpenAI, fake: FakeProvider, ways: Ways

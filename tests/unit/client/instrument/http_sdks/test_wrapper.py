@@ -74,7 +74,7 @@ async def test_wrap_resource__of_both_kinds__stays_of_its_kind() -> None:
 def test_openai__a_fallback_that_never_left__spends_nothing(init: Init, fake: FakeProvider) -> None:
     """After a time-out the app tries again with a body that cannot be sent: one call counts."""
     metered = Metered(init())
-    fake.script(Answer(delay_s=0.3))
+    fake.script(Answer(delay_s=5))
     with (
         openai.OpenAI(api_key="k", base_url=fake.openai_url, max_retries=0) as client,
         pytest.raises(TypeError),
