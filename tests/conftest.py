@@ -30,13 +30,19 @@ __all__ = ["postgres", "postgres_url", "shared_cluster"]  # fixtures, for every 
 
 _Client = TypeVar("_Client")
 
-gc.disable()  # until all tests are collected: what that makes lives as long as the run
+gc.disable()  # until all tests are collected: what collection creates lives as long as the run
 
 
 def pytest_collection_finish() -> None:
     """Keep the collector from going through a million objects that live as long as the run."""
     gc.collect()
     gc.freeze()
+    gc.enable()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes() -> None:
+    """Enable the collector in the process that only distributes the tests."""
     gc.enable()
 
 

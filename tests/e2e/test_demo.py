@@ -42,8 +42,10 @@ _FEW = tuple(dataclasses.replace(user, rounds=2) for user in story.USERS)
 
 @pytest.fixture(autouse=True)
 def _patient_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let children end as slowly as on a busy machine before they are killed."""
-    monkeypatch.setattr(child, "_STOP_WAIT_S", 60.0)
+    """Let children end as slowly as on a busy machine before they are killed, but sooner than a
+    server gives up on connections that do not end, which takes it 20 s.
+    """
+    monkeypatch.setattr(child, "_STOP_WAIT_S", 15.0)
 
 
 class Notes:

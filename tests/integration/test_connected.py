@@ -31,7 +31,7 @@ IDLE_S = 6.0
 
 PATIENT = """
 from paygent.client.metering import wait
-wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine is no slow backend
+wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine must not be taken for a slow backend
 """
 
 OBEDIENT = f"""{PATIENT}

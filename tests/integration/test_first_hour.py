@@ -289,7 +289,7 @@ _OTHER = """
 import sys
 from paygent import Paygent, PaygentLimitExceeded
 from paygent.client.metering import wait
-wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine is no slow ledger
+wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine must not be taken for a slow ledger
 pg = Paygent.init(db_path=sys.argv[1])
 answer = {"model": "gpt-4o", "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
 for _ in range(3):
@@ -831,7 +831,7 @@ _WORKER = """
 import sys
 from paygent import Paygent, PlanConfig
 from paygent.client.metering import wait
-wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine is no slow ledger
+wait.FIRST_TOUCH_WAIT_S = 30.0  # a busy machine must not be taken for a slow ledger
 pg = Paygent.init(db_path=sys.argv[1])
 pg.configure_plan("default", PlanConfig())
 assert not pg._parts.worker.flush(0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
         env=clean,
+        start_new_session=True,
     )
 
 
@@ -38,7 +40,8 @@ def run(
     try:
         out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
-        kill(process)
+        os.killpg(process.pid, signal.SIGKILL)  # also what it has forked
+        process.communicate()
         raise
     assert process.returncode == 0, err
     return out, err

@@ -110,7 +110,7 @@ def _stay_up(console: Console, backend: Backend, first: Window, second: Window) 
         f"  Sign in with the admin key {backend.tenant.admin_key}\n\n"
         "Press Ctrl-C to stop.",
     )
-    # An exception in the middle of a look at the process would leave the lock of `Popen` held.
+    # An exception in the middle of a look at the process can leave the lock of `Popen` held.
     for sign in _ENDING_SIGNALS:
         if signal.getsignal(sign) is _end:
             signal.signal(sign, record)
@@ -131,8 +131,12 @@ def _dashboard(backend: Backend, month: Window) -> str:
 def _end(sign: int, _frame: object) -> NoReturn:
     for each in _ENDING_SIGNALS:  # the next one must not disturb the clean-up
         if signal.getsignal(each) is _end:
-            signal.signal(each, signal.SIG_IGN)
+            signal.signal(each, _ignore)
     sys.exit(128 + sign)  # as a shell reports it
+
+
+def _ignore(_sign: int, _frame: object) -> None:
+    """Ignore a signal. Python complains of one that is pending while it is set to `SIG_IGN`."""
 
 
 _NEXT_LOCAL = """

@@ -98,7 +98,7 @@ def test_process__ended_by_a_signal_under_load__answers_what_it_accepted(
                     return
                 acknowledged.append(name)
 
-    # Without a log of requests: nobody reads it before the end, and a pipe that is full blocks.
+    # Without a log of requests: the pipe is read only at the end, and blocks when it is full.
     with server(url, logs_requests=False) as (process, address), ThreadPoolExecutor(4) as pool:
         sending = [pool.submit(send, number) for number in range(4)]
         while len(acknowledged) < 40:

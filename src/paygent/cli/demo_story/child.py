@@ -90,8 +90,8 @@ class ChildProcess:
                 self._process.wait(_STOP_WAIT_S)
         finally:  # also after Ctrl-C: no process may be left behind
             self._process.kill()  # does nothing if it has exited
-            # Not for ever: an exception of a signal handler in the middle of a poll leaves the lock
-            # of `Popen` held, and then no wait sees that the process has ended.
+            # Not for ever: an exception of a signal handler in the middle of a poll can leave the
+            # lock of `Popen` held, and then no wait sees that the process has ended.
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_WAIT_S)
             self._process.stdout.close()

@@ -52,7 +52,7 @@ class Callbacks:
         self._thread: threading.Thread | None = None
         self._is_stopped = False
         self._tasks: dict[asyncio.Task[None], asyncio.AbstractEventLoop] = {}
-        self._flushes: list[Wakeup] = []  # of those that wait for the end of a task
+        self._flushes: list[Wakeup] = []  # one per flush that waits for tasks to end
 
     def register(self, kind: str, callback: Callback) -> None:
         """Add a callback; those of a kind run in the order of registration."""
@@ -151,14 +151,14 @@ class Callbacks:
         def has_ended() -> bool:
             return all(loop is own or loop.is_closed() for loop in tuple(self._tasks.values()))
 
-        ended = Wakeup()
-        self._flushes.append(ended)
+        ended, flushes = Wakeup(), self._flushes  # a forked child has others
+        flushes.append(ended)
         try:
             while not has_ended():
                 if not ended.wait(max(deadline_s - time.monotonic(), 0.0)):
                     return has_ended()
         finally:
-            self._flushes.remove(ended)
+            flushes.remove(ended)
         return True
 
     def stop(self) -> None:

@@ -33,6 +33,7 @@ from paygent import (
     UserState,
     paygent_context,
 )
+from paygent.client.api import paygent as paygent_module
 from paygent.client.api import plans as directory_module
 from paygent.client.api import queries, reports
 from paygent.client.instrument.registry import instrumentation
@@ -653,9 +654,10 @@ def test_shutdown__twice__is_once(init: Init) -> None:
 
 @pytest.mark.parametrize("timeout", [0.0, 0.3])
 def test_shutdown__while_the_ledger_hangs__takes_no_longer_than_its_timeout(
-    db_path: str, timeout: float, hangs: threading.Event
+    db_path: str, timeout: float, hangs: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What could not be delivered waits in the journal for the next start."""
+    monkeypatch.setattr(paygent_module, "EXIT_WAIT_S", 30.0)  # that of an exit is another one
     settings = Settings(db_path=db_path, auto_instrument=False)
     pg = Paygent.launch(settings, ledger=AbsentLedger(hangs))
     pg.record_event("u1", cost=1)
@@ -667,8 +669,11 @@ def test_shutdown__while_the_ledger_hangs__takes_no_longer_than_its_timeout(
     assert list(Path(db_path + ".journal").rglob("*.seg"))
 
 
-def test_shutdown__while_a_callback_hangs__takes_no_longer_than_its_timeout(init: Init) -> None:
+def test_shutdown__while_a_callback_hangs__takes_no_longer_than_its_timeout(
+    init: Init, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nobody's callback can keep a process from ending."""
+    monkeypatch.setattr(paygent_module, "EXIT_WAIT_S", 30.0)  # that of an exit is another one
     pg = init()
     release = threading.Event()
     pg.on_usage(lambda event: release.wait(30))
