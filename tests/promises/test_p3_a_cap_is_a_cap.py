@@ -85,7 +85,9 @@ class Crowd:
         max_tokens: int | None = None,
         user_id: str = "u1",
     ) -> None:
-        """Describe the calls; the provider answers after a latency, or once `until` is set."""
+        """Describe the calls; the provider answers after a latency, or to threads once `until` is
+        set.
+        """
         self.pg = pg
         self.usage = usage
         self.latency_s = latency_s
@@ -118,6 +120,8 @@ class Crowd:
 
     async def one_async(self) -> None:
         """Make one call on an event loop."""
+
+        assert self.until is None
 
         async def provider() -> Any:
             await asyncio.sleep(self.latency_s)

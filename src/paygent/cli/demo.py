@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import NoReturn
@@ -111,9 +111,7 @@ def _stay_up(console: Console, backend: Backend, first: Window, second: Window) 
         "Press Ctrl-C to stop.",
     )
     # An exception in the middle of a look at the process can leave the lock of `Popen` held.
-    for sign in _ENDING_SIGNALS:
-        if signal.getsignal(sign) is _end:
-            signal.signal(sign, record)
+    _replace_end(record)
     # Not a wait for the process: a signal just before it began would not end it.
     while not received:
         backend.check_running()
@@ -129,10 +127,15 @@ def _dashboard(backend: Backend, month: Window) -> str:
 
 
 def _end(sign: int, _frame: object) -> NoReturn:
-    for each in _ENDING_SIGNALS:  # the next one must not disturb the clean-up
-        if signal.getsignal(each) is _end:
-            signal.signal(each, _ignore)
+    _replace_end(_ignore)  # the next one must not disturb the clean-up
     sys.exit(128 + sign)  # as a shell reports it
+
+
+def _replace_end(handler: Callable[[int, object], None]) -> None:
+    """Give the signals that `_end` handles another handler."""
+    for sign in _ENDING_SIGNALS:
+        if signal.getsignal(sign) is _end:
+            signal.signal(sign, handler)
 
 
 def _ignore(_sign: int, _frame: object) -> None:

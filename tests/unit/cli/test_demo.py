@@ -177,7 +177,8 @@ def test_stay_up__a_signal_while_it_looks_at_the_backend__ends_it_between_two_lo
     """An exception there can leave the lock of the process held, and its clean-up waiting."""
     looks: list[str] = []
     # One that is ignored, as below `nohup`, would stay so.
-    previous = signal.signal(sign, signal.default_int_handler if sign == 2 else signal.SIG_DFL)
+    default = signal.default_int_handler if sign == signal.SIGINT else signal.SIG_DFL
+    previous = signal.signal(sign, default)
 
     class SignalledBackend:
         url = "http://127.0.0.1:1"
