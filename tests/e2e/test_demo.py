@@ -8,10 +8,13 @@ import os
 import re
 import signal
 import socket
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import openai
@@ -232,6 +235,50 @@ def test_story__a_call_fails__raises_it_and_cleans_up(
         run(story.WITHOUT_LIMITS, Notes())
     assert Paygent.get_instance() is None
     assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
+def test_story__interrupted_while_its_plan_is_set__cleans_up(
+    run: Callable[[PlanConfig, Notes], story.Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """No Paygent goes on writing into a folder that is being removed."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Paygent, "configure_plan", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(story.WITHOUT_LIMITS, Notes())
+    assert Paygent.get_instance() is None
+    assert list(tmp_path.glob("paygent-demo-*")) == []
+
+
+def test_story__interrupted_while_its_users_start__stops_those_who_have(
+    fake: FakeProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They do not finish the month first."""
+    begun = threading.Event()
+
+    class Begun(Notes):
+        def called(self, user_id: str) -> None:
+            super().called(user_id)
+            begun.set()
+
+    class InterruptedPool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            if begun.is_set():
+                raise KeyboardInterrupt
+            submitted = super().submit(*arguments, **options)
+            assert begun.wait(30)
+            return submitted
+
+    monkeypatch.setattr(story, "ThreadPoolExecutor", InterruptedPool)
+    notes, users = Begun(), story.USERS[::-1]  # the first one has the most calls
+    with pytest.raises(KeyboardInterrupt):
+        story.run(story.WITHOUT_LIMITS, users, fake, _MONTH, notes)
+    assert 0 < len(notes.calls) < users[0].calls
 
 
 @pytest.mark.parametrize("plan", [story.WITHOUT_LIMITS, story.WITH_LIMITS])

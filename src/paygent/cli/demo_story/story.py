@@ -220,8 +220,9 @@ def run(
     """
     clock = Clock(month.start_us)
     with TemporaryDirectory(prefix="paygent-demo-", ignore_cleanup_errors=True) as folder:
-        pg = _launch(os.path.join(folder, "local.db"), clock, plan, users, tenant)
+        pg = _launch(os.path.join(folder, "local.db"), clock, tenant)
         try:
+            _set_plan(pg, plan, users, tenant)
             pg.on_soft_gate(lambda result: watch.warned(to_datetime(clock()), result))
             pg.on_hard_gate(lambda result: watch.refused(to_datetime(clock()), result))
             refused = _run_users(users, provider, month, clock, watch)
@@ -236,31 +237,30 @@ def run(
     return Outcome(tuple(sorted(by_user, key=lambda margin: order[margin.user_id])), refused)
 
 
-def _launch(
-    db_path: str, clock: Clock, plan: PlanConfig, users: Sequence[DemoUser], tenant: Tenant | None
-) -> Paygent:
-    """Start Paygent with the plan for all users; on a backend it is configured there before."""
-    # `launch` and not `init`: the demo ignores the PAYGENT_* variables of the machine.
+def _launch(db_path: str, clock: Clock, tenant: Tenant | None) -> Paygent:
+    """Start Paygent, connected to a product on a backend or alone."""
     if tenant is None:
         settings = Settings(db_path=db_path, refresh_interval_s=_REFRESH_S, default_plan=PLAN_NAME)
     else:
-        tenant.configure(PLAN_NAME, plan, (user.user_id for user in users))
         settings = Settings(
             api_key=tenant.sdk_key,
             base_url=tenant.url,
             db_path=db_path,
             refresh_interval_s=_REFRESH_S,
         )
-    pg = Paygent.launch(settings, now_us=clock)
-    try:
-        if tenant is None:
-            pg.configure_plan(PLAN_NAME, plan)
-        else:
-            _wait_for_plan(pg, plan, users)
-    except BaseException:
-        pg.shutdown()
-        raise
-    return pg
+    # Not `init`: the demo ignores the PAYGENT_* variables of the machine.
+    return Paygent.launch(settings, now_us=clock)
+
+
+def _set_plan(
+    pg: Paygent, plan: PlanConfig, users: Sequence[DemoUser], tenant: Tenant | None
+) -> None:
+    """Put all users on the plan, on the backend if there is one."""
+    if tenant is None:
+        pg.configure_plan(PLAN_NAME, plan)
+    else:
+        tenant.configure(PLAN_NAME, plan, (user.user_id for user in users))
+        _wait_for_plan(pg, plan, users)
 
 
 def _wait_for_plan(pg: Paygent, plan: PlanConfig, users: Sequence[DemoUser]) -> None:
