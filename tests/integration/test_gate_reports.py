@@ -109,8 +109,10 @@ def test_quality__unmetered_calls__are_a_column_by_model_and_operation(
 ) -> None:
     """Beside the metered ones; a model without a price is unpriced."""
     pg = init()
-    client = openai.OpenAI(api_key="x", base_url=fake.url + "/v1", max_retries=0)
-    with paygent_context("ann"):
+    with (
+        openai.OpenAI(api_key="x", base_url=fake.url + "/v1", max_retries=0) as client,
+        paygent_context("ann"),
+    ):
         client.chat.completions.create(model="gpt-4o", messages=MESSAGES)
         client.chat.completions.create(model="my-own-model", messages=MESSAGES)
         for _ in range(3):
